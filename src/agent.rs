@@ -1,0 +1,272 @@
+//! The only place where threads start and end, and the only one that knows everybody.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::config::layers::DEFAULT_FILE;
+use crate::config::{Config, Current, Settings, Sources};
+use crate::error::{Error, reason};
+use crate::feed::Feed;
+use crate::limits;
+use crate::logger::{self, PeerLog};
+use crate::proto::usage::Machine;
+use crate::serve::listener::{Admission, Port};
+use crate::serve::telemetry::Telemetry;
+use crate::serve::usage;
+use crate::snapshot::{Reading, Snapshot};
+use crate::source::sampler::Sampler;
+use crate::source::{disks, machine};
+use crate::sync::Stop;
+use crate::sys::{self, Event, Signal};
+
+/// What threads share.
+struct Shared {
+    stop: Arc<Stop>,
+    settings: Current,
+    /// Rings when the settings in force have changed.
+    reloaded: Event,
+    machine: Machine,
+    feed: Feed,
+}
+
+/// Runs until a signal says stop. The error is one that keeps the agent from starting or going on.
+pub fn run(sources: &Sources) -> Result<(), Error> {
+    let settings = Settings::load(sources)?;
+    let config = Config::new(&settings)?;
+    logger::init(config.log_level);
+    // Before any thread is started, so that all of them leave signals to this one.
+    sys::block_signals();
+    say_hello(sources, &settings, &config);
+    if let Err(error) = sys::raise_descriptor_limit() {
+        log::warn!("cannot raise the limit of open files: {}", reason(&error));
+    }
+    let mut threads = Threads::new();
+    let started = start(config, &mut threads);
+    let result = started.map(|shared| {
+        obey_signals(sources, &settings, &shared);
+        log::info!("stopping");
+        shared.stop.ring();
+        shared.feed.close();
+    });
+    sys::unblock_stop_signals();
+    result.and(threads.join(limits::SHUTDOWN))
+}
+
+fn say_hello(sources: &Sources, settings: &Settings, config: &Config) {
+    let file = sources.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
+    let services = if config.usage.enabled { "usage" } else { "nothing" };
+    let node = machine::node_id(config.node_id.as_deref(), &config.roots);
+    log::info!(
+        "hm-agent {} of node {} started; settings from {file}; on: {services}",
+        env!("CARGO_PKG_VERSION"),
+        node.as_deref().unwrap_or("without a name"),
+    );
+    for remark in &settings.remarks {
+        log::warn!("{remark}");
+    }
+}
+
+/// Takes the first look, opens the ports, and starts every thread.
+fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
+    let events = |error| Error::system("create an event", error);
+    let stop = Arc::new(Stop::new().map_err(events)?);
+    let (disks, asker) = disks::pair(stop.clone(), sys::statvfs);
+    threads.start("disks", move || {
+        asker.run();
+        Ok(())
+    })?;
+    let mut sampler = Sampler::new(config.roots.clone(), disks);
+    let first = sampler.first()?;
+    let port = match config.usage.enabled {
+        true => Some(Port::bind("usage", config.usage.listen)?),
+        false => None,
+    };
+    let shared = Arc::new(Shared {
+        stop,
+        machine: machine::read(&config.roots),
+        settings: Current::new(config),
+        reloaded: Event::new().map_err(events)?,
+        feed: Feed::new(first).map_err(events)?,
+    });
+    let context = shared.clone();
+    threads.start("sampler", move || {
+        context.keep_sampling(sampler);
+        Ok(())
+    })?;
+    if let Some(port) = port {
+        let context = shared.clone();
+        threads.start("usage", move || context.serve_telemetry(&port))?;
+    }
+    Ok(shared)
+}
+
+/// The main thread's life: wait for signals, until one says stop.
+fn obey_signals(sources: &Sources, at_start: &Settings, shared: &Shared) {
+    while sys::wait_signal() == Signal::Reload {
+        match reload(sources, at_start, shared) {
+            Ok(()) => log::info!("settings read again"),
+            Err(error) => log::error!("settings stay as they are: {error}"),
+        }
+    }
+}
+
+fn reload(sources: &Sources, at_start: &Settings, shared: &Shared) -> Result<(), Error> {
+    // The default file may have come or gone since.
+    let default = || Some(DEFAULT_FILE.into()).filter(|path: &std::path::PathBuf| path.exists());
+    let file = match &sources.file {
+        Some(file) if file != Path::new(DEFAULT_FILE) => Some(file.clone()),
+        _ => default(),
+    };
+    let settings = Settings::load(&Sources { file, ..sources.clone() })?;
+    let config = Config::new(&settings)?;
+    let later = settings.changed_until_restart(at_start);
+    if !later.is_empty() {
+        log::warn!("these take effect with the next start: {}", later.join(", "));
+    }
+    log::set_max_level(config.log_level);
+    shared.settings.replace(config);
+    shared.reloaded.ring();
+    Ok(())
+}
+
+impl Shared {
+    /// The sampler's life. Ticks lie on a grid from the start, so they neither drift nor bunch up.
+    fn keep_sampling(&self, mut sampler: Sampler) {
+        let mut last = Instant::now();
+        if !self.stop.wait(limits::WARM_UP) {
+            self.feed.refine(sampler.read());
+        }
+        while !self.stop.is_rung() {
+            let interval = self.settings.get().interval;
+            let next = last + interval;
+            let now = Instant::now();
+            if now < next {
+                let events = [self.stop.as_fd(), self.reloaded.as_fd()];
+                sys::wait_readable(events, Some(next - now));
+                self.reloaded.clear();
+                continue;
+            }
+            self.feed.publish(sampler.read());
+            last = latest_tick(next, now, interval);
+        }
+        self.feed.close();
+    }
+
+    fn serve_telemetry(&self, port: &Port) -> Result<(), Error> {
+        let source =
+            usage::Source { feed: &self.feed, machine: &self.machine, settings: &self.settings };
+        let telemetry = Telemetry { usage: source, log: PeerLog::new() };
+        port.run(&self.stop, &self.settings, telemetry_admission, |stream, guest| {
+            telemetry.serve(stream, guest);
+        })
+    }
+}
+
+fn telemetry_admission(config: &Config) -> Admission<'_> {
+    Admission {
+        max_connections: config.usage.max_connections,
+        max_connections_per_ip: config.usage.max_connections_per_ip,
+        trusted_proxies: &config.usage.trusted_proxies,
+    }
+}
+
+/// The last tick of the grid that is not after `now`. Those in between, slept through (the machine was
+/// suspended, the process stopped), are not made up for.
+fn latest_tick(next: Instant, now: Instant, interval: Duration) -> Instant {
+    let missed = now.saturating_duration_since(next).as_nanos() / interval.as_nanos().max(1);
+    next + interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX))
+}
+
+/// One look at this machine: two readings, half a second apart.
+pub fn look(config: &Config) -> Result<(Machine, Snapshot), Error> {
+    let stop = Stop::new().map_err(|error| Error::system("create an event", error))?;
+    let (disks, asker) = disks::pair(Arc::new(stop), sys::statvfs);
+    let mut threads = Threads::new();
+    threads.start("disks", move || {
+        asker.run();
+        Ok(())
+    })?;
+    let mut sampler = Sampler::new(config.roots.clone(), disks);
+    let first = sampler.first()?;
+    std::thread::sleep(limits::SAMPLE_WINDOW);
+    let second: Reading = sampler.read();
+    drop(sampler);
+    threads.join(limits::SHUTDOWN)?;
+    let boot = Snapshot::derive(None, &first);
+    Ok((machine::read(&config.roots), Snapshot::derive(Some((&first, &boot)), &second)))
+}
+
+/// The threads that were started, and what became of them.
+struct Threads {
+    running: Vec<(&'static str, JoinHandle<()>)>,
+    ended: (Sender<(&'static str, Result<(), Error>)>, Receiver<(&'static str, Result<(), Error>)>),
+}
+
+impl Threads {
+    fn new() -> Self {
+        Self { running: Vec::new(), ended: channel() }
+    }
+
+    /// Starts a thread. One that fails stops the agent.
+    fn start(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
+        let ended = self.ended.0.clone();
+        let thread = Builder::new().name(name.to_owned()).stack_size(limits::SERVICE_STACK_BYTES);
+        let spawned = thread.spawn(move || {
+            let result = work();
+            let failed = result.is_err();
+            // Nobody listens only when the process is ending anyway.
+            let _ = ended.send((name, result));
+            if failed {
+                sys::ask_to_stop();
+            }
+        });
+        let fail = |error: io::Error| Error::system(format!("start the thread {name}"), error);
+        self.running.push((name, spawned.map_err(fail)?));
+        Ok(())
+    }
+
+    /// Waits for all threads, `patience` in all. The error is that of the first one that failed.
+    fn join(mut self, patience: Duration) -> Result<(), Error> {
+        let deadline = Instant::now() + patience;
+        let mut result = Ok(());
+        while !self.running.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok((name, outcome)) = self.ended.1.recv_timeout(left) else {
+                let names: Vec<_> = self.running.iter().map(|(name, _)| *name).collect();
+                log::warn!("ending without waiting any longer for: {}", names.join(", "));
+                break;
+            };
+            result = result.and(outcome);
+            if let Some(at) = self.running.iter().position(|(running, _)| *running == name) {
+                // It has sent its last message; a panic would have ended the process.
+                let _ = self.running.swap_remove(at).1.join();
+            }
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_stay_on_the_grid_and_missed_ones_are_skipped() {
+        let start = Instant::now();
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        let interval = Duration::from_secs(5);
+        assert_eq!(latest_tick(at(5.0), at(5.0), interval), at(5.0));
+        assert_eq!(latest_tick(at(5.0), at(5.3), interval), at(5.0));
+        assert_eq!(latest_tick(at(5.0), at(9.9), interval), at(5.0));
+        assert_eq!(latest_tick(at(5.0), at(3605.1), interval), at(3605.0));
+    }
+}

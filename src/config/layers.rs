@@ -1,0 +1,400 @@
+//! Who set what: defaults, file, environment, command line, in that order. The last one wins, and every
+//! value remembers where it came from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use toml::de::{DeTable, DeValue};
+
+use super::table::{self, ROWS, Row, TakesEffect};
+use super::value::{Kind, Value};
+use crate::error::{Error, reason};
+use crate::limits;
+use crate::parse::quote;
+
+/// The file that is read when none is named, if it is there.
+pub const DEFAULT_FILE: &str = "/etc/hm-agent/hm-agent.toml";
+const ENVIRONMENT_PREFIX: &str = "HM_AGENT_";
+
+/// Where to look for settings.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    /// `-c FILE`, or the default file.
+    pub file: Option<PathBuf>,
+    /// Variables that begin with `HM_AGENT_`.
+    pub environment: Vec<(String, String)>,
+    /// `-s KEY=VALUE`, in their order.
+    pub overrides: Vec<(String, String)>,
+}
+
+impl Sources {
+    /// The command line's wishes, together with the environment and the default file.
+    pub fn new(file: Option<PathBuf>, overrides: Vec<(String, String)>) -> Result<Self, Error> {
+        let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+        let mut environment = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let Some(name) = name.to_str().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))
+            else {
+                continue;
+            };
+            let value = value.into_string().map_err(|_| Error::Setting {
+                origin: format!("environment {name}"),
+                why: "is not UTF-8".to_owned(),
+            })?;
+            environment.push((name.to_owned(), value));
+        }
+        environment.sort();
+        Ok(Self { file: file.or_else(default), environment, overrides })
+    }
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A line of the settings file.
+    File(PathBuf, usize),
+    /// An environment variable.
+    Environment(String),
+    /// `-s`.
+    CommandLine,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path, line) => write!(f, "{} line {line}", path.display()),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::CommandLine => f.write_str("command line"),
+        }
+    }
+}
+
+/// Every setting with its value and its origin.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    values: BTreeMap<&'static str, (Value, Origin)>,
+    /// What is odd but does no harm.
+    pub remarks: Vec<String>,
+}
+
+impl Settings {
+    /// Collects all layers. The first thing that is wrong is the error.
+    pub fn load(sources: &Sources) -> Result<Self, Error> {
+        let mut settings = Self { values: BTreeMap::new(), remarks: Vec::new() };
+        for row in ROWS {
+            let value = row.default.map_or(Ok(Value::Unset), |text| row.kind.parse(text));
+            settings.put(row, Origin::Default, value)?;
+        }
+        if let Some(path) = &sources.file {
+            settings.add_file(path)?;
+        }
+        settings.add_environment(&sources.environment)?;
+        for (key, text) in &sources.overrides {
+            let row = table::find(key).ok_or_else(|| unknown(&Origin::CommandLine, key))?;
+            settings.put(row, Origin::CommandLine, row.kind.parse(text))?;
+        }
+        settings.remark_on_services_to_come();
+        Ok(settings)
+    }
+
+    fn put(
+        &mut self,
+        row: &'static Row,
+        origin: Origin,
+        value: Result<Value, String>,
+    ) -> Result<(), Error> {
+        let value = value.map_err(|why| Error::Setting {
+            origin: origin.to_string(),
+            why: format!("{}: {why}", row.key),
+        })?;
+        self.values.insert(row.key, (value, origin));
+        Ok(())
+    }
+
+    fn add_file(&mut self, path: &Path) -> Result<(), Error> {
+        let wrong = |line: usize, why: String| Error::Setting {
+            origin: Origin::File(path.to_owned(), line).to_string(),
+            why,
+        };
+        let text = read_text(path, limits::SETTINGS_FILE_BYTES)
+            .map_err(|why| Error::Setting { origin: "settings".into(), why })?;
+        let table = DeTable::parse(&text).map_err(|error| {
+            let at = error.span().map_or(0, |span| span.start);
+            wrong(line_of(&text, at), error.message().replace('\n', ", "))
+        })?;
+        let mut leaves = Vec::new();
+        collect_leaves("", table.get_ref(), &mut leaves);
+        for (key, at, value) in leaves {
+            let origin = Origin::File(path.to_owned(), line_of(&text, at));
+            let row = table::find(&key).ok_or_else(|| unknown(&origin, &key))?;
+            self.put(row, origin, row.kind.from_toml(value))?;
+        }
+        Ok(())
+    }
+
+    /// Unknown variables are a remark, not an error: Kubernetes sets `HM_AGENT_PORT` and more for a
+    /// service of that name.
+    fn add_environment(&mut self, variables: &[(String, String)]) -> Result<(), Error> {
+        let mut ignored = Vec::new();
+        for (name, text) in variables {
+            match ROWS.iter().find(|row| variable(row.key) == *name) {
+                Some(row) => {
+                    let origin = Origin::Environment(name.clone());
+                    self.put(row, origin, row.kind.parse(text))?;
+                }
+                None => ignored.push(name.as_str()),
+            }
+        }
+        if !ignored.is_empty() {
+            let names = ignored.join(", ");
+            self.remarks.push(format!("environment variables that name no setting: {names}"));
+        }
+        Ok(())
+    }
+
+    fn remark_on_services_to_come(&mut self) {
+        for row in ROWS.iter().filter(|row| row.takes_effect == TakesEffect::Later) {
+            if let Some((_, origin)) = self.values.get(row.key)
+                && *origin != Origin::Default
+            {
+                let remark = format!("{origin}: {} has no effect in this version yet", row.key);
+                self.remarks.push(remark);
+            }
+        }
+    }
+
+    /// Every setting as `hm-agent check` shows it: TOML with the origin as a comment, secrets hidden.
+    pub fn effective(&self) -> String {
+        let mut out = String::new();
+        for row in ROWS {
+            let Some((value, origin)) = self.values.get(row.key) else { continue };
+            let line = match (value, &row.kind) {
+                (Value::Unset, _) => format!("# {} is not set", row.key),
+                (_, Kind::Secret) => format!("# {} is set and not shown", row.key),
+                (value, _) => format!("{} = {value}", row.key),
+            };
+            out.push_str(&format!("{line:<50} # {origin}\n"));
+        }
+        out
+    }
+
+    /// Keys whose values differ from `other`'s and that a running agent cannot change.
+    pub fn changed_until_restart(&self, other: &Self) -> Vec<&'static str> {
+        let value = |settings: &Self, key| settings.values.get(key).map(|(value, _)| value.clone());
+        let changed = |row: &&Row| value(self, row.key) != value(other, row.key);
+        ROWS.iter()
+            .filter(|row| row.takes_effect == TakesEffect::OnRestart)
+            .filter(changed)
+            .map(|row| row.key)
+            .collect()
+    }
+
+    /// An error about a setting, with its origin.
+    pub fn wrong(&self, key: &str, why: &str) -> Error {
+        let origin = self.values.get(key).map_or(&Origin::Default, |(_, origin)| origin);
+        Error::Setting { origin: origin.to_string(), why: format!("{key}: {why}") }
+    }
+
+    /// Where a value came from, for error messages.
+    pub fn origin(&self, key: &str) -> &Origin {
+        self.values.get(key).map_or(&Origin::Default, |(_, origin)| origin)
+    }
+
+    pub(super) fn text(&self, key: &str) -> Option<&str> {
+        match self.values.get(key) {
+            Some((Value::Text(text), _)) => Some(text),
+            _ => None,
+        }
+    }
+
+    pub(super) fn parsed<T: FromStr>(&self, key: &str) -> Option<T> {
+        self.text(key)?.parse().ok()
+    }
+
+    pub(super) fn int(&self, key: &str) -> u64 {
+        match self.values.get(key) {
+            Some((Value::Int(number), _)) => *number,
+            _ => 0,
+        }
+    }
+
+    pub(super) fn flag(&self, key: &str) -> bool {
+        matches!(self.values.get(key), Some((Value::Flag(true), _)))
+    }
+
+    pub(super) fn list(&self, key: &str) -> &[String] {
+        match self.values.get(key) {
+            Some((Value::List(items), _)) => items,
+            _ => &[],
+        }
+    }
+}
+
+/// Reads a whole text file, refusing one that is larger than `limit`. The error says why.
+pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, String> {
+    let cannot = |why: &str| format!("cannot read {}: {why}", path.display());
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit + 1).read_to_string(&mut text))
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => cannot("it is not UTF-8 text"),
+            _ => cannot(&reason(&error)),
+        })?;
+    if text.len() as u64 > limit {
+        return Err(cannot(&format!("it is larger than {limit} bytes")));
+    }
+    Ok(text)
+}
+
+fn variable(key: &str) -> String {
+    format!("{ENVIRONMENT_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+fn unknown(origin: &Origin, key: &str) -> Error {
+    let why =
+        format!("unknown key \"{}\", did you mean {}?", quote(key.as_bytes()), table::nearest(key));
+    Error::Setting { origin: origin.to_string(), why }
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
+}
+
+/// Flattens tables into dotted keys, each with where its key stands in the text.
+fn collect_leaves<'a>(
+    prefix: &str,
+    table: &'a DeTable<'a>,
+    leaves: &mut Vec<(String, usize, &'a DeValue<'a>)>,
+) {
+    for (name, value) in table {
+        let key = if prefix.is_empty() {
+            name.get_ref().to_string()
+        } else {
+            format!("{prefix}.{}", name.get_ref())
+        };
+        match value.get_ref() {
+            DeValue::Table(inner) if table::find(&key).is_none() => {
+                collect_leaves(&key, inner, leaves);
+            }
+            value => leaves.push((key, name.span().start, value)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_file(text: &str) -> Result<Settings, String> {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("hm-agent-settings-{}-{number}.toml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text).unwrap();
+        let sources = Sources { file: Some(path.clone()), ..Default::default() };
+        let settings = Settings::load(&sources);
+        std::fs::remove_file(&path).unwrap();
+        let shown = path.display().to_string();
+        settings.map_err(|error| error.to_string().replace(&shown, "FILE"))
+    }
+
+    #[test]
+    fn command_line_over_environment_over_file_over_default() {
+        let mut settings =
+            from_file("interval = 7\nlog_level = \"debug\"\n[usage]\nmax_connections = 1").unwrap();
+        settings.add_environment(&[("HM_AGENT_USAGE_MAX_CONNECTIONS".into(), "2".into())]).unwrap();
+        assert_eq!(settings.int("interval"), 7);
+        assert_eq!(settings.int("usage.max_connections"), 2);
+        assert_eq!(settings.int("usage.max_connections_per_ip"), 64);
+        let sources = Sources {
+            environment: vec![("HM_AGENT_INTERVAL".into(), "8".into())],
+            overrides: vec![("interval".into(), "9".into())],
+            ..Default::default()
+        };
+        let settings = Settings::load(&sources).unwrap();
+        assert_eq!(settings.int("interval"), 9);
+        assert_eq!(settings.origin("interval").to_string(), "command line");
+    }
+
+    #[test]
+    fn errors_say_which_line_which_key_and_what_was_expected() {
+        for (text, message) in [
+            (
+                "\n[usage]\nlisen = \"x\"",
+                "FILE line 3: unknown key \"usage.lisen\", did you mean usage.listen?",
+            ),
+            (
+                "interval = 0",
+                "FILE line 1: interval: expected whole seconds from 1 to 3600, got \"0\"",
+            ),
+            (
+                "interval = \"5\"",
+                "FILE line 1: interval: expected whole seconds from 1 to 3600, got \"5\"",
+            ),
+            ("usage = 5", "FILE line 1: unknown key \"usage\", did you mean usage.enabled?"),
+            ("interval = 5\ninterval = 6", "FILE line 2: duplicate key"),
+            ("[usage\n", "FILE line 1: unclosed table, expected `]`"),
+        ] {
+            assert_eq!(from_file(text).unwrap_err(), message);
+        }
+    }
+
+    #[test]
+    fn a_file_survives_every_cut() {
+        let text = "interval = 7\n[usage]\nlisten = \"127.0.0.1:0\"\nallowed_origins = [\"*\"]\n";
+        for end in 0..=text.len() {
+            let _ = from_file(&text[..end]);
+        }
+    }
+
+    #[test]
+    fn unknown_variables_and_services_to_come_are_remarks() {
+        let sources = Sources {
+            environment: vec![
+                ("HM_AGENT_PORT".into(), "tcp://10.0.0.1:33931".into()),
+                ("HM_AGENT_SERVICE_HOST".into(), "10.0.0.1".into()),
+            ],
+            overrides: vec![("core.url".into(), "ws://core/api/v1/ws".into())],
+            ..Default::default()
+        };
+        let remarks = Settings::load(&sources).unwrap().remarks;
+        assert_eq!(
+            remarks,
+            [
+                "environment variables that name no setting: HM_AGENT_PORT, HM_AGENT_SERVICE_HOST",
+                "command line: core.url has no effect in this version yet"
+            ]
+        );
+    }
+
+    #[test]
+    fn effective_settings_are_toml_with_origins_and_without_secrets() {
+        let sources = Sources {
+            overrides: vec![("usage.token".into(), "s3cret".into())],
+            ..Default::default()
+        };
+        let shown = Settings::load(&sources).unwrap().effective();
+        assert!(DeTable::parse(&shown).is_ok(), "{shown}");
+        assert!(!shown.contains("s3cret") && !shown.contains("default-token"), "{shown}");
+        assert!(shown.contains("# usage.token is set and not shown"), "{shown}");
+        assert_eq!(shown.lines().count(), ROWS.len());
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named() {
+        let with = |key: &str, value: &str| {
+            let overrides = vec![(key.to_owned(), value.to_owned())];
+            Settings::load(&Sources { overrides, ..Default::default() }).unwrap()
+        };
+        let base = Settings::load(&Sources::default()).unwrap();
+        let moved = with("usage.listen", "127.0.0.1:1");
+        assert_eq!(moved.changed_until_restart(&base), ["usage.listen"]);
+        assert!(with("interval", "9").changed_until_restart(&base).is_empty());
+    }
+}

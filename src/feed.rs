@@ -1,0 +1,133 @@
+//! The current sample, shared: the sampler publishes it, every connection waits for the next one.
+//!
+//! Each sample has a bell (an eventfd) that rings when the next one replaces it, so a connection sleeps
+//! in one poll(2) on its socket and its sample's bell and is woken exactly then. Two bells take turns:
+//! the one that rang is cleared when its turn comes again, an interval later.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::proto::{frame, usage};
+use crate::snapshot::{Reading, Snapshot};
+use crate::sync::lock;
+use crate::sys::Event;
+
+/// What is known of the machine at one tick, and the messages made of it, each made once.
+pub struct Sample {
+    tick: u64,
+    /// The counters.
+    pub reading: Reading,
+    /// What they mean.
+    pub snapshot: Snapshot,
+    plain: OnceLock<Box<[u8]>>,
+    detailed: OnceLock<Box<[u8]>>,
+}
+
+impl Sample {
+    /// Which tick it belongs to. A sample of the same tick only refines an earlier one.
+    pub fn tick(&self) -> u64 {
+        self.tick
+    }
+
+    /// `usage_update` as a frame.
+    pub fn update_frame(&self, primary: usage::Primary, detailed: bool) -> &[u8] {
+        let once = if detailed { &self.detailed } else { &self.plain };
+        once.get_or_init(|| frame::text(&usage::usage_update(&self.snapshot, primary, detailed)))
+    }
+}
+
+/// Where samples are published and found.
+pub struct Feed {
+    current: Mutex<Arc<Sample>>,
+    bells: [Event; 2],
+}
+
+impl Feed {
+    /// Starts with a first look at the machine.
+    pub fn new(first: Reading) -> io::Result<Self> {
+        let snapshot = Snapshot::derive(None, &first);
+        let sample = sample(0, first, snapshot);
+        Ok(Self { current: Mutex::new(sample), bells: [Event::new()?, Event::new()?] })
+    }
+
+    /// The newest sample.
+    pub fn current(&self) -> Arc<Sample> {
+        lock(&self.current).clone()
+    }
+
+    /// What becomes readable when a sample of a later tick is there.
+    pub fn bell(&self, tick: u64) -> BorrowedFd<'_> {
+        self.bells[usize::from(tick % 2 == 1)].as_fd()
+    }
+
+    /// A new tick: everybody is woken.
+    pub fn publish(&self, reading: Reading) {
+        let before = self.current();
+        let tick = before.tick + 1;
+        // Nobody waits for this bell now: it rang a whole tick ago.
+        self.bells[usize::from(tick % 2 == 1)].clear();
+        self.replace(&before, tick, reading);
+        self.bells[usize::from(before.tick % 2 == 1)].ring();
+    }
+
+    /// A better reading of the same tick: for those who come from now on.
+    pub fn refine(&self, reading: Reading) {
+        let before = self.current();
+        self.replace(&before, before.tick, reading);
+    }
+
+    /// Wakes everybody for the last time. Nothing may be published afterwards.
+    pub fn close(&self) {
+        self.bells.iter().for_each(Event::ring);
+    }
+
+    fn replace(&self, before: &Sample, tick: u64, reading: Reading) {
+        let snapshot = Snapshot::derive(Some((&before.reading, &before.snapshot)), &reading);
+        *lock(&self.current) = sample(tick, reading, snapshot);
+    }
+}
+
+fn sample(tick: u64, reading: Reading, snapshot: Snapshot) -> Arc<Sample> {
+    let (plain, detailed) = (OnceLock::new(), OnceLock::new());
+    Arc::new(Sample { tick, reading, snapshot, plain, detailed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::wait_readable;
+    use std::time::Duration;
+
+    fn rung(feed: &Feed, tick: u64) -> bool {
+        wait_readable([feed.bell(tick)], Some(Duration::ZERO)) == [true]
+    }
+
+    #[test]
+    fn a_samples_bell_rings_when_the_next_tick_replaces_it() {
+        let feed = Feed::new(Reading::default()).expect("a feed");
+        assert!(!rung(&feed, 0));
+        feed.refine(Reading::default());
+        assert!(!rung(&feed, 0), "the same tick wakes nobody");
+        for tick in 0..5 {
+            assert_eq!(feed.current().tick(), tick);
+            feed.publish(Reading::default());
+            assert!(rung(&feed, tick));
+            assert!(!rung(&feed, tick + 1));
+        }
+        feed.close();
+        assert!(rung(&feed, 4) && rung(&feed, 5));
+    }
+
+    #[test]
+    fn a_message_is_made_once() {
+        let feed = Feed::new(Reading::default()).expect("a feed");
+        let sample = feed.current();
+        let primary = usage::Primary::Index(0);
+        assert!(std::ptr::eq(
+            sample.update_frame(primary, false),
+            sample.update_frame(primary, false)
+        ));
+        assert_ne!(sample.update_frame(primary, false), sample.update_frame(primary, true));
+    }
+}

@@ -1,0 +1,25 @@
+//! hm-agent: watches a GPU node, tells whoever asks.
+//!
+//! ```text
+//! /proc /sys ──▶ source ──▶ Reading ──▶ Snapshot ──▶ feed ──▶ serve: /usage   :33931
+//!              (one sampler)   (snapshot)                      (a thread per connection)
+//! ```
+//!
+//! Arrows go one way: [`parse`], [`proto`] and [`snapshot`] know nothing of sockets, files or threads;
+//! [`source`] and [`serve`] use them; only [`agent`] knows everybody. Unsafe code is in [`sys`] alone.
+
+pub mod agent; // starts and ends every thread, obeys signals
+pub mod cli; // arguments -> Command
+pub mod config; // every setting: default, range, where it came from
+pub mod error; // one error type, messages a tired operator can act on
+pub mod feed; // the current sample, shared, with a bell for the next one
+pub mod limits; // every cap, deadline and interval that is not a setting
+pub mod logger; // log lines on standard error
+pub mod parse; // bytes -> data, one file per kernel file
+pub mod proto; // every message of every peer
+pub mod report; // a snapshot as text for a person
+pub mod serve; // what others connect to
+pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent = None
+pub mod source; // reads this machine
+pub mod sync; // lock, stop, bucket
+pub mod sys; // the only unsafe code

@@ -1,0 +1,70 @@
+//! Every cap, deadline and interval that is not a setting, with its reason.
+
+use std::time::Duration;
+
+/// A kernel file larger than this is refused, not truncated. `/proc/stat` of a machine with thousands of
+/// interrupt lines stays under 1 MiB; nothing else comes near.
+pub const KERNEL_FILE_BYTES: u64 = 4 << 20;
+/// A settings or token file larger than this is none.
+pub const SETTINGS_FILE_BYTES: u64 = 1 << 20;
+
+/// The first sample has nothing to be compared with; the next one comes so soon, so that nobody looks at
+/// a mean since boot for a whole interval. Long enough for whole percents on one processor.
+pub const WARM_UP: Duration = Duration::from_millis(500);
+/// `hm-agent sample` looks twice, so long apart.
+pub const SAMPLE_WINDOW: Duration = Duration::from_millis(500);
+
+/// A file system that has not answered statvfs for so long hangs. A healthy network mount answers in
+/// milliseconds, a disk that must spin up first in seconds.
+pub const STATVFS: Duration = Duration::from_secs(3);
+/// Threads that wait for hanging file systems. Beyond these, further hanging mounts are not tried.
+pub const HUNG_MOUNTS: usize = 16;
+
+/// Stack of a connection's thread. The deepest path, an upgrade with all its checks, uses under 16 KiB;
+/// only pages that were touched cost memory.
+pub const CONNECTION_STACK_BYTES: usize = 64 << 10;
+/// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
+pub const SERVICE_STACK_BYTES: usize = 256 << 10;
+/// Connections the kernel holds for us until we accept them; a fleet's dashboards come back all at once.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// After running out of descriptors or memory, accepting rests for so long.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A request head larger than this is refused (431). nginx's own bound.
+pub const HEAD_BYTES: usize = 8 << 10;
+/// Header lines in a head; browsers behind two proxies send about thirty.
+pub const HEAD_LINES: usize = 64;
+/// A whole head must have arrived within this (408).
+pub const HEAD: Duration = Duration::from_secs(10);
+/// One message to a client must have left within this, or the client is cut. Plain TCP recovers from a
+/// lost packet in less.
+pub const WRITE: Duration = Duration::from_secs(10);
+/// After the last message, how long to wait for the client's own end, so that the kernel does not
+/// throw our last words away with a reset.
+pub const LINGER: Duration = Duration::from_secs(1);
+/// What a client that was refused is told to wait, in seconds.
+pub const RETRY_AFTER_SECONDS: u32 = 10;
+
+/// Kernel's send buffer of a connection. A client that stops reading is noticed once it is full, and
+/// thousands of such clients must not pin megabytes each; the largest message is written in parts.
+pub const SEND_BUFFER_BYTES: i32 = 32 << 10;
+/// Silence after which the kernel asks whether the peer still lives, in seconds: probes after 60 s, every
+/// 15 s, four times. Carriers' NAT forgets idle connections after minutes.
+pub const KEEPALIVE_SECONDS: (i32, i32, i32) = (60, 15, 4);
+/// Sent data that nobody confirmed for so long ends a connection: a client that vanished without a word.
+pub const UNCONFIRMED: Duration = Duration::from_secs(30);
+
+/// tungstenite's read buffer, one for every subscriber: requests are 17 bytes long.
+pub const WEBSOCKET_READ_BUFFER_BYTES: usize = 256;
+/// A client's message larger than this closes the connection (1009).
+pub const CLIENT_MESSAGE_BYTES: usize = 4 << 10;
+/// A connection without a subscription after this is closed (1008).
+pub const SUBSCRIBE: Duration = Duration::from_secs(30);
+/// Answers to a client's unknown messages: so many at once, then one a second; the rest gets none.
+pub const ERROR_ANSWERS: u32 = 10;
+
+/// Log lines that peers can cause: so many at once, then one a second; the rest is counted.
+pub const PEER_LOG_LINES: u32 = 20;
+
+/// All threads must have ended so long after a signal to stop; then the process ends without them.
+pub const SHUTDOWN: Duration = Duration::from_millis(1800);

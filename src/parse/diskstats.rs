@@ -1,0 +1,167 @@
+//! `/proc/diskstats`: what every block device has done since boot.
+//!
+//! Format: kernel `Documentation/admin-guide/iostats.rst`. A real line (further columns came later):
+//!
+//! ```text
+//!  254       0 vda 30462 4386 1652106 5221 21520 11042 1053968 17338 0 10568 23110 0 0 0 0 1025 550
+//! ```
+
+use super::{ParseError, fields, lines, number};
+
+/// The kernel counts in sectors of 512 bytes, whatever the device's own sectors are.
+const SECTOR_BYTES: u64 = 512;
+
+/// One block device. Counters are since boot; the kernel's may wrap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskStat {
+    /// Name under `/dev`.
+    pub name: Vec<u8>,
+    /// Reads completed.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Time spent reading, summed over requests, in milliseconds.
+    pub read_milliseconds: u64,
+    /// Writes completed.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Time spent writing, summed over requests, in milliseconds.
+    pub write_milliseconds: u64,
+    /// Requests in flight now.
+    pub in_flight: u64,
+    /// Time in which at least one request was in flight, in milliseconds.
+    pub busy_milliseconds: u64,
+    /// `busy` weighted with the requests in flight, in milliseconds.
+    pub weighted_milliseconds: u64,
+}
+
+/// Parses `/proc/diskstats`. Lines shorter than eleven counters (partitions before 2.6.25) are left out.
+pub fn parse(text: &[u8]) -> Result<Vec<DiskStat>, ParseError> {
+    let mut disks = Vec::new();
+    for (at, line) in lines(text) {
+        if fields(line).count() < 14 {
+            continue;
+        }
+        let mut fields = fields(line).skip(2);
+        let name = fields.next().unwrap_or_default().to_vec();
+        let mut next = || number(at, fields.next());
+        let (reads, _merged, sectors_read, read_milliseconds) =
+            (next()?, next()?, next()?, next()?);
+        let (writes, _merged, sectors_written, write_milliseconds) =
+            (next()?, next()?, next()?, next()?);
+        disks.push(DiskStat {
+            name,
+            reads,
+            read_bytes: sectors_read.saturating_mul(SECTOR_BYTES),
+            read_milliseconds,
+            writes,
+            written_bytes: sectors_written.saturating_mul(SECTOR_BYTES),
+            write_milliseconds,
+            in_flight: next()?,
+            busy_milliseconds: next()?,
+            weighted_milliseconds: next()?,
+        });
+    }
+    Ok(disks)
+}
+
+/// Keeps the devices a person calls a disk: no memory or loop device, and no partition of a device
+/// that is listed itself (`sda1` beside `sda`, `nvme0n1p2` beside `nvme0n1`).
+pub fn whole_disks(disks: &[DiskStat]) -> impl Iterator<Item = &DiskStat> {
+    disks.iter().filter(|disk| {
+        let virtual_device = [&b"ram"[..], b"zram", b"loop", b"fd", b"sr"]
+            .iter()
+            .any(|prefix| disk.name.strip_prefix(*prefix).is_some_and(is_number));
+        !virtual_device && !disks.iter().any(|parent| is_partition(&disk.name, &parent.name))
+    })
+}
+
+fn is_partition(name: &[u8], parent: &[u8]) -> bool {
+    let Some(rest) = name.strip_prefix(parent) else { return false };
+    match parent.last() {
+        Some(last) if last.is_ascii_digit() => rest.strip_prefix(b"p").is_some_and(is_number),
+        Some(_) => is_number(rest),
+        None => false,
+    }
+}
+
+fn is_number(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::survives_every_cut;
+    use super::*;
+
+    const REAL: &[u8] = b" 254       0 vda 30462 4386 1652106 5221 21520 11042 1053968 17338 1 10568 23110 0 0 0 0 1025 550
+   7       0 loop0 0 0 0 0 0 0 0 0 0 0 0
+   1       0 ram0 0 0 0 0 0 0 0 0 0 0 0
+";
+
+    #[test]
+    fn a_real_sample() {
+        let disks = parse(REAL).unwrap();
+        let vda = &disks[0];
+        assert_eq!((&vda.name[..], vda.reads, vda.writes), (&b"vda"[..], 30462, 21520));
+        assert_eq!((vda.read_bytes, vda.written_bytes), (1652106 * 512, 1053968 * 512));
+        assert_eq!((vda.in_flight, vda.busy_milliseconds), (1, 10568));
+        assert_eq!((vda.read_milliseconds, vda.write_milliseconds), (5221, 17338));
+        assert_eq!(vda.weighted_milliseconds, 23110);
+    }
+
+    #[test]
+    fn partitions_before_2_6_25_are_left_out() {
+        assert_eq!(parse(b"   8       1 sda1 35486 38030 38030 38030\n"), Ok(vec![]));
+    }
+
+    #[test]
+    fn partitions_and_memory_devices_are_no_disks() {
+        let names = [
+            "sda",
+            "sda1",
+            "sda12",
+            "sdab",
+            "nvme0n1",
+            "nvme0n1p1",
+            "nvme0n10",
+            "xvda1",
+            "dm-0",
+            "md127",
+            "md127p1",
+            "loop3",
+            "ram0",
+            "zram0",
+            "sr0",
+            "mmcblk0",
+            "mmcblk0p2",
+            "mmcblk0boot0",
+            "nbd1",
+        ];
+        let disk = |name: &&str| DiskStat { name: name.as_bytes().to_vec(), ..Default::default() };
+        let disks: Vec<_> = names.iter().map(disk).collect();
+        let kept: Vec<_> =
+            whole_disks(&disks).map(|disk| String::from_utf8(disk.name.clone()).unwrap()).collect();
+        let expected = [
+            "sda",
+            "sdab",
+            "nvme0n1",
+            "nvme0n10",
+            "xvda1",
+            "dm-0",
+            "md127",
+            "mmcblk0",
+            "mmcblk0boot0",
+            "nbd1",
+        ];
+        assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        assert!(parse(b"8 0 sda 1 2 3 4 5 6 seven 8 9 10 11\n").is_err());
+        assert!(parse(b"8 0 sda 1 2 3 4 5 6 99999999999999999999 8 9 10 11\n").is_err());
+        survives_every_cut(REAL, parse);
+    }
+}

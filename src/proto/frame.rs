@@ -1,0 +1,41 @@
+//! RFC 6455 frames that are made once and sent to many: what a server sends is not masked, so the bytes
+//! are the same for everybody. The conversation itself is tungstenite's.
+
+/// First byte of a whole text message: FIN and opcode 1 (RFC 6455 5.2).
+const WHOLE_TEXT: u8 = 0x81;
+
+/// A text message as it goes over the wire.
+pub fn text(payload: &str) -> Box<[u8]> {
+    let mut frame = Vec::with_capacity(payload.len() + 10);
+    frame.push(WHOLE_TEXT);
+    match payload.len() {
+        short @ 0..=125 => frame.push(short as u8),
+        medium @ 126..=0xffff => {
+            frame.push(126);
+            frame.extend((medium as u16).to_be_bytes());
+        }
+        long => {
+            frame.push(127);
+            frame.extend((long as u64).to_be_bytes());
+        }
+    }
+    frame.extend(payload.as_bytes());
+    frame.into_boxed_slice()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+    use tungstenite::protocol::{Message, Role, WebSocket};
+
+    #[test]
+    fn tungstenite_reads_every_length() {
+        for length in [0, 1, 125, 126, 65_535, 65_536, 100_000] {
+            let payload = "x".repeat(length);
+            let wire = Cursor::new(text(&payload).into_vec());
+            let mut peer = WebSocket::from_raw_socket(wire, Role::Client, None);
+            assert_eq!(peer.read().expect("a frame"), Message::text(payload));
+        }
+    }
+}

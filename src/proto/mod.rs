@@ -1,0 +1,7 @@
+//! Every message of every peer: plain data to and from text.
+//!
+//! No sockets and no clock. Units and names are the peers'; where they differ from the agent's own
+//! (MiB for bytes, say), this is the only place that knows.
+
+pub mod frame;
+pub mod usage;

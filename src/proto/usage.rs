@@ -1,0 +1,552 @@
+//! Messages of `/usage`: what a dashboard sends, and what it gets.
+//!
+//! Format: the "GPU Monitoring WebSocket API Specification" 1.0. Client to server: bare text. Server to
+//! client: JSON. Its MB are MiB, rounded down; its percentages have one decimal; GPU fields are left
+//! out where there is no reading. The detailed form adds fields and changes none.
+
+use serde::Serialize;
+
+use crate::parse::quote;
+use crate::snapshot::{DiskRate, FileSystem, Gpu, NetRate, Pressures, Snapshot, TrafficRate};
+
+/// What a client may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// The document's messages.
+    Subscribe,
+    /// The same messages with everything this agent knows.
+    SubscribeDetail,
+    /// No more updates.
+    Unsubscribe,
+}
+
+/// A client's message that is none of the known ones.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unknown {
+    quoted: String,
+}
+
+impl Request {
+    /// Reads a client's text; white space around it (a line end, from websocat) is ignored.
+    pub fn parse(text: &str) -> Result<Self, Unknown> {
+        match text.trim_ascii() {
+            "subscribe:usage" => Ok(Self::Subscribe),
+            "subscribe:detail" => Ok(Self::SubscribeDetail),
+            "unsubscribe:usage" => Ok(Self::Unsubscribe),
+            other => Err(Unknown { quoted: quote(other.as_bytes()) }),
+        }
+    }
+}
+
+/// The confirmation of a subscription.
+pub const SUBSCRIBED: &str = r#"{"status":"subscribed"}"#;
+/// The confirmation that updates have ended.
+pub const UNSUBSCRIBED: &str = r#"{"status":"unsubscribed"}"#;
+
+#[derive(Serialize)]
+struct ErrorMessage<'a> {
+    status: &'a str,
+    message: &'a str,
+}
+
+impl Unknown {
+    /// The answer to it, which says what is understood.
+    pub fn message(&self) -> String {
+        let message = format!(
+            "\"{}\" is not understood; send subscribe:usage, subscribe:detail or unsubscribe:usage",
+            self.quoted
+        );
+        json(&ErrorMessage { status: "error", message: &message })
+    }
+}
+
+/// Which GPU the messages that have room for one show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Primary {
+    /// The GPU with this index.
+    Index(u32),
+    /// All together: mean utilisation, summed memory.
+    Aggregate,
+}
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// The processor's name, or "unknown".
+    pub cpu_model: String,
+    /// The distribution's name for people.
+    pub os: Option<String>,
+    /// The kernel's release, e.g. `6.1.0-13-amd64`.
+    pub kernel: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SystemInfo<'a> {
+    r#type: &'a str,
+    cpu_count: usize,
+    cpu_model: &'a str,
+    ram_total_mb: u64,
+    gpu_count: usize,
+    gpus: Vec<GpuInfo<'a>>,
+    hostname: &'a str,
+    timestamp: u64,
+    #[serde(flatten)]
+    detail: Option<SystemDetail<'a>>,
+}
+
+#[derive(Serialize)]
+struct GpuInfo<'a> {
+    index: u32,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_mb: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct SystemDetail<'a> {
+    agent: &'a str,
+    architecture: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    os: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<&'a str>,
+}
+
+/// `system_info`, as of `unix_seconds`.
+pub fn system_info(
+    machine: &Machine,
+    snapshot: &Snapshot,
+    detailed: bool,
+    unix_seconds: u64,
+) -> String {
+    let gpu = |gpu: &'_ Gpu| gpu.memory_total_bytes.map(mib);
+    json(&SystemInfo {
+        r#type: "system_info",
+        cpu_count: snapshot.cpu.as_ref().map_or(0, |cpu| cpu.each_percent.len()),
+        cpu_model: &machine.cpu_model,
+        ram_total_mb: snapshot.memory.map_or(0, |memory| mib(memory.total_bytes)),
+        gpu_count: snapshot.gpus.len(),
+        gpus: snapshot
+            .gpus
+            .iter()
+            .map(|each| GpuInfo { index: each.index, name: &each.name, memory_mb: gpu(each) })
+            .collect(),
+        hostname: snapshot.hostname.as_deref().unwrap_or_default(),
+        timestamp: unix_seconds,
+        detail: detailed.then(|| SystemDetail {
+            agent: env!("CARGO_PKG_VERSION"),
+            architecture: std::env::consts::ARCH,
+            os: machine.os.as_deref(),
+            kernel: machine.kernel.as_deref(),
+        }),
+    })
+}
+
+#[derive(Serialize)]
+struct UsageUpdate<'a> {
+    r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ram_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ram_used_mb: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ram_total_mb: Option<u64>,
+    #[serde(flatten)]
+    gpu: PrimaryGpu,
+    timestamp: u64,
+    #[serde(flatten)]
+    detail: Option<UsageDetail<'a>>,
+}
+
+#[derive(Serialize, Default)]
+struct PrimaryGpu {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_percent: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_mem_used_mb: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_mem_total_mb: Option<u64>,
+}
+
+/// `usage_update`.
+pub fn usage_update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> String {
+    let memory = snapshot.memory;
+    let used = memory.and_then(|memory| Some((memory.used_bytes?, memory.total_bytes)));
+    json(&UsageUpdate {
+        r#type: "usage_update",
+        cpu_percent: snapshot.cpu.as_ref().map(|cpu| one_decimal(cpu.percent)),
+        ram_percent: used.map(|(used, total)| one_decimal(percent(used, total))),
+        ram_used_mb: used.map(|(used, _)| mib(used)),
+        ram_total_mb: memory.map(|memory| mib(memory.total_bytes)),
+        gpu: primary_gpu(&snapshot.gpus, primary),
+        timestamp: snapshot.unix_seconds,
+        detail: detailed.then(|| usage_detail(snapshot)),
+    })
+}
+
+fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {
+    match primary {
+        Primary::Index(index) => {
+            let Some(gpu) = gpus.iter().find(|gpu| gpu.index == index) else {
+                return PrimaryGpu::default();
+            };
+            PrimaryGpu {
+                gpu_percent: gpu.utilization_percent,
+                gpu_mem_used_mb: gpu.memory_used_bytes.map(mib),
+                gpu_mem_total_mb: gpu.memory_total_bytes.map(mib),
+            }
+        }
+        Primary::Aggregate => {
+            let readings: Vec<u64> =
+                gpus.iter().filter_map(|gpu| gpu.utilization_percent).map(u64::from).collect();
+            let mean = (readings.iter().sum::<u64>() as f64 / readings.len() as f64).round();
+            let sum = |pick: fn(&Gpu) -> Option<u64>| {
+                gpus.iter().filter_map(pick).reduce(u64::saturating_add).map(mib)
+            };
+            PrimaryGpu {
+                gpu_percent: (!readings.is_empty()).then_some(mean as u32),
+                gpu_mem_used_mb: sum(|gpu| gpu.memory_used_bytes),
+                gpu_mem_total_mb: sum(|gpu| gpu.memory_total_bytes),
+            }
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct UsageDetail<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uptime_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cpus: Vec<CpuDetail>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<LoadDetail>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swap_total_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    swap_used_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oom_kills: Option<u64>,
+    pressure: PressureDetail,
+    disks: Vec<DiskDetail<'a>>,
+    networks: Vec<NetworkDetail<'a>>,
+    file_systems: Vec<FileSystemDetail<'a>>,
+    temperatures: Vec<TemperatureDetail<'a>>,
+}
+
+#[derive(Serialize)]
+struct CpuDetail {
+    cpu: u32,
+    percent: f64,
+}
+
+#[derive(Serialize)]
+struct LoadDetail {
+    one: f64,
+    five: f64,
+    fifteen: f64,
+}
+
+#[derive(Serialize)]
+struct PressureDetail {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<ResourceDetail>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<ResourceDetail>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    io: Option<ResourceDetail>,
+}
+
+#[derive(Serialize)]
+struct ResourceDetail {
+    some: StallDetail,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    full: Option<StallDetail>,
+}
+
+#[derive(Serialize)]
+struct StallDetail {
+    avg10_percent: f64,
+    avg60_percent: f64,
+    avg300_percent: f64,
+    total_microseconds: u64,
+}
+
+#[derive(Serialize)]
+struct DiskDetail<'a> {
+    device: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_bytes_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write_bytes_per_second: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    writes_per_second: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    busy_percent: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct NetworkDetail<'a> {
+    device: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receive: Option<TrafficDetail>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transmit: Option<TrafficDetail>,
+}
+
+#[derive(Serialize)]
+struct TrafficDetail {
+    bytes_per_second: u64,
+    packets_per_second: f64,
+    errors_per_second: f64,
+    drops_per_second: f64,
+}
+
+#[derive(Serialize)]
+struct FileSystemDetail<'a> {
+    mount_point: &'a str,
+    device: &'a str,
+    r#type: &'a str,
+    read_only: bool,
+    total_bytes: u64,
+    used_bytes: u64,
+    available_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used_percent: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct TemperatureDetail<'a> {
+    zone: u32,
+    sensor: &'a str,
+    celsius: f64,
+}
+
+fn usage_detail(snapshot: &Snapshot) -> UsageDetail<'_> {
+    let each_cpu = snapshot.cpu.as_ref().map_or(&[][..], |cpu| &cpu.each_percent);
+    UsageDetail {
+        uptime_seconds: snapshot.uptime_seconds,
+        cpus: each_cpu
+            .iter()
+            .map(|(cpu, percent)| CpuDetail { cpu: *cpu, percent: one_decimal(*percent) })
+            .collect(),
+        load: snapshot.load.map(|load| LoadDetail {
+            one: load.one,
+            five: load.five,
+            fifteen: load.fifteen,
+        }),
+        swap_total_bytes: snapshot.memory.and_then(|memory| memory.swap_total_bytes),
+        swap_used_bytes: snapshot.memory.and_then(|memory| memory.swap_used_bytes),
+        oom_kills: snapshot.oom_kills,
+        pressure: pressure_detail(&snapshot.pressure),
+        disks: snapshot.disks.iter().map(disk_detail).collect(),
+        networks: snapshot.networks.iter().map(network_detail).collect(),
+        file_systems: snapshot.file_systems.iter().map(file_system_detail).collect(),
+        temperatures: snapshot
+            .temperatures
+            .iter()
+            .map(|each| TemperatureDetail {
+                zone: each.zone,
+                sensor: &each.sensor,
+                celsius: one_decimal(each.celsius),
+            })
+            .collect(),
+    }
+}
+
+fn pressure_detail(pressure: &Pressures) -> PressureDetail {
+    let stall = |stall: crate::parse::pressure::Stall| StallDetail {
+        avg10_percent: stall.avg10_percent,
+        avg60_percent: stall.avg60_percent,
+        avg300_percent: stall.avg300_percent,
+        total_microseconds: stall.total_microseconds,
+    };
+    let resource = |pressure: Option<crate::parse::pressure::Pressure>| {
+        pressure.map(|pressure| ResourceDetail {
+            some: stall(pressure.some),
+            full: pressure.full.map(stall),
+        })
+    };
+    PressureDetail {
+        cpu: resource(pressure.cpu),
+        memory: resource(pressure.memory),
+        io: resource(pressure.io),
+    }
+}
+
+fn disk_detail(disk: &DiskRate) -> DiskDetail<'_> {
+    DiskDetail {
+        device: &disk.name,
+        read_bytes_per_second: disk.read_bytes_per_second.map(whole),
+        write_bytes_per_second: disk.written_bytes_per_second.map(whole),
+        reads_per_second: disk.reads_per_second.map(one_decimal),
+        writes_per_second: disk.writes_per_second.map(one_decimal),
+        busy_percent: disk.busy_percent.map(one_decimal),
+    }
+}
+
+fn network_detail(network: &NetRate) -> NetworkDetail<'_> {
+    let traffic = |rate: TrafficRate| TrafficDetail {
+        bytes_per_second: whole(rate.bytes_per_second),
+        packets_per_second: one_decimal(rate.packets_per_second),
+        errors_per_second: one_decimal(rate.errors_per_second),
+        drops_per_second: one_decimal(rate.drops_per_second),
+    };
+    NetworkDetail {
+        device: &network.name,
+        receive: network.receive.map(traffic),
+        transmit: network.transmit.map(traffic),
+    }
+}
+
+fn file_system_detail(file_system: &FileSystem) -> FileSystemDetail<'_> {
+    FileSystemDetail {
+        mount_point: &file_system.mount_point,
+        device: &file_system.device,
+        r#type: &file_system.fs_type,
+        read_only: file_system.read_only,
+        total_bytes: file_system.total_bytes,
+        used_bytes: file_system.used_bytes(),
+        available_bytes: file_system.available_bytes,
+        used_percent: file_system.used_percent().map(one_decimal),
+    }
+}
+
+/// Both detailed messages in one object: what `hm-agent sample --json` prints.
+pub fn sample(machine: &Machine, snapshot: &Snapshot, primary: Primary) -> String {
+    let system_info = system_info(machine, snapshot, true, snapshot.unix_seconds);
+    let usage_update = usage_update(snapshot, primary, true);
+    format!(r#"{{"system_info":{system_info},"usage_update":{usage_update}}}"#)
+}
+
+/// Serialising these structures cannot fail: no maps with odd keys, no foreign implementations.
+fn json(message: &impl Serialize) -> String {
+    serde_json::to_string(message).unwrap_or_default()
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes >> 20
+}
+
+fn whole(value: f64) -> u64 {
+    value.round() as u64
+}
+
+fn one_decimal(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+fn percent(part: u64, total: u64) -> f64 {
+    if total == 0 { 0.0 } else { 100.0 * part as f64 / total as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Cpu, Memory};
+
+    fn documents_snapshot() -> Snapshot {
+        let gpu = |index, name: &str, memory_mib: u64, used_mib: u64, percent| Gpu {
+            index,
+            name: name.into(),
+            memory_total_bytes: Some(memory_mib << 20),
+            memory_used_bytes: Some(used_mib << 20),
+            utilization_percent: Some(percent),
+        };
+        Snapshot {
+            unix_seconds: 1678901244,
+            hostname: Some("gpu-server-01".into()),
+            cpu: Some(Cpu {
+                percent: 45.26,
+                each_percent: (0..16).map(|cpu| (cpu, 1.0)).collect(),
+            }),
+            memory: Some(Memory {
+                total_bytes: 32768 << 20,
+                used_bytes: Some((20582 << 20) + 1048575),
+                swap_total_bytes: Some(0),
+                swap_used_bytes: Some(0),
+            }),
+            gpus: vec![
+                gpu(0, "NVIDIA GeForce RTX 3090", 24576, 18432, 87),
+                gpu(1, "NVIDIA GeForce RTX 3080", 10240, 1000, 12),
+            ],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_documents_own_examples() {
+        let machine = Machine {
+            cpu_model: "AMD Ryzen 9 5950X 16-Core Processor".into(),
+            ..Default::default()
+        };
+        let snapshot = documents_snapshot();
+        assert_eq!(
+            system_info(&machine, &snapshot, false, 1678901234),
+            r#"{"type":"system_info","cpu_count":16,"cpu_model":"AMD Ryzen 9 5950X 16-Core Processor","ram_total_mb":32768,"gpu_count":2,"gpus":[{"index":0,"name":"NVIDIA GeForce RTX 3090","memory_mb":24576},{"index":1,"name":"NVIDIA GeForce RTX 3080","memory_mb":10240}],"hostname":"gpu-server-01","timestamp":1678901234}"#
+        );
+        assert_eq!(
+            usage_update(&snapshot, Primary::Index(0), false),
+            r#"{"type":"usage_update","cpu_percent":45.3,"ram_percent":62.8,"ram_used_mb":20582,"ram_total_mb":32768,"gpu_percent":87,"gpu_mem_used_mb":18432,"gpu_mem_total_mb":24576,"timestamp":1678901244}"#
+        );
+    }
+
+    #[test]
+    fn without_a_gpu_its_fields_are_absent() {
+        let snapshot = Snapshot { gpus: vec![], ..documents_snapshot() };
+        for primary in [Primary::Index(0), Primary::Aggregate] {
+            assert_eq!(
+                usage_update(&snapshot, primary, false),
+                r#"{"type":"usage_update","cpu_percent":45.3,"ram_percent":62.8,"ram_used_mb":20582,"ram_total_mb":32768,"timestamp":1678901244}"#
+            );
+        }
+        assert!(
+            system_info(&Machine::default(), &snapshot, false, 0)
+                .contains(r#""gpu_count":0,"gpus":[],"#)
+        );
+    }
+
+    #[test]
+    fn aggregate_is_mean_utilisation_and_summed_memory() {
+        let update = usage_update(&documents_snapshot(), Primary::Aggregate, false);
+        let gpu = r#""gpu_percent":50,"gpu_mem_used_mb":19432,"gpu_mem_total_mb":34816"#;
+        assert!(update.contains(gpu), "{update}");
+    }
+
+    #[test]
+    fn requests_are_bare_text_and_a_line_end_does_no_harm() {
+        assert_eq!(Request::parse("subscribe:usage"), Ok(Request::Subscribe));
+        assert_eq!(Request::parse("subscribe:usage\r\n"), Ok(Request::Subscribe));
+        assert_eq!(Request::parse("subscribe:detail"), Ok(Request::SubscribeDetail));
+        assert_eq!(Request::parse("unsubscribe:usage"), Ok(Request::Unsubscribe));
+        for bad in ["", "Subscribe:Usage", "subscribe", "{\"type\":\"subscribe\"}"] {
+            assert!(Request::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_request_is_answered_escaped_and_short() {
+        let message = Request::parse("\"\u{1b}[2J<script>").unwrap_err().message();
+        let value: serde_json::Value = serde_json::from_str(&message).unwrap();
+        assert_eq!(value["status"], "error");
+        assert!(value["message"].as_str().unwrap().starts_with(r#""\"\x1b[2J<script>" is not"#));
+        assert!(Request::parse(&"x".repeat(4096)).unwrap_err().message().len() < 250);
+    }
+
+    #[test]
+    fn the_detailed_form_only_adds() {
+        let plain: serde_json::Map<_, _> =
+            serde_json::from_str(&usage_update(&documents_snapshot(), Primary::Index(0), false))
+                .unwrap();
+        let detail: serde_json::Map<_, _> =
+            serde_json::from_str(&usage_update(&documents_snapshot(), Primary::Index(0), true))
+                .unwrap();
+        for (key, value) in &plain {
+            assert_eq!(detail.get(key), Some(value));
+        }
+        assert!(detail.len() > plain.len());
+    }
+}

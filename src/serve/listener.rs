@@ -1,0 +1,211 @@
+//! One acceptor for every port: accepts, hands out places, starts a thread for each connection.
+//!
+//! It goes on whatever happens: a connection that died before it was accepted is nothing; out of
+//! descriptors, memory or threads it pauses and tries again. A refused connection costs no thread.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::thread::{Builder, Scope};
+
+use log::Level;
+
+use super::http::Refusal;
+use super::permits::{Permit, Permits};
+use super::stream::Stream;
+use crate::config::{Config, Current};
+use crate::error::{Error, reason};
+use crate::limits;
+use crate::logger::PeerLog;
+use crate::sync::Stop;
+use crate::sys::{self, SocketOptions};
+
+/// A port that is listened on.
+pub struct Port {
+    name: &'static str,
+    listener: TcpListener,
+    permits: Permits,
+    log: PeerLog,
+}
+
+/// Who may come in, out of the settings.
+pub struct Admission<'a> {
+    /// Connections in all; 0: no limit.
+    pub max_connections: usize,
+    /// Connections of one address; 0: no limit.
+    pub max_connections_per_ip: usize,
+    /// Addresses that speak for others: they are counted once it is known for whom.
+    pub trusted_proxies: &'a [IpAddr],
+}
+
+/// Somebody who came in.
+pub struct Guest<'a> {
+    /// Where the connection comes from.
+    pub peer: SocketAddr,
+    /// Its place.
+    pub permit: Permit<'a>,
+}
+
+impl Port {
+    /// Listens on `address` and says so in the log.
+    pub fn bind(name: &'static str, address: SocketAddr) -> Result<Self, Error> {
+        let fail = |error| {
+            let failure = Error::system(format!("{name} cannot listen on {address}"), error);
+            failure.with_hint(format!("is another hm-agent running? see {name}.listen"))
+        };
+        let listener = TcpListener::bind(address).map_err(fail)?;
+        let options = SocketOptions {
+            backlog: limits::LISTEN_BACKLOG,
+            send_buffer_bytes: limits::SEND_BUFFER_BYTES,
+            keepalive_seconds: limits::KEEPALIVE_SECONDS,
+            unconfirmed: limits::UNCONFIRMED,
+        };
+        sys::set_listener_options(&listener, &options).map_err(fail)?;
+        listener.set_nonblocking(true).map_err(fail)?;
+        log::info!("{name} listening on {}", listener.local_addr().map_err(fail)?);
+        Ok(Self { name, listener, permits: Permits::default(), log: PeerLog::new() })
+    }
+
+    /// Lets `serve` have every connection, each in a thread of its own, until `stop` rings. Returns when
+    /// the last of them has ended. The error is a listener that is broken for good.
+    pub fn run<'a>(
+        &'a self,
+        stop: &'a Stop,
+        settings: &Current,
+        admission: impl Fn(&Config) -> Admission<'_>,
+        serve: impl Fn(Stream<'a>, Guest<'a>) + Sync,
+    ) -> Result<(), Error> {
+        let serve = &serve;
+        std::thread::scope(|scope| {
+            while !stop.is_rung() {
+                match self.listener.accept() {
+                    Ok((socket, peer)) => {
+                        let config = settings.get();
+                        match self.admit(peer, &admission(&config)) {
+                            Ok(guest) => self.start(scope, stop, socket, guest, serve),
+                            Err(text) => self.refuse(socket, peer, text),
+                        }
+                    }
+                    Err(error) => match Trouble::of(&error) {
+                        Trouble::Nothing => {
+                            sys::wait_readable([self.listener.as_fd(), stop.as_fd()], None);
+                        }
+                        Trouble::ThatConnection => {}
+                        Trouble::Resources => {
+                            self.log.write(Level::Warn, || {
+                                format!("{}: cannot accept: {}", self.name, reason(&error))
+                            });
+                            stop.wait(limits::ACCEPT_PAUSE);
+                        }
+                        Trouble::Listener => {
+                            let doing = format!("{}: accept connections", self.name);
+                            return Err(Error::system(doing, error));
+                        }
+                    },
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn admit(&self, peer: SocketAddr, admission: &Admission<'_>) -> Result<Guest<'_>, String> {
+        let all = admission.max_connections;
+        let each = admission.max_connections_per_ip;
+        let mut permit = self
+            .permits
+            .enter(all)
+            .ok_or_else(|| format!("there are {all} connections already, the most that may be"))?;
+        let address = peer.ip().to_canonical();
+        if !admission.trusted_proxies.contains(&address) && !permit.claim(address, each) {
+            return Err(too_many_of(address, each));
+        }
+        Ok(Guest { peer: SocketAddr::new(address, peer.port()), permit })
+    }
+
+    fn start<'scope, 'a: 'scope>(
+        &'a self,
+        scope: &'scope Scope<'scope, '_>,
+        stop: &'a Stop,
+        socket: TcpStream,
+        guest: Guest<'a>,
+        serve: &'scope (impl Fn(Stream<'a>, Guest<'a>) + Sync),
+    ) {
+        let thread = Builder::new()
+            .name(format!("{}-client", self.name))
+            .stack_size(limits::CONNECTION_STACK_BYTES);
+        let spawned = thread.spawn_scoped(scope, move || match Stream::new(socket, stop) {
+            Ok(stream) => serve(stream, guest),
+            Err(error) => log::debug!("{}: {}", guest.peer, reason(&error)),
+        });
+        if let Err(error) = spawned {
+            // The socket went with the closure: it is closed. Nothing better can be said without one.
+            self.log.write(Level::Warn, || {
+                format!("{}: cannot start a thread: {}", self.name, reason(&error))
+            });
+            stop.wait(limits::ACCEPT_PAUSE);
+        }
+    }
+
+    /// Refuses without waiting for anybody: under a flood this thread must go on accepting.
+    fn refuse(&self, mut socket: TcpStream, peer: SocketAddr, text: String) {
+        self.log.write(Level::Warn, || format!("{}: {peer} refused: {text}", self.name));
+        let answer = Refusal::busy(text).to_bytes("GET");
+        // Best effort by design. What has arrived is read, so that closing does not become a reset.
+        let mut request = [0; 2048];
+        let _ = socket.set_nonblocking(true);
+        let _ = socket.read(&mut request);
+        let _ = socket.write(&answer);
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+    }
+}
+
+/// Why an address may not have another connection.
+pub fn too_many_of(address: IpAddr, max: usize) -> String {
+    format!("{address} has {max} connections already, the most that one address may have")
+}
+
+/// What an error of accept(2) is about.
+#[derive(Debug, PartialEq, Eq)]
+enum Trouble {
+    /// Nobody is there.
+    Nothing,
+    /// One connection, which is gone.
+    ThatConnection,
+    /// This process or machine, which ran out of something.
+    Resources,
+    /// The listener, for good.
+    Listener,
+}
+
+impl Trouble {
+    fn of(error: &io::Error) -> Self {
+        match error.raw_os_error().unwrap_or_default() {
+            libc::EAGAIN => Self::Nothing,
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Self::Resources,
+            libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT => Self::Listener,
+            // accept(2): Linux passes on what happened to the connection before it was accepted.
+            _ => Self::ThatConnection,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_accept_are_sorted() {
+        for (errno, trouble) in [
+            (libc::EAGAIN, Trouble::Nothing),
+            (libc::ECONNABORTED, Trouble::ThatConnection),
+            (libc::EPROTO, Trouble::ThatConnection),
+            (libc::EINTR, Trouble::ThatConnection),
+            (libc::ENETUNREACH, Trouble::ThatConnection),
+            (libc::EMFILE, Trouble::Resources),
+            (libc::ENOMEM, Trouble::Resources),
+            (libc::EBADF, Trouble::Listener),
+        ] {
+            assert_eq!(Trouble::of(&io::Error::from_raw_os_error(errno)), trouble);
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What others connect to. One acceptor for every port, a thread for every connection, a deadline for
+//! every wait.
+
+pub mod client_address;
+pub mod http;
+pub mod listener;
+pub mod permits;
+pub mod stream;
+pub mod telemetry;
+pub mod usage;
+pub mod websocket;

@@ -1,0 +1,130 @@
+//! A client's socket with a deadline before every wait. Reading never blocks; writing blocks until the
+//! deadline or until the agent stops.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
+
+use crate::limits;
+use crate::sync::Stop;
+use crate::sys::{self, Until};
+
+/// A connection to a client.
+pub struct Stream<'a> {
+    socket: TcpStream,
+    stop: &'a Stop,
+    write_by: Instant,
+    last_words: bool,
+}
+
+impl<'a> Stream<'a> {
+    /// Takes over a socket that was just accepted.
+    pub fn new(socket: TcpStream, stop: &'a Stop) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, stop, write_by: Instant::now() + limits::WRITE, last_words: false })
+    }
+
+    /// A new message begins: it has the whole time for writing.
+    pub fn begin_message(&mut self) {
+        self.write_by = Instant::now() + limits::WRITE;
+    }
+
+    /// Whether the agent is stopping.
+    pub fn stopping(&self) -> bool {
+        self.stop.is_rung()
+    }
+
+    /// Reads what there is, waiting for it until `deadline`. Zero bytes: the client has ended.
+    pub fn read_by(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        loop {
+            match self.read(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            let [_, stopped] = sys::wait_readable([self.as_fd(), self.stop.as_fd()], Some(left));
+            if stopped {
+                return Err(stopping());
+            }
+        }
+    }
+
+    /// The next message is the last one: it is sent even while the agent stops, in less time.
+    pub fn last_words(&mut self) {
+        self.last_words = true;
+        self.write_by = Instant::now() + limits::LINGER;
+    }
+
+    /// Says that nothing more will come and waits a little for the client's own end: closing a socket
+    /// with unread data would make the kernel throw away what was sent last.
+    pub fn linger(mut self) {
+        let deadline = Instant::now() + limits::LINGER;
+        if self.socket.shutdown(Shutdown::Write).is_err() {
+            return; // it is gone already
+        }
+        let mut unread = [0; 1024];
+        loop {
+            match self.read(&mut unread) {
+                Ok(0) => return,
+                Ok(_) if Instant::now() < deadline => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                _ => return,
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            sys::wait_readable([self.as_fd()], Some(left));
+        }
+    }
+}
+
+impl AsFd for Stream<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.socket.write(bytes) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                other => return other,
+            }
+            let left = self.write_by.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            let writable = (self.as_fd(), Until::Writable);
+            if self.last_words {
+                // They do not heed the stop that may have caused them.
+                sys::wait([writable], Some(left));
+            } else {
+                let stop = (self.stop.as_fd(), Until::Readable);
+                let [_, stopped] = sys::wait([writable, stop], Some(left));
+                if stopped {
+                    return Err(stopping());
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn stopping() -> io::Error {
+    io::Error::other("the agent is stopping")
+}

@@ -1,0 +1,230 @@
+//! The conversation on `/usage`: a dashboard subscribes, and gets every sample from then on.
+//!
+//! Runs in the connection's thread. It sleeps in one poll(2) until the client speaks or the next sample
+//! is there; an update costs that wake-up and one send of bytes that all subscribers share.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use log::Level;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
+
+use super::stream::Stream;
+use crate::config::Current;
+use crate::error::reason;
+use crate::feed::{Feed, Sample};
+use crate::limits;
+use crate::logger::unix_seconds;
+use crate::proto::frame;
+use crate::proto::usage::{self, Machine, Request, SUBSCRIBED, UNSUBSCRIBED};
+use crate::sync::Bucket;
+use crate::sys;
+
+/// What subscribers see.
+pub struct Source<'a> {
+    /// The samples.
+    pub feed: &'a Feed,
+    /// What does not change.
+    pub machine: &'a Machine,
+    /// The settings in force.
+    pub settings: &'a Current,
+}
+
+/// Why a conversation ended.
+pub enum End {
+    /// The client closed it.
+    Left,
+    /// We closed it, and told the client why.
+    Closed(CloseCode, &'static str),
+    /// It broke.
+    Broken(io::Error),
+}
+
+impl End {
+    /// How much it matters to an operator.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::Left | Self::Closed(CloseCode::Away, _) => Level::Debug,
+            Self::Closed(..) | Self::Broken(_) => Level::Info,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Left => f.write_str("left"),
+            Self::Closed(code, why) => write!(f, "closed ({}): {why}", u16::from(*code)),
+            Self::Broken(error) if error.kind() == ErrorKind::TimedOut => {
+                write!(f, "cut: it did not read for {} s", limits::WRITE.as_secs())
+            }
+            Self::Broken(error) => write!(f, "lost: {}", reason(error)),
+        }
+    }
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+impl Source<'_> {
+    /// Talks with one client to the end.
+    pub fn converse(&self, socket: WebSocket<Stream<'_>>) -> End {
+        let mut conversation = Conversation {
+            source: self,
+            socket,
+            subscription: None,
+            subscribe_by: Some(Instant::now() + limits::SUBSCRIBE),
+            error_answers: Bucket::new(limits::ERROR_ANSWERS),
+        };
+        let end = conversation.run().err().unwrap_or(End::Left);
+        if let End::Closed(code, why) = end {
+            conversation.close(code, why);
+        }
+        end
+    }
+}
+
+struct Conversation<'a, 'b> {
+    source: &'a Source<'a>,
+    socket: WebSocket<Stream<'b>>,
+    subscription: Option<Subscription>,
+    /// Until when a client that has never subscribed must do so.
+    subscribe_by: Option<Instant>,
+    error_answers: Bucket,
+}
+
+#[derive(Clone, Copy)]
+struct Subscription {
+    detailed: bool,
+    /// The tick whose update was sent last.
+    sent: u64,
+}
+
+impl Conversation<'_, '_> {
+    fn run(&mut self) -> Result<(), End> {
+        let mut readable = true;
+        loop {
+            if self.socket.get_ref().stopping() {
+                return Err(End::Closed(CloseCode::Away, "the agent is stopping"));
+            }
+            let tick = self.send_update()?;
+            if readable {
+                readable = self.read_one()?;
+                continue;
+            }
+            let left = self.time_left()?;
+            let stream = self.socket.get_ref().as_fd();
+            [readable, _] = sys::wait_readable([stream, self.source.feed.bell(tick)], left);
+        }
+    }
+
+    /// Sends the current sample to a subscriber who does not have it yet. Returns its tick.
+    fn send_update(&mut self) -> Result<u64, End> {
+        let sample = self.source.feed.current();
+        if let Some(subscription) = &mut self.subscription
+            && subscription.sent != sample.tick()
+        {
+            subscription.sent = sample.tick();
+            let primary = self.source.settings.get().primary_gpu;
+            let update = sample.update_frame(primary, subscription.detailed);
+            // Past tungstenite, which would copy it for everybody: it has nothing to send now, because
+            // every write below it is complete or ends the conversation.
+            write(self.socket.get_mut(), update)?;
+        }
+        Ok(sample.tick())
+    }
+
+    fn time_left(&self) -> Result<Option<std::time::Duration>, End> {
+        let Some(deadline) = self.subscribe_by else { return Ok(None) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(End::Closed(CloseCode::Policy, "no subscription within 30 s"));
+        }
+        Ok(Some(left))
+    }
+
+    /// Handles what the client said, one message at a time, so that its chatter does not hold up the
+    /// next update. Says whether there may be more.
+    fn read_one(&mut self) -> Result<bool, End> {
+        use tungstenite::Error;
+        use tungstenite::error::ProtocolError;
+        self.socket.get_mut().begin_message();
+        match self.socket.read() {
+            Ok(Message::Text(text)) => self.answer(&text)?,
+            Ok(Message::Binary(_)) => {
+                return Err(End::Closed(CloseCode::Unsupported, "only text is understood"));
+            }
+            // A pong is on its way with the next read.
+            Ok(_) => {}
+            Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(Error::Io(error)) => return Err(error.into()),
+            Err(Error::ConnectionClosed | Error::AlreadyClosed) => return Err(End::Left),
+            Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
+                return Err(End::Left);
+            }
+            Err(Error::Capacity(_)) => {
+                return Err(End::Closed(CloseCode::Size, "a message over 4 KiB"));
+            }
+            Err(Error::Utf8(_)) => return Err(End::Closed(CloseCode::Invalid, "not UTF-8")),
+            Err(_) => return Err(End::Closed(CloseCode::Protocol, "not the WebSocket protocol")),
+        }
+        Ok(true)
+    }
+
+    fn answer(&mut self, text: &str) -> Result<(), End> {
+        match Request::parse(text) {
+            Ok(Request::Subscribe) => self.subscribe(false),
+            Ok(Request::SubscribeDetail) => self.subscribe(true),
+            Ok(Request::Unsubscribe) => {
+                self.subscription = None;
+                self.send(&[UNSUBSCRIBED])
+            }
+            Err(unknown) if self.error_answers.take(Instant::now()) => {
+                self.send(&[&unknown.message()])
+            }
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Confirmation, `system_info`, and the current update at once. A client that has this subscription
+    /// already gets the confirmation alone.
+    fn subscribe(&mut self, detailed: bool) -> Result<(), End> {
+        self.subscribe_by = None;
+        if self.subscription.is_some_and(|known| known.detailed == detailed) {
+            return self.send(&[SUBSCRIBED]);
+        }
+        let sample: &Sample = &self.source.feed.current();
+        let machine = self.source.machine;
+        let info = usage::system_info(machine, &sample.snapshot, detailed, unix_seconds());
+        self.subscription = Some(Subscription { detailed, sent: sample.tick() });
+        let primary = self.source.settings.get().primary_gpu;
+        let mut bytes = [frame::text(SUBSCRIBED), frame::text(&info)].concat();
+        bytes.extend(sample.update_frame(primary, detailed));
+        Ok(write(self.socket.get_mut(), &bytes)?)
+    }
+
+    fn send(&mut self, texts: &[&str]) -> Result<(), End> {
+        let bytes: Vec<u8> = texts.iter().flat_map(|text| frame::text(text)).collect();
+        Ok(write(self.socket.get_mut(), &bytes)?)
+    }
+
+    fn close(mut self, code: CloseCode, why: &'static str) {
+        self.socket.get_mut().last_words();
+        let frame = CloseFrame { code, reason: why.into() };
+        if self.socket.close(Some(frame)).is_ok() {
+            self.socket.into_inner().linger();
+        }
+    }
+}
+
+fn write(stream: &mut Stream<'_>, bytes: &[u8]) -> io::Result<()> {
+    stream.begin_message();
+    stream.write_all(bytes)
+}

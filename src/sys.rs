@@ -1,0 +1,248 @@
+//! The only unsafe code: what the standard library has no words for. Each function is a thin,
+//! safe wrapper of one system call, and says in its SAFETY line why the call is sound.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// A counter of the kernel that threads can poll: readable from `ring` until `clear`.
+pub struct Event(OwnedFd);
+
+impl Event {
+    /// Not readable yet.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: eventfd takes no pointers; a descriptor it returns is ours alone.
+        let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: `fd` is open and owned by nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Wakes everybody who polls it.
+    pub fn ring(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: the buffer is the eight bytes that eventfd wants. It fails only when the counter is
+        // full, and then it is readable already.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Makes it unreadable.
+    pub fn clear(&self) {
+        let mut count = [0u8; 8];
+        // SAFETY: the buffer is the eight bytes that eventfd fills. It fails only when there is nothing
+        // to clear.
+        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// It can be read, or its other end is gone.
+    Readable,
+    /// It can be written, or its other end is gone.
+    Writable,
+}
+
+/// Waits for one of the descriptors, at most `timeout` (`None`: for ever). Says which are ready; none
+/// after a timeout or an interruption.
+pub fn wait<const N: usize>(
+    fds: [(BorrowedFd<'_>, Until); N],
+    timeout: Option<Duration>,
+) -> [bool; N] {
+    let events = |until| match until {
+        Until::Readable => libc::POLLIN,
+        Until::Writable => libc::POLLOUT,
+    };
+    let mut polled = fds.map(|(fd, until)| libc::pollfd {
+        fd: fd.as_raw_fd(),
+        events: events(until),
+        revents: 0,
+    });
+    // Rounded up: a deadline that is not reached yet must not spin.
+    let milliseconds = timeout.map_or(-1, |timeout| {
+        libc::c_int::try_from(timeout.as_nanos().div_ceil(1_000_000)).unwrap_or(libc::c_int::MAX)
+    });
+    // SAFETY: `polled` is an array of N initialised structures, borrowed for the call.
+    let ready = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, milliseconds) };
+    polled.map(|fd| ready > 0 && fd.revents != 0)
+}
+
+/// Waits until one of the descriptors can be read; see [`wait`].
+pub fn wait_readable<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    timeout: Option<Duration>,
+) -> [bool; N] {
+    wait(fds.map(|fd| (fd, Until::Readable)), timeout)
+}
+
+/// What a listening socket passes on to every connection it accepts, so that it is set once.
+pub struct SocketOptions {
+    /// See listen(2).
+    pub backlog: i32,
+    /// Kernel's send buffer, in bytes.
+    pub send_buffer_bytes: i32,
+    /// Idle time, interval and count of keepalive probes, in seconds.
+    pub keepalive_seconds: (i32, i32, i32),
+    /// How long sent data may stay unconfirmed.
+    pub unconfirmed: Duration,
+}
+
+/// Sets what connections inherit. `listen` a second time only changes the backlog.
+pub fn set_listener_options(listener: &TcpListener, options: &SocketOptions) -> io::Result<()> {
+    let fd = listener.as_fd();
+    let (idle, interval, count) = options.keepalive_seconds;
+    let unconfirmed = libc::c_int::try_from(options.unconfirmed.as_millis()).unwrap_or(0);
+    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, options.send_buffer_bytes)?;
+    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, interval)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, unconfirmed)?;
+    // SAFETY: listen takes no pointers.
+    check(unsafe { libc::listen(fd.as_raw_fd(), options.backlog) }).map(drop)
+}
+
+fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
+    let value: *const libc::c_int = &raw const value;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `value` points to an int that outlives the call, and `length` is its size.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.cast(), length) }).map(drop)
+}
+
+/// A file system's size, in bytes; see statvfs(3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct FsSize {
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+    pub available_bytes: u64,
+}
+
+/// Asks a file system for its size. On a dead network mount this never returns.
+pub fn statvfs(path: &Path) -> io::Result<FsSize> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut found = MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` is a C string and `found` has room for the structure; both outlive the call.
+    check(unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) })?;
+    // SAFETY: the call succeeded, so it has filled the structure.
+    let found = unsafe { found.assume_init() };
+    let bytes = |blocks: libc::fsblkcnt_t| blocks.saturating_mul(found.f_frsize);
+    Ok(FsSize {
+        total_bytes: bytes(found.f_blocks),
+        free_bytes: bytes(found.f_bfree),
+        available_bytes: bytes(found.f_bavail),
+    })
+}
+
+/// Size of a memory page, in bytes.
+pub fn page_size_bytes() -> u64 {
+    // SAFETY: sysconf takes no pointers.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
+/// Lets this process open as many descriptors as it may: every connection is one, and the usual soft
+/// limit is 1024. Returns the limit now in force.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a structure that outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: as above; the call only reads it.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// What a signal asks of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGTERM or SIGINT: stop.
+    Stop,
+    /// SIGHUP: read the settings again.
+    Reload,
+}
+
+/// Blocks every signal in this thread and in all threads it starts from now on.
+pub fn block_signals() {
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set, which pthread_sigmask then only reads.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Waits for the next signal that asks something of this process. All must be blocked.
+pub fn wait_signal() -> Signal {
+    let wanted = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
+    let mut signal = 0;
+    // SAFETY: both pointers are to initialised values that outlive the call.
+    while unsafe { libc::sigwait(&raw const wanted, &raw mut signal) } != 0 {}
+    if signal == libc::SIGHUP { Signal::Reload } else { Signal::Stop }
+}
+
+/// Does what `kill -TERM` of this process would do, for threads that cannot go on.
+pub fn ask_to_stop() {
+    // SAFETY: neither call takes pointers.
+    unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+}
+
+/// From now on SIGTERM and SIGINT end this process at once.
+pub fn unblock_stop_signals() {
+    let stop = signal_set(&[libc::SIGTERM, libc::SIGINT]);
+    // SAFETY: the set is initialised and only read.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const stop, std::ptr::null_mut()) };
+}
+
+fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set; the numbers are those of existing signals.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_readable_from_ring_to_clear() {
+        let event = Event::new().expect("an event");
+        assert_eq!(wait_readable([event.as_fd()], Some(Duration::ZERO)), [false]);
+        event.ring();
+        event.ring();
+        assert_eq!(wait_readable([event.as_fd()], None), [true]);
+        event.clear();
+        assert_eq!(wait_readable([event.as_fd()], Some(Duration::ZERO)), [false]);
+    }
+
+    #[test]
+    fn the_root_file_system_has_a_size() {
+        let size = statvfs(Path::new("/")).expect("statvfs of /");
+        assert!(size.total_bytes > 0 && size.free_bytes >= size.available_bytes);
+        assert!(statvfs(Path::new("/nonexistent")).is_err());
+        assert!(statvfs(Path::new("with\0nul")).is_err());
+    }
+}
