@@ -204,8 +204,11 @@ pub fn look(config: &Config) -> Result<(Machine, Snapshot), Error> {
 /// The threads that were started, and what became of them.
 struct Threads {
     running: Vec<(&'static str, JoinHandle<()>)>,
-    ended: (Sender<(&'static str, Result<(), Error>)>, Receiver<(&'static str, Result<(), Error>)>),
+    ended: (Sender<Ended>, Receiver<Ended>),
 }
+
+/// A thread's name, and how it ended.
+type Ended = (&'static str, Result<(), Error>);
 
 impl Threads {
     fn new() -> Self {

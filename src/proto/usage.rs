@@ -133,7 +133,7 @@ pub fn system_info(
             .collect(),
         hostname: snapshot.hostname.as_deref().unwrap_or_default(),
         timestamp: unix_seconds,
-        detail: detailed.then(|| SystemDetail {
+        detail: detailed.then_some(SystemDetail {
             agent: env!("CARGO_PKG_VERSION"),
             architecture: std::env::consts::ARCH,
             os: machine.os.as_deref(),

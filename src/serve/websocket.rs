@@ -40,6 +40,7 @@ pub fn upgrade_key<'a>(head: &Head<'a>) -> Result<&'a str, Refusal> {
 fn upgrade_required(text: &str) -> Refusal {
     Refusal::new("426 Upgrade Required", text)
         .header("Upgrade: websocket")
+        .header("Connection: Upgrade")
         .header("Sec-WebSocket-Version: 13")
 }
 
