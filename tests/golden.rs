@@ -1,0 +1,121 @@
+//! Captured machines give exactly these messages. After a wanted change: `UPDATE_GOLDEN=1 cargo test
+//! --test golden`, then read the difference.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hm_agent::config::Roots;
+use hm_agent::proto::usage::{Primary, system_info, usage_update};
+use hm_agent::snapshot::{Reading, Snapshot};
+use hm_agent::source::{disks, machine, sampler::Sampler};
+use hm_agent::sync::Stop;
+use hm_agent::sys::FsSize;
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+fn roots(tree: &str) -> Roots {
+    let tree = tests().join("fixtures").join(tree);
+    Roots { proc: tree.join("proc"), sys: tree.join("sys"), root: tree.join("root") }
+}
+
+/// Reads a tree as if its file systems were half full; sizes are not in any file.
+fn read(tree: &str, monotonic_seconds: u64) -> Reading {
+    let gib = 1 << 30;
+    let size = FsSize { total_bytes: 100 * gib, free_bytes: 50 * gib, available_bytes: 45 * gib };
+    let (disks, asker) = disks::pair(Arc::new(Stop::new().unwrap()), move |_| Ok(size));
+    let thread = std::thread::spawn(|| asker.run());
+    let mut reading = Sampler::new(roots(tree), disks).first().unwrap();
+    thread.join().unwrap();
+    reading.monotonic = Duration::from_secs(monotonic_seconds);
+    reading.unix_seconds = 1_795_216_252 + monotonic_seconds;
+    reading
+}
+
+/// Every message of a machine that was captured twice, `seconds` apart.
+fn messages(name: &str, seconds: u64) -> String {
+    let (a, b) = (format!("{name}/a"), format!("{name}/b"));
+    let machine = machine::read(&roots(&a));
+    let (first, second) = (read(&a, 0), read(&b, seconds));
+    let boot = Snapshot::derive(None, &first);
+    let now = Snapshot::derive(Some((&first, &boot)), &second);
+    let primary = Primary::Index(0);
+    let lines = [
+        system_info(&machine, &now, false, now.unix_seconds),
+        usage_update(&boot, primary, false),
+        usage_update(&now, primary, false),
+        usage_update(&now, primary, true),
+    ];
+    lines.join("\n") + "\n"
+}
+
+fn compare(name: &str, found: &str) {
+    let path = tests().join("golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    for (expected, found) in expected.lines().zip(found.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn an_x86_server() {
+    compare("x86.jsonl", &messages("x86", 5));
+}
+
+#[test]
+fn an_arm_machine() {
+    compare("arm.jsonl", &messages("arm", 5));
+}
+
+#[test]
+fn a_board_without_disks_has_a_temperature() {
+    let reading = read("raspi", 0);
+    let snapshot = Snapshot::derive(None, &reading);
+    let machine = machine::read(&roots("raspi"));
+    compare("raspi.jsonl", &(usage_update(&snapshot, Primary::Index(0), true) + "\n"));
+    assert_eq!(machine.cpu_model, "ARM Cortex-A53");
+}
+
+/// CentOS 7 and older: no MemAvailable, no pressure, no oom_kill. Made from the x86 tree by leaving
+/// those out, because such a kernel could not be had.
+#[test]
+fn an_old_kernel_computes_what_it_can_and_leaves_out_the_rest() {
+    let old = std::env::temp_dir().join(format!("hm-agent-old-kernel-{}", std::process::id()));
+    std::fs::create_dir_all(old.join("proc")).unwrap();
+    let modern = roots("x86/a");
+    let without = |file: &str, line: &str| {
+        let text = std::fs::read_to_string(modern.proc.join(file)).unwrap();
+        let kept: Vec<&str> = text.lines().filter(|each| !each.starts_with(line)).collect();
+        assert!(kept.len() < text.lines().count());
+        std::fs::write(old.join("proc").join(file), kept.join("\n") + "\n").unwrap();
+    };
+    without("meminfo", "MemAvailable");
+    without("vmstat", "oom_kill");
+    for file in ["stat", "zoneinfo", "loadavg", "uptime"] {
+        std::fs::copy(modern.proc.join(file), old.join("proc").join(file)).unwrap();
+    }
+    let (disks, asker) = disks::pair(Arc::new(Stop::new().unwrap()), |_| unreachable!());
+    let thread = std::thread::spawn(|| asker.run());
+    let roots = Roots { proc: old.join("proc"), sys: old.join("sys"), root: old.clone() };
+    let reading = Sampler::new(roots.clone(), disks).first().unwrap();
+    thread.join().unwrap();
+    let name = machine::read(&roots);
+    std::fs::remove_dir_all(&old).unwrap();
+
+    let snapshot = Snapshot::derive(None, &reading);
+    let modern = Snapshot::derive(None, &read("x86/a", 0));
+    let used = |snapshot: &Snapshot| snapshot.memory.unwrap().used_bytes.unwrap() as f64;
+    let total = modern.memory.unwrap().total_bytes as f64;
+    assert!((used(&snapshot) - used(&modern)).abs() < 0.01 * total, "{}", used(&snapshot));
+    let detail = usage_update(&snapshot, Primary::Index(0), true);
+    assert!(detail.contains(r#""pressure":{},"disks":[],"networks":[]"#), "{detail}");
+    assert!(!detail.contains("oom_kills"));
+    assert_eq!(name.cpu_model, "unknown");
+}
