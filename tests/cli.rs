@@ -1,0 +1,188 @@
+//! The command line: what it prints, what it refuses, with which exit code.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use support::{Scratch, hm_agent};
+
+struct Ran {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn run_in(environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
+    let output = hm_agent().args(arguments).envs(environment.iter().copied()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+fn run(arguments: &[&str]) -> Ran {
+    run_in(&[], arguments)
+}
+
+/// One line, on standard error, without a panic.
+fn refused(arguments: &[&str], code: i32, message: &str) {
+    let ran = run(arguments);
+    assert_eq!(ran.code, Some(code), "{arguments:?}: {}", ran.stderr);
+    let last = ran.stderr.lines().last().unwrap();
+    assert_eq!(last, format!("hm-agent: {message}"), "{arguments:?}");
+    assert_eq!(ran.stdout, "");
+}
+
+#[test]
+fn help_and_version() {
+    let help = run(&["--help"]);
+    assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
+    assert!(help.stdout.contains("hm-agent check"));
+    assert_eq!(run(&["--version"]).stdout, format!("hm-agent {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn wrong_arguments_and_settings_are_one_clear_line_and_code_2() {
+    refused(
+        &["chek"],
+        2,
+        "unknown command \"chek\": expected run, check or sample; see hm-agent --help",
+    );
+    refused(
+        &["-s", "usage.lisen=x"],
+        2,
+        "command line: unknown key \"usage.lisen\", did you mean usage.listen?",
+    );
+    refused(
+        &["check", "-s", "usage.listen=localhost"],
+        2,
+        "command line: usage.listen: expected an address and port such as 0.0.0.0:33931 or [::]:33931, got \"localhost\"",
+    );
+    refused(
+        &["-c", "/nonexistent.toml"],
+        2,
+        "settings: cannot read /nonexistent.toml: no such file or directory",
+    );
+    let scratch = Scratch::new("settings");
+    let file = scratch.write("a.toml", "interval = 5\n[usage]\nmax_connections = \"many\"\n");
+    refused(
+        &["-c", &file],
+        2,
+        &format!(
+            "{file} line 3: usage.max_connections: expected a number from 0 to 1000000, got \"many\""
+        ),
+    );
+    let file = scratch.write("b.toml", "interval = \n");
+    refused(
+        &["-c", &file],
+        2,
+        &format!("{file} line 1: string values must be quoted, expected literal string"),
+    );
+    refused(
+        &["check", "-s", "usage.token_file=/nonexistent"],
+        2,
+        "command line: usage.token_file: cannot read /nonexistent: no such file or directory",
+    );
+    let empty = scratch.write("token", "\n");
+    refused(
+        &["check", "-s", &format!("usage.token_file={empty}")],
+        2,
+        &format!("command line: usage.token_file: {empty} is empty"),
+    );
+    refused(
+        &["check", "-s", "usage.token_file=/x", "-s", "usage.token=y"],
+        2,
+        "command line: usage.token_file: is set, and so is usage.token; leave one of them out",
+    );
+    refused(
+        &["check", "-s", "usage.token="],
+        2,
+        "command line: usage.token: expected a text that is not empty",
+    );
+}
+
+#[test]
+fn an_address_in_use_is_code_1_and_says_what_to_look_at() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    refused(
+        &["-s", &format!("usage.listen={address}")],
+        1,
+        &format!(
+            "usage cannot listen on {address}: {}; is another hm-agent running? see usage.listen",
+            hm_agent::error::reason(&std::io::Error::from_raw_os_error(libc::EADDRINUSE))
+        ),
+    );
+}
+
+#[test]
+fn an_unreadable_proc_is_code_1() {
+    refused(
+        &["-s", "path.proc=/nonexistent", "-s", "usage.listen=127.0.0.1:0"],
+        1,
+        "read /nonexistent/stat: no such file or directory; path.proc must be where the machine's /proc is",
+    );
+    let scratch = Scratch::new("proc");
+    scratch.write("stat", "cpu  1 2 3 x4\n");
+    let proc = format!("path.proc={}", scratch.0.display());
+    let message =
+        format!("parse {}/stat line 1: expected a number, got \"x4\"", scratch.0.display());
+    refused(&["sample", "-s", &proc], 1, &message);
+    scratch.write("stat", "cpu  1 2 3 4\n");
+    scratch.write("meminfo", "\0\0\0");
+    let message =
+        format!("parse {}/meminfo expected a line \"MemTotal\", found none", scratch.0.display());
+    refused(&["-s", &proc, "-s", "usage.listen=127.0.0.1:0"], 1, &message);
+}
+
+#[test]
+fn check_shows_every_setting_with_its_origin() {
+    let scratch = Scratch::new("check");
+    let file = scratch.write("a.toml", "interval = 7\n\n[usage]\ntoken = \"s3cret\"\n");
+    let environment = [("HM_AGENT_USAGE_MAX_CONNECTIONS", "9"), ("HM_AGENT_PORT", "tcp://x")];
+    let ran = run_in(&environment, &["check", "-c", &file, "-s", "log_level=debug"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    let line = |start: &str| ran.stdout.lines().find(|line| line.starts_with(start)).unwrap();
+    assert!(line("interval = 7 ").ends_with(&format!("# {file} line 1")));
+    assert!(
+        line("usage.max_connections = 9 ")
+            .ends_with("# environment HM_AGENT_USAGE_MAX_CONNECTIONS")
+    );
+    assert!(line("log_level = \"debug\" ").ends_with("# command line"));
+    assert!(line("usage.listen = \"0.0.0.0:33931\" ").ends_with("# default"));
+    assert!(line("# usage.token is set and not shown ").ends_with(&format!("# {file} line 4")));
+    assert!(!ran.stdout.contains("s3cret"));
+    assert_eq!(ran.stderr, "hm-agent: environment variables that name no setting: HM_AGENT_PORT\n");
+    // What it prints is a settings file.
+    let again = scratch.write("b.toml", &ran.stdout);
+    let ran = run(&["check", "-c", &again]);
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert!(ran.stdout.contains("interval = 7 "));
+}
+
+#[test]
+fn sample_shows_a_captured_machine() {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/arm/b");
+    let setting = |name: &str| format!("path.{name}={}/{name}", tree.display());
+    let (proc, sys, root) = (setting("proc"), setting("sys"), setting("root"));
+    let roots = ["-s", &proc, "-s", &sys, "-s", &root];
+    let json = run(&[&["sample", "--json"], &roots[..]].concat());
+    assert_eq!(json.code, Some(0), "{}", json.stderr);
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["system_info"]["cpu_model"], "ARM Cortex-A72");
+    assert_eq!(value["system_info"]["os"], "Debian GNU/Linux 12 (bookworm)");
+    assert_eq!(value["usage_update"]["ram_used_mb"], 126);
+    assert_eq!(value["usage_update"]["cpus"].as_array().unwrap().len(), 4);
+    let text = run(&[&["sample"], &roots[..]].concat()).stdout;
+    assert!(text.starts_with("host       arm-node "), "{text}");
+    assert!(text.contains("4 × ARM Cortex-A72"), "{text}");
+    assert!(text.contains("\nswap       0.0 %"), "{text}");
+}
+
+#[test]
+fn a_reader_that_has_gone_is_no_panic() {
+    let mut child = hm_agent().arg("--help").stdout(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let code = child.wait().unwrap().code();
+    assert!(matches!(code, Some(0 | 1)), "{code:?}");
+}

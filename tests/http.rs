@@ -1,0 +1,166 @@
+//! What the telemetry port answers to requests that are no subscription, and whom it lets in.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use support::{Agent, Scratch, wait_until};
+
+const UPGRADE: &str = "Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// Asks for an upgrade and keeps the connection; the status.
+fn upgrade(agent: &Agent, target: &str, headers: &str) -> (u16, TcpStream) {
+    let mut socket = agent.socket();
+    write!(socket, "GET {target} HTTP/1.1\r\n{UPGRADE}{headers}\r\n").unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        assert_eq!(socket.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&answer));
+        answer.extend(byte);
+    }
+    let status = String::from_utf8(answer).unwrap();
+    (status.split(' ').nth(1).unwrap().parse().unwrap(), socket)
+}
+
+fn status(agent: &Agent, target: &str, headers: &str) -> u16 {
+    upgrade(agent, target, headers).0
+}
+
+#[test]
+fn what_is_no_upgrade_is_told_what_to_do() {
+    let agent = Agent::start(&[]);
+    let (code, answer) = agent.http("/usage", "Host: a\r\n");
+    assert_eq!(code, 426);
+    assert!(answer.contains("\r\nUpgrade: websocket\r\n"), "{answer}");
+    assert!(answer.ends_with("connect to it with ws://\n"), "{answer}");
+    let (code, answer) = agent.http("/elsewhere?x=/usage", UPGRADE);
+    assert_eq!(code, 404);
+    assert!(answer.contains("telemetry is at /usage"), "{answer}");
+    assert_eq!(agent.http("/usage/", UPGRADE).0, 404);
+    let accepted = agent.raw(format!("GET /usage HTTP/1.0\r\n{UPGRADE}\r\n").as_bytes());
+    assert!(accepted.starts_with("HTTP/1.1 400") && accepted.contains("proxy_http_version 1.1"));
+    agent.stop();
+}
+
+#[test]
+fn the_answer_to_an_upgrade_is_the_rfcs() {
+    let agent = Agent::start(&[]);
+    let mut socket = agent.socket();
+    write!(socket, "GET /usage HTTP/1.1\r\n{UPGRADE}\r\n").unwrap();
+    let mut answer = [0; 129];
+    socket.read_exact(&mut answer).unwrap();
+    let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    assert_eq!(String::from_utf8_lossy(&answer), expected);
+    agent.stop();
+}
+
+#[test]
+fn bad_heads_are_answered_and_closed() {
+    let agent = Agent::start(&[]);
+    let long = format!("GET /usage HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(9000));
+    assert!(agent.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
+    let many = format!("GET /usage HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(70));
+    assert!(agent.raw(many.as_bytes()).starts_with("HTTP/1.1 431 "));
+    for bad in ["\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "hello\r\n\r\n", "GET /usage\r\n\r\n"] {
+        assert!(agent.raw(bad.as_bytes()).starts_with("HTTP/1.1 400 "), "{bad:?}");
+    }
+    let mut half = agent.socket();
+    half.write_all(b"GET /usage HT").unwrap();
+    half.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    half.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    agent.stop();
+}
+
+#[test]
+#[ignore = "waits 10 s"]
+fn a_drip_fed_head_is_answered_with_408_after_10_s() {
+    let agent = Agent::start(&[]);
+    let mut socket = agent.socket();
+    let mut drip = socket.try_clone().unwrap();
+    let dripping = std::thread::spawn(move || {
+        let request = format!("GET /usage HTTP/1.1\r\nX: {}", "a".repeat(500));
+        for byte in request.bytes() {
+            if drip.write_all(&[byte]).is_err() {
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(100));
+        }
+    });
+    let start = Instant::now();
+    let mut answer = [0; 20];
+    socket.read_exact(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 408 Request"));
+    assert!((9..12).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    drop(socket);
+    dripping.join().unwrap();
+    agent.stop();
+}
+
+#[test]
+fn a_token_is_asked_for_and_accepted_in_header_and_query() {
+    let scratch = Scratch::new("token");
+    let file = scratch.write("token", "s3cret+x\n");
+    let agent = Agent::start(&[&format!("usage.token_file={file}"), "log_level=trace"]);
+    let (code, answer) = agent.http("/usage", UPGRADE);
+    assert_eq!(code, 401);
+    assert!(answer.contains("\r\nWWW-Authenticate: Bearer\r\n"), "{answer}");
+    assert_eq!(status(&agent, "/usage", "Authorization: Bearer s3cret+x\r\n"), 101);
+    assert_eq!(status(&agent, "/usage", "authorization: bearer s3cret+x\r\n"), 101);
+    assert_eq!(status(&agent, "/usage?a=b&token=s3cret%2Bx", ""), 101);
+    for wrong in ["/usage?token=s3cret", "/usage?token=", "/usage?token=s3cret%2Bxx"] {
+        assert_eq!(agent.http(wrong, UPGRADE).0, 401, "{wrong}");
+    }
+    assert_eq!(status(&agent, "/usage", "Authorization: Basic s3cret+x\r\n"), 401);
+    let log = agent.stop();
+    assert!(!log.iter().any(|line| line.contains("s3cret")), "{log:#?}");
+}
+
+#[test]
+fn pages_of_other_origins_are_refused() {
+    let agent = Agent::start(&["usage.allowed_origins=https://dash.example"]);
+    assert_eq!(status(&agent, "/usage", ""), 101);
+    assert_eq!(status(&agent, "/usage", "Origin: https://dash.example\r\n"), 101);
+    assert_eq!(status(&agent, "/usage", "Origin: https://evil.example\r\n"), 403);
+    agent.stop();
+    let open = Agent::start(&[]);
+    assert_eq!(status(&open, "/usage", "Origin: https://evil.example\r\n"), 101);
+    open.stop();
+}
+
+#[test]
+fn over_the_limit_503_and_room_again_when_somebody_leaves() {
+    let agent = Agent::start(&["usage.max_connections=2"]);
+    let (_, first) = upgrade(&agent, "/usage", "");
+    let (_, _second) = upgrade(&agent, "/usage", "");
+    let (code, answer) = agent.http("/usage", UPGRADE);
+    assert_eq!(code, 503);
+    assert!(answer.contains("\r\nRetry-After: 10\r\n"), "{answer}");
+    drop(first);
+    wait_until("a free place", || (agent.http("/usage", "Host: a\r\n").0 == 426).then_some(()));
+    agent.stop();
+}
+
+#[test]
+fn an_address_has_its_own_limit_and_a_trusted_proxy_speaks_for_others() {
+    let agent = Agent::start(&["usage.max_connections_per_ip=1"]);
+    let (code, _here) = upgrade(&agent, "/usage", "");
+    assert_eq!(code, 101);
+    assert_eq!(status(&agent, "/usage", ""), 503);
+    let (code, _a) = upgrade(&agent, "/usage", "X-Forwarded-For: 192.0.2.1\r\n");
+    assert_eq!(code, 101);
+    assert_eq!(status(&agent, "/usage", "X-Forwarded-For: 192.0.2.1\r\n"), 503);
+    assert_eq!(status(&agent, "/usage", "X-Real-IP: 192.0.2.1\r\n"), 503);
+    let (code, _b) = upgrade(&agent, "/usage", "X-Real-IP: 192.0.2.2\r\n");
+    assert_eq!(code, 101);
+    agent.stop();
+    let strict = Agent::start(&["usage.max_connections_per_ip=1", "usage.trusted_proxies="]);
+    let (code, _here) = upgrade(&strict, "/usage", "X-Forwarded-For: 192.0.2.1\r\n");
+    assert_eq!(code, 101);
+    assert_eq!(strict.http("/usage", "X-Forwarded-For: 192.0.2.2\r\n").0, 503);
+    strict.stop();
+}

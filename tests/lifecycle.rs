@@ -1,0 +1,147 @@
+//! Start, reload, stop; what the log says; what is left behind.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::{Agent, Scratch, wait_until};
+
+#[test]
+fn it_says_hello_listens_and_stops_without_a_trace() {
+    let start = Instant::now();
+    let agent = Agent::start(&["node_id=n1"]);
+    assert!(start.elapsed() < Duration::from_secs(2));
+    let hello = agent.wait_log("started");
+    assert!(hello.contains(env!("CARGO_PKG_VERSION")) && hello.contains("of node n1"), "{hello}");
+    assert!(hello.contains("settings from no file; on: usage"), "{hello}");
+    let log = agent.stop();
+    assert!(log.last().unwrap().ends_with("info stopping"), "{log:#?}");
+}
+
+#[test]
+fn sigint_stops_it_too() {
+    let mut agent = Agent::start(&[]);
+    agent.signal("-INT");
+    assert_eq!(agent.wait().0.code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut agent = Agent::start(&[]);
+    // It answers nothing and does not leave: stopping waits a second for it.
+    let _silent = agent.subscribe();
+    agent.signal("-TERM");
+    agent.wait_log("stopping");
+    agent.signal("-TERM");
+    let (status, took) = agent.wait();
+    assert_eq!(status.signal(), Some(15));
+    assert!(took < Duration::from_millis(500), "{took:?}");
+}
+
+#[test]
+fn sighup_reads_the_settings_again_and_a_wrong_file_changes_nothing() {
+    let scratch = Scratch::new("reload");
+    let file = scratch.write("a.toml", "interval = 3600\n");
+    let agent = Agent::start_with(&[], &["-c", &file]);
+    let mut client = agent.subscribe();
+    scratch.write("a.toml", "intervall = 1\n");
+    agent.signal("-HUP");
+    let line = agent.wait_log("settings stay as they are");
+    assert!(
+        line.ends_with(&format!(
+            "{file} line 1: unknown key \"intervall\", did you mean interval?"
+        ))
+    );
+    client.silent_for(Duration::from_millis(1200));
+    scratch.write("a.toml", "interval = 1\n[usage]\nenabled = false\ntoken = \"t\"\n");
+    agent.signal("-HUP");
+    agent.wait_log("settings read again");
+    agent.wait_log("these take effect with the next start: usage.enabled");
+    assert_eq!(client.json()["type"], "usage_update", "the new interval");
+    assert_eq!(client.json()["type"], "usage_update");
+    assert_eq!(agent.http("/usage", "").0, 401, "the new token");
+    agent.stop();
+}
+
+#[test]
+fn under_systemd_lines_carry_their_level_and_no_time() {
+    let mut command = support::hm_agent();
+    command.env("JOURNAL_STREAM", "8:1").args(["-s", "usage.listen=127.0.0.1:0"]);
+    let agent = Agent::spawn(command);
+    assert!(agent.wait_log("started").starts_with("<6>hm-agent "));
+    agent.stop();
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let mut command = Command::new("sh");
+    // Standard error is a full disk after the lines that the test waits for.
+    let agent = env!("CARGO_BIN_EXE_hm-agent");
+    command.args([
+        "-c",
+        "exec 3>&2 2>/dev/full; echo usage listening on 127.0.0.1:1 >&3; exec \"$0\" \"$@\"",
+        agent,
+    ]);
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "log_level=trace"]);
+    let mut agent = Agent::spawn(command);
+    let port = wait_until("a listening port", || listening_port(agent.pid()));
+    agent.address.set_port(port);
+    agent.subscribe();
+    agent.stop();
+}
+
+/// The port that a process listens on, by /proc.
+fn listening_port(pid: u32) -> Option<u16> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    let links: Vec<String> = fds
+        .filter_map(|fd| Some(std::fs::read_link(fd.ok()?.path()).ok()?.display().to_string()))
+        .collect();
+    let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/tcp")).ok()?;
+    sockets.lines().skip(1).find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let listening = fields.get(3) == Some(&"0A");
+        let ours = links.contains(&format!("socket:[{}]", fields.get(9)?));
+        let port = fields.get(1)?.rsplit(':').next()?;
+        (listening && ours).then(|| u16::from_str_radix(port, 16).ok())?
+    })
+}
+
+/// A machine that was suspended, or a process that was stopped, takes up its ticks again.
+#[test]
+fn after_a_pause_it_goes_on_with_one_update_not_with_all_it_missed() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut client = agent.subscribe();
+    client.json();
+    agent.signal("-STOP");
+    client.silent_for(Duration::from_millis(3500));
+    agent.signal("-CONT");
+    let start = Instant::now();
+    for _ in 0..3 {
+        client.json();
+    }
+    let took = start.elapsed();
+    assert!(took > Duration::from_millis(1000) && took < Duration::from_millis(3200), "{took:?}");
+    agent.stop();
+}
+
+#[test]
+fn out_of_descriptors_it_pauses_and_comes_back() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
+    let agent = Agent::spawn(command);
+    let mut inside = agent.subscribe();
+    let flood: Vec<_> = (0..100).map(|_| agent.socket()).collect();
+    agent.wait_log("cannot accept: ");
+    for _ in 0..3 {
+        assert_eq!(inside.json()["type"], "usage_update", "who is inside is served on");
+    }
+    drop(flood);
+    let start = Instant::now();
+    agent.subscribe();
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    agent.stop();
+}

@@ -1,0 +1,71 @@
+//! A thousand subscribers: each gets every update, and nothing is left when they have gone.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::{Agent, wait_until};
+
+const SUBSCRIBERS: usize = 1000;
+const UPDATES: usize = 3;
+
+#[test]
+fn each_of_a_thousand_gets_every_update_and_leaves_nothing_behind() {
+    let limits = ["usage.max_connections=0", "usage.max_connections_per_ip=0", "interval=2"];
+    let agent = Agent::start(&limits);
+    // Once, so that what the first crowd needs for ever is not counted against it.
+    come_and_go(&agent);
+    let before = Footprint::of(&agent);
+    come_and_go(&agent);
+    wait_until("as little as before", || {
+        let now = Footprint::of(&agent);
+        (now.threads == before.threads && now.descriptors == before.descriptors).then_some(())
+    });
+    let (before, after) = (before.memory_kb, Footprint::of(&agent).memory_kb);
+    assert!(after <= before + 200, "{before} kB before, {after} kB after");
+    agent.stop();
+}
+
+struct Footprint {
+    threads: u64,
+    descriptors: usize,
+    memory_kb: u64,
+}
+
+impl Footprint {
+    fn of(agent: &Agent) -> Self {
+        Self {
+            threads: agent.status("Threads"),
+            descriptors: agent.descriptors(),
+            memory_kb: agent.status("VmRSS"),
+        }
+    }
+}
+
+fn come_and_go(agent: &Agent) {
+    let threads = agent.status("Threads");
+    let mut clients: Vec<_> = (0..SUBSCRIBERS).map(|_| agent.subscribe()).collect();
+    assert_eq!(agent.status("Threads"), threads + SUBSCRIBERS as u64);
+    // Ticks that came while the crowd was still arriving are drained; from here on all see the same.
+    for client in &mut clients {
+        client.0.get_ref().set_nonblocking(true).unwrap();
+        while client.0.read().is_ok() {}
+        client.0.get_ref().set_nonblocking(false).unwrap();
+    }
+    let start = Instant::now();
+    let stamps: Vec<Vec<u64>> = clients
+        .iter_mut()
+        .map(|client| (0..UPDATES).map(|_| client.json()["timestamp"].as_u64().unwrap()).collect())
+        .collect();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(2 * UPDATES as u64 + 1), "{took:?}");
+    let pace =
+        |stamps: &[u64]| stamps.windows(2).all(|pair| (1..=3).contains(&(pair[1] - pair[0])));
+    assert!(stamps.iter().all(|each| pace(each)), "an update was missed");
+    for mut client in clients {
+        client.0.close(None).unwrap();
+        while client.0.read().is_ok() {}
+    }
+    wait_until("the last one's end", || (agent.status("Threads") == threads).then_some(()));
+}

@@ -1,0 +1,237 @@
+//! Runs the real agent on a port of its own, and talks to it.
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Message, WebSocket};
+
+/// Longer than anything should take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running agent; killed when it goes out of scope.
+pub struct Agent {
+    child: Child,
+    pub address: SocketAddr,
+    log: Arc<(Mutex<Vec<String>>, Condvar)>,
+}
+
+/// The agent's program, without the settings of whoever runs the tests.
+pub fn hm_agent() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hm-agent"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("HM_AGENT_") || name == "JOURNAL_STREAM" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+impl Agent {
+    /// Starts with these `-s` settings and listens on a free loopback port.
+    pub fn start(settings: &[&str]) -> Self {
+        Self::start_with(settings, &[])
+    }
+
+    /// The same with further arguments.
+    pub fn start_with(settings: &[&str], arguments: &[&str]) -> Self {
+        let mut command = hm_agent();
+        command.args(arguments).args(["-s", "usage.listen=127.0.0.1:0"]);
+        for setting in settings {
+            command.args(["-s", setting]);
+        }
+        Self::spawn(command)
+    }
+
+    /// Starts a command that runs the agent, however wrapped.
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log: Arc<(Mutex<Vec<String>>, Condvar)> = Arc::default();
+        let (lines, stderr) = (log.clone(), BufReader::new(child.stderr.take().unwrap()));
+        std::thread::spawn(move || {
+            for line in stderr.lines() {
+                lines.0.lock().unwrap().push(line.unwrap());
+                lines.1.notify_all();
+            }
+        });
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut agent = Self { child, address, log };
+        let line = agent.wait_log("usage listening on ");
+        agent.address = line.rsplit(' ').next().unwrap().parse().unwrap();
+        agent
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log(&self) -> Vec<String> {
+        self.log.0.lock().unwrap().clone()
+    }
+
+    /// Waits for a line of the log that contains `text`.
+    pub fn wait_log(&self, text: &str) -> String {
+        let find = |lines: &[String]| lines.iter().find(|line| line.contains(text)).cloned();
+        let lines = self.log.0.lock().unwrap();
+        let (lines, _) =
+            self.log.1.wait_timeout_while(lines, PATIENCE, |lines| find(lines).is_none()).unwrap();
+        find(&lines).unwrap_or_else(|| panic!("no line {text:?} in {lines:#?}"))
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; how it ended, and how long it took.
+    pub fn wait(&mut self) -> (ExitStatus, Duration) {
+        let start = Instant::now();
+        let status = wait_until("the agent's end", || self.child.try_wait().unwrap());
+        (status, start.elapsed())
+    }
+
+    /// SIGTERM, and a good end within two seconds.
+    pub fn stop(mut self) -> Vec<String> {
+        self.signal("-TERM");
+        let (status, took) = self.wait();
+        assert_eq!(status.code(), Some(0), "{:#?}", self.log());
+        assert!(took < Duration::from_secs(2), "took {took:?}");
+        self.log()
+    }
+
+    /// A number behind `name` in `/proc/PID/status`, e.g. VmRSS in kB.
+    pub fn status(&self, name: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// Sends text as it is and returns all that comes back until the agent closes.
+    pub fn raw(&self, request: &[u8]) -> String {
+        let mut socket = self.socket();
+        socket.write_all(request).unwrap();
+        let mut answer = Vec::new();
+        // A reset after the answer is an end too.
+        let _ = socket.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// An HTTP request with these header lines; the status line's number, and everything.
+    pub fn http(&self, target: &str, headers: &str) -> (u16, String) {
+        let answer = self.raw(format!("GET {target} HTTP/1.1\r\n{headers}\r\n").as_bytes());
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.unwrap_or_else(|| panic!("no answer: {answer:?}")), answer)
+    }
+
+    pub fn socket(&self) -> TcpStream {
+        let socket = TcpStream::connect(self.address).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+
+    pub fn connect(&self) -> Client {
+        let url = format!("ws://{}/usage", self.address);
+        Client(tungstenite::client(url, self.socket()).unwrap().0)
+    }
+
+    /// Connects and subscribes; swallows confirmation, system_info and the first update.
+    pub fn subscribe(&self) -> Client {
+        let mut client = self.connect();
+        client.say("subscribe:usage");
+        assert_eq!(client.json()["status"], "subscribed");
+        assert_eq!(client.json()["type"], "system_info");
+        assert_eq!(client.json()["type"], "usage_update");
+        client
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A WebSocket client.
+pub struct Client(pub WebSocket<TcpStream>);
+
+impl Client {
+    pub fn say(&mut self, text: &str) {
+        self.0.send(Message::text(text)).unwrap();
+    }
+
+    pub fn json(&mut self) -> serde_json::Value {
+        match self.0.read().unwrap() {
+            Message::Text(text) => serde_json::from_str(&text).unwrap(),
+            other => panic!("expected text, got {other:?}"),
+        }
+    }
+
+    /// Reads on to the close frame.
+    pub fn closed(&mut self) -> CloseFrame {
+        loop {
+            if let Message::Close(frame) = self.0.read().unwrap() {
+                return frame.unwrap();
+            }
+        }
+    }
+
+    /// Nothing comes for so long.
+    pub fn silent_for(&mut self, time: Duration) {
+        self.0.get_ref().set_read_timeout(Some(time)).unwrap();
+        let read = self.0.read();
+        assert!(
+            matches!(&read, Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock),
+            "{read:?}"
+        );
+        self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+}
+
+/// Tries again until something is there, at most for the usual patience.
+pub fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited too long for {what}");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// A directory of its own below the system's temporary one; removed when it goes out of scope.
+pub struct Scratch(pub std::path::PathBuf);
+
+impl Scratch {
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("hm-agent-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,267 @@
+//! The conversation on `/usage`, as a dashboard sees it.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use support::{Agent, PATIENCE};
+use tungstenite::Message;
+
+#[test]
+fn confirmation_system_info_and_the_current_update_come_at_once() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut client = agent.connect();
+    let start = Instant::now();
+    client.say("subscribe:usage");
+    assert_eq!(client.json(), serde_json::json!({"status": "subscribed"}));
+    let info = client.json();
+    assert_eq!(info["type"], "system_info");
+    let keys: Vec<_> = info.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected = [
+        "cpu_count",
+        "cpu_model",
+        "gpu_count",
+        "gpus",
+        "hostname",
+        "ram_total_mb",
+        "timestamp",
+        "type",
+    ];
+    assert_eq!(keys, expected);
+    let update = client.json();
+    let keys: Vec<_> = update.as_object().unwrap().keys().map(String::as_str).collect();
+    let expected =
+        ["cpu_percent", "ram_percent", "ram_total_mb", "ram_used_mb", "timestamp", "type"];
+    assert_eq!(keys, expected, "a machine without a GPU has no GPU fields");
+    assert!(start.elapsed() < Duration::from_secs(1));
+    let cpu = update["cpu_percent"].as_f64().unwrap();
+    assert!((0.0..=100.0).contains(&cpu));
+    client.silent_for(Duration::from_millis(700)); // past the warm-up, which wakes nobody
+    agent.stop();
+}
+
+#[test]
+fn one_update_a_tick_and_on_time() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut client = agent.subscribe();
+    client.json();
+    let first = Instant::now();
+    for tick in 1..=3 {
+        assert_eq!(client.json()["type"], "usage_update");
+        let late = first.elapsed().as_secs_f64() - f64::from(tick);
+        assert!(late.abs() < 0.2, "tick {tick} is {late} s off");
+    }
+    agent.stop();
+}
+
+#[test]
+fn subscribing_twice_confirms_twice_and_streams_once() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut client = agent.subscribe();
+    client.say("subscribe:usage");
+    let mut messages = Vec::new();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(3200) {
+        messages.push(client.json());
+    }
+    let count = |key: &str, value: &str| messages.iter().filter(|m| m[key] == value).count();
+    assert_eq!(count("status", "subscribed"), 1);
+    assert!((3..=4).contains(&count("type", "usage_update")), "{messages:?}");
+    assert_eq!(count("type", "system_info"), 0);
+    agent.stop();
+}
+
+#[test]
+fn unsubscribing_stops_the_stream_and_subscribing_starts_it_anew() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut client = agent.subscribe();
+    client.say("unsubscribe:usage");
+    while client.json()["status"] != "unsubscribed" {}
+    client.silent_for(Duration::from_millis(1500));
+    client.say("subscribe:usage");
+    assert_eq!(client.json()["status"], "subscribed");
+    assert_eq!(client.json()["type"], "system_info");
+    assert_eq!(client.json()["type"], "usage_update");
+    agent.stop();
+}
+
+#[test]
+fn detail_is_the_same_and_more_and_plain_stays_plain() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut plain = agent.subscribe();
+    let mut client = agent.connect();
+    client.say("subscribe:detail");
+    assert_eq!(client.json()["status"], "subscribed");
+    let info = client.json();
+    assert_eq!(info["agent"], env!("CARGO_PKG_VERSION"));
+    client.json();
+    client.json();
+    let update = client.json();
+    let cpus = update["cpus"].as_array().unwrap();
+    assert_eq!(cpus.len() as u64, info["cpu_count"].as_u64().unwrap());
+    assert!(update["uptime_seconds"].as_f64().unwrap() > 0.0);
+    assert!(update["load"]["one"].is_number());
+    assert!(update["swap_total_bytes"].is_number());
+    let networks = update["networks"].as_array().unwrap();
+    let lo = networks.iter().find(|each| each["device"] == "lo").unwrap();
+    assert!(lo["receive"]["bytes_per_second"].as_u64().unwrap() > 0, "these very conversations");
+    let files = update["file_systems"].as_array().unwrap();
+    let root = files.iter().find(|each| each["mount_point"] == "/").unwrap();
+    assert!(root["total_bytes"].as_u64().unwrap() > root["used_bytes"].as_u64().unwrap());
+    assert_eq!(plain.json().as_object().unwrap().len(), 6);
+    // Asking for the other kind switches over, with everything a new subscriber gets.
+    client.say("subscribe:usage");
+    while client.json()["status"] != "subscribed" {}
+    assert_eq!(client.json().as_object().unwrap().len(), 8);
+    assert_eq!(client.json().as_object().unwrap().len(), 6);
+    agent.stop();
+}
+
+#[test]
+fn other_text_is_answered_at_a_bounded_rate() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut client = agent.connect();
+    client.say("{\"subscribe\": \"usage\"}");
+    let answer = client.json();
+    assert_eq!(answer["status"], "error");
+    assert!(answer["message"].as_str().unwrap().contains("send subscribe:usage, subscribe:detail"));
+    for _ in 0..500 {
+        client.say("?");
+    }
+    client.say("subscribe:usage");
+    let mut answers = 0;
+    while client.json()["status"] == "error" {
+        answers += 1;
+    }
+    assert!((9..=12).contains(&answers), "{answers} answers");
+    agent.stop();
+}
+
+#[test]
+fn what_is_not_text_or_too_long_or_not_websocket_is_closed_with_its_code() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut binary = agent.connect();
+    binary.0.send(Message::binary(vec![1, 2, 3])).unwrap();
+    assert_eq!(u16::from(binary.closed().code), 1003);
+    let mut long = agent.connect();
+    long.say(&"x".repeat(4096));
+    assert_eq!(long.json()["status"], "error", "4 KiB are read");
+    long.say(&"x".repeat(4097));
+    assert_eq!(u16::from(long.closed().code), 1009);
+    let mut huge = agent.connect();
+    huge.say(&"x".repeat(1 << 20));
+    assert_eq!(u16::from(huge.closed().code), 1009);
+    let mut unmasked = agent.connect();
+    std::io::Write::write_all(unmasked.0.get_mut(), b"\x81\x01x").unwrap();
+    assert_eq!(u16::from(unmasked.closed().code), 1002);
+    let mut invalid = agent.connect();
+    std::io::Write::write_all(invalid.0.get_mut(), b"\x81\x81\0\0\0\0\xff").unwrap();
+    assert_eq!(u16::from(invalid.closed().code), 1007);
+    agent.stop();
+}
+
+#[test]
+fn a_fragmented_subscription_with_a_ping_in_between_is_one_subscription() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut client = agent.connect();
+    let mut bytes = Vec::new();
+    // FIN and opcode, mask bit and length, a mask of zeros, payload.
+    for (first, payload) in [(0x01, "subscribe"), (0x89, "ping"), (0x80, ":usage")] {
+        bytes.extend([first, 0x80 | payload.len() as u8, 0, 0, 0, 0]);
+        bytes.extend(payload.as_bytes());
+    }
+    std::io::Write::write_all(client.0.get_mut(), &bytes).unwrap();
+    assert_eq!(client.0.read().unwrap(), Message::Pong("ping".into()));
+    assert_eq!(client.json()["status"], "subscribed");
+    agent.stop();
+}
+
+#[test]
+fn a_ping_is_answered_at_once_not_at_the_next_tick() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut client = agent.subscribe();
+    let start = Instant::now();
+    for number in 0..100u8 {
+        client.0.send(Message::Ping(vec![number].into())).unwrap();
+        assert_eq!(client.0.read().unwrap(), Message::Pong(vec![number].into()));
+    }
+    assert!(start.elapsed() < Duration::from_secs(1));
+    agent.stop();
+}
+
+#[test]
+fn a_chatterer_gets_its_updates_all_the_same() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut client = agent.subscribe();
+    let mut writer = client.0.get_ref().try_clone().unwrap();
+    let chatter = std::thread::spawn(move || {
+        let ping = [0x89, 0x80, 0, 0, 0, 0].repeat(1000);
+        while std::io::Write::write_all(&mut writer, &ping).is_ok() {}
+    });
+    let (mut updates, start) = (0, Instant::now());
+    while updates < 3 {
+        if let Message::Text(text) = client.0.read().unwrap() {
+            updates += usize::from(text.contains("usage_update"));
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(4), "took {:?}", start.elapsed());
+    client.0.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
+    chatter.join().unwrap();
+    agent.stop();
+}
+
+#[test]
+fn stopping_closes_with_1001_within_two_seconds() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut clients: Vec<_> = (0..20).map(|_| agent.subscribe()).collect();
+    let mut unsubscribed = agent.connect();
+    let _asks_for_nothing = agent.socket();
+    agent.stop();
+    for client in clients.iter_mut().chain([&mut unsubscribed]) {
+        let frame = client.closed();
+        assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1001, "the agent is stopping"));
+    }
+}
+
+#[test]
+#[ignore = "waits 30 s"]
+fn without_a_subscription_within_30_s_closed_with_1008() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut client = agent.connect();
+    let mut subscriber = agent.subscribe();
+    subscriber.say("unsubscribe:usage");
+    while subscriber.json()["status"] != "unsubscribed" {}
+    client.0.get_ref().set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    let start = Instant::now();
+    assert_eq!(u16::from(client.closed().code), 1008);
+    assert!((28..33).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    // Who has subscribed once may pause for as long as it likes.
+    subscriber.silent_for(Duration::from_secs(2));
+    agent.stop();
+}
+
+#[test]
+#[ignore = "waits for a write deadline"]
+fn a_client_that_stops_reading_is_cut_and_nobody_else_notices() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut good = agent.subscribe();
+    let mut stalled = agent.connect();
+    // Asks for greetings until every buffer on the way is full, and the agent no longer reads either.
+    stalled.0.get_ref().set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut asked = ["subscribe:usage", "subscribe:detail"].iter().cycle();
+    while stalled.0.send(Message::text(*asked.next().unwrap())).is_ok() {}
+    let started = Instant::now();
+    let mut last = Instant::now();
+    while !agent.log().iter().any(|line| line.contains("cut: it did not read for 10 s")) {
+        good.json();
+        let gap = last.elapsed();
+        assert!(gap < Duration::from_millis(1500), "an update was {gap:?} after the one before");
+        last = Instant::now();
+        assert!(started.elapsed() < PATIENCE, "{:#?}", agent.log());
+    }
+    let mut rest = Vec::new();
+    let _ = stalled.0.get_mut().read_to_end(&mut rest);
+    agent.stop();
+}
