@@ -1,0 +1,158 @@
+//! Real counterparts: Python's websockets, Node's ws, nginx in between, psutil beside us, a file system
+//! that hangs. `./tests/run` installs them; without it these tests are left out.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use support::{Agent, Scratch, wait_until};
+
+fn peer(script: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
+    path.display().to_string()
+}
+
+/// The interpreter that has the peers' packages.
+fn python() -> String {
+    std::env::var("HM_TEST_PYTHON").expect("HM_TEST_PYTHON is set by ./tests/run")
+}
+
+fn succeeds(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}\n{stdout}\n{stderr}");
+    print!("{stdout}");
+    stdout
+}
+
+struct Nginx {
+    child: Child,
+    port: u16,
+    _scratch: Scratch,
+}
+
+impl Nginx {
+    /// The protocol document's location block, in front of an agent.
+    fn before(agent: &Agent) -> Self {
+        let scratch = Scratch::new("nginx");
+        // A port that was free a moment ago: nginx cannot choose one itself.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (dir, upstream) = (scratch.0.display(), agent.address);
+        let config = format!(
+            "daemon off; pid {dir}/pid; error_log stderr warn;
+events {{}}
+http {{
+  access_log off;
+  client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};
+  uwsgi_temp_path {dir}; scgi_temp_path {dir};
+  server {{
+    listen 127.0.0.1:{port};
+    location /gpu-ws {{
+      proxy_pass         http://{upstream}/usage;
+      proxy_http_version 1.1;
+      proxy_set_header   Upgrade           $http_upgrade;
+      proxy_set_header   Connection        \"upgrade\";
+      proxy_set_header   Host              $host;
+      proxy_set_header   X-Real-IP         $remote_addr;
+      proxy_set_header   X-Forwarded-For   $proxy_add_x_forwarded_for;
+      proxy_read_timeout 86400;
+      proxy_connect_timeout 30s;
+      proxy_buffering off;
+    }}
+  }}
+}}
+"
+        );
+        let file = scratch.write("nginx.conf", &config);
+        let child = Command::new("nginx").args(["-c", &file, "-e", "stderr"]).spawn().unwrap();
+        let nginx = Self { child, port, _scratch: scratch };
+        wait_until("nginx", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Its master ends its workers on SIGTERM, not on SIGKILL.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs Python's websockets; 26 s"]
+fn python_websockets_directly_and_through_nginx() {
+    let agent = Agent::start(&["interval=2"]);
+    let nginx = Nginx::before(&agent);
+    let direct = format!("ws://{}/usage", agent.address);
+    let proxied = format!("ws://127.0.0.1:{}/gpu-ws", nginx.port);
+    std::thread::scope(|scope| {
+        for url in [direct, proxied] {
+            scope.spawn(move || {
+                let script = peer("usage_websockets.py");
+                succeeds(Command::new(python()).args([&script, &url, "2", "24"]));
+            });
+        }
+    });
+    drop(nginx);
+    agent.stop();
+}
+
+#[test]
+#[ignore = "needs Node's ws"]
+fn node_ws_directly_and_through_nginx() {
+    let agent = Agent::start(&["interval=1"]);
+    let nginx = Nginx::before(&agent);
+    let direct = format!("ws://{}/usage", agent.address);
+    let proxied = format!("ws://127.0.0.1:{}/gpu-ws", nginx.port);
+    for url in [direct, proxied] {
+        succeeds(Command::new("node").args([&peer("usage_ws.mjs"), &url, "1", "5"]));
+    }
+    drop(nginx);
+    agent.stop();
+}
+
+#[test]
+#[ignore = "needs nginx"]
+fn behind_nginx_a_stop_reaches_the_client_as_1001_and_addresses_are_the_clients() {
+    let agent = Agent::start(&["usage.max_connections_per_ip=2", "interval=1"]);
+    let nginx = Nginx::before(&agent);
+    let connect = || {
+        let socket = std::net::TcpStream::connect(("127.0.0.1", nginx.port)).unwrap();
+        socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        let url = format!("ws://127.0.0.1:{}/gpu-ws", nginx.port);
+        tungstenite::client(url, socket).map(|(socket, _)| support::Client(socket))
+    };
+    let mut first = connect().unwrap();
+    let _second = connect().unwrap();
+    assert!(connect().is_err(), "the third of one address");
+    first.say("subscribe:usage");
+    assert_eq!(first.json()["status"], "subscribed");
+    agent.stop();
+    assert_eq!(u16::from(first.closed().code), 1001);
+}
+
+#[test]
+#[ignore = "needs psutil"]
+fn cpu_and_ram_agree_with_psutil() {
+    let agent = Agent::start(&["interval=2"]);
+    let url = format!("ws://{}/usage", agent.address);
+    succeeds(Command::new(python()).args([&peer("compare_psutil.py"), &url]));
+    agent.stop();
+}
+
+#[test]
+#[ignore = "needs root and /dev/fuse"]
+fn a_file_system_that_hangs_is_left_out_until_it_answers() {
+    let scratch = Scratch::new("hung");
+    let directory = scratch.0.display().to_string();
+    succeeds(Command::new("unshare").args(["--mount", &python()]).args([
+        &peer("hung_mount.py"),
+        env!("CARGO_BIN_EXE_hm-agent"),
+        &directory,
+    ]));
+}

@@ -1,0 +1,88 @@
+//! What is shipped: one static file, stripped, within its budgets, that runs where there is nothing else.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use support::{Agent, Scratch};
+
+const BUDGET_BYTES: u64 = 2_500_000;
+const BUDGET_IDLE_KB: u64 = 2048;
+const BUDGET_START_MILLISECONDS: u128 = 50;
+
+/// Builds it, once.
+fn built() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build-static");
+        let output = Command::new(script).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        String::from_utf8(output.stdout).unwrap().trim().into()
+    })
+}
+
+fn readelf(option: &str) -> String {
+    let output = Command::new("readelf").arg(option).arg(built()).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+#[ignore = "builds a release"]
+fn static_stripped_and_small() {
+    assert!(!readelf("--program-headers").contains("INTERP"), "it asks for a loader");
+    assert!(!readelf("--dynamic").contains("(NEEDED)"), "it asks for a library");
+    let sections = readelf("--sections");
+    assert!(sections.contains(".text") && !sections.contains(".symtab"), "{sections}");
+    let size = std::fs::metadata(built()).unwrap().len();
+    println!("{size} bytes");
+    assert!(size <= BUDGET_BYTES, "{size} bytes");
+}
+
+#[test]
+#[ignore = "builds a release"]
+fn it_names_nobodys_directories() {
+    let bytes = std::fs::read(built()).unwrap();
+    let home = std::env::var("HOME").unwrap();
+    for private in [home.as_str(), env!("CARGO_MANIFEST_DIR")] {
+        let found = bytes.windows(private.len()).any(|window| window == private.as_bytes());
+        assert!(!found, "it contains {private}");
+    }
+}
+
+#[test]
+#[ignore = "builds a release; needs root"]
+fn it_runs_in_a_root_with_nothing_else_in_it() {
+    let root = Scratch::new("root");
+    std::fs::copy(built(), root.0.join("hm-agent")).unwrap();
+    let output = Command::new("chroot").arg(&root.0).args(["/hm-agent", "check"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let run = Command::new("chroot").arg(&root.0).arg("/hm-agent").output().unwrap();
+    assert_eq!(run.status.code(), Some(1), "there is no /proc");
+    assert!(String::from_utf8_lossy(&run.stderr).contains("read /proc/stat: no such file"));
+}
+
+#[test]
+#[ignore = "builds a release"]
+fn it_starts_at_once_and_idles_in_two_megabytes() {
+    let mut starts = Vec::new();
+    for _ in 0..5 {
+        let mut command = Command::new(built());
+        command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
+        let start = Instant::now();
+        let agent = Agent::spawn(command);
+        starts.push(start.elapsed().as_millis());
+        agent.subscribe().json();
+        let idle = agent.status("VmRSS");
+        println!("listening after {} ms, {idle} kB", starts.last().unwrap());
+        assert!(idle <= BUDGET_IDLE_KB, "{idle} kB");
+        agent.stop();
+    }
+    starts.sort_unstable();
+    assert!(starts[2] <= BUDGET_START_MILLISECONDS, "{starts:?} ms");
+}
