@@ -30,10 +30,10 @@ impl Sample {
         self.tick
     }
 
-    /// `usage_update` as a frame.
-    pub fn update_frame(&self, primary: usage::Primary, detailed: bool) -> &[u8] {
+    /// `usage_update` as a frame, showing the GPU that `primary` names when the message is made.
+    pub fn update_frame(&self, primary: impl FnOnce() -> usage::Primary, detailed: bool) -> &[u8] {
         let once = if detailed { &self.detailed } else { &self.plain };
-        once.get_or_init(|| frame::text(&usage::usage_update(&self.snapshot, primary, detailed)))
+        once.get_or_init(|| frame::text(&usage::usage_update(&self.snapshot, primary(), detailed)))
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
     fn a_message_is_made_once() {
         let feed = Feed::new(Reading::default()).expect("a feed");
         let sample = feed.current();
-        let primary = usage::Primary::Index(0);
+        let primary = || usage::Primary::Index(0);
         assert!(std::ptr::eq(
             sample.update_frame(primary, false),
             sample.update_frame(primary, false)

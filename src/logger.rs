@@ -1,11 +1,14 @@
 //! Log lines on standard error.
 //!
-//! A plain line is `2026-11-21T09:00:00Z warn text`. Under systemd (`JOURNAL_STREAM` is set) it is
-//! `<4>text`: the journal knows the time and reads the level from the prefix. Not `eprintln!`, which
+//! A plain line is `2026-11-21T09:00:00Z warn text`. Into systemd's journal it is `<4>text`: the journal
+//! knows the time and reads the level from the prefix (sd-daemon(3)). Not `eprintln!`, which
 //! panics when the log's reader died or its disk is full: a line that cannot be written is lost, the
 //! agent goes on.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,10 +23,18 @@ struct Logger {
 
 /// Starts logging at `level`.
 pub fn init(level: LevelFilter) {
-    let journal = std::env::var_os("JOURNAL_STREAM").is_some();
+    let journal = writes_to_journal().unwrap_or(false);
     // It fails only when a logger is there already, which then serves as well.
     let _ = log::set_boxed_logger(Box::new(Logger { journal }));
     log::set_max_level(level);
+}
+
+/// systemd names the journal's socket in `JOURNAL_STREAM`; programs started further down inherit the
+/// variable, with standard error somewhere else.
+fn writes_to_journal() -> io::Result<bool> {
+    let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return Ok(false) };
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata()?;
+    Ok(journal == format!("{}:{}", stderr.dev(), stderr.ino()))
 }
 
 impl Log for Logger {
@@ -42,7 +53,7 @@ impl Log for Logger {
             };
             // One write, so that lines of different threads do not mix. See above for why a failure
             // is passed over.
-            let _ = std::io::stderr().write_all(line.as_bytes());
+            let _ = io::stderr().write_all(line.as_bytes());
         }
     }
 

@@ -14,6 +14,7 @@ const UPDATES: usize = 3;
 fn each_of_a_thousand_gets_every_update_and_leaves_nothing_behind() {
     let limits = ["usage.max_connections=0", "usage.max_connections_per_ip=0", "interval=2"];
     let agent = Agent::start(&limits);
+    agent.subscribe();
     // Once, so that what the first crowd needs for ever is not counted against it.
     come_and_go(&agent);
     let before = Footprint::of(&agent);

@@ -59,7 +59,10 @@ impl fmt::Display for End {
         match self {
             Self::Left => f.write_str("left"),
             Self::Closed(code, why) => write!(f, "closed ({}): {why}", u16::from(*code)),
-            Self::Broken(error) if error.kind() == ErrorKind::TimedOut => {
+            // Our own deadline; that of the kernel, for data that nobody confirms, has a number.
+            Self::Broken(error)
+                if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() =>
+            {
                 write!(f, "cut: it did not read for {} s", limits::WRITE.as_secs())
             }
             Self::Broken(error) => write!(f, "lost: {}", reason(error)),
@@ -88,6 +91,10 @@ impl Source<'_> {
             conversation.close(code, why);
         }
         end
+    }
+
+    fn update_frame<'s>(&self, sample: &'s Sample, detailed: bool) -> &'s [u8] {
+        sample.update_frame(|| self.settings.get().primary_gpu, detailed)
     }
 }
 
@@ -132,8 +139,7 @@ impl Conversation<'_, '_> {
             && subscription.sent != sample.tick()
         {
             subscription.sent = sample.tick();
-            let primary = self.source.settings.get().primary_gpu;
-            let update = sample.update_frame(primary, subscription.detailed);
+            let update = self.source.update_frame(&sample, subscription.detailed);
             // Past tungstenite, which would copy it for everybody: it has nothing to send now, because
             // every write below it is complete or ends the conversation.
             write(self.socket.get_mut(), update)?;
@@ -204,9 +210,8 @@ impl Conversation<'_, '_> {
         let machine = self.source.machine;
         let info = usage::system_info(machine, &sample.snapshot, detailed, unix_seconds());
         self.subscription = Some(Subscription { detailed, sent: sample.tick() });
-        let primary = self.source.settings.get().primary_gpu;
         let mut bytes = [frame::text(SUBSCRIBED), frame::text(&info)].concat();
-        bytes.extend(sample.update_frame(primary, detailed));
+        bytes.extend(self.source.update_frame(sample, detailed));
         Ok(write(self.socket.get_mut(), &bytes)?)
     }
 
