@@ -1,4 +1,7 @@
-//! The only place where threads start and end, and the only one that knows everybody.
+//! Starts and ends the services, and is the only one that knows everybody.
+//!
+//! Threads that are not started here: a port's connections, which the port waits for, and the one that
+//! asks file systems, which may hang and then must be left behind.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,15 +21,16 @@ use crate::proto::usage::Machine;
 use crate::serve::listener::{Admission, Port};
 use crate::serve::telemetry::Telemetry;
 use crate::serve::usage;
-use crate::snapshot::{Reading, Snapshot};
+use crate::snapshot::Snapshot;
+use crate::source::disks::Disks;
+use crate::source::machine;
 use crate::source::sampler::Sampler;
-use crate::source::{disks, machine};
 use crate::sync::Stop;
 use crate::sys::{self, Event, Signal};
 
 /// What threads share.
 struct Shared {
-    stop: Arc<Stop>,
+    stop: Stop,
     settings: Current,
     /// Rings when the settings in force have changed.
     reloaded: Event,
@@ -74,20 +78,14 @@ fn say_hello(sources: &Sources, settings: &Settings, config: &Config) {
 /// Takes the first look, opens the ports, and starts every thread.
 fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     let events = |error| Error::system("create an event", error);
-    let stop = Arc::new(Stop::new().map_err(events)?);
-    let (disks, asker) = disks::pair(stop.clone(), sys::statvfs);
-    threads.start("disks", move || {
-        asker.run();
-        Ok(())
-    })?;
-    let mut sampler = Sampler::new(config.roots.clone(), disks);
+    let mut sampler = Sampler::new(config.roots.clone(), Disks::new(sys::statvfs));
     let first = sampler.first()?;
     let port = match config.usage.enabled {
         true => Some(Port::bind("usage", config.usage.listen)?),
         false => None,
     };
     let shared = Arc::new(Shared {
-        stop,
+        stop: Stop::new().map_err(events)?,
         machine: machine::read(&config.roots),
         settings: Current::new(config),
         reloaded: Event::new().map_err(events)?,
@@ -184,19 +182,10 @@ fn latest_tick(next: Instant, now: Instant, interval: Duration) -> Instant {
 
 /// One look at this machine: two readings, half a second apart.
 pub fn look(config: &Config) -> Result<(Machine, Snapshot), Error> {
-    let stop = Stop::new().map_err(|error| Error::system("create an event", error))?;
-    let (disks, asker) = disks::pair(Arc::new(stop), sys::statvfs);
-    let mut threads = Threads::new();
-    threads.start("disks", move || {
-        asker.run();
-        Ok(())
-    })?;
-    let mut sampler = Sampler::new(config.roots.clone(), disks);
+    let mut sampler = Sampler::new(config.roots.clone(), Disks::new(sys::statvfs));
     let first = sampler.first()?;
     std::thread::sleep(limits::SAMPLE_WINDOW);
-    let second: Reading = sampler.read();
-    drop(sampler);
-    threads.join(limits::SHUTDOWN)?;
+    let second = sampler.read();
     let boot = Snapshot::derive(None, &first);
     Ok((machine::read(&config.roots), Snapshot::derive(Some((&first, &boot)), &second)))
 }

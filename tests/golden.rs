@@ -3,14 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use hm_agent::config::Roots;
 use hm_agent::proto::usage::{Primary, system_info, usage_update};
 use hm_agent::snapshot::{Reading, Snapshot};
-use hm_agent::source::{disks, machine, sampler::Sampler};
-use hm_agent::sync::Stop;
+use hm_agent::source::{disks::Disks, machine, sampler::Sampler};
 use hm_agent::sys::FsSize;
 
 fn tests() -> PathBuf {
@@ -26,10 +24,8 @@ fn roots(tree: &str) -> Roots {
 fn read(tree: &str, monotonic_seconds: u64) -> Reading {
     let gib = 1 << 30;
     let size = FsSize { total_bytes: 100 * gib, free_bytes: 50 * gib, available_bytes: 45 * gib };
-    let (disks, asker) = disks::pair(Arc::new(Stop::new().unwrap()), move |_| Ok(size));
-    let thread = std::thread::spawn(|| asker.run());
+    let disks = Disks::new(move |_| Ok(size));
     let mut reading = Sampler::new(roots(tree), disks).first().unwrap();
-    thread.join().unwrap();
     reading.monotonic = Duration::from_secs(monotonic_seconds);
     reading.unix_seconds = 1_795_216_252 + monotonic_seconds;
     reading
@@ -101,11 +97,9 @@ fn an_old_kernel_computes_what_it_can_and_leaves_out_the_rest() {
     for file in ["stat", "zoneinfo", "loadavg", "uptime"] {
         std::fs::copy(modern.proc.join(file), old.join("proc").join(file)).unwrap();
     }
-    let (disks, asker) = disks::pair(Arc::new(Stop::new().unwrap()), |_| unreachable!());
-    let thread = std::thread::spawn(|| asker.run());
+    let disks = Disks::new(|_| unreachable!());
     let roots = Roots { proc: old.join("proc"), sys: old.join("sys"), root: old.clone() };
     let reading = Sampler::new(roots.clone(), disks).first().unwrap();
-    thread.join().unwrap();
     let name = machine::read(&roots);
     std::fs::remove_dir_all(&old).unwrap();
 

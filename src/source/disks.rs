@@ -1,14 +1,12 @@
 //! How full file systems are. statvfs on a dead network mount never returns, and no thread can be
-//! killed: so one thread asks another, and leaves it behind when it hangs.
+//! killed: so a thread of its own asks, and when it hangs it is left behind and another one goes on.
 //!
 //! A mount that hangs is named in the log once and not asked again until its call returns.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,172 +15,166 @@ use crate::limits;
 use crate::parse::mountinfo::Mount;
 use crate::parse::quote;
 use crate::snapshot::FileSystem;
-use crate::sync::{Stop, lock};
+use crate::sync::lock;
 use crate::sys::FsSize;
 
 /// How long a sample waits for its file systems; what answers later is in the next sample.
 const PATIENCE: Duration = Duration::from_millis(50);
-/// How often a thread that waits for a slow mount looks whether the agent is stopping.
-const STEP: Duration = Duration::from_millis(100);
 
-type Statvfs = Arc<dyn Fn(&Path) -> io::Result<FsSize> + Send + Sync>;
+type Statvfs = dyn Fn(&Path) -> io::Result<FsSize> + Send + Sync;
 
-/// The sampler's end.
+/// The sampler's end. Dropping it ends the thread, unless that hangs.
 pub struct Disks {
-    requests: SyncSender<Request>,
-    answers: Arc<Answers>,
-    rounds: u64,
-}
-
-struct Request {
-    round: u64,
-    root: PathBuf,
-    mounts: Vec<Mount>,
-}
-
-/// What is known, and after which round.
-#[derive(Default)]
-struct Answers {
-    known: Mutex<(u64, BTreeMap<Vec<u8>, FileSystem>)>,
-    round_done: Condvar,
-}
-
-/// Both ends: the sampler's, and what the thread `disks` runs until the sampler's is dropped.
-pub fn pair(
-    stop: Arc<Stop>,
-    statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
-) -> (Disks, Asker) {
-    let (requests, received) = sync_channel(1);
-    let answers = Arc::new(Answers::default());
-    let asker = Asker {
-        requests: received,
-        stop,
-        statvfs: Arc::new(statvfs),
-        answers: answers.clone(),
-        hung: Arc::default(),
-        worker: None,
-    };
-    (Disks { requests, answers, rounds: 0 }, asker)
-}
-
-impl Disks {
-    /// Asks all `mounts`, below `root`, and returns those that answered: now, or while an earlier
-    /// request is still being worked on, then.
-    pub fn ask(&mut self, root: &Path, mounts: Vec<Mount>) -> Vec<FileSystem> {
-        let round = self.rounds + 1;
-        // Full: a mount is slow, and the round before is still going on.
-        if self.requests.try_send(Request { round, root: root.to_owned(), mounts }).is_ok() {
-            self.rounds = round;
-        }
-        let wanted = self.rounds;
-        let known = lock(&self.answers.known);
-        let waited =
-            self.answers.round_done.wait_timeout_while(known, PATIENCE, |(done, _)| *done < wanted);
-        let (known, _) = waited.unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.1.values().cloned().collect()
-    }
-}
-
-/// The end that waits for file systems.
-pub struct Asker {
-    requests: Receiver<Request>,
-    stop: Arc<Stop>,
-    statvfs: Statvfs,
-    answers: Arc<Answers>,
+    statvfs: Arc<Statvfs>,
     hung: Arc<Mutex<Vec<Vec<u8>>>>,
-    worker: Option<Worker>,
+    asker: Option<Asker>,
+    known: Vec<FileSystem>,
 }
 
-/// The thread whose call may hang.
-struct Worker {
-    paths: Sender<(PathBuf, Vec<u8>)>,
-    sizes: Receiver<io::Result<FsSize>>,
+/// The thread whose call may hang, and what is shared with it.
+struct Asker {
+    shared: Arc<Shared>,
     thread: JoinHandle<()>,
 }
 
-impl Asker {
-    /// Answers requests until nobody can make any more.
-    pub fn run(mut self) {
-        while let Ok(request) = self.requests.recv() {
-            let points: Vec<_> = request.mounts.iter().map(|m| m.mount_point.clone()).collect();
-            for mount in request.mounts {
-                self.ask(&request.root, mount);
-            }
-            let mut known = lock(&self.answers.known);
-            known.0 = request.round;
-            known.1.retain(|point, _| points.contains(point));
-            self.answers.round_done.notify_all();
+#[derive(Default)]
+struct Shared {
+    round: Mutex<Round>,
+    changed: Condvar,
+}
+
+/// One look at all mounts.
+#[derive(Default)]
+struct Round {
+    /// Still to be asked, the next one last.
+    waiting: Vec<(PathBuf, Mount)>,
+    /// Being asked, and since when.
+    asking: Option<(Vec<u8>, Instant)>,
+    found: Vec<FileSystem>,
+    /// Nobody waits for this thread any more.
+    abandoned: bool,
+}
+
+impl Round {
+    fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.asking.is_none()
+    }
+}
+
+impl Disks {
+    /// Will ask with `statvfs`.
+    pub fn new(statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static) -> Self {
+        Self { statvfs: Arc::new(statvfs), hung: Arc::default(), asker: None, known: Vec::new() }
+    }
+
+    /// Asks all `mounts`, below `root`, and returns those that answered. While a mount keeps the thread
+    /// waiting that is what was known before, without that mount.
+    pub fn ask(&mut self, root: &Path, mounts: &[Mount]) -> Vec<FileSystem> {
+        self.leave_behind_if_it_hangs();
+        let Some(asker) = self.asker.take().or_else(|| self.start()) else { return Vec::new() };
+        let hung = lock(&self.hung).clone();
+        let mut round = lock(&asker.shared.round);
+        if round.is_done() {
+            let wanted = mounts.iter().rev().filter(|mount| !hung.contains(&mount.mount_point));
+            round.found.clear();
+            round.waiting =
+                wanted.map(|mount| (below(root, &mount.mount_point), mount.clone())).collect();
+            asker.shared.changed.notify_all();
         }
-        if let Some(Worker { paths, thread, .. }) = self.worker {
-            drop(paths);
+        let (round, _) = asker
+            .shared
+            .changed
+            .wait_timeout_while(round, PATIENCE, |round| !round.is_done())
+            .unwrap_or_else(PoisonError::into_inner);
+        if round.is_done() {
+            self.known.clone_from(&round.found);
+        } else if let Some((slow, since)) = &round.asking {
+            // What was known stays for as long as a disk may take to spin up, but for this one.
+            let slow = String::from_utf8_lossy(slow);
+            let fresh = since.elapsed() < limits::STATVFS;
+            self.known.retain(|known| fresh && known.mount_point != slow);
+        }
+        drop(round);
+        self.asker = Some(asker);
+        self.known.clone()
+    }
+
+    fn leave_behind_if_it_hangs(&mut self) {
+        let Some(asker) = &self.asker else { return };
+        let mut round = lock(&asker.shared.round);
+        let Some((point, since)) = &round.asking else { return };
+        if since.elapsed() < limits::STATVFS || lock(&self.hung).len() >= limits::HUNG_MOUNTS {
+            return;
+        }
+        log::warn!("file system {} does not answer; it is left out until it does", quote(point));
+        lock(&self.hung).push(point.clone());
+        round.abandoned = true;
+        drop(round);
+        self.asker = None;
+    }
+
+    fn start(&self) -> Option<Asker> {
+        let shared = Arc::new(Shared::default());
+        let (ours, statvfs, hung) = (shared.clone(), self.statvfs.clone(), self.hung.clone());
+        let started = Builder::new()
+            .name("disks".to_owned())
+            .stack_size(limits::CONNECTION_STACK_BYTES)
+            .spawn(move || keep_asking(&ours, &*statvfs, &hung));
+        match started {
+            Ok(thread) => Some(Asker { shared, thread }),
+            Err(error) => {
+                log::warn!("start the thread disks: {}", reason(&error));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Disks {
+    fn drop(&mut self) {
+        let Some(Asker { shared, thread }) = self.asker.take() else { return };
+        let mut round = lock(&shared.round);
+        round.waiting.clear();
+        round.abandoned = true;
+        let hangs = round.asking.is_some();
+        drop(round);
+        shared.changed.notify_all();
+        if !hangs {
+            // It is waiting for the next round, and now ends.
             let _ = thread.join();
         }
     }
+}
 
-    fn ask(&mut self, root: &Path, mount: Mount) {
-        let point = mount.mount_point.clone();
-        let hangs = {
-            let hung = lock(&self.hung);
-            hung.contains(&point) || hung.len() >= limits::HUNG_MOUNTS
-        };
-        let answer = if hangs { None } else { self.size(&below(root, &point), &point) };
-        let mut known = lock(&self.answers.known);
-        match answer {
-            Some(size) => known.1.insert(point, file_system(mount, size)),
-            None => known.1.remove(&point),
-        };
-    }
-
-    /// `None`: it did not answer, or there is no such directory.
-    fn size(&mut self, path: &Path, point: &[u8]) -> Option<FsSize> {
-        let worker = match self.worker.take() {
-            Some(worker) => worker,
-            None => self.start_worker()?,
-        };
-        worker.paths.send((path.to_owned(), point.to_owned())).ok()?;
-        let deadline = Instant::now() + limits::STATVFS;
-        loop {
-            match worker.sizes.recv_timeout(STEP) {
-                Ok(size) => {
-                    self.worker = Some(worker);
-                    return size
-                        .map_err(|error| log::debug!("statvfs {}: {error}", path.display()))
-                        .ok();
-                }
-                Err(RecvTimeoutError::Timeout) if self.stop.is_rung() => return None,
-                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
-                Err(_) => break,
+/// The thread's life: asks one mount after the other, until nobody wants to know any more.
+fn keep_asking(shared: &Shared, statvfs: &Statvfs, hung: &Mutex<Vec<Vec<u8>>>) {
+    let mut round = lock(&shared.round);
+    loop {
+        let Some((path, mount)) = round.waiting.pop() else {
+            if round.abandoned {
+                return;
             }
+            shared.changed.notify_all();
+            round = shared.changed.wait(round).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        round.asking = Some((mount.mount_point.clone(), Instant::now()));
+        drop(round);
+        let size = statvfs(&path);
+        round = lock(&shared.round);
+        round.asking = None;
+        if round.abandoned {
+            let mut hung = lock(hung);
+            if let Some(at) = hung.iter().position(|point| *point == mount.mount_point) {
+                hung.remove(at);
+                log::info!("file system {} answers again", quote(&mount.mount_point));
+            }
+            return;
         }
-        // Dropping the worker leaves its thread behind; it notices when its call returns.
-        lock(&self.hung).push(point.to_owned());
-        let point = quote(point);
-        log::warn!("file system {point} does not answer; it is left out until it does");
-        None
-    }
-
-    fn start_worker(&self) -> Option<Worker> {
-        let (paths, wanted) = channel::<(PathBuf, Vec<u8>)>();
-        let (found, sizes) = channel();
-        let (statvfs, hung) = (self.statvfs.clone(), self.hung.clone());
-        let work = move || {
-            while let Ok((path, point)) = wanted.recv() {
-                if found.send(statvfs(&path)).is_err() {
-                    lock(&hung).retain(|hanging| *hanging != point);
-                    log::info!("file system {} answers again", quote(&point));
-                }
-            }
-        };
-        let started = Builder::new()
-            .name("statvfs".to_owned())
-            .stack_size(limits::CONNECTION_STACK_BYTES)
-            .spawn(work);
-        match started {
-            Ok(thread) => Some(Worker { paths, sizes, thread }),
-            Err(error) => {
-                log::warn!("start the thread statvfs: {}", reason(&error));
-                None
-            }
+        match size {
+            Ok(size) => round.found.push(file_system(mount, size)),
+            // Not there below this root, or not ours to see.
+            Err(error) => log::debug!("statvfs {}: {}", path.display(), reason(&error)),
         }
     }
 }
@@ -210,6 +202,7 @@ fn file_system(mount: Mount, size: FsSize) -> FileSystem {
 mod tests {
     use super::*;
     use crate::parse::mountinfo::parse;
+    use std::sync::mpsc::sync_channel;
 
     #[test]
     fn a_mount_that_hangs_is_left_out_until_it_answers_and_others_go_on() {
@@ -224,13 +217,11 @@ mod tests {
             }
             Ok(size)
         };
-        let stop = Arc::new(Stop::new().unwrap());
-        let (mut disks, asker) = pair(stop, statvfs);
-        let thread = std::thread::spawn(|| asker.run());
+        let mut disks = Disks::new(statvfs);
         let mut ask_until = |wanted: &[&str]| {
             let deadline = Instant::now() + limits::STATVFS * 3;
             loop {
-                let found = disks.ask(Path::new("/"), mounts.clone());
+                let found = disks.ask(Path::new("/"), &mounts);
                 let points: Vec<_> = found.iter().map(|fs| fs.mount_point.as_str()).collect();
                 if points == wanted {
                     break;
@@ -242,7 +233,5 @@ mod tests {
         release.send(()).unwrap();
         drop(release);
         ask_until(&["/", "/nfs", "/z"]);
-        drop(disks);
-        thread.join().unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! Which of the mounts are worth a line on a dashboard. Pure: mounts in, mounts out.
 
+use std::path::Path;
+
 use crate::parse::mountinfo::Mount;
 
 /// File systems that hold no data of anybody's, or whose size says nothing.
@@ -55,9 +57,12 @@ const TRANSIENT: &[&[u8]] = &[
 
 /// The mounts that hold data, each file system once: where a mount hides another, the one on top; where
 /// a file system is mounted several times, its whole rather than a part, and then the first.
-pub fn worth_asking(mounts: Vec<Mount>) -> Vec<Mount> {
+///
+/// `root` is where the machine is mounted (`path.root`): our own view of it, `/host/data`, is its `/data`.
+pub fn worth_asking(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
     let mut kept: Vec<Mount> = Vec::new();
-    for mount in mounts {
+    for mut mount in mounts {
+        mount.mount_point = inside(mount.mount_point, root);
         kept.retain(|earlier| earlier.mount_point != mount.mount_point);
         if !holds_data(&mount) {
             continue;
@@ -69,6 +74,15 @@ pub fn worth_asking(mounts: Vec<Mount>) -> Vec<Mount> {
         }
     }
     kept
+}
+
+fn inside(mount_point: Vec<u8>, root: &Path) -> Vec<u8> {
+    let root = root.as_os_str().as_encoded_bytes();
+    match mount_point.strip_prefix(root) {
+        Some(b"") => b"/".to_vec(),
+        Some(inside) if root != b"/" && inside.starts_with(b"/") => inside.to_vec(),
+        _ => mount_point,
+    }
 }
 
 fn holds_data(mount: &Mount) -> bool {
@@ -89,7 +103,11 @@ mod tests {
     use crate::parse::mountinfo::parse;
 
     fn kept(mountinfo: &str) -> Vec<String> {
-        let mounts = worth_asking(parse(mountinfo.as_bytes()).unwrap());
+        kept_below("/", mountinfo)
+    }
+
+    fn kept_below(root: &str, mountinfo: &str) -> Vec<String> {
+        let mounts = worth_asking(parse(mountinfo.as_bytes()).unwrap(), Path::new(root));
         mounts.iter().map(|m| String::from_utf8_lossy(&m.mount_point).into_owned()).collect()
     }
 
@@ -136,5 +154,18 @@ mod tests {
 ",
         );
         assert_eq!(points, ["/data"]);
+    }
+
+    #[test]
+    fn a_host_mounted_in_a_container_is_seen_as_itself() {
+        let points = kept_below(
+            "/host",
+            "1 0 0:50 / / rw - overlay overlay rw
+2 1 254:0 / /host rw - ext4 /dev/vda rw
+3 2 254:1 / /host/data rw - xfs /dev/vdb rw
+4 1 254:2 / /hosts rw - xfs /dev/vdc rw
+",
+        );
+        assert_eq!(points, ["/", "/data", "/hosts"]);
     }
 }

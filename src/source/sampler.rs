@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::disks::Disks;
 use super::files::Files;
-use super::mounts;
+use super::mounts::worth_asking;
 use crate::config::Roots;
 use crate::error::Error;
 use crate::logger::unix_seconds;
@@ -16,7 +16,7 @@ use crate::parse::{
     ParseError, decimal, diskstats, loadavg, meminfo, mountinfo, net_dev, pressure, stat, uptime,
     vmstat, zoneinfo,
 };
-use crate::snapshot::{Pressures, Reading, Temperature};
+use crate::snapshot::{FileSystem, Pressures, Reading, Temperature};
 use crate::sys;
 
 /// Reads the machine's counters.
@@ -24,8 +24,16 @@ pub struct Sampler {
     roots: Roots,
     files: Files,
     disks: Disks,
+    mounts: Mounts,
     started: Instant,
     failures: BTreeMap<&'static str, String>,
+}
+
+/// The list of mounts as it was read last, and what came of it.
+#[derive(Default)]
+struct Mounts {
+    text: Vec<u8>,
+    worth_asking: Vec<Mount>,
 }
 
 impl Sampler {
@@ -35,6 +43,7 @@ impl Sampler {
             roots,
             files: Files::default(),
             disks,
+            mounts: Mounts::default(),
             started: Instant::now(),
             failures: BTreeMap::new(),
         }
@@ -77,10 +86,7 @@ impl Sampler {
             net_dev: self.of_init("net/dev", "net/dev", net_dev::parse).unwrap_or_default(),
             oom_kills: self.optional("vmstat", vmstat::parse_oom_kills).flatten(),
             temperatures: self.temperatures(),
-            file_systems: {
-                let mounts = self.mounts();
-                self.disks.ask(&self.roots.root, mounts)
-            },
+            file_systems: self.file_systems(),
         }
     }
 
@@ -111,32 +117,33 @@ impl Sampler {
         &mut self,
         name: &'static str,
         own: &'static str,
-        parse: impl Fn(&[u8]) -> Result<T, ParseError>,
+        mut parse: impl FnMut(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
         if self.roots.proc.as_os_str() != "/proc" {
             let path = self.roots.proc.join("1").join(name);
-            if let Ok(found) = self.files.parse(&path, &parse) {
+            if let Ok(found) = self.files.parse(&path, &mut parse) {
                 return Some(found);
             }
         }
         self.optional(own, parse)
     }
 
-    fn mounts(&mut self) -> Vec<Mount> {
-        let found = self.of_init("mountinfo", "self/mountinfo", mountinfo::parse);
-        let mut found = found.unwrap_or_default();
-        // Our own view of a machine that is mounted somewhere: `/host/data` is its `/data`.
-        let root = self.roots.root.as_os_str().as_encoded_bytes();
-        if root != b"/" {
-            for mount in &mut found {
-                match mount.mount_point.strip_prefix(root) {
-                    Some(b"") => mount.mount_point = b"/".to_vec(),
-                    Some(inside) if inside.starts_with(b"/") => mount.mount_point = inside.to_vec(),
-                    _ => {}
-                }
+    /// How full the file systems are. Mounts seldom change, and parsing their list costs more than all
+    /// other files together: it is done when the list's text has changed.
+    fn file_systems(&mut self) -> Vec<FileSystem> {
+        let mut mounts = std::mem::take(&mut self.mounts);
+        let root = self.roots.root.clone();
+        let read = self.of_init("mountinfo", "self/mountinfo", |text| {
+            if text != mounts.text {
+                mounts.worth_asking = worth_asking(mountinfo::parse(text)?, &root);
+                text.clone_into(&mut mounts.text);
             }
+            Ok(())
+        });
+        if read.is_some() {
+            self.mounts = mounts;
         }
-        mounts::worth_asking(found)
+        self.disks.ask(&root, &self.mounts.worth_asking)
     }
 
     fn temperatures(&mut self) -> Vec<Temperature> {
