@@ -77,6 +77,9 @@ fn a_board_without_disks_has_a_temperature() {
     let machine = machine::read(&roots("raspi"));
     compare("raspi.jsonl", &(usage_update(&snapshot, Primary::Index(0), true) + "\n"));
     assert_eq!(machine.cpu_model, "ARM Cortex-A53");
+    // A kernel whose cpuinfo has no numbers either: the board's device tree has a name.
+    let nameless = Roots { proc: "/nonexistent".into(), ..roots("raspi") };
+    assert_eq!(machine::read(&nameless).cpu_model, "Raspberry Pi 3 Model B");
 }
 
 /// CentOS 7 and older: no MemAvailable, no pressure, no oom_kill. Made from the x86 tree by leaving

@@ -145,7 +145,8 @@ fn out_of_descriptors_it_pauses_and_comes_back() {
     let flood: Vec<_> = (0..100).map(|_| agent.socket()).collect();
     agent.wait_log("cannot accept: ");
     for _ in 0..3 {
-        assert_eq!(inside.json()["type"], "usage_update", "who is inside is served on");
+        let update = inside.json();
+        assert!(update["cpu_percent"].is_number(), "who is inside is served on: {update}");
     }
     drop(flood);
     let start = Instant::now();

@@ -156,3 +156,32 @@ fn a_file_system_that_hangs_is_left_out_until_it_answers() {
         &directory,
     ]));
 }
+
+#[test]
+#[ignore = "needs root"]
+fn in_a_container_the_hosts_interfaces_and_mounts_are_seen() {
+    let scratch = Scratch::new("container");
+    let host = scratch.0.display();
+    let sample = |settings: &str| {
+        // A network and a mount namespace of its own, with the host's root somewhere inside.
+        let script = format!("mount --rbind / {host}; exec \"$0\" sample --json {settings}");
+        let mut command = Command::new("unshare");
+        command.args(["--net", "--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_hm-agent")]);
+        let sample: serde_json::Value = serde_json::from_str(&succeeds(&mut command)).unwrap();
+        let names = |list: &str, key: &str| -> Vec<String> {
+            let entries = sample["usage_update"][list].as_array().unwrap();
+            entries.iter().map(|each| each[key].as_str().unwrap().to_owned()).collect()
+        };
+        (names("networks", "device"), names("file_systems", "mount_point"))
+    };
+    let (networks, _) = sample("");
+    assert_eq!(networks, ["lo"], "its own");
+    let (networks, mounts) =
+        sample(&format!("-s path.proc={host}/proc -s path.sys={host}/sys -s path.root={host}"));
+    let text = std::fs::read_to_string("/proc/net/dev").unwrap();
+    let hosts: Vec<&str> =
+        text.lines().skip(2).map(|line| line.split(':').next().unwrap().trim()).collect();
+    assert_eq!(networks, hosts);
+    assert!(mounts.iter().any(|mount| mount == "/"), "{mounts:?}");
+    assert!(!mounts.iter().any(|mount| mount.starts_with(&host.to_string())), "{mounts:?}");
+}

@@ -1,8 +1,10 @@
 //! Capped reads of the kernel's files. A file that is larger than it can be is refused, never cut.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use crate::error::Error;
 use crate::limits;
@@ -12,9 +14,13 @@ use crate::parse::ParseError;
 const FIRST_READ_BYTES: usize = 8 << 10;
 
 /// Reads files one after the other into the same memory.
+///
+/// Files of the kernel stay open: opening them costs as much as reading them, and they can still be read
+/// when this process has run out of descriptors.
 #[derive(Debug, Default)]
 pub struct Files {
     buffer: Vec<u8>,
+    kept: HashMap<PathBuf, File>,
 }
 
 impl Files {
@@ -44,24 +50,41 @@ impl Files {
         (!line.is_empty()).then_some(line)
     }
 
-    // Not `read_to_end`: it asks for the size first, which the kernel's files do not have.
     fn fill(&mut self, path: &Path) -> io::Result<usize> {
-        let mut file = File::open(path)?;
-        let mut length = 0;
-        loop {
-            if length == self.buffer.len() {
-                self.buffer.resize((2 * length).max(FIRST_READ_BYTES), 0);
-            }
-            match file.read(&mut self.buffer[length..]) {
-                Ok(0) => return Ok(length),
-                Ok(read) => length += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-            if length as u64 > limits::KERNEL_FILE_BYTES {
-                self.buffer = Vec::new();
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
+        if let Some(file) = self.kept.get(path) {
+            match read_from_start(file, &mut self.buffer) {
+                Ok(length) if length > 0 => return Ok(length),
+                // A device that went away, say; whatever is there now is another file.
+                _ => self.kept.remove(path),
+            };
+        }
+        // Without waiting: a pipe in its place has nothing to say.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let length = read_from_start(&file, &mut self.buffer)?;
+        // Files that are made when they are read have no size. Others may be replaced by new ones.
+        if length > 0 && file.metadata()?.len() == 0 {
+            self.kept.insert(path.to_owned(), file);
+        }
+        Ok(length)
+    }
+}
+
+// Not `read_to_end`: it asks for the size first, which the kernel's files do not have.
+fn read_from_start(file: &File, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let mut length = 0;
+    loop {
+        if length == buffer.len() {
+            buffer.resize((2 * length).max(FIRST_READ_BYTES), 0);
+        }
+        match file.read_at(&mut buffer[length..], length as u64) {
+            Ok(0) => return Ok(length),
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if length as u64 > limits::KERNEL_FILE_BYTES {
+            *buffer = Vec::new();
+            return Err(io::ErrorKind::FileTooLarge.into());
         }
     }
 }
@@ -89,5 +112,23 @@ mod tests {
         let name = files.line(Path::new("/proc/self/comm")).unwrap();
         assert!(!name.contains('\n') && name.len() <= 15);
         assert_eq!(files.read(Path::new("/dev/null")).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_is_read_anew_and_the_kernels_stay_open() {
+        let mut files = Files::default();
+        let path = std::env::temp_dir().join(format!("hm-agent-files-{}", std::process::id()));
+        let mut seen = Vec::new();
+        for text in ["one", "two"] {
+            std::fs::remove_file(&path).ok();
+            std::fs::write(&path, text).unwrap();
+            seen.extend(files.line(&path));
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(seen, ["one", "two"]);
+        files.read(Path::new("/proc/uptime")).unwrap();
+        let first = files.read(Path::new("/proc/self/stat")).unwrap().len();
+        assert!(files.read(Path::new("/proc/self/stat")).unwrap().len().abs_diff(first) < 100);
+        assert_eq!(files.kept.len(), 2);
     }
 }
