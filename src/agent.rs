@@ -11,7 +11,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::config::layers::DEFAULT_FILE;
 use crate::config::{Config, Current, Settings, Sources};
 use crate::error::{Error, reason};
 use crate::feed::Feed;
@@ -45,7 +44,7 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     logger::init(config.log_level);
     // Before any thread is started, so that all of them leave signals to this one.
     sys::block_signals();
-    say_hello(sources, &settings, &config);
+    say_hello(&settings, &config);
     if let Err(error) = sys::raise_descriptor_limit() {
         log::warn!("cannot raise the limit of open files: {}", reason(&error));
     }
@@ -53,16 +52,16 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     let started = start(config, &mut threads);
     let result = started.map(|shared| {
         obey_signals(sources, &settings, &shared);
-        log::info!("stopping");
         shared.stop.ring();
         shared.feed.close();
     });
     sys::unblock_stop_signals();
+    log::info!("stopping");
     result.and(threads.join(limits::SHUTDOWN))
 }
 
-fn say_hello(sources: &Sources, settings: &Settings, config: &Config) {
-    let file = sources.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
+fn say_hello(settings: &Settings, config: &Config) {
+    let file = settings.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
     let services = if config.usage.enabled { "usage" } else { "nothing" };
     let node = machine::node_id(config.node_id.as_deref(), &config.roots);
     log::info!(
@@ -114,13 +113,7 @@ fn obey_signals(sources: &Sources, at_start: &Settings, shared: &Shared) {
 }
 
 fn reload(sources: &Sources, at_start: &Settings, shared: &Shared) -> Result<(), Error> {
-    // The default file may have come or gone since.
-    let default = || Some(DEFAULT_FILE.into()).filter(|path: &std::path::PathBuf| path.exists());
-    let file = match &sources.file {
-        Some(file) if file != Path::new(DEFAULT_FILE) => Some(file.clone()),
-        _ => default(),
-    };
-    let settings = Settings::load(&Sources { file, ..sources.clone() })?;
+    let settings = Settings::load(sources)?;
     let config = Config::new(&settings)?;
     let later = settings.changed_until_restart(at_start);
     if !later.is_empty() {
@@ -145,7 +138,8 @@ impl Shared {
             let now = Instant::now();
             if now < next {
                 let events = [self.stop.as_fd(), self.reloaded.as_fd()];
-                sys::wait_readable(events, Some(next - now));
+                let wait = sampler.tend().map_or(next - now, |tend| tend.min(next - now));
+                sys::wait_readable(events, Some(wait));
                 self.reloaded.clear();
                 continue;
             }

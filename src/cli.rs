@@ -10,6 +10,7 @@ use lexopt::prelude::{Long, Short, Value, ValueExt};
 use crate::agent;
 use crate::config::{Config, Settings, Sources};
 use crate::error::Error;
+use crate::logger;
 use crate::proto::usage;
 use crate::report;
 use crate::source::machine;
@@ -137,6 +138,7 @@ fn check(sources: &Sources) -> Result<(), Error> {
 
 fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
     let config = Config::new(&Settings::load(sources)?)?;
+    logger::init(config.log_level);
     let (machine, snapshot) = agent::look(&config)?;
     print(&if json {
         usage::sample(&machine, &snapshot, config.primary_gpu) + "\n"

@@ -17,7 +17,8 @@ pub const SAMPLE_WINDOW: Duration = Duration::from_millis(500);
 /// A file system that has not answered statvfs for so long hangs. A healthy network mount answers in
 /// milliseconds, a disk that must spin up first in seconds.
 pub const STATVFS: Duration = Duration::from_secs(3);
-/// Threads that wait for hanging file systems. Beyond these, further hanging mounts are not tried.
+/// Threads left behind in hanging file systems. Beyond these, of the others only the machine's own disks
+/// are asked.
 pub const HUNG_MOUNTS: usize = 16;
 
 /// Stack of a connection's thread. The deepest path, an upgrade with all its checks, uses under 16 KiB;
@@ -60,6 +61,9 @@ pub const WEBSOCKET_READ_BUFFER_BYTES: usize = 256;
 pub const CLIENT_MESSAGE_BYTES: usize = 4 << 10;
 /// A connection without a subscription after this is closed (1008).
 pub const SUBSCRIBE: Duration = Duration::from_secs(30);
+/// Requests of one client: so many at once, then one a second, then it is closed (1008). Each may cost a
+/// message as long as the machine is large.
+pub const SUBSCRIPTIONS: u32 = 20;
 /// Answers to a client's unknown messages: so many at once, then one a second; the rest gets none.
 pub const ERROR_ANSWERS: u32 = 10;
 

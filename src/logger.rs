@@ -3,19 +3,23 @@
 //! A plain line is `2026-11-21T09:00:00Z warn text`. Into systemd's journal it is `<4>text`: the journal
 //! knows the time and reads the level from the prefix (sd-daemon(3)). Not `eprintln!`, which
 //! panics when the log's reader died or its disk is full: a line that cannot be written is lost, the
-//! agent goes on.
+//! agent goes on. It also does not wait for a reader that has stopped reading.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::limits;
 use crate::sync::{Bucket, lock};
+use crate::sys::{self, Until};
+
+/// The longest line; a pipe takes so much at once or not at all (pipe(7), PIPE_BUF).
+const LINE_BYTES: usize = 4096;
 
 struct Logger {
     journal: bool,
@@ -51,9 +55,14 @@ impl Log for Logger {
                 let level = record.level().as_str().to_ascii_lowercase();
                 format!("{} {level} {}\n", utc(unix_seconds()), record.args())
             };
-            // One write, so that lines of different threads do not mix. See above for why a failure
-            // is passed over.
-            let _ = io::stderr().write_all(line.as_bytes());
+            // One write, so that lines of different threads do not mix; a pipe that has room at all has
+            // room for a page. See above for why a failure is passed over.
+            let line = &line.as_bytes()[..line.len().min(LINE_BYTES)];
+            let stderr = io::stderr();
+            let writable = (stderr.as_fd(), Until::Writable);
+            if sys::wait([writable], Some(Duration::ZERO)) == [true] {
+                let _ = stderr.lock().write_all(line);
+            }
         }
     }
 
@@ -121,9 +130,9 @@ impl PeerLog {
             }
             std::mem::take(&mut state.1)
         };
-        log::log!(level, "{}", line());
-        if suppressed > 0 {
-            log::log!(level, "{suppressed} lines like this were left out");
+        match suppressed {
+            0 => log::log!(level, "{}", line()),
+            more => log::log!(level, "{} ({more} lines like this were left out)", line()),
         }
     }
 }

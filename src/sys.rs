@@ -2,13 +2,15 @@
 //! safe wrapper of one system call, and says in its SAFETY line why the call is sound.
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
+use std::marker::PhantomData;
 use std::mem::{MaybeUninit, size_of};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -170,6 +172,126 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
+/// Starts a thread that nobody joins, with a stack of at least so many bytes.
+///
+/// Not `std::thread`: that maps a second stack for signals with each thread, four mappings instead of two
+/// of the 65 530 a process may have, and panics when there is no room for it. Here a thread for which
+/// there is no room is an error.
+pub fn start_thread(
+    name: &'static CStr,
+    stack_bytes: usize,
+    work: Box<dyn FnOnce() + Send>,
+) -> io::Result<()> {
+    extern "C" fn run(start: *mut libc::c_void) -> *mut libc::c_void {
+        // SAFETY: `start` is the pointer that `start_thread` made of a box, given to this thread alone.
+        let Start { name, work } = *unsafe { Box::from_raw(start.cast::<Start>()) };
+        // SAFETY: the name is a C string; the kernel copies it.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        work();
+        std::ptr::null_mut()
+    }
+    struct Start {
+        name: &'static CStr,
+        work: Box<dyn FnOnce() + Send>,
+    }
+    // These functions return the error instead of setting errno.
+    let check = |error| if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) };
+    let start = Box::into_raw(Box::new(Start { name, work }));
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
+    // SAFETY: the attributes are initialised by the first call before the others use and destroy them;
+    // `run` has the signature that pthread_create asks for and gets the pointer it expects.
+    let started = unsafe {
+        let attributes = attributes.as_mut_ptr();
+        check(libc::pthread_attr_init(attributes)).and_then(|()| {
+            let started = check(libc::pthread_attr_setstacksize(attributes, stack_bytes))
+                .and_then(|()| {
+                    let detached = libc::PTHREAD_CREATE_DETACHED;
+                    check(libc::pthread_attr_setdetachstate(attributes, detached))
+                })
+                .and_then(|()| {
+                    check(libc::pthread_create(thread.as_mut_ptr(), attributes, run, start.cast()))
+                });
+            libc::pthread_attr_destroy(attributes);
+            started
+        })
+    };
+    if started.is_err() {
+        // SAFETY: no thread was started, so the box is still ours.
+        drop(unsafe { Box::from_raw(start) });
+    }
+    started
+}
+
+/// Threads that may borrow what outlives `'env`: [`crew`] does not return before the last one has ended.
+pub struct Crew<'env> {
+    at_work: Arc<AtWork>,
+    // Invariant in 'env, as in std::thread::scope: what is borrowed must not be shortened.
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+/// How many of a crew have not ended yet.
+#[derive(Default)]
+struct AtWork {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl AtWork {
+    fn change(&self, by: isize) {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        *count = count.saturating_add_signed(by);
+        self.changed.notify_all();
+    }
+
+    fn wait_for_all(&self) {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.changed.wait_while(count, |count| *count > 0));
+    }
+}
+
+/// Runs `lead` with a crew and waits for everybody whom it started.
+pub fn crew<'env, R>(lead: impl FnOnce(&Crew<'env>) -> R) -> R {
+    struct Wait(Arc<AtWork>);
+    impl Drop for Wait {
+        fn drop(&mut self) {
+            self.0.wait_for_all();
+        }
+    }
+    let crew = Crew { at_work: Arc::default(), env: PhantomData };
+    // Dropped also when `lead` panics.
+    let _wait = Wait(crew.at_work.clone());
+    lead(&crew)
+}
+
+impl<'env> Crew<'env> {
+    /// Starts a thread. If there is no room for one, `work` is dropped and the error says why.
+    pub fn start(
+        &self,
+        name: &'static CStr,
+        stack_bytes: usize,
+        work: impl FnOnce() + Send + 'env,
+    ) -> io::Result<()> {
+        struct Leave(Arc<AtWork>);
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                self.0.change(-1);
+            }
+        }
+        self.at_work.change(1);
+        let leave = Leave(self.at_work.clone());
+        let work: Box<dyn FnOnce() + Send + 'env> = Box::new(move || {
+            // Moved in here first, so it is dropped after all that `work` has borrowed.
+            let _leave = leave;
+            work();
+        });
+        // SAFETY: only the lifetime changes. `crew` returns, and 'env can end, when every `Leave` has been
+        // dropped: by the thread after `work`, or with the box if no thread was started.
+        let work: Box<dyn FnOnce() + Send> = unsafe { std::mem::transmute(work) };
+        start_thread(name, stack_bytes, work)
+    }
+}
+
 /// What a signal asks of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
@@ -179,17 +301,14 @@ pub enum Signal {
     Reload,
 }
 
-/// Blocks every signal in this thread and in all threads it starts from now on.
+/// Blocks the signals that [`wait_signal`] waits for, in this thread and in all it starts from now on.
 pub fn block_signals() {
-    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigfillset initialises the set, which pthread_sigmask then only reads.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
-    }
+    let wanted = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
+    // SAFETY: the set is initialised and only read.
+    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const wanted, std::ptr::null_mut()) };
 }
 
-/// Waits for the next signal that asks something of this process. All must be blocked.
+/// Waits for the next signal that asks something of this process. They must be blocked.
 pub fn wait_signal() -> Signal {
     let wanted = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
     let mut signal = 0;
@@ -244,5 +363,36 @@ mod tests {
         assert!(size.total_bytes > 0 && size.free_bytes >= size.available_bytes);
         assert!(statvfs(Path::new("/nonexistent")).is_err());
         assert!(statvfs(Path::new("with\0nul")).is_err());
+    }
+
+    #[test]
+    fn a_crew_may_borrow_and_is_waited_for() {
+        let sum = Mutex::new(0);
+        let alive = std::sync::atomic::AtomicBool::new(true);
+        crew(|crew| {
+            for number in 1..=100 {
+                let (sum, alive) = (&sum, &alive);
+                crew.start(c"test", 64 << 10, move || {
+                    std::thread::yield_now();
+                    assert!(alive.load(std::sync::atomic::Ordering::Relaxed));
+                    *sum.lock().unwrap() += number;
+                })
+                .expect("a thread");
+            }
+        });
+        alive.store(false, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(sum.into_inner().unwrap(), 5050);
+    }
+
+    #[test]
+    fn a_thread_without_room_is_an_error_and_its_work_is_dropped() {
+        let held = Arc::new(());
+        let work = held.clone();
+        crew(|crew| {
+            let huge = 1 << 60;
+            let started = crew.start(c"test", huge, move || drop(work));
+            assert!(started.is_err());
+        });
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }

@@ -97,7 +97,7 @@ fn wrong_arguments_and_settings_are_one_clear_line_and_code_2() {
     refused(
         &["check", "-s", "usage.token="],
         2,
-        "command line: usage.token: expected a text that is not empty",
+        "command line: usage.token: expected a text in quotes that is not empty",
     );
 }
 

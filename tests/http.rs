@@ -112,6 +112,7 @@ fn a_token_is_asked_for_and_accepted_in_header_and_query() {
     assert_eq!(status(&agent, "/usage", "Authorization: Bearer s3cret+x\r\n"), 101);
     assert_eq!(status(&agent, "/usage", "authorization: bearer s3cret+x\r\n"), 101);
     assert_eq!(status(&agent, "/usage?a=b&token=s3cret%2Bx", ""), 101);
+    assert_eq!(status(&agent, "/usage?token=s3cret+x", ""), 101);
     for wrong in ["/usage?token=s3cret", "/usage?token=", "/usage?token=s3cret%2Bxx"] {
         assert_eq!(agent.http(wrong, UPGRADE).0, 401, "{wrong}");
     }

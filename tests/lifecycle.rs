@@ -154,3 +154,27 @@ fn out_of_descriptors_it_pauses_and_comes_back() {
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     agent.stop();
 }
+
+/// It used to abort: starting a thread panicked where its signal stack could not be mapped.
+#[test]
+fn out_of_memory_for_threads_it_pauses_and_comes_back() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -v 60000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
+    command.args(["-s", "usage.max_connections=0", "-s", "usage.max_connections_per_ip=0"]);
+    let agent = Agent::spawn(command);
+    let mut inside = agent.subscribe();
+    let mut flood = Vec::new();
+    wait_until("a thread that does not start", || {
+        flood.extend((0..20).map(|_| agent.socket()));
+        agent.log().iter().any(|line| line.contains("cannot start a thread")).then_some(())
+    });
+    for _ in 0..3 {
+        assert_eq!(inside.json()["type"], "usage_update", "who is inside is served on");
+    }
+    drop(flood);
+    let start = Instant::now();
+    wait_until("room again", || (agent.http("/usage", "").0 == 426).then_some(()));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    agent.stop();
+}

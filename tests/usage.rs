@@ -163,6 +163,18 @@ fn what_is_not_text_or_too_long_or_not_websocket_is_closed_with_its_code() {
 }
 
 #[test]
+fn a_client_that_asks_without_end_is_closed_with_1008() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut client = agent.connect();
+    for _ in 0..30 {
+        client.say("subscribe:usage");
+        client.say("subscribe:detail");
+    }
+    assert_eq!(u16::from(client.closed().code), 1008);
+    agent.stop();
+}
+
+#[test]
 fn a_fragmented_subscription_with_a_ping_in_between_is_one_subscription() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.connect();
@@ -248,10 +260,9 @@ fn a_client_that_stops_reading_is_cut_and_nobody_else_notices() {
     let agent = Agent::start(&["interval=1"]);
     let mut good = agent.subscribe();
     let mut stalled = agent.connect();
-    // Asks for greetings until every buffer on the way is full, and the agent no longer reads either.
+    // Pings until every buffer on the way is full of pongs, and the agent no longer reads either.
     stalled.0.get_ref().set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    let mut asked = ["subscribe:usage", "subscribe:detail"].iter().cycle();
-    while stalled.0.send(Message::text(*asked.next().unwrap())).is_ok() {}
+    while stalled.0.send(Message::Ping(vec![0; 125].into())).is_ok() {}
     let started = Instant::now();
     let mut last = Instant::now();
     while !agent.log().iter().any(|line| line.contains("cut: it did not read for 10 s")) {

@@ -22,7 +22,7 @@ const ENVIRONMENT_PREFIX: &str = "HM_AGENT_";
 /// Where to look for settings.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// `-c FILE`, or the default file.
+    /// `-c FILE`; without it the default file is read, if there is one.
     pub file: Option<PathBuf>,
     /// Variables that begin with `HM_AGENT_`.
     pub environment: Vec<(String, String)>,
@@ -31,9 +31,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The command line's wishes, together with the environment and the default file.
+    /// The command line's wishes, together with the environment.
     pub fn new(file: Option<PathBuf>, overrides: Vec<(String, String)>) -> Result<Self, Error> {
-        let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))
@@ -47,7 +46,7 @@ impl Sources {
             environment.push((name.to_owned(), value));
         }
         environment.sort();
-        Ok(Self { file: file.or_else(default), environment, overrides })
+        Ok(Self { file, environment, overrides })
     }
 }
 
@@ -79,6 +78,8 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone)]
 pub struct Settings {
     values: BTreeMap<&'static str, (Value, Origin)>,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
     /// What is odd but does no harm.
     pub remarks: Vec<String>,
 }
@@ -86,14 +87,19 @@ pub struct Settings {
 impl Settings {
     /// Collects all layers. The first thing that is wrong is the error.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
-        let mut settings = Self { values: BTreeMap::new(), remarks: Vec::new() };
+        let file = match &sources.file {
+            Some(file) => Some(file.clone()),
+            None => default_file()?,
+        };
+        let mut settings = Self { values: BTreeMap::new(), file: None, remarks: Vec::new() };
         for row in ROWS {
             let value = row.default.map_or(Ok(Value::Unset), |text| row.kind.parse(text));
             settings.put(row, Origin::Default, value)?;
         }
-        if let Some(path) = &sources.file {
+        if let Some(path) = &file {
             settings.add_file(path)?;
         }
+        settings.file = file;
         settings.add_environment(&sources.environment)?;
         for (key, text) in &sources.overrides {
             let row = table::find(key).ok_or_else(|| unknown(&Origin::CommandLine, key))?;
@@ -233,6 +239,19 @@ impl Settings {
             Some((Value::List(items), _)) => items,
             _ => &[],
         }
+    }
+}
+
+/// The default file, if there is one. One that may not be looked for is an error, not an absence: it may
+/// hold the token without which everybody is let in.
+fn default_file() -> Result<Option<PathBuf>, Error> {
+    let path = PathBuf::from(DEFAULT_FILE);
+    match path.try_exists() {
+        Ok(exists) => Ok(exists.then_some(path)),
+        Err(error) => Err(Error::Setting {
+            origin: "settings".to_owned(),
+            why: format!("cannot read {DEFAULT_FILE}: {}", reason(&error)),
+        }),
     }
 }
 

@@ -114,7 +114,7 @@ impl Kind {
                 format!("expected {what}, got \"{got}\"")
             }
             // What was meant as a secret is not repeated, not even when it is wrong.
-            Self::Secret => "expected a text that is not empty".to_owned(),
+            Self::Secret => "expected a text in quotes that is not empty".to_owned(),
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct LoadAvg {
 
 /// Parses `/proc/loadavg`.
 pub fn parse(text: &[u8]) -> Result<LoadAvg, ParseError> {
-    let mut fields = fields(text);
+    let mut fields = fields(text.trim_ascii());
     let one = fraction(1, fields.next())?;
     let five = fraction(1, fields.next())?;
     let fifteen = fraction(1, fields.next())?;

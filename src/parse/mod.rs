@@ -87,9 +87,9 @@ pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     (1..).zip(text.split(|&byte| byte == b'\n'))
 }
 
-/// The fields of a line, separated by spaces or tabs.
+/// The fields of a line, separated by spaces or tabs. Other white space may be part of a name.
 pub(crate) fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty())
+    line.split(|&byte| byte == b' ' || byte == b'\t').filter(|field| !field.is_empty())
 }
 
 /// A line of the form `key: value`, both trimmed.
@@ -115,6 +115,7 @@ pub(crate) fn fraction(line: usize, field: Option<&[u8]>) -> Result<f64, ParseEr
         .ok()
         .filter(|_| field.iter().all(plain))
         .and_then(|text| text.parse().ok())
+        .filter(|number: &f64| number.is_finite())
         .ok_or_else(|| ParseError::new(line, EXPECTED, field))
 }
 
@@ -154,6 +155,7 @@ mod tests {
     #[test]
     fn fractions_are_plain_decimals() {
         assert_eq!(fraction(1, Some(b"0.05")), Ok(0.05));
+        assert!(fraction(1, Some(&[b'9'; 400])).is_err(), "more than a number holds");
         for bad in [&b"inf"[..], b"NaN", b"1e9", b"-0.1", b".", b"1.2.3"] {
             assert!(fraction(1, Some(bad)).is_err(), "{}", quote(bad));
         }

@@ -10,7 +10,7 @@ use super::{ParseError, fields, fraction};
 
 /// Parses the seconds since boot out of `/proc/uptime`.
 pub fn parse(text: &[u8]) -> Result<f64, ParseError> {
-    fraction(1, fields(text).next())
+    fraction(1, fields(text.trim_ascii()).next())
 }
 
 #[cfg(test)]

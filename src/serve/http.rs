@@ -86,7 +86,7 @@ impl<'a> Head<'a> {
             .any(|item| item.trim().eq_ignore_ascii_case(word))
     }
 
-    /// The value of `name=` in the query, percent-decoded.
+    /// The value of `name=` in the query, percent-decoded. A `+` is a `+`: tokens in base64 have them.
     pub fn query_value(&self, name: &str) -> Option<Vec<u8>> {
         self.query
             .split('&')
@@ -96,7 +96,7 @@ impl<'a> Head<'a> {
     }
 }
 
-/// `%41` is `A` and `+` a space; what is no escape stays as it is.
+/// `%41` is `A`; what is no escape stays as it is.
 fn percent_decode(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -108,7 +108,6 @@ fn percent_decode(text: &str) -> Vec<u8> {
         };
         let (byte, after) = match first {
             b'%' => escaped().unwrap_or((first, tail)),
-            b'+' => (b' ', tail),
             _ => (first, tail),
         };
         out.push(byte);
@@ -227,7 +226,7 @@ mod tests {
         let text = "GET /usage?a=1&token=s%33cret%2b+%&b HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nx-a: 1\r\nX-A: 2\r\n\r\n";
         head(text, |head| {
             assert_eq!((head.method, head.path, head.minor_version), ("GET", "/usage", 1));
-            assert_eq!(head.query_value("token").as_deref(), Some(&b"s3cret+ %"[..]));
+            assert_eq!(head.query_value("token").as_deref(), Some(&b"s3cret++%"[..]));
             assert_eq!(head.query_value("b"), None);
             assert!(head.lists("connection", "upgrade") && !head.lists("connection", "close"));
             assert_eq!(head.all("X-a").collect::<Vec<_>>(), ["1", "2"]);

@@ -6,7 +6,6 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
-use std::thread::{Builder, Scope};
 
 use log::Level;
 
@@ -18,7 +17,7 @@ use crate::error::{Error, reason};
 use crate::limits;
 use crate::logger::PeerLog;
 use crate::sync::Stop;
-use crate::sys::{self, SocketOptions};
+use crate::sys::{self, Crew, SocketOptions};
 
 /// A port that is listened on.
 pub struct Port {
@@ -50,8 +49,10 @@ impl Port {
     /// Listens on `address` and says so in the log.
     pub fn bind(name: &'static str, address: SocketAddr) -> Result<Self, Error> {
         let fail = |error| {
+            let taken = io::Error::kind(&error) == io::ErrorKind::AddrInUse;
+            let hint = if taken { "is another hm-agent running? " } else { "" };
             let failure = Error::system(format!("{name} cannot listen on {address}"), error);
-            failure.with_hint(format!("is another hm-agent running? see {name}.listen"))
+            failure.with_hint(format!("{hint}see {name}.listen"))
         };
         let listener = TcpListener::bind(address).map_err(fail)?;
         let options = SocketOptions {
@@ -76,13 +77,13 @@ impl Port {
         serve: impl Fn(Stream<'a>, Guest<'a>) + Sync,
     ) -> Result<(), Error> {
         let serve = &serve;
-        std::thread::scope(|scope| {
+        sys::crew(|crew| {
             while !stop.is_rung() {
                 match self.listener.accept() {
                     Ok((socket, peer)) => {
                         let config = settings.get();
                         match self.admit(peer, &admission(&config)) {
-                            Ok(guest) => self.start(scope, stop, socket, guest, serve),
+                            Ok(guest) => self.start(crew, stop, socket, guest, serve),
                             Err(text) => self.refuse(socket, peer, text),
                         }
                     }
@@ -122,18 +123,16 @@ impl Port {
         Ok(Guest { peer: SocketAddr::new(address, peer.port()), permit })
     }
 
-    fn start<'scope, 'a: 'scope>(
+    fn start<'env, 'a: 'env>(
         &'a self,
-        scope: &'scope Scope<'scope, '_>,
+        crew: &Crew<'env>,
         stop: &'a Stop,
         socket: TcpStream,
         guest: Guest<'a>,
-        serve: &'scope (impl Fn(Stream<'a>, Guest<'a>) + Sync),
+        serve: &'env (impl Fn(Stream<'a>, Guest<'a>) + Sync),
     ) {
-        let thread = Builder::new()
-            .name(format!("{}-client", self.name))
-            .stack_size(limits::CONNECTION_STACK_BYTES);
-        let spawned = thread.spawn_scoped(scope, move || match Stream::new(socket, stop) {
+        let stack = limits::CONNECTION_STACK_BYTES;
+        let spawned = crew.start(c"client", stack, move || match Stream::new(socket, stop) {
             Ok(stream) => serve(stream, guest),
             Err(error) => log::debug!("{}: {}", guest.peer, reason(&error)),
         });

@@ -32,24 +32,33 @@ impl Permits {
         held.all += 1;
         Some(Permit { permits: self, address: None })
     }
-
-    /// Connections that are open now.
-    pub fn held(&self) -> usize {
-        lock(&self.0).all
-    }
 }
 
 impl Permit<'_> {
     /// Counts this connection for `address`; refused when that has `max` already. 0: there is no limit.
     pub fn claim(&mut self, address: IpAddr, max: usize) -> bool {
         let mut held = lock(&self.permits.0);
+        // It may have been counted for somebody else, when the settings said so.
+        held.give_back(self.address.take());
         let count = held.by_address.entry(address).or_insert(0);
         let granted = max == 0 || *count < max;
-        *count += usize::from(granted);
         if granted {
+            *count += 1;
             self.address = Some(address);
         }
         granted
+    }
+}
+
+impl Held {
+    fn give_back(&mut self, address: Option<IpAddr>) {
+        let Some(address) = address else { return };
+        if let Some(count) = self.by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&address);
+            }
+        }
     }
 }
 
@@ -57,13 +66,7 @@ impl Drop for Permit<'_> {
     fn drop(&mut self) {
         let mut held = lock(&self.permits.0);
         held.all -= 1;
-        let Some(address) = self.address else { return };
-        if let Some(count) = held.by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
-                held.by_address.remove(&address);
-            }
-        }
+        held.give_back(self.address);
     }
 }
 
@@ -80,7 +83,7 @@ mod tests {
         assert!(permits.enter(0).is_some(), "0 is no limit");
         drop(one);
         assert!(permits.enter(2).is_some());
-        assert_eq!(permits.held(), 1);
+        assert_eq!(lock(&permits.0).all, 1);
     }
 
     #[test]
@@ -94,6 +97,8 @@ mod tests {
         assert!(second.claim(b, 1));
         drop(first);
         assert!(permits.enter(0).expect("a place").claim(a, 1));
+        assert!(second.claim(a, 1), "counted for another one now");
+        assert!(permits.enter(0).expect("a place").claim(b, 1));
         drop(second);
         assert!(lock(&permits.0).by_address.is_empty(), "nobody is remembered");
     }

@@ -84,6 +84,7 @@ impl Source<'_> {
             socket,
             subscription: None,
             subscribe_by: Some(Instant::now() + limits::SUBSCRIBE),
+            subscriptions: Bucket::new(limits::SUBSCRIPTIONS),
             error_answers: Bucket::new(limits::ERROR_ANSWERS),
         };
         let end = conversation.run().err().unwrap_or(End::Left);
@@ -104,6 +105,7 @@ struct Conversation<'a, 'b> {
     subscription: Option<Subscription>,
     /// Until when a client that has never subscribed must do so.
     subscribe_by: Option<Instant>,
+    subscriptions: Bucket,
     error_answers: Bucket,
 }
 
@@ -121,7 +123,11 @@ impl Conversation<'_, '_> {
             if self.socket.get_ref().stopping() {
                 return Err(End::Closed(CloseCode::Away, "the agent is stopping"));
             }
-            let tick = self.send_update()?;
+            let (tick, sent) = self.send_update()?;
+            if sent {
+                // That may have taken a while, and the next sample may be there already.
+                continue;
+            }
             if readable {
                 readable = self.read_one()?;
                 continue;
@@ -132,9 +138,11 @@ impl Conversation<'_, '_> {
         }
     }
 
-    /// Sends the current sample to a subscriber who does not have it yet. Returns its tick.
-    fn send_update(&mut self) -> Result<u64, End> {
+    /// Sends the current sample to a subscriber who does not have it yet. Returns its tick, and whether it
+    /// was sent.
+    fn send_update(&mut self) -> Result<(u64, bool), End> {
         let sample = self.source.feed.current();
+        let mut sent = false;
         if let Some(subscription) = &mut self.subscription
             && subscription.sent != sample.tick()
         {
@@ -143,8 +151,9 @@ impl Conversation<'_, '_> {
             // Past tungstenite, which would copy it for everybody: it has nothing to send now, because
             // every write below it is complete or ends the conversation.
             write(self.socket.get_mut(), update)?;
+            sent = true;
         }
-        Ok(sample.tick())
+        Ok((sample.tick(), sent))
     }
 
     fn time_left(&self) -> Result<Option<std::time::Duration>, End> {
@@ -185,7 +194,11 @@ impl Conversation<'_, '_> {
     }
 
     fn answer(&mut self, text: &str) -> Result<(), End> {
-        match Request::parse(text) {
+        let request = Request::parse(text);
+        if request.is_ok() && !self.subscriptions.take(Instant::now()) {
+            return Err(End::Closed(CloseCode::Policy, "too many requests"));
+        }
+        match request {
             Ok(Request::Subscribe) => self.subscribe(false),
             Ok(Request::SubscribeDetail) => self.subscribe(true),
             Ok(Request::Unsubscribe) => {

@@ -21,7 +21,11 @@ impl Snapshot {
         Self {
             unix_seconds: now.unix_seconds,
             hostname: now.hostname.clone(),
-            cpu: now.stat.as_ref().map(|stat| cpu(earlier_stat, known_cpu, stat)),
+            // After a look that failed there is nothing to compare with: absent, for once.
+            cpu: match (before.is_some(), earlier_stat) {
+                (true, None) => None,
+                _ => now.stat.as_ref().map(|stat| cpu(earlier_stat, known_cpu, stat)),
+            },
             memory: now.meminfo.as_ref().map(|info| memory(info, now.low_watermark_bytes)),
             load: now.loadavg,
             uptime_seconds: now.uptime_seconds,
@@ -164,6 +168,14 @@ mod tests {
     fn a_counter_that_went_backwards_stood_still() {
         assert_eq!(busy_percent(&times(0, 100, 50, 0), &times(50, 150, 40, 0)), Some(50.0));
         assert_eq!(busy_percent(&times(9, 9, 9, 9), &times(9, 9, 9, 9)), None);
+    }
+
+    #[test]
+    fn after_a_look_that_failed_use_is_absent_not_the_mean_since_boot() {
+        let stat = Stat { total: times(1, 1, 0, 0), ..Default::default() };
+        let (failed, now) = (Reading::default(), reading(5, stat));
+        let before = Snapshot::derive(None, &failed);
+        assert_eq!(Snapshot::derive(Some((&failed, &before)), &now).cpu, None);
     }
 
     fn reading(at: u64, stat: Stat) -> Reading {

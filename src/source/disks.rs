@@ -3,59 +3,63 @@
 //!
 //! A mount that hangs is named in the log once and not asked again until its call returns.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::mounts;
 use crate::error::reason;
 use crate::limits;
 use crate::parse::mountinfo::Mount;
 use crate::parse::quote;
 use crate::snapshot::FileSystem;
 use crate::sync::lock;
-use crate::sys::FsSize;
+use crate::sys::{self, FsSize};
 
 /// How long a sample waits for its file systems; what answers later is in the next sample.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 type Statvfs = dyn Fn(&Path) -> io::Result<FsSize> + Send + Sync;
 
-/// The sampler's end. Dropping it ends the thread, unless that hangs.
+/// The sampler's end. Dropping it ends the thread, as soon as that can.
 pub struct Disks {
     statvfs: Arc<Statvfs>,
-    hung: Arc<Mutex<Vec<Vec<u8>>>>,
-    asker: Option<Asker>,
-    known: Vec<FileSystem>,
-}
-
-/// The thread whose call may hang, and what is shared with it.
-struct Asker {
     shared: Arc<Shared>,
-    thread: JoinHandle<()>,
+    started: bool,
 }
 
 #[derive(Default)]
 struct Shared {
-    round: Mutex<Round>,
+    state: Mutex<State>,
     changed: Condvar,
 }
 
-/// One look at all mounts.
 #[derive(Default)]
-struct Round {
+struct State {
+    /// Which thread is the one that asks; any other was left behind.
+    generation: u64,
+    /// Counts calls of `ask`.
+    round: u64,
     /// Still to be asked, the next one last.
     waiting: Vec<(PathBuf, Mount)>,
-    /// Being asked, and since when.
-    asking: Option<(Vec<u8>, Instant)>,
-    found: Vec<FileSystem>,
-    /// Nobody waits for this thread any more.
-    abandoned: bool,
+    asking: Option<(Key, Instant)>,
+    /// What answered, and in which round it was asked.
+    found: BTreeMap<Key, (u64, FileSystem)>,
+    hung: Vec<Key>,
+    stopped: bool,
 }
 
-impl Round {
+/// Mount point and device number: a new mount at the place of a dead one is another one.
+type Key = (Vec<u8>, Vec<u8>);
+
+fn key(mount: &Mount) -> Key {
+    (mount.mount_point.clone(), mount.device_number.clone())
+}
+
+impl State {
     fn is_done(&self) -> bool {
         self.waiting.is_empty() && self.asking.is_none()
     }
@@ -64,118 +68,114 @@ impl Round {
 impl Disks {
     /// Will ask with `statvfs`.
     pub fn new(statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static) -> Self {
-        Self { statvfs: Arc::new(statvfs), hung: Arc::default(), asker: None, known: Vec::new() }
+        Self { statvfs: Arc::new(statvfs), shared: Arc::default(), started: false }
     }
 
-    /// Asks all `mounts`, below `root`, and returns those that answered. While a mount keeps the thread
-    /// waiting that is what was known before, without that mount.
+    /// Asks all `mounts`, below `root`. Returns what answered in this round or, where a slow mount keeps
+    /// others waiting, in the one before. The machine's own disks are asked first.
     pub fn ask(&mut self, root: &Path, mounts: &[Mount]) -> Vec<FileSystem> {
-        self.leave_behind_if_it_hangs();
-        let Some(asker) = self.asker.take().or_else(|| self.start()) else { return Vec::new() };
-        let hung = lock(&self.hung).clone();
-        let mut round = lock(&asker.shared.round);
-        if round.is_done() {
-            let wanted = mounts.iter().rev().filter(|mount| !hung.contains(&mount.mount_point));
-            round.found.clear();
-            round.waiting =
-                wanted.map(|mount| (below(root, &mount.mount_point), mount.clone())).collect();
-            asker.shared.changed.notify_all();
+        self.tend();
+        if !self.started {
+            self.started = self.start();
         }
-        let (round, _) = asker
+        let mut state = lock(&self.shared.state);
+        state.round += 1;
+        let enough = state.hung.len() >= limits::HUNG_MOUNTS;
+        let wanted = |mount: &&Mount| {
+            let key = key(mount);
+            let in_progress = state.asking.as_ref().is_some_and(|(asked, _)| *asked == key);
+            !(in_progress || state.hung.contains(&key) || enough && mounts::is_remote(mount))
+        };
+        let (remote, local): (Vec<&Mount>, Vec<&Mount>) =
+            mounts.iter().filter(wanted).partition(|mount| mounts::is_remote(mount));
+        let order = remote.into_iter().rev().chain(local.into_iter().rev());
+        state.waiting =
+            order.map(|mount| (below(root, &mount.mount_point), mount.clone())).collect();
+        self.shared.changed.notify_all();
+        let (state, _) = self
             .shared
             .changed
-            .wait_timeout_while(round, PATIENCE, |round| !round.is_done())
+            .wait_timeout_while(state, PATIENCE, |state| !state.is_done())
             .unwrap_or_else(PoisonError::into_inner);
-        if round.is_done() {
-            self.known.clone_from(&round.found);
-        } else if let Some((slow, since)) = &round.asking {
-            // What was known stays for as long as a disk may take to spin up, but for this one.
-            let slow = String::from_utf8_lossy(slow);
-            let fresh = since.elapsed() < limits::STATVFS;
-            self.known.retain(|known| fresh && known.mount_point != slow);
-        }
-        drop(round);
-        self.asker = Some(asker);
-        self.known.clone()
+        let fresh = |mount: &Mount| match state.found.get(&key(mount)) {
+            Some((round, found)) if *round + 1 >= state.round => Some(found.clone()),
+            _ => None,
+        };
+        mounts.iter().filter_map(fresh).collect()
     }
 
-    fn leave_behind_if_it_hangs(&mut self) {
-        let Some(asker) = &self.asker else { return };
-        let mut round = lock(&asker.shared.round);
-        let Some((point, since)) = &round.asking else { return };
-        if since.elapsed() < limits::STATVFS || lock(&self.hung).len() >= limits::HUNG_MOUNTS {
-            return;
+    /// Leaves the thread behind if it hangs. Says when to look again, if a call is under way.
+    pub fn tend(&mut self) -> Option<Duration> {
+        let mut state = lock(&self.shared.state);
+        let (key, since) = state.asking.as_ref()?;
+        let left = limits::STATVFS.saturating_sub(since.elapsed());
+        if !left.is_zero() {
+            return Some(left);
         }
-        log::warn!("file system {} does not answer; it is left out until it does", quote(point));
-        lock(&self.hung).push(point.clone());
-        round.abandoned = true;
-        drop(round);
-        self.asker = None;
+        let key = key.clone();
+        state.found.remove(&key);
+        state.hung.push(key.clone());
+        state.generation += 1;
+        state.asking = None;
+        let enough = state.hung.len() == limits::HUNG_MOUNTS;
+        drop(state);
+        log::warn!("file system {} does not answer; it is left out until it does", quote(&key.0));
+        if enough {
+            let hung = limits::HUNG_MOUNTS;
+            log::warn!("{hung} file systems do not answer; of the others only disks are asked");
+        }
+        self.started = self.start();
+        None
     }
 
-    fn start(&self) -> Option<Asker> {
-        let shared = Arc::new(Shared::default());
-        let (ours, statvfs, hung) = (shared.clone(), self.statvfs.clone(), self.hung.clone());
-        let started = Builder::new()
-            .name("disks".to_owned())
-            .stack_size(limits::CONNECTION_STACK_BYTES)
-            .spawn(move || keep_asking(&ours, &*statvfs, &hung));
-        match started {
-            Ok(thread) => Some(Asker { shared, thread }),
-            Err(error) => {
-                log::warn!("start the thread disks: {}", reason(&error));
-                None
-            }
+    fn start(&self) -> bool {
+        let generation = lock(&self.shared.state).generation;
+        let (shared, statvfs) = (self.shared.clone(), self.statvfs.clone());
+        let work = Box::new(move || keep_asking(&shared, generation, &*statvfs));
+        let started = sys::start_thread(c"disks", limits::CONNECTION_STACK_BYTES, work);
+        if let Err(error) = &started {
+            log::warn!("start the thread disks: {}", reason(error));
         }
+        started.is_ok()
     }
 }
 
 impl Drop for Disks {
     fn drop(&mut self) {
-        let Some(Asker { shared, thread }) = self.asker.take() else { return };
-        let mut round = lock(&shared.round);
-        round.waiting.clear();
-        round.abandoned = true;
-        let hangs = round.asking.is_some();
-        drop(round);
-        shared.changed.notify_all();
-        if !hangs {
-            // It is waiting for the next round, and now ends.
-            let _ = thread.join();
-        }
+        lock(&self.shared.state).stopped = true;
+        self.shared.changed.notify_all();
     }
 }
 
 /// The thread's life: asks one mount after the other, until nobody wants to know any more.
-fn keep_asking(shared: &Shared, statvfs: &Statvfs, hung: &Mutex<Vec<Vec<u8>>>) {
-    let mut round = lock(&shared.round);
-    loop {
-        let Some((path, mount)) = round.waiting.pop() else {
-            if round.abandoned {
-                return;
-            }
+fn keep_asking(shared: &Shared, generation: u64, statvfs: &Statvfs) {
+    let mut state = lock(&shared.state);
+    while !state.stopped && state.generation == generation {
+        let Some((path, mount)) = state.waiting.pop() else {
             shared.changed.notify_all();
-            round = shared.changed.wait(round).unwrap_or_else(PoisonError::into_inner);
+            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
-        round.asking = Some((mount.mount_point.clone(), Instant::now()));
-        drop(round);
+        let (key, round) = (key(&mount), state.round);
+        state.asking = Some((key.clone(), Instant::now()));
+        drop(state);
         let size = statvfs(&path);
-        round = lock(&shared.round);
-        round.asking = None;
-        if round.abandoned {
-            let mut hung = lock(hung);
-            if let Some(at) = hung.iter().position(|point| *point == mount.mount_point) {
-                hung.remove(at);
-                log::info!("file system {} answers again", quote(&mount.mount_point));
-            }
+        if let Err(error) = &size {
+            // Not there below this root, or not ours to see.
+            log::debug!("statvfs {}: {}", path.display(), reason(error));
+        }
+        state = lock(&shared.state);
+        if state.generation != generation {
+            state.hung.retain(|hung| *hung != key);
+            drop(state);
+            log::info!("file system {} answers again", quote(&key.0));
             return;
         }
+        state.asking = None;
         match size {
-            Ok(size) => round.found.push(file_system(mount, size)),
-            // Not there below this root, or not ours to see.
-            Err(error) => log::debug!("statvfs {}: {}", path.display(), reason(&error)),
-        }
+            Ok(size) => state.found.insert(key, (round, file_system(mount, size))),
+            Err(_) => state.found.remove(&key),
+        };
     }
 }
 
@@ -233,5 +233,50 @@ mod tests {
         release.send(()).unwrap();
         drop(release);
         ask_until(&["/", "/nfs", "/z"]);
+    }
+
+    fn mounts(points: &[&str]) -> Vec<Mount> {
+        let line =
+            |(at, point): (usize, &&str)| format!("1 0 0:{at} / {point} rw - nfs4 nas:/ rw\n");
+        let text: String = points.iter().enumerate().map(line).collect();
+        parse(text.as_bytes()).unwrap()
+    }
+
+    const SIZE: FsSize = FsSize { total_bytes: 9, free_bytes: 5, available_bytes: 4 };
+
+    #[test]
+    fn what_answers_after_the_sample_is_in_the_next_one() {
+        let points = ["/a", "/slow", "/z"];
+        let mut disks = Disks::new(|path| {
+            if path == Path::new("/slow") {
+                std::thread::sleep(PATIENCE * 2);
+            }
+            Ok(SIZE)
+        });
+        disks.ask(Path::new("/"), &mounts(&points));
+        std::thread::sleep(PATIENCE * 3);
+        assert_eq!(disks.ask(Path::new("/"), &mounts(&points)).len(), 3);
+    }
+
+    #[test]
+    fn beyond_the_cap_of_hanging_mounts_disks_are_still_asked() {
+        let mut disks = Disks::new(|path| {
+            while path != Path::new("/") {
+                std::thread::park();
+            }
+            Ok(SIZE)
+        });
+        let mut all = parse(b"1 0 8:1 / / rw - ext4 /dev/a rw\n").unwrap();
+        let names: Vec<String> = (0..=limits::HUNG_MOUNTS).map(|at| format!("/{at}")).collect();
+        all.splice(0..0, mounts(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+        for hung in 0..=limits::HUNG_MOUNTS + 1 {
+            let found = disks.ask(Path::new("/"), &all);
+            assert_eq!(found.len(), 1, "{hung} hang");
+            // As if three seconds had passed.
+            if let Some((_, since)) = &mut lock(&disks.shared.state).asking {
+                *since -= limits::STATVFS;
+            }
+        }
+        assert_eq!(lock(&disks.shared.state).hung.len(), limits::HUNG_MOUNTS);
     }
 }

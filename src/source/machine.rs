@@ -31,7 +31,15 @@ pub fn node_id(configured: Option<&str>, roots: &Roots) -> Option<String> {
         .map(str::to_owned)
         .or_else(|| machine_id(&mut files, &roots.root.join("etc/machine-id")))
         .or_else(|| machine_id(&mut files, &roots.root.join("var/lib/dbus/machine-id")))
-        .or_else(|| files.line(&roots.proc.join("sys/kernel/hostname")))
+        .or_else(|| hostname(&mut files, roots))
+}
+
+/// The machine's name. The kernel tells everybody the name of his own container; where the machine is
+/// mounted somewhere else, its file is asked first.
+pub fn hostname(files: &mut Files, roots: &Roots) -> Option<String> {
+    let own = roots.root == Path::new("/");
+    let file = if own { None } else { files.line(&roots.root.join("etc/hostname")) };
+    file.or_else(|| files.line(&roots.proc.join("sys/kernel/hostname")))
 }
 
 /// machine-id(5): 32 hexadecimal digits; "uninitialized" in an image that never booted.

@@ -1,5 +1,7 @@
 //! Which of the mounts are worth a line on a dashboard. Pure: mounts in, mounts out.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use crate::parse::mountinfo::Mount;
@@ -38,22 +40,44 @@ const PSEUDO: &[&[u8]] = &[
     b"tracefs",
 ];
 
-/// Directories below which mounts come and go with containers and logins.
-const TRANSIENT: &[&[u8]] = &[
-    b"/dev",
-    b"/proc",
-    b"/sys",
-    b"/run/credentials",
-    b"/run/user",
-    b"/run/docker",
-    b"/run/containerd",
-    b"/run/netns",
-    b"/snap",
-    b"/var/lib/containerd",
-    b"/var/lib/containers",
-    b"/var/lib/docker",
-    b"/var/lib/kubelet",
+/// Directories at and below which mounts come and go with containers and logins.
+const TRANSIENT: &[&str] = &[
+    "/dev",
+    "/proc",
+    "/sys",
+    "/run/credentials",
+    "/run/user",
+    "/run/docker",
+    "/run/containerd",
+    "/run/netns",
+    "/snap",
 ];
+
+/// Directories below which containers have their mounts; a disk may be mounted at them.
+const OF_CONTAINERS: &[&str] =
+    &["/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet"];
+
+/// Whether a file system answers for another machine or program, which may be dead.
+pub fn is_remote(mount: &Mount) -> bool {
+    const REMOTE: &[&[u8]] = &[
+        b"9p",
+        b"afs",
+        b"beegfs",
+        b"ceph",
+        b"cifs",
+        b"glusterfs",
+        b"gpfs",
+        b"lustre",
+        b"ncpfs",
+        b"nfs",
+        b"nfs4",
+        b"smb3",
+        b"smbfs",
+        b"virtiofs",
+        b"wekafs",
+    ];
+    REMOTE.contains(&&mount.fs_type[..]) || mount.fs_type.starts_with(b"fuse")
+}
 
 /// The mounts that hold data, each file system once: where a mount hides another, the one on top; where
 /// a file system is mounted several times, its whole rather than a part, and then the first.
@@ -77,24 +101,22 @@ pub fn worth_asking(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
 }
 
 fn inside(mount_point: Vec<u8>, root: &Path) -> Vec<u8> {
-    let root = root.as_os_str().as_encoded_bytes();
-    match mount_point.strip_prefix(root) {
-        Some(b"") => b"/".to_vec(),
-        Some(inside) if root != b"/" && inside.starts_with(b"/") => inside.to_vec(),
+    match Path::new(OsStr::from_bytes(&mount_point)).strip_prefix(root) {
+        Ok(inside) if root != Path::new("/") => {
+            Path::new("/").join(inside).into_os_string().into_vec()
+        }
         _ => mount_point,
     }
 }
 
 fn holds_data(mount: &Mount) -> bool {
     let fs_type = &mount.fs_type[..];
-    let is_root = mount.mount_point == b"/";
-    let below = |directory: &&[u8]| {
-        let rest = mount.mount_point.strip_prefix(*directory);
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-    };
+    let point = Path::new(OsStr::from_bytes(&mount.mount_point));
     // A container's own root is an overlay; those elsewhere belong to other containers.
-    let overlay = fs_type == b"overlay" && !is_root;
-    !PSEUDO.contains(&fs_type) && !overlay && !TRANSIENT.iter().any(below)
+    let overlay = fs_type == b"overlay" && point != Path::new("/");
+    let transient = TRANSIENT.iter().any(|directory| point.starts_with(directory));
+    let below = |directory: &&str| point.starts_with(directory) && point != Path::new(directory);
+    !PSEUDO.contains(&fs_type) && !overlay && !transient && !OF_CONTAINERS.iter().any(below)
 }
 
 #[cfg(test)]
@@ -123,9 +145,10 @@ mod tests {
 32 27 0:33 / /mnt/nfs rw - nfs4 nas:/export rw
 33 27 7:1 / /snap/core/1 ro - squashfs /dev/loop1 ro
 34 27 0:34 / /developers rw - xfs /dev/vdb rw
+35 27 254:3 / /var/lib/docker rw - ext4 /dev/vdd rw
 ",
         );
-        assert_eq!(points, ["/", "/run", "/mnt/nfs", "/developers"]);
+        assert_eq!(points, ["/", "/run", "/mnt/nfs", "/developers", "/var/lib/docker"]);
     }
 
     #[test]
@@ -158,14 +181,17 @@ mod tests {
 
     #[test]
     fn a_host_mounted_in_a_container_is_seen_as_itself() {
-        let points = kept_below(
-            "/host",
-            "1 0 0:50 / / rw - overlay overlay rw
+        let seen = |root: &str| {
+            kept_below(
+                root,
+                "1 0 0:50 / / rw - overlay overlay rw
 2 1 254:0 / /host rw - ext4 /dev/vda rw
 3 2 254:1 / /host/data rw - xfs /dev/vdb rw
 4 1 254:2 / /hosts rw - xfs /dev/vdc rw
 ",
-        );
-        assert_eq!(points, ["/", "/data", "/hosts"]);
+            )
+        };
+        assert_eq!(seen("/host"), ["/", "/data", "/hosts"]);
+        assert_eq!(seen("/host/"), seen("/host"));
     }
 }

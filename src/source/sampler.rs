@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::disks::Disks;
 use super::files::Files;
+use super::machine;
 use super::mounts::worth_asking;
 use crate::config::Roots;
 use crate::error::Error;
@@ -71,10 +72,11 @@ impl Sampler {
         Reading {
             monotonic: self.started.elapsed(),
             unix_seconds: unix_seconds(),
-            hostname: self.files.line(&self.roots.proc.join("sys/kernel/hostname")),
+            hostname: machine::hostname(&mut self.files, &self.roots),
             stat: self.note("stat", stat),
             meminfo,
-            low_watermark_bytes: low_watermark_bytes.map(|pages| pages * sys::page_size_bytes()),
+            low_watermark_bytes: low_watermark_bytes
+                .map(|pages| pages.saturating_mul(sys::page_size_bytes())),
             loadavg: self.optional("loadavg", loadavg::parse),
             uptime_seconds: self.optional("uptime", uptime::parse),
             pressure: Pressures {
@@ -88,6 +90,12 @@ impl Sampler {
             temperatures: self.temperatures(),
             file_systems: self.file_systems(),
         }
+    }
+
+    /// Between looks: leaves a hanging file system behind. Says when to come again, if not with the next
+    /// look.
+    pub fn tend(&mut self) -> Option<Duration> {
+        self.disks.tend()
     }
 
     fn stat(&mut self) -> Result<stat::Stat, Error> {
@@ -181,7 +189,7 @@ impl Sampler {
             }
             Err(error) => {
                 let message = error.to_string();
-                if self.failures.get(name) != Some(&message) {
+                if !self.failures.contains_key(name) {
                     log::warn!("{message}; its values are left out until it can be read");
                     self.failures.insert(name, message);
                 }
