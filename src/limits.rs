@@ -24,6 +24,9 @@ pub const HUNG_MOUNTS: usize = 16;
 /// Stack of a connection's thread. The deepest path, an upgrade with all its checks, uses under 16 KiB;
 /// only pages that were touched cost memory.
 pub const CONNECTION_STACK_BYTES: usize = 64 << 10;
+/// A connection is let in only while so much memory can be had beside it: an allocation that fails ends
+/// the process, and those who are inside need a few.
+pub const HEADROOM_BYTES: usize = 1 << 20;
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
 /// Connections the kernel holds for us until we accept them; a fleet's dashboards come back all at once.

@@ -223,6 +223,19 @@ pub fn start_thread(
     started
 }
 
+/// Whether so much memory can still be had, by taking it and giving it back untouched.
+pub fn check_room(bytes: usize) -> io::Result<()> {
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new anonymous mapping overlaps nothing.
+    let mapping = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
+    if mapping == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is the mapping made above, which nobody else knows.
+    check(unsafe { libc::munmap(mapping, bytes) }).map(drop)
+}
+
 /// Threads that may borrow what outlives `'env`: [`crew`] does not return before the last one has ended.
 pub struct Crew<'env> {
     at_work: Arc<AtWork>,

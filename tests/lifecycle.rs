@@ -178,3 +178,28 @@ fn out_of_memory_for_threads_it_pauses_and_comes_back() {
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     agent.stop();
 }
+
+#[test]
+fn a_log_that_nobody_reads_keeps_nobody_from_being_served_or_the_agent_from_stopping() {
+    let mut command = support::hm_agent();
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "log_level=debug"]);
+    let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let unread = child.stderr.take().unwrap();
+    let port = wait_until("a listening port", || listening_port(child.id()));
+    // Each writes a line; a pipe holds 64 KiB.
+    for _ in 0..2000 {
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    }
+    let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    std::io::Write::write_all(&mut client, b"GET /usage HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = [0; 12];
+    std::io::Read::read_exact(&mut client, &mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 426");
+    let start = Instant::now();
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let status = wait_until("its end", || child.try_wait().unwrap());
+    assert_eq!(status.code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    drop(unread);
+}

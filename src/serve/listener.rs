@@ -132,10 +132,12 @@ impl Port {
         serve: &'env (impl Fn(Stream<'a>, Guest<'a>) + Sync),
     ) {
         let stack = limits::CONNECTION_STACK_BYTES;
-        let spawned = crew.start(c"client", stack, move || match Stream::new(socket, stop) {
+        let work = move || match Stream::new(socket, stop) {
             Ok(stream) => serve(stream, guest),
             Err(error) => log::debug!("{}: {}", guest.peer, reason(&error)),
-        });
+        };
+        let room = sys::check_room(limits::HEADROOM_BYTES);
+        let spawned = room.and_then(|()| crew.start(c"client", stack, work));
         if let Err(error) = spawned {
             // The socket went with the closure: it is closed. Nothing better can be said without one.
             self.log.write(Level::Warn, || {
