@@ -21,8 +21,8 @@ pub const STATVFS: Duration = Duration::from_secs(3);
 /// are asked.
 pub const HUNG_MOUNTS: usize = 16;
 
-/// Stack of a connection's thread. The deepest path, an upgrade with all its checks, uses under 16 KiB;
-/// only pages that were touched cost memory.
+/// Stack of a connection's thread. The deepest path, an upgrade with all its checks, touches two pages of
+/// it (measured); only those cost memory.
 pub const CONNECTION_STACK_BYTES: usize = 64 << 10;
 /// A connection is let in only while so much memory can be had beside it: an allocation that fails ends
 /// the process, and those who are inside need a few.

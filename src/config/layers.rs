@@ -207,11 +207,6 @@ impl Settings {
         Error::Setting { origin: origin.to_string(), why: format!("{key}: {why}") }
     }
 
-    /// Where a value came from, for error messages.
-    pub fn origin(&self, key: &str) -> &Origin {
-        self.values.get(key).map_or(&Origin::Default, |(_, origin)| origin)
-    }
-
     pub(super) fn text(&self, key: &str) -> Option<&str> {
         match self.values.get(key) {
             Some((Value::Text(text), _)) => Some(text),
@@ -338,7 +333,9 @@ mod tests {
         };
         let settings = Settings::load(&sources).unwrap();
         assert_eq!(settings.int("interval"), 9);
-        assert_eq!(settings.origin("interval").to_string(), "command line");
+        let shown = settings.effective();
+        let line = shown.lines().find(|line| line.starts_with("interval = 9 ")).unwrap();
+        assert!(line.ends_with("# command line"), "{line}");
     }
 
     #[test]

@@ -47,26 +47,23 @@ impl Telemetry<'_> {
                     Err(error) => log::debug!("usage: {peer} left: {}", reason(&error)),
                 }
             }
-            Err(refusal) => {
-                self.log.write(Level::Info, || {
-                    format!("usage: {peer} refused: {}: {}", refusal.status, refusal.text)
-                });
-                refusal.send(stream, head.method);
-            }
+            Err(refusal) => self.refuse(stream, &guest, &refusal, head.method),
         }
     }
 
     fn refuse_head(&self, stream: Stream<'_>, guest: &Guest<'_>, error: &HeadError) {
-        let peer = guest.peer;
         match Refusal::of(error) {
-            Some(refusal) => {
-                self.log.write(Level::Info, || {
-                    format!("usage: {peer} refused: {}: {}", refusal.status, refusal.text)
-                });
-                refusal.send(stream, "GET");
-            }
-            None => log::debug!("usage: {peer} left before it asked for anything"),
+            Some(refusal) => self.refuse(stream, guest, &refusal, "GET"),
+            None => log::debug!("usage: {} left before it asked for anything", guest.peer),
         }
+    }
+
+    fn refuse(&self, stream: Stream<'_>, guest: &Guest<'_>, refusal: &Refusal, method: &str) {
+        let peer = guest.peer;
+        self.log.write(Level::Info, || {
+            format!("usage: {peer} refused: {}: {}", refusal.status, refusal.text)
+        });
+        refusal.send(stream, method);
     }
 }
 

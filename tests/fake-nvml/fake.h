@@ -1,0 +1,150 @@
+/*
+ * What the source files of the double share: the parts of NVML's binary interface that it speaks, and the
+ * machinery behind every entry point. Declared from scratch, for the calls in use only; the sizes below are
+ * those that the crate nvml-wrapper-sys 0.10 has for the same structures.
+ */
+#ifndef FAKE_H
+#define FAKE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Entry points alone are visible, so that a script cannot mean one of our helpers and nothing clashes in the host. */
+#define API __attribute__((visibility("default")))
+#pragma GCC visibility push(hidden)
+
+typedef unsigned int code;
+enum {
+    SUCCESS = 0,
+    UNINITIALIZED = 1,
+    INVALID_ARGUMENT = 2,
+    NOT_SUPPORTED = 3,
+    NOT_FOUND = 6,
+    INSUFFICIENT_SIZE = 7,
+    TIMEOUT = 10,
+    GPU_IS_LOST = 15,
+    OUT_OF_MEMORY = 20,
+    VERSION_MISMATCH = 25,
+};
+
+#define MAX_GPUS 64
+#define MAX_INSTANCES 7 /* of one GPU in MIG mode */
+#define NO_INSTANCE_ID 0xFFFFFFFFu
+#define NOT_AVAILABLE UINT64_MAX
+#define EVENT_XID 8u
+
+#ifdef OLD_DRIVER
+#define MAX_LINKS 6
+#define FIELD_IDS 94 /* one more than the last field that such a driver knows */
+#else
+#define MAX_LINKS 18
+#define FIELD_IDS 274
+#endif
+
+typedef struct device *device_handle;
+typedef struct event_set *set_handle;
+
+struct pci_info {
+    char short_id[16];
+    unsigned domain, bus, device, device_id, subsystem_id;
+    char id[32];
+};
+struct memory_v1 { uint64_t total, free, used; };
+struct memory_v2 { unsigned version; uint64_t total, reserved, free, used; };
+struct utilization { unsigned gpu, memory; };
+struct process_v1 { unsigned pid; uint64_t bytes; };
+struct process_v2 { unsigned pid; uint64_t bytes; unsigned gpu_instance, compute_instance; };
+struct attributes {
+    unsigned multiprocessors, copy_engines, decoders, encoders, jpegs, ofas, gpu_slices, compute_slices;
+    uint64_t memory_mib;
+};
+union value { double real; unsigned small; uint64_t large; };
+struct field_value {
+    unsigned id, scope;
+    int64_t timestamp_us, latency_us;
+    unsigned type;
+    code result;
+    union value value;
+};
+struct event_v1 { device_handle device; uint64_t type, data; };
+struct event_v2 { device_handle device; uint64_t type, data; unsigned gpu_instance, compute_instance; };
+
+_Static_assert(sizeof(struct pci_info) == 68, "nvmlPciInfo_t");
+_Static_assert(sizeof(struct memory_v1) == 24, "nvmlMemory_t");
+_Static_assert(sizeof(struct memory_v2) == 40, "nvmlMemory_v2_t");
+_Static_assert(sizeof(struct utilization) == 8, "nvmlUtilization_t");
+_Static_assert(sizeof(struct process_v1) == 16, "nvmlProcessInfo_v1_t");
+_Static_assert(sizeof(struct process_v2) == 24, "nvmlProcessInfo_v2_t");
+_Static_assert(sizeof(struct attributes) == 40, "nvmlDeviceAttributes_t");
+_Static_assert(sizeof(struct field_value) == 40, "nvmlFieldValue_t");
+_Static_assert(sizeof(struct event_v1) == 24, "nvmlEventData_t of drivers without nvmlEventSetWait_v2");
+_Static_assert(sizeof(struct event_v2) == 32, "nvmlEventData_t");
+
+/* A GPU by its number in the script, or one of its MIG instances. */
+struct target {
+    int gpu;      /* -1: no particular one */
+    int instance; /* -1: the whole GPU */
+};
+
+/*
+ * Every entry point begins with one of these. They take the lock that fake_unlock gives back at any return, read
+ * the script again if it changed, and do what it says for this function.
+ *
+ * The section collects the names of all entry points, so that a script that misspells one is refused.
+ */
+#define ENTRY                                                                                                     \
+    static const char *const entry __attribute__((section("fake_entries"), used)) = __func__;                     \
+    bool locked __attribute__((cleanup(fake_unlock))) = fake_lock()
+#define RETURN_IF(refusal)                                                                                        \
+    do {                                                                                                          \
+        code refused_ = (refusal);                                                                                \
+        if (refused_ != SUCCESS)                                                                                  \
+            return refused_;                                                                                      \
+    } while (0)
+#define GLOBAL_CALL(arguments_ok)                                                                                 \
+    ENTRY;                                                                                                        \
+    RETURN_IF(fake_enter(entry, (struct target){-1, -1}));                                                        \
+    RETURN_IF((arguments_ok) ? SUCCESS : INVALID_ARGUMENT)
+#define DEVICE_CALL(handle, arguments_ok)                                                                         \
+    ENTRY;                                                                                                        \
+    struct target target;                                                                                         \
+    RETURN_IF(fake_target(handle, &target));                                                                      \
+    RETURN_IF(fake_enter(entry, target));                                                                         \
+    RETURN_IF((arguments_ok) ? SUCCESS : INVALID_ARGUMENT)
+/* A question that has no answer for a MIG instance. */
+#define GPU_CALL(handle, arguments_ok)                                                                            \
+    DEVICE_CALL(handle, arguments_ok);                                                                            \
+    RETURN_IF(target.instance < 0 ? SUCCESS : NOT_SUPPORTED)
+
+/* rules.c: what happens on entry. */
+bool fake_lock(void);
+void fake_unlock(const bool *locked);
+code fake_rules(const char *entry, struct target target);
+code fake_enter(const char *entry, struct target target);
+code fake_target(device_handle handle, struct target *target);
+device_handle fake_handle(struct target target);
+code fake_init(void);
+code fake_shutdown(void);
+
+/* script.c: the script and the defaults behind it. All of it wants the lock. */
+void fake_reload(void);
+const char *fake_line(const char *key); /* NULL if the script has no such line */
+uint64_t fake_setting(const char *key, uint64_t fallback);
+bool fake_number(int gpu, const char *key, uint64_t *value); /* false: `none`, this GPU has no such thing */
+void fake_text(int gpu, const char *key, char text[128]);
+int64_t fake_listed(const char *key, const char *item);
+bool fake_is_lost(int gpu);
+bool fake_is_there(int gpu);
+unsigned fake_count(void);          /* GPUs that are there */
+int fake_gpu_at(unsigned index);    /* -1 if there is none */
+unsigned fake_index_of(int gpu);
+unsigned fake_instances(int gpu);   /* 0 without MIG mode */
+_Noreturn void fake_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* What most functions come to: a key's number, or NOT_SUPPORTED for `none`. */
+code fake_answer32(int gpu, const char *key, unsigned *out);
+code fake_answer64(int gpu, const char *key, uint64_t *out);
+void fake_pci_ids(struct pci_info *pci); /* writes both texts from the numbers */
+code fake_string(const char *text, char *buffer, unsigned length);
+
+#endif

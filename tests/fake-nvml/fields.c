@@ -1,0 +1,191 @@
+/* Field values, and NVLink with the fields that ask for it. */
+#include <stdio.h>
+#include <time.h>
+
+#include "fake.h"
+
+enum { UNSIGNED_INT = 1, UNSIGNED_LONG_LONG = 3 }; /* value types */
+
+/*
+ * The throttle counters have the numbers 251 to 253 until drivers of version 580.82, which gave these to something
+ * else and moved the counters to 269 to 271; nvml-wrapper asks for the ones that suit the driver's version.
+ */
+static unsigned first_throttle_field(void)
+{
+    const char *driver = fake_line("driver");
+    unsigned major = 0, minor = 0;
+    if (driver)
+        sscanf(driver, "%u.%u", &major, &minor);
+    return major > 580 || (major == 580 && minor >= 82) ? 269 : 251;
+}
+
+static code links(int gpu, unsigned *count)
+{
+    RETURN_IF(fake_answer32(gpu, "nvlinks", count));
+    if (*count > MAX_LINKS)
+        *count = MAX_LINKS;
+    return SUCCESS;
+}
+
+/* Whether there is such a link, and then whether it is up. */
+static code link_up(int gpu, unsigned link, bool *up)
+{
+    unsigned count;
+    RETURN_IF(links(gpu, &count));
+    if (link >= MAX_LINKS)
+        return INVALID_ARGUMENT;
+    *up = link < count;
+    return SUCCESS;
+}
+
+static code of_link_that_is_up(int gpu, unsigned link)
+{
+    bool up;
+    RETURN_IF(link_up(gpu, link, &up));
+    return up ? SUCCESS : NOT_SUPPORTED;
+}
+
+/* The counters of links 0 to 5 and their sum come in four groups of seven from 32 on; the script has one for all. */
+static code link_counter(int gpu, unsigned id, uint64_t *value)
+{
+    unsigned link = (id - 32) % 7, count;
+    RETURN_IF(links(gpu, &count));
+    if (link < 6)
+        RETURN_IF(of_link_that_is_up(gpu, link));
+    RETURN_IF(fake_answer64(gpu, "nvlink_errors", value));
+    *value *= link < 6 ? 1 : count;
+    return SUCCESS;
+}
+
+static code small_field(int gpu, unsigned id, unsigned scope, unsigned *value)
+{
+    bool up;
+    switch (id) {
+    case 1:
+    case 2:
+        return fake_answer32(gpu, "ecc", value);
+    case 82:
+        return fake_answer32(gpu, "temp_mem", value);
+    case 91:
+        *value = MAX_LINKS;
+        return links(gpu, &(unsigned){0});
+    case 94:
+        return fake_answer32(gpu, "pcie_replay", value);
+    case 142:
+        return fake_answer32(gpu, "remapped_corrected", value);
+    case 143:
+        return fake_answer32(gpu, "remapped_uncorrected", value);
+    case 144:
+        return fake_answer32(gpu, "remapped_pending", value);
+    case 145:
+        return fake_answer32(gpu, "remapped_failure", value);
+    case 165:
+        RETURN_IF(link_up(gpu, scope, &up));
+        *value = up;
+        return SUCCESS;
+    case 185:
+    case 186:
+        return fake_answer32(gpu, "power_mw", value);
+    default:
+        return NOT_SUPPORTED;
+    }
+}
+
+static code large_field(int gpu, unsigned id, unsigned scope, uint64_t *value)
+{
+    static const char *const ecc[] = {"ecc_volatile_corrected", "ecc_volatile_uncorrected", "ecc_aggregate_corrected",
+                                      "ecc_aggregate_uncorrected"};
+    static const char *const throttle[] = {"throttle_sw_thermal_ns", "throttle_hw_thermal_ns", "throttle_hw_brake_ns"};
+    unsigned first = first_throttle_field();
+    if (id >= 3 && id <= 6)
+        return fake_answer64(gpu, ecc[id - 3], value);
+    if (id >= 32 && id <= 59)
+        return link_counter(gpu, id, value);
+    if (id == 74)
+        return fake_answer64(gpu, "throttle_power_ns", value);
+    if (id == 76)
+        return fake_answer64(gpu, "throttle_sync_ns", value);
+    if (id == 83)
+        return fake_answer64(gpu, "energy_mj", value);
+    if (id >= 161 && id <= 163) {
+        RETURN_IF(of_link_that_is_up(gpu, scope));
+        return fake_answer64(gpu, "nvlink_errors", value);
+    }
+    if (id >= first && id - first < 3)
+        return fake_answer64(gpu, throttle[id - first], value);
+    return NOT_SUPPORTED;
+}
+
+API code nvmlDeviceGetFieldValues(device_handle device, int count, struct field_value *values)
+{
+    GPU_CALL(device, count > 0 && values);
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    for (struct field_value *field = values; field < values + count; field++) {
+        field->timestamp_us = now.tv_sec * 1000000ll + now.tv_nsec / 1000;
+        field->latency_us = 1;
+        if (field->id == 0 || field->id >= FIELD_IDS) {
+            field->result = INVALID_ARGUMENT;
+            continue;
+        }
+        field->type = UNSIGNED_INT;
+        field->result = small_field(target.gpu, field->id, field->scope, &field->value.small);
+        if (field->result == NOT_SUPPORTED) {
+            field->type = UNSIGNED_LONG_LONG;
+            field->result = large_field(target.gpu, field->id, field->scope, &field->value.large);
+        }
+    }
+    return SUCCESS;
+}
+
+API code nvmlDeviceGetNvLinkState(device_handle device, unsigned link, unsigned *active)
+{
+    GPU_CALL(device, active);
+    bool up;
+    RETURN_IF(link_up(target.gpu, link, &up));
+    *active = up;
+    return SUCCESS;
+}
+
+API code nvmlDeviceGetNvLinkErrorCounter(device_handle device, unsigned link, unsigned counter, uint64_t *count)
+{
+    GPU_CALL(device, counter <= 4 && count);
+    RETURN_IF(of_link_that_is_up(target.gpu, link));
+    return fake_answer64(target.gpu, "nvlink_errors", count);
+}
+
+/* All links lead to switches. */
+static code remote(int gpu, unsigned link, struct pci_info *pci)
+{
+    RETURN_IF(of_link_that_is_up(gpu, link));
+    *pci = (struct pci_info){.bus = 0xC4 + link % 4, .device_id = 0x22A310DE};
+    fake_pci_ids(pci);
+    return SUCCESS;
+}
+
+API code nvmlDeviceGetNvLinkRemotePciInfo_v2(device_handle device, unsigned link, struct pci_info *pci)
+{
+    GPU_CALL(device, pci);
+    return remote(target.gpu, link, pci);
+}
+
+API code nvmlDeviceGetNvLinkVersion(device_handle device, unsigned link, unsigned *version)
+{
+    GPU_CALL(device, version);
+    RETURN_IF(of_link_that_is_up(target.gpu, link));
+#ifdef OLD_DRIVER
+    *version = 2; /* NVLink 2.0 */
+#else
+    *version = 6; /* NVLink 4.0: the numbers are those of an enumeration */
+#endif
+    return SUCCESS;
+}
+
+/* P2P and its atomics, and that the link is a valid one; none to the host's memory. */
+API code nvmlDeviceGetNvLinkCapability(device_handle device, unsigned link, unsigned capability, unsigned *has)
+{
+    GPU_CALL(device, capability <= 5 && has);
+    RETURN_IF(of_link_that_is_up(target.gpu, link));
+    *has = capability == 0 || capability == 2 || capability == 5;
+    return SUCCESS;
+}
