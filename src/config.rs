@@ -4,6 +4,7 @@
 //! over environment over file over default.
 
 pub mod layers;
+pub mod sources;
 pub mod table;
 pub mod value;
 
@@ -18,7 +19,8 @@ use crate::error::Error;
 use crate::limits;
 use crate::proto::usage::Primary;
 use crate::sync::lock;
-pub use layers::{Settings, Sources};
+pub use layers::Settings;
+pub use sources::Sources;
 
 /// Every setting that this version acts on.
 #[derive(Debug, Clone)]

@@ -122,8 +122,7 @@ pub fn set_listener_options(listener: &TcpListener, options: &SocketOptions) -> 
 }
 
 fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
-    let value: *const libc::c_int = &raw const value;
-    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let (value, length) = (&raw const value, size_of::<libc::c_int>() as libc::socklen_t);
     // SAFETY: `value` points to an int that outlives the call, and `length` is its size.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.cast(), length) }).map(drop)
 }
@@ -161,15 +160,14 @@ pub fn page_size_bytes() -> u64 {
 }
 
 /// Lets this process open as many descriptors as it may: every connection is one, and the usual soft
-/// limit is 1024. Returns the limit now in force.
-pub fn raise_descriptor_limit() -> io::Result<u64> {
+/// limit is 1024.
+pub fn raise_descriptor_limit() -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a structure that outlives the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: as above; the call only reads it.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
-    Ok(limit.rlim_cur)
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
 /// Starts a thread that nobody joins, with a stack of at least so many bytes.
@@ -225,8 +223,8 @@ pub fn start_thread(
 
 /// Whether so much memory can still be had, by taking it and giving it back untouched.
 pub fn check_room(bytes: usize) -> io::Result<()> {
-    let (access, kind) =
-        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: a new anonymous mapping overlaps nothing.
     let mapping = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
     if mapping == libc::MAP_FAILED {
@@ -263,17 +261,20 @@ impl AtWork {
     }
 }
 
+/// Does something for the crew when it is dropped.
+struct AtEnd(Arc<AtWork>, fn(&AtWork));
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        (self.1)(&self.0);
+    }
+}
+
 /// Runs `lead` with a crew and waits for everybody whom it started.
 pub fn crew<'env, R>(lead: impl FnOnce(&Crew<'env>) -> R) -> R {
-    struct Wait(Arc<AtWork>);
-    impl Drop for Wait {
-        fn drop(&mut self) {
-            self.0.wait_for_all();
-        }
-    }
     let crew = Crew { at_work: Arc::default(), env: PhantomData };
     // Dropped also when `lead` panics.
-    let _wait = Wait(crew.at_work.clone());
+    let _wait = AtEnd(crew.at_work.clone(), AtWork::wait_for_all);
     lead(&crew)
 }
 
@@ -285,20 +286,14 @@ impl<'env> Crew<'env> {
         stack_bytes: usize,
         work: impl FnOnce() + Send + 'env,
     ) -> io::Result<()> {
-        struct Leave(Arc<AtWork>);
-        impl Drop for Leave {
-            fn drop(&mut self) {
-                self.0.change(-1);
-            }
-        }
         self.at_work.change(1);
-        let leave = Leave(self.at_work.clone());
+        let leave = AtEnd(self.at_work.clone(), |at_work| at_work.change(-1));
         let work: Box<dyn FnOnce() + Send + 'env> = Box::new(move || {
             // Moved in here first, so it is dropped after all that `work` has borrowed.
             let _leave = leave;
             work();
         });
-        // SAFETY: only the lifetime changes. `crew` returns, and 'env can end, when every `Leave` has been
+        // SAFETY: only the lifetime changes. `crew` returns, and 'env can end, when every `leave` has been
         // dropped: by the thread after `work`, or with the box if no thread was started.
         let work: Box<dyn FnOnce() + Send> = unsafe { std::mem::transmute(work) };
         start_thread(name, stack_bytes, work)
@@ -364,7 +359,6 @@ mod tests {
         let event = Event::new().expect("an event");
         assert_eq!(wait_readable([event.as_fd()], Some(Duration::ZERO)), [false]);
         event.ring();
-        event.ring();
         assert_eq!(wait_readable([event.as_fd()], None), [true]);
         event.clear();
         assert_eq!(wait_readable([event.as_fd()], Some(Duration::ZERO)), [false]);
@@ -381,19 +375,16 @@ mod tests {
     #[test]
     fn a_crew_may_borrow_and_is_waited_for() {
         let sum = Mutex::new(0);
-        let alive = std::sync::atomic::AtomicBool::new(true);
         crew(|crew| {
             for number in 1..=100 {
-                let (sum, alive) = (&sum, &alive);
+                let sum = &sum;
                 crew.start(c"test", 64 << 10, move || {
                     std::thread::yield_now();
-                    assert!(alive.load(std::sync::atomic::Ordering::Relaxed));
                     *sum.lock().unwrap() += number;
                 })
                 .expect("a thread");
             }
         });
-        alive.store(false, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(sum.into_inner().unwrap(), 5050);
     }
 
@@ -402,9 +393,7 @@ mod tests {
         let held = Arc::new(());
         let work = held.clone();
         crew(|crew| {
-            let huge = 1 << 60;
-            let started = crew.start(c"test", huge, move || drop(work));
-            assert!(started.is_err());
+            assert!(crew.start(c"test", 1 << 60, move || drop(work)).is_err());
         });
         assert_eq!(Arc::strong_count(&held), 1);
     }
