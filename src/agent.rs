@@ -44,19 +44,22 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     logger::init(config.log_level);
     // Before any thread is started, so that all of them leave signals to this one.
     sys::block_signals();
-    say_hello(&settings, &config);
     if let Err(error) = sys::raise_descriptor_limit() {
         log::warn!("cannot raise the limit of open files: {}", reason(&error));
     }
     let mut threads = Threads::new();
     let started = start(config, &mut threads);
     let result = started.map(|shared| {
+        // Not before: an agent that cannot start says why, and nothing else.
+        say_hello(&settings, &shared.settings.get());
         obey_signals(sources, &settings, &shared);
         shared.stop.ring();
         shared.feed.close();
     });
     sys::unblock_stop_signals();
-    log::info!("stopping");
+    if result.is_ok() {
+        log::info!("stopping");
+    }
     result.and(threads.join(limits::SHUTDOWN))
 }
 

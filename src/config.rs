@@ -115,6 +115,7 @@ impl Config {
                     .list("usage.trusted_proxies")
                     .iter()
                     .filter_map(|address| address.parse().ok())
+                    .map(|address: IpAddr| address.to_canonical())
                     .collect(),
                 allowed_origins: settings.list("usage.allowed_origins").to_vec(),
             },
@@ -185,6 +186,12 @@ mod tests {
         assert_eq!(config.usage.trusted_proxies.len(), 2);
         assert_eq!(config.usage.allowed_origins, ["*"]);
         assert!(config.usage.enabled && config.usage.token.is_none() && config.node_id.is_none());
+    }
+
+    #[test]
+    fn a_proxy_is_the_same_however_its_address_is_written() {
+        let config = with(&[("usage.trusted_proxies", "::ffff:192.0.2.1")]).unwrap();
+        assert_eq!(config.usage.trusted_proxies, [IpAddr::from([192, 0, 2, 1])]);
     }
 
     #[test]

@@ -28,8 +28,7 @@ fn run(arguments: &[&str]) -> Ran {
 fn refused(arguments: &[&str], code: i32, message: &str) {
     let ran = run(arguments);
     assert_eq!(ran.code, Some(code), "{arguments:?}: {}", ran.stderr);
-    let last = ran.stderr.lines().last().unwrap();
-    assert_eq!(last, format!("hm-agent: {message}"), "{arguments:?}");
+    assert_eq!(ran.stderr, format!("hm-agent: {message}\n"), "{arguments:?}");
     assert_eq!(ran.stdout, "");
 }
 
