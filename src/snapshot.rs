@@ -4,7 +4,9 @@
 //! No files, no clock, no threads: a reading of another machine becomes a snapshot the same way.
 
 mod derive;
+pub mod gpu;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::parse::diskstats::DiskStat;
@@ -13,6 +15,7 @@ use crate::parse::meminfo::MemInfo;
 use crate::parse::net_dev::NetDev;
 use crate::parse::pressure::Pressure;
 use crate::parse::stat::Stat;
+use gpu::Gpus;
 
 /// The kernel's counters at one moment, as they were read.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +48,8 @@ pub struct Reading {
     pub temperatures: Vec<Temperature>,
     /// File systems that answered.
     pub file_systems: Vec<FileSystem>,
+    /// GPUs, as they answered last.
+    pub gpus: Arc<Gpus>,
 }
 
 /// The three pressure files; `None` where the kernel has none (before 4.20, or switched off).
@@ -127,8 +132,8 @@ pub struct Snapshot {
     pub temperatures: Vec<Temperature>,
     /// Processes killed for want of memory since boot.
     pub oom_kills: Option<u64>,
-    /// GPUs, by index.
-    pub gpus: Vec<Gpu>,
+    /// GPUs.
+    pub gpus: Arc<Gpus>,
 }
 
 /// Use of the processors since the previous reading.
@@ -184,19 +189,4 @@ pub struct TrafficRate {
     pub packets_per_second: f64,
     pub errors_per_second: f64,
     pub drops_per_second: f64,
-}
-
-/// One GPU.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Gpu {
-    /// Its index, from 0.
-    pub index: u32,
-    /// Its model.
-    pub name: String,
-    /// Its memory.
-    pub memory_total_bytes: Option<u64>,
-    /// Memory in use.
-    pub memory_used_bytes: Option<u64>,
-    /// Time in which a kernel ran on it, 0 to 100.
-    pub utilization_percent: Option<u32>,
 }

@@ -4,4 +4,5 @@
 //! (MiB for bytes, say), this is the only place that knows.
 
 pub mod frame;
+pub mod probe;
 pub mod usage;

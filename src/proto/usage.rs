@@ -9,7 +9,8 @@ mod detail;
 use serde::Serialize;
 
 use crate::parse::quote;
-use crate::snapshot::{Gpu, Snapshot};
+use crate::snapshot::Snapshot;
+use crate::snapshot::gpu::{Gpu, Values};
 use detail::{UsageDetail, usage_detail};
 
 /// What a client may ask for.
@@ -122,18 +123,13 @@ pub fn system_info(
     detailed: bool,
     unix_seconds: u64,
 ) -> String {
-    let gpu = |gpu: &'_ Gpu| gpu.memory_total_bytes.map(mib);
     json(&SystemInfo {
         r#type: "system_info",
         cpu_count: snapshot.cpu.as_ref().map_or(0, |cpu| cpu.each_percent.len()),
         cpu_model: &machine.cpu_model,
         ram_total_mb: snapshot.memory.map_or(0, |memory| mib(memory.total_bytes)),
-        gpu_count: snapshot.gpus.len(),
-        gpus: snapshot
-            .gpus
-            .iter()
-            .map(|each| GpuInfo { index: each.index, name: &each.name, memory_mb: gpu(each) })
-            .collect(),
+        gpu_count: snapshot.gpus.each.len(),
+        gpus: snapshot.gpus.each.iter().map(gpu_info).collect(),
         hostname: snapshot.hostname.as_deref().unwrap_or_default(),
         timestamp: unix_seconds,
         detail: detailed.then_some(SystemDetail {
@@ -143,6 +139,11 @@ pub fn system_info(
             kernel: machine.kernel.as_deref(),
         }),
     })
+}
+
+fn gpu_info(gpu: &Gpu) -> GpuInfo<'_> {
+    let memory_mb = gpu.values.memory_total_bytes.map(mib);
+    GpuInfo { index: gpu.index, name: &gpu.name, memory_mb }
 }
 
 #[derive(Serialize)]
@@ -183,7 +184,7 @@ pub fn usage_update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> St
         ram_percent: used.map(|(used, total)| one_decimal(percent(used, total))),
         ram_used_mb: used.map(|(used, _)| mib(used)),
         ram_total_mb: memory.map(|memory| mib(memory.total_bytes)),
-        gpu: primary_gpu(&snapshot.gpus, primary),
+        gpu: primary_gpu(&snapshot.gpus.each, primary),
         timestamp: snapshot.unix_seconds,
         detail: detailed.then(|| usage_detail(snapshot)),
     })
@@ -196,22 +197,25 @@ fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {
                 return PrimaryGpu::default();
             };
             PrimaryGpu {
-                gpu_percent: gpu.utilization_percent,
-                gpu_mem_used_mb: gpu.memory_used_bytes.map(mib),
-                gpu_mem_total_mb: gpu.memory_total_bytes.map(mib),
+                gpu_percent: gpu.values.utilization_percent,
+                gpu_mem_used_mb: gpu.values.memory_used_bytes.map(mib),
+                gpu_mem_total_mb: gpu.values.memory_total_bytes.map(mib),
             }
         }
         Primary::Aggregate => {
-            let readings: Vec<u64> =
-                gpus.iter().filter_map(|gpu| gpu.utilization_percent).map(u64::from).collect();
+            let readings: Vec<u64> = gpus
+                .iter()
+                .filter_map(|gpu| gpu.values.utilization_percent)
+                .map(u64::from)
+                .collect();
             let mean = (readings.iter().sum::<u64>() as f64 / readings.len() as f64).round();
-            let sum = |pick: fn(&Gpu) -> Option<u64>| {
-                gpus.iter().filter_map(pick).reduce(u64::saturating_add).map(mib)
+            let sum = |pick: fn(&Values) -> Option<u64>| {
+                gpus.iter().filter_map(|gpu| pick(&gpu.values)).reduce(u64::saturating_add).map(mib)
             };
             PrimaryGpu {
                 gpu_percent: (!readings.is_empty()).then_some(mean as u32),
-                gpu_mem_used_mb: sum(|gpu| gpu.memory_used_bytes),
-                gpu_mem_total_mb: sum(|gpu| gpu.memory_total_bytes),
+                gpu_mem_used_mb: sum(|values| values.memory_used_bytes),
+                gpu_mem_total_mb: sum(|values| values.memory_total_bytes),
             }
         }
     }
@@ -244,15 +248,25 @@ fn percent(part: u64, total: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::gpu::Gpus;
     use crate::snapshot::{Cpu, Memory};
+    use std::sync::Arc;
+
+    fn gpus(each: Vec<Gpu>) -> Arc<Gpus> {
+        Arc::new(Gpus { nvidia: None, each })
+    }
 
     fn documents_snapshot() -> Snapshot {
         let gpu = |index, name: &str, memory_mib: u64, used_mib: u64, percent| Gpu {
             index,
             name: name.into(),
-            memory_total_bytes: Some(memory_mib << 20),
-            memory_used_bytes: Some(used_mib << 20),
-            utilization_percent: Some(percent),
+            values: Values {
+                memory_total_bytes: Some(memory_mib << 20),
+                memory_used_bytes: Some(used_mib << 20),
+                utilization_percent: Some(percent),
+                ..Default::default()
+            },
+            ..Default::default()
         };
         Snapshot {
             unix_seconds: 1678901244,
@@ -267,10 +281,10 @@ mod tests {
                 swap_total_bytes: Some(0),
                 swap_used_bytes: Some(0),
             }),
-            gpus: vec![
+            gpus: gpus(vec![
                 gpu(0, "NVIDIA GeForce RTX 3090", 24576, 18432, 87),
                 gpu(1, "NVIDIA GeForce RTX 3080", 10240, 1000, 12),
-            ],
+            ]),
             ..Default::default()
         }
     }
@@ -294,7 +308,7 @@ mod tests {
 
     #[test]
     fn without_a_gpu_its_fields_are_absent() {
-        let snapshot = Snapshot { gpus: vec![], ..documents_snapshot() };
+        let snapshot = Snapshot { gpus: gpus(vec![]), ..documents_snapshot() };
         for primary in [Primary::Index(0), Primary::Aggregate] {
             assert_eq!(
                 usage_update(&snapshot, primary, false),

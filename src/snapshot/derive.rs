@@ -47,7 +47,7 @@ impl Snapshot {
             file_systems: now.file_systems.clone(),
             temperatures: now.temperatures.clone(),
             oom_kills: now.oom_kills,
-            gpus: Vec::new(),
+            gpus: now.gpus.clone(),
         }
     }
 }
