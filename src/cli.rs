@@ -141,7 +141,7 @@ fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
     logger::init(config.log_level);
     let (machine, snapshot) = agent::look(&config)?;
     print(&if json {
-        usage::sample(&machine, &snapshot, config.primary_gpu) + "\n"
+        usage::sample(&machine, &snapshot, config.gpu.primary) + "\n"
     } else {
         report::text(&machine, &snapshot)
     })

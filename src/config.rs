@@ -33,8 +33,10 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// `path.*`: where the machine is mounted.
     pub roots: Roots,
-    /// `gpu.primary`.
-    pub primary_gpu: Primary,
+    /// `state_dir`: what must survive a restart, and the GPU probe where memory cannot be run.
+    pub state_dir: PathBuf,
+    /// `gpu.*`.
+    pub gpu: GpuSettings,
     /// `usage.*`.
     pub usage: Usage,
 }
@@ -46,6 +48,30 @@ pub struct Roots {
     pub proc: PathBuf,
     pub sys: PathBuf,
     pub root: PathBuf,
+}
+
+/// `gpu.*`: where GPUs are read, and which one is shown first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuSettings {
+    /// `gpu.source`.
+    pub source: GpuSource,
+    /// `gpu.nvml_library`; `None`: the driver's.
+    pub nvml_library: Option<PathBuf>,
+    /// `gpu.primary`.
+    pub primary: Primary,
+    /// `gpu.timeout`: a driver that has not answered for so long hangs.
+    pub timeout: Duration,
+}
+
+/// `gpu.source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuSource {
+    /// What is there.
+    Auto,
+    /// NVIDIA's alone, and always.
+    Nvml,
+    /// None at all.
+    Nothing,
 }
 
 /// `usage.*`: the telemetry port.
@@ -102,7 +128,17 @@ impl Config {
                 sys: settings.parsed("path.sys").unwrap_or_default(),
                 root: settings.parsed("path.root").unwrap_or_default(),
             },
-            primary_gpu: settings.parsed("gpu.primary").map_or(Primary::Aggregate, Primary::Index),
+            state_dir: settings.parsed("state_dir").unwrap_or_default(),
+            gpu: GpuSettings {
+                source: match settings.text("gpu.source") {
+                    Some("none") => GpuSource::Nothing,
+                    Some("nvml") => GpuSource::Nvml,
+                    _ => GpuSource::Auto,
+                },
+                nvml_library: settings.parsed("gpu.nvml_library"),
+                primary: settings.parsed("gpu.primary").map_or(Primary::Aggregate, Primary::Index),
+                timeout: Duration::from_secs(settings.int("gpu.timeout")),
+            },
             usage: Usage {
                 enabled: settings.flag("usage.enabled"),
                 listen: settings
@@ -180,7 +216,7 @@ mod tests {
         assert_eq!(config.interval, Duration::from_secs(5));
         assert_eq!(config.log_level, LevelFilter::Info);
         assert_eq!(config.roots.proc, PathBuf::from("/proc"));
-        assert_eq!(config.primary_gpu, Primary::Index(0));
+        assert_eq!(config.gpu.primary, Primary::Index(0));
         assert_eq!(config.usage.listen, "0.0.0.0:33931".parse().unwrap());
         assert_eq!((config.usage.max_connections, config.usage.max_connections_per_ip), (1024, 64));
         assert_eq!(config.usage.trusted_proxies.len(), 2);
@@ -196,8 +232,8 @@ mod tests {
 
     #[test]
     fn aggregate_is_a_primary_gpu_too() {
-        assert_eq!(with(&[("gpu.primary", "aggregate")]).unwrap().primary_gpu, Primary::Aggregate);
-        assert_eq!(with(&[("gpu.primary", "3")]).unwrap().primary_gpu, Primary::Index(3));
+        assert_eq!(with(&[("gpu.primary", "aggregate")]).unwrap().gpu.primary, Primary::Aggregate);
+        assert_eq!(with(&[("gpu.primary", "3")]).unwrap().gpu.primary, Primary::Index(3));
     }
 
     #[test]

@@ -2,6 +2,10 @@
 //! safe wrapper of one system call, and says in its SAFETY line why the call is sound.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "gpu-probe")]
+pub mod nvml;
+pub mod process;
+
 use std::ffi::{CStr, CString};
 use std::io;
 use std::marker::PhantomData;
@@ -183,8 +187,7 @@ pub fn start_thread(
     extern "C" fn run(start: *mut libc::c_void) -> *mut libc::c_void {
         // SAFETY: `start` is the pointer that `start_thread` made of a box, given to this thread alone.
         let Start { name, work } = *unsafe { Box::from_raw(start.cast::<Start>()) };
-        // SAFETY: the name is a C string; the kernel copies it.
-        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+        process::name_thread(name);
         work();
         std::ptr::null_mut()
     }

@@ -95,7 +95,7 @@ impl Source<'_> {
     }
 
     fn update_frame<'s>(&self, sample: &'s Sample, detailed: bool) -> &'s [u8] {
-        sample.update_frame(|| self.settings.get().primary_gpu, detailed)
+        sample.update_frame(|| self.settings.get().gpu.primary, detailed)
     }
 }
 

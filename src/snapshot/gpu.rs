@@ -248,6 +248,7 @@ pub enum ProcessKind {
     #[default]
     Compute,
     Graphics,
+    ComputeAndGraphics,
 }
 
 /// Errors of one code.

@@ -1,3 +1,285 @@
 //! The GPU probe: asks NVIDIA's library what the GPUs do, in a process that can be killed.
+//!
+//! For each line on standard input it writes one line of JSON ([`hm_agent::proto::probe`]). It ends when
+//! standard input closes, whatever its other threads are doing, and when the agent's thread that started it
+//! is gone. The agent decides when a missing line means that the driver hangs.
 
-fn main() {}
+mod measure;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::{BufRead, Write};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use hm_agent::logger::unix_seconds;
+use hm_agent::proto::probe::{Failure, Line, VERSION};
+use hm_agent::snapshot::gpu::{Gpu, Problem, State, Values, Xid};
+use hm_agent::sys::nvml;
+use hm_agent::sys::process::{die_with_parent, end_now, name_thread};
+use lexopt::prelude::{Long, ValueExt};
+use nvml_wrapper::Nvml;
+use nvml_wrapper::error::NvmlError;
+use worker::{Answer, Target};
+
+/// Where the driver's library is, if not in the loader's path: WSL, NixOS, and what Kubernetes' device
+/// plugins mount.
+const LIBRARIES: [&str; 4] = [
+    "libnvidia-ml.so.1",
+    "/usr/lib/wsl/lib/libnvidia-ml.so.1",
+    "/run/opengl-driver/lib/libnvidia-ml.so.1",
+    "/usr/local/nvidia/lib64/libnvidia-ml.so.1",
+];
+
+/// How the agent wants it.
+#[derive(Default)]
+struct Options {
+    /// `--library`: the only one to try.
+    library: Option<OsString>,
+    /// `--only`: PCI addresses of the GPUs to look at; none: all that NVML lists.
+    only: Vec<String>,
+    /// `--timeout`: after so many milliseconds the agent takes the driver for hung.
+    timeout: Option<Duration>,
+    /// `--parent`: whose end is this process' end, too.
+    parent: Option<u32>,
+}
+
+fn main() -> ExitCode {
+    let options = match parse() {
+        Ok(options) => options,
+        Err(error) => {
+            // Nothing is left to tell if this cannot be written; the exit code still says it.
+            let _ = writeln!(std::io::stderr(), "gpu-probe: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    name_thread(c"gpu-probe");
+    if let Some(parent) = options.parent {
+        die_with_parent(parent);
+    }
+    let questions = listen();
+    match Probe::new(&options) {
+        Ok(probe) => probe.run(&questions),
+        Err(failure) => {
+            if questions.recv().is_ok() {
+                write(&Line { version: VERSION, failure: Some(failure), ..Line::default() });
+            }
+        }
+    }
+    end_now(0)
+}
+
+fn parse() -> Result<Options, lexopt::Error> {
+    let mut options = Options::default();
+    let mut arguments = lexopt::Parser::from_env();
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("library") => options.library = Some(arguments.value()?),
+            Long("only") => options.only.push(arguments.value()?.string()?),
+            Long("timeout") => {
+                options.timeout = Some(Duration::from_millis(arguments.value()?.parse()?));
+            }
+            Long("parent") => options.parent = Some(arguments.value()?.parse()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(options)
+}
+
+/// Reads standard input in a thread of its own, which ends the process with it.
+fn listen() -> Receiver<()> {
+    let (asked, questions) = channel();
+    std::thread::spawn(move || {
+        for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if asked.send(()).is_err() {
+                break;
+            }
+        }
+        end_now(0)
+    });
+    questions
+}
+
+fn write(line: &Line) {
+    // Serialising it cannot fail: no maps with odd keys. Nobody to write to: nobody to work for.
+    let mut text = serde_json::to_vec(line).unwrap_or_default();
+    text.push(b'\n');
+    let mut stdout = std::io::stdout().lock();
+    if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() {
+        end_now(0);
+    }
+}
+
+/// A GPU's worker, seen from here.
+struct Slot {
+    target: Target,
+    rounds: Sender<u64>,
+    busy: bool,
+    /// What it said in this round.
+    answer: Option<Option<Gpu>>,
+    /// What it was like last.
+    known: Option<Gpu>,
+    /// Errors that are not reported yet.
+    xids: Vec<u64>,
+}
+
+struct Probe {
+    driver_version: Option<String>,
+    cuda_version: Option<String>,
+    slots: Vec<Slot>,
+    answers: Receiver<Answer>,
+    timeout: Duration,
+}
+
+impl Probe {
+    fn new(options: &Options) -> Result<Self, Failure> {
+        // Never given back: workers use it to the end, and shutting NVML down may hang.
+        let nvml: &'static Nvml = Box::leak(Box::new(load(options)?));
+        let count = nvml.device_count().map_err(|error| failure(&error))?;
+        let targets: Vec<Target> = match options.only.is_empty() {
+            true => (0..count).map(Target::Index).collect(),
+            false => options.only.iter().cloned().map(Target::Address).collect(),
+        };
+        let (answer, answers) = channel();
+        let slots = targets.into_iter().enumerate().map(|(slot, target)| {
+            let (rounds, waiting) = channel();
+            let (answer, asked) = (answer.clone(), target.clone());
+            std::thread::spawn(move || worker::work(nvml, slot, &asked, &waiting, &answer));
+            Slot { target, rounds, busy: false, answer: None, known: None, xids: Vec::new() }
+        });
+        Ok(Self {
+            driver_version: nvml.sys_driver_version().ok(),
+            cuda_version: nvml::cuda_driver_version(nvml)
+                .ok()
+                .map(|version| format!("{}.{}", version / 1000, version % 1000 / 10)),
+            slots: slots.collect(),
+            answers,
+            timeout: options.timeout.unwrap_or(Duration::from_secs(10)),
+        })
+    }
+
+    fn run(mut self, questions: &Receiver<()>) {
+        for round in 0.. {
+            if questions.recv().is_err() {
+                return;
+            }
+            self.ask(round);
+            write(&self.line(unix_seconds()));
+        }
+    }
+
+    /// Has every GPU looked at. One that does not answer is not waited for again until it has.
+    fn ask(&mut self, round: u64) {
+        // Until a GPU has answered once, the driver may have to wake it first.
+        let all_known = self.slots.iter().all(|slot| slot.known.is_some() || slot.busy);
+        let patience = if all_known { self.timeout / 5 } else { self.timeout * 4 / 5 };
+        let deadline = Instant::now() + patience;
+        let mut waiting = 0;
+        for slot in &mut self.slots {
+            slot.answer = None;
+            waiting += usize::from(slot.ask(round));
+        }
+        let mut answered = self.slots.is_empty();
+        while waiting > 0 || !answered {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // If nobody answers at all, neither does the probe: the agent knows what that means.
+            let answer = match answered {
+                true => self.answers.recv_timeout(left).ok(),
+                false => self.answers.recv().ok(),
+            };
+            let Some(answer) = answer else { return };
+            let slot = &mut self.slots[answer.slot];
+            slot.busy = false;
+            slot.xids.extend(answer.xids);
+            if answer.round == round {
+                slot.known = answer.gpu.clone();
+                slot.answer = Some(answer.gpu);
+                answered = true;
+                waiting -= 1;
+            } else {
+                // It hung, and is back; what it says is old.
+                waiting += usize::from(slot.ask(round));
+            }
+        }
+    }
+
+    fn line(&mut self, now: u64) -> Line {
+        Line {
+            version: VERSION,
+            failure: None,
+            driver_version: self.driver_version.clone(),
+            cuda_version: self.cuda_version.clone(),
+            gpus: self.slots.iter_mut().filter_map(|slot| slot.report(now)).collect(),
+        }
+    }
+}
+
+impl Slot {
+    /// Asks it, if it is not still at work; says whether an answer is to come.
+    fn ask(&mut self, round: u64) -> bool {
+        let asked = !self.busy && self.rounds.send(round).is_ok();
+        self.busy |= asked;
+        asked
+    }
+
+    /// The GPU as it is now, with its errors of `now`; `None`: it is not for us to see.
+    fn report(&mut self, now: u64) -> Option<Gpu> {
+        let mut gpu = match self.answer.take() {
+            Some(gpu) => gpu?,
+            None => {
+                let known = self.known.clone().unwrap_or_else(|| worker::unknown(&self.target));
+                Gpu {
+                    values: Values::default(),
+                    problem: Some(Problem::Hung),
+                    message: Some("the driver does not answer".to_owned()),
+                    ..known
+                }
+            }
+        };
+        gpu.xids = count(&std::mem::take(&mut self.xids), now);
+        Some(gpu)
+    }
+}
+
+/// Loads the library: the one that the agent names, else the first that is there.
+fn load(options: &Options) -> Result<Nvml, Failure> {
+    let candidates = match &options.library {
+        Some(path) => vec![path.clone()],
+        None => LIBRARIES.map(OsString::from).to_vec(),
+    };
+    // The first place is the loader's own path; why nothing is there says most.
+    let mut nowhere = None;
+    for path in &candidates {
+        match Nvml::builder().lib_path(path).init() {
+            Err(error @ NvmlError::LibloadingError(_)) => nowhere = nowhere.or(Some(error)),
+            found => return found.map_err(|error| failure(&error)),
+        }
+    }
+    Err(failure(&nowhere.unwrap_or(NvmlError::LibraryNotFound)))
+}
+
+fn failure(error: &NvmlError) -> Failure {
+    let state = match error {
+        NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound | NvmlError::DriverNotLoaded => {
+            State::NoDriver
+        }
+        NvmlError::LibRmVersionMismatch => State::VersionMismatch,
+        _ => State::Unavailable,
+    };
+    let message = match error {
+        NvmlError::LibloadingError(error) => error.to_string(),
+        error => error.to_string(),
+    };
+    Failure { state, message }
+}
+
+/// How often each code comes.
+fn count(codes: &[u64], now: u64) -> Vec<Xid> {
+    let mut counts = BTreeMap::new();
+    for code in codes {
+        *counts.entry(*code).or_default() += 1;
+    }
+    counts.into_iter().map(|(code, count)| Xid { code, count, last_unix_seconds: now }).collect()
+}

@@ -1,0 +1,48 @@
+//! Processes: a program that lives in memory only, and ends that cannot be missed.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::FromRawFd;
+
+use super::check;
+
+/// A file without a name that can be run through `/proc/self/fd`; closed when a program is started.
+pub fn memory_file(name: &CStr) -> io::Result<File> {
+    // Kernels from 6.3 on want to be told that it will be run, and older ones refuse to be told.
+    const MFD_EXEC: libc::c_uint = 0x10;
+    let create = |flags| {
+        // SAFETY: the name is a C string; a descriptor that comes back is ours alone.
+        check(unsafe { libc::memfd_create(name.as_ptr(), flags) })
+    };
+    let fd = create(libc::MFD_CLOEXEC | MFD_EXEC).or_else(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => create(libc::MFD_CLOEXEC),
+        _ => Err(error),
+    })?;
+    // SAFETY: `fd` is open and owned by nobody else.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Names this thread; that of the main one is what ps shows.
+pub fn name_thread(name: &CStr) {
+    // SAFETY: the name is a C string; the kernel copies it.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// From now on this process is killed when the thread that started it ends, and at once if that has
+/// happened already.
+pub fn die_with_parent(parent: u32) {
+    // SAFETY: neither call takes pointers.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        if u32::try_from(libc::getppid()) != Ok(parent) {
+            libc::_exit(0);
+        }
+    }
+}
+
+/// Ends this process without asking anybody: no destructor of a library can keep it.
+pub fn end_now(code: i32) -> ! {
+    // SAFETY: it takes no pointers and does not return.
+    unsafe { libc::_exit(code) }
+}
