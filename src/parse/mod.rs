@@ -21,14 +21,17 @@
     )
 )]
 
+pub mod amdgpu_ids;
 pub mod cpuinfo;
 pub mod diskstats;
+pub mod link_speed;
 pub mod loadavg;
 pub mod meminfo;
 pub mod mountinfo;
 pub mod net_dev;
 pub mod os_release;
 pub mod pressure;
+pub mod ras_err_count;
 pub mod stat;
 pub mod uptime;
 pub mod vmstat;
