@@ -12,6 +12,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Current, Settings, Sources};
+use crate::embedded::GPU_PROBE;
 use crate::error::{Error, reason};
 use crate::feed::Feed;
 use crate::limits;
@@ -20,8 +21,10 @@ use crate::proto::usage::Machine;
 use crate::serve::listener::{Admission, Port};
 use crate::serve::telemetry::Telemetry;
 use crate::serve::usage;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Reading, Snapshot};
 use crate::source::disks::Disks;
+use crate::source::gpu::Keeper;
+use crate::source::gpu::board::Board;
 use crate::source::machine;
 use crate::source::sampler::Sampler;
 use crate::sync::Stop;
@@ -34,7 +37,10 @@ struct Shared {
     /// Rings when the settings in force have changed.
     reloaded: Event,
     machine: Machine,
+    gpus: Board,
     feed: Feed,
+    /// Rings when samples say how it stands with the GPUs.
+    complete: Event,
 }
 
 /// Runs until a signal says stop. The error is one that keeps the agent from starting or going on.
@@ -91,8 +97,15 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         machine: machine::read(&config.roots),
         settings: Current::new(config),
         reloaded: Event::new().map_err(events)?,
+        gpus: Board::new().map_err(events)?,
         feed: Feed::new(first).map_err(events)?,
+        complete: Event::new().map_err(events)?,
     });
+    let context = shared.clone();
+    threads.start("gpu", move || {
+        Keeper::new(&context.gpus, &context.settings, GPU_PROBE).run(&context.stop);
+        Ok(())
+    })?;
     let context = shared.clone();
     threads.start("sampler", move || {
         context.keep_sampling(sampler);
@@ -125,37 +138,64 @@ fn reload(sources: &Sources, at_start: &Settings, shared: &Shared) -> Result<(),
     log::set_max_level(config.log_level);
     shared.settings.replace(config);
     shared.reloaded.ring();
+    shared.gpus.ask();
     Ok(())
 }
 
 impl Shared {
     /// The sampler's life. Ticks lie on a grid from the start, so they neither drift nor bunch up.
     fn keep_sampling(&self, mut sampler: Sampler) {
-        let mut last = Instant::now();
-        if !self.stop.wait(limits::WARM_UP) {
-            self.feed.refine(sampler.read());
-        }
+        let start = Instant::now();
+        let mut last = start;
+        let mut warm_up = Some(start + limits::WARM_UP);
+        let mut first_gpus = Some(start + limits::FIRST_GPUS);
+        let mut asked = false;
         while !self.stop.is_rung() {
-            let interval = self.settings.get().interval;
-            let next = last + interval;
+            let config = self.settings.get();
             let now = Instant::now();
-            if now < next {
-                let events = [self.stop.as_fd(), self.reloaded.as_fd()];
-                let wait = sampler.tend().map_or(next - now, |tend| tend.min(next - now));
+            let next = last + config.interval;
+            let ask_at = next.checked_sub(self.gpus.lead(&config)).unwrap_or(now);
+            if now >= next {
+                self.feed.publish(self.read(&mut sampler, &config));
+                last = latest_tick(next, now, config.interval);
+                (warm_up, asked) = (None, false);
+            } else if warm_up.is_some_and(|at| now >= at) {
+                self.feed.refine(self.read(&mut sampler, &config));
+                warm_up = None;
+            } else if first_gpus.is_some_and(|at| now >= at || self.gpus.is_known()) {
+                self.feed.refine_gpus(self.gpus.gpus(&config, now));
+                self.complete.ring();
+                first_gpus = None;
+            } else if !asked && now >= ask_at {
+                if self.gpus.is_wanted() {
+                    self.gpus.ask();
+                }
+                asked = true;
+            } else {
+                let tend = sampler.tend().map(|tend| now + tend);
+                let ask_at = (!asked).then_some(ask_at);
+                let until = [warm_up, first_gpus, ask_at, tend].into_iter().flatten().min();
+                let wait = until.map_or(next, |until| until.min(next)) - now;
+                let events = [self.stop.as_fd(), self.reloaded.as_fd(), self.gpus.arrived()];
                 sys::wait_readable(events, Some(wait));
                 self.reloaded.clear();
-                continue;
             }
-            self.feed.publish(sampler.read());
-            last = latest_tick(next, now, interval);
         }
         self.feed.close();
     }
 
+    /// The machine and its GPUs.
+    fn read(&self, sampler: &mut Sampler, config: &Config) -> Reading {
+        Reading { gpus: self.gpus.gpus(config, Instant::now()), ..sampler.read() }
+    }
+
+    /// Clients wait a moment in the backlog until it is known how it stands with the GPUs: who asks only
+    /// once what there is, and all dashboards do that when the agent was restarted, is not told too little.
     fn serve_telemetry(&self, port: &Port) -> Result<(), Error> {
         let source =
             usage::Source { feed: &self.feed, machine: &self.machine, settings: &self.settings };
         let telemetry = Telemetry { usage: source, log: PeerLog::new() };
+        sys::wait_readable([self.stop.as_fd(), self.complete.as_fd()], None);
         port.run(&self.stop, &self.settings, telemetry_admission, |stream, guest| {
             telemetry.serve(stream, guest);
         })
@@ -177,12 +217,26 @@ fn latest_tick(next: Instant, now: Instant, interval: Duration) -> Instant {
     next + interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX))
 }
 
-/// One look at this machine: two readings, half a second apart.
-pub fn look(config: &Config) -> Result<(Machine, Snapshot), Error> {
+/// One look at this machine: two readings, half a second apart, or as much later as the first word on the
+/// GPUs takes.
+pub fn look(config: Config) -> Result<(Machine, Snapshot), Error> {
+    let events = |error| Error::system("create an event", error);
+    let (stop, gpus) = (Stop::new().map_err(events)?, Board::new().map_err(events)?);
+    let settings = Current::new(config);
+    let config = settings.get();
     let mut sampler = Sampler::new(config.roots.clone(), Disks::new(sys::statvfs));
-    let first = sampler.first()?;
-    std::thread::sleep(limits::SAMPLE_WINDOW);
-    let second = sampler.read();
+    let (first, second) = std::thread::scope(|scope| {
+        scope.spawn(|| Keeper::new(&gpus, &settings, GPU_PROBE).run(&stop));
+        let first = sampler.first();
+        let start = Instant::now();
+        sys::wait_readable([gpus.arrived()], Some(limits::GPU_PATIENCE));
+        std::thread::sleep(limits::SAMPLE_WINDOW.saturating_sub(start.elapsed()));
+        let gpus = gpus.gpus(&config, Instant::now());
+        let second = Reading { gpus, ..sampler.read() };
+        stop.ring();
+        (first, second)
+    });
+    let first = first?;
     let boot = Snapshot::derive(None, &first);
     Ok((machine::read(&config.roots), Snapshot::derive(Some((&first, &boot)), &second)))
 }

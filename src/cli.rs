@@ -139,9 +139,10 @@ fn check(sources: &Sources) -> Result<(), Error> {
 fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
     let config = Config::new(&Settings::load(sources)?)?;
     logger::init(config.log_level);
-    let (machine, snapshot) = agent::look(&config)?;
+    let primary = config.gpu.primary;
+    let (machine, snapshot) = agent::look(config)?;
     print(&if json {
-        usage::sample(&machine, &snapshot, config.gpu.primary) + "\n"
+        usage::sample(&machine, &snapshot, primary) + "\n"
     } else {
         report::text(&machine, &snapshot)
     })

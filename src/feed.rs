@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::proto::{frame, usage};
+use crate::snapshot::gpu::Gpus;
 use crate::snapshot::{Reading, Snapshot};
 use crate::sync::lock;
 use crate::sys::Event;
@@ -75,6 +76,14 @@ impl Feed {
     pub fn refine(&self, reading: Reading) {
         let before = self.current();
         self.replace(&before, before.tick, reading);
+    }
+
+    /// The same sample with what is now known of the GPUs.
+    pub fn refine_gpus(&self, gpus: Arc<Gpus>) {
+        let before = self.current();
+        let reading = Reading { gpus: gpus.clone(), ..before.reading.clone() };
+        let snapshot = Snapshot { gpus, ..before.snapshot.clone() };
+        *lock(&self.current) = sample(before.tick, reading, snapshot);
     }
 
     /// Wakes everybody for the last time. Nothing may be published afterwards.

@@ -21,6 +21,25 @@ pub const STATVFS: Duration = Duration::from_secs(3);
 /// are asked.
 pub const HUNG_MOUNTS: usize = 16;
 
+/// How long before a tick the GPUs are asked, at the least. A driver that keeps its GPUs ready answers
+/// within milliseconds.
+pub const GPU_LEAD: Duration = Duration::from_millis(100);
+/// How long the first clients may wait for the first word on the GPUs: waking a driver takes seconds.
+pub const FIRST_GPUS: Duration = Duration::from_secs(3);
+/// `hm-agent sample` waits so long for them.
+pub const GPU_PATIENCE: Duration = Duration::from_secs(10);
+/// A machine is searched for GPUs so often: they are seldom plugged in.
+pub const GPU_SEARCH: Duration = Duration::from_secs(60);
+/// A probe that died is started again after the first, then after twice as long each time, up to the second.
+pub const PROBE_REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// A killed probe that is still there after this is held by the driver.
+pub const PROBE_KILL: Duration = Duration::from_secs(2);
+/// A probe in which one GPU hangs is started anew so much later: that may help, and costs the others a
+/// sample.
+pub const HUNG_GPU_RETRY: Duration = Duration::from_secs(600);
+/// The probe's line is longest with thousands of processes on eight GPUs.
+pub const PROBE_LINE_BYTES: usize = 4 << 20;
+
 /// Stack of a connection's thread. The deepest path, an upgrade with all its checks, touches two pages of
 /// it (measured); only those cost memory.
 pub const CONNECTION_STACK_BYTES: usize = 64 << 10;

@@ -1,0 +1,169 @@
+//! The probe as a child process: started from memory, asked, read, killed.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use crate::error::reason;
+use crate::limits;
+use crate::proto::probe::{Line, VERSION};
+use crate::sys::process::memory_file;
+use crate::sys::wait_readable;
+
+/// A probe that runs.
+pub struct Probe {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: ChildStdout,
+    unread: Vec<u8>,
+}
+
+/// What came of reading.
+pub enum Heard {
+    /// Not a whole line yet.
+    Nothing,
+    /// A line.
+    Line(Box<Line>),
+    /// It is gone.
+    End,
+    /// It wrote something that is no answer.
+    Nonsense(String),
+}
+
+impl Probe {
+    /// Starts `program` from memory, or from a file in `state_dir` where memory cannot be run.
+    pub fn start(program: &[u8], arguments: &[OsString], state_dir: &Path) -> Result<Self, String> {
+        let from_memory = Self::from_memory(program, arguments);
+        let in_memory = match from_memory {
+            Ok(probe) => return Ok(probe),
+            Err(error) => reason(&error),
+        };
+        Self::from_file(program, arguments, state_dir).map_err(|error| {
+            let on_disk = reason(&error);
+            let why = format!("from memory: {in_memory}; from {}: {on_disk}", state_dir.display());
+            match error.kind() {
+                // The program is there; its loader is not.
+                io::ErrorKind::NotFound => {
+                    format!("{why}; it needs glibc, as NVIDIA's library does")
+                }
+                _ => why,
+            }
+        })
+    }
+
+    fn from_memory(program: &[u8], arguments: &[OsString]) -> io::Result<Self> {
+        let mut file = memory_file(c"gpu-probe")?;
+        file.write_all(program)?;
+        Self::spawn(format!("/proc/self/fd/{}", file.as_raw_fd()).as_ref(), arguments)
+    }
+
+    fn from_file(program: &[u8], arguments: &[OsString], state_dir: &Path) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o750).create(state_dir)?;
+        let path = state_dir.join(format!("gpu-probe.{}", std::process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(&path);
+        let started = file.and_then(|mut file: File| {
+            file.write_all(program)?;
+            drop(file);
+            Self::spawn(path.as_os_str(), arguments)
+        });
+        // It runs or it does not: nobody needs the name any more, nor one that was left there.
+        let _ = std::fs::remove_file(&path);
+        started
+    }
+
+    fn spawn(program: &OsStr, arguments: &[OsString]) -> io::Result<Self> {
+        let mut command = Command::new(program);
+        command.arg0("gpu-probe").args(["--parent", &std::process::id().to_string()]);
+        // A group of its own: what a terminal sends to ours is for us alone.
+        command.args(arguments).process_group(0);
+        for (name, _) in std::env::vars_os() {
+            // Secrets among them, and the socket on which only we speak to systemd.
+            let ours = name.as_encoded_bytes().starts_with(b"HM_AGENT_");
+            if ours || name == "NOTIFY_SOCKET" {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let stdin = child.stdin.take().ok_or_else(missing)?;
+        let stdout = child.stdout.take().ok_or_else(missing)?;
+        Ok(Self { child, stdin, stdout, unread: Vec::new() })
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks for a line.
+    pub fn ask(&mut self) -> io::Result<()> {
+        self.stdin.write_all(b"\n")
+    }
+
+    /// Whether there is something to read.
+    pub fn has_spoken(&self) -> bool {
+        wait_readable([self.as_fd()], Some(Duration::ZERO)) == [true]
+    }
+
+    /// Reads what is there. Waits if nothing is: poll first.
+    pub fn read(&mut self) -> Heard {
+        let mut part = [0; 16 << 10];
+        match self.stdout.read(&mut part) {
+            Ok(0) => Heard::End,
+            Ok(length) => self.take(&part[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Heard::Nothing,
+            Err(error) => Heard::Nonsense(reason(&error)),
+        }
+    }
+
+    fn take(&mut self, part: &[u8]) -> Heard {
+        self.unread.extend_from_slice(part);
+        let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') else {
+            return match self.unread.len() > limits::PROBE_LINE_BYTES {
+                true => Heard::Nonsense("a line without end".to_owned()),
+                false => Heard::Nothing,
+            };
+        };
+        let line = serde_json::from_slice::<Line>(&self.unread[..end]);
+        self.unread.clear();
+        match line {
+            Ok(line) if line.version == VERSION => Heard::Line(Box::new(line)),
+            Ok(line) => Heard::Nonsense(format!("a line of version {}", line.version)),
+            Err(error) => Heard::Nonsense(error.to_string()),
+        }
+    }
+
+    /// Kills it. What is left can only be waited for.
+    pub fn kill(mut self) -> Ending {
+        // It fails only when the child is gone already.
+        let _ = self.child.kill();
+        Ending(self.child)
+    }
+}
+
+impl AsFd for Probe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stdout.as_fd()
+    }
+}
+
+/// A probe on its way out. One that a driver call holds stays until that returns.
+pub struct Ending(Child);
+
+impl Ending {
+    /// How it ended, once it has.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().ok().flatten()
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}

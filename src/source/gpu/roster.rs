@@ -1,0 +1,289 @@
+//! Which GPUs there are: what the probe says, put together with what is on the bus and what was known
+//! before. No files, no clock.
+
+use std::collections::BTreeMap;
+
+use log::Level;
+
+use super::pci::PciGpu;
+use crate::logger::PeerLog;
+use crate::snapshot::gpu::{Gpu, Problem, Values, Xid};
+
+/// What the name of a GPU is that never told its own.
+const NAMELESS: &str = "NVIDIA GPU";
+
+/// A GPU on the bus that NVIDIA's driver should know.
+pub struct OnBus<'a> {
+    /// Where.
+    pub gpu: &'a PciGpu,
+    /// It sleeps, and was not asked.
+    pub suspended: bool,
+}
+
+/// What is remembered from answer to answer.
+#[derive(Default)]
+pub struct Roster {
+    /// Who the GPUs are, by [`key`].
+    known: BTreeMap<String, Gpu>,
+    /// Errors since the agent started, by GPU and code.
+    xids: BTreeMap<String, BTreeMap<u64, Xid>>,
+    /// Problems that the log has named.
+    problems: BTreeMap<String, Option<Problem>>,
+    log: PeerLog,
+}
+
+/// What stays the same about a GPU when its index does not.
+fn key(gpu: &Gpu) -> String {
+    let key = gpu.pci_address.as_ref().or(gpu.uuid.as_ref());
+    key.cloned().unwrap_or_else(|| gpu.index.to_string())
+}
+
+impl Roster {
+    /// All GPUs, by index: those of the probe's answer, and those that only the bus shows.
+    ///
+    /// The driver closes the gap when it has lost a GPU, so then a GPU's index is its place on the bus,
+    /// which is the driver's own order: dashboards and `gpu.primary` go on to mean the same GPU.
+    pub fn complete(&mut self, answered: Vec<Gpu>, bus: &[OnBus<'_>]) -> Vec<Gpu> {
+        let mut gpus: Vec<Gpu> = answered.into_iter().map(|gpu| self.recognise(gpu)).collect();
+        let at = |gpu: &Gpu, address: &str| gpu.pci_address.as_deref() == Some(address);
+        let unseen = bus.iter().filter(|on| !gpus.iter().any(|gpu| at(gpu, &on.gpu.address)));
+        let added: Vec<Gpu> = unseen.map(|on| self.only_on_bus(on)).collect();
+        if !added.is_empty() {
+            gpus.extend(added);
+            gpus.sort_by(|a, b| a.pci_address.cmp(&b.pci_address));
+            for (index, gpu) in (0..).zip(&mut gpus) {
+                gpu.index = index;
+            }
+        }
+        for gpu in &mut gpus {
+            self.count_xids(gpu);
+            self.note_problem(gpu);
+        }
+        self.forget_all_but(&gpus);
+        gpus
+    }
+
+    /// The GPUs as they were known, when the driver as a whole has failed.
+    pub fn failed(&self, problem: Problem, message: &str) -> Vec<Gpu> {
+        let mut gpus: Vec<Gpu> = self.known.values().cloned().collect();
+        gpus.sort_by_key(|gpu| gpu.index);
+        for gpu in &mut gpus {
+            gpu.problem = Some(problem);
+            gpu.message = Some(message.to_owned());
+            gpu.xids = self.xids_of(gpu);
+        }
+        gpus
+    }
+
+    /// Nobody is known any more; their errors stay counted.
+    pub fn forget(&mut self) {
+        self.known.clear();
+        self.problems.clear();
+    }
+
+    /// Fills in what a GPU in trouble does not say of itself.
+    fn recognise(&self, gpu: Gpu) -> Gpu {
+        let by_key = self.known.get(&key(&gpu));
+        let by_index = || self.known.values().find(|known| known.index == gpu.index);
+        let known = match gpu.name.is_empty() {
+            true if gpu.pci_address.is_none() => by_key.or_else(by_index),
+            true => by_key,
+            false => None,
+        };
+        match known {
+            Some(known) => Gpu {
+                name: known.name.clone(),
+                uuid: known.uuid.clone(),
+                pci_address: known.pci_address.clone(),
+                ..gpu
+            },
+            None if gpu.name.is_empty() => Gpu { name: NAMELESS.to_owned(), ..gpu },
+            None => gpu,
+        }
+    }
+
+    fn only_on_bus(&self, on: &OnBus<'_>) -> Gpu {
+        let (problem, message) = match on.suspended {
+            true => (Problem::Suspended, "it sleeps, and is not woken to be measured"),
+            false => (Problem::Lost, "it is on the PCI bus, and the driver does not list it"),
+        };
+        let gpu = Gpu {
+            pci_address: Some(on.gpu.address.clone()),
+            problem: Some(problem),
+            message: Some(message.to_owned()),
+            ..Gpu::default()
+        };
+        self.recognise(gpu)
+    }
+
+    fn count_xids(&mut self, gpu: &mut Gpu) {
+        let counts = self.xids.entry(key(gpu)).or_default();
+        for new in std::mem::take(&mut gpu.xids) {
+            let known = counts.entry(new.code).or_insert(Xid { count: 0, ..new });
+            known.count = known.count.saturating_add(new.count);
+            known.last_unix_seconds = new.last_unix_seconds;
+            let total = known.count;
+            self.log.write(Level::Warn, || {
+                format!("{} reported XID {}, {total} since the agent started", who(gpu), new.code)
+            });
+        }
+        gpu.xids = self.xids_of(gpu);
+    }
+
+    fn xids_of(&self, gpu: &Gpu) -> Vec<Xid> {
+        self.xids.get(&key(gpu)).into_iter().flat_map(|counts| counts.values().copied()).collect()
+    }
+
+    /// Says in the log when a GPU gets into trouble, and when it is out of it.
+    fn note_problem(&mut self, gpu: &Gpu) {
+        let before = self.problems.insert(key(gpu), gpu.problem).flatten();
+        let message = gpu.message.as_deref().unwrap_or_default();
+        match (before, gpu.problem) {
+            (before, now) if before == now => {}
+            (Some(_), None) => log::info!("{} has values again", who(gpu)),
+            (_, Some(Problem::Suspended)) => log::info!("{} is suspended: {message}", who(gpu)),
+            (_, Some(problem)) => {
+                let problem = format!("{problem:?}").to_lowercase();
+                log::warn!("{} is {problem}: {message}", who(gpu));
+            }
+            (None, None) => {}
+        }
+    }
+
+    fn forget_all_but(&mut self, gpus: &[Gpu]) {
+        let identity = |gpu: &Gpu| Gpu {
+            values: Values::default(),
+            problem: None,
+            message: None,
+            xids: Vec::new(),
+            ..gpu.clone()
+        };
+        let now: BTreeMap<_, _> = gpus.iter().map(|gpu| (key(gpu), identity(gpu))).collect();
+        for (key, gone) in &self.known {
+            if !now.contains_key(key) {
+                log::warn!("{} is not there any more", who(gone));
+                self.problems.remove(key);
+            }
+        }
+        self.known = now;
+    }
+}
+
+/// A GPU's name in the log.
+fn who(gpu: &Gpu) -> String {
+    let place = gpu.pci_address.as_deref().unwrap_or("no address");
+    format!("GPU {} ({}, {place})", gpu.index, gpu.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(index: u32, address: &str) -> Gpu {
+        Gpu {
+            index,
+            name: format!("model of {address}"),
+            uuid: Some(format!("GPU-{address}")),
+            pci_address: Some(address.to_owned()),
+            ..Gpu::default()
+        }
+    }
+
+    fn on_bus(addresses: &[&str]) -> Vec<PciGpu> {
+        addresses.iter().map(|address| PciGpu::for_tests(address)).collect()
+    }
+
+    fn awake(bus: &[PciGpu]) -> Vec<OnBus<'_>> {
+        bus.iter().map(|gpu| OnBus { gpu, suspended: false }).collect()
+    }
+
+    fn places(gpus: &[Gpu]) -> Vec<(u32, &str, Option<Problem>)> {
+        gpus.iter()
+            .map(|gpu| (gpu.index, gpu.pci_address.as_deref().unwrap_or_default(), gpu.problem))
+            .collect()
+    }
+
+    #[test]
+    fn a_gpu_that_the_driver_dropped_keeps_its_index_and_name() {
+        let bus = on_bus(&["0000:10:00.0", "0000:20:00.0", "0000:30:00.0"]);
+        let mut roster = Roster::default();
+        let all = ["0000:10:00.0", "0000:20:00.0", "0000:30:00.0"];
+        let answer = (0..).zip(all).map(|(index, address)| gpu(index, address)).collect();
+        assert!(roster.complete(answer, &awake(&bus)).iter().all(|gpu| gpu.problem.is_none()));
+        // The driver has closed the gap.
+        let answer = vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:30:00.0")];
+        let gpus = roster.complete(answer, &awake(&bus));
+        assert_eq!(
+            places(&gpus),
+            [
+                (0, "0000:10:00.0", None),
+                (1, "0000:20:00.0", Some(Problem::Lost)),
+                (2, "0000:30:00.0", None)
+            ]
+        );
+        assert_eq!(gpus[1].name, "model of 0000:20:00.0");
+        assert_eq!(gpus[1].uuid.as_deref(), Some("GPU-0000:20:00.0"));
+    }
+
+    #[test]
+    fn one_that_was_lost_before_we_came_is_there_too() {
+        let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
+        let gpus = Roster::default().complete(vec![gpu(0, "0000:20:00.0")], &awake(&bus));
+        assert_eq!(gpus[0].name, NAMELESS);
+        assert_eq!((gpus[0].index, gpus[0].problem), (0, Some(Problem::Lost)));
+        assert_eq!((gpus[1].index, gpus[1].problem), (1, None));
+    }
+
+    #[test]
+    fn without_a_bus_the_drivers_list_is_all_there_is() {
+        let mut roster = Roster::default();
+        let gpus = roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], &[]);
+        assert_eq!(gpus.len(), 2);
+        let gpus = roster.complete(vec![gpu(0, "0000:20:00.0")], &[]);
+        assert_eq!(places(&gpus), [(0, "0000:20:00.0", None)]);
+    }
+
+    #[test]
+    fn a_gpu_that_tells_only_its_index_is_recognised() {
+        let mut roster = Roster::default();
+        roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], &[]);
+        let mute = Gpu { index: 1, problem: Some(Problem::Hung), ..Gpu::default() };
+        let gpus = roster.complete(vec![gpu(0, "0000:10:00.0"), mute], &[]);
+        assert_eq!(gpus[1].name, "model of 0000:20:00.0");
+        assert_eq!(places(&gpus)[1], (1, "0000:20:00.0", Some(Problem::Hung)));
+    }
+
+    #[test]
+    fn errors_are_counted_by_code_and_outlive_the_probe() {
+        let xid = |code, count, at| Xid { code, count, last_unix_seconds: at };
+        let mut roster = Roster::default();
+        let with = |xids: Vec<Xid>| vec![Gpu { xids, ..gpu(0, "0000:10:00.0") }];
+        roster.complete(with(vec![xid(31, 2, 100)]), &[]);
+        roster.complete(with(vec![]), &[]);
+        let gpus = roster.complete(with(vec![xid(79, 1, 200), xid(31, 1, 200)]), &[]);
+        assert_eq!(gpus[0].xids, [xid(31, 3, 200), xid(79, 1, 200)]);
+        let failed = roster.failed(Problem::Hung, "it hangs");
+        assert_eq!(failed[0].xids, [xid(31, 3, 200), xid(79, 1, 200)]);
+        assert_eq!(failed[0].problem, Some(Problem::Hung));
+        assert_eq!(failed[0].values, Values::default());
+        roster.forget();
+        assert_eq!(roster.failed(Problem::Hung, ""), []);
+        let gpus = roster.complete(with(vec![xid(79, 1, 300)]), &[]);
+        assert_eq!(gpus[0].xids, [xid(31, 3, 200), xid(79, 2, 300)]);
+    }
+
+    #[test]
+    fn a_sleeping_gpu_is_named_and_counted() {
+        let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
+        let mut roster = Roster::default();
+        let mut on: Vec<_> = awake(&bus);
+        roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], &on);
+        on[0].suspended = true;
+        let gpus = roster.complete(vec![gpu(1, "0000:20:00.0")], &on);
+        assert_eq!(
+            places(&gpus),
+            [(0, "0000:10:00.0", Some(Problem::Suspended)), (1, "0000:20:00.0", None)]
+        );
+        assert_eq!(gpus[0].name, "model of 0000:10:00.0");
+    }
+}
