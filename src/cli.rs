@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use lexopt::Parser;
 use lexopt::prelude::{Long, Short, Value, ValueExt};
+use log::LevelFilter;
 
 use crate::agent;
 use crate::config::{Config, Settings, Sources};
@@ -138,7 +139,12 @@ fn check(sources: &Sources) -> Result<(), Error> {
 
 fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
     let config = Config::new(&Settings::load(sources)?)?;
-    logger::init(config.log_level);
+    // The table says how it stands; what happened on the way is for those who ask.
+    logger::init(if config.log_level == LevelFilter::Info {
+        LevelFilter::Error
+    } else {
+        config.log_level
+    });
     let primary = config.gpu.primary;
     let (machine, snapshot) = agent::look(config)?;
     print(&if json {

@@ -1,5 +1,7 @@
 //! A snapshot as text for a person: what `hm-agent sample` prints.
 
+mod gpus;
+
 use std::fmt::Write;
 
 use crate::parse::pressure::Pressure;
@@ -15,6 +17,7 @@ pub fn text(machine: &Machine, snapshot: &Snapshot) -> String {
     head(&mut out, machine, snapshot);
     processors(&mut out, machine, snapshot);
     memory(&mut out, snapshot);
+    gpus::gpus(&mut out, snapshot);
     devices(&mut out, snapshot);
     out.0
 }
@@ -96,11 +99,15 @@ fn devices(out: &mut Table, snapshot: &Snapshot) {
 struct Table(String);
 
 impl Table {
-    /// One line: a name and two columns. Names of devices and hosts may hold anything; a terminal must
-    /// not obey them.
+    /// One line: a name and two columns.
     fn row(&mut self, name: &str, [first, second]: &[&str; 2]) {
-        let safe = |text: &str| text.replace(char::is_control, "?");
-        let line = format!("{name:<10} {:<20} {}", safe(first), safe(second));
+        self.line(name, &format!("{first:<20} {second}"));
+    }
+
+    /// One line: a name and text. Names of devices and hosts may hold anything; a terminal must not obey
+    /// them.
+    fn line(&mut self, name: &str, text: &str) {
+        let line = format!("{name:<10} {}", text.replace(char::is_control, "?"));
         let _ = writeln!(self.0, "{}", line.trim_end());
     }
 }

@@ -20,6 +20,8 @@ const XIDS_AT_ONCE: usize = 64;
 /// writes into the kernel's log that it cannot.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
+const LOST: &str = "it fell off the bus, or cannot be reached for another reason";
+
 /// Which GPU to ask about.
 #[derive(Debug, Clone)]
 pub enum Target {
@@ -129,7 +131,7 @@ fn look(known: &Known) -> (Option<Gpu>, Vec<u64>) {
     if asking.is_lost() {
         gpu.values = Values::default();
         gpu.problem = Some(Problem::Lost);
-        gpu.message = Some(NvmlError::GpuLost.to_string());
+        gpu.message = Some(LOST.to_owned());
     } else if let Some(error) = asking.refusal()
         && gpu.values == Values::default()
     {
@@ -146,11 +148,12 @@ fn xids(events: &EventSet<'_>) -> Vec<u64> {
 
 /// A GPU of which nothing but its place is known.
 fn refused(target: &Target, error: &NvmlError) -> Gpu {
-    let problem = match error {
-        NvmlError::GpuLost | NvmlError::NotFound => Problem::Lost,
-        _ => Problem::Failed,
+    let (problem, message) = match error {
+        NvmlError::GpuLost => (Problem::Lost, LOST.to_owned()),
+        NvmlError::NotFound => (Problem::Lost, "the driver does not list it".to_owned()),
+        error => (Problem::Failed, error.to_string()),
     };
-    Gpu { problem: Some(problem), message: Some(error.to_string()), ..unknown(target) }
+    Gpu { problem: Some(problem), message: Some(message), ..unknown(target) }
 }
 
 /// A GPU of which nothing but its place is known yet.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::one_decimal;
 use crate::parse::pressure::{Pressure, Stall};
+use crate::snapshot::gpu::{Gpu, Nvidia};
 use crate::snapshot::{DiskRate, FileSystem, NetRate, Pressures, Snapshot, TrafficRate};
 
 #[derive(Serialize)]
@@ -27,6 +28,10 @@ pub(super) struct UsageDetail<'a> {
     networks: Vec<NetworkDetail<'a>>,
     file_systems: Vec<FileSystemDetail<'a>>,
     temperatures: Vec<TemperatureDetail<'a>>,
+    /// Names and units are those of the structures themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nvidia: Option<&'a Nvidia>,
+    gpus: &'a [Gpu],
 }
 
 #[derive(Serialize)]
@@ -148,6 +153,8 @@ pub(super) fn usage_detail(snapshot: &Snapshot) -> UsageDetail<'_> {
                 celsius: one_decimal(each.celsius),
             })
             .collect(),
+        nvidia: snapshot.gpus.nvidia.as_ref(),
+        gpus: &snapshot.gpus.each,
     }
 }
 
