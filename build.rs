@@ -1,0 +1,125 @@
+//! Builds the other binary of this package, the GPU probe, and leaves it as `$OUT_DIR/gpu-probe` for
+//! `src/embedded.rs`. It is always a release build for glibc, whatever the agent is built for: NVIDIA's library needs
+//! glibc, and a static agent has none.
+//!
+//! Without a probe the agent works and knows nothing of NVIDIA's GPUs. So a machine that cannot build it gets an empty
+//! file and a warning. A release must not be made without; it names its probe in `HM_GPU_PROBE`, and then nothing is
+//! forgiven.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the probe is made of. Not the whole of `src`: building it takes ten times as long as building the agent for
+/// debugging, and an edit of the agent does not change it. A test in `src/embedded.rs` compares this with its imports.
+const PROBE: &[&str] = &[
+    "src/bin/gpu-probe",
+    "src/logger.rs",
+    "src/proto/probe.rs",
+    "src/snapshot/gpu.rs",
+    "src/sys",
+    "Cargo.toml",
+    "Cargo.lock",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=build.rs");
+    let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    let probe = if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
+        Vec::new() // this is the probe's own build
+    } else {
+        println!("cargo:rerun-if-env-changed=HM_GPU_PROBE");
+        match env::var("HM_GPU_PROBE") {
+            Ok(file) => handed_in(&file)?,
+            Err(env::VarError::NotPresent) => built(&out_dir)?,
+            Err(error) => return Err(format!("HM_GPU_PROBE: {error}").into()),
+        }
+    };
+    Ok(fs::write(out_dir.join("gpu-probe"), probe)?)
+}
+
+fn handed_in(file: &str) -> Result<Vec<u8>, String> {
+    println!("cargo:rerun-if-changed={file}");
+    match fs::read(file) {
+        Ok(probe) if probe.is_empty() => Err(format!("HM_GPU_PROBE={file}: the file is empty")),
+        Ok(probe) => Ok(probe),
+        Err(error) => Err(format!("HM_GPU_PROBE={file}: {error}")),
+    }
+}
+
+fn built(out_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    for input in PROBE {
+        println!("cargo:rerun-if-changed={input}");
+    }
+    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    let has_drivers = ["x86_64", "aarch64"].contains(&arch.as_str());
+    if env::var("CARGO_CFG_TARGET_OS")? != "linux" || !has_drivers {
+        return Ok(Vec::new());
+    }
+    let target = format!("{arch}-unknown-linux-gnu");
+    let directory = target_dir(out_dir).ok_or_else(|| "OUT_DIR is not where Cargo puts it".into());
+    let probe = directory.and_then(|directory| run_cargo(&target, &directory.join("gpu-probe")));
+    Ok(probe.unwrap_or_else(|reason| {
+        println!(
+            "cargo:warning=this agent will know nothing of NVIDIA's GPUs, for its GPU probe could not be built: \
+             {reason}; {}, then `touch build.rs`",
+            remedy(&reason, &target),
+        );
+        Vec::new()
+    }))
+}
+
+/// `T` where `OUT_DIR` is `T[/TRIPLE]/PROFILE/build/…`: one probe serves all profiles and targets.
+fn target_dir(out_dir: &Path) -> Option<&Path> {
+    let build = out_dir.ancestors().find(|above| above.ends_with("build"))?;
+    let above = build.ancestors().nth(2)?;
+    if above.ends_with(env::var("TARGET").ok()?) { above.parent() } else { Some(above) }
+}
+
+/// The probe, or the line in which Cargo says why not.
+fn run_cargo(target: &str, target_dir: &Path) -> Result<Vec<u8>, String> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["build", "--release", "--locked", "--bin", "gpu-probe", "--features", "gpu-probe"]);
+    cargo.args(["--target", target]).arg("--target-dir").arg(target_dir);
+    // The other build holds the lock of its own build directory, which may be set apart from the target directory.
+    cargo.env("CARGO_BUILD_BUILD_DIR", target_dir);
+    cargo.env("CARGO_TERM_COLOR", "never"); // the messages are read below
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(is_of_the_agent_only) {
+            cargo.env_remove(name);
+        }
+    }
+    let output = cargo.output().map_err(|error| format!("cargo: {error}"))?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    eprint!("{stderr}"); // `cargo build -vv` shows it
+    if !output.status.success() {
+        let reason = stderr.lines().find(|line| line.starts_with("error"));
+        return Err(reason.map_or_else(|| format!("cargo: {}", output.status), str::to_owned));
+    }
+    let file = target_dir.join(target).join("release/gpu-probe");
+    fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Variables that would make the probe another one: Clippy's driver, flags for the agent's target (`+crt-static`), and
+/// what describes the agent's build to this script and would do so to those of the probe's dependencies. What is set for
+/// the probe's target, the compiler, its cache and the job server stay.
+fn is_of_the_agent_only(variable: &str) -> bool {
+    let names = ["RUSTC_WORKSPACE_WRAPPER", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"];
+    let groups = ["CARGO_CFG_", "CARGO_FEATURE_", "DEP_"];
+    names.contains(&variable) || groups.iter().any(|group| variable.starts_with(group))
+}
+
+/// What helps against `reason`.
+fn remedy(reason: &str, target: &str) -> String {
+    if reason.contains("E0463") {
+        format!("`rustup target add {target}`")
+    } else if reason.contains("linker") || reason.contains("linking") {
+        format!("install a C linker for {target}")
+    } else if reason.contains("download") {
+        "`cargo fetch` with a network".to_owned()
+    } else {
+        "`cargo build -vv` says more".to_owned()
+    }
+}
