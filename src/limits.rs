@@ -26,8 +26,9 @@ pub const HUNG_MOUNTS: usize = 16;
 pub const GPU_LEAD: Duration = Duration::from_millis(100);
 /// How long the first clients may wait for the first word on the GPUs: waking a driver takes seconds.
 pub const FIRST_GPUS: Duration = Duration::from_secs(3);
-/// `hm-agent sample` waits so long for them.
-pub const GPU_PATIENCE: Duration = Duration::from_secs(10);
+/// `hm-agent sample` waits so long for them: longer than the default of `gpu.timeout`, so that it can say that
+/// the driver hangs.
+pub const GPU_PATIENCE: Duration = Duration::from_secs(11);
 /// A machine is searched for GPUs so often: they are seldom plugged in.
 pub const GPU_SEARCH: Duration = Duration::from_secs(60);
 /// A probe that died is started again after the first, then after twice as long each time, up to the second.
