@@ -1,6 +1,8 @@
 //! Runs the real agent on a port of its own, and talks to it.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod fake_nvml;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
