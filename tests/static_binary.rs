@@ -1,4 +1,5 @@
-//! What is shipped: one static file, stripped, within its budgets, that runs where there is nothing else.
+//! What is shipped: one static file, stripped, within its budgets, that runs where there is nothing else; and in it the
+//! GPU probe, which runs with an old glibc.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -14,30 +15,39 @@ const BUDGET_BYTES: u64 = 2_500_000;
 const BUDGET_IDLE_KB: u64 = 2048;
 const BUDGET_START_MILLISECONDS: u128 = 50;
 
+/// The glibc of CentOS 7.
+const BUDGET_GLIBC: (u32, u32) = (2, 17);
+
 /// Builds it, once.
 fn built() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build-static");
-        let output = Command::new(script).output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{stderr}");
-        String::from_utf8(output.stdout).unwrap().trim().into()
-    })
+    PATH.get_or_init(|| built_for(std::env::consts::ARCH))
 }
 
-fn readelf(option: &str) -> String {
-    let output = Command::new("readelf").arg(option).arg(built()).output().unwrap();
+fn built_for(arch: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/build-static");
+    let output = Command::new(script).arg(arch).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+fn readelf(option: &str, file: &Path) -> String {
+    let output = Command::new("readelf").arg(option).arg(file).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 #[test]
 #[ignore = "builds a release"]
 fn static_stripped_and_small() {
-    assert!(!readelf("--program-headers").contains("INTERP"), "it asks for a loader");
-    assert!(!readelf("--dynamic").contains("(NEEDED)"), "it asks for a library");
-    let sections = readelf("--sections");
+    assert!(!readelf("--program-headers", built()).contains("INTERP"), "it asks for a loader");
+    assert!(!readelf("--dynamic", built()).contains("(NEEDED)"), "it asks for a library");
+    let sections = readelf("--sections", built());
     assert!(sections.contains(".text") && !sections.contains(".symtab"), "{sections}");
     let size = std::fs::metadata(built()).unwrap().len();
     println!("{size} bytes");
@@ -50,9 +60,33 @@ fn it_names_nobodys_directories() {
     let bytes = std::fs::read(built()).unwrap();
     let home = std::env::var("HOME").unwrap();
     for private in [home.as_str(), env!("CARGO_MANIFEST_DIR")] {
-        let found = bytes.windows(private.len()).any(|window| window == private.as_bytes());
-        assert!(!found, "it contains {private}");
+        assert!(!contains(&bytes, private.as_bytes()), "it contains {private}");
     }
+}
+
+#[test]
+#[ignore = "builds two releases"]
+fn it_carries_a_probe_that_runs_with_an_old_glibc() {
+    for (arch, machine) in [("x86_64", "X86-64"), ("aarch64", "AArch64")] {
+        let agent = built_for(arch);
+        let probe = agent.with_file_name("gpu-probe");
+        let header = readelf("--file-header", &probe);
+        assert!(header.contains(machine), "{header}");
+        let newest = newest_glibc(&readelf("--version-info", &probe)).unwrap();
+        println!("{arch}: needs glibc {newest:?}");
+        assert!(newest <= BUDGET_GLIBC, "{arch}: it needs glibc {newest:?}");
+        let bytes = std::fs::read(&probe).unwrap();
+        assert!(contains(&std::fs::read(agent).unwrap(), &bytes), "{arch}: another one");
+    }
+}
+
+/// The greatest of the `GLIBC_2.17` in what readelf says.
+fn newest_glibc(version_info: &str) -> Option<(u32, u32)> {
+    let version = |text: &str| -> Option<(u32, u32)> {
+        let mut numbers = text.split(|byte: char| !byte.is_ascii_digit());
+        Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    };
+    version_info.split("GLIBC_").skip(1).filter_map(version).max()
 }
 
 #[test]
