@@ -23,6 +23,21 @@ pub fn memory_file(name: &CStr) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// Lets the kernel take back the memory of constant data that is not needed again soon; it is read from
+/// the program's file if it is.
+pub fn release_pages(constant: &'static [u8]) {
+    let page = super::page_size_bytes() as usize;
+    let start = constant.as_ptr() as usize;
+    // Whole pages only: its neighbours are somebody else's.
+    let (first, end) = (start.next_multiple_of(page), (start + constant.len()) / page * page);
+    if first < end {
+        let at = std::ptr::without_provenance_mut(first);
+        // SAFETY: the range lies inside a constant, whose pages nobody has ever written to; dropping them
+        // loses nothing. Should it fail, memory stays as it was.
+        unsafe { libc::madvise(at, end - first, libc::MADV_DONTNEED) };
+    }
+}
+
 /// Names this thread; that of the main one is what ps shows.
 pub fn name_thread(name: &CStr) {
     // SAFETY: the name is a C string; the kernel copies it.

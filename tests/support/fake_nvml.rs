@@ -156,6 +156,10 @@ impl Watched {
         probes_of(self.agent.pid())
     }
 
+    pub fn into_agent(self) -> Agent {
+        self.agent
+    }
+
     /// Stops the agent; nothing of the probe is left.
     pub fn stop(self) -> Vec<String> {
         let pid = self.agent.pid();
@@ -196,8 +200,19 @@ impl Updates {
         Self { info, received, last: None, socket, reader: Some(reader) }
     }
 
+    /// The next update, which may have come a while ago.
     pub fn update(&mut self) -> Value {
-        let (at, update) = self.received.recv_timeout(PATIENCE).unwrap();
+        let received = self.received.recv_timeout(PATIENCE).unwrap();
+        self.look_at(received)
+    }
+
+    /// Those that have come.
+    pub fn seen(&mut self) -> Vec<Value> {
+        let seen: Vec<_> = self.received.try_iter().collect();
+        seen.into_iter().map(|received| self.look_at(received)).collect()
+    }
+
+    fn look_at(&mut self, (at, update): (Instant, Value)) -> Value {
         if let Some(last) = self.last.replace(at) {
             let gap = at - last;
             assert!(gap < LARGEST_GAP, "an update came {gap:?} after the one before");

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::error::reason;
 use crate::limits;
 use crate::proto::probe::{Line, VERSION};
-use crate::sys::process::memory_file;
+use crate::sys::process::{memory_file, release_pages};
 use crate::sys::wait_readable;
 
 /// A probe that runs.
@@ -38,7 +38,22 @@ pub enum Heard {
 
 impl Probe {
     /// Starts `program` from memory, or from a file in `state_dir` where memory cannot be run.
-    pub fn start(program: &[u8], arguments: &[OsString], state_dir: &Path) -> Result<Self, String> {
+    pub fn start(
+        program: &'static [u8],
+        arguments: &[OsString],
+        state_dir: &Path,
+    ) -> Result<Self, String> {
+        let started = Self::start_anywhere(program, arguments, state_dir);
+        // It is the larger part of the agent.
+        release_pages(program);
+        started
+    }
+
+    fn start_anywhere(
+        program: &[u8],
+        arguments: &[OsString],
+        state_dir: &Path,
+    ) -> Result<Self, String> {
         let from_memory = Self::from_memory(program, arguments);
         let in_memory = match from_memory {
             Ok(probe) => return Ok(probe),
