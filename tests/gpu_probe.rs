@@ -1,0 +1,446 @@
+//! The probe as a process: when there is one, what it may see, and that nothing of it is ever left.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use support::fake_nvml::{
+    Bus, Driver, Updates, Watched, assert_no_values, children, current_library, kill, message,
+    probes_of, problems, state,
+};
+use support::{Agent, Scratch, wait_until};
+
+const ADDRESSES: [&str; 2] = ["0000:10:00.0", "0000:11:00.0"];
+
+#[test]
+fn a_gpu_that_sleeps_is_not_touched_and_is_measured_when_it_wakes() {
+    let bus = Bus::new(&ADDRESSES);
+    bus.power(ADDRESSES[0], "suspended");
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&[&bus.setting(), "gpu.primary=1"]);
+    let touched = |gpu: &str| driver.calls().iter().any(|call| call.1 == gpu);
+    for _ in 0..3 {
+        let update = watched.next_update();
+        assert_eq!((state(&update), problems(&update)), ("ok", vec!["suspended", "fine"]));
+        assert_eq!(update["gpu_percent"], 33);
+        assert_eq!(update["gpus"][0]["pci_address"], ADDRESSES[0]);
+    }
+    assert!(touched("1") && !touched("0"), "{:?}", driver.calls());
+    bus.power(ADDRESSES[0], "active");
+    watched.next_update();
+    let update = watched.next_update();
+    assert_eq!(problems(&update), ["fine", "fine"], "measured with the next tick but one");
+    assert_eq!(update["gpus"][0]["temperature_celsius"], 40);
+    // Now the other one falls asleep, just after a tick.
+    bus.power(ADDRESSES[1], "suspended");
+    driver.forget_calls();
+    watched.next_update();
+    for _ in 0..2 {
+        let update = watched.next_update();
+        assert_eq!(problems(&update), ["fine", "suspended"]);
+        assert_eq!(update["gpus"][1]["name"], "NVIDIA H100 80GB HBM3", "it told before");
+        assert!(update["gpu_percent"].is_null(), "{update:#}");
+    }
+    assert!(touched("0") && !touched("1"), "{:?}", driver.calls());
+    watched.stop();
+}
+
+#[test]
+fn while_all_gpus_sleep_there_is_no_probe() {
+    let bus = Bus::new(&ADDRESSES);
+    ADDRESSES.iter().for_each(|address| bus.power(address, "suspended"));
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&[&bus.setting()]);
+    for _ in 0..2 {
+        let update = watched.next_update();
+        assert_eq!(state(&update), "suspended");
+        assert_eq!(problems(&update), ["suspended", "suspended"]);
+        assert_no_values(&update);
+        assert_eq!(watched.probes(), [0; 0]);
+    }
+    assert_eq!(watched.info["gpu_count"], 2);
+    assert_eq!(driver.calls(), []);
+    bus.power(ADDRESSES[1], "active");
+    watched.next_update();
+    let update = watched.next_update();
+    assert_eq!((state(&update), problems(&update)), ("ok", vec!["suspended", "fine"]));
+    bus.power(ADDRESSES[1], "suspended");
+    watched.until_state("suspended");
+    wait_until("no probe", || watched.probes().is_empty().then_some(()));
+    watched.stop();
+}
+
+#[test]
+fn where_nobody_wants_gpus_or_none_are_in_sight_there_is_no_probe() {
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&["gpu.source=none"]);
+    for _ in 0..2 {
+        let update = watched.next_update();
+        assert_eq!((state(&update), &update["gpus"]), ("absent", &json!([])));
+        assert!(update.as_object().unwrap().get("nvidia").is_none());
+    }
+    assert_eq!(watched.info["gpu_count"], 0);
+    assert_eq!(driver.calls(), []);
+    watched.stop();
+
+    let in_sight = ["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists());
+    if !in_sight {
+        let bus = Bus::new(&[]);
+        let settings = ["-s", "interval=1", "-s", "usage.listen=127.0.0.1:0", "-s", &bus.setting()];
+        let mut watched = Watched::new(Agent::spawn(driver.hm_agent(&settings)));
+        let update = watched.next_update();
+        assert_eq!((&update["nvidia"], &update["gpus"]), (&json!({"state": "no_gpu"}), &json!([])));
+        assert_eq!(driver.calls(), []);
+        watched.stop();
+    }
+}
+
+#[test]
+fn the_library_is_looked_for_where_the_loader_looks() {
+    let driver = Driver::new("gpus = 2");
+    let bus = Bus::new(&ADDRESSES);
+    for setting in ["gpu.source=nvml", &bus.setting()] {
+        let mut command = driver.hm_agent(&["sample", "--json", "-s", setting]);
+        command.env("LD_LIBRARY_PATH", current_library().parent().unwrap());
+        let output = command.output().unwrap();
+        let sample: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(state(&sample["usage_update"]), "ok", "{setting}: {output:?}");
+        assert_eq!(problems(&sample["usage_update"]), ["fine", "fine"]);
+    }
+}
+
+#[test]
+fn new_settings_let_go_of_the_driver_and_take_it_again() {
+    let driver = Driver::new("gpus = 2");
+    let library = current_library().display().to_string();
+    let settings = |source: &str| {
+        let text =
+            format!("interval = 1\n[gpu]\nsource = \"{source}\"\nnvml_library = \"{library}\"\n");
+        driver.scratch.write("a.toml", &text)
+    };
+    let arguments = ["-c", &settings("auto"), "-s", "usage.listen=127.0.0.1:0"];
+    let mut watched = Watched::new(Agent::spawn(driver.hm_agent(&arguments)));
+    watched.until_state("ok");
+    settings("none");
+    watched.agent.signal("-HUP");
+    let start = Instant::now();
+    wait_until("no probe", || watched.probes().is_empty().then_some(()));
+    assert!(start.elapsed() < Duration::from_millis(700), "not with the next tick: {start:?}");
+    let update = watched.until_state("absent");
+    assert_eq!(update["gpus"], json!([]));
+    assert_no_values(&update);
+    assert_eq!(Updates::of(&watched.agent).info["gpu_count"], 0);
+    driver.forget_calls();
+    watched.next_update();
+    watched.next_update();
+    assert_eq!((watched.probes(), driver.calls()), (vec![], vec![]));
+    settings("nvml");
+    watched.agent.signal("-HUP");
+    let update = watched.until_state("ok");
+    assert_eq!(problems(&update), ["fine", "fine"]);
+    watched.stop();
+}
+
+/// A hang ends with the settings, too: another library may be the way out of it.
+#[test]
+fn new_settings_end_a_probe_that_hangs() {
+    let driver = Driver::new("hang = nvmlInit_v2");
+    let library = current_library().display().to_string();
+    let settings = |source: &str| {
+        let text =
+            format!("interval = 1\n[gpu]\nsource = \"{source}\"\nnvml_library = \"{library}\"\n");
+        driver.scratch.write("a.toml", &format!("{text}timeout = 60\n"))
+    };
+    let arguments = ["-c", &settings("auto"), "-s", "usage.listen=127.0.0.1:0"];
+    let mut watched = Watched::new(Agent::spawn(driver.hm_agent(&arguments)));
+    let update = watched.next_update();
+    assert_eq!(state(&update), "starting", "clients do not wait as long as the driver may take");
+    watched.probe();
+    settings("none");
+    watched.agent.signal("-HUP");
+    wait_until("no probe", || watched.probes().is_empty().then_some(()));
+    watched.until_state("absent");
+    watched.stop();
+}
+
+#[test]
+fn ten_restarts_leave_no_descriptor_and_no_child() {
+    let driver = Driver::new("gpus = 2");
+    let libraries = ["a.so", "b.so"].map(|name| {
+        let path = driver.scratch.0.join(name);
+        std::fs::copy(current_library(), &path).unwrap();
+        path.display().to_string()
+    });
+    let settings = |round: usize| {
+        let text = format!("interval = 1\n[gpu]\nnvml_library = \"{}\"\n", libraries[round % 2]);
+        driver.scratch.write("a.toml", &text)
+    };
+    let arguments = ["-c", &settings(0), "-s", "usage.listen=127.0.0.1:0"];
+    let mut watched = Watched::new(Agent::spawn(driver.hm_agent(&arguments)));
+    watched.until_state("ok");
+    let descriptors = watched.agent.descriptors();
+    let mut pid = watched.probe();
+    for round in 1..=10 {
+        settings(round);
+        watched.agent.signal("-HUP");
+        let new = |watched: &Watched| watched.probes().into_iter().find(|new| *new != pid);
+        pid = wait_until("another probe", || new(&watched));
+    }
+    watched.until_state("ok");
+    assert_eq!(driver.calls().iter().filter(|call| call.0 == "nvmlInit_v2").count(), 11);
+    assert_eq!(watched.agent.descriptors(), descriptors);
+    assert_eq!(children(watched.agent.pid()), [pid]);
+    watched.stop();
+}
+
+#[test]
+fn a_probe_that_somebody_killed_is_started_again() {
+    let driver = Driver::new("");
+    let mut watched = driver.start(&[]);
+    watched.until_state("ok");
+    let descriptors = watched.agent.descriptors();
+    let pid = watched.probe();
+    kill(pid);
+    let update = watched.until_state("crashed");
+    assert!(message(&update).contains("signal: 9"), "{update:#}");
+    assert_no_values(&update);
+    let update = watched.until_state("ok");
+    assert_eq!(update["gpu_percent"], 20);
+    assert_ne!(watched.probe(), pid);
+    assert_eq!(watched.agent.descriptors(), descriptors);
+    watched.stop();
+}
+
+#[test]
+fn a_killed_agent_leaves_no_probe_even_one_that_hangs() {
+    let scripts = [
+        "",
+        "hang = nvmlInit_v2",
+        "hang = nvmlDeviceGetTemperature",
+        "hang.0 = nvmlDeviceGetName\ngpus = 2",
+    ];
+    for script in scripts {
+        let driver = Driver::new(script);
+        let mut command = driver.command(&[], &["gpu.timeout=60"]);
+        let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+        wait_until("a call that hangs or does not", || {
+            let wanted = script.split([' ', '\n']).nth(2).unwrap_or("nvmlDeviceGetName");
+            driver.calls().iter().any(|call| call.0 == wanted).then_some(())
+        });
+        assert_eq!(probes_of(child.id()).len(), 1);
+        child.kill().unwrap();
+        let start = Instant::now();
+        child.wait().unwrap();
+        wait_until("no probe", || probes_of(child.id()).is_empty().then_some(()));
+        assert!(start.elapsed() < Duration::from_secs(1), "{script}: {:?}", start.elapsed());
+    }
+}
+
+#[test]
+fn stopping_does_not_wait_for_a_driver() {
+    for script in ["hang = nvmlInit_v2", "hang = nvmlDeviceGetTemperature"] {
+        let driver = Driver::new(script);
+        let watched = driver.start(&["gpu.timeout=60"]);
+        watched.probe();
+        watched.stop();
+    }
+}
+
+#[test]
+fn a_terminals_interrupt_is_for_the_agent_alone() {
+    let driver = Driver::new("");
+    let mut command = driver.command(&[], &[]);
+    command.process_group(0);
+    let mut watched = Watched::new(Agent::spawn(command));
+    watched.until_state("ok");
+    let probe = watched.probe();
+    let stat = std::fs::read_to_string(format!("/proc/{probe}/stat")).unwrap();
+    let group = stat.rsplit(") ").next().unwrap().split(' ').nth(2).unwrap().to_owned();
+    assert_eq!(group, probe.to_string(), "a group of its own");
+    let pid = watched.agent.pid();
+    let group = format!("-{pid}");
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    let mut agent = watched.into_agent();
+    assert_eq!(agent.wait().0.code(), Some(0));
+    assert_eq!(probes_of(pid), [0; 0]);
+    let log = agent.log();
+    assert!(!log.iter().any(|line| line.contains("took the GPU probe")), "{log:#?}");
+}
+
+#[test]
+fn the_probe_has_no_secrets_and_no_sockets() {
+    let driver = Driver::new("");
+    let mut command = driver.command(&[], &[]);
+    command.env("HM_AGENT_USAGE_TOKEN", "a-secret").env("HM_AGENT_GPU_PRIMARY", "0");
+    command.env("NOTIFY_SOCKET", "/nowhere/notify");
+    let agent = Agent::spawn(command);
+    let _client = agent.socket();
+    let probe = wait_until("a probe", || probes_of(agent.pid()).first().copied());
+    wait_until("its first call", || (!driver.calls().is_empty()).then_some(()));
+    let environment = std::fs::read(format!("/proc/{probe}/environ")).unwrap();
+    let environment = String::from_utf8_lossy(&environment);
+    assert!(environment.contains("HM_FAKE_NVML="), "{environment}");
+    for name in ["HM_AGENT_", "a-secret", "NOTIFY_SOCKET"] {
+        assert!(!environment.contains(name), "{environment}");
+    }
+    let links: Vec<String> = std::fs::read_dir(format!("/proc/{probe}/fd"))
+        .unwrap()
+        .filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok())
+        .map(|link| link.display().to_string())
+        .collect();
+    assert!(links.len() >= 3, "{links:?}");
+    let inherited = ["socket:", "memfd:", "anon_inode:"];
+    let inherited = |link: &&String| inherited.iter().any(|kind| link.starts_with(kind));
+    assert_eq!(links.iter().find(inherited), None, "{links:?}");
+    agent.stop();
+}
+
+/// In a process namespace of its own, where nothing in memory may be run.
+fn where_memory_cannot_be_run(driver: &Driver, script: &str, settings: &[&str]) -> Agent {
+    let agent = driver.command(&[], settings);
+    let mut command = Command::new("unshare");
+    command.args(["-pf", "--kill-child", "--mount-proc", "sh", "-ec"]);
+    command.arg(format!("echo 2 > /proc/sys/vm/memfd_noexec; {script}; exec \"$0\" \"$@\""));
+    command.arg(agent.get_program()).args(agent.get_args());
+    for (name, value) in agent.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    Agent::spawn(command)
+}
+
+/// The only child, from outside.
+fn only_child(pid: u32) -> u32 {
+    wait_until("a child", || match children(pid)[..] {
+        [child] => Some(child),
+        _ => None,
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn where_memory_cannot_be_run_the_probe_runs_from_a_file_that_nobody_sees() {
+    let driver = Driver::new("gpus = 2");
+    let directory = Scratch::new("state");
+    let state_dir = directory.0.join("new");
+    let setting = format!("state_dir={}", state_dir.display());
+    let agent = where_memory_cannot_be_run(&driver, "true", &[&setting]);
+    let mut updates = Updates::of(&agent);
+    let update = updates.until_state("ok");
+    assert_eq!(problems(&update), ["fine", "fine"]);
+    let inside = only_child(agent.pid());
+    let probe = only_child(inside);
+    let program = std::fs::read_link(format!("/proc/{probe}/exe")).unwrap();
+    assert!(program.starts_with(&state_dir), "{program:?}");
+    assert_eq!(std::fs::read_dir(&state_dir).unwrap().count(), 0);
+    // One that was left there by an agent that was killed in between is no obstacle.
+    std::fs::write(state_dir.join("gpu-probe.1"), "rubbish").unwrap();
+    kill(probe);
+    updates.until_state("crashed");
+    updates.until_state("ok");
+    assert_eq!(std::fs::read_dir(&state_dir).unwrap().count(), 0);
+    assert!(Command::new("kill").arg(inside.to_string()).status().unwrap().success());
+    wait_until("its end", || (!Path::new(&format!("/proc/{probe}")).exists()).then_some(()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn where_no_probe_can_be_run_the_agent_goes_on_and_says_so() {
+    let directory = Scratch::new("state");
+    let file = directory.write("file", "");
+    let tmpfs = directory.0.join("noexec");
+    std::fs::create_dir(&tmpfs).unwrap();
+    let mount = format!("mount -t tmpfs -o noexec none {}", tmpfs.display());
+    let cases = [
+        (format!("{file}/below"), "true"),
+        ("/proc/below".to_owned(), "true"),
+        (tmpfs.display().to_string(), mount.as_str()),
+    ];
+    for (state_dir, script) in &cases {
+        let driver = Driver::new("gpus = 2");
+        let setting = format!("state_dir={state_dir}");
+        let agent = where_memory_cannot_be_run(&driver, script, &[&setting]);
+        let mut updates = Updates::of(&agent);
+        let update = updates.update();
+        assert_eq!(state(&update), "unavailable", "{state_dir}");
+        let message = message(&update);
+        assert!(message.contains("cannot run the GPU probe: from memory: "), "{message}");
+        assert!(message.contains(&format!("; from {state_dir}: ")), "{message}");
+        assert_no_values(&update);
+        updates.next_update();
+        updates.next_update();
+        assert_eq!(driver.calls(), []);
+    }
+    assert_eq!(std::fs::read_dir(&tmpfs).unwrap().count(), 0);
+}
+
+/// Numbers that look random, the same for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_driver_gone_mad_that_comes_to_its_senses_finds_the_agent_as_it_was() {
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let mut random = Random(seed.as_nanos() as u64 | 1);
+    println!("seed {}", random.0);
+    let scripts = [
+        "gpus = 2",
+        "gpus = 2",
+        "gpus = 8",
+        "gpus = 2\nhang = nvmlDeviceGetTemperature",
+        "gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage",
+        "gpus = 2\nhang = nvmlInit_v2",
+        "gpus = 2\ncrash = nvmlDeviceGetFieldValues",
+        "gpus = 2\ncrash.1 = nvmlDeviceGetName",
+        "gpus = 2\ninit = 18",
+        "gpus = 2\nlost = 0",
+        "gpus = 2\ngone = 1",
+        "gpus = 2\nxid = 1:0:79, 2:1:79",
+    ];
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&["gpu.timeout=1", "log_level=debug"]);
+    watched.until_state("ok");
+    let (descriptors, memory) = (watched.agent.descriptors(), watched.agent.status("VmRSS"));
+    let mut states = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        driver.becomes(scripts[random.below(scripts.len() as u64) as usize]);
+        let until = Instant::now() + Duration::from_millis(50 + random.below(60));
+        wait_until("the next change", || {
+            assert!(watched.probes().len() <= 1, "{:?}", watched.probes());
+            (Instant::now() >= until).then_some(())
+        });
+        states.extend(watched.seen().iter().map(|update| state(update).to_owned()));
+    }
+    assert!(states.len() >= 3, "{states:?}");
+    driver.becomes("gpus = 2");
+    // What hangs alone is left alone for ten minutes.
+    for probe in watched.probes() {
+        let _ = Command::new("kill").args(["-9", &probe.to_string()]).status(); // it may be gone
+    }
+    let update = watched.until("all well", |update| {
+        (state(update) == "ok" && problems(update) == ["fine", "fine"]).then(|| update.clone())
+    });
+    assert_eq!(update["gpu_percent"], 20);
+    assert_eq!(children(watched.agent.pid()), watched.probes());
+    assert_eq!(watched.agent.descriptors(), descriptors);
+    let grown = watched.agent.status("VmRSS").saturating_sub(memory);
+    assert!(grown < 1024, "{grown} KiB more than before");
+    watched.stop();
+}
