@@ -126,6 +126,7 @@ impl Driver {
 pub struct Watched {
     pub agent: Agent,
     updates: Updates,
+    since: Instant,
 }
 
 impl Deref for Watched {
@@ -144,7 +145,7 @@ impl DerefMut for Watched {
 impl Watched {
     pub fn new(agent: Agent) -> Self {
         let updates = Updates::of(&agent);
-        Self { agent, updates }
+        Self { agent, updates, since: Instant::now() }
     }
 
     /// The probe's process, once there is one.
@@ -160,8 +161,10 @@ impl Watched {
         self.agent
     }
 
-    /// Stops the agent; nothing of the probe is left.
+    /// Stops the agent. It has not spun, and nothing of the probe is left.
     pub fn stop(self) -> Vec<String> {
+        let (used, since) = (self.agent.cpu_seconds(), self.since.elapsed().as_secs_f64());
+        assert!(used < 0.5 + 0.1 * since, "{used} s of processor time in {since} s");
         let pid = self.agent.pid();
         drop(self.updates);
         let log = self.agent.stop();

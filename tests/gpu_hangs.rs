@@ -1,0 +1,319 @@
+//! A driver that hangs, for all GPUs or one, costs values and nothing else. Every update that these tests look at was
+//! on time and had the rest of the machine in it: `Watched` sees to that.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use support::fake_nvml::{
+    Driver, Updates, Watched, assert_no_values, current_library, kill, message, old_library,
+    probes_of, problems, state, values,
+};
+use support::{Agent, wait_until};
+
+/// Has a GPU call as many functions as it can.
+const BUSY: &str = "
+gpus = 1
+gpu.0.fan = 50
+gpu.0.mig = 1
+gpu.0.mig_instances = 1
+gpu.0.processes = 4199999:1
+";
+
+/// The functions that a healthy probe calls, as the library's log has them.
+fn functions(library: &'static Path) -> BTreeSet<String> {
+    let driver = Driver::of(library, BUSY);
+    driver.sample(&[]);
+    let functions: BTreeSet<String> =
+        driver.calls().into_iter().map(|(function, _)| function).collect();
+    assert!(functions.contains("nvmlInit_v2") && functions.len() > 25, "{functions:?}");
+    functions
+}
+
+#[test]
+fn a_hang_in_any_function_at_start_is_said_and_heals() {
+    let current = functions(current_library());
+    let mut old = functions(old_library());
+    old.retain(|function| !current.contains(function));
+    assert!(current.len() > 35 && old.len() > 4, "{current:?} {old:?}");
+    let current = current.into_iter().map(|function| (current_library(), function));
+    let cases: Vec<_> =
+        current.chain(old.into_iter().map(|function| (old_library(), function))).collect();
+    let cases = Mutex::new(cases);
+    std::thread::scope(|scope| {
+        for _ in 0..12 {
+            scope.spawn(|| {
+                while let Some((library, function)) = { cases.lock().unwrap().pop() } {
+                    hang_at_start(library, &function);
+                }
+            });
+        }
+    });
+}
+
+fn hang_at_start(library: &'static Path, function: &str) {
+    let driver = Driver::of(library, &format!("{BUSY}\nhang = {function}"));
+    let start = Instant::now();
+    let mut watched = driver.start(&["gpu.timeout=1"]);
+    let update = watched.update();
+    assert_eq!(state(&update), "hung", "{function}: {update:#}");
+    assert!(start.elapsed() < Duration::from_secs(3), "{function}: {:?}", start.elapsed());
+    assert_no_values(&update);
+    assert!(message(&update).contains("has not answered for 1 s"), "{function}: {update:#}");
+    assert_eq!(watched.info["gpu_count"], 0, "{function}");
+    driver.becomes(BUSY);
+    let update = watched.until_state("ok");
+    assert_eq!(problems(&update), ["fine"], "{function}");
+    assert!(update["gpu_mem_total_mb"].is_number(), "{function}: {update:#}");
+    watched.stop();
+}
+
+#[test]
+fn a_hang_later_takes_the_values_away_in_time_and_heals() {
+    let functions = [
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetUtilizationRates",
+        "nvmlDeviceGetFieldValues",
+        "nvmlDeviceGetNvLinkState",
+        "nvmlDeviceGetGraphicsRunningProcesses_v2",
+        "nvmlEventSetWait_v2",
+    ];
+    std::thread::scope(|scope| {
+        for function in functions {
+            scope.spawn(move || hang_later(function));
+        }
+    });
+}
+
+fn hang_later(function: &str) {
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&["gpu.timeout=1"]);
+    watched.until_state("ok");
+    driver.becomes(&format!("gpus = 2\nhang = {function}"));
+    let start = Instant::now();
+    let mut with_values = 0;
+    let update = watched.until("hung", |update| {
+        with_values += u32::from(update["gpu_mem_used_mb"].is_number());
+        (state(update) == "hung").then(|| update.clone())
+    });
+    // The next question, its deadline, and the next tick.
+    assert!(start.elapsed() < Duration::from_secs(4), "{function}: {:?}", start.elapsed());
+    assert!(with_values <= 2, "{function}: values of {with_values} s ago");
+    assert_no_values(&update);
+    assert_eq!(problems(&update), ["hung", "hung"], "{function}");
+    assert_eq!(update["gpus"][1]["uuid"], "GPU-fa4e0001-fa4e-4fa4-8fa4-000000000001");
+    let info = Updates::of(&watched.agent).info.clone();
+    assert_eq!(info["gpus"][1], json!({"index": 1, "name": "NVIDIA H100 80GB HBM3"}));
+    watched.agent.wait_log("NVIDIA driver hangs: it has not answered for 1 s");
+    driver.becomes("gpus = 2");
+    let update = watched.until_state("ok");
+    assert_eq!(problems(&update), ["fine", "fine"], "{function}");
+    watched.stop();
+}
+
+#[test]
+fn a_driver_that_hangs_on_is_killed_again_and_again_and_updates_keep_coming() {
+    let driver = Driver::new("hang = nvmlInit_v2");
+    let mut watched = driver.start(&["gpu.timeout=1"]);
+    watched.until("the third probe", |update| {
+        assert_eq!(state(update), "hung");
+        (driver.calls().len() >= 3).then_some(())
+    });
+    assert!(watched.probes().len() <= 1, "{:?}", watched.probes());
+    let log = watched.stop();
+    let said = log.iter().filter(|line| line.contains("driver hangs")).count();
+    assert_eq!(said, 1, "a change of state is said, not each try: {log:#?}");
+}
+
+#[test]
+fn values_vanish_long_before_a_patient_agent_gives_a_driver_up() {
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&["gpu.timeout=30"]);
+    watched.until_state("ok");
+    driver.becomes("gpus = 2\nhang = nvmlDeviceGetTemperature");
+    watched.next_update();
+    watched.next_update();
+    for _ in 0..2 {
+        let update = watched.next_update();
+        assert_no_values(&update);
+        assert_eq!(update["gpus"][1]["name"], "NVIDIA H100 80GB HBM3");
+    }
+    assert_eq!(Updates::of(&watched.agent).info["gpu_count"], 2);
+    watched.stop();
+}
+
+#[test]
+fn one_gpu_hangs_in_any_function_and_the_others_go_on() {
+    let functions: Vec<String> = {
+        let driver = Driver::new(BUSY);
+        driver.sample(&[]);
+        let calls: BTreeSet<_> = driver.calls().into_iter().filter(|(_, gpu)| gpu == "0").collect();
+        calls.into_iter().map(|(function, _)| function).collect()
+    };
+    assert!(functions.len() > 25, "{functions:?}");
+    // More would need more sets of events than the library has for one process.
+    std::thread::scope(|scope| {
+        for some in functions.chunks(12) {
+            scope.spawn(|| all_hang_but_one(some));
+        }
+    });
+}
+
+/// Each GPU hangs in a function of its own, and the last one in none.
+fn all_hang_but_one(functions: &[String]) {
+    let healthy = functions.len();
+    let script = |temperature: usize| {
+        let mut script = format!("gpus = {}\ngpu.{healthy}.temp = {temperature}\n", healthy + 1);
+        for (at, function) in functions.iter().enumerate() {
+            let busy = BUSY.replace("gpus = 1", "").replace("gpu.0", &format!("gpu.{at}"));
+            script += &format!("hang.{at} = {function}\n{busy}");
+        }
+        script
+    };
+    let driver = Driver::new(&script(30));
+    let mut watched = driver.start(&[]);
+    let update = watched.update();
+    assert_eq!(state(&update), "ok", "{update:#}");
+    assert_eq!(watched.info["gpu_count"], healthy + 1);
+    let gpus = update["gpus"].as_array().unwrap();
+    for (gpu, function) in gpus.iter().zip(functions) {
+        assert_eq!(gpu["problem"], "hung", "{function}");
+        assert_eq!(values(gpu), [""; 0], "{function}");
+    }
+    assert_eq!(gpus[healthy]["problem"], Value::Null);
+    assert_eq!(gpus[healthy]["temperature_celsius"], 30);
+    for temperature in 31..33 {
+        driver.becomes(&script(temperature));
+        watched.next_update();
+        let update = watched.next_update();
+        assert_eq!(update["gpus"][healthy]["temperature_celsius"], temperature, "not of now");
+    }
+    // What hung does not come back by itself; a new probe finds it well.
+    driver.becomes("gpus = 2");
+    kill(watched.probe());
+    watched.until("all well", |update| (problems(update) == ["fine", "fine"]).then_some(()));
+    watched.stop();
+}
+
+#[test]
+fn one_gpu_of_two_hangs_later_and_the_other_ones_values_go_on() {
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&["gpu.timeout=2", "gpu.primary=1"]);
+    watched.until_state("ok");
+    driver.becomes("gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage");
+    let pid = watched.probe();
+    let mut last = Value::Null;
+    watched.until("one GPU hanging", |update| {
+        assert_eq!(update["gpu_percent"], 33, "never without: {update:#}");
+        last = update["gpus"][0].clone();
+        (problems(update) == ["hung", "fine"]).then_some(())
+    });
+    assert_eq!(last["name"], "NVIDIA H100 80GB HBM3");
+    assert_eq!(last["pci_address"], "0000:10:00.0");
+    watched.agent.wait_log("GPU 0 (NVIDIA H100 80GB HBM3, 0000:10:00.0) is hung");
+    for percent in 50..54 {
+        let script =
+            format!("gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage\ngpu.1.util_gpu = {percent}");
+        driver.becomes(&script);
+        watched.next_update();
+        assert_eq!(watched.next_update()["gpu_percent"], percent, "no older than a tick");
+    }
+    assert_eq!(watched.probes(), [pid], "the others are not disturbed");
+    watched.stop();
+}
+
+#[test]
+fn a_new_timeout_is_the_running_probes_too() {
+    let driver = Driver::new("gpus = 2");
+    let library = current_library().display().to_string();
+    let settings = |timeout: u32| {
+        let text =
+            format!("interval = 1\n[gpu]\ntimeout = {timeout}\nnvml_library = \"{library}\"\n");
+        driver.scratch.write("a.toml", &text)
+    };
+    let arguments = ["-c", &settings(60), "-s", "usage.listen=127.0.0.1:0"];
+    let mut watched = Watched::new(Agent::spawn(driver.hm_agent(&arguments)));
+    watched.until_state("ok");
+    settings(2);
+    watched.agent.signal("-HUP");
+    watched.agent.wait_log("settings read again");
+    watched.next_update();
+    driver.becomes("gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage");
+    watched.until("one GPU hanging", |update| {
+        assert_eq!(state(update), "ok", "one GPU is not the driver");
+        (problems(update) == ["hung", "fine"]).then_some(())
+    });
+    watched.stop();
+}
+
+#[test]
+fn an_agent_that_was_stopped_does_not_blame_the_driver() {
+    let driver = Driver::new("");
+    let mut watched = driver.start(&[]);
+    watched.until_state("ok");
+    let probe = watched.probe().to_string();
+    let signal = |name: &str, pid: &str| {
+        assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
+    };
+    signal("-STOP", &probe);
+    watched.next_update(); // asked, and not answered
+    watched.agent.signal("-STOP");
+    signal("-CONT", &probe);
+    let until = Instant::now() + Duration::from_secs(3);
+    wait_until("more than the timeout", || (Instant::now() > until).then_some(()));
+    watched.agent.signal("-CONT");
+    let agent = watched.into_agent();
+    let mut later = Updates::of(&agent);
+    for _ in 0..2 {
+        assert_eq!(state(&later.update()), "ok");
+    }
+    assert_eq!(probes_of(agent.pid()).len(), 1);
+    let log = agent.stop();
+    assert!(!log.iter().any(|line| line.contains("hangs")), "{log:#?}");
+}
+
+/// It used to be noticed for ever: the agent span on the event that nobody waited for any more.
+#[test]
+fn a_first_word_that_comes_after_everybody_gave_up_waiting_costs_no_time() {
+    let driver = Driver::new("hang = nvmlInit_v2");
+    let mut watched = driver.start(&["gpu.timeout=4"]);
+    assert_eq!(state(&watched.update()), "starting");
+    watched.until_state("hung");
+    let before = watched.agent.cpu_seconds();
+    for _ in 0..2 {
+        watched.next_update();
+    }
+    let used = watched.agent.cpu_seconds() - before;
+    assert!(used < 0.2, "{used} s of processor time in two");
+    watched.stop();
+}
+
+#[test]
+fn a_sample_ends_though_the_driver_hangs() {
+    let driver = Driver::new("hang = nvmlDeviceGetCount_v2");
+    let start = Instant::now();
+    let update = driver.sample(&[])["usage_update"].clone();
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    assert_eq!(state(&update), "hung");
+    assert!(update["cpu_percent"].is_number());
+    let output = driver.command(&["sample"], &["gpu.timeout=1"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("the driver hangs: it has not answered for 1 s"), "{text}");
+}
+
+#[test]
+#[ignore = "waits 10 s"]
+fn a_sample_does_not_wait_as_long_as_the_agent_would() {
+    let driver = Driver::new("hang = nvmlInit_v2");
+    let start = Instant::now();
+    let update = driver.sample(&["gpu.timeout=60"])["usage_update"].clone();
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert_eq!(state(&update), "starting");
+}

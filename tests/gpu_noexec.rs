@@ -1,0 +1,93 @@
+//! Machines where a program in memory may not be run: the probe runs from a file, or not at all.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use support::fake_nvml::{
+    Driver, Updates, assert_no_values, children, kill, message, problems, state,
+};
+use support::{Agent, Scratch, wait_until};
+
+/// In a process namespace of its own, where nothing in memory may be run.
+fn where_memory_cannot_be_run(driver: &Driver, script: &str, settings: &[&str]) -> Agent {
+    let agent = driver.command(&[], settings);
+    let mut command = Command::new("unshare");
+    command.args(["-pf", "--kill-child", "--mount-proc", "sh", "-ec"]);
+    command.arg(format!("echo 2 > /proc/sys/vm/memfd_noexec; {script}; exec \"$0\" \"$@\""));
+    command.arg(agent.get_program()).args(agent.get_args());
+    for (name, value) in agent.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    Agent::spawn(command)
+}
+
+/// The only child, from outside.
+fn only_child(pid: u32) -> u32 {
+    wait_until("a child", || match children(pid)[..] {
+        [child] => Some(child),
+        _ => None,
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn where_memory_cannot_be_run_the_probe_runs_from_a_file_that_nobody_sees() {
+    let driver = Driver::new("gpus = 2");
+    let directory = Scratch::new("state");
+    let state_dir = directory.0.join("new");
+    let setting = format!("state_dir={}", state_dir.display());
+    let agent = where_memory_cannot_be_run(&driver, "true", &[&setting]);
+    let mut updates = Updates::of(&agent);
+    let update = updates.until_state("ok");
+    assert_eq!(problems(&update), ["fine", "fine"]);
+    let inside = only_child(agent.pid());
+    let probe = only_child(inside);
+    let program = std::fs::read_link(format!("/proc/{probe}/exe")).unwrap();
+    assert!(program.starts_with(&state_dir), "{program:?}");
+    assert_eq!(std::fs::read_dir(&state_dir).unwrap().count(), 0);
+    // One that was left there by an agent that was killed in between is no obstacle.
+    std::fs::write(state_dir.join("gpu-probe.1"), "rubbish").unwrap();
+    kill(probe);
+    updates.until_state("crashed");
+    updates.until_state("ok");
+    assert_eq!(std::fs::read_dir(&state_dir).unwrap().count(), 0);
+    assert!(Command::new("kill").arg(inside.to_string()).status().unwrap().success());
+    wait_until("its end", || (!Path::new(&format!("/proc/{probe}")).exists()).then_some(()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn where_no_probe_can_be_run_the_agent_goes_on_and_says_so() {
+    let directory = Scratch::new("state");
+    let file = directory.write("file", "");
+    let tmpfs = directory.0.join("noexec");
+    std::fs::create_dir(&tmpfs).unwrap();
+    let mount = format!("mount -t tmpfs -o noexec none {}", tmpfs.display());
+    let cases = [
+        (format!("{file}/below"), "true"),
+        ("/proc/below".to_owned(), "true"),
+        (tmpfs.display().to_string(), mount.as_str()),
+    ];
+    for (state_dir, script) in &cases {
+        let driver = Driver::new("gpus = 2");
+        let setting = format!("state_dir={state_dir}");
+        let agent = where_memory_cannot_be_run(&driver, script, &[&setting]);
+        let mut updates = Updates::of(&agent);
+        let update = updates.update();
+        assert_eq!(state(&update), "unavailable", "{state_dir}");
+        let message = message(&update);
+        assert!(message.contains("cannot run the GPU probe: from memory: "), "{message}");
+        assert!(message.contains(&format!("; from {state_dir}: ")), "{message}");
+        assert_no_values(&update);
+        updates.next_update();
+        updates.next_update();
+        assert_eq!(driver.calls(), []);
+    }
+    assert_eq!(std::fs::read_dir(&tmpfs).unwrap().count(), 0);
+}
