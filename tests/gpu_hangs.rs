@@ -5,16 +5,17 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use support::fake_nvml::{
-    Driver, Updates, Watched, assert_no_values, current_library, kill, message, old_library,
-    probes_of, problems, state, values,
+    Driver, Updates, Watched, assert_no_values, children, current_library, kill, message,
+    old_library, probes_of, problems, state, values,
 };
 use support::{Agent, wait_until};
 
@@ -316,4 +317,67 @@ fn a_sample_does_not_wait_as_long_as_the_agent_would() {
     let update = driver.sample(&["gpu.timeout=60"])["usage_update"].clone();
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
     assert_eq!(state(&update), "starting");
+}
+
+#[test]
+fn a_probe_that_does_not_run_any_more_is_killed_like_one_that_hangs() {
+    let driver = Driver::new("");
+    let mut watched = driver.start(&[]);
+    watched.until_state("ok");
+    let probe = watched.probe();
+    assert!(Command::new("kill").args(["-STOP", &probe.to_string()]).status().unwrap().success());
+    assert_no_values(&watched.until_state("hung"));
+    watched.until_state("ok");
+    assert_ne!(watched.probes(), [probe]);
+    let log = watched.stop();
+    assert!(!log.iter().any(|line| line.contains("cannot be killed")), "{log:#?}");
+}
+
+/// As near as a test gets to a process that a driver keeps in the kernel: its parent is not told that a process died
+/// before the one that traces it has looked.
+fn hold(pid: u32) -> Child {
+    const SEIZE: &str = "import ctypes, sys
+if ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), None, None) == 0: print('held', flush=True)
+sys.stdin.read()";
+    let mut python = Command::new("python3");
+    python.args(["-c", SEIZE, &pid.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = python.spawn().unwrap();
+    let mut word = [0; 5];
+    holder.stdout.as_mut().unwrap().read_exact(&mut word).unwrap();
+    holder
+}
+
+fn let_go(mut holder: Child) {
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn while_a_probe_cannot_be_killed_no_other_is_started() {
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&["gpu.timeout=1"]);
+    watched.until_state("ok");
+    let probe = watched.probe();
+    let holder = hold(probe);
+    driver.becomes("gpus = 2\nhang = nvmlDeviceGetTemperature");
+    watched.until_state("hung");
+    driver.becomes("gpus = 2");
+    driver.forget_calls();
+    let held = format!("process {probe} is held by the driver and cannot be killed");
+    watched.until("that it is held", |update| (message(update) == held).then_some(()));
+    for _ in 0..3 {
+        let update = watched.next_update();
+        assert_eq!((state(&update), message(&update)), ("hung", held.as_str()));
+        assert_no_values(&update);
+    }
+    assert_eq!(children(watched.agent.pid()), [probe]);
+    assert_eq!(driver.calls(), []);
+    let_go(holder);
+    assert_eq!(problems(&watched.until_state("ok")), ["fine", "fine"]);
+    // Nor does it keep the agent from stopping.
+    let probe = watched.probe();
+    let holder = hold(probe);
+    watched.stop();
+    let_go(holder);
 }
