@@ -321,7 +321,6 @@ fn a_driver_gone_mad_that_comes_to_its_senses_finds_the_agent_as_it_was() {
     println!("seed {}", random.0);
     let scripts = [
         "gpus = 2",
-        "gpus = 2",
         "gpus = 8",
         "gpus = 2\nhang = nvmlDeviceGetTemperature",
         "gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage",
@@ -339,7 +338,9 @@ fn a_driver_gone_mad_that_comes_to_its_senses_finds_the_agent_as_it_was() {
     let (descriptors, memory) = (watched.agent.descriptors(), watched.agent.status("VmRSS"));
     let mut states = std::collections::BTreeSet::new();
     for _ in 0..200 {
-        driver.becomes(scripts[random.below(scripts.len() as u64) as usize]);
+        // Mostly well, or it would be left alone for ever longer.
+        let script = random.below(2 * scripts.len() as u64) as usize;
+        driver.becomes(scripts.get(script).unwrap_or(&scripts[0]));
         let until = Instant::now() + Duration::from_millis(50 + random.below(60));
         wait_until("the next change", || {
             assert!(watched.probes().len() <= 1, "{:?}", watched.probes());
@@ -347,7 +348,7 @@ fn a_driver_gone_mad_that_comes_to_its_senses_finds_the_agent_as_it_was() {
         });
         states.extend(watched.seen().iter().map(|update| state(update).to_owned()));
     }
-    assert!(states.len() >= 3, "{states:?}");
+    assert!(states.iter().any(|state| state != "ok"), "{states:?}");
     driver.becomes("gpus = 2");
     // What hangs alone is left alone for ten minutes.
     for probe in watched.probes() {
