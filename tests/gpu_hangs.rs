@@ -297,6 +297,20 @@ fn a_first_word_that_comes_after_everybody_gave_up_waiting_costs_no_time() {
 }
 
 #[test]
+fn a_first_word_that_comes_late_does_not_wait_for_the_next_tick() {
+    let driver = Driver::new("hang = nvmlInit_v2");
+    let watched = driver.start(&["gpu.timeout=4", "interval=3600"]);
+    watched.agent.wait_log("NVIDIA driver hangs");
+    let start = Instant::now();
+    wait_until("a client that is told", || {
+        let update = Updates::of(&watched.agent).update();
+        assert!(start.elapsed() < Duration::from_secs(2), "{:#}", update["nvidia"]);
+        (state(&update) == "hung").then_some(())
+    });
+    watched.stop();
+}
+
+#[test]
 fn a_sample_ends_though_the_driver_hangs() {
     let driver = Driver::new("hang = nvmlDeviceGetCount_v2");
     let start = Instant::now();
