@@ -149,6 +149,7 @@ impl Shared {
         let mut last = start;
         let mut warm_up = Some(start + limits::WARM_UP);
         let mut first_gpus = Some(start + limits::FIRST_GPUS);
+        let mut unknown = true;
         let mut asked = false;
         while !self.stop.is_rung() {
             let config = self.settings.get();
@@ -162,8 +163,11 @@ impl Shared {
             } else if warm_up.is_some_and(|at| now >= at) {
                 self.feed.refine(self.read(&mut sampler, &config));
                 warm_up = None;
-            } else if first_gpus.is_some_and(|at| now >= at || self.gpus.is_known()) {
+            } else if unknown && self.gpus.is_known() {
                 self.feed.refine_gpus(self.gpus.gpus(&config, now));
+                self.complete.ring();
+                (unknown, first_gpus) = (false, None);
+            } else if first_gpus.is_some_and(|at| now >= at) {
                 self.complete.ring();
                 first_gpus = None;
             } else if !asked && now >= ask_at {

@@ -17,6 +17,9 @@ pub struct Line {
     /// Why there is nothing else; the probe ends after it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// Nobody has answered yet, and this is only to say which errors were reported.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
     /// E.g. `550.54.14`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub driver_version: Option<String>,

@@ -295,7 +295,9 @@ impl<'a> Keeper<'a> {
     /// New settings for the GPUs need a new probe.
     fn follow_settings(&mut self) {
         let new = self.settings.get().gpu.clone();
-        let same = new.source == self.gpu.source && new.nvml_library == self.gpu.nvml_library;
+        let same = new.source == self.gpu.source
+            && new.nvml_library == self.gpu.nvml_library
+            && new.timeout == self.gpu.timeout;
         self.gpu = new;
         if same {
             return;
@@ -349,6 +351,10 @@ impl<'a> Keeper<'a> {
                 self.fail(State::Crashed, format!("the GPU probe wrote nonsense: {what}"), now);
                 ending(probe, now, Why::Failed)
             }
+            Heard::Line(line) if line.partial => {
+                self.roster.count_errors(line.gpus);
+                Phase::Asked(probe, since)
+            }
             Heard::Line(line) => match line.failure {
                 Some(failure) => {
                     self.fail(failure.state, explained(&failure), now);
@@ -382,7 +388,7 @@ impl<'a> Keeper<'a> {
     /// The driver as a whole is of no use now.
     fn fail(&mut self, state: State, message: String, now: Instant) {
         let problem = if state == State::Hung { Problem::Hung } else { Problem::Failed };
-        let gpus = self.roster.failed(problem, &message);
+        let gpus = self.roster.failed(problem, &message, &self.bus.expected());
         self.nvidia =
             Nvidia { state: self.nvidia.state, message: Some(message), ..Nvidia::default() };
         self.report(state, gpus, now, Duration::ZERO);

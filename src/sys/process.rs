@@ -56,6 +56,12 @@ pub fn die_with_parent(parent: u32) {
     }
 }
 
+/// From now on what is written to standard output goes to standard error.
+pub fn stdout_to_stderr() -> io::Result<()> {
+    // SAFETY: it takes no pointers; both descriptors are this process' standard ones, which nobody owns.
+    check(unsafe { libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO) }).map(drop)
+}
+
 /// Ends this process without asking anybody: no destructor of a library can keep it.
 pub fn end_now(code: i32) -> ! {
     // SAFETY: it takes no pointers and does not return.

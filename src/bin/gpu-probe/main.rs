@@ -9,8 +9,11 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{BufRead, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -18,11 +21,11 @@ use hm_agent::logger::unix_seconds;
 use hm_agent::proto::probe::{Failure, Line, VERSION};
 use hm_agent::snapshot::gpu::{Gpu, Problem, State, Values, Xid};
 use hm_agent::sys::nvml;
-use hm_agent::sys::process::{die_with_parent, end_now, name_thread};
+use hm_agent::sys::process::{die_with_parent, end_now, name_thread, stdout_to_stderr};
 use lexopt::prelude::{Long, ValueExt};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
-use worker::{Answer, Target};
+use worker::{Said, Target, Word};
 
 /// Where the driver's library is, if not in the loader's path: WSL, NixOS, and what Kubernetes' device
 /// plugins mount.
@@ -58,6 +61,10 @@ fn main() -> ExitCode {
     name_thread(c"gpu-probe");
     if let Some(parent) = options.parent {
         die_with_parent(parent);
+    }
+    if let Err(error) = keep_stdout() {
+        let _ = writeln!(std::io::stderr(), "gpu-probe: {error}");
+        return ExitCode::FAILURE;
     }
     let questions = listen();
     match Probe::new(&options) {
@@ -102,12 +109,23 @@ fn listen() -> Receiver<()> {
     questions
 }
 
+/// Where lines go.
+static LINES: OnceLock<File> = OnceLock::new();
+
+/// Keeps standard output for lines: what a library prints there goes to standard error.
+fn keep_stdout() -> std::io::Result<()> {
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
+    stdout_to_stderr()?;
+    LINES.get_or_init(|| File::from(stdout));
+    Ok(())
+}
+
 fn write(line: &Line) {
     // Serialising it cannot fail: no maps with odd keys. Nobody to write to: nobody to work for.
     let mut text = serde_json::to_vec(line).unwrap_or_default();
     text.push(b'\n');
-    let mut stdout = std::io::stdout().lock();
-    if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() {
+    let written = LINES.get().map(|mut lines| lines.write_all(&text));
+    if !matches!(written, Some(Ok(()))) {
         end_now(0);
     }
 }
@@ -129,7 +147,7 @@ struct Probe {
     driver_version: Option<String>,
     cuda_version: Option<String>,
     slots: Vec<Slot>,
-    answers: Receiver<Answer>,
+    words: Receiver<Word>,
     timeout: Duration,
 }
 
@@ -142,11 +160,11 @@ impl Probe {
             true => (0..count).map(Target::Index).collect(),
             false => options.only.iter().cloned().map(Target::Address).collect(),
         };
-        let (answer, answers) = channel();
+        let (word, words) = channel();
         let slots = targets.into_iter().enumerate().map(|(slot, target)| {
             let (rounds, waiting) = channel();
-            let (answer, asked) = (answer.clone(), target.clone());
-            std::thread::spawn(move || worker::work(nvml, slot, &asked, &waiting, &answer));
+            let (word, asked) = (word.clone(), target.clone());
+            std::thread::spawn(move || worker::work(nvml, slot, &asked, &waiting, &word));
             Slot { target, rounds, busy: false, answer: None, known: None, xids: Vec::new() }
         });
         Ok(Self {
@@ -155,7 +173,7 @@ impl Probe {
                 .ok()
                 .map(|version| format!("{}.{}", version / 1000, version % 1000 / 10)),
             slots: slots.collect(),
-            answers,
+            words,
             timeout: options.timeout.unwrap_or(Duration::from_secs(10)),
         })
     }
@@ -184,24 +202,42 @@ impl Probe {
         let mut answered = self.slots.is_empty();
         while waiting > 0 || !answered {
             let left = deadline.saturating_duration_since(Instant::now());
-            // If nobody answers at all, neither does the probe: the agent knows what that means.
-            let answer = match answered {
-                true => self.answers.recv_timeout(left).ok(),
-                false => self.answers.recv().ok(),
+            let word = match self.words.recv_timeout(left) {
+                Ok(word) => word,
+                Err(_) if answered => return,
+                // If nobody answers at all, neither does the probe: the agent knows what that means. But it
+                // must hear of errors that were reported before.
+                Err(_) => {
+                    self.write_errors();
+                    let Ok(word) = self.words.recv() else { return };
+                    word
+                }
             };
-            let Some(answer) = answer else { return };
-            let slot = &mut self.slots[answer.slot];
-            slot.busy = false;
-            slot.xids.extend(answer.xids);
-            if answer.round == round {
-                slot.known = answer.gpu.clone();
-                slot.answer = Some(answer.gpu);
-                answered = true;
-                waiting -= 1;
-            } else {
+            let slot = &mut self.slots[word.slot];
+            match word.said {
+                Said::Xids(xids) => slot.xids.extend(xids),
+                Said::Answer(of, gpu) if of == round => {
+                    slot.busy = false;
+                    slot.known = gpu.as_deref().cloned();
+                    slot.answer = Some(gpu.map(|gpu| *gpu));
+                    answered = true;
+                    waiting -= 1;
+                }
                 // It hung, and is back; what it says is old.
-                waiting += usize::from(slot.ask(round));
+                Said::Answer(..) => {
+                    slot.busy = false;
+                    waiting += usize::from(slot.ask(round));
+                }
             }
+        }
+    }
+
+    fn write_errors(&mut self) {
+        let now = unix_seconds();
+        let with_errors = self.slots.iter_mut().filter(|slot| !slot.xids.is_empty());
+        let gpus: Vec<Gpu> = with_errors.filter_map(|slot| slot.report(now)).collect();
+        if !gpus.is_empty() {
+            write(&Line { version: VERSION, partial: true, gpus, ..Line::default() });
         }
     }
 
@@ -209,6 +245,7 @@ impl Probe {
         Line {
             version: VERSION,
             failure: None,
+            partial: false,
             driver_version: self.driver_version.clone(),
             cuda_version: self.cuda_version.clone(),
             gpus: self.slots.iter_mut().filter_map(|slot| slot.report(now)).collect(),

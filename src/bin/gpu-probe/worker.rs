@@ -31,16 +31,21 @@ pub enum Target {
     Address(String),
 }
 
-/// What a worker found in the round that it was asked in.
-pub struct Answer {
+/// What a worker says.
+pub struct Word {
     /// Which worker.
     pub slot: usize,
-    /// Which question.
-    pub round: u64,
-    /// The GPU; `None`: it is not for us to see.
-    pub gpu: Option<Gpu>,
-    /// Codes of errors that were reported since the last answer.
-    pub xids: Vec<u64>,
+    /// What.
+    pub said: Said,
+}
+
+/// See [`Word`].
+pub enum Said {
+    /// Codes of errors that were reported since it was asked last. Said at once: what it is asked for next
+    /// may hang, just because of them.
+    Xids(Vec<u64>),
+    /// What came of a round: the GPU; `None`: it is not for us to see.
+    Answer(u64, Option<Box<Gpu>>),
 }
 
 /// The thread's life: one answer for each round.
@@ -49,25 +54,31 @@ pub fn work(
     slot: usize,
     target: &Target,
     rounds: &Receiver<u64>,
-    answers: &Sender<Answer>,
+    words: &Sender<Word>,
 ) {
     let mut state = State::New;
     for round in rounds {
         if let State::New = state {
             state = find(nvml, target);
         }
-        let (gpu, xids) = match &state {
-            State::New => (Some(unknown(target)), Vec::new()),
-            State::Found(known) => look(known),
+        let gpu = match &state {
+            State::New => Some(unknown(target)),
+            State::Found(known) => {
+                let xids = known.events.as_ref().map(xids).unwrap_or_default();
+                if !xids.is_empty() && words.send(Word { slot, said: Said::Xids(xids) }).is_err() {
+                    return;
+                }
+                Some(look(known))
+            }
             State::Refused(gpu, since) => {
                 let gpu = gpu.clone();
                 if since.elapsed() >= ASK_AGAIN {
                     state = State::New;
                 }
-                (gpu, Vec::new())
+                gpu
             }
         };
-        if answers.send(Answer { slot, round, gpu, xids }).is_err() {
+        if words.send(Word { slot, said: Said::Answer(round, gpu.map(Box::new)) }).is_err() {
             return;
         }
     }
@@ -122,9 +133,7 @@ fn xid_events(nvml: &'static Nvml, device: &Device<'static>) -> Option<EventSet<
     device.register_events(wanted, nvml.create_event_set().ok()?).ok()
 }
 
-fn look(known: &Known) -> (Option<Gpu>, Vec<u64>) {
-    // First of all: a GPU that falls off the bus says so here.
-    let xids = known.events.as_ref().map(xids).unwrap_or_default();
+fn look(known: &Known) -> Gpu {
     let asking = Asking::default();
     let values = measure::values(&known.device, &asking);
     let mut gpu = Gpu { values, ..known.identity.clone() };
@@ -138,7 +147,7 @@ fn look(known: &Known) -> (Option<Gpu>, Vec<u64>) {
         gpu.problem = Some(Problem::Failed);
         gpu.message = Some(error.to_string());
     }
-    (Some(gpu), xids)
+    gpu
 }
 
 fn xids(events: &EventSet<'_>) -> Vec<u64> {

@@ -81,6 +81,8 @@ impl Probe {
     fn from_file(program: &[u8], arguments: &[OsString], state_dir: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o750).create(state_dir)?;
         let path = state_dir.join(format!("gpu-probe.{}", std::process::id()));
+        // One that an agent of the same number left there, as they all have in containers.
+        let _ = std::fs::remove_file(&path);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(&path);
         let started = file.and_then(|mut file: File| {
             file.write_all(program)?;

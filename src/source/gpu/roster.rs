@@ -40,11 +40,44 @@ fn key(gpu: &Gpu) -> String {
 
 impl Roster {
     /// All GPUs, by index: those of the probe's answer, and those that only the bus shows.
+    pub fn complete(&mut self, answered: Vec<Gpu>, bus: &[OnBus<'_>]) -> Vec<Gpu> {
+        let gpus = answered.into_iter().map(|gpu| self.recognise(gpu)).collect();
+        let mut gpus = self.with_bus(gpus, bus);
+        for gpu in &mut gpus {
+            self.count_xids(gpu);
+            self.note_problem(gpu);
+        }
+        self.forget_all_but(&gpus);
+        gpus
+    }
+
+    /// Counts the errors of GPUs whose values are still to come, or never will.
+    pub fn count_errors(&mut self, gpus: Vec<Gpu>) {
+        for gpu in gpus {
+            self.count_xids(&mut self.recognise(gpu));
+        }
+    }
+
+    /// The GPUs as they were known and as the bus shows them, when the driver as a whole has failed.
+    pub fn failed(&self, problem: Problem, message: &str, bus: &[OnBus<'_>]) -> Vec<Gpu> {
+        let mut known: Vec<Gpu> = self.known.values().cloned().collect();
+        known.sort_by_key(|gpu| gpu.index);
+        let mut gpus = self.with_bus(known, bus);
+        for gpu in &mut gpus {
+            if gpu.problem != Some(Problem::Suspended) {
+                gpu.problem = Some(problem);
+                gpu.message = Some(message.to_owned());
+            }
+            gpu.xids = self.xids_of(gpu);
+        }
+        gpus
+    }
+
+    /// Adds what only the bus shows.
     ///
     /// The driver closes the gap when it has lost a GPU, so then a GPU's index is its place on the bus,
     /// which is the driver's own order: dashboards and `gpu.primary` go on to mean the same GPU.
-    pub fn complete(&mut self, answered: Vec<Gpu>, bus: &[OnBus<'_>]) -> Vec<Gpu> {
-        let mut gpus: Vec<Gpu> = answered.into_iter().map(|gpu| self.recognise(gpu)).collect();
+    fn with_bus(&self, mut gpus: Vec<Gpu>, bus: &[OnBus<'_>]) -> Vec<Gpu> {
         let at = |gpu: &Gpu, address: &str| gpu.pci_address.as_deref() == Some(address);
         let unseen = bus.iter().filter(|on| !gpus.iter().any(|gpu| at(gpu, &on.gpu.address)));
         let added: Vec<Gpu> = unseen.map(|on| self.only_on_bus(on)).collect();
@@ -54,23 +87,6 @@ impl Roster {
             for (index, gpu) in (0..).zip(&mut gpus) {
                 gpu.index = index;
             }
-        }
-        for gpu in &mut gpus {
-            self.count_xids(gpu);
-            self.note_problem(gpu);
-        }
-        self.forget_all_but(&gpus);
-        gpus
-    }
-
-    /// The GPUs as they were known, when the driver as a whole has failed.
-    pub fn failed(&self, problem: Problem, message: &str) -> Vec<Gpu> {
-        let mut gpus: Vec<Gpu> = self.known.values().cloned().collect();
-        gpus.sort_by_key(|gpu| gpu.index);
-        for gpu in &mut gpus {
-            gpu.problem = Some(problem);
-            gpu.message = Some(message.to_owned());
-            gpu.xids = self.xids_of(gpu);
         }
         gpus
     }
@@ -262,14 +278,38 @@ mod tests {
         roster.complete(with(vec![]), &[]);
         let gpus = roster.complete(with(vec![xid(79, 1, 200), xid(31, 1, 200)]), &[]);
         assert_eq!(gpus[0].xids, [xid(31, 3, 200), xid(79, 1, 200)]);
-        let failed = roster.failed(Problem::Hung, "it hangs");
+        let failed = roster.failed(Problem::Hung, "it hangs", &[]);
         assert_eq!(failed[0].xids, [xid(31, 3, 200), xid(79, 1, 200)]);
         assert_eq!(failed[0].problem, Some(Problem::Hung));
         assert_eq!(failed[0].values, Values::default());
         roster.forget();
-        assert_eq!(roster.failed(Problem::Hung, ""), []);
+        assert_eq!(roster.failed(Problem::Hung, "", &[]), []);
         let gpus = roster.complete(with(vec![xid(79, 1, 300)]), &[]);
         assert_eq!(gpus[0].xids, [xid(31, 3, 200), xid(79, 2, 300)]);
+    }
+
+    #[test]
+    fn a_driver_that_never_answered_has_the_gpus_of_the_bus() {
+        let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
+        let mut on = awake(&bus);
+        on[1].suspended = true;
+        let gpus = Roster::default().failed(Problem::Failed, "no driver", &on);
+        assert_eq!(
+            places(&gpus),
+            [
+                (0, "0000:10:00.0", Some(Problem::Failed)),
+                (1, "0000:20:00.0", Some(Problem::Suspended))
+            ]
+        );
+    }
+
+    #[test]
+    fn errors_count_though_no_values_come() {
+        let mut roster = Roster::default();
+        roster.complete(vec![gpu(0, "0000:10:00.0")], &[]);
+        let xids = vec![Xid { code: 79, count: 1, last_unix_seconds: 5 }];
+        roster.count_errors(vec![Gpu { xids: xids.clone(), ..Gpu::default() }]);
+        assert_eq!(roster.failed(Problem::Hung, "", &[])[0].xids, xids);
     }
 
     #[test]
