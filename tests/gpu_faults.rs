@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use support::fake_nvml::{Bus, Driver, assert_no_values, kill, message, problems, state, values};
+use support::fake_nvml::{
+    Bus, Driver, assert_no_values, chatty_library, kill, message, problems, state, values,
+};
 use support::wait_until;
 
 #[test]
@@ -121,6 +123,15 @@ fn a_library_that_is_not_there_or_is_none_is_said() {
         assert_no_values(&update);
         watched.stop();
     }
+}
+
+#[test]
+fn a_library_that_prints_does_not_speak_for_the_probe() {
+    let driver = Driver::of(chatty_library(), "");
+    let mut watched = driver.start(&[]);
+    watched.until_state("ok");
+    let log = watched.stop();
+    assert!(log.iter().any(|line| line.contains("a library has no business here")), "{log:#?}");
 }
 
 #[test]

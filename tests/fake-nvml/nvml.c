@@ -18,6 +18,16 @@
 
 #include "fake.h"
 
+#ifdef CHATTY
+#include <stdio.h>
+
+__attribute__((constructor)) static void chat(void)
+{
+    puts("NVML: a library has no business here, and some do it");
+    fflush(stdout);
+}
+#endif
+
 #ifdef OLD_DRIVER
 #define DRIVER "390.157"
 #define CUDA 9010

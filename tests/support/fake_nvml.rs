@@ -30,6 +30,12 @@ pub fn old_library() -> &'static Path {
     BUILT.get_or_init(|| build("old", &["-DOLD_DRIVER"]))
 }
 
+/// A library that prints to standard output.
+pub fn chatty_library() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| build("chatty", &["-DCHATTY"]))
+}
+
 fn build(variant: &str, flags: &[&str]) -> PathBuf {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-nvml");
     let files = std::fs::read_dir(source).unwrap().map(|entry| entry.unwrap().path());
