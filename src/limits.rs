@@ -33,6 +33,11 @@ pub const GPU_PATIENCE: Duration = Duration::from_secs(11);
 pub const GPU_SEARCH: Duration = Duration::from_secs(60);
 /// A probe that died is started again after the first, then after twice as long each time, up to the second.
 pub const PROBE_REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// So many answers prove that a probe is well; the first one alone does not.
+pub const GOOD_ANSWERS: u32 = 2;
+/// The first answer of a probe is waited for so long at the most: eight GPUs that have to be woken one by
+/// one take 20 s.
+pub const GPU_START: Duration = Duration::from_secs(60);
 /// A killed probe that is still there after this is held by the driver.
 pub const PROBE_KILL: Duration = Duration::from_secs(2);
 /// A probe in which one GPU hangs is started anew so much later: that may help, and costs the others a

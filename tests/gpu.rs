@@ -113,7 +113,7 @@ fn every_value_of_a_gpu_that_has_everything() {
         "vendor": "nvidia",
         "name": "NVIDIA Full \u{2122}",
         "uuid": "GPU-8f6d2a10-0000-4000-8000-00000000abcd",
-        "pci_address": "00010000:c1:1f.0",
+        "pci_address": "10000:c1:1f.0",
         "memory_total_bytes": 80000000001u64,
         "memory_used_bytes": 30000000002u64,
         "memory_free_bytes": 49000000003u64,

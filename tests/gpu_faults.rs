@@ -32,8 +32,9 @@ fn a_crash_in_the_library_is_said_and_the_probe_comes_back_ever_more_slowly() {
     assert!((1.8..3.2).contains(&between.as_secs_f64()), "{between:?}");
     driver.becomes("");
     watched.until_state("ok");
+    (watched.next_update(), watched.next_update());
     driver.forget_calls();
-    // After a good answer the next pause is short again.
+    // After good answers the next pause is short again.
     let pid = watched.probe();
     kill(pid);
     let killed = Instant::now();
@@ -186,6 +187,42 @@ fn a_gpu_that_the_driver_dropped_keeps_its_index_where_the_bus_shows_it() {
     assert_eq!(problems(&update), ["lost", "fine"]);
     assert_eq!(update["gpus"][0]["name"], "NVIDIA GPU");
     assert_eq!(update["gpus"][0]["pci_address"], "0000:10:00.0");
+    watched.stop();
+}
+
+/// It was listed twice, and the healthy one moved or was called lost.
+#[test]
+fn a_gpu_that_was_dead_before_the_agent_came_is_there_once_and_moves_nobody() {
+    let bus = Bus::new(&["0000:10:00.0", "0000:11:00.0"]);
+    for (script, dead, problem) in [
+        ("lost = 0", 0, "lost"),
+        ("lost = 1", 1, "lost"),
+        ("error.0 = nvmlDeviceGetHandleByIndex_v2:999", 0, "failed"),
+        ("hang.1 = nvmlDeviceGetHandleByIndex_v2", 1, "hung"),
+    ] {
+        let driver = Driver::new(&format!("gpus = 2\n{script}"));
+        let mut watched = driver.start(&[&bus.setting(), "gpu.timeout=2"]);
+        let mut expected = ["fine"; 2];
+        expected[dead] = problem;
+        watched.until(script, |update| (problems(update) == expected).then_some(()));
+        for _ in 0..3 {
+            let update = watched.next_update();
+            assert_eq!(problems(&update), expected, "{script}: {update:#}");
+            let addresses = [&update["gpus"][0], &update["gpus"][1]].map(|gpu| &gpu["pci_address"]);
+            assert_eq!(addresses, ["0000:10:00.0", "0000:11:00.0"], "{script}");
+            assert_eq!(update["gpus"][dead]["name"], "NVIDIA GPU", "{script}");
+        }
+        watched.stop();
+    }
+}
+
+#[test]
+fn a_gpu_that_we_may_not_see_is_not_lost() {
+    let bus = Bus::new(&["0000:10:00.0", "0000:11:00.0"]);
+    let driver = Driver::new("gpus = 2\nerror.1 = nvmlDeviceGetHandleByIndex_v2:4");
+    let mut watched = driver.start(&[&bus.setting()]);
+    let update = watched.until_state("ok");
+    assert_eq!(problems(&update), ["fine"], "{update:#}");
     watched.stop();
 }
 

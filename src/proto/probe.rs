@@ -26,9 +26,16 @@ pub struct Line {
     /// E.g. `12.4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cuda_version: Option<String>,
+    /// How many GPUs the driver lists and does not let us see.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub denied: usize,
     /// By index. Names of processes are absent; `xids` are those since the previous line.
     #[serde(default)]
     pub gpus: Vec<Gpu>,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// NVML cannot be used.

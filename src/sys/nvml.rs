@@ -43,6 +43,19 @@ pub fn cuda_driver_version(nvml: &Nvml) -> Result<i32> {
     Ok(version)
 }
 
+/// Where a device is, as the kernel writes it: `0000:41:00.0`. All versions of the call fill the numbers at the
+/// same place, and the structure is that of the newest, the longest.
+pub fn pci_address(device: &Device<'_>) -> Result<String> {
+    let (nvml, handle) = (device.nvml(), handle(device));
+    let mut found = MaybeUninit::<raw::nvmlPciInfo_t>::zeroed();
+    call!(nvml, nvmlDeviceGetPciInfo_v3(handle, found.as_mut_ptr()))
+        .or_else(|_| call!(nvml, nvmlDeviceGetPciInfo_v2(handle, found.as_mut_ptr())))
+        .or_else(|_| call!(nvml, nvmlDeviceGetPciInfo(handle, found.as_mut_ptr())))?;
+    // SAFETY: zeroes are a valid structure too: numbers and texts.
+    let found = unsafe { found.assume_init() };
+    Ok(format!("{:04x}:{:02x}:{:02x}.0", found.domain, found.bus, found.device))
+}
+
 /// Total, used and free memory in bytes, of drivers before 510. What the driver keeps for itself counts
 /// as used.
 pub fn memory_v1(device: &Device<'_>) -> Result<(u64, u64, u64)> {

@@ -135,10 +135,16 @@ struct Slot {
     target: Target,
     rounds: Sender<u64>,
     busy: bool,
+    /// Since when it is.
+    asked: Instant,
     /// What it said in this round.
     answer: Option<Option<Gpu>>,
+    /// What it said to the question before, too late for that.
+    late: Option<Gpu>,
     /// What it was like last.
     known: Option<Gpu>,
+    /// It has said something.
+    heard: bool,
     /// Errors that are not reported yet.
     xids: Vec<u64>,
 }
@@ -165,7 +171,17 @@ impl Probe {
             let (rounds, waiting) = channel();
             let (word, asked) = (word.clone(), target.clone());
             std::thread::spawn(move || worker::work(nvml, slot, &asked, &waiting, &word));
-            Slot { target, rounds, busy: false, answer: None, known: None, xids: Vec::new() }
+            Slot {
+                target,
+                rounds,
+                busy: false,
+                asked: Instant::now(),
+                answer: None,
+                late: None,
+                known: None,
+                heard: false,
+                xids: Vec::new(),
+            }
         });
         Ok(Self {
             driver_version: nvml.sys_driver_version().ok(),
@@ -188,15 +204,19 @@ impl Probe {
         }
     }
 
-    /// Has every GPU looked at. One that does not answer is not waited for again until it has.
+    /// Has every GPU looked at. One that is slow does not keep the others: what it says later is in the next
+    /// line, and it is not waited for again until then.
     fn ask(&mut self, round: u64) {
         // Until a GPU has answered once, the driver may have to wake it first.
-        let all_known = self.slots.iter().all(|slot| slot.known.is_some() || slot.busy);
-        let patience = if all_known { self.timeout / 5 } else { self.timeout * 4 / 5 };
+        let all_known = self.slots.iter().all(|slot| slot.heard || slot.busy);
+        let patience = if all_known { self.timeout / 5 } else { patience(self.timeout) };
         let deadline = Instant::now() + patience;
         let mut waiting = 0;
         for slot in &mut self.slots {
             slot.answer = None;
+            if !slot.busy {
+                slot.late = None;
+            }
             waiting += usize::from(slot.ask(round));
         }
         let mut answered = self.slots.is_empty();
@@ -216,61 +236,76 @@ impl Probe {
             let slot = &mut self.slots[word.slot];
             match word.said {
                 Said::Xids(xids) => slot.xids.extend(xids),
-                Said::Answer(of, gpu) if of == round => {
-                    slot.busy = false;
+                Said::Answer(of, gpu) => {
+                    (slot.busy, slot.heard) = (false, true);
                     slot.known = gpu.as_deref().cloned();
-                    slot.answer = Some(gpu.map(|gpu| *gpu));
+                    let gpu = gpu.map(|gpu| *gpu);
                     answered = true;
-                    waiting -= 1;
-                }
-                // It hung, and is back; what it says is old.
-                Said::Answer(..) => {
-                    slot.busy = false;
-                    waiting += usize::from(slot.ask(round));
+                    if of == round {
+                        slot.answer = Some(gpu);
+                        waiting -= 1;
+                    } else {
+                        // Good enough if it is not too old, and better than nothing until it says more.
+                        let young = slot.asked.elapsed() < self.timeout;
+                        slot.late = gpu.filter(|_| young);
+                        waiting += usize::from(slot.ask(round));
+                    }
                 }
             }
         }
     }
 
     fn write_errors(&mut self) {
-        let now = unix_seconds();
+        let (now, timeout) = (unix_seconds(), self.timeout);
         let with_errors = self.slots.iter_mut().filter(|slot| !slot.xids.is_empty());
-        let gpus: Vec<Gpu> = with_errors.filter_map(|slot| slot.report(now)).collect();
+        let gpus: Vec<Gpu> = with_errors.filter_map(|slot| slot.report(now, timeout)).collect();
         if !gpus.is_empty() {
             write(&Line { version: VERSION, partial: true, gpus, ..Line::default() });
         }
     }
 
     fn line(&mut self, now: u64) -> Line {
+        let timeout = self.timeout;
         Line {
             version: VERSION,
             failure: None,
             partial: false,
             driver_version: self.driver_version.clone(),
             cuda_version: self.cuda_version.clone(),
-            gpus: self.slots.iter_mut().filter_map(|slot| slot.report(now)).collect(),
+            denied: self.slots.iter().filter(|slot| matches!(slot.answer, Some(None))).count(),
+            gpus: self.slots.iter_mut().filter_map(|slot| slot.report(now, timeout)).collect(),
         }
     }
+}
+
+/// A GPU that has not answered for so long hangs: a little less than that of the agent, which is to hear it.
+fn patience(timeout: Duration) -> Duration {
+    timeout * 4 / 5
 }
 
 impl Slot {
     /// Asks it, if it is not still at work; says whether an answer is to come.
     fn ask(&mut self, round: u64) -> bool {
         let asked = !self.busy && self.rounds.send(round).is_ok();
-        self.busy |= asked;
+        if asked {
+            (self.busy, self.asked) = (true, Instant::now());
+        }
         asked
     }
 
-    /// The GPU as it is now, with its errors of `now`; `None`: it is not for us to see.
-    fn report(&mut self, now: u64) -> Option<Gpu> {
-        let mut gpu = match self.answer.take() {
-            Some(gpu) => gpu?,
-            None => {
+    /// The GPU as it is now, with its errors of `now`; `None`: it is not for us to see. One that has not
+    /// answered for most of `timeout` hangs; before, it has no values, or late ones.
+    fn report(&mut self, now: u64, timeout: Duration) -> Option<Gpu> {
+        let mut gpu = match (self.answer.take(), &self.late) {
+            (Some(gpu), _) => gpu?,
+            (None, Some(late)) => late.clone(),
+            (None, None) => {
                 let known = self.known.clone().unwrap_or_else(|| worker::unknown(&self.target));
+                let hangs = self.asked.elapsed() >= patience(timeout);
                 Gpu {
                     values: Values::default(),
-                    problem: Some(Problem::Hung),
-                    message: Some("the driver does not answer".to_owned()),
+                    problem: hangs.then_some(Problem::Hung),
+                    message: hangs.then(|| "the driver does not answer".to_owned()),
                     ..known
                 }
             }
@@ -290,11 +325,24 @@ fn load(options: &Options) -> Result<Nvml, Failure> {
     let mut nowhere = None;
     for path in &candidates {
         match Nvml::builder().lib_path(path).init() {
-            Err(error @ NvmlError::LibloadingError(_)) => nowhere = nowhere.or(Some(error)),
+            // A library without its driver may be one of several: a distribution's beside that of WSL.
+            Err(
+                error @ (NvmlError::LibloadingError(_)
+                | NvmlError::LibraryNotFound
+                | NvmlError::DriverNotLoaded),
+            ) => nowhere = worse(nowhere, error),
             found => return found.map_err(|error| failure(&error)),
         }
     }
     Err(failure(&nowhere.unwrap_or(NvmlError::LibraryNotFound)))
+}
+
+/// Which of two failures says more: the first, unless that is only a library that is not there.
+fn worse(first: Option<NvmlError>, next: NvmlError) -> Option<NvmlError> {
+    match (&first, &next) {
+        (Some(NvmlError::LibloadingError(_)), NvmlError::DriverNotLoaded) | (None, _) => Some(next),
+        _ => first,
+    }
 }
 
 fn failure(error: &NvmlError) -> Failure {

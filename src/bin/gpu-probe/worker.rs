@@ -8,7 +8,6 @@ use hm_agent::sys::nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::event::EventSet;
-use nvml_wrapper::struct_wrappers::device::PciInfo;
 use nvml_wrapper::{Device, Nvml};
 
 use crate::measure::{self, Asking};
@@ -116,7 +115,7 @@ impl Known {
             index: device.index()?,
             name: device.name()?,
             uuid: device.uuid().ok(),
-            pci_address: device.pci_info().ok().as_ref().map(kernel_address),
+            pci_address: nvml::pci_address(&device).ok(),
             ..Gpu::default()
         };
         let events = xid_events(nvml, &device);
@@ -170,14 +169,5 @@ pub fn unknown(target: &Target) -> Gpu {
     match target {
         Target::Index(index) => Gpu { index: *index, ..Gpu::default() },
         Target::Address(address) => Gpu { pci_address: Some(address.clone()), ..Gpu::default() },
-    }
-}
-
-/// NVML writes eight digits for the domain, the kernel four.
-fn kernel_address(pci: &PciInfo) -> String {
-    let text = pci.bus_id.to_ascii_lowercase();
-    match text.strip_prefix("0000") {
-        Some(rest) if text.len() == "00000000:41:00.0".len() => rest.to_owned(),
-        _ => text,
     }
 }

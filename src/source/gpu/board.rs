@@ -73,7 +73,7 @@ impl Board {
 
     /// How long before a tick to ask, so that the answer is there and still young.
     pub fn lead(&self, config: &Config) -> Duration {
-        let most = config.interval.min(config.gpu.timeout) / 2;
+        let most = config.interval.min(config.gpu.timeout).mul_f64(0.9);
         (lock(&self.state).took * 2).clamp(limits::GPU_LEAD.min(most), most)
     }
 
@@ -88,11 +88,12 @@ impl Board {
         self.known.load(Ordering::Acquire)
     }
 
-    /// What is known at `now`. Values may be as old as half an interval more than one, so that one late
-    /// answer is no gap, and never older than the time in which a driver must answer.
+    /// What is known at `now`. Values may be as old as half an interval more than one, and a slow driver's as
+    /// much older as it takes, so that one late answer is no gap; and never older than the time in which a
+    /// driver must answer.
     pub fn gpus(&self, config: &Config, now: Instant) -> Arc<Gpus> {
         let state = lock(&self.state);
-        let oldest = (config.interval * 3 / 2 + state.took).min(config.gpu.timeout);
+        let oldest = (config.interval * 3 / 2 + state.took * 2).min(config.gpu.timeout);
         let amd = (0..).zip(state.amd.at(now, oldest));
         let amd = amd.map(|(at, gpu)| Gpu { index: state.places as u32 + at, ..gpu });
         let each = state.gpus.at(now, oldest).chain(amd).collect();

@@ -123,24 +123,34 @@ impl Probe {
         self.stdin.write_all(b"\n")
     }
 
-    /// Whether there is something to read.
-    pub fn has_spoken(&self) -> bool {
-        wait_readable([self.as_fd()], Some(Duration::ZERO)) == [true]
+    /// Whether a whole line was read already that nobody has taken.
+    pub fn has_line(&self) -> bool {
+        self.unread.contains(&b'\n')
     }
 
-    /// Reads what is there. Waits if nothing is: poll first.
+    /// Whether there is something to read.
+    pub fn has_spoken(&self) -> bool {
+        self.has_line() || wait_readable([self.as_fd()], Some(Duration::ZERO)) == [true]
+    }
+
+    /// The next line, or what there is of it. Waits if nothing is there: poll first.
     pub fn read(&mut self) -> Heard {
+        if self.has_line() {
+            return self.take();
+        }
         let mut part = [0; 16 << 10];
         match self.stdout.read(&mut part) {
             Ok(0) => Heard::End,
-            Ok(length) => self.take(&part[..length]),
+            Ok(length) => {
+                self.unread.extend_from_slice(&part[..length]);
+                self.take()
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Heard::Nothing,
             Err(error) => Heard::Nonsense(reason(&error)),
         }
     }
 
-    fn take(&mut self, part: &[u8]) -> Heard {
-        self.unread.extend_from_slice(part);
+    fn take(&mut self) -> Heard {
         let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') else {
             return match self.unread.len() > limits::PROBE_LINE_BYTES {
                 true => Heard::Nonsense("a line without end".to_owned()),
@@ -148,12 +158,23 @@ impl Probe {
             };
         };
         let line = serde_json::from_slice::<Line>(&self.unread[..end]);
-        self.unread.clear();
+        self.unread.drain(..=end);
         match line {
             Ok(line) if line.version == VERSION => Heard::Line(Box::new(line)),
             Ok(line) => Heard::Nonsense(format!("a line of version {}", line.version)),
             Err(error) => Heard::Nonsense(error.to_string()),
         }
+    }
+
+    /// Whether the kernel holds one of its threads in a call, so that killing it would not end it.
+    pub fn is_held(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        tasks.into_iter().flatten().flatten().any(|task| {
+            let stat = std::fs::read(task.path().join("stat")).unwrap_or_default();
+            // pid (name) state …; a name may hold anything.
+            let after_name = stat.rsplit(|byte| *byte == b')').next();
+            after_name.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"D"))
+        })
     }
 
     /// Kills it. What is left can only be waited for.

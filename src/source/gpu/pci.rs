@@ -10,8 +10,8 @@ use crate::config::Roots;
 const NVIDIA: &str = "0x10de";
 /// Class codes of display controllers: VGA 0x0300, 3D 0x0302, other 0x0380.
 const DISPLAY: &str = "0x03";
-/// Drivers that hold a GPU for somebody else: a virtual machine, most often.
-const FOREIGN: [&str; 3] = ["vfio-pci", "pci-stub", "pciback"];
+/// Parts of the names of drivers that hold a GPU for somebody else: a virtual machine, most often.
+const FOREIGN: [&str; 3] = ["vfio", "pci-stub", "pciback"];
 
 /// A GPU on the bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,11 @@ impl PciGpu {
         self.driver.as_deref().is_none_or(|driver| driver == "nvidia")
     }
 
+    fn is_given_away(&self) -> bool {
+        let driver = self.driver.as_deref().unwrap_or_default();
+        FOREIGN.iter().any(|foreign| driver.contains(foreign))
+    }
+
     /// Whether it sleeps now.
     pub fn is_suspended(&self) -> bool {
         line(&self.path.join("power/runtime_status")).is_some_and(|state| state == "suspended")
@@ -53,7 +58,7 @@ pub fn gpus(roots: &Roots) -> Vec<PciGpu> {
         .flatten()
         .flatten()
         .filter_map(|entry| gpu(entry.path()))
-        .filter(|gpu| !gpu.driver.as_deref().is_some_and(|driver| FOREIGN.contains(&driver)))
+        .filter(|gpu| !gpu.is_given_away())
         .collect();
     gpus.sort_by(|a, b| a.address.cmp(&b.address));
     gpus
@@ -80,6 +85,16 @@ pub fn shown_by_driver(roots: &Roots) -> Option<Vec<String>> {
     let names: Vec<String> =
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     (!names.is_empty()).then_some(names)
+}
+
+/// How many GPUs' device files there are.
+pub fn device_files() -> usize {
+    let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
+    let is_gpu = |name: &str| {
+        let number = name.strip_prefix("nvidia").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    entries.filter(|entry| entry.file_name().to_str().is_some_and(is_gpu)).count()
 }
 
 #[cfg(test)]

@@ -39,10 +39,15 @@ fn key(gpu: &Gpu) -> String {
 }
 
 impl Roster {
-    /// All GPUs, by index: those of the probe's answer, and those that only the bus shows.
-    pub fn complete(&mut self, answered: Vec<Gpu>, bus: &[OnBus<'_>]) -> Vec<Gpu> {
-        let gpus = answered.into_iter().map(|gpu| self.recognise(gpu)).collect();
-        let mut gpus = self.with_bus(gpus, bus);
+    /// All GPUs, by index: those of the probe's answer, and those that only the bus shows. Those that the
+    /// driver lists and does not let us see, `denied` of them, are none of ours; which they are it does not say.
+    pub fn complete(&mut self, answered: Vec<Gpu>, denied: usize, bus: &[OnBus<'_>]) -> Vec<Gpu> {
+        let mut gpus = answered;
+        if denied == 0 {
+            give_addresses(&mut gpus, bus);
+        }
+        let gpus = gpus.into_iter().map(|gpu| self.recognise(gpu, bus)).collect();
+        let mut gpus = self.with_bus(gpus, denied, bus);
         for gpu in &mut gpus {
             self.count_xids(gpu);
             self.note_problem(gpu);
@@ -54,7 +59,7 @@ impl Roster {
     /// Counts the errors of GPUs whose values are still to come, or never will.
     pub fn count_errors(&mut self, gpus: Vec<Gpu>) {
         for gpu in gpus {
-            self.count_xids(&mut self.recognise(gpu));
+            self.count_xids(&mut self.recognise(gpu, &[]));
         }
     }
 
@@ -62,7 +67,7 @@ impl Roster {
     pub fn failed(&self, problem: Problem, message: &str, bus: &[OnBus<'_>]) -> Vec<Gpu> {
         let mut known: Vec<Gpu> = self.known.values().cloned().collect();
         known.sort_by_key(|gpu| gpu.index);
-        let mut gpus = self.with_bus(known, bus);
+        let mut gpus = self.with_bus(known, 0, bus);
         for gpu in &mut gpus {
             if gpu.problem != Some(Problem::Suspended) {
                 gpu.problem = Some(problem);
@@ -75,14 +80,14 @@ impl Roster {
 
     /// Adds what only the bus shows.
     ///
-    /// The driver closes the gap when it has lost a GPU, so then a GPU's index is its place on the bus,
-    /// which is the driver's own order: dashboards and `gpu.primary` go on to mean the same GPU.
-    fn with_bus(&self, mut gpus: Vec<Gpu>, bus: &[OnBus<'_>]) -> Vec<Gpu> {
-        let at = |gpu: &Gpu, address: &str| gpu.pci_address.as_deref() == Some(address);
-        let unseen = bus.iter().filter(|on| !gpus.iter().any(|gpu| at(gpu, &on.gpu.address)));
+    /// The driver closes the gap when it has lost a GPU, so a GPU's index is its place on the bus, which is
+    /// the driver's own order: dashboards and `gpu.primary` go on to mean the same GPU.
+    fn with_bus(&self, mut gpus: Vec<Gpu>, denied: usize, bus: &[OnBus<'_>]) -> Vec<Gpu> {
+        let wanted = |on: &&OnBus<'_>| on.suspended || denied == 0;
+        let unseen = bus.iter().filter(wanted).filter(|on| !is_among(&gpus, &on.gpu.address));
         let added: Vec<Gpu> = unseen.map(|on| self.only_on_bus(on)).collect();
-        if !added.is_empty() {
-            gpus.extend(added);
+        gpus.extend(added);
+        if !bus.is_empty() && gpus.iter().all(|gpu| gpu.pci_address.is_some()) {
             gpus.sort_by(|a, b| a.pci_address.cmp(&b.pci_address));
             for (index, gpu) in (0..).zip(&mut gpus) {
                 gpu.index = index;
@@ -98,11 +103,12 @@ impl Roster {
     }
 
     /// Fills in what a GPU in trouble does not say of itself.
-    fn recognise(&self, gpu: Gpu) -> Gpu {
+    fn recognise(&self, gpu: Gpu, bus: &[OnBus<'_>]) -> Gpu {
         let by_key = self.known.get(&key(&gpu));
+        // Indices of the driver are ours only where there is no bus to go by.
         let by_index = || self.known.values().find(|known| known.index == gpu.index);
         let known = match gpu.name.is_empty() {
-            true if gpu.pci_address.is_none() => by_key.or_else(by_index),
+            true if gpu.pci_address.is_none() && bus.is_empty() => by_key.or_else(by_index),
             true => by_key,
             false => None,
         };
@@ -129,7 +135,7 @@ impl Roster {
             message: Some(message.to_owned()),
             ..Gpu::default()
         };
-        self.recognise(gpu)
+        self.recognise(gpu, &[])
     }
 
     fn count_xids(&mut self, gpu: &mut Gpu) {
@@ -185,6 +191,21 @@ impl Roster {
     }
 }
 
+fn is_among(gpus: &[Gpu], address: &str) -> bool {
+    gpus.iter().any(|gpu| gpu.pci_address.as_deref() == Some(address))
+}
+
+/// GPUs that the driver refuses to speak of, or that hang, do not say where they are: they are those of the
+/// bus that nobody else is, in the same order.
+fn give_addresses(gpus: &mut [Gpu], bus: &[OnBus<'_>]) {
+    let awake = bus.iter().filter(|on| !on.suspended).map(|on| &on.gpu.address);
+    let mut free: Vec<String> =
+        awake.filter(|address| !is_among(gpus, address)).rev().cloned().collect();
+    for gpu in gpus.iter_mut().filter(|gpu| gpu.pci_address.is_none()) {
+        gpu.pci_address = free.pop();
+    }
+}
+
 /// A GPU's name in the log.
 fn who(gpu: &Gpu) -> String {
     let place = gpu.pci_address.as_deref().unwrap_or("no address");
@@ -225,10 +246,10 @@ mod tests {
         let mut roster = Roster::default();
         let all = ["0000:10:00.0", "0000:20:00.0", "0000:30:00.0"];
         let answer = (0..).zip(all).map(|(index, address)| gpu(index, address)).collect();
-        assert!(roster.complete(answer, &awake(&bus)).iter().all(|gpu| gpu.problem.is_none()));
+        assert!(roster.complete(answer, 0, &awake(&bus)).iter().all(|gpu| gpu.problem.is_none()));
         // The driver has closed the gap.
         let answer = vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:30:00.0")];
-        let gpus = roster.complete(answer, &awake(&bus));
+        let gpus = roster.complete(answer, 0, &awake(&bus));
         assert_eq!(
             places(&gpus),
             [
@@ -244,7 +265,7 @@ mod tests {
     #[test]
     fn one_that_was_lost_before_we_came_is_there_too() {
         let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
-        let gpus = Roster::default().complete(vec![gpu(0, "0000:20:00.0")], &awake(&bus));
+        let gpus = Roster::default().complete(vec![gpu(0, "0000:20:00.0")], 0, &awake(&bus));
         assert_eq!(gpus[0].name, NAMELESS);
         assert_eq!((gpus[0].index, gpus[0].problem), (0, Some(Problem::Lost)));
         assert_eq!((gpus[1].index, gpus[1].problem), (1, None));
@@ -253,20 +274,47 @@ mod tests {
     #[test]
     fn without_a_bus_the_drivers_list_is_all_there_is() {
         let mut roster = Roster::default();
-        let gpus = roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], &[]);
+        let gpus = roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &[]);
         assert_eq!(gpus.len(), 2);
-        let gpus = roster.complete(vec![gpu(0, "0000:20:00.0")], &[]);
+        let gpus = roster.complete(vec![gpu(0, "0000:20:00.0")], 0, &[]);
         assert_eq!(places(&gpus), [(0, "0000:20:00.0", None)]);
     }
 
     #[test]
     fn a_gpu_that_tells_only_its_index_is_recognised() {
         let mut roster = Roster::default();
-        roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], &[]);
+        roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &[]);
         let mute = Gpu { index: 1, problem: Some(Problem::Hung), ..Gpu::default() };
-        let gpus = roster.complete(vec![gpu(0, "0000:10:00.0"), mute], &[]);
+        let gpus = roster.complete(vec![gpu(0, "0000:10:00.0"), mute], 0, &[]);
         assert_eq!(gpus[1].name, "model of 0000:20:00.0");
         assert_eq!(places(&gpus)[1], (1, "0000:20:00.0", Some(Problem::Hung)));
+    }
+
+    #[test]
+    fn a_gpu_that_was_dead_before_we_came_is_there_once_and_moves_nobody() {
+        let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
+        for dead in 0..2 {
+            let mut roster = Roster::default();
+            let alive = 1 - dead;
+            let address = bus[alive as usize].address.as_str();
+            for problem in [Problem::Lost, Problem::Hung, Problem::Failed] {
+                let mute = Gpu { index: dead, problem: Some(problem), ..Gpu::default() };
+                let mut answer = vec![gpu(alive, address), mute];
+                answer.sort_by_key(|gpu| gpu.index);
+                let gpus = roster.complete(answer, 0, &awake(&bus));
+                assert_eq!(gpus.len(), 2);
+                let (alive, dead) = (&gpus[alive as usize], &gpus[dead as usize]);
+                assert_eq!((alive.pci_address.as_deref(), alive.problem), (Some(address), None));
+                assert_eq!((dead.name.as_str(), dead.problem), (NAMELESS, Some(problem)));
+            }
+        }
+    }
+
+    #[test]
+    fn gpus_that_are_not_ours_to_see_are_not_lost() {
+        let bus = on_bus(&["0000:10:00.0", "0000:20:00.0", "0000:30:00.0"]);
+        let gpus = Roster::default().complete(vec![gpu(0, "0000:20:00.0")], 2, &awake(&bus));
+        assert_eq!(places(&gpus), [(0, "0000:20:00.0", None)]);
     }
 
     #[test]
@@ -274,9 +322,9 @@ mod tests {
         let xid = |code, count, at| Xid { code, count, last_unix_seconds: at };
         let mut roster = Roster::default();
         let with = |xids: Vec<Xid>| vec![Gpu { xids, ..gpu(0, "0000:10:00.0") }];
-        roster.complete(with(vec![xid(31, 2, 100)]), &[]);
-        roster.complete(with(vec![]), &[]);
-        let gpus = roster.complete(with(vec![xid(79, 1, 200), xid(31, 1, 200)]), &[]);
+        roster.complete(with(vec![xid(31, 2, 100)]), 0, &[]);
+        roster.complete(with(vec![]), 0, &[]);
+        let gpus = roster.complete(with(vec![xid(79, 1, 200), xid(31, 1, 200)]), 0, &[]);
         assert_eq!(gpus[0].xids, [xid(31, 3, 200), xid(79, 1, 200)]);
         let failed = roster.failed(Problem::Hung, "it hangs", &[]);
         assert_eq!(failed[0].xids, [xid(31, 3, 200), xid(79, 1, 200)]);
@@ -284,7 +332,7 @@ mod tests {
         assert_eq!(failed[0].values, Values::default());
         roster.forget();
         assert_eq!(roster.failed(Problem::Hung, "", &[]), []);
-        let gpus = roster.complete(with(vec![xid(79, 1, 300)]), &[]);
+        let gpus = roster.complete(with(vec![xid(79, 1, 300)]), 0, &[]);
         assert_eq!(gpus[0].xids, [xid(31, 3, 200), xid(79, 2, 300)]);
     }
 
@@ -306,7 +354,7 @@ mod tests {
     #[test]
     fn errors_count_though_no_values_come() {
         let mut roster = Roster::default();
-        roster.complete(vec![gpu(0, "0000:10:00.0")], &[]);
+        roster.complete(vec![gpu(0, "0000:10:00.0")], 0, &[]);
         let xids = vec![Xid { code: 79, count: 1, last_unix_seconds: 5 }];
         roster.count_errors(vec![Gpu { xids: xids.clone(), ..Gpu::default() }]);
         assert_eq!(roster.failed(Problem::Hung, "", &[])[0].xids, xids);
@@ -317,9 +365,9 @@ mod tests {
         let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
         let mut roster = Roster::default();
         let mut on: Vec<_> = awake(&bus);
-        roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], &on);
+        roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &on);
         on[0].suspended = true;
-        let gpus = roster.complete(vec![gpu(1, "0000:20:00.0")], &on);
+        let gpus = roster.complete(vec![gpu(1, "0000:20:00.0")], 0, &on);
         assert_eq!(
             places(&gpus),
             [(0, "0000:10:00.0", Some(Problem::Suspended)), (1, "0000:20:00.0", None)]
