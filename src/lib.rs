@@ -26,3 +26,4 @@ pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent 
 pub mod source; // reads this machine
 pub mod sync; // lock, stop, bucket
 pub mod sys; // the only unsafe code
+pub mod watch; // heartbeat table: pure state machine, `now` is a parameter
