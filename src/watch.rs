@@ -93,6 +93,8 @@ struct App {
     granted: Duration,
     /// What the last transition was to.
     told: Lateness,
+    /// Who came first is listed first.
+    number: u64,
 }
 
 impl App {
@@ -125,6 +127,8 @@ pub struct Watch {
     transitions: Vec<Transition>,
     /// Counts changes that are worth saving.
     changes: u64,
+    /// Counts those who came.
+    comers: u64,
     /// Nothing happens before this. Beats put deadlines off, so it may be too early, never too late: time
     /// passes for all at once, and a beat costs no look at everybody.
     quiet_until: Duration,
@@ -141,6 +145,7 @@ impl Watch {
             host_maintenance: None,
             transitions: Vec::new(),
             changes: 0,
+            comers: 0,
             quiet_until: Duration::MAX,
         }
     }
@@ -164,7 +169,8 @@ impl Watch {
             return Err(Full);
         }
         self.changes += 1;
-        let app = App { since: now, granted, told: Lateness::Ok };
+        self.comers += 1;
+        let app = App { since: now, granted, told: Lateness::Ok, number: self.comers };
         self.quiet_until = self.quiet_until.min(app.next_deadline());
         self.apps.insert(id.to_owned(), app);
         if self.dropped.remove(id).is_some() {
@@ -216,10 +222,16 @@ impl Watch {
         Ok(())
     }
 
-    /// Who is in the table.
-    pub fn ids(&mut self, now: Duration) -> impl ExactSizeIterator<Item = &str> {
+    /// Who is in the table, in the order in which they came.
+    pub fn ids(&mut self, now: Duration) -> Vec<&str> {
         self.advance(now);
-        self.apps.keys().map(String::as_str)
+        self.in_order().map(|(id, _)| id.as_str()).collect()
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = (&String, &App)> {
+        let mut all: Vec<_> = self.apps.iter().collect();
+        all.sort_by_key(|(_, app)| app.number);
+        all.into_iter()
     }
 
     /// One application.
@@ -228,10 +240,16 @@ impl Watch {
         self.apps.get(id).map(|app| self.status_of(id, app, now))
     }
 
-    /// All of them.
+    /// How many there are.
+    pub fn count(&mut self, now: Duration) -> usize {
+        self.advance(now);
+        self.apps.len()
+    }
+
+    /// All of them, in the order in which they came.
     pub fn statuses(&mut self, now: Duration) -> Vec<Status> {
         self.advance(now);
-        self.apps.iter().map(|(id, app)| self.status_of(id, app, now)).collect()
+        self.in_order().map(|(id, app)| self.status_of(id, app, now)).collect()
     }
 
     /// For how long an application, or with `None` the host, is still in maintenance.

@@ -133,6 +133,26 @@ pub(crate) fn decimal(field: &[u8]) -> Option<u64> {
     })
 }
 
+/// `%41` is `A`; what is no escape stays as it is.
+pub fn percent_decode(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = || {
+            let (digits, after) = tail.split_at_checked(2)?;
+            let byte = data_encoding::HEXLOWER_PERMISSIVE.decode(digits).ok()?;
+            Some((*byte.first()?, after))
+        };
+        let (byte, after) = match first {
+            b'%' => escaped().unwrap_or((first, tail)),
+            _ => (first, tail),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    out
+}
+
 #[cfg(test)]
 pub(crate) mod testing {
     /// Runs a parser on every prefix of a text: it may refuse, it must not panic.

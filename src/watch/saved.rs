@@ -64,7 +64,7 @@ impl Watch {
         let of_apps = self.maintenance.iter().map(|(id, until)| ends(Some(id), *until));
         let of_host = self.host_maintenance.map(|until| ends(None, until));
         Saved {
-            apps: self.apps.iter().map(app).collect(),
+            apps: self.in_order().map(app).collect(),
             dropped: self.dropped.keys().cloned().collect(),
             maintenance: of_apps.chain(of_host).collect(),
         }
@@ -79,7 +79,9 @@ impl Watch {
             // The clock may be younger than the age, just after the machine was started: then the age is
             // cut, and the application has more time.
             let since = now.saturating_sub(Duration::from_millis(app.age_ms));
-            let mut restored = App { since, granted, told: Lateness::Ok };
+            watch.comers += 1;
+            let number = watch.comers;
+            let mut restored = App { since, granted, told: Lateness::Ok, number };
             restored.told = Lateness::of(restored.od(now)).min(Lateness::Critical);
             watch.apps.insert(app.id, restored);
         }
