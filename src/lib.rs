@@ -19,6 +19,7 @@ pub mod feed; // the current sample, shared, with a bell for the next one
 pub mod limits; // every cap, deadline and interval that is not a setting
 pub mod logger; // log lines on standard error
 pub mod parse; // bytes -> data, one file per kernel file
+pub mod programs; // programs that the agent starts
 pub mod proto; // every message of every peer
 pub mod report; // a snapshot as text for a person
 pub mod serve; // what others connect to
@@ -26,4 +27,5 @@ pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent 
 pub mod source; // reads this machine
 pub mod sync; // lock, stop, bucket
 pub mod sys; // the only unsafe code
-pub mod watch; // heartbeat table: pure state machine, `now` is a parameter
+pub mod watch; // the heartbeat table: pure state machine, `now` is a parameter
+pub mod watchdog; // the same, shared, with a thread: logs, acts, survives restarts

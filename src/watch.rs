@@ -286,6 +286,11 @@ impl Watch {
         self.quiet_until = self.find_next_deadline();
     }
 
+    /// Whether something has happened since [`Watch::take_transitions`].
+    pub fn has_transitions(&self) -> bool {
+        !self.transitions.is_empty()
+    }
+
     /// What has happened since this was asked last, in order.
     pub fn take_transitions(&mut self) -> Vec<Transition> {
         std::mem::take(&mut self.transitions)
@@ -295,6 +300,11 @@ impl Watch {
     /// [`Watch::advance`].
     pub fn next_deadline(&self) -> Option<Duration> {
         Some(self.quiet_until).filter(|until| *until < Duration::MAX)
+    }
+
+    /// Whether anybody is in maintenance.
+    pub fn in_maintenance(&self) -> bool {
+        self.host_maintenance.is_some() || !self.maintenance.is_empty()
     }
 
     /// Grows with each change that a restart must not forget.

@@ -123,7 +123,7 @@ pub(crate) fn fraction(line: usize, field: Option<&[u8]>) -> Result<f64, ParseEr
 }
 
 /// Digits only, no sign, no overflow.
-pub(crate) fn decimal(field: &[u8]) -> Option<u64> {
+pub fn decimal(field: &[u8]) -> Option<u64> {
     if field.is_empty() {
         return None;
     }

@@ -126,7 +126,7 @@ pub fn granted(granted: Duration, unit: Unit) -> String {
     let milliseconds = granted.as_nanos().div_ceil(1_000_000);
     match unit {
         Unit::Milliseconds => milliseconds.to_string(),
-        Unit::Seconds if milliseconds % 1000 == 0 => (milliseconds / 1000).to_string(),
+        Unit::Seconds if milliseconds.is_multiple_of(1000) => (milliseconds / 1000).to_string(),
         Unit::Seconds => {
             let text = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
             text.trim_end_matches('0').to_owned()

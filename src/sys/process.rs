@@ -61,3 +61,14 @@ pub fn end_now(code: i32) -> ! {
     // SAFETY: it takes no pointers and does not return.
     unsafe { libc::_exit(code) }
 }
+
+/// Kills a process group that a child of ours leads, with everybody in it. The child must not have been
+/// waited for yet, so that its number is still its own.
+pub fn kill_group(leader: u32) {
+    if let Ok(leader) = libc::pid_t::try_from(leader)
+        && leader > 1
+    {
+        // SAFETY: it takes no pointers.
+        unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
+}
