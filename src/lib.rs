@@ -13,6 +13,7 @@
 pub mod agent; // starts and ends every thread, obeys signals
 pub mod cli; // arguments -> Command
 pub mod config; // every setting: default, range, where it came from
+pub mod dial; // what the agent connects to
 pub mod embedded; // what the agent carries with it
 pub mod error; // one error type, messages a tired operator can act on
 pub mod feed; // the current sample, shared, with a bell for the next one

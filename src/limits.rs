@@ -111,6 +111,11 @@ pub const ACTIONS_AT_ONCE: usize = 8;
 /// So many wait for their turn; the oldest are left out.
 pub const ACTIONS_WAITING: usize = 1000;
 
+/// A question to a heartbeat server is answered within this, or not at all. The released clients wait as long.
+pub const QUESTION: Duration = Duration::from_secs(4);
+/// The longest answer of one: a list of all applications.
+pub const ANSWER_BYTES: usize = 4 << 20;
+
 /// Log lines that peers can cause: so many at once, then one a second; the rest is counted.
 pub const PEER_LOG_LINES: u32 = 20;
 

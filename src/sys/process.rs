@@ -72,3 +72,13 @@ pub fn kill_group(leader: u32) {
         unsafe { libc::kill(-leader, libc::SIGKILL) };
     }
 }
+
+/// Sends a signal to a child of ours that has not been waited for yet.
+pub fn signal(child: u32, signal: i32) {
+    if let Ok(child) = libc::pid_t::try_from(child)
+        && child > 1
+    {
+        // SAFETY: it takes no pointers.
+        unsafe { libc::kill(child, signal) };
+    }
+}
