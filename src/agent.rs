@@ -12,6 +12,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Current, Settings, Sources};
+use crate::dial::heartbeat::Server;
 use crate::embedded::GPU_PROBE;
 use crate::error::{Error, reason};
 use crate::feed::Feed;
@@ -274,7 +275,12 @@ pub fn look(config: Config) -> Result<(Machine, Snapshot), Error> {
         sys::wait_readable([gpus.arrived()], Some(limits::GPU_PATIENCE));
         std::thread::sleep(limits::SAMPLE_WINDOW.saturating_sub(start.elapsed()));
         let gpus = gpus.gpus(&config, Instant::now());
-        let second = Reading { gpus, ..sampler.read() };
+        // They beat to the agent that runs on this machine, if one does.
+        let beating = match config.heartbeat.enabled {
+            true => Server::at(config.heartbeat.listen).statuses(limits::SHOWN_HEARTBEATS),
+            false => Vec::new(),
+        };
+        let second = Reading { gpus, heartbeats: beating.into(), ..sampler.read() };
         stop.ring();
         (first, second)
     });

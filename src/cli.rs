@@ -293,7 +293,7 @@ mod tests {
         for (line, message) in [
             (
                 "runn",
-                "unknown command \"runn\": expected run, check or sample; see hm-agent --help",
+                "unknown command \"runn\": expected run, check, sample, status or beat; see hm-agent --help",
             ),
             ("run twice", "unexpected argument \"twice\"; see hm-agent --help"),
             ("--fast", "invalid option '--fast'; see hm-agent --help"),

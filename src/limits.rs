@@ -113,6 +113,8 @@ pub const ACTIONS_WAITING: usize = 1000;
 
 /// A question to a heartbeat server is answered within this, or not at all. The released clients wait as long.
 pub const QUESTION: Duration = Duration::from_secs(4);
+/// Applications that `hm-agent sample` asks for, one by one.
+pub const SHOWN_HEARTBEATS: usize = 100;
 /// The longest answer of one: a list of all applications.
 pub const ANSWER_BYTES: usize = 4 << 20;
 

@@ -1,11 +1,13 @@
 //! One question to a heartbeat server: this agent's port 8888, or another server of the same protocol.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::error::reason;
 use crate::limits;
+use crate::proto::heartbeat;
+use crate::watch::Status;
 
 /// Where a heartbeat server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +48,31 @@ impl Server {
         let port = variable("HB_PORT").unwrap_or_else(|| "8888".to_owned());
         Self::parse(&format!("http://{host}:{port}"))
             .map_err(|why| format!("HB_HOST, HB_PORT: {why}"))
+    }
+
+    /// The one that listens on an address of this machine.
+    pub fn at(address: SocketAddr) -> Self {
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        Self { authority: SocketAddr::new(ip, address.port()).to_string(), prefix: String::new() }
+    }
+
+    /// How all its applications are, at most so many; none if it does not say.
+    pub fn statuses(&self, most: usize) -> Vec<Status> {
+        let ok = |target: &str| match self.ask("GET", target) {
+            Ok((200, text)) => Some(text),
+            _ => None,
+        };
+        let ids = ok("/list").unwrap_or_default();
+        // An id that had to be escaped is not found by what is shown of it, and left out.
+        let status = |id: &str| {
+            let line = ok(&format!("/status?0&appid={}", encode(id)))?;
+            heartbeat::parse_status_line(id, &line)
+        };
+        ids.lines().take(most).filter_map(status).collect()
     }
 
     /// Its address as a text.

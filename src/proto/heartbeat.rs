@@ -164,6 +164,29 @@ pub fn status_line(status: &Status, unit: Unit) -> String {
     format!("{state} - {how} application [{id}]| {numbers}")
 }
 
+/// Reads such a line again. `None`: it says something else.
+pub fn parse_status_line(id: &str, line: &str) -> Option<Status> {
+    let (words, numbers) = line.trim_end().split_once("| od=")?;
+    let (od, delay) = numbers.split_once(" delay=")?;
+    let od = od.split(';').next()?.parse().ok()?;
+    let delay = delay.split(';').next()?;
+    let seconds: f64 = match delay.strip_suffix("ms") {
+        Some(milliseconds) => milliseconds.parse::<f64>().ok()? / 1000.0,
+        None => delay.strip_suffix('s')?.parse().ok()?,
+    };
+    let lateness = match words.split(' ').next()? {
+        "OK" => Lateness::Ok,
+        "WARNING" => Lateness::Warning,
+        "CRITICAL" => Lateness::Critical,
+        _ => return None,
+    };
+    let left = words
+        .rsplit_once(" in maintenance for ")
+        .and_then(|(_, left)| Some(Duration::from_secs(left.strip_suffix(" s")?.parse().ok()?)));
+    let granted = Duration::try_from_secs_f64(seconds).ok()?;
+    Some(Status { id: id.to_owned(), lateness, od, granted, maintenance: left })
+}
+
 /// The line of an application that is not in the table.
 pub fn unknown_line(id: &str, maintenance: Option<Duration>) -> String {
     match maintenance {
@@ -334,6 +357,25 @@ mod tests {
         );
         assert_eq!(host_line(&[], None), "UNKNOWN - no heartbeat clients at the moment...");
         assert_eq!(list(&["Tetris", "Zelda"]), "Tetris\nZelda\n");
+    }
+
+    #[test]
+    fn lines_can_be_read_again() {
+        for unit in [Milliseconds, Seconds] {
+            for (lateness, od) in [(Lateness::Ok, 0.25), (Lateness::Critical, 5.5)] {
+                let status = status(lateness, od);
+                let line = status_line(&status, unit);
+                assert_eq!(parse_status_line("Tetris", &line), Some(status));
+            }
+        }
+        let left = Some(Duration::from_secs(9));
+        let app = Status { maintenance: left, ..status(Lateness::Ok, 1.0) };
+        assert_eq!(parse_status_line("Tetris", &status_line(&app, Seconds)), Some(app));
+        for other in
+            ["", "OK - fine", &unknown_line("x", None), "OK| od=x delay=1ms", "OK| od=1 delay=-1s"]
+        {
+            assert_eq!(parse_status_line("x", other), None, "{other}");
+        }
     }
 
     #[test]
