@@ -1,14 +1,15 @@
 //! hm-agent: watches a GPU node, tells whoever asks.
 //!
 //! ```text
+//! applications ──▶ serve: heartbeat ──▶ watchdog (watch) ──▶ status, actions   :8888
 //! /proc /sys ──▶ source ──▶ Reading ──▶ Snapshot ──▶ feed ──▶ serve: /usage   :33931
 //!              (one sampler)   (snapshot)                      (a thread per connection)
 //! GPU probe  ──▶ source::gpu ──▶ board ──▶ (the sampler, at its tick)
 //!  (a process)   (its keeper)
 //! ```
 //!
-//! Arrows go one way: [`parse`], [`proto`] and [`snapshot`] know nothing of sockets, files or threads;
-//! [`source`] and [`serve`] use them; only [`agent`] knows everybody. Unsafe code is in [`sys`] alone.
+//! Arrows go one way: [`parse`], [`proto`], [`watch`] and [`snapshot`] know nothing of sockets, files or threads;
+//! [`source`], [`serve`] and [`dial`] use them; only [`agent`] knows everybody. Unsafe code is in [`sys`] alone.
 
 pub mod agent; // starts and ends every thread, obeys signals
 pub mod cli; // arguments -> Command
