@@ -109,6 +109,21 @@ fn what_goes_wrong_with_it_is_logged() {
     }
 }
 
+/// It used to inherit what the agent blocks for itself: SIGTERM ended no program but shells.
+#[test]
+fn it_starts_with_no_signal_blocked() {
+    let scratch = Scratch::new("signals");
+    let copy = scratch.0.join("copy");
+    let program = ["cp", "/proc/self/status", copy.to_str().unwrap()];
+    let agent = Agent::start(&[&list_setting("heartbeat.on_overdue", &program)]);
+    agent.tell("/hb_init?0&appid=a");
+    let blocked = wait_until("its signals", || {
+        lines_of(&copy).into_iter().find(|line| line.starts_with("SigBlk:"))
+    });
+    assert_eq!(blocked, "SigBlk:\t0000000000000000");
+    agent.stop();
+}
+
 #[test]
 fn in_maintenance_nothing_is_run() {
     let scratch = Scratch::new("maintained");
