@@ -310,6 +310,30 @@ fn a_server_that_hangs_does_not_keep_the_command_from_its_end_for_long() {
     assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
 }
 
+/// They came all at once, as many as would have been due.
+#[test]
+fn beats_that_a_hanging_server_has_missed_are_not_made_up_for() {
+    let (listener, url) = silent();
+    let mut command = hm_agent();
+    command.args(["beat", "--every", "100", "--url", &url, "--", "sleep", "5"]);
+    let beating = Running::new(command.stdin(Stdio::null()));
+    // The first one is given up after four seconds.
+    let _hung = listener.accept().unwrap();
+    listener.accept().unwrap();
+    let start = Instant::now();
+    listener.set_nonblocking(true).unwrap();
+    let mut beats = 0;
+    while start.elapsed() < Duration::from_millis(500) {
+        match listener.accept() {
+            Ok(_) => beats += 1, // and hangs up
+            Err(_) => std::thread::park_timeout(Duration::from_millis(1)),
+        }
+    }
+    assert!(beats <= 6, "{beats} beats within half a second");
+    drop(listener);
+    assert_eq!(end_of(beating).0, 0);
+}
+
 /// Answers every beat as the prototype does, and keeps the requests' first lines.
 fn prototype(grants: fn(u64) -> u64) -> (String, Arc<Mutex<Vec<String>>>) {
     let (listener, url) = silent();

@@ -208,6 +208,47 @@ fn killed_it_knows_what_it_knew_a_second_before() {
     third.stop();
 }
 
+/// It was taken for damaged, because it was longer than what is read of it: everybody was forgotten.
+#[test]
+fn the_largest_table_there_can_be_survives_a_restart() {
+    let scratch = Scratch::new("large");
+    let agent = with_state(&scratch);
+    let mut line = Line::to(&agent);
+    // As long as ids can be, and longer still when they are written down.
+    let long = "%01".repeat(250);
+    for command in ["maintenance", "hb_ping"] {
+        for hundred in 0..100 {
+            let requests: String = (hundred * 100..hundred * 100 + 100)
+                .map(|id| {
+                    format!("HEAD /{command}?600000&appid={command}{id:05}{long} HTTP/1.1\r\n\r\n")
+                        .replace("appid=maintenance", "appid=m")
+                        .replace("appid=hb_ping", "appid=p")
+                })
+                .collect();
+            line.say(requests);
+            for _ in 0..100 {
+                assert_eq!(line.next(false).unwrap().status, 200);
+            }
+        }
+    }
+    agent.stop();
+    let again = with_state(&scratch);
+    assert_eq!(again.list().len(), 10_000);
+    assert!(again.line(&format!("m00000{long}")).contains(" in maintenance for "));
+    again.stop();
+}
+
+#[test]
+fn maintenance_cannot_fill_the_log() {
+    let agent = Agent::start(&[]);
+    let mut line = Line::to(&agent);
+    for _ in 0..300 {
+        line.get("/maintenance?60000&appid=a");
+    }
+    let log = agent.stop();
+    assert!(log.len() < 60, "{} lines", log.len());
+}
+
 #[test]
 fn a_beat_that_changes_nothing_writes_nothing() {
     let scratch = Scratch::new("quiet");
