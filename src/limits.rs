@@ -102,8 +102,9 @@ pub const BODY_BYTES: u64 = 64 << 10;
 pub const SAVE_PAUSE: Duration = Duration::from_secs(1);
 /// What is left of maintenance is written down anew so often.
 pub const SAVE_AGAIN: Duration = Duration::from_secs(60);
-/// The saved table is never so large: its ids are at most 256 bytes long.
-pub const STATE_FILE_BYTES: u64 = 16 << 20;
+/// The saved table is never so large: 10 000 applications, as many that were dropped, as many in maintenance,
+/// with ids of 256 bytes, each of which may be written with six letters.
+pub const STATE_FILE_BYTES: u64 = 64 << 20;
 /// `heartbeat.on_overdue` must end within this, or it is killed with everybody whom it started.
 pub const ACTION: Duration = Duration::from_secs(60);
 /// So many of them run at a time: when a whole host wakes up late, it has other things to do.

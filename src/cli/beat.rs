@@ -103,9 +103,11 @@ impl Pulse {
                 }
                 Err(_) => {}
             }
-            // On a grid: a slow answer does not put off the next beat.
-            next += self.every;
-            let wait = next.saturating_duration_since(Instant::now());
+            // On a grid: a slow answer does not put off the next beat. Those that it has overrun are not made
+            // up for.
+            let now = Instant::now();
+            next = (next + self.every).max(now);
+            let wait = next - now;
             if end.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
                 break;
             }

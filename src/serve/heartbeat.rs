@@ -169,7 +169,7 @@ impl Heartbeat<'_> {
                     .with(|watch, now| watch.maintain(id.as_deref(), length, now))
                     .map_err(|_| full("applications in maintenance"))?;
                 let line = heartbeat::maintenance_line(id.as_deref(), length);
-                log::info!("heartbeat: {line}");
+                self.log.write(Level::Info, || format!("heartbeat: {line}"));
                 Ok(line)
             }
         }
