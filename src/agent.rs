@@ -55,6 +55,7 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     logger::init(config.log_level);
     // Before any thread is started, so that all of them leave signals to this one.
     sys::block_signals();
+    sys::heed_children();
     if let Err(error) = sys::raise_descriptor_limit() {
         log::warn!("cannot raise the limit of open files: {}", reason(&error));
     }

@@ -31,9 +31,12 @@ impl Beat {
     /// 126 if it cannot be run, as shells say it.
     pub fn run(self) -> u8 {
         // Before any thread is started, so that all leave them to this one.
+        sys::heed_children();
         sys::block_passed_signals();
         let Some((name, arguments)) = self.command.split_first() else { return 127 };
-        let child = match Command::new(name).args(arguments).spawn() {
+        let mut command = Command::new(name);
+        sys::unblock_in(command.args(arguments));
+        let child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
                 complain(&format!("run {}: {}", name.display(), reason(&error)));

@@ -1,6 +1,8 @@
 //! Signals: blocked in every thread, and waited for by one.
 
 use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// What a signal asks of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,26 @@ const PASSED: [libc::c_int; 7] = [
     libc::SIGUSR2,
     libc::SIGCHLD,
 ];
+
+/// Has the ends of children told and kept until they are asked for, whatever was inherited: who ignores
+/// SIGCHLD cannot wait for anybody.
+pub fn heed_children() {
+    // SAFETY: the default action is a valid one.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
+/// Has a program start with no signal blocked, as it would from a shell. The standard library passes on what
+/// is blocked here.
+pub fn unblock_in(command: &mut Command) {
+    let unblock = || {
+        let none = signal_set(&[]);
+        // SAFETY: the set is initialised and only read.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+        Ok(())
+    };
+    // SAFETY: it runs between fork and exec and calls only what signal-safety(7) allows there.
+    unsafe { command.pre_exec(unblock) };
+}
 
 /// Blocks the signals that [`wait_passed_signal`] waits for.
 pub fn block_passed_signals() {
