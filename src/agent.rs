@@ -12,12 +12,14 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Current, Settings, Sources};
+use crate::dial::heartbeat::Server;
 use crate::embedded::GPU_PROBE;
 use crate::error::{Error, reason};
 use crate::feed::Feed;
 use crate::limits;
 use crate::logger::{self, PeerLog};
 use crate::proto::usage::Machine;
+use crate::serve::heartbeat::Heartbeat;
 use crate::serve::listener::{Admission, Port};
 use crate::serve::telemetry::Telemetry;
 use crate::serve::usage;
@@ -29,6 +31,7 @@ use crate::source::machine;
 use crate::source::sampler::Sampler;
 use crate::sync::Stop;
 use crate::sys::{self, Event, Signal};
+use crate::watchdog::Watchdog;
 
 /// What threads share.
 struct Shared {
@@ -41,6 +44,8 @@ struct Shared {
     feed: Feed,
     /// Rings when samples say how it stands with the GPUs.
     complete: Event,
+    /// If its port is on.
+    watchdog: Option<Watchdog>,
 }
 
 /// Runs until a signal says stop. The error is one that keeps the agent from starting or going on.
@@ -50,6 +55,7 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     logger::init(config.log_level);
     // Before any thread is started, so that all of them leave signals to this one.
     sys::block_signals();
+    sys::heed_children();
     if let Err(error) = sys::raise_descriptor_limit() {
         log::warn!("cannot raise the limit of open files: {}", reason(&error));
     }
@@ -71,7 +77,9 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
 
 fn say_hello(settings: &Settings, config: &Config) {
     let file = settings.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
-    let services = if config.usage.enabled { "usage" } else { "nothing" };
+    let services = [("usage", config.usage.enabled), ("heartbeat", config.heartbeat.enabled)];
+    let services: Vec<_> = services.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
+    let services = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
     let node = machine::node_id(config.node_id.as_deref(), &config.roots);
     log::info!(
         "hm-agent {} of node {} started; settings from {file}; on: {services}",
@@ -88,9 +96,15 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     let events = |error| Error::system("create an event", error);
     let mut sampler = Sampler::new(config.roots.clone(), Disks::new(sys::statvfs));
     let first = sampler.first()?;
-    let port = match config.usage.enabled {
-        true => Some(Port::bind("usage", config.usage.listen)?),
-        false => None,
+    let bind = |name, enabled, address| match enabled {
+        true => Port::bind(name, address).map(Some),
+        false => Ok(None),
+    };
+    let usage = bind("usage", config.usage.enabled, config.usage.listen)?;
+    let heartbeat = bind("heartbeat", config.heartbeat.enabled, config.heartbeat.listen)?;
+    let watchdog = match heartbeat {
+        Some(_) => Some(Watchdog::open(&config.state_dir).map_err(events)?),
+        None => None,
     };
     let shared = Arc::new(Shared {
         stop: Stop::new().map_err(events)?,
@@ -100,6 +114,7 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         gpus: Board::new().map_err(events)?,
         feed: Feed::new(first).map_err(events)?,
         complete: Event::new().map_err(events)?,
+        watchdog,
     });
     let context = shared.clone();
     threads.start("gpu", move || {
@@ -111,9 +126,20 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         context.keep_sampling(sampler);
         Ok(())
     })?;
-    if let Some(port) = port {
+    if let Some(port) = usage {
         let context = shared.clone();
         threads.start("usage", move || context.serve_telemetry(&port))?;
+    }
+    if let Some(port) = heartbeat {
+        let context = shared.clone();
+        threads.start("watch", move || {
+            if let Some(watchdog) = &context.watchdog {
+                watchdog.run(&context.settings, &context.stop);
+            }
+            Ok(())
+        })?;
+        let context = shared.clone();
+        threads.start("heartbeat", move || context.serve_heartbeat(&port))?;
     }
     Ok(shared)
 }
@@ -188,9 +214,11 @@ impl Shared {
         self.feed.close();
     }
 
-    /// The machine and its GPUs.
+    /// The machine, its GPUs, and the applications that beat.
     fn read(&self, sampler: &mut Sampler, config: &Config) -> Reading {
-        Reading { gpus: self.gpus.gpus(config, Instant::now()), ..sampler.read() }
+        let gpus = self.gpus.gpus(config, Instant::now());
+        let heartbeats = self.watchdog.as_ref().map(Watchdog::statuses);
+        Reading { gpus, heartbeats: heartbeats.unwrap_or_default().into(), ..sampler.read() }
     }
 
     /// Clients wait a moment in the backlog until it is known how it stands with the GPUs: who asks only
@@ -203,6 +231,22 @@ impl Shared {
         port.run(&self.stop, &self.settings, telemetry_admission, |stream, guest| {
             telemetry.serve(stream, guest);
         })
+    }
+
+    fn serve_heartbeat(&self, port: &Port) -> Result<(), Error> {
+        let Some(watchdog) = &self.watchdog else { return Ok(()) };
+        let heartbeat = Heartbeat { watchdog, settings: &self.settings, log: PeerLog::new() };
+        port.run(&self.stop, &self.settings, heartbeat_admission, |stream, guest| {
+            heartbeat.serve(stream, &guest);
+        })
+    }
+}
+
+fn heartbeat_admission(_: &Config) -> Admission<'_> {
+    Admission {
+        max_connections: limits::HEARTBEAT_CONNECTIONS,
+        max_connections_per_ip: 0,
+        trusted_proxies: &[],
     }
 }
 
@@ -236,7 +280,12 @@ pub fn look(config: Config) -> Result<(Machine, Snapshot), Error> {
         sys::wait_readable([gpus.arrived()], Some(limits::GPU_PATIENCE));
         std::thread::sleep(limits::SAMPLE_WINDOW.saturating_sub(start.elapsed()));
         let gpus = gpus.gpus(&config, Instant::now());
-        let second = Reading { gpus, ..sampler.read() };
+        // They beat to the agent that runs on this machine, if one does.
+        let beating = match config.heartbeat.enabled {
+            true => Server::at(config.heartbeat.listen).statuses(limits::SHOWN_HEARTBEATS),
+            false => Vec::new(),
+        };
+        let second = Reading { gpus, heartbeats: beating.into(), ..sampler.read() };
         stop.ring();
         (first, second)
     });

@@ -1,8 +1,12 @@
 //! Arguments become a [`Command`], and commands that are no service are carried out here.
 
-use std::ffi::OsString;
+mod beat;
+mod status;
+
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lexopt::Parser;
 use lexopt::prelude::{Long, Short, Value, ValueExt};
@@ -10,11 +14,17 @@ use log::LevelFilter;
 
 use crate::agent;
 use crate::config::{Config, Settings, Sources};
+use crate::dial::heartbeat::Server;
 use crate::error::Error;
 use crate::logger;
+use crate::parse::decimal;
 use crate::proto::usage;
 use crate::report;
 use crate::source::machine;
+use beat::Beat;
+
+/// Time between two beats, if the user does not say.
+const EVERY: Duration = Duration::from_secs(5);
 
 const HELP: &str = "\
 hm-agent watches a GPU node and tells whoever asks.
@@ -23,14 +33,22 @@ usage:
   hm-agent [run]    run in the foreground until SIGTERM or SIGINT; SIGHUP reads the settings again
   hm-agent check    validate the settings; print them all with where each comes from
   hm-agent sample   one look at this machine
+  hm-agent status [APP_ID] [--url URL]
+                    how an application, or the host, beats: a Nagios plugin, exit code 0 to 3
+  hm-agent beat [--id APP_ID] [--every MS] [--url URL] -- COMMAND...
+                    run COMMAND, beat while it lives
   hm-agent --help | --version
 
 options:
   -c, --config FILE     settings file (default: /etc/hm-agent/hm-agent.toml, if it exists)
   -s, --set KEY=VALUE   one setting, over environment (HM_AGENT_KEY) and file; may be repeated
       --json            with sample: as JSON, the messages of subscribe:detail
+      --url URL         the heartbeat server (default: HB_URL, else http://HB_HOST:HB_PORT, else
+                        http://127.0.0.1:8888)
+      --id APP_ID       who beats (default: APP_ID from the environment, else COMMAND's name)
+      --every MS        milliseconds between two beats (default: 5000)
 
-Telemetry is at ws://HOST:33931/usage. Exit codes: 0 stopped or done, 1 failed, 2 wrong arguments
+Telemetry is at ws://HOST:33931/usage, heartbeats at http://127.0.0.1:8888. Exit codes: 0 stopped or done, 1 failed, 2 wrong arguments
 or settings.
 ";
 
@@ -47,6 +65,24 @@ pub enum Command {
         options: Options,
         /// As JSON.
         json: bool,
+    },
+    /// Ask how an application beats.
+    Status {
+        /// Which; `None`: the host.
+        app_id: Option<String>,
+        /// `--url`.
+        url: Option<String>,
+    },
+    /// Run a command and beat while it lives.
+    Beat {
+        /// `--id`.
+        id: Option<String>,
+        /// `--every`.
+        every: Option<Duration>,
+        /// `--url`.
+        url: Option<String>,
+        /// The command and its arguments.
+        command: Vec<OsString>,
     },
     /// Say how to use it.
     Help,
@@ -70,7 +106,10 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
     let mut options = Options::default();
     let mut verb: Option<String> = None;
     let mut json = false;
+    let (mut app_id, mut url, mut id, mut every) = (None, None, None, None);
+    let mut command = Vec::new();
     while let Some(argument) = parser.next().map_err(wrong)? {
+        let is = |name| verb.as_deref() == Some(name);
         match argument {
             Short('h') | Long("help") => return Ok(Command::Help),
             Short('V') | Long("version") => return Ok(Command::Version),
@@ -85,39 +124,106 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
                 options.overrides.push((key.trim().to_owned(), value.to_owned()));
             }
             Long("json") => json = true,
+            Long("url") => {
+                url = Some(parser.value().map_err(wrong)?.string().map_err(wrong)?);
+            }
+            Long("id") => {
+                id = Some(parser.value().map_err(wrong)?.string().map_err(wrong)?);
+            }
+            Long("every") => {
+                every = Some(milliseconds(&parser.value().map_err(wrong)?)?);
+            }
             Value(value) if verb.is_none() => verb = Some(value.string().map_err(wrong)?),
+            Value(value) if is("status") && app_id.is_none() => {
+                app_id = Some(value.string().map_err(wrong)?);
+            }
+            Value(value) if is("beat") => {
+                // Whatever follows is the command's own.
+                command.push(value);
+                command.extend(parser.raw_args().map_err(wrong)?);
+            }
             other => return Err(wrong(other.unexpected())),
         }
     }
-    let command = match verb.as_deref() {
-        None | Some("run") => Command::Run(options),
-        Some("check") => Command::Check(options),
-        Some("sample") => return Ok(Command::Sample { options, json }),
-        Some("help") => Command::Help,
-        Some(other) => {
-            return Err(Error::Arguments(format!(
-                "unknown command \"{}\": expected run, check or sample",
-                other.escape_debug()
-            )));
+    for (given, option, verbs) in [
+        (json, "--json", &["sample"][..]),
+        (url.is_some(), "--url", &["status", "beat"]),
+        (id.is_some(), "--id", &["beat"]),
+        (every.is_some(), "--every", &["beat"]),
+    ] {
+        if given && !verbs.contains(&verb.as_deref().unwrap_or("run")) {
+            return Err(Error::Arguments(format!("{option} belongs to {}", verbs.join(" and "))));
         }
-    };
-    if json {
-        return Err(Error::Arguments("--json belongs to sample".to_owned()));
     }
-    Ok(command)
+    match verb.as_deref() {
+        None | Some("run") => Ok(Command::Run(options)),
+        Some("check") => Ok(Command::Check(options)),
+        Some("sample") => Ok(Command::Sample { options, json }),
+        Some("status") => Ok(Command::Status { app_id, url }),
+        Some("beat") if command.is_empty() => {
+            Err(Error::Arguments("beat needs a command: hm-agent beat -- COMMAND".to_owned()))
+        }
+        Some("beat") => Ok(Command::Beat { id, every, url, command }),
+        Some("help") => Ok(Command::Help),
+        Some(other) => Err(Error::Arguments(format!(
+            "unknown command \"{}\": expected run, check, sample, status or beat",
+            other.escape_debug()
+        ))),
+    }
+}
+
+fn milliseconds(text: &OsStr) -> Result<Duration, Error> {
+    let number = text.to_str().and_then(|text| decimal(text.as_bytes()));
+    number
+        .filter(|number| (1..=604_800_000).contains(number))
+        .map(Duration::from_millis)
+        .ok_or_else(|| {
+            let shown = text.to_string_lossy();
+            Error::Arguments(format!(
+                "--every needs milliseconds from 1 to 604800000, a week, got \"{}\"",
+                shown.escape_debug()
+            ))
+        })
 }
 
 impl Command {
-    /// Does it.
-    pub fn carry_out(self) -> Result<(), Error> {
+    /// Does it. What comes back is the exit code.
+    pub fn carry_out(self) -> Result<u8, Error> {
         match self {
-            Self::Run(options) => agent::run(&options.sources()?),
-            Self::Check(options) => check(&options.sources()?),
-            Self::Sample { options, json } => sample(&options.sources()?, json),
-            Self::Help => print(HELP),
-            Self::Version => print(concat!("hm-agent ", env!("CARGO_PKG_VERSION"), "\n")),
+            Self::Run(options) => agent::run(&options.sources()?)?,
+            Self::Check(options) => check(&options.sources()?)?,
+            Self::Sample { options, json } => sample(&options.sources()?, json)?,
+            Self::Status { app_id, url } => {
+                let app_id = app_id.or_else(|| variable("APP_ID"));
+                let (line, code) = status::ask(&server(url)?, app_id.as_deref());
+                print(&(line + "\n"))?;
+                return Ok(code);
+            }
+            Self::Beat { id, every, url, command } => {
+                let name = Path::new(command.first().map_or(OsStr::new(""), OsString::as_os_str));
+                let name = || name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let id = id.or_else(|| variable("APP_ID")).unwrap_or_else(name);
+                let every = every.unwrap_or(EVERY);
+                return Ok(Beat { server: server(url)?, id, every, command }.run());
+            }
+            Self::Help => print(HELP)?,
+            Self::Version => print(concat!("hm-agent ", env!("CARGO_PKG_VERSION"), "\n"))?,
         }
+        Ok(0)
     }
+}
+
+/// The heartbeat server that is meant.
+fn server(url: Option<String>) -> Result<Server, Error> {
+    let server = match url {
+        Some(url) => Server::parse(&url).map_err(|why| format!("--url: {why}")),
+        None => Server::from_environment(),
+    };
+    server.map_err(Error::Arguments)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 impl Options {
@@ -187,7 +293,7 @@ mod tests {
         for (line, message) in [
             (
                 "runn",
-                "unknown command \"runn\": expected run, check or sample; see hm-agent --help",
+                "unknown command \"runn\": expected run, check, sample, status or beat; see hm-agent --help",
             ),
             ("run twice", "unexpected argument \"twice\"; see hm-agent --help"),
             ("--fast", "invalid option '--fast'; see hm-agent --help"),

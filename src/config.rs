@@ -17,6 +17,7 @@ use log::LevelFilter;
 
 use crate::error::Error;
 use crate::limits;
+use crate::proto::heartbeat::Unit;
 use crate::proto::usage::Primary;
 use crate::sync::lock;
 pub use layers::Settings;
@@ -39,6 +40,8 @@ pub struct Config {
     pub gpu: GpuSettings,
     /// `usage.*`.
     pub usage: Usage,
+    /// `heartbeat.*`.
+    pub heartbeat: Heartbeat,
 }
 
 /// Where the machine's `/proc`, `/sys` and `/` are.
@@ -91,6 +94,19 @@ pub struct Usage {
     pub trusted_proxies: Vec<IpAddr>,
     /// `usage.allowed_origins`: browser origins that may open a WebSocket, or `*`.
     pub allowed_origins: Vec<String>,
+}
+
+/// `heartbeat.*`: the watchdog's port.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    /// `heartbeat.enabled`.
+    pub enabled: bool,
+    /// `heartbeat.listen`.
+    pub listen: SocketAddr,
+    /// `heartbeat.unit`.
+    pub unit: Unit,
+    /// `heartbeat.on_overdue`: a program and its arguments; empty: none.
+    pub on_overdue: Vec<String>,
 }
 
 /// A text that must not be shown: it has no `Display`, and its `Debug` says nothing.
@@ -154,6 +170,17 @@ impl Config {
                     .map(|address: IpAddr| address.to_canonical())
                     .collect(),
                 allowed_origins: settings.list("usage.allowed_origins").to_vec(),
+            },
+            heartbeat: Heartbeat {
+                enabled: settings.flag("heartbeat.enabled"),
+                listen: settings
+                    .parsed("heartbeat.listen")
+                    .ok_or_else(|| settings.wrong("heartbeat.listen", "is not an address"))?,
+                unit: match settings.text("heartbeat.unit") {
+                    Some("s") => Unit::Seconds,
+                    _ => Unit::Milliseconds,
+                },
+                on_overdue: settings.list("heartbeat.on_overdue").to_vec(),
             },
         })
     }

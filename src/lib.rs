@@ -1,24 +1,27 @@
 //! hm-agent: watches a GPU node, tells whoever asks.
 //!
 //! ```text
+//! applications ──▶ serve: heartbeat ──▶ watchdog (watch) ──▶ status, actions   :8888
 //! /proc /sys ──▶ source ──▶ Reading ──▶ Snapshot ──▶ feed ──▶ serve: /usage   :33931
 //!              (one sampler)   (snapshot)                      (a thread per connection)
 //! GPU probe  ──▶ source::gpu ──▶ board ──▶ (the sampler, at its tick)
 //!  (a process)   (its keeper)
 //! ```
 //!
-//! Arrows go one way: [`parse`], [`proto`] and [`snapshot`] know nothing of sockets, files or threads;
-//! [`source`] and [`serve`] use them; only [`agent`] knows everybody. Unsafe code is in [`sys`] alone.
+//! Arrows go one way: [`parse`], [`proto`], [`watch`] and [`snapshot`] know nothing of sockets, files or threads;
+//! [`source`], [`serve`] and [`dial`] use them; only [`agent`] knows everybody. Unsafe code is in [`sys`] alone.
 
 pub mod agent; // starts and ends every thread, obeys signals
 pub mod cli; // arguments -> Command
 pub mod config; // every setting: default, range, where it came from
+pub mod dial; // what the agent connects to
 pub mod embedded; // what the agent carries with it
 pub mod error; // one error type, messages a tired operator can act on
 pub mod feed; // the current sample, shared, with a bell for the next one
 pub mod limits; // every cap, deadline and interval that is not a setting
 pub mod logger; // log lines on standard error
 pub mod parse; // bytes -> data, one file per kernel file
+pub mod programs; // programs that the agent starts
 pub mod proto; // every message of every peer
 pub mod report; // a snapshot as text for a person
 pub mod serve; // what others connect to
@@ -26,3 +29,5 @@ pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent 
 pub mod source; // reads this machine
 pub mod sync; // lock, stop, bucket
 pub mod sys; // the only unsafe code
+pub mod watch; // the heartbeat table: pure state machine, `now` is a parameter
+pub mod watchdog; // the same, shared, with a thread: logs, acts, survives restarts

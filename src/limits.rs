@@ -95,6 +95,35 @@ pub const SUBSCRIPTIONS: u32 = 20;
 /// Answers to a client's unknown messages: so many at once, then one a second; the rest gets none.
 pub const ERROR_ANSWERS: u32 = 10;
 
+/// Applications that may beat at once; each takes some 300 bytes.
+pub const HEARTBEAT_APPS: usize = 10_000;
+/// Connections to the heartbeat port, for keep-alive clients of as many applications.
+pub const HEARTBEAT_CONNECTIONS: usize = 12_000;
+/// A kept-alive connection on which nothing is asked for so long is closed.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
+/// A request's body, which nobody reads, may be so long (413).
+pub const BODY_BYTES: u64 = 64 << 10;
+/// Changes of the table are written down so long after the first of them.
+pub const SAVE_PAUSE: Duration = Duration::from_secs(1);
+/// What is left of maintenance is written down anew so often.
+pub const SAVE_AGAIN: Duration = Duration::from_secs(60);
+/// The saved table is never so large: 10 000 applications, as many that were dropped, as many in maintenance,
+/// with ids of 256 bytes, each of which may be written with six letters.
+pub const STATE_FILE_BYTES: u64 = 64 << 20;
+/// `heartbeat.on_overdue` must end within this, or it is killed with everybody whom it started.
+pub const ACTION: Duration = Duration::from_secs(60);
+/// So many of them run at a time: when a whole host wakes up late, it has other things to do.
+pub const ACTIONS_AT_ONCE: usize = 8;
+/// So many wait for their turn; the oldest are left out.
+pub const ACTIONS_WAITING: usize = 1000;
+
+/// A question to a heartbeat server is answered within this, or not at all. The released clients wait as long.
+pub const QUESTION: Duration = Duration::from_secs(4);
+/// Applications that `hm-agent sample` asks for, one by one.
+pub const SHOWN_HEARTBEATS: usize = 100;
+/// The longest answer of one: a list of all applications.
+pub const ANSWER_BYTES: usize = 4 << 20;
+
 /// Log lines that peers can cause: so many at once, then one a second; the rest is counted.
 pub const PEER_LOG_LINES: u32 = 20;
 

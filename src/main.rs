@@ -6,7 +6,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1);
     match hm_agent::cli::parse(arguments).and_then(hm_agent::cli::Command::carry_out) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             // Nothing is left to tell if this cannot be written; the exit code still says it.
             let _ = writeln!(std::io::stderr(), "hm-agent: {error}");

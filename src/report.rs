@@ -19,6 +19,7 @@ pub fn text(machine: &Machine, snapshot: &Snapshot) -> String {
     memory(&mut out, snapshot);
     gpus::gpus(&mut out, snapshot);
     devices(&mut out, snapshot);
+    heartbeats(&mut out, snapshot);
     out.0
 }
 
@@ -93,6 +94,15 @@ fn devices(out: &mut Table, snapshot: &Snapshot) {
     }
     for each in &snapshot.temperatures {
         out.row("thermal", &[&format!("{:.1} °C", each.celsius), &each.sensor]);
+    }
+}
+
+fn heartbeats(out: &mut Table, snapshot: &Snapshot) {
+    for status in snapshot.heartbeats.iter() {
+        let granted = status.granted.as_secs_f64();
+        let left = status.maintenance.map(|left| format!(", maintenance {} s", left.as_secs()));
+        let how = format!("od {:.2} of {granted} s{}", status.od, left.unwrap_or_default());
+        out.row("heartbeat", &[status.lateness.name(), &format!("{}, {how}", status.id)]);
     }
 }
 

@@ -15,6 +15,7 @@ use crate::parse::meminfo::MemInfo;
 use crate::parse::net_dev::NetDev;
 use crate::parse::pressure::Pressure;
 use crate::parse::stat::Stat;
+use crate::watch::Status;
 use gpu::Gpus;
 
 /// The kernel's counters at one moment, as they were read.
@@ -50,6 +51,8 @@ pub struct Reading {
     pub file_systems: Vec<FileSystem>,
     /// GPUs, as they answered last.
     pub gpus: Arc<Gpus>,
+    /// Applications that promised to beat.
+    pub heartbeats: Arc<[Status]>,
 }
 
 /// The three pressure files; `None` where the kernel has none (before 4.20, or switched off).
@@ -134,6 +137,8 @@ pub struct Snapshot {
     pub oom_kills: Option<u64>,
     /// GPUs.
     pub gpus: Arc<Gpus>,
+    /// Applications that promised to beat.
+    pub heartbeats: Arc<[Status]>,
 }
 
 /// Use of the processors since the previous reading.

@@ -5,6 +5,9 @@
 #[cfg(feature = "gpu-probe")]
 pub mod nvml;
 pub mod process;
+mod signals;
+
+pub use signals::*;
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -300,56 +303,6 @@ impl<'env> Crew<'env> {
         // dropped: by the thread after `work`, or with the box if no thread was started.
         let work: Box<dyn FnOnce() + Send> = unsafe { std::mem::transmute(work) };
         start_thread(name, stack_bytes, work)
-    }
-}
-
-/// What a signal asks of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
-    /// SIGTERM or SIGINT: stop.
-    Stop,
-    /// SIGHUP: read the settings again.
-    Reload,
-}
-
-/// Blocks the signals that [`wait_signal`] waits for, in this thread and in all it starts from now on.
-pub fn block_signals() {
-    let wanted = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
-    // SAFETY: the set is initialised and only read.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const wanted, std::ptr::null_mut()) };
-}
-
-/// Waits for the next signal that asks something of this process. They must be blocked.
-pub fn wait_signal() -> Signal {
-    let wanted = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
-    let mut signal = 0;
-    // SAFETY: both pointers are to initialised values that outlive the call.
-    while unsafe { libc::sigwait(&raw const wanted, &raw mut signal) } != 0 {}
-    if signal == libc::SIGHUP { Signal::Reload } else { Signal::Stop }
-}
-
-/// Does what `kill -TERM` of this process would do, for threads that cannot go on.
-pub fn ask_to_stop() {
-    // SAFETY: neither call takes pointers.
-    unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
-}
-
-/// From now on SIGTERM and SIGINT end this process at once.
-pub fn unblock_stop_signals() {
-    let stop = signal_set(&[libc::SIGTERM, libc::SIGINT]);
-    // SAFETY: the set is initialised and only read.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const stop, std::ptr::null_mut()) };
-}
-
-fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set; the numbers are those of existing signals.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in signals {
-            libc::sigaddset(set.as_mut_ptr(), *signal);
-        }
-        set.assume_init()
     }
 }
 

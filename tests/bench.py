@@ -42,6 +42,10 @@ class Failure(Exception):
 
 
 def main():
+    if sys.argv[1:2] == ["heartbeat"]:
+        import bench_heartbeat
+
+        return bench_heartbeat.main(sys.argv[2:])
     options = arguments()
     # So that the children end with this program.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -61,7 +65,8 @@ def arguments():
     parser = argparse.ArgumentParser(
         prog="tests/bench", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("surface", nargs="?", choices=["usage"], default="usage")
+    surfaces = ["usage", "heartbeat"]
+    parser.add_argument("surface", nargs="?", choices=surfaces, default="usage")
     parser.add_argument("--subscribers", type=counts, default=[1, 200, 1000, 10000])
     parser.add_argument(
         "--seconds", type=int, default=60, help="window of each measurement"

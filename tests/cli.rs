@@ -45,7 +45,7 @@ fn wrong_arguments_and_settings_are_one_clear_line_and_code_2() {
     refused(
         &["chek"],
         2,
-        "unknown command \"chek\": expected run, check or sample; see hm-agent --help",
+        "unknown command \"chek\": expected run, check, sample, status or beat; see hm-agent --help",
     );
     refused(
         &["-s", "usage.lisen=x"],

@@ -32,7 +32,8 @@ fn a_crash_in_the_library_is_said_and_the_probe_comes_back_ever_more_slowly() {
     assert!((1.8..3.2).contains(&between.as_secs_f64()), "{between:?}");
     driver.becomes("");
     watched.until_state("ok");
-    (watched.next_update(), watched.next_update());
+    watched.next_update();
+    watched.next_update();
     driver.forget_calls();
     // After good answers the next pause is short again.
     let pid = watched.probe();

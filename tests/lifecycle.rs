@@ -16,7 +16,7 @@ fn it_says_hello_listens_and_stops_without_a_trace() {
     assert!(start.elapsed() < Duration::from_secs(2));
     let hello = agent.wait_log("started");
     assert!(hello.contains(env!("CARGO_PKG_VERSION")) && hello.contains("of node n1"), "{hello}");
-    assert!(hello.contains("settings from no file; on: usage"), "{hello}");
+    assert!(hello.contains("settings from no file; on: usage, heartbeat"), "{hello}");
     let log = agent.stop();
     assert!(log.last().unwrap().ends_with("info stopping"), "{log:#?}");
 }
@@ -94,6 +94,7 @@ fn a_log_that_cannot_be_written_ends_nothing() {
         agent,
     ]);
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "log_level=trace"]);
+    command.args(["-s", "heartbeat.enabled=false"]);
     let mut agent = Agent::spawn(command);
     let port = wait_until("a listening port", || listening_port(agent.pid()));
     agent.address.set_port(port);
@@ -183,6 +184,7 @@ fn out_of_memory_for_threads_it_pauses_and_comes_back() {
 fn a_log_that_nobody_reads_keeps_nobody_from_being_served_or_the_agent_from_stopping() {
     let mut command = support::hm_agent();
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "log_level=debug"]);
+    command.args(["-s", "heartbeat.enabled=false"]);
     let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let unread = child.stderr.take().unwrap();
     let port = wait_until("a listening port", || listening_port(child.id()));

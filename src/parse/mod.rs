@@ -123,7 +123,7 @@ pub(crate) fn fraction(line: usize, field: Option<&[u8]>) -> Result<f64, ParseEr
 }
 
 /// Digits only, no sign, no overflow.
-pub(crate) fn decimal(field: &[u8]) -> Option<u64> {
+pub fn decimal(field: &[u8]) -> Option<u64> {
     if field.is_empty() {
         return None;
     }
@@ -131,6 +131,26 @@ pub(crate) fn decimal(field: &[u8]) -> Option<u64> {
         let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
         sum.checked_mul(10)?.checked_add(u64::from(digit))
     })
+}
+
+/// `%41` is `A`; what is no escape stays as it is.
+pub fn percent_decode(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = || {
+            let (digits, after) = tail.split_at_checked(2)?;
+            let byte = data_encoding::HEXLOWER_PERMISSIVE.decode(digits).ok()?;
+            Some((*byte.first()?, after))
+        };
+        let (byte, after) = match first {
+            b'%' => escaped().unwrap_or((first, tail)),
+            _ => (first, tail),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    out
 }
 
 #[cfg(test)]

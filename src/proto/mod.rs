@@ -4,5 +4,6 @@
 //! (MiB for bytes, say), this is the only place that knows.
 
 pub mod frame;
+pub mod heartbeat;
 pub mod probe;
 pub mod usage;

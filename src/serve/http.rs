@@ -8,6 +8,7 @@ use httparse::Header;
 
 use super::stream::Stream;
 use crate::limits;
+use crate::parse::percent_decode;
 
 /// Why a head could not be read.
 #[derive(Debug)]
@@ -94,26 +95,6 @@ impl<'a> Head<'a> {
             .find(|(key, _)| *key == name)
             .map(|(_, value)| percent_decode(value))
     }
-}
-
-/// `%41` is `A`; what is no escape stays as it is.
-fn percent_decode(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let escaped = || {
-            let (digits, after) = tail.split_at_checked(2)?;
-            let byte = data_encoding::HEXLOWER_PERMISSIVE.decode(digits).ok()?;
-            Some((*byte.first()?, after))
-        };
-        let (byte, after) = match first {
-            b'%' => escaped().unwrap_or((first, tail)),
-            _ => (first, tail),
-        };
-        out.push(byte);
-        rest = after;
-    }
-    out
 }
 
 /// Reads from a client until a whole head is there. Returns everything that was read: the head, and

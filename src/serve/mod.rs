@@ -2,6 +2,7 @@
 //! every wait.
 
 pub mod client_address;
+pub mod heartbeat;
 pub mod http;
 pub mod listener;
 pub mod permits;

@@ -48,6 +48,7 @@ impl Snapshot {
             temperatures: now.temperatures.clone(),
             oom_kills: now.oom_kills,
             gpus: now.gpus.clone(),
+            heartbeats: now.heartbeats.clone(),
         }
     }
 }

@@ -59,7 +59,7 @@ impl Sampler {
         Ok(self.read())
     }
 
-    /// Another look, without the GPUs, which somebody else looks after. What cannot be read is absent and
+    /// Another look, without GPUs and heartbeats, which others look after. What cannot be read is absent and
     /// said in the log, once.
     pub fn read(&mut self) -> Reading {
         let stat = self.stat();
@@ -92,6 +92,7 @@ impl Sampler {
             temperatures: self.temperatures(),
             file_systems: self.file_systems(),
             gpus: Arc::default(),
+            heartbeats: Arc::default(),
         }
     }
 

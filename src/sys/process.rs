@@ -67,3 +67,24 @@ pub fn end_now(code: i32) -> ! {
     // SAFETY: it takes no pointers and does not return.
     unsafe { libc::_exit(code) }
 }
+
+/// Kills a process group that a child of ours leads, with everybody in it. The child must not have been
+/// waited for yet, so that its number is still its own.
+pub fn kill_group(leader: u32) {
+    if let Ok(leader) = libc::pid_t::try_from(leader)
+        && leader > 1
+    {
+        // SAFETY: it takes no pointers.
+        unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
+}
+
+/// Sends a signal to a child of ours that has not been waited for yet.
+pub fn signal(child: u32, signal: i32) {
+    if let Ok(child) = libc::pid_t::try_from(child)
+        && child > 1
+    {
+        // SAFETY: it takes no pointers.
+        unsafe { libc::kill(child, signal) };
+    }
+}

@@ -94,6 +94,7 @@ def collect(lines, log):
 def main(agent, directory):
     device = mount(directory)
     settings = ["-s", "interval=1", "-s", "usage.listen=127.0.0.1:0"]
+    settings += ["-s", "heartbeat.enabled=false"]
     process = subprocess.Popen([agent, *settings], stderr=subprocess.PIPE, text=True)
     log = []
     try:

@@ -1,7 +1,8 @@
-//! Runs the real agent on a port of its own, and talks to it.
+//! Runs the real agent on ports of its own, and talks to it.
 #![allow(clippy::unwrap_used, dead_code)]
 
 pub mod fake_nvml;
+pub mod heartbeat;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,21 +22,27 @@ pub struct Agent {
     child: Child,
     pub address: SocketAddr,
     log: Arc<(Mutex<Vec<String>>, Condvar)>,
+    _state_dir: Scratch,
 }
 
-/// The agent's program, without the settings of whoever runs the tests.
+/// The agent's program, without the settings of whoever runs the tests, and without the heartbeat port and the
+/// clients' settings of the machine.
 pub fn hm_agent() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hm-agent"));
+    for name in ["HB_URL", "HB_HOST", "HB_PORT", "APP_ID"] {
+        command.env_remove(name);
+    }
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HM_AGENT_") || name == "JOURNAL_STREAM" {
             command.env_remove(name);
         }
     }
+    command.env("HM_AGENT_HEARTBEAT_LISTEN", "127.0.0.1:0");
     command
 }
 
 impl Agent {
-    /// Starts with these `-s` settings and listens on a free loopback port.
+    /// Starts with these `-s` settings and listens on free loopback ports.
     pub fn start(settings: &[&str]) -> Self {
         Self::start_with(settings, &[])
     }
@@ -50,9 +57,13 @@ impl Agent {
         Self::spawn(command)
     }
 
-    /// Starts a command that runs the agent, however wrapped.
+    /// Starts a command that runs the agent, however wrapped. Unless it says otherwise with `-s`, its heartbeats
+    /// come to a free port and are kept in a directory of its own.
     pub fn spawn(mut command: Command) -> Self {
+        let state_dir = Scratch::new("state");
         let mut child = command
+            .env("HM_AGENT_HEARTBEAT_LISTEN", "127.0.0.1:0")
+            .env("HM_AGENT_STATE_DIR", &state_dir.0)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -67,10 +78,16 @@ impl Agent {
             }
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut agent = Self { child, address, log };
+        let mut agent = Self { child, address, log, _state_dir: state_dir };
         let line = agent.wait_log("usage listening on ");
         agent.address = line.rsplit(' ').next().unwrap().parse().unwrap();
         agent
+    }
+
+    /// Where it listens for heartbeats.
+    pub fn heartbeat(&self) -> SocketAddr {
+        let line = self.wait_log("heartbeat listening on ");
+        line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
     pub fn pid(&self) -> u32 {

@@ -8,6 +8,7 @@ use super::one_decimal;
 use crate::parse::pressure::{Pressure, Stall};
 use crate::snapshot::gpu::{Gpu, Nvidia};
 use crate::snapshot::{DiskRate, FileSystem, NetRate, Pressures, Snapshot, TrafficRate};
+use crate::watch::Status;
 
 #[derive(Serialize)]
 pub(super) struct UsageDetail<'a> {
@@ -32,6 +33,18 @@ pub(super) struct UsageDetail<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     nvidia: Option<&'a Nvidia>,
     gpus: &'a [Gpu],
+    heartbeats: Vec<HeartbeatDetail<'a>>,
+}
+
+#[derive(Serialize)]
+struct HeartbeatDetail<'a> {
+    app_id: &'a str,
+    state: &'a str,
+    /// Overdue ratio: time since the last beat ÷ granted time.
+    od: f64,
+    granted_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    maintenance_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -155,6 +168,7 @@ pub(super) fn usage_detail(snapshot: &Snapshot) -> UsageDetail<'_> {
             .collect(),
         nvidia: snapshot.gpus.nvidia.as_ref(),
         gpus: &snapshot.gpus.each,
+        heartbeats: snapshot.heartbeats.iter().map(heartbeat_detail).collect(),
     }
 }
 
@@ -213,6 +227,16 @@ fn file_system_detail(file_system: &FileSystem) -> FileSystemDetail<'_> {
         used_bytes: file_system.used_bytes(),
         available_bytes: file_system.available_bytes,
         used_percent: file_system.used_percent().map(one_decimal),
+    }
+}
+
+fn heartbeat_detail(status: &Status) -> HeartbeatDetail<'_> {
+    HeartbeatDetail {
+        app_id: &status.id,
+        state: status.lateness.name(),
+        od: (status.od * 100.0).floor() / 100.0,
+        granted_seconds: status.granted.as_secs_f64(),
+        maintenance_seconds: status.maintenance.map(|left| left.as_secs_f64().ceil()),
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::error::reason;
 use crate::limits;
+use crate::programs;
 use crate::proto::probe::{Line, VERSION};
 use crate::sys::process::{memory_file, release_pages};
 use crate::sys::wait_readable;
@@ -97,15 +98,8 @@ impl Probe {
     fn spawn(program: &OsStr, arguments: &[OsString]) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.arg0("gpu-probe").args(["--parent", &std::process::id().to_string()]);
-        // A group of its own: what a terminal sends to ours is for us alone.
-        command.args(arguments).process_group(0);
-        for (name, _) in std::env::vars_os() {
-            // Secrets among them, and the socket on which only we speak to systemd.
-            let ours = name.as_encoded_bytes().starts_with(b"HM_AGENT_");
-            if ours || name == "NOTIFY_SOCKET" {
-                command.env_remove(name);
-            }
-        }
+        command.args(arguments);
+        programs::prepare(&mut command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
         let stdin = child.stdin.take().ok_or_else(missing)?;

@@ -1,0 +1,3 @@
+//! What the agent connects to.
+
+pub mod heartbeat;

@@ -1,0 +1,157 @@
+//! The heartbeat table, shared by the port's connections and its own thread: there time passes, transitions are
+//! logged and acted on, and what must survive a restart is written down.
+
+mod actions;
+mod store;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::config::Current;
+use crate::limits;
+use crate::logger::PeerLog;
+use crate::proto::heartbeat::shown;
+use crate::sync::{Stop, lock};
+use crate::sys::{self, Event};
+use crate::watch::{Lateness, Saved, Status, Transition, Watch};
+use actions::Actions;
+use store::Store;
+
+/// The table's clock shows this when the agent starts: ages of applications that were saved reach back so
+/// far. Nobody is later than six weeks, six times the longest promise.
+const BEFORE_THE_START: Duration = Duration::from_secs(100 * 86_400);
+
+/// The heartbeat table.
+pub struct Watchdog {
+    table: Mutex<Table>,
+    store: Store,
+    /// On the clock that never jumps and stands still while the machine sleeps.
+    started: Instant,
+    /// Rings when the thread has to look earlier than it planned.
+    news: Event,
+}
+
+struct Table {
+    watch: Watch,
+    /// When the thread looks again.
+    planned: Duration,
+    /// The changes that it has seen.
+    seen: u64,
+}
+
+impl Watchdog {
+    /// Goes on with what was saved in `state_dir`.
+    pub fn open(state_dir: &Path) -> io::Result<Self> {
+        let store = Store::open(state_dir);
+        let capacity = limits::HEARTBEAT_APPS;
+        let watch = match store.load() {
+            Some(saved) => Watch::restore(capacity, saved, BEFORE_THE_START),
+            None => Watch::new(capacity),
+        };
+        let table = Table { seen: watch.changes(), watch, planned: Duration::ZERO };
+        let (table, started) = (Mutex::new(table), Instant::now());
+        Ok(Self { table, store, started, news: Event::new()? })
+    }
+
+    /// Does something with the table as it is now.
+    pub fn with<R>(&self, then: impl FnOnce(&mut Watch, Duration) -> R) -> R {
+        let mut table = lock(&self.table);
+        let result = then(&mut table.watch, self.now());
+        let sooner = table.watch.next_deadline().is_some_and(|at| at < table.planned);
+        let news = table.watch.changes() != table.seen || table.watch.has_transitions();
+        let ring = (sooner || news) && !table.planned.is_zero();
+        if ring {
+            // Once is enough until it has looked.
+            table.planned = Duration::ZERO;
+        }
+        drop(table);
+        if ring {
+            self.news.ring();
+        }
+        result
+    }
+
+    /// How everybody is.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.with(Watch::statuses)
+    }
+
+    fn now(&self) -> Duration {
+        BEFORE_THE_START + self.started.elapsed()
+    }
+
+    /// The thread's life.
+    pub fn run(&self, settings: &Current, stop: &Stop) {
+        let mut actions = Actions::default();
+        // What is left of maintenance is written down, so from time to time it is written anew.
+        let mut save_by: Option<Duration> = None;
+        let log = PeerLog::new();
+        while !stop.is_rung() {
+            self.news.clear();
+            let (transitions, changed) = self.look();
+            for transition in &transitions {
+                say(&log, transition);
+            }
+            actions.add(transitions);
+            actions.tend(&settings.get().heartbeat.on_overdue, Instant::now());
+            let now = self.now();
+            if changed {
+                let soon = now + limits::SAVE_PAUSE;
+                save_by = Some(save_by.map_or(soon, |by| by.min(soon)));
+            }
+            if save_by.is_some_and(|by| now >= by) {
+                self.save();
+                let again = lock(&self.table).watch.in_maintenance();
+                save_by = again.then(|| now + limits::SAVE_AGAIN);
+            }
+            self.sleep(stop, save_by, actions.next_look());
+        }
+        self.save();
+        actions.end();
+    }
+
+    /// Lets time pass. Says what has happened, and whether it must be saved.
+    fn look(&self) -> (Vec<Transition>, bool) {
+        let mut table = lock(&self.table);
+        table.watch.advance(self.now());
+        let changes = table.watch.changes();
+        let changed = std::mem::replace(&mut table.seen, changes) != changes;
+        (table.watch.take_transitions(), changed)
+    }
+
+    fn sleep(&self, stop: &Stop, save_by: Option<Duration>, look: Option<Duration>) {
+        let mut table = lock(&self.table);
+        let now = self.now();
+        let deadlines = [table.watch.next_deadline(), save_by, look.map(|look| now + look)];
+        let until = deadlines.into_iter().flatten().min();
+        if table.watch.changes() != table.seen || table.watch.has_transitions() {
+            return;
+        }
+        table.planned = until.unwrap_or(Duration::MAX);
+        drop(table);
+        let wait = until.map(|until| until.saturating_sub(now));
+        sys::wait_readable([stop.as_fd(), self.news.as_fd()], wait);
+        lock(&self.table).planned = Duration::ZERO;
+    }
+
+    fn save(&self) {
+        let saved: Saved = self.with(Watch::save);
+        self.store.save(&saved);
+    }
+}
+
+fn say(log: &PeerLog, transition: &Transition) {
+    let Transition { id, to, od, granted } = transition;
+    let level = if *to == Lateness::Ok { log::Level::Info } else { log::Level::Warn };
+    log.write(level, || {
+        let (id, seconds) = (shown(id), granted.as_secs_f64());
+        match to {
+            Lateness::Ok => format!("heartbeat: [{id}] beats again"),
+            Lateness::Dropped => format!("heartbeat: [{id}] is dropped, od {od:.2} of {seconds} s"),
+            late => format!("heartbeat: [{id}] is {}, od {od:.2} of {seconds} s", late.name()),
+        }
+    });
+}

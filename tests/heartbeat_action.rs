@@ -1,0 +1,213 @@
+//! `heartbeat.on_overdue`: what is run, when, with what it knows; and settings that change while it runs.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::heartbeat::{lines_of, list_setting};
+use support::{Agent, Scratch, hm_agent, wait_until};
+
+/// The setting that runs a script for `sh`, whose `$D` is a directory.
+fn action(scratch: &Scratch, script: &str) -> String {
+    let script = format!("D='{}'; {script}", scratch.0.display());
+    list_setting("heartbeat.on_overdue", &["sh", "-c", &script])
+}
+
+fn log_of(scratch: &Scratch) -> Vec<String> {
+    lines_of(&scratch.0.join("log"))
+}
+
+fn wait_lines(scratch: &Scratch, count: usize) -> Vec<String> {
+    wait_until(&format!("{count} lines"), || Some(log_of(scratch)).filter(|log| log.len() >= count))
+}
+
+#[test]
+fn it_runs_once_for_each_transition_and_knows_which() {
+    let scratch = Scratch::new("action");
+    let script =
+        "env > \"$D/$HB_STATE\"; echo \"$APP_ID|$HB_STATE|$HB_OD|$HB_GRANTED_MS\" >> \"$D/log\"";
+    let mut command = hm_agent();
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", &action(&scratch, script)]);
+    command.env("HM_AGENT_USAGE_TOKEN", "s3cret").env("NOTIFY_SOCKET", "/nonexistent");
+    let agent = Agent::spawn(command);
+    let start = Instant::now();
+    agent.tell("/hb_init?0&appid=a%20'%22%24(b)%0Ac%E2%98%83");
+    agent.tell("/hb_init?60000&appid=fine");
+    let at = |seconds: u64| {
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(seconds * 1000 + 700), "{took:?}");
+    };
+    // The id is its own, with quotes, line end and all.
+    let (first, second) = ("a '\"$(b)", "c☃");
+    assert_eq!(wait_lines(&scratch, 2), [first, &format!("{second}|WARNING|3.00|1000")]);
+    at(3);
+    assert_eq!(wait_lines(&scratch, 4)[2..], [first, &format!("{second}|CRITICAL|5.00|1000")]);
+    at(5);
+    assert_eq!(wait_lines(&scratch, 6)[4..], [first, &format!("{second}|DROPPED|6.00|1000")]);
+    at(6);
+    agent.tell("/hb_ping?2000&appid=a%20'%22%24(b)%0Ac%E2%98%83");
+    assert_eq!(wait_lines(&scratch, 8)[6..], [first, &format!("{second}|OK|0.00|3000")]);
+    agent.stop();
+    assert_eq!(log_of(&scratch).len(), 8);
+    for state in ["WARNING", "CRITICAL", "DROPPED", "OK"] {
+        let environment = std::fs::read_to_string(scratch.0.join(state)).unwrap();
+        assert!(environment.contains("\nPATH=") || environment.starts_with("PATH="));
+        for secret in ["HM_AGENT_", "s3cret", "NOTIFY_SOCKET"] {
+            assert!(!environment.contains(secret), "{environment}");
+        }
+    }
+}
+
+#[test]
+fn never_two_at_a_time_for_one_application_and_in_order() {
+    let scratch = Scratch::new("slow");
+    let script = "mkdir \"$D/$APP_ID\" || echo overlap >> \"$D/log\"; \
+                  echo \"$APP_ID begin $HB_STATE\" >> \"$D/log\"; sleep 1.4; \
+                  echo \"$APP_ID end $HB_STATE\" >> \"$D/log\"; rmdir \"$D/$APP_ID\"";
+    let agent = Agent::start(&[&action(&scratch, script)]);
+    agent.tell("/hb_init?0&appid=a");
+    agent.tell("/hb_init?0&appid=b");
+    // One application's slow action does not keep another's waiting.
+    let both = wait_lines(&scratch, 2);
+    assert!(both.iter().all(|line| line.ends_with("begin WARNING")), "{both:?}");
+    let all = wait_lines(&scratch, 12);
+    for id in ["a", "b"] {
+        let own: Vec<_> = all.iter().filter_map(|line| line.strip_prefix(id)).collect();
+        let states = ["WARNING", "CRITICAL", "DROPPED"];
+        let expected: Vec<_> = states
+            .iter()
+            .flat_map(|state| [format!(" begin {state}"), format!(" end {state}")])
+            .collect();
+        assert_eq!(own, expected);
+    }
+    assert_eq!(all.len(), 12, "{all:?}");
+    agent.stop();
+}
+
+#[test]
+fn what_goes_wrong_with_it_is_logged() {
+    let scratch = Scratch::new("failing");
+    let failing =
+        Agent::start(&[&action(&scratch, "[ $HB_STATE = WARNING ] && exit 3; kill -9 $$")]);
+    failing.tell("/hb_init?0&appid=a%1b%0A");
+    let missing = Agent::start(&["heartbeat.on_overdue=/nonexistent/program"]);
+    missing.tell("/hb_init?0&appid=a");
+    missing.tell("/hb_init?0&appid=b%00c");
+    let refused = Agent::start(&[&format!("heartbeat.on_overdue={}", scratch.write("plain", ""))]);
+    refused.tell("/hb_init?0&appid=a");
+    failing.wait_log(r"heartbeat.on_overdue for [a\u{1b}\n], WARNING: exit status: 3");
+    failing.wait_log(r"heartbeat.on_overdue for [a\u{1b}\n], CRITICAL: signal: 9");
+    missing.wait_log(
+        "heartbeat.on_overdue for [a]: run /nonexistent/program: no such file or directory",
+    );
+    missing.wait_log(r"heartbeat.on_overdue for [b\u{0}c]: run ");
+    refused.wait_log("plain: permission denied");
+    for agent in [failing, missing, refused] {
+        assert_eq!(agent.ask("/hb_ping?60000&appid=z").0, 200, "and it goes on");
+        agent.stop();
+    }
+}
+
+/// It used to inherit what the agent blocks for itself: SIGTERM ended no program but shells.
+#[test]
+fn it_starts_with_no_signal_blocked() {
+    let scratch = Scratch::new("signals");
+    let copy = scratch.0.join("copy");
+    let program = ["cp", "/proc/self/status", copy.to_str().unwrap()];
+    let agent = Agent::start(&[&list_setting("heartbeat.on_overdue", &program)]);
+    agent.tell("/hb_init?0&appid=a");
+    let blocked = wait_until("its signals", || {
+        lines_of(&copy).into_iter().find(|line| line.starts_with("SigBlk:"))
+    });
+    assert_eq!(blocked, "SigBlk:\t0000000000000000");
+    agent.stop();
+}
+
+#[test]
+fn in_maintenance_nothing_is_run() {
+    let scratch = Scratch::new("maintained");
+    let agent = Agent::start(&[&action(&scratch, "echo $APP_ID $HB_STATE >> \"$D/log\"")]);
+    for id in ["app", "late", "control"] {
+        agent.tell(&format!("/hb_init?0&appid={id}"));
+    }
+    agent.tell("/maintenance?60000&appid=app");
+    agent.tell("/maintenance?4000&appid=late");
+    let first = wait_lines(&scratch, 3);
+    assert_eq!(first, ["control WARNING", "control CRITICAL", "control DROPPED"]);
+    // Its maintenance ended four seconds after the start, and then it had its whole time.
+    assert_eq!(wait_lines(&scratch, 4)[3], "late WARNING");
+    // What comes back while in maintenance is no news either.
+    agent.tell("/maintenance?60000&appid=control");
+    agent.tell("/hb_ping?60000&appid=control");
+    agent.tell("/hb_ping?60000&appid=late");
+    assert_eq!(wait_lines(&scratch, 5)[4], "late OK");
+    agent.stop();
+    assert_eq!(log_of(&scratch).len(), 5);
+}
+
+#[test]
+fn sighup_changes_the_unit_and_the_action() {
+    let scratch = Scratch::new("reload");
+    let script = "echo \"$0 $HB_STATE\" >> \"$D/log\"";
+    let settings = |unit: &str, name: &str| {
+        let line = action(&scratch, script).replace("heartbeat.on_overdue=", "on_overdue = ");
+        let line = line.strip_suffix(']').unwrap().to_owned() + &format!(",\"{name}\"]\n");
+        scratch.write("a.toml", &format!("[heartbeat]\nunit = \"{unit}\"\n{line}"))
+    };
+    let file = settings("ms", "first");
+    let agent = Agent::start_with(&[], &["-c", &file]);
+    assert_eq!(agent.tell("/hb_init?0&appid=a"), "1000");
+    assert_eq!(wait_lines(&scratch, 1), ["first WARNING"]);
+    settings("s", "second");
+    agent.signal("-HUP");
+    agent.wait_log("settings read again");
+    assert_eq!(agent.tell("/hb_init?5&appid=b"), "6");
+    let line = agent.tell("/status?appid=a");
+    assert!(line.ends_with(" delay=1s;;;"), "what was granted before is the same time: {line}");
+    assert_eq!(wait_lines(&scratch, 2)[1], "second CRITICAL");
+    scratch.write("a.toml", "[heartbeat]\nlisten = \"127.0.0.1:1\"\n");
+    agent.signal("-HUP");
+    wait_until("milliseconds", || (agent.tell("/hb_init?5&appid=b") == "1005").then_some(()));
+    agent.wait_log("heartbeat: [a] is dropped");
+    assert_eq!(log_of(&scratch).len(), 2, "no action any more");
+    agent.stop();
+}
+
+/// It is not waited for: the agent has two seconds to stop.
+#[test]
+fn a_stop_leaves_it_to_finish_and_names_those_that_never_ran() {
+    let scratch = Scratch::new("stopping");
+    let script = "echo begin >> \"$D/log\"; sleep 3; echo end >> \"$D/log\"";
+    let agent = Agent::start(&[&action(&scratch, script)]);
+    agent.tell("/hb_init?0&appid=a");
+    wait_lines(&scratch, 1);
+    agent.wait_log("heartbeat: [a] is CRITICAL");
+    let log = agent.stop();
+    let named = "heartbeat.on_overdue: not run for [a], CRITICAL: the agent is stopping";
+    assert!(log.iter().any(|line| line.contains(named)), "{log:#?}");
+    assert_eq!(wait_lines(&scratch, 2), ["begin", "end"]);
+}
+
+#[test]
+#[ignore = "waits 63 s"]
+fn after_60_s_it_is_killed_with_all_whom_it_started() {
+    let scratch = Scratch::new("endless");
+    let script =
+        "echo $$ >> \"$D/log\"; sleep 1000 & echo $! >> \"$D/log\"; trap '' TERM; sleep 1000";
+    let agent = Agent::start(&[&action(&scratch, script)]);
+    agent.tell("/hb_init?0&appid=a");
+    let pids = wait_lines(&scratch, 2);
+    let start = Instant::now();
+    std::thread::park_timeout(Duration::from_secs(50));
+    agent.wait_log(
+        "heartbeat.on_overdue for [a], WARNING: killed, for it has not ended within 60 s",
+    );
+    assert!((59..62).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    wait_until("their end", || {
+        let state = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+        let gone = |pid| state(pid).is_none_or(|stat| stat.contains(") Z "));
+        pids.iter().all(gone).then_some(())
+    });
+    agent.stop();
+}

@@ -1,0 +1,344 @@
+//! Applications that are late, in maintenance, gone; and what of it a restart of the agent keeps.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::heartbeat::{Line, lines_of};
+use support::{Agent, Scratch, wait_until};
+
+/// When it was granted a second: late from the third on, very late from the fifth on, dropped after six.
+#[test]
+fn thresholds_in_real_time() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut client = agent.connect();
+    client.say("subscribe:detail");
+    let start = Instant::now();
+    agent.tell("/hb_init?60000&appid=fine");
+    assert_eq!(agent.tell("/hb_init?0&appid=late"), "1000");
+    assert_eq!(agent.line("late"), "OK - fine application [late]");
+    let reached = |line: &str, seconds: f64| {
+        agent.wait_line("late", line);
+        let took = start.elapsed().as_secs_f64();
+        assert!((seconds..seconds + 0.5).contains(&took), "{line} after {took} s");
+    };
+    reached("WARNING - somewhat late application [late]", 3.0);
+    reached("CRITICAL - quite late application [late]", 5.0);
+    assert_eq!(agent.list(), ["fine", "late"]);
+    reached("CRITICAL - no application record for queried ID: [late]", 6.0);
+    assert_eq!(agent.list(), ["fine"]);
+    assert!(agent.tell("/status").starts_with("OK - fine application [fine]| "));
+    agent.wait_log("heartbeat: [late] is WARNING, od 3.0");
+    agent.wait_log("heartbeat: [late] is CRITICAL, od 5.0");
+    agent.wait_log("heartbeat: [late] is dropped, od 6.0");
+    agent.tell("/hb_ping?60000&appid=late");
+    agent.wait_log("heartbeat: [late] beats again");
+    // What a subscriber saw of it, from one update to the next.
+    let mut seen = Vec::new();
+    while seen.last().is_none_or(|last| last != "OK") || seen.len() < 3 {
+        let update = client.json();
+        let Some(apps) = update["heartbeats"].as_array() else { continue };
+        let Some(late) = apps.iter().find(|app| app["app_id"] == "late") else { continue };
+        let state = late["state"].as_str().unwrap().to_owned();
+        let od = late["od"].as_f64().unwrap();
+        let bounds = match state.as_str() {
+            "OK" => 0.0..3.0,
+            "WARNING" => 3.0..5.0,
+            _ => 5.0..6.0,
+        };
+        assert!(bounds.contains(&od), "{late}");
+        let granted = if seen.len() < 3 { 1.0 } else { 61.0 };
+        if seen.last() != Some(&state) {
+            seen.push(state);
+        }
+        assert!(seen.len() > 3 || late["granted_seconds"] == granted, "{late}");
+    }
+    assert_eq!(seen, ["OK", "WARNING", "CRITICAL", "OK"]);
+    agent.stop();
+}
+
+#[test]
+fn a_goodbye_is_never_late() {
+    let agent = Agent::start(&[]);
+    agent.tell("/hb_init?0&appid=a");
+    agent.tell("/hb_done?0&appid=a");
+    agent.tell("/hb_init?0&appid=b");
+    agent.wait_log("heartbeat: [b] is WARNING");
+    let log = agent.stop();
+    assert!(!log.iter().any(|line| line.contains("[a]")), "{log:#?}");
+}
+
+#[test]
+fn maintenance_of_one_and_of_all() {
+    let agent = Agent::start(&[]);
+    agent.tell("/hb_init?0&appid=a");
+    agent.tell("/hb_init?0&appid=b");
+    let said = agent.tell("/maintenance?60000&appid=a");
+    assert_eq!(said, "OK - application [a] in maintenance for 60 s");
+    // It is known before it beats for the first time, too.
+    assert_eq!(
+        agent.tell("/maintenance?1500&appid=later"),
+        "OK - application [later] in maintenance for 2 s"
+    );
+    assert!(
+        agent
+            .tell("/status?appid=later")
+            .starts_with("OK - application [later] in maintenance for ")
+    );
+    agent.wait_line("b", "WARNING");
+    assert!(agent.line("later").starts_with("CRITICAL - no application record"), "it is over");
+    let line = agent.tell("/status?appid=a");
+    let (words, numbers) = line.split_once("| od=").unwrap();
+    let left = words.strip_prefix("OK - application [a] in maintenance for ").unwrap();
+    assert!(["57 s", "56 s"].contains(&left), "{line}");
+    assert!(numbers.starts_with("3.") && numbers.ends_with(" delay=1000ms;;;"), "{line}");
+    agent.tell("/maintenance?60000");
+    assert!(
+        agent
+            .tell("/status?appid=b")
+            .starts_with("OK - application [b] in maintenance for 60 s| od=3.")
+    );
+    let host = agent.tell("/status");
+    assert_eq!(host, "OK - host in maintenance for 60 s, (2) applications: [a,b]");
+    // Longer than it takes to be dropped.
+    std::thread::park_timeout(Duration::from_millis(4000));
+    assert_eq!(agent.list(), ["a", "b"]);
+    let said = agent.tell("/maintenance?0&appid=a");
+    assert_eq!(said, "OK - application [a] not in maintenance any more");
+    assert!(agent.line("a").starts_with("OK - application [a] in maintenance"), "the host's");
+    assert_eq!(agent.tell("/maintenance?0"), "OK - host not in maintenance any more");
+    // All have their whole time again.
+    for id in ["a", "b"] {
+        assert_eq!(agent.line(id), format!("OK - fine application [{id}]"));
+    }
+    agent.wait_line("a", "WARNING");
+    let log = agent.stop();
+    let of_a: Vec<_> = log.iter().filter(|line| line.contains("[a] is ")).collect();
+    assert_eq!(of_a.len(), 1, "late once, after the maintenance: {log:#?}");
+}
+
+#[test]
+fn pages_may_not_declare_maintenance() {
+    let agent = Agent::start(&[]);
+    agent.tell("/hb_init?60000&appid=a");
+    for header in [
+        "Origin: http://localhost:8888\r\n",
+        "Origin: null\r\n",
+        "origin: https://evil.example\r\n",
+        "Sec-Fetch-Site: cross-site\r\n",
+        "Sec-Fetch-Site: none\r\n",
+    ] {
+        for target in ["/maintenance?60000", "/maintenance?60000&appid=a", "/maintenance?0"] {
+            let (status, body) = agent.ask_with(target, header);
+            assert_eq!((status, body.as_str()), (403, "pages may not declare maintenance"));
+        }
+    }
+    assert_eq!(agent.line("a"), "OK - fine application [a]");
+    agent.stop();
+}
+
+fn with_state(scratch: &Scratch) -> Agent {
+    Agent::start(&[&format!("state_dir={}", scratch.0.display())])
+}
+
+fn state_file(scratch: &Scratch) -> PathBuf {
+    scratch.0.join("heartbeat.json")
+}
+
+#[test]
+fn a_restart_forgets_nobody() {
+    let scratch = Scratch::new("restart");
+    let agent = with_state(&scratch);
+    let ids = ["zebra", "a%7C%0A%22", "%E2%98%83", "late", "short"];
+    for id in ids {
+        agent.tell(&format!("/hb_init?600000&appid={id}"));
+    }
+    agent.tell("/hb_init?0&appid=late");
+    agent.tell("/hb_init?0&appid=short");
+    agent.tell("/hb_init?0&appid=dropped");
+    agent.tell("/maintenance?600000&appid=zebra");
+    agent.wait_line("late", "WARNING");
+    agent.tell("/hb_ping?2000&appid=short");
+    let list = agent.list();
+    agent.stop();
+    let again = with_state(&scratch);
+    assert_eq!(again.list(), list, "in the same order");
+    // Judged by its own promise: it was late already, and that is not told twice.
+    assert_eq!(again.line("late"), "WARNING - somewhat late application [late]");
+    assert!(again.line("zebra").starts_with("OK - application [zebra] in maintenance for 59"));
+    let line = again.tell("/status?appid=short");
+    assert!(line.starts_with("OK - fine") && line.ends_with(" delay=3000ms;;;"), "{line}");
+    again.wait_log("heartbeat: [late] is CRITICAL");
+    again.wait_log("heartbeat: [dropped] is dropped");
+    again.tell("/hb_ping?600000&appid=late");
+    let log = again.stop();
+    assert!(!log.iter().any(|line| line.contains("is WARNING")), "{log:#?}");
+    // Who was dropped before the restart comes back after it.
+    let third = with_state(&scratch);
+    third.tell("/hb_ping?600000&appid=dropped");
+    third.wait_log("heartbeat: [dropped] beats again");
+    third.stop();
+}
+
+#[test]
+fn killed_it_knows_what_it_knew_a_second_before() {
+    let scratch = Scratch::new("kill");
+    let mut agent = with_state(&scratch);
+    agent.tell("/hb_init?600000&appid=a");
+    agent.tell("/maintenance?600000");
+    let start = Instant::now();
+    let saved = || std::fs::read_to_string(state_file(&scratch)).unwrap_or_default();
+    wait_until("a saved table", || saved().contains("left_ms").then_some(()));
+    assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    agent.signal("-KILL");
+    agent.wait();
+    let mut again = with_state(&scratch);
+    assert_eq!(again.list(), ["a"]);
+    assert!(again.tell("/status").starts_with("OK - application [a] in maintenance for "));
+    // A goodbye is remembered as well.
+    again.tell("/hb_done?0&appid=a");
+    wait_until("a saved goodbye", || (!saved().contains("granted_ms")).then_some(()));
+    again.signal("-KILL");
+    again.wait();
+    let third = with_state(&scratch);
+    assert!(third.list().is_empty());
+    third.stop();
+}
+
+/// It was taken for damaged, because it was longer than what is read of it: everybody was forgotten.
+#[test]
+fn the_largest_table_there_can_be_survives_a_restart() {
+    let scratch = Scratch::new("large");
+    let agent = with_state(&scratch);
+    let mut line = Line::to(&agent);
+    // As long as ids can be, and longer still when they are written down.
+    let long = "%01".repeat(250);
+    for command in ["maintenance", "hb_ping"] {
+        for hundred in 0..100 {
+            let requests: String = (hundred * 100..hundred * 100 + 100)
+                .map(|id| {
+                    format!("HEAD /{command}?600000&appid={command}{id:05}{long} HTTP/1.1\r\n\r\n")
+                        .replace("appid=maintenance", "appid=m")
+                        .replace("appid=hb_ping", "appid=p")
+                })
+                .collect();
+            line.say(requests);
+            for _ in 0..100 {
+                assert_eq!(line.next(false).unwrap().status, 200);
+            }
+        }
+    }
+    agent.stop();
+    let again = with_state(&scratch);
+    assert_eq!(again.list().len(), 10_000);
+    assert!(again.line(&format!("m00000{long}")).contains(" in maintenance for "));
+    again.stop();
+}
+
+#[test]
+fn maintenance_cannot_fill_the_log() {
+    let agent = Agent::start(&[]);
+    let mut line = Line::to(&agent);
+    for _ in 0..300 {
+        line.get("/maintenance?60000&appid=a");
+    }
+    let log = agent.stop();
+    assert!(log.len() < 60, "{} lines", log.len());
+}
+
+#[test]
+fn a_beat_that_changes_nothing_writes_nothing() {
+    let scratch = Scratch::new("quiet");
+    let agent = with_state(&scratch);
+    agent.tell("/hb_init?5000&appid=a");
+    let written = || std::fs::metadata(state_file(&scratch)).ok()?.modified().ok();
+    let first = wait_until("a saved table", written);
+    let mut line = Line::to(&agent);
+    let until = Instant::now() + Duration::from_millis(2500);
+    while Instant::now() < until {
+        line.get("/hb_ping?5000&appid=a");
+    }
+    assert_eq!(written(), Some(first));
+    agent.stop();
+}
+
+#[test]
+fn a_damaged_table_is_kept_aside_and_said() {
+    let scratch = Scratch::new("damaged");
+    let whole =
+        r#"{"apps":[{"id":"a","granted_ms":61000,"age_ms":5}],"dropped":[],"maintenance":[]}"#;
+    for damaged in ["", "\0\0\0\0", &whole[..40], "[7]", r#"{"apps":7}"#] {
+        scratch.write("heartbeat.json", damaged);
+        let agent = with_state(&scratch);
+        let said = agent.wait_log("heartbeat.json is damaged");
+        assert!(
+            said.contains("it is kept as ") && said.contains("heartbeats begin anew"),
+            "{said}"
+        );
+        assert!(agent.list().is_empty());
+        assert_eq!(
+            std::fs::read(scratch.0.join("heartbeat.json.damaged")).unwrap(),
+            damaged.as_bytes()
+        );
+        agent.tell("/hb_init?60000&appid=b");
+        agent.stop();
+        let again = with_state(&scratch);
+        assert_eq!(again.list(), ["b"]);
+        again.stop();
+    }
+    // What an older or a newer version wrote is no damage; nonsense inside is left out.
+    scratch.write("heartbeat.json", r#"{"apps":[{"id":"a","granted_ms":61000,"age_ms":5},{"id":"no","granted_ms":0,"age_ms":0}],"newer":1}"#);
+    let agent = with_state(&scratch);
+    assert_eq!(agent.list(), ["a"]);
+    let log = agent.stop();
+    assert!(!log.iter().any(|line| line.contains("damaged")), "{log:#?}");
+}
+
+#[test]
+fn without_a_place_to_write_it_says_so_once_and_goes_on() {
+    let scratch = Scratch::new("unwritable");
+    // A file where the directory should be: root is not kept out by permissions.
+    let blocked = scratch.write("state", "");
+    let agent = Agent::start(&[&format!("state_dir={blocked}")]);
+    let said = agent.wait_log("heartbeats are kept in memory only, see state_dir");
+    assert!(said.contains(&format!("write {blocked}/heartbeat.json: ")), "{said}");
+    agent.tell("/hb_init?0&appid=a");
+    agent.tell("/hb_init?60000&appid=b");
+    agent.wait_line("a", "WARNING");
+    std::fs::remove_file(&blocked).unwrap();
+    std::fs::create_dir(&blocked).unwrap();
+    agent.tell("/hb_ping?60000&appid=a");
+    agent.wait_log("heartbeat.json can be written again");
+    let log = agent.stop();
+    assert_eq!(log.iter().filter(|line| line.contains("memory only")).count(), 1, "{log:#?}");
+    assert_eq!(lines_of(&scratch.0.join("state/heartbeat.json")).len(), 1);
+}
+
+#[test]
+fn out_of_descriptors_it_pauses_comes_back_and_has_forgotten_nobody() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
+    command.args(["-s", "usage.listen=127.0.0.1:0"]);
+    let agent = Agent::spawn(command);
+    let mut inside = Line::to(&agent);
+    for number in 0..20 {
+        inside.get(&format!("/hb_init?60000&appid=app{number}"));
+    }
+    let list = agent.list();
+    let flood: Vec<_> =
+        (0..100).map(|_| std::net::TcpStream::connect(agent.heartbeat()).unwrap()).collect();
+    agent.wait_log("heartbeat: cannot accept: ");
+    for number in 0..20 {
+        let answer = inside.get(&format!("/hb_ping?60000&appid=app{number}"));
+        assert_eq!(answer.body, "61000", "who is inside is served on");
+    }
+    assert_eq!(inside.get("/hb_ping?60000&appid=new").body, "61000");
+    drop(flood);
+    let start = Instant::now();
+    assert_eq!(agent.list(), [&list[..], &["new".to_owned()]].concat());
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    agent.stop();
+}

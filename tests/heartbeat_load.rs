@@ -1,0 +1,125 @@
+//! A thousand applications that beat every second while five thousand connections do nothing: each beat is answered,
+//! and soon.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+
+use support::Agent;
+use support::heartbeat::Line;
+
+const IDLE: usize = 5000;
+const APPS: usize = 1000;
+const SECONDS: usize = 10;
+const BUDGET: Duration = Duration::from_millis(50);
+/// Of a build without optimisation.
+const BUDGET_IDLE_BYTES: u64 = 20_000;
+
+/// An application with a connection of its own.
+struct App {
+    socket: TcpStream,
+    /// When its beats were due that are not answered yet; the oldest first.
+    due: Vec<Duration>,
+    heard: Vec<u8>,
+}
+
+impl App {
+    /// Reads what there is; how many answers came.
+    fn hear(&mut self) -> usize {
+        let mut part = [0; 4096];
+        loop {
+            match self.socket.read(&mut part) {
+                Ok(0) => panic!("the agent closed"),
+                Ok(count) => self.heard.extend_from_slice(&part[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let text = String::from_utf8(self.heard.clone()).unwrap();
+        let whole = text.rfind("\r\n\r\n2000").map_or(0, |at| at + 8);
+        let answers = text[..whole].matches("\r\n\r\n2000").count();
+        assert_eq!(text[..whole].matches("HTTP/1.1 200 OK\r\n").count(), answers, "{text}");
+        self.heard.drain(..whole);
+        answers
+    }
+}
+
+#[test]
+#[ignore = "holds 6 000 connections and measures time"]
+fn among_five_thousand_idle_connections_a_thousand_applications_are_heard_at_once() {
+    hm_agent::sys::raise_descriptor_limit().unwrap();
+    let agent = Agent::start(&[]);
+    Line::to(&agent).get("/list");
+    let before = agent.status("VmRSS");
+    let mut idle: Vec<Line> = (0..IDLE).map(|_| Line::to(&agent)).collect();
+    for line in &mut idle {
+        assert_eq!(line.get("/list").status, 200);
+    }
+    let each = (agent.status("VmRSS") - before) * 1024 / IDLE as u64;
+
+    let mut late = beat_for(&agent, SECONDS);
+    late.sort_unstable();
+    let percentile = |percent: usize| late[(late.len() - 1) * percent / 100];
+    println!(
+        "{} beats: p50 {:?}, p99 {:?}, max {:?}; {each} bytes RSS for an idle connection",
+        late.len(),
+        percentile(50),
+        percentile(99),
+        percentile(100)
+    );
+    assert_eq!(late.len(), APPS * SECONDS, "every beat is answered");
+    assert!(percentile(99) < BUDGET, "p99 {:?}", percentile(99));
+    assert!(each <= BUDGET_IDLE_BYTES, "{each} bytes");
+    let list = agent.list();
+    assert_eq!(list.len(), APPS, "nobody is missing");
+    assert!(!agent.log().iter().any(|line| line.contains("] is ")), "nobody was late");
+    for line in &mut idle {
+        assert_eq!(line.get("/hb_done?0&appid=app0").status, 200, "who was idle is served on");
+    }
+    agent.stop();
+}
+
+/// How long each beat waited for its answer, from when it was due.
+fn beat_for(agent: &Agent, seconds: usize) -> Vec<Duration> {
+    let mut poll = Poll::new().unwrap();
+    let mut apps: Vec<App> = (0..APPS)
+        .map(|at| {
+            let mut socket = TcpStream::connect(agent.heartbeat()).unwrap();
+            poll.registry().register(&mut socket, Token(at), Interest::READABLE).unwrap();
+            App { socket, due: Vec::new(), heard: Vec::new() }
+        })
+        .collect();
+    std::thread::park_timeout(Duration::from_millis(500)); // until all are connected
+    let (start, total) = (Instant::now(), APPS * seconds);
+    let due_at = |beat: usize| Duration::from_secs(1) * u32::try_from(beat).unwrap() / APPS as u32;
+    let deadline = due_at(total) + support::PATIENCE;
+    let (mut sent, mut late) = (0, Vec::with_capacity(total));
+    let mut events = Events::with_capacity(1024);
+    while late.len() < total && start.elapsed() < deadline {
+        while sent < total && start.elapsed() >= due_at(sent) {
+            let app = &mut apps[sent % APPS];
+            let number = sent % APPS;
+            // At once: of a request in pieces the kernel would hold back all but the first.
+            let request =
+                format!("GET /hb_ping?1000&appid=app{number} HTTP/1.1\r\nHost: a\r\n\r\n");
+            app.socket.write_all(request.as_bytes()).unwrap();
+            app.due.push(due_at(sent));
+            sent += 1;
+        }
+        let wait = if sent < total { due_at(sent).saturating_sub(start.elapsed()) } else { BUDGET };
+        poll.poll(&mut events, Some(wait)).unwrap();
+        let now = start.elapsed();
+        for event in &events {
+            let app = &mut apps[event.token().0];
+            for _ in 0..app.hear() {
+                late.push(now - app.due.remove(0));
+            }
+        }
+    }
+    late
+}
