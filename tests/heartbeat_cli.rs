@@ -232,7 +232,7 @@ fn signals_reach_the_command() {
     let file = scratch.0.join("log");
     let script = format!(
         "for s in INT USR1 USR2 HUP TERM; do trap \"echo $s >> {0}\" $s; done; echo ready >> {0}; \
-         while ! grep -q TERM {0}; do sleep 0.05; done; exit 9",
+         while [ -e {0} ] && ! grep -q TERM {0}; do sleep 0.05; done; exit 9",
         file.display()
     );
     let child = beat(&agent, &["--", "sh", "-c", &script]);

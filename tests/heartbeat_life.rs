@@ -36,9 +36,10 @@ fn thresholds_in_real_time() {
     agent.wait_log("heartbeat: [late] is dropped, od 6.0");
     agent.tell("/hb_ping?60000&appid=late");
     agent.wait_log("heartbeat: [late] beats again");
-    // What a subscriber saw of it, from one update to the next.
+    // What a subscriber saw of it, from one update to the next. The second in which it was very late may lie
+    // between two updates.
     let mut seen = Vec::new();
-    while seen.last().is_none_or(|last| last != "OK") || seen.len() < 3 {
+    while seen.len() < 3 {
         let update = client.json();
         let Some(apps) = update["heartbeats"].as_array() else { continue };
         let Some(late) = apps.iter().find(|app| app["app_id"] == "late") else { continue };
@@ -50,13 +51,13 @@ fn thresholds_in_real_time() {
             _ => 5.0..6.0,
         };
         assert!(bounds.contains(&od), "{late}");
-        let granted = if seen.len() < 3 { 1.0 } else { 61.0 };
-        if seen.last() != Some(&state) {
+        let granted = if seen.len() == 2 && state == "OK" { 61.0 } else { 1.0 };
+        assert_eq!(late["granted_seconds"], granted, "{late}");
+        if state != "CRITICAL" && seen.last() != Some(&state) {
             seen.push(state);
         }
-        assert!(seen.len() > 3 || late["granted_seconds"] == granted, "{late}");
     }
-    assert_eq!(seen, ["OK", "WARNING", "CRITICAL", "OK"]);
+    assert_eq!(seen, ["OK", "WARNING", "OK"]);
     agent.stop();
 }
 

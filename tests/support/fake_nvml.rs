@@ -101,6 +101,7 @@ impl Driver {
     pub fn hm_agent(&self, arguments: &[&str]) -> Command {
         let mut command = hm_agent();
         command.env("HM_FAKE_NVML", self.path("script")).args(arguments);
+        command.env("HM_AGENT_STATE_DIR", self.path("state"));
         command
     }
 
