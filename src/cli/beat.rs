@@ -13,6 +13,9 @@ use crate::error::reason;
 use crate::limits;
 use crate::sys;
 
+/// The longest promise, as a server that counts seconds has it.
+const WEEK_SECONDS: u64 = 7 * 86_400;
+
 /// What to run, and how to beat for it.
 #[derive(Debug)]
 pub struct Beat {
@@ -124,7 +127,15 @@ impl Pulse {
         let milliseconds = u64::try_from(self.every.as_millis()).unwrap_or(u64::MAX);
         let seconds = milliseconds.div_ceil(1000);
         let promised = if self.seconds { seconds } else { milliseconds };
-        let answer = self.ask("GET", command, promised)?;
+        let answer = match self.ask("GET", command, promised) {
+            // More seconds than a week has may be milliseconds that nobody recognises.
+            Err(_) if milliseconds > WEEK_SECONDS && !self.seconds => {
+                let answer = self.ask("GET", command, seconds)?;
+                self.seconds = answer.trim() == (seconds + 1).to_string();
+                answer
+            }
+            answer => answer?,
+        };
         // A server grants a second more than was promised, in its own unit: that tells which it is.
         let granted: u64 = answer.trim().parse().unwrap_or_default();
         if !self.seconds && milliseconds > 0 && granted == milliseconds + 1 {

@@ -23,6 +23,8 @@ impl Store {
         let store =
             Self { path: state_dir.join("heartbeat.json"), failing: AtomicBool::new(false) };
         let made = DirBuilder::new().recursive(true).mode(0o750).create(state_dir);
+        // Something else may be in its place, which the next line names better.
+        let made = made.or_else(|error| if state_dir.exists() { Ok(()) } else { Err(error) });
         let writable = made.and_then(|()| {
             File::create(store.beside("new")).and_then(|_| fs::remove_file(store.beside("new")))
         });
