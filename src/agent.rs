@@ -3,16 +3,16 @@
 //! Threads that are not started here: a port's connections, which the port waits for, and the one that
 //! asks file systems, which may hang and then must be left behind.
 
-use std::io;
+mod look;
+mod threads;
+
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Current, Settings, Sources};
-use crate::dial::heartbeat::Server;
+use crate::dial::hm::Link;
 use crate::embedded::GPU_PROBE;
 use crate::error::{Error, reason};
 use crate::feed::Feed;
@@ -23,7 +23,7 @@ use crate::serve::heartbeat::Heartbeat;
 use crate::serve::listener::{Admission, Port};
 use crate::serve::telemetry::Telemetry;
 use crate::serve::usage;
-use crate::snapshot::{Reading, Snapshot};
+use crate::snapshot::Reading;
 use crate::source::disks::Disks;
 use crate::source::gpu::Keeper;
 use crate::source::gpu::board::Board;
@@ -32,6 +32,9 @@ use crate::source::sampler::Sampler;
 use crate::sync::Stop;
 use crate::sys::{self, Event, Signal};
 use crate::watchdog::Watchdog;
+
+pub use look::look;
+use threads::Threads;
 
 /// What threads share.
 struct Shared {
@@ -46,6 +49,8 @@ struct Shared {
     complete: Event,
     /// If its port is on.
     watchdog: Option<Watchdog>,
+    /// If there is a hub.
+    hm: Option<Link>,
 }
 
 /// Runs until a signal says stop. The error is one that keeps the agent from starting or going on.
@@ -77,7 +82,11 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
 
 fn say_hello(settings: &Settings, config: &Config) {
     let file = settings.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
-    let services = [("usage", config.usage.enabled), ("heartbeat", config.heartbeat.enabled)];
+    let services = [
+        ("usage", config.usage.enabled),
+        ("heartbeat", config.heartbeat.enabled),
+        ("hm", config.hm.is_some()),
+    ];
     let services: Vec<_> = services.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let services = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
     let node = machine::node_id(config.node_id.as_deref(), &config.roots);
@@ -106,6 +115,18 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         Some(_) => Some(Watchdog::open(&config.state_dir).map_err(events)?),
         None => None,
     };
+    let hm = match &config.hm {
+        Some(settings) if settings.url.starts_with("wss://") => {
+            log::warn!("hm.url: this version speaks no TLS yet, so nothing is reported to hm");
+            None
+        }
+        Some(settings) => {
+            let node_id = machine::node_id(config.node_id.as_deref(), &config.roots);
+            let node_id = node_id.unwrap_or_default();
+            Some(Link::new(settings.clone(), node_id, config.gpu.primary, &config.state_dir)?)
+        }
+        None => None,
+    };
     let shared = Arc::new(Shared {
         stop: Stop::new().map_err(events)?,
         machine: machine::read(&config.roots),
@@ -115,6 +136,7 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         feed: Feed::new(first).map_err(events)?,
         complete: Event::new().map_err(events)?,
         watchdog,
+        hm,
     });
     let context = shared.clone();
     threads.start("gpu", move || {
@@ -126,6 +148,22 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         context.keep_sampling(sampler);
         Ok(())
     })?;
+    if shared.hm.is_some() {
+        let context = shared.clone();
+        threads.start("hm", move || {
+            if let Some(hm) = &context.hm {
+                hm.deliver(&context.stop);
+            }
+            Ok(())
+        })?;
+        let context = shared.clone();
+        threads.start("hm-reports", move || {
+            if let Some(hm) = &context.hm {
+                hm.report(&context.feed, &context.complete, &context.stop);
+            }
+            Ok(())
+        })?;
+    }
     if let Some(port) = usage {
         let context = shared.clone();
         threads.start("usage", move || context.serve_telemetry(&port))?;
@@ -218,7 +256,9 @@ impl Shared {
     fn read(&self, sampler: &mut Sampler, config: &Config) -> Reading {
         let gpus = self.gpus.gpus(config, Instant::now());
         let heartbeats = self.watchdog.as_ref().map(Watchdog::statuses);
-        Reading { gpus, heartbeats: heartbeats.unwrap_or_default().into(), ..sampler.read() }
+        let links = self.hm.iter().map(Link::status).collect();
+        let heartbeats = heartbeats.unwrap_or_default().into();
+        Reading { gpus, heartbeats, links, ..sampler.read() }
     }
 
     /// Clients wait a moment in the backlog until it is known how it stands with the GPUs: who asks only
@@ -263,92 +303,6 @@ fn telemetry_admission(config: &Config) -> Admission<'_> {
 fn latest_tick(next: Instant, now: Instant, interval: Duration) -> Instant {
     let missed = now.saturating_duration_since(next).as_nanos() / interval.as_nanos().max(1);
     next + interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX))
-}
-
-/// One look at this machine: two readings, half a second apart, or as much later as the first word on the
-/// GPUs takes.
-pub fn look(config: Config) -> Result<(Machine, Snapshot), Error> {
-    let events = |error| Error::system("create an event", error);
-    let (stop, gpus) = (Stop::new().map_err(events)?, Board::new().map_err(events)?);
-    let settings = Current::new(config);
-    let config = settings.get();
-    let mut sampler = Sampler::new(config.roots.clone(), Disks::new(sys::statvfs));
-    let (first, second) = std::thread::scope(|scope| {
-        scope.spawn(|| Keeper::new(&gpus, &settings, GPU_PROBE).run(&stop));
-        let first = sampler.first();
-        let start = Instant::now();
-        sys::wait_readable([gpus.arrived()], Some(limits::GPU_PATIENCE));
-        std::thread::sleep(limits::SAMPLE_WINDOW.saturating_sub(start.elapsed()));
-        let gpus = gpus.gpus(&config, Instant::now());
-        // They beat to the agent that runs on this machine, if one does.
-        let beating = match config.heartbeat.enabled {
-            true => Server::at(config.heartbeat.listen).statuses(limits::SHOWN_HEARTBEATS),
-            false => Vec::new(),
-        };
-        let second = Reading { gpus, heartbeats: beating.into(), ..sampler.read() };
-        stop.ring();
-        (first, second)
-    });
-    let first = first?;
-    let boot = Snapshot::derive(None, &first);
-    Ok((machine::read(&config.roots), Snapshot::derive(Some((&first, &boot)), &second)))
-}
-
-/// The threads that were started, and what became of them.
-struct Threads {
-    running: Vec<(&'static str, JoinHandle<()>)>,
-    ended: (Sender<Ended>, Receiver<Ended>),
-}
-
-/// A thread's name, and how it ended.
-type Ended = (&'static str, Result<(), Error>);
-
-impl Threads {
-    fn new() -> Self {
-        Self { running: Vec::new(), ended: channel() }
-    }
-
-    /// Starts a thread. One that fails stops the agent.
-    fn start(
-        &mut self,
-        name: &'static str,
-        work: impl FnOnce() -> Result<(), Error> + Send + 'static,
-    ) -> Result<(), Error> {
-        let ended = self.ended.0.clone();
-        let thread = Builder::new().name(name.to_owned()).stack_size(limits::SERVICE_STACK_BYTES);
-        let spawned = thread.spawn(move || {
-            let result = work();
-            let failed = result.is_err();
-            // Nobody listens only when the process is ending anyway.
-            let _ = ended.send((name, result));
-            if failed {
-                sys::ask_to_stop();
-            }
-        });
-        let fail = |error: io::Error| Error::system(format!("start the thread {name}"), error);
-        self.running.push((name, spawned.map_err(fail)?));
-        Ok(())
-    }
-
-    /// Waits for all threads, `patience` in all. The error is that of the first one that failed.
-    fn join(mut self, patience: Duration) -> Result<(), Error> {
-        let deadline = Instant::now() + patience;
-        let mut result = Ok(());
-        while !self.running.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let Ok((name, outcome)) = self.ended.1.recv_timeout(left) else {
-                let names: Vec<_> = self.running.iter().map(|(name, _)| *name).collect();
-                log::warn!("ending without waiting any longer for: {}", names.join(", "));
-                break;
-            };
-            result = result.and(outcome);
-            if let Some(at) = self.running.iter().position(|(running, _)| *running == name) {
-                // It has sent its last message; a panic would have ended the process.
-                let _ = self.running.swap_remove(at).1.join();
-            }
-        }
-        result
-    }
 }
 
 #[cfg(test)]

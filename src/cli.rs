@@ -15,6 +15,7 @@ use log::LevelFilter;
 use crate::agent;
 use crate::config::{Config, Settings, Sources};
 use crate::dial::heartbeat::Server;
+use crate::dial::hm::Link;
 use crate::error::Error;
 use crate::logger;
 use crate::parse::decimal;
@@ -240,7 +241,11 @@ fn check(sources: &Sources) -> Result<(), Error> {
         let _ = writeln!(std::io::stderr(), "hm-agent: {remark}");
     }
     let node = machine::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
-    print(&format!("{}# this node is \"{}\"\n", settings.effective(), node.escape_debug()))
+    let mut text = format!("{}# this node is \"{}\"\n", settings.effective(), node.escape_debug());
+    if let Some(hm) = &config.hm {
+        text += &Link::rehearse(hm, &node)?;
+    }
+    print(&text)
 }
 
 fn sample(sources: &Sources, json: bool) -> Result<(), Error> {

@@ -42,6 +42,8 @@ pub struct Config {
     pub usage: Usage,
     /// `heartbeat.*`.
     pub heartbeat: Heartbeat,
+    /// `hm.*`; `None`: off.
+    pub hm: Option<Hm>,
 }
 
 /// Where the machine's `/proc`, `/sys` and `/` are.
@@ -109,11 +111,31 @@ pub struct Heartbeat {
     pub on_overdue: Vec<String>,
 }
 
+/// `hm.*`: the central health monitor.
+#[derive(Debug, Clone)]
+pub struct Hm {
+    /// `hm.url`.
+    pub url: String,
+    /// `hm.project`.
+    pub project: String,
+    /// `hm.models`.
+    pub models: Vec<String>,
+    /// `hm.report_interval`.
+    pub report_interval: Duration,
+    /// `hm.ping_interval`.
+    pub ping_interval: Duration,
+}
+
 /// A text that must not be shown: it has no `Display`, and its `Debug` says nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
+    /// The text itself, for the one who must send it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
     /// Compares in a time that depends on the candidate's length alone.
     pub fn matches(&self, candidate: &[u8]) -> bool {
         let secret = self.0.as_bytes();
@@ -182,6 +204,13 @@ impl Config {
                 },
                 on_overdue: settings.list("heartbeat.on_overdue").to_vec(),
             },
+            hm: settings.text("hm.url").map(|url| Hm {
+                url: url.to_owned(),
+                project: settings.text("hm.project").unwrap_or_default().to_owned(),
+                models: settings.list("hm.models").to_vec(),
+                report_interval: Duration::from_secs(settings.int("hm.report_interval")),
+                ping_interval: Duration::from_secs(settings.int("hm.ping_interval")),
+            }),
         })
     }
 }

@@ -19,6 +19,7 @@ pub mod embedded; // what the agent carries with it
 pub mod error; // one error type, messages a tired operator can act on
 pub mod feed; // the current sample, shared, with a bell for the next one
 pub mod limits; // every cap, deadline and interval that is not a setting
+pub mod link; // reconnecting, keepalive: pure state machines
 pub mod logger; // log lines on standard error
 pub mod parse; // bytes -> data, one file per kernel file
 pub mod programs; // programs that the agent starts
@@ -27,6 +28,7 @@ pub mod report; // a snapshot as text for a person
 pub mod serve; // what others connect to
 pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent = None
 pub mod source; // reads this machine
+pub mod stream; // a socket with a deadline before every wait
 pub mod sync; // lock, stop, bucket
 pub mod sys; // the only unsafe code
 pub mod watch; // the heartbeat table: pure state machine, `now` is a parameter

@@ -124,6 +124,35 @@ pub const SHOWN_HEARTBEATS: usize = 100;
 /// The longest answer of one: a list of all applications.
 pub const ANSWER_BYTES: usize = 4 << 20;
 
+/// A TCP connection to one address is there within this, or the next address is tried.
+pub const CONNECT: Duration = Duration::from_secs(10);
+/// A proxy's answer, TLS, and the upgrade to a WebSocket take each no longer than this.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// tungstenite's read buffer for a link: answers are a few hundred bytes long.
+pub const LINK_READ_BUFFER_BYTES: usize = 4 << 10;
+/// A server's message larger than this ends the connection.
+pub const SERVER_MESSAGE_BYTES: usize = 256 << 10;
+/// A report that a server has not answered within this ends the connection.
+pub const ANSWER: Duration = Duration::from_secs(20);
+/// Between two reports, when many wait: a hub that comes back has all its nodes to listen to.
+pub const REPORT_PAUSE: Duration = Duration::from_millis(50);
+/// A hub that asks for later is asked after the first, then after twice as long each time, up to the second.
+pub const LATER: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
+/// A hub that still holds this node's old connection notices within 30 s that it is gone.
+pub const ALREADY_ONLINE: Duration = Duration::from_secs(10);
+/// A link on which reports were answered for so long is good: the next outage is a new one.
+pub const STABLE: Duration = Duration::from_secs(120);
+/// The first and the longest wait between two tries to connect; see [`crate::link::Backoff`].
+pub const RECONNECT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
+/// A server that has answered pings and has been silent for so long is gone.
+pub const PONG: Duration = Duration::from_secs(45);
+/// Reports that wait for a server to come back: three and a half days of one every 30 s.
+pub const BACKLOG_REPORTS: usize = 10_000;
+/// Lines of delivered reports in the file of those that wait, before it is written anew.
+pub const STALE_LINES: usize = 2000;
+/// That file is never so large.
+pub const SPOOL_BYTES: u64 = 64 << 20;
+
 /// Log lines that peers can cause: so many at once, then one a second; the rest is counted.
 pub const PEER_LOG_LINES: u32 = 20;
 

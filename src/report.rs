@@ -20,6 +20,7 @@ pub fn text(machine: &Machine, snapshot: &Snapshot) -> String {
     gpus::gpus(&mut out, snapshot);
     devices(&mut out, snapshot);
     heartbeats(&mut out, snapshot);
+    links(&mut out, snapshot);
     out.0
 }
 
@@ -103,6 +104,20 @@ fn heartbeats(out: &mut Table, snapshot: &Snapshot) {
         let left = status.maintenance.map(|left| format!(", maintenance {} s", left.as_secs()));
         let how = format!("od {:.2} of {granted} s{}", status.od, left.unwrap_or_default());
         out.row("heartbeat", &[status.lateness.name(), &format!("{}, {how}", status.id)]);
+    }
+}
+
+fn links(out: &mut Table, snapshot: &Snapshot) {
+    for link in snapshot.links.iter() {
+        let ago = |at: u64| duration(snapshot.unix_seconds.saturating_sub(at) as f64);
+        let mut how = vec![format!("for {}", ago(link.since_unix_seconds))];
+        how.extend(link.last_answer_unix_seconds.map(|at| format!("last answer {} ago", ago(at))));
+        how.push(format!("{} reports wait", link.backlog));
+        if link.dropped > 0 {
+            how.push(format!("{} dropped", link.dropped));
+        }
+        how.extend(link.last_outage.as_ref().map(|why| format!("last outage: {why}")));
+        out.row(&link.name, &[&link.state, &how.join(", ")]);
     }
 }
 

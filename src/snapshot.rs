@@ -9,6 +9,7 @@ pub mod gpu;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::link::LinkStatus;
 use crate::parse::diskstats::DiskStat;
 use crate::parse::loadavg::LoadAvg;
 use crate::parse::meminfo::MemInfo;
@@ -53,6 +54,8 @@ pub struct Reading {
     pub gpus: Arc<Gpus>,
     /// Applications that promised to beat.
     pub heartbeats: Arc<[Status]>,
+    /// Links to servers.
+    pub links: Arc<[LinkStatus]>,
 }
 
 /// The three pressure files; `None` where the kernel has none (before 4.20, or switched off).
@@ -139,6 +142,8 @@ pub struct Snapshot {
     pub gpus: Arc<Gpus>,
     /// Applications that promised to beat.
     pub heartbeats: Arc<[Status]>,
+    /// Links to servers.
+    pub links: Arc<[LinkStatus]>,
 }
 
 /// Use of the processors since the previous reading.

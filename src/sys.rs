@@ -2,6 +2,7 @@
 //! safe wrapper of one system call, and says in its SAFETY line why the call is sound.
 #![allow(unsafe_code)]
 
+pub mod net;
 #[cfg(feature = "gpu-probe")]
 pub mod nvml;
 pub mod process;
@@ -115,15 +116,8 @@ pub struct SocketOptions {
 /// Sets what connections inherit. `listen` a second time only changes the backlog.
 pub fn set_listener_options(listener: &TcpListener, options: &SocketOptions) -> io::Result<()> {
     let fd = listener.as_fd();
-    let (idle, interval, count) = options.keepalive_seconds;
-    let unconfirmed = libc::c_int::try_from(options.unconfirmed.as_millis()).unwrap_or(0);
     set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, options.send_buffer_bytes)?;
-    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, interval)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, unconfirmed)?;
+    net::notice_loss(fd, options.keepalive_seconds, options.unconfirmed)?;
     // SAFETY: listen takes no pointers.
     check(unsafe { libc::listen(fd.as_raw_fd(), options.backlog) }).map(drop)
 }

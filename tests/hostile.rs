@@ -140,6 +140,8 @@ fn a_client_that_vanishes_without_a_word_is_noticed() {
     let mut command = Command::new("ip");
     command.args(["netns", "exec", &cable.inner, env!("CARGO_BIN_EXE_hm-agent")]);
     command.args(["-s", "usage.listen=10.77.0.1:0", "-s", "interval=1"]);
+    // Loopback is down there.
+    command.args(["-s", "heartbeat.enabled=false"]);
     command.args(["-s", "log_level=debug"]);
     let agent = Agent::spawn(command);
     let script = format!("{}/tests/peers/usage_websockets.py", env!("CARGO_MANIFEST_DIR"));

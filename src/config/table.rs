@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::value::Kind;
+use crate::dial::address::Address;
 
 /// One setting.
 pub struct Row {
@@ -52,8 +53,9 @@ const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
 const WEBSOCKET_URL: Kind = Kind::Text {
     what: "an address such as ws://host:port/path or wss://host/path",
     check: |text| {
-        let rest = text.strip_prefix("ws://").or_else(|| text.strip_prefix("wss://"));
-        rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?']))
+        // What is behind TLS is the same address.
+        let plain = text.strip_prefix("wss://").map(|rest| format!("ws://{rest}"));
+        Address::parse(plain.as_deref().unwrap_or(text)).is_ok()
     },
 };
 const NAMES: Kind = Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
@@ -121,11 +123,11 @@ pub const ROWS: &[Row] = &[
         OnReload,
     ),
     row("heartbeat.on_overdue", None, NAMES, OnReload),
-    row("hm.url", None, WEBSOCKET_URL, Later),
-    row("hm.project", Some(""), TEXT, Later),
-    row("hm.models", Some(""), NAMES, Later),
-    row("hm.report_interval", Some("30"), seconds(86_400), Later),
-    row("hm.ping_interval", Some("10"), seconds(29), Later),
+    row("hm.url", None, WEBSOCKET_URL, OnRestart),
+    row("hm.project", Some(""), TEXT, OnRestart),
+    row("hm.models", Some(""), NAMES, OnRestart),
+    row("hm.report_interval", Some("30"), seconds(86_400), OnRestart),
+    row("hm.ping_interval", Some("10"), seconds(29), OnRestart),
     row("core.url", None, WEBSOCKET_URL, Later),
     row("core.token", Some("default-token"), Kind::Secret, Later),
     row("core.token_file", None, PATH, Later),

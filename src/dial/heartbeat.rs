@@ -1,7 +1,7 @@
 //! One question to a heartbeat server: this agent's port 8888, or another server of the same protocol.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::error::reason;
@@ -52,12 +52,7 @@ impl Server {
 
     /// The one that listens on an address of this machine.
     pub fn at(address: SocketAddr) -> Self {
-        let ip = match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        };
-        Self { authority: SocketAddr::new(ip, address.port()).to_string(), prefix: String::new() }
+        Self { authority: super::local(address).to_string(), prefix: String::new() }
     }
 
     /// How all its applications are, at most so many; none if it does not say.

@@ -1,3 +1,20 @@
 //! What the agent connects to.
 
+pub mod address;
 pub mod heartbeat;
+pub mod hm;
+pub mod socket;
+pub mod spool;
+pub mod telemetry;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Where to reach what listens on `address` of this machine.
+fn local(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

@@ -5,5 +5,6 @@
 
 pub mod frame;
 pub mod heartbeat;
+pub mod hm;
 pub mod probe;
 pub mod usage;

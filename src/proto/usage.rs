@@ -164,14 +164,15 @@ struct UsageUpdate<'a> {
     detail: Option<UsageDetail<'a>>,
 }
 
+/// The GPU of messages that have room for one; memory in MiB.
 #[derive(Serialize, Default)]
-struct PrimaryGpu {
+pub(super) struct PrimaryGpu {
     #[serde(skip_serializing_if = "Option::is_none")]
-    gpu_percent: Option<u32>,
+    pub(super) gpu_percent: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    gpu_mem_used_mb: Option<u64>,
+    pub(super) gpu_mem_used_mb: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    gpu_mem_total_mb: Option<u64>,
+    pub(super) gpu_mem_total_mb: Option<u64>,
 }
 
 /// `usage_update`.
@@ -190,7 +191,7 @@ pub fn usage_update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> St
     })
 }
 
-fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {
+pub(super) fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {
     match primary {
         Primary::Index(index) => {
             let Some(gpu) = gpus.iter().find(|gpu| gpu.index == index) else {

@@ -9,12 +9,12 @@ use log::Level;
 
 use super::http::{Head, HeadError, Refusal};
 use super::listener::Guest;
-use super::stream::Stream;
 use crate::config::Current;
 use crate::error::reason;
 use crate::limits;
 use crate::logger::PeerLog;
 use crate::proto::heartbeat::{self, Request, Unit};
+use crate::stream::Stream;
 use crate::watch::Watch;
 use crate::watchdog::Watchdog;
 

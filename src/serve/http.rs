@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use httparse::Header;
 
-use super::stream::Stream;
 use crate::limits;
 use crate::parse::percent_decode;
+use crate::stream::Stream;
 
 /// Why a head could not be read.
 #[derive(Debug)]

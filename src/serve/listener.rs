@@ -11,11 +11,11 @@ use log::Level;
 
 use super::http::Refusal;
 use super::permits::{Permit, Permits};
-use super::stream::Stream;
 use crate::config::{Config, Current};
 use crate::error::{Error, reason};
 use crate::limits;
 use crate::logger::PeerLog;
+use crate::stream::Stream;
 use crate::sync::Stop;
 use crate::sys::{self, Crew, SocketOptions};
 

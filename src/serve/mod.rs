@@ -6,7 +6,6 @@ pub mod heartbeat;
 pub mod http;
 pub mod listener;
 pub mod permits;
-pub mod stream;
 pub mod telemetry;
 pub mod usage;
 pub mod websocket;

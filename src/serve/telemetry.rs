@@ -5,13 +5,13 @@ use log::Level;
 use super::client_address;
 use super::http::{self, Head, HeadError, Refusal};
 use super::listener::{Guest, too_many_of};
-use super::stream::Stream;
 use super::usage;
 use super::websocket;
 use crate::config::{Secret, Usage};
 use crate::error::reason;
 use crate::logger::PeerLog;
 use crate::parse::quote;
+use crate::stream::Stream;
 
 /// What every connection of this port shares.
 pub struct Telemetry<'a> {

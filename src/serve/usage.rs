@@ -13,7 +13,6 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-use super::stream::Stream;
 use crate::config::Current;
 use crate::error::reason;
 use crate::feed::{Feed, Sample};
@@ -21,6 +20,7 @@ use crate::limits;
 use crate::logger::unix_seconds;
 use crate::proto::frame;
 use crate::proto::usage::{self, Machine, Request, SUBSCRIBED, UNSUBSCRIBED};
+use crate::stream::Stream;
 use crate::sync::Bucket;
 use crate::sys;
 

@@ -6,8 +6,8 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 use super::http::{Head, Refusal};
-use super::stream::Stream;
 use crate::limits;
+use crate::stream::Stream;
 
 /// Whether a browser's page may open a WebSocket here. Programs send no `Origin` and are not asked.
 pub fn origin_allowed(head: &Head<'_>, allowed: &[String]) -> bool {

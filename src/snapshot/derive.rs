@@ -49,6 +49,7 @@ impl Snapshot {
             oom_kills: now.oom_kills,
             gpus: now.gpus.clone(),
             heartbeats: now.heartbeats.clone(),
+            links: now.links.clone(),
         }
     }
 }

@@ -93,6 +93,7 @@ impl Sampler {
             file_systems: self.file_systems(),
             gpus: Arc::default(),
             heartbeats: Arc::default(),
+            links: Arc::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod fake_nvml;
 pub mod heartbeat;
+pub mod hub;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

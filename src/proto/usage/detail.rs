@@ -5,6 +5,7 @@
 use serde::Serialize;
 
 use super::one_decimal;
+use crate::link::LinkStatus;
 use crate::parse::pressure::{Pressure, Stall};
 use crate::snapshot::gpu::{Gpu, Nvidia};
 use crate::snapshot::{DiskRate, FileSystem, NetRate, Pressures, Snapshot, TrafficRate};
@@ -34,6 +35,7 @@ pub(super) struct UsageDetail<'a> {
     nvidia: Option<&'a Nvidia>,
     gpus: &'a [Gpu],
     heartbeats: Vec<HeartbeatDetail<'a>>,
+    links: &'a [LinkStatus],
 }
 
 #[derive(Serialize)]
@@ -169,6 +171,7 @@ pub(super) fn usage_detail(snapshot: &Snapshot) -> UsageDetail<'_> {
         nvidia: snapshot.gpus.nvidia.as_ref(),
         gpus: &snapshot.gpus.each,
         heartbeats: snapshot.heartbeats.iter().map(heartbeat_detail).collect(),
+        links: &snapshot.links,
     }
 }
 

@@ -1,16 +1,16 @@
-//! A client's socket with a deadline before every wait. Reading never blocks; writing blocks until the
-//! deadline or until the agent stops.
+//! A socket with a deadline before every wait. Reading never blocks; writing blocks until the deadline or
+//! until the agent stops.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::sync::Stop;
 use crate::sys::{self, Until};
 
-/// A connection to a client.
+/// A connection to a client, or to a server.
 pub struct Stream<'a> {
     socket: TcpStream,
     stop: &'a Stop,
@@ -19,7 +19,7 @@ pub struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    /// Takes over a socket that was just accepted.
+    /// Takes over a socket that was just accepted or connected.
     pub fn new(socket: TcpStream, stop: &'a Stop) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self { socket, stop, write_by: Instant::now() + limits::WRITE, last_words: false })
@@ -33,6 +33,12 @@ impl<'a> Stream<'a> {
     /// Whether the agent is stopping.
     pub fn stopping(&self) -> bool {
         self.stop.is_rung()
+    }
+
+    /// Waits until there is something to read, `timeout` at most. Says whether the agent is stopping.
+    pub fn wait_readable(&self, timeout: Duration) -> bool {
+        let [_, stopped] = sys::wait_readable([self.as_fd(), self.stop.as_fd()], Some(timeout));
+        stopped
     }
 
     /// Reads what there is, waiting for it until `deadline`. Zero bytes: the client has ended.

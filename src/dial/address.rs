@@ -1,0 +1,231 @@
+//! Where a WebSocket server is: a `ws://` address, and the proxy on the way there.
+
+/// A server's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Name or IP address, without brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// What is asked for there: path and query.
+    pub target: String,
+}
+
+impl Address {
+    /// Reads `ws://HOST[:PORT][/PATH][?QUERY]`. The error says what is wrong.
+    pub fn parse(url: &str) -> Result<Self, String> {
+        if url.starts_with("wss://") {
+            return Err("this version speaks no TLS: only ws://".to_owned());
+        }
+        let rest = url.strip_prefix("ws://").ok_or("it must begin with ws://")?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(end);
+        if authority.contains('@') {
+            return Err("it must not hold a user's name".to_owned());
+        }
+        let (host, port) = host_and_port(authority, 80)?;
+        let target = target.split('#').next().unwrap_or_default();
+        if let Some(odd) = target.chars().find(|letter| !letter.is_ascii_graphic()) {
+            return Err(format!("\"{}\" must be percent-encoded", odd.escape_debug()));
+        }
+        let slash = if target.starts_with('/') { "" } else { "/" };
+        Ok(Self { host, port, target: format!("{slash}{target}") })
+    }
+
+    /// Host and port as they stand in a `Host` header and in CONNECT.
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
+    }
+
+    /// The whole, without its query, which may hold a secret.
+    pub fn shown(&self) -> String {
+        let path = self.target.split('?').next().unwrap_or_default();
+        format!("ws://{}{path}", self.authority())
+    }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+fn host_and_port(authority: &str, default: u16) -> Result<(String, u16), String> {
+    let (host, port) = match authority.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(Some((host, port))) => (host, port.strip_prefix(':')),
+        Some(None) => return Err("a \"]\" is missing".to_owned()),
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let allowed = |letter: char| letter.is_ascii_alphanumeric() || ".-_:%".contains(letter);
+    if host.is_empty() || !host.chars().all(allowed) {
+        return Err("its host is missing or no name".to_owned());
+    }
+    let port = match port {
+        None | Some("") => default,
+        Some(port) => port
+            .parse()
+            .ok()
+            .filter(|port| *port > 0)
+            .ok_or_else(|| format!("\"{}\" is no port", port.escape_debug()))?,
+    };
+    Ok((host.to_owned(), port))
+}
+
+/// A proxy that passes TCP connections on (`CONNECT`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proxy {
+    /// Name or IP address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// `user:password`, if the address names them.
+    pub credentials: Option<String>,
+}
+
+impl Proxy {
+    /// The proxy on the way to `address`, if the environment names one: `http_proxy` (in small letters only,
+    /// as curl has it: a CGI script's client can set the other) or `ALL_PROXY`; not for hosts in `NO_PROXY`.
+    /// `variable` reads one.
+    pub fn for_address(
+        address: &Address,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, String> {
+        let set = |names: &[&'static str]| {
+            names
+                .iter()
+                .find_map(|name| Some((*name, variable(name)?)))
+                .filter(|(_, v)| !v.is_empty())
+        };
+        if let Some((_, hosts)) = set(&["no_proxy", "NO_PROXY"])
+            && hosts.split(',').any(|entry| is_excepted(&address.host, entry.trim()))
+        {
+            return Ok(None);
+        }
+        let Some((name, text)) = set(&["http_proxy", "all_proxy", "ALL_PROXY"]) else {
+            return Ok(None);
+        };
+        Self::parse(&text).map(Some).map_err(|why| format!("{name}: {why}"))
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        let rest = match text.split_once("://") {
+            Some(("http", rest)) => rest,
+            Some((scheme, _)) => {
+                return Err(format!(
+                    "a proxy of {} is not understood, only http",
+                    scheme.escape_debug()
+                ));
+            }
+            None => text,
+        };
+        let rest = rest.split('/').next().unwrap_or_default();
+        let (credentials, authority) = match rest.rsplit_once('@') {
+            Some((credentials, authority)) => (Some(credentials), authority),
+            None => (None, rest),
+        };
+        let (host, port) = host_and_port(authority, 80)?;
+        let decoded = credentials.map(crate::parse::percent_decode);
+        let credentials = decoded.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Ok(Self { host, port, credentials })
+    }
+
+    /// What is said to it first: the request for a connection to `address`.
+    pub fn request(&self, address: &Address) -> String {
+        let authority = address.authority();
+        let authorization = self.credentials.as_ref().map(|credentials| {
+            let encoded = data_encoding::BASE64.encode(credentials.as_bytes());
+            format!("Proxy-Authorization: Basic {encoded}\r\n")
+        });
+        let authorization = authorization.unwrap_or_default();
+        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{authorization}\r\n")
+    }
+}
+
+/// Whether an entry of `NO_PROXY` means `host`: itself, or a domain that it is in.
+fn is_excepted(host: &str, entry: &str) -> bool {
+    let domain = entry.trim_start_matches("*.").trim_start_matches('.');
+    let (host, domain) = (host.to_ascii_lowercase(), domain.to_ascii_lowercase());
+    if entry == "*" {
+        return true;
+    }
+    !domain.is_empty()
+        && host.strip_suffix(&domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Address {
+        Address::parse(url).unwrap()
+    }
+
+    #[test]
+    fn addresses() {
+        let hub = parse("ws://hub:9521/websocket");
+        assert_eq!((hub.host.as_str(), hub.port), ("hub", 9521));
+        assert_eq!(hub.target, "/websocket");
+        let core = parse("ws://core.example?token=s3cret");
+        assert_eq!((core.port, core.target.as_str()), (80, "/?token=s3cret"));
+        assert_eq!(core.shown(), "ws://core.example:80/");
+        let six = parse("ws://[2001:db8::1]/x#y");
+        assert_eq!((six.host.as_str(), six.port, six.target.as_str()), ("2001:db8::1", 80, "/x"));
+        assert_eq!(six.authority(), "[2001:db8::1]:80");
+        for bad in [
+            "http://x",
+            "wss://x",
+            "ws://",
+            "ws:///path",
+            "ws://a:b",
+            "ws://a:0",
+            "ws://a:65536",
+            "ws://[::1",
+            "ws://u@h",
+            "ws://h h/",
+            "ws://h/ä",
+            "ws://h/a b",
+        ] {
+            assert!(Address::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    fn proxy(url: &str, environment: &[(&str, &str)]) -> Option<String> {
+        let variable = |name: &str| {
+            environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        let found = Proxy::for_address(&parse(url), variable).unwrap()?;
+        Some(format!("{}:{}", found.host, found.port))
+    }
+
+    #[test]
+    fn proxies_are_those_of_the_environment() {
+        let both = [("ALL_PROXY", "http://p:3128"), ("http_proxy", "q:8080/")];
+        assert_eq!(proxy("ws://hub/", &both).as_deref(), Some("q:8080"));
+        assert_eq!(proxy("ws://hub/", &[("HTTP_PROXY", "q")]), None);
+        assert_eq!(proxy("ws://hub/", &[("ALL_PROXY", "q")]).as_deref(), Some("q:80"));
+        for (host, entries, direct) in [
+            ("hub.example.org", "localhost, .example.org", true),
+            ("hub.example.org", "example.org", true),
+            ("hub.example.org", "*.example.org", true),
+            ("notexample.org", "example.org", false),
+            ("hub", "*", true),
+            ("hub", "", false),
+        ] {
+            let environment = [("http_proxy", "p"), ("NO_PROXY", entries)];
+            let found = proxy(&format!("ws://{host}/"), &environment);
+            assert_eq!(found.is_none(), direct, "{host} and {entries:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_asked_for_a_connection() {
+        let with = Proxy::parse("http://us%40er:pa:ss@p:1").unwrap();
+        assert_eq!(with.credentials.as_deref(), Some("us@er:pa:ss"));
+        assert_eq!(
+            with.request(&parse("ws://hub/x")),
+            "CONNECT hub:80 HTTP/1.1\r\nHost: hub:80\r\nProxy-Authorization: Basic dXNAZXI6cGE6c3M=\r\n\r\n"
+        );
+        assert!(Proxy::parse("socks5://p:1").is_err());
+    }
+}

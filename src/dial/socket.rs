@@ -1,0 +1,215 @@
+//! A WebSocket to a server: every step has a deadline, every failure says at which step it was, and the agent's
+//! stop ends any wait.
+
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use tungstenite::client::IntoClientRequest;
+use tungstenite::handshake::HandshakeError;
+use tungstenite::protocol::WebSocketConfig;
+use tungstenite::{Message, WebSocket};
+
+use super::address::{Address, Proxy};
+use crate::error::reason;
+use crate::limits;
+use crate::link::Outage;
+use crate::stream::Stream;
+use crate::sync::Stop;
+use crate::sys::{self, Until};
+
+/// A server, and the way to it.
+pub struct Route {
+    /// The server.
+    pub address: Address,
+    /// On the way there.
+    pub proxy: Option<Proxy>,
+}
+
+/// An open WebSocket.
+pub struct Socket<'a>(WebSocket<Stream<'a>>);
+
+impl<'a> Socket<'a> {
+    /// Connects, through the proxy, and upgrades.
+    pub fn connect(route: &Route, stop: &'a Stop) -> Result<Self, Outage> {
+        let (host, port) = match &route.proxy {
+            Some(proxy) => (&proxy.host, proxy.port),
+            None => (&route.address.host, route.address.port),
+        };
+        let socket = reach(host, port, stop)?;
+        let lost = |error: io::Error| Outage::Lost(reason(&error));
+        sys::net::notice_loss(socket.as_fd(), limits::KEEPALIVE_SECONDS, limits::UNCONFIRMED)
+            .map_err(lost)?;
+        let mut stream = Stream::new(socket, stop).map_err(lost)?;
+        if let Some(proxy) = &route.proxy {
+            pass(&mut stream, &proxy.request(&route.address))?;
+        }
+        upgrade(stream, &route.address).map(Self)
+    }
+
+    /// Sends a message.
+    pub fn send(&mut self, message: Message) -> Result<(), Outage> {
+        self.0.get_mut().begin_message();
+        self.0.send(message).map_err(outage)
+    }
+
+    /// The next message, if one is there.
+    pub fn receive(&mut self) -> Result<Option<Message>, Outage> {
+        self.0.get_mut().begin_message();
+        match self.0.read() {
+            Ok(message) => Ok(Some(message)),
+            Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(outage(error)),
+        }
+    }
+
+    /// Waits until there may be a message, `timeout` at most.
+    pub fn wait(&self, timeout: Duration) {
+        self.0.get_ref().wait_readable(timeout);
+    }
+
+    /// Says goodbye, without waiting for the other end's.
+    pub fn close(mut self) {
+        self.0.get_mut().last_words();
+        // Nothing is lost if this cannot be sent: the connection is over either way.
+        let _ = self.0.close(None);
+        let _ = self.0.flush();
+    }
+}
+
+impl AsFd for Socket<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
+    }
+}
+
+/// A TCP connection to one of the host's addresses, tried one after the other.
+fn reach(host: &str, port: u16, stop: &Stop) -> Result<TcpStream, Outage> {
+    let addresses: Vec<SocketAddr> =
+        (host, port).to_socket_addrs().map_err(|error| Outage::Dns(reason(&error)))?.collect();
+    let mut failure = Outage::Dns(format!("{host} has none"));
+    for address in addresses {
+        match connect(address, stop) {
+            Ok(socket) => return Ok(socket),
+            Err(error) if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() => {
+                failure = Outage::Timeout("connecting");
+            }
+            Err(error) => failure = Outage::Unreachable(format!("{address}: {}", reason(&error))),
+        }
+        if stop.is_rung() {
+            break;
+        }
+    }
+    Err(failure)
+}
+
+fn connect(address: SocketAddr, stop: &Stop) -> io::Result<TcpStream> {
+    let socket = sys::net::begin_connect(address)?;
+    let waiting = [(socket.as_fd(), Until::Writable), (stop.as_fd(), Until::Readable)];
+    let [connected, stopped] = sys::wait(waiting, Some(limits::CONNECT));
+    match (connected, socket.take_error()?) {
+        (_, Some(error)) => Err(error),
+        (true, None) => Ok(socket),
+        (false, None) if stopped => Err(io::Error::other("the agent is stopping")),
+        (false, None) => Err(ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Has a proxy pass the connection on.
+fn pass(stream: &mut Stream<'_>, request: &str) -> Result<(), Outage> {
+    let refused = |why: String| Outage::Proxy(why);
+    stream.write_all(request.as_bytes()).map_err(|error| refused(reason(&error)))?;
+    let deadline = Instant::now() + limits::HANDSHAKE;
+    let mut answer = Vec::new();
+    let mut part = [0; 1024];
+    loop {
+        let mut lines = [httparse::EMPTY_HEADER; limits::HEAD_LINES];
+        let mut head = httparse::Response::new(&mut lines);
+        match head.parse(&answer) {
+            Ok(httparse::Status::Complete(_)) => {
+                return match head.code {
+                    Some(200..300) => Ok(()),
+                    code => {
+                        let (code, words) = (code.unwrap_or_default(), head.reason.unwrap_or(""));
+                        Err(refused(format!("answers {code} {}", words.escape_debug())))
+                    }
+                };
+            }
+            Ok(httparse::Status::Partial) if answer.len() < limits::HEAD_BYTES => {}
+            _ => return Err(refused("answers something that is no HTTP".to_owned())),
+        }
+        match stream.read_by(&mut part, deadline) {
+            Ok(0) => return Err(refused("closed the connection".to_owned())),
+            Ok(read) => answer.extend_from_slice(&part[..read]),
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                return Err(Outage::Timeout("the proxy's answer"));
+            }
+            Err(error) => return Err(refused(reason(&error))),
+        }
+    }
+}
+
+/// Waits for the other end to go on with `what`, until `deadline`.
+fn until(stream: &Stream<'_>, deadline: Instant, what: &'static str) -> Result<(), Outage> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Outage::Timeout(what));
+    }
+    if stream.wait_readable(left) {
+        Err(Outage::Lost("the agent is stopping".to_owned()))
+    } else {
+        Ok(())
+    }
+}
+
+fn upgrade<'a>(mut stream: Stream<'a>, address: &Address) -> Result<WebSocket<Stream<'a>>, Outage> {
+    let url = format!("ws://{}{}", address.authority(), address.target);
+    let mut request =
+        url.into_client_request().map_err(|error| Outage::Protocol(error.to_string()))?;
+    let agent = concat!("hm-agent/", env!("CARGO_PKG_VERSION"));
+    request.headers_mut().insert(
+        tungstenite::http::header::USER_AGENT,
+        tungstenite::http::HeaderValue::from_static(agent),
+    );
+    let config = WebSocketConfig::default()
+        .read_buffer_size(limits::LINK_READ_BUFFER_BYTES)
+        .max_message_size(Some(limits::SERVER_MESSAGE_BYTES))
+        .max_frame_size(Some(limits::SERVER_MESSAGE_BYTES));
+    let deadline = Instant::now() + limits::HANDSHAKE;
+    stream.begin_message();
+    let mut result = tungstenite::client::client_with_config(request, stream, Some(config));
+    loop {
+        match result {
+            Ok((socket, _)) => return Ok(socket),
+            Err(HandshakeError::Interrupted(middle)) => {
+                until(middle.get_ref().get_ref(), deadline, "the upgrade")?;
+                result = middle.handshake();
+            }
+            Err(HandshakeError::Failure(error)) => return Err(outage(error)),
+        }
+    }
+}
+
+/// What an error of a WebSocket means for the link.
+fn outage(error: tungstenite::Error) -> Outage {
+    use tungstenite::Error as E;
+    match error {
+        E::Io(error) if error.kind() == ErrorKind::TimedOut => {
+            Outage::Lost("it does not read".into())
+        }
+        E::Io(error) => Outage::Lost(reason(&error)),
+        E::ConnectionClosed | E::AlreadyClosed => Outage::Closed(String::new()),
+        E::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
+            Outage::Lost("it ended without a goodbye".to_owned())
+        }
+        E::Http(answer) => {
+            let retry_after = answer.headers().get("retry-after");
+            let seconds = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            let body = answer.body().as_deref().unwrap_or_default();
+            let text = crate::parse::quote(body.trim_ascii());
+            Outage::Http(answer.status().as_u16(), seconds.map(Duration::from_secs), text)
+        }
+        error => Outage::Protocol(error.to_string()),
+    }
+}

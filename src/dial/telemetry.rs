@@ -1,0 +1,55 @@
+//! One look at what another process of this agent knows and nobody else can: the links that it keeps.
+
+use std::time::Instant;
+
+use serde::Deserialize;
+use tungstenite::Message;
+
+use super::address::Address;
+use super::heartbeat::encode;
+use super::socket::{Route, Socket};
+use crate::config::Usage;
+use crate::limits;
+use crate::link::LinkStatus;
+use crate::sync::Stop;
+
+#[derive(Deserialize)]
+struct Update {
+    r#type: Option<String>,
+    #[serde(default)]
+    links: Vec<LinkStatus>,
+}
+
+/// The links of the agent that listens at `usage.listen` of these settings. None if there is no such agent, or
+/// it does not answer soon.
+pub fn links(usage: &Usage) -> Vec<LinkStatus> {
+    let Ok(stop) = Stop::new() else { return Vec::new() };
+    ask(usage, &stop).unwrap_or_default()
+}
+
+fn ask(usage: &Usage, stop: &Stop) -> Option<Vec<LinkStatus>> {
+    let address = super::local(usage.listen);
+    let token = usage.token.as_ref().map(|token| format!("?token={}", encode(token.expose())));
+    let target = format!("/usage{}", token.unwrap_or_default());
+    let address = Address { host: address.ip().to_string(), port: address.port(), target };
+    let route = Route { address, proxy: None };
+    let mut socket = Socket::connect(&route, stop).ok()?;
+    socket.send(Message::text("subscribe:detail")).ok()?;
+    let deadline = Instant::now() + limits::QUESTION;
+    loop {
+        match socket.receive().ok()? {
+            Some(Message::Text(text)) => {
+                let update: Update = serde_json::from_str(&text).ok()?;
+                if update.r#type.as_deref() == Some("usage_update") {
+                    socket.close();
+                    return Some(update.links);
+                }
+            }
+            Some(_) => {}
+            None => {
+                let left = deadline.checked_duration_since(Instant::now())?;
+                socket.wait(left);
+            }
+        }
+    }
+}

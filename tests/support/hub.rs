@@ -1,0 +1,239 @@
+//! A hub as the published one behaves: it takes pings silently and cuts who has sent none for its deadline, wants
+//! online first, answers each request once, and does what a test tells it to.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use data_encoding::BASE64;
+use serde_json::{Value, json};
+use tungstenite::Message;
+
+use super::wait_until;
+
+/// A request that the hub has read.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub kind: u64,
+    pub id: u64,
+    pub timestamp: u64,
+    pub body: Value,
+    /// Which connection, counted from 0.
+    pub connection: usize,
+}
+
+#[derive(Default)]
+struct State {
+    seen: Vec<Seen>,
+    /// Codes for the next requests; after them everything is 0.
+    codes: VecDeque<u64>,
+    connections: usize,
+    pings: usize,
+}
+
+/// What a hub does, shared with its threads.
+struct Shared {
+    state: Mutex<State>,
+    stop: AtomicBool,
+    /// Reads and answers nothing.
+    frozen: AtomicBool,
+    /// Sends pongs.
+    pongs: bool,
+    /// Cuts who has not sent a ping for so long.
+    deadline: Duration,
+}
+
+/// A running hub; it stops when it goes out of scope.
+pub struct Hub {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Hub {
+    /// On a free port, without pongs, with the published deadline.
+    pub fn start() -> Self {
+        Self::on("127.0.0.1:0".parse().unwrap(), false, Duration::from_secs(30))
+    }
+
+    pub fn on(address: SocketAddr, pongs: bool, deadline: Duration) -> Self {
+        // The port of a hub that was there a moment ago is free for the next one.
+        let listener = TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            stop: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
+            pongs,
+            deadline,
+        });
+        let address = listener.local_addr().unwrap();
+        let context = shared.clone();
+        let thread = std::thread::spawn(move || accept(&listener, &context));
+        Self { address, shared, thread: Some(thread) }
+    }
+
+    pub fn setting(&self) -> String {
+        format!("hm.url=ws://{}/websocket", self.address)
+    }
+
+    /// The next requests are answered with these codes.
+    pub fn codes(&self, codes: &[u64]) {
+        self.shared.state.lock().unwrap().codes.extend(codes);
+    }
+
+    pub fn freeze(&self, frozen: bool) {
+        self.shared.frozen.store(frozen, Ordering::Relaxed);
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.state.lock().unwrap().seen.clone()
+    }
+
+    pub fn connections(&self) -> usize {
+        self.shared.state.lock().unwrap().connections
+    }
+
+    pub fn pings(&self) -> usize {
+        self.shared.state.lock().unwrap().pings
+    }
+
+    /// Timestamps of the reports, as they came.
+    pub fn reports(&self) -> Vec<u64> {
+        self.seen().iter().filter(|seen| seen.kind == 2).map(|seen| seen.timestamp).collect()
+    }
+
+    /// Waits for so many reports.
+    pub fn wait_reports(&self, count: usize) -> Vec<u64> {
+        wait_until("reports", || Some(self.reports()).filter(|reports| reports.len() >= count))
+    }
+
+    /// Ends it, with all its connections; returns what it has seen.
+    pub fn stop(mut self) -> Vec<Seen> {
+        self.end();
+        self.seen()
+    }
+
+    fn end(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut threads = Vec::new();
+    while !shared.stop.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((socket, _)) => {
+                let context = shared.clone();
+                threads.push(std::thread::spawn(move || {
+                    // However it ends, the connection is over.
+                    let _ = serve(socket, &context);
+                }));
+            }
+            Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
+        }
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// tungstenite answers pings by itself; this hub's pongs never leave.
+struct Mute(TcpStream, bool);
+
+impl Read for Mute {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Mute {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        const PONG: u8 = 0x8a;
+        if self.1 && bytes.first() == Some(&PONG) {
+            return Ok(bytes.len());
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn serve(socket: TcpStream, shared: &Shared) -> Result<(), Box<tungstenite::Error>> {
+    socket.set_nonblocking(false).unwrap();
+    let mut socket = tungstenite::accept(Mute(socket, !shared.pongs))
+        .map_err(|_| Box::new(tungstenite::Error::ConnectionClosed))?;
+    let timeout = Some(Duration::from_millis(5));
+    socket.get_ref().0.set_read_timeout(timeout).unwrap();
+    let connection = {
+        let mut state = shared.state.lock().unwrap();
+        state.connections += 1;
+        state.connections - 1
+    };
+    let mut pinged = Instant::now();
+    while !shared.stop.load(Ordering::Relaxed) && pinged.elapsed() < shared.deadline {
+        if shared.frozen.load(Ordering::Relaxed) {
+            std::thread::park_timeout(Duration::from_millis(5));
+            pinged = Instant::now();
+            continue;
+        }
+        match socket.read() {
+            Ok(Message::Text(text)) => {
+                if let Some(answer) = shared.answer(&text, connection) {
+                    socket.send(Message::text(answer)).map_err(Box::new)?;
+                }
+            }
+            Ok(Message::Ping(_)) => {
+                pinged = Instant::now();
+                shared.state.lock().unwrap().pings += 1;
+            }
+            Ok(_) => {}
+            Err(tungstenite::Error::Io(error))
+                if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error) => return Err(Box::new(error)),
+        }
+    }
+    Ok(())
+}
+
+impl Shared {
+    fn answer(&self, text: &str, connection: usize) -> Option<String> {
+        let request: Value = serde_json::from_str(text).unwrap();
+        let mut state = self.state.lock().unwrap();
+        let (id, kind) = (request["id"].as_u64().unwrap(), request["type"].as_u64().unwrap());
+        let answer = |code: u64, id: u64, kind: u64| {
+            let message = if code == 0 { "ok" } else { "no" };
+            json!({"version": 0, "timestamp": 1, "id": id, "type": kind, "pub_key": "", "sign": "",
+                "code": code, "message": message, "body": ""})
+            .to_string()
+        };
+        let body = request["body"].as_str().and_then(|body| BASE64.decode(body.as_bytes()).ok());
+        let Some(body) = body else { return Some(answer(1, 0, 0)) };
+        let online = |seen: &Seen| seen.connection == connection && seen.kind == 1;
+        let is_online = state.seen.iter().any(online);
+        let code = state.codes.pop_front();
+        let code = code.unwrap_or(if kind == 2 && !is_online { 6 } else { 0 });
+        const NO_ANSWER: u64 = 99;
+        if code == NO_ANSWER {
+            return None;
+        }
+        if code == 0 {
+            let body = serde_json::from_slice(&body).unwrap();
+            let timestamp = request["timestamp"].as_u64().unwrap();
+            state.seen.push(Seen { kind, id, timestamp, body, connection });
+        }
+        Some(answer(code, id, kind))
+    }
+}
