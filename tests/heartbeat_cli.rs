@@ -379,3 +379,15 @@ fn what_is_sent_in_the_unit_of_the_server() {
     assert_eq!(end_of(child).0, 0);
     agent.stop();
 }
+
+#[test]
+fn a_sample_shows_who_beats_to_the_agent_that_runs() {
+    let agent = Agent::start(&[]);
+    agent.tell("/hb_init?60000&appid=tetris");
+    let listen = format!("heartbeat.listen={}", agent.heartbeat());
+    let settings = ["-s", &listen, "-s", "gpu.source=none", "-s", "usage.enabled=false"];
+    let output = hm_agent().arg("sample").args(settings).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("heartbeat  OK                   tetris, od 0.0"), "{table}");
+    agent.stop();
+}
