@@ -210,7 +210,6 @@ impl Probe {
         // Until a GPU has answered once, the driver may have to wake it first.
         let all_known = self.slots.iter().all(|slot| slot.heard || slot.busy);
         let patience = if all_known { self.timeout / 5 } else { patience(self.timeout) };
-        let deadline = Instant::now() + patience;
         let mut waiting = 0;
         for slot in &mut self.slots {
             slot.answer = None;
@@ -219,6 +218,8 @@ impl Probe {
             }
             waiting += usize::from(slot.ask(round));
         }
+        // From now, when all have been asked: whoever is late then has been so for all of it.
+        let deadline = Instant::now() + patience;
         let mut answered = self.slots.is_empty();
         while waiting > 0 || !answered {
             let left = deadline.saturating_duration_since(Instant::now());
