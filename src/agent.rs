@@ -68,7 +68,7 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     let started = start(config, &mut threads);
     let result = started.map(|shared| {
         // Not before: an agent that cannot start says why, and nothing else.
-        say_hello(&settings, &shared.settings.get());
+        say_hello(&settings, &shared);
         obey_signals(sources, &settings, &shared);
         shared.stop.ring();
         shared.feed.close();
@@ -80,12 +80,13 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     result.and(threads.join(limits::SHUTDOWN))
 }
 
-fn say_hello(settings: &Settings, config: &Config) {
+fn say_hello(settings: &Settings, shared: &Shared) {
+    let config = shared.settings.get();
     let file = settings.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
     let services = [
         ("usage", config.usage.enabled),
         ("heartbeat", config.heartbeat.enabled),
-        ("hm", config.hm.is_some()),
+        ("hm", shared.hm.is_some()),
     ];
     let services: Vec<_> = services.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let services = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };

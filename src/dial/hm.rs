@@ -34,7 +34,10 @@ pub struct Link {
     node_id: String,
     primary: Primary,
     route: Route,
+    /// Held while the journal is written, so by the link's own two threads alone.
     spool: Mutex<Spool>,
+    /// The report that is under way. The spool may drop it meanwhile, to make room for newer ones.
+    sent: Mutex<Option<Report>>,
     status: Mutex<LinkStatus>,
     /// Rings when a report was put into the spool.
     news: Event,
@@ -68,6 +71,7 @@ impl Link {
             primary,
             route,
             spool: Mutex::new(spool),
+            sent: Mutex::new(None),
             status: Mutex::new(status),
             news: Event::new().map_err(|error| Error::system("create an event", error))?,
             started: Instant::now(),
@@ -101,13 +105,29 @@ impl Link {
         ))
     }
 
-    /// How it stands.
+    /// How it stands. Waits for no disk: the sampler asks.
     pub fn status(&self) -> LinkStatus {
-        let spool = lock(&self.spool);
-        let (backlog, dropped) = (spool.len() as u64, spool.dropped());
-        drop(spool);
-        let status = lock(&self.status).clone();
-        LinkStatus { backlog, dropped: dropped + status.dropped, ..status }
+        lock(&self.status).clone()
+    }
+
+    /// Changes the spool, and notes what is in it then.
+    fn with_spool<R>(&self, then: impl FnOnce(&mut Spool) -> R) -> R {
+        let mut spool = lock(&self.spool);
+        let dropped = spool.dropped();
+        let result = then(&mut spool);
+        let mut status = lock(&self.status);
+        status.backlog = spool.len() as u64;
+        status.dropped += spool.dropped() - dropped;
+        result
+    }
+
+    /// The report under way is done with. `None`: it was dropped already, for want of room.
+    fn finish(&self) -> Option<Report> {
+        let sent = lock(&self.sent).take()?;
+        self.with_spool(|spool| match spool.first() == Some(&sent) {
+            true => spool.pop(),
+            false => None,
+        })
     }
 
     /// The life of the thread that takes reports, one every `hm.report_interval` from the first complete
@@ -136,7 +156,7 @@ impl Link {
         let Settings { project, models, .. } = &self.settings;
         let body = machine_info(project, models, snapshot, self.primary).into();
         let report = Report { unix_milliseconds: unix_milliseconds(), body };
-        lock(&self.spool).push(report);
+        self.with_spool(|spool| spool.push(report));
         self.news.ring();
     }
 
@@ -217,6 +237,7 @@ impl Link {
             }
             Step::Report(id) => {
                 let Some(report) = oldest else { return Ok(()) };
+                *lock(&self.sent) = Some(report.clone());
                 let (at, body) = (report.unix_milliseconds, report.body);
                 socket.send(Message::text(request(Kind::MachineInfo, id, at, &body)))
             }
@@ -277,10 +298,10 @@ impl Link {
                 "hm: {shown} holds an older connection of this node (\"{}\"); waiting for it to expire",
                 quoted(&message)
             )),
-            Verdict::Delivered => drop(lock(&self.spool).pop()),
+            Verdict::Delivered => drop(self.finish()),
             Verdict::Refused(message) => {
-                let report = lock(&self.spool).pop();
-                lock(&self.status).dropped += 1;
+                let report = self.finish();
+                lock(&self.status).dropped += u64::from(report.is_some());
                 let body = report.map(|report| report.body).unwrap_or_default();
                 limited(format!(
                     "hm: {shown} refuses a report (\"{}\"), which is dropped: {}",

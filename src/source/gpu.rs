@@ -360,7 +360,8 @@ impl<'a> Keeper<'a> {
                 }
                 None => {
                     self.take(*line, since, now);
-                    match std::mem::take(&mut self.asked_again) {
+                    let again = std::mem::take(&mut self.asked_again);
+                    match again && !self.must_be_replaced(&probe, now) {
                         true => ask(probe, now),
                         false => Phase::Idle(probe),
                     }

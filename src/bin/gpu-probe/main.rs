@@ -213,9 +213,6 @@ impl Probe {
         let mut waiting = 0;
         for slot in &mut self.slots {
             slot.answer = None;
-            if !slot.busy {
-                slot.late = None;
-            }
             waiting += usize::from(slot.ask(round));
         }
         // From now, when all have been asked: whoever is late then has been so for all of it.
@@ -297,9 +294,10 @@ impl Slot {
     /// The GPU as it is now, with its errors of `now`; `None`: it is not for us to see. One that has not
     /// answered for most of `timeout` hangs; before, it has no values, or late ones.
     fn report(&mut self, now: u64, timeout: Duration) -> Option<Gpu> {
-        let mut gpu = match (self.answer.take(), &self.late) {
+        // Late words are good for one line: who then hangs must not go on with them.
+        let mut gpu = match (self.answer.take(), self.late.take()) {
             (Some(gpu), _) => gpu?,
-            (None, Some(late)) => late.clone(),
+            (None, Some(late)) => late,
             (None, None) => {
                 let known = self.known.clone().unwrap_or_else(|| worker::unknown(&self.target));
                 let hangs = self.asked.elapsed() >= patience(timeout);

@@ -45,7 +45,7 @@ impl Probe {
         state_dir: &Path,
     ) -> Result<Self, String> {
         let started = Self::start_anywhere(program, arguments, state_dir);
-        // It is the larger part of the agent.
+        // More than a quarter of the agent, and not needed again soon.
         release_pages(program);
         started
     }
