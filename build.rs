@@ -1,4 +1,4 @@
-//! Builds the other binary of this package, the GPU probe, and leaves it as `$OUT_DIR/gpu-probe` for
+//! Builds the other binary of this package, the GPU probe, and leaves it compressed as `$OUT_DIR/gpu-probe.zlib` for
 //! `src/embedded.rs`. It is always a release build for glibc, whatever the agent is built for: NVIDIA's library needs
 //! glibc, and a static agent has none.
 //!
@@ -37,7 +37,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             Err(error) => return Err(format!("HM_GPU_PROBE: {error}").into()),
         }
     };
-    Ok(fs::write(out_dir.join("gpu-probe"), probe)?)
+    // The agent is copied to every machine and the probe unpacked on a few of them, once.
+    let packed = match probe.is_empty() {
+        true => probe,
+        false => miniz_oxide::deflate::compress_to_vec_zlib(&probe, 10),
+    };
+    Ok(fs::write(out_dir.join("gpu-probe.zlib"), packed)?)
 }
 
 fn handed_in(file: &str) -> Result<Vec<u8>, String> {

@@ -1,7 +1,8 @@
 //! What the agent carries with it. `build.rs` puts it there.
 
-/// The GPU probe, a program for glibc; empty when the machine that built the agent could not build the probe.
-pub const GPU_PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gpu-probe"));
+/// The GPU probe, a program for glibc, in zlib's form (RFC 1950), which is less than half of it; empty when the machine
+/// that built the agent could not build the probe.
+pub const GPU_PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gpu-probe.zlib"));
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
+
 use crate::error::reason;
 use crate::limits;
 use crate::programs;
@@ -38,16 +40,18 @@ pub enum Heard {
 }
 
 impl Probe {
-    /// Starts `program` from memory, or from a file in `state_dir` where memory cannot be run.
+    /// Starts the program that is in `packed`, in zlib's form, from memory, or from a file in `state_dir` where memory
+    /// cannot be run.
     pub fn start(
-        program: &'static [u8],
+        packed: &'static [u8],
         arguments: &[OsString],
         state_dir: &Path,
     ) -> Result<Self, String> {
-        let started = Self::start_anywhere(program, arguments, state_dir);
-        // More than a quarter of the agent, and not needed again soon.
-        release_pages(program);
-        started
+        let program = decompress_to_vec_zlib_with_limit(packed, limits::PROBE_BYTES)
+            .map_err(|error| format!("the probe in this agent is damaged: {error}"))?;
+        // A tenth of the agent, and not needed again soon.
+        release_pages(packed);
+        Self::start_anywhere(&program, arguments, state_dir)
     }
 
     fn start_anywhere(
