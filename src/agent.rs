@@ -117,14 +117,11 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         None => None,
     };
     let hm = match &config.hm {
-        Some(settings) if settings.url.starts_with("wss://") => {
-            log::warn!("hm.url: this version speaks no TLS yet, so nothing is reported to hm");
-            None
-        }
         Some(settings) => {
             let node_id = machine::node_id(config.node_id.as_deref(), &config.roots);
             let node_id = node_id.unwrap_or_default();
-            Some(Link::new(settings.clone(), node_id, config.gpu.primary, &config.state_dir)?)
+            let (primary, ca_file) = (config.gpu.primary, config.ca_file.as_deref());
+            Some(Link::new(settings.clone(), node_id, primary, &config.state_dir, ca_file)?)
         }
         None => None,
     };

@@ -243,7 +243,7 @@ fn check(sources: &Sources) -> Result<(), Error> {
     let node = machine::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
     let mut text = format!("{}# this node is \"{}\"\n", settings.effective(), node.escape_debug());
     if let Some(hm) = &config.hm {
-        text += &Link::rehearse(hm, &node)?;
+        text += &Link::rehearse(hm, &node, config.ca_file.as_deref())?;
     }
     print(&text)
 }

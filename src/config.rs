@@ -44,6 +44,8 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// `hm.*`; `None`: off.
     pub hm: Option<Hm>,
+    /// `tls.ca_file`: authorities beside the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Where the machine's `/proc`, `/sys` and `/` are.
@@ -211,6 +213,7 @@ impl Config {
                 report_interval: Duration::from_secs(settings.int("hm.report_interval")),
                 ping_interval: Duration::from_secs(settings.int("hm.ping_interval")),
             }),
+            ca_file: settings.parsed("tls.ca_file"),
         })
     }
 }

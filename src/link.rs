@@ -45,8 +45,10 @@ pub enum Outage {
     Dns(String),
     /// Nobody listens, or a network says no.
     Unreachable(String),
-    /// Connecting or the upgrade took too long.
+    /// Connecting, TLS or the upgrade took too long.
     Timeout(&'static str),
+    /// The certificate is not good, or the other end speaks no TLS.
+    Tls(String),
     /// The proxy refuses.
     Proxy(String),
     /// The other end answers HTTP, and not with a WebSocket; with what it says about coming back.
@@ -68,7 +70,9 @@ impl Outage {
     pub fn floor(&self) -> Duration {
         match self {
             Self::Http(_, Some(retry_after), _) => (*retry_after).min(LONGEST_RETRY_AFTER),
-            Self::Http(400..500, None, _) | Self::Protocol(_) => Duration::from_secs(30),
+            Self::Http(400..500, None, _) | Self::Tls(_) | Self::Protocol(_) => {
+                Duration::from_secs(30)
+            }
             Self::Http(..) | Self::Dns(_) | Self::Proxy(_) => Duration::from_secs(5),
             _ => Duration::ZERO,
         }
@@ -92,6 +96,7 @@ impl std::fmt::Display for Outage {
             Self::Dns(why) => write!(f, "its name has no address: {why}"),
             Self::Unreachable(why) => write!(f, "cannot be reached: {why}"),
             Self::Timeout(what) => write!(f, "{what} took too long"),
+            Self::Tls(why) => write!(f, "TLS: {why}"),
             Self::Proxy(why) => write!(f, "the proxy: {why}"),
             Self::Http(status, _, text) => write!(f, "answers {status}: {text}"),
             Self::Closed(why) => write!(f, "closed the connection{why}"),
@@ -208,7 +213,7 @@ mod tests {
         let later = Outage::Http(503, Some(s(1e6)), String::new());
         assert_eq!(later.floor(), s(3600.0));
         assert_eq!(Outage::Lost(String::new()).floor(), Duration::ZERO);
-        assert!(Outage::Protocol(String::new()).floor() > Outage::Dns(String::new()).floor());
+        assert!(Outage::Tls(String::new()).floor() > Outage::Dns(String::new()).floor());
     }
 
     #[test]

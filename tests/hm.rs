@@ -195,18 +195,6 @@ fn what_is_wrong_with_an_address_is_said_before_anything_starts() {
 }
 
 #[test]
-fn a_hub_behind_tls_is_none_yet_and_the_log_says_so() {
-    let agent = Agent::start(&["hm.url=wss://hub.example/websocket"]);
-    agent.wait_log("hm.url: this version speaks no TLS yet, so nothing is reported to hm");
-    let hello = agent.wait_log("on: ");
-    assert!(hello.ends_with("on: usage, heartbeat"), "{hello}");
-    agent.stop();
-    let check = ["check", "-s", "hm.url=wss://hub.example/websocket"];
-    let output = support::hm_agent().args(check).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("# hm: this version speaks no TLS"));
-}
-
-#[test]
 fn the_link_is_shown() {
     let (hub, state) = (Hub::start(), Scratch::new("hm"));
     let agent = agent(&hub, &state);

@@ -4,11 +4,11 @@
 
 mod support;
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 
-use support::{Agent, Scratch, wait_until};
+use support::nginx::{Nginx, PASS_UPGRADES};
+use support::{Agent, Scratch};
 
 fn peer(script: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
@@ -29,65 +29,17 @@ fn succeeds(command: &mut Command) -> String {
     stdout
 }
 
-struct Nginx {
-    child: Child,
-    port: u16,
-    _scratch: Scratch,
-}
-
-impl Nginx {
-    /// The protocol document's location block, in front of an agent.
-    fn before(agent: &Agent) -> Self {
-        let scratch = Scratch::new("nginx");
-        // A port that was free a moment ago: nginx cannot choose one itself.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (dir, upstream) = (scratch.0.display(), agent.address);
-        let config = format!(
-            "daemon off; pid {dir}/pid; error_log stderr warn;
-events {{}}
-http {{
-  access_log off;
-  client_body_temp_path {dir}; proxy_temp_path {dir}; fastcgi_temp_path {dir};
-  uwsgi_temp_path {dir}; scgi_temp_path {dir};
-  server {{
-    listen 127.0.0.1:{port};
-    location /gpu-ws {{
-      proxy_pass         http://{upstream}/usage;
-      proxy_http_version 1.1;
-      proxy_set_header   Upgrade           $http_upgrade;
-      proxy_set_header   Connection        \"upgrade\";
-      proxy_set_header   Host              $host;
-      proxy_set_header   X-Real-IP         $remote_addr;
-      proxy_set_header   X-Forwarded-For   $proxy_add_x_forwarded_for;
-      proxy_read_timeout 86400;
-      proxy_connect_timeout 30s;
-      proxy_buffering off;
-    }}
-  }}
-}}
-"
-        );
-        let file = scratch.write("nginx.conf", &config);
-        let child = Command::new("nginx").args(["-c", &file, "-e", "stderr"]).spawn().unwrap();
-        let nginx = Self { child, port, _scratch: scratch };
-        wait_until("nginx", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
-        nginx
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Its master ends its workers on SIGTERM, not on SIGKILL.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-    }
+/// nginx with the protocol document's location block, in front of an agent.
+fn nginx_before(agent: &Agent) -> Nginx {
+    let pass = format!("proxy_pass http://{}/usage; {PASS_UPGRADES}", agent.address);
+    Nginx::start("", &format!("location /gpu-ws {{ {pass} }}"))
 }
 
 #[test]
 #[ignore = "needs Python's websockets; 26 s"]
 fn python_websockets_directly_and_through_nginx() {
     let agent = Agent::start(&["interval=2"]);
-    let nginx = Nginx::before(&agent);
+    let nginx = nginx_before(&agent);
     let direct = format!("ws://{}/usage", agent.address);
     let proxied = format!("ws://127.0.0.1:{}/gpu-ws", nginx.port);
     std::thread::scope(|scope| {
@@ -106,7 +58,7 @@ fn python_websockets_directly_and_through_nginx() {
 #[ignore = "needs Node's ws"]
 fn node_ws_directly_and_through_nginx() {
     let agent = Agent::start(&["interval=1"]);
-    let nginx = Nginx::before(&agent);
+    let nginx = nginx_before(&agent);
     let direct = format!("ws://{}/usage", agent.address);
     let proxied = format!("ws://127.0.0.1:{}/gpu-ws", nginx.port);
     for url in [direct, proxied] {
@@ -120,7 +72,7 @@ fn node_ws_directly_and_through_nginx() {
 #[ignore = "needs nginx"]
 fn behind_nginx_a_stop_reaches_the_client_as_1001_and_addresses_are_the_clients() {
     let agent = Agent::start(&["usage.max_connections_per_ip=2", "interval=1"]);
-    let nginx = Nginx::before(&agent);
+    let nginx = nginx_before(&agent);
     let connect = || {
         let socket = std::net::TcpStream::connect(("127.0.0.1", nginx.port)).unwrap();
         socket.set_read_timeout(Some(support::PATIENCE)).unwrap();

@@ -52,11 +52,7 @@ const NAME: Kind = Kind::Text { what: "a text", check: |text| !text.trim().is_em
 const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
 const WEBSOCKET_URL: Kind = Kind::Text {
     what: "an address such as ws://host:port/path or wss://host/path",
-    check: |text| {
-        // What is behind TLS is the same address.
-        let plain = text.strip_prefix("wss://").map(|rest| format!("ws://{rest}"));
-        Address::parse(plain.as_deref().unwrap_or(text)).is_ok()
-    },
+    check: |text| Address::parse(text).is_ok(),
 };
 const NAMES: Kind = Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
 const ADDRESSES: Kind =
@@ -148,7 +144,7 @@ pub const ROWS: &[Row] = &[
     row("monitor.token", None, Kind::Secret, Later),
     row("monitor.allowed_origins", Some(""), ORIGINS, Later),
     row("monitor.known_hosts", None, PATH, Later),
-    row("tls.ca_file", None, PATH, Later),
+    row("tls.ca_file", None, PATH, OnRestart),
 ];
 
 /// The setting of that name.

@@ -1,8 +1,10 @@
-//! Where a WebSocket server is: a `ws://` address, and the proxy on the way there.
+//! Where a WebSocket server is: `ws://` and `wss://` addresses, and the proxy on the way there.
 
 /// A server's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
+    /// `wss://`.
+    pub secure: bool,
     /// Name or IP address, without brackets.
     pub host: String,
     /// Its port.
@@ -12,24 +14,25 @@ pub struct Address {
 }
 
 impl Address {
-    /// Reads `ws://HOST[:PORT][/PATH][?QUERY]`. The error says what is wrong.
+    /// Reads `ws://HOST[:PORT][/PATH][?QUERY]` or the same with `wss://`. The error says what is wrong.
     pub fn parse(url: &str) -> Result<Self, String> {
-        if url.starts_with("wss://") {
-            return Err("this version speaks no TLS: only ws://".to_owned());
-        }
-        let rest = url.strip_prefix("ws://").ok_or("it must begin with ws://")?;
+        let (secure, rest) = match (url.strip_prefix("ws://"), url.strip_prefix("wss://")) {
+            (Some(rest), _) => (false, rest),
+            (_, Some(rest)) => (true, rest),
+            _ => return Err("it must begin with ws:// or wss://".to_owned()),
+        };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         if authority.contains('@') {
             return Err("it must not hold a user's name".to_owned());
         }
-        let (host, port) = host_and_port(authority, 80)?;
+        let (host, port) = host_and_port(authority, if secure { 443 } else { 80 })?;
         let target = target.split('#').next().unwrap_or_default();
         if let Some(odd) = target.chars().find(|letter| !letter.is_ascii_graphic()) {
             return Err(format!("\"{}\" must be percent-encoded", odd.escape_debug()));
         }
         let slash = if target.starts_with('/') { "" } else { "/" };
-        Ok(Self { host, port, target: format!("{slash}{target}") })
+        Ok(Self { secure, host, port, target: format!("{slash}{target}") })
     }
 
     /// Host and port as they stand in a `Host` header and in CONNECT.
@@ -39,8 +42,9 @@ impl Address {
 
     /// The whole, without its query, which may hold a secret.
     pub fn shown(&self) -> String {
+        let scheme = if self.secure { "wss" } else { "ws" };
         let path = self.target.split('?').next().unwrap_or_default();
-        format!("ws://{}{path}", self.authority())
+        format!("{scheme}://{}{path}", self.authority())
     }
 }
 
@@ -84,9 +88,9 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// The proxy on the way to `address`, if the environment names one: `http_proxy` (in small letters only,
-    /// as curl has it: a CGI script's client can set the other) or `ALL_PROXY`; not for hosts in `NO_PROXY`.
-    /// `variable` reads one.
+    /// The proxy on the way to `address`, if the environment names one: `HTTPS_PROXY` for `wss://`,
+    /// `HTTP_PROXY` for `ws://` (in small letters only, as curl has it: a CGI script's client can set the
+    /// other), `ALL_PROXY` for both; not for hosts in `NO_PROXY`. `variable` reads one.
     pub fn for_address(
         address: &Address,
         variable: impl Fn(&str) -> Option<String>,
@@ -102,7 +106,9 @@ impl Proxy {
         {
             return Ok(None);
         }
-        let Some((name, text)) = set(&["http_proxy", "all_proxy", "ALL_PROXY"]) else {
+        let own: &[&str] =
+            if address.secure { &["https_proxy", "HTTPS_PROXY"] } else { &["http_proxy"] };
+        let Some((name, text)) = set(own).or_else(|| set(&["all_proxy", "ALL_PROXY"])) else {
             return Ok(None);
         };
         Self::parse(&text).map(Some).map_err(|why| format!("{name}: {why}"))
@@ -164,17 +170,16 @@ mod tests {
     #[test]
     fn addresses() {
         let hub = parse("ws://hub:9521/websocket");
-        assert_eq!((hub.host.as_str(), hub.port), ("hub", 9521));
+        assert_eq!((hub.secure, hub.host.as_str(), hub.port), (false, "hub", 9521));
         assert_eq!(hub.target, "/websocket");
-        let core = parse("ws://core.example?token=s3cret");
-        assert_eq!((core.port, core.target.as_str()), (80, "/?token=s3cret"));
-        assert_eq!(core.shown(), "ws://core.example:80/");
+        let core = parse("wss://core.example?token=s3cret");
+        assert_eq!((core.port, core.target.as_str()), (443, "/?token=s3cret"));
+        assert_eq!(core.shown(), "wss://core.example:443/");
         let six = parse("ws://[2001:db8::1]/x#y");
         assert_eq!((six.host.as_str(), six.port, six.target.as_str()), ("2001:db8::1", 80, "/x"));
         assert_eq!(six.authority(), "[2001:db8::1]:80");
         for bad in [
             "http://x",
-            "wss://x",
             "ws://",
             "ws:///path",
             "ws://a:b",
@@ -200,7 +205,8 @@ mod tests {
 
     #[test]
     fn proxies_are_those_of_the_environment() {
-        let both = [("ALL_PROXY", "http://p:3128"), ("http_proxy", "q:8080/")];
+        let both = [("https_proxy", "http://p:3128"), ("http_proxy", "q:8080/")];
+        assert_eq!(proxy("wss://hub/", &both).as_deref(), Some("p:3128"));
         assert_eq!(proxy("ws://hub/", &both).as_deref(), Some("q:8080"));
         assert_eq!(proxy("ws://hub/", &[("HTTP_PROXY", "q")]), None);
         assert_eq!(proxy("ws://hub/", &[("ALL_PROXY", "q")]).as_deref(), Some("q:80"));
@@ -212,8 +218,8 @@ mod tests {
             ("hub", "*", true),
             ("hub", "", false),
         ] {
-            let environment = [("http_proxy", "p"), ("NO_PROXY", entries)];
-            let found = proxy(&format!("ws://{host}/"), &environment);
+            let environment = [("HTTPS_PROXY", "p"), ("NO_PROXY", entries)];
+            let found = proxy(&format!("wss://{host}/"), &environment);
             assert_eq!(found.is_none(), direct, "{host} and {entries:?}");
         }
     }
@@ -223,8 +229,8 @@ mod tests {
         let with = Proxy::parse("http://us%40er:pa:ss@p:1").unwrap();
         assert_eq!(with.credentials.as_deref(), Some("us@er:pa:ss"));
         assert_eq!(
-            with.request(&parse("ws://hub/x")),
-            "CONNECT hub:80 HTTP/1.1\r\nHost: hub:80\r\nProxy-Authorization: Basic dXNAZXI6cGE6c3M=\r\n\r\n"
+            with.request(&parse("wss://hub/x")),
+            "CONNECT hub:443 HTTP/1.1\r\nHost: hub:443\r\nProxy-Authorization: Basic dXNAZXI6cGE6c3M=\r\n\r\n"
         );
         assert!(Proxy::parse("socks5://p:1").is_err());
     }

@@ -14,6 +14,7 @@ use tungstenite::Message;
 use super::address::{Address, Proxy};
 use super::socket::{Route, Socket};
 use super::spool::{Report, Spool};
+use super::tls;
 use crate::config::Hm as Settings;
 use crate::error::Error;
 use crate::feed::Feed;
@@ -53,8 +54,9 @@ impl Link {
         node_id: String,
         primary: Primary,
         state_dir: &Path,
+        ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
-        let route = route(&settings)?;
+        let route = route(&settings, ca_file)?;
         let spool = Spool::open(state_dir, "hm-reports");
         let status = LinkStatus {
             name: "hm".to_owned(),
@@ -81,13 +83,12 @@ impl Link {
 
     /// What would be sent where, for `hm-agent check`: the route and the two messages, without connecting. The
     /// error is a setting that is wrong.
-    pub fn rehearse(settings: &Settings, node_id: &str) -> Result<String, Error> {
-        if settings.url.starts_with("wss://") {
-            return Ok(
-                "# hm: this version speaks no TLS yet, so nothing would be sent\n".to_owned()
-            );
-        }
-        let route = route(settings)?;
+    pub fn rehearse(
+        settings: &Settings,
+        node_id: &str,
+        ca_file: Option<&Path>,
+    ) -> Result<String, Error> {
+        let route = route(settings, ca_file)?;
         let through =
             route.proxy.map(|proxy| format!(" through the proxy {}:{}", proxy.host, proxy.port));
         let report = machine_info(
@@ -333,11 +334,15 @@ impl Link {
 }
 
 /// The way to the hub.
-fn route(settings: &Settings) -> Result<Route, Error> {
+fn route(settings: &Settings, ca_file: Option<&Path>) -> Result<Route, Error> {
     let wrong = |why: String| Error::Setting { origin: "hm.url".to_owned(), why };
     let address = Address::parse(&settings.url).map_err(wrong)?;
     let proxy = Proxy::for_address(&address, |name| std::env::var(name).ok()).map_err(wrong)?;
-    Ok(Route { address, proxy })
+    let tls = match address.secure {
+        true => Some(tls::config(ca_file).map_err(wrong)?),
+        false => None,
+    };
+    Ok(Route { address, proxy, tls })
 }
 
 fn quoted(text: &str) -> String {

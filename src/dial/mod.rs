@@ -6,6 +6,7 @@ pub mod hm;
 pub mod socket;
 pub mod spool;
 pub mod telemetry;
+pub mod tls;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,11 +1,14 @@
 //! A WebSocket to a server: every step has a deadline, every failure says at which step it was, and the agent's
 //! stop ends any wait.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::WebSocketConfig;
@@ -25,13 +28,62 @@ pub struct Route {
     pub address: Address,
     /// On the way there.
     pub proxy: Option<Proxy>,
+    /// Certificate authorities; needed for `wss://`.
+    pub tls: Option<Arc<ClientConfig>>,
+}
+
+/// A connection with or without TLS.
+enum Transport<'a> {
+    Plain(Stream<'a>),
+    Tls(Box<StreamOwned<ClientConnection, Stream<'a>>>),
+}
+
+impl<'a> Transport<'a> {
+    fn stream(&self) -> &Stream<'a> {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(tls) => &tls.sock,
+        }
+    }
+
+    fn stream_mut(&mut self) -> &mut Stream<'a> {
+        match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(tls) => &mut tls.sock,
+        }
+    }
+}
+
+impl Read for Transport<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Transport<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
 }
 
 /// An open WebSocket.
-pub struct Socket<'a>(WebSocket<Stream<'a>>);
+pub struct Socket<'a>(WebSocket<Transport<'a>>);
 
 impl<'a> Socket<'a> {
-    /// Connects, through the proxy, and upgrades.
+    /// Connects, through the proxy and TLS, and upgrades.
     pub fn connect(route: &Route, stop: &'a Stop) -> Result<Self, Outage> {
         let (host, port) = match &route.proxy {
             Some(proxy) => (&proxy.host, proxy.port),
@@ -45,18 +97,22 @@ impl<'a> Socket<'a> {
         if let Some(proxy) = &route.proxy {
             pass(&mut stream, &proxy.request(&route.address))?;
         }
-        upgrade(stream, &route.address).map(Self)
+        let transport = match (&route.tls, route.address.secure) {
+            (Some(config), true) => secure(stream, config.clone(), &route.address.host)?,
+            _ => Transport::Plain(stream),
+        };
+        upgrade(transport, &route.address).map(Self)
     }
 
     /// Sends a message.
     pub fn send(&mut self, message: Message) -> Result<(), Outage> {
-        self.0.get_mut().begin_message();
+        self.0.get_mut().stream_mut().begin_message();
         self.0.send(message).map_err(outage)
     }
 
     /// The next message, if one is there.
     pub fn receive(&mut self) -> Result<Option<Message>, Outage> {
-        self.0.get_mut().begin_message();
+        self.0.get_mut().stream_mut().begin_message();
         match self.0.read() {
             Ok(message) => Ok(Some(message)),
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -66,12 +122,12 @@ impl<'a> Socket<'a> {
 
     /// Waits until there may be a message, `timeout` at most.
     pub fn wait(&self, timeout: Duration) {
-        self.0.get_ref().wait_readable(timeout);
+        self.0.get_ref().stream().wait_readable(timeout);
     }
 
     /// Says goodbye, without waiting for the other end's.
     pub fn close(mut self) {
-        self.0.get_mut().last_words();
+        self.0.get_mut().stream_mut().last_words();
         // Nothing is lost if this cannot be sent: the connection is over either way.
         let _ = self.0.close(None);
         let _ = self.0.flush();
@@ -80,7 +136,7 @@ impl<'a> Socket<'a> {
 
 impl AsFd for Socket<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
+        self.0.get_ref().stream().as_fd()
     }
 }
 
@@ -163,7 +219,36 @@ fn until(stream: &Stream<'_>, deadline: Instant, what: &'static str) -> Result<(
     }
 }
 
-fn upgrade<'a>(mut stream: Stream<'a>, address: &Address) -> Result<WebSocket<Stream<'a>>, Outage> {
+fn secure<'a>(
+    mut stream: Stream<'a>,
+    config: Arc<ClientConfig>,
+    host: &str,
+) -> Result<Transport<'a>, Outage> {
+    let tls = |why: String| Outage::Tls(why);
+    let name = ServerName::try_from(host.to_owned()).map_err(|error| tls(error.to_string()))?;
+    let mut connection =
+        ClientConnection::new(config, name).map_err(|error| tls(error.to_string()))?;
+    let deadline = Instant::now() + limits::HANDSHAKE;
+    stream.begin_message();
+    while connection.is_handshaking() {
+        match connection.complete_io(&mut stream) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                until(&stream, deadline, "TLS")?;
+            }
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                return Err(tls("the server closed the connection".to_owned()));
+            }
+            Err(error) => return Err(tls(error.to_string())),
+        }
+    }
+    Ok(Transport::Tls(Box::new(StreamOwned::new(connection, stream))))
+}
+
+fn upgrade<'a>(
+    mut transport: Transport<'a>,
+    address: &Address,
+) -> Result<WebSocket<Transport<'a>>, Outage> {
     let url = format!("ws://{}{}", address.authority(), address.target);
     let mut request =
         url.into_client_request().map_err(|error| Outage::Protocol(error.to_string()))?;
@@ -177,13 +262,13 @@ fn upgrade<'a>(mut stream: Stream<'a>, address: &Address) -> Result<WebSocket<St
         .max_message_size(Some(limits::SERVER_MESSAGE_BYTES))
         .max_frame_size(Some(limits::SERVER_MESSAGE_BYTES));
     let deadline = Instant::now() + limits::HANDSHAKE;
-    stream.begin_message();
-    let mut result = tungstenite::client::client_with_config(request, stream, Some(config));
+    transport.stream_mut().begin_message();
+    let mut result = tungstenite::client::client_with_config(request, transport, Some(config));
     loop {
         match result {
             Ok((socket, _)) => return Ok(socket),
             Err(HandshakeError::Interrupted(middle)) => {
-                until(middle.get_ref().get_ref(), deadline, "the upgrade")?;
+                until(middle.get_ref().get_ref().stream(), deadline, "the upgrade")?;
                 result = middle.handshake();
             }
             Err(HandshakeError::Failure(error)) => return Err(outage(error)),
@@ -198,7 +283,12 @@ fn outage(error: tungstenite::Error) -> Outage {
         E::Io(error) if error.kind() == ErrorKind::TimedOut => {
             Outage::Lost("it does not read".into())
         }
-        E::Io(error) => Outage::Lost(reason(&error)),
+        E::Io(error) => {
+            match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+                Some(tls) => Outage::Tls(tls.to_string()),
+                None => Outage::Lost(reason(&error)),
+            }
+        }
         E::ConnectionClosed | E::AlreadyClosed => Outage::Closed(String::new()),
         E::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
             Outage::Lost("it ended without a goodbye".to_owned())

@@ -31,8 +31,9 @@ fn ask(usage: &Usage, stop: &Stop) -> Option<Vec<LinkStatus>> {
     let address = super::local(usage.listen);
     let token = usage.token.as_ref().map(|token| format!("?token={}", encode(token.expose())));
     let target = format!("/usage{}", token.unwrap_or_default());
-    let address = Address { host: address.ip().to_string(), port: address.port(), target };
-    let route = Route { address, proxy: None };
+    let address =
+        Address { secure: false, host: address.ip().to_string(), port: address.port(), target };
+    let route = Route { address, proxy: None, tls: None };
     let mut socket = Socket::connect(&route, stop).ok()?;
     socket.send(Message::text("subscribe:detail")).ok()?;
     let deadline = Instant::now() + limits::QUESTION;
