@@ -85,7 +85,11 @@ impl Scene {
     fn wait(&self, what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is_so() {
-            assert!(start.elapsed() < patience, "{what}: not in {patience:?} {:#?}", self.agent.log());
+            assert!(
+                start.elapsed() < patience,
+                "{what}: not in {patience:?} {:#?}",
+                self.agent.log()
+            );
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
@@ -152,7 +156,8 @@ fn a_cable_cut_for_two_minutes() {
     let mut scene = Scene::new();
     scene.cable.cut();
     let start = Instant::now();
-    scene.wait("the missing answer", limits::ANSWER + SLACK, || scene.said("no answer within") == 1);
+    scene
+        .wait("the missing answer", limits::ANSWER + SLACK, || scene.said("no answer within") == 1);
     assert!(start.elapsed() > limits::ANSWER - Duration::from_secs(2), "{:?}", start.elapsed());
     pass(Duration::from_secs(120).saturating_sub(start.elapsed()));
     let troubles: Vec<_> =
@@ -213,7 +218,8 @@ fn a_name_that_has_no_address_for_a_while() {
     let names = Scratch::new("names");
     let known = format!("{FAR} hub.test\n");
     let hosts = names.write("hosts", &known);
-    let resolver = names.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
+    let resolver =
+        names.write("resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n");
     let mount = "mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
     let mut scene = Scene::with(|cable| {
         let mut command = Command::new("unshare");
