@@ -2,6 +2,7 @@
 //! other end for dead. Pure state machines: `now` and chance are parameters.
 
 pub mod hm;
+pub mod said;
 
 use std::time::Duration;
 

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::feed::Feed;
 use crate::limits;
 use crate::link::hm::{Conversation, Step, Verdict};
+use crate::link::said::Said;
 use crate::link::{Backoff, Keepalive, LinkStatus, Outage};
 use crate::logger::{PeerLog, unix_milliseconds, unix_seconds};
 use crate::parse::quote;
@@ -164,25 +165,23 @@ impl Link {
     /// The life of the thread that delivers them.
     pub fn deliver(&self, stop: &Stop) {
         let mut backoff = Backoff::new(limits::RECONNECT.0, limits::RECONNECT.1);
-        let mut named: Option<Outage> = None;
+        let mut said = Said::default();
         let mut pongs = false;
         while !stop.is_rung() {
             self.set_state("connecting");
             let outage = match Socket::connect(&self.route, stop) {
-                Ok(socket) => self.converse(socket, &mut pongs, &mut backoff, &mut named, stop),
+                Ok(socket) => self.converse(socket, &mut pongs, &mut backoff, &mut said, stop),
                 Err(outage) => outage,
             };
             if stop.is_rung() {
                 return;
             }
             let wait = backoff.next(chance(), outage.floor());
-            // Each trouble once, until there is another one or it is over.
-            if !named.as_ref().is_some_and(|before| before.is_like(&outage)) {
+            if said.is_news(&outage) {
                 let seconds = wait.as_secs_f64();
                 log::warn!("hm: {} {outage}; next try in {seconds:.0} s", self.shown());
             }
             lock(&self.status).last_outage = Some(outage.to_string());
-            named = Some(outage);
             self.set_state("waiting");
             stop.wait(wait);
         }
@@ -194,7 +193,7 @@ impl Link {
         mut socket: Socket<'_>,
         pongs: &mut bool,
         backoff: &mut Backoff,
-        named: &mut Option<Outage>,
+        said: &mut Said,
         stop: &Stop,
     ) -> Outage {
         self.set_state("connected");
@@ -206,13 +205,14 @@ impl Link {
                 socket.close();
                 return Outage::Closed(String::new());
             }
-            match self.turn(&mut socket, &mut conversation, named, stop) {
+            match self.turn(&mut socket, &mut conversation, said, stop) {
                 Ok(()) => {}
                 Err(outage) => return outage,
             }
             *pongs = conversation.has_pongs();
             if conversation.is_stable(self.now()) {
                 backoff.reset();
+                said.over();
             }
         }
     }
@@ -222,12 +222,12 @@ impl Link {
         &self,
         socket: &mut Socket<'_>,
         conversation: &mut Conversation,
-        named: &mut Option<Outage>,
+        said: &mut Said,
         stop: &Stop,
     ) -> Result<(), Outage> {
         self.news.clear();
         if let Some(message) = socket.receive()? {
-            return self.hear(&message, conversation, named);
+            return self.hear(&message, conversation, said);
         }
         let oldest = lock(&self.spool).first().cloned();
         match conversation.next(oldest.is_some(), self.now())? {
@@ -256,7 +256,7 @@ impl Link {
         &self,
         message: &Message,
         conversation: &mut Conversation,
-        named: &mut Option<Outage>,
+        said: &mut Said,
     ) -> Result<(), Outage> {
         let text = match message {
             Message::Text(text) => text.as_str(),
@@ -278,41 +278,55 @@ impl Link {
         if verdict != Verdict::Stray {
             lock(&self.status).last_answer_unix_seconds = Some(unix_seconds());
         }
-        self.obey(verdict, named);
+        self.obey(verdict, said);
         Ok(())
     }
 
-    fn obey(&self, verdict: Verdict, named: &mut Option<Outage>) {
+    fn obey(&self, verdict: Verdict, said: &mut Said) {
         let shown = self.shown();
+        let is_new = said.is_new(&verdict);
         let limited = |text: String| self.log.write(Level::Warn, || text);
         match verdict {
             Verdict::Online => {
                 self.set_state("online");
                 let backlog = lock(&self.spool).len();
-                log::info!(
-                    "hm: {shown}: online as {}, {backlog} reports wait",
-                    quoted(&self.node_id)
-                );
-                *named = None;
+                if is_new {
+                    let node = quoted(&self.node_id);
+                    log::info!("hm: {shown}: online as {node}, {backlog} reports wait");
+                }
             }
-            Verdict::AlreadyOnline(message) => limited(format!(
+            Verdict::AlreadyOnline(message) if is_new => limited(format!(
                 "hm: {shown} holds an older connection of this node (\"{}\"); waiting for it to expire",
                 quoted(&message)
             )),
-            Verdict::Delivered => drop(self.finish()),
+            Verdict::Delivered => {
+                if said.refused > 1 {
+                    limited(format!(
+                        "hm: {shown} takes reports again; {} were refused and dropped",
+                        said.refused
+                    ));
+                }
+                said.over();
+                self.finish();
+            }
             Verdict::Refused(message) => {
                 let report = self.finish();
-                lock(&self.status).dropped += u64::from(report.is_some());
-                let body = report.map(|report| report.body).unwrap_or_default();
-                limited(format!(
-                    "hm: {shown} refuses a report (\"{}\"), which is dropped: {}",
-                    quoted(&message),
-                    quoted(&body)
-                ));
+                let lost = u64::from(report.is_some());
+                lock(&self.status).dropped += lost;
+                said.refused += lost;
+                if is_new {
+                    let body = report.map(|report| report.body).unwrap_or_default();
+                    limited(format!(
+                        "hm: {shown} refuses a report (\"{}\"), which is dropped: {}",
+                        quoted(&message),
+                        quoted(&body)
+                    ));
+                }
             }
-            Verdict::Later(message) => {
+            Verdict::Later(message) if is_new => {
                 limited(format!("hm: {shown} asks for later: \"{}\"", quoted(&message)));
             }
+            Verdict::AlreadyOnline(_) | Verdict::Later(_) => {}
             Verdict::Stray => log::debug!("hm: {shown}: an answer to nothing that was asked"),
         }
     }

@@ -48,6 +48,8 @@ pub struct Conversation {
     not_before: Duration,
     /// How long the next "later" is.
     patience: Duration,
+    /// The hub said that the node is not online, and has taken no report since.
+    disowned: bool,
     /// Since when the node is online.
     online_since: Option<Duration>,
 }
@@ -71,6 +73,7 @@ impl Conversation {
             keepalive,
             not_before: now,
             patience: limits::LATER.0,
+            disowned: false,
             online_since: None,
         }
     }
@@ -144,7 +147,6 @@ impl Conversation {
             Code::Done => {
                 self.state = State::Online;
                 self.online_since = Some(now);
-                self.patience = limits::LATER.0;
                 Verdict::Online
             }
             Code::AlreadyOnline => {
@@ -162,7 +164,7 @@ impl Conversation {
         self.state = State::Online;
         match code {
             Code::Done => {
-                self.patience = limits::LATER.0;
+                (self.patience, self.disowned) = (limits::LATER.0, false);
                 self.not_before = now + limits::REPORT_PAUSE;
                 Verdict::Delivered
             }
@@ -177,12 +179,13 @@ impl Conversation {
             Code::AlreadyOnline | Code::NotOnline => {
                 self.state = State::Offline;
                 self.online_since = None;
-                let pause = limits::REPORT_PAUSE;
-                self.wait(
-                    if code == Code::NotOnline { pause } else { limits::ALREADY_ONLINE },
-                    chance,
-                    now,
-                );
+                match code {
+                    Code::AlreadyOnline => self.wait(limits::ALREADY_ONLINE, chance, now),
+                    // It takes the node in and disowns it again: at once would be for ever.
+                    _ if self.disowned => self.wait_longer(chance, now),
+                    _ => self.wait(limits::REPORT_PAUSE, chance, now),
+                }
+                self.disowned |= code == Code::NotOnline;
                 Verdict::Later(answer.message.clone())
             }
         }
@@ -322,6 +325,27 @@ mod tests {
             }
         }
         let waits: Vec<u64> = sent.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        assert_eq!(waits, [3, 6, 12, 24, 48, 60, 60]);
+    }
+
+    #[test]
+    fn a_hub_that_takes_a_node_in_and_disowns_it_is_asked_ever_later() {
+        let mut link = online();
+        let (mut now, mut onlines) = (s(1.0), Vec::new());
+        while onlines.len() < 8 {
+            match link.next(true, now).unwrap() {
+                Step::Online(id) => {
+                    onlines.push(now);
+                    assert_eq!(link.answered(&answer(id, 0), 1.0, now), Verdict::Online);
+                }
+                Step::Report(id) => drop(link.answered(&answer(id, 6), 1.0, now)),
+                Step::Wait(until) => now = until,
+                Step::Ping => {}
+            }
+        }
+        let waits: Vec<u64> =
+            onlines.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
+        assert_eq!(onlines[0], s(1.0) + limits::REPORT_PAUSE, "once at once");
         assert_eq!(waits, [3, 6, 12, 24, 48, 60, 60]);
     }
 

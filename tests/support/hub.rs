@@ -1,7 +1,8 @@
 //! A hub as the published one behaves: it takes pings silently and cuts who has sent none for its deadline, wants
-//! online first, answers each request once, and does what a test tells it to.
+//! online first and a node on one connection only, answers each request once, and does what a test tells it to.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
 use serde_json::{Value, json};
-use tungstenite::Message;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::{Message, WebSocket};
 
 use super::wait_until;
 
@@ -30,8 +33,13 @@ struct State {
     seen: Vec<Seen>,
     /// Codes for the next requests; after them everything is 0.
     codes: VecDeque<u64>,
-    connections: usize,
+    /// When each connection was there.
+    connections: Vec<Instant>,
     pings: usize,
+    /// Nodes, and the connection on which each of them is online.
+    online: HashMap<String, usize>,
+    /// What was seen is written there too, a line each: kind, timestamp, connection.
+    record: Option<File>,
 }
 
 /// What a hub does, shared with its threads.
@@ -40,8 +48,10 @@ struct Shared {
     stop: AtomicBool,
     /// Reads and answers nothing.
     frozen: AtomicBool,
+    /// Says goodbye when it stops.
+    goodbye: AtomicBool,
     /// Sends pongs.
-    pongs: bool,
+    pongs: AtomicBool,
     /// Cuts who has not sent a ping for so long.
     deadline: Duration,
 }
@@ -67,7 +77,8 @@ impl Hub {
             state: Mutex::default(),
             stop: AtomicBool::new(false),
             frozen: AtomicBool::new(false),
-            pongs,
+            goodbye: AtomicBool::new(false),
+            pongs: AtomicBool::new(pongs),
             deadline,
         });
         let address = listener.local_addr().unwrap();
@@ -89,12 +100,27 @@ impl Hub {
         self.shared.frozen.store(frozen, Ordering::Relaxed);
     }
 
+    /// From now on it sends pongs, or none.
+    pub fn pongs(&self, pongs: bool) {
+        self.shared.pongs.store(pongs, Ordering::Relaxed);
+    }
+
+    /// From now on all that is seen is appended to `file`.
+    pub fn record(&self, file: File) {
+        self.shared.state.lock().unwrap().record = Some(file);
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.state.lock().unwrap().seen.clone()
     }
 
     pub fn connections(&self) -> usize {
-        self.shared.state.lock().unwrap().connections
+        self.connected_at().len()
+    }
+
+    /// When each connection was there, in the order in which they came.
+    pub fn connected_at(&self) -> Vec<Instant> {
+        self.shared.state.lock().unwrap().connections.clone()
     }
 
     pub fn pings(&self) -> usize {
@@ -115,6 +141,12 @@ impl Hub {
     pub fn stop(mut self) -> Vec<Seen> {
         self.end();
         self.seen()
+    }
+
+    /// The same in good order, with a close frame to everybody.
+    pub fn shut_down(self) -> Vec<Seen> {
+        self.shared.goodbye.store(true, Ordering::Relaxed);
+        self.stop()
     }
 
     fn end(&mut self) {
@@ -139,7 +171,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
                 let context = shared.clone();
                 threads.push(std::thread::spawn(move || {
                     // However it ends, the connection is over.
-                    let _ = serve(socket, &context);
+                    let _ = serve(socket, context);
                 }));
             }
             Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
@@ -149,7 +181,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 /// tungstenite answers pings by itself; this hub's pongs never leave.
-struct Mute(TcpStream, bool);
+struct Mute(TcpStream, Arc<Shared>);
 
 impl Read for Mute {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -160,7 +192,7 @@ impl Read for Mute {
 impl Write for Mute {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         const PONG: u8 = 0x8a;
-        if self.1 && bytes.first() == Some(&PONG) {
+        if !self.1.pongs.load(Ordering::Relaxed) && bytes.first() == Some(&PONG) {
             return Ok(bytes.len());
         }
         self.0.write(bytes)
@@ -171,17 +203,27 @@ impl Write for Mute {
     }
 }
 
-fn serve(socket: TcpStream, shared: &Shared) -> Result<(), Box<tungstenite::Error>> {
+fn serve(socket: TcpStream, shared: Arc<Shared>) -> Result<(), Box<tungstenite::Error>> {
     socket.set_nonblocking(false).unwrap();
-    let mut socket = tungstenite::accept(Mute(socket, !shared.pongs))
+    let mut socket = tungstenite::accept(Mute(socket, shared.clone()))
         .map_err(|_| Box::new(tungstenite::Error::ConnectionClosed))?;
-    let timeout = Some(Duration::from_millis(5));
+    let timeout = Some(Duration::from_millis(50));
     socket.get_ref().0.set_read_timeout(timeout).unwrap();
     let connection = {
         let mut state = shared.state.lock().unwrap();
-        state.connections += 1;
-        state.connections - 1
+        state.connections.push(Instant::now());
+        state.connections.len() - 1
     };
+    let result = converse(&mut socket, &shared, connection);
+    shared.state.lock().unwrap().online.retain(|_, held| *held != connection);
+    result
+}
+
+fn converse(
+    socket: &mut WebSocket<Mute>,
+    shared: &Shared,
+    connection: usize,
+) -> Result<(), Box<tungstenite::Error>> {
     let mut pinged = Instant::now();
     while !shared.stop.load(Ordering::Relaxed) && pinged.elapsed() < shared.deadline {
         if shared.frozen.load(Ordering::Relaxed) {
@@ -205,6 +247,12 @@ fn serve(socket: TcpStream, shared: &Shared) -> Result<(), Box<tungstenite::Erro
             Err(error) => return Err(Box::new(error)),
         }
     }
+    if shared.goodbye.load(Ordering::Relaxed) {
+        let frame = CloseFrame { code: CloseCode::Away, reason: "back soon".into() };
+        socket.close(Some(frame)).map_err(Box::new)?;
+        // Until the other end has said goodbye too.
+        while socket.read().is_ok() {}
+    }
     Ok(())
 }
 
@@ -221,17 +269,28 @@ impl Shared {
         };
         let body = request["body"].as_str().and_then(|body| BASE64.decode(body.as_bytes()).ok());
         let Some(body) = body else { return Some(answer(1, 0, 0)) };
-        let online = |seen: &Seen| seen.connection == connection && seen.kind == 1;
-        let is_online = state.seen.iter().any(online);
-        let code = state.codes.pop_front();
-        let code = code.unwrap_or(if kind == 2 && !is_online { 6 } else { 0 });
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        let is_online = state.online.values().any(|held| *held == connection);
+        let node = body["node_id"].as_str().unwrap_or_default();
+        let is_elsewhere = state.online.get(node).is_some_and(|held| *held != connection);
+        let code = match (kind, is_online) {
+            (1, _) if is_elsewhere => 5,
+            (2, false) => 6,
+            _ => 0,
+        };
+        let code = state.codes.pop_front().unwrap_or(code);
         const NO_ANSWER: u64 = 99;
         if code == NO_ANSWER {
             return None;
         }
         if code == 0 {
-            let body = serde_json::from_slice(&body).unwrap();
+            if kind == 1 {
+                state.online.insert(node.to_owned(), connection);
+            }
             let timestamp = request["timestamp"].as_u64().unwrap();
+            if let Some(record) = &mut state.record {
+                record.write_all(format!("{kind} {timestamp} {connection}\n").as_bytes()).unwrap();
+            }
             state.seen.push(Seen { kind, id, timestamp, body, connection });
         }
         Some(answer(code, id, kind))
