@@ -181,6 +181,8 @@ impl Link {
                 log::warn!("hm: {} {outage}; next try in {seconds:.0} s", self.shown());
             }
             lock(&self.status).last_outage = Some(outage.to_string());
+            // The next connection must prove anew that pings are answered: the hub may be another one.
+            pongs &= !matches!(outage, Outage::NoPong(_));
             self.set_state("waiting");
             stop.wait(wait);
         }
