@@ -290,10 +290,18 @@ impl Link {
         match verdict {
             Verdict::Online => {
                 self.set_state("online");
-                let backlog = lock(&self.spool).len();
+                let (backlog, dropped) = {
+                    let spool = lock(&self.spool);
+                    (spool.len(), spool.dropped())
+                };
                 if is_new {
                     let node = quoted(&self.node_id);
                     log::info!("hm: {shown}: online as {node}, {backlog} reports wait");
+                }
+                if dropped > said.dropped {
+                    let more = dropped - said.dropped;
+                    log::warn!("hm: {more} reports, the oldest, were dropped for want of room");
+                    said.dropped = dropped;
                 }
             }
             Verdict::AlreadyOnline(message) if is_new => limited(format!(
