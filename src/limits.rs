@@ -150,6 +150,9 @@ pub const RECONNECT: (Duration, Duration) = (Duration::from_secs(3), Duration::f
 pub const PONG: Duration = Duration::from_secs(45);
 /// Reports that wait for a server to come back: three and a half days of one every 30 s.
 pub const BACKLOG_REPORTS: usize = 10_000;
+/// A clock that is set back by no more than this does not set reports back: that is what time servers do, and
+/// a report's time is wrong by no more than this for twice as long.
+pub const CLOCK_SET_BACK: Duration = Duration::from_secs(600);
 /// Lines of delivered reports in the file of those that wait, before it is written anew.
 pub const STALE_LINES: usize = 2000;
 /// That file is never so large.

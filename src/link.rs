@@ -3,6 +3,7 @@
 
 pub mod hm;
 pub mod said;
+pub mod stamps;
 
 use std::time::Duration;
 

@@ -259,3 +259,15 @@ fn a_connection_that_only_the_agent_knows_after_a_suspend() {
     assert!(broken.contains("broke: connection reset by peer; next try in "), "{broken}");
     scene.assert_back_within("half open", FIRST, asleep + SAMPLED);
 }
+
+#[test]
+#[ignore = "needs root and ip; 10 s"]
+fn a_cable_that_is_cut_does_not_keep_the_agent_from_stopping() {
+    let scene = Scene::new();
+    scene.cable.cut();
+    // Until there is something that nobody confirms.
+    let delivered = recorded(&scene.record).len();
+    scene.wait("a backlog", SLACK, || taken(&scene.state.0).len() > delivered + 2);
+    let log = scene.agent.stop();
+    assert!(!log.iter().any(|line| line.contains("without waiting any longer")), "{log:#?}");
+}

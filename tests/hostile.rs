@@ -4,9 +4,10 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use support::cable::{Cable, FAR, NEAR};
 use support::{Agent, wait_until};
 
 #[test]
@@ -85,72 +86,30 @@ fn half_open_heads_do_not_keep_others_out_or_the_agent_from_stopping() {
     }
 }
 
-struct Cable {
-    inner: String,
-    outer: String,
-    children: Vec<Child>,
-}
+/// A process that is gone when it goes out of scope.
+struct Client(Child);
 
-impl Cable {
-    /// Two hosts of our own with a cable between them: 10.77.0.1 and 10.77.0.2.
-    fn new() -> Self {
-        let id = std::process::id();
-        let cable =
-            Self { inner: format!("hma{id}"), outer: format!("hmb{id}"), children: Vec::new() };
-        let (inner, outer) = (&cable.inner, &cable.outer);
-        for line in [
-            format!("netns add {inner}"),
-            format!("netns add {outer}"),
-            format!("link add hm0 netns {inner} type veth peer name hm0 netns {outer}"),
-            format!("-n {inner} addr add 10.77.0.1/30 dev hm0"),
-            format!("-n {outer} addr add 10.77.0.2/30 dev hm0"),
-            format!("-n {inner} link set hm0 up"),
-            format!("-n {outer} link set hm0 up"),
-        ] {
-            assert!(ip(&line), "ip {line}");
-        }
-        cable
-    }
-
-    /// From now on nothing comes back from the outer host: no answer, no reset.
-    fn cut(&self) {
-        assert!(ip(&format!("-n {} route add blackhole 10.77.0.1/32", self.outer)));
-    }
-}
-
-fn ip(line: &str) -> bool {
-    Command::new("ip").args(line.split(' ')).status().unwrap().success()
-}
-
-impl Drop for Cable {
+impl Drop for Client {
     fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        ip(&format!("netns del {}", self.inner));
-        ip(&format!("netns del {}", self.outer));
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 #[test]
 #[ignore = "needs root and ip; 35 s"]
 fn a_client_that_vanishes_without_a_word_is_noticed() {
-    let mut cable = Cable::new();
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &cable.inner, env!("CARGO_BIN_EXE_hm-agent")]);
-    command.args(["-s", "usage.listen=10.77.0.1:0", "-s", "interval=1"]);
-    // Loopback is down there.
-    command.args(["-s", "heartbeat.enabled=false"]);
-    command.args(["-s", "log_level=debug"]);
+    let cable = Cable::new();
+    let mut command = cable.on(&cable.near, env!("CARGO_BIN_EXE_hm-agent"));
+    command.args(["-s", &format!("usage.listen={NEAR}:0"), "-s", "interval=1"]);
+    command.args(["-s", "heartbeat.enabled=false", "-s", "log_level=debug"]);
     let agent = Agent::spawn(command);
     let script = format!("{}/tests/peers/usage_websockets.py", env!("CARGO_MANIFEST_DIR"));
     let url = format!("ws://{}/usage", agent.address);
-    let mut client = Command::new("ip");
-    client.args(["netns", "exec", &cable.outer, &std::env::var("HM_TEST_PYTHON").unwrap()]);
+    let mut client = cable.on(&cable.far, std::env::var("HM_TEST_PYTHON").unwrap());
     client.args([&script, &url, "1", "3600"]).stderr(Stdio::null());
-    cable.children.push(client.spawn().unwrap());
-    agent.wait_log("usage: 10.77.0.2:");
+    let _client = Client(client.spawn().unwrap());
+    agent.wait_log(&format!("usage: {FAR}:"));
     std::thread::park_timeout(Duration::from_secs(2));
     cable.cut();
     let start = Instant::now();

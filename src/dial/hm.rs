@@ -21,6 +21,7 @@ use crate::feed::Feed;
 use crate::limits;
 use crate::link::hm::{Conversation, Step, Verdict};
 use crate::link::said::Said;
+use crate::link::stamps::Stamps;
 use crate::link::{Backoff, Keepalive, LinkStatus, Outage};
 use crate::logger::{PeerLog, unix_milliseconds, unix_seconds};
 use crate::parse::quote;
@@ -137,6 +138,7 @@ impl Link {
     pub fn report(&self, feed: &Feed, complete: &Event, stop: &Stop) {
         sys::wait_readable([stop.as_fd(), complete.as_fd()], None);
         let mut said = false;
+        let mut stamps = Stamps::default();
         let mut next = Instant::now();
         while !stop.is_rung() {
             let snapshot = &feed.current().snapshot;
@@ -144,7 +146,14 @@ impl Link {
                 log::info!("hm: this node has no GPU; reports have an empty name and zeros");
             }
             said |= snapshot.gpus.each.is_empty();
-            self.put(snapshot);
+            let (unix_milliseconds, set_back) = stamps.next(unix_milliseconds(), self.now());
+            if let Some(by) = set_back {
+                log::warn!(
+                    "hm: the clock was set back by {:.0} s, and so are reports",
+                    by.as_secs_f64()
+                );
+            }
+            self.put(snapshot, unix_milliseconds);
             let now = Instant::now();
             next += self.settings.report_interval;
             if next < now {
@@ -154,10 +163,10 @@ impl Link {
         }
     }
 
-    fn put(&self, snapshot: &Snapshot) {
+    fn put(&self, snapshot: &Snapshot, unix_milliseconds: u64) {
         let Settings { project, models, .. } = &self.settings;
         let body = machine_info(project, models, snapshot, self.primary).into();
-        let report = Report { unix_milliseconds: unix_milliseconds(), body };
+        let report = Report { unix_milliseconds, body };
         self.with_spool(|spool| spool.push(report));
         self.news.ring();
     }
@@ -182,6 +191,8 @@ impl Link {
                 log::warn!("hm: {} {outage}; next try in {seconds:.0} s", self.shown());
             }
             lock(&self.status).last_outage = Some(outage.to_string());
+            // The next connection must prove anew that pings are answered: the hub may be another one.
+            pongs &= !matches!(outage, Outage::NoPong(_));
             self.set_state("waiting");
             stop.wait(wait);
         }
@@ -289,10 +300,18 @@ impl Link {
         match verdict {
             Verdict::Online => {
                 self.set_state("online");
-                let backlog = lock(&self.spool).len();
+                let (backlog, dropped) = {
+                    let spool = lock(&self.spool);
+                    (spool.len(), spool.dropped())
+                };
                 if is_new {
                     let node = quoted(&self.node_id);
                     log::info!("hm: {shown}: online as {node}, {backlog} reports wait");
+                }
+                if dropped > said.dropped {
+                    let more = dropped - said.dropped;
+                    log::warn!("hm: {more} reports, the oldest, were dropped for want of room");
+                    said.dropped = dropped;
                 }
             }
             Verdict::AlreadyOnline(message) if is_new => limited(format!(

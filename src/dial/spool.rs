@@ -30,6 +30,8 @@ pub struct Spool {
     stale_lines: usize,
     /// Left out because there were too many.
     dropped: u64,
+    /// The log has said that it is full, and it has been ever since.
+    full: bool,
 }
 
 impl Spool {
@@ -48,7 +50,7 @@ impl Spool {
         if torn > 0 {
             log::warn!("{}: {torn} damaged lines are left out", path.display());
         }
-        let mut spool = Self { waiting, path, file: None, stale_lines: 0, dropped: 0 };
+        let mut spool = Self { waiting, path, file: None, stale_lines: 0, dropped: 0, full: false };
         spool.trim();
         let made = DirBuilder::new().recursive(true).mode(0o750).create(state_dir);
         if let Err(error) = made.and_then(|()| spool.rewrite()) {
@@ -89,6 +91,8 @@ impl Spool {
     pub fn pop(&mut self) -> Option<Report> {
         let report = self.waiting.pop_front()?;
         self.stale_lines += 2;
+        // Not as soon as there is room for one: it may come and go with every report.
+        self.full &= self.waiting.len() > limits::BACKLOG_REPORTS / 2;
         if self.stale_lines > limits::STALE_LINES && self.stale_lines > self.waiting.len() {
             if let Err(error) = self.rewrite() {
                 self.memory_only(&error);
@@ -101,7 +105,8 @@ impl Spool {
 
     fn trim(&mut self) {
         while self.waiting.len() > limits::BACKLOG_REPORTS {
-            if self.dropped == 0 {
+            if !self.full {
+                self.full = true;
                 let most = limits::BACKLOG_REPORTS;
                 log::warn!(
                     "{}: {most} reports wait; from now on the oldest go",

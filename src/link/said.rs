@@ -13,6 +13,8 @@ pub struct Said {
     verdicts: Vec<Discriminant<Verdict>>,
     /// Reports that were refused since then.
     pub refused: u64,
+    /// Reports that were dropped for want of room since the agent started, as it was said last.
+    pub dropped: u64,
 }
 
 impl Said {
@@ -39,7 +41,7 @@ impl Said {
 
     /// Reports are delivered, or the link has been good for long: what comes now is another trouble.
     pub fn over(&mut self) {
-        *self = Self::default();
+        *self = Self { dropped: self.dropped, ..Self::default() };
     }
 }
 
@@ -77,9 +79,9 @@ mod tests {
         let later = |why: &str| Verdict::Later(why.to_owned());
         assert!(said.is_new(&Verdict::Online) && said.is_new(&later("a")));
         assert!(!said.is_new(&Verdict::Online) && !said.is_new(&later("b")));
-        said.refused = 3;
+        (said.refused, said.dropped) = (3, 4);
         said.over();
         assert!(said.is_new(&later("a")));
-        assert_eq!(said.refused, 0);
+        assert_eq!((said.refused, said.dropped), (0, 4));
     }
 }
