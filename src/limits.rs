@@ -134,6 +134,10 @@ pub const HANDSHAKE: Duration = Duration::from_secs(10);
 pub const LINK_READ_BUFFER_BYTES: usize = 4 << 10;
 /// A server's message larger than this ends the connection.
 pub const SERVER_MESSAGE_BYTES: usize = 256 << 10;
+/// Core's welcome is waited for so long, then it is spoken to all the same.
+pub const WELCOME: Duration = Duration::from_secs(3);
+/// A result that Core has not confirmed is sent again so much later.
+pub const RESULT_AGAIN: Duration = Duration::from_secs(30);
 /// A report that a server has not answered within this ends the connection.
 pub const ANSWER: Duration = Duration::from_secs(20);
 /// Between two reports, when many wait: a hub that comes back has all its nodes to listen to.
@@ -155,8 +159,8 @@ pub const BACKLOG_REPORTS: usize = 10_000;
 pub const CLOCK_SET_BACK: Duration = Duration::from_secs(600);
 /// Lines of delivered reports in the file of those that wait, before it is written anew.
 pub const STALE_LINES: usize = 2000;
-/// That file is never so large.
-pub const SPOOL_BYTES: u64 = 64 << 20;
+/// That file is never so large, nor the one of commands.
+pub const JOURNAL_BYTES: u64 = 64 << 20;
 
 /// Log lines that peers can cause: so many at once, then one a second; the rest is counted.
 pub const PEER_LOG_LINES: u32 = 20;

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod heartbeat;
 pub mod hm;
+pub mod journal;
 pub mod socket;
 pub mod spool;
 pub mod telemetry;

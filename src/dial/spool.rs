@@ -1,14 +1,11 @@
-//! Reports that are not delivered yet, oldest first, in memory and in a file that survives a restart and a
-//! `kill -9`: a journal of what came (`r`) and what went (`d`, the oldest one), each line with its checksum. A
-//! line that is torn costs itself.
+//! Reports that are not delivered yet, oldest first, in memory and in a journal of what came (`r`) and what went (`d`, the
+//! oldest one).
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::error::reason;
+use super::journal::Journal;
 use crate::limits;
 
 /// One report.
@@ -23,9 +20,7 @@ pub struct Report {
 /// The queue.
 pub struct Spool {
     waiting: VecDeque<Report>,
-    path: PathBuf,
-    /// `None`: in memory only.
-    file: Option<File>,
+    journal: Journal,
     /// Lines of the journal that mean nothing any more.
     stale_lines: usize,
     /// Left out because there were too many.
@@ -38,24 +33,24 @@ impl Spool {
     /// Goes on with what `state_dir/name` holds. Without write access it is a queue in memory, and the log
     /// says so.
     pub fn open(state_dir: &Path, name: &str) -> Self {
-        let path = state_dir.join(name);
-        let (waiting, torn) = match read(&path) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Default::default(),
-            Err(error) => {
-                log::warn!("read {}: {}; its reports are lost", path.display(), reason(&error));
-                Default::default()
-            }
-        };
-        if torn > 0 {
-            log::warn!("{}: {torn} damaged lines are left out", path.display());
-        }
-        let mut spool = Self { waiting, path, file: None, stale_lines: 0, dropped: 0, full: false };
+        let mut waiting = VecDeque::new();
+        let journal =
+            Journal::read(state_dir, name, "undelivered reports", |kind, text| match kind {
+                'd' => {
+                    waiting.pop_front();
+                    text.is_empty()
+                }
+                'r' => {
+                    let report = parse(text);
+                    let good = report.is_some();
+                    waiting.extend(report);
+                    good
+                }
+                _ => false,
+            });
+        let mut spool = Self { waiting, journal, stale_lines: 0, dropped: 0, full: false };
         spool.trim();
-        let made = DirBuilder::new().recursive(true).mode(0o750).create(state_dir);
-        if let Err(error) = made.and_then(|()| spool.rewrite()) {
-            spool.memory_only(&error);
-        }
+        spool.rewrite();
         spool
     }
 
@@ -81,9 +76,8 @@ impl Spool {
 
     /// Another one. If there are too many, the oldest goes.
     pub fn push(&mut self, report: Report) {
-        let line = line('r', &format!("{} {}", report.unix_milliseconds, report.body));
+        self.journal.append('r', &text(&report));
         self.waiting.push_back(report);
-        self.write(&line);
         self.trim();
     }
 
@@ -94,11 +88,9 @@ impl Spool {
         // Not as soon as there is room for one: it may come and go with every report.
         self.full &= self.waiting.len() > limits::BACKLOG_REPORTS / 2;
         if self.stale_lines > limits::STALE_LINES && self.stale_lines > self.waiting.len() {
-            if let Err(error) = self.rewrite() {
-                self.memory_only(&error);
-            }
+            self.rewrite();
         } else {
-            self.write(&line('d', ""));
+            self.journal.append('d', "");
         }
         Some(report)
     }
@@ -108,106 +100,35 @@ impl Spool {
             if !self.full {
                 self.full = true;
                 let most = limits::BACKLOG_REPORTS;
-                log::warn!(
-                    "{}: {most} reports wait; from now on the oldest go",
-                    self.path.display()
-                );
+                let path = self.journal.path().display();
+                log::warn!("{path}: {most} reports wait; from now on the oldest go");
             }
             self.pop();
             self.dropped += 1;
         }
     }
 
-    fn write(&mut self, line: &str) {
-        if let Some(file) = &mut self.file
-            && let Err(error) = file.write_all(line.as_bytes())
-        {
-            self.memory_only(&error);
-        }
-    }
-
-    /// Writes the journal anew, whole or not at all.
-    fn rewrite(&mut self) -> io::Result<()> {
-        let new = self.path.with_extension("new");
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        let mut writer = io::BufWriter::new(file);
-        for report in &self.waiting {
-            let text = format!("{} {}", report.unix_milliseconds, report.body);
-            writer.write_all(line('r', &text).as_bytes())?;
-        }
-        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        self.file = Some(file);
+    fn rewrite(&mut self) {
+        let lines = self.waiting.iter().map(|report| ('r', Cow::from(text(report))));
+        self.journal.rewrite(lines);
         self.stale_lines = 0;
-        Ok(())
-    }
-
-    /// A disk that is full, or not ours: reports go on in memory, and what the file holds is what it held.
-    fn memory_only(&mut self, error: &io::Error) {
-        self.file = None;
-        log::warn!(
-            "write {}: {}; undelivered reports are kept in memory only, see state_dir",
-            self.path.display(),
-            reason(error)
-        );
     }
 }
 
-/// What waits, and how many lines were damaged.
-fn read(path: &Path) -> io::Result<(VecDeque<Report>, usize)> {
-    let mut waiting = VecDeque::new();
-    let mut torn = 0;
-    let mut lines = BufReader::new(File::open(path)?.take(limits::SPOOL_BYTES));
-    let mut bytes = Vec::new();
-    while lines.read_until(b'\n', &mut bytes)? > 0 {
-        match parse(&bytes) {
-            Some(Entry::Came(report)) => waiting.push_back(report),
-            Some(Entry::Went) => drop(waiting.pop_front()),
-            None => torn += 1,
-        }
-        bytes.clear();
-    }
-    Ok((waiting, torn))
+fn text(report: &Report) -> String {
+    format!("{} {}", report.unix_milliseconds, report.body)
 }
 
-enum Entry {
-    Came(Report),
-    Went,
-}
-
-fn line(kind: char, text: &str) -> String {
-    let content = format!("{kind}{text}");
-    format!("{:016x} {content}\n", checksum(content.as_bytes()))
-}
-
-fn parse(line: &[u8]) -> Option<Entry> {
-    let line = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
-    let (sum, content) = line.split_once(' ')?;
-    if u64::from_str_radix(sum, 16).ok()? != checksum(content.as_bytes()) {
-        return None;
-    }
-    match content.split_at_checked(1)? {
-        ("d", "") => Some(Entry::Went),
-        ("r", text) => {
-            let (time, body) = text.split_once(' ')?;
-            Some(Entry::Came(Report { unix_milliseconds: time.parse().ok()?, body: body.into() }))
-        }
-        _ => None,
-    }
-}
-
-/// FNV-1a: enough to notice a line that was not written to its end.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+fn parse(text: &str) -> Option<Report> {
+    let (time, body) = text.split_once(' ')?;
+    Some(Report { unix_milliseconds: time.parse().ok()?, body: body.into() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
+    use std::path::PathBuf;
 
     struct Dir(PathBuf);
 
