@@ -1,6 +1,7 @@
 //! A link to a server somewhere else that never gives up: when to try again, when to ping, when to take the
 //! other end for dead. Pure state machines: `now` and chance are parameters.
 
+pub mod core;
 pub mod hm;
 pub mod said;
 pub mod stamps;
@@ -65,6 +66,8 @@ pub enum Outage {
     NoPong(Duration),
     /// It does not speak the protocol.
     Protocol(String),
+    /// It does not want this node.
+    Refused(String),
 }
 
 impl Outage {
@@ -72,7 +75,7 @@ impl Outage {
     pub fn floor(&self) -> Duration {
         match self {
             Self::Http(_, Some(retry_after), _) => (*retry_after).min(LONGEST_RETRY_AFTER),
-            Self::Http(400..500, None, _) | Self::Tls(_) | Self::Protocol(_) => {
+            Self::Http(200..500, None, _) | Self::Tls(_) | Self::Protocol(_) | Self::Refused(_) => {
                 Duration::from_secs(30)
             }
             Self::Http(..) | Self::Dns(_) | Self::Proxy(_) => Duration::from_secs(5),
@@ -108,6 +111,7 @@ impl std::fmt::Display for Outage {
                 write!(f, "no pong for {} s, and there were some", time.as_secs())
             }
             Self::Protocol(why) => write!(f, "does not speak the protocol: {why}"),
+            Self::Refused(why) => write!(f, "refuses this node: {why}"),
         }
     }
 }

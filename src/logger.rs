@@ -90,7 +90,7 @@ pub fn unix_milliseconds() -> u64 {
 }
 
 /// RFC 3339 in UTC, to the second.
-fn utc(unix_seconds: u64) -> String {
+pub fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);

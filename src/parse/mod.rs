@@ -35,6 +35,7 @@ pub mod ras_err_count;
 pub mod stat;
 pub mod uptime;
 pub mod vmstat;
+pub mod words;
 pub mod zoneinfo;
 
 use std::fmt;
