@@ -167,6 +167,14 @@ impl Keepalive {
     }
 }
 
+/// One connection's talk, as whoever keeps the link must know it.
+pub trait Conversation {
+    /// Whether this server sends pongs.
+    fn has_pongs(&self) -> bool;
+    /// Whether what was asked has been answered for so long that the next outage is a new one.
+    fn is_stable(&self, now: Duration) -> bool;
+}
+
 /// What a person is shown of a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStatus {

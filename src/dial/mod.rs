@@ -8,6 +8,7 @@ pub mod socket;
 pub mod spool;
 pub mod telemetry;
 pub mod tls;
+pub mod uplink;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -212,9 +212,9 @@ impl Conversation {
         self.keepalive.pong(now);
     }
 
-    /// Whether heartbeats have been answered for so long that the next outage is a new one.
-    pub fn is_stable(&self, now: Duration) -> bool {
-        self.registered_since.is_some_and(|since| now >= since + limits::STABLE)
+    /// Whether Core knows the node.
+    pub fn is_registered(&self) -> bool {
+        self.state == State::Registered
     }
 
     fn is_registering(&self, id: &str) -> bool {
@@ -275,6 +275,16 @@ impl Conversation {
             }
             _ => Verdict::Trouble(what),
         })
+    }
+}
+
+impl super::Conversation for Conversation {
+    fn has_pongs(&self) -> bool {
+        self.keepalive.answers()
+    }
+
+    fn is_stable(&self, now: Duration) -> bool {
+        self.registered_since.is_some_and(|since| now >= since + limits::STABLE)
     }
 }
 

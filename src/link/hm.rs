@@ -126,16 +126,6 @@ impl Conversation {
         self.keepalive.pong(now);
     }
 
-    /// Whether this hub sends pongs.
-    pub fn has_pongs(&self) -> bool {
-        self.keepalive.answers()
-    }
-
-    /// Whether reports have been answered for so long that the next outage is a new one.
-    pub fn is_stable(&self, now: Duration) -> bool {
-        self.online_since.is_some_and(|since| now >= since + limits::STABLE)
-    }
-
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id - 1
@@ -201,9 +191,20 @@ impl Conversation {
     }
 }
 
+impl super::Conversation for Conversation {
+    fn has_pongs(&self) -> bool {
+        self.keepalive.answers()
+    }
+
+    fn is_stable(&self, now: Duration) -> bool {
+        self.online_since.is_some_and(|since| now >= since + limits::STABLE)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::Conversation as _;
 
     fn s(seconds: f64) -> Duration {
         Duration::from_secs_f64(100.0 + seconds)

@@ -4,20 +4,25 @@
 use std::mem::{Discriminant, discriminant};
 
 use super::Outage;
-use super::hm::Verdict;
 
-/// What was said.
-#[derive(Debug, Default)]
-pub struct Said {
+/// What was said; `V` is what the server's messages can mean.
+#[derive(Debug)]
+pub struct Said<V> {
     outage: Option<Outage>,
-    verdicts: Vec<Discriminant<Verdict>>,
+    verdicts: Vec<Discriminant<V>>,
     /// Reports that were refused since then.
     pub refused: u64,
     /// Reports that were dropped for want of room since the agent started, as it was said last.
     pub dropped: u64,
 }
 
-impl Said {
+impl<V> Default for Said<V> {
+    fn default() -> Self {
+        Self { outage: None, verdicts: Vec::new(), refused: 0, dropped: 0 }
+    }
+}
+
+impl<V> Said<V> {
     /// Whether the log must name this outage.
     pub fn is_news(&mut self, outage: &Outage) -> bool {
         let known = self.outage.as_ref().is_some_and(|before| before.is_like(outage));
@@ -30,7 +35,7 @@ impl Said {
     }
 
     /// Whether the log must name this verdict.
-    pub fn is_new(&mut self, verdict: &Verdict) -> bool {
+    pub fn is_new(&mut self, verdict: &V) -> bool {
         let kind = discriminant(verdict);
         let known = self.verdicts.contains(&kind);
         if !known {
@@ -48,11 +53,12 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::link::hm::Verdict;
     use std::time::Duration;
 
     #[test]
     fn each_trouble_once_until_there_is_another_one_or_it_is_over() {
-        let mut said = Said::default();
+        let mut said = Said::<Verdict>::default();
         let refused = |why: &str| Outage::Unreachable(why.to_owned());
         assert!(said.is_news(&refused("a")) && !said.is_news(&refused("b")));
         assert!(said.is_news(&Outage::Timeout("connecting")) && said.is_news(&refused("a")));
@@ -62,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_hub_that_is_online_and_answers_nothing_is_no_news_each_time() {
-        let mut said = Said::default();
+        let mut said = Said::<Verdict>::default();
         let silent = Outage::Unanswered(Duration::from_secs(20));
         let mut lines = Vec::new();
         for _ in 0..10 {
@@ -75,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_same_answer_is_the_same_in_other_words() {
-        let mut said = Said::default();
+        let mut said = Said::<Verdict>::default();
         let later = |why: &str| Verdict::Later(why.to_owned());
         assert!(said.is_new(&Verdict::Online) && said.is_new(&later("a")));
         assert!(!said.is_new(&Verdict::Online) && !said.is_new(&later("b")));

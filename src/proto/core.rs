@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::parse::quote;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{FileSystem, Snapshot};
 
 /// What every message has beside its data.
 #[derive(Debug, Clone, Copy)]
@@ -205,7 +205,7 @@ pub fn heartbeat(envelope: Envelope<'_>, node_id: &str, snapshot: &Snapshot) -> 
     let metrics = Metrics {
         cpu_usage: snapshot.cpu.as_ref().map(|cpu| tenths(cpu.percent)),
         memory_usage: memory.map(tenths),
-        disk_usage: root.and_then(|root| root.used_percent()).map(tenths),
+        disk_usage: root.and_then(FileSystem::used_percent).map(tenths),
         load_average: snapshot.load.map(|load| load.one),
     };
     message("heartbeat", envelope, Heartbeat { node_id, status: "online", metrics })
@@ -238,7 +238,7 @@ pub fn uuid_v4(mut random: [u8; 16]) -> String {
 mod tests {
     use super::*;
     use crate::parse::loadavg::LoadAvg;
-    use crate::snapshot::{Cpu, FileSystem, Memory};
+    use crate::snapshot::{Cpu, Memory};
     use serde_json::{Value, json};
 
     const ENVELOPE: Envelope<'_> = Envelope { id: "i", timestamp: "2025-01-21T10:00:00Z" };

@@ -1,4 +1,5 @@
 use super::*;
+use crate::link::Conversation as _;
 
 fn s(seconds: f64) -> Duration {
     Duration::from_secs_f64(100.0 + seconds)

@@ -1,0 +1,238 @@
+//! What the links to hm and to Core have in common: connecting, again and again and never too often; what the log and
+//! the status say of it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use log::Level;
+use tungstenite::Message;
+
+use super::address::{Address, Proxy};
+use super::socket::{Route, Socket};
+use super::tls;
+use crate::config::Secret;
+use crate::error::Error;
+use crate::limits;
+use crate::link::said::Said;
+use crate::link::{Backoff, Conversation, Keepalive, LinkStatus, Outage};
+use crate::logger::{PeerLog, unix_seconds};
+use crate::parse::quote;
+use crate::sync::{Stop, lock};
+use crate::sys::{self, Event};
+
+/// A link to a server.
+pub struct Uplink {
+    name: &'static str,
+    route: Route,
+    status: Mutex<LinkStatus>,
+    /// Rings when there is something new to send.
+    news: Event,
+    /// The clock of the state machines.
+    started: Instant,
+    log: PeerLog,
+    /// What a server may repeat and nobody must see.
+    secret: Option<Secret>,
+}
+
+impl Uplink {
+    /// Of that name, there.
+    pub fn new(name: &'static str, route: Route, secret: Option<Secret>) -> Result<Self, Error> {
+        let status = LinkStatus {
+            name: name.to_owned(),
+            state: "connecting".to_owned(),
+            since_unix_seconds: unix_seconds(),
+            last_answer_unix_seconds: None,
+            backlog: 0,
+            dropped: 0,
+            last_outage: None,
+        };
+        Ok(Self {
+            name,
+            route,
+            status: Mutex::new(status),
+            news: Event::new().map_err(|error| Error::system("create an event", error))?,
+            started: Instant::now(),
+            log: PeerLog::new(),
+            secret,
+        })
+    }
+
+    /// How it stands. Waits for no disk: the sampler asks.
+    pub fn status(&self) -> LinkStatus {
+        lock(&self.status).clone()
+    }
+
+    /// Changes what is known of it.
+    pub fn note<R>(&self, change: impl FnOnce(&mut LinkStatus) -> R) -> R {
+        change(&mut lock(&self.status))
+    }
+
+    /// It is in that state now.
+    pub fn set_state(&self, state: &str) {
+        self.note(|status| {
+            if status.state != state {
+                (status.state, status.since_unix_seconds) = (state.to_owned(), unix_seconds());
+            }
+        });
+    }
+
+    /// The server has answered something that was asked.
+    pub fn note_answer(&self) {
+        self.note(|status| status.last_answer_unix_seconds = Some(unix_seconds()));
+    }
+
+    /// There is something new to send.
+    pub fn ring(&self) {
+        self.news.ring();
+    }
+
+    /// The server, for the log.
+    pub fn shown(&self) -> String {
+        self.route.address.shown()
+    }
+
+    /// The clock of the state machines.
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A line about the server that the server can cause.
+    pub fn warn(&self, what: &str) {
+        self.say(Level::Warn, what);
+    }
+
+    /// The same, of less weight.
+    pub fn say(&self, level: Level, what: &str) {
+        let Self { name, .. } = self;
+        self.log.write(level, || format!("{name}: {} {}", self.shown(), self.without_secret(what)));
+    }
+
+    /// Connects, has `turn` do one thing after the other until the connection ends, and does so again, until the agent
+    /// stops.
+    pub fn keep<C: Conversation, V>(
+        &self,
+        ping_interval: Duration,
+        stop: &Stop,
+        begin: impl Fn(Keepalive, &Socket<'_>) -> C,
+        turn: impl Fn(&mut Socket<'_>, &mut C, &mut Said<V>) -> Result<(), Outage>,
+    ) {
+        let mut backoff = Backoff::new(limits::RECONNECT.0, limits::RECONNECT.1);
+        let mut said = Said::default();
+        let mut pongs = false;
+        while !stop.is_rung() {
+            self.set_state("connecting");
+            let outage = Socket::connect(&self.route, stop).map(|mut socket| {
+                self.set_state("connected");
+                let keepalive = Keepalive::new(ping_interval, limits::PONG, pongs, self.now());
+                let mut conversation = begin(keepalive, &socket);
+                loop {
+                    if stop.is_rung() {
+                        socket.close();
+                        return Outage::Closed(String::new());
+                    }
+                    self.news.clear();
+                    if let Err(outage) = turn(&mut socket, &mut conversation, &mut said) {
+                        return outage;
+                    }
+                    pongs = conversation.has_pongs();
+                    if conversation.is_stable(self.now()) {
+                        backoff.reset();
+                        said.over();
+                    }
+                }
+            });
+            if stop.is_rung() {
+                return;
+            }
+            let outage = outage.unwrap_or_else(|outage| outage);
+            // The next connection must prove anew that pings are answered: the server may be another one.
+            pongs &= !matches!(outage, Outage::NoPong(_));
+            self.rest(&outage, &mut backoff, &mut said, stop);
+        }
+    }
+
+    fn rest<V>(&self, outage: &Outage, backoff: &mut Backoff, said: &mut Said<V>, stop: &Stop) {
+        let wait = backoff.next(chance(), outage.floor());
+        let why = self.without_secret(&outage.to_string());
+        if said.is_news(outage) {
+            let (name, seconds) = (self.name, wait.as_secs_f64());
+            log::warn!("{name}: {} {why}; next try in {seconds:.0} s", self.shown());
+        }
+        self.note(|status| status.last_outage = Some(why));
+        self.set_state("waiting");
+        stop.wait(wait);
+    }
+
+    /// Waits for a message, for something to send, or for `until`.
+    pub fn wait(&self, socket: &Socket<'_>, until: Duration, stop: &Stop) {
+        let wait = until.saturating_sub(self.now());
+        let events = [socket.as_fd(), self.news.as_fd(), stop.as_fd()];
+        sys::wait_readable(events, Some(wait));
+    }
+
+    fn without_secret(&self, text: &str) -> String {
+        match &self.secret {
+            Some(secret) => text.replace(secret.expose(), "(not shown)"),
+            None => text.to_owned(),
+        }
+    }
+}
+
+/// What a message is to a link.
+pub enum Heard<'a> {
+    /// One to understand.
+    Text(&'a str),
+    /// A pong.
+    Pong,
+    /// Nothing to do about it.
+    Nothing,
+}
+
+/// Sorts a message; a goodbye is an outage.
+pub fn sort(message: &Message) -> Result<Heard<'_>, Outage> {
+    match message {
+        Message::Text(text) => Ok(Heard::Text(text.as_str())),
+        Message::Pong(_) => Ok(Heard::Pong),
+        Message::Close(frame) => {
+            let why = frame.as_ref().map(|frame| {
+                format!(" ({}: {})", u16::from(frame.code), quote(frame.reason.as_bytes()))
+            });
+            Err(Outage::Closed(why.unwrap_or_default()))
+        }
+        Message::Ping(_) | Message::Binary(_) | Message::Frame(_) => Ok(Heard::Nothing),
+    }
+}
+
+/// The way to the server at `url`, which the setting `key` names; `query` is added to the address and never shown.
+pub fn route(key: &str, url: &str, query: &str, ca_file: Option<&Path>) -> Result<Route, Error> {
+    let wrong = |why: String| Error::Setting { origin: key.to_owned(), why };
+    let mut address = Address::parse(url).map_err(wrong)?;
+    if !query.is_empty() {
+        address.target.push(if address.target.contains('?') { '&' } else { '?' });
+        address.target.push_str(query);
+    }
+    let proxy = Proxy::for_address(&address, |name| std::env::var(name).ok()).map_err(wrong)?;
+    let tls = match address.secure {
+        true => Some(tls::config(ca_file).map_err(wrong)?),
+        false => None,
+    };
+    Ok(Route { address, proxy, tls })
+}
+
+/// Where `route` leads, for `hm-agent check`.
+pub fn shown(route: &Route) -> String {
+    let proxy = route.proxy.as_ref();
+    let through = proxy.map(|proxy| format!(" through the proxy {}:{}", proxy.host, proxy.port));
+    format!("{}{}", route.address.shown(), through.unwrap_or_default())
+}
+
+/// A number from 0 to 1 that no two agents share: the standard library seeds its hashers with one of the
+/// system's.
+pub fn chance() -> f64 {
+    let number = RandomState::new().build_hasher().finish();
+    (number >> 11) as f64 / (1u64 << 53) as f64
+}
