@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::{Config, Current, Settings, Sources};
-use crate::dial::hm::Link;
+use crate::dial::{core, hm};
 use crate::embedded::GPU_PROBE;
 use crate::error::{Error, reason};
 use crate::feed::Feed;
@@ -50,7 +50,9 @@ struct Shared {
     /// If its port is on.
     watchdog: Option<Watchdog>,
     /// If there is a hub.
-    hm: Option<Link>,
+    hm: Option<hm::Link>,
+    /// If there is a Core.
+    core: Option<core::Link>,
 }
 
 /// Runs until a signal says stop. The error is one that keeps the agent from starting or going on.
@@ -61,6 +63,7 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     // Before any thread is started, so that all of them leave signals to this one.
     sys::block_signals();
     sys::heed_children();
+    sys::process::keep_descriptors();
     if let Err(error) = sys::raise_descriptor_limit() {
         log::warn!("cannot raise the limit of open files: {}", reason(&error));
     }
@@ -87,6 +90,7 @@ fn say_hello(settings: &Settings, shared: &Shared) {
         ("usage", config.usage.enabled),
         ("heartbeat", config.heartbeat.enabled),
         ("hm", shared.hm.is_some()),
+        ("core", shared.core.is_some()),
     ];
     let services: Vec<_> = services.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let services = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
@@ -121,13 +125,23 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
             let node_id = machine::node_id(config.node_id.as_deref(), &config.roots);
             let node_id = node_id.unwrap_or_default();
             let (primary, ca_file) = (config.gpu.primary, config.ca_file.as_deref());
-            Some(Link::new(settings.clone(), node_id, primary, &config.state_dir, ca_file)?)
+            Some(hm::Link::new(settings.clone(), node_id, primary, &config.state_dir, ca_file)?)
+        }
+        None => None,
+    };
+    let machine = machine::read(&config.roots);
+    let core = match &config.core {
+        Some(settings) => {
+            let node_id = machine::node_id(config.node_id.as_deref(), &config.roots);
+            let (node_id, os) = (node_id.unwrap_or_default(), machine.os.clone());
+            let ca_file = config.ca_file.as_deref();
+            Some(core::Link::new(settings.clone(), node_id, os, &config.state_dir, ca_file)?)
         }
         None => None,
     };
     let shared = Arc::new(Shared {
         stop: Stop::new().map_err(events)?,
-        machine: machine::read(&config.roots),
+        machine,
         settings: Current::new(config),
         reloaded: Event::new().map_err(events)?,
         gpus: Board::new().map_err(events)?,
@@ -135,6 +149,7 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         complete: Event::new().map_err(events)?,
         watchdog,
         hm,
+        core,
     });
     let context = shared.clone();
     threads.start("gpu", move || {
@@ -158,6 +173,15 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         threads.start("hm-reports", move || {
             if let Some(hm) = &context.hm {
                 hm.report(&context.feed, &context.complete, &context.stop);
+            }
+            Ok(())
+        })?;
+    }
+    if shared.core.is_some() {
+        let context = shared.clone();
+        threads.start("core", move || {
+            if let Some(core) = &context.core {
+                core.keep(&context.feed, &context.complete, &context.stop);
             }
             Ok(())
         })?;
@@ -254,7 +278,8 @@ impl Shared {
     fn read(&self, sampler: &mut Sampler, config: &Config) -> Reading {
         let gpus = self.gpus.gpus(config, Instant::now());
         let heartbeats = self.watchdog.as_ref().map(Watchdog::statuses);
-        let links = self.hm.iter().map(Link::status).collect();
+        let hm = self.hm.iter().map(hm::Link::status);
+        let links = hm.chain(self.core.iter().map(core::Link::status)).collect();
         let heartbeats = heartbeats.unwrap_or_default().into();
         Reading { gpus, heartbeats, links, ..sampler.read() }
     }

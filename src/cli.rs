@@ -15,13 +15,16 @@ use log::LevelFilter;
 use crate::agent;
 use crate::config::{Config, Settings, Sources};
 use crate::dial::heartbeat::Server;
-use crate::dial::hm::Link;
+use crate::dial::{core, hm};
 use crate::error::Error;
 use crate::logger;
 use crate::parse::decimal;
+use crate::proto::core::Node;
 use crate::proto::usage;
 use crate::report;
+use crate::source::files::Files;
 use crate::source::machine;
+use crate::warden;
 use beat::Beat;
 
 /// Time between two beats, if the user does not say.
@@ -85,6 +88,8 @@ pub enum Command {
         /// The command and its arguments.
         command: Vec<OsString>,
     },
+    /// Look after one command of Core; not for people.
+    RunCommand(Vec<OsString>),
     /// Say how to use it.
     Help,
     /// Say which version it is.
@@ -135,6 +140,11 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
                 every = Some(milliseconds(&parser.value().map_err(wrong)?)?);
             }
             Value(value) if verb.is_none() => verb = Some(value.string().map_err(wrong)?),
+            Value(value) if is(warden::VERB) => {
+                // Whatever follows is the warden's own.
+                command.push(value);
+                command.extend(parser.raw_args().map_err(wrong)?);
+            }
             Value(value) if is("status") && app_id.is_none() => {
                 app_id = Some(value.string().map_err(wrong)?);
             }
@@ -165,6 +175,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
             Err(Error::Arguments("beat needs a command: hm-agent beat -- COMMAND".to_owned()))
         }
         Some("beat") => Ok(Command::Beat { id, every, url, command }),
+        Some(warden::VERB) => Ok(Command::RunCommand(command)),
         Some("help") => Ok(Command::Help),
         Some(other) => Err(Error::Arguments(format!(
             "unknown command \"{}\": expected run, check, sample, status or beat",
@@ -207,6 +218,7 @@ impl Command {
                 let every = every.unwrap_or(EVERY);
                 return Ok(Beat { server: server(url)?, id, every, command }.run());
             }
+            Self::RunCommand(arguments) => return Ok(warden::run(&arguments)),
             Self::Help => print(HELP)?,
             Self::Version => print(concat!("hm-agent ", env!("CARGO_PKG_VERSION"), "\n"))?,
         }
@@ -243,7 +255,15 @@ fn check(sources: &Sources) -> Result<(), Error> {
     let node = machine::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
     let mut text = format!("{}# this node is \"{}\"\n", settings.effective(), node.escape_debug());
     if let Some(hm) = &config.hm {
-        text += &Link::rehearse(hm, &node, config.ca_file.as_deref())?;
+        text += &hm::Link::rehearse(hm, &node, config.ca_file.as_deref())?;
+    }
+    if let Some(core) = &config.core {
+        let ip_address = "…".to_owned();
+        let os_info = machine::read(&config.roots).os;
+        let hostname = machine::hostname(&mut Files::default(), &config.roots);
+        let hostname = hostname.unwrap_or_else(|| node.clone());
+        let node = Node { node_id: node, hostname, ip_address, os_info };
+        text += &core::Link::rehearse(core, &node, config.ca_file.as_deref())?;
     }
     print(&text)
 }

@@ -17,6 +17,7 @@ use log::LevelFilter;
 
 use crate::error::Error;
 use crate::limits;
+use crate::parse::words;
 use crate::proto::heartbeat::Unit;
 use crate::proto::usage::Primary;
 use crate::sync::lock;
@@ -44,6 +45,8 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// `hm.*`; `None`: off.
     pub hm: Option<Hm>,
+    /// `core.*`; `None`: off.
+    pub core: Option<Core>,
     /// `tls.ca_file`: authorities beside the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -126,6 +129,32 @@ pub struct Hm {
     pub report_interval: Duration,
     /// `hm.ping_interval`.
     pub ping_interval: Duration,
+}
+
+/// `core.*`: the server manager.
+#[derive(Debug, Clone)]
+pub struct Core {
+    /// `core.url`.
+    pub url: String,
+    /// `core.token`, or what `core.token_file` holds.
+    pub token: Secret,
+    /// `core.heartbeat_interval`.
+    pub heartbeat_interval: Duration,
+    /// `core.commands` and `core.allow`.
+    pub commands: CommandPolicy,
+    /// `core.run_as`.
+    pub run_as: Option<String>,
+}
+
+/// Which commands of Core are run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommandPolicy {
+    /// None.
+    Off,
+    /// Those that begin with the words of one of these, without a shell.
+    Allow(Vec<Vec<String>>),
+    /// All, by a shell.
+    Any,
 }
 
 /// A text that must not be shown: it has no `Display`, and its `Debug` says nothing.
@@ -213,9 +242,31 @@ impl Config {
                 report_interval: Duration::from_secs(settings.int("hm.report_interval")),
                 ping_interval: Duration::from_secs(settings.int("hm.ping_interval")),
             }),
+            core: match settings.text("core.url") {
+                Some(url) => Some(core(settings, url)?),
+                None => None,
+            },
             ca_file: settings.parsed("tls.ca_file"),
         })
     }
+}
+
+fn core(settings: &Settings, url: &str) -> Result<Core, Error> {
+    let split = |text: &String| words::split(text).ok();
+    Ok(Core {
+        url: url.to_owned(),
+        token: token(settings, "core.token", "core.token_file")?
+            .ok_or_else(|| settings.wrong("core.token", "is empty"))?,
+        heartbeat_interval: Duration::from_secs(settings.int("core.heartbeat_interval")),
+        commands: match settings.text("core.commands") {
+            Some("any") => CommandPolicy::Any,
+            Some("allow") => {
+                CommandPolicy::Allow(settings.list("core.allow").iter().filter_map(split).collect())
+            }
+            _ => CommandPolicy::Off,
+        },
+        run_as: settings.text("core.run_as").map(str::to_owned),
+    })
 }
 
 /// A secret that may be given in place or in a file of its own, but not both.
@@ -223,7 +274,7 @@ fn token(settings: &Settings, key: &str, file_key: &str) -> Result<Option<Secret
     let Some(path) = settings.text(file_key) else {
         return Ok(settings.text(key).map(|text| Secret(text.to_owned())));
     };
-    if settings.text(key).is_some() {
+    if settings.text(key).is_some() && !settings.is_default(key) {
         let why = format!("is set, and so is {key}; leave one of them out");
         return Err(settings.wrong(file_key, &why));
     }

@@ -31,5 +31,6 @@ pub mod source; // reads this machine
 pub mod stream; // a socket with a deadline before every wait
 pub mod sync; // lock, stop, bucket
 pub mod sys; // the only unsafe code
+pub mod warden; // a process that looks after one command of Core
 pub mod watch; // the heartbeat table: pure state machine, `now` is a parameter
 pub mod watchdog; // the same, shared, with a thread: logs, acts, survives restarts

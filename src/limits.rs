@@ -132,8 +132,11 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// tungstenite's read buffer for a link: answers are a few hundred bytes long.
 pub const LINK_READ_BUFFER_BYTES: usize = 4 << 10;
-/// A server's message larger than this ends the connection.
-pub const SERVER_MESSAGE_BYTES: usize = 256 << 10;
+/// A server's message larger than this ends the connection. A command may be longer than what can be run, and is
+/// answered all the same.
+pub const SERVER_MESSAGE_BYTES: usize = 4 << 20;
+/// Time between two pings to Core.
+pub const CORE_PING: Duration = Duration::from_secs(10);
 /// Core's welcome is waited for so long, then it is spoken to all the same.
 pub const WELCOME: Duration = Duration::from_secs(3);
 /// A result that Core has not confirmed is sent again so much later.
@@ -161,6 +164,31 @@ pub const CLOCK_SET_BACK: Duration = Duration::from_secs(600);
 pub const STALE_LINES: usize = 2000;
 /// That file is never so large, nor the one of commands.
 pub const JOURNAL_BYTES: u64 = 64 << 20;
+
+/// A command that Core gives no time for ends after this.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// It may ask for more, up to this.
+pub const COMMAND_LONGEST: Duration = Duration::from_secs(3600);
+/// From SIGTERM to SIGKILL, when a command's time is up.
+pub const COMMAND_GRACE: Duration = Duration::from_secs(2);
+/// The same when the agent ends, which has less time.
+pub const INTERRUPTED_GRACE: Duration = Duration::from_millis(700);
+/// Whoever is left of a command then is killed again and again for so long.
+pub const COMMAND_REST: Duration = Duration::from_secs(2);
+/// So many commands run at a time.
+pub const COMMANDS_AT_ONCE: usize = 4;
+/// So many wait for their turn.
+pub const COMMANDS_WAITING: usize = 16;
+/// What is kept of each of a command's two streams: half of it is the beginning, half the end.
+pub const OUTPUT_BYTES: usize = 256 << 10;
+/// Commands that are remembered, so that none is run twice.
+pub const COMMANDS_REMEMBERED: usize = 1000;
+/// Memory for results, whether Core has them or not.
+pub const RESULTS_BYTES: usize = 4 << 20;
+/// A result is given up when Core could not read it so often.
+pub const UNREADABLE: u32 = 3;
+/// Stack of a command's thread, which starts the command and reads what it writes into the heap.
+pub const COMMAND_STACK_BYTES: usize = 128 << 10;
 
 /// Log lines that peers can cause: so many at once, then one a second; the rest is counted.
 pub const PEER_LOG_LINES: u32 = 20;

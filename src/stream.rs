@@ -2,7 +2,7 @@
 //! until the agent stops.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,11 @@ impl<'a> Stream<'a> {
     pub fn new(socket: TcpStream, stop: &'a Stop) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         Ok(Self { socket, stop, write_by: Instant::now() + limits::WRITE, last_words: false })
+    }
+
+    /// This end's address.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
     }
 
     /// A new message begins: it has the whole time for writing.

@@ -2,11 +2,13 @@
 //! safe wrapper of one system call, and says in its SAFETY line why the call is sound.
 #![allow(unsafe_code)]
 
+pub mod children;
 pub mod net;
 #[cfg(feature = "gpu-probe")]
 pub mod nvml;
 pub mod process;
 mod signals;
+pub mod users;
 
 pub use signals::*;
 

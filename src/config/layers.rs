@@ -142,6 +142,11 @@ impl Settings {
             .collect()
     }
 
+    /// Whether nobody has set it.
+    pub fn is_default(&self, key: &str) -> bool {
+        self.values.get(key).is_none_or(|(_, origin)| *origin == Origin::Default)
+    }
+
     /// An error about a setting, with its origin.
     pub fn wrong(&self, key: &str, why: &str) -> Error {
         let origin = self.values.get(key).map_or(&Origin::Default, |(_, origin)| origin);
@@ -304,7 +309,7 @@ mod tests {
                 ("HM_AGENT_PORT".into(), "tcp://10.0.0.1:33931".into()),
                 ("HM_AGENT_SERVICE_HOST".into(), "10.0.0.1".into()),
             ],
-            overrides: vec![("core.url".into(), "ws://core/api/v1/ws".into())],
+            overrides: vec![("monitor.enabled".into(), "true".into())],
             ..Default::default()
         };
         let remarks = Settings::load(&sources).unwrap().remarks;
@@ -312,7 +317,7 @@ mod tests {
             remarks,
             [
                 "environment variables that name no setting: HM_AGENT_PORT, HM_AGENT_SERVICE_HOST",
-                "command line: core.url has no effect in this version yet"
+                "command line: monitor.enabled has no effect in this version yet"
             ]
         );
     }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::value::Kind;
 use crate::dial::address::Address;
+use crate::parse::words;
 
 /// One setting.
 pub struct Row {
@@ -55,6 +56,10 @@ const WEBSOCKET_URL: Kind = Kind::Text {
     check: |text| Address::parse(text).is_ok(),
 };
 const NAMES: Kind = Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
+const COMMANDS: Kind = Kind::List {
+    what: "a list of commands and their first arguments, in words that no shell would interpret",
+    check: |text| words::split(text).is_ok(),
+};
 const ADDRESSES: Kind =
     Kind::List { what: "a list of IP addresses", check: |text| text.parse::<IpAddr>().is_ok() };
 const ORIGINS: Kind = Kind::List {
@@ -124,10 +129,10 @@ pub const ROWS: &[Row] = &[
     row("hm.models", Some(""), NAMES, OnRestart),
     row("hm.report_interval", Some("30"), seconds(86_400), OnRestart),
     row("hm.ping_interval", Some("10"), seconds(29), OnRestart),
-    row("core.url", None, WEBSOCKET_URL, Later),
-    row("core.token", Some("default-token"), Kind::Secret, Later),
-    row("core.token_file", None, PATH, Later),
-    row("core.heartbeat_interval", Some("30"), seconds(86_400), Later),
+    row("core.url", None, WEBSOCKET_URL, OnRestart),
+    row("core.token", Some("default-token"), Kind::Secret, OnRestart),
+    row("core.token_file", None, PATH, OnRestart),
+    row("core.heartbeat_interval", Some("30"), seconds(86_400), OnRestart),
     row(
         "core.commands",
         Some("off"),
@@ -135,10 +140,10 @@ pub const ROWS: &[Row] = &[
             what: "off, allow or any",
             check: |text| matches!(text, "off" | "allow" | "any"),
         },
-        Later,
+        OnRestart,
     ),
-    row("core.allow", Some(""), NAMES, Later),
-    row("core.run_as", None, NAME, Later),
+    row("core.allow", Some(""), COMMANDS, OnRestart),
+    row("core.run_as", None, NAME, OnRestart),
     row("monitor.enabled", Some("false"), Kind::Flag, Later),
     row("monitor.listen", Some("127.0.0.1:9097"), ADDRESS, Later),
     row("monitor.token", None, Kind::Secret, Later),

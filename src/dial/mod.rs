@@ -1,9 +1,13 @@
 //! What the agent connects to.
 
 pub mod address;
+pub mod command;
+pub mod commands;
+pub mod core;
 pub mod heartbeat;
 pub mod hm;
 pub mod journal;
+pub mod ledger;
 pub mod socket;
 pub mod spool;
 pub mod telemetry;

@@ -2,7 +2,7 @@
 //! stop ends any wait.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,6 +102,12 @@ impl<'a> Socket<'a> {
             _ => Transport::Plain(stream),
         };
         upgrade(transport, &route.address).map(Self)
+    }
+
+    /// This machine's address on the way to the server.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        let address = self.0.get_ref().stream().local_address().ok()?;
+        Some(address.ip().to_canonical())
     }
 
     /// Sends a message.

@@ -38,6 +38,18 @@ pub fn release_pages(constant: &'static [u8]) {
     }
 }
 
+/// Has every open descriptor but the standard three end at this process: what whoever started it left open is not for
+/// the programs that it starts.
+pub fn keep_descriptors() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers: Vec<libc::c_int> =
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > libc::STDERR_FILENO) {
+        // SAFETY: it takes no pointers; one that is closed meanwhile is an error that changes nothing.
+        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+}
+
 /// Names this thread; that of the main one is what ps shows.
 pub fn name_thread(name: &CStr) {
     // SAFETY: the name is a C string; the kernel copies it.

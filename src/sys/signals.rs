@@ -42,7 +42,7 @@ pub fn unblock_stop_signals() {
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const stop, std::ptr::null_mut()) };
 }
 
-fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
+pub(super) fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set; the numbers are those of existing signals.
     unsafe {
@@ -76,13 +76,17 @@ pub fn heed_children() {
 /// is blocked here.
 pub fn unblock_in(command: &mut Command) {
     let unblock = || {
-        let none = signal_set(&[]);
-        // SAFETY: the set is initialised and only read.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+        clear_mask();
         Ok(())
     };
     // SAFETY: it runs between fork and exec and calls only what signal-safety(7) allows there.
     unsafe { command.pre_exec(unblock) };
+}
+
+pub(super) fn clear_mask() {
+    let none = signal_set(&[]);
+    // SAFETY: the set is initialised and only read.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
 }
 
 /// Blocks the signals that [`wait_passed_signal`] waits for.
