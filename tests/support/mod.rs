@@ -4,6 +4,7 @@
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
+pub mod updates;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
