@@ -33,8 +33,10 @@ fn agent(hub: &Hub, state: &Scratch) -> Agent {
 fn assert_complete(reports: &[u64]) {
     for pair in reports.windows(2) {
         let apart = pair[1].checked_sub(pair[0]);
-        // A busy machine takes one later, and the next one in time.
-        assert!(apart.is_some_and(|ms| (1..1900).contains(&ms)), "{pair:?} of {reports:?}");
+        // A busy machine takes one later. One that is missing leaves whole seconds.
+        let late = |ms: u64| ms < 5000 && (20..980).contains(&(ms % 1000));
+        let good = apart.is_some_and(|ms| (1..1500).contains(&ms) || late(ms));
+        assert!(good, "{pair:?} of {reports:?}");
     }
 }
 

@@ -1,13 +1,14 @@
 //! What a subscriber of an agent with GPUs is told: each update on time, with what is not the GPUs'; and what of an
 //! update is the GPUs'.
 
+use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tungstenite::Message;
+use tungstenite::{Error, Message};
 
 use super::{Agent, PATIENCE, wait_until};
 
@@ -43,7 +44,13 @@ impl Updates {
         let socket = client.0.get_ref().try_clone().unwrap();
         let (sender, received) = channel();
         let reader = std::thread::spawn(move || {
-            while let Ok(Message::Text(text)) = client.0.read() {
+            loop {
+                let text = match client.0.read() {
+                    Ok(Message::Text(text)) => text,
+                    // A process that was stopped for a while.
+                    Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => continue,
+                    _ => return,
+                };
                 let update = serde_json::from_str(&text).unwrap();
                 if sender.send((Instant::now(), update)).is_err() {
                     return;
