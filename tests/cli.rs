@@ -6,7 +6,7 @@ mod support;
 use std::net::TcpListener;
 use std::path::Path;
 
-use support::{Scratch, hm_agent};
+use support::{Agent, Scratch, hm_agent};
 
 struct Ran {
     code: Option<i32>,
@@ -176,6 +176,18 @@ fn sample_shows_a_captured_machine() {
     assert!(text.starts_with("host       arm-node "), "{text}");
     assert!(text.contains("4 × ARM Cortex-A72"), "{text}");
     assert!(text.contains("\nswap       0.0 %"), "{text}");
+}
+
+#[test]
+fn a_sample_shows_who_beats_to_the_agent_that_runs() {
+    let agent = Agent::start(&[]);
+    agent.tell("/hb_init?60000&appid=tetris");
+    let listen = format!("heartbeat.listen={}", agent.heartbeat());
+    let settings = ["-s", &listen, "-s", "gpu.source=none", "-s", "usage.enabled=false"];
+    let output = hm_agent().arg("sample").args(settings).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("heartbeat  OK                   tetris, od 0.0"), "{table}");
+    agent.stop();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! NVIDIA's GPUs as a dashboard sees them: the real agent, its real probe, a driver that follows a script.
 //!
 //! What is absent is in `gpu_absent.rs`; drivers that do not behave are in `gpu_hangs.rs` and `gpu_faults.rs`, errors they
-//! report in `gpu_errors.rs`; what becomes of the probe is in `gpu_probe.rs` and `gpu_noexec.rs`.
+//! report in `gpu_errors.rs`; what becomes of the probe is in `gpu_probe.rs`, `gpu_held.rs` and `gpu_noexec.rs`.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -16,7 +16,7 @@ fn no_gpu_one_gpu_eight_gpus() {
     for count in [0, 1, 8] {
         let driver = Driver::new(&format!("gpus = {count}"));
         let mut watched = driver.start(&[]);
-        let update = watched.next_update();
+        let update = watched.whole();
         assert_eq!(
             update["nvidia"],
             json!({"state": "ok", "driver_version": "550.54.14", "cuda_version": "12.4"})
@@ -179,7 +179,7 @@ fn mig_instances_and_the_processes_in_them() {
          gpu.1.mig = 1",
     );
     let mut watched = driver.start(&[]);
-    let update = watched.next_update();
+    let update = watched.whole();
     let [gpu, empty] = [0, 1].map(|index| &update["gpus"][index]);
     assert_eq!((&gpu["mig_enabled"], &empty["mig_enabled"]), (&json!(true), &json!(true)));
     assert_eq!(empty["mig_instances"], json!([]));
@@ -233,7 +233,7 @@ fn a_driver_of_2018_has_what_it_can_have() {
          xid = 1:0:31, 2:0:31",
     );
     let mut watched = driver.start(&[]);
-    let update = watched.next_update();
+    let update = watched.whole();
     assert_eq!(
         update["nvidia"],
         json!({"state": "ok", "driver_version": "390.157", "cuda_version": "9.1"})

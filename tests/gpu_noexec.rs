@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::fake_nvml::{
-    Driver, Updates, assert_no_values, children, kill, message, problems, state,
+    Driver, Updates, assert_no_values, children, kill, message, problems, state, wait_first_word,
 };
 use support::{Agent, Scratch, wait_until};
 
@@ -78,6 +78,7 @@ fn where_no_probe_can_be_run_the_agent_goes_on_and_says_so() {
         let driver = Driver::new("gpus = 2");
         let setting = format!("state_dir={state_dir}");
         let agent = where_memory_cannot_be_run(&driver, script, &[&setting]);
+        wait_first_word(&agent);
         let mut updates = Updates::of(&agent);
         let update = updates.update();
         assert_eq!(state(&update), "unavailable", "{state_dir}");

@@ -3,11 +3,11 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use support::heartbeat::Line;
-use support::{Agent, PATIENCE, wait_until};
+use support::heartbeat::{Line, od_of};
+use support::{Agent, PATIENCE, SLACK, wait_until};
 
 fn start(settings: &[&str]) -> Agent {
     Agent::start(settings)
@@ -37,8 +37,8 @@ fn every_command_in_milliseconds() {
     assert_eq!(agent.tell("/hb_init?0&appid=Tetris"), "1000", "an init of one that is known");
     assert_eq!(agent.tell("/hb_ping?1725&appid=Tetris"), "2725");
     let line = agent.tell("/status?cache_buster=1");
-    let ratio = line.strip_prefix("OK - fine application [Tetris]| od=0.").unwrap();
-    assert!(ratio.ends_with(";3;5;0;6 delay=2725ms;;;"), "{line}");
+    assert!(line.starts_with("OK - fine application [Tetris]| od="), "{line}");
+    assert!(od_of(&line) < 3.0 && line.ends_with(";3;5;0;6 delay=2725ms;;;"), "{line}");
     assert!(agent.tell("/status?0&appid=Tetris&cache_buster=1").starts_with("OK - fine"));
     assert_eq!(agent.tell("/hb_ping?0.5&appid=Zelda"), "1001", "never less than T");
     assert_eq!(agent.tell("/heartbeat.html?container=Sonic&next=700"), "1700");
@@ -251,6 +251,7 @@ fn what_cannot_be_understood_is_refused_and_closed() {
 #[test]
 fn half_a_request_is_waited_for_10_s() {
     let agent = start(&[]);
+    let start = Instant::now();
     let mut lines: Vec<_> =
         ["GET /hb_ping?1&app", "POST /list HTTP/1.1\r\nContent-Length: 5\r\n\r\nx"]
             .map(|half| {
@@ -260,13 +261,13 @@ fn half_a_request_is_waited_for_10_s() {
                 line
             })
             .into();
-    let start = Instant::now();
     for line in &mut lines {
         let answer = line.hear();
         assert_eq!(answer.status, 408, "{}", answer.body);
         line.closed();
     }
-    assert!((9..12).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(10) + SLACK, "{took:?}");
     agent.stop();
 }
 
@@ -276,10 +277,11 @@ fn a_connection_on_which_nothing_is_asked_is_closed_after_60_s() {
     let agent = start(&[]);
     let mut line = Line::to(&agent);
     line.socket().set_read_timeout(Some(PATIENCE * 4)).unwrap();
-    line.get("/list");
     let start = Instant::now();
+    line.get("/list");
     line.closed();
-    assert!((59..63).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(60) && took < Duration::from_secs(60) + SLACK, "{took:?}");
     agent.stop();
 }
 
@@ -352,12 +354,17 @@ fn while_the_agent_stops_idle_clients_are_let_go() {
         line.get("/hb_ping?60000&appid=a");
     }
     let before = agent.status("Threads");
-    idle[0].say("GET /hb");
+    let mut half = Line::to(&agent);
+    half.say("GET /hb");
     agent.stop();
     assert!(before > 50, "{before}");
     for line in &mut idle {
         line.closed();
     }
+    // Half a request that the agent has not read makes the end a reset.
+    let mut rest = Vec::new();
+    let _ = half.socket().read_to_end(&mut rest);
+    assert_eq!(rest, b"");
 }
 
 #[test]
@@ -379,6 +386,8 @@ fn who_comes_and_goes_leaves_nothing_behind() {
             _ => {}
         }
     }
-    wait_until("as few as before", || (count(&agent) == before).then_some(()));
+    // Those who came first may not have gone yet when it was counted.
+    let few = |now: (u64, usize)| now.0 <= before.0 && now.1 <= before.1;
+    wait_until("as few as before", || few(count(&agent)).then_some(()));
     agent.stop();
 }

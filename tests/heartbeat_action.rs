@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::heartbeat::{lines_of, list_setting};
-use support::{Agent, Scratch, hm_agent, wait_until};
+use support::{Agent, SLACK, Scratch, hm_agent, wait_until};
 
 /// The setting that runs a script for `sh`, whose `$D` is a directory.
 fn action(scratch: &Scratch, script: &str) -> String {
@@ -32,20 +32,23 @@ fn it_runs_once_for_each_transition_and_knows_which() {
     command.env("HM_AGENT_USAGE_TOKEN", "s3cret").env("NOTIFY_SOCKET", "/nonexistent");
     let agent = Agent::spawn(command);
     let start = Instant::now();
-    agent.tell("/hb_init?0&appid=a%20'%22%24(b)%0Ac%E2%98%83");
+    agent.tell("/hb_init?1000&appid=a%20'%22%24(b)%0Ac%E2%98%83");
     agent.tell("/hb_init?60000&appid=fine");
-    let at = |seconds: u64| {
-        let took = start.elapsed();
-        assert!(took < Duration::from_millis(seconds * 1000 + 700), "{took:?}");
-    };
     // The id is its own, with quotes, line end and all.
     let (first, second) = ("a '\"$(b)", "c☃");
-    assert_eq!(wait_lines(&scratch, 2), [first, &format!("{second}|WARNING|3.00|1000")]);
-    at(3);
-    assert_eq!(wait_lines(&scratch, 4)[2..], [first, &format!("{second}|CRITICAL|5.00|1000")]);
-    at(5);
-    assert_eq!(wait_lines(&scratch, 6)[4..], [first, &format!("{second}|DROPPED|6.00|1000")]);
-    at(6);
+    // It was granted two seconds; a busy machine may notice a moment later.
+    for (lines, state, od) in [(2, "WARNING", 3), (4, "CRITICAL", 5), (6, "DROPPED", 6)] {
+        let log = wait_lines(&scratch, lines);
+        assert!(
+            start.elapsed() >= Duration::from_secs(2 * od),
+            "{state} after {:?}",
+            start.elapsed()
+        );
+        assert_eq!(log[lines - 2], first);
+        let numbers = log[lines - 1].strip_prefix(&format!("{second}|{state}|{od}."));
+        let numbers = numbers.unwrap_or_else(|| panic!("{log:?}"));
+        assert!(numbers.len() == 7 && numbers.ends_with("|2000"), "{log:?}");
+    }
     agent.tell("/hb_ping?2000&appid=a%20'%22%24(b)%0Ac%E2%98%83");
     assert_eq!(wait_lines(&scratch, 8)[6..], [first, &format!("{second}|OK|0.00|3000")]);
     agent.stop();
@@ -63,14 +66,15 @@ fn it_runs_once_for_each_transition_and_knows_which() {
 fn never_two_at_a_time_for_one_application_and_in_order() {
     let scratch = Scratch::new("slow");
     let script = "mkdir \"$D/$APP_ID\" || echo overlap >> \"$D/log\"; \
-                  echo \"$APP_ID begin $HB_STATE\" >> \"$D/log\"; sleep 1.4; \
+                  echo \"$APP_ID begin $HB_STATE\" >> \"$D/log\"; sleep 3; \
                   echo \"$APP_ID end $HB_STATE\" >> \"$D/log\"; rmdir \"$D/$APP_ID\"";
     let agent = Agent::start(&[&action(&scratch, script)]);
-    agent.tell("/hb_init?0&appid=a");
-    agent.tell("/hb_init?0&appid=b");
+    // After six seconds, ten and twelve: the third one finds the second one running.
+    agent.tell("/hb_init?1000&appid=a");
+    agent.tell("/hb_init?1000&appid=b");
     // One application's slow action does not keep another's waiting.
     let both = wait_lines(&scratch, 2);
-    assert!(both.iter().all(|line| line.ends_with("begin WARNING")), "{both:?}");
+    assert!(both[..2].iter().all(|line| line.ends_with("begin WARNING")), "{both:?}");
     let all = wait_lines(&scratch, 12);
     for id in ["a", "b"] {
         let own: Vec<_> = all.iter().filter_map(|line| line.strip_prefix(id)).collect();
@@ -90,7 +94,7 @@ fn what_goes_wrong_with_it_is_logged() {
     let scratch = Scratch::new("failing");
     let failing =
         Agent::start(&[&action(&scratch, "[ $HB_STATE = WARNING ] && exit 3; kill -9 $$")]);
-    failing.tell("/hb_init?0&appid=a%1b%0A");
+    failing.tell("/hb_init?1000&appid=a%1b%0A");
     let missing = Agent::start(&["heartbeat.on_overdue=/nonexistent/program"]);
     missing.tell("/hb_init?0&appid=a");
     missing.tell("/hb_init?0&appid=b%00c");
@@ -128,15 +132,17 @@ fn it_starts_with_no_signal_blocked() {
 fn in_maintenance_nothing_is_run() {
     let scratch = Scratch::new("maintained");
     let agent = Agent::start(&[&action(&scratch, "echo $APP_ID $HB_STATE >> \"$D/log\"")]);
+    let start = Instant::now();
     for id in ["app", "late", "control"] {
-        agent.tell(&format!("/hb_init?0&appid={id}"));
+        agent.tell(&format!("/hb_init?1000&appid={id}"));
     }
     agent.tell("/maintenance?60000&appid=app");
-    agent.tell("/maintenance?4000&appid=late");
+    agent.tell("/maintenance?10000&appid=late");
     let first = wait_lines(&scratch, 3);
-    assert_eq!(first, ["control WARNING", "control CRITICAL", "control DROPPED"]);
-    // Its maintenance ended four seconds after the start, and then it had its whole time.
+    assert_eq!(first[..3], ["control WARNING", "control CRITICAL", "control DROPPED"]);
+    // Its maintenance ended ten seconds after the start, and then it had its whole time.
     assert_eq!(wait_lines(&scratch, 4)[3], "late WARNING");
+    assert!(start.elapsed() >= Duration::from_secs(16), "{:?}", start.elapsed());
     // What comes back while in maintenance is no news either.
     agent.tell("/maintenance?60000&appid=control");
     agent.tell("/hb_ping?60000&appid=control");
@@ -157,14 +163,15 @@ fn sighup_changes_the_unit_and_the_action() {
     };
     let file = settings("ms", "first");
     let agent = Agent::start_with(&[], &["-c", &file]);
-    assert_eq!(agent.tell("/hb_init?0&appid=a"), "1000");
+    // Late after nine seconds, very late after fifteen, dropped after eighteen.
+    assert_eq!(agent.tell("/hb_init?2000&appid=a"), "3000");
     assert_eq!(wait_lines(&scratch, 1), ["first WARNING"]);
     settings("s", "second");
     agent.signal("-HUP");
     agent.wait_log("settings read again");
     assert_eq!(agent.tell("/hb_init?5&appid=b"), "6");
     let line = agent.tell("/status?appid=a");
-    assert!(line.ends_with(" delay=1s;;;"), "what was granted before is the same time: {line}");
+    assert!(line.ends_with(" delay=3s;;;"), "what was granted before is the same time: {line}");
     assert_eq!(wait_lines(&scratch, 2)[1], "second CRITICAL");
     scratch.write("a.toml", "[heartbeat]\nlisten = \"127.0.0.1:1\"\n");
     agent.signal("-HUP");
@@ -178,9 +185,10 @@ fn sighup_changes_the_unit_and_the_action() {
 #[test]
 fn a_stop_leaves_it_to_finish_and_names_those_that_never_ran() {
     let scratch = Scratch::new("stopping");
-    let script = "echo begin >> \"$D/log\"; sleep 3; echo end >> \"$D/log\"";
+    let script = "echo begin >> \"$D/log\"; sleep 8; echo end >> \"$D/log\"";
     let agent = Agent::start(&[&action(&scratch, script)]);
-    agent.tell("/hb_init?0&appid=a");
+    // Late after six seconds, very late after ten.
+    agent.tell("/hb_init?1000&appid=a");
     wait_lines(&scratch, 1);
     agent.wait_log("heartbeat: [a] is CRITICAL");
     let log = agent.stop();
@@ -196,14 +204,15 @@ fn after_60_s_it_is_killed_with_all_whom_it_started() {
     let script =
         "echo $$ >> \"$D/log\"; sleep 1000 & echo $! >> \"$D/log\"; trap '' TERM; sleep 1000";
     let agent = Agent::start(&[&action(&scratch, script)]);
+    let start = Instant::now();
     agent.tell("/hb_init?0&appid=a");
     let pids = wait_lines(&scratch, 2);
-    let start = Instant::now();
     std::thread::park_timeout(Duration::from_secs(50));
     agent.wait_log(
         "heartbeat.on_overdue for [a], WARNING: killed, for it has not ended within 60 s",
     );
-    assert!((59..62).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(63) && took < Duration::from_secs(63) + SLACK, "{took:?}");
     wait_until("their end", || {
         let state = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
         let gone = |pid| state(pid).is_none_or(|stat| stat.contains(") Z "));

@@ -3,14 +3,14 @@
 
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use support::heartbeat::{client_of, lines_of};
-use support::{Agent, Scratch, hm_agent, wait_until};
+use support::heartbeat::{client_of, lines_of, od_of};
+use support::{Agent, SLACK, Scratch, at_best, hm_agent, wait_until};
 
 /// Runs it to its end: exit code, standard output and standard error.
 fn ran(command: &mut Command) -> (i32, String, String) {
@@ -73,7 +73,8 @@ fn status_is_a_nagios_plugin() {
     assert_eq!(code, 0, "{line}");
     assert!(line.starts_with(r"OK - fine application [a b&c\x7cü%]| od=0."), "{line}");
     assert_eq!(status(&agent, &[]).0, 0, "the only one");
-    agent.tell("/hb_init?0&appid=late");
+    // Late after nine seconds, very late after fifteen, dropped after eighteen.
+    agent.tell("/hb_init?2000&appid=late");
     let several = r"WARNING - multiple (2) applications: [a b&c\x7cü%,late]";
     assert_eq!(status(&agent, &[]), (1, several.to_owned()));
     let unknown = "CRITICAL - no application record for queried ID: [nobody]";
@@ -134,13 +135,15 @@ fn a_server_that_cannot_be_asked_is_critical() {
         let why = out.strip_prefix(&start_of).unwrap_or_else(|| panic!("{out}")).trim_end();
         (why.to_owned(), start.elapsed())
     };
-    let (why, took) = ask("http://127.0.0.1:1");
-    assert_eq!(why, "connection refused");
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    at_best(Duration::from_secs(1), || {
+        let (why, took) = ask("http://127.0.0.1:1");
+        assert_eq!(why, "connection refused");
+        took
+    });
     let (listener, url) = silent();
     let (why, took) = ask(&url);
     assert_eq!(why, "no answer in time");
-    assert!((4..6).contains(&took.as_secs()), "{took:?}");
+    assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(4) + SLACK, "{took:?}");
     let babbler = std::thread::spawn(move || {
         // The client that gave up, and the next one.
         listener.accept().unwrap();
@@ -169,12 +172,14 @@ fn a_command_beats_while_it_lives() {
     });
     assert!(line.starts_with(r"OK - fine application [a b\x7cü]| od=0."), "{line}");
     assert!(line.ends_with(" delay=1300ms;;;"), "{line}");
-    let until = Instant::now() + Duration::from_millis(2000);
-    while Instant::now() < until {
-        let line = agent.tell("/status");
-        let od: f64 = line.split("od=").nth(1).unwrap()[..4].parse().unwrap();
-        assert!(od < 0.6, "a beat is missing: {line}");
-    }
+    // More and a beat would be missing.
+    at_best(0.4, || {
+        let (mut largest, until) = (0.0, Instant::now() + Duration::from_secs(2));
+        while Instant::now() < until {
+            largest = od_of(&agent.tell("/status")).max(largest);
+        }
+        largest
+    });
     child.0.stdin.as_ref().unwrap().write_all(b"hello\n").unwrap();
     assert_eq!(end_of(child), (0, "hello\n".to_owned(), String::new()));
     assert!(agent.list().is_empty(), "its goodbye was said before it ended");
@@ -274,28 +279,35 @@ fn where_the_ends_of_children_are_ignored_it_ends_with_its_command() {
 
 #[test]
 fn a_server_that_is_away_costs_the_command_nothing_and_beats_resume() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // An address that no other test has, so that nobody takes the port meanwhile.
+    let free = TcpListener::bind("127.7.7.7:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}");
     let mut command = hm_agent();
     command.args(["beat", "--id", "a", "--every", "200", "--url", &url, "--", "cat"]);
-    let child = Running::new(command.stdin(Stdio::piped()));
-    // Some beats that nobody hears.
-    std::thread::park_timeout(Duration::from_millis(700));
+    let mut child = Running::new(command.stdin(Stdio::piped()));
+    let mut said = BufReader::new(child.0.stderr.take().unwrap()).lines();
+    let away = format!("hm-agent beat: no heartbeats to {url}: connection refused");
+    assert_eq!(said.next().unwrap().unwrap(), away);
+    // More beats that nobody hears.
+    std::thread::park_timeout(Duration::from_millis(500));
     let listen = format!("heartbeat.listen={free}");
     let agent = Agent::start(&[&listen]);
     wait_until("its beat", || (agent.list() == ["a"]).then_some(()));
     agent.stop();
+    // It may have found a connection that broke.
+    let away = format!("hm-agent beat: no heartbeats to {url}: ");
+    assert!(said.next().unwrap().unwrap().starts_with(&away));
     std::thread::park_timeout(Duration::from_millis(500));
     let agent = Agent::start(&[&listen]);
     wait_until("its beat again", || (agent.list() == ["a"]).then_some(()));
     child.0.stdin.as_ref().unwrap().write_all(b"unharmed\n").unwrap();
-    let (code, out, err) = end_of(child);
-    assert_eq!((code, out.as_str()), (0, "unharmed\n"));
-    let lines: Vec<_> = err.lines().collect();
-    let away = format!("hm-agent beat: no heartbeats to {url}: connection refused");
-    assert_eq!(lines[0], away);
-    // One for each time it went away; the second one may have found a connection that broke.
-    assert_eq!(lines.len(), 2, "{err}");
+    drop(child.0.stdin.take());
+    assert_eq!(child.code(), 0);
+    let mut out = String::new();
+    child.0.stdout.as_mut().unwrap().read_to_string(&mut out).unwrap();
+    assert_eq!(out, "unharmed\n");
+    // One line for each time it went away.
+    assert!(said.next().is_none());
     assert!(agent.list().is_empty());
     agent.stop();
 }
@@ -307,7 +319,7 @@ fn a_server_that_hangs_does_not_keep_the_command_from_its_end_for_long() {
     command.args(["beat", "--every", "100", "--url", &url, "--", "sh", "-c", "sleep 0.2; exit 3"]);
     let start = Instant::now();
     assert_eq!(ran(&mut command).0, 3);
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5) + SLACK, "{:?}", start.elapsed());
 }
 
 /// They came all at once, as many as would have been due.
@@ -315,7 +327,7 @@ fn a_server_that_hangs_does_not_keep_the_command_from_its_end_for_long() {
 fn beats_that_a_hanging_server_has_missed_are_not_made_up_for() {
     let (listener, url) = silent();
     let mut command = hm_agent();
-    command.args(["beat", "--every", "100", "--url", &url, "--", "sleep", "5"]);
+    command.args(["beat", "--every", "100", "--url", &url, "--", "sleep", "8"]);
     let beating = Running::new(command.stdin(Stdio::null()));
     // The first one is given up after four seconds.
     let _hung = listener.accept().unwrap();
@@ -329,7 +341,7 @@ fn beats_that_a_hanging_server_has_missed_are_not_made_up_for() {
             Err(_) => std::thread::park_timeout(Duration::from_millis(1)),
         }
     }
-    assert!(beats <= 6, "{beats} beats within half a second");
+    assert!(beats <= 8, "{beats} beats within half a second, of forty that were due");
     drop(listener);
     assert_eq!(end_of(beating).0, 0);
 }
@@ -358,36 +370,31 @@ fn prototype(grants: fn(u64) -> u64) -> (String, Arc<Mutex<Vec<String>>>) {
 #[test]
 fn what_is_sent_in_the_unit_of_the_server() {
     let (url, requests) = prototype(|time| time + 1000);
-    let run = |url: &str| {
+    let run = |url: &str, every: &str| {
         let mut command = hm_agent();
-        command.args(["beat", "--id", "a&b", "--every", "400", "--url", url, "--"]);
-        assert_eq!(ran(command.args(["sleep", "1"])), (0, String::new(), String::new()));
+        command.args(["beat", "--id", "a&b", "--every", every, "--url", url, "--"]);
+        assert_eq!(ran(command.args(["sleep", "3"])), (0, String::new(), String::new()));
     };
-    run(&url);
+    run(&url, "400");
     let (init, ping) =
         ("GET /hb_init?400&appid=a%26b HTTP/1.1", "GET /hb_ping?400&appid=a%26b HTTP/1.1");
     let done = "POST /hb_done?0&appid=a%26b HTTP/1.1";
-    assert_eq!(*requests.lock().unwrap(), [init, ping, ping, done]);
+    let mut seen = requests.lock().unwrap().clone();
+    seen.dedup();
+    assert_eq!(seen, [init, ping, done]);
     // One that counts seconds grants one more than it was told, and is told again.
     let (url, requests) = prototype(|time| time + 1);
-    run(&url);
+    run(&url, "400");
+    run(&url, "30000");
+    let mut seen = requests.lock().unwrap().clone();
     let ping = "GET /hb_ping?1&appid=a%26b HTTP/1.1";
-    assert_eq!(*requests.lock().unwrap(), [init, ping, ping, ping, done]);
+    let (long, again) = (init.replace("400", "30000"), ping.replace("?1&", "?30&"));
+    assert_eq!(seen.split_off(seen.len() - 3), [&long, &again, done]);
+    seen.dedup();
+    assert_eq!(seen, [init, ping, done]);
     let agent = Agent::start(&["heartbeat.unit=s"]);
     let child = beat(&agent, &["--id", "a", "--every", "1500", "--", "cat"]);
     wait_until("seconds", || agent.tell("/status").ends_with(" delay=3s;;;").then_some(()));
     assert_eq!(end_of(child).0, 0);
-    agent.stop();
-}
-
-#[test]
-fn a_sample_shows_who_beats_to_the_agent_that_runs() {
-    let agent = Agent::start(&[]);
-    agent.tell("/hb_init?60000&appid=tetris");
-    let listen = format!("heartbeat.listen={}", agent.heartbeat());
-    let settings = ["-s", &listen, "-s", "gpu.source=none", "-s", "usage.enabled=false"];
-    let output = hm_agent().arg("sample").args(settings).output().unwrap();
-    let table = String::from_utf8(output.stdout).unwrap();
-    assert!(table.contains("heartbeat  OK                   tetris, od 0.0"), "{table}");
     agent.stop();
 }

@@ -7,37 +7,56 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::heartbeat::{Line, lines_of};
-use support::{Agent, Scratch, wait_until};
+use support::heartbeat::{Line, lines_of, od_of};
+use support::{Agent, SLACK, Scratch, wait_until};
 
-/// When it was granted a second: late from the third on, very late from the fifth on, dropped after six.
+/// What is said of `late` until it is dropped is never too early, and never too late either: it beat between `since.0`
+/// and `since.1`, and was granted two seconds.
+fn watch_it_go(agent: &Agent, since: (Instant, Instant)) {
+    let ratio = |since: Instant| since.elapsed().as_secs_f64() / 2.0;
+    let lines = [
+        (0.0, "OK - fine application [late]"),
+        (3.0, "WARNING - somewhat late application [late]"),
+        (5.0, "CRITICAL - quite late application [late]"),
+        (6.0, "CRITICAL - no application record for queried ID: [late]"),
+    ];
+    let reached = |od: f64| lines.iter().rposition(|(least, _)| od >= *least).unwrap();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&3) {
+        let least = reached(ratio(since.1));
+        let line = agent.line("late");
+        let most = reached(ratio(since.0));
+        let said = lines.iter().position(|(_, said)| line == *said);
+        let said = said.unwrap_or_else(|| panic!("{line}"));
+        assert!((least..=most).contains(&said), "{line} after {:?}", since.0.elapsed());
+        seen.push(said);
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    seen.dedup();
+    assert_eq!(seen, [0, 1, 2, 3]);
+}
+
+/// When it was granted two seconds: late from the sixth on, very late from the tenth on, dropped after twelve.
 #[test]
 fn thresholds_in_real_time() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.connect();
     client.say("subscribe:detail");
-    let start = Instant::now();
     agent.tell("/hb_init?60000&appid=fine");
-    assert_eq!(agent.tell("/hb_init?0&appid=late"), "1000");
-    assert_eq!(agent.line("late"), "OK - fine application [late]");
-    let reached = |line: &str, seconds: f64| {
-        agent.wait_line("late", line);
-        let took = start.elapsed().as_secs_f64();
-        assert!((seconds..seconds + 0.5).contains(&took), "{line} after {took} s");
-    };
-    reached("WARNING - somewhat late application [late]", 3.0);
-    reached("CRITICAL - quite late application [late]", 5.0);
+    let before = Instant::now();
+    assert_eq!(agent.tell("/hb_init?1000&appid=late"), "2000");
+    let since = (before, Instant::now());
     assert_eq!(agent.list(), ["fine", "late"]);
-    reached("CRITICAL - no application record for queried ID: [late]", 6.0);
+    watch_it_go(&agent, since);
     assert_eq!(agent.list(), ["fine"]);
     assert!(agent.tell("/status").starts_with("OK - fine application [fine]| "));
-    agent.wait_log("heartbeat: [late] is WARNING, od 3.0");
-    agent.wait_log("heartbeat: [late] is CRITICAL, od 5.0");
-    agent.wait_log("heartbeat: [late] is dropped, od 6.0");
+    agent.wait_log("heartbeat: [late] is WARNING, od 3.");
+    agent.wait_log("heartbeat: [late] is CRITICAL, od 5.");
+    agent.wait_log("heartbeat: [late] is dropped, od 6.");
     agent.tell("/hb_ping?60000&appid=late");
     agent.wait_log("heartbeat: [late] beats again");
-    // What a subscriber saw of it, from one update to the next. The second in which it was very late may lie
-    // between two updates.
+    // What a subscriber saw of it, from one update to the next. The time in which it was very late may lie between
+    // two updates.
     let mut seen = Vec::new();
     while seen.len() < 3 {
         let update = client.json();
@@ -51,7 +70,7 @@ fn thresholds_in_real_time() {
             _ => 5.0..6.0,
         };
         assert!(bounds.contains(&od), "{late}");
-        let granted = if seen.len() == 2 && state == "OK" { 61.0 } else { 1.0 };
+        let granted = if seen.len() == 2 && state == "OK" { 61.0 } else { 2.0 };
         assert_eq!(late["granted_seconds"], granted, "{late}");
         if state != "CRITICAL" && seen.last() != Some(&state) {
             seen.push(state);
@@ -67,7 +86,7 @@ fn a_goodbye_is_never_late() {
     agent.tell("/hb_init?0&appid=a");
     agent.tell("/hb_done?0&appid=a");
     agent.tell("/hb_init?0&appid=b");
-    agent.wait_log("heartbeat: [b] is WARNING");
+    agent.wait_log("heartbeat: [b] is ");
     let log = agent.stop();
     assert!(!log.iter().any(|line| line.contains("[a]")), "{log:#?}");
 }
@@ -76,34 +95,37 @@ fn a_goodbye_is_never_late() {
 fn maintenance_of_one_and_of_all() {
     let agent = Agent::start(&[]);
     agent.tell("/hb_init?0&appid=a");
-    agent.tell("/hb_init?0&appid=b");
     let said = agent.tell("/maintenance?60000&appid=a");
     assert_eq!(said, "OK - application [a] in maintenance for 60 s");
     // It is known before it beats for the first time, too.
     assert_eq!(
-        agent.tell("/maintenance?1500&appid=later"),
-        "OK - application [later] in maintenance for 2 s"
+        agent.tell("/maintenance?2500&appid=later"),
+        "OK - application [later] in maintenance for 3 s"
     );
     assert!(
         agent
             .tell("/status?appid=later")
             .starts_with("OK - application [later] in maintenance for ")
     );
+    agent.tell("/hb_init?0&appid=b");
     agent.wait_line("b", "WARNING");
     assert!(agent.line("later").starts_with("CRITICAL - no application record"), "it is over");
     let line = agent.tell("/status?appid=a");
-    let (words, numbers) = line.split_once("| od=").unwrap();
-    let left = words.strip_prefix("OK - application [a] in maintenance for ").unwrap();
-    assert!(["57 s", "56 s"].contains(&left), "{line}");
-    assert!(numbers.starts_with("3.") && numbers.ends_with(" delay=1000ms;;;"), "{line}");
     agent.tell("/maintenance?60000");
-    assert!(
-        agent
-            .tell("/status?appid=b")
-            .starts_with("OK - application [b] in maintenance for 60 s| od=3.")
-    );
+    // Says for how many seconds more somebody is in maintenance.
+    let left = |line: &str, of: &str| -> u64 {
+        let rest = line.strip_prefix(&format!("OK - {of} in maintenance for "));
+        let seconds = rest.and_then(|rest| rest.split_once(" s")).map(|(seconds, _)| seconds);
+        seconds.and_then(|seconds| seconds.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+    };
+    assert!((40..=57).contains(&left(&line, "application [a]")), "{line}");
+    assert!(od_of(&line) >= 3.0 && line.ends_with(" delay=1000ms;;;"), "{line}");
+    let line = agent.tell("/status?appid=b");
+    assert!((50..=60).contains(&left(&line, "application [b]")), "{line}");
+    assert!((3.0..6.0).contains(&od_of(&line)), "{line}");
     let host = agent.tell("/status");
-    assert_eq!(host, "OK - host in maintenance for 60 s, (2) applications: [a,b]");
+    assert!((50..=60).contains(&left(&host, "host")), "{host}");
+    assert!(host.ends_with(" s, (2) applications: [a,b]"), "{host}");
     // Longer than it takes to be dropped.
     std::thread::park_timeout(Duration::from_millis(4000));
     assert_eq!(agent.list(), ["a", "b"]);
@@ -117,8 +139,8 @@ fn maintenance_of_one_and_of_all() {
     }
     agent.wait_line("a", "WARNING");
     let log = agent.stop();
-    let of_a: Vec<_> = log.iter().filter(|line| line.contains("[a] is ")).collect();
-    assert_eq!(of_a.len(), 1, "late once, after the maintenance: {log:#?}");
+    let of_a = log.iter().filter(|line| line.contains("[a] is WARNING"));
+    assert_eq!(of_a.count(), 1, "late once, after the maintenance: {log:#?}");
 }
 
 #[test]
@@ -157,21 +179,22 @@ fn a_restart_forgets_nobody() {
     for id in ids {
         agent.tell(&format!("/hb_init?600000&appid={id}"));
     }
-    agent.tell("/hb_init?0&appid=late");
-    agent.tell("/hb_init?0&appid=short");
-    agent.tell("/hb_init?0&appid=dropped");
+    // Late after nine seconds, very late after fifteen, dropped after eighteen.
+    agent.tell("/hb_init?2000&appid=late");
+    agent.tell("/hb_init?20000&appid=short");
+    agent.tell("/hb_init?2000&appid=dropped");
     agent.tell("/maintenance?600000&appid=zebra");
     agent.wait_line("late", "WARNING");
-    agent.tell("/hb_ping?2000&appid=short");
+    agent.tell("/hb_ping?30000&appid=short");
     let list = agent.list();
     agent.stop();
     let again = with_state(&scratch);
     assert_eq!(again.list(), list, "in the same order");
     // Judged by its own promise: it was late already, and that is not told twice.
     assert_eq!(again.line("late"), "WARNING - somewhat late application [late]");
-    assert!(again.line("zebra").starts_with("OK - application [zebra] in maintenance for 59"));
+    assert!(again.line("zebra").starts_with("OK - application [zebra] in maintenance for 5"));
     let line = again.tell("/status?appid=short");
-    assert!(line.starts_with("OK - fine") && line.ends_with(" delay=3000ms;;;"), "{line}");
+    assert!(line.starts_with("OK - fine") && line.ends_with(" delay=31000ms;;;"), "{line}");
     again.wait_log("heartbeat: [late] is CRITICAL");
     again.wait_log("heartbeat: [dropped] is dropped");
     again.tell("/hb_ping?600000&appid=late");
@@ -193,7 +216,7 @@ fn killed_it_knows_what_it_knew_a_second_before() {
     let start = Instant::now();
     let saved = || std::fs::read_to_string(state_file(&scratch)).unwrap_or_default();
     wait_until("a saved table", || saved().contains("left_ms").then_some(()));
-    assert!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1) + SLACK, "{:?}", start.elapsed());
     agent.signal("-KILL");
     agent.wait();
     let mut again = with_state(&scratch);
@@ -232,6 +255,12 @@ fn the_largest_table_there_can_be_survives_a_restart() {
             }
         }
     }
+    // A stop does not wait for a slow machine to write all that.
+    wait_until("a saved table", || {
+        std::thread::park_timeout(Duration::from_millis(200));
+        let saved = std::fs::read_to_string(state_file(&scratch)).ok()?;
+        ["\"m09999", "\"p09999"].iter().all(|id| saved.contains(id)).then_some(())
+    });
     agent.stop();
     let again = with_state(&scratch);
     assert_eq!(again.list().len(), 10_000);
@@ -242,12 +271,15 @@ fn the_largest_table_there_can_be_survives_a_restart() {
 #[test]
 fn maintenance_cannot_fill_the_log() {
     let agent = Agent::start(&[]);
+    let started = agent.started;
     let mut line = Line::to(&agent);
     for _ in 0..300 {
         line.get("/maintenance?60000&appid=a");
     }
     let log = agent.stop();
-    assert!(log.len() < 60, "{} lines", log.len());
+    // Twenty at once, then one a second.
+    let most = 40 + started.elapsed().as_secs() as usize;
+    assert!(log.len() < most, "{} lines", log.len());
 }
 
 #[test]
@@ -340,6 +372,6 @@ fn out_of_descriptors_it_pauses_comes_back_and_has_forgotten_nobody() {
     drop(flood);
     let start = Instant::now();
     assert_eq!(agent.list(), [&list[..], &["new".to_owned()]].concat());
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     agent.stop();
 }

@@ -44,7 +44,8 @@ fn links(hub: &Hub, state: &Scratch) -> Vec<Link> {
     };
     let link = |number: usize| {
         let state_dir = state.0.join(number.to_string());
-        Link::new(settings.clone(), format!("n{number}"), Primary::Index(0), &state_dir).unwrap()
+        Link::new(settings.clone(), format!("n{number}"), Primary::Index(0), &state_dir, None)
+            .unwrap()
     };
     (0..AGENTS).map(link).collect()
 }

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use support::cable::{Cable, FAR, NEAR};
-use support::{Agent, wait_until};
+use support::{Agent, PATIENCE, at_best, wait_until};
 
 #[test]
 fn clients_cannot_fill_the_log() {
@@ -17,8 +17,11 @@ fn clients_cannot_fill_the_log() {
         assert_eq!(agent.http("/\x1b[2J\r/secret", "").0, 400);
         assert_eq!(agent.http("/%1b[2J", "").0, 404);
     }
+    let started = agent.started;
     let log = agent.stop();
-    assert!(log.len() < 60, "{} lines", log.len());
+    // Twenty at once, then one a second.
+    let most = 40 + started.elapsed().as_secs() as usize;
+    assert!(log.len() < most, "{} lines", log.len());
     assert!(!log.iter().any(|line| line.contains('\x1b')), "{log:#?}");
 }
 
@@ -42,29 +45,38 @@ fn the_log_says_how_many_lines_it_left_out() {
 fn a_flood_of_connections_keeps_nobody_inside_from_being_served() {
     let agent = Agent::start(&["usage.max_connections=20", "interval=1"]);
     let mut inside = agent.subscribe();
+    at_best(Duration::from_millis(1500), || largest_gap_in_a_flood(&agent, &mut inside));
+    at_best(Duration::from_secs(1), || {
+        flood(&agent, Instant::now() + Duration::from_millis(200));
+        let start = Instant::now();
+        wait_until("room", || (agent.http("/usage", "").0 == 426).then_some(()));
+        start.elapsed()
+    });
+    wait_until("few threads", || (agent.status("Threads") < 40).then_some(()));
+    agent.stop();
+}
+
+fn flood(agent: &Agent, until: Instant) {
+    while Instant::now() < until {
+        let mut socket = agent.socket();
+        let _ = socket.write_all(b"GET /usage HTTP/1.1\r\n");
+    }
+}
+
+/// The longest time without an update, in three seconds.
+fn largest_gap_in_a_flood(agent: &Agent, inside: &mut support::Client) -> Duration {
     inside.json();
     let until = Instant::now() + Duration::from_secs(3);
     std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while Instant::now() < until {
-                    let mut socket = agent.socket();
-                    let _ = socket.write_all(b"GET /usage HTTP/1.1\r\n");
-                }
-            });
-        }
-        let mut last = Instant::now();
+        (0..2).for_each(|_| drop(scope.spawn(|| flood(agent, until))));
+        let (mut last, mut largest) = (Instant::now(), Duration::ZERO);
         while Instant::now() < until {
             inside.json();
-            assert!(last.elapsed() < Duration::from_millis(1500), "{:?}", last.elapsed());
+            largest = largest.max(last.elapsed());
             last = Instant::now();
         }
-    });
-    let start = Instant::now();
-    wait_until("room", || (agent.http("/usage", "").0 == 426).then_some(()));
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(agent.status("Threads") < 40);
-    agent.stop();
+        largest
+    })
 }
 
 #[test]
@@ -114,7 +126,7 @@ fn a_client_that_vanishes_without_a_word_is_noticed() {
     cable.cut();
     let start = Instant::now();
     while !agent.log().iter().any(|line| line.contains(" lost: ")) {
-        assert!(start.elapsed() < Duration::from_secs(45), "{:#?}", agent.log());
+        assert!(start.elapsed() < PATIENCE, "{:#?}", agent.log());
         std::thread::park_timeout(Duration::from_millis(100));
     }
     println!("noticed after {:?}", start.elapsed());

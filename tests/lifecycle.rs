@@ -7,18 +7,28 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{Agent, Scratch, wait_until};
+use support::{Agent, SLACK, Scratch, at_best, wait_until};
 
 #[test]
 fn it_says_hello_listens_and_stops_without_a_trace() {
-    let start = Instant::now();
     let agent = Agent::start(&["node_id=n1"]);
-    assert!(start.elapsed() < Duration::from_secs(2));
     let hello = agent.wait_log("started");
     assert!(hello.contains(env!("CARGO_PKG_VERSION")) && hello.contains("of node n1"), "{hello}");
     assert!(hello.contains("settings from no file; on: usage, heartbeat"), "{hello}");
     let log = agent.stop();
     assert!(log.last().unwrap().ends_with("info stopping"), "{log:#?}");
+}
+
+#[test]
+fn it_starts_and_stops_within_two_seconds() {
+    at_best(Duration::from_secs(2), || Agent::start(&[]).started.elapsed());
+    at_best(Duration::from_secs(2), || {
+        let mut agent = Agent::start(&[]);
+        // They ask for nothing, and do not leave.
+        let (_idle, _silent) = (agent.socket(), agent.subscribe());
+        agent.signal("-TERM");
+        agent.wait().1
+    });
 }
 
 #[test]
@@ -30,15 +40,17 @@ fn sigint_stops_it_too() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let mut agent = Agent::start(&[]);
-    // It answers nothing and does not leave: stopping waits a second for it.
-    let _silent = agent.subscribe();
-    agent.signal("-TERM");
-    agent.wait_log("stopping");
-    agent.signal("-TERM");
-    let (status, took) = agent.wait();
-    assert_eq!(status.signal(), Some(15));
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    at_best(Duration::from_millis(500), || {
+        let mut agent = Agent::start(&[]);
+        // It answers nothing and does not leave: stopping waits a second for it.
+        let _silent = agent.subscribe();
+        agent.signal("-TERM");
+        agent.wait_log("stopping");
+        agent.signal("-TERM");
+        let (status, took) = agent.wait();
+        // It may be over before the second one comes.
+        if status.signal() == Some(15) { took } else { support::PATIENCE }
+    });
 }
 
 #[test]
@@ -125,14 +137,19 @@ fn after_a_pause_it_goes_on_with_one_update_not_with_all_it_missed() {
     let mut client = agent.subscribe();
     client.json();
     agent.signal("-STOP");
+    wait_until("it stopped", || (agent.state() == "T").then_some(()));
+    // What it said before.
+    client.0.get_ref().set_nonblocking(true).unwrap();
+    while client.0.read().is_ok() {}
+    client.0.get_ref().set_nonblocking(false).unwrap();
     client.silent_for(Duration::from_millis(3500));
-    agent.signal("-CONT");
     let start = Instant::now();
+    agent.signal("-CONT");
     for _ in 0..3 {
         client.json();
     }
     let took = start.elapsed();
-    assert!(took > Duration::from_millis(1000) && took < Duration::from_millis(3200), "{took:?}");
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(3) + SLACK, "{took:?}");
     agent.stop();
 }
 
@@ -152,7 +169,7 @@ fn out_of_descriptors_it_pauses_and_comes_back() {
     drop(flood);
     let start = Instant::now();
     agent.subscribe();
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     agent.stop();
 }
 
@@ -176,7 +193,7 @@ fn out_of_memory_for_threads_it_pauses_and_comes_back() {
     drop(flood);
     let start = Instant::now();
     wait_until("room again", || (agent.http("/usage", "").0 == 426).then_some(()));
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     agent.stop();
 }
 
@@ -202,6 +219,6 @@ fn a_log_that_nobody_reads_keeps_nobody_from_being_served_or_the_agent_from_stop
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     let status = wait_until("its end", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2) + SLACK, "{:?}", start.elapsed());
     drop(unread);
 }

@@ -3,9 +3,10 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use support::{Agent, wait_until};
+use support::{Agent, SLACK, wait_until};
 
 const SUBSCRIBERS: usize = 1000;
 const UPDATES: usize = 3;
@@ -45,6 +46,7 @@ impl Footprint {
 
 fn come_and_go(agent: &Agent) {
     // The thread that asks file systems may still be starting, and an earlier client's ending.
+    agent.subscribe().json();
     let threads = wait_until("rest", || {
         let threads = agent.status("Threads");
         std::thread::park_timeout(Duration::from_millis(300));
@@ -64,10 +66,13 @@ fn come_and_go(agent: &Agent) {
         .map(|client| (0..UPDATES).map(|_| client.json()["timestamp"].as_u64().unwrap()).collect())
         .collect();
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(2 * UPDATES as u64 + 1), "{took:?}");
-    let pace =
-        |stamps: &[u64]| stamps.windows(2).all(|pair| (1..=3).contains(&(pair[1] - pair[0])));
-    assert!(stamps.iter().all(|each| pace(each)), "an update was missed");
+    assert!(took < Duration::from_secs(2 * UPDATES as u64) + SLACK, "{took:?}");
+    // A busy machine may put an update off, or leave it out, for all of them; but what one got all got.
+    let all: BTreeSet<u64> = stamps.iter().flatten().copied().collect();
+    for each in &stamps {
+        let got: Vec<u64> = all.range(each[0]..=each[UPDATES - 1]).copied().collect();
+        assert_eq!(*each, got, "of {all:?}");
+    }
     for mut client in clients {
         client.0.close(None).unwrap();
         while client.0.read().is_ok() {}

@@ -6,7 +6,7 @@ mod support;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use support::{Agent, PATIENCE};
+use support::{Agent, PATIENCE, SLACK, at_best};
 use tungstenite::Message;
 
 #[test]
@@ -35,7 +35,7 @@ fn confirmation_system_info_and_the_current_update_come_at_once() {
     let expected =
         ["cpu_percent", "ram_percent", "ram_total_mb", "ram_used_mb", "timestamp", "type"];
     assert_eq!(keys, expected, "a machine without a GPU has no GPU fields");
-    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     let cpu = update["cpu_percent"].as_f64().unwrap();
     assert!((0.0..=100.0).contains(&cpu));
     client.silent_for(Duration::from_millis(700)); // past the warm-up, which wakes nobody
@@ -46,30 +46,34 @@ fn confirmation_system_info_and_the_current_update_come_at_once() {
 fn one_update_a_tick_and_on_time() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.subscribe();
-    client.json();
-    let first = Instant::now();
-    for tick in 1..=3 {
-        assert_eq!(client.json()["type"], "usage_update");
-        let late = first.elapsed().as_secs_f64() - f64::from(tick);
-        assert!(late.abs() < 0.2, "tick {tick} is {late} s off");
-    }
+    at_best(0.2, || {
+        client.json();
+        let first = Instant::now();
+        (1..=3).fold(0.0, |largest: f64, tick| {
+            assert_eq!(client.json()["type"], "usage_update");
+            largest.max((first.elapsed().as_secs_f64() - f64::from(tick)).abs())
+        })
+    });
     agent.stop();
 }
 
 #[test]
 fn subscribing_twice_confirms_twice_and_streams_once() {
     let agent = Agent::start(&["interval=1"]);
+    let start = Instant::now();
     let mut client = agent.subscribe();
     client.say("subscribe:usage");
     let mut messages = Vec::new();
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(3200) {
+    let count = |messages: &[serde_json::Value], key: &str, value: &str| {
+        messages.iter().filter(|message| message[key] == value).count()
+    };
+    while count(&messages, "type", "usage_update") < 6 {
         messages.push(client.json());
     }
-    let count = |key: &str, value: &str| messages.iter().filter(|m| m[key] == value).count();
-    assert_eq!(count("status", "subscribed"), 1);
-    assert!((3..=4).contains(&count("type", "usage_update")), "{messages:?}");
-    assert_eq!(count("type", "system_info"), 0);
+    // Twice as many would come within three seconds.
+    assert!(start.elapsed() > Duration::from_secs(4), "{messages:?}");
+    assert_eq!(count(&messages, "status", "subscribed"), 1);
+    assert_eq!(count(&messages, "type", "system_info"), 0);
     agent.stop();
 }
 
@@ -122,6 +126,7 @@ fn detail_is_the_same_and_more_and_plain_stays_plain() {
 #[test]
 fn other_text_is_answered_at_a_bounded_rate() {
     let agent = Agent::start(&["interval=3600"]);
+    let start = Instant::now();
     let mut client = agent.connect();
     client.say("{\"subscribe\": \"usage\"}");
     let answer = client.json();
@@ -135,7 +140,9 @@ fn other_text_is_answered_at_a_bounded_rate() {
     while client.json()["status"] == "error" {
         answers += 1;
     }
-    assert!((9..=12).contains(&answers), "{answers} answers");
+    // Ten at once, the first of them among them, then one a second.
+    let most = 9 + start.elapsed().as_secs();
+    assert!((9..=most).contains(&answers), "{answers} answers");
     agent.stop();
 }
 
@@ -151,7 +158,7 @@ fn what_is_not_text_or_too_long_or_not_websocket_is_closed_with_its_code() {
     long.say(&"x".repeat(4097));
     assert_eq!(u16::from(long.closed().code), 1009);
     let mut huge = agent.connect();
-    huge.say(&"x".repeat(1 << 20));
+    let _ = huge.0.send(Message::text("x".repeat(1 << 20))); // it may be closed before all is said
     assert_eq!(u16::from(huge.closed().code), 1009);
     let mut unmasked = agent.connect();
     std::io::Write::write_all(unmasked.0.get_mut(), b"\x81\x01x").unwrap();
@@ -167,8 +174,9 @@ fn a_client_that_asks_without_end_is_closed_with_1008() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.connect();
     for _ in 0..30 {
-        client.say("subscribe:usage");
-        client.say("subscribe:detail");
+        // Closed before all is said.
+        let _ = client.0.send(Message::text("subscribe:usage"));
+        let _ = client.0.send(Message::text("subscribe:detail"));
     }
     assert_eq!(u16::from(client.closed().code), 1008);
     agent.stop();
@@ -194,12 +202,14 @@ fn a_fragmented_subscription_with_a_ping_in_between_is_one_subscription() {
 fn a_ping_is_answered_at_once_not_at_the_next_tick() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.subscribe();
-    let start = Instant::now();
-    for number in 0..100u8 {
-        client.0.send(Message::Ping(vec![number].into())).unwrap();
-        assert_eq!(client.0.read().unwrap(), Message::Pong(vec![number].into()));
-    }
-    assert!(start.elapsed() < Duration::from_secs(1));
+    at_best(Duration::from_secs(1), || {
+        let start = Instant::now();
+        for number in 0..100u8 {
+            client.0.send(Message::Ping(vec![number].into())).unwrap();
+            assert_eq!(client.0.read().unwrap(), Message::Pong(vec![number].into()));
+        }
+        start.elapsed()
+    });
     agent.stop();
 }
 
@@ -212,13 +222,15 @@ fn a_chatterer_gets_its_updates_all_the_same() {
         let ping = [0x89, 0x80, 0, 0, 0, 0].repeat(1000);
         while std::io::Write::write_all(&mut writer, &ping).is_ok() {}
     });
-    let (mut updates, start) = (0, Instant::now());
-    while updates < 3 {
-        if let Message::Text(text) = client.0.read().unwrap() {
-            updates += usize::from(text.contains("usage_update"));
+    at_best(Duration::from_secs(4), || {
+        let (mut updates, start) = (0, Instant::now());
+        while updates < 3 && start.elapsed() < PATIENCE {
+            if let Message::Text(text) = client.0.read().unwrap() {
+                updates += usize::from(text.contains("usage_update"));
+            }
         }
-    }
-    assert!(start.elapsed() < Duration::from_secs(4), "took {:?}", start.elapsed());
+        start.elapsed()
+    });
     client.0.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
     chatter.join().unwrap();
     agent.stop();
@@ -241,14 +253,14 @@ fn stopping_closes_with_1001_within_two_seconds() {
 #[ignore = "waits 30 s"]
 fn without_a_subscription_within_30_s_closed_with_1008() {
     let agent = Agent::start(&["interval=1"]);
+    let start = Instant::now();
     let mut client = agent.connect();
     let mut subscriber = agent.subscribe();
     subscriber.say("unsubscribe:usage");
     while subscriber.json()["status"] != "unsubscribed" {}
-    client.0.get_ref().set_read_timeout(Some(Duration::from_secs(40))).unwrap();
-    let start = Instant::now();
     assert_eq!(u16::from(client.closed().code), 1008);
-    assert!((28..33).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    let took = start.elapsed();
+    assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(30) + SLACK, "{took:?}");
     // Who has subscribed once may pause for as long as it likes.
     subscriber.silent_for(Duration::from_secs(2));
     agent.stop();
@@ -261,14 +273,15 @@ fn a_client_that_stops_reading_is_cut_and_nobody_else_notices() {
     let mut good = agent.subscribe();
     let mut stalled = agent.connect();
     // Pings until every buffer on the way is full of pongs, and the agent no longer reads either.
-    stalled.0.get_ref().set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    stalled.0.get_ref().set_write_timeout(Some(Duration::from_secs(3))).unwrap();
     while stalled.0.send(Message::Ping(vec![0; 125].into())).is_ok() {}
     let started = Instant::now();
     let mut last = Instant::now();
     while !agent.log().iter().any(|line| line.contains("cut: it did not read for 10 s")) {
         good.json();
         let gap = last.elapsed();
-        assert!(gap < Duration::from_millis(1500), "an update was {gap:?} after the one before");
+        // Less than the write deadline, by far.
+        assert!(gap < SLACK, "an update was {gap:?} after the one before");
         last = Instant::now();
         assert!(started.elapsed() < PATIENCE, "{:#?}", agent.log());
     }

@@ -100,6 +100,13 @@ def in_child(action):
     return child
 
 
+def blocks_sigterm(process):
+    """Whether it hangs already: then it has blocked all signals."""
+    status = Path(f"/proc/{process}/status").read_text()
+    blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
+    return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 class Double(unittest.TestCase):
     def setUp(self):
         write("gpus = 2")
@@ -229,7 +236,10 @@ class Double(unittest.TestCase):
     def test_hang_yields_to_sigkill_alone(self):
         write("hang.0 = nvmlDeviceGetPowerUsage", f"log = {folder}/log", "gpus = 2")
         child = in_child(lambda: number(new, "nvmlDeviceGetPowerUsage", handle(new, 0)))
-        time.sleep(0.2)
+        deadline = time.monotonic() + 60
+        while not blocks_sigterm(child):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
         os.kill(child, signal.SIGTERM)
         time.sleep(0.2)
         self.assertEqual(os.waitpid(child, os.WNOHANG), (0, 0))

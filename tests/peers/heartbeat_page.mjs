@@ -9,7 +9,7 @@ import { createRequire } from "node:module";
 const [agent, id, library] = process.argv.slice(2);
 const { chromium } = createRequire(`${process.env.HM_TEST_NODE}/`)("playwright-core");
 const INTERVAL = 300;
-const PATIENCE = 15_000;
+const PATIENCE = 60_000;
 
 const ours = `
   const url = command => \`${agent}/\${command}&appid=${id}&cache_buster=\${Date.now()}\`;

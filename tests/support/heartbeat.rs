@@ -129,6 +129,12 @@ pub fn client_of(agent: &Agent, arguments: &[&str]) -> Command {
     command
 }
 
+/// The overdue ratio in a line of `/status`.
+pub fn od_of(line: &str) -> f64 {
+    let od = line.split("| od=").nth(1).and_then(|numbers| numbers.split(';').next());
+    od.and_then(|od| od.parse().ok()).unwrap_or_else(|| panic!("no od in {line:?}"))
+}
+
 /// A setting that is a list.
 pub fn list_setting(name: &str, items: &[&str]) -> String {
     format!("{name}={}", serde_json::to_string(items).unwrap())
