@@ -13,6 +13,8 @@ use super::hub::Hub;
 /// Where the agent is, and where the hub is.
 pub const NEAR: &str = "10.77.1.2";
 pub const FAR: &str = "10.77.2.2";
+/// From here comes no answer, and no word that there is none.
+pub const NOWHERE: &str = "10.77.3.2";
 
 /// The two hosts and what is between them; they are gone when it goes out of scope.
 pub struct Cable {
@@ -31,6 +33,7 @@ impl Cable {
         all(&[format!("netns add {router}")]);
         cable.host(&cable.near, NEAR, "10.77.1.1");
         cable.host(&cable.far, FAR, "10.77.2.1");
+        all(&[format!("-n {router} route add blackhole {NOWHERE}/32")]);
         let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
         let status = cable.on(router, "sh").args(["-c", forward]).status();
         assert!(status.unwrap().success());
