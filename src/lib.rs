@@ -6,6 +6,9 @@
 //!              (one sampler)   (snapshot)                      (a thread per connection)
 //! GPU probe  ──▶ source::gpu ──▶ board ──▶ (the sampler, at its tick)
 //!  (a process)   (its keeper)
+//! feed ──▶ dial: hm (spool)        ──▶ uplink ──▶ a hub
+//! feed ──▶ dial: core (ledger) ──▶ uplink ──▶ Core
+//!                └─▶ commands ──▶ warden (a process each) ──▶ the command
 //! ```
 //!
 //! Arrows go one way: [`parse`], [`proto`], [`watch`] and [`snapshot`] know nothing of sockets, files or threads;
