@@ -183,6 +183,8 @@ pub const COMMANDS_WAITING: usize = 16;
 pub const OUTPUT_BYTES: usize = 256 << 10;
 /// Commands that are remembered, so that none is run twice.
 pub const COMMANDS_REMEMBERED: usize = 1000;
+/// Answers to one command that was asked for again and again.
+pub const ANSWERS_DUE: usize = 16;
 /// Memory for results, whether Core has them or not.
 pub const RESULTS_BYTES: usize = 4 << 20;
 /// A result is given up when Core could not read it so often.

@@ -36,7 +36,9 @@ pub fn command(words: &[String], user: &User, timeout: Duration) -> Command {
     let mut command = Command::new("/proc/self/exe");
     programs::prepare(&mut command);
     command.arg0("hm-agent").arg(VERB).arg(std::process::id().to_string());
-    command.args([user.uid.to_string(), timeout.as_millis().to_string()]).args(words);
+    // The name, too: a number may have several, with other groups.
+    command.args([user.uid.to_string(), user.name.clone()]);
+    command.arg(timeout.as_millis().to_string()).args(words);
     command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -44,10 +46,10 @@ pub fn command(words: &[String], user: &User, timeout: Duration) -> Command {
 /// Is a warden, with the arguments that [`command`] gave it.
 pub fn run(arguments: &[OsString]) -> u8 {
     let number = |at: usize| -> Option<u64> { arguments.get(at)?.to_str()?.parse().ok() };
-    let (Some(parent), Some(uid), Some(timeout), Some(program)) =
-        (number(0), number(1), number(2), arguments.get(3))
+    let (Some(parent), Some(uid), Some(name), Some(timeout), Some(program)) =
+        (number(0), number(1), arguments.get(2), number(3), arguments.get(4))
     else {
-        complain("this is for the agent alone: PARENT UID MILLISECONDS COMMAND...");
+        complain("this is for the agent alone: PARENT UID NAME MILLISECONDS COMMAND...");
         return 2;
     };
     // The agent's end is a signal, and so is that of the command.
@@ -61,15 +63,15 @@ pub fn run(arguments: &[OsString]) -> u8 {
     if alone {
         return exit::INTERRUPTED as u8;
     }
-    let user = match user(uid as u32) {
+    let user = match user(uid as u32, &name.to_string_lossy()) {
         Ok(user) => user,
-        Err(error) => {
-            complain(&format!("look up the user of number {uid}: {}", reason(&error)));
+        Err(why) => {
+            complain(&why);
             return exit::NOT_RUN as u8;
         }
     };
     let mut command = Command::new(program);
-    command.args(&arguments[4..]).stdin(Stdio::null());
+    command.args(&arguments[5..]).stdin(Stdio::null());
     prepare(&mut command, &user);
     let start = Instant::now();
     match command.spawn() {
@@ -85,11 +87,15 @@ pub fn run(arguments: &[OsString]) -> u8 {
     }
 }
 
-/// One without a name has no directory and no other groups.
-fn user(uid: u32) -> io::Result<User> {
-    let nameless =
-        || User { name: uid.to_string(), uid, gid: uid, groups: Vec::new(), home: "/".to_owned() };
-    Ok(users::numbered(uid)?.unwrap_or_else(nameless))
+/// The user that the agent found; it may be another one by now, and then nothing is run.
+fn user(uid: u32, name: &str) -> Result<User, String> {
+    match users::named(name) {
+        Ok(Some(user)) if user.uid == uid => Ok(user),
+        // Its own: nothing changes, whatever it is called.
+        Ok(None) if uid == users::own_uid() => Ok(User::nameless(uid)),
+        Ok(_) => Err(format!("the user {name} of number {uid} is not there any more")),
+        Err(error) => Err(format!("look up the user {name}: {}", reason(&error))),
+    }
 }
 
 /// What a login would set, and nothing of the agent's own.

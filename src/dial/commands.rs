@@ -52,7 +52,7 @@ impl Commands {
         changed: impl Fn() + Copy + Send + 'env,
     ) {
         let id = quote(order.command_id.as_bytes());
-        let (text, user) = (quoted_line(&order.text), &self.user.name);
+        let (text, user) = (quoted_line(order.text.as_deref().unwrap_or("")), &self.user.name);
         match lock(&self.ledger).accept(&order.command_id, message_id) {
             Accepted::New => {}
             Accepted::Pending | Accepted::Ended => {
@@ -77,29 +77,30 @@ impl Commands {
 
     /// What to run, or the answer that refuses it.
     fn job(&self, order: Order) -> Result<Job, CommandResult> {
-        let refuse = |why: &str| refusal(&order.command_id, why);
+        let Order { command_id, message_id, text, timeout_seconds } = order;
+        let refuse = |why: &str| refusal(&command_id, why);
+        let text = text.map_err(refuse)?;
         let words = match &self.policy {
             CommandPolicy::Off => {
                 return Err(refuse("this node runs no commands; see core.commands"));
             }
-            CommandPolicy::Any if order.text.contains('\0') => {
+            CommandPolicy::Any if text.contains('\0') => {
                 return Err(refuse("it holds a byte 0"));
             }
             CommandPolicy::Any => {
-                vec!["/bin/sh".to_owned(), "-c".to_owned(), order.text.clone()]
+                vec!["/bin/sh".to_owned(), "-c".to_owned(), text]
             }
             CommandPolicy::Allow(prefixes) => {
-                let words = words::split(&order.text).map_err(|why| refuse(&why.to_string()))?;
+                let words = words::split(&text).map_err(|why| refuse(&why.to_string()))?;
                 if !prefixes.iter().any(|prefix| words.starts_with(prefix)) {
                     return Err(refuse("core.allow has nothing that it begins with"));
                 }
                 words
             }
         };
-        let seconds = order.timeout_seconds.filter(|seconds| *seconds > 0);
+        let seconds = timeout_seconds.filter(|seconds| *seconds > 0);
         let timeout = seconds.map_or(limits::COMMAND_TIMEOUT, Duration::from_secs);
         let timeout = timeout.min(limits::COMMAND_LONGEST);
-        let Order { command_id, message_id, .. } = order;
         Ok(Job { command_id, message_id, words, timeout })
     }
 
@@ -117,6 +118,7 @@ impl Commands {
             if waiting >= limits::COMMANDS_WAITING {
                 let running = queue.running;
                 let why = format!("{running} commands run and {waiting} wait already");
+                lock(&self.ledger).allow_again(&job.command_id);
                 return Some(refusal(&job.command_id, &why));
             }
             queue.waiting.push_back(job);
@@ -197,13 +199,7 @@ pub fn user(run_as: Option<&str>, commands_are_on: bool) -> Result<User, Error> 
             "commands would run as root; name the user that they run as (root, if you mean it)"
                 .to_owned(),
         )),
-        None => Ok(users::numbered(own).map_err(looked_up)?.unwrap_or(User {
-            name: own.to_string(),
-            uid: own,
-            gid: own,
-            groups: Vec::new(),
-            home: "/".to_owned(),
-        })),
+        None => Ok(users::numbered(own).map_err(looked_up)?.unwrap_or_else(|| User::nameless(own))),
         Some(name) => match users::named(name).map_err(looked_up)? {
             None => Err(wrong(format!("there is no user \"{}\"", name.escape_debug()))),
             Some(user) if own != 0 && user.uid != own => {

@@ -1,7 +1,8 @@
 //! Which commands of Core were accepted, what came of them, and whether Core knows: in memory and in a journal, so that
 //! none is run twice and no result is lost, whatever happens to the agent.
 //!
-//! Lines of the journal: `a` accepted, with the id of the result's message and the command's; `e` ended, with that id of the
+//! Lines of the journal: `a` accepted, with the id of the result's message and the command's; `n` the same, and it is a
+//! new one although there was one of that name, for which there was no room; `e` ended, with that id of the
 //! message and the result; `c` confirmed, with that id.
 
 use std::borrow::Cow;
@@ -29,12 +30,15 @@ struct Known {
     due: Vec<Due>,
     /// Of the first of them, which names the command in the journal.
     key: Box<str>,
+    /// It was refused for want of room, so that asking once more makes sense.
+    again: bool,
 }
 
 enum Outcome {
     /// It waits or runs.
     Pending,
-    Ended(Box<CommandResult>),
+    /// With the length of its line in the journal, bytes.
+    Ended(Box<CommandResult>, usize),
     /// It has ended; there was no room to keep how.
     Forgotten,
 }
@@ -70,7 +74,8 @@ impl Ledger {
                     "interrupted: the agent ended before the command did; it was not run again";
                 let result = result(&known.command_id, exit::INTERRUPTED, why);
                 log::warn!("core: command {:?} was interrupted", known.command_id);
-                known.outcome = Outcome::Ended(Box::new(result));
+                let length = ended(&known.key, &result).len();
+                known.outcome = Outcome::Ended(Box::new(result), length);
             }
         }
         ledger.make_room();
@@ -80,33 +85,56 @@ impl Ledger {
 
     /// Core asks for a command. Its result will go under `message_id`. On the disk before this returns, if it is new.
     pub fn accept(&mut self, command_id: &str, message_id: String) -> Accepted {
-        self.journal.append('a', &accepted(&message_id, command_id));
+        let line = accepted(&message_id, command_id);
         let due = Due { message_id: message_id.as_str().into(), unreadable: 0 };
         if let Some(known) = self.commands.iter_mut().find(|known| *known.command_id == *command_id)
         {
-            known.due.push(due);
+            if std::mem::take(&mut known.again) {
+                self.journal.append('n', &line);
+                self.journal.sync();
+                (known.outcome, known.key) = (Outcome::Pending, message_id.into());
+                known.due.push(due);
+                return Accepted::New;
+            }
+            // Who asks on and on and confirms nothing gets so many answers.
+            if known.due.len() < limits::ANSWERS_DUE {
+                known.due.push(due);
+                self.journal.append('a', &line);
+                self.stale_bytes += line.len();
+            }
             return match known.outcome {
                 Outcome::Pending => Accepted::Pending,
-                Outcome::Ended(_) | Outcome::Forgotten => Accepted::Ended,
+                Outcome::Ended(..) | Outcome::Forgotten => Accepted::Ended,
             };
         }
+        self.journal.append('a', &line);
         self.journal.sync();
         self.commands.push_back(Known {
             command_id: command_id.into(),
             outcome: Outcome::Pending,
             due: vec![due],
             key: message_id.into(),
+            again: false,
         });
         self.make_room();
         Accepted::New
+    }
+
+    /// There was no room for it; the next time that it is asked for, it is a new one.
+    pub fn allow_again(&mut self, command_id: &str) {
+        let same = |known: &&mut Known| *known.command_id == *command_id;
+        if let Some(known) = self.commands.iter_mut().find(same) {
+            known.again = true;
+        }
     }
 
     /// It has ended so.
     pub fn end(&mut self, result: CommandResult) {
         let same = |known: &&mut Known| *known.command_id == *result.command_id;
         let Some(known) = self.commands.iter_mut().find(same) else { return };
-        self.journal.append('e', &ended(&known.key, &result));
-        known.outcome = Outcome::Ended(Box::new(result));
+        let line = ended(&known.key, &result);
+        self.journal.append('e', &line);
+        known.outcome = Outcome::Ended(Box::new(result), line.len());
         self.make_room();
     }
 
@@ -121,7 +149,7 @@ impl Ledger {
         let known = self.commands.iter().find(|known| known.is_due(message_id))?;
         match &known.outcome {
             Outcome::Pending => None,
-            Outcome::Ended(result) => Some(Cow::Borrowed(result)),
+            Outcome::Ended(result, _) => Some(Cow::Borrowed(result)),
             Outcome::Forgotten => {
                 let why = "it has run already, and its result is not kept any more";
                 Some(Cow::Owned(result(&known.command_id, exit::NOT_RUN, why)))
@@ -174,9 +202,11 @@ impl Ledger {
             }
         }
         while self.commands.len() > limits::COMMANDS_REMEMBERED {
-            let answered =
-                |known: &Known| known.due.is_empty() && !matches!(known.outcome, Outcome::Pending);
-            let at = self.commands.iter().position(answered).unwrap_or_default();
+            let has_ended = |known: &Known| !matches!(known.outcome, Outcome::Pending);
+            let answered = |known: &Known| has_ended(known) && known.due.is_empty();
+            let commands = &self.commands;
+            let oldest = || commands.iter().position(has_ended);
+            let Some(at) = commands.iter().position(answered).or_else(oldest) else { break };
             self.stale_bytes += self.commands.remove(at).map_or(0, |known| known.bytes() + 100);
         }
         if self.stale_bytes > 2 * limits::RESULTS_BYTES {
@@ -197,7 +227,7 @@ impl Known {
 
     fn bytes(&self) -> usize {
         match &self.outcome {
-            Outcome::Ended(result) => 100 + result.stdout.len() + result.stderr.len(),
+            Outcome::Ended(_, length) => *length,
             Outcome::Pending | Outcome::Forgotten => 0,
         }
     }
@@ -210,7 +240,7 @@ impl Known {
         }
         match &self.outcome {
             Outcome::Pending => {}
-            Outcome::Ended(result) => lines.push(line('e', ended(&self.key, result))),
+            Outcome::Ended(result, _) => lines.push(line('e', ended(&self.key, result))),
             Outcome::Forgotten => lines.push(line('e', self.key.to_string())),
         }
         if !self.is_due(&self.key) {
@@ -255,13 +285,21 @@ fn replay(commands: &mut VecDeque<Known>, kind: char, text: &str) -> Option<()> 
                     outcome: Outcome::Pending,
                     due: vec![due],
                     key: message_id.into(),
+                    again: false,
                 }),
             }
+        }
+        'n' => {
+            let command_id: String = serde_json::from_str(rest).ok()?;
+            let same = |known: &&mut Known| *known.command_id == *command_id;
+            let known = commands.iter_mut().find(same)?;
+            (known.outcome, known.key) = (Outcome::Pending, message_id.into());
+            known.due.push(Due { message_id: message_id.into(), unreadable: 0 });
         }
         'e' => {
             commands.iter_mut().find(by_key)?.outcome = match rest {
                 "" => Outcome::Forgotten,
-                rest => Outcome::Ended(serde_json::from_str(rest).ok()?),
+                rest => Outcome::Ended(serde_json::from_str(rest).ok()?, text.len()),
             };
         }
         'c' => {

@@ -252,6 +252,8 @@ impl Conversation {
             "INVALID_TOKEN" => return Err(Outage::Refused(what)),
             "NODE_NOT_FOUND" => {
                 self.asked.clear();
+                // It may have forgotten these, too.
+                self.sent.clear();
                 // At once, unless it forgets again what it has just been told.
                 let pause = if self.forgotten { self.patience } else { limits::REPORT_PAUSE };
                 self.state = State::Unregistered(now + pause.mul_f64(0.5 + 0.5 * chance));

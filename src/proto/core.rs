@@ -52,8 +52,8 @@ pub struct Order {
     pub message_id: String,
     /// Of the command; the same one is never run twice.
     pub command_id: String,
-    /// The command line.
-    pub text: String,
+    /// The command line; the error says what is wrong with the order.
+    pub text: Result<String, &'static str>,
     /// Seconds; `None`: not said.
     pub timeout_seconds: Option<u64>,
 }
@@ -115,8 +115,39 @@ struct Data {
     details: Option<String>,
     error_code: Option<String>,
     command_id: Option<String>,
-    command_text: Option<String>,
-    timeout: Option<f64>,
+    command_text: Option<Scalar>,
+    timeout: Option<Scalar>,
+}
+
+/// Whoever waits for a command gets an answer also if this is not what it should be.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Number(f64),
+    Text(String),
+    Other(serde::de::IgnoredAny),
+}
+
+impl Data {
+    fn order(self, message_id: String) -> Result<Order, &'static str> {
+        let seconds = match self.timeout {
+            None => Ok(None),
+            Some(Scalar::Number(seconds)) => Ok(Some(seconds)),
+            Some(Scalar::Text(text)) => text.trim().parse().map(Some).map_err(drop),
+            Some(Scalar::Other(_)) => Err(()),
+        };
+        let text = match (self.command_text, &seconds) {
+            (Some(Scalar::Text(text)), Ok(_)) => Ok(text),
+            (Some(Scalar::Text(_)), Err(())) => Err("its timeout is no number"),
+            _ => Err("it has no command_text"),
+        };
+        Ok(Order {
+            message_id,
+            command_id: self.command_id.ok_or("execute_command without a command_id")?,
+            text,
+            timeout_seconds: seconds.ok().flatten().map(|seconds| seconds.ceil() as u64),
+        })
+    }
 }
 
 impl Incoming {
@@ -134,12 +165,7 @@ impl Incoming {
             "heartbeat_ack" => Self::Acknowledged { id },
             // One that says "not received" is none.
             "command_received" if data.received != Some(false) => Self::Received { id },
-            "execute_command" => Self::Execute(Order {
-                message_id: id,
-                command_id: data.command_id.ok_or("execute_command without a command_id")?,
-                text: data.command_text.ok_or("execute_command without a command_text")?,
-                timeout_seconds: data.timeout.map(|seconds| seconds.ceil() as u64),
-            }),
+            "execute_command" => Self::Execute(data.order(id)?),
             "error" => {
                 let texts = [data.message, data.details].into_iter().flatten();
                 let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
@@ -340,7 +366,7 @@ mod tests {
             Ok(Incoming::Execute(Order {
                 message_id: "i".into(),
                 command_id: "c".into(),
-                text: "ls".into(),
+                text: Ok("ls".into()),
                 timeout_seconds: Some(30)
             }))
         );
@@ -349,7 +375,22 @@ mod tests {
             Ok(Incoming::Error { id: "i".into(), code: "X".into(), text: "m: d".into() })
         );
         assert_eq!(incoming("news\n", json!(null)), Ok(Incoming::Unknown("news\\n".into())));
-        assert!(incoming("execute_command", json!({"command_id": "c"})).is_err());
+        for (data, text, seconds) in [
+            (json!({"command_id": "c"}), Err("it has no command_text"), None),
+            (json!({"command_id": "c", "command_text": 7}), Err("it has no command_text"), None),
+            (json!({"command_id": "c", "command_text": "ls", "timeout": "2.5"}), Ok("ls"), Some(3)),
+            (json!({"command_id": "c", "command_text": "ls", "timeout": null}), Ok("ls"), None),
+            (
+                json!({"command_id": "c", "command_text": "ls", "timeout": [1]}),
+                Err("its timeout is no number"),
+                None,
+            ),
+        ] {
+            let Ok(Incoming::Execute(order)) = incoming("execute_command", data) else { panic!() };
+            let expected = (text.map(str::to_owned), seconds);
+            assert_eq!((order.text, order.timeout_seconds), expected);
+        }
+        assert!(incoming("execute_command", json!({"command_text": "ls"})).is_err());
         assert!(incoming("execute_command", json!({"command_id": 1})).is_err());
         assert!(Incoming::parse("{").is_err());
         assert_eq!(Incoming::parse(r#"{"type":"welcome"}"#), Ok(Incoming::Welcome));

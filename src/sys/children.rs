@@ -110,7 +110,7 @@ pub fn signal_group(leader: u32, signal: i32) {
 }
 
 /// Has a program start in a session of its own, with no signal blocked, the usual mask for new files, and as `user` with
-/// all groups of that user and, unless that is root, no capability.
+/// all groups of that user and, unless that is root, no capability. It is killed when the thread that starts it ends.
 pub fn start_as(command: &mut Command, user: &User) {
     use std::os::unix::process::CommandExt;
     let (uid, gid, groups) = (user.uid, user.gid, user.groups.clone());
@@ -128,6 +128,9 @@ pub fn start_as(command: &mut Command, user: &User) {
         if uid != 0 {
             drop_capabilities()?;
         }
+        // Should somebody end the warden, this one at least goes with it. Changing the user has reset it.
+        // SAFETY: it takes no pointers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
         clear_mask();
         Ok(())
     };

@@ -19,6 +19,13 @@ pub struct User {
     pub home: String,
 }
 
+impl User {
+    /// One that has a number only.
+    pub fn nameless(uid: u32) -> Self {
+        Self { name: uid.to_string(), uid, gid: uid, groups: vec![uid], home: "/".to_owned() }
+    }
+}
+
 /// The user this process acts as.
 pub fn own_uid() -> u32 {
     // SAFETY: it takes no pointers.

@@ -134,6 +134,63 @@ fn memory_and_file_are_bounded() {
 }
 
 #[test]
+fn one_that_runs_is_never_forgotten_and_answers_to_one_are_bounded() {
+    let dir = Dir::new("pending");
+    let mut ledger = dir.open();
+    ledger.accept("long", "m-long".into());
+    for number in 0..2 * limits::COMMANDS_REMEMBERED {
+        ledger.accept(&format!("c{number}"), format!("m{number}"));
+        ledger.end(done(&format!("c{number}"), ""));
+    }
+    assert_eq!(ledger.accept("long", "m-again".into()), Accepted::Pending);
+    for number in 0..100 {
+        ledger.accept("long", format!("more{number}"));
+    }
+    ledger.end(done("long", "out"));
+    assert_eq!(ledger.commands[0].due.len(), limits::ANSWERS_DUE);
+}
+
+#[test]
+fn what_was_refused_for_want_of_room_may_be_asked_for_again() {
+    let dir = Dir::new("again");
+    let mut ledger = dir.open();
+    ledger.accept("c", "m1".into());
+    ledger.allow_again("c");
+    ledger.end(done("c", "no room"));
+    ledger.confirm("m1");
+    assert_eq!(ledger.accept("c", "m2".into()), Accepted::New);
+    assert_eq!(dir.open().result("m2").unwrap().exit_code, exit::INTERRUPTED);
+    let mut ledger = dir.open();
+    assert_eq!(ledger.accept("c", "m3".into()), Accepted::Ended);
+    assert_eq!(waiting(&ledger), ["m2", "m3"]);
+}
+
+#[test]
+fn and_then_it_ends_as_any_other() {
+    let dir = Dir::new("again-end");
+    let mut ledger = dir.open();
+    ledger.accept("c", "m1".into());
+    ledger.allow_again("c");
+    ledger.end(done("c", "no room"));
+    ledger.accept("c", "m2".into());
+    ledger.end(done("c", "out"));
+    let ledger = dir.open();
+    assert_eq!(ledger.result("m2").unwrap().stdout, "out");
+}
+
+#[test]
+fn control_characters_do_not_make_the_file_too_long_to_read() {
+    let dir = Dir::new("control");
+    let mut ledger = dir.open();
+    for number in 0..40 {
+        ledger.accept(&format!("c{number}"), format!("m{number}"));
+        ledger.end(done(&format!("c{number}"), &"\x01".repeat(limits::OUTPUT_BYTES)));
+    }
+    let size = fs::metadata(dir.file()).unwrap().len();
+    assert!(size < 5 * limits::RESULTS_BYTES as u64, "{size}");
+}
+
+#[test]
 fn what_core_cannot_read_is_given_up() {
     let dir = Dir::new("unreadable");
     let mut ledger = dir.open();

@@ -139,6 +139,14 @@ fn every_error_code_has_its_reaction() {
     assert!(matches!(next(&mut link, &[], "r", 4.2), Ok(Step::Wait(_))), "not at once again");
 
     let mut link = registered();
+    assert_eq!(next(&mut link, &["a"], "x", 1.0), Ok(Step::Result("a".into())));
+    hear(&mut link, error("x", "NODE_NOT_FOUND"), 1.1);
+    assert_eq!(next(&mut link, &["a"], "r", 1.2), Ok(Step::Register("r".into())));
+    hear(&mut link, Incoming::Registered { id: "r".into(), refused: None }, 1.3);
+    assert_eq!(next(&mut link, &["a"], "h", 1.3), Ok(Step::Heartbeat("h".into())));
+    assert_eq!(next(&mut link, &["a"], "x", 1.3), Ok(Step::Result("a".into())), "once more");
+
+    let mut link = registered();
     let refused = link.heard(error("x", "INVALID_TOKEN"), 1.0, s(1.0));
     assert_eq!(refused, Err(Outage::Refused("INVALID_TOKEN: why".into())));
 
