@@ -249,6 +249,7 @@ impl Shared {
             } else if warm_up.is_some_and(|at| now >= at) {
                 self.feed.refine(self.read(&mut sampler, &config));
                 warm_up = None;
+                sys::process::release_program();
             } else if unknown && self.gpus.is_known() {
                 self.feed.refine_gpus(self.gpus.gpus(&config, now));
                 self.complete.ring();
