@@ -53,7 +53,9 @@ impl Commands {
     ) {
         let id = quote(order.command_id.as_bytes());
         let (text, user) = (quoted_line(order.text.as_deref().unwrap_or("")), &self.user.name);
-        match lock(&self.ledger).accept(&order.command_id, message_id) {
+        // On its own line, so that the ledger is not held while `changed` looks into it.
+        let accepted = lock(&self.ledger).accept(&order.command_id, message_id);
+        match accepted {
             Accepted::New => {}
             Accepted::Pending | Accepted::Ended => {
                 log::info!("core: {asked_by} asks again for command {id}, which is not run twice");
