@@ -230,6 +230,15 @@ pub fn shown(route: &Route) -> String {
     format!("{}{}", route.address.shown(), through.unwrap_or_default())
 }
 
+/// What a server says, for the log: escaped, and no longer than a person reads. Servers speak any language.
+pub fn quoted(text: &str) -> String {
+    let mut shown: String = text.chars().take(200).flat_map(char::escape_debug).collect();
+    if text.chars().nth(200).is_some() {
+        shown += &format!("… ({} bytes)", text.len());
+    }
+    shown
+}
+
 /// A number from 0 to 1 that no two agents share: the standard library seeds its hashers with one of the
 /// system's.
 pub fn chance() -> f64 {

@@ -3,7 +3,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::parse::quote;
 use crate::snapshot::{FileSystem, Snapshot};
 
 /// What every message has beside its data.
@@ -175,7 +174,7 @@ impl Incoming {
                     text: texts.join(": "),
                 }
             }
-            other => Self::Unknown(quote(other.as_bytes())),
+            other => Self::Unknown(other.to_owned()),
         })
     }
 }
@@ -374,7 +373,7 @@ mod tests {
             incoming("error", json!({"error_code": "X", "message": "m", "details": "d"})),
             Ok(Incoming::Error { id: "i".into(), code: "X".into(), text: "m: d".into() })
         );
-        assert_eq!(incoming("news\n", json!(null)), Ok(Incoming::Unknown("news\\n".into())));
+        assert_eq!(incoming("news\n", json!(null)), Ok(Incoming::Unknown("news\n".into())));
         for (data, text, seconds) in [
             (json!({"command_id": "c"}), Err("it has no command_text"), None),
             (json!({"command_id": "c", "command_text": 7}), Err("it has no command_text"), None),

@@ -131,6 +131,11 @@ pub fn start_as(command: &mut Command, user: &User) {
         // Should somebody end the warden, this one at least goes with it. Changing the user has reset it.
         // SAFETY: it takes no pointers.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        // What the agent was told to ignore, by nohup(1) say, is for the agent alone.
+        for signal in HEARD {
+            // SAFETY: the default action is a valid one.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         clear_mask();
         Ok(())
     };
