@@ -21,6 +21,17 @@ pub const STATVFS: Duration = Duration::from_secs(3);
 /// are asked.
 pub const HUNG_MOUNTS: usize = 16;
 
+/// Thermal zones, sensors and interfaces are looked up anew so often: they seldom come and go, and listing them
+/// costs more than reading them.
+pub const DEVICE_SEARCH: Duration = Duration::from_secs(60);
+/// So many of each are read: on a host of containers every one of them has an interface.
+pub const DEVICES: usize = 256;
+/// Temperature sensors of one chip; the largest processors have one for each of 128 cores.
+pub const SENSORS: usize = 160;
+/// How long the first look waits for them, and every later one; what answers later is in the next sample.
+pub const SENSORS_PATIENCE: (Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_millis(20));
+
 /// How long before a tick the GPUs are asked, at the least. A driver that keeps its GPUs ready answers
 /// within milliseconds.
 pub const GPU_LEAD: Duration = Duration::from_millis(100);

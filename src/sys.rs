@@ -130,13 +130,15 @@ fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> 
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.cast(), length) }).map(drop)
 }
 
-/// A file system's size, in bytes; see statvfs(3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A file system's size in bytes, and its inodes; see statvfs(3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct FsSize {
     pub total_bytes: u64,
     pub free_bytes: u64,
     pub available_bytes: u64,
+    pub files: u64,
+    pub files_free: u64,
 }
 
 /// Asks a file system for its size. On a dead network mount this never returns.
@@ -152,6 +154,8 @@ pub fn statvfs(path: &Path) -> io::Result<FsSize> {
         total_bytes: bytes(found.f_blocks),
         free_bytes: bytes(found.f_bfree),
         available_bytes: bytes(found.f_bavail),
+        files: found.f_files,
+        files_free: found.f_ffree,
     })
 }
 

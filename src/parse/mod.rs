@@ -24,6 +24,7 @@
 pub mod amdgpu_ids;
 pub mod cpuinfo;
 pub mod diskstats;
+pub mod file_nr;
 pub mod link_speed;
 pub mod loadavg;
 pub mod meminfo;

@@ -8,6 +8,7 @@ mod detail;
 
 use serde::Serialize;
 
+use crate::parse::os_release::OsRelease;
 use crate::parse::quote;
 use crate::snapshot::Snapshot;
 use crate::snapshot::gpu::{Gpu, Values};
@@ -80,8 +81,14 @@ pub struct Machine {
     pub cpu_model: String,
     /// The distribution's name for people.
     pub os: Option<String>,
+    /// What the distribution says of itself.
+    pub os_release: OsRelease,
     /// The kernel's release, e.g. `6.1.0-13-amd64`.
     pub kernel: Option<String>,
+    /// The kernel's version, e.g. `#1 SMP PREEMPT_DYNAMIC Debian 6.1.55-1 (2023-09-29)`.
+    pub kernel_version: Option<String>,
+    /// The NIS domain; `(none)` where there is none.
+    pub domain_name: Option<String>,
 }
 
 #[derive(Serialize)]

@@ -54,6 +54,20 @@ pub enum State {
     Unavailable,
 }
 
+/// Reasons that hold clocks back, by bit: nvmlClocksEventReason… of nvml.h; what is
+/// found in [`Values::clock_event_reasons`].
+pub const CLOCK_EVENT_REASONS: [&str; 9] = [
+    "gpu_idle",
+    "applications_clocks_setting",
+    "sw_power_cap",
+    "hw_slowdown",
+    "sync_boost",
+    "sw_thermal_slowdown",
+    "hw_thermal_slowdown",
+    "hw_power_brake_slowdown",
+    "display_clock_setting",
+];
+
 /// Who made a GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

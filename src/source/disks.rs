@@ -104,6 +104,11 @@ impl Disks {
         mounts.iter().filter_map(fresh).collect()
     }
 
+    /// How many file systems hang.
+    pub fn hung(&self) -> usize {
+        lock(&self.shared.state).hung.len()
+    }
+
     /// Leaves the thread behind if it hangs. Says when to look again, if a call is under way.
     pub fn tend(&mut self) -> Option<Duration> {
         let mut state = lock(&self.shared.state);
@@ -195,6 +200,8 @@ fn file_system(mount: Mount, size: FsSize) -> FileSystem {
         total_bytes: size.total_bytes,
         free_bytes: size.free_bytes,
         available_bytes: size.available_bytes,
+        files: size.files,
+        files_free: size.files_free,
     }
 }
 
@@ -219,7 +226,8 @@ mod tests {
         let mounts = parse(mountinfo).unwrap();
         let (release, hanging) = sync_channel::<()>(0);
         let hanging = Mutex::new(hanging);
-        let size = FsSize { total_bytes: 9, free_bytes: 5, available_bytes: 4 };
+        let size =
+            FsSize { total_bytes: 9, free_bytes: 5, available_bytes: 4, files: 3, files_free: 2 };
         let statvfs = move |path: &Path| {
             if path == Path::new("/nfs") {
                 let _ = lock(&hanging).recv();
@@ -251,7 +259,8 @@ mod tests {
         parse(text.as_bytes()).unwrap()
     }
 
-    const SIZE: FsSize = FsSize { total_bytes: 9, free_bytes: 5, available_bytes: 4 };
+    const SIZE: FsSize =
+        FsSize { total_bytes: 9, free_bytes: 5, available_bytes: 4, files: 3, files_free: 2 };
 
     #[test]
     fn what_answers_after_the_sample_is_in_the_next_one() {
