@@ -108,6 +108,24 @@ pub const SUBSCRIPTIONS: u32 = 20;
 /// Answers to a client's unknown messages: so many at once, then one a second; the rest gets none.
 pub const ERROR_ANSWERS: u32 = 10;
 
+/// Of each kind of thing, /metrics tells so many: series cost memory wherever they are kept. What is left out is
+/// counted. Processors have ten series each.
+pub const METRICS_CPUS: usize = 1024;
+/// Disks, file systems, network interfaces; they have some twenty series each.
+pub const METRICS_DEVICES: usize = 256;
+/// GPUs have some forty series each.
+pub const METRICS_GPUS: usize = 64;
+/// Codes of errors of one GPU; NVIDIA's catalogue has some 150, and a GPU that has shown this many is no more.
+pub const METRICS_XIDS: usize = 32;
+/// Applications that beat have seven series each, and anybody who reaches the port may name one.
+pub const METRICS_APPS: usize = 200;
+/// Requests for /metrics, /snapshot and the page that are answered at a time; as with node_exporter. A client that
+/// does not read holds the memory of its answer until it is cut.
+pub const SCRAPES: usize = 40;
+
+/// Answers from so many bytes on are compressed for who accepts it.
+pub const GZIP_BYTES: usize = 4 << 10;
+
 /// Applications that may beat at once; each takes some 300 bytes.
 pub const HEARTBEAT_APPS: usize = 10_000;
 /// Connections to the heartbeat port, for keep-alive clients of as many applications.

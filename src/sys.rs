@@ -177,6 +177,14 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
 }
 
+/// How many descriptors this process may open.
+pub fn descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a structure that outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit.rlim_cur)
+}
+
 /// Starts a thread that nobody joins, with a stack of at least so many bytes.
 ///
 /// Not `std::thread`: that maps a second stack for signals with each thread, four mappings instead of two

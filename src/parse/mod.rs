@@ -31,6 +31,7 @@ pub mod meminfo;
 pub mod mountinfo;
 pub mod net_dev;
 pub mod os_release;
+pub mod pid_stat;
 pub mod pressure;
 pub mod ras_err_count;
 pub mod stat;

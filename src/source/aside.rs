@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_to_the_last_question_or_the_one_before() {
-        let (release, hanging) = sync_channel::<u32>(0);
+        let (release, hanging) = sync_channel::<u32>(2);
         let mut aside = Aside::new(c"test", move || hanging.recv().unwrap_or_default());
         aside.ask();
         assert_eq!(aside.answer(Duration::ZERO), None, "it hangs");
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(aside.answer(Duration::ZERO).as_deref(), Some(&1), "the one before");
         aside.ask();
         assert_eq!(aside.answer(Duration::ZERO), None, "that is too old");
-        // The answer may be to the question before this one.
+        // Whether it has read once or twice by then: it may have been about to read when it was asked again.
         release.send(2).unwrap();
         release.send(2).unwrap();
         assert_eq!(aside.answer(LONG).as_deref(), Some(&2));

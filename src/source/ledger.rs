@@ -16,11 +16,6 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// A new look begins.
-    pub(super) fn begin(&mut self) {
-        self.read.fill(false);
-    }
-
     /// Notes how a source did that was asked at `since`. One of several files makes a whole source fail.
     pub(super) fn record(
         &mut self,
@@ -80,10 +75,12 @@ impl Ledger {
         }
     }
 
-    /// Those that were read in this look.
-    pub(super) fn sources(&self) -> Vec<SourceStatus> {
+    /// Those that were read in this look, which ends.
+    pub(super) fn end(&mut self) -> Vec<SourceStatus> {
         let read = self.sources.iter().zip(&self.read).filter(|(_, read)| **read);
-        read.map(|(source, _)| source.clone()).collect()
+        let found = read.map(|(source, _)| source.clone()).collect();
+        self.read.fill(false);
+        found
     }
 }
 
@@ -95,8 +92,8 @@ mod tests {
     fn a_source_is_well_when_all_its_files_are_and_remembers_when_it_was() {
         let mut ledger = Ledger::default();
         let second = Duration::from_secs(1);
-        let told = |ledger: &Ledger| {
-            let sources = ledger.sources();
+        let told = |ledger: &mut Ledger| {
+            let sources = ledger.end();
             let tell = |source: &SourceStatus| {
                 (
                     source.name,
@@ -110,13 +107,11 @@ mod tests {
         ledger.record("pressure", true, second, 100);
         ledger.record("pressure", true, second, 100);
         ledger.record("stat", false, second, 100);
-        assert_eq!(told(&ledger), [("pressure", true, 2, Some(100)), ("stat", false, 1, None)]);
-        ledger.begin();
+        assert_eq!(told(&mut ledger), [("pressure", true, 2, Some(100)), ("stat", false, 1, None)]);
         ledger.record("pressure", false, second, 105);
         ledger.record("pressure", true, second, 105);
-        assert_eq!(told(&ledger), [("pressure", false, 2, Some(100))], "stat was not read");
-        ledger.begin();
+        assert_eq!(told(&mut ledger), [("pressure", false, 2, Some(100))], "stat was not read");
         ledger.record("pressure", true, second, 110);
-        assert_eq!(told(&ledger), [("pressure", true, 1, Some(110))]);
+        assert_eq!(told(&mut ledger), [("pressure", true, 1, Some(110))]);
     }
 }

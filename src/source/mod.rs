@@ -11,5 +11,6 @@ pub mod gpu;
 mod ledger;
 pub mod machine;
 pub mod mounts;
+pub mod own;
 pub mod sampler;
 pub mod sensors;

@@ -77,7 +77,6 @@ impl Sampler {
     fn look(&mut self, patience: Duration) -> Reading {
         let since = Instant::now();
         self.now = unix_seconds();
-        self.ledger.begin();
         self.sensors.ask();
         let mut reading = Reading {
             monotonic: self.started.elapsed(),
@@ -102,7 +101,7 @@ impl Sampler {
         };
         reading.low_watermark_bytes = self.low_watermark_bytes(reading.meminfo.as_ref());
         reading.devices = self.devices(patience);
-        reading.sources = self.ledger.sources();
+        reading.sources = self.ledger.end();
         reading.took = since.elapsed();
         reading
     }

@@ -82,7 +82,8 @@ impl Sensors {
     }
 
     fn list(&mut self) {
-        // With it go the files that were kept open of what is not there any more.
+        // With it go the files that were kept open of what is not there any more. What is read here is read by
+        // others, which keep nothing open: descriptors are for clients.
         self.files = Files::default();
         self.left_out = 0;
         self.listed = Some(Instant::now());
@@ -112,10 +113,11 @@ impl Sensors {
 
     fn list_zones(&mut self) -> Vec<(PathBuf, Temperature)> {
         let paths = self.class("thermal", "thermal_zone");
+        let mut once = Files::default();
         let zone = |path: PathBuf| {
             let number = path.file_name()?.as_encoded_bytes().strip_prefix(b"thermal_zone")?;
             let zone = u32::try_from(decimal(number)?).ok()?;
-            let sensor = self.files.line(&path.join("type"))?;
+            let sensor = once.line(&path.join("type"))?;
             Some((path.join("temp"), Temperature { zone, sensor, celsius: 0.0 }))
         };
         paths.into_iter().filter_map(zone).collect()
@@ -123,17 +125,18 @@ impl Sensors {
 
     fn list_chips(&mut self) -> Vec<ListedChip> {
         let paths = self.class("hwmon", "hwmon");
-        let chip = |path: &PathBuf| ListedChip::find(&mut self.files, path);
+        let chip = |path: &PathBuf| ListedChip::find(&mut Files::default(), path);
         paths.iter().filter_map(chip).collect()
     }
 
     fn list_interfaces(&mut self) -> Vec<(PathBuf, Interface)> {
         let paths = self.class("net", "");
         let interface = |path: PathBuf| {
+            let mut once = Files::default();
             // `bonding_masters` is a file.
-            let state = self.files.line(&path.join("operstate"))?.into();
+            let state = once.line(&path.join("operstate"))?.into();
             let device = path.file_name()?.to_string_lossy().into();
-            let fixed = Arc::new(fixed(&mut self.files, &path));
+            let fixed = Arc::new(fixed(&mut once, &path));
             Some((path, Interface { device, state, carrier: None, fixed }))
         };
         paths.into_iter().filter_map(interface).collect()
