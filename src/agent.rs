@@ -273,7 +273,8 @@ impl Shared {
                 asked = true;
             } else {
                 let tend = sampler.tend().map(|tend| now + tend);
-                let ask_at = (!asked).then_some(ask_at);
+                // Where there is no GPU, nobody has to get up for it.
+                let ask_at = (!asked && self.gpus.is_wanted()).then_some(ask_at);
                 let until = [warm_up, first_gpus, ask_at, tend].into_iter().flatten().min();
                 let wait = until.map_or(next, |until| until.min(next)) - now;
                 let events = [self.stop.as_fd(), self.reloaded.as_fd(), self.gpus.arrived()];

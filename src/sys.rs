@@ -69,6 +69,8 @@ pub enum Until {
     Readable,
     /// It can be written, or its other end is gone.
     Writable,
+    /// It is not what it was when it was last asked: proc_pid_mounts(5).
+    Changed,
 }
 
 /// Waits for one of the descriptors, at most `timeout` (`None`: for ever). Says which are ready; none
@@ -80,6 +82,7 @@ pub fn wait<const N: usize>(
     let events = |until| match until {
         Until::Readable => libc::POLLIN,
         Until::Writable => libc::POLLOUT,
+        Until::Changed => libc::POLLPRI,
     };
     let mut polled = fds.map(|(fd, until)| libc::pollfd {
         fd: fd.as_raw_fd(),
@@ -139,6 +142,7 @@ pub struct FsSize {
     pub available_bytes: u64,
     pub files: u64,
     pub files_free: u64,
+    pub read_only: bool,
 }
 
 /// Asks a file system for its size. On a dead network mount this never returns.
@@ -156,6 +160,7 @@ pub fn statvfs(path: &Path) -> io::Result<FsSize> {
         available_bytes: bytes(found.f_bavail),
         files: found.f_files,
         files_free: found.f_ffree,
+        read_only: found.f_flag & libc::ST_RDONLY != 0,
     })
 }
 

@@ -29,6 +29,7 @@ fn read(tree: &str, monotonic_seconds: u64) -> Reading {
         available_bytes: 45 * gib,
         files: 1000,
         files_free: 900,
+        read_only: false,
     };
     let disks = Disks::new(move |_| Ok(size));
     let mut reading = Sampler::new(roots(tree), disks).first().unwrap();

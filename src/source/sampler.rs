@@ -1,6 +1,10 @@
 //! One look at this machine. Each file reports its own failure, once; the others go on.
 
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,6 +46,8 @@ pub struct Sampler {
 struct Mounts {
     text: Vec<u8>,
     worth_asking: Vec<Mount>,
+    /// The kernel's list, which says when it has changed. Printing it costs as much as several other files.
+    watched: Option<File>,
 }
 
 impl Sampler {
@@ -78,6 +84,9 @@ impl Sampler {
         let since = Instant::now();
         self.now = unix_seconds();
         self.sensors.ask();
+        // They answer while the files are read.
+        let mounted = self.mounts();
+        self.disks.ask(&self.roots.root, &self.mounts.worth_asking);
         let mut reading = Reading {
             monotonic: self.started.elapsed(),
             unix_seconds: self.now,
@@ -95,11 +104,11 @@ impl Sampler {
                 .unwrap_or_default(),
             vmstat: self.optional(("vmstat", "vmstat"), vmstat::parse),
             file_nr: self.optional(("filefd", "sys/fs/file-nr"), file_nr::parse),
-            file_systems: self.file_systems(),
-            file_systems_hung: self.disks.hung(),
             ..Reading::default()
         };
         reading.low_watermark_bytes = self.low_watermark_bytes(reading.meminfo.as_ref());
+        reading.file_systems = self.file_systems(mounted);
+        reading.file_systems_hung = self.disks.hung();
         reading.devices = self.devices(patience);
         reading.sources = self.ledger.end();
         reading.took = since.elapsed();
@@ -194,11 +203,16 @@ impl Sampler {
         self.optional((source, own), parse)
     }
 
-    /// How full the file systems are. Mounts seldom change, and parsing their list costs more than all
-    /// other files together: it is done when the list's text has changed.
-    fn file_systems(&mut self) -> Vec<FileSystem> {
+    /// Looks what is mounted; whether that is known. Mounts seldom change, and parsing their list costs more than
+    /// all other files together: it is done when the list's text has changed.
+    fn mounts(&mut self) -> bool {
         let mut mounts = std::mem::take(&mut self.mounts);
+        if mounts.watched.as_ref().is_some_and(|list| !has_changed(list)) {
+            self.mounts = mounts;
+            return true;
+        }
         let root = self.roots.root.clone();
+        let watched = self.watch_mounts();
         let read = self.of_init(("filesystem", "mountinfo"), "self/mountinfo", |text| {
             if text != mounts.text {
                 mounts.worth_asking = worth_asking(mountinfo::parse(text)?, &root);
@@ -207,15 +221,39 @@ impl Sampler {
             Ok(())
         });
         if read.is_some() {
-            self.mounts = mounts;
+            self.mounts = Mounts { watched, ..mounts };
         }
+        read.is_some()
+    }
+
+    /// The list of mounts, if it is the kernel's own. It is opened before it is read: what changes in between is
+    /// seen the next time.
+    fn watch_mounts(&self) -> Option<File> {
+        let proc = &self.roots.proc;
+        let of_init = (proc.as_os_str() != "/proc").then(|| proc.join("1/mountinfo"));
+        // Without waiting: a pipe in its place has nothing to say.
+        let open = |path: PathBuf| {
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
+        };
+        let list = of_init.and_then(open).or_else(|| open(proc.join("self/mountinfo")))?;
+        let is_kernels = list.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        is_kernels.then_some(list)
+    }
+
+    /// How full the file systems are.
+    fn file_systems(&mut self, mounted: bool) -> Vec<FileSystem> {
         let since = Instant::now();
-        let found = self.disks.ask(&root, &self.mounts.worth_asking);
-        if read.is_some() {
+        let found = self.disks.answers(&self.mounts.worth_asking);
+        if mounted {
             self.ledger.record("filesystem", true, since.elapsed(), self.now);
         }
         found
     }
+}
+
+/// Whether a list of mounts is not what it was when this was asked last.
+fn has_changed(list: &File) -> bool {
+    sys::wait([(list.as_fd(), sys::Until::Changed)], Some(Duration::ZERO)) == [true]
 }
 
 /// No such file, or pressure accounting that is compiled in and switched off.

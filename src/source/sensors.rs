@@ -76,7 +76,10 @@ impl Sensors {
             if *state != *interface.state {
                 interface.state = state.into();
             }
-            interface.carrier = self.files.line(&path.join("carrier")).map(|text| text == "1");
+            // One that is switched off does not say; it is asked again when its state has changed.
+            if interface.carrier.is_some() {
+                interface.carrier = self.files.line(&path.join("carrier")).map(|text| text == "1");
+            }
         }
         changed
     }
@@ -137,7 +140,8 @@ impl Sensors {
             let state = once.line(&path.join("operstate"))?.into();
             let device = path.file_name()?.to_string_lossy().into();
             let fixed = Arc::new(fixed(&mut once, &path));
-            Some((path, Interface { device, state, carrier: None, fixed }))
+            let carrier = once.line(&path.join("carrier")).map(|text| text == "1");
+            Some((path, Interface { device, state, carrier, fixed }))
         };
         paths.into_iter().filter_map(interface).collect()
     }
