@@ -5,6 +5,7 @@ pub mod client_address;
 pub mod heartbeat;
 pub mod http;
 pub mod listener;
+pub mod pages;
 pub mod permits;
 pub mod telemetry;
 pub mod usage;

@@ -5,6 +5,7 @@ use log::Level;
 use super::client_address;
 use super::http::{self, Head, HeadError, Refusal};
 use super::listener::{Guest, too_many_of};
+use super::pages;
 use super::usage;
 use super::websocket;
 use crate::config::{Secret, Usage};
@@ -32,6 +33,9 @@ impl Telemetry<'_> {
         let mut lines = Head::lines();
         let Ok(Some((head, length))) = Head::parse(&bytes, &mut lines) else { return };
         let config = self.usage.settings.get();
+        if head.path == "/" && ["GET", "HEAD"].contains(&head.method) {
+            return pages::send(stream, head.method);
+        }
         match admit(&head, &mut guest, &config.usage) {
             Ok(key) => {
                 let early = bytes[length..].to_vec();
