@@ -77,7 +77,10 @@ const redraw = () => {
   pressures(update);
   links(update);
   apps(update);
-  say($("foot"), `hm-agent ${info.agent}  ·  a sample every ${duration(history.interval)}  ·  curves show the last ${duration(windowSeconds())}`);
+  say($("foot"), `hm-agent ${info.agent}  ·  a sample every ${duration(history.interval)}  ·  curves show the last ${duration(windowSeconds())}  ·  sampled `);
+  const sampledOn = new Date(update.timestamp * 1000);
+  attribute($("sampled"), "datetime", sampledOn.toISOString());
+  say($("sampled"), sampledOn.toLocaleString());
   tab(found.length);
   changed();
 };
