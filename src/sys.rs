@@ -19,8 +19,10 @@ use std::mem::{MaybeUninit, size_of};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::process::Command;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -69,6 +71,8 @@ pub enum Until {
     Readable,
     /// It can be written, or its other end is gone.
     Writable,
+    /// It is not what it was when it was last asked: proc_pid_mounts(5).
+    Changed,
 }
 
 /// Waits for one of the descriptors, at most `timeout` (`None`: for ever). Says which are ready; none
@@ -80,6 +84,7 @@ pub fn wait<const N: usize>(
     let events = |until| match until {
         Until::Readable => libc::POLLIN,
         Until::Writable => libc::POLLOUT,
+        Until::Changed => libc::POLLPRI,
     };
     let mut polled = fds.map(|(fd, until)| libc::pollfd {
         fd: fd.as_raw_fd(),
@@ -130,13 +135,16 @@ fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> 
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.cast(), length) }).map(drop)
 }
 
-/// A file system's size, in bytes; see statvfs(3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A file system's size in bytes, and its inodes; see statvfs(3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct FsSize {
     pub total_bytes: u64,
     pub free_bytes: u64,
     pub available_bytes: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub read_only: bool,
 }
 
 /// Asks a file system for its size. On a dead network mount this never returns.
@@ -152,6 +160,9 @@ pub fn statvfs(path: &Path) -> io::Result<FsSize> {
         total_bytes: bytes(found.f_blocks),
         free_bytes: bytes(found.f_bfree),
         available_bytes: bytes(found.f_bavail),
+        files: found.f_files,
+        files_free: found.f_ffree,
+        read_only: found.f_flag & libc::ST_RDONLY != 0,
     })
 }
 
@@ -162,15 +173,44 @@ pub fn page_size_bytes() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
+/// The soft limit of open files that this process was started with, if it has raised it.
+static DESCRIPTOR_LIMIT: OnceLock<libc::rlim_t> = OnceLock::new();
+
 /// Lets this process open as many descriptors as it may: every connection is one, and the usual soft
 /// limit is 1024.
 pub fn raise_descriptor_limit() -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a structure that outlives the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    let _ = DESCRIPTOR_LIMIT.set(limit.rlim_cur); // once is all there is
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: as above; the call only reads it.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
+/// Has a program start with the limit of open files that this process was started with: old programs use select(2), and some
+/// close whatever might be open, one by one.
+pub fn lower_descriptor_limit_in(command: &mut Command) {
+    let Some(soft) = DESCRIPTOR_LIMIT.get().copied() else { return };
+    let lower = move || {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a structure that outlives both calls; the second one only reads it.
+        unsafe {
+            check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+            limit.rlim_cur = soft.min(limit.rlim_max);
+            check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)).map(drop)
+        }
+    };
+    // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
+    unsafe { command.pre_exec(lower) };
+}
+
+/// How many descriptors this process may open.
+pub fn descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a structure that outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit.rlim_cur)
 }
 
 /// Starts a thread that nobody joins, with a stack of at least so many bytes.

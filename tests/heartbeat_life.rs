@@ -185,6 +185,7 @@ fn a_restart_forgets_nobody() {
     agent.tell("/hb_init?2000&appid=dropped");
     agent.tell("/maintenance?600000&appid=zebra");
     agent.wait_line("late", "WARNING");
+    agent.wait_log("[dropped] is WARNING");
     agent.tell("/hb_ping?30000&appid=short");
     let list = agent.list();
     agent.stop();

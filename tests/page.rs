@@ -172,12 +172,12 @@ impl Drop for Process {
 /// Eight GPUs with different values; the first is used by process `pid`, the third by eleven.
 fn eight(pid: u32) -> String {
     let mut script = format!("gpus = 8\ngpu.0.processes = {pid}:8589934592\ngpu.7.util_gpu = 0\n");
-    for gpu in 0..7 {
+    for gpu in 0..7_u32 {
         script += &format!(
             "gpu.{gpu}.util_gpu = {}\ngpu.{gpu}.memory_used = {}\ngpu.{gpu}.temp = {}\n\
              gpu.{gpu}.power_mw = {}\ngpu.{gpu}.clock_sm = {}\n",
             97 - 9 * gpu,
-            (10 + 9 * gpu) << 30,
+            (10 + 9 * u64::from(gpu)) << 30,
             41 + 5 * gpu,
             123_000 + 77_000 * gpu,
             1980 - 15 * gpu
@@ -201,7 +201,7 @@ fn eight_gpus_and_what_is_wrong_with_them() {
     let mut browser = browser_at(&watched.agent);
     browser.until("document.querySelectorAll('.card').length === 8");
     browser.until_seen("#gpus", "driver 550.54.14");
-    browser.until_seen(".card:nth-child(4)", "70 %");
+    browser.until_seen(".card:nth-child(4)", "70%");
     let card = browser.seen(".card:nth-child(4)");
     for text in [
         "GPU 3 NVIDIA H100 80GB HBM3",
@@ -235,7 +235,7 @@ fn eight_gpus_and_what_is_wrong_with_them() {
     }
     browser.until_seen(".card:nth-child(6)", "lost");
     assert!(!browser.seen(".card:nth-child(6)").contains('%'), "no values of a lost GPU");
-    browser.until_seen(".card:nth-child(4)", "70 %"); // the others have theirs
+    browser.until_seen(".card:nth-child(4)", "70%"); // the others have theirs
     browser.until("document.title.startsWith('(')");
     assert!(
         browser.run("document.querySelector('.card:nth-child(3) details').open") == json!(true)

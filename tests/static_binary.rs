@@ -7,14 +7,15 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use miniz_oxide::deflate::compress_to_vec_zlib;
-use support::{Agent, Scratch};
+use support::hub::Hub;
+use support::{Agent, Scratch, at_best};
 
 const BUDGET_BYTES: u64 = 2_500_000;
 const BUDGET_IDLE_KB: u64 = 2048;
-const BUDGET_START_MILLISECONDS: u128 = 50;
+const BUDGET_START: Duration = Duration::from_millis(50);
 
 /// The glibc of CentOS 7.
 const BUDGET_GLIBC: (u32, u32) = (2, 17);
@@ -104,20 +105,39 @@ fn it_runs_in_a_root_with_nothing_else_in_it() {
 
 #[test]
 #[ignore = "builds a release"]
-fn it_starts_at_once_and_idles_in_two_megabytes() {
-    let mut starts = Vec::new();
-    for _ in 0..5 {
+fn it_starts_at_once() {
+    // The best of five: a busy machine adds to times and takes nothing off.
+    at_best(BUDGET_START, || {
         let mut command = Command::new(built());
         command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
         let start = Instant::now();
         let agent = Agent::spawn(command);
-        starts.push(start.elapsed().as_millis());
-        agent.subscribe().json();
-        let idle = agent.status("VmRSS");
-        println!("listening after {} ms, {idle} kB", starts.last().unwrap());
-        assert!(idle <= BUDGET_IDLE_KB, "{idle} kB");
+        let took = start.elapsed();
+        println!("listening after {} ms", took.as_millis());
         agent.stop();
+        took
+    });
+}
+
+#[test]
+#[ignore = "builds a release"]
+fn with_every_service_on_it_idles_in_two_megabytes() {
+    let (hub, scratch) = (Hub::start(), Scratch::new("idle"));
+    let mut command = Command::new(built());
+    for setting in [
+        "usage.listen=127.0.0.1:0",
+        "interval=1",
+        "hm.report_interval=1",
+        "core.url=wss://127.0.0.1:1/", // nobody is there, but certificate authorities are kept
+        &hub.setting(),
+        &format!("state_dir={}", scratch.0.display()),
+    ] {
+        command.args(["-s", setting]);
     }
-    // The best of them: a busy machine adds to times and takes nothing off.
-    assert!(starts.iter().min() <= Some(&BUDGET_START_MILLISECONDS), "{starts:?} ms");
+    let agent = Agent::spawn(command);
+    hub.wait_reports(5);
+    let idle = agent.status("VmRSS");
+    println!("{idle} kB");
+    assert!(idle <= BUDGET_IDLE_KB, "{idle} kB");
+    agent.stop();
 }

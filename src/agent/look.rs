@@ -39,7 +39,7 @@ pub fn look(config: Config) -> Result<(Machine, Snapshot), Error> {
             true => Server::at(config.heartbeat.listen).statuses(limits::SHOWN_HEARTBEATS),
             false => Vec::new(),
         };
-        let links = match config.usage.enabled && config.hm.is_some() {
+        let links = match config.usage.enabled && (config.hm.is_some() || config.core.is_some()) {
             true => telemetry::links(&config.usage),
             false => Vec::new(),
         };

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::command::{self, Job};
 use super::ledger::{Accepted, Ledger};
+use super::uplink::quoted;
 use crate::config::CommandPolicy;
 use crate::error::{Error, reason};
 use crate::limits;
@@ -52,8 +53,10 @@ impl Commands {
         changed: impl Fn() + Copy + Send + 'env,
     ) {
         let id = quote(order.command_id.as_bytes());
-        let (text, user) = (quoted_line(order.text.as_deref().unwrap_or("")), &self.user.name);
-        match lock(&self.ledger).accept(&order.command_id, message_id) {
+        let (text, user) = (quoted(order.text.as_deref().unwrap_or("")), &self.user.name);
+        // On its own line, so that the ledger is not held while `changed` looks into it.
+        let accepted = lock(&self.ledger).accept(&order.command_id, message_id);
+        match accepted {
             Accepted::New => {}
             Accepted::Pending | Accepted::Ended => {
                 log::info!("core: {asked_by} asks again for command {id}, which is not run twice");
@@ -178,15 +181,6 @@ fn refusal(command_id: &str, why: &str) -> CommandResult {
         stderr: format!("hm-agent: refused: {why}"),
         execution_time_ms: 0,
     }
-}
-
-/// A command for the log: escaped, and not longer than a person reads.
-fn quoted_line(text: &str) -> String {
-    let mut shown: String = text.chars().take(200).flat_map(char::escape_debug).collect();
-    if text.chars().nth(200).is_some() {
-        shown += &format!("… ({} bytes)", text.len());
-    }
-    shown
 }
 
 /// The user that commands run as. The error is a setting that is wrong.

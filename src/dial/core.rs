@@ -10,7 +10,7 @@ use tungstenite::Message;
 use super::commands::{self, Commands};
 use super::heartbeat::encode;
 use super::socket::Socket;
-use super::uplink::{self, Heard, Uplink, chance};
+use super::uplink::{self, Heard, Uplink, chance, quoted};
 use crate::config::{CommandPolicy, Core as Settings};
 use crate::error::Error;
 use crate::feed::Feed;
@@ -18,7 +18,6 @@ use crate::limits;
 use crate::link::core::{Conversation, Step, Verdict};
 use crate::link::{LinkStatus, Outage};
 use crate::logger::{unix_seconds, utc};
-use crate::parse::quote;
 use crate::proto::core::{
     Envelope, Incoming, Node, command_result, command_started, heartbeat, register, uuid_v4,
 };
@@ -296,8 +295,4 @@ fn uuid() -> String {
         random[8..].copy_from_slice(&chance().to_bits().to_ne_bytes());
     }
     uuid_v4(random)
-}
-
-fn quoted(text: &str) -> String {
-    quote(text.as_bytes())
 }

@@ -1,6 +1,7 @@
 //! What the links to hm and to Core have in common: connecting, again and again and never too often; what the log and
 //! the status say of it.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::os::fd::AsFd;
@@ -49,6 +50,7 @@ impl Uplink {
             backlog: 0,
             dropped: 0,
             last_outage: None,
+            outages: BTreeMap::new(),
         };
         Ok(Self {
             name,
@@ -162,7 +164,10 @@ impl Uplink {
             let (name, seconds) = (self.name, wait.as_secs_f64());
             log::warn!("{name}: {} {why}; next try in {seconds:.0} s", self.shown());
         }
-        self.note(|status| status.last_outage = Some(why));
+        self.note(|status| {
+            status.last_outage = Some(why);
+            *status.outages.entry(outage.kind().to_owned()).or_default() += 1;
+        });
         self.set_state("waiting");
         stop.wait(wait);
     }
@@ -228,6 +233,15 @@ pub fn shown(route: &Route) -> String {
     let proxy = route.proxy.as_ref();
     let through = proxy.map(|proxy| format!(" through the proxy {}:{}", proxy.host, proxy.port));
     format!("{}{}", route.address.shown(), through.unwrap_or_default())
+}
+
+/// What a server says, for the log: escaped, and no longer than a person reads. Servers speak any language.
+pub fn quoted(text: &str) -> String {
+    let mut shown: String = text.chars().take(200).flat_map(char::escape_debug).collect();
+    if text.chars().nth(200).is_some() {
+        shown += &format!("… ({} bytes)", text.len());
+    }
+    shown
 }
 
 /// A number from 0 to 1 that no two agents share: the standard library seeds its hashers with one of the

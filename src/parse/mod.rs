@@ -24,12 +24,14 @@
 pub mod amdgpu_ids;
 pub mod cpuinfo;
 pub mod diskstats;
+pub mod file_nr;
 pub mod link_speed;
 pub mod loadavg;
 pub mod meminfo;
 pub mod mountinfo;
 pub mod net_dev;
 pub mod os_release;
+pub mod pid_stat;
 pub mod pressure;
 pub mod ras_err_count;
 pub mod stat;

@@ -5,7 +5,9 @@
 
 pub mod core;
 pub mod frame;
+pub mod gzip;
 pub mod heartbeat;
 pub mod hm;
+pub mod metrics;
 pub mod probe;
 pub mod usage;

@@ -2,13 +2,10 @@
 //! when this is compiled. It holds no data, so whoever reaches the port may have it; what it shows it gets from /usage,
 //! as any other client, with the token that /usage wants.
 
-use std::io::Write;
 use std::sync::OnceLock;
 
 use data_encoding::BASE64;
 use ring::digest::{SHA256, digest};
-
-use crate::stream::Stream;
 
 macro_rules! style {
     () => {
@@ -58,22 +55,9 @@ pub fn headers() -> &'static str {
             "Content-Security-Policy: default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; \
              img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
              require-trusted-types-for 'script'; trusted-types 'none'\r\n\
-             Referrer-Policy: no-referrer\r\nCache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n"
+             Referrer-Policy: no-referrer\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
         )
     })
-}
-
-/// Answers with it, and that is the connection's end. `HEAD` gets no body.
-pub fn send(mut stream: Stream<'_>, method: &str) {
-    stream.last_words();
-    let (headers, length) = (headers(), PAGE.len());
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Length: {length}\r\n{headers}Connection: close\r\n\r\n"
-    );
-    let body = if method == "HEAD" { "" } else { PAGE };
-    if stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes())).is_ok() {
-        stream.linger();
-    }
 }
 
 #[cfg(test)]

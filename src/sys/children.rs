@@ -40,7 +40,7 @@ pub fn block_heard_signals() {
 pub fn wait_for_child_or_end(timeout: Duration) -> bool {
     let wanted = signal_set(&HEARD);
     let timeout = libc::timespec {
-        tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_sec: timeout.as_secs().min(86_400) as _, // more than any command has
         tv_nsec: libc::c_long::from(timeout.subsec_nanos().cast_signed()),
     };
     // SAFETY: the set and the time are initialised and only read; no information is asked for.
@@ -131,6 +131,11 @@ pub fn start_as(command: &mut Command, user: &User) {
         // Should somebody end the warden, this one at least goes with it. Changing the user has reset it.
         // SAFETY: it takes no pointers.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        // What the agent was told to ignore, by nohup(1) say, is for the agent alone.
+        for signal in HEARD {
+            // SAFETY: the default action is a valid one.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
         clear_mask();
         Ok(())
     };

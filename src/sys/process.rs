@@ -38,6 +38,39 @@ pub fn release_pages(constant: &'static [u8]) {
     }
 }
 
+/// Lets the kernel take back the memory of this program's own code and constants. It reads what is needed again from the
+/// file; what was needed for starting only is most of it.
+pub fn release_program() {
+    extern "C" fn release(
+        info: *mut libc::dl_phdr_info,
+        _size: usize,
+        _: *mut libc::c_void,
+    ) -> libc::c_int {
+        // SAFETY: the C library hands over valid information, whose program headers are as many as it says.
+        let (base, headers) = unsafe {
+            let info = &*info;
+            (info.dlpi_addr, std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()))
+        };
+        let page = super::page_size_bytes();
+        // What can be written has been: by the program, or by whoever relocated it.
+        let constant = |header: &&libc::Elf64_Phdr| {
+            header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0
+        };
+        for header in headers.iter().filter(constant) {
+            let start = (base + header.p_vaddr).next_multiple_of(page);
+            let end = (base + header.p_vaddr + header.p_filesz) / page * page;
+            if start < end {
+                let at = std::ptr::without_provenance_mut(start as usize);
+                // SAFETY: the range lies inside a segment that cannot be written, so it holds what the file holds.
+                unsafe { libc::madvise(at, (end - start) as usize, libc::MADV_DONTNEED) };
+            }
+        }
+        1 // the first one is the program itself
+    }
+    // SAFETY: the function has the signature that is asked for and needs no data.
+    unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
+}
+
 /// Has every open descriptor but the standard three end at this process: what whoever started it left open is not for
 /// the programs that it starts.
 pub fn keep_descriptors() {
