@@ -1,4 +1,4 @@
-//! What the telemetry port answers to plain requests: /metrics, /snapshot, and how the agent is. All of it comes
+//! What the telemetry port answers to plain requests: the page, /metrics, /snapshot, and how the agent is. All of it comes
 //! from the last sample; nobody waits for a driver.
 
 use std::os::fd::AsFd;
@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::counters::Counters;
 use super::http::{Head, Refusal};
+use super::pages;
 use crate::config::Current;
 use crate::feed::Feed;
 use crate::limits;
@@ -38,6 +39,8 @@ pub struct Documents<'a> {
 /// What there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Document {
+    /// For people.
+    Page,
     /// For Prometheus.
     Metrics,
     /// For curl and jq.
@@ -52,6 +55,7 @@ impl Document {
     /// What is at this path.
     pub fn at(path: &str) -> Option<Self> {
         match path {
+            "/" => Some(Self::Page),
             "/metrics" => Some(Self::Metrics),
             "/snapshot" => Some(Self::Snapshot),
             "/-/healthy" | "/healthz" => Some(Self::Healthy),
@@ -60,9 +64,10 @@ impl Document {
         }
     }
 
-    /// Whether anybody may have it, who asks whether the agent lives without being told of the machine.
+    /// Whether anybody may have it, for it tells nothing of the machine: whether the agent lives, and the page, which
+    /// asks for the token itself.
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Healthy | Self::Ready)
+        matches!(self, Self::Healthy | Self::Ready | Self::Page)
     }
 }
 
@@ -71,6 +76,7 @@ pub struct Answer<'a> {
     status: &'static str,
     content_type: &'static str,
     headers: &'static str,
+    gzip: bool,
     body: Vec<u8>,
     /// Held until the answer is sent.
     _place: Option<Place<'a>>,
@@ -84,10 +90,11 @@ impl Answer<'_> {
 
     /// Head and body in one piece: in two, the end of the second would wait until the first is confirmed.
     pub fn to_bytes(&self, keep: bool, head_only: bool) -> Vec<u8> {
-        let Self { status, content_type, headers, body, .. } = self;
+        let Self { status, content_type, headers, gzip, body, .. } = self;
         let connection = if keep { "keep-alive" } else { "close" };
+        let encoding = if *gzip { "Content-Encoding: gzip\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{headers}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n",
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{headers}{encoding}X-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n",
             body.len()
         );
         let mut bytes = head.into_bytes();
@@ -101,36 +108,40 @@ impl Answer<'_> {
 impl<'a> Documents<'a> {
     /// The answer to a request for it.
     pub fn answer(&'a self, document: Document, head: &Head<'_>) -> Result<Answer<'a>, Refusal> {
-        if document.is_open() {
+        if matches!(document, Document::Healthy | Document::Ready) {
             let (status, text) = match self.trouble(document) {
                 None => ("200 OK", "ok\n".to_owned()),
                 Some(trouble) => ("503 Service Unavailable", format!("{trouble}\n")),
             };
             let (content_type, body) = ("text/plain; charset=utf-8", text.into_bytes());
-            return Ok(Answer { status, content_type, headers: "", body, _place: None });
+            let headers = "Cache-Control: no-store\r\n";
+            return Ok(Answer { status, content_type, headers, gzip: false, body, _place: None });
         }
         let place = self.scrapes.enter().ok_or_else(|| {
             let most = limits::SCRAPES;
             Refusal::busy(format!("{most} requests like this one are being answered already"))
         })?;
-        let (content_type, text) = match document {
+        let of_now = "Vary: Accept, Accept-Encoding\r\nCache-Control: no-store\r\n";
+        let (content_type, headers, text) = match document {
+            Document::Page => (pages::CONTENT_TYPE, pages::headers(), pages::PAGE.to_owned()),
             Document::Metrics => {
                 let format = Format::wanted(head.all("accept"));
-                (format.content_type(), self.metrics(format))
+                (format.content_type(), of_now, self.metrics(format))
             }
-            _ => ("application/json", self.snapshot()),
+            _ => ("application/json", of_now, self.snapshot()),
         };
         let mut answer = Answer {
             status: "200 OK",
             content_type,
-            headers: "Vary: Accept, Accept-Encoding\r\n",
+            headers,
+            gzip: false,
             body: text.into_bytes(),
             _place: Some(place),
         };
         let long = answer.body.len() >= limits::GZIP_BYTES;
         if long && gzip::is_accepted(head.all("accept-encoding")) {
             answer.body = gzip::compress(&answer.body);
-            answer.headers = "Vary: Accept, Accept-Encoding\r\nContent-Encoding: gzip\r\n";
+            answer.gzip = true;
         }
         Ok(answer)
     }

@@ -1,6 +1,7 @@
 //! Runs the real agent on ports of its own, and talks to it.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod browser;
 pub mod cable;
 pub mod fake_nvml;
 pub mod heartbeat;
