@@ -214,8 +214,10 @@ pub const OUTPUT_BYTES: usize = 256 << 10;
 pub const COMMANDS_REMEMBERED: usize = 1000;
 /// Answers to one command that was asked for again and again.
 pub const ANSWERS_DUE: usize = 16;
-/// Memory for results, whether Core has them or not.
+/// Memory for results that Core has not confirmed: the longest one fits, six letters for each byte of it.
 pub const RESULTS_BYTES: usize = 4 << 20;
+/// Memory for results that Core has: few ask for the same command again, and if they do, then soon.
+pub const ANSWERED_BYTES: usize = 1 << 20;
 /// A result is given up when Core could not read it so often.
 pub const UNREADABLE: u32 = 3;
 /// Stack of a command's thread, which starts the command and reads what it writes into the heap.
