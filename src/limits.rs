@@ -161,6 +161,8 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const HANDSHAKE: Duration = Duration::from_secs(10);
 /// tungstenite's read buffer for a link: answers are a few hundred bytes long.
 pub const LINK_READ_BUFFER_BYTES: usize = 4 << 10;
+/// What is longer is sent in parts.
+pub const FRAME_BYTES: usize = 128 << 10;
 /// A server's message larger than this ends the connection. A command may be longer than what can be run, and is
 /// answered all the same.
 pub const SERVER_MESSAGE_BYTES: usize = 4 << 20;
