@@ -9,14 +9,12 @@ mod deflate;
 /// ID, deflate, no flags, no time, fastest, system unknown.
 const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255];
 
-/// The bytes, compressed.
-pub fn compress(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() / 4 + HEAD.len() + 8);
+/// Appends the bytes, compressed.
+pub fn compress(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend(HEAD);
-    deflate::deflate(bytes, &mut out);
+    deflate::deflate(bytes, out);
     out.extend(crc32(bytes).to_le_bytes());
     out.extend((bytes.len() as u32).to_le_bytes());
-    out
 }
 
 /// Whether `Accept-Encoding` allows it.
@@ -107,7 +105,8 @@ mod tests {
     #[test]
     fn what_is_compressed_can_be_read() {
         let text = b"node_cpu_seconds_total{cpu=\"0\"} 1\n".repeat(100);
-        let packed = compress(&text);
+        let mut packed = Vec::new();
+        compress(&text, &mut packed);
         assert!(packed.len() < text.len() / 10);
         let (body, tail) = packed[HEAD.len()..].split_at(packed.len() - HEAD.len() - 8);
         assert_eq!(decompress_to_vec(body).unwrap(), text);

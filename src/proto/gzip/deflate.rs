@@ -1,7 +1,8 @@
 //! deflate (RFC 1951) with its fixed codes, in one block.
 
-/// Matches are looked for where the last four bytes of this kind were; so many kinds are told apart.
-const KINDS: usize = 1 << 12;
+/// Matches are looked for where the last four bytes of this kind were; so many kinds are told apart. They take 8 KiB
+/// of the connection's stack.
+const KINDS: usize = 1 << 11;
 /// A match is no further away.
 const WINDOW: usize = 32 << 10;
 const SHORTEST: usize = 4;
@@ -108,7 +109,7 @@ impl Bits<'_> {
         self.held |= u64::from(code) << self.count;
         self.count += bits;
         if self.count >= 32 {
-            self.out.extend((self.held as u32).to_le_bytes());
+            self.out.extend_from_slice(&(self.held as u32).to_le_bytes());
             self.held >>= 32;
             self.count -= 32;
         }
@@ -125,7 +126,7 @@ pub(super) fn deflate(bytes: &[u8], out: &mut Vec<u8>) {
     let mut bits = Bits { out, held: 0, count: 0 };
     // The last block, with fixed codes.
     bits.push((0b011, 3));
-    let mut last_seen = vec![0u32; KINDS];
+    let mut last_seen = [0u32; KINDS];
     let mut at = 0;
     while let Some(four) = four(bytes, at) {
         let kind = four.wrapping_mul(0x9e37_79b1) as usize >> (32 - KINDS.ilog2());

@@ -1,7 +1,7 @@
 //! The two forms of the text: Prometheus 0.0.4 ("Exposition formats" of its documents) and OpenMetrics 1.0. What
 //! differs is the headings of counters, how help is escaped, and the last line.
 
-use std::fmt::Write;
+use std::io::Write;
 
 /// Which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl From<f64> for Number {
 
 /// The text as it grows. A family without samples leaves no trace.
 pub struct Text {
-    out: String,
+    out: Vec<u8>,
     format: Format,
     name: String,
     kind: Kind,
@@ -114,10 +114,8 @@ pub struct Text {
 }
 
 impl Text {
-    /// An empty one.
-    pub fn new(format: Format) -> Self {
-        // Enough for a machine with eight GPUs and some hundred series more.
-        let out = String::with_capacity(64 << 10);
+    /// Behind what is there already.
+    pub fn new(format: Format, out: Vec<u8>) -> Self {
         let (name, kind, help) = (String::new(), Kind::Untyped, "");
         Self { out, format, name, kind, help, pending: false }
     }
@@ -145,9 +143,9 @@ impl Text {
         let value = value.into();
         if self.begin(value) {
             if !labels.is_empty() {
-                self.out.push('{');
-                self.out.push_str(labels);
-                self.out.push('}');
+                self.out.push(b'{');
+                push(&mut self.out, labels);
+                self.out.push(b'}');
             }
             self.end(value);
         }
@@ -163,13 +161,13 @@ impl Text {
     ) -> &mut Self {
         let value = value.into();
         if self.begin(value) {
-            self.out.push('{');
-            self.out.push_str(labels);
+            self.out.push(b'{');
+            push(&mut self.out, labels);
             if !labels.is_empty() {
-                self.out.push(',');
+                self.out.push(b',');
             }
             for part in [key, "=\"", plain, "\"}"] {
-                self.out.push_str(part);
+                push(&mut self.out, part);
             }
             self.end(value);
         }
@@ -185,9 +183,9 @@ impl Text {
     }
 
     /// The whole text.
-    pub fn finish(mut self) -> String {
+    pub fn finish(mut self) -> Vec<u8> {
         if self.format == Format::OpenMetrics {
-            self.out.push_str("# EOF\n");
+            push(&mut self.out, "# EOF\n");
         }
         self.out
     }
@@ -200,7 +198,7 @@ impl Text {
         if std::mem::take(&mut self.pending) {
             self.heading();
         }
-        self.out.push_str(&self.name);
+        push(&mut self.out, &self.name);
         true
     }
 
@@ -216,24 +214,37 @@ impl Text {
             (Format::OpenMetrics, Kind::Untyped) => (&*self.name, "unknown"),
         };
         for part in ["# HELP ", family, " ", self.help, "\n# TYPE ", family, " ", kind, "\n"] {
-            self.out.push_str(part);
+            push(&mut self.out, part);
         }
     }
 
     fn end(&mut self, value: Number) {
-        self.out.push(' ');
+        self.out.push(b' ');
         match value {
             Number::Whole(value) => push_whole(&mut self.out, value),
             Number::Fixed(value, digits) => push_fixed(&mut self.out, value, digits),
-            // A String takes whatever is written.
+            // A Vec takes whatever is written.
             Number::Float(value) => drop(write!(self.out, "{value}")),
         }
-        self.out.push('\n');
+        self.out.push(b'\n');
+    }
+}
+
+/// Appends text that is mostly short, eight bytes at a time: musl's memcpy takes longer to begin than to copy it,
+/// and half of a scrape's time went there.
+fn push(out: &mut Vec<u8>, text: &str) {
+    let (words, rest) = text.as_bytes().as_chunks::<8>();
+    out.reserve(text.len());
+    for word in words {
+        out.extend_from_slice(word);
+    }
+    for byte in rest {
+        out.push(*byte);
     }
 }
 
 /// Without the machinery of `format!`, which takes three times as long; a scrape has a thousand of them.
-fn push_whole(out: &mut String, value: u64) {
+fn push_whole(out: &mut Vec<u8>, value: u64) {
     let mut digits = [b'0'; 20];
     let mut at = digits.len();
     let mut rest = value;
@@ -245,10 +256,12 @@ fn push_whole(out: &mut String, value: u64) {
             break;
         }
     }
-    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+    for digit in &digits[at..] {
+        out.push(*digit);
+    }
 }
 
-fn push_fixed(out: &mut String, value: u64, digits: usize) {
+fn push_fixed(out: &mut Vec<u8>, value: u64, digits: usize) {
     let scale = 10u64.saturating_pow(digits as u32);
     push_whole(out, value / scale);
     let fraction = value % scale;
@@ -256,9 +269,10 @@ fn push_fixed(out: &mut String, value: u64, digits: usize) {
         // Zeros behind the point are those of a number that is larger by the scale.
         let from = out.len();
         push_whole(out, scale + fraction);
-        out.replace_range(from..=from, ".");
-        let end = out.trim_end_matches('0').len();
-        out.truncate(end);
+        out[from] = b'.';
+        while out.last() == Some(&b'0') {
+            out.pop();
+        }
     }
 }
 
@@ -289,9 +303,10 @@ mod tests {
     use super::*;
 
     fn number(value: impl Into<Number>) -> String {
-        let mut text = Text::new(Format::Prometheus);
+        let mut text = Text::new(Format::Prometheus, Vec::new());
         text.gauge("a", "b").sample("", value);
-        text.finish().lines().nth(2).unwrap_or("a -").split_at(2).1.to_owned()
+        let text = String::from_utf8(text.finish()).unwrap();
+        text.lines().nth(2).unwrap_or("a -").split_at(2).1.to_owned()
     }
 
     #[test]
@@ -320,7 +335,7 @@ mod tests {
     #[test]
     fn the_two_forms_differ_in_counters_and_at_the_end() {
         let text = |format| {
-            let mut text = Text::new(format);
+            let mut text = Text::new(format, Vec::new());
             text.counter("a_total", "help of a").sample("", 1u64).sample_with(
                 "x=\"1\"",
                 ("y", "2"),
@@ -329,7 +344,7 @@ mod tests {
             text.counter("DCGM_B", "b").sample_with("", ("y", "2"), 4u64);
             text.family("c", Kind::Untyped, "c").sample("x=\"1\"", 5u64);
             text.gauge("nothing", "of it").sample_if("", None::<u64>);
-            text.finish()
+            String::from_utf8(text.finish()).unwrap()
         };
         assert_eq!(
             text(Format::Prometheus),
