@@ -168,8 +168,7 @@ impl<'a> Documents<'a> {
         let mut headers = "Vary: Accept, Accept-Encoding\r\n";
         let long = bytes.len() - HEAD_ROOM >= limits::GZIP_BYTES;
         if long && gzip::is_accepted(head.all("accept-encoding")) {
-            let mut packed = spare.take();
-            gzip::compress(&bytes[HEAD_ROOM..], &mut packed);
+            let packed = gzip::compress(&bytes[HEAD_ROOM..], spare.take());
             spare.put(std::mem::replace(&mut bytes, packed));
             headers = "Vary: Accept, Accept-Encoding\r\nContent-Encoding: gzip\r\n";
         }

@@ -1,5 +1,7 @@
 //! deflate (RFC 1951) with its fixed codes, in one block.
 
+use crate::proto::bytes::Bytes;
+
 /// Matches are looked for where the last four bytes of this kind were; so many kinds are told apart. They take 8 KiB
 /// of the connection's stack.
 const KINDS: usize = 1 << 11;
@@ -98,32 +100,34 @@ fn distance(distance: usize) -> Code {
 }
 
 /// Bits on their way into bytes.
-struct Bits<'a> {
-    out: &'a mut Vec<u8>,
+struct Bits {
+    out: Bytes,
     held: u64,
     count: u32,
 }
 
-impl Bits<'_> {
+impl Bits {
     fn push(&mut self, (code, bits): Code) {
         self.held |= u64::from(code) << self.count;
         self.count += bits;
         if self.count >= 32 {
-            self.out.extend_from_slice(&(self.held as u32).to_le_bytes());
+            self.out.push_word(self.held as u32);
             self.held >>= 32;
             self.count -= 32;
         }
     }
 
-    fn finish(self) {
-        let bytes = self.held.to_le_bytes();
-        self.out.extend(&bytes[..self.count.div_ceil(8) as usize]);
+    fn finish(mut self) -> Vec<u8> {
+        for byte in self.held.to_le_bytes().iter().take(self.count.div_ceil(8) as usize) {
+            self.out.push(*byte);
+        }
+        self.out.finish()
     }
 }
 
 /// Appends the bytes, compressed. They are fewer than 4 GiB.
-pub(super) fn deflate(bytes: &[u8], out: &mut Vec<u8>) {
-    let mut bits = Bits { out, held: 0, count: 0 };
+pub(super) fn deflate(bytes: &[u8], out: Vec<u8>) -> Vec<u8> {
+    let mut bits = Bits { out: Bytes::after(out), held: 0, count: 0 };
     // The last block, with fixed codes.
     bits.push((0b011, 3));
     let mut last_seen = [0u32; KINDS];
@@ -150,7 +154,7 @@ pub(super) fn deflate(bytes: &[u8], out: &mut Vec<u8>) {
     }
     // The end of the block is seven zeros.
     bits.push((0, 7));
-    bits.finish();
+    bits.finish()
 }
 
 fn four(bytes: &[u8], at: usize) -> Option<u32> {
@@ -179,8 +183,7 @@ mod tests {
     use miniz_oxide::inflate::decompress_to_vec;
 
     fn there_and_back(bytes: &[u8]) -> usize {
-        let mut out = Vec::new();
-        deflate(bytes, &mut out);
+        let out = deflate(bytes, Vec::new());
         assert_eq!(decompress_to_vec(&out).unwrap(), bytes);
         out.len()
     }

@@ -1,7 +1,7 @@
 //! The two forms of the text: Prometheus 0.0.4 ("Exposition formats" of its documents) and OpenMetrics 1.0. What
 //! differs is the headings of counters, how help is escaped, and the last line.
 
-use std::io::Write;
+use crate::proto::bytes::Bytes;
 
 /// Which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl From<f64> for Number {
 
 /// The text as it grows. A family without samples leaves no trace.
 pub struct Text {
-    out: Vec<u8>,
+    out: Bytes,
     format: Format,
     name: String,
     kind: Kind,
@@ -116,6 +116,7 @@ pub struct Text {
 impl Text {
     /// Behind what is there already.
     pub fn new(format: Format, out: Vec<u8>) -> Self {
+        let out = Bytes::after(out);
         let (name, kind, help) = (String::new(), Kind::Untyped, "");
         Self { out, format, name, kind, help, pending: false }
     }
@@ -144,7 +145,7 @@ impl Text {
         if self.begin(value) {
             if !labels.is_empty() {
                 self.out.push(b'{');
-                push(&mut self.out, labels);
+                self.out.push_text(labels);
                 self.out.push(b'}');
             }
             self.end(value);
@@ -162,12 +163,12 @@ impl Text {
         let value = value.into();
         if self.begin(value) {
             self.out.push(b'{');
-            push(&mut self.out, labels);
+            self.out.push_text(labels);
             if !labels.is_empty() {
                 self.out.push(b',');
             }
             for part in [key, "=\"", plain, "\"}"] {
-                push(&mut self.out, part);
+                self.out.push_text(part);
             }
             self.end(value);
         }
@@ -185,9 +186,9 @@ impl Text {
     /// The whole text.
     pub fn finish(mut self) -> Vec<u8> {
         if self.format == Format::OpenMetrics {
-            push(&mut self.out, "# EOF\n");
+            self.out.push_text("# EOF\n");
         }
-        self.out
+        self.out.finish()
     }
 
     /// Whether there will be a sample: its name is written then.
@@ -198,7 +199,7 @@ impl Text {
         if std::mem::take(&mut self.pending) {
             self.heading();
         }
-        push(&mut self.out, &self.name);
+        self.out.push_text(&self.name);
         true
     }
 
@@ -214,7 +215,7 @@ impl Text {
             (Format::OpenMetrics, Kind::Untyped) => (&*self.name, "unknown"),
         };
         for part in ["# HELP ", family, " ", self.help, "\n# TYPE ", family, " ", kind, "\n"] {
-            push(&mut self.out, part);
+            self.out.push_text(part);
         }
     }
 
@@ -223,28 +224,14 @@ impl Text {
         match value {
             Number::Whole(value) => push_whole(&mut self.out, value),
             Number::Fixed(value, digits) => push_fixed(&mut self.out, value, digits),
-            // A Vec takes whatever is written.
-            Number::Float(value) => drop(write!(self.out, "{value}")),
+            Number::Float(value) => self.out.push_text(&value.to_string()),
         }
         self.out.push(b'\n');
     }
 }
 
-/// Appends text that is mostly short, eight bytes at a time: musl's memcpy takes longer to begin than to copy it,
-/// and half of a scrape's time went there.
-fn push(out: &mut Vec<u8>, text: &str) {
-    let (words, rest) = text.as_bytes().as_chunks::<8>();
-    out.reserve(text.len());
-    for word in words {
-        out.extend_from_slice(word);
-    }
-    for byte in rest {
-        out.push(*byte);
-    }
-}
-
 /// Without the machinery of `format!`, which takes three times as long; a scrape has a thousand of them.
-fn push_whole(out: &mut Vec<u8>, value: u64) {
+fn push_whole(out: &mut Bytes, value: u64) {
     let mut digits = [b'0'; 20];
     let mut at = digits.len();
     let mut rest = value;
@@ -261,41 +248,41 @@ fn push_whole(out: &mut Vec<u8>, value: u64) {
     }
 }
 
-fn push_fixed(out: &mut Vec<u8>, value: u64, digits: usize) {
+fn push_fixed(out: &mut Bytes, value: u64, digits: usize) {
     let scale = 10u64.saturating_pow(digits as u32);
     push_whole(out, value / scale);
     let fraction = value % scale;
     if fraction > 0 {
         // Zeros behind the point are those of a number that is larger by the scale.
-        let from = out.len();
+        let from = out.written().len();
         push_whole(out, scale + fraction);
-        out[from] = b'.';
-        while out.last() == Some(&b'0') {
-            out.pop();
-        }
+        out.set(from, b'.');
+        let zeros = out.written().iter().rev().take_while(|digit| **digit == b'0').count();
+        out.truncate(out.written().len() - zeros);
     }
 }
 
 /// Labels, their values escaped, without braces: `device="vda",fstype="ext4"`.
 pub fn labels(pairs: &[(&str, &str)]) -> String {
-    let mut out = String::with_capacity(32 * pairs.len());
+    let mut out = Bytes::after(Vec::with_capacity(32 * pairs.len()));
     for (at, (key, value)) in pairs.iter().enumerate() {
         if at > 0 {
-            out.push(',');
+            out.push(b',');
         }
-        out.push_str(key);
-        out.push_str("=\"");
-        for letter in value.chars() {
-            match letter {
-                '\\' => out.push_str("\\\\"),
-                '"' => out.push_str("\\\""),
-                '\n' => out.push_str("\\n"),
-                letter => out.push(letter),
+        out.push_text(key);
+        out.push_text("=\"");
+        for byte in value.bytes() {
+            match byte {
+                b'\\' => out.push_text("\\\\"),
+                b'"' => out.push_text("\\\""),
+                b'\n' => out.push_text("\\n"),
+                byte => out.push(byte),
             }
         }
-        out.push('"');
+        out.push(b'"');
     }
-    out
+    // It was text, and what was put between is.
+    String::from_utf8(out.finish()).unwrap_or_default()
 }
 
 #[cfg(test)]
