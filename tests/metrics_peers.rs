@@ -70,6 +70,7 @@ fn promtool(arguments: &[&str], input: Option<&str>) -> (bool, String) {
 }
 
 #[test]
+#[ignore = "needs Prometheus and node_exporter"]
 fn promtool_finds_nothing_but_what_the_peers_names_are() {
     let driver = Driver::new("gpus = 8\ngpu.0.mig = 1\ngpu.0.mig_instances = 2\nxid = 1:1:79");
     let mut watched = driver.start(&[]);
@@ -89,6 +90,7 @@ fn promtool_finds_nothing_but_what_the_peers_names_are() {
 }
 
 #[test]
+#[ignore = "needs Prometheus and node_exporter"]
 fn every_alert_is_tested_and_right() {
     for arguments in [
         &["check", "config", "prometheus.yml"][..],
@@ -185,6 +187,7 @@ const UNANSWERED: &[&str] = &[
 ];
 
 #[test]
+#[ignore = "needs Prometheus and node_exporter"]
 fn a_real_prometheus_scrapes_us_and_answers_what_dashboards_ask() {
     let driver = Driver::new("gpus = 8");
     let watched = driver.start(&[]);
@@ -255,6 +258,7 @@ fn family(series: &str) -> &str {
 }
 
 #[test]
+#[ignore = "needs Prometheus and node_exporter"]
 fn values_are_node_exporters_and_what_is_not_here_has_a_reason() {
     let agent = Agent::start(&["interval=1"]);
     let peer = Server::node_exporter();
