@@ -229,6 +229,7 @@ fn applications_and_uplinks_whatever_their_names() {
     browser.until_seen("#attention", "Application late is late");
     browser.until_seen("#links", "hm");
     browser.until_seen("#attention", "hm is not online");
+    browser.until_seen("#apps", "ago, promised within 10 min");
     assert_eq!(line.get("/maintenance?600000&appid=late").status, 200);
     browser.until_seen("#apps", "late maintenance");
     assert_eq!(browser.run("document.querySelectorAll('script').length"), json!(1));

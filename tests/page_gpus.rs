@@ -101,6 +101,8 @@ fn eight_gpus_and_what_is_wrong_with_them() {
         browser.resize(width, 800);
         let over = "document.documentElement.scrollWidth - innerWidth";
         assert!(browser.run(over).as_i64() <= Some(0), "it is wider than {width} pixels");
+        let narrow = "[...document.querySelectorAll('tbody th')].some(each => each.checkVisibility() && each.offsetWidth < 40)";
+        assert_eq!(browser.run(narrow), json!(false), "a name has no room at {width} pixels");
         browser.shot(&format!("eight-{width}"));
     }
     assert_quiet(&mut browser, &watched.agent);

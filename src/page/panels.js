@@ -242,6 +242,6 @@ const apps = update => {
     say(parts.word, known(each.maintenance_seconds) ? "maintenance" : each.state);
     say(parts.note, known(each.maintenance_seconds)
       ? `${duration(each.maintenance_seconds)} left`
-      : `${each.od.toFixed(1)} of ${duration(each.granted_seconds)}`);
+      : `beat ${duration(each.od * each.granted_seconds)} ago, promised within ${duration(each.granted_seconds)}`);
   });
 };
