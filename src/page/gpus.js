@@ -10,10 +10,10 @@ const DRIVER = {
 };
 
 const driver = ({ nvidia, gpus }) => {
-  const versions = nvidia && [
+  const versions = nvidia && dots([
     nvidia.driver_version && `driver ${nvidia.driver_version}`,
     nvidia.cuda_version && `CUDA ${nvidia.cuda_version}`,
-  ].filter(Boolean).join("  ·  ");
+  ]);
   const state = nvidia?.state;
   const bad = DRIVER_TROUBLES[state];
   const none = gpus.length ? "" : nvidia ? "The driver lists no GPU." : "GPUs are not looked for (gpu.source).";
@@ -63,20 +63,21 @@ const processRows = (body, processes) =>
 /** What is worth knowing and has no gauge. */
 const readingsOf = gpu => {
   const { ecc, nvlink, fan_percent: fan, pcie_generation: generation } = gpu;
+  const { encoder_utilization_percent: encoder, decoder_utilization_percent: decoder } = gpu;
   const reasons = (gpu.clock_event_reasons ?? []).filter(each => !SLOWED.includes(each)).map(words);
   return [
     known(gpu.memory_utilization_percent) && ["memory bus", percent(gpu.memory_utilization_percent)],
-    known(gpu.encoder_utilization_percent) && gpu.encoder_utilization_percent > 0 && ["encoder", percent(gpu.encoder_utilization_percent)],
-    known(gpu.decoder_utilization_percent) && gpu.decoder_utilization_percent > 0 && ["decoder", percent(gpu.decoder_utilization_percent)],
+    encoder && ["encoder", percent(encoder)],
+    decoder && ["decoder", percent(decoder)],
     known(gpu.memory_temperature_celsius) && ["memory", `${gpu.memory_temperature_celsius} °C`],
     known(gpu.memory_clock_mhz) && ["memory clock", `${gpu.memory_clock_mhz} MHz`],
     known(fan) && ["fan", percent(fan)],
     known(generation) && ["PCIe", `${generation} ×${gpu.pcie_width ?? "?"}`],
     nvlink?.links_up && ["NVLink", `${nvlink.links_up} up`],
-    ecc && known(ecc.volatile_corrected) && ecc.volatile_corrected > 0 && ["ECC corrected", String(ecc.volatile_corrected)],
+    ecc?.volatile_corrected && ["ECC corrected", String(ecc.volatile_corrected)],
     reasons.length && ["clock", reasons.join(", ")],
     ...(gpu.mig_instances ?? []).map(each => [`MIG ${each.index}`,
-      known(each.memory_used_bytes) && each.memory_total_bytes ? share(each.memory_used_bytes, each.memory_total_bytes) : each.name ?? ""]),
+      memoryPercent(each) === null ? each.name ?? "" : share(each.memory_used_bytes, each.memory_total_bytes)]),
   ].filter(Boolean);
 };
 
@@ -94,7 +95,8 @@ const gauges = (parts, gpu) => {
   const [memory, power, heat, clock] = parts;
   const { memory_total_bytes: total, memory_used_bytes: used, power_watts: watts, power_limit_watts: limit } = gpu;
   const full = memoryPercent(gpu);
-  const [ofMemory, ofPower] = [known(used) && total ? share(used, total) : bytes(used), limit ? `${Math.round(watts)} of ${watt(limit)}` : watt(watts)];
+  const ofMemory = full === null ? bytes(used) : share(used, total);
+  const ofPower = limit ? `${Math.round(watts)} of ${watt(limit)}` : watt(watts);
   setGauge(memory, known(used) ? ofMemory : "", full);
   setGauge(power, known(watts) ? ofPower : "", limit && known(watts) ? (100 * watts) / limit : null);
   const celsius = gpu.temperature_celsius;

@@ -77,7 +77,8 @@ const connect = () => {
 const refusal = async () => {
   try {
     const headers = link.token ? { Authorization: `Bearer ${link.token}` } : {};
-    const answer = await fetch(new URL("usage", location.href), { headers, cache: "no-store", signal: AbortSignal.timeout(10_000) });
+    const signal = AbortSignal.timeout(10_000);
+    const answer = await fetch(new URL("usage", location.href), { headers, cache: "no-store", signal });
     if (answer.status === 401) return ["", true];
     if (answer.status === 426) return ["The agent answers, but something in between passes no WebSockets on.", false];
     if (answer.status === 403) return ["The agent refuses pages of this origin (usage.allowed_origins).", false];

@@ -63,8 +63,7 @@ const redraw = () => {
   show($("main"), true);
   show($("ask"), false);
   say($("host"), info.hostname || "a node without a name");
-  say($("machine"), [info.os, info.kernel && `Linux ${info.kernel}`, info.architecture, info.cpu_model]
-    .filter(Boolean).join("  ·  "));
+  say($("machine"), dots([info.os, info.kernel && `Linux ${info.kernel}`, info.architecture, info.cpu_model]));
   facts(update);
   const found = troublesOf(update);
   troubles(found);
@@ -77,10 +76,12 @@ const redraw = () => {
   pressures(update);
   links(update);
   apps(update);
-  say($("foot"), `hm-agent ${info.agent}  ·  a sample every ${duration(history.interval)}  ·  curves show the last ${duration(windowSeconds())}  ·  sampled `);
+  say($("foot"), `${dots([`hm-agent ${info.agent}`, `a sample every ${duration(history.interval)}`,
+    `curves show the last ${duration(windowSeconds())}`])}, this one of `);
   const sampledOn = new Date(update.timestamp * 1000);
   attribute($("sampled"), "datetime", sampledOn.toISOString());
   say($("sampled"), sampledOn.toLocaleString());
+  show($("raw"), !link.token); // a link carries none
   tab(found.length);
   changed();
 };
@@ -91,7 +92,8 @@ const tab = count => {
   say(document.querySelector("title"), `${isOld() ? "no data: " : count ? `(${count}) ` : ""}${name}`);
   const colour = isOld() ? "gray" : count ? "orange" : "teal";
   const shape = count && !isOld() ? "M8 1l7 14H1z" : "M8 1a7 7 0 1 0 .01 0z";
-  attribute($("icon"), "href", `data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><path fill='${colour}' d='${shape}'/></svg>`);
+  attribute($("icon"), "href", "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+    + `<path fill='${colour}' d='${shape}'/></svg>`);
 };
 
 /** How it stands with the connection and the age of what is seen; once a second, and whenever it changes. */

@@ -27,7 +27,7 @@ const tiles = (update, info) => {
   const kills = update.oom_kills ? `${plural(update.oom_kills, "process", "processes")} killed for want of memory` : "";
   const MIB = 1024 * 1024;
   const memory = known(update.ram_used_mb) ? share(update.ram_used_mb * MIB, update.ram_total_mb * MIB) : "";
-  const loads = load ? `load ${[load.one, load.five, load.fifteen].map(number).join("  ")}` : "";
+  const loads = load ? `load ${[load.one, load.five, load.fifteen].map(each => each.toFixed(each < 10 ? 2 : 1)).join("  ")}` : "";
   const shown = [
     { name: "Processor", series: "cpu", value: update.cpu_percent, aside: [plural(info.cpu_count, "core"), loads] },
     { name: "Memory", series: "memory", value: update.ram_percent, aside: [memory, swap, kills] },
@@ -105,11 +105,11 @@ const cores = update => {
   const samples = sparse(each.length > 64 ? 40 : 200); // a cell of a few pixels has no use for more
   keep($("cores"), each.map((core, at) => ({ ...core, at })), core => String(core.cpu), core => {
     const value = make("b");
-    const unit = make("span", { class: "unseen" }, " %");
     const picture = curve();
     picture.node.setAttribute("aria-hidden", "true"); // its number is read, and 256 curves would be too much
-    const name = make("span", { class: "name" }, make("span", { class: "unseen" }, "core "), String(core.cpu), make("span", { class: "unseen" }, ": "));
-    return { node: make("li", {}, picture.node, name, value, unit), value, picture };
+    const unseen = text => make("span", { class: "unseen" }, text);
+    const name = make("span", { class: "name" }, unseen("core "), String(core.cpu), unseen(": "));
+    return { node: make("li", {}, picture.node, name, value, unseen(" %")), value, picture };
   }, ({ node, value, picture }, core) => {
     say(value, String(Math.round(core.percent)));
     attribute(node, "class", core.percent >= 90 ? "hot" : "");
@@ -129,18 +129,21 @@ const strips = (id, devices) => {
   keep($(id), shown, each => each.name, each => {
     const [first, second, note] = [make("b"), make("b"), make("p", { class: "rest" })];
     const picture = curve(true);
-    const [one, two] = each.words;
-    const flows = make("dl", {}, make("div", {}, make("dt", {}, one), make("dd", {}, first)), make("div", {}, make("dt", {}, two), make("dd", {}, second)));
+    const flow = (name, value) => make("div", {}, make("dt", {}, name), make("dd", {}, value));
+    const flows = make("dl", {}, flow(each.words[0], first), flow(each.words[1], second));
     return { node: make("li", {}, make("h3", {}, each.name), note, flows, picture.node), first, second, note, picture };
   }, ({ first, second, note, picture }, each) => {
     say(first, rate(each.values[0]));
     say(second, rate(each.values[1]));
     const peak = drawMirrored(picture, each.up, each.down, each.name);
-    say(note, [each.note, `peak ${rate(peak)}`].filter(Boolean).join("  ·  "));
+    say(note, dots([each.note, `peak ${rate(peak)}`]));
   });
 };
 
-const networks = update => strips("networks", [...update.networks].sort((a, b) => (a.device === "lo") - (b.device === "lo")).map(each => {
+const isLoop = ({ device }) => device === "lo";
+const ownLast = (one, two) => isLoop(one) - isLoop(two);
+
+const networks = update => strips("networks", [...update.networks].sort(ownLast).map(each => {
   const { receive, transmit } = each;
   const bad = sum([receive, transmit].filter(known).map(flow => flow.errors_per_second + flow.drops_per_second));
   return {
@@ -173,7 +176,8 @@ const fill = (parts, share, level = "") => {
 
 const mounts = update => {
   keep($("mounts"), update.file_systems, each => each.mount_point, each => {
-    const [sign, kind, used, left] = [make("span"), make("small"), make("td", { class: "number" }), make("td", { class: "number" })];
+    const [sign, kind] = [make("span"), make("small")];
+    const [used, left] = [make("td", { class: "number" }), make("td", { class: "number" })];
     const full = bar();
     const head = make("th", { scope: "row" }, sign, make("span", {}, each.mount_point), " ", kind);
     return { node: make("tr", {}, head, make("td", { class: "wide" }, full.node), used, left), sign, kind, used, left, full };
@@ -217,12 +221,12 @@ const links = update => {
   keep($("links"), update.links, each => each.name, each => stateItem(each.name), (parts, each) => {
     mark(parts.sign, linkLevel(each));
     say(parts.word, each.state);
-    say(parts.note, [
+    say(parts.note, dots([
       `for ${duration(update.timestamp - each.since_unix_seconds)}`,
       each.backlog ? `${plural(each.backlog, "report")} waiting` : "",
       each.dropped ? `${each.dropped} dropped` : "",
       each.last_outage ? `last outage: ${each.last_outage}` : "",
-    ].filter(Boolean).join("  ·  "));
+    ]));
   });
 };
 
@@ -238,6 +242,6 @@ const apps = update => {
     say(parts.word, known(each.maintenance_seconds) ? "maintenance" : each.state);
     say(parts.note, known(each.maintenance_seconds)
       ? `${duration(each.maintenance_seconds)} left`
-      : `${each.od.toFixed(1)} of ${duration(each.granted_seconds)}`);
+      : `beat ${duration(each.od * each.granted_seconds)} ago, promised within ${duration(each.granted_seconds)}`);
   });
 };

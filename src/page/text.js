@@ -75,4 +75,5 @@ const duration = seconds => {
 };
 
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
+const dots = parts => parts.filter(Boolean).join("  ·  ");
 const words = text => text.replaceAll("_", " ");

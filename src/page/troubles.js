@@ -1,8 +1,8 @@
 // What of an update needs somebody's attention: the worst first, each in a sentence that says where.
 
 const DRIVER_TROUBLES = {
-  no_driver: "not loaded",
-  version_mismatch: "upgraded underneath: library and kernel module differ",
+  no_driver: "is not loaded",
+  version_mismatch: "was upgraded underneath (its library and its kernel module differ)",
   hung: "does not answer",
   crashed: "crashed",
   unavailable: "cannot be asked",

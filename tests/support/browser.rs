@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::PATIENCE;
+use super::{Agent, PATIENCE};
 
 /// Ends when it goes out of scope.
 pub struct Browser {
@@ -138,5 +138,27 @@ impl Drop for Browser {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// Where an agent has its page.
+pub fn page_of(agent: &Agent) -> String {
+    format!("http://{}/", agent.address)
+}
+
+/// A browser that shows an agent's page, with values.
+pub fn browser_at(agent: &Agent) -> Browser {
+    let mut browser = Browser::at(&page_of(agent));
+    browser.until("document.querySelector('#hero .value')");
+    browser
+}
+
+/// Nothing went wrong in the page, and it asked nobody but its agent.
+pub fn assert_quiet(browser: &mut Browser, agent: &Agent) {
+    assert_eq!(browser.console(), [""; 0]);
+    let own = [page_of(agent), format!("ws://{}/usage", agent.address)];
+    for request in browser.requests() {
+        let inside = request.starts_with("data:");
+        assert!(inside || own.contains(&request), "it asks for {request}");
     }
 }
