@@ -19,8 +19,10 @@ use std::mem::{MaybeUninit, size_of};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::process::Command;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -171,15 +173,36 @@ pub fn page_size_bytes() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
+/// The soft limit of open files that this process was started with, if it has raised it.
+static DESCRIPTOR_LIMIT: OnceLock<libc::rlim_t> = OnceLock::new();
+
 /// Lets this process open as many descriptors as it may: every connection is one, and the usual soft
 /// limit is 1024.
 pub fn raise_descriptor_limit() -> io::Result<()> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a structure that outlives the call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    let _ = DESCRIPTOR_LIMIT.set(limit.rlim_cur); // once is all there is
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: as above; the call only reads it.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
+/// Has a program start with the limit of open files that this process was started with: old programs use select(2), and some
+/// close whatever might be open, one by one.
+pub fn lower_descriptor_limit_in(command: &mut Command) {
+    let Some(soft) = DESCRIPTOR_LIMIT.get().copied() else { return };
+    let lower = move || {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a structure that outlives both calls; the second one only reads it.
+        unsafe {
+            check(libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit))?;
+            limit.rlim_cur = soft.min(limit.rlim_max);
+            check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)).map(drop)
+        }
+    };
+    // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
+    unsafe { command.pre_exec(lower) };
 }
 
 /// How many descriptors this process may open.

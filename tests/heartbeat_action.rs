@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::heartbeat::{lines_of, list_setting};
@@ -115,16 +116,20 @@ fn what_goes_wrong_with_it_is_logged() {
 
 /// It used to inherit what the agent blocks for itself: SIGTERM ended no program but shells.
 #[test]
-fn it_starts_with_no_signal_blocked() {
+fn it_starts_with_no_signal_blocked_and_the_usual_limit_of_open_files() {
     let scratch = Scratch::new("signals");
-    let copy = scratch.0.join("copy");
-    let program = ["cp", "/proc/self/status", copy.to_str().unwrap()];
-    let agent = Agent::start(&[&list_setting("heartbeat.on_overdue", &program)]);
+    let script = "cat /proc/self/status /proc/self/limits > \"$D/new\"; mv \"$D/new\" \"$D/log\"";
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=1000:4000", env!("CARGO_BIN_EXE_hm-agent")]);
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", &action(&scratch, script)]);
+    let agent = Agent::spawn(command);
     agent.tell("/hb_init?0&appid=a");
-    let blocked = wait_until("its signals", || {
-        lines_of(&copy).into_iter().find(|line| line.starts_with("SigBlk:"))
-    });
-    assert_eq!(blocked, "SigBlk:\t0000000000000000");
+    let seen =
+        wait_until("what it starts with", || Some(log_of(&scratch)).filter(|l| !l.is_empty()));
+    let line = |name: &str| seen.iter().find(|line| line.starts_with(name)).unwrap().as_str();
+    assert_eq!(line("SigBlk:"), "SigBlk:\t0000000000000000");
+    let limits: Vec<_> = line("Max open files").split_ascii_whitespace().collect();
+    assert_eq!(limits[3..5], ["1000", "4000"]);
     agent.stop();
 }
 

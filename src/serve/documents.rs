@@ -1,4 +1,4 @@
-//! What the telemetry port answers to plain requests: /metrics, /snapshot, and how the agent is. All of it comes
+//! What the telemetry port answers to plain requests: the page, /metrics, /snapshot, and how the agent is. All of it comes
 //! from the last sample; nobody waits for a driver.
 
 use std::os::fd::AsFd;
@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::counters::Counters;
 use super::exchange::Request;
 use super::http::{Head, Refusal};
+use super::pages;
 use crate::config::Current;
 use crate::feed::Feed;
 use crate::limits;
@@ -42,6 +43,8 @@ pub struct Documents<'a> {
 /// What there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Document {
+    /// For people.
+    Page,
     /// For Prometheus.
     Metrics,
     /// For curl and jq.
@@ -56,6 +59,7 @@ impl Document {
     /// What is at this path.
     pub fn at(path: &str) -> Option<Self> {
         match path {
+            "/" => Some(Self::Page),
             "/metrics" => Some(Self::Metrics),
             "/snapshot" => Some(Self::Snapshot),
             "/-/healthy" | "/healthz" => Some(Self::Healthy),
@@ -64,9 +68,10 @@ impl Document {
         }
     }
 
-    /// Whether anybody may have it, who asks whether the agent lives without being told of the machine.
+    /// Whether anybody may have it, for it tells nothing of the machine: whether the agent lives, and the page, which
+    /// asks for the token itself.
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Healthy | Self::Ready)
+        matches!(self, Self::Healthy | Self::Ready | Self::Page)
     }
 }
 
@@ -75,6 +80,7 @@ pub struct Answer<'a> {
     status: &'static str,
     content_type: &'static str,
     headers: &'static str,
+    gzip: bool,
     /// The body, behind room for the head.
     bytes: Vec<u8>,
     /// Where its memory goes when it is sent.
@@ -92,15 +98,17 @@ impl Answer<'_> {
     /// As it goes over the wire: head and body in one piece. In two, the end of the second would wait until the
     /// first is confirmed.
     pub fn bytes(&mut self, request: &Request) -> &[u8] {
-        let Self { status, content_type, headers, bytes, .. } = self;
+        let Self { status, content_type, headers, gzip, bytes, .. } = self;
         let connection = if request.keep { "keep-alive" } else { "close" };
+        let encoding = if *gzip { "Content-Encoding: gzip\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{headers}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n",
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{headers}{encoding}X-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n",
             bytes.len() - HEAD_ROOM
         );
-        let begin = HEAD_ROOM - head.len().min(HEAD_ROOM);
-        bytes[begin..HEAD_ROOM].copy_from_slice(&head.as_bytes()[..HEAD_ROOM - begin]);
-        let end = if request.head_only { HEAD_ROOM } else { bytes.len() };
+        // One that needs more room moves the body.
+        let begin = HEAD_ROOM.saturating_sub(head.len());
+        drop(bytes.splice(begin..HEAD_ROOM, head.bytes()));
+        let end = if request.head_only { begin + head.len() } else { bytes.len() };
         &bytes[begin..end]
     }
 }
@@ -111,8 +119,8 @@ impl Drop for Answer<'_> {
     }
 }
 
-/// The longest head of an answer; they have some 300 bytes.
-const HEAD_ROOM: usize = 512;
+/// The usual head of an answer has some 300 bytes, that of the page twice as many.
+const HEAD_ROOM: usize = 1024;
 
 /// Memory of answers that were sent, for the next ones: new memory costs several times what is written into it.
 #[derive(Default)]
@@ -141,39 +149,44 @@ impl<'a> Documents<'a> {
     pub fn answer(&'a self, document: Document, head: &Head<'_>) -> Result<Answer<'a>, Refusal> {
         let spare = &self.spare;
         let mut bytes = spare.take();
-        if document.is_open() {
+        if matches!(document, Document::Healthy | Document::Ready) {
             let (status, text) = match self.trouble(document) {
                 None => ("200 OK", "ok".to_owned()),
                 Some(trouble) => ("503 Service Unavailable", trouble),
             };
             bytes.extend(text.bytes().chain([b'\n']));
             let content_type = "text/plain; charset=utf-8";
-            return Ok(Answer { status, content_type, headers: "", bytes, spare, _place: None });
+            let (headers, gzip) = ("Cache-Control: no-store\r\n", false);
+            return Ok(Answer { status, content_type, headers, gzip, bytes, spare, _place: None });
         }
         let place = self.scrapes.enter().ok_or_else(|| {
             let most = limits::SCRAPES;
             Refusal::busy(format!("{most} requests like this one are being answered already"))
         })?;
-        let content_type = match document {
+        let of_now = "Vary: Accept, Accept-Encoding\r\nCache-Control: no-store\r\n";
+        let (content_type, headers) = match document {
+            Document::Page => {
+                bytes.extend(pages::PAGE.as_bytes());
+                (pages::CONTENT_TYPE, pages::headers())
+            }
             Document::Metrics => {
                 let format = Format::wanted(head.all("accept"));
                 bytes = self.metrics(format, bytes);
-                format.content_type()
+                (format.content_type(), of_now)
             }
             _ => {
                 bytes.extend(self.snapshot().into_bytes());
-                "application/json"
+                ("application/json", of_now)
             }
         };
-        let mut headers = "Vary: Accept, Accept-Encoding\r\n";
         let long = bytes.len() - HEAD_ROOM >= limits::GZIP_BYTES;
-        if long && gzip::is_accepted(head.all("accept-encoding")) {
+        let gzip = long && gzip::is_accepted(head.all("accept-encoding"));
+        if gzip {
             let packed = gzip::compress(&bytes[HEAD_ROOM..], spare.take());
             spare.put(std::mem::replace(&mut bytes, packed));
-            headers = "Vary: Accept, Accept-Encoding\r\nContent-Encoding: gzip\r\n";
         }
-        let _place = Some(place);
-        Ok(Answer { status: "200 OK", content_type, headers, bytes, spare, _place })
+        let (status, _place) = ("200 OK", Some(place));
+        Ok(Answer { status, content_type, headers, gzip, bytes, spare, _place })
     }
 
     /// Waits, three seconds after the start at most, until it is known how it stands with the GPUs: who asks only

@@ -158,7 +158,8 @@ fn claim(head: &Head<'_>, guest: &mut Guest<'_>, config: &Usage) -> Result<(), R
 
 fn not_found(path: &str) -> Refusal {
     let path = quote(path.as_bytes());
-    let text = format!("there is no {path} here; telemetry is at /usage, /metrics and /snapshot");
+    let text =
+        format!("there is no {path} here; telemetry is at /, /usage, /metrics and /snapshot");
     Refusal::new("404 Not Found", text)
 }
 

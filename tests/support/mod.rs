@@ -1,11 +1,16 @@
 //! Runs the real agent on ports of its own, and talks to it.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod browser;
 pub mod cable;
+pub mod core;
+pub mod core_process;
+pub mod core_wire;
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
 pub mod nginx;
+pub mod node;
 pub mod updates;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -105,6 +110,11 @@ impl Agent {
 
     pub fn log(&self) -> Vec<String> {
         self.log.0.lock().unwrap().clone()
+    }
+
+    /// How many lines of the log contain `text`.
+    pub fn said(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits for a line of the log that contains `text`.
