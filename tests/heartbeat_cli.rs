@@ -261,15 +261,8 @@ fn signals_reach_the_command() {
 #[test]
 fn the_command_starts_with_no_signal_blocked() {
     let mut command = hm_agent();
-    command.args([
-        "beat",
-        "--url",
-        "http://127.0.0.1:1",
-        "--",
-        "grep",
-        "SigBlk",
-        "/proc/self/status",
-    ]);
+    command.args(["beat", "--url", "http://127.0.0.1:1"]);
+    command.args(["--", "grep", "SigBlk", "/proc/self/status"]);
     assert_eq!(ran(&mut command).1, "SigBlk:\t0000000000000000\n");
 }
 
