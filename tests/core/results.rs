@@ -57,7 +57,7 @@ fn a_result_follows_to_the_next_connection_and_registration() {
     core.execute("c", "echo a", 10);
     let first = core.result("c");
     core.error("heartbeat", "NODE_NOT_FOUND");
-    again(&core, &first, 2, SLACK * 2);
+    again(&core, &first, 2, SLACK);
     assert_eq!(core.connections(), 1);
     let address = core.address;
     core.stop();
