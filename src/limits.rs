@@ -219,8 +219,8 @@ pub const OUTPUT_BYTES: usize = 256 << 10;
 pub const COMMANDS_REMEMBERED: usize = 1000;
 /// Answers to one command that was asked for again and again.
 pub const ANSWERS_DUE: usize = 16;
-/// Memory for results that Core has not confirmed: the longest one fits, six letters for each byte of it.
-pub const RESULTS_BYTES: usize = 4 << 20;
+/// Memory for results that Core has not confirmed: four of the longest fit, six letters for each byte of them, and twenty usual ones.
+pub const RESULTS_BYTES: usize = 12 << 20;
 /// Memory for results that Core has: few ask for the same command again, and if they do, then soon.
 pub const ANSWERED_BYTES: usize = 1 << 20;
 /// A result is given up when Core could not read it so often.
