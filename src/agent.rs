@@ -246,6 +246,7 @@ impl Shared {
         let mut first_gpus = Some(start + limits::FIRST_GPUS);
         let mut unknown = true;
         let mut asked = false;
+        let mut tidy = start + limits::TIDY.0;
         while !self.stop.is_rung() {
             let config = self.settings.get();
             let now = Instant::now();
@@ -255,10 +256,13 @@ impl Shared {
                 self.feed.publish(self.read(&mut sampler, &config));
                 last = latest_tick(next, now, config.interval);
                 (warm_up, asked) = (None, false);
+                if now >= tidy {
+                    sys::process::release_program();
+                    tidy = now + limits::TIDY.1;
+                }
             } else if warm_up.is_some_and(|at| now >= at) {
                 self.feed.refine(self.read(&mut sampler, &config));
                 warm_up = None;
-                sys::process::release_program();
             } else if unknown && self.gpus.is_known() {
                 self.feed.refine_gpus(self.gpus.gpus(&config, now));
                 self.complete.ring();
