@@ -146,12 +146,12 @@ fn hostile_commands_are_answered_and_leave_nothing() {
     let runner = scratch.write("runner", "setsid sh \"$0\" > /dev/null 2>&1 &\n");
     let cases = cases(&scene.user, &runner);
     let held = || (scene.agent.status("Threads"), scene.agent.descriptors());
-    let (before, small) = (held(), scene.agent.status("VmRSS"));
+    let (before, small) = (held(), scene.agent.status("RssAnon"));
     all(&scene, &cases, 1);
-    let large = scene.agent.status("VmRSS");
+    let large = scene.agent.status("RssAnon");
     all(&scene, &cases, 2);
     assert_eq!(held(), before, "threads and descriptors");
-    let end = scene.agent.status("VmRSS");
+    let end = scene.agent.status("RssAnon");
     println!("{small} kB, {large} kB, {end} kB");
     assert!(large <= small + KEPT_KB && end <= large + MORE_KB, "{small} {large} {end}");
     scene.agent.stop();

@@ -304,19 +304,19 @@ fn uplinks_dashboards_applications_and_commands_leave_nothing_behind() {
     let mut scene = Scene::new();
     // After this all buffers are as large as they get.
     let before = scene.round(1);
-    let size = scene.agent.status("VmRSS");
+    let size = scene.agent.status("RssAnon");
     println!("{before:?}, {size} kB");
     let start = Instant::now();
     let mut longest = 1;
     while start.elapsed() < Duration::from_secs(seconds) {
         let now = scene.round(longest);
-        println!("{:?}: {now:?}, {} kB", start.elapsed(), scene.agent.status("VmRSS"));
+        println!("{:?}: {now:?}, {} kB", start.elapsed(), scene.agent.status("RssAnon"));
         assert_eq!(now, before, "threads and descriptors");
         // Long enough now and then for an answer to be missing.
         longest = if longest < 30 { longest * 3 } else { 1 };
         longest = longest.min(seconds / 10).max(1);
     }
-    let kept = scene.agent.status("VmRSS");
+    let kept = scene.agent.status("RssAnon");
     assert!(kept <= size + KEPT_KB, "{size} kB, then {kept} kB");
     println!("{} commands; {}", scene.commands, scene.agent.log().len());
     scene.agent.stop();
