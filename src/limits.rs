@@ -12,7 +12,7 @@ pub const SETTINGS_FILE_BYTES: u64 = 1 << 20;
 /// a mean since boot for a whole interval. Long enough for whole percents on one processor.
 pub const WARM_UP: Duration = Duration::from_millis(500);
 /// The memory of code and constants is given back so long after the start, when all links were tried, and then so often:
-/// connecting, commands and pages leave some behind. What is needed again costs 50 µs to find.
+/// connecting, commands and pages leave some behind. What is needed again is found in the file.
 pub const TIDY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// `hm-agent sample` looks twice, so long apart.
 pub const SAMPLE_WINDOW: Duration = Duration::from_millis(500);

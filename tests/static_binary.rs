@@ -135,7 +135,7 @@ fn with_every_service_on_it_idles_in_two_megabytes() {
         command.args(["-s", setting]);
     }
     let agent = Agent::spawn(command);
-    // What starting needs is given back after five seconds, and what is needed all the time comes again.
+    // What starting needed is given back after five seconds, and what is needed all the time comes again.
     hub.wait_reports(10);
     let idle = agent.status("VmRSS");
     println!("{idle} kB");

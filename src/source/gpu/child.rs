@@ -49,7 +49,7 @@ impl Probe {
     ) -> Result<Self, String> {
         let program = decompress_to_vec_zlib_with_limit(packed, limits::PROBE_BYTES)
             .map_err(|error| format!("the probe in this agent is damaged: {error}"))?;
-        // A tenth of the agent, and not needed again soon.
+        // Not needed again soon.
         release_pages(packed);
         Self::start_anywhere(&program, arguments, state_dir)
     }
