@@ -223,16 +223,17 @@ fn applications_and_uplinks_whatever_their_names() {
     let hostile = "<script>alert(1)</script>\"'&amp;";
     let encoded: String = hostile.bytes().map(|byte| format!("%{byte:02x}")).collect();
     assert_eq!(line.get(&format!("/hb_init?600000&appid={encoded}")).status, 200);
-    assert_eq!(line.get("/hb_init?0&appid=late").status, 200);
+    // Late 9 s from now, and dropped, which maintenance prevents, 18 s from now: time enough to see it.
+    assert_eq!(line.get("/hb_init?2000&appid=late").status, 200);
     let mut browser = browser_at(&agent);
     browser.until_seen("#apps", hostile);
     browser.until_seen("#facts", "of 2 OK");
     browser.until_seen("#attention", "Application late is late");
+    assert_eq!(line.get("/maintenance?600000&appid=late").status, 200);
+    browser.until_seen("#apps", "late maintenance");
     browser.until_seen("#links", "hm");
     browser.until_seen("#attention", "hm is not online");
     browser.until_seen("#apps", "ago, promised within 10 min");
-    assert_eq!(line.get("/maintenance?600000&appid=late").status, 200);
-    browser.until_seen("#apps", "late maintenance");
     assert_eq!(browser.run("document.querySelectorAll('script').length"), json!(1));
     assert_eq!(browser.console(), [""; 0]);
     browser.shot("applications");
