@@ -5,6 +5,7 @@
 
 mod derive;
 pub mod gpu;
+pub mod remote;
 
 use std::sync::Arc;
 use std::time::Duration;

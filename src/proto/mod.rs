@@ -7,5 +7,6 @@ pub mod core;
 pub mod frame;
 pub mod heartbeat;
 pub mod hm;
+pub mod monitor;
 pub mod probe;
 pub mod usage;
