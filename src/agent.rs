@@ -19,6 +19,8 @@ use crate::feed::Feed;
 use crate::limits;
 use crate::logger::{self, PeerLog};
 use crate::proto::usage::Machine;
+use crate::serve::counters::Counters;
+use crate::serve::documents::{Documents, Scrapes};
 use crate::serve::heartbeat::Heartbeat;
 use crate::serve::listener::{Admission, Port};
 use crate::serve::telemetry::Telemetry;
@@ -47,6 +49,8 @@ struct Shared {
     feed: Feed,
     /// Rings when samples say how it stands with the GPUs.
     complete: Event,
+    /// What came and went through each port that is on.
+    ports: Vec<(&'static str, Arc<Counters>)>,
     /// If its port is on.
     watchdog: Option<Watchdog>,
     /// If there is a hub.
@@ -116,6 +120,10 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     };
     let usage = bind("usage", config.usage.enabled, config.usage.listen)?;
     let heartbeat = bind("heartbeat", config.heartbeat.enabled, config.heartbeat.listen)?;
+    let ports = [("usage", &usage), ("heartbeat", &heartbeat)];
+    let ports =
+        ports.into_iter().filter_map(|(name, port)| Some((name, port.as_ref()?.counters())));
+    let ports = ports.collect();
     let watchdog = match heartbeat {
         Some(_) => Some(Watchdog::open(&config.state_dir).map_err(events)?),
         None => None,
@@ -147,6 +155,7 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         gpus: Board::new().map_err(events)?,
         feed: Feed::new(first).map_err(events)?,
         complete: Event::new().map_err(events)?,
+        ports,
         watchdog,
         hm,
         core,
@@ -264,7 +273,8 @@ impl Shared {
                 asked = true;
             } else {
                 let tend = sampler.tend().map(|tend| now + tend);
-                let ask_at = (!asked).then_some(ask_at);
+                // Where there is no GPU, nobody has to get up for it.
+                let ask_at = (!asked && self.gpus.is_wanted()).then_some(ask_at);
                 let until = [warm_up, first_gpus, ask_at, tend].into_iter().flatten().min();
                 let wait = until.map_or(next, |until| until.min(next)) - now;
                 let events = [self.stop.as_fd(), self.reloaded.as_fd(), self.gpus.arrived()];
@@ -282,16 +292,25 @@ impl Shared {
         let hm = self.hm.iter().map(hm::Link::status);
         let links = hm.chain(self.core.iter().map(core::Link::status)).collect();
         let heartbeats = heartbeats.unwrap_or_default().into();
+        if let Some(success) = gpus.nvidia.as_ref().and_then(|nvidia| nvidia.state.is_well()) {
+            sampler.record("nvidia", success, self.gpus.took());
+        }
         Reading { gpus, heartbeats, links, ..sampler.read() }
     }
 
-    /// Clients wait a moment in the backlog until it is known how it stands with the GPUs: who asks only
-    /// once what there is, and all dashboards do that when the agent was restarted, is not told too little.
     fn serve_telemetry(&self, port: &Port) -> Result<(), Error> {
         let source =
             usage::Source { feed: &self.feed, machine: &self.machine, settings: &self.settings };
-        let telemetry = Telemetry { usage: source, log: PeerLog::new() };
-        sys::wait_readable([self.stop.as_fd(), self.complete.as_fd()], None);
+        let documents = Documents {
+            feed: &self.feed,
+            machine: &self.machine,
+            settings: &self.settings,
+            complete: &self.complete,
+            stop: &self.stop,
+            ports: self.ports.iter().map(|(name, counters)| (*name, &**counters)).collect(),
+            scrapes: Scrapes::default(),
+        };
+        let telemetry = Telemetry { usage: source, documents, log: PeerLog::new() };
         port.run(&self.stop, &self.settings, telemetry_admission, |stream, guest| {
             telemetry.serve(stream, guest);
         })

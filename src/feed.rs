@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use crate::proto::{frame, usage};
 use crate::snapshot::gpu::Gpus;
@@ -17,6 +18,8 @@ use crate::sys::Event;
 /// What is known of the machine at one tick, and the messages made of it, each made once.
 pub struct Sample {
     tick: u64,
+    /// When the machine was looked at.
+    at: Instant,
     /// The counters.
     pub reading: Reading,
     /// What they mean.
@@ -29,6 +32,11 @@ impl Sample {
     /// Which tick it belongs to. A sample of the same tick only refines an earlier one.
     pub fn tick(&self) -> u64 {
         self.tick
+    }
+
+    /// How old it is.
+    pub fn age(&self) -> Duration {
+        self.at.elapsed()
     }
 
     /// `usage_update` as a frame, showing the GPU that `primary` names when the message is made.
@@ -48,7 +56,7 @@ impl Feed {
     /// Starts with a first look at the machine.
     pub fn new(first: Reading) -> io::Result<Self> {
         let snapshot = Snapshot::derive(None, &first);
-        let sample = sample(0, first, snapshot);
+        let sample = sample(0, Instant::now(), first, snapshot);
         Ok(Self { current: Mutex::new(sample), bells: [Event::new()?, Event::new()?] })
     }
 
@@ -83,7 +91,7 @@ impl Feed {
         let before = self.current();
         let reading = Reading { gpus: gpus.clone(), ..before.reading.clone() };
         let snapshot = Snapshot { gpus, ..before.snapshot.clone() };
-        *lock(&self.current) = sample(before.tick, reading, snapshot);
+        *lock(&self.current) = sample(before.tick, before.at, reading, snapshot);
     }
 
     /// Wakes everybody for the last time. Nothing may be published afterwards.
@@ -93,20 +101,19 @@ impl Feed {
 
     fn replace(&self, before: &Sample, tick: u64, reading: Reading) {
         let snapshot = Snapshot::derive(Some((&before.reading, &before.snapshot)), &reading);
-        *lock(&self.current) = sample(tick, reading, snapshot);
+        *lock(&self.current) = sample(tick, Instant::now(), reading, snapshot);
     }
 }
 
-fn sample(tick: u64, reading: Reading, snapshot: Snapshot) -> Arc<Sample> {
+fn sample(tick: u64, at: Instant, reading: Reading, snapshot: Snapshot) -> Arc<Sample> {
     let (plain, detailed) = (OnceLock::new(), OnceLock::new());
-    Arc::new(Sample { tick, reading, snapshot, plain, detailed })
+    Arc::new(Sample { tick, at, reading, snapshot, plain, detailed })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys::wait_readable;
-    use std::time::Duration;
 
     fn rung(feed: &Feed, tick: u64) -> bool {
         wait_readable([feed.bell(tick)], Some(Duration::ZERO)) == [true]

@@ -21,6 +21,17 @@ pub const STATVFS: Duration = Duration::from_secs(3);
 /// are asked.
 pub const HUNG_MOUNTS: usize = 16;
 
+/// Thermal zones, sensors and interfaces are looked up anew so often: they seldom come and go, and listing them
+/// costs more than reading them.
+pub const DEVICE_SEARCH: Duration = Duration::from_secs(60);
+/// So many of each are read: on a host of containers every one of them has an interface.
+pub const DEVICES: usize = 256;
+/// Temperature sensors of one chip; the largest processors have one for each of 128 cores.
+pub const SENSORS: usize = 160;
+/// How long the first look waits for them, and every later one; what answers later is in the next sample.
+pub const SENSORS_PATIENCE: (Duration, Duration) =
+    (Duration::from_millis(500), Duration::from_millis(20));
+
 /// How long before a tick the GPUs are asked, at the least. A driver that keeps its GPUs ready answers
 /// within milliseconds.
 pub const GPU_LEAD: Duration = Duration::from_millis(100);
@@ -96,6 +107,24 @@ pub const SUBSCRIBE: Duration = Duration::from_secs(30);
 pub const SUBSCRIPTIONS: u32 = 20;
 /// Answers to a client's unknown messages: so many at once, then one a second; the rest gets none.
 pub const ERROR_ANSWERS: u32 = 10;
+
+/// Of each kind of thing, /metrics tells so many: series cost memory wherever they are kept. What is left out is
+/// counted. Processors have ten series each.
+pub const METRICS_CPUS: usize = 1024;
+/// Disks, file systems, network interfaces; they have some twenty series each.
+pub const METRICS_DEVICES: usize = 256;
+/// GPUs have some forty series each.
+pub const METRICS_GPUS: usize = 64;
+/// Codes of errors of one GPU; NVIDIA's catalogue has some 150, and a GPU that has shown this many is no more.
+pub const METRICS_XIDS: usize = 32;
+/// Applications that beat have seven series each, and anybody who reaches the port may name one.
+pub const METRICS_APPS: usize = 200;
+/// Requests for /metrics, /snapshot and the page that are answered at a time; as with node_exporter. A client that
+/// does not read holds the memory of its answer until it is cut.
+pub const SCRAPES: usize = 40;
+
+/// Answers from so many bytes on are compressed for who accepts it.
+pub const GZIP_BYTES: usize = 4 << 10;
 
 /// Applications that may beat at once; each takes some 300 bytes.
 pub const HEARTBEAT_APPS: usize = 10_000;

@@ -6,6 +6,7 @@ pub mod hm;
 pub mod said;
 pub mod stamps;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,24 @@ impl Outage {
             }
             Self::Http(..) | Self::Dns(_) | Self::Proxy(_) => Duration::from_secs(5),
             _ => Duration::ZERO,
+        }
+    }
+
+    /// Which of the few kinds it is, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Dns(_) => "dns",
+            Self::Unreachable(_) => "unreachable",
+            Self::Timeout(_) => "timeout",
+            Self::Tls(_) => "tls",
+            Self::Proxy(_) => "proxy",
+            Self::Http(..) => "http",
+            Self::Closed(_) => "closed",
+            Self::Lost(_) => "lost",
+            Self::Unanswered(_) => "unanswered",
+            Self::NoPong(_) => "no_pong",
+            Self::Protocol(_) => "protocol",
+            Self::Refused(_) => "refused",
         }
     }
 
@@ -194,6 +213,9 @@ pub struct LinkStatus {
     /// Why the link broke last; absent if it never did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_outage: Option<String>,
+    /// How often it was tried again since the agent started, by [`Outage::kind`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outages: BTreeMap<String, u64>,
 }
 
 #[cfg(test)]

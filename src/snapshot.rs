@@ -4,6 +4,7 @@
 //! No files, no clock, no threads: a reading of another machine becomes a snapshot the same way.
 
 mod derive;
+pub mod devices;
 pub mod gpu;
 pub mod remote;
 
@@ -12,12 +13,15 @@ use std::time::Duration;
 
 use crate::link::LinkStatus;
 use crate::parse::diskstats::DiskStat;
+use crate::parse::file_nr::FileNr;
 use crate::parse::loadavg::LoadAvg;
 use crate::parse::meminfo::MemInfo;
 use crate::parse::net_dev::NetDev;
 use crate::parse::pressure::Pressure;
 use crate::parse::stat::Stat;
+use crate::parse::vmstat::VmStat;
 use crate::watch::Status;
+use devices::{Devices, SourceStatus};
 use gpu::Gpus;
 
 /// The kernel's counters at one moment, as they were read.
@@ -45,12 +49,20 @@ pub struct Reading {
     pub diskstats: Vec<DiskStat>,
     /// `/proc/net/dev`.
     pub net_dev: Vec<NetDev>,
-    /// Processes killed for want of memory since boot.
-    pub oom_kills: Option<u64>,
-    /// Thermal zones.
-    pub temperatures: Vec<Temperature>,
+    /// `/proc/vmstat`.
+    pub vmstat: Option<VmStat>,
+    /// `/proc/sys/fs/file-nr`.
+    pub file_nr: Option<FileNr>,
+    /// Thermal zones, sensors and interfaces.
+    pub devices: Arc<Devices>,
     /// File systems that answered.
     pub file_systems: Vec<FileSystem>,
+    /// File systems that hang.
+    pub file_systems_hung: usize,
+    /// How it went, source by source.
+    pub sources: Vec<SourceStatus>,
+    /// How long it took in all.
+    pub took: Duration,
     /// GPUs, as they answered last.
     pub gpus: Arc<Gpus>,
     /// Applications that promised to beat.
@@ -96,6 +108,10 @@ pub struct FileSystem {
     pub free_bytes: u64,
     /// What an ordinary user can still write.
     pub available_bytes: u64,
+    /// Its inodes; some types have none.
+    pub files: u64,
+    /// Inodes not in use.
+    pub files_free: u64,
 }
 
 impl FileSystem {

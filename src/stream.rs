@@ -4,11 +4,31 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::sync::Stop;
 use crate::sys::{self, Until};
+
+/// Bytes that went through some connections.
+#[derive(Default)]
+pub struct Traffic {
+    received: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes that came.
+    pub fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// Bytes that went.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Relaxed)
+    }
+}
 
 /// A connection to a client, or to a server.
 pub struct Stream<'a> {
@@ -16,13 +36,21 @@ pub struct Stream<'a> {
     stop: &'a Stop,
     write_by: Instant,
     last_words: bool,
+    traffic: Option<&'a Traffic>,
 }
 
 impl<'a> Stream<'a> {
     /// Takes over a socket that was just accepted or connected.
     pub fn new(socket: TcpStream, stop: &'a Stop) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, stop, write_by: Instant::now() + limits::WRITE, last_words: false })
+        let write_by = Instant::now() + limits::WRITE;
+        Ok(Self { socket, stop, write_by, last_words: false, traffic: None })
+    }
+
+    /// Its bytes are counted from now on.
+    pub fn counted(mut self, traffic: &'a Traffic) -> Self {
+        self.traffic = Some(traffic);
+        self
     }
 
     /// This end's address.
@@ -102,7 +130,11 @@ impl AsFd for Stream<'_> {
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.read(buffer)
+        let read = self.socket.read(buffer);
+        if let (Ok(read), Some(traffic)) = (&read, self.traffic) {
+            traffic.received.fetch_add(*read as u64, Relaxed);
+        }
+        read
     }
 }
 
@@ -111,7 +143,12 @@ impl Write for Stream<'_> {
         loop {
             match self.socket.write(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                other => return other,
+                written => {
+                    if let (Ok(written), Some(traffic)) = (&written, self.traffic) {
+                        traffic.sent.fetch_add(*written as u64, Relaxed);
+                    }
+                    return written;
+                }
             }
             let left = self.write_by.saturating_duration_since(Instant::now());
             if left.is_zero() {

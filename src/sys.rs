@@ -71,6 +71,8 @@ pub enum Until {
     Readable,
     /// It can be written, or its other end is gone.
     Writable,
+    /// It is not what it was when it was last asked: proc_pid_mounts(5).
+    Changed,
 }
 
 /// Waits for one of the descriptors, at most `timeout` (`None`: for ever). Says which are ready; none
@@ -82,6 +84,7 @@ pub fn wait<const N: usize>(
     let events = |until| match until {
         Until::Readable => libc::POLLIN,
         Until::Writable => libc::POLLOUT,
+        Until::Changed => libc::POLLPRI,
     };
     let mut polled = fds.map(|(fd, until)| libc::pollfd {
         fd: fd.as_raw_fd(),
@@ -132,13 +135,16 @@ fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> 
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.cast(), length) }).map(drop)
 }
 
-/// A file system's size, in bytes; see statvfs(3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A file system's size in bytes, and its inodes; see statvfs(3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct FsSize {
     pub total_bytes: u64,
     pub free_bytes: u64,
     pub available_bytes: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub read_only: bool,
 }
 
 /// Asks a file system for its size. On a dead network mount this never returns.
@@ -154,6 +160,9 @@ pub fn statvfs(path: &Path) -> io::Result<FsSize> {
         total_bytes: bytes(found.f_blocks),
         free_bytes: bytes(found.f_bfree),
         available_bytes: bytes(found.f_bavail),
+        files: found.f_files,
+        files_free: found.f_ffree,
+        read_only: found.f_flag & libc::ST_RDONLY != 0,
     })
 }
 
@@ -194,6 +203,14 @@ pub fn lower_descriptor_limit_in(command: &mut Command) {
     };
     // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
     unsafe { command.pre_exec(lower) };
+}
+
+/// How many descriptors this process may open.
+pub fn descriptor_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a structure that outlives the call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    Ok(limit.rlim_cur)
 }
 
 /// Starts a thread that nobody joins, with a stack of at least so many bytes.

@@ -23,7 +23,14 @@ fn roots(tree: &str) -> Roots {
 /// Reads a tree as if its file systems were half full; sizes are not in any file.
 fn read(tree: &str, monotonic_seconds: u64) -> Reading {
     let gib = 1 << 30;
-    let size = FsSize { total_bytes: 100 * gib, free_bytes: 50 * gib, available_bytes: 45 * gib };
+    let size = FsSize {
+        total_bytes: 100 * gib,
+        free_bytes: 50 * gib,
+        available_bytes: 45 * gib,
+        files: 1000,
+        files_free: 900,
+        read_only: false,
+    };
     let disks = Disks::new(move |_| Ok(size));
     let mut reading = Sampler::new(roots(tree), disks).first().unwrap();
     reading.monotonic = Duration::from_secs(monotonic_seconds);

@@ -1,6 +1,7 @@
 //! What the links to hm and to Core have in common: connecting, again and again and never too often; what the log and
 //! the status say of it.
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::os::fd::AsFd;
@@ -49,6 +50,7 @@ impl Uplink {
             backlog: 0,
             dropped: 0,
             last_outage: None,
+            outages: BTreeMap::new(),
         };
         Ok(Self {
             name,
@@ -162,7 +164,10 @@ impl Uplink {
             let (name, seconds) = (self.name, wait.as_secs_f64());
             log::warn!("{name}: {} {why}; next try in {seconds:.0} s", self.shown());
         }
-        self.note(|status| status.last_outage = Some(why));
+        self.note(|status| {
+            status.last_outage = Some(why);
+            *status.outages.entry(outage.kind().to_owned()).or_default() += 1;
+        });
         self.set_state("waiting");
         stop.wait(wait);
     }

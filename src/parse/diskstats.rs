@@ -16,14 +16,20 @@ const SECTOR_BYTES: u64 = 512;
 pub struct DiskStat {
     /// Name under `/dev`.
     pub name: Vec<u8>,
+    /// Its number, major and minor.
+    pub number: (u64, u64),
     /// Reads completed.
     pub reads: u64,
+    /// Reads that were joined with others.
+    pub reads_merged: u64,
     /// Bytes read.
     pub read_bytes: u64,
     /// Time spent reading, summed over requests, in milliseconds.
     pub read_milliseconds: u64,
     /// Writes completed.
     pub writes: u64,
+    /// Writes that were joined with others.
+    pub writes_merged: u64,
     /// Bytes written.
     pub written_bytes: u64,
     /// Time spent writing, summed over requests, in milliseconds.
@@ -34,6 +40,22 @@ pub struct DiskStat {
     pub busy_milliseconds: u64,
     /// `busy` weighted with the requests in flight, in milliseconds.
     pub weighted_milliseconds: u64,
+    /// Space given back; kernels before 4.18 do not count it.
+    pub discards: Option<Discards>,
+    /// Flushes of the device's own cache, and the time spent on them in milliseconds; kernels before 5.5 do not
+    /// count them.
+    pub flushes: Option<(u64, u64)>,
+}
+
+/// Space that was given back to a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // as for reads and writes
+pub struct Discards {
+    pub completed: u64,
+    pub merged: u64,
+    /// Of 512 bytes.
+    pub sectors: u64,
+    pub milliseconds: u64,
 }
 
 /// Parses `/proc/diskstats`. Lines shorter than eleven counters (partitions before 2.6.25) are left out.
@@ -43,27 +65,45 @@ pub fn parse(text: &[u8]) -> Result<Vec<DiskStat>, ParseError> {
         if fields(line).count() < 14 {
             continue;
         }
-        let mut fields = fields(line).skip(2);
-        let name = fields.next().unwrap_or_default().to_vec();
-        let mut next = || number(at, fields.next());
-        let (reads, _merged, sectors_read, read_milliseconds) =
-            (next()?, next()?, next()?, next()?);
-        let (writes, _merged, sectors_written, write_milliseconds) =
-            (next()?, next()?, next()?, next()?);
-        disks.push(DiskStat {
-            name,
-            reads,
-            read_bytes: sectors_read.saturating_mul(SECTOR_BYTES),
-            read_milliseconds,
-            writes,
-            written_bytes: sectors_written.saturating_mul(SECTOR_BYTES),
-            write_milliseconds,
-            in_flight: next()?,
-            busy_milliseconds: next()?,
-            weighted_milliseconds: next()?,
-        });
+        disks.push(disk(at, fields(line))?);
     }
     Ok(disks)
+}
+
+fn disk<'a>(at: usize, mut fields: impl Iterator<Item = &'a [u8]>) -> Result<DiskStat, ParseError> {
+    let major = number(at, fields.next())?;
+    let minor = number(at, fields.next())?;
+    let name = fields.next().unwrap_or_default().to_vec();
+    let mut next = || number(at, fields.next());
+    let (reads, reads_merged, sectors_read, read_milliseconds) =
+        (next()?, next()?, next()?, next()?);
+    let (writes, writes_merged, sectors_written, write_milliseconds) =
+        (next()?, next()?, next()?, next()?);
+    let (in_flight, busy_milliseconds, weighted_milliseconds) = (next()?, next()?, next()?);
+    let mut later = || fields.next().map(|field| number(at, Some(field))).transpose();
+    let discards = match (later()?, later()?, later()?, later()?) {
+        (Some(completed), Some(merged), Some(sectors), Some(milliseconds)) => {
+            Some(Discards { completed, merged, sectors, milliseconds })
+        }
+        _ => None,
+    };
+    Ok(DiskStat {
+        name,
+        number: (major, minor),
+        reads,
+        reads_merged,
+        read_bytes: sectors_read.saturating_mul(SECTOR_BYTES),
+        read_milliseconds,
+        writes,
+        writes_merged,
+        written_bytes: sectors_written.saturating_mul(SECTOR_BYTES),
+        write_milliseconds,
+        in_flight,
+        busy_milliseconds,
+        weighted_milliseconds,
+        discards,
+        flushes: later()?.zip(later()?),
+    })
 }
 
 /// Keeps the devices a person calls a disk: no memory or loop device, and no partition of a device
@@ -109,6 +149,9 @@ mod tests {
         assert_eq!((vda.in_flight, vda.busy_milliseconds), (1, 10568));
         assert_eq!((vda.read_milliseconds, vda.write_milliseconds), (5221, 17338));
         assert_eq!(vda.weighted_milliseconds, 23110);
+        assert_eq!((vda.number, vda.reads_merged, vda.writes_merged), ((254, 0), 4386, 11042));
+        assert_eq!((vda.discards, vda.flushes), (Some(Discards::default()), Some((1025, 550))));
+        assert_eq!((disks[1].discards, disks[1].flushes), (None, None), "an older kernel's line");
     }
 
     #[test]
@@ -160,6 +203,8 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_understand() {
+        assert!(parse(b"8 x sda 1 2 3 4 5 6 7 8 9 10 11\n").is_err());
+        assert!(parse(b"8 0 sda 1 2 3 4 5 6 7 8 9 10 11 12 13 14 many\n").is_err());
         assert!(parse(b"8 0 sda 1 2 3 4 5 6 seven 8 9 10 11\n").is_err());
         assert!(parse(b"8 0 sda 1 2 3 4 5 6 99999999999999999999 8 9 10 11\n").is_err());
         survives_every_cut(REAL, parse);

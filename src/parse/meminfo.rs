@@ -7,10 +7,10 @@
 //! HugePages_Total:       0
 //! ```
 
-use super::{ParseError, fields, key_value, lines, number};
+use super::{ParseError, decimal, fields, key_value, lines, number};
 
-/// The parts of `/proc/meminfo` that this agent uses, in bytes. The kernel prints kB and means KiB.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// `/proc/meminfo`: what this agent computes with, in bytes (the kernel prints kB and means KiB), and every line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[allow(missing_docs)] // named after their lines, defined by the kernel's document
 pub struct MemInfo {
     pub mem_total_bytes: u64,
@@ -26,14 +26,50 @@ pub struct MemInfo {
     pub swap_free_bytes: Option<u64>,
     pub dirty_bytes: Option<u64>,
     pub slab_reclaimable_bytes: Option<u64>,
+    /// Every line, in the kernel's order.
+    pub lines: Vec<Line>,
+}
+
+/// The longest name of a line that is kept; the kernel's longest, `HardwareCorrupted`, has 17 letters.
+const NAME_BYTES: usize = 24;
+/// Lines that are kept; kernels print some 55.
+const LINES: usize = 128;
+
+/// One line. Its name is kept in place: there are fifty in each sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    name: [u8; NAME_BYTES],
+    /// Its value: bytes, or a number where the kernel prints no unit.
+    pub value: u64,
+    /// Whether it is a size.
+    pub is_bytes: bool,
+}
+
+impl Line {
+    /// `None`: a name that is too long, or no ASCII.
+    fn new(key: &[u8], value: u64, is_bytes: bool) -> Option<Self> {
+        let mut name = [0; NAME_BYTES];
+        name.get_mut(..key.len())?.copy_from_slice(key);
+        key.is_ascii().then_some(Self { name, value, is_bytes })
+    }
+
+    /// As the kernel writes it: `Active(anon)`.
+    pub fn name(&self) -> &str {
+        std::str::from_utf8(&self.name).unwrap_or_default().trim_end_matches('\0')
+    }
 }
 
 /// Parses `/proc/meminfo`. Without MemTotal there is nothing to compare with: an error.
 pub fn parse(text: &[u8]) -> Result<MemInfo, ParseError> {
-    let mut info = MemInfo::default();
+    let mut info = MemInfo { lines: Vec::with_capacity(64), ..MemInfo::default() };
     let mut total = None;
     for (at, line) in lines(text) {
         let Some((key, value)) = key_value(line, b':') else { continue };
+        if let Some(line) = any_line(key, value)
+            && info.lines.len() < LINES
+        {
+            info.lines.push(line);
+        }
         let slot = match key {
             b"MemTotal" => &mut total,
             b"MemFree" => &mut info.mem_free_bytes,
@@ -53,6 +89,17 @@ pub fn parse(text: &[u8]) -> Result<MemInfo, ParseError> {
     }
     info.mem_total_bytes = total.ok_or(ParseError::missing("a line \"MemTotal\""))?;
     Ok(info)
+}
+
+/// A line that is nobody's in particular; one that cannot be understood is left out.
+fn any_line(key: &[u8], value: &[u8]) -> Option<Line> {
+    let mut fields = fields(value);
+    let number = decimal(fields.next()?)?;
+    match fields.next() {
+        Some(b"kB") => Line::new(key, number.checked_mul(1024)?, true),
+        Some(_) => None,
+        None => Line::new(key, number, false),
+    }
 }
 
 fn bytes(at: usize, value: &[u8]) -> Result<u64, ParseError> {
@@ -111,6 +158,23 @@ DirectMap4k:       40960 kB
         assert_eq!(info.available_bytes(None), Some(23880244 * 1024));
         assert_eq!(info.swap_free_bytes, Some(999999 * 1024));
         assert_eq!(info.dirty_bytes, Some(464 * 1024));
+    }
+
+    #[test]
+    fn every_line_is_kept_with_its_name_and_unit() {
+        let info = parse(REAL).unwrap();
+        assert_eq!(info.lines.len(), 15);
+        let line = |name: &str| *info.lines.iter().find(|line| line.name() == name).unwrap();
+        assert_eq!(
+            (line("Active(file)").value, line("Active(file)").is_bytes),
+            (300000 * 1024, true)
+        );
+        let huge = line("HugePages_Total");
+        assert_eq!((huge.value, huge.is_bytes), (0, false));
+        let odd = b"MemTotal: 1 kB\nNew: 1 MB\nA_name_that_is_longer_than_any: 1 kB\nB: x kB\n\xff: 1 kB\nC: 18446744073709551615 kB\n";
+        assert_eq!(parse(odd).unwrap().lines.len(), 1);
+        let many: String = (0..1000).map(|at| format!("L{at}: 1 kB\n")).collect();
+        assert_eq!(parse(format!("MemTotal: 1 kB\n{many}").as_bytes()).unwrap().lines.len(), LINES);
     }
 
     #[test]

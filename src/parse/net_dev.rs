@@ -17,6 +17,9 @@ pub struct Traffic {
     pub packets: u64,
     pub errors: u64,
     pub drops: u64,
+    /// Lost because the device's queue was full.
+    pub fifo: u64,
+    pub compressed: u64,
 }
 
 /// One network interface.
@@ -26,8 +29,16 @@ pub struct NetDev {
     pub name: Vec<u8>,
     /// What came in.
     pub receive: Traffic,
+    /// Frames whose length or form is wrong.
+    pub receive_frame: u64,
+    /// Frames to many.
+    pub receive_multicast: u64,
     /// What went out.
     pub transmit: Traffic,
+    /// Collisions.
+    pub collisions: u64,
+    /// Losses of the carrier while something was sent.
+    pub carrier: u64,
 }
 
 /// Parses `/proc/net/dev`.
@@ -43,24 +54,28 @@ pub fn parse(text: &[u8]) -> Result<Vec<NetDev>, ParseError> {
             .and_then(|colon| line.split_at_checked(colon))
             .and_then(|(name, rest)| Some((name.trim_ascii(), rest.get(1..)?)))
             .ok_or_else(|| ParseError::new(at, "an interface and its counters", line))?;
-        let mut counters = fields(counters);
-        let receive = traffic(at, &mut counters)?;
-        let transmit = traffic(at, &mut counters.skip(4))?;
-        devices.push(NetDev { name: name.to_vec(), receive, transmit });
+        devices.push(device(at, name, fields(counters))?);
     }
     Ok(devices)
 }
 
-fn traffic<'a>(
+fn device<'a>(
     at: usize,
-    counters: &mut impl Iterator<Item = &'a [u8]>,
-) -> Result<Traffic, ParseError> {
-    Ok(Traffic {
-        bytes: number(at, counters.next())?,
-        packets: number(at, counters.next())?,
-        errors: number(at, counters.next())?,
-        drops: number(at, counters.next())?,
-    })
+    name: &[u8],
+    mut counters: impl Iterator<Item = &'a [u8]>,
+) -> Result<NetDev, ParseError> {
+    let mut next = || number(at, counters.next());
+    let mut receive = Traffic { bytes: next()?, packets: next()?, ..Traffic::default() };
+    (receive.errors, receive.drops, receive.fifo) = (next()?, next()?, next()?);
+    let receive_frame = next()?;
+    receive.compressed = next()?;
+    let receive_multicast = next()?;
+    let mut transmit = Traffic { bytes: next()?, packets: next()?, ..Traffic::default() };
+    (transmit.errors, transmit.drops, transmit.fifo) = (next()?, next()?, next()?);
+    let (collisions, carrier) = (next()?, next()?);
+    transmit.compressed = next()?;
+    let name = name.to_vec();
+    Ok(NetDev { name, receive, receive_frame, receive_multicast, transmit, collisions, carrier })
 }
 
 #[cfg(test)]
@@ -80,9 +95,14 @@ br-1:2:1 1 0 0 0 0 0 0 2 2 0 0 0 0 0 0
         let devices = parse(REAL).unwrap();
         assert_eq!(devices.len(), 3);
         assert_eq!(devices[1].name, b"eth0");
-        let receive = Traffic { bytes: 1215645, packets: 2751, errors: 1, drops: 2 };
-        let transmit = Traffic { bytes: 1782404, packets: 4324, errors: 7, drops: 8 };
-        assert_eq!((devices[1].receive, devices[1].transmit), (receive, transmit));
+        let eth0 = &devices[1];
+        let receive =
+            Traffic { bytes: 1215645, packets: 2751, errors: 1, drops: 2, fifo: 3, compressed: 5 };
+        let transmit =
+            Traffic { bytes: 1782404, packets: 4324, errors: 7, drops: 8, fifo: 9, compressed: 11 };
+        assert_eq!((eth0.receive, eth0.transmit), (receive, transmit));
+        assert_eq!((eth0.receive_frame, eth0.receive_multicast), (4, 6));
+        assert_eq!((eth0.collisions, eth0.carrier), (427, 10));
         assert_eq!((&devices[2].name[..], devices[2].receive.bytes), (&b"br-1:2"[..], 1));
     }
 
@@ -92,6 +112,10 @@ br-1:2:1 1 0 0 0 0 0 0 2 2 0 0 0 0 0 0
         assert!(parse(b"a\nb\neth0 1 2 3\n").is_err());
         assert!(parse(b"a\nb\neth0: 1 2 3\n").is_err());
         assert!(parse(b"a\nb\neth0: 1 2 3 x\n").is_err());
+        assert!(parse(b"a\nb\neth0: 1 2 3 4 5 6 7 8 1 2 3 4 5 6 7\n").is_err(), "one too few");
+        assert!(
+            parse(b"a\nb\neth0: 99999999999999999999 2 3 4 5 6 7 8 1 2 3 4 5 6 7 8\n").is_err()
+        );
         survives_every_cut(REAL, parse);
     }
 }

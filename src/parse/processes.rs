@@ -6,7 +6,7 @@
 //! 15718 (cat) R 15714 15714 10924 0 -1 4194304 99 0 0 0 3 1 0 0 20 0 1 0 2384670 3133440 388 18446744073709551615 …
 //! ```
 
-use super::{decimal, fields, lines};
+use super::{decimal, lines, pid_stat};
 
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,13 +33,14 @@ fn process(line: &[u8]) -> Option<Process> {
     let close = line.iter().rposition(|&byte| byte == b')')?;
     let pid = u32::try_from(decimal(line.get(..open)?.trim_ascii())?).ok()?;
     let name = line.get(open.checked_add(1)?..close)?.to_vec();
-    // The first field here is the third of the line, the state.
-    let mut fields = fields(line.get(close.checked_add(1)?..)?).skip(11);
-    let (user, system) = (decimal(fields.next()?)?, decimal(fields.next()?)?);
-    let mut fields = fields.skip(6);
-    let start_ticks = decimal(fields.next()?)?;
-    let resident_pages = decimal(fields.nth(1)?)?;
-    Some(Process { pid, name, ticks: user.saturating_add(system), start_ticks, resident_pages })
+    let used = pid_stat::parse(line).ok()?;
+    Some(Process {
+        pid,
+        name,
+        ticks: used.user_ticks.saturating_add(used.system_ticks),
+        start_ticks: used.start_ticks,
+        resident_pages: used.resident_pages,
+    })
 }
 
 #[cfg(test)]

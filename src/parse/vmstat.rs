@@ -1,22 +1,51 @@
-//! `/proc/vmstat`: counters of the memory management, of which one is wanted.
+//! `/proc/vmstat`: counters of the memory management, of which a few are wanted.
 //!
-//! Format: one `name value` a line; `oom_kill` since kernel 4.13. A real line:
+//! Format: one `name value` a line; `oom_kill` since kernel 4.13. Two real lines:
 //!
 //! ```text
+//! pgfault 9938474
 //! oom_kill 0
 //! ```
 
 use super::{ParseError, fields, lines, number};
 
-/// Processes killed since boot because memory ran out; `None` on kernels that do not count them.
-pub fn parse_oom_kills(text: &[u8]) -> Result<Option<u64>, ParseError> {
+/// What happened since boot; `None` where the kernel does not count it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VmStat {
+    /// Processes killed because memory ran out.
+    pub oom_kill: Option<u64>,
+    /// Page faults.
+    pub pgfault: Option<u64>,
+    /// Page faults that waited for a disk.
+    pub pgmajfault: Option<u64>,
+    /// Read from block devices, in KiB.
+    pub pgpgin: Option<u64>,
+    /// Written to block devices, in KiB.
+    pub pgpgout: Option<u64>,
+    /// Pages read from swap space.
+    pub pswpin: Option<u64>,
+    /// Pages written to swap space.
+    pub pswpout: Option<u64>,
+}
+
+/// Parses `/proc/vmstat`.
+pub fn parse(text: &[u8]) -> Result<VmStat, ParseError> {
+    let mut found = VmStat::default();
     for (at, line) in lines(text) {
         let mut fields = fields(line);
-        if fields.next() == Some(b"oom_kill") {
-            return number(at, fields.next()).map(Some);
-        }
+        let slot = match fields.next() {
+            Some(b"oom_kill") => &mut found.oom_kill,
+            Some(b"pgfault") => &mut found.pgfault,
+            Some(b"pgmajfault") => &mut found.pgmajfault,
+            Some(b"pgpgin") => &mut found.pgpgin,
+            Some(b"pgpgout") => &mut found.pgpgout,
+            Some(b"pswpin") => &mut found.pswpin,
+            Some(b"pswpout") => &mut found.pswpout,
+            _ => continue,
+        };
+        *slot = Some(number(at, fields.next())?);
     }
-    Ok(None)
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -24,12 +53,39 @@ mod tests {
     use super::super::testing::survives_every_cut;
     use super::*;
 
+    const REAL: &[u8] = b"nr_free_pages 5786345
+pgpgin 19374929
+pgpgout 69239244
+pswpin 0
+pswpout 7
+pgfault 9938474
+pgmajfault 27408
+oom_kill 3
+oom_kill_nothing many
+";
+
     #[test]
-    fn finds_the_one_counter() {
-        let real = b"nr_free_pages 5786345\npgfault 9938474\noom_kill 3\nnuma_hit 1\n";
-        assert_eq!(parse_oom_kills(real), Ok(Some(3)));
-        assert_eq!(parse_oom_kills(b"nr_free_pages 5786345\n"), Ok(None));
-        assert!(parse_oom_kills(b"oom_kill many\n").is_err());
-        survives_every_cut(real, parse_oom_kills);
+    fn a_real_sample() {
+        let found = parse(REAL).unwrap();
+        assert_eq!(
+            (found.oom_kill, found.pgfault, found.pgmajfault),
+            (Some(3), Some(9938474), Some(27408))
+        );
+        assert_eq!((found.pgpgin, found.pgpgout), (Some(19374929), Some(69239244)));
+        assert_eq!((found.pswpin, found.pswpout), (Some(0), Some(7)));
+    }
+
+    #[test]
+    fn what_an_old_kernel_does_not_count_is_absent() {
+        assert_eq!(parse(b"nr_free_pages 5786345\n"), Ok(VmStat::default()));
+        assert_eq!(parse(b""), Ok(VmStat::default()));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        assert!(parse(b"oom_kill many\n").is_err());
+        assert!(parse(b"pgfault\n").is_err());
+        assert!(parse(b"pgfault 18446744073709551616\n").is_err());
+        survives_every_cut(REAL, parse);
     }
 }

@@ -5,8 +5,10 @@
 
 pub mod core;
 pub mod frame;
+pub mod gzip;
 pub mod heartbeat;
 pub mod hm;
+pub mod metrics;
 pub mod monitor;
 pub mod probe;
 pub mod usage;

@@ -5,13 +5,17 @@
 //! out where there is no reading. The detailed form adds fields and changes none.
 
 mod detail;
+mod more;
 
 use serde::Serialize;
 
+use super::metrics::{PortStatus, Process};
+use crate::parse::os_release::OsRelease;
 use crate::parse::quote;
-use crate::snapshot::Snapshot;
 use crate::snapshot::gpu::{Gpu, Values};
+use crate::snapshot::{Reading, Snapshot};
 use detail::{UsageDetail, usage_detail};
+use more::{MoreDetail, more_detail};
 
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +84,14 @@ pub struct Machine {
     pub cpu_model: String,
     /// The distribution's name for people.
     pub os: Option<String>,
+    /// What the distribution says of itself.
+    pub os_release: OsRelease,
     /// The kernel's release, e.g. `6.1.0-13-amd64`.
     pub kernel: Option<String>,
+    /// The kernel's version, e.g. `#1 SMP PREEMPT_DYNAMIC Debian 6.1.55-1 (2023-09-29)`.
+    pub kernel_version: Option<String>,
+    /// The NIS domain; `(none)` where there is none.
+    pub domain_name: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -132,13 +142,17 @@ pub fn system_info(
         gpus: snapshot.gpus.each.iter().map(gpu_info).collect(),
         hostname: snapshot.hostname.as_deref().unwrap_or_default(),
         timestamp: unix_seconds,
-        detail: detailed.then_some(SystemDetail {
-            agent: env!("CARGO_PKG_VERSION"),
-            architecture: std::env::consts::ARCH,
-            os: machine.os.as_deref(),
-            kernel: machine.kernel.as_deref(),
-        }),
+        detail: detailed.then(|| system_detail(machine)),
     })
+}
+
+fn system_detail(machine: &Machine) -> SystemDetail<'_> {
+    SystemDetail {
+        agent: env!("CARGO_PKG_VERSION"),
+        architecture: std::env::consts::ARCH,
+        os: machine.os.as_deref(),
+        kernel: machine.kernel.as_deref(),
+    }
 }
 
 fn gpu_info(gpu: &Gpu) -> GpuInfo<'_> {
@@ -177,9 +191,13 @@ pub(super) struct PrimaryGpu {
 
 /// `usage_update`.
 pub fn usage_update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> String {
+    json(&update(snapshot, primary, detailed))
+}
+
+fn update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> UsageUpdate<'_> {
     let memory = snapshot.memory;
     let used = memory.and_then(|memory| Some((memory.used_bytes?, memory.total_bytes)));
-    json(&UsageUpdate {
+    UsageUpdate {
         r#type: "usage_update",
         cpu_percent: snapshot.cpu.as_ref().map(|cpu| one_decimal(cpu.percent)),
         ram_percent: used.map(|(used, total)| one_decimal(percent(used, total))),
@@ -188,7 +206,57 @@ pub fn usage_update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> St
         gpu: primary_gpu(&snapshot.gpus.each, primary),
         timestamp: snapshot.unix_seconds,
         detail: detailed.then(|| usage_detail(snapshot)),
-    })
+    }
+}
+
+/// What the agent knows of itself beside its samples.
+#[derive(Serialize)]
+pub struct OwnStatus<'a> {
+    /// Its process, where it can be seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// What is listened on.
+    pub ports: &'a [PortStatus],
+}
+
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    update: UsageUpdate<'a>,
+    machine: MachineInfo<'a>,
+    #[serde(flatten)]
+    more: MoreDetail<'a>,
+    #[serde(flatten)]
+    own: OwnStatus<'a>,
+}
+
+#[derive(Serialize)]
+struct MachineInfo<'a> {
+    hostname: &'a str,
+    cpu_count: usize,
+    cpu_model: &'a str,
+    #[serde(flatten)]
+    detail: SystemDetail<'a>,
+}
+
+/// Everything in one object: the detailed `usage_update`, the machine, what only `/metrics` tells besides, and the
+/// agent itself.
+pub fn whole(
+    machine: &Machine,
+    reading: &Reading,
+    snapshot: &Snapshot,
+    primary: Primary,
+    own: OwnStatus<'_>,
+) -> String {
+    let mut update = update(snapshot, primary, true);
+    update.r#type = "snapshot";
+    let machine = MachineInfo {
+        hostname: snapshot.hostname.as_deref().unwrap_or_default(),
+        cpu_count: snapshot.cpu.as_ref().map_or(0, |cpu| cpu.each_percent.len()),
+        cpu_model: &machine.cpu_model,
+        detail: system_detail(machine),
+    };
+    json(&Whole { update, machine, more: more_detail(reading), own })
 }
 
 pub(super) fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {

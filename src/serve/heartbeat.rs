@@ -2,12 +2,12 @@
 //!
 //! Runs in the connection's thread. Pages of any origin may beat and ask; maintenance is not theirs to declare.
 
-use std::io::{self, ErrorKind, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use log::Level;
 
-use super::http::{Head, HeadError, Refusal};
+use super::exchange::{End, Unread};
+use super::http::Head;
 use super::listener::Guest;
 use crate::config::Current;
 use crate::error::reason;
@@ -28,22 +28,6 @@ pub struct Heartbeat<'a> {
     pub log: PeerLog,
 }
 
-/// Why a conversation is over.
-enum End {
-    /// One side wanted it so.
-    Over,
-    /// The request deserves this answer, after which nothing more can be understood.
-    Refused(Refusal),
-    /// It broke.
-    Broken(io::Error),
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error)
-    }
-}
-
 /// What is answered to one request.
 struct Answer {
     status: &'static str,
@@ -60,9 +44,9 @@ const ALLOW: &str = "Allow: GET, POST, HEAD, OPTIONS\r\n";
 impl Heartbeat<'_> {
     /// Serves one connection to its end.
     pub fn serve(&self, mut stream: Stream<'_>, guest: &Guest<'_>) {
-        let mut bytes = Vec::new();
+        let mut unread = Unread::default();
         let end = loop {
-            if let Err(end) = self.answer_one(&mut stream, &mut bytes, guest) {
+            if let Err(end) = self.answer_one(&mut stream, &mut unread, guest) {
                 break end;
             }
         };
@@ -70,6 +54,7 @@ impl Heartbeat<'_> {
             End::Over => {}
             End::Broken(error) => log::debug!("heartbeat: {} lost: {}", guest.peer, reason(&error)),
             End::Refused(refusal) => {
+                guest.counters.answered(refusal.status);
                 self.log.write(Level::Info, || {
                     format!(
                         "heartbeat: {} refused: {}: {}",
@@ -81,30 +66,16 @@ impl Heartbeat<'_> {
         }
     }
 
-    /// Reads one request and answers it. What of `bytes` belongs to the next one stays.
     fn answer_one(
         &self,
         stream: &mut Stream<'_>,
-        bytes: &mut Vec<u8>,
+        unread: &mut Unread,
         guest: &Guest<'_>,
     ) -> Result<(), End> {
-        let mut since = (!bytes.is_empty()).then(Instant::now);
-        let (answer, keep, head_only, length) = loop {
-            let mut lines = Head::lines();
-            match Head::parse(bytes, &mut lines) {
-                Ok(Some((head, length))) => {
-                    let body = body_bytes(&head)?;
-                    let answer = self.answer(&head, guest);
-                    break (answer, keep_alive(&head), head.method == "HEAD", length + body);
-                }
-                Ok(None) => read_more(stream, bytes, &mut since)?,
-                Err(error) => return Err(refused(&error)),
-            }
-        };
-        skip(stream, bytes, length)?;
-        stream.begin_message();
-        stream.write_all(&answer.to_bytes(keep, head_only))?;
-        if keep && !stream.stopping() { Ok(()) } else { Err(End::Over) }
+        let next = unread.next(stream, |head| self.answer(head, guest))?;
+        guest.counters.answered(next.found.status);
+        let answer = next.found.to_bytes(next.keep, next.head_only);
+        unread.answer(stream, &next, &answer)
     }
 
     fn answer(&self, head: &Head<'_>, guest: &Guest<'_>) -> Answer {
@@ -198,90 +169,6 @@ fn status(watch: &mut Watch, id: Option<&str>, now: Duration, unit: Unit) -> Str
 /// `Sec-Fetch-Site`.
 fn from_browser(head: &Head<'_>) -> bool {
     head.one("origin").is_some() || head.one("sec-fetch-site").is_some()
-}
-
-/// How long the body is. One that does not say so cannot be skipped.
-fn body_bytes(head: &Head<'_>) -> Result<usize, End> {
-    let refuse = |status, text: &str| Err(End::Refused(Refusal::new(status, text)));
-    if head.one("transfer-encoding").is_some() {
-        return refuse("411 Length Required", "a body must come with Content-Length");
-    }
-    let mut lengths = head.all("content-length");
-    let Some(length) = lengths.next() else { return Ok(0) };
-    if lengths.any(|other| other != length) {
-        return refuse("400 Bad Request", "there are several Content-Lengths");
-    }
-    match crate::parse::decimal(length.as_bytes()) {
-        Some(length) if length > limits::BODY_BYTES => {
-            let most = limits::BODY_BYTES;
-            refuse("413 Content Too Large", &format!("a body of over {most} bytes is not read"))
-        }
-        Some(length) => Ok(length as usize),
-        None => refuse("400 Bad Request", "Content-Length is not a number"),
-    }
-}
-
-fn keep_alive(head: &Head<'_>) -> bool {
-    match head.minor_version {
-        0 => head.lists("connection", "keep-alive"),
-        _ => !head.lists("connection", "close"),
-    }
-}
-
-fn refused(error: &HeadError) -> End {
-    Refusal::of(error).map_or(End::Over, End::Refused)
-}
-
-/// Reads what there is. `since` is when the request began: before, the client may be silent for long.
-fn read_more(
-    stream: &mut Stream<'_>,
-    bytes: &mut Vec<u8>,
-    since: &mut Option<Instant>,
-) -> Result<(), End> {
-    let filled = bytes.len();
-    if filled >= limits::HEAD_BYTES {
-        return Err(refused(&HeadError::Large));
-    }
-    let deadline = match since {
-        Some(since) => *since + limits::HEAD,
-        None => Instant::now() + limits::KEEP_ALIVE,
-    };
-    let mut part = [0; 1024];
-    let room = part.len().min(limits::HEAD_BYTES - filled);
-    match stream.read_by(&mut part[..room], deadline) {
-        Ok(0) if filled == 0 => Err(End::Over),
-        Ok(0) => Err(refused(&HeadError::Malformed("it ends in the middle".to_owned()))),
-        Ok(read) => {
-            bytes.extend_from_slice(&part[..read]);
-            since.get_or_insert_with(Instant::now);
-            Ok(())
-        }
-        Err(error) if error.kind() == ErrorKind::TimedOut && filled > 0 => {
-            Err(refused(&HeadError::Slow))
-        }
-        Err(error) if error.kind() == ErrorKind::TimedOut => Err(End::Over),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Forgets a request of `length` bytes, the unread rest of its body as well.
-fn skip(stream: &mut Stream<'_>, bytes: &mut Vec<u8>, length: usize) -> Result<(), End> {
-    let mut missing = length.saturating_sub(bytes.len());
-    bytes.drain(..length.min(bytes.len()));
-    let deadline = Instant::now() + limits::HEAD;
-    let mut part = [0; 1024];
-    while missing > 0 {
-        let room = part.len().min(missing);
-        match stream.read_by(&mut part[..room], deadline) {
-            Ok(0) => return Err(End::Over),
-            Ok(read) => missing -= read,
-            Err(error) if error.kind() == ErrorKind::TimedOut => {
-                return Err(refused(&HeadError::Slow));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 impl Answer {

@@ -1,8 +1,6 @@
-//! Request heads and short answers of HTTP/1.x. No bodies are read, and a connection answers one
-//! request, unless it becomes a WebSocket.
+//! Request heads and refusals of HTTP/1.x. No bodies are read, and a refusal ends its connection.
 
-use std::io::{self, ErrorKind, Write};
-use std::time::Instant;
+use std::io::{self, Write};
 
 use httparse::Header;
 
@@ -94,30 +92,6 @@ impl<'a> Head<'a> {
             .filter_map(|item| item.split_once('='))
             .find(|(key, _)| *key == name)
             .map(|(_, value)| percent_decode(value))
-    }
-}
-
-/// Reads from a client until a whole head is there. Returns everything that was read: the head, and
-/// what came behind it.
-pub fn read_head(stream: &mut Stream<'_>) -> Result<Vec<u8>, HeadError> {
-    let deadline = Instant::now() + limits::HEAD;
-    let mut bytes = Vec::new();
-    loop {
-        let filled = bytes.len();
-        if filled >= limits::HEAD_BYTES {
-            return Err(HeadError::Large);
-        }
-        bytes.resize((filled + 1024).min(limits::HEAD_BYTES), 0);
-        let read = stream.read_by(&mut bytes[filled..], deadline);
-        bytes.truncate(filled + *read.as_ref().unwrap_or(&0));
-        match read {
-            Ok(0) if filled == 0 => return Err(HeadError::Gone(ErrorKind::UnexpectedEof.into())),
-            Ok(0) => return Err(HeadError::Malformed("it ends in the middle".to_owned())),
-            Ok(_) if Head::parse(&bytes, &mut Head::lines())?.is_some() => return Ok(bytes),
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::TimedOut => return Err(HeadError::Slow),
-            Err(error) => return Err(HeadError::Gone(error)),
-        }
     }
 }
 

@@ -6,9 +6,11 @@
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use log::Level;
 
+use super::counters::{Counters, Entered};
 use super::http::Refusal;
 use super::permits::{Permit, Permits};
 use crate::config::{Config, Current};
@@ -24,6 +26,7 @@ pub struct Port {
     name: &'static str,
     listener: TcpListener,
     permits: Permits,
+    counters: Arc<Counters>,
     log: PeerLog,
 }
 
@@ -43,6 +46,10 @@ pub struct Guest<'a> {
     pub peer: SocketAddr,
     /// Its place.
     pub permit: Permit<'a>,
+    /// Where the port counts.
+    pub counters: &'a Counters,
+    /// It is counted as long as it is here.
+    _entered: Entered<'a>,
 }
 
 impl Port {
@@ -64,7 +71,13 @@ impl Port {
         sys::set_listener_options(&listener, &options).map_err(fail)?;
         listener.set_nonblocking(true).map_err(fail)?;
         log::info!("{name} listening on {}", listener.local_addr().map_err(fail)?);
-        Ok(Self { name, listener, permits: Permits::default(), log: PeerLog::new() })
+        let (permits, counters) = (Permits::default(), Arc::default());
+        Ok(Self { name, listener, permits, counters, log: PeerLog::new() })
+    }
+
+    /// What came and went.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
     }
 
     /// Lets `serve` have every connection, each in a thread of its own, until `stop` rings. Returns when
@@ -120,7 +133,9 @@ impl Port {
         if !admission.trusted_proxies.contains(&address) && !permit.claim(address, each) {
             return Err(too_many_of(address, each));
         }
-        Ok(Guest { peer: SocketAddr::new(address, peer.port()), permit })
+        let peer = SocketAddr::new(address, peer.port());
+        let counters = &*self.counters;
+        Ok(Guest { peer, permit, counters, _entered: counters.enter() })
     }
 
     fn start<'env, 'a: 'env>(
@@ -133,7 +148,7 @@ impl Port {
     ) {
         let stack = limits::CONNECTION_STACK_BYTES;
         let work = move || match Stream::new(socket, stop) {
-            Ok(stream) => serve(stream, guest),
+            Ok(stream) => serve(stream.counted(&guest.counters.traffic), guest),
             Err(error) => log::debug!("{}: {}", guest.peer, reason(&error)),
         };
         let room = sys::check_room(limits::HEADROOM_BYTES);
@@ -150,7 +165,9 @@ impl Port {
     /// Refuses without waiting for anybody: under a flood this thread must go on accepting.
     fn refuse(&self, mut socket: TcpStream, peer: SocketAddr, text: String) {
         self.log.write(Level::Warn, || format!("{}: {peer} refused: {text}", self.name));
-        let answer = Refusal::busy(text).to_bytes("GET");
+        let refusal = Refusal::busy(text);
+        self.counters.answered(refusal.status);
+        let answer = refusal.to_bytes("GET");
         // Best effort by design. What has arrived is read, so that closing does not become a reset.
         let mut request = [0; 2048];
         let _ = socket.set_nonblocking(true);

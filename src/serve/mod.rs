@@ -2,6 +2,9 @@
 //! every wait.
 
 pub mod client_address;
+pub mod counters;
+pub mod documents;
+pub mod exchange;
 pub mod heartbeat;
 pub mod http;
 pub mod listener;

@@ -1,9 +1,11 @@
-//! The telemetry port: from an accepted connection to the service it asks for.
+//! The telemetry port: from an accepted connection to what it asks for.
 
 use log::Level;
 
 use super::client_address;
-use super::http::{self, Head, HeadError, Refusal};
+use super::documents::{Answer, Document, Documents};
+use super::exchange::{End, Unread};
+use super::http::{Head, Refusal};
 use super::listener::{Guest, too_many_of};
 use super::usage;
 use super::websocket;
@@ -17,49 +19,125 @@ use crate::stream::Stream;
 pub struct Telemetry<'a> {
     /// What subscribers see.
     pub usage: usage::Source<'a>,
+    /// What is answered to plain requests.
+    pub documents: Documents<'a>,
     /// Bounds what peers can write into the log.
     pub log: PeerLog,
+}
+
+/// What a request gets, unless it is refused.
+enum Found<'a> {
+    /// A WebSocket, with this key.
+    Upgrade(String),
+    /// This, and the connection may go on.
+    Answer(Answer<'a>),
+}
+
+/// How a request left the connection.
+enum Step {
+    /// There may be another one.
+    Again,
+    /// It is a WebSocket with this key from now on; this came behind the request.
+    Upgrade(String, Vec<u8>),
+    /// It ends with this answer; `HEAD` gets no body.
+    Refuse(Refusal, &'static str),
 }
 
 impl Telemetry<'_> {
     /// Serves one connection to its end.
     pub fn serve(&self, mut stream: Stream<'_>, mut guest: Guest<'_>) {
-        let peer = guest.peer;
-        let bytes = match http::read_head(&mut stream) {
-            Ok(bytes) => bytes,
-            Err(error) => return self.refuse_head(stream, &guest, &error),
-        };
-        let mut lines = Head::lines();
-        let Ok(Some((head, length))) = Head::parse(&bytes, &mut lines) else { return };
-        let config = self.usage.settings.get();
-        match admit(&head, &mut guest, &config.usage) {
-            Ok(key) => {
-                let early = bytes[length..].to_vec();
-                let socket = websocket::accept(stream, key, early);
-                // The head is done with; a subscriber stays for days.
-                drop((bytes, config));
-                match socket {
-                    Ok(socket) => {
-                        log::debug!("usage: {peer} connected");
-                        let end = self.usage.converse(socket);
-                        self.log.write(end.level(), || format!("usage: {peer} {end}"));
-                    }
-                    Err(error) => log::debug!("usage: {peer} left: {}", reason(&error)),
+        let mut unread = Unread::begun();
+        loop {
+            match self.step(&mut stream, &mut unread, &mut guest) {
+                Ok(Step::Again) => {}
+                Ok(Step::Upgrade(key, early)) => {
+                    // What was read of requests is done with; a subscriber stays for days.
+                    drop(unread);
+                    return self.converse(stream, &guest, &key, early);
+                }
+                Ok(Step::Refuse(refusal, method)) => {
+                    return self.refuse(stream, &guest, &refusal, method);
+                }
+                Err(End::Refused(refusal)) => return self.refuse(stream, &guest, &refusal, "GET"),
+                Err(End::Over) => return log::debug!("usage: {} left", guest.peer),
+                Err(End::Broken(error)) => {
+                    let reason = reason(&error);
+                    return log::debug!("usage: {} lost: {reason}", guest.peer);
                 }
             }
-            Err(refusal) => self.refuse(stream, &guest, &refusal, head.method),
         }
     }
 
-    fn refuse_head(&self, stream: Stream<'_>, guest: &Guest<'_>, error: &HeadError) {
-        match Refusal::of(error) {
-            Some(refusal) => self.refuse(stream, guest, &refusal, "GET"),
-            None => log::debug!("usage: {} left before it asked for anything", guest.peer),
+    fn step(
+        &self,
+        stream: &mut Stream<'_>,
+        unread: &mut Unread,
+        guest: &mut Guest<'_>,
+    ) -> Result<Step, End> {
+        let mut method = "GET";
+        let next = unread.next(stream, |head| {
+            method = if head.method == "HEAD" { "HEAD" } else { "GET" };
+            self.find(head, guest)
+        })?;
+        if let Ok(Found::Answer(answer)) = &next.found {
+            guest.counters.answered(answer.status());
+            let bytes = answer.to_bytes(next.keep, next.head_only);
+            unread.answer(stream, &next, &bytes)?;
+        }
+        Ok(match next.found {
+            Ok(Found::Answer(_)) => Step::Again,
+            Ok(Found::Upgrade(key)) => Step::Upgrade(key, unread.rest(next.length)),
+            Err(refusal) => Step::Refuse(refusal, method),
+        })
+    }
+
+    /// What a request gets.
+    fn find(&self, head: &Head<'_>, guest: &mut Guest<'_>) -> Result<Found<'_>, Refusal> {
+        let config = self.documents.settings.get();
+        claim(head, guest, &config.usage)?;
+        let document = Document::at(head.path);
+        let Some(document) = document else {
+            if head.path != "/usage" {
+                return Err(not_found(head.path));
+            }
+            check_token(head, &config.usage)?;
+            if !websocket::origin_allowed(head, &config.usage.allowed_origins) {
+                let text = "pages of this origin may not connect; see usage.allowed_origins";
+                return Err(Refusal::new("403 Forbidden", text));
+            }
+            let key = websocket::upgrade_key(head)?.to_owned();
+            self.documents.wait_until_complete();
+            return Ok(Found::Upgrade(key));
+        };
+        if !["GET", "HEAD"].contains(&head.method) {
+            let text = "there are GET and HEAD here";
+            return Err(Refusal::new("405 Method Not Allowed", text).header("Allow: GET, HEAD"));
+        }
+        if !document.is_open() {
+            check_token(head, &config.usage)?;
+            self.documents.wait_until_complete();
+        }
+        self.documents.answer(document, head).map(Found::Answer)
+    }
+
+    fn converse(&self, stream: Stream<'_>, guest: &Guest<'_>, key: &str, early: Vec<u8>) {
+        let peer = guest.peer;
+        match websocket::accept(stream, key, early) {
+            Ok(socket) => {
+                log::debug!("usage: {peer} connected");
+                let end = self.usage.converse(socket);
+                if let usage::End::Closed(..) = end {
+                    guest.counters.closed();
+                }
+                self.log.write(end.level(), || format!("usage: {peer} {end}"));
+            }
+            Err(error) => log::debug!("usage: {peer} left: {}", reason(&error)),
         }
     }
 
     fn refuse(&self, stream: Stream<'_>, guest: &Guest<'_>, refusal: &Refusal, method: &str) {
         let peer = guest.peer;
+        guest.counters.answered(refusal.status);
         self.log.write(Level::Info, || {
             format!("usage: {peer} refused: {}: {}", refusal.status, refusal.text)
         });
@@ -67,31 +145,32 @@ impl Telemetry<'_> {
     }
 }
 
-/// Checks a request; what comes back is the key of its upgrade.
-fn admit<'a>(head: &Head<'a>, guest: &mut Guest<'_>, config: &Usage) -> Result<&'a str, Refusal> {
-    let peer = guest.peer.ip();
+/// A trusted proxy speaks for others: each request says for whom.
+fn claim(head: &Head<'_>, guest: &mut Guest<'_>, config: &Usage) -> Result<(), Refusal> {
+    let (peer, most) = (guest.peer.ip(), config.max_connections_per_ip);
     if config.trusted_proxies.contains(&peer) {
         let client = client_address::of(head, peer, &config.trusted_proxies);
-        if !guest.permit.claim(client, config.max_connections_per_ip) {
-            return Err(Refusal::busy(too_many_of(client, config.max_connections_per_ip)));
+        if !guest.permit.claim(client, most) {
+            return Err(Refusal::busy(too_many_of(client, most)));
         }
     }
-    if head.path != "/usage" {
-        let text =
-            format!("there is no {} here; telemetry is at /usage", quote(head.path.as_bytes()));
-        return Err(Refusal::new("404 Not Found", text));
+    Ok(())
+}
+
+fn not_found(path: &str) -> Refusal {
+    let path = quote(path.as_bytes());
+    let text = format!("there is no {path} here; telemetry is at /usage, /metrics and /snapshot");
+    Refusal::new("404 Not Found", text)
+}
+
+fn check_token(head: &Head<'_>, config: &Usage) -> Result<(), Refusal> {
+    let Some(token) = &config.token else { return Ok(()) };
+    if has_token(head, token) {
+        return Ok(());
     }
-    if let Some(token) = &config.token
-        && !has_token(head, token)
-    {
-        let text = "a token is needed: \"Authorization: Bearer TOKEN\", or /usage?token=TOKEN";
-        return Err(Refusal::new("401 Unauthorized", text).header("WWW-Authenticate: Bearer"));
-    }
-    if !websocket::origin_allowed(head, &config.allowed_origins) {
-        let text = "pages of this origin may not connect; see usage.allowed_origins";
-        return Err(Refusal::new("403 Forbidden", text));
-    }
-    websocket::upgrade_key(head)
+    let path = head.path;
+    let text = format!("a token is needed: \"Authorization: Bearer TOKEN\", or {path}?token=TOKEN");
+    Err(Refusal::new("401 Unauthorized", text).header("WWW-Authenticate: Bearer"))
 }
 
 fn has_token(head: &Head<'_>, token: &Secret) -> bool {

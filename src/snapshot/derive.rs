@@ -45,8 +45,8 @@ impl Snapshot {
                 })
                 .collect(),
             file_systems: now.file_systems.clone(),
-            temperatures: now.temperatures.clone(),
-            oom_kills: now.oom_kills,
+            temperatures: now.devices.temperatures.clone(),
+            oom_kills: now.vmstat.and_then(|vmstat| vmstat.oom_kill),
             gpus: now.gpus.clone(),
             heartbeats: now.heartbeats.clone(),
             links: now.links.clone(),
@@ -246,6 +246,8 @@ mod tests {
             total_bytes: 1000,
             free_bytes: 600,
             available_bytes: 400,
+            files: 10,
+            files_free: 9,
         };
         assert_eq!((fs.used_bytes(), fs.used_percent()), (400, Some(50.0)));
         let empty = FileSystem { total_bytes: 0, free_bytes: 0, available_bytes: 0, ..fs };

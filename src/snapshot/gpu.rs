@@ -54,6 +54,35 @@ pub enum State {
     Unavailable,
 }
 
+impl State {
+    /// Whether the driver could be asked; `None` where there is nothing to ask, or nothing is known yet.
+    pub fn is_well(self) -> Option<bool> {
+        match self {
+            Self::Starting | Self::NoGpu => None,
+            Self::Ok | Self::Suspended => Some(true),
+            Self::NoDriver
+            | Self::VersionMismatch
+            | Self::Hung
+            | Self::Crashed
+            | Self::Unavailable => Some(false),
+        }
+    }
+}
+
+/// Reasons that hold clocks back, by bit: nvmlClocksEventReason… of nvml.h; what is
+/// found in [`Values::clock_event_reasons`].
+pub const CLOCK_EVENT_REASONS: [&str; 9] = [
+    "gpu_idle",
+    "applications_clocks_setting",
+    "sw_power_cap",
+    "hw_slowdown",
+    "sync_boost",
+    "sw_thermal_slowdown",
+    "hw_thermal_slowdown",
+    "hw_power_brake_slowdown",
+    "display_clock_setting",
+];
+
 /// Who made a GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -71,9 +71,10 @@ impl Disks {
         Self { statvfs: Arc::new(statvfs), shared: Arc::default(), started: false }
     }
 
-    /// Asks all `mounts`, below `root`. Returns what answered in this round or, where a slow mount keeps
-    /// others waiting, in the one before. The machine's own disks are asked first.
-    pub fn ask(&mut self, root: &Path, mounts: &[Mount]) -> Vec<FileSystem> {
+    /// Asks all `mounts`, below `root`. The machine's own disks are asked first.
+    pub fn ask(&mut self, root: &Path, mounts: &[Mount]) {
+        // What is left of the round before must not keep a new thread from this one's first.
+        lock(&self.shared.state).waiting.clear();
         self.tend();
         if !self.started {
             self.started = self.start();
@@ -92,6 +93,11 @@ impl Disks {
         state.waiting =
             order.map(|mount| (below(root, &mount.mount_point), mount.clone())).collect();
         self.shared.changed.notify_all();
+    }
+
+    /// What answered in this round or, where a slow mount keeps others waiting, in the one before.
+    pub fn answers(&self, mounts: &[Mount]) -> Vec<FileSystem> {
+        let state = lock(&self.shared.state);
         let (state, _) = self
             .shared
             .changed
@@ -102,6 +108,11 @@ impl Disks {
             _ => None,
         };
         mounts.iter().filter_map(fresh).collect()
+    }
+
+    /// How many file systems hang.
+    pub fn hung(&self) -> usize {
+        lock(&self.shared.state).hung.len()
     }
 
     /// Leaves the thread behind if it hangs. Says when to look again, if a call is under way.
@@ -191,10 +202,13 @@ fn file_system(mount: Mount, size: FsSize) -> FileSystem {
         mount_point: text(mount.mount_point),
         device: text(mount.source),
         fs_type: text(mount.fs_type),
-        read_only: mount.read_only,
+        // The kernel does the latter itself after an error, and the list of mounts does not change then.
+        read_only: mount.read_only || size.read_only,
         total_bytes: size.total_bytes,
         free_bytes: size.free_bytes,
         available_bytes: size.available_bytes,
+        files: size.files,
+        files_free: size.files_free,
     }
 }
 
@@ -203,6 +217,11 @@ mod tests {
     use super::*;
     use crate::parse::mountinfo::parse;
     use std::sync::mpsc::sync_channel;
+
+    fn ask(disks: &mut Disks, mounts: &[Mount]) -> Vec<FileSystem> {
+        disks.ask(Path::new("/"), mounts);
+        disks.answers(mounts)
+    }
 
     /// Waits until the thread that asks has come so far, on a machine that is busy.
     fn wait_until(disks: &Disks, come_so_far: impl Fn(&State) -> bool) {
@@ -219,7 +238,14 @@ mod tests {
         let mounts = parse(mountinfo).unwrap();
         let (release, hanging) = sync_channel::<()>(0);
         let hanging = Mutex::new(hanging);
-        let size = FsSize { total_bytes: 9, free_bytes: 5, available_bytes: 4 };
+        let size = FsSize {
+            total_bytes: 9,
+            free_bytes: 5,
+            available_bytes: 4,
+            files: 3,
+            files_free: 2,
+            read_only: false,
+        };
         let statvfs = move |path: &Path| {
             if path == Path::new("/nfs") {
                 let _ = lock(&hanging).recv();
@@ -230,7 +256,7 @@ mod tests {
         let mut ask_until = |wanted: &[&str]| {
             let deadline = Instant::now() + Duration::from_secs(60);
             loop {
-                let found = disks.ask(Path::new("/"), &mounts);
+                let found = ask(&mut disks, &mounts);
                 let points: Vec<_> = found.iter().map(|fs| fs.mount_point.as_str()).collect();
                 if points == wanted {
                     break;
@@ -251,7 +277,14 @@ mod tests {
         parse(text.as_bytes()).unwrap()
     }
 
-    const SIZE: FsSize = FsSize { total_bytes: 9, free_bytes: 5, available_bytes: 4 };
+    const SIZE: FsSize = FsSize {
+        total_bytes: 9,
+        free_bytes: 5,
+        available_bytes: 4,
+        files: 3,
+        files_free: 2,
+        read_only: false,
+    };
 
     #[test]
     fn what_answers_after_the_sample_is_in_the_next_one() {
@@ -262,9 +295,9 @@ mod tests {
             }
             Ok(SIZE)
         });
-        disks.ask(Path::new("/"), &mounts(&points));
+        ask(&mut disks, &mounts(&points));
         wait_until(&disks, State::is_done);
-        assert_eq!(disks.ask(Path::new("/"), &mounts(&points)).len(), 3);
+        assert_eq!(ask(&mut disks, &mounts(&points)).len(), 3);
     }
 
     #[test]
@@ -279,7 +312,7 @@ mod tests {
         let names: Vec<String> = (0..=limits::HUNG_MOUNTS).map(|at| format!("/{at}")).collect();
         all.splice(0..0, mounts(&names.iter().map(String::as_str).collect::<Vec<_>>()));
         for hung in 0..=limits::HUNG_MOUNTS + 1 {
-            disks.ask(Path::new("/"), &all);
+            ask(&mut disks, &all);
             let asked = |state: &State| match &state.asking {
                 Some((key, _)) => key.0 != b"/",
                 None => hung >= limits::HUNG_MOUNTS && state.is_done(),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 use crate::limits;
 use crate::parse::ParseError;
+use crate::sys;
 
 /// Enough for most files in one read.
 const FIRST_READ_BYTES: usize = 8 << 10;
@@ -61,8 +62,11 @@ impl Files {
         // Without waiting: a pipe in its place has nothing to say.
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
         let length = read_from_start(&file, &mut self.buffer)?;
-        // Files that are made when they are read have no size. Others may be replaced by new ones.
-        if length > 0 && file.metadata()?.len() == 0 {
+        // Files that are made when they are read have no size, or in sysfs that of a page, whatever is in them.
+        // Others may be replaced by new ones.
+        let size = file.metadata()?.len();
+        let made = size == 0 || size == sys::page_size_bytes() && size > length as u64;
+        if length > 0 && made {
             self.kept.insert(path.to_owned(), file);
         }
         Ok(length)

@@ -11,10 +11,17 @@ use crate::proto::usage::Machine;
 pub fn read(roots: &Roots) -> Machine {
     let mut files = Files::default();
     let os = [roots.root.join("etc/os-release"), roots.root.join("usr/lib/os-release")];
+    let os = os.iter().find_map(|path| files.read(path).ok().map(os_release::parse));
+    let os = os.unwrap_or_default();
+    let mut kernel = |name: &str| files.line(&roots.proc.join("sys/kernel").join(name));
+    let (release, version, domain) = (kernel("osrelease"), kernel("version"), kernel("domainname"));
     Machine {
         cpu_model: cpu_model(&mut files, roots).unwrap_or_else(|| "unknown".to_owned()),
-        os: os.iter().find_map(|path| os_release::parse_pretty_name(files.read(path).ok()?)),
-        kernel: files.line(&roots.proc.join("sys/kernel/osrelease")),
+        os: os.name_for_people(),
+        os_release: os,
+        kernel: release,
+        kernel_version: version,
+        domain_name: domain,
     }
 }
 

@@ -1,12 +1,16 @@
 //! Reads this machine: files below the roots of `path.*`, with [`crate::parse`] to understand them.
 //!
-//! The sampler's thread runs everything here but [`disks`], whose calls may hang, and [`gpu`] with [`amd`], which
-//! have a thread of their own for the same reason.
+//! The sampler's thread runs everything here but [`disks`] and [`sensors`], whose calls may hang, and [`gpu`]
+//! with [`amd`], which have a thread of their own for the same reason.
 
 pub mod amd;
+pub mod aside;
 pub mod disks;
 pub mod files;
 pub mod gpu;
+mod ledger;
 pub mod machine;
 pub mod mounts;
+pub mod own;
 pub mod sampler;
+pub mod sensors;

@@ -1,24 +1,31 @@
 //! One look at this machine. Each file reports its own failure, once; the others go on.
 
-use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::aside::Aside;
 use super::disks::Disks;
 use super::files::Files;
+use super::ledger::Ledger;
 use super::machine;
 use super::mounts::worth_asking;
+use super::sensors::Sensors;
 use crate::config::Roots;
 use crate::error::Error;
+use crate::limits;
 use crate::logger::unix_seconds;
 use crate::parse::mountinfo::Mount;
 use crate::parse::{
-    ParseError, decimal, diskstats, loadavg, meminfo, mountinfo, net_dev, pressure, stat, uptime,
+    ParseError, diskstats, file_nr, loadavg, meminfo, mountinfo, net_dev, pressure, stat, uptime,
     vmstat, zoneinfo,
 };
-use crate::snapshot::{FileSystem, Pressures, Reading, Temperature};
+use crate::snapshot::devices::Devices;
+use crate::snapshot::{FileSystem, Pressures, Reading};
 use crate::sys;
 
 /// Reads the machine's counters.
@@ -27,8 +34,11 @@ pub struct Sampler {
     files: Files,
     disks: Disks,
     mounts: Mounts,
+    sensors: Aside<Devices>,
     started: Instant,
-    failures: BTreeMap<&'static str, String>,
+    /// Wall clock of this look, Unix seconds.
+    now: u64,
+    ledger: Ledger,
 }
 
 /// The list of mounts as it was read last, and what came of it.
@@ -36,65 +46,104 @@ pub struct Sampler {
 struct Mounts {
     text: Vec<u8>,
     worth_asking: Vec<Mount>,
+    /// The kernel's list, which says when it has changed. Printing it costs as much as several other files.
+    watched: Option<File>,
 }
 
 impl Sampler {
     /// A sampler of the machine mounted at `roots`.
     pub fn new(roots: Roots, disks: Disks) -> Self {
+        let mut sensors = Sensors::new(&roots.sys);
         Self {
             roots,
             files: Files::default(),
             disks,
             mounts: Mounts::default(),
+            sensors: Aside::new(c"sensors", move || sensors.read()),
             started: Instant::now(),
-            failures: BTreeMap::new(),
+            now: 0,
+            ledger: Ledger::default(),
         }
     }
 
     /// The first look. Without `/proc/stat` and `/proc/meminfo` there is nothing to serve: an error.
     pub fn first(&mut self) -> Result<Reading, Error> {
         let hint = "path.proc must be where the machine's /proc is";
-        self.stat().map_err(|error| error.with_hint(hint))?;
-        self.meminfo().map_err(|error| error.with_hint(hint))?;
-        Ok(self.read())
+        self.parse("stat", stat::parse).map_err(|error| error.with_hint(hint))?;
+        self.parse("meminfo", meminfo::parse).map_err(|error| error.with_hint(hint))?;
+        Ok(self.look(limits::SENSORS_PATIENCE.0))
     }
 
     /// Another look, without GPUs and heartbeats, which others look after. What cannot be read is absent and
     /// said in the log, once.
     pub fn read(&mut self) -> Reading {
-        let stat = self.stat();
-        let meminfo = self.meminfo();
-        let meminfo = self.note("meminfo", meminfo);
-        let low_watermark_bytes = match meminfo {
-            Some(info) if info.mem_available_bytes.is_none() => {
-                self.optional("zoneinfo", zoneinfo::parse_low_watermark_pages)
-            }
-            _ => None,
-        };
-        Reading {
+        self.look(limits::SENSORS_PATIENCE.1)
+    }
+
+    fn look(&mut self, patience: Duration) -> Reading {
+        let since = Instant::now();
+        self.now = unix_seconds();
+        self.sensors.ask();
+        // They answer while the files are read.
+        let mounted = self.mounts();
+        self.disks.ask(&self.roots.root, &self.mounts.worth_asking);
+        let mut reading = Reading {
             monotonic: self.started.elapsed(),
-            unix_seconds: unix_seconds(),
+            unix_seconds: self.now,
             hostname: machine::hostname(&mut self.files, &self.roots),
-            stat: self.note("stat", stat),
-            meminfo,
-            low_watermark_bytes: low_watermark_bytes
-                .map(|pages| pages.saturating_mul(sys::page_size_bytes())),
-            loadavg: self.optional("loadavg", loadavg::parse),
-            uptime_seconds: self.optional("uptime", uptime::parse),
-            pressure: Pressures {
-                cpu: self.optional("pressure/cpu", pressure::parse),
-                memory: self.optional("pressure/memory", pressure::parse),
-                io: self.optional("pressure/io", pressure::parse),
-            },
-            diskstats: self.optional("diskstats", diskstats::parse).unwrap_or_default(),
-            net_dev: self.of_init("net/dev", "net/dev", net_dev::parse).unwrap_or_default(),
-            oom_kills: self.optional("vmstat", vmstat::parse_oom_kills).flatten(),
-            temperatures: self.temperatures(),
-            file_systems: self.file_systems(),
-            gpus: Arc::default(),
-            heartbeats: Arc::default(),
-            links: Arc::default(),
+            stat: self.needed("stat", stat::parse),
+            meminfo: self.needed("meminfo", meminfo::parse),
+            loadavg: self.optional(("loadavg", "loadavg"), loadavg::parse),
+            uptime_seconds: self.optional(("uptime", "uptime"), uptime::parse),
+            pressure: self.pressure(),
+            diskstats: self
+                .optional(("diskstats", "diskstats"), diskstats::parse)
+                .unwrap_or_default(),
+            net_dev: self
+                .of_init(("netdev", "net/dev"), "net/dev", net_dev::parse)
+                .unwrap_or_default(),
+            vmstat: self.optional(("vmstat", "vmstat"), vmstat::parse),
+            file_nr: self.optional(("filefd", "sys/fs/file-nr"), file_nr::parse),
+            ..Reading::default()
+        };
+        reading.low_watermark_bytes = self.low_watermark_bytes(reading.meminfo.as_ref());
+        reading.file_systems = self.file_systems(mounted);
+        reading.file_systems_hung = self.disks.hung();
+        reading.devices = self.devices(patience);
+        reading.sources = self.ledger.end();
+        reading.took = since.elapsed();
+        reading
+    }
+
+    /// Notes how somebody else's source did, before the next look.
+    pub fn record(&mut self, name: &'static str, success: bool, took: Duration) {
+        self.ledger.record(name, success, took, unix_seconds());
+    }
+
+    fn pressure(&mut self) -> Pressures {
+        Pressures {
+            cpu: self.optional(("pressure", "pressure/cpu"), pressure::parse),
+            memory: self.optional(("pressure", "pressure/memory"), pressure::parse),
+            io: self.optional(("pressure", "pressure/io"), pressure::parse),
         }
+    }
+
+    fn low_watermark_bytes(&mut self, meminfo: Option<&meminfo::MemInfo>) -> Option<u64> {
+        if meminfo?.mem_available_bytes.is_some() {
+            return None;
+        }
+        let parse = zoneinfo::parse_low_watermark_pages;
+        let pages = self.optional(("zoneinfo", "zoneinfo"), parse)?;
+        Some(pages.saturating_mul(sys::page_size_bytes()))
+    }
+
+    /// What sysfs says. If it hangs, it is left out until it does not.
+    fn devices(&mut self, patience: Duration) -> Arc<Devices> {
+        let since = Instant::now();
+        let found = self.sensors.answer(patience).ok_or_else(|| {
+            Error::system("read sensors and interfaces".to_owned(), io::ErrorKind::TimedOut.into())
+        });
+        self.ledger.note(("sysfs", "sysfs"), found, since, self.now).unwrap_or_default()
     }
 
     /// Between looks: leaves a hanging file system behind. Says when to come again, if not with the next
@@ -103,24 +152,35 @@ impl Sampler {
         self.disks.tend()
     }
 
-    fn stat(&mut self) -> Result<stat::Stat, Error> {
-        self.files.parse(&self.roots.proc.join("stat"), stat::parse)
+    fn parse<T>(
+        &mut self,
+        file: &str,
+        parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+    ) -> Result<T, Error> {
+        self.files.parse(&self.roots.proc.join(file), parse)
     }
 
-    fn meminfo(&mut self) -> Result<meminfo::MemInfo, Error> {
-        self.files.parse(&self.roots.proc.join("meminfo"), meminfo::parse)
+    /// A file that every kernel has.
+    fn needed<T>(
+        &mut self,
+        file: &'static str,
+        parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+    ) -> Option<T> {
+        let since = Instant::now();
+        let result = self.parse(file, parse);
+        self.ledger.note((file, file), result, since, self.now)
     }
 
     /// A file that this kernel may not have: then it is absent, and nothing is said.
     fn optional<T>(
         &mut self,
-        name: &'static str,
+        (source, file): (&'static str, &'static str),
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
-        let result = self.files.parse(&self.roots.proc.join(name), parse);
-        match result {
+        let since = Instant::now();
+        match self.parse(file, parse) {
             Err(Error::System { ref source, .. }) if is_absent(source) => None,
-            result => self.note(name, result),
+            result => self.ledger.note((source, file), result, since, self.now),
         }
     }
 
@@ -128,25 +188,32 @@ impl Sampler {
     /// with the host's mounted elsewhere), the machine's are those of its process 1.
     fn of_init<T>(
         &mut self,
-        name: &'static str,
+        (source, name): (&'static str, &'static str),
         own: &'static str,
         mut parse: impl FnMut(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
+        let since = Instant::now();
         if self.roots.proc.as_os_str() != "/proc" {
             let path = self.roots.proc.join("1").join(name);
             if let Ok(found) = self.files.parse(&path, &mut parse) {
+                self.ledger.record(source, true, since.elapsed(), self.now);
                 return Some(found);
             }
         }
-        self.optional(own, parse)
+        self.optional((source, own), parse)
     }
 
-    /// How full the file systems are. Mounts seldom change, and parsing their list costs more than all
-    /// other files together: it is done when the list's text has changed.
-    fn file_systems(&mut self) -> Vec<FileSystem> {
+    /// Looks what is mounted; whether that is known. Mounts seldom change, and parsing their list costs more than
+    /// all other files together: it is done when the list's text has changed.
+    fn mounts(&mut self) -> bool {
         let mut mounts = std::mem::take(&mut self.mounts);
+        if mounts.watched.as_ref().is_some_and(|list| !has_changed(list)) {
+            self.mounts = mounts;
+            return true;
+        }
         let root = self.roots.root.clone();
-        let read = self.of_init("mountinfo", "self/mountinfo", |text| {
+        let watched = self.watch_mounts();
+        let read = self.of_init(("filesystem", "mountinfo"), "self/mountinfo", |text| {
             if text != mounts.text {
                 mounts.worth_asking = worth_asking(mountinfo::parse(text)?, &root);
                 text.clone_into(&mut mounts.text);
@@ -154,54 +221,39 @@ impl Sampler {
             Ok(())
         });
         if read.is_some() {
-            self.mounts = mounts;
+            self.mounts = Mounts { watched, ..mounts };
         }
-        self.disks.ask(&root, &self.mounts.worth_asking)
+        read.is_some()
     }
 
-    fn temperatures(&mut self) -> Vec<Temperature> {
-        let thermal = self.roots.sys.join("class/thermal");
-        let zones = std::fs::read_dir(&thermal).into_iter().flatten().flatten();
-        let mut zones: Vec<(u32, PathBuf)> = zones
-            .filter_map(|entry| {
-                let name = entry.file_name();
-                let number = name.as_encoded_bytes().strip_prefix(b"thermal_zone")?;
-                Some((u32::try_from(decimal(number)?).ok()?, entry.path()))
-            })
-            .collect();
-        zones.sort();
-        zones
-            .into_iter()
-            .filter_map(|(zone, path)| {
-                // A zone that is switched off refuses to be read; that is its normal state.
-                let millidegrees: i32 = self.files.line(&path.join("temp"))?.parse().ok()?;
-                let celsius = f64::from(millidegrees) / 1000.0;
-                let sensor = self.files.line(&path.join("type"))?;
-                // Firmware without a reading says absolute zero, or less.
-                (celsius > -273.0).then_some(Temperature { zone, sensor, celsius })
-            })
-            .collect()
+    /// The list of mounts, if it is the kernel's own. It is opened before it is read: what changes in between is
+    /// seen the next time.
+    fn watch_mounts(&self) -> Option<File> {
+        let proc = &self.roots.proc;
+        let of_init = (proc.as_os_str() != "/proc").then(|| proc.join("1/mountinfo"));
+        // Without waiting: a pipe in its place has nothing to say.
+        let open = |path: PathBuf| {
+            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
+        };
+        let list = of_init.and_then(open).or_else(|| open(proc.join("self/mountinfo")))?;
+        let is_kernels = list.metadata().is_ok_and(|metadata| metadata.len() == 0);
+        is_kernels.then_some(list)
     }
 
-    /// Logs when a file begins to fail, and when it is well again.
-    fn note<T>(&mut self, name: &'static str, result: Result<T, Error>) -> Option<T> {
-        match result {
-            Ok(value) => {
-                if self.failures.remove(name).is_some() {
-                    log::info!("{name} can be read again");
-                }
-                Some(value)
-            }
-            Err(error) => {
-                let message = error.to_string();
-                if !self.failures.contains_key(name) {
-                    log::warn!("{message}; its values are left out until it can be read");
-                    self.failures.insert(name, message);
-                }
-                None
-            }
+    /// How full the file systems are.
+    fn file_systems(&mut self, mounted: bool) -> Vec<FileSystem> {
+        let since = Instant::now();
+        let found = self.disks.answers(&self.mounts.worth_asking);
+        if mounted {
+            self.ledger.record("filesystem", true, since.elapsed(), self.now);
         }
+        found
     }
+}
+
+/// Whether a list of mounts is not what it was when this was asked last.
+fn has_changed(list: &File) -> bool {
+    sys::wait([(list.as_fd(), sys::Until::Changed)], Some(Duration::ZERO)) == [true]
 }
 
 /// No such file, or pressure accounting that is compiled in and switched off.

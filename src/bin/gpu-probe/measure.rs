@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use hm_agent::snapshot::gpu::{
-    Ecc, MigInstance, NvLink, Process, ProcessKind, RemappedRows, Values,
+    CLOCK_EVENT_REASONS, Ecc, MigInstance, NvLink, Process, ProcessKind, RemappedRows, Values,
 };
 use hm_agent::sys::nvml;
 use nvml_wrapper::Device;
@@ -18,19 +18,6 @@ use nvml_wrapper::structs::device::FieldId;
 
 /// NVML_NVLINK_MAX_LINKS.
 const MAX_LINKS: u32 = 18;
-
-/// Reasons that hold clocks back, by bit: nvmlClocksEventReason… of nvml.h.
-const CLOCK_EVENT_REASONS: [&str; 9] = [
-    "gpu_idle",
-    "applications_clocks_setting",
-    "sw_power_cap",
-    "hw_slowdown",
-    "sync_boost",
-    "sw_thermal_slowdown",
-    "hw_thermal_slowdown",
-    "hw_power_brake_slowdown",
-    "display_clock_setting",
-];
 
 /// Asks the driver, and remembers how it refused. What is not supported is absent; once the GPU is lost
 /// nothing more is asked.

@@ -70,6 +70,8 @@ fn a_heartbeat_has_what_is_known() {
             total_bytes: 1000,
             free_bytes: 659,
             available_bytes: 659,
+            files: 10,
+            files_free: 9,
         }],
         ..Default::default()
     };

@@ -100,6 +100,11 @@ impl Board {
         Arc::new(Gpus { nvidia: state.nvidia.clone(), each })
     }
 
+    /// How long the last answer took.
+    pub fn took(&self) -> Duration {
+        lock(&self.state).took
+    }
+
     pub(super) fn asked(&self) -> &Event {
         &self.asked
     }

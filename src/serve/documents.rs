@@ -1,0 +1,241 @@
+//! What the telemetry port answers to plain requests: /metrics, /snapshot, and how the agent is. All of it comes
+//! from the last sample; nobody waits for a driver.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use super::counters::Counters;
+use super::http::{Head, Refusal};
+use crate::config::Current;
+use crate::feed::Feed;
+use crate::limits;
+use crate::proto::gzip;
+use crate::proto::metrics::{Facts, Format, PortStatus, render};
+use crate::proto::usage::{self, Machine};
+use crate::source::own;
+use crate::sync::Stop;
+use crate::sys::{self, Event};
+
+/// What the answers are made of.
+pub struct Documents<'a> {
+    /// The samples.
+    pub feed: &'a Feed,
+    /// What does not change.
+    pub machine: &'a Machine,
+    /// The settings in force.
+    pub settings: &'a Current,
+    /// Readable when samples say how it stands with the GPUs.
+    pub complete: &'a Event,
+    /// Readable when the agent stops.
+    pub stop: &'a Stop,
+    /// Every port and its counters.
+    pub ports: Vec<(&'static str, &'a Counters)>,
+    /// Those that are being answered.
+    pub scrapes: Scrapes,
+}
+
+/// What there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Document {
+    /// For Prometheus.
+    Metrics,
+    /// For curl and jq.
+    Snapshot,
+    /// Whether the agent lives.
+    Healthy,
+    /// Whether it knows all that it will know.
+    Ready,
+}
+
+impl Document {
+    /// What is at this path.
+    pub fn at(path: &str) -> Option<Self> {
+        match path {
+            "/metrics" => Some(Self::Metrics),
+            "/snapshot" => Some(Self::Snapshot),
+            "/-/healthy" | "/healthz" => Some(Self::Healthy),
+            "/-/ready" => Some(Self::Ready),
+            _ => None,
+        }
+    }
+
+    /// Whether anybody may have it, who asks whether the agent lives without being told of the machine.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Healthy | Self::Ready)
+    }
+}
+
+/// An answer, as it goes over the wire but for its first and last lines.
+pub struct Answer<'a> {
+    status: &'static str,
+    content_type: &'static str,
+    headers: &'static str,
+    body: Vec<u8>,
+    /// Held until the answer is sent.
+    _place: Option<Place<'a>>,
+}
+
+impl Answer<'_> {
+    /// Number and words, e.g. `200 OK`.
+    pub fn status(&self) -> &'static str {
+        self.status
+    }
+
+    /// Head and body in one piece: in two, the end of the second would wait until the first is confirmed.
+    pub fn to_bytes(&self, keep: bool, head_only: bool) -> Vec<u8> {
+        let Self { status, content_type, headers, body, .. } = self;
+        let connection = if keep { "keep-alive" } else { "close" };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{headers}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n",
+            body.len()
+        );
+        let mut bytes = head.into_bytes();
+        if !head_only {
+            bytes.extend_from_slice(body);
+        }
+        bytes
+    }
+}
+
+impl<'a> Documents<'a> {
+    /// The answer to a request for it.
+    pub fn answer(&'a self, document: Document, head: &Head<'_>) -> Result<Answer<'a>, Refusal> {
+        if document.is_open() {
+            let (status, text) = match self.trouble(document) {
+                None => ("200 OK", "ok\n".to_owned()),
+                Some(trouble) => ("503 Service Unavailable", format!("{trouble}\n")),
+            };
+            let (content_type, body) = ("text/plain; charset=utf-8", text.into_bytes());
+            return Ok(Answer { status, content_type, headers: "", body, _place: None });
+        }
+        let place = self.scrapes.enter().ok_or_else(|| {
+            let most = limits::SCRAPES;
+            Refusal::busy(format!("{most} requests like this one are being answered already"))
+        })?;
+        let (content_type, text) = match document {
+            Document::Metrics => {
+                let format = Format::wanted(head.all("accept"));
+                (format.content_type(), self.metrics(format))
+            }
+            _ => ("application/json", self.snapshot()),
+        };
+        let mut answer = Answer {
+            status: "200 OK",
+            content_type,
+            headers: "Vary: Accept, Accept-Encoding\r\n",
+            body: text.into_bytes(),
+            _place: Some(place),
+        };
+        let long = answer.body.len() >= limits::GZIP_BYTES;
+        if long && gzip::is_accepted(head.all("accept-encoding")) {
+            answer.body = gzip::compress(&answer.body);
+            answer.headers = "Vary: Accept, Accept-Encoding\r\nContent-Encoding: gzip\r\n";
+        }
+        Ok(answer)
+    }
+
+    /// Waits, three seconds after the start at most, until it is known how it stands with the GPUs: who asks only
+    /// once what there is, and all dashboards do that when the agent was restarted, is not told too little.
+    pub fn wait_until_complete(&self) {
+        sys::wait_readable([self.stop.as_fd(), self.complete.as_fd()], None);
+    }
+
+    /// Whether samples say how it stands with the GPUs.
+    pub fn is_complete(&self) -> bool {
+        sys::wait_readable([self.complete.as_fd()], Some(Duration::ZERO)) == [true]
+    }
+
+    /// What is wrong, if something is.
+    fn trouble(&self, document: Document) -> Option<String> {
+        let interval = self.settings.get().interval;
+        let stale = stale(self.feed.current().age(), interval);
+        match document {
+            Document::Ready if !self.is_complete() => {
+                Some("the first word on the GPUs is still to come".to_owned())
+            }
+            _ => stale,
+        }
+    }
+
+    fn metrics(&self, format: Format) -> String {
+        let sample = self.feed.current();
+        let boot = sample.reading.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
+        let facts = Facts {
+            reading: &sample.reading,
+            machine: self.machine,
+            now: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
+            interval: self.settings.get().interval,
+            samples: sample.tick() + 1,
+            process: own::process(boot),
+            ports: &self.ports(),
+        };
+        render(&facts, format)
+    }
+
+    fn snapshot(&self) -> String {
+        let sample = self.feed.current();
+        let boot = sample.reading.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
+        let primary = self.settings.get().gpu.primary;
+        let own = usage::OwnStatus { process: own::process(boot), ports: &self.ports() };
+        usage::whole(self.machine, &sample.reading, &sample.snapshot, primary, own)
+    }
+
+    fn ports(&self) -> Vec<PortStatus> {
+        self.ports.iter().map(|(name, counters)| counters.status(name)).collect()
+    }
+}
+
+/// A sample that is older than three intervals: the sampler hangs, or the machine is too busy for it.
+fn stale(age: Duration, interval: Duration) -> Option<String> {
+    (age > interval * 3).then(|| {
+        let (age, interval) = (age.as_secs(), interval.as_secs());
+        format!("the last sample is {age} s old, and there should be one every {interval} s")
+    })
+}
+
+/// Answers that take memory until they are sent.
+#[derive(Default)]
+pub struct Scrapes(AtomicUsize);
+
+/// One of them, given back when it is dropped.
+pub struct Place<'a>(&'a Scrapes);
+
+impl Scrapes {
+    fn enter(&self) -> Option<Place<'_>> {
+        let place = Place(self);
+        // The place that is too many is dropped, and so given back.
+        (self.0.fetch_add(1, Ordering::Relaxed) < limits::SCRAPES).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_may_be_three_intervals_old() {
+        let second = Duration::from_secs(1);
+        assert_eq!(stale(second * 15, second * 5), None);
+        let trouble = stale(second * 16, second * 5).unwrap();
+        assert_eq!(trouble, "the last sample is 16 s old, and there should be one every 5 s");
+    }
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let scrapes = Scrapes::default();
+        let mut places: Vec<_> = (0..limits::SCRAPES).map(|_| scrapes.enter()).collect();
+        assert!(places.iter().all(Option::is_some));
+        assert!(scrapes.enter().is_none() && scrapes.enter().is_none());
+        places.pop();
+        assert!(scrapes.enter().is_some());
+        drop(places);
+        assert_eq!(scrapes.0.load(Ordering::Relaxed), 0);
+    }
+}

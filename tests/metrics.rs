@@ -1,0 +1,389 @@
+//! /metrics, /snapshot and health: what is told of captured machines, of GPUs that follow a script, and how it is asked
+//! for. After a wanted change: `UPDATE_GOLDEN=1 cargo test --test metrics`, then read the difference.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hm_agent::config::Roots;
+use hm_agent::proto::metrics::{Facts, Format, PortStatus, Process, render};
+use hm_agent::source::{disks::Disks, machine, sampler::Sampler};
+use hm_agent::sys::FsSize;
+use miniz_oxide::inflate::decompress_to_vec;
+use support::fake_nvml::Driver;
+use support::{Agent, wait_until};
+
+const CLOSE: &str = "Connection: close\r\n";
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// A captured machine's text, with times and sizes that are in no file made up.
+fn captured(tree: &str, format: Format) -> String {
+    let tree = tests().join("fixtures").join(tree);
+    let roots = Roots { proc: tree.join("proc"), sys: tree.join("sys"), root: tree.join("root") };
+    let size = FsSize {
+        total_bytes: 100 << 30,
+        free_bytes: 50 << 30,
+        available_bytes: 45 << 30,
+        files: 6_553_600,
+        files_free: 6_000_000,
+        read_only: false,
+    };
+    let machine = machine::read(&roots);
+    let mut reading = Sampler::new(roots, Disks::new(move |_| Ok(size))).first().unwrap();
+    (reading.unix_seconds, reading.took) = (1_795_216_252, Duration::from_micros(250));
+    for source in &mut reading.sources {
+        source.duration = Duration::from_micros(20);
+        source.last_success_unix_seconds = Some(1_795_216_252);
+    }
+    let port = PortStatus {
+        name: "usage",
+        connections: 2,
+        accepted: 7,
+        received_bytes: 1000,
+        sent_bytes: 100_000,
+        refused: vec![("unauthorized", 1), ("busy", 0)],
+    };
+    let process = Process {
+        cpu_seconds: 0.25,
+        resident_bytes: 1 << 20,
+        virtual_bytes: 8 << 20,
+        threads: 9,
+        open_files: 40,
+        max_files: 1024,
+        start_unix_seconds: 1_795_216_000.5,
+    };
+    let facts = Facts {
+        reading: &reading,
+        machine: &machine,
+        now: Duration::from_millis(1_795_216_253_125),
+        interval: Duration::from_secs(5),
+        samples: 3,
+        process: Some(process),
+        ports: &[port],
+    };
+    render(&facts, format)
+}
+
+fn compare(name: &str, found: &str) {
+    let path = tests().join("golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, found).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    for (expected, found) in expected.lines().zip(found.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn an_x86_server() {
+    compare("x86.prom", &captured("x86/b", Format::Prometheus));
+}
+
+#[test]
+fn an_arm_machine_in_open_metrics() {
+    compare("arm.openmetrics", &captured("arm/b", Format::OpenMetrics));
+}
+
+#[test]
+fn a_board_has_a_zone_and_a_chip() {
+    let text = captured("raspi", Format::Prometheus);
+    assert!(text.contains("\nnode_thermal_zone_temp{type=\"cpu-thermal\",zone=\"0\"} "), "{text}");
+    assert!(text.contains("\nnode_hwmon_temp_celsius{chip=\"cpu_thermal\",sensor=\"temp1\"} "));
+}
+
+/// The value of a series, by the text before it; panics with the family if it is not there.
+fn value(text: &str, series: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    let family = series.split('{').next().unwrap();
+    let known: Vec<&str> = text.lines().filter(|line| line.starts_with(family)).collect();
+    line.unwrap_or_else(|| panic!("no {series} in {known:#?}")).parse().unwrap()
+}
+
+fn has(text: &str, family: &str) -> bool {
+    text.lines().any(|line| line.starts_with(family))
+}
+
+fn metrics(agent: &Agent) -> String {
+    let (status, answer) = agent.http("/metrics", CLOSE);
+    assert_eq!(status, 200, "{answer}");
+    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+#[test]
+fn the_form_is_the_one_that_is_asked_for() {
+    let agent = Agent::start(&[]);
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
+    let (_, open) = agent.http("/metrics", &format!("{accept}{CLOSE}"));
+    let kind = "\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
+    assert!(open.contains(kind) && open.ends_with("\n# EOF\n"), "{open}");
+    assert!(open.contains("\n# TYPE node_cpu_seconds counter\nnode_cpu_seconds_total{cpu=\"0\""));
+    let (_, plain) = agent.http("/metrics", CLOSE);
+    assert!(plain.contains("\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n"));
+    assert!(
+        plain.contains("\n# TYPE node_cpu_seconds_total counter\n") && !plain.contains("# EOF")
+    );
+    agent.stop();
+}
+
+#[test]
+fn every_family_comes_once_and_every_series_once() {
+    let agent = Agent::start(&[]);
+    for accept in ["", "Accept: application/openmetrics-text\r\n"] {
+        let (_, answer) = agent.http("/metrics", &format!("{accept}{CLOSE}"));
+        let text = answer.split_once("\r\n\r\n").unwrap().1;
+        let mut seen = std::collections::BTreeSet::new();
+        for line in text.lines().filter(|line| *line != "# EOF") {
+            let key = if line.starts_with('#') { line } else { line.rsplit_once(' ').unwrap().0 };
+            assert!(seen.insert(key.to_owned()), "{line} comes twice");
+            assert!(!line.ends_with("NaN") && !line.ends_with("inf"), "{line}");
+        }
+        assert!(seen.len() > 300, "{}", seen.len());
+    }
+    agent.stop();
+}
+
+#[test]
+fn it_is_compressed_for_who_accepts_it_if_it_is_long() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut socket = agent.socket();
+    let request = format!("GET /snapshot HTTP/1.1\r\nAccept-Encoding: gzip\r\n{CLOSE}\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let head = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap() + 4;
+    let (head, body) = answer.split_at(head);
+    let head = std::str::from_utf8(head).unwrap();
+    let (_, plain) = agent.http("/snapshot", CLOSE);
+    assert!(!plain.contains("Content-Encoding"), "{plain}");
+    assert!(plain.contains("\r\nVary: Accept, Accept-Encoding\r\n"), "{plain}");
+    // A small machine's is too short for it.
+    if head.contains("\r\nContent-Encoding: gzip\r\n") {
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+        let text = decompress_to_vec(&body[10..body.len() - 8]).unwrap();
+        assert!(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["machine"].is_object());
+        assert!(body.len() * 2 < text.len(), "{} of {}", body.len(), text.len());
+    } else {
+        assert!(body.len() < hm_agent::limits::GZIP_BYTES, "{head}");
+    }
+    let (_, health) = agent.http("/healthz", &format!("Accept-Encoding: gzip\r\n{CLOSE}"));
+    assert!(!health.contains("Content-Encoding") && health.ends_with("\r\n\r\nok\n"), "{health}");
+    agent.stop();
+}
+
+#[test]
+fn head_gets_no_body_and_other_methods_405() {
+    let agent = Agent::start(&[]);
+    for path in ["/metrics", "/snapshot", "/-/healthy", "/healthz", "/-/ready"] {
+        let answer = agent.raw(format!("HEAD {path} HTTP/1.1\r\n{CLOSE}\r\n").as_bytes());
+        assert!(
+            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"),
+            "{answer}"
+        );
+        assert!(!answer.contains("Content-Length: 0\r\n"), "{answer}");
+        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+            let request = format!("{method} {path} HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+            let answer = agent.raw(request.as_bytes());
+            assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
+            assert!(answer.contains("\r\nAllow: GET, HEAD\r\n"), "{answer}");
+        }
+    }
+    for path in ["/metrics/", "/Metrics", "/-/", "/healthz?x", "/-/healthy/"] {
+        let expected = if path.contains('?') { 200 } else { 404 };
+        assert_eq!(agent.http(path, CLOSE).0, expected, "{path}");
+    }
+    agent.stop();
+}
+
+#[test]
+fn one_connection_answers_many_requests_also_in_one_piece_and_then_a_subscriber() {
+    let agent = Agent::start(&[]);
+    let mut socket = agent.socket();
+    let one = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+    let with_body = "GET /-/ready HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello";
+    socket.write_all([one, with_body, one].concat().as_bytes()).unwrap();
+    let mut answers = Vec::new();
+    while answers.windows(7).filter(|part| part == b"\r\n\r\nok\n").count() < 3 {
+        let mut part = [0; 1024];
+        let read = socket.read(&mut part).unwrap();
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answers));
+        answers.extend(&part[..read]);
+    }
+    let url = format!("ws://{}/usage", agent.address);
+    let mut client = support::Client(tungstenite::client(url, socket).unwrap().0);
+    client.say("subscribe:usage");
+    assert_eq!(client.json()["status"], "subscribed");
+    agent.stop();
+}
+
+#[test]
+fn a_token_guards_everything_but_health() {
+    let agent = Agent::start(&["usage.token=s3cret"]);
+    for path in ["/metrics", "/snapshot"] {
+        let (status, answer) = agent.http(path, CLOSE);
+        assert_eq!(status, 401);
+        assert!(answer.contains("\r\nWWW-Authenticate: Bearer\r\n") && answer.contains(path));
+        assert!(!answer.contains("node_"), "{answer}");
+        assert_eq!(agent.http(&format!("{path}?token=s3cre"), CLOSE).0, 401);
+        assert_eq!(agent.http(&format!("{path}?token=s3cret"), CLOSE).0, 200);
+        assert_eq!(agent.http(path, &format!("Authorization: Bearer s3cret\r\n{CLOSE}")).0, 200);
+    }
+    for path in ["/-/healthy", "/-/ready", "/healthz"] {
+        assert_eq!(agent.http(path, CLOSE).0, 200, "{path}");
+    }
+    let text = agent.http("/metrics?token=s3cret", CLOSE).1;
+    assert_eq!(
+        value(&text, "hm_agent_refusals_total{port=\"usage\",reason=\"unauthorized\"}"),
+        4.0
+    );
+    agent.stop();
+}
+
+#[test]
+fn ready_is_said_when_the_gpus_have_said_the_first_word() {
+    let driver = Driver::new("gpus = 1\nhang = nvmlInit_v2");
+    let agent = Agent::spawn(driver.command(&[], &["gpu.source=nvml", "gpu.timeout=60"]));
+    let (status, answer) = agent.http("/-/ready", CLOSE);
+    assert_eq!(status, 503, "{answer}");
+    assert!(answer.ends_with("the first word on the GPUs is still to come\n"), "{answer}");
+    assert_eq!(agent.http("/-/healthy", CLOSE).0, 200);
+    // Three seconds, whatever the driver does.
+    wait_until("the agent to be ready", || (agent.http("/-/ready", CLOSE).0 == 200).then_some(()));
+    let text = metrics(&agent);
+    assert_eq!(value(&text, "hm_agent_gpu_probe_state{state=\"starting\"}"), 1.0);
+    agent.stop();
+}
+
+#[test]
+fn a_driver_that_hangs_holds_up_no_scrape_and_its_values_go() {
+    let driver = Driver::new("gpus = 2");
+    let mut watched = driver.start(&[]);
+    watched.until_state("ok");
+    assert_eq!(metrics(&watched.agent).matches("\nDCGM_FI_DEV_GPU_TEMP{").count(), 2);
+    driver.becomes("gpus = 2\nhang = nvmlDeviceGetTemperature, nvmlDeviceGetCount_v2");
+    watched.until("GPUs without values", |update| {
+        update["gpus"][0]["temperature_celsius"].is_null().then_some(())
+    });
+    let start = std::time::Instant::now();
+    let text = metrics(&watched.agent);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(!has(&text, "DCGM_FI_DEV_GPU_TEMP"), "no value is kept");
+    watched.stop();
+}
+
+#[test]
+fn eight_gpus_and_what_is_wrong_with_them() {
+    let driver = Driver::new(
+        "gpus = 8\ngpu.0.mig = 1\ngpu.0.mig_instances = 2\ngpu.1.reasons = 68\ngpu.2.energy_mj = 123456789\n\
+         gpu.3.power_mw = 71250\ngpu.4.temp_mem = none\nlost = 6\nxid = 1:1:79, 2:1:79, 3:2:48\n",
+    );
+    let mut watched = driver.start(&[]);
+    watched.until("all errors", |update| {
+        let counts = |gpu: usize| update["gpus"][gpu]["xids"][0]["count"].as_u64();
+        (counts(1) == Some(2) && counts(2) == Some(1) && update["gpus"][6]["problem"] == "lost")
+            .then_some(())
+    });
+    let text = metrics(&watched.agent);
+    let gpu = |family: &str, number: usize| {
+        let start = format!("{family}{{gpu=\"{number}\",UUID=\"GPU-");
+        let line = text.lines().find(|line| line.starts_with(&start) && !line.contains("GPU_I_ID"));
+        line.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+    };
+    let line =
+        text.lines().find(|line| line.starts_with("DCGM_FI_DEV_SM_CLOCK{gpu=\"1\"")).unwrap();
+    for label in [
+        "pci_bus_id=\"00000000:11:00.0\"",
+        "device=\"nvidia1\"",
+        "modelName=\"NVIDIA H100 80GB HBM3\"",
+        "Hostname=\"",
+    ] {
+        assert!(line.contains(label), "{label} in {line}");
+    }
+    assert_eq!(gpu("DCGM_FI_DEV_GPU_TEMP", 3), Some(49.0));
+    assert_eq!(gpu("DCGM_FI_DEV_POWER_USAGE", 3), Some(71.25));
+    assert_eq!(gpu("DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION", 2), Some(123_456_789.0));
+    assert_eq!(gpu("DCGM_FI_DEV_CLOCK_THROTTLE_REASONS", 1), Some(68.0));
+    assert_eq!(gpu("DCGM_FI_DEV_FB_USED", 1), Some(2048.0));
+    assert_eq!(gpu("DCGM_FI_DEV_XID_ERRORS", 1), Some(79.0));
+    assert_eq!(gpu("DCGM_FI_DEV_XID_ERRORS", 5), Some(0.0));
+    assert!(
+        gpu("DCGM_FI_DEV_MEMORY_TEMP", 3).is_some() && gpu("DCGM_FI_DEV_MEMORY_TEMP", 4).is_none()
+    );
+    assert_eq!(gpu("DCGM_FI_DEV_GPU_TEMP", 6), None, "a lost GPU has no values");
+    // One that is divided tells the memory of its parts instead of its own, and no use.
+    assert_eq!(gpu("DCGM_FI_DEV_MIG_MODE", 0), Some(1.0));
+    assert_eq!((gpu("DCGM_FI_DEV_FB_USED", 0), gpu("DCGM_FI_DEV_GPU_UTIL", 0)), (None, None));
+    let parts = text.lines().filter(|line| line.starts_with("DCGM_FI_DEV_FB_USED{gpu=\"0\""));
+    let parts: Vec<&str> = parts
+        .filter(|line| line.contains(",GPU_I_ID=\"") && line.contains(",GPU_I_PROFILE=\""))
+        .collect();
+    assert_eq!(parts.len(), 2, "{parts:#?}");
+    let of = |family: &str, gpu: usize, last: &str| {
+        let mut lines =
+            text.lines().filter(|line| line.starts_with(&format!("{family}{{gpu=\"{gpu}\"")));
+        lines
+            .find(|line| line.contains(last))
+            .map(|line| line.rsplit_once(' ').unwrap().1.to_owned())
+    };
+    assert_eq!(of("hm_agent_gpu_xid_errors_total", 1, "xid=\"79\"").as_deref(), Some("2"));
+    assert_eq!(of("hm_agent_gpu_xid_errors_total", 2, "xid=\"48\"").as_deref(), Some("1"));
+    assert!(of("hm_agent_gpu_xid_last_timestamp_seconds", 2, "xid=\"48\"").is_some());
+    assert_eq!(of("hm_agent_gpu_problem", 6, "problem=\"lost\"").as_deref(), Some("1"));
+    assert_eq!(of("hm_agent_gpu_problem", 5, "problem=\"lost\"").as_deref(), Some("0"));
+    assert_eq!(value(&text, "hm_agent_gpu_probe_state{state=\"ok\"}"), 1.0);
+    let source = "hm_agent_source_success{source=\"nvidia\"} 1";
+    wait_until("the source", || metrics(&watched.agent).contains(source).then_some(()));
+    watched.stop();
+}
+
+#[test]
+fn applications_are_told_up_to_a_number_the_latest_first() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut socket = std::net::TcpStream::connect(agent.heartbeat()).unwrap();
+    let mut beat = |id: &str| {
+        write!(socket, "GET /hb_ping?60000&appid={id} HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = [0; 1024];
+        assert!(socket.read(&mut answer).unwrap() > 0);
+    };
+    beat("first%22one");
+    for number in 0..249 {
+        beat(&format!("app{number}"));
+    }
+    let state = "hm_agent_heartbeat_apps{state=\"ok\"}";
+    let text = wait_until("all applications", || {
+        let text = metrics(&agent);
+        (value(&text, state) == 250.0).then_some(text)
+    });
+    assert_eq!(text.matches("\nhm_agent_heartbeat_app_overdue_ratio{").count(), 200);
+    assert_eq!(value(&text, "hm_agent_metrics_left_out{kind=\"heartbeat_apps\"}"), 50.0);
+    assert_eq!(
+        value(&text, "hm_agent_heartbeat_app_state{app_id=\"first\\\"one\",state=\"ok\"}"),
+        1.0
+    );
+    agent.stop();
+}
+
+#[test]
+fn snapshot_is_one_object_with_everything() {
+    let agent = Agent::start(&[]);
+    let (status, answer) = agent.http("/snapshot", CLOSE);
+    assert_eq!(status, 200);
+    assert!(answer.contains("\r\nContent-Type: application/json\r\n"), "{answer}");
+    let found: serde_json::Value =
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(found["type"], "snapshot");
+    assert_eq!(found["machine"]["agent"], env!("CARGO_PKG_VERSION"));
+    assert!(found["memory_bytes"]["MemTotal"].as_u64().unwrap() > 0);
+    assert!(found["process"]["resident_bytes"].as_u64().unwrap() > 100_000);
+    assert!(found["sources"][0]["success"].as_bool().unwrap());
+    assert_eq!(found["ports"][0]["name"], "usage");
+    assert!(found["cpu_percent"].is_number() && found["gpus"].is_array());
+    agent.stop();
+}
