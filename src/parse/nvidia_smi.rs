@@ -69,7 +69,7 @@ mod tests {
         let gpus = parse(LINES);
         assert_eq!(gpus.len(), 2);
         let (gpu, values) = (&gpus[0], &gpus[0].values);
-        assert_eq!((gpu.index, &gpu.name[..]), (0, "NVIDIA A100-SXM4-40GB"));
+        assert_eq!((gpu.index, gpu.name.as_str()), (0, "NVIDIA A100-SXM4-40GB"));
         assert_eq!(gpu.pci_address.as_deref(), Some("0000:41:00.0"));
         assert_eq!(values.memory_total_bytes, Some(40960 << 20));
         assert_eq!((values.utilization_percent, values.temperature_celsius), (Some(37), Some(45)));

@@ -121,11 +121,16 @@ impl Request {
     }
 }
 
+/// ssh(1) takes no longer ones.
+const PASSWORD_BYTES: usize = 1000;
+
 fn wanted(at: usize, mut host: Value) -> Result<Wanted, String> {
     let password = match host.get_mut("passwd").map(Value::take) {
         None | Some(Value::Null) => None,
-        Some(Value::String(text)) if text.contains(['\n', '\r', '\0']) => {
-            return Err(format!("params[{at}]: \"passwd\" has more than one line"));
+        Some(Value::String(text))
+            if text.contains(['\n', '\r', '\0']) || text.len() > PASSWORD_BYTES =>
+        {
+            return Err(format!("params[{at}]: \"passwd\" is too long, or has more than one line"));
         }
         Some(Value::String(text)) => Some(text).filter(|text| !text.is_empty()),
         Some(_) => return Err(format!("params[{at}]: \"passwd\" is no text")),

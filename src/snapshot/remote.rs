@@ -49,11 +49,12 @@ pub struct Host {
 }
 
 /// What a look told beside its counters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs)]
+#[derive(Debug, Default)]
 pub struct News {
+    /// There is a list of processors.
     pub processors: bool,
-    pub processes: bool,
+    /// There is a list of processes; this is the one before it.
+    pub processes: Option<(f64, Vec<Process>)>,
 }
 
 impl Look {
@@ -107,8 +108,8 @@ impl Host {
             self.places = processors::parse_places(&text);
         }
         if let Some(text) = sections.remove("processes") {
-            self.processes = (uptime, processes::parse(&text));
-            news.processes = !self.processes.1.is_empty();
+            let list = (uptime, processes::parse(&text));
+            news.processes = Some(std::mem::replace(&mut self.processes, list));
         }
         if let Some(text) = sections.remove("devices") {
             self.devices = lines(&text).map(|(_, line)| line.to_vec()).collect();

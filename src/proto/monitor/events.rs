@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::fields::{Fields, two_decimals};
 use super::{cpu, disks, networks};
 use crate::parse::meminfo::MemInfo;
+use crate::parse::processes::Process;
 use crate::snapshot::remote::{Host, Look};
 
 /// At most so many processes are told.
@@ -110,9 +111,10 @@ pub fn gpu(key: &str, host: &Host) -> String {
 }
 
 /// `process`: those that took the most processor time between two lists, and then those with the most memory.
-pub fn process(key: &str, host: &Host, earlier: &Host) -> Option<String> {
-    let ((then, before), (at, now)) = (&earlier.processes, &host.processes);
-    let seconds = Some(at - then).filter(|seconds| *seconds > 0.0)?;
+/// None without a list to compare with.
+pub fn process(key: &str, host: &Host, earlier: &(f64, Vec<Process>)) -> Option<String> {
+    let ((then, before), (at, now)) = (earlier, &host.processes);
+    let seconds = Some(at - then).filter(|seconds| *seconds > 0.0 && !before.is_empty())?;
     let known: std::collections::BTreeMap<_, _> =
         before.iter().map(|one| ((one.pid, one.start_ticks), one.ticks)).collect();
     let mut rows: Vec<_> = now

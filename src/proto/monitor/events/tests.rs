@@ -123,14 +123,14 @@ fn processes_by_processor_time_and_then_memory() {
         Host { processes, page_bytes: 4096, ..Host::default() }
     };
     let (before, now) = (host(100.0, [0, 7, 7]), host(105.0, [50, 7, 7]));
-    let event = process(KEY, &now, &before).unwrap();
+    let event = process(KEY, &now, &before.processes).unwrap();
     let expected = json!([
         {"pid": 1, "name": "p1", "cpu": 10.0, "mem": 20.0, "mem_unit": "KB"},
         {"pid": 3, "name": "p3", "cpu": 0.0, "mem": 2.0, "mem_unit": "MB"},
         {"pid": 2, "name": "p2", "cpu": 0.0, "mem": 1.0, "mem_unit": "MB"},
     ]);
     assert_eq!(messages(&[event])["process"]["process"], expected, "three of them are enough");
-    assert!(process(KEY, &now, &now).is_none());
+    assert!(process(KEY, &now, &now.processes).is_none());
 }
 
 #[test]
