@@ -5,7 +5,9 @@ pub mod cable;
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
+pub mod monitor;
 pub mod nginx;
+pub mod sshd;
 pub mod updates;
 
 use std::io::{BufRead, BufReader, Read, Write};
