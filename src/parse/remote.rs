@@ -38,7 +38,11 @@ pub struct Parts {
     section: Option<(String, Vec<u8>)>,
     asides: Vec<(u8, Vec<u8>)>,
     noise_bytes: usize,
+    noise: Vec<u8>,
 }
+
+/// What is kept of a line that belongs to nothing.
+const NOISE_BYTES: usize = 200;
 
 impl Parts {
     /// For a stream with this marker; nothing that is kept grows beyond `most_bytes`.
@@ -51,6 +55,7 @@ impl Parts {
             section: None,
             asides: Vec::new(),
             noise_bytes: 0,
+            noise: Vec::new(),
         }
     }
 
@@ -71,6 +76,11 @@ impl Parts {
         self.partial.extend_from_slice(rest);
         self.bound(self.partial.len())?;
         Ok(whole)
+    }
+
+    /// The last line that came before all parts: of a login shell that lets nobody in, the reason.
+    pub fn noise(&self) -> &[u8] {
+        &self.noise
     }
 
     fn bound(&self, bytes: usize) -> Result<(), TooMuch> {
@@ -105,6 +115,9 @@ impl Parts {
         let begun = std::mem::take(&mut self.interrupted);
         let Some((_, body)) = &mut self.section else {
             self.noise_bytes = self.noise_bytes.saturating_add(line.len());
+            if !line.trim_ascii().is_empty() {
+                self.noise = line.get(..NOISE_BYTES).unwrap_or(line).to_vec();
+            }
             return self.bound(self.noise_bytes);
         };
         body.extend_from_slice(&begun);
@@ -162,7 +175,9 @@ mod tests {
 
     #[test]
     fn noise_is_passed_over_and_what_goes_on_beside_may_come_anywhere() {
-        assert_eq!(Parts::new("m3", 100).push(REAL), Ok(expected()));
+        let mut parts = Parts::new("m3", 100);
+        assert_eq!(parts.push(REAL), Ok(expected()));
+        assert_eq!(parts.noise(), b"Welcome!");
     }
 
     #[test]

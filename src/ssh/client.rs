@@ -78,7 +78,8 @@ impl Client {
     }
 
     /// What its end means.
-    pub(super) fn end(&mut self, logged_in: bool, by_password: bool) -> Failure {
+    /// `noise`: the last that the host's shell said to standard output.
+    pub(super) fn end(&mut self, logged_in: bool, by_password: bool, noise: &[u8]) -> Failure {
         let deadline = Instant::now() + limits::LINGER;
         let mut status = None;
         while status.is_none() {
@@ -93,6 +94,9 @@ impl Client {
             if left.is_zero() {
                 break;
             }
+        }
+        if self.words.is_empty() {
+            self.words.extend_from_slice(noise);
         }
         let words = String::from_utf8_lossy(&self.words);
         Failure::of(&words, status.and_then(|status| status.code()), logged_in, by_password)

@@ -40,7 +40,8 @@ impl Failure {
 
     /// What ssh's end means. `words`: what it wrote to standard error; `code`: its exit code.
     pub(super) fn of(words: &str, code: Option<i32>, logged_in: bool, by_password: bool) -> Self {
-        let says = |text: &str| words.contains(text);
+        // Another code is that of the host's shell, and then the words are, too.
+        let says = |text: &str| code == Some(255) && words.contains(text);
         if says("HOST IDENTIFICATION HAS CHANGED") || says("Host key verification failed") {
             return Self::refused(host_key(words));
         }

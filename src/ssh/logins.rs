@@ -41,7 +41,7 @@ impl Logins {
                 if let Some(next) = next {
                     next.bell.ring();
                 }
-                return wanted.then_some(Turn(self));
+                return wanted.then(|| Turn(self));
             }
             if !line.waiting.iter().any(same) {
                 line.waiting.push_back(host.clone());

@@ -236,16 +236,19 @@ impl Session<'_> {
         self.asked = Some(now);
         self.looks += 1;
         wanted.push('\n');
-        self.client
-            .say(&wanted)
-            .map_err(|_| End::Failed(self.client.end(self.up, self.by_password)))
+        self.client.say(&wanted).map_err(|_| self.end())
+    }
+
+    /// ssh has ended.
+    fn end(&mut self) -> End {
+        End::Failed(self.client.end(self.up, self.by_password, self.parts.noise()))
     }
 
     /// Takes in what the host printed.
     fn read(&mut self, buffer: &mut [u8]) -> Result<(), End> {
         let read = self.client.read(buffer).unwrap_or(0);
         if read == 0 {
-            return Err(End::Failed(self.client.end(self.up, self.by_password)));
+            return Err(self.end());
         }
         let parts = self.parts.push(&buffer[..read]);
         for part in parts.map_err(|_| self.lost("the host prints more than it may"))? {

@@ -1,7 +1,8 @@
 //! A client of `/monitor`.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -12,6 +13,8 @@ use super::{Agent, Client, PATIENCE, SLACK, Scratch, hm_agent};
 pub struct Monitor {
     pub agent: Agent,
     pub known_hosts: Scratch,
+    /// Where its clients find it, if not where it listens.
+    relay: Option<SocketAddr>,
 }
 
 impl Monitor {
@@ -19,7 +22,7 @@ impl Monitor {
         Self::start_with(settings, |_| {})
     }
 
-    pub fn start_with(settings: &[&str], change: impl FnOnce(&mut std::process::Command)) -> Self {
+    pub fn start_with(settings: &[&str], change: impl FnOnce(&mut Command)) -> Self {
         let known_hosts = Scratch::new("known hosts");
         let mut command = hm_agent();
         change(&mut command);
@@ -29,7 +32,41 @@ impl Monitor {
         for setting in settings {
             command.args(["-s", setting]);
         }
-        Self { agent: Agent::spawn(command), known_hosts }
+        Self { agent: Agent::spawn(command), known_hosts, relay: None }
+    }
+
+    /// In a network namespace. Clients are not there, so a process for each is between.
+    pub fn start_in(network: &str) -> Self {
+        let inside = ["netns", "exec", network];
+        let mut monitor = Self::start_with(&[], |command| {
+            let mut outer = Command::new("ip");
+            outer.args(inside).arg(command.get_program());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => outer.env(name, value),
+                    None => outer.env_remove(name),
+                };
+            }
+            *command = outer;
+        });
+        let port = monitor.address().port().to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        monitor.relay = Some(listener.local_addr().unwrap());
+        let network = network.to_owned();
+        std::thread::spawn(move || {
+            while let Ok((socket, _)) = listener.accept() {
+                let mut between = Command::new("ip");
+                between.args(["netns", "exec", &network, "busybox", "nc", "127.0.0.1", &port]);
+                let input = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
+                let mut between = between
+                    .stdin(input)
+                    .stdout(std::os::fd::OwnedFd::from(socket))
+                    .spawn()
+                    .unwrap();
+                std::thread::spawn(move || between.wait());
+            }
+        });
+        monitor
     }
 
     /// A good end; the log.
@@ -42,6 +79,9 @@ impl Monitor {
     }
 
     pub fn address(&self) -> SocketAddr {
+        if let Some(relay) = self.relay {
+            return relay;
+        }
         let line = self.agent.wait_log("monitor listening on ");
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
