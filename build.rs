@@ -67,6 +67,8 @@ fn built(out_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let directory = target_dir(out_dir).ok_or_else(|| "OUT_DIR is not where Cargo puts it".into());
     let probe = directory.and_then(|directory| run_cargo(&target, &directory.join("gpu-probe")));
     Ok(probe.unwrap_or_else(|reason| {
+        // Whatever is mended next may have been the reason.
+        println!("cargo:rerun-if-changed=src");
         println!(
             "cargo:warning=this agent will know nothing of NVIDIA's GPUs, for its GPU probe could not be built: \
              {reason}; {}, then `touch build.rs`",

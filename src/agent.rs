@@ -20,7 +20,7 @@ use crate::limits;
 use crate::logger::{self, PeerLog};
 use crate::proto::usage::Machine;
 use crate::serve::counters::Counters;
-use crate::serve::documents::{Documents, Scrapes};
+use crate::serve::documents::{Documents, Scrapes, Spare};
 use crate::serve::heartbeat::Heartbeat;
 use crate::serve::listener::{Admission, Port};
 use crate::serve::monitor::Monitor;
@@ -317,6 +317,7 @@ impl Shared {
             stop: &self.stop,
             ports: self.ports.iter().map(|(name, counters)| (*name, &**counters)).collect(),
             scrapes: Scrapes::default(),
+            spare: Spare::default(),
         };
         let telemetry = Telemetry { usage: source, documents, log: PeerLog::new() };
         port.run(&self.stop, &self.settings, telemetry_admission, |stream, guest| {

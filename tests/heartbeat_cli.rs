@@ -240,7 +240,12 @@ fn signals_reach_the_command() {
          while [ -e {0} ] && ! grep -q TERM {0}; do sleep 0.05; done; exit 9",
         file.display()
     );
-    let child = beat(&agent, &["--", "sh", "-c", &script]);
+    // A script that starts the tests with & or nohup has them ignore signals, and a shell cannot trap what it was told to
+    // ignore.
+    let mut command = Command::new("env");
+    command.args(["--default-signal", env!("CARGO_BIN_EXE_hm-agent"), "beat"]);
+    command.args(["--url", &format!("http://{}", agent.heartbeat()), "--", "sh", "-c", &script]);
+    let child = Running::new(command.stdin(Stdio::piped()));
     let mut expected = vec!["ready".to_owned()];
     wait_until("a ready script", || (lines_of(&file) == expected).then_some(()));
     for name in ["INT", "USR1", "USR2", "HUP", "TERM"] {
@@ -256,15 +261,8 @@ fn signals_reach_the_command() {
 #[test]
 fn the_command_starts_with_no_signal_blocked() {
     let mut command = hm_agent();
-    command.args([
-        "beat",
-        "--url",
-        "http://127.0.0.1:1",
-        "--",
-        "grep",
-        "SigBlk",
-        "/proc/self/status",
-    ]);
+    command.args(["beat", "--url", "http://127.0.0.1:1"]);
+    command.args(["--", "grep", "SigBlk", "/proc/self/status"]);
     assert_eq!(ran(&mut command).1, "SigBlk:\t0000000000000000\n");
 }
 

@@ -38,7 +38,7 @@ fn what_is_no_upgrade_is_told_what_to_do() {
     assert!(answer.ends_with("connect to it with ws://\n"), "{answer}");
     let (code, answer) = agent.http("/elsewhere?x=/usage", UPGRADE);
     assert_eq!(code, 404);
-    assert!(answer.contains("telemetry is at /usage"), "{answer}");
+    assert!(answer.contains("telemetry is at /, /usage"), "{answer}");
     assert_eq!(agent.http("/usage/", UPGRADE).0, 404);
     let accepted = agent.raw(format!("GET /usage HTTP/1.0\r\n{UPGRADE}\r\n").as_bytes());
     assert!(accepted.starts_with("HTTP/1.1 400") && accepted.contains("proxy_http_version 1.1"));

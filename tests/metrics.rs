@@ -67,7 +67,7 @@ fn captured(tree: &str, format: Format) -> String {
         process: Some(process),
         ports: &[port],
     };
-    render(&facts, format)
+    String::from_utf8(render(&facts, format, Vec::new())).unwrap()
 }
 
 fn compare(name: &str, found: &str) {
@@ -207,7 +207,7 @@ fn one_connection_answers_many_requests_also_in_one_piece_and_then_a_subscriber(
     let agent = Agent::start(&[]);
     let mut socket = agent.socket();
     let one = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
-    let with_body = "GET /-/ready HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello";
+    let with_body = "GET /-/healthy HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello";
     socket.write_all([one, with_body, one].concat().as_bytes()).unwrap();
     let mut answers = Vec::new();
     while answers.windows(7).filter(|part| part == b"\r\n\r\nok\n").count() < 3 {

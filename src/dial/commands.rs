@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use log::Level;
+
 use super::command::{self, Job};
 use super::ledger::{Accepted, Ledger};
 use super::uplink::quoted;
@@ -41,12 +43,12 @@ impl Commands {
         Self { policy, user, ledger, queue: Mutex::default() }
     }
 
-    /// Core asks for one, which gets its turn, or an answer that says why not. `asked_by` is for the log, `message_id` for
-    /// the result's message; `changed` is called when there is something to tell Core.
+    /// Core asks for one, which gets its turn, or an answer that says why not. `say` writes a line about Core,
+    /// `message_id` is for the result's message; `changed` is called when there is something to tell Core.
     pub fn order<'env>(
         &'env self,
         order: Order,
-        asked_by: &str,
+        say: impl Fn(Level, &str),
         message_id: String,
         crew: &Crew<'env>,
         stop: &'env Stop,
@@ -59,21 +61,21 @@ impl Commands {
         match accepted {
             Accepted::New => {}
             Accepted::Pending | Accepted::Ended => {
-                log::info!("core: {asked_by} asks again for command {id}, which is not run twice");
+                say(Level::Info, &format!("asks again for command {id}, which is not run twice"));
                 return changed();
             }
         }
         let refusal = match self.job(order) {
             Ok(job) => match self.enqueue(job, crew, stop, changed) {
                 None => {
-                    log::info!("core: {asked_by} orders command {id} as {user}: {text}");
+                    say(Level::Info, &format!("orders command {id} as {user}: {text}"));
                     return;
                 }
                 Some(refusal) => refusal,
             },
             Err(refusal) => refusal,
         };
-        log::warn!("core: {asked_by} orders command {id}, refused: {}: {text}", refusal.stderr);
+        say(Level::Warn, &format!("orders command {id}, refused: {}: {text}", refusal.stderr));
         lock(&self.ledger).end(refusal);
         changed();
     }

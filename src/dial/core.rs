@@ -185,7 +185,11 @@ impl Link {
                 return Ok(());
             }
         };
-        let verdict = talk.heard(message, chance(), self.uplink.now())?;
+        let verdict =
+            talk.heard(message, chance(), self.uplink.now()).map_err(|outage| match outage {
+                Outage::Refused(why) => Outage::Refused(quoted(&why)),
+                outage => outage,
+            })?;
         let is_new = said.is_new(&verdict);
         let limited = |what: String| {
             if is_new {
@@ -215,9 +219,13 @@ impl Link {
                 limited(format!("does not know this node any more: {}", quoted(&why)));
             }
             Verdict::Execute(order) => {
-                let shown = self.uplink.shown();
+                // Not as other lines about Core, of which some are left out when there are many.
+                let say = |level, what: &str| {
+                    let what = self.uplink.without_secret(what);
+                    log::log!(level, "core: {} {what}", self.uplink.shown());
+                };
                 let changed = || self.changed();
-                self.commands.order(order, &shown, uuid(), context.crew, context.stop, changed);
+                self.commands.order(order, say, uuid(), context.crew, context.stop, changed);
             }
             Verdict::Confirmed(id) => self.confirmed(&id),
             Verdict::Unreadable(id, why) => {
@@ -230,7 +238,8 @@ impl Link {
             }
             Verdict::Trouble(why) => limited(format!("has a trouble: {}", quoted(&why))),
             Verdict::Ignored(what) => {
-                log::debug!("core: {}: {}", self.uplink.shown(), quoted(&what));
+                let what = self.uplink.without_secret(&quoted(&what));
+                log::debug!("core: {}: {what}", self.uplink.shown());
             }
         }
         Ok(())

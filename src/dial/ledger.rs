@@ -164,8 +164,11 @@ impl Ledger {
         self.journal.append('c', message_id);
         self.stale_bytes += message_id.len();
         let command_id = known.command_id.to_string();
-        if known.due.is_empty() && self.stale_bytes > limits::RESULTS_BYTES {
-            self.rewrite();
+        if known.due.is_empty() {
+            self.make_room();
+            if self.stale_bytes > limits::RESULTS_BYTES {
+                self.rewrite();
+            }
         }
         Some(command_id)
     }
@@ -178,16 +181,18 @@ impl Ledger {
         due.unreadable >= limits::UNREADABLE && self.confirm(message_id).is_some()
     }
 
-    /// Keeps within bounds: results that Core has go first, then the oldest others; and commands that were
-    /// answered, the oldest first.
+    /// Keeps within bounds: the oldest results that Core has, and the oldest others, are forgotten; and so are commands
+    /// that were answered, the oldest first.
     fn make_room(&mut self) {
-        let mut bytes: usize = self.commands.iter().map(Known::bytes).sum();
-        for answered in [true, false] {
+        for (answered, most) in [(true, limits::ANSWERED_BYTES), (false, limits::RESULTS_BYTES)] {
+            let is_meant = |known: &Known| known.due.is_empty() == answered;
+            let meant = self.commands.iter().filter(|known| is_meant(known));
+            let mut bytes: usize = meant.map(Known::bytes).sum();
             for known in &mut self.commands {
-                if bytes <= limits::RESULTS_BYTES {
+                if bytes <= most {
                     break;
                 }
-                if known.due.is_empty() != answered || known.bytes() == 0 {
+                if !is_meant(known) || known.bytes() == 0 {
                     continue;
                 }
                 if !answered {

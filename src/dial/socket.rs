@@ -12,7 +12,9 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::WebSocketConfig;
-use tungstenite::{Message, WebSocket};
+use tungstenite::protocol::frame::Frame;
+use tungstenite::protocol::frame::coding::{Data, OpCode};
+use tungstenite::{Bytes, Message, WebSocket};
 
 use super::address::{Address, Proxy};
 use crate::error::reason;
@@ -110,8 +112,22 @@ impl<'a> Socket<'a> {
         Some(address.ip().to_canonical())
     }
 
-    /// Sends a message.
+    /// Sends a message; a long one in parts, each with a time of its own, and without a buffer of its size that stays.
     pub fn send(&mut self, message: Message) -> Result<(), Outage> {
+        let Message::Text(text) = message else { return self.send_part(message) };
+        let (mut rest, mut kind) = (Bytes::from(text), Data::Text);
+        loop {
+            let part = rest.split_to(rest.len().min(limits::FRAME_BYTES));
+            let frame = Frame::message(part, OpCode::Data(kind), rest.is_empty());
+            self.send_part(Message::Frame(frame))?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+            kind = Data::Continue;
+        }
+    }
+
+    fn send_part(&mut self, message: Message) -> Result<(), Outage> {
         self.0.get_mut().stream_mut().begin_message();
         self.0.send(message).map_err(outage)
     }

@@ -13,6 +13,7 @@ use log::Level;
 use tungstenite::Message;
 
 use super::address::{Address, Proxy};
+use super::heartbeat::encode;
 use super::socket::{Route, Socket};
 use super::tls;
 use crate::config::Secret;
@@ -179,12 +180,31 @@ impl Uplink {
         sys::wait_readable(events, Some(wait));
     }
 
-    fn without_secret(&self, text: &str) -> String {
+    /// A text for the log, without what nobody must see.
+    pub fn without_secret(&self, text: &str) -> String {
         match &self.secret {
-            Some(secret) => text.replace(secret.expose(), "(not shown)"),
+            Some(secret) => hide(text, secret.expose()),
             None => text.to_owned(),
         }
     }
+}
+
+/// So many letters of a secret tell nothing.
+const FEW_LETTERS: usize = 3;
+
+/// Hides a secret as a server may send it back: as it is, as it stood in the address, as texts are escaped for the log; and
+/// the beginning of each where such a text was cut.
+fn hide(text: &str, secret: &str) -> String {
+    let escaped = secret.as_bytes().escape_ascii().to_string();
+    let forms = [secret.to_owned(), encode(secret), secret.escape_debug().to_string(), escaped];
+    let mut text = text.to_owned();
+    for form in forms {
+        text = text.replace(&form, "(not shown)");
+        for (end, _) in form.char_indices().skip(FEW_LETTERS).collect::<Vec<_>>().iter().rev() {
+            text = text.replace(&format!("{}…", &form[..*end]), "(not shown)…");
+        }
+    }
+    text
 }
 
 /// What a message is to a link.
@@ -249,4 +269,22 @@ pub fn quoted(text: &str) -> String {
 pub fn chance() -> f64 {
     let number = RandomState::new().build_hasher().finish();
     (number >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hide;
+
+    #[test]
+    fn a_secret_is_hidden_in_all_its_forms_and_where_it_was_cut() {
+        let secret = "a \"b\" ü=c";
+        for form in
+            [secret, "a%20%22b%22%20%C3%BC%3Dc", "a \\\"b\\\" ü=c", "a \\\"b\\\" \\xc3\\xbc=c"]
+        {
+            assert_eq!(hide(&format!("x{form}y{form}"), secret), "x(not shown)y(not shown)");
+        }
+        assert_eq!(hide("x a \"b…", secret), "x (not shown)…");
+        assert_eq!(hide("x a%20%22…", secret), "x (not shown)…");
+        assert_eq!(hide("x a …", secret), "x a …");
+    }
 }

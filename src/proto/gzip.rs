@@ -9,11 +9,10 @@ mod deflate;
 /// ID, deflate, no flags, no time, fastest, system unknown.
 const HEAD: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255];
 
-/// The bytes, compressed.
-pub fn compress(bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(bytes.len() / 4 + HEAD.len() + 8);
+/// Appends the bytes, compressed.
+pub fn compress(bytes: &[u8], mut out: Vec<u8>) -> Vec<u8> {
     out.extend(HEAD);
-    deflate::deflate(bytes, &mut out);
+    let mut out = deflate::deflate(bytes, out);
     out.extend(crc32(bytes).to_le_bytes());
     out.extend((bytes.len() as u32).to_le_bytes());
     out
@@ -67,19 +66,18 @@ const fn tables() -> [[u32; 256]; 8] {
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
-    let look = |table: usize, value: u32| TABLES[table][(value & 0xff) as usize];
     let mut sum = u32::MAX;
-    let mut chunks = bytes.chunks_exact(8);
-    for chunk in &mut chunks {
-        let (low, high) = chunk.split_at(4);
-        let word =
-            |bytes: &[u8]| bytes.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
-        let (low, high) = (word(low) ^ sum, word(high));
-        sum = look(7, low) ^ look(6, low >> 8) ^ look(5, low >> 16) ^ look(4, low >> 24);
-        sum ^= look(3, high) ^ look(2, high >> 8) ^ look(1, high >> 16) ^ look(0, high >> 24);
+    let (chunks, rest) = bytes.as_chunks::<8>();
+    for chunk in chunks {
+        let mut word = u64::from_le_bytes(*chunk) ^ u64::from(sum);
+        sum = 0;
+        for table in TABLES.iter().rev() {
+            sum ^= table[(word & 0xff) as usize];
+            word >>= 8;
+        }
     }
-    for byte in chunks.remainder() {
-        sum = look(0, sum ^ u32::from(*byte)) ^ (sum >> 8);
+    for byte in rest {
+        sum = TABLES[0][((sum ^ u32::from(*byte)) & 0xff) as usize] ^ (sum >> 8);
     }
     !sum
 }
@@ -107,7 +105,7 @@ mod tests {
     #[test]
     fn what_is_compressed_can_be_read() {
         let text = b"node_cpu_seconds_total{cpu=\"0\"} 1\n".repeat(100);
-        let packed = compress(&text);
+        let packed = compress(&text, Vec::new());
         assert!(packed.len() < text.len() / 10);
         let (body, tail) = packed[HEAD.len()..].split_at(packed.len() - HEAD.len() - 8);
         assert_eq!(decompress_to_vec(body).unwrap(), text);

@@ -66,9 +66,9 @@ pub struct PortStatus {
     pub refused: Vec<(&'static str, u64)>,
 }
 
-/// The text.
-pub fn render(facts: &Facts<'_>, format: Format) -> String {
-    let mut text = Text::new(format);
+/// The text, behind what is there already.
+pub fn render(facts: &Facts<'_>, format: Format, out: Vec<u8>) -> Vec<u8> {
+    let mut text = Text::new(format, out);
     let mut left_out = LeftOut::default();
     host::write(&mut text, facts, &mut left_out);
     memory::write(&mut text, facts.reading);

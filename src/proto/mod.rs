@@ -3,6 +3,7 @@
 //! No sockets and no clock. Units and names are the peers'; where they differ from the agent's own
 //! (MiB for bytes, say), this is the only place that knows.
 
+mod bytes;
 pub mod core;
 pub mod frame;
 pub mod gzip;

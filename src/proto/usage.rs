@@ -9,13 +9,12 @@ mod more;
 
 use serde::Serialize;
 
-use super::metrics::{PortStatus, Process};
 use crate::parse::os_release::OsRelease;
 use crate::parse::quote;
+use crate::snapshot::Snapshot;
 use crate::snapshot::gpu::{Gpu, Values};
-use crate::snapshot::{Reading, Snapshot};
 use detail::{UsageDetail, usage_detail};
-use more::{MoreDetail, more_detail};
+pub use more::{OwnStatus, whole};
 
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,56 +206,6 @@ fn update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> UsageUpdate<
         timestamp: snapshot.unix_seconds,
         detail: detailed.then(|| usage_detail(snapshot)),
     }
-}
-
-/// What the agent knows of itself beside its samples.
-#[derive(Serialize)]
-pub struct OwnStatus<'a> {
-    /// Its process, where it can be seen.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub process: Option<Process>,
-    /// What is listened on.
-    pub ports: &'a [PortStatus],
-}
-
-#[derive(Serialize)]
-struct Whole<'a> {
-    #[serde(flatten)]
-    update: UsageUpdate<'a>,
-    machine: MachineInfo<'a>,
-    #[serde(flatten)]
-    more: MoreDetail<'a>,
-    #[serde(flatten)]
-    own: OwnStatus<'a>,
-}
-
-#[derive(Serialize)]
-struct MachineInfo<'a> {
-    hostname: &'a str,
-    cpu_count: usize,
-    cpu_model: &'a str,
-    #[serde(flatten)]
-    detail: SystemDetail<'a>,
-}
-
-/// Everything in one object: the detailed `usage_update`, the machine, what only `/metrics` tells besides, and the
-/// agent itself.
-pub fn whole(
-    machine: &Machine,
-    reading: &Reading,
-    snapshot: &Snapshot,
-    primary: Primary,
-    own: OwnStatus<'_>,
-) -> String {
-    let mut update = update(snapshot, primary, true);
-    update.r#type = "snapshot";
-    let machine = MachineInfo {
-        hostname: snapshot.hostname.as_deref().unwrap_or_default(),
-        cpu_count: snapshot.cpu.as_ref().map_or(0, |cpu| cpu.each_percent.len()),
-        cpu_model: &machine.cpu_model,
-        detail: system_detail(machine),
-    };
-    json(&Whole { update, machine, more: more_detail(reading), own })
 }
 
 pub(super) fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {

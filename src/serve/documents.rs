@@ -1,12 +1,15 @@
-//! What the telemetry port answers to plain requests: /metrics, /snapshot, and how the agent is. All of it comes
+//! What the telemetry port answers to plain requests: the page, /metrics, /snapshot, and how the agent is. All of it comes
 //! from the last sample; nobody waits for a driver.
 
 use std::os::fd::AsFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use super::counters::Counters;
+use super::exchange::Request;
 use super::http::{Head, Refusal};
+use super::pages;
 use crate::config::Current;
 use crate::feed::Feed;
 use crate::limits;
@@ -14,7 +17,7 @@ use crate::proto::gzip;
 use crate::proto::metrics::{Facts, Format, PortStatus, render};
 use crate::proto::usage::{self, Machine};
 use crate::source::own;
-use crate::sync::Stop;
+use crate::sync::{Stop, lock};
 use crate::sys::{self, Event};
 
 /// What the answers are made of.
@@ -33,11 +36,15 @@ pub struct Documents<'a> {
     pub ports: Vec<(&'static str, &'a Counters)>,
     /// Those that are being answered.
     pub scrapes: Scrapes,
+    /// Memory for answers.
+    pub spare: Spare,
 }
 
 /// What there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Document {
+    /// For people.
+    Page,
     /// For Prometheus.
     Metrics,
     /// For curl and jq.
@@ -52,6 +59,7 @@ impl Document {
     /// What is at this path.
     pub fn at(path: &str) -> Option<Self> {
         match path {
+            "/" => Some(Self::Page),
             "/metrics" => Some(Self::Metrics),
             "/snapshot" => Some(Self::Snapshot),
             "/-/healthy" | "/healthz" => Some(Self::Healthy),
@@ -60,19 +68,24 @@ impl Document {
         }
     }
 
-    /// Whether anybody may have it, who asks whether the agent lives without being told of the machine.
+    /// Whether anybody may have it, for it tells nothing of the machine: whether the agent lives, and the page, which
+    /// asks for the token itself.
     pub fn is_open(self) -> bool {
-        matches!(self, Self::Healthy | Self::Ready)
+        matches!(self, Self::Healthy | Self::Ready | Self::Page)
     }
 }
 
-/// An answer, as it goes over the wire but for its first and last lines.
+/// An answer.
 pub struct Answer<'a> {
     status: &'static str,
     content_type: &'static str,
     headers: &'static str,
-    body: Vec<u8>,
-    /// Held until the answer is sent.
+    gzip: bool,
+    /// The body, behind room for the head.
+    bytes: Vec<u8>,
+    /// Where its memory goes when it is sent.
+    spare: &'a Spare,
+    /// Held until then.
     _place: Option<Place<'a>>,
 }
 
@@ -82,57 +95,98 @@ impl Answer<'_> {
         self.status
     }
 
-    /// Head and body in one piece: in two, the end of the second would wait until the first is confirmed.
-    pub fn to_bytes(&self, keep: bool, head_only: bool) -> Vec<u8> {
-        let Self { status, content_type, headers, body, .. } = self;
-        let connection = if keep { "keep-alive" } else { "close" };
+    /// As it goes over the wire: head and body in one piece. In two, the end of the second would wait until the
+    /// first is confirmed.
+    pub fn bytes(&mut self, request: &Request) -> &[u8] {
+        let Self { status, content_type, headers, gzip, bytes, .. } = self;
+        let connection = if request.keep { "keep-alive" } else { "close" };
+        let encoding = if *gzip { "Content-Encoding: gzip\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{headers}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n",
-            body.len()
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{headers}{encoding}X-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n",
+            bytes.len() - HEAD_ROOM
         );
-        let mut bytes = head.into_bytes();
-        if !head_only {
-            bytes.extend_from_slice(body);
-        }
+        // One that needs more room moves the body.
+        let begin = HEAD_ROOM.saturating_sub(head.len());
+        drop(bytes.splice(begin..HEAD_ROOM, head.bytes()));
+        let end = if request.head_only { begin + head.len() } else { bytes.len() };
+        &bytes[begin..end]
+    }
+}
+
+impl Drop for Answer<'_> {
+    fn drop(&mut self) {
+        self.spare.put(std::mem::take(&mut self.bytes));
+    }
+}
+
+/// The usual head of an answer has some 300 bytes, that of the page twice as many.
+const HEAD_ROOM: usize = 1024;
+
+/// Memory of answers that were sent, for the next ones: new memory costs several times what is written into it.
+#[derive(Default)]
+pub struct Spare(Mutex<Vec<Vec<u8>>>);
+
+impl Spare {
+    /// With room for a head.
+    fn take(&self) -> Vec<u8> {
+        let mut bytes = lock(&self.0).pop().unwrap_or_default();
+        bytes.clear();
+        bytes.resize(HEAD_ROOM, 0);
         bytes
+    }
+
+    fn put(&self, bytes: Vec<u8>) {
+        let mut spare = lock(&self.0);
+        // Two: the text, and what it is compressed into.
+        if bytes.capacity() <= limits::SPARE_BYTES && spare.len() < 2 {
+            spare.push(bytes);
+        }
     }
 }
 
 impl<'a> Documents<'a> {
     /// The answer to a request for it.
     pub fn answer(&'a self, document: Document, head: &Head<'_>) -> Result<Answer<'a>, Refusal> {
-        if document.is_open() {
+        let spare = &self.spare;
+        let mut bytes = spare.take();
+        if matches!(document, Document::Healthy | Document::Ready) {
             let (status, text) = match self.trouble(document) {
-                None => ("200 OK", "ok\n".to_owned()),
-                Some(trouble) => ("503 Service Unavailable", format!("{trouble}\n")),
+                None => ("200 OK", "ok".to_owned()),
+                Some(trouble) => ("503 Service Unavailable", trouble),
             };
-            let (content_type, body) = ("text/plain; charset=utf-8", text.into_bytes());
-            return Ok(Answer { status, content_type, headers: "", body, _place: None });
+            bytes.extend(text.bytes().chain([b'\n']));
+            let content_type = "text/plain; charset=utf-8";
+            let (headers, gzip) = ("Cache-Control: no-store\r\n", false);
+            return Ok(Answer { status, content_type, headers, gzip, bytes, spare, _place: None });
         }
         let place = self.scrapes.enter().ok_or_else(|| {
             let most = limits::SCRAPES;
             Refusal::busy(format!("{most} requests like this one are being answered already"))
         })?;
-        let (content_type, text) = match document {
+        let of_now = "Vary: Accept, Accept-Encoding\r\nCache-Control: no-store\r\n";
+        let (content_type, headers) = match document {
+            Document::Page => {
+                bytes.extend(pages::PAGE.as_bytes());
+                (pages::CONTENT_TYPE, pages::headers())
+            }
             Document::Metrics => {
                 let format = Format::wanted(head.all("accept"));
-                (format.content_type(), self.metrics(format))
+                bytes = self.metrics(format, bytes);
+                (format.content_type(), of_now)
             }
-            _ => ("application/json", self.snapshot()),
+            _ => {
+                bytes.extend(self.snapshot().into_bytes());
+                ("application/json", of_now)
+            }
         };
-        let mut answer = Answer {
-            status: "200 OK",
-            content_type,
-            headers: "Vary: Accept, Accept-Encoding\r\n",
-            body: text.into_bytes(),
-            _place: Some(place),
-        };
-        let long = answer.body.len() >= limits::GZIP_BYTES;
-        if long && gzip::is_accepted(head.all("accept-encoding")) {
-            answer.body = gzip::compress(&answer.body);
-            answer.headers = "Vary: Accept, Accept-Encoding\r\nContent-Encoding: gzip\r\n";
+        let long = bytes.len() - HEAD_ROOM >= limits::GZIP_BYTES;
+        let gzip = long && gzip::is_accepted(head.all("accept-encoding"));
+        if gzip {
+            let packed = gzip::compress(&bytes[HEAD_ROOM..], spare.take());
+            spare.put(std::mem::replace(&mut bytes, packed));
         }
-        Ok(answer)
+        let (status, _place) = ("200 OK", Some(place));
+        Ok(Answer { status, content_type, headers, gzip, bytes, spare, _place })
     }
 
     /// Waits, three seconds after the start at most, until it is known how it stands with the GPUs: who asks only
@@ -158,7 +212,7 @@ impl<'a> Documents<'a> {
         }
     }
 
-    fn metrics(&self, format: Format) -> String {
+    fn metrics(&self, format: Format, bytes: Vec<u8>) -> Vec<u8> {
         let sample = self.feed.current();
         let boot = sample.reading.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
         let facts = Facts {
@@ -170,7 +224,7 @@ impl<'a> Documents<'a> {
             process: own::process(boot),
             ports: &self.ports(),
         };
-        render(&facts, format)
+        render(&facts, format, bytes)
     }
 
     fn snapshot(&self) -> String {

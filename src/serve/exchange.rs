@@ -42,7 +42,7 @@ impl Unread {
         &mut self,
         stream: &mut Stream<'_>,
         then: impl FnOnce(&Head<'_>) -> R,
-    ) -> Result<Next<R>, End> {
+    ) -> Result<(Request, R), End> {
         loop {
             let mut lines = Head::lines();
             match Head::parse(&self.bytes, &mut lines) {
@@ -50,7 +50,8 @@ impl Unread {
                     let body = body_bytes(&head)?;
                     let keep = keep_alive(&head);
                     let head_only = head.method == "HEAD";
-                    return Ok(Next { found: then(&head), keep, head_only, length, body });
+                    let request = Request { keep, head_only, length, body };
+                    return Ok((request, then(&head)));
                 }
                 Ok(None) => self.read_more(stream)?,
                 Err(error) => return Err(refused(&error)),
@@ -60,16 +61,16 @@ impl Unread {
 
     /// Forgets a request that was answered, the unread rest of its body as well, and sends the answer. An error
     /// unless there may be another request.
-    pub fn answer<R>(
+    pub fn answer(
         &mut self,
         stream: &mut Stream<'_>,
-        next: &Next<R>,
+        request: &Request,
         answer: &[u8],
     ) -> Result<(), End> {
-        self.skip(stream, next.length + next.body)?;
+        self.skip(stream, request.length + request.body)?;
         stream.begin_message();
         stream.write_all(answer)?;
-        if next.keep && !stream.stopping() { Ok(()) } else { Err(End::Over) }
+        if request.keep && !stream.stopping() { Ok(()) } else { Err(End::Over) }
     }
 
     /// What came behind a head of so many bytes.
@@ -126,10 +127,8 @@ impl Unread {
     }
 }
 
-/// A request, and what was made of its head.
-pub struct Next<R> {
-    /// What was made of it.
-    pub found: R,
+/// A request, as far as its answer depends on it.
+pub struct Request {
     /// There may be another one on this connection.
     pub keep: bool,
     /// The answer has no body.

@@ -72,10 +72,10 @@ impl Heartbeat<'_> {
         unread: &mut Unread,
         guest: &Guest<'_>,
     ) -> Result<(), End> {
-        let next = unread.next(stream, |head| self.answer(head, guest))?;
-        guest.counters.answered(next.found.status);
-        let answer = next.found.to_bytes(next.keep, next.head_only);
-        unread.answer(stream, &next, &answer)
+        let (request, answer) = unread.next(stream, |head| self.answer(head, guest))?;
+        guest.counters.answered(answer.status);
+        let answer = answer.to_bytes(request.keep, request.head_only);
+        unread.answer(stream, &request, &answer)
     }
 
     fn answer(&self, head: &Head<'_>, guest: &Guest<'_>) -> Answer {

@@ -9,6 +9,7 @@ pub mod heartbeat;
 pub mod http;
 pub mod listener;
 pub mod monitor;
+pub mod pages;
 pub mod permits;
 pub mod telemetry;
 pub mod usage;

@@ -50,10 +50,10 @@ impl<'env> Monitor<'_, 'env> {
         let mut unread = Unread::begun();
         let next = unread.next(&mut stream, |head| admit(head, &self.settings.get().monitor));
         let (key, early) = match next {
-            Ok(next) => match next.found {
-                Ok(key) => (key, unread.rest(next.length)),
-                Err(refusal) => return self.refuse(stream, guest, &refusal, next.head_only),
-            },
+            Ok((request, Ok(key))) => (key, unread.rest(request.length)),
+            Ok((request, Err(refusal))) => {
+                return self.refuse(stream, guest, &refusal, request.head_only);
+            }
             Err(Exchange::Refused(refusal)) => return self.refuse(stream, guest, &refusal, false),
             Err(Exchange::Over) => return log::debug!("monitor: {} left", guest.peer),
             Err(Exchange::Broken(error)) => {

@@ -76,20 +76,19 @@ impl Telemetry<'_> {
         guest: &mut Guest<'_>,
     ) -> Result<Step, End> {
         let mut method = "GET";
-        let next = unread.next(stream, |head| {
+        let (request, found) = unread.next(stream, |head| {
             method = if head.method == "HEAD" { "HEAD" } else { "GET" };
             self.find(head, guest)
         })?;
-        if let Ok(Found::Answer(answer)) = &next.found {
-            guest.counters.answered(answer.status());
-            let bytes = answer.to_bytes(next.keep, next.head_only);
-            unread.answer(stream, &next, &bytes)?;
+        match found {
+            Ok(Found::Answer(mut answer)) => {
+                guest.counters.answered(answer.status());
+                unread.answer(stream, &request, answer.bytes(&request))?;
+                Ok(Step::Again)
+            }
+            Ok(Found::Upgrade(key)) => Ok(Step::Upgrade(key, unread.rest(request.length))),
+            Err(refusal) => Ok(Step::Refuse(refusal, method)),
         }
-        Ok(match next.found {
-            Ok(Found::Answer(_)) => Step::Again,
-            Ok(Found::Upgrade(key)) => Step::Upgrade(key, unread.rest(next.length)),
-            Err(refusal) => Step::Refuse(refusal, method),
-        })
     }
 
     /// What a request gets.
@@ -160,7 +159,8 @@ fn claim(head: &Head<'_>, guest: &mut Guest<'_>, config: &Usage) -> Result<(), R
 
 fn not_found(path: &str) -> Refusal {
     let path = quote(path.as_bytes());
-    let text = format!("there is no {path} here; telemetry is at /usage, /metrics and /snapshot");
+    let text =
+        format!("there is no {path} here; telemetry is at /, /usage, /metrics and /snapshot");
     Refusal::new("404 Not Found", text)
 }
 

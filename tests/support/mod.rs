@@ -1,12 +1,17 @@
 //! Runs the real agent on ports of its own, and talks to it.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod browser;
 pub mod cable;
+pub mod core;
+pub mod core_process;
+pub mod core_wire;
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
 pub mod monitor;
 pub mod nginx;
+pub mod node;
 pub mod sshd;
 pub mod updates;
 
@@ -107,6 +112,11 @@ impl Agent {
 
     pub fn log(&self) -> Vec<String> {
         self.log.0.lock().unwrap().clone()
+    }
+
+    /// How many lines of the log contain `text`.
+    pub fn said(&self, text: &str) -> usize {
+        self.log().iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits for a line of the log that contains `text`.

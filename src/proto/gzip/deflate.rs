@@ -1,7 +1,10 @@
 //! deflate (RFC 1951) with its fixed codes, in one block.
 
-/// Matches are looked for where the last four bytes of this kind were; so many kinds are told apart.
-const KINDS: usize = 1 << 12;
+use crate::proto::bytes::Bytes;
+
+/// Matches are looked for where the last four bytes of this kind were; so many kinds are told apart. They take 8 KiB
+/// of the connection's stack.
+const KINDS: usize = 1 << 11;
 /// A match is no further away.
 const WINDOW: usize = 32 << 10;
 const SHORTEST: usize = 4;
@@ -97,35 +100,37 @@ fn distance(distance: usize) -> Code {
 }
 
 /// Bits on their way into bytes.
-struct Bits<'a> {
-    out: &'a mut Vec<u8>,
+struct Bits {
+    out: Bytes,
     held: u64,
     count: u32,
 }
 
-impl Bits<'_> {
+impl Bits {
     fn push(&mut self, (code, bits): Code) {
         self.held |= u64::from(code) << self.count;
         self.count += bits;
         if self.count >= 32 {
-            self.out.extend((self.held as u32).to_le_bytes());
+            self.out.push_word(self.held as u32);
             self.held >>= 32;
             self.count -= 32;
         }
     }
 
-    fn finish(self) {
-        let bytes = self.held.to_le_bytes();
-        self.out.extend(&bytes[..self.count.div_ceil(8) as usize]);
+    fn finish(mut self) -> Vec<u8> {
+        for byte in self.held.to_le_bytes().iter().take(self.count.div_ceil(8) as usize) {
+            self.out.push(*byte);
+        }
+        self.out.finish()
     }
 }
 
 /// Appends the bytes, compressed. They are fewer than 4 GiB.
-pub(super) fn deflate(bytes: &[u8], out: &mut Vec<u8>) {
-    let mut bits = Bits { out, held: 0, count: 0 };
+pub(super) fn deflate(bytes: &[u8], out: Vec<u8>) -> Vec<u8> {
+    let mut bits = Bits { out: Bytes::after(out), held: 0, count: 0 };
     // The last block, with fixed codes.
     bits.push((0b011, 3));
-    let mut last_seen = vec![0u32; KINDS];
+    let mut last_seen = [0u32; KINDS];
     let mut at = 0;
     while let Some(four) = four(bytes, at) {
         let kind = four.wrapping_mul(0x9e37_79b1) as usize >> (32 - KINDS.ilog2());
@@ -149,7 +154,7 @@ pub(super) fn deflate(bytes: &[u8], out: &mut Vec<u8>) {
     }
     // The end of the block is seven zeros.
     bits.push((0, 7));
-    bits.finish();
+    bits.finish()
 }
 
 fn four(bytes: &[u8], at: usize) -> Option<u32> {
@@ -178,8 +183,7 @@ mod tests {
     use miniz_oxide::inflate::decompress_to_vec;
 
     fn there_and_back(bytes: &[u8]) -> usize {
-        let mut out = Vec::new();
-        deflate(bytes, &mut out);
+        let out = deflate(bytes, Vec::new());
         assert_eq!(decompress_to_vec(&out).unwrap(), bytes);
         out.len()
     }

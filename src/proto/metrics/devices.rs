@@ -42,7 +42,7 @@ fn is_minor(name: &[u8]) -> bool {
         [b'h' | b's' | b'v', b'd', b'a'..=b'z'] | [b'x', b'v', b'd', b'a'..=b'z'] => true,
         base => is_nvme(base),
     };
-    !number.is_empty() && (is_partition || [&b"ram"[..], b"zram", b"loop", b"fd"].contains(&base))
+    !number.is_empty() && (is_partition || [&b"ram"[..], b"loop", b"fd"].contains(&base))
 }
 
 fn milliseconds(value: u64) -> Number {
@@ -278,14 +278,22 @@ mod tests {
 
     #[test]
     fn partitions_and_memory_are_no_disks_as_with_node_exporter() {
-        for minor in
-            ["ram0", "zram1", "loop12", "fd0", "sda1", "hdb2", "vda15", "xvdf1", "nvme0n1p2"]
-        {
+        for minor in ["ram0", "loop12", "fd0", "sda1", "hdb2", "vda15", "xvdf1", "nvme0n1p2"] {
             assert!(is_minor(minor.as_bytes()), "{minor}");
         }
-        for disk in
-            ["sda", "vda", "nvme0n1", "nvme10n12", "dm-0", "md127", "sr0", "mmcblk0p2", "p1", ""]
-        {
+        for disk in [
+            "sda",
+            "vda",
+            "nvme0n1",
+            "nvme10n12",
+            "dm-0",
+            "md127",
+            "sr0",
+            "mmcblk0p2",
+            "zram0",
+            "p1",
+            "",
+        ] {
             assert!(!is_minor(disk.as_bytes()), "{disk}");
         }
     }

@@ -1,7 +1,7 @@
 //! The two forms of the text: Prometheus 0.0.4 ("Exposition formats" of its documents) and OpenMetrics 1.0. What
 //! differs is the headings of counters, how help is escaped, and the last line.
 
-use std::fmt::Write;
+use crate::proto::bytes::Bytes;
 
 /// Which form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl From<f64> for Number {
 
 /// The text as it grows. A family without samples leaves no trace.
 pub struct Text {
-    out: String,
+    out: Bytes,
     format: Format,
     name: String,
     kind: Kind,
@@ -114,10 +114,9 @@ pub struct Text {
 }
 
 impl Text {
-    /// An empty one.
-    pub fn new(format: Format) -> Self {
-        // Enough for a machine with eight GPUs and some hundred series more.
-        let out = String::with_capacity(64 << 10);
+    /// Behind what is there already.
+    pub fn new(format: Format, out: Vec<u8>) -> Self {
+        let out = Bytes::after(out);
         let (name, kind, help) = (String::new(), Kind::Untyped, "");
         Self { out, format, name, kind, help, pending: false }
     }
@@ -145,9 +144,9 @@ impl Text {
         let value = value.into();
         if self.begin(value) {
             if !labels.is_empty() {
-                self.out.push('{');
-                self.out.push_str(labels);
-                self.out.push('}');
+                self.out.push(b'{');
+                self.out.push_text(labels);
+                self.out.push(b'}');
             }
             self.end(value);
         }
@@ -163,13 +162,13 @@ impl Text {
     ) -> &mut Self {
         let value = value.into();
         if self.begin(value) {
-            self.out.push('{');
-            self.out.push_str(labels);
+            self.out.push(b'{');
+            self.out.push_text(labels);
             if !labels.is_empty() {
-                self.out.push(',');
+                self.out.push(b',');
             }
             for part in [key, "=\"", plain, "\"}"] {
-                self.out.push_str(part);
+                self.out.push_text(part);
             }
             self.end(value);
         }
@@ -185,11 +184,11 @@ impl Text {
     }
 
     /// The whole text.
-    pub fn finish(mut self) -> String {
+    pub fn finish(mut self) -> Vec<u8> {
         if self.format == Format::OpenMetrics {
-            self.out.push_str("# EOF\n");
+            self.out.push_text("# EOF\n");
         }
-        self.out
+        self.out.finish()
     }
 
     /// Whether there will be a sample: its name is written then.
@@ -200,7 +199,7 @@ impl Text {
         if std::mem::take(&mut self.pending) {
             self.heading();
         }
-        self.out.push_str(&self.name);
+        self.out.push_text(&self.name);
         true
     }
 
@@ -216,24 +215,23 @@ impl Text {
             (Format::OpenMetrics, Kind::Untyped) => (&*self.name, "unknown"),
         };
         for part in ["# HELP ", family, " ", self.help, "\n# TYPE ", family, " ", kind, "\n"] {
-            self.out.push_str(part);
+            self.out.push_text(part);
         }
     }
 
     fn end(&mut self, value: Number) {
-        self.out.push(' ');
+        self.out.push(b' ');
         match value {
             Number::Whole(value) => push_whole(&mut self.out, value),
             Number::Fixed(value, digits) => push_fixed(&mut self.out, value, digits),
-            // A String takes whatever is written.
-            Number::Float(value) => drop(write!(self.out, "{value}")),
+            Number::Float(value) => self.out.push_text(&value.to_string()),
         }
-        self.out.push('\n');
+        self.out.push(b'\n');
     }
 }
 
 /// Without the machinery of `format!`, which takes three times as long; a scrape has a thousand of them.
-fn push_whole(out: &mut String, value: u64) {
+fn push_whole(out: &mut Bytes, value: u64) {
     let mut digits = [b'0'; 20];
     let mut at = digits.len();
     let mut rest = value;
@@ -245,43 +243,46 @@ fn push_whole(out: &mut String, value: u64) {
             break;
         }
     }
-    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
+    for digit in &digits[at..] {
+        out.push(*digit);
+    }
 }
 
-fn push_fixed(out: &mut String, value: u64, digits: usize) {
+fn push_fixed(out: &mut Bytes, value: u64, digits: usize) {
     let scale = 10u64.saturating_pow(digits as u32);
     push_whole(out, value / scale);
     let fraction = value % scale;
     if fraction > 0 {
         // Zeros behind the point are those of a number that is larger by the scale.
-        let from = out.len();
+        let from = out.written().len();
         push_whole(out, scale + fraction);
-        out.replace_range(from..=from, ".");
-        let end = out.trim_end_matches('0').len();
-        out.truncate(end);
+        out.set(from, b'.');
+        let zeros = out.written().iter().rev().take_while(|digit| **digit == b'0').count();
+        out.truncate(out.written().len() - zeros);
     }
 }
 
 /// Labels, their values escaped, without braces: `device="vda",fstype="ext4"`.
 pub fn labels(pairs: &[(&str, &str)]) -> String {
-    let mut out = String::with_capacity(32 * pairs.len());
+    let mut out = Bytes::after(Vec::with_capacity(32 * pairs.len()));
     for (at, (key, value)) in pairs.iter().enumerate() {
         if at > 0 {
-            out.push(',');
+            out.push(b',');
         }
-        out.push_str(key);
-        out.push_str("=\"");
-        for letter in value.chars() {
-            match letter {
-                '\\' => out.push_str("\\\\"),
-                '"' => out.push_str("\\\""),
-                '\n' => out.push_str("\\n"),
-                letter => out.push(letter),
+        out.push_text(key);
+        out.push_text("=\"");
+        for byte in value.bytes() {
+            match byte {
+                b'\\' => out.push_text("\\\\"),
+                b'"' => out.push_text("\\\""),
+                b'\n' => out.push_text("\\n"),
+                byte => out.push(byte),
             }
         }
-        out.push('"');
+        out.push(b'"');
     }
-    out
+    // It was text, and what was put between is.
+    String::from_utf8(out.finish()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -289,9 +290,10 @@ mod tests {
     use super::*;
 
     fn number(value: impl Into<Number>) -> String {
-        let mut text = Text::new(Format::Prometheus);
+        let mut text = Text::new(Format::Prometheus, Vec::new());
         text.gauge("a", "b").sample("", value);
-        text.finish().lines().nth(2).unwrap_or("a -").split_at(2).1.to_owned()
+        let text = String::from_utf8(text.finish()).unwrap();
+        text.lines().nth(2).unwrap_or("a -").split_at(2).1.to_owned()
     }
 
     #[test]
@@ -320,7 +322,7 @@ mod tests {
     #[test]
     fn the_two_forms_differ_in_counters_and_at_the_end() {
         let text = |format| {
-            let mut text = Text::new(format);
+            let mut text = Text::new(format, Vec::new());
             text.counter("a_total", "help of a").sample("", 1u64).sample_with(
                 "x=\"1\"",
                 ("y", "2"),
@@ -329,7 +331,7 @@ mod tests {
             text.counter("DCGM_B", "b").sample_with("", ("y", "2"), 4u64);
             text.family("c", Kind::Untyped, "c").sample("x=\"1\"", 5u64);
             text.gauge("nothing", "of it").sample_if("", None::<u64>);
-            text.finish()
+            String::from_utf8(text.finish()).unwrap()
         };
         assert_eq!(
             text(Format::Prometheus),

@@ -1,18 +1,70 @@
-//! What `/snapshot` tells beside the detailed `usage_update`: the counters of the kernel that `/metrics` has, under names
-//! with units.
+//! `/snapshot`: the detailed `usage_update`, the machine, the counters of the kernel that `/metrics` has under names with
+//! units, and the agent itself, in one object.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::{Machine, Primary, SystemDetail, UsageUpdate, json, system_detail, update};
 use crate::parse::diskstats::DiskStat;
 use crate::parse::net_dev::{NetDev, Traffic};
-use crate::snapshot::Reading;
+use crate::proto::metrics::{PortStatus, Process};
 use crate::snapshot::devices::SourceStatus;
+use crate::snapshot::{Reading, Snapshot};
+
+/// What the agent knows of itself beside its samples.
+#[derive(Serialize)]
+pub struct OwnStatus<'a> {
+    /// Its process, where it can be seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// What is listened on.
+    pub ports: &'a [PortStatus],
+}
 
 #[derive(Serialize)]
-pub(super) struct MoreDetail<'a> {
+struct Whole<'a> {
+    #[serde(flatten)]
+    update: UsageUpdate<'a>,
+    machine: MachineInfo<'a>,
+    #[serde(flatten)]
+    more: MoreDetail<'a>,
+    #[serde(flatten)]
+    own: OwnStatus<'a>,
+}
+
+#[derive(Serialize)]
+struct MachineInfo<'a> {
+    hostname: &'a str,
+    cpu_count: usize,
+    cpu_model: &'a str,
+    #[serde(flatten)]
+    detail: SystemDetail<'a>,
+}
+
+/// Everything in one object: the detailed `usage_update`, the machine, what only `/metrics` tells besides, and the
+/// agent itself.
+pub fn whole(
+    machine: &Machine,
+    reading: &Reading,
+    snapshot: &Snapshot,
+    primary: Primary,
+    own: OwnStatus<'_>,
+) -> String {
+    let mut update = update(snapshot, primary, true);
+    update.r#type = "snapshot";
+    let machine = MachineInfo {
+        hostname: snapshot.hostname.as_deref().unwrap_or_default(),
+        cpu_count: snapshot.cpu.as_ref().map_or(0, |cpu| cpu.each_percent.len()),
+        cpu_model: &machine.cpu_model,
+        detail: system_detail(machine),
+    };
+    json(&Whole { update, machine, more: more_detail(reading), own })
+}
+
+#[derive(Serialize)]
+struct MoreDetail<'a> {
     sample_seconds: f64,
     sources: Vec<SourceDetail>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -100,7 +152,7 @@ struct InterfaceDetail<'a> {
     speed_bytes_per_second: Option<u64>,
 }
 
-pub(super) fn more_detail(reading: &Reading) -> MoreDetail<'_> {
+fn more_detail(reading: &Reading) -> MoreDetail<'_> {
     let lines = reading.meminfo.as_ref().map_or(&[][..], |info| &info.lines);
     let sizes = lines.iter().filter(|line| line.is_bytes);
     MoreDetail {

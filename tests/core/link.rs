@@ -1,0 +1,344 @@
+//! The link to Core: registration, heartbeats, errors, and the token, against a Core that behaves as the published one.
+//! Commands are in `commands.rs`.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+
+use crate::support::core::{Core, Seen};
+use crate::support::core_wire::{TOKEN, message, query};
+use crate::support::{Agent, Scratch, hm_agent, node, wait_until};
+use crate::{SLACK, pass};
+
+/// An agent that beats every second, and is registered.
+fn agent(core: &Core, state: &Scratch, settings: &[&str]) -> Agent {
+    let agent = Agent::spawn(node::command(&core.setting(), state, settings));
+    agent.wait_log("registered as n1");
+    agent
+}
+
+/// What the log says is left until the next try, in seconds.
+fn next_try(line: &str) -> f64 {
+    let (_, rest) = line.split_once("next try in ").unwrap_or_else(|| panic!("{line}"));
+    rest.split(' ').next().unwrap().parse().unwrap()
+}
+
+fn assert_uuid_v4(id: &str) {
+    let is_right = id.char_indices().all(|(at, letter)| match at {
+        8 | 13 | 18 | 23 => letter == '-',
+        14 => letter == '4',
+        19 => "89ab".contains(letter),
+        _ => letter.is_ascii_digit() || ('a'..='f').contains(&letter),
+    });
+    assert!(is_right && id.len() == 36, "{id}");
+}
+
+/// `2025-01-21T10:00:00Z`, perhaps with a fraction, and not far from now. GNU's date reads it.
+fn assert_now(timestamp: &str) {
+    assert!(timestamp.ends_with('Z') && timestamp.as_bytes()[10] == b'T', "{timestamp}");
+    let output = Command::new("date").args(["-u", "-d", timestamp, "+%s"]).output().unwrap();
+    let then: f64 = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!((now - then).abs() < 30.0, "{timestamp} at {now}");
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[test]
+fn it_registers_and_beats_as_the_document_has_it() {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    let agent = agent(&core, &state, &[]);
+    let beats = core.wait("heartbeat", 4);
+    let (target, _) = &core.requests()[0];
+    assert!(target.starts_with("/api/v1/ws?"), "{target}");
+    assert_eq!(query(target, "token").as_deref(), Some(TOKEN));
+    assert_eq!(query(target, "node_id").as_deref(), Some("n1"));
+    let seen = core.seen("");
+    let register = &seen[0];
+    let release = std::fs::read_to_string("/etc/os-release").unwrap();
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap();
+    let expected = json!({"node_id": "n1", "hostname": output("uname", &["-n"]),
+        "ip_address": "127.0.0.1", "os_info": name.trim_matches('"')});
+    assert_eq!((register.kind.as_str(), &register.data), ("node_register", &expected));
+    let soon = beats[0].at - register.at;
+    assert!(soon < Duration::from_secs(4), "the first after {soon:?}");
+    for pair in beats.windows(2) {
+        let apart = pair[1].at - pair[0].at;
+        assert!((500..2500).contains(&apart.as_millis()), "{apart:?}");
+    }
+    let mut ids: Vec<&str> = seen.iter().map(|seen| seen.id.as_str()).collect();
+    ids.iter().for_each(|id| assert_uuid_v4(id));
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), seen.len(), "each id once");
+    for Seen { message, .. } in &seen {
+        assert_eq!(keys(message), ["data", "id", "timestamp", "type"]);
+        assert_now(message["timestamp"].as_str().unwrap());
+    }
+    assert!(seen.iter().skip(1).all(|seen| seen.kind == "heartbeat"), "{seen:#?}");
+    let log = agent.stop();
+    assert!(!log.iter().any(|line| line.contains(" warn ")), "{log:#?}");
+    let goodbye = wait_until("a goodbye", || core.goodbyes().first().copied());
+    assert_eq!((goodbye, core.connections()), (0, 1));
+}
+
+#[test]
+fn metrics_are_those_of_the_machine() {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    let agent = agent(&core, &state, &[]);
+    let data = core.wait("heartbeat", 2).pop().unwrap().data;
+    assert_eq!((&data["node_id"], &data["status"]), (&json!("n1"), &json!("online")));
+    let metrics = &data["metrics"];
+    assert_eq!(keys(&data), ["metrics", "node_id", "status"]);
+    assert_eq!(keys(metrics), ["cpu_usage", "disk_usage", "load_average", "memory_usage"]);
+    let value = |name: &str| metrics[name].as_f64().unwrap();
+    for name in ["cpu_usage", "memory_usage", "disk_usage"] {
+        assert!((0.0..=100.0).contains(&value(name)), "{metrics}");
+        assert_eq!((value(name) * 10.0).round() / 10.0, value(name), "one decimal: {metrics}");
+    }
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
+    let kilobytes = |name: &str| -> f64 {
+        let line = meminfo.lines().find(|line| line.starts_with(name)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let memory = 100.0 - kilobytes("MemAvailable:") / kilobytes("MemTotal:") * 100.0;
+    assert!((value("memory_usage") - memory).abs() < 15.0, "{memory} {metrics}");
+    // df rounds up.
+    let disk = output("df", &["--output=pcent", "/"]);
+    let disk: f64 = disk.rsplit('\n').next().unwrap().trim().trim_end_matches('%').parse().unwrap();
+    assert!((disk - value("disk_usage") - 0.5).abs() < 3.0, "{disk} {metrics}");
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
+    assert!((value("load_average") - load).abs() < 3.0, "{load} {metrics}");
+    agent.stop();
+}
+
+#[test]
+fn without_a_welcome_it_goes_on_after_a_while() {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    core.silent();
+    let agent = agent(&core, &state, &[]);
+    let waited = core.seen("node_register")[0].at - core.requests()[0].1;
+    let expected = Duration::from_millis(2500)..Duration::from_secs(3) + SLACK;
+    assert!(expected.contains(&waited), "{waited:?}");
+    core.wait("heartbeat", 1);
+    agent.stop();
+}
+
+#[test]
+fn the_address_keeps_its_own_query_and_names_are_encoded() {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    let url = format!("{}?site=a%20b", core.setting());
+    let odd = "node_id=n 1&token=x#ü%";
+    let agent = Agent::spawn(node::command(&url, &state, &[odd]));
+    agent.wait_log(" registered as n 1&token=x#");
+    let (target, _) = &core.requests()[0];
+    assert!(target.starts_with("/api/v1/ws?site=a%20b&"), "{target}");
+    assert_eq!(query(target, "token").as_deref(), Some(TOKEN));
+    assert_eq!(query(target, "node_id").as_deref(), Some("n 1&token=x#ü%"));
+    assert_eq!(core.seen("node_register")[0].data["node_id"], "n 1&token=x#ü%");
+    agent.stop();
+}
+
+#[test]
+fn a_wrong_token_is_said_and_not_tried_again_soon() {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    let agent = Agent::spawn(node::command(&core.setting(), &state, &["core.token=wrong-one"]));
+    let line = agent.wait_log("answers 200: Invalid token");
+    assert!(line.contains(&format!(" warn core: ws://{}/api/v1/ws answers", core.address)));
+    assert!((30.0..=120.0).contains(&next_try(&line)), "{line}");
+    pass(Duration::from_secs(3));
+    let log = agent.stop();
+    assert!(!log.iter().any(|line| line.contains("wrong-one")), "{log:#?}");
+    assert_eq!((core.requests().len(), core.connections()), (1, 0));
+}
+
+#[test]
+fn an_error_that_says_the_token_is_wrong_slows_down_too() {
+    for kind in ["node_register", "heartbeat"] {
+        let (core, state) = (Core::start(), Scratch::new("core"));
+        core.error(kind, "INVALID_TOKEN");
+        let agent = Agent::spawn(node::command(&core.setting(), &state, &[]));
+        let line = agent.wait_log("INVALID_TOKEN");
+        assert!((30.0..=120.0).contains(&next_try(&line)), "{line}");
+        wait_until("its leaving", || (core.ended() == 1).then_some(()));
+        pass(Duration::from_secs(2));
+        assert_eq!(core.requests().len(), 1);
+        let log = agent.stop();
+        assert!(
+            !log.iter().any(|line| line.contains('\u{1b}') || line.starts_with("test")),
+            "{log:#?}"
+        );
+    }
+}
+
+/// Answers one request with `answer`, and hangs up.
+fn answer_once(listener: &TcpListener, answer: &str) {
+    let (mut socket, _) = listener.accept().unwrap();
+    let read = socket.read(&mut [0; 4096]).unwrap();
+    assert!(read > 0);
+    socket.write_all(answer.as_bytes()).unwrap();
+}
+
+#[test]
+fn the_token_is_not_in_the_log_even_if_the_server_repeats_it() {
+    // As it is, and as it was in the address.
+    let encoded = |core: &Core| {
+        let (target, _) = core.requests().remove(0);
+        let (_, rest) = target.split_once("token=").unwrap();
+        rest.split('&').next().unwrap().to_owned()
+    };
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    let agent = agent(&core, &state, &["log_level=trace"]);
+    let encoded = encoded(&core);
+    assert_ne!(encoded, TOKEN);
+    let details = format!("?token={encoded}&");
+    let data = json!({"error_code": "ODD", "message": TOKEN, "details": details});
+    core.push(message("error", "x", &data).to_string());
+    core.push(message(TOKEN, &encoded, &json!({})).to_string());
+    // Wherever it is cut.
+    for before in 0..60 {
+        core.push(format!("{} {encoded}", "-".repeat(before)));
+        core.push(format!("{} {TOKEN}", "-".repeat(before)));
+    }
+    core.execute("c", &format!("echo {TOKEN}"), 5);
+    core.result("c");
+    agent.wait_log("ODD");
+    core.wait("heartbeat", core.seen("heartbeat").len() + 2);
+    let mut log = agent.stop();
+    drop(core);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("core.url=ws://{}/", listener.local_addr().unwrap());
+    let body = format!("Invalid token {TOKEN} {encoded}");
+    let answer = format!(
+        "HTTP/1.1 200 {body}\r\nLocation: /?token={encoded}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    std::thread::scope(|scope| {
+        scope.spawn(|| answer_once(&listener, &answer));
+        let agent = Agent::spawn(node::command(&url, &state, &["log_level=trace"]));
+        agent.wait_log("answers 200: Invalid token");
+        log.extend(agent.stop());
+    });
+    // Six letters are too many.
+    for known in [TOKEN, &encoded] {
+        for at in 0..known.len() - 6 {
+            let part = &known[at..at + 6];
+            let tells = log.iter().find(|line| line.contains(part));
+            assert!(tells.is_none(), "{part} in {tells:?}");
+        }
+    }
+}
+
+#[test]
+fn no_list_of_processes_and_no_check_has_the_token() {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    let file = state.write("token", &format!("{TOKEN}\n"));
+    let settings = [core.setting(), format!("core.token_file={file}"), "node_id=n1".to_owned()];
+    let mut command = hm_agent();
+    for setting in &settings {
+        command.args(["-s", setting]);
+    }
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
+    let agent = Agent::spawn(command);
+    agent.wait_log("registered as n1");
+    // Its arguments and its environment.
+    let list = output("ps", &["ewwp", &agent.pid().to_string()]);
+    assert!(list.contains(&file) && !list.contains(TOKEN), "{list}");
+    agent.stop();
+    for more in [format!("core.token={TOKEN}"), settings[1].clone()] {
+        let mut command = hm_agent();
+        command.args(["check", "-s", &settings[0], "-s", &more]);
+        let output = command.output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains(&settings[0][9..]), "{text}");
+        assert!(!text.contains(TOKEN), "{text}");
+    }
+}
+
+#[test]
+fn the_link_is_shown() {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    let agent = agent(&core, &state, &[]);
+    core.wait("heartbeat", 2);
+    core.withhold(&["command_result"]);
+    for id in ["a", "b"] {
+        core.execute(id, "true", 5); // refused, and refusals wait too
+        core.result(id);
+    }
+    let mut client = agent.connect();
+    client.say("subscribe:detail");
+    let link = wait_until("a link that is online", || {
+        let update = client.json();
+        let links = update["links"].as_array()?.clone();
+        links.into_iter().find(|link| {
+            let is_answered = link["last_answer_unix_seconds"].is_u64();
+            link["name"] == "core" && link["backlog"] == 2 && is_answered
+        })
+    });
+    assert_eq!((&link["state"], &link["dropped"]), (&json!("online"), &json!(0)), "{link}");
+    let listen = format!("usage.listen={}", agent.address);
+    let mut command = hm_agent();
+    let settings = ["-s", &listen, "-s", &core.setting(), "-s", "gpu.source=none"];
+    command.arg("sample").args(settings).args(["-s", "heartbeat.enabled=false"]);
+    let output = command.output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("core       online"), "{table}");
+    agent.stop();
+}
+
+#[test]
+fn a_core_that_is_away_is_found_again_and_the_trouble_said_once() {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    let agent = agent(&core, &state, &[]);
+    let address: SocketAddr = core.address;
+    core.shut_down();
+    let line = agent.wait_log("closed the connection (1001: back soon)");
+    assert!(line.contains(&format!(" warn core: ws://{address}/api/v1/ws closed")), "{line}");
+    agent.wait_log("cannot be reached: ");
+    let core = Core::on(address);
+    core.wait("heartbeat", 2);
+    let said = [" closed the connection", " cannot be reached", " registered as n1"];
+    let said = said.map(|text| agent.said(text));
+    assert_eq!(said, [1, 1, 2], "{:#?}", agent.log());
+    agent.stop();
+}
+
+#[test]
+#[ignore = "waits for the 20 s that an answer may take"]
+fn what_is_not_answered_ends_the_connection() {
+    std::thread::scope(|scope| {
+        for kind in ["heartbeat", "node_register"] {
+            scope.spawn(move || assert_answer_is_missed(kind));
+        }
+    });
+}
+
+fn assert_answer_is_missed(kind: &str) {
+    let (core, state) = (Core::start(), Scratch::new("core"));
+    core.withhold(&[kind]);
+    let beat = "core.heartbeat_interval=5";
+    let agent = Agent::spawn(node::command(&core.setting(), &state, &[beat]));
+    let asked = core.wait(kind, 1)[0].at;
+    while core.connections() == 1 {
+        assert!(asked.elapsed() < Duration::from_secs(20) + SLACK * 2, "{:#?}", agent.log());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    assert!(asked.elapsed() > Duration::from_secs(18), "{kind} {:?}", asked.elapsed());
+    agent.wait_log("no answer within 20 s");
+    assert!(core.pings() >= 1, "also while nothing is answered");
+    core.withhold(&[]);
+    let answered = if kind == "heartbeat" { 2 } else { 1 };
+    wait_until("an answer", || (agent.said(" registered as n1") >= answered).then_some(()));
+    agent.stop();
+}

@@ -1,0 +1,54 @@
+// A Chromium that does what it is told: a JSON command a line on standard input, a JSON answer a line on standard
+// output, {"value": …} or {"error": …}. It ends with its input. tests/support/browser.rs speaks to it.
+import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
+
+const { chromium } = createRequire(`${process.env.HM_TEST_NODE}/`)("playwright-core");
+const PATIENCE = 60_000;
+
+const browser = await chromium.launch({
+  executablePath: process.env.HM_TEST_CHROMIUM ?? "/usr/bin/chromium",
+  args: process.getuid() === 0 ? ["--no-sandbox"] : [],
+});
+let page;
+let heard;
+
+const commands = {
+  /** A new page without a past; options are those of a browser context. */
+  async open({ url, options }) {
+    await page?.context().close();
+    const context = await browser.newContext(options);
+    context.setDefaultTimeout(PATIENCE);
+    page = await context.newPage();
+    heard = { console: [], requests: [] };
+    const { console, requests } = heard;
+    page.on("console", message => ["error", "warning"].includes(message.type()) && console.push(message.text()));
+    page.on("pageerror", error => console.push(error.stack));
+    page.on("request", request => requests.push(request.url()));
+    page.on("websocket", socket => requests.push(socket.url()));
+    await page.goto(url);
+  },
+  run: ({ code }) => page.evaluate(code),
+  reload: () => page.reload(),
+  fill: ({ at, text }) => page.fill(at, text),
+  press: ({ key }) => page.keyboard.press(key),
+  resize: ({ width, height }) => page.setViewportSize({ width, height }),
+  media: ({ media }) => page.emulateMedia(media),
+  shot: ({ file }) => page.screenshot({ path: file, fullPage: true, animations: "disabled" }),
+  /** What the page wrote into its console, and what it asked for. */
+  heard: () => heard,
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const { name, ...details } = JSON.parse(line);
+  let answer;
+  try {
+    const value = await commands[name](details);
+    // A screenshot's bytes are in its file.
+    answer = { value: Buffer.isBuffer(value) || name === "reload" ? null : (value ?? null) };
+  } catch (error) {
+    answer = { error: String(error.stack) };
+  }
+  process.stdout.write(`${JSON.stringify(answer)}\n`);
+}
+await browser.close();

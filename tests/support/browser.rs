@@ -1,0 +1,164 @@
+//! A Chromium with one page, through tests/peers/browser.mjs.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Agent, PATIENCE};
+
+/// Ends when it goes out of scope.
+pub struct Browser {
+    child: Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Browser {
+    pub fn start() -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/browser.mjs");
+        let mut command = Command::new("node");
+        command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { input: child.stdin.take(), output, child }
+    }
+
+    /// One with this page on a wide screen.
+    pub fn at(url: &str) -> Self {
+        let mut browser = Self::start();
+        browser.open(url, &json!({ "viewport": { "width": 1440, "height": 900 } }));
+        browser
+    }
+
+    fn ask(&mut self, command: &Value) -> Value {
+        let input = self.input.as_mut().unwrap();
+        writeln!(input, "{command}").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        let answer: Value = serde_json::from_str(&line).unwrap();
+        assert!(answer["error"].is_null(), "{command}: {}", answer["error"].as_str().unwrap());
+        answer["value"].clone()
+    }
+
+    /// A page without a past; options are those of playwright's browser contexts.
+    pub fn open(&mut self, url: &str, options: &Value) {
+        self.ask(&json!({ "name": "open", "url": url, "options": options }));
+    }
+
+    pub fn reload(&mut self) {
+        self.ask(&json!({ "name": "reload" }));
+    }
+
+    /// The value of an expression.
+    pub fn run(&mut self, code: &str) -> Value {
+        self.ask(&json!({ "name": "run", "code": code }))
+    }
+
+    /// The same, a text.
+    pub fn text(&mut self, code: &str) -> String {
+        self.run(code).as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What can be seen of an element, its line ends made spaces; nothing if there is none.
+    pub fn seen(&mut self, selector: &str) -> String {
+        self.text(&visible(selector)).split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Waits for an expression to be true.
+    pub fn until(&mut self, code: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.run(&format!("Boolean({code})")) != json!(true) {
+            let late = Instant::now() > deadline;
+            assert!(!late, "waited too long for {code}; the page: {}", self.seen("body"));
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits for a text that can be seen in an element.
+    pub fn until_seen(&mut self, selector: &str, text: &str) {
+        let words = "?.replace(/\\s+/g, ' ').includes";
+        self.until(&format!("{}{words}({})", visible(selector), json!(text)));
+    }
+
+    pub fn fill(&mut self, selector: &str, text: &str) {
+        self.ask(&json!({ "name": "fill", "at": selector, "text": text }));
+    }
+
+    pub fn press(&mut self, key: &str) {
+        self.ask(&json!({ "name": "press", "key": key }));
+    }
+
+    pub fn resize(&mut self, width: u32, height: u32) {
+        self.ask(&json!({ "name": "resize", "width": width, "height": height }));
+    }
+
+    /// E.g. `{"colorScheme": "dark"}`.
+    pub fn media(&mut self, media: &Value) {
+        self.ask(&json!({ "name": "media", "media": media }));
+    }
+
+    /// Leaves a picture for people in `target/page`.
+    pub fn shot(&mut self, name: &str) {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../page");
+        std::fs::create_dir_all(&directory).unwrap();
+        self.ask(&json!({ "name": "shot", "file": directory.join(format!("{name}.png")) }));
+    }
+
+    /// Errors and warnings in the console, refusals by the page's own policy among them.
+    pub fn console(&mut self) -> Vec<String> {
+        self.heard("console")
+    }
+
+    /// The addresses that the page asked for.
+    pub fn requests(&mut self) -> Vec<String> {
+        self.heard("requests")
+    }
+
+    fn heard(&mut self, what: &str) -> Vec<String> {
+        let heard = self.ask(&json!({ "name": "heard" }));
+        serde_json::from_value(heard[what].clone()).unwrap()
+    }
+}
+
+/// An expression: the text of an element as it can be seen. What is hidden would have an `innerText`, too.
+fn visible(selector: &str) -> String {
+    let seen = "(each => each?.checkVisibility() ? each.innerText : '')";
+    format!("{seen}(document.querySelector({}))", json!(selector))
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        self.input = None; // it ends with it, and takes Chromium along
+        let deadline = Instant::now() + super::SLACK;
+        while self.child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where an agent has its page.
+pub fn page_of(agent: &Agent) -> String {
+    format!("http://{}/", agent.address)
+}
+
+/// A browser that shows an agent's page, with values.
+pub fn browser_at(agent: &Agent) -> Browser {
+    let mut browser = Browser::at(&page_of(agent));
+    browser.until("document.querySelector('#hero .value')");
+    browser
+}
+
+/// Nothing went wrong in the page, and it asked nobody but its agent.
+pub fn assert_quiet(browser: &mut Browser, agent: &Agent) {
+    assert_eq!(browser.console(), [""; 0]);
+    let own = [page_of(agent), format!("ws://{}/usage", agent.address)];
+    for request in browser.requests() {
+        let inside = request.starts_with("data:");
+        assert!(inside || own.contains(&request), "it asks for {request}");
+    }
+}

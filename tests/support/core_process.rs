@@ -1,0 +1,135 @@
+//! A Core in a process of its own, so that it can be stopped, killed, and be on another host.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::core::Core;
+use super::core_wire::{fresh_id, message};
+
+const ADDRESS: &str = "HM_TEST_CORE_ADDRESS";
+const RECORD: &str = "HM_TEST_CORE_RECORD";
+
+/// It ends with this process.
+pub struct CoreProcess {
+    child: Child,
+    stdin: ChildStdin,
+    /// Not read, and there: what runs tests dies of a pipe without an end.
+    _stdout: ChildStdout,
+}
+
+impl CoreProcess {
+    /// Runs this test program again, which must have a test `core_process` that calls [`CoreProcess::be`]. `command`
+    /// is what comes before a program's name.
+    pub fn start(mut command: Command, address: &str, record: &Path) -> Self {
+        let command = command.args(["--exact", "core_process", "--ignored", "--nocapture"]);
+        let command = command.env(ADDRESS, address).env(RECORD, record);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a Core");
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut core = Self { child, stdin, _stdout: stdout };
+        let mut lines = BufReader::new(&mut core._stdout).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line.ends_with("Core listens")), "Core has ended");
+        core
+    }
+
+    /// The life of that process. Without what [`CoreProcess::start`] sets it is none.
+    pub fn be() {
+        let variable = |name| std::env::var(name).ok();
+        let (Some(address), Some(record)) = (variable(ADDRESS), variable(RECORD)) else { return };
+        let core = Core::on(address.parse().unwrap());
+        core.record(File::options().append(true).create(true).open(record).unwrap());
+        println!("Core listens");
+        for line in std::io::stdin().lines() {
+            let order: Value = serde_json::from_str(&line.unwrap()).unwrap();
+            if let Some(text) = order["push"].as_str() {
+                core.push(text);
+            }
+            if let Some(kinds) = order["withhold"].as_array() {
+                let kinds: Vec<&str> = kinds.iter().filter_map(Value::as_str).collect();
+                core.withhold(&kinds);
+            }
+            if order["shut_down"] == true {
+                core.shut_down();
+                break;
+            }
+        }
+        // Not by its end: what it says then, nobody reads.
+        std::process::exit(0);
+    }
+
+    fn order(&mut self, order: &Value) {
+        self.stdin.write_all(format!("{order}\n").as_bytes()).unwrap();
+    }
+
+    pub fn execute(&mut self, command_id: &str, text: &str, timeout: u64) {
+        let data = json!({"command_id": command_id, "command_text": text, "timeout": timeout});
+        let text = message("execute_command", &fresh_id(), &data).to_string();
+        self.order(&json!({"push": text}));
+    }
+
+    /// From now on messages of these types are not answered.
+    pub fn withhold(&mut self, kinds: &[&str]) {
+        self.order(&json!({"withhold": kinds}));
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it in good order.
+    pub fn shut_down(mut self) {
+        self.order(&json!({"shut_down": true}));
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for CoreProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A line of a Core's record.
+#[derive(Debug, Clone)]
+pub enum Noted {
+    Seen(Value),
+    /// The id of a result.
+    Acknowledged(String),
+}
+
+/// What all Cores have noted in this file, each with the process and the connection.
+pub fn noted(record: &Path) -> Vec<((u64, u64), Noted)> {
+    let text = std::fs::read_to_string(record).unwrap_or_default();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let read = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let connection = (line["core"].as_u64().unwrap(), line["connection"].as_u64().unwrap());
+        let noted = match line["what"]["acknowledged"].as_str() {
+            Some(id) => Noted::Acknowledged(id.to_owned()),
+            None => Noted::Seen(line["what"]["seen"].clone()),
+        };
+        (connection, noted)
+    };
+    whole.lines().filter(|line| !line.is_empty()).map(read).collect()
+}
+
+/// Of these, messages of one type.
+pub fn messages(record: &Path, kind: &str) -> Vec<((u64, u64), Value)> {
+    let seen = noted(record).into_iter().filter_map(|(connection, noted)| match noted {
+        Noted::Seen(message) if message["type"] == kind => Some((connection, message)),
+        _ => None,
+    });
+    seen.collect()
+}

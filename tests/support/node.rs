@@ -1,0 +1,179 @@
+//! An agent that Core may give commands, and who they run as: a user whom only this agent knows, so that what is left
+//! of a command can be counted.
+
+use std::ffi::OsStr;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde_json::Value;
+
+use super::core::Core;
+use super::core_wire::{TOKEN, fresh_id};
+use super::{Agent, Scratch, hm_agent, wait_until};
+
+/// A user who is not in this machine's files, with a group of its own and one more. Without root it is whoever runs
+/// the tests, whose processes nobody can tell apart.
+pub struct User {
+    pub id: u32,
+    is_root: bool,
+    files: Scratch,
+}
+
+impl User {
+    pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        // Two apart: the second group has the next number.
+        let id = 1_000_000_000 + std::process::id() % 4_194_304 * 200 + number * 2;
+        let output = Command::new("id").arg("-u").output().unwrap();
+        let is_root = output.stdout == b"0\n";
+        let files = Scratch::new("user");
+        let more = id + 1;
+        // Another name of the same user comes first, as with root and toor.
+        files.write(
+            "passwd",
+            &format!(
+                "root:x:0:0:root:/root:/bin/sh\nhmalias:x:{id}:7::/:/bin/sh\nhmtest:x:{id}:{id}:of a test:/tmp:/bin/sh\n"
+            ),
+        );
+        files.write(
+            "group",
+            &format!("root:x:0:\nhmtest:x:{id}:\nhmmore:x:{more}:root,hmtest\nhmless:x:7:root\n"),
+        );
+        Self { id, is_root, files }
+    }
+
+    pub fn is_own(&self) -> bool {
+        self.is_root
+    }
+
+    /// The same command where this user is known.
+    pub fn known_to(&self, command: &Command) -> Command {
+        if !self.is_root {
+            return behind(&[], command);
+        }
+        let script = "mount --bind \"$0\" /etc/passwd && mount --bind \"$1\" /etc/group && shift && exec \"$@\"";
+        let file = |name| self.files.0.join(name).display().to_string();
+        let (passwd, group) = (file("passwd"), file("group"));
+        let before = ["unshare", "--mount", "sh", "-c", script, &passwd, &group];
+        let mut wrapped = behind(&before, command);
+        wrapped.args(["-s", "core.run_as=hmtest"]);
+        wrapped
+    }
+
+    /// A directory in which this user may write.
+    pub fn scratch(&self) -> Scratch {
+        let scratch = Scratch::new("command");
+        let status = Command::new("chmod").arg("777").arg(&scratch.0).status();
+        assert!(status.unwrap().success());
+        scratch
+    }
+
+    /// What runs as this user, by number and command line.
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        if !self.is_root {
+            return Vec::new();
+        }
+        let id = self.id.to_string();
+        let is_ours = |pid: &u32| {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+            uids.is_some_and(|uids| uids.split_whitespace().any(|uid| uid == id))
+        };
+        pids().filter(is_ours).map(|pid| (pid, command_line(pid))).collect()
+    }
+
+    /// Nothing of it is left, or not for long.
+    pub fn assert_gone(&self, what: &str) {
+        let what = format!("the end of all that {what} has started");
+        wait_until(&what, || self.processes().is_empty().then_some(()));
+    }
+}
+
+/// A command behind others, which run it in turn.
+pub fn behind(before: &[&str], command: &Command) -> Command {
+    let mut words = before.iter().map(OsStr::new).chain([command.get_program()]);
+    let mut wrapped = Command::new(words.next().unwrap());
+    wrapped.args(words).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    wrapped
+}
+
+/// Every process of this machine.
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+pub fn command_line(pid: u32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
+/// Processes whose parent is this one, dead ones too.
+pub fn children(parent: u32) -> Vec<(u32, String)> {
+    let is_child = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after = stat.rsplit(") ").next().unwrap_or_default();
+        after.split(' ').nth(1) == Some(parent.to_string().as_str())
+    };
+    pids().filter(is_child).map(|pid| (pid, command_line(pid))).collect()
+}
+
+/// The agent on its way to this Core, with a beat a second.
+pub fn command(core: &str, state: &Scratch, settings: &[&str]) -> Command {
+    let mut command = hm_agent();
+    let state = format!("state_dir={}", state.0.display());
+    let token = format!("core.token={TOKEN}");
+    let own = ["usage.listen=127.0.0.1:0", "node_id=n1", "interval=1", "gpu.source=none"];
+    let of_core = [core, &token, "core.heartbeat_interval=1", &state];
+    for setting in own.iter().chain(&of_core).chain(settings) {
+        command.args(["-s", setting]);
+    }
+    command
+}
+
+/// An agent that carries out what Core wants, as `user`.
+pub fn start(core: &Core, user: &User, state: &Scratch, settings: &[&str]) -> Agent {
+    let settings = [&["core.commands=any"], settings].concat();
+    let agent = Agent::spawn(user.known_to(&command(&core.setting(), state, &settings)));
+    // Not of this agent, if there was another one.
+    agent.wait_log("registered as n1");
+    agent
+}
+
+/// A Core, and an agent that carries out what it wants.
+pub struct Scene {
+    // Ended in this order.
+    pub agent: Agent,
+    pub core: Core,
+    pub user: User,
+    pub state: Scratch,
+}
+
+impl Scene {
+    pub fn new(settings: &[&str]) -> Self {
+        let (core, user, state) = (Core::start(), User::new(), Scratch::new("node"));
+        let agent = start(&core, &user, &state, settings);
+        Self { agent, core, user, state }
+    }
+
+    /// Runs a command, under an id of its own; what the result says.
+    pub fn run(&self, text: &str, timeout: u64) -> Value {
+        let id = format!("run-{}", fresh_id());
+        self.core.execute(&id, text, timeout);
+        self.core.result(&id).data
+    }
+
+    /// Nothing is left of any command.
+    pub fn assert_gone(&self, what: &str) {
+        self.user.assert_gone(what);
+        let pid = self.agent.pid();
+        wait_until("children that are waited for", || children(pid).is_empty().then_some(()));
+    }
+}
