@@ -10,7 +10,6 @@ mod logins;
 mod mailbox;
 mod session;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -28,7 +27,8 @@ use logins::Logins;
 pub struct Hosts<'a> {
     settings: &'a Current,
     stop: &'a Stop,
-    hosts: Mutex<BTreeMap<Target, Arc<Host>>>,
+    /// A few hundred at the most: a list is fast enough.
+    hosts: Mutex<Vec<Arc<Host>>>,
     logins: Logins,
     log: PeerLog,
 }
@@ -84,15 +84,15 @@ impl<'a> Hosts<'a> {
         let (client, rough, ticket) = watcher;
         let fail = |why: &str| client.tell(ticket, Err(why.to_owned()));
         let mut hosts = lock(&self.hosts);
-        let host = match hosts.get(target) {
-            Some(host) => host.clone(),
+        let host = match find(&hosts, target) {
+            Some(host) => host,
             None if hosts.len() >= limits::MONITOR_HOSTS => {
                 let most = limits::MONITOR_HOSTS;
                 return fail(&format!("there are {most} hosts already, the most that may be"));
             }
             None => match self.begin(crew, target, password.clone()) {
                 Ok(host) => {
-                    hosts.insert(target.clone(), host.clone());
+                    hosts.push(host.clone());
                     host
                 }
                 Err(error) => {
@@ -157,7 +157,7 @@ impl<'a> Hosts<'a> {
 
     /// Has a client watch a host no longer; `rough` is which kind of events, `None` all.
     pub fn detach(&self, target: &Target, client: &Arc<Mailbox>, rough: Option<bool>) {
-        let host = lock(&self.hosts).get(target).cloned();
+        let host = find(&lock(&self.hosts), target);
         if let Some(host) = host {
             host.leave(client, rough);
             client.forget(&host.key, rough);
@@ -166,7 +166,7 @@ impl<'a> Hosts<'a> {
 
     /// Has a client that is gone watch nothing.
     pub fn detach_all(&self, client: &Arc<Mailbox>) {
-        let hosts: Vec<_> = lock(&self.hosts).values().cloned().collect();
+        let hosts = lock(&self.hosts).clone();
         hosts.iter().for_each(|host| host.leave(client, None));
     }
 
@@ -175,7 +175,7 @@ impl<'a> Hosts<'a> {
         let mut hosts = lock(&self.hosts);
         let empty = lock(&host.state).watchers.is_empty();
         if empty {
-            hosts.remove(&host.target);
+            hosts.retain(|other| !Arc::ptr_eq(other, host));
         }
         empty
     }
@@ -184,6 +184,10 @@ impl<'a> Hosts<'a> {
     fn known_hosts(&self) -> Option<PathBuf> {
         self.settings.get().monitor.known_hosts.clone()
     }
+}
+
+fn find(hosts: &[Arc<Host>], target: &Target) -> Option<Arc<Host>> {
+    hosts.iter().find(|host| host.target == *target).cloned()
 }
 
 /// Compares in a time that does not depend on where they differ.

@@ -1,6 +1,5 @@
 //! What is known of another host, as it comes over SSH: a [`Look`] every two seconds, and what changes less often.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::gpu::Gpu;
@@ -15,6 +14,16 @@ use crate::parse::processors::{self, Place, Processor};
 use crate::parse::snmp::{self, Snmp};
 use crate::parse::stat::{self, Stat};
 use crate::parse::{decimal, df, fields, ip_address, lines, nvidia_smi, uptime};
+
+/// What was printed of a look, by name.
+#[derive(Debug, Default)]
+pub struct Sections(pub Vec<(String, Vec<u8>)>);
+
+impl Sections {
+    fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, text)| &text[..])
+    }
+}
 
 /// A host's counters at one moment. What it does not have is absent.
 #[derive(Debug, Clone, Default)]
@@ -59,9 +68,8 @@ pub struct News {
 
 impl Look {
     /// Reads what was printed, by name. What cannot be understood is absent.
-    pub fn new(sections: &BTreeMap<String, Vec<u8>>) -> Self {
-        let text =
-            |name: &str| sections.get(name).map(Vec::as_slice).filter(|text| !text.is_empty());
+    pub fn new(sections: &Sections) -> Self {
+        let text = |name: &str| sections.get(name).filter(|text| !text.is_empty());
         Self {
             uptime_seconds: text("uptime").and_then(|text| uptime::parse(text).ok()),
             loadavg: text("loadavg").and_then(|text| loadavg::parse(text).ok()),
@@ -95,30 +103,30 @@ fn zone(line: &[u8]) -> Option<(u32, i64)> {
 
 impl Host {
     /// Takes over what a look told beside its counters; `uptime` is the look's.
-    pub fn take(&mut self, sections: &mut BTreeMap<String, Vec<u8>>, uptime: f64) -> News {
+    pub fn take(&mut self, sections: &Sections, uptime: f64) -> News {
         let mut news = News::default();
-        if let Some(text) = sections.remove("hello") {
+        if let Some(text) = sections.get("hello") {
             self.page_bytes = decimal(text.trim_ascii()).unwrap_or(4096);
         }
-        if let Some(text) = sections.remove("cpuinfo") {
-            self.processors = processors::parse(&text);
+        if let Some(text) = sections.get("cpuinfo") {
+            self.processors = processors::parse(text);
             news.processors = !self.processors.is_empty();
         }
-        if let Some(text) = sections.remove("topology") {
-            self.places = processors::parse_places(&text);
+        if let Some(text) = sections.get("topology") {
+            self.places = processors::parse_places(text);
         }
-        if let Some(text) = sections.remove("processes") {
-            let list = (uptime, processes::parse(&text));
+        if let Some(text) = sections.get("processes") {
+            let list = (uptime, processes::parse(text));
             news.processes = Some(std::mem::replace(&mut self.processes, list));
         }
-        if let Some(text) = sections.remove("devices") {
-            self.devices = lines(&text).map(|(_, line)| line.to_vec()).collect();
+        if let Some(text) = sections.get("devices") {
+            self.devices = lines(text).map(|(_, line)| line.to_vec()).collect();
         }
-        if let Some(text) = sections.remove("addresses") {
-            self.addresses = ip_address::parse(&text);
+        if let Some(text) = sections.get("addresses") {
+            self.addresses = ip_address::parse(text);
         }
-        if let Some(text) = sections.remove("mounts") {
-            self.mounts = mountinfo::parse(&text).unwrap_or_default();
+        if let Some(text) = sections.get("mounts") {
+            self.mounts = mountinfo::parse(text).unwrap_or_default();
         }
         news
     }
@@ -148,11 +156,11 @@ mod tests {
 
     #[test]
     fn what_a_host_does_not_have_is_absent() {
-        let look = Look::new(&BTreeMap::new());
+        let look = Look::new(&Sections::default());
         assert!(look.stat.is_none() && look.zones.is_empty() && look.processors().is_none());
         let sections = [("zones", "0 45000\n1 -274000\n3 -5000\nx\n4 hot\n"), ("stat", "nonsense")];
         let sections = sections.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
-        let look = Look::new(&sections.into());
+        let look = Look::new(&Sections(sections.into()));
         assert_eq!(look.zones, [(0, 45_000), (3, -5_000)]);
         assert!(look.stat.is_none());
     }

@@ -1,6 +1,5 @@
 //! Who may log in: so many at a time, in the order in which they came.
 
-use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +15,7 @@ pub(super) struct Logins(Mutex<Line>);
 #[derive(Default)]
 struct Line {
     under_way: usize,
-    waiting: VecDeque<Arc<Host>>,
+    waiting: Vec<Arc<Host>>,
 }
 
 /// A turn; given back when it is dropped.
@@ -31,11 +30,11 @@ impl Logins {
             host.bell.clear();
             let mut line = lock(&self.0);
             let wanted = !stop.is_rung() && !lock(&host.state).watchers.is_empty();
-            let first = line.waiting.front().is_none_or(same);
+            let first = line.waiting.first().is_none_or(same);
             if !wanted || (first && line.under_way < limits::LOGINS_AT_ONCE) {
                 line.waiting.retain(|other| !same(other));
                 line.under_way += usize::from(wanted);
-                let next = line.waiting.front().cloned();
+                let next = line.waiting.first().cloned();
                 drop(line);
                 // There may be room for that one, too.
                 if let Some(next) = next {
@@ -44,7 +43,7 @@ impl Logins {
                 return wanted.then(|| Turn(self));
             }
             if !line.waiting.iter().any(same) {
-                line.waiting.push_back(host.clone());
+                line.waiting.push(host.clone());
             }
             drop(line);
             sys::wait_readable([host.bell.as_fd(), stop.as_fd()], None);
@@ -56,7 +55,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut line = lock(&self.0.0);
         line.under_way -= 1;
-        if let Some(next) = line.waiting.front() {
+        if let Some(next) = line.waiting.first() {
             next.bell.ring();
         }
     }

@@ -1,6 +1,5 @@
 //! What waits for one client: a slow one finds the latest of each host's events, not all of them.
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
@@ -32,7 +31,7 @@ pub struct Mailbox {
 struct Waiting {
     outcomes: Vec<Outcome>,
     /// Frames, by host and kind; at most so many as there are of those.
-    frames: VecDeque<(Arc<str>, Kind, Arc<[u8]>)>,
+    frames: Vec<(Arc<str>, Kind, Arc<[u8]>)>,
 }
 
 impl Mailbox {
@@ -53,7 +52,7 @@ impl Mailbox {
         let same = |(known, its, _): &&mut (Arc<str>, Kind, _)| known == host && *its == kind;
         match waiting.frames.iter_mut().find(same) {
             Some((_, _, old)) => *old = frames.clone(),
-            None => waiting.frames.push_back((host.clone(), kind, frames.clone())),
+            None => waiting.frames.push((host.clone(), kind, frames.clone())),
         }
         drop(waiting);
         self.bell.ring();
@@ -75,7 +74,8 @@ impl Mailbox {
 
     /// The frames that have waited longest, of one host and kind.
     pub fn next(&self) -> Option<Arc<[u8]>> {
-        lock(&self.waiting).frames.pop_front().map(|(_, _, frames)| frames)
+        let mut waiting = lock(&self.waiting);
+        (!waiting.frames.is_empty()).then(|| waiting.frames.remove(0).2)
     }
 
     /// Readable when something came since [`Mailbox::outcomes`].

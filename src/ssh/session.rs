@@ -1,6 +1,5 @@
 //! The life of a host's thread: waits for its turn, logs in, asks for a look every two seconds, and tells those who watch.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ use crate::link::Backoff;
 use crate::parse::remote::{Part, Parts};
 use crate::proto::frame;
 use crate::proto::monitor::events;
-use crate::snapshot::remote::{self, Look};
+use crate::snapshot::remote::{self, Look, Sections};
 use crate::sync::lock;
 use crate::sys;
 
@@ -103,7 +102,7 @@ impl Hosts<'_> {
             },
             by_password: password.is_some(),
             parts: Parts::new(&marker, limits::REMOTE_FILE_BYTES),
-            sections: BTreeMap::new(),
+            sections: Sections::default(),
             known: remote::Host::default(),
             earlier: None,
             started: Instant::now(),
@@ -151,7 +150,7 @@ struct Session<'a> {
     by_password: bool,
     parts: Parts,
     /// What came of the look that is under way.
-    sections: BTreeMap<String, Vec<u8>>,
+    sections: Sections,
     known: remote::Host,
     earlier: Option<(f64, Look)>,
     started: Instant,
@@ -254,15 +253,15 @@ impl Session<'_> {
         for part in parts.map_err(|_| self.lost("the host prints more than it may"))? {
             match part {
                 Part::Section(name, body) => {
-                    self.sections.insert(name, body);
-                    if self.sections.len() > limits::REMOTE_PARTS {
+                    self.sections.0.push((name, body));
+                    if self.sections.0.len() > limits::REMOTE_PARTS {
                         return Err(self.lost("the host prints more than it may"));
                     }
                 }
                 Part::Whole if self.up => self.take_look(),
                 Part::Whole => {
                     self.up = true;
-                    self.known.take(&mut self.sections, 0.0);
+                    self.known.take(&std::mem::take(&mut self.sections), 0.0);
                     self.next = Instant::now();
                     self.host.is_up();
                 }
@@ -280,11 +279,11 @@ impl Session<'_> {
     /// A look is complete.
     fn take_look(&mut self) {
         self.asked = None;
-        let mut sections = std::mem::take(&mut self.sections);
+        let sections = std::mem::take(&mut self.sections);
         let look = Look::new(&sections);
         // The host's own clock knows nothing of the network's delays.
         let uptime = look.uptime_seconds.unwrap_or_else(|| self.started.elapsed().as_secs_f64());
-        let news = self.known.take(&mut sections, uptime);
+        let news = self.known.take(&sections, uptime);
         let (host, key, known) = (self.host, &self.host.key, &self.known);
         if news.processors {
             host.post(Kind::CpuInfo, &[events::cpu_info(key, known)]);

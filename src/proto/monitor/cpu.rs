@@ -1,7 +1,5 @@
 //! `cpu_info` and `cpu_performance`.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value};
 
 use super::fields::{Fields, two_decimals};
@@ -15,33 +13,47 @@ const USER_HZ: f64 = 100.0;
 
 /// Processors by package, core and number.
 pub(super) fn info(host: &Host) -> Value {
-    let mut packages: BTreeMap<u64, BTreeMap<u64, Vec<&Processor>>> = BTreeMap::new();
-    for processor in &host.processors {
-        let place = place(host, processor);
-        let package = processor.number("physical id").or(place.and_then(|place| place.package));
-        let core = processor.number("core id").or(place.and_then(|place| place.core));
-        // A kernel that does not tell has each processor in a core of its own.
-        let core = core.unwrap_or(processor.number.into());
-        packages.entry(package.unwrap_or(0)).or_default().entry(core).or_default().push(processor);
+    let placed: Vec<Placed> = host
+        .processors
+        .iter()
+        .map(|processor| {
+            let place = place(host, processor);
+            let package = processor.number("physical id").or(place.and_then(|place| place.package));
+            let core = processor.number("core id").or(place.and_then(|place| place.core));
+            // A kernel that does not tell has each processor in a core of its own.
+            (package.unwrap_or(0), core.unwrap_or(processor.number.into()), processor)
+        })
+        .collect();
+    let mut packages = Map::new();
+    for (id, ..) in &placed {
+        if !packages.contains_key(&id.to_string()) {
+            let own: Vec<Placed> = placed.iter().copied().filter(|(its, ..)| its == id).collect();
+            packages.insert(id.to_string(), package(host, *id, &own));
+        }
     }
-    let packages = packages.iter().map(|(id, cores)| (id.to_string(), package(host, *id, cores)));
-    Value::Object(packages.collect())
+    Value::Object(packages)
 }
+
+/// A processor's package and core.
+type Placed<'a> = (u64, u64, &'a Processor);
 
 fn place<'a>(host: &'a Host, processor: &Processor) -> Option<&'a Place> {
     host.places.iter().find(|place| place.number == processor.number)
 }
 
-fn package(host: &Host, id: u64, cores: &BTreeMap<u64, Vec<&Processor>>) -> Value {
+fn package(host: &Host, id: u64, placed: &[Placed]) -> Value {
     let mut by_core = Map::new();
-    for (core, processors) in cores {
-        let each = processors.iter().map(|one| (one.number.to_string(), processor(host, one)));
-        let mut fields = Fields::default();
-        fields.put("cpu_processor_info", Some(Value::Object(each.collect())));
-        by_core.insert(core.to_string(), fields.count("core_id", Some(*core)).done());
+    for (_, core, _) in placed {
+        if !by_core.contains_key(&core.to_string()) {
+            let own = placed.iter().filter(|(_, its, _)| its == core);
+            let each = own.map(|(.., one)| (one.number.to_string(), processor(host, one)));
+            let mut fields = Fields::default();
+            fields.put("cpu_processor_info", Some(Value::Object(each.collect())));
+            by_core.insert(core.to_string(), fields.count("core_id", Some(*core)).done());
+        }
     }
-    let processors: usize = cores.values().map(Vec::len).sum();
-    let Some(first) = cores.values().flatten().next() else { return Value::Null };
+    let (processors, cores) = (placed.len(), by_core.len());
+    let Some((.., first)) = placed.first() else { return Value::Null };
     let text = |key: &str| first.text(key).map(Value::from);
     let arm_vendor = || cpuinfo::arm_vendor(&first.text("CPU implementer")?).map(Value::from);
     let arm_name = || cpuinfo::parse_model(&first.as_lines()).map(Value::from);
@@ -61,7 +73,7 @@ fn package(host: &Host, id: u64, cores: &BTreeMap<u64, Vec<&Processor>>) -> Valu
         .put("cache_size", text("cache size"))
         .count("physical_id", Some(id))
         .count("siblings", first.number("siblings").or(Some(processors as u64)))
-        .count("cpu_cores", first.number("cpu cores").or(Some(cores.len() as u64)))
+        .count("cpu_cores", first.number("cpu cores").or(Some(cores as u64)))
         .put("fpu", first.flag("fpu").map(Value::from))
         .put("fpu_exception", first.flag("fpu_exception").map(Value::from))
         .number("bogomips", first.fraction("bogomips").or_else(|| first.fraction("BogoMIPS")))

@@ -14,11 +14,12 @@ const PROCESSES: usize = 50;
 /// A notification of what `fields` hold.
 fn notification(event: &str, key: &str, mut fields: Fields) -> String {
     fields.put("ssh_key", Some(key.into()));
-    // What changes from one to the next is last, as in the document.
-    let event = Value::from(event);
-    let message = fields.done();
+    framed(event, &fields.done().to_string())
+}
+
+fn framed(event: &str, message: &str) -> String {
     format!(
-        r#"{{"id":null,"method":"ssh.notification","params":[{{"event":{event},"message":{message}}}]}}"#
+        r#"{{"id":null,"method":"ssh.notification","params":[{{"event":"{event}","message":{message}}}]}}"#
     )
 }
 
@@ -106,33 +107,42 @@ pub fn cpu_info(key: &str, host: &Host) -> String {
 
 /// `gpu`: the fields of `subscribe:detail`.
 pub fn gpu(key: &str, host: &Host) -> String {
-    let gpus = serde_json::to_value(&host.gpus).unwrap_or_default();
-    notification("gpu", key, with(&[("gpus", gpus)]))
+    // As text: to turn them into values first would be all their fields' code a second time.
+    let gpus = serde_json::to_string(&host.gpus).unwrap_or_default();
+    let key = Value::from(key);
+    let message = format!(r#"{{"gpus":{gpus},"ssh_key":{key}}}"#);
+    framed("gpu", &message)
 }
 
 /// `process`: those that took the most processor time between two lists, and then those with the most memory.
 /// None without a list to compare with.
 pub fn process(key: &str, host: &Host, earlier: &(f64, Vec<Process>)) -> Option<String> {
-    let ((then, before), (at, now)) = (earlier, &host.processes);
-    let seconds = Some(at - then).filter(|seconds| *seconds > 0.0 && !before.is_empty())?;
-    let known: std::collections::BTreeMap<_, _> =
-        before.iter().map(|one| ((one.pid, one.start_ticks), one.ticks)).collect();
-    let mut rows: Vec<_> = now
-        .iter()
-        .map(|one| {
-            // One that is new has used all that it has within this time.
-            let earlier = known.get(&(one.pid, one.start_ticks)).copied().unwrap_or(0);
-            (one.ticks.saturating_sub(earlier), one)
-        })
-        .collect();
-    rows.sort_by_key(|(ticks, one)| std::cmp::Reverse((*ticks, one.resident_pages)));
-    let rows = rows.iter().take(PROCESSES).map(|(ticks, one)| {
+    let ((then, before), (when, now)) = (earlier, &host.processes);
+    let seconds = Some(when - then).filter(|seconds| *seconds > 0.0 && !before.is_empty())?;
+    let mut used: Vec<(u64, u64, &Process)> = Vec::with_capacity(now.len());
+    let mut at = 0;
+    for one in now {
+        // Both lists have the shell's order, so the next one is nearly always near.
+        let (passed, ahead) = before.split_at_checked(at).unwrap_or((before, &[]));
+        let same = |known: &Process| (known.pid, known.start_ticks) == (one.pid, one.start_ticks);
+        let found = ahead.iter().position(same);
+        at = found.map_or(at, |found| passed.len() + found);
+        // One that is new has used all that it has within this time.
+        let earlier = found.and_then(|_| before.get(at)).map_or(0, |known| known.ticks);
+        used.push((one.ticks.saturating_sub(earlier), one.resident_pages, one));
+    }
+    let most = std::iter::from_fn(|| {
+        let keys = used.iter().map(|(ticks, pages, _)| (*ticks, *pages)).enumerate();
+        let (at, _) = keys.max_by_key(|(_, key)| *key)?;
+        Some(used.swap_remove(at))
+    });
+    let rows = most.take(PROCESSES).map(|(ticks, _, one)| {
         let mut fields = Fields::default();
         fields
             .count("pid", Some(one.pid.into()))
             .put("name", Some(String::from_utf8_lossy(&one.name).into()))
             // Ticks are hundredths of a second.
-            .number("cpu", Some(*ticks as f64 / seconds))
+            .number("cpu", Some(ticks as f64 / seconds))
             .size("mem", Some(one.resident_pages as f64 * host.page_bytes as f64));
         fields.done()
     });

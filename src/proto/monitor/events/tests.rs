@@ -5,15 +5,13 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::snapshot::remote::Sections;
 
 const KEY: &str = "cc@10.128.248.93:22";
 
 fn look(sections: &[(&str, &str)]) -> Look {
-    let sections: BTreeMap<String, Vec<u8>> = sections
-        .iter()
-        .map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()))
-        .collect();
-    Look::new(&sections)
+    let section = |(name, text): &(&str, &str)| ((*name).to_owned(), text.as_bytes().to_vec());
+    Look::new(&Sections(sections.iter().map(section).collect()))
 }
 
 fn fixture(tree: &str) -> Look {
