@@ -45,10 +45,12 @@ fn package(host: &Host, id: u64, placed: &[Placed]) -> Value {
     let mut by_core = Map::new();
     for (_, core, _) in placed {
         if !by_core.contains_key(&core.to_string()) {
-            let own = placed.iter().filter(|(_, its, _)| its == core);
-            let each = own.map(|(.., one)| (one.number.to_string(), processor(host, one)));
+            let mut each = Fields::default();
+            for (.., one) in placed.iter().filter(|(_, its, _)| its == core) {
+                each.put(&one.number.to_string(), Some(processor(host, one)));
+            }
             let mut fields = Fields::default();
-            fields.put("cpu_processor_info", Some(Value::Object(each.collect())));
+            fields.put("cpu_processor_info", Some(each.done()));
             by_core.insert(core.to_string(), fields.count("core_id", Some(*core)).done());
         }
     }
@@ -102,12 +104,13 @@ pub(super) fn performance(earlier: &Stat, now: &Stat) -> (Value, Value) {
     let (time, unit) = time(ticks.fold(0, u64::saturating_add) as f64 / USER_HZ);
     let mut fields = shares(&earlier.total, total);
     fields.put("total_time", Some(two_decimals(time))).put("total_time_unit", Some(unit.into()));
-    let each = now.cpus.iter().map(|(number, times)| {
+    let mut each = Fields::default();
+    for (number, times) in &now.cpus {
         let before = earlier.cpus.iter().find(|(known, _)| known == number);
         let before = before.map_or(CpuTimes::default(), |(_, times)| *times);
-        (number.to_string(), shares(&before, times).done())
-    });
-    (fields.done(), Value::Object(each.collect()))
+        each.put(&number.to_string(), Some(shares(&before, times).done()));
+    }
+    (fields.done(), each.done())
 }
 
 /// Use of all processors between two looks, in percent.

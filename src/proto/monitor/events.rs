@@ -57,9 +57,11 @@ pub fn of_look(key: &str, host: &Host, earlier: &Look, now: &Look, seconds: f64)
         add("net_stat", with(&[("net_tcp", tcp), ("net_udp", udp)]));
     }
     if !now.zones.is_empty() {
-        let zones =
-            now.zones.iter().map(|(zone, degrees)| (format!("zone{zone}"), (*degrees).into()));
-        add("temp", with(&[("temp_map", Value::Object(zones.collect()))]));
+        let mut zones = Fields::default();
+        for (zone, degrees) in &now.zones {
+            zones.put(&format!("zone{zone}"), Some((*degrees).into()));
+        }
+        add("temp", with(&[("temp_map", zones.done())]));
     }
     if !now.diskstats.is_empty() || !host.sizes.is_empty() {
         let mut fields = with(&[("disk_map", disks::each(host, earlier, now, seconds))]);
