@@ -23,6 +23,7 @@ use crate::serve::counters::Counters;
 use crate::serve::documents::{Documents, Scrapes, Spare};
 use crate::serve::heartbeat::Heartbeat;
 use crate::serve::listener::{Admission, Port};
+use crate::serve::monitor::Monitor;
 use crate::serve::telemetry::Telemetry;
 use crate::serve::usage;
 use crate::snapshot::Reading;
@@ -31,6 +32,7 @@ use crate::source::gpu::Keeper;
 use crate::source::gpu::board::Board;
 use crate::source::machine;
 use crate::source::sampler::Sampler;
+use crate::ssh::Hosts;
 use crate::sync::Stop;
 use crate::sys::{self, Event, Signal};
 use crate::watchdog::Watchdog;
@@ -95,6 +97,7 @@ fn say_hello(settings: &Settings, shared: &Shared) {
         ("heartbeat", config.heartbeat.enabled),
         ("hm", shared.hm.is_some()),
         ("core", shared.core.is_some()),
+        ("monitor", config.monitor.enabled),
     ];
     let services: Vec<_> = services.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let services = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
@@ -120,7 +123,8 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     };
     let usage = bind("usage", config.usage.enabled, config.usage.listen)?;
     let heartbeat = bind("heartbeat", config.heartbeat.enabled, config.heartbeat.listen)?;
-    let ports = [("usage", &usage), ("heartbeat", &heartbeat)];
+    let monitor = bind("monitor", config.monitor.enabled, config.monitor.listen)?;
+    let ports = [("usage", &usage), ("heartbeat", &heartbeat), ("monitor", &monitor)];
     let ports =
         ports.into_iter().filter_map(|(name, port)| Some((name, port.as_ref()?.counters())));
     let ports = ports.collect();
@@ -209,6 +213,10 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         })?;
         let context = shared.clone();
         threads.start("heartbeat", move || context.serve_heartbeat(&port))?;
+    }
+    if let Some(port) = monitor {
+        let context = shared.clone();
+        threads.start("monitor", move || context.serve_monitor(&port))?;
     }
     Ok(shared)
 }
@@ -327,6 +335,25 @@ impl Shared {
         port.run(&self.stop, &self.settings, heartbeat_admission, |stream, guest| {
             heartbeat.serve(stream, &guest);
         })
+    }
+
+    fn serve_monitor(&self, port: &Port) -> Result<(), Error> {
+        let hosts = Hosts::new(&self.settings, &self.stop);
+        sys::crew(|crew| {
+            let (settings, log) = (&self.settings, PeerLog::new());
+            let monitor = Monitor { hosts: &hosts, crew, settings, log };
+            port.run(&self.stop, &self.settings, monitor_admission, |stream, guest| {
+                monitor.serve(stream, &guest);
+            })
+        })
+    }
+}
+
+fn monitor_admission(_: &Config) -> Admission<'_> {
+    Admission {
+        max_connections: limits::MONITOR_CONNECTIONS,
+        max_connections_per_ip: 0,
+        trusted_proxies: &[],
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Config {
     pub hm: Option<Hm>,
     /// `core.*`; `None`: off.
     pub core: Option<Core>,
+    /// `monitor.*`.
+    pub monitor: Monitor,
     /// `tls.ca_file`: authorities beside the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -157,6 +159,21 @@ pub enum CommandPolicy {
     Any,
 }
 
+/// `monitor.*`: other hosts, over SSH.
+#[derive(Debug, Clone)]
+pub struct Monitor {
+    /// `monitor.enabled`.
+    pub enabled: bool,
+    /// `monitor.listen`.
+    pub listen: SocketAddr,
+    /// `monitor.token`, or what `monitor.token_file` holds; `None`: everybody may.
+    pub token: Option<Secret>,
+    /// `monitor.allowed_origins`: browser origins that may open a WebSocket, or `*`.
+    pub allowed_origins: Vec<String>,
+    /// `monitor.known_hosts`; `None`: the user's.
+    pub known_hosts: Option<PathBuf>,
+}
+
 /// A text that must not be shown: it has no `Display`, and its `Debug` says nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -165,6 +182,11 @@ impl Secret {
     /// The text itself, for the one who must send it.
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// A secret that somebody told.
+    pub fn new(text: String) -> Self {
+        Self(text)
     }
 
     /// Compares in a time that depends on the candidate's length alone.
@@ -245,6 +267,15 @@ impl Config {
             core: match settings.text("core.url") {
                 Some(url) => Some(core(settings, url)?),
                 None => None,
+            },
+            monitor: Monitor {
+                enabled: settings.flag("monitor.enabled"),
+                listen: settings
+                    .parsed("monitor.listen")
+                    .ok_or_else(|| settings.wrong("monitor.listen", "is not an address"))?,
+                token: token(settings, "monitor.token", "monitor.token_file")?,
+                allowed_origins: settings.list("monitor.allowed_origins").to_vec(),
+                known_hosts: settings.parsed("monitor.known_hosts"),
             },
             ca_file: settings.parsed("tls.ca_file"),
         })

@@ -9,10 +9,11 @@
 //! feed ──▶ dial: hm (spool)        ──▶ uplink ──▶ a hub
 //! feed ──▶ dial: core (ledger) ──▶ uplink ──▶ Core
 //!                └─▶ commands ──▶ warden (a process each) ──▶ the command
+//! other hosts ◀── ssh (a process and a thread each) ──▶ serve: /monitor          :9097
 //! ```
 //!
 //! Arrows go one way: [`parse`], [`proto`], [`watch`] and [`snapshot`] know nothing of sockets, files or threads;
-//! [`source`], [`serve`] and [`dial`] use them; only [`agent`] knows everybody. Unsafe code is in [`sys`] alone.
+//! [`source`], [`serve`], [`dial`] and [`ssh`] use them; only [`agent`] knows everybody. Unsafe code is in [`sys`] alone.
 
 pub mod agent; // starts and ends every thread, obeys signals
 pub mod cli; // arguments -> Command
@@ -31,6 +32,7 @@ pub mod report; // a snapshot as text for a person
 pub mod serve; // what others connect to
 pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent = None
 pub mod source; // reads this machine
+pub mod ssh; // reads other hosts: a session of the system's OpenSSH client each
 pub mod stream; // a socket with a deadline before every wait
 pub mod sync; // lock, stop, bucket
 pub mod sys; // the only unsafe code

@@ -4,6 +4,10 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // ssh gives whom it asks for a password a question, and no verb.
+    if let Some(code) = hm_agent::ssh::askpass::answer() {
+        return ExitCode::from(code);
+    }
     let arguments = std::env::args_os().skip(1);
     match hm_agent::cli::parse(arguments).and_then(hm_agent::cli::Command::carry_out) {
         Ok(code) => ExitCode::from(code),

@@ -11,6 +11,11 @@ use crate::sys;
 /// and the program ends together with what it has started.
 pub fn prepare(command: &mut Command) {
     command.process_group(0);
+    forget(command);
+}
+
+/// The same without a process group of its own, for a program that gets more than that.
+pub fn forget(command: &mut Command) {
     sys::unblock_in(command);
     sys::lower_descriptor_limit_in(command);
     for (name, _) in std::env::vars_os() {

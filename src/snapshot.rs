@@ -6,6 +6,7 @@
 mod derive;
 pub mod devices;
 pub mod gpu;
+pub mod remote;
 
 use std::sync::Arc;
 use std::time::Duration;

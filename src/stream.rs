@@ -68,6 +68,11 @@ impl<'a> Stream<'a> {
         self.stop.is_rung()
     }
 
+    /// What becomes readable when the agent is stopping.
+    pub fn stop(&self) -> BorrowedFd<'_> {
+        self.stop.as_fd()
+    }
+
     /// Waits until there is something to read, `timeout` at most. Says whether the agent is stopping.
     pub fn wait_readable(&self, timeout: Duration) -> bool {
         let [_, stopped] = sys::wait_readable([self.as_fd(), self.stop.as_fd()], Some(timeout));

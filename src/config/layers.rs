@@ -46,7 +46,6 @@ impl Settings {
             let row = table::find(key).ok_or_else(|| unknown(&Origin::CommandLine, key))?;
             settings.put(row, Origin::CommandLine, row.kind.parse(text))?;
         }
-        settings.remark_on_services_to_come();
         Ok(settings)
     }
 
@@ -103,17 +102,6 @@ impl Settings {
             self.remarks.push(format!("environment variables that name no setting: {names}"));
         }
         Ok(())
-    }
-
-    fn remark_on_services_to_come(&mut self) {
-        for row in ROWS.iter().filter(|row| row.takes_effect == TakesEffect::Later) {
-            if let Some((_, origin)) = self.values.get(row.key)
-                && *origin != Origin::Default
-            {
-                let remark = format!("{origin}: {} has no effect in this version yet", row.key);
-                self.remarks.push(remark);
-            }
-        }
     }
 
     /// Every setting as `hm-agent check` shows it: TOML with the origin as a comment, secrets hidden.
@@ -303,22 +291,18 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_and_services_to_come_are_remarks() {
+    fn unknown_variables_are_remarks() {
         let sources = Sources {
             environment: vec![
                 ("HM_AGENT_PORT".into(), "tcp://10.0.0.1:33931".into()),
                 ("HM_AGENT_SERVICE_HOST".into(), "10.0.0.1".into()),
             ],
-            overrides: vec![("monitor.enabled".into(), "true".into())],
             ..Default::default()
         };
         let remarks = Settings::load(&sources).unwrap().remarks;
         assert_eq!(
             remarks,
-            [
-                "environment variables that name no setting: HM_AGENT_PORT, HM_AGENT_SERVICE_HOST",
-                "command line: monitor.enabled has no effect in this version yet"
-            ]
+            ["environment variables that name no setting: HM_AGENT_PORT, HM_AGENT_SERVICE_HOST"]
         );
     }
 

@@ -25,10 +25,8 @@ pub enum TakesEffect {
     OnReload,
     /// With the next start.
     OnRestart,
-    /// Not in this version, which has no such service yet.
-    Later,
 }
-use TakesEffect::{Later, OnReload, OnRestart};
+use TakesEffect::{OnReload, OnRestart};
 
 const fn row(
     key: &'static str,
@@ -144,11 +142,12 @@ pub const ROWS: &[Row] = &[
     ),
     row("core.allow", Some(""), COMMANDS, OnRestart),
     row("core.run_as", None, NAME, OnRestart),
-    row("monitor.enabled", Some("false"), Kind::Flag, Later),
-    row("monitor.listen", Some("127.0.0.1:9097"), ADDRESS, Later),
-    row("monitor.token", None, Kind::Secret, Later),
-    row("monitor.allowed_origins", Some(""), ORIGINS, Later),
-    row("monitor.known_hosts", None, PATH, Later),
+    row("monitor.enabled", Some("false"), Kind::Flag, OnRestart),
+    row("monitor.listen", Some("127.0.0.1:9097"), ADDRESS, OnRestart),
+    row("monitor.token", None, Kind::Secret, OnReload),
+    row("monitor.token_file", None, PATH, OnReload),
+    row("monitor.allowed_origins", Some(""), ORIGINS, OnReload),
+    row("monitor.known_hosts", None, PATH, OnReload),
     row("tls.ca_file", None, PATH, OnRestart),
 ];
 

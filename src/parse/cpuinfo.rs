@@ -45,13 +45,19 @@ fn squeeze(name: &[u8]) -> String {
     name.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Who made an Arm processor, by the text behind `CPU implementer`.
+pub fn arm_vendor(implementer: &str) -> Option<&'static str> {
+    let vendor = vendor(hexadecimal(implementer.as_bytes())?);
+    (!vendor.is_empty()).then_some(vendor)
+}
+
 fn hexadecimal(value: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(value).ok()?.strip_prefix("0x")?;
     u64::from_str_radix(digits, 16).ok()
 }
 
-fn arm_name(implementer: u64, part: u64, with_vendor: bool) -> String {
-    let vendor = match implementer {
+fn vendor(implementer: u64) -> &'static str {
+    match implementer {
         0x41 => "ARM",
         0x42 => "Broadcom",
         0x43 => "Cavium",
@@ -68,10 +74,13 @@ fn arm_name(implementer: u64, part: u64, with_vendor: bool) -> String {
         0x70 => "Phytium",
         0xc0 => "Ampere",
         _ => "",
-    };
+    }
+}
+
+fn arm_name(implementer: u64, part: u64, with_vendor: bool) -> String {
     let core = arm_core(implementer, part)
         .map_or_else(|| format!("part {part:#05x}"), ToString::to_string);
-    match (with_vendor, vendor) {
+    match (with_vendor, vendor(implementer)) {
         (false, _) => core,
         (true, "") => format!("implementer {implementer:#04x} {core}"),
         (true, vendor) => format!("{vendor} {core}"),

@@ -23,17 +23,24 @@
 
 pub mod amdgpu_ids;
 pub mod cpuinfo;
+pub mod df;
 pub mod diskstats;
 pub mod file_nr;
+pub mod ip_address;
 pub mod link_speed;
 pub mod loadavg;
 pub mod meminfo;
 pub mod mountinfo;
 pub mod net_dev;
+pub mod nvidia_smi;
 pub mod os_release;
 pub mod pid_stat;
 pub mod pressure;
+pub mod processes;
+pub mod processors;
 pub mod ras_err_count;
+pub mod remote;
+pub mod snmp;
 pub mod stat;
 pub mod uptime;
 pub mod vmstat;

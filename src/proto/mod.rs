@@ -10,5 +10,6 @@ pub mod gzip;
 pub mod heartbeat;
 pub mod hm;
 pub mod metrics;
+pub mod monitor;
 pub mod probe;
 pub mod usage;

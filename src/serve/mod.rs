@@ -8,6 +8,7 @@ pub mod exchange;
 pub mod heartbeat;
 pub mod http;
 pub mod listener;
+pub mod monitor;
 pub mod pages;
 pub mod permits;
 pub mod telemetry;

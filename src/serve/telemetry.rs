@@ -11,6 +11,7 @@ use super::usage;
 use super::websocket;
 use crate::config::{Secret, Usage};
 use crate::error::reason;
+use crate::limits;
 use crate::logger::PeerLog;
 use crate::parse::quote;
 use crate::stream::Stream;
@@ -99,7 +100,7 @@ impl Telemetry<'_> {
             if head.path != "/usage" {
                 return Err(not_found(head.path));
             }
-            check_token(head, &config.usage)?;
+            check_token(head, config.usage.token.as_ref())?;
             if !websocket::origin_allowed(head, &config.usage.allowed_origins) {
                 let text = "pages of this origin may not connect; see usage.allowed_origins";
                 return Err(Refusal::new("403 Forbidden", text));
@@ -113,7 +114,7 @@ impl Telemetry<'_> {
             return Err(Refusal::new("405 Method Not Allowed", text).header("Allow: GET, HEAD"));
         }
         if !document.is_open() {
-            check_token(head, &config.usage)?;
+            check_token(head, config.usage.token.as_ref())?;
             self.documents.wait_until_complete();
         }
         self.documents.answer(document, head).map(Found::Answer)
@@ -121,7 +122,7 @@ impl Telemetry<'_> {
 
     fn converse(&self, stream: Stream<'_>, guest: &Guest<'_>, key: &str, early: Vec<u8>) {
         let peer = guest.peer;
-        match websocket::accept(stream, key, early) {
+        match websocket::accept(stream, key, early, limits::CLIENT_MESSAGE_BYTES) {
             Ok(socket) => {
                 log::debug!("usage: {peer} connected");
                 let end = self.usage.converse(socket);
@@ -163,8 +164,9 @@ fn not_found(path: &str) -> Refusal {
     Refusal::new("404 Not Found", text)
 }
 
-fn check_token(head: &Head<'_>, config: &Usage) -> Result<(), Refusal> {
-    let Some(token) = &config.token else { return Ok(()) };
+/// Refuses who does not know the token, if there is one.
+pub(super) fn check_token(head: &Head<'_>, token: Option<&Secret>) -> Result<(), Refusal> {
+    let Some(token) = token else { return Ok(()) };
     if has_token(head, token) {
         return Ok(());
     }

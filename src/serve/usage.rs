@@ -9,9 +9,10 @@ use std::os::fd::AsFd;
 use std::time::Instant;
 
 use log::Level;
+use tungstenite::error::ProtocolError;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
-use tungstenite::{Message, WebSocket};
+use tungstenite::{Error, Message, WebSocket};
 
 use crate::config::Current;
 use crate::error::reason;
@@ -50,6 +51,20 @@ impl End {
         match self {
             Self::Left | Self::Closed(CloseCode::Away, _) => Level::Debug,
             Self::Closed(..) | Self::Broken(_) => Level::Info,
+        }
+    }
+}
+
+impl End {
+    /// What an error of the WebSocket means; `too_long` is said of a message that is.
+    pub fn of(error: Error, too_long: &'static str) -> Self {
+        match error {
+            Error::Io(error) => Self::Broken(error),
+            Error::ConnectionClosed | Error::AlreadyClosed => Self::Left,
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Left,
+            Error::Capacity(_) => Self::Closed(CloseCode::Size, too_long),
+            Error::Utf8(_) => Self::Closed(CloseCode::Invalid, "not UTF-8"),
+            _ => Self::Closed(CloseCode::Protocol, "not the WebSocket protocol"),
         }
     }
 }
@@ -168,8 +183,6 @@ impl Conversation<'_, '_> {
     /// Handles what the client said, one message at a time, so that its chatter does not hold up the
     /// next update. Says whether there may be more.
     fn read_one(&mut self) -> Result<bool, End> {
-        use tungstenite::Error;
-        use tungstenite::error::ProtocolError;
         self.socket.get_mut().begin_message();
         match self.socket.read() {
             Ok(Message::Text(text)) => self.answer(&text)?,
@@ -179,16 +192,7 @@ impl Conversation<'_, '_> {
             // A pong is on its way with the next read.
             Ok(_) => {}
             Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(Error::Io(error)) => return Err(error.into()),
-            Err(Error::ConnectionClosed | Error::AlreadyClosed) => return Err(End::Left),
-            Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => {
-                return Err(End::Left);
-            }
-            Err(Error::Capacity(_)) => {
-                return Err(End::Closed(CloseCode::Size, "a message over 4 KiB"));
-            }
-            Err(Error::Utf8(_)) => return Err(End::Closed(CloseCode::Invalid, "not UTF-8")),
-            Err(_) => return Err(End::Closed(CloseCode::Protocol, "not the WebSocket protocol")),
+            Err(error) => return Err(End::of(error, "a message over 4 KiB")),
         }
         Ok(true)
     }

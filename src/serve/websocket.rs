@@ -44,11 +44,12 @@ fn upgrade_required(text: &str) -> Refusal {
         .header("Sec-WebSocket-Version: 13")
 }
 
-/// Answers an upgrade. `early`: what the client sent behind its request.
+/// Answers an upgrade. `early`: what the client sent behind its request; `most_bytes`: the longest message it may send.
 pub fn accept<'a>(
     mut stream: Stream<'a>,
     key: &str,
     early: Vec<u8>,
+    most_bytes: usize,
 ) -> io::Result<WebSocket<Stream<'a>>> {
     stream.begin_message();
     let answer = format!(
@@ -59,8 +60,8 @@ pub fn accept<'a>(
     let config = WebSocketConfig::default()
         .read_buffer_size(limits::WEBSOCKET_READ_BUFFER_BYTES)
         .write_buffer_size(0)
-        .max_message_size(Some(limits::CLIENT_MESSAGE_BYTES))
-        .max_frame_size(Some(limits::CLIENT_MESSAGE_BYTES));
+        .max_message_size(Some(most_bytes))
+        .max_frame_size(Some(most_bytes));
     Ok(WebSocket::from_partially_read(stream, early, Role::Server, Some(config)))
 }
 

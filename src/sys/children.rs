@@ -131,16 +131,41 @@ pub fn start_as(command: &mut Command, user: &User) {
         // Should somebody end the warden, this one at least goes with it. Changing the user has reset it.
         // SAFETY: it takes no pointers.
         unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-        // What the agent was told to ignore, by nohup(1) say, is for the agent alone.
-        for signal in HEARD {
-            // SAFETY: the default action is a valid one.
-            unsafe { libc::signal(signal, libc::SIG_DFL) };
-        }
+        heed_heard_signals();
         clear_mask();
         Ok(())
     };
     // SAFETY: it runs between fork and exec, allocates nothing, and calls only what is a plain system call there.
     unsafe { command.pre_exec(become_user) };
+}
+
+/// Has a program start in a session of its own, without a terminal, and be killed when the thread that starts it ends.
+pub fn start_in_session(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = std::process::id();
+    let start = move || {
+        // SAFETY: the calls take no pointers.
+        unsafe {
+            check(libc::setsid())?;
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            // The parent may have ended before that was asked for.
+            if u32::try_from(libc::getppid()) != Ok(parent) {
+                return Err(io::Error::from_raw_os_error(libc::ECHILD));
+            }
+        }
+        heed_heard_signals();
+        Ok(())
+    };
+    // SAFETY: it runs between fork and exec, allocates nothing, and makes system calls only.
+    unsafe { command.pre_exec(start) };
+}
+
+/// What the agent was told to ignore, by nohup(1) say, is for the agent alone.
+fn heed_heard_signals() {
+    for signal in HEARD {
+        // SAFETY: the default action is a valid one.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// capset(2) and capabilities(7).

@@ -9,8 +9,10 @@ pub mod core_wire;
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
+pub mod monitor;
 pub mod nginx;
 pub mod node;
+pub mod sshd;
 pub mod updates;
 
 use std::io::{BufRead, BufReader, Read, Write};

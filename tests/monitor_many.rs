@@ -1,0 +1,99 @@
+//! `/monitor`: many hosts, many clients, and one that does not read.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::monitor::Monitor;
+use support::sshd::{CC, PASSWORD, Sshd, User};
+use support::wait_until;
+
+struct Run {
+    hosts: usize,
+    clients: usize,
+    time: Duration,
+}
+
+/// Watches hosts with clients; the fewest and the most looks that a client got of a host.
+fn watch(run: &Run) -> (usize, usize) {
+    let names: Vec<String> = (0..run.hosts).map(|number| format!("user{number}")).collect();
+    let users: Vec<User> = names.iter().map(|name| User { name, ..CC }).collect();
+    let sshd = Sshd::start(&users);
+    let monitor = Monitor::start(&[]);
+    let (rss, cpu) = (monitor.agent.status("VmRSS"), monitor.agent.cpu_seconds());
+    let hosts: Vec<Value> = names.iter().map(|name| sshd.host(name, Some(PASSWORD))).collect();
+    let start = Instant::now();
+    let mut watchers: Vec<_> = (0..run.clients).map(|_| monitor.connect()).collect();
+    watchers.iter_mut().for_each(|watcher| watcher.start(&hosts));
+    let logged_in = start.elapsed();
+    assert_eq!(monitor.children("ssh").len(), run.hosts);
+    watchers.iter_mut().for_each(|watcher| drop(watcher.gather(Duration::from_millis(1))));
+    let before = monitor.agent.cpu_seconds();
+    let mut looks: Vec<usize> = Vec::new();
+    std::thread::scope(|scope| {
+        let gather = |mut watcher: support::monitor::Watcher| {
+            let mut each: BTreeMap<String, usize> =
+                names.iter().map(|name| (sshd.key(name), 0)).collect();
+            for (_, event) in watcher.gather(run.time) {
+                let key = event["message"]["ssh_key"].as_str().unwrap();
+                *each.get_mut(key).unwrap() += usize::from(event["event"] == "net_stat");
+            }
+            each.into_values().collect::<Vec<_>>()
+        };
+        let threads: Vec<_> =
+            watchers.drain(..).map(|watcher| scope.spawn(move || gather(watcher))).collect();
+        looks.extend(threads.into_iter().flat_map(|thread| thread.join().unwrap()));
+    });
+    let used = monitor.agent.cpu_seconds() - before;
+    let memory = monitor.agent.status("VmRSS").saturating_sub(rss);
+    println!(
+        "{} hosts, {} clients: logged in within {logged_in:.1?} ({:.2} s of a processor before); {memory} kB more; {:.2} % of a processor in {:?}",
+        run.hosts,
+        run.clients,
+        before - cpu,
+        100.0 * used / run.time.as_secs_f64(),
+        run.time,
+    );
+    wait_until("all sessions' end", || monitor.children("ssh").is_empty().then_some(()));
+    wait_until("the hosts' rest", || sshd.processes().is_empty().then_some(()));
+    assert_eq!(looks.len(), run.hosts * run.clients);
+    (looks.iter().copied().min().unwrap(), looks.iter().copied().max().unwrap())
+}
+
+#[test]
+fn ten_hosts_and_three_clients() {
+    let (fewest, most) = watch(&Run { hosts: 10, clients: 3, time: Duration::from_secs(12) });
+    assert!(fewest >= 4 && most <= 8, "{fewest} to {most} looks in 12 s");
+}
+
+/// `cargo test --release --test monitor_many -- --ignored --nocapture`
+#[test]
+#[ignore = "takes two minutes and a whole machine"]
+fn a_hundred_hosts_and_ten_clients() {
+    let (fewest, most) = watch(&Run { hosts: 100, clients: 10, time: Duration::from_secs(60) });
+    assert!(fewest >= 28 && most <= 32, "{fewest} to {most} looks in a minute");
+}
+
+#[test]
+fn a_client_that_does_not_read_is_cut_and_the_others_do_not_notice() {
+    let names: Vec<String> = (0..5).map(|number| format!("user{number}")).collect();
+    let users: Vec<User> = names.iter().map(|name| User { name, ..CC }).collect();
+    let sshd = Sshd::start(&users);
+    let monitor = Monitor::start(&[]);
+    let hosts: Vec<Value> = names.iter().map(|name| sshd.host(name, Some(PASSWORD))).collect();
+    let (mut reader, mut idle) = (monitor.connect(), monitor.connect());
+    reader.start(&hosts);
+    idle.start(&hosts);
+    let deadline = Instant::now() + 4 * support::PATIENCE;
+    let is_cut = || monitor.agent.log().iter().any(|line| line.contains("did not read for 10 s"));
+    while !is_cut() {
+        assert!(Instant::now() < deadline, "{:#?}", monitor.agent.log());
+        for name in &names {
+            reader.event("uptime", &sshd.key(name));
+        }
+    }
+    assert!(monitor.agent.status("VmRSS") < 32 << 10, "{} kB", monitor.agent.status("VmRSS"));
+}
