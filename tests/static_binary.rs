@@ -128,7 +128,7 @@ fn with_every_service_on_it_idles_in_two_megabytes() {
         "usage.listen=127.0.0.1:0",
         "interval=1",
         "hm.report_interval=1",
-        "core.url=ws://127.0.0.1:1/", // TLS would add the certificate authorities, 0.2 MB
+        "core.url=wss://127.0.0.1:1/",
         &hub.setting(),
         &format!("state_dir={}", scratch.0.display()),
     ] {

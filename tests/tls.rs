@@ -63,17 +63,24 @@ impl Authority {
 fn hub(config: Arc<ServerConfig>) -> (SocketAddr, JoinHandle<Option<Value>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let thread = std::thread::spawn(move || {
-        let (socket, _) = listener.accept().unwrap();
-        let stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
-        let mut socket = tungstenite::accept(stream).ok()?;
-        let text = socket.read().ok()?.into_text().ok()?;
-        let request: Value = serde_json::from_str(&text).unwrap();
-        let answer = json!({"id": request["id"], "code": 0, "message": "ok"}).to_string();
-        socket.send(Message::text(answer)).unwrap();
-        Some(request)
-    });
-    (address, thread)
+    (address, std::thread::spawn(move || serve(&listener, config, || {})))
+}
+
+/// The same in this thread; `before` is done before the answer.
+fn serve(
+    listener: &TcpListener,
+    config: Arc<ServerConfig>,
+    before: impl FnOnce(),
+) -> Option<Value> {
+    let (socket, _) = listener.accept().unwrap();
+    let stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
+    let mut socket = tungstenite::accept(stream).ok()?;
+    let text = socket.read().ok()?.into_text().ok()?;
+    let request: Value = serde_json::from_str(&text).unwrap();
+    before();
+    let answer = json!({"id": request["id"], "code": 0, "message": "ok"}).to_string();
+    socket.send(Message::text(answer)).unwrap();
+    Some(request)
 }
 
 fn settings(url: &str, scratch: &Scratch, ca_file: Option<&str>) -> Vec<String> {
@@ -124,6 +131,21 @@ fn bad_certificates_are_refused_with_the_reason() {
         assert!(hub.join().unwrap().is_none(), "nothing was told to a stranger");
         agent.stop();
     }
+}
+
+#[test]
+fn authorities_that_were_renewed_are_known_without_a_restart() {
+    let (old, new, scratch) = (Authority::new(), Authority::new(), Scratch::new("tls"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let agent = agent(&url(listener.local_addr().unwrap()), &scratch, Some(&old.file(&scratch)));
+    let renew = || drop(new.file(&scratch));
+    assert!(serve(&listener, old.server(&Flaw::None), renew).is_some());
+    agent.wait_log("online as n1");
+    assert!(serve(&listener, new.server(&Flaw::None), || {}).is_some(), "the new one is known");
+    scratch.write("ca.pem", "");
+    assert!(serve(&listener, new.server(&Flaw::None), || {}).is_none());
+    agent.wait_log("ca.pem holds no certificate");
+    agent.stop();
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! those of `tls.ca_file` in any case. Certificates are always verified.
 
 mod provider;
+mod verifier;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +10,8 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+
+use verifier::Verifier;
 
 /// Where distributions keep the authorities that a system trusts, all in one file.
 const SYSTEM: [&str; 5] = [
@@ -21,32 +24,49 @@ const SYSTEM: [&str; 5] = [
 
 /// What clients need. The error says which file is at fault.
 pub fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let mut roots = RootCertStore::empty();
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let system = named.into_iter().chain(SYSTEM.map(PathBuf::from)).find(|path| path.exists());
-    if let Some(path) = system {
-        // One that is damaged, or that we may not read, is as good as none.
-        match add(&mut roots, &path) {
-            Ok(added) => log::debug!("{added} certificate authorities from {}", path.display()),
-            Err(why) => log::warn!("{why}; built-in certificate authorities are used"),
+    // They are read for each handshake; this is to know now whether they can be.
+    let trusted = roots(ca_file)?;
+    match trusted.system {
+        Ok(Some((count, path))) => {
+            log::debug!("{count} certificate authorities from {}", path.display());
         }
+        Ok(None) => log::debug!("no certificate authorities here; built-in ones are used"),
+        Err(why) => log::warn!("{why}; built-in certificate authorities are used"),
     }
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    let verifier = Verifier { ca_file: ca_file.map(Path::to_owned) };
+    let config = ClientConfig::builder_with_provider(Arc::new(provider::provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous() // rustls calls every verifier so that is not its own
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Whom we trust.
+struct Roots {
+    store: RootCertStore,
+    /// How many are the system's and from which file, or why they are not used.
+    system: Result<Option<(usize, PathBuf)>, String>,
+}
+
+/// Reads the files. The error is of `tls.ca_file`, which must be good; a system's damaged file is as good as none.
+fn roots(ca_file: Option<&Path>) -> Result<Roots, String> {
+    let mut store = RootCertStore::empty();
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    let path = named.into_iter().chain(SYSTEM.map(PathBuf::from)).find(|path| path.exists());
+    let system = path.map(|path| Ok((add(&mut store, &path)?, path))).transpose();
+    if store.is_empty() {
+        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     if let Some(path) = ca_file {
-        match add(&mut roots, path) {
+        match add(&mut store, path) {
             Ok(0) => return Err(format!("tls.ca_file: {} holds no certificate", path.display())),
             Ok(_) => {}
             Err(why) => return Err(format!("tls.ca_file: {why}")),
         }
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(provider::provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(Roots { store, system })
 }
 
 fn add(roots: &mut RootCertStore, path: &Path) -> Result<usize, String> {

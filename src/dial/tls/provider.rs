@@ -32,7 +32,7 @@ pub fn provider() -> CryptoProvider {
 }
 
 /// Those of certificates and handshakes, as rustls' own provider has them.
-const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+pub const SIGNATURES: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[
         verify::ECDSA_P256_SHA256,
         verify::ECDSA_P256_SHA384,
