@@ -201,6 +201,8 @@ pub const CLOCK_SET_BACK: Duration = Duration::from_secs(600);
 pub const STALE_LINES: usize = 2000;
 /// That file is never so large, nor the one of commands.
 pub const JOURNAL_BYTES: u64 = 64 << 20;
+/// A disk that was full is tried again so much later, with the next report or command.
+pub const JOURNAL_AGAIN: Duration = Duration::from_secs(10);
 
 /// A command that Core gives no time for ends after this.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);

@@ -103,8 +103,8 @@ impl Watchdog {
                 save_by = Some(save_by.map_or(soon, |by| by.min(soon)));
             }
             if save_by.is_some_and(|by| now >= by) {
-                self.save();
-                let again = lock(&self.table).watch.in_maintenance();
+                let saved = self.save();
+                let again = !saved || lock(&self.table).watch.in_maintenance();
                 save_by = again.then(|| now + limits::SAVE_AGAIN);
             }
             self.sleep(stop, save_by, actions.next_look());
@@ -137,9 +137,10 @@ impl Watchdog {
         lock(&self.table).planned = Duration::ZERO;
     }
 
-    fn save(&self) {
+    /// Says whether it is written.
+    fn save(&self) -> bool {
         let saved: Saved = self.with(Watch::save);
-        self.store.save(&saved);
+        self.store.save(&saved)
     }
 }
 

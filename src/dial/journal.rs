@@ -5,6 +5,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::error::reason;
 use crate::limits;
@@ -16,6 +17,8 @@ pub struct Journal {
     holds: &'static str,
     /// `None`: in memory only.
     file: Option<File>,
+    /// When writing it last failed, if that was the last thing that happened to it.
+    failed: Option<Instant>,
 }
 
 impl Journal {
@@ -36,7 +39,7 @@ impl Journal {
                 log::warn!("read {}: {}; its {holds} are lost", path.display(), reason(&error));
             }
         }
-        Self { path, holds, file: None }
+        Self { path, holds, file: None, failed: None }
     }
 
     /// Where it is.
@@ -47,9 +50,19 @@ impl Journal {
     /// Writes it anew, whole or not at all, and goes on from there.
     pub fn rewrite<'a>(&mut self, lines: impl Iterator<Item = (char, std::borrow::Cow<'a, str>)>) {
         match self.replace(lines) {
-            Ok(file) => self.file = Some(file),
+            Ok(file) => {
+                self.file = Some(file);
+                if self.failed.take().is_some() {
+                    log::info!("{} can be written again", self.path.display());
+                }
+            }
             Err(error) => self.memory_only(&error),
         }
+    }
+
+    /// It could not be written, and that is a while ago: it is worth writing anew.
+    pub fn wants_another_try(&self) -> bool {
+        self.failed.is_some_and(|at| at.elapsed() >= limits::JOURNAL_AGAIN)
     }
 
     /// Adds a line.
@@ -78,14 +91,12 @@ impl Journal {
             DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
         }
         let new = self.path.with_extension("new");
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        let mut writer = io::BufWriter::new(file);
-        for (kind, text) in lines {
-            writer.write_all(line(kind, &text).as_bytes())?;
+        let written = write_all(&new, lines);
+        if written.is_err() {
+            // A full disk has better use for the room.
+            let _ = fs::remove_file(&new);
         }
-        let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
+        let file = written?;
         fs::rename(&new, &self.path)?;
         Ok(file)
     }
@@ -93,13 +104,30 @@ impl Journal {
     /// A disk that is full, or not ours: it goes on in memory, and what the file holds is what it held.
     fn memory_only(&mut self, error: &io::Error) {
         self.file = None;
-        log::warn!(
-            "write {}: {}; {} are kept in memory only, see state_dir",
-            self.path.display(),
-            reason(error),
-            self.holds
-        );
+        // Said once, not at each try.
+        if self.failed.replace(Instant::now()).is_none() {
+            log::warn!(
+                "write {}: {}; {} are kept in memory only, see state_dir",
+                self.path.display(),
+                reason(error),
+                self.holds
+            );
+        }
     }
+}
+
+fn write_all<'a>(
+    path: &Path,
+    lines: impl Iterator<Item = (char, std::borrow::Cow<'a, str>)>,
+) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut writer = io::BufWriter::new(file);
+    for (kind, text) in lines {
+        writer.write_all(line(kind, &text).as_bytes())?;
+    }
+    let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.sync_all()?;
+    Ok(file)
 }
 
 /// How many lines were damaged.

@@ -214,7 +214,7 @@ impl Ledger {
             let Some(at) = commands.iter().position(answered).or_else(oldest) else { break };
             self.stale_bytes += self.commands.remove(at).map_or(0, |known| known.bytes() + 100);
         }
-        if self.stale_bytes > 2 * limits::RESULTS_BYTES {
+        if self.stale_bytes > 2 * limits::RESULTS_BYTES || self.journal.wants_another_try() {
             self.rewrite();
         }
     }

@@ -79,6 +79,9 @@ impl Spool {
         self.journal.append('r', &text(&report));
         self.waiting.push_back(report);
         self.trim();
+        if self.journal.wants_another_try() {
+            self.rewrite();
+        }
     }
 
     /// The oldest is delivered, or never will be.

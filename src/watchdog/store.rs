@@ -1,8 +1,8 @@
 //! What survives a restart: one small file, replaced as a whole.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -65,16 +65,24 @@ impl Store {
         }
     }
 
-    /// Writes it: whole or not at all, whatever happens meanwhile.
-    pub fn save(&self, saved: &Saved) {
+    /// Writes it: whole or not at all, whatever happens meanwhile. Says whether it is written.
+    pub fn save(&self, saved: &Saved) -> bool {
         let new = self.beside("new");
         let written = serde_json::to_vec(saved).map_err(io::Error::from).and_then(|text| {
-            let mut file = File::create(&new)?;
+            let mut options = OpenOptions::new();
+            let mut file =
+                options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&new, &self.path)
         });
+        let good = written.is_ok();
+        if !good {
+            // A full disk has better use for the room.
+            let _ = fs::remove_file(&new);
+        }
         self.note(written);
+        good
     }
 
     fn note(&self, result: io::Result<()>) {

@@ -1,0 +1,129 @@
+//! What fails on the machine itself: the disk that state is kept on, and the kernel's files.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use support::core::Core;
+use support::heartbeat::lines_of;
+use support::hub::Hub;
+use support::node::{self, User, behind};
+use support::{Agent, Scratch, wait_until};
+
+/// A disk of a megabyte, in a mount namespace that lives as long as this.
+struct Disk {
+    holder: Child,
+    directory: Scratch,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let directory = Scratch::new("disk");
+        let script = "mount -t tmpfs -o size=1m none \"$0\" && echo ready && exec sleep 900";
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .arg(&directory.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "this test needs root");
+        Self { holder, directory }
+    }
+
+    /// A file on it, from outside.
+    fn file(&self, name: &str) -> PathBuf {
+        let root = format!("/proc/{}/root", self.holder.id());
+        Path::new(&root).join(self.directory.0.strip_prefix("/").unwrap()).join(name)
+    }
+
+    fn fill(&self) {
+        let mut file = fs::File::create(self.file("fill")).unwrap();
+        while file.write_all(&[0; 512]).is_ok() {}
+    }
+
+    fn start(&self, core: &Core, hub: &Hub, user: &User) -> Agent {
+        let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // so that reports need room
+        let settings = ["core.commands=any", "hm.report_interval=1", &models, &hub.setting()];
+        let command = node::command(&core.setting(), &self.directory, &settings);
+        let pid = self.holder.id().to_string();
+        let inside = behind(&["nsenter", "-t", &pid, "--mount", "--"], &user.known_to(&command));
+        let agent = Agent::spawn(inside);
+        agent.wait_log("registered as n1");
+        agent
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
+    let (disk, hub, core, user) = (Disk::new(), Hub::start(), Core::start(), User::new());
+    let marks = user.scratch();
+    let mark = marks.0.join("ran");
+    let mut agent = disk.start(&core, &hub, &user);
+    agent.tell("/hb_init?600000&appid=before");
+    hub.wait_reports(2);
+    disk.fill();
+    let mut number = 0;
+    let mut run = || {
+        number += 1;
+        let command = format!("c-{number}");
+        let text =
+            format!("echo {command} >> {}; head -c 4000 /dev/zero | tr '\\0' x", mark.display());
+        core.execute(&command, &text, 30);
+        assert_eq!(core.result(&command).data["exit_code"], 0);
+        number
+    };
+    let in_memory = |agent: &Agent| agent.said(" are kept in memory only, see state_dir");
+    wait_until("three warnings", || {
+        run();
+        agent.tell(&format!("/hb_init?600000&appid=during-{}", run()));
+        (in_memory(&agent) == 3).then_some(())
+    });
+    let reports = hub.reports().len();
+    hub.wait_reports(reports + 3);
+    fs::remove_file(disk.file("fill")).unwrap();
+    wait_until("three files that can be written again", || {
+        agent.tell(&format!("/hb_init?600000&appid=after-{}", run()));
+        std::thread::park_timeout(std::time::Duration::from_millis(500));
+        (agent.said(" can be written again") == 3).then_some(())
+    });
+    assert_eq!(in_memory(&agent), 3, "said once each: {:#?}", agent.log());
+    let last = run();
+    let known = agent.list();
+    assert!(known.len() > 1, "{known:?}");
+    for file in ["heartbeat.json", "hm-reports", "core-commands"] {
+        let mode = fs::metadata(disk.file(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    // A report comes every second, and so long the table waits before it is written.
+    hub.wait_reports(hub.reports().len() + 3);
+    agent.signal("-KILL");
+    agent.wait();
+    let agent = disk.start(&core, &hub, &user);
+    assert_eq!(agent.list(), known);
+    // Asked for again, a command is known that ran while nothing could be written.
+    for again in [1, last] {
+        let command = format!("c-{again}");
+        let results = core.results(&command).len();
+        core.execute(&command, "echo never", 30);
+        wait_until("its result", || (core.results(&command).len() > results).then_some(()));
+    }
+    let ran = lines_of(&mark);
+    assert_eq!(ran.len(), last as usize, "{ran:?}");
+    let log = agent.stop();
+    assert!(!log.iter().any(|line| line.contains(" warn ")), "{log:#?}");
+}
