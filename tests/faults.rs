@@ -127,3 +127,61 @@ fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
     let log = agent.stop();
     assert!(!log.iter().any(|line| line.contains(" warn ")), "{log:#?}");
 }
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        match from.is_dir() {
+            true => copy(&from, &to),
+            false => assert!(fs::copy(&from, &to).is_ok()),
+        }
+    }
+}
+
+/// Files that every sample reads, and the collector that stands for each.
+const READ: [(&str, &str); 5] = [
+    ("stat", "cpu"),
+    ("meminfo", "meminfo"),
+    ("loadavg", "loadavg"),
+    ("pressure/cpu", "pressure"),
+    ("self/mountinfo", "filesystem"),
+];
+
+#[test]
+fn a_kernel_file_that_makes_no_sense_costs_its_own_values_alone() {
+    let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/x86");
+    let tree = Scratch::new("kernel");
+    copy(&captured.join("a"), &tree.0);
+    let below = |name: &str| format!("path.{name}={}/{name}", tree.0.display());
+    let roots = [below("proc"), below("sys"), below("root")];
+    let settings: Vec<&str> = roots.iter().map(String::as_str).chain(["interval=1"]).collect();
+    let agent = Agent::start(&settings);
+    let mut client = agent.subscribe();
+    let works = |collector: &str| {
+        let line = format!("node_scrape_collector_success{{collector=\"{collector}\"}} 1\n");
+        agent.http("/metrics", "Connection: close\r\n").1.contains(&line)
+    };
+    for (file, collector) in READ {
+        // The agent keeps them open, as it may not find another descriptor: they change underneath it.
+        let path = tree.0.join("proc").join(file);
+        for (rubbish, what) in
+            [(&b"rubbish"[..], "rubbish"), (b"", "nothing"), (&[0xff; 5 << 20], "5 MiB")]
+        {
+            fs::write(&path, rubbish).unwrap();
+            wait_until(&format!("{file}, {what}: no {collector}"), || {
+                (!works(collector)).then_some(())
+            });
+            for (other, others) in READ {
+                assert_eq!(works(others), other != file, "{file}, {what}: {others}");
+            }
+            assert_eq!(client.json()["type"], "usage_update");
+        }
+        fs::copy(captured.join("b/proc").join(file), &path).unwrap();
+        wait_until(&format!("{collector} again"), || works(collector).then_some(()));
+    }
+    let (lost, again) =
+        (agent.said(" are left out until it can be read"), agent.said(" can be read again"));
+    assert_eq!((lost, again), (READ.len(), READ.len()), "{:#?}", agent.log());
+    agent.stop();
+}
