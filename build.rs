@@ -1,6 +1,8 @@
-//! Builds the other binary of this package, the GPU probe, and leaves it compressed as `$OUT_DIR/gpu-probe.zlib` for
-//! `src/embedded.rs`. It is always a release build for glibc, whatever the agent is built for: NVIDIA's library needs
-//! glibc, and a static agent has none.
+//! Makes what the agent carries with it, for `src/embedded.rs`: the page of `src/page` as `$OUT_DIR/page.gz`, and the
+//! other binary of this package, the GPU probe, as `$OUT_DIR/gpu-probe.zlib`.
+//!
+//! The probe is always a release build for glibc, whatever the agent is built for: NVIDIA's library needs glibc, and a
+//! static agent has none.
 //!
 //! Without a probe the agent works and knows nothing of NVIDIA's GPUs. So a machine that cannot build it gets an empty
 //! file and a warning. A release must not be made without; it names its probe in `HM_GPU_PROBE`, and then nothing is
@@ -27,6 +29,7 @@ const PROBE: &[&str] = &[
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out_dir.join("page.gz"), gzip(&page()?))?;
     let probe = if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
         Vec::new() // this is the probe's own build
     } else {
@@ -43,6 +46,42 @@ fn main() -> Result<(), Box<dyn Error>> {
         false => miniz_oxide::deflate::compress_to_vec_zlib(&probe, 10),
     };
     Ok(fs::write(out_dir.join("gpu-probe.zlib"), packed)?)
+}
+
+/// One document that needs nothing else; its script is of several files, in this order: what runs is in the last.
+fn page() -> Result<Vec<u8>, String> {
+    println!("cargo:rerun-if-changed=src/page");
+    let mut page = String::new();
+    let mut add = |begin: &str, files: &[&str], end: &str| {
+        page.push_str(begin);
+        for file in files {
+            let file = Path::new("src/page").join(file);
+            let text = fs::read_to_string(&file)
+                .map_err(|error| format!("{}: {error}", file.display()))?;
+            page.push_str(&text);
+        }
+        page.push_str(end);
+        Ok::<(), String>(())
+    };
+    add("", &["head.html"], "")?;
+    add("<style>", &["page.css"], "</style>\n")?;
+    add("", &["body.html"], "")?;
+    let scripts =
+        ["text.js", "history.js", "troubles.js", "panels.js", "gpus.js", "link.js", "page.js"];
+    add("<script type=\"module\">", &scripts, "</script>\n")?;
+    Ok(page.into_bytes())
+}
+
+/// In gzip's form (RFC 1952): deflate, no flags, no time, smallest, system unknown.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255];
+    packed.extend(miniz_oxide::deflate::compress_to_vec(bytes, 10));
+    let sum = bytes.iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 * (sum & 1)))
+    });
+    packed.extend((!sum).to_le_bytes());
+    packed.extend((bytes.len() as u32).to_le_bytes());
+    packed
 }
 
 fn handed_in(file: &str) -> Result<Vec<u8>, String> {

@@ -4,6 +4,9 @@
 /// that built the agent could not build the probe.
 pub const GPU_PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gpu-probe.zlib"));
 
+/// The page of `src/page`, in gzip's form (RFC 1952), as browsers take it: a third of it.
+pub const PAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/page.gz"));
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;

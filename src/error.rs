@@ -89,10 +89,12 @@ impl std::error::Error for Error {
 /// The system's words for an error, without the number that Rust puts behind them.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
-    let words = text.split(" (os error").next().unwrap_or_default();
-    let mut letters = words.chars();
-    let first = letters.next().map(|first| first.to_lowercase().to_string());
-    first.unwrap_or_default() + letters.as_str()
+    let mut words = text.split(" (os error").next().unwrap_or_default().to_owned();
+    // The whole of Unicode's cases would be 25 KB.
+    if let Some(first) = words.get_mut(..1) {
+        first.make_ascii_lowercase();
+    }
+    words
 }
 
 #[cfg(test)]

@@ -153,14 +153,7 @@ fn every_family_comes_once_and_every_series_once() {
 #[test]
 fn it_is_compressed_for_who_accepts_it_if_it_is_long() {
     let agent = Agent::start(&["interval=3600"]);
-    let mut socket = agent.socket();
-    let request = format!("GET /snapshot HTTP/1.1\r\nAccept-Encoding: gzip\r\n{CLOSE}\r\n");
-    socket.write_all(request.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).unwrap();
-    let head = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap() + 4;
-    let (head, body) = answer.split_at(head);
-    let head = std::str::from_utf8(head).unwrap();
+    let (head, body) = packed(&agent, "GET", "/snapshot");
     let (_, plain) = agent.http("/snapshot", CLOSE);
     assert!(!plain.contains("Content-Encoding"), "{plain}");
     assert!(plain.contains("\r\nVary: Accept, Accept-Encoding\r\n"), "{plain}");
@@ -176,6 +169,38 @@ fn it_is_compressed_for_who_accepts_it_if_it_is_long() {
     let (_, health) = agent.http("/healthz", &format!("Accept-Encoding: gzip\r\n{CLOSE}"));
     assert!(!health.contains("Content-Encoding") && health.ends_with("\r\n\r\nok\n"), "{health}");
     agent.stop();
+}
+
+#[test]
+fn the_page_is_the_same_for_who_takes_it_compressed_and_who_does_not() {
+    let agent = Agent::start(&["interval=3600"]);
+    let (head, body) = packed(&agent, "GET", "/");
+    assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
+    assert_eq!(packed(&agent, "HEAD", "/"), (head.clone(), Vec::new()));
+    let (status, answer) = agent.http("/", CLOSE);
+    let (plain_head, page) = answer.split_once("\r\n\r\n").unwrap();
+    assert_eq!(status, 200);
+    assert!(!plain_head.contains("Content-Encoding"), "{plain_head}");
+    assert_eq!(decompress_to_vec(&body[10..body.len() - 8]).unwrap(), page.as_bytes());
+    let policy = |head: &str| {
+        let line = head.lines().find(|line| line.starts_with("Content-Security-Policy: "));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(policy(&head), policy(plain_head));
+    agent.stop();
+}
+
+/// Head and body of an answer to somebody who takes gzip.
+fn packed(agent: &Agent, method: &str, path: &str) -> (String, Vec<u8>) {
+    let mut socket = agent.socket();
+    let request = format!("{method} {path} HTTP/1.1\r\nAccept-Encoding: gzip\r\n{CLOSE}\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer).unwrap();
+    let head = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap() + 4;
+    let body = answer.split_off(head);
+    (String::from_utf8(answer).unwrap(), body)
 }
 
 #[test]

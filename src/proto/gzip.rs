@@ -18,6 +18,12 @@ pub fn compress(bytes: &[u8], mut out: Vec<u8>) -> Vec<u8> {
     out
 }
 
+/// What is compressed in bytes whose head says no more than ours does.
+pub fn deflated(bytes: &[u8]) -> &[u8] {
+    let end = bytes.len().saturating_sub(8); // checksum and length
+    bytes.get(HEAD.len()..end).unwrap_or_default()
+}
+
 /// Whether `Accept-Encoding` allows it.
 pub fn is_accepted<'a>(values: impl Iterator<Item = &'a str>) -> bool {
     let (mut named, mut any) = (None, false);
@@ -107,9 +113,19 @@ mod tests {
         let text = b"node_cpu_seconds_total{cpu=\"0\"} 1\n".repeat(100);
         let packed = compress(&text, Vec::new());
         assert!(packed.len() < text.len() / 10);
-        let (body, tail) = packed[HEAD.len()..].split_at(packed.len() - HEAD.len() - 8);
-        assert_eq!(decompress_to_vec(body).unwrap(), text);
+        assert_eq!(decompress_to_vec(deflated(&packed)).unwrap(), text);
+        let tail = &packed[packed.len() - 8..];
         assert_eq!(tail, [crc32(&text).to_le_bytes(), (text.len() as u32).to_le_bytes()].concat());
+    }
+
+    #[test]
+    fn the_page_that_is_carried_is_whole() {
+        let page = crate::embedded::PAGE;
+        let text = decompress_to_vec(deflated(page)).unwrap();
+        assert_eq!(page[..9], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2]);
+        let tail = &page[page.len() - 8..];
+        assert_eq!(tail, [crc32(&text).to_le_bytes(), (text.len() as u32).to_le_bytes()].concat());
+        assert!(deflated(&page[..17]).is_empty());
     }
 
     #[test]

@@ -88,7 +88,7 @@ fn notes(gpu: &Gpu) -> Vec<String> {
     let values = &gpu.values;
     let mut notes = Vec::new();
     if let Some(problem) = gpu.problem {
-        let problem = format!("{problem:?}").to_uppercase();
+        let problem = format!("{problem:?}").to_ascii_uppercase();
         notes.push(format!("{problem}: {}", gpu.message.as_deref().unwrap_or("no values")));
     }
     notes.extend(values.performance_state.map(|state| format!("P{state}")));

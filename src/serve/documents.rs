@@ -11,6 +11,7 @@ use super::exchange::Request;
 use super::http::{Head, Refusal};
 use super::pages;
 use crate::config::Current;
+use crate::embedded;
 use crate::feed::Feed;
 use crate::limits;
 use crate::proto::gzip;
@@ -164,10 +165,17 @@ impl<'a> Documents<'a> {
             Refusal::busy(format!("{most} requests like this one are being answered already"))
         })?;
         let of_now = "Vary: Accept, Accept-Encoding\r\nCache-Control: no-store\r\n";
+        let accepted = gzip::is_accepted(head.all("accept-encoding"));
+        // The page is carried as nearly all want it.
+        let carried = accepted && document == Document::Page;
         let (content_type, headers) = match document {
             Document::Page => {
-                bytes.extend(pages::PAGE.as_bytes());
-                (pages::CONTENT_TYPE, pages::headers())
+                if carried {
+                    bytes.extend(embedded::PAGE);
+                } else {
+                    bytes.extend(pages::plain()?);
+                }
+                (pages::CONTENT_TYPE, pages::headers()?)
             }
             Document::Metrics => {
                 let format = Format::wanted(head.all("accept"));
@@ -180,8 +188,8 @@ impl<'a> Documents<'a> {
             }
         };
         let long = bytes.len() - HEAD_ROOM >= limits::GZIP_BYTES;
-        let gzip = long && gzip::is_accepted(head.all("accept-encoding"));
-        if gzip {
+        let gzip = carried || (long && accepted);
+        if gzip && !carried {
             let packed = gzip::compress(&bytes[HEAD_ROOM..], spare.take());
             spare.put(std::mem::replace(&mut bytes, packed));
         }

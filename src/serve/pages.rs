@@ -1,85 +1,94 @@
 //! The page for the person who opens the telemetry port in a browser: one document that needs nothing else, assembled
-//! when this is compiled. It holds no data, so whoever reaches the port may have it; what it shows it gets from /usage,
-//! as any other client, with the token that /usage wants.
+//! and compressed by `build.rs`. It holds no data, so whoever reaches the port may have it; what it shows it gets from
+//! /usage, as any other client, with the token that /usage wants.
 
 use std::sync::OnceLock;
 
 use data_encoding::BASE64;
+use miniz_oxide::inflate::decompress_to_vec;
 use ring::digest::{SHA256, digest};
 
-macro_rules! style {
-    () => {
-        include_str!("../page/page.css")
-    };
-}
-
-/// One script of several files, in this order: what runs is in the last.
-macro_rules! script {
-    () => {
-        concat!(
-            include_str!("../page/text.js"),
-            include_str!("../page/history.js"),
-            include_str!("../page/troubles.js"),
-            include_str!("../page/panels.js"),
-            include_str!("../page/gpus.js"),
-            include_str!("../page/link.js"),
-            include_str!("../page/page.js"),
-        )
-    };
-}
-
-/// The document.
-pub const PAGE: &str = concat!(
-    include_str!("../page/head.html"),
-    "<style>",
-    style!(),
-    "</style>\n",
-    include_str!("../page/body.html"),
-    "<script type=\"module\">",
-    script!(),
-    "</script>\n",
-);
+use super::http::Refusal;
+use crate::embedded::PAGE;
+use crate::proto::gzip;
 
 /// Its kind.
 pub const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
+/// The document, for who cannot read it as it is carried.
+pub fn plain() -> Result<Vec<u8>, Refusal> {
+    decompress_to_vec(gzip::deflated(PAGE)).map_err(|error| {
+        let text = format!("the page in this agent is damaged: {error}");
+        Refusal::new("500 Internal Server Error", text)
+    })
+}
+
 /// Its other header lines, each ended by CR LF. Only this style and this script count, and nobody is connected to but
 /// this port; text can become no markup, should the script ever try; no other site can show the page as its own. The
 /// next version of the agent has another page, so a browser asks before it shows one again.
-pub fn headers() -> &'static str {
+pub fn headers() -> Result<&'static str, Refusal> {
     static HEADERS: OnceLock<String> = OnceLock::new();
-    HEADERS.get_or_init(|| {
-        let hash = |text: &str| BASE64.encode(digest(&SHA256, text.as_bytes()).as_ref());
-        let (style, script) = (hash(style!()), hash(script!()));
+    if let Some(headers) = HEADERS.get() {
+        return Ok(headers);
+    }
+    let page = plain()?;
+    let hash = |(begin, end)| BASE64.encode(digest(&SHA256, between(&page, begin, end)).as_ref());
+    let (style, script) = (hash(STYLE), hash(SCRIPT));
+    Ok(HEADERS.get_or_init(|| {
         format!(
             "Content-Security-Policy: default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; \
              img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
              require-trusted-types-for 'script'; trusted-types 'none'\r\n\
              Referrer-Policy: no-referrer\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
         )
-    })
+    }))
+}
+
+/// Where the style and the script begin and end.
+const STYLE: (&str, &str) = ("<style>", "</style>");
+const SCRIPT: (&str, &str) = ("<script type=\"module\">", "</script>");
+
+fn between<'a>(page: &'a [u8], begin: &str, end: &str) -> &'a [u8] {
+    let find =
+        |page: &[u8], part: &str| page.windows(part.len()).position(|it| it == part.as_bytes());
+    let after = find(page, begin).map_or(page.len(), |at| at + begin.len());
+    let rest = &page[after..];
+    &rest[..find(rest, end).unwrap_or(rest.len())]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn page() -> String {
+        let plain = plain().unwrap_or_else(|refusal| panic!("{}", refusal.text));
+        String::from_utf8(plain).unwrap()
+    }
+
     #[test]
     fn the_page_is_small() {
-        assert!(PAGE.len() < 60_000, "{} bytes", PAGE.len());
+        let (plain, carried) = (page().len(), PAGE.len());
+        assert!(plain < 60_000 && carried < 20_000, "{plain} bytes, {carried} of them carried");
     }
 
     #[test]
     fn nothing_in_the_page_ends_its_style_or_script_early() {
-        for (part, end) in [(style!(), "</style"), (script!(), "</script")] {
-            assert!(!part.to_lowercase().contains(end) && !part.contains("<!--"), "{end}");
+        let page = page();
+        for (begin, end) in [STYLE, SCRIPT] {
+            let part = std::str::from_utf8(between(page.as_bytes(), begin, end)).unwrap();
+            assert!(part.len() > 1000 && !part.contains("<!--"), "{begin}");
+            for mark in [begin, end] {
+                let found = page.to_lowercase().matches(&mark[..mark.len() - 1]).count();
+                assert_eq!(found, 1, "{mark}");
+            }
         }
     }
 
     #[test]
     fn the_script_makes_no_markup_of_text() {
+        let page = page();
         for way in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
-            assert!(!script!().contains(way), "{way}");
+            assert!(!page.contains(way), "{way}");
         }
     }
 }

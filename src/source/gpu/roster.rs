@@ -165,7 +165,7 @@ impl Roster {
             (Some(_), None) => log::info!("{} has values again", who(gpu)),
             (_, Some(Problem::Suspended)) => log::info!("{} is suspended: {message}", who(gpu)),
             (_, Some(problem)) => {
-                let problem = format!("{problem:?}").to_lowercase();
+                let problem = format!("{problem:?}").to_ascii_lowercase();
                 log::warn!("{} is {problem}: {message}", who(gpu));
             }
             (None, None) => {}
