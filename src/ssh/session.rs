@@ -111,6 +111,7 @@ impl Hosts<'_> {
             next: Instant::now(),
             due: [Duration::ZERO; 2],
             looks: 0,
+            printed: (0, 0),
             unwanted: None,
         };
         let mut turn = Some(turn);
@@ -162,6 +163,8 @@ struct Session<'a> {
     /// When processes, and when what seldom changes, are asked for next, since the start.
     due: [Duration; 2],
     looks: u64,
+    /// Bytes, and what goes on beside, since it was asked last.
+    printed: (usize, u32),
     unwanted: Option<Instant>,
 }
 
@@ -233,6 +236,7 @@ impl Session<'_> {
         let pace = if self.looks == 0 { limits::WARM_UP } else { limits::REMOTE_LOOK };
         self.next = advanced_instant(self.next, now, pace);
         self.asked = Some(now);
+        self.printed = (0, 0);
         self.looks += 1;
         wanted.push('\n');
         self.client.say(&wanted).map_err(|_| self.end())
@@ -249,29 +253,39 @@ impl Session<'_> {
         if read == 0 {
             return Err(self.end());
         }
+        self.printed.0 += read;
         let parts = self.parts.push(&buffer[..read]);
-        for part in parts.map_err(|_| self.lost("the host prints more than it may"))? {
-            match part {
-                Part::Section(name, body) => {
-                    self.sections.0.push((name, body));
-                    if self.sections.0.len() > limits::REMOTE_PARTS {
-                        return Err(self.lost("the host prints more than it may"));
-                    }
-                }
-                Part::Whole if self.up => self.take_look(),
-                Part::Whole => {
-                    self.up = true;
-                    self.known.take(&std::mem::take(&mut self.sections), 0.0);
-                    self.next = Instant::now();
-                    self.host.is_up();
-                }
-                Part::Aside(letter, text) => {
-                    if self.known.take_aside(letter, &text) {
-                        let event = events::gpu(&self.host.key, &self.known);
-                        self.host.post(Kind::Gpu, &[event]);
-                    }
+        let Some(parts) = parts.ok().filter(|_| self.printed.0 <= limits::REMOTE_LOOK_BYTES) else {
+            return Err(self.too_much());
+        };
+        parts.into_iter().try_for_each(|part| self.take(part))
+    }
+
+    fn too_much(&self) -> End {
+        self.lost("the host prints more than it may")
+    }
+
+    fn take(&mut self, part: Part) -> Result<(), End> {
+        match part {
+            Part::Section(name, body) => self.sections.0.push((name, body)),
+            Part::Whole if self.asked.is_some() => self.take_look(),
+            Part::Whole if !self.up => {
+                self.up = true;
+                self.known.take(&std::mem::take(&mut self.sections), 0.0);
+                self.next = Instant::now();
+                self.host.is_up();
+            }
+            Part::Whole => return Err(self.lost("the host says what it was not asked for")),
+            Part::Aside(letter, text) => {
+                self.printed.1 += 1;
+                if self.known.take_aside(letter, &text) {
+                    let event = events::gpu(&self.host.key, &self.known);
+                    self.host.post(Kind::Gpu, &[event]);
                 }
             }
+        }
+        if self.sections.0.len() > limits::REMOTE_PARTS || self.printed.1 > limits::REMOTE_ASIDES {
+            return Err(self.too_much());
         }
         Ok(())
     }
