@@ -12,6 +12,7 @@ mod session;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 pub use mailbox::{Mailbox, Outcome};
 
@@ -48,6 +49,10 @@ struct State {
     watchers: Vec<Watcher>,
     /// There is a watcher who has not been told what is told seldom.
     fresh: bool,
+    /// The server does not let in whoever has this password, or none.
+    refused: bool,
+    /// When somebody came with a wrong password last.
+    guessed: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,34 +109,34 @@ impl<'a> Hosts<'a> {
             },
         };
         let mut state = lock(&host.state);
-        let is_theirs = |known: &Watcher| Arc::ptr_eq(&known.client, client);
-        if let Some(known) =
-            state.watchers.iter().find(|known| is_theirs(known) && known.rough == rough)
-        {
-            match known.ticket {
-                None => client.tell(ticket, Ok(())),
-                Some(_) => fail("was asked for already, and is not logged in yet"),
+        match state.admit(password) {
+            Err(why) => return fail(why),
+            Ok(strangers) => {
+                let reason =
+                    "could not be logged in any more, and somebody came with another password";
+                strangers
+                    .iter()
+                    .for_each(|one| host.tell_state(&one.client, "ended", Some(reason)));
             }
-            return;
-        }
-        // A session belongs to those who know the password that it was begun with.
-        if !same(state.password.as_ref(), password.as_ref()) {
-            if state.watchers.iter().any(|known| known.ticket.is_none()) || state.phase == Phase::Up
-            {
-                return fail("is watched already, with another password or none");
-            }
-            if !state.watchers.is_empty() {
-                return fail("is being logged in already, with another password or none");
-            }
-            state.password = password;
         }
         let up = state.phase == Phase::Up;
         let ticket_left = (!up).then_some(ticket);
-        state.watchers.push(Watcher { client: client.clone(), rough, ticket: ticket_left });
-        state.fresh = true;
+        let is_theirs =
+            |known: &&mut Watcher| Arc::ptr_eq(&known.client, client) && known.rough == rough;
+        match state.watchers.iter_mut().find(is_theirs) {
+            Some(known) if known.ticket.is_some() => {
+                return fail("was asked for already, and is not logged in yet");
+            }
+            // It waits for another try, which comes the sooner.
+            Some(known) => known.ticket = ticket_left,
+            None => {
+                state.watchers.push(Watcher { client: client.clone(), rough, ticket: ticket_left });
+                state.fresh = true;
+            }
+        }
         drop(state);
         if up {
-            host.greet(client);
+            host.tell_state(client, "connected", None);
             client.tell(ticket, Ok(()));
         }
         host.bell.ring();
@@ -143,7 +148,7 @@ impl<'a> Hosts<'a> {
         target: &Target,
         password: Option<Secret>,
     ) -> std::io::Result<Arc<Host>> {
-        let state = State { password, phase: Phase::Trying, watchers: Vec::new(), fresh: false };
+        let state = State::new(password);
         let host = Arc::new(Host {
             target: target.clone(),
             key: target.key().into(),
@@ -196,6 +201,40 @@ fn same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
         (Some(one), Some(other)) => one.matches(other.expose().as_bytes()),
         (None, None) => true,
         _ => false,
+    }
+}
+
+impl State {
+    fn new(password: Option<Secret>) -> Self {
+        let (phase, watchers) = (Phase::Trying, Vec::new());
+        Self { password, phase, watchers, fresh: false, refused: false, guessed: None }
+    }
+
+    /// A session belongs to those who know the password that it was begun with. Whether somebody with this one may watch;
+    /// it returns those who then may not.
+    fn admit(&mut self, password: Option<Secret>) -> Result<Vec<Watcher>, &'static str> {
+        // It is no place to find out passwords faster than at the host itself.
+        if self.guessed.is_some_and(|at| at.elapsed() < limits::REFUSED_LOGIN) {
+            return Err("somebody came with a wrong password just now; again in 3 s");
+        }
+        if same(self.password.as_ref(), password.as_ref()) {
+            return Ok(Vec::new());
+        }
+        let waits_for_login = self.watchers.iter().any(|one| one.ticket.is_some());
+        // Who was let in once, and is no longer, stands in nobody's way: the password was changed.
+        if self.phase == Phase::Trying
+            && !waits_for_login
+            && (self.refused || self.watchers.is_empty())
+        {
+            self.password = password;
+            return Ok(std::mem::take(&mut self.watchers));
+        }
+        self.guessed = password.map(|_| Instant::now());
+        Err(if waits_for_login {
+            "is being logged in already, with another password or none"
+        } else {
+            "is watched already, with another password or none"
+        })
     }
 }
 

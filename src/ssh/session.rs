@@ -54,7 +54,7 @@ impl Hosts<'_> {
                     self.log.write(Level::Info, || {
                         format!("monitor: {}: {}", host.key, failure.reason)
                     });
-                    host.failed(&failure.reason);
+                    host.failed(&failure);
                     self.rest(host, &failure, backoff.next(chance(), failure.floor()));
                 }
             }
@@ -340,7 +340,7 @@ impl Host {
     /// It is logged in.
     fn is_up(&self) {
         let mut state = lock(&self.state);
-        state.phase = Phase::Up;
+        (state.phase, state.refused) = (Phase::Up, false);
         for watcher in &mut state.watchers {
             if let Some(ticket) = watcher.ticket.take() {
                 watcher.client.tell(ticket, Ok(()));
@@ -351,20 +351,24 @@ impl Host {
     }
 
     /// It is not, or no longer. Those who wait for the first login wait no more.
-    fn failed(&self, reason: &str) {
-        lock(&self.state).watchers.retain(|watcher| match watcher.ticket {
+    fn failed(&self, failure: &Failure) {
+        let reason = &failure.reason;
+        let mut state = lock(&self.state);
+        state.refused = failure.refused;
+        state.watchers.retain(|watcher| match watcher.ticket {
             Some(ticket) => {
-                watcher.client.tell(ticket, Err(reason.to_owned()));
+                watcher.client.tell(ticket, Err(reason.clone()));
                 false
             }
             None => true,
         });
+        drop(state);
         self.post(Kind::Connection, &[events::connection(&self.key, "waiting", Some(reason))]);
     }
 
-    /// Tells a client that comes later how it stands.
-    pub(super) fn greet(&self, client: &Arc<Mailbox>) {
-        let event = events::connection(&self.key, "connected", None);
+    /// Tells one client how it stands.
+    pub(super) fn tell_state(&self, client: &Arc<Mailbox>, state: &str, reason: Option<&str>) {
+        let event = events::connection(&self.key, state, reason);
         client.leave(&self.key, Kind::Connection, &frame::text(&event).into());
     }
 
