@@ -6,6 +6,7 @@
 pub mod askpass;
 mod client;
 mod failure;
+mod known_hosts;
 mod logins;
 mod mailbox;
 mod session;
@@ -74,6 +75,7 @@ struct Watcher {
 impl<'a> Hosts<'a> {
     /// None yet.
     pub fn new(settings: &'a Current, stop: &'a Stop) -> Self {
+        known_hosts::check(settings);
         let (hosts, logins) = (Mutex::default(), Logins::default());
         Self { settings, stop, hosts, logins, log: PeerLog::new() }
     }
