@@ -160,8 +160,9 @@ fn a_host_behind_a_network_that_is_cut() {
         (!sshd.processes().iter().any(runs)).then_some(())
     });
     cable.mend();
-    // Who asks for it anew need not wait for the next try.
-    monitor.connect().start(&[host(FAR)]);
+    // Who asks for it anew need not wait for the next try, but for the end of one that is under way.
+    let mut other = monitor.connect();
+    while !other.ask("ssh.start_monitor", json!([host(FAR)])).is_null() {}
     while watcher.event("connection", &key)["state"] != "connected" {}
     watcher.event("uptime", &key);
 }

@@ -55,7 +55,8 @@ impl Sshd {
     fn start_as(prefix: &[&str], address: &str, users: &[User], busybox_only: bool) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let first_uid = 100_000 + std::process::id() % 50_000 * 1000 + number * 200;
+        // Fifty of them in a process, and other processes beside it.
+        let first_uid = 100_000 + std::process::id() % 20_000 * 10_000 + number * 200;
         let directory = Scratch::new("sshd");
         let path = directory.0.display().to_string();
         assert!(sh(&format!("chmod 755 {path} && ssh-keygen -q -t ed25519 -N '' -f {path}/host")));
