@@ -6,6 +6,7 @@
 pub mod askpass;
 mod client;
 mod failure;
+mod host;
 mod known_hosts;
 mod logins;
 mod mailbox;
@@ -46,6 +47,8 @@ struct Host {
 
 struct State {
     password: Option<Secret>,
+    /// How often that was changed. A login that is under way may be with another one.
+    era: u64,
     phase: Phase,
     watchers: Vec<Watcher>,
     /// There is a watcher who has not been told what is told seldom.
@@ -195,57 +198,4 @@ impl<'a> Hosts<'a> {
 
 fn find(hosts: &[Arc<Host>], target: &Target) -> Option<Arc<Host>> {
     hosts.iter().find(|host| host.target == *target).cloned()
-}
-
-/// Compares in a time that does not depend on where they differ.
-fn same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => one.matches(other.expose().as_bytes()),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
-impl State {
-    fn new(password: Option<Secret>) -> Self {
-        let (phase, watchers) = (Phase::Trying, Vec::new());
-        Self { password, phase, watchers, fresh: false, refused: false, guessed: None }
-    }
-
-    /// A session belongs to those who know the password that it was begun with. Whether somebody with this one may watch;
-    /// it returns those who then may not.
-    fn admit(&mut self, password: Option<Secret>) -> Result<Vec<Watcher>, &'static str> {
-        // It is no place to find out passwords faster than at the host itself.
-        if self.guessed.is_some_and(|at| at.elapsed() < limits::REFUSED_LOGIN) {
-            return Err("somebody came with a wrong password just now; again in 3 s");
-        }
-        if same(self.password.as_ref(), password.as_ref()) {
-            return Ok(Vec::new());
-        }
-        let waits_for_login = self.watchers.iter().any(|one| one.ticket.is_some());
-        // Who was let in once, and is no longer, stands in nobody's way: the password was changed.
-        if self.phase == Phase::Trying
-            && !waits_for_login
-            && (self.refused || self.watchers.is_empty())
-        {
-            self.password = password;
-            return Ok(std::mem::take(&mut self.watchers));
-        }
-        self.guessed = password.map(|_| Instant::now());
-        Err(if waits_for_login {
-            "is being logged in already, with another password or none"
-        } else {
-            "is watched already, with another password or none"
-        })
-    }
-}
-
-impl Host {
-    fn leave(&self, client: &Arc<Mailbox>, rough: Option<bool>) {
-        let theirs = |one: &Watcher| {
-            Arc::ptr_eq(&one.client, client) && rough.is_none_or(|rough| one.rough == rough)
-        };
-        lock(&self.state).watchers.retain(|one| !theirs(one));
-        self.bell.ring();
-    }
 }

@@ -10,12 +10,12 @@ use super::client::Client;
 use super::failure::Failure;
 use super::logins::Turn;
 use super::mailbox::Kind;
-use super::{Host, Hosts, Mailbox, Phase};
+use super::{Host, Hosts, Phase};
+use crate::config::Secret;
 use crate::dial::uplink::chance;
 use crate::limits;
 use crate::link::Backoff;
 use crate::parse::remote::{Part, Parts};
-use crate::proto::frame;
 use crate::proto::monitor::events;
 use crate::snapshot::remote::{self, Look, Sections};
 use crate::sync::lock;
@@ -42,7 +42,11 @@ impl Hosts<'_> {
                 continue;
             };
             let start = Instant::now();
-            let end = self.session(host, turn);
+            let (password, era) = {
+                let state = lock(&host.state);
+                (state.password.clone(), state.era)
+            };
+            let end = self.session(host, turn, password.as_ref(), era);
             lock(&host.state).phase = Phase::Trying;
             match end {
                 End::Unwanted if self.end(host) => return,
@@ -54,7 +58,7 @@ impl Hosts<'_> {
                     self.log.write(Level::Info, || {
                         format!("monitor: {}: {}", host.key, failure.reason)
                     });
-                    host.failed(&failure);
+                    host.failed(&failure, era);
                     self.rest(host, &failure, backoff.next(chance(), failure.floor()));
                 }
             }
@@ -86,14 +90,12 @@ impl Hosts<'_> {
     }
 
     /// One session, from the start of ssh to its end.
-    fn session(&self, host: &Host, turn: Turn<'_>) -> End {
-        let password = lock(&host.state).password.clone();
+    fn session(&self, host: &Host, turn: Turn<'_>, password: Option<&Secret>, era: u64) -> End {
         let known_hosts = self.known_hosts();
         let Some(marker) = marker() else {
             return End::Failed(Failure::new("no random numbers can be had"));
         };
-        let client =
-            Client::start(&host.target, password.as_ref(), known_hosts.as_deref(), &marker);
+        let client = Client::start(&host.target, password, known_hosts.as_deref(), &marker);
         let mut session = Session {
             host,
             client: match client {
@@ -101,6 +103,7 @@ impl Hosts<'_> {
                 Err(error) => return End::Failed(Failure::to_start(&error)),
             },
             by_password: password.is_some(),
+            era,
             parts: Parts::new(&marker, limits::REMOTE_FILE_BYTES),
             sections: Sections::default(),
             known: remote::Host::default(),
@@ -149,6 +152,8 @@ struct Session<'a> {
     host: &'a Host,
     client: Client,
     by_password: bool,
+    /// That of the password.
+    era: u64,
     parts: Parts,
     /// What came of the look that is under way.
     sections: Sections,
@@ -172,7 +177,13 @@ impl Session<'_> {
     /// Does what is due; how long to wait then.
     fn step(&mut self, now: Instant) -> Result<Duration, End> {
         let left = |deadline: Instant| deadline.saturating_duration_since(now);
-        let wanted = !lock(&self.host.state).watchers.is_empty();
+        let (wanted, era) = {
+            let state = lock(&self.host.state);
+            (!state.watchers.is_empty(), state.era)
+        };
+        if era != self.era {
+            return Err(End::Unwanted);
+        }
         if wanted {
             self.unwanted = None;
         } else {
@@ -270,10 +281,12 @@ impl Session<'_> {
             Part::Section(name, body) => self.sections.0.push((name, body)),
             Part::Whole if self.asked.is_some() => self.take_look(),
             Part::Whole if !self.up => {
+                if !self.host.is_up(self.era) {
+                    return Err(End::Unwanted);
+                }
                 self.up = true;
                 self.known.take(&std::mem::take(&mut self.sections), 0.0);
                 self.next = Instant::now();
-                self.host.is_up();
             }
             Part::Whole => return Err(self.lost("the host says what it was not asked for")),
             Part::Aside(letter, text) => {
@@ -330,59 +343,4 @@ fn advanced(due: Duration, now: Duration, pace: Duration) -> Duration {
 fn advanced_instant(due: Instant, now: Instant, pace: Duration) -> Instant {
     let next = due + pace;
     if next > now { next } else { now + pace }
-}
-
-impl Host {
-    fn has_watchers(&self, rough: bool) -> bool {
-        lock(&self.state).watchers.iter().any(|one| one.rough == rough)
-    }
-
-    /// It is logged in.
-    fn is_up(&self) {
-        let mut state = lock(&self.state);
-        (state.phase, state.refused) = (Phase::Up, false);
-        for watcher in &mut state.watchers {
-            if let Some(ticket) = watcher.ticket.take() {
-                watcher.client.tell(ticket, Ok(()));
-            }
-        }
-        drop(state);
-        self.post(Kind::Connection, &[events::connection(&self.key, "connected", None)]);
-    }
-
-    /// It is not, or no longer. Those who wait for the first login wait no more.
-    fn failed(&self, failure: &Failure) {
-        let reason = &failure.reason;
-        let mut state = lock(&self.state);
-        state.refused = failure.refused;
-        state.watchers.retain(|watcher| match watcher.ticket {
-            Some(ticket) => {
-                watcher.client.tell(ticket, Err(reason.clone()));
-                false
-            }
-            None => true,
-        });
-        drop(state);
-        self.post(Kind::Connection, &[events::connection(&self.key, "waiting", Some(reason))]);
-    }
-
-    /// Tells one client how it stands.
-    pub(super) fn tell_state(&self, client: &Arc<Mailbox>, state: &str, reason: Option<&str>) {
-        let event = events::connection(&self.key, state, reason);
-        client.leave(&self.key, Kind::Connection, &frame::text(&event).into());
-    }
-
-    /// Leaves events with those who watch.
-    fn post(&self, kind: Kind, texts: &[String]) {
-        let frames: Vec<u8> = texts.iter().flat_map(|text| frame::text(text)).collect();
-        let frames: Arc<[u8]> = frames.into();
-        // Under the lock, so that whoever stops watching gets nothing afterwards.
-        let state = lock(&self.state);
-        for watcher in &state.watchers {
-            let wanted = kind == Kind::Connection || (kind == Kind::Rough) == watcher.rough;
-            if wanted && watcher.ticket.is_none() {
-                watcher.client.leave(&self.key, kind, &frames);
-            }
-        }
-    }
 }
