@@ -275,7 +275,7 @@ impl Client {
         self.0.get_ref().set_read_timeout(Some(time)).unwrap();
         let read = self.0.read();
         assert!(
-            matches!(&read, Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock),
+            matches!(&read, Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock),
             "{read:?}"
         );
         self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
