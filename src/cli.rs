@@ -52,8 +52,8 @@ options:
       --id APP_ID       who beats (default: APP_ID from the environment, else COMMAND's name)
       --every MS        milliseconds between two beats (default: 5000)
 
-Telemetry is at ws://HOST:33931/usage, heartbeats at http://127.0.0.1:8888. Exit codes: 0 stopped or done, 1 failed, 2 wrong arguments
-or settings.
+Telemetry is at ws://HOST:33931/usage, heartbeats at http://127.0.0.1:8888, other hosts over SSH, with monitor.enabled=true, at
+ws://127.0.0.1:9097/monitor. Exit codes: 0 stopped or done, 1 failed, 2 wrong arguments or settings.
 ";
 
 /// What the user wants.

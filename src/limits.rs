@@ -259,8 +259,14 @@ pub const REMOTE_SLOW: Duration = Duration::from_secs(10);
 pub const REMOTE_ANSWER: Duration = Duration::from_secs(30);
 /// One file of a host, or a line, is never so long: 20 000 processes.
 pub const REMOTE_FILE_BYTES: usize = 4 << 20;
+/// All that it prints from one question to the next.
+pub const REMOTE_LOOK_BYTES: usize = 8 << 20;
+/// What goes on beside, and is complete in that time: sizes and GPUs, and those that were late.
+pub const REMOTE_ASIDES: u32 = 4;
 /// What a host prints of a look has so many parts at the most; there are fifteen.
 pub const REMOTE_PARTS: usize = 32;
+/// Of each kind but processes, so many things of a host are taken; the rest is left out. They are compared each with each.
+pub const REMOTE_THINGS: usize = 4096;
 /// What is kept of ssh's own messages.
 pub const SSH_WORDS_BYTES: usize = 4 << 10;
 /// A session without a watcher ends after this: a page that is loaded again comes back within it.

@@ -6,12 +6,15 @@
 pub mod askpass;
 mod client;
 mod failure;
+mod host;
+mod known_hosts;
 mod logins;
 mod mailbox;
 mod session;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 pub use mailbox::{Mailbox, Outcome};
 
@@ -44,10 +47,16 @@ struct Host {
 
 struct State {
     password: Option<Secret>,
+    /// How often that was changed. A login that is under way may be with another one.
+    era: u64,
     phase: Phase,
     watchers: Vec<Watcher>,
     /// There is a watcher who has not been told what is told seldom.
     fresh: bool,
+    /// The server does not let in whoever has this password, or none.
+    refused: bool,
+    /// When somebody came with a wrong password last.
+    guessed: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,6 +78,7 @@ struct Watcher {
 impl<'a> Hosts<'a> {
     /// None yet.
     pub fn new(settings: &'a Current, stop: &'a Stop) -> Self {
+        known_hosts::check(settings);
         let (hosts, logins) = (Mutex::default(), Logins::default());
         Self { settings, stop, hosts, logins, log: PeerLog::new() }
     }
@@ -104,34 +114,34 @@ impl<'a> Hosts<'a> {
             },
         };
         let mut state = lock(&host.state);
-        let is_theirs = |known: &Watcher| Arc::ptr_eq(&known.client, client);
-        if let Some(known) =
-            state.watchers.iter().find(|known| is_theirs(known) && known.rough == rough)
-        {
-            match known.ticket {
-                None => client.tell(ticket, Ok(())),
-                Some(_) => fail("was asked for already, and is not logged in yet"),
+        match state.admit(password) {
+            Err(why) => return fail(why),
+            Ok(strangers) => {
+                let reason =
+                    "could not be logged in any more, and somebody came with another password";
+                strangers
+                    .iter()
+                    .for_each(|one| host.tell_state(&one.client, "ended", Some(reason)));
             }
-            return;
-        }
-        // A session belongs to those who know the password that it was begun with.
-        if !same(state.password.as_ref(), password.as_ref()) {
-            if state.watchers.iter().any(|known| known.ticket.is_none()) || state.phase == Phase::Up
-            {
-                return fail("is watched already, with another password or none");
-            }
-            if !state.watchers.is_empty() {
-                return fail("is being logged in already, with another password or none");
-            }
-            state.password = password;
         }
         let up = state.phase == Phase::Up;
         let ticket_left = (!up).then_some(ticket);
-        state.watchers.push(Watcher { client: client.clone(), rough, ticket: ticket_left });
-        state.fresh = true;
+        let is_theirs =
+            |known: &&mut Watcher| Arc::ptr_eq(&known.client, client) && known.rough == rough;
+        match state.watchers.iter_mut().find(is_theirs) {
+            Some(known) if known.ticket.is_some() => {
+                return fail("was asked for already, and is not logged in yet");
+            }
+            // It waits for another try, which comes the sooner.
+            Some(known) => known.ticket = ticket_left,
+            None => {
+                state.watchers.push(Watcher { client: client.clone(), rough, ticket: ticket_left });
+                state.fresh = true;
+            }
+        }
         drop(state);
         if up {
-            host.greet(client);
+            host.tell_state(client, "connected", None);
             client.tell(ticket, Ok(()));
         }
         host.bell.ring();
@@ -143,7 +153,7 @@ impl<'a> Hosts<'a> {
         target: &Target,
         password: Option<Secret>,
     ) -> std::io::Result<Arc<Host>> {
-        let state = State { password, phase: Phase::Trying, watchers: Vec::new(), fresh: false };
+        let state = State::new(password);
         let host = Arc::new(Host {
             target: target.clone(),
             key: target.key().into(),
@@ -188,23 +198,4 @@ impl<'a> Hosts<'a> {
 
 fn find(hosts: &[Arc<Host>], target: &Target) -> Option<Arc<Host>> {
     hosts.iter().find(|host| host.target == *target).cloned()
-}
-
-/// Compares in a time that does not depend on where they differ.
-fn same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => one.matches(other.expose().as_bytes()),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
-impl Host {
-    fn leave(&self, client: &Arc<Mailbox>, rough: Option<bool>) {
-        let theirs = |one: &Watcher| {
-            Arc::ptr_eq(&one.client, client) && rough.is_none_or(|rough| one.rough == rough)
-        };
-        lock(&self.state).watchers.retain(|one| !theirs(one));
-        self.bell.ring();
-    }
 }

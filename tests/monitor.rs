@@ -14,11 +14,6 @@ use support::{SLACK, wait_until};
 const OF_EACH_LOOK: [&str; 7] =
     ["cpu_performance", "memory_performance", "uptime", "loadavg", "net_dev", "net_stat", "disk"];
 
-fn own_uptime() -> f64 {
-    let text = std::fs::read_to_string("/proc/uptime").unwrap();
-    text.split(' ').next().unwrap().parse().unwrap()
-}
-
 #[test]
 fn every_event_comes_at_its_pace_with_the_hosts_values_until_it_is_stopped() {
     let sshd = Sshd::start(&[CC]);
@@ -41,65 +36,12 @@ fn every_event_comes_at_its_pace_with_the_hosts_values_until_it_is_stopped() {
     assert!((3..=6).contains(&counts("process")), "{}", counts("process"));
     assert!((2..=3).contains(&counts("cpu_info")), "{}", counts("cpu_info"));
     assert_eq!((counts("connection"), counts("rough"), counts("gpu")), (1, 0, 0));
-    compare(&by_name);
     assert_eq!(watcher.ask("ssh.stop_monitor", hosts), Value::Null);
     assert!(watcher.gather(Duration::from_secs(3)).is_empty());
     wait_until("the session's end", || monitor.children("ssh").is_empty().then_some(()));
     wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
     let log = monitor.stop().join("\n");
     assert!(log.contains(&format!("{key} logged in")) && !log.contains(PASSWORD), "{log}");
-}
-
-/// The host is this machine: its values are known.
-fn compare(events: &BTreeMap<String, Vec<(Instant, Value)>>) {
-    let last = |name: &str| &events[name].last().unwrap().1;
-    let (at, uptime) = events["uptime"].last().unwrap();
-    let uptime = &uptime["uptime"];
-    let part = |name: &str| uptime[name].as_f64().unwrap();
-    let told = part("up_day") * 86_400.0
-        + part("up_hour") * 3600.0
-        + part("up_min") * 60.0
-        + part("up_sec");
-    let real = own_uptime() - at.elapsed().as_secs_f64();
-    assert!((real - told).abs() < 1.5 + SLACK.as_secs_f64(), "{told} for {real}");
-    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap();
-    let kib: f64 = meminfo.split_whitespace().nth(1).unwrap().parse().unwrap();
-    let memory = &last("memory_performance")["memory"];
-    let bytes = |name: &str| {
-        let unit = ["B", "KB", "MB", "GB", "TB"]
-            .iter()
-            .position(|unit| memory[format!("{name}_unit")] == *unit);
-        memory[name].as_f64().unwrap() * 1024f64.powi(unit.unwrap() as i32)
-    };
-    assert!((bytes("total_mem") / (kib * 1024.0) - 1.0).abs() < 0.01, "{memory}");
-    let processors = std::thread::available_parallelism().unwrap().get();
-    let performance = last("cpu_performance");
-    assert!(performance["cpu_performance"].as_object().unwrap().len() >= processors);
-    let load = &last("loadavg")["loadavg"];
-    assert!(load["last_pid"].is_u64() && load["one_occupy"].is_number(), "{load}");
-    let root = last("disk")["disk_map"]
-        .as_object()
-        .unwrap()
-        .values()
-        .find(|disk| disk["mount"] == "/")
-        .unwrap()
-        .clone();
-    assert!(root["used_rate"].as_f64().is_some_and(|share| (0.0..=1.0).contains(&share)), "{root}");
-    let net = &last("net_dev")["net_dev"]["lo"];
-    assert!(
-        net["ip"].as_array().unwrap().contains(&json!("127.0.0.1")) && net["virtual"] == true,
-        "{net}"
-    );
-    let processes = last("process")["process"].as_array().unwrap();
-    assert!(
-        (1..=50).contains(&processes.len()) && processes.iter().any(|one| one["name"] == "sshd")
-    );
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap();
-    let info = last("cpu_info")["cpu_info"].as_object().unwrap().values().next().unwrap();
-    assert!(
-        cpuinfo.contains(info["model_name"].as_str().unwrap()) || cfg!(target_arch = "aarch64"),
-        "{info}"
-    );
 }
 
 #[test]
@@ -231,55 +173,4 @@ fn nothing_is_left_whichever_way_the_agent_goes() {
         wait_until("ssh's end", || (!ssh.iter().any(is_there)).then_some(()));
         wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
     }
-}
-
-#[test]
-fn requests_that_are_none_are_answered_with_their_id() {
-    let monitor = Monitor::start(&["monitor.token=s3cret"]);
-    let address = monitor.address();
-    let http = |head: &str| {
-        use std::io::{Read, Write};
-        let mut socket = std::net::TcpStream::connect(address).unwrap();
-        socket.write_all(head.as_bytes()).unwrap();
-        let mut answer = String::new();
-        let _ = socket.read_to_string(&mut answer);
-        answer.split(' ').nth(1).unwrap().to_owned()
-    };
-    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    assert_eq!(http("GET /usage HTTP/1.1\r\n\r\n"), "404");
-    assert_eq!(http(&format!("GET /monitor HTTP/1.1\r\n{upgrade}\r\n")), "401");
-    assert_eq!(http("GET /monitor?token=s3cret HTTP/1.1\r\n\r\n"), "426");
-    let origin = format!(
-        "GET /monitor?token=s3cret HTTP/1.1\r\n{upgrade}Origin: http://localhost:8080\r\n\r\n"
-    );
-    assert_eq!(http(&origin), "403", "no page, unless it is allowed");
-    drop(monitor);
-
-    let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
-    let mut error = |text: &str| {
-        watcher.client.say(text);
-        let answer = watcher.answer();
-        (answer["id"].clone(), answer["error"].as_str().unwrap().to_owned())
-    };
-    assert_eq!(error("{").0, Value::Null);
-    assert_eq!(error(r#"{"id":7,"method":"ssh.format_disk","params":[]}"#).0, 7);
-    assert_eq!(error(r#"{"id":"x","method":"ssh.start_monitor"}"#).0, "x");
-    let (id, why) = error(
-        r#"{"id":8,"method":"ssh.start_monitor","params":[{"host":"-oProxyCommand=touch /tmp/x","user":"a"},{"host":"a","user":"-lroot"},{"user":"a"}]}"#,
-    );
-    assert_eq!(id, 8);
-    assert!(
-        why.contains("params[0]") && why.contains("params[1]") && why.contains("params[2]"),
-        "{why}"
-    );
-    assert_eq!(
-        watcher.ask("ssh.stop_monitor", json!([{"host": "never.seen", "user": "a"}])),
-        Value::Null
-    );
-    assert_eq!(watcher.ask("ssh.start_monitor", json!([])), Value::Null);
-    for _ in 0..60 {
-        watcher.client.say("{");
-    }
-    assert_eq!(u16::from(watcher.client.closed().code), 1008);
 }

@@ -4,6 +4,7 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 use support::monitor::{Monitor, Watcher};
@@ -57,18 +58,48 @@ fn a_shell_that_talks_without_end_is_given_up() {
 
 #[test]
 fn a_host_with_busybox_only() {
-    let (directory, shell) = Sshd::script("busybox", "");
-    let bin = directory.0.join("bin");
-    std::fs::create_dir(&bin).unwrap();
-    let bin = bin.display();
-    assert!(sh(&format!(
-        "cp $(command -v busybox) {bin}/ && cd {bin} && for name in $(./busybox --list); do [ $name = busybox ] || ln -s busybox $name; done"
-    )));
-    let text = format!("#!{bin}/sh\nPATH={bin}\nexport PATH\nexec {bin}/sh \"$@\"\n");
-    std::fs::write(&shell, text).unwrap();
+    let sshd = Sshd::start_with_busybox_only(&[CC]);
+    let monitor = Monitor::start(&[]);
+    let mut watcher = monitor.connect();
+    watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
+    let key = sshd.key("cc");
+    let shells = sshd.processes();
+    assert!(shells.iter().any(|one| one.contains("sh")), "{shells:?}");
+    for event in ["cpu_info", "process", "cpu_performance", "memory_performance", "net_stat"] {
+        watcher.event(event, &key);
+    }
+    let net = watcher.event("net_dev", &key);
+    assert!(net["net_dev"]["lo"]["ip"].as_array().unwrap().contains(&json!("127.0.0.1")), "{net}");
+    // Whole disks at least: nothing on a device is mounted there.
+    assert!(watcher.event("disk", &key)["disk_map"].is_object());
+    drop(watcher);
+    support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+}
+
+/// As with Dropbear, whose shells are in the server's own group of processes.
+#[test]
+fn a_shell_that_leads_no_group_leaves_nothing_behind_either() {
+    let (directory, shell) = Sshd::script("wrapper", "");
+    let path = directory.0.display();
+    for name in ["nvidia-smi", "df"] {
+        let file = directory.write(name, "#!/bin/sh\nsleep 1000 &\nwait\n");
+        assert!(sh(&format!("chmod 755 {file}")));
+    }
+    let wrapper = format!("#!/bin/sh\nPATH={path}:$PATH\nexport PATH\n/bin/sh \"$@\"\n:\n");
+    std::fs::write(&shell, wrapper).unwrap();
     let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
-    let mut watcher = is_watched(&sshd, "cc");
-    let _ = &mut watcher;
+    for goes in ["the client", "the agent"] {
+        let monitor = Monitor::start(&[]);
+        let mut watcher = monitor.connect();
+        watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
+        let hang = || sshd.processes().iter().filter(|one| one.contains("sleep 1000")).count();
+        support::wait_until("what hangs", || (hang() == 2).then_some(()));
+        if goes == "the agent" {
+            monitor.agent.signal("-KILL");
+        }
+        drop(watcher);
+        support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+    }
 }
 
 #[test]
@@ -97,11 +128,28 @@ fn gpus_of_a_host_have_the_fields_of_our_own() {
 }
 
 #[test]
+fn a_driver_that_is_not_well_is_no_gpu() {
+    let (directory, shell) = Sshd::script("unwell", "");
+    let words = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.";
+    let smi = directory.write("nvidia-smi", &format!("#!/bin/sh\necho \"{words}\"\nexit 9\n"));
+    assert!(sh(&format!("chmod 755 {smi}")));
+    let path = directory.0.display();
+    std::fs::write(&shell, format!("#!/bin/sh\nPATH=$PATH:{path} exec /bin/sh \"$@\"\n")).unwrap();
+    let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
+    let monitor = Monitor::start(&[]);
+    let mut watcher = monitor.connect();
+    watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
+    let events = watcher.gather(Duration::from_secs(6));
+    let is = |name: &str| events.iter().any(|(_, event)| event["event"] == name);
+    assert!(is("uptime") && !is("gpu"));
+}
+
+#[test]
 fn a_driver_or_a_disk_that_hangs_holds_up_nothing_else() {
     let (directory, shell) = Sshd::script("hangs", "");
     let path = directory.0.display();
     for name in ["nvidia-smi", "df"] {
-        let file = directory.write(name, "#!/bin/sh\nexec sleep 1000\n");
+        let file = directory.write(name, "#!/bin/sh\nsleep 1000 &\nwait\n");
         assert!(sh(&format!("chmod 755 {file}")));
     }
     std::fs::write(&shell, format!("#!/bin/sh\nPATH={path}:$PATH exec /bin/sh \"$@\"\n")).unwrap();
@@ -114,5 +162,51 @@ fn a_driver_or_a_disk_that_hangs_holds_up_nothing_else() {
     }
     assert_eq!(sshd.processes().iter().filter(|one| one.contains("sleep 1000")).count(), 2);
     drop(watcher);
+    support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+}
+
+#[test]
+fn a_host_that_prints_what_it_was_not_asked_for_is_left() {
+    // The marker is in what it is told to run.
+    let login = "#!/bin/sh\nwhile read -r line; do case $line in m=*) m=${line#m=} && break ;; esac; done\necho\necho \"$m hello\"\necho \"$m .\"\n";
+    let talk = |forever: &str| format!("{login}while :; do {forever}; done\n");
+    let kinds = [
+        ("whole", talk("echo \"$m .\""), "the host says what it was not asked for"),
+        ("parts", talk("echo \"$m stat\""), "the host prints more than it may"),
+        (
+            "gpus",
+            talk("echo \"${m}g 0, A, B, C, 1\"; echo \"${m}g\""),
+            "the host prints more than it may",
+        ),
+        (
+            "bytes",
+            format!("{login}echo \"$m stat\"\nexec yes x\n"),
+            "the host prints more than it may",
+        ),
+        ("asides", format!("{login}exec yes \"${{m}}z x\"\n"), "the host prints more than it may"),
+    ];
+    let scripts: Vec<_> = kinds.iter().map(|(name, text, _)| Sshd::script(name, text)).collect();
+    let users: Vec<User> = kinds
+        .iter()
+        .zip(&scripts)
+        .map(|((name, ..), (_, shell))| User { name, shell, ..CC })
+        .collect();
+    let sshd = Sshd::start(&users);
+    let monitor = Monitor::start(&[]);
+    let mut watcher = monitor.connect();
+    for (name, _, reason) in kinds {
+        let key = sshd.key(name);
+        watcher.start(&[sshd.host(name, Some(PASSWORD))]);
+        loop {
+            let event = watcher.event("connection", &key);
+            if event["state"] == "waiting" {
+                assert_eq!(event["reason"], reason, "{name}");
+                break;
+            }
+        }
+        let stop = watcher.ask("ssh.stop_monitor", json!([sshd.host(name, None)]));
+        assert!(stop.is_null());
+    }
+    assert!(monitor.agent.status("VmHWM") < 64 << 10, "{} kB", monitor.agent.status("VmHWM"));
     support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
 }

@@ -143,7 +143,7 @@ impl Parts {
             None => {
                 self.asides.push((letter, [text, b"\n"].concat()));
                 // Each letter is kept apart; there are two.
-                if self.asides.len() > 8 { usize::MAX } else { text.len() }
+                if self.asides.len() > 2 { usize::MAX } else { text.len() }
             }
         };
         self.bound(length)

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::gpu::Gpu;
+use crate::limits;
 use crate::parse::df::Size;
 use crate::parse::diskstats::{self, DiskStat};
 use crate::parse::loadavg::{self, LoadAvg};
@@ -47,7 +48,7 @@ pub struct Host {
     pub page_bytes: u64,
     pub processors: Vec<Processor>,
     pub places: Vec<Place>,
-    /// With the uptime at which they were read.
+    /// With the uptime at which they were read, by number.
     pub processes: (f64, Vec<Process>),
     /// Interfaces that are hardware.
     pub devices: Vec<Vec<u8>>,
@@ -70,7 +71,7 @@ impl Look {
     /// Reads what was printed, by name. What cannot be understood is absent.
     pub fn new(sections: &Sections) -> Self {
         let text = |name: &str| sections.get(name).filter(|text| !text.is_empty());
-        Self {
+        let mut look = Self {
             uptime_seconds: text("uptime").and_then(|text| uptime::parse(text).ok()),
             loadavg: text("loadavg").and_then(|text| loadavg::parse(text).ok()),
             stat: text("stat").and_then(|text| stat::parse(text).ok()),
@@ -83,7 +84,14 @@ impl Look {
             zones: lines(text("zones").unwrap_or_default())
                 .filter_map(|(_, line)| zone(line))
                 .collect(),
+        };
+        look.net_dev.truncate(limits::REMOTE_THINGS);
+        look.diskstats.truncate(limits::REMOTE_THINGS);
+        look.zones.truncate(limits::REMOTE_THINGS);
+        if let Some(stat) = &mut look.stat {
+            stat.cpus.truncate(limits::REMOTE_THINGS);
         }
+        look
     }
 
     /// Processors that are online; `None` where that is not known.
@@ -109,24 +117,26 @@ impl Host {
             self.page_bytes = decimal(text.trim_ascii()).unwrap_or(4096);
         }
         if let Some(text) = sections.get("cpuinfo") {
-            self.processors = processors::parse(text);
+            self.processors = few(processors::parse(text));
             news.processors = !self.processors.is_empty();
         }
         if let Some(text) = sections.get("topology") {
-            self.places = processors::parse_places(text);
+            self.places = few(processors::parse_places(text));
         }
         if let Some(text) = sections.get("processes") {
-            let list = (uptime, processes::parse(text));
+            let mut list = processes::parse(text);
+            list.sort_unstable_by_key(|one| one.pid);
+            let list = (uptime, list);
             news.processes = Some(std::mem::replace(&mut self.processes, list));
         }
         if let Some(text) = sections.get("devices") {
-            self.devices = lines(text).map(|(_, line)| line.to_vec()).collect();
+            self.devices = few(lines(text).map(|(_, line)| line.to_vec()).collect());
         }
         if let Some(text) = sections.get("addresses") {
-            self.addresses = ip_address::parse(text);
+            self.addresses = few(ip_address::parse(text));
         }
         if let Some(text) = sections.get("mounts") {
-            self.mounts = mountinfo::parse(text).unwrap_or_default();
+            self.mounts = few(mountinfo::parse(text).unwrap_or_default());
         }
         news
     }
@@ -134,9 +144,9 @@ impl Host {
     /// Takes over what went on beside a look. Whether GPUs were among it.
     pub fn take_aside(&mut self, letter: u8, text: &[u8]) -> bool {
         match letter {
-            b'd' => self.sizes = df::parse(text),
+            b'd' => self.sizes = few(df::parse(text)),
             b'g' => {
-                self.gpus = nvidia_smi::parse(text);
+                self.gpus = few(nvidia_smi::parse(text));
                 return !self.gpus.is_empty();
             }
             _ => {}
@@ -148,6 +158,12 @@ impl Host {
     pub fn wants_places(&self) -> bool {
         self.processors.iter().any(|one| one.number("physical id").is_none())
     }
+}
+
+/// No more than a real host has.
+fn few<T>(mut things: Vec<T>) -> Vec<T> {
+    things.truncate(limits::REMOTE_THINGS);
+    things
 }
 
 #[cfg(test)]

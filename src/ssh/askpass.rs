@@ -5,6 +5,9 @@
 
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::process::parent_id;
+
+use crate::parse::{decimal, fields};
 
 /// Where the path is passed on.
 pub const VARIABLE: &str = "HM_AGENT_ASKPASS";
@@ -18,14 +21,24 @@ pub(super) fn path(pipe: BorrowedFd<'_>) -> String {
 pub fn answer() -> Option<u8> {
     let path = std::env::var(VARIABLE).ok()?;
     let question = std::env::args().nth(1).unwrap_or_default();
-    Some(u8::from(!is_pipe(&path) || question.contains("(yes/no") || hand_over(&path).is_err()))
+    let asks = owner(&path).is_some_and(|agent| parent_of(parent_id()) == Some(agent));
+    Some(u8::from(!asks || question.contains("(yes/no") || hand_over(&path).is_err()))
 }
 
-/// Of a process, and by number: nothing else is ever read.
-fn is_pipe(path: &str) -> bool {
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let parts = path.strip_prefix("/proc/").and_then(|path| path.split_once("/fd/"));
-    parts.is_some_and(|(process, fd)| number(process) && number(fd))
+/// The process whose pipe it is. By number: nothing else is ever read.
+fn owner(path: &str) -> Option<u32> {
+    let number =
+        |text: &str| decimal(text.as_bytes()).and_then(|number| u32::try_from(number).ok());
+    let (process, fd) = path.strip_prefix("/proc/")?.split_once("/fd/")?;
+    number(fd).and(number(process))
+}
+
+/// Whoever started a process. The ssh that the agent has started gets the password; one that this starts for a jump host
+/// inherits the environment, and would tell that host another one's password.
+fn parent_of(process: u32) -> Option<u32> {
+    let stat = std::fs::read(format!("/proc/{process}/stat")).ok()?;
+    let after_name = stat.rsplit(|&byte| byte == b')').next()?;
+    u32::try_from(decimal(fields(after_name).nth(1)?)?).ok()
 }
 
 fn hand_over(path: &str) -> std::io::Result<()> {
@@ -44,11 +57,17 @@ mod tests {
 
     #[test]
     fn only_a_pipe_of_a_process_is_read() {
-        assert!(is_pipe("/proc/1/fd/7"));
+        assert_eq!(owner("/proc/1/fd/7"), Some(1));
         for bad in
             ["/etc/shadow", "/proc/1/fd/", "/proc/self/fd/7", "/proc/1/fd/7/../../environ", ""]
         {
-            assert!(!is_pipe(bad), "{bad}");
+            assert_eq!(owner(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn who_asks_is_known_by_whom_it_was_started() {
+        assert_eq!(parent_of(std::process::id()), Some(parent_id()));
+        assert_eq!(parent_of(0), None);
     }
 }

@@ -171,6 +171,8 @@ fn command(target: &Target, by_password: bool, known_hosts: Option<&Path>) -> Co
         // The password must be what opens the door: whoever shares the session later is asked for the same one.
         option("PubkeyAuthentication", "no");
         option("PreferredAuthentications", "password,keyboard-interactive");
+        option("PasswordAuthentication", "yes");
+        option("KbdInteractiveAuthentication", "yes");
         option("NumberOfPasswordPrompts", "1");
         // The agent's own file, even if it was replaced meanwhile.
         command.env("SSH_ASKPASS", format!("/proc/{}/exe", std::process::id()));

@@ -45,6 +45,13 @@ impl Failure {
         if says("HOST IDENTIFICATION HAS CHANGED") || says("Host key verification failed") {
             return Self::refused(host_key(words));
         }
+        let last = last_words(words);
+        // ssh's last word, unless a jump host said it: then it goes on about the connection that ended.
+        if says("Permission denied") && !last.contains("Permission denied") {
+            let jump = words.lines().rfind(|line| line.contains("Permission denied"));
+            let jump = last_words(jump.unwrap_or_default());
+            return Self::refused(format!("a jump host lets only keys of the agent's in: {jump}"));
+        }
         if says("Permission denied") || says("Too many authentication failures") {
             let with = if by_password {
                 "this password"
@@ -58,7 +65,6 @@ impl Failure {
                 "the agent's machine has an OpenSSH before 7.6, which knows no \"accept-new\"",
             );
         }
-        let last = last_words(words);
         for (text, reason) in [
             ("Connection refused", "cannot be reached: connection refused"),
             ("No route to host", "cannot be reached: no route to host"),
@@ -120,6 +126,11 @@ mod tests {
             (
                 "cc@h: Permission denied (publickey,password).\r\n",
                 "login refused: no such user, or not with this password",
+                true,
+            ),
+            (
+                "Permission denied, please try again.\r\njump@j: Permission denied (publickey,password).\r\nkex_exchange_identification: Connection closed by remote host\r\n",
+                "a jump host lets only keys of the agent's in: jump@j: Permission denied (publickey,password).",
                 true,
             ),
             (

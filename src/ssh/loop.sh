@@ -6,22 +6,42 @@ exec 2>/dev/null
 LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL PATH
 read -r _ _ _ _ group _ </proc/$$/stat
+# Ends this shell and whomever it has started.
 end() {
 	if [ "$group" = $$ ]; then kill -9 0; fi
-	kill -9 $watch $sizes $gpus
+	# The group is the server's as well (Dropbear's): those who descend from this shell.
+	read -r self _ </proc/self/stat
+	ours=" $$ " more=yes
+	while [ $more ]; do
+		more=
+		for stat in /proc/[0-9]*/stat; do
+			text= pid=${stat#/proc/}
+			pid=${pid%/stat}
+			read -r text <"$stat"
+			parent=${text##*) ? }
+			parent=${parent%% *}
+			case $ours in
+			*" $pid "*) ;;
+			*" $parent "*) ours="$ours$pid " more=yes ;;
+			esac
+		done
+	done
+	for pid in $ours; do
+		if [ "$pid" != "$self" ]; then kill -9 "$pid"; fi
+	done
 	exit
 }
-# Nobody asks for a minute: the network is cut, or a command hangs. Until it listens, the signal is for nobody.
+# Nobody asks for 40 s: the network is cut, or a command hangs. Until it listens, the signal is for nobody.
 trap '' USR1
 (
 	trap 'idle=0' USR1
 	trap 'exit' TERM
 	idle=0
-	while [ $idle -lt 12 ]; do
+	while [ $idle -lt 8 ]; do
 		idle=$((idle + 1))
 		sleep 5 || exit
 	done
-	if [ "$group" = $$ ]; then kill -9 0; else kill -9 $$; fi
+	end
 ) >/dev/null &
 watch=$!
 section() {
@@ -49,6 +69,13 @@ topology() {
 		echo "${cpu##*cpu} ${package:--} ${core:--} ${khz:--}"
 	done
 }
+# Of memory, in bytes: BusyBox has no getconf.
+page() {
+	while read -r name size _; do
+		case $name in KernelPageSize:) echo $((size * 1024)) && return ;; esac
+	done </proc/self/smaps
+	echo 4096
+}
 # What may hang goes on beside the rest, a line at a time.
 aside() {
 	while read -r text; do echo "$m$1 $text"; done
@@ -70,7 +97,7 @@ gpus() {
 }
 echo
 echo "$m hello"
-getconf PAGESIZE || echo 4096
+getconf PAGESIZE || page
 echo "$m ."
 while read -r wanted; do
 	kill -USR1 $watch

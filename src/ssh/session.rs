@@ -10,12 +10,12 @@ use super::client::Client;
 use super::failure::Failure;
 use super::logins::Turn;
 use super::mailbox::Kind;
-use super::{Host, Hosts, Mailbox, Phase};
+use super::{Host, Hosts, Phase};
+use crate::config::Secret;
 use crate::dial::uplink::chance;
 use crate::limits;
 use crate::link::Backoff;
 use crate::parse::remote::{Part, Parts};
-use crate::proto::frame;
 use crate::proto::monitor::events;
 use crate::snapshot::remote::{self, Look, Sections};
 use crate::sync::lock;
@@ -42,7 +42,11 @@ impl Hosts<'_> {
                 continue;
             };
             let start = Instant::now();
-            let end = self.session(host, turn);
+            let (password, era) = {
+                let state = lock(&host.state);
+                (state.password.clone(), state.era)
+            };
+            let end = self.session(host, turn, password.as_ref(), era);
             lock(&host.state).phase = Phase::Trying;
             match end {
                 End::Unwanted if self.end(host) => return,
@@ -54,7 +58,7 @@ impl Hosts<'_> {
                     self.log.write(Level::Info, || {
                         format!("monitor: {}: {}", host.key, failure.reason)
                     });
-                    host.failed(&failure.reason);
+                    host.failed(&failure, era);
                     self.rest(host, &failure, backoff.next(chance(), failure.floor()));
                 }
             }
@@ -86,14 +90,12 @@ impl Hosts<'_> {
     }
 
     /// One session, from the start of ssh to its end.
-    fn session(&self, host: &Host, turn: Turn<'_>) -> End {
-        let password = lock(&host.state).password.clone();
+    fn session(&self, host: &Host, turn: Turn<'_>, password: Option<&Secret>, era: u64) -> End {
         let known_hosts = self.known_hosts();
         let Some(marker) = marker() else {
             return End::Failed(Failure::new("no random numbers can be had"));
         };
-        let client =
-            Client::start(&host.target, password.as_ref(), known_hosts.as_deref(), &marker);
+        let client = Client::start(&host.target, password, known_hosts.as_deref(), &marker);
         let mut session = Session {
             host,
             client: match client {
@@ -101,6 +103,7 @@ impl Hosts<'_> {
                 Err(error) => return End::Failed(Failure::to_start(&error)),
             },
             by_password: password.is_some(),
+            era,
             parts: Parts::new(&marker, limits::REMOTE_FILE_BYTES),
             sections: Sections::default(),
             known: remote::Host::default(),
@@ -111,6 +114,7 @@ impl Hosts<'_> {
             next: Instant::now(),
             due: [Duration::ZERO; 2],
             looks: 0,
+            printed: (0, 0),
             unwanted: None,
         };
         let mut turn = Some(turn);
@@ -148,6 +152,8 @@ struct Session<'a> {
     host: &'a Host,
     client: Client,
     by_password: bool,
+    /// That of the password.
+    era: u64,
     parts: Parts,
     /// What came of the look that is under way.
     sections: Sections,
@@ -162,6 +168,8 @@ struct Session<'a> {
     /// When processes, and when what seldom changes, are asked for next, since the start.
     due: [Duration; 2],
     looks: u64,
+    /// Bytes, and what goes on beside, since it was asked last.
+    printed: (usize, u32),
     unwanted: Option<Instant>,
 }
 
@@ -169,7 +177,13 @@ impl Session<'_> {
     /// Does what is due; how long to wait then.
     fn step(&mut self, now: Instant) -> Result<Duration, End> {
         let left = |deadline: Instant| deadline.saturating_duration_since(now);
-        let wanted = !lock(&self.host.state).watchers.is_empty();
+        let (wanted, era) = {
+            let state = lock(&self.host.state);
+            (!state.watchers.is_empty(), state.era)
+        };
+        if era != self.era {
+            return Err(End::Unwanted);
+        }
         if wanted {
             self.unwanted = None;
         } else {
@@ -233,6 +247,7 @@ impl Session<'_> {
         let pace = if self.looks == 0 { limits::WARM_UP } else { limits::REMOTE_LOOK };
         self.next = advanced_instant(self.next, now, pace);
         self.asked = Some(now);
+        self.printed = (0, 0);
         self.looks += 1;
         wanted.push('\n');
         self.client.say(&wanted).map_err(|_| self.end())
@@ -249,29 +264,41 @@ impl Session<'_> {
         if read == 0 {
             return Err(self.end());
         }
+        self.printed.0 += read;
         let parts = self.parts.push(&buffer[..read]);
-        for part in parts.map_err(|_| self.lost("the host prints more than it may"))? {
-            match part {
-                Part::Section(name, body) => {
-                    self.sections.0.push((name, body));
-                    if self.sections.0.len() > limits::REMOTE_PARTS {
-                        return Err(self.lost("the host prints more than it may"));
-                    }
+        let Some(parts) = parts.ok().filter(|_| self.printed.0 <= limits::REMOTE_LOOK_BYTES) else {
+            return Err(self.too_much());
+        };
+        parts.into_iter().try_for_each(|part| self.take(part))
+    }
+
+    fn too_much(&self) -> End {
+        self.lost("the host prints more than it may")
+    }
+
+    fn take(&mut self, part: Part) -> Result<(), End> {
+        match part {
+            Part::Section(name, body) => self.sections.0.push((name, body)),
+            Part::Whole if self.asked.is_some() => self.take_look(),
+            Part::Whole if !self.up => {
+                if !self.host.is_up(self.era) {
+                    return Err(End::Unwanted);
                 }
-                Part::Whole if self.up => self.take_look(),
-                Part::Whole => {
-                    self.up = true;
-                    self.known.take(&std::mem::take(&mut self.sections), 0.0);
-                    self.next = Instant::now();
-                    self.host.is_up();
-                }
-                Part::Aside(letter, text) => {
-                    if self.known.take_aside(letter, &text) {
-                        let event = events::gpu(&self.host.key, &self.known);
-                        self.host.post(Kind::Gpu, &[event]);
-                    }
+                self.up = true;
+                self.known.take(&std::mem::take(&mut self.sections), 0.0);
+                self.next = Instant::now();
+            }
+            Part::Whole => return Err(self.lost("the host says what it was not asked for")),
+            Part::Aside(letter, text) => {
+                self.printed.1 += 1;
+                if self.known.take_aside(letter, &text) {
+                    let event = events::gpu(&self.host.key, &self.known);
+                    self.host.post(Kind::Gpu, &[event]);
                 }
             }
+        }
+        if self.sections.0.len() > limits::REMOTE_PARTS || self.printed.1 > limits::REMOTE_ASIDES {
+            return Err(self.too_much());
         }
         Ok(())
     }
@@ -316,55 +343,4 @@ fn advanced(due: Duration, now: Duration, pace: Duration) -> Duration {
 fn advanced_instant(due: Instant, now: Instant, pace: Duration) -> Instant {
     let next = due + pace;
     if next > now { next } else { now + pace }
-}
-
-impl Host {
-    fn has_watchers(&self, rough: bool) -> bool {
-        lock(&self.state).watchers.iter().any(|one| one.rough == rough)
-    }
-
-    /// It is logged in.
-    fn is_up(&self) {
-        let mut state = lock(&self.state);
-        state.phase = Phase::Up;
-        for watcher in &mut state.watchers {
-            if let Some(ticket) = watcher.ticket.take() {
-                watcher.client.tell(ticket, Ok(()));
-            }
-        }
-        drop(state);
-        self.post(Kind::Connection, &[events::connection(&self.key, "connected", None)]);
-    }
-
-    /// It is not, or no longer. Those who wait for the first login wait no more.
-    fn failed(&self, reason: &str) {
-        lock(&self.state).watchers.retain(|watcher| match watcher.ticket {
-            Some(ticket) => {
-                watcher.client.tell(ticket, Err(reason.to_owned()));
-                false
-            }
-            None => true,
-        });
-        self.post(Kind::Connection, &[events::connection(&self.key, "waiting", Some(reason))]);
-    }
-
-    /// Tells a client that comes later how it stands.
-    pub(super) fn greet(&self, client: &Arc<Mailbox>) {
-        let event = events::connection(&self.key, "connected", None);
-        client.leave(&self.key, Kind::Connection, &frame::text(&event).into());
-    }
-
-    /// Leaves events with those who watch.
-    fn post(&self, kind: Kind, texts: &[String]) {
-        let frames: Vec<u8> = texts.iter().flat_map(|text| frame::text(text)).collect();
-        let frames: Arc<[u8]> = frames.into();
-        // Under the lock, so that whoever stops watching gets nothing afterwards.
-        let state = lock(&self.state);
-        for watcher in &state.watchers {
-            let wanted = kind == Kind::Connection || (kind == Kind::Rough) == watcher.rough;
-            if wanted && watcher.ticket.is_none() {
-                watcher.client.leave(&self.key, kind, &frames);
-            }
-        }
-    }
 }

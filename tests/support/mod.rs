@@ -15,7 +15,7 @@ pub mod node;
 pub mod sshd;
 pub mod updates;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -244,8 +244,18 @@ impl Client {
         self.0.send(Message::text(text)).unwrap();
     }
 
+    /// The next message. A read with a time-out is interrupted when the process is stopped and goes on.
+    fn read(&mut self) -> Message {
+        loop {
+            match self.0.read() {
+                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                message => return message.unwrap(),
+            }
+        }
+    }
+
     pub fn json(&mut self) -> serde_json::Value {
-        match self.0.read().unwrap() {
+        match self.read() {
             Message::Text(text) => serde_json::from_str(&text).unwrap(),
             other => panic!("expected text, got {other:?}"),
         }
@@ -254,7 +264,7 @@ impl Client {
     /// Reads on to the close frame.
     pub fn closed(&mut self) -> CloseFrame {
         loop {
-            if let Message::Close(frame) = self.0.read().unwrap() {
+            if let Message::Close(frame) = self.read() {
                 return frame.unwrap();
             }
         }
@@ -265,7 +275,7 @@ impl Client {
         self.0.get_ref().set_read_timeout(Some(time)).unwrap();
         let read = self.0.read();
         assert!(
-            matches!(&read, Err(tungstenite::Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock),
+            matches!(&read, Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock),
             "{read:?}"
         );
         self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();

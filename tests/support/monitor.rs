@@ -1,6 +1,7 @@
 //! A client of `/monitor`.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -192,7 +193,7 @@ impl Watcher {
                     self.keep(message);
                 }
                 Err(tungstenite::Error::Io(error))
-                    if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind()) => {}
                 Err(error) => panic!("{error}"),
             }
         }

@@ -21,6 +21,9 @@ pub const PASSWORD: &str = r#"pa ss"w0rd$1'"#;
 /// One user with a password and an ordinary shell.
 pub const CC: User<'static> = User { name: "cc", password: Some(PASSWORD), shell: "/bin/sh" };
 
+/// Where a host with BusyBox only is, in its mount namespace. sshd wants root alone to be able to write above it.
+const CHROOT: &str = "/mnt";
+
 pub struct Sshd {
     child: Option<Child>,
     pub port: u16,
@@ -30,6 +33,8 @@ pub struct Sshd {
     users: u32,
     command: String,
     prefix: Vec<String>,
+    /// Further lines of its configuration.
+    more: String,
 }
 
 impl Sshd {
@@ -39,9 +44,19 @@ impl Sshd {
 
     /// Behind a command that puts it elsewhere, e.g. into a network namespace.
     pub fn start_in(prefix: &[&str], address: &str, users: &[User]) -> Self {
+        Self::start_as(prefix, address, users, false)
+    }
+
+    /// A host on which there is nothing but BusyBox, and what the kernel shows.
+    pub fn start_with_busybox_only(users: &[User]) -> Self {
+        Self::start_as(&[], "127.0.0.1", users, true)
+    }
+
+    fn start_as(prefix: &[&str], address: &str, users: &[User], busybox_only: bool) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let first_uid = 100_000 + std::process::id() % 50_000 * 1000 + number * 200;
+        // Fifty of them in a process, and other processes beside it.
+        let first_uid = 100_000 + std::process::id() % 20_000 * 10_000 + number * 200;
         let directory = Scratch::new("sshd");
         let path = directory.0.display().to_string();
         assert!(sh(&format!("chmod 755 {path} && ssh-keygen -q -t ed25519 -N '' -f {path}/host")));
@@ -59,12 +74,20 @@ impl Sshd {
         }
         directory.write("passwd", &passwd);
         directory.write("shadow", &shadow);
+        // Links: as many programs as it has. What it needs itself, if it is not linked statically, comes along.
+        let chroot = format!(
+            "mount -t tmpfs -o mode=755 none {CHROOT} && cd {CHROOT} && mkdir bin proc sys dev && touch dev/null && mount --bind /dev/null dev/null && mount -t proc proc proc && mount --bind /sys sys && \
+             cp $(command -v busybox) bin/busybox && {{ ldd bin/busybox | grep -o '/[^ ]*' | xargs -r cp -L --parents -t .; for name in $(bin/busybox --list); do [ -e bin/$name ] || ln -s busybox bin/$name; done; }}; cd /;"
+        );
         let command = format!(
-            "mkdir -p /run/sshd; mount --bind {path}/passwd /etc/passwd; mount --bind {path}/shadow /etc/shadow; exec /usr/sbin/sshd -D -e -f {path}/config"
+            "mkdir -p /run/sshd; mount --bind {path}/passwd /etc/passwd; mount --bind {path}/shadow /etc/shadow; {} exec /usr/sbin/sshd -D -e -f {path}/config",
+            if busybox_only { &chroot } else { "" }
         );
         let prefix = prefix.iter().map(ToString::to_string).collect();
         let users = users.len() as u32;
-        let mut sshd = Self { child: None, port: 0, directory, first_uid, users, command, prefix };
+        let more = if busybox_only { format!("ChrootDirectory {CHROOT}\n") } else { String::new() };
+        let mut sshd =
+            Self { child: None, port: 0, directory, first_uid, users, command, prefix, more };
         let mut tries = 0;
         while sshd.child.is_none() {
             tries += 1;
@@ -77,11 +100,11 @@ impl Sshd {
     }
 
     fn configure(&self, address: &str) {
-        let (path, port) = (self.directory.0.display(), self.port);
+        let (path, port, more) = (self.directory.0.display(), self.port, &self.more);
         self.directory.write(
             "config",
             &format!(
-                "Port {port}\nListenAddress {address}\nHostKey {path}/host\nPidFile none\nUsePAM no\nStrictModes no\nAuthorizedKeysFile {path}/keys\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\nMaxStartups 200\nUseDNS no\n"
+                "Port {port}\nListenAddress {address}\nHostKey {path}/host\nPidFile none\nUsePAM no\nStrictModes no\nAuthorizedKeysFile {path}/keys\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\nMaxStartups 200\nUseDNS no\n{more}"
             ),
         );
     }
@@ -131,6 +154,20 @@ impl Sshd {
         assert!(sh(&format!("ssh-keygen -q -t ed25519 -N '' -f {} </dev/null", path.display())));
     }
 
+    /// The user has another password from now on.
+    pub fn new_password(&self, user: &str, password: &str) {
+        let path = self.directory.0.join("shadow");
+        let shadow = std::fs::read_to_string(&path).unwrap();
+        let lines = shadow.lines().map(|line| match line.split_once(':') {
+            Some((name, _)) if name == user => {
+                format!("{user}:{}:19000:0:99999:7:::\n", hash(password))
+            }
+            _ => format!("{line}\n"),
+        });
+        // The same file, which is mounted over the system's.
+        std::fs::write(&path, lines.collect::<String>()).unwrap();
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.0.join("log")).unwrap_or_default()
     }
@@ -173,10 +210,11 @@ impl Drop for Sshd {
     }
 }
 
-/// Through a pipe: tests look at everybody's arguments.
+/// Through a pipe: tests look at everybody's arguments. Not by openssl(1), which takes 256 bytes at the most.
 fn hash(password: &str) -> String {
-    let mut command = Command::new("openssl");
-    command.args(["passwd", "-6", "-stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut command = Command::new("perl");
+    command.args(["-e", r#"chomp($_ = <STDIN>); print crypt($_, '$6$hmagent$')"#]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
     writeln!(child.stdin.take().unwrap(), "{password}").unwrap();
     let output = child.wait_with_output().unwrap();

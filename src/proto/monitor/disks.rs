@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use crate::parse::df::Size;
 use crate::parse::diskstats::{self, DiskStat};
+use crate::parse::mountinfo::Mount;
 use crate::snapshot::remote::{Host, Look};
 
 /// What moved since boot and, per second, now.
@@ -112,11 +113,20 @@ fn file_system(
         fields.size(part, Some(bytes));
         fields.share_of(&format!("{part}_rate"), Some(bytes), Some(total));
     }
-    // One that is called otherwise in the kernel's list (/dev/mapper/…) has no traffic of its own here.
-    if let Some(disk) = now.diskstats.iter().find(|disk| disk.name == name.as_bytes()) {
+    // LVM's devices are called otherwise in the kernel's list; their numbers are the same.
+    let disks = &now.diskstats;
+    let by_number = || disks.iter().find(|disk| Some(disk.number) == mount.and_then(device_number));
+    let disk = disks.iter().find(|disk| disk.name == name.as_bytes()).or_else(by_number);
+    if let Some(disk) = disk {
         moved(earlier, disk, seconds).put_into(&mut fields);
     }
     fields.done()
+}
+
+/// Major and minor.
+fn device_number(mount: &Mount) -> Option<(u64, u64)> {
+    let (major, minor) = std::str::from_utf8(&mount.device_number).ok()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -127,24 +137,29 @@ mod tests {
 
     fn look(sda: [u64; 4], sda1: [u64; 4]) -> Look {
         let line = |name: &str, [reads, read, writes, written]: [u64; 4]| {
-            format!("8 0 {name} {reads} 0 {read} 0 {writes} 0 {written} 0 0 0 0\n")
+            format!("{name} {reads} 0 {read} 0 {writes} 0 {written} 0 0 0 0\n")
         };
-        let text = line("sda", sda) + &line("sda1", sda1) + &line("dm-0", sda1);
+        let text = line("8 0 sda", sda) + &line("8 1 sda1", sda1) + &line("254 3 dm-3", sda1);
         Look { diskstats: diskstats::parse(text.as_bytes()).unwrap(), ..Look::default() }
     }
 
     #[test]
     fn devices_and_their_total() {
-        let sizes = "/dev/sda1 1000 250 700 27% /\n/dev/sda1 1000 250 700 27% /again\noverlay 10 5 5 50% /x\n";
+        let sizes = "/dev/sda1 1000 250 700 27% /\n/dev/sda1 1000 250 700 27% /again\noverlay 10 5 5 50% /x\n/dev/mapper/vg-home 10 5 5 50% /home\n";
+        let mounts = b"27 1 8:1 / / rw - ext4 /dev/sda1 rw\n28 1 254:3 / /home rw - xfs /dev/mapper/vg-home rw\n";
         let host = Host {
             sizes: df::parse(sizes.as_bytes()),
-            mounts: mountinfo::parse(b"27 1 8:1 / / rw - ext4 /dev/sda1 rw\n").unwrap(),
+            mounts: mountinfo::parse(mounts).unwrap(),
             ..Host::default()
         };
         let (one, two) = (look([0; 4], [0; 4]), look([10, 20, 30, 4096], [1, 2, 3, 4]));
         let map = each(&host, &one, &two, 2.0);
         let names: Vec<&String> = map.as_object().unwrap().keys().collect();
-        assert_eq!(names, ["dm-0", "overlay", "sda", "sda1"]);
+        assert_eq!(names, ["dm-3", "mapper/vg-home", "overlay", "sda", "sda1"]);
+        assert_eq!(
+            (&map["mapper/vg-home"]["read_iops"], &map["overlay"]["read"]),
+            (&json!(0.5), &Value::Null)
+        );
         let expected = json!({
             "dev_name": "sda1", "mount": "/", "file_system": "ext4", "total": 1000.0, "total_unit": "KB",
             "free": 700.0, "free_unit": "KB", "free_rate": 0.7, "used": 250.0, "used_unit": "KB", "used_rate": 0.25,

@@ -122,15 +122,12 @@ pub fn process(key: &str, host: &Host, earlier: &(f64, Vec<Process>)) -> Option<
     let ((then, before), (when, now)) = (earlier, &host.processes);
     let seconds = Some(when - then).filter(|seconds| *seconds > 0.0 && !before.is_empty())?;
     let mut used: Vec<(u64, u64, &Process)> = Vec::with_capacity(now.len());
-    let mut at = 0;
     for one in now {
-        // Both lists have the shell's order, so the next one is nearly always near.
-        let (passed, ahead) = before.split_at_checked(at).unwrap_or((before, &[]));
-        let same = |known: &Process| (known.pid, known.start_ticks) == (one.pid, one.start_ticks);
-        let found = ahead.iter().position(same);
-        at = found.map_or(at, |found| passed.len() + found);
+        let known = before.binary_search_by_key(&one.pid, |known| known.pid);
+        let known = known.ok().and_then(|at| before.get(at));
+        let same = known.filter(|known| known.start_ticks == one.start_ticks);
         // One that is new has used all that it has within this time.
-        let earlier = found.and_then(|_| before.get(at)).map_or(0, |known| known.ticks);
+        let earlier = same.map_or(0, |known| known.ticks);
         used.push((one.ticks.saturating_sub(earlier), one.resident_pages, one));
     }
     let most = std::iter::from_fn(|| {
