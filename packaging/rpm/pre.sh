@@ -1,0 +1,3 @@
+#USER#
+
+make_user
