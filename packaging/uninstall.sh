@@ -55,5 +55,5 @@ rm -f "$root$prefix/bin/hm-agent" \
     "$root$prefix/share/fish/vendor_completions.d/hm-agent.fish"
 rm -rf "$root$prefix/share/doc/hm-agent" "$root$prefix/share/hm-agent"
 if [ "$purge" = yes ]; then
-    rm -rf "$root/etc/hm-agent" "$root/var/lib/hm-agent" "$root/var/log/hm-agent"
+    rm -rf "$root/etc/hm-agent" "$root/var/lib/hm-agent" "$root/var/log/hm-agent" "$root/var/run/hm-agent"
 fi
