@@ -1,0 +1,130 @@
+#!/bin/sh
+# Installs hm-agent on a machine that has neither dpkg nor rpm, or whose packages you do not want to touch. Run it from
+# the unpacked tarball, as root, also for an upgrade: settings and state stay.
+#
+# install.sh [--prefix DIR] [--init systemd|openrc|sysv|none] [--no-start]
+#
+# Files go below --prefix (/usr/local); settings, init scripts and units to /etc. With DESTDIR set, all of it goes below
+# DESTDIR, nothing is started, and no user is made.
+set -eu
+cd "$(dirname "$0")"
+# What it installs is for everybody to read, whatever the umask of who runs it.
+umask 022
+
+. ./user.sh
+
+prefix=/usr/local
+init=
+start=yes
+while [ $# -gt 0 ]; do
+    case $1 in
+    --prefix) prefix=${2:?--prefix needs a directory}; shift ;;
+    --prefix=*) prefix=${1#*=} ;;
+    --init) init=${2:?--init needs a name}; shift ;;
+    --init=*) init=${1#*=} ;;
+    --no-start) start=no ;;
+    *)
+        sed -n '2,8s/^# \{0,1\}//p' install.sh
+        case $1 in -h | --help) exit 0 ;; *) exit 2 ;; esac
+        ;;
+    esac
+    shift
+done
+case $prefix in
+/*) prefix=${prefix%/} ;;
+*) echo "install.sh: --prefix needs an absolute path" >&2; exit 2 ;;
+esac
+root=${DESTDIR:-}
+
+complain() { echo "install.sh: $*" >&2; exit 1; }
+
+# Before anything is changed.
+./hm-agent --version || complain "this is $(uname -m), on which the binary beside this script does not run"
+[ -n "$root" ] || [ "$(id -u)" -eq 0 ] || complain "only root can install; with DESTDIR, everybody"
+
+which_init() {
+    if [ -n "$root" ]; then
+        echo none
+    elif [ -d /run/systemd/system ]; then
+        echo systemd
+    elif [ -x /sbin/openrc-run ]; then
+        echo openrc
+    elif [ -d /etc/init.d ] || [ -d /etc/rc.d/init.d ]; then
+        echo sysv
+    else
+        echo none
+    fi
+}
+[ -n "$init" ] || init=$(which_init)
+
+# put MODE FILE TO: through a name of its own, so that a program that runs is replaced and not written to.
+put() {
+    mkdir -p "$root$(dirname "$3")"
+    cp "$2" "$root$3.new"
+    chmod "$1" "$root$3.new"
+    mv -f "$root$3.new" "$root$3"
+}
+
+# The same for a script or unit, which names the program.
+put_with_path() {
+    sed "s,/usr/bin/hm-agent,$prefix/bin/hm-agent,g" "$2" >"adapted.$$"
+    put "$1" "adapted.$$" "$3"
+    rm -f "adapted.$$"
+}
+
+put 755 hm-agent "$prefix/bin/hm-agent"
+put 644 hm-agent.8 "$prefix/share/man/man8/hm-agent.8"
+put 644 completions/hm-agent.bash "$prefix/share/bash-completion/completions/hm-agent"
+put 644 completions/_hm-agent "$prefix/share/zsh/site-functions/_hm-agent"
+put 644 completions/hm-agent.fish "$prefix/share/fish/vendor_completions.d/hm-agent.fish"
+for file in README.md CHANGELOG.md SECURITY.md LICENSE-APACHE LICENSE-MIT THIRD-PARTY.txt hm-agent.cdx.json; do
+    put 644 "$file" "$prefix/share/doc/hm-agent/$file"
+done
+put_with_path 755 uninstall.sh "$prefix/share/hm-agent/uninstall.sh"
+if [ -e "$root/etc/hm-agent/hm-agent.toml" ]; then
+    # The new one, with new settings in it, for comparing.
+    put 644 hm-agent.toml "$prefix/share/doc/hm-agent/hm-agent.toml"
+else
+    put 644 hm-agent.toml /etc/hm-agent/hm-agent.toml
+fi
+[ -n "$root" ] || make_user
+
+rc_d=/etc/init.d
+[ -d /etc/init.d ] || [ ! -d /etc/rc.d/init.d ] || rc_d=/etc/rc.d/init.d
+case $init in
+systemd)
+    put_with_path 644 systemd/hm-agent.service /etc/systemd/system/hm-agent.service
+    if [ "$start" = yes ] && [ -z "$root" ]; then
+        systemctl daemon-reload
+        systemctl enable hm-agent.service
+        systemctl restart hm-agent.service
+    fi
+    ;;
+openrc)
+    put_with_path 755 init/hm-agent.openrc /etc/init.d/hm-agent
+    if [ "$start" = yes ] && [ -z "$root" ]; then
+        rc-update add hm-agent default
+        rc-service hm-agent restart
+    fi
+    ;;
+sysv)
+    put_with_path 755 init/hm-agent.sysv "$rc_d/hm-agent"
+    if [ "$start" = yes ] && [ -z "$root" ]; then
+        if command -v update-rc.d >/dev/null 2>&1; then
+            update-rc.d hm-agent defaults
+        elif command -v chkconfig >/dev/null 2>&1; then
+            chkconfig --add hm-agent
+        else
+            echo "install.sh: neither update-rc.d nor chkconfig is here; call $rc_d/hm-agent start at boot" >&2
+        fi
+        "$rc_d/hm-agent" restart
+    fi
+    ;;
+none)
+    [ -n "$root" ] || cat <<END
+No service manager was found. This line starts it, in /etc/rc.local for example, and starts it again if it dies:
+    su -s /bin/sh -c '$prefix/bin/hm-agent run --supervise --detach --syslog' hm-agent
+END
+    ;;
+*) complain "--init is one of systemd, openrc, sysv, none" ;;
+esac

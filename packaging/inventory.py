@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""What is inside the agent and its GPU probe: an SBOM (CycloneDX 1.5) and the licences that go with it.
+
+inventory.py ARCH SBOM LICENCES
+
+Of Cargo's own list, what is linked: no tools of the build, no procedural macros, no tests. It fails where a licence is not
+among those that were thought about, or a crate comes without its text."""
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+import uuid
+from datetime import datetime, timezone
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# All of them ask for no more than their text beside the program. CDLA-Permissive-2.0 is that of data: Mozilla's list of
+# certificate authorities, in webpki-roots.
+ACCEPTED = {"MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "0BSD", "Zlib", "Unlicense", "CDLA-Permissive-2.0"}
+TEXT = re.compile("licen[sc]e|copying|notice|copyright", re.IGNORECASE)
+
+
+def run(*command):
+    return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def linked(arch):
+    """Names and versions of the crates in the agent and in the probe."""
+    crates = set()
+    for target, features in (("musl", []), ("gnu", ["--features", "gpu-probe"])):
+        lines = run("cargo", "tree", "--locked", "--edges", "normal,no-proc-macro", "--prefix", "none",
+                    "--target", f"{arch}-unknown-linux-{target}", "--format", "{p}", *features)
+        crates.update(tuple(line.split()[:2]) for line in lines.splitlines() if line.strip())
+    return {(name, version.removeprefix("v")) for name, version in crates}
+
+
+def alternatives(expression):
+    """`MIT OR Apache-2.0`, or in the old form `MIT/Apache-2.0`: the licences, of which one is to be chosen; each may be
+    several that hold together."""
+    if "(" in expression:
+        raise SystemExit(f"inventory: think about the licence \"{expression}\"")
+    ways = [set(way.split(" AND ")) for way in re.split(" OR | ?/ ?", expression)]
+    return [way for way in ways if way <= ACCEPTED]
+
+
+def texts(package, chosen):
+    """The licence files of a crate. Of several to choose from, that of the one that was chosen, where it is told by name."""
+    directory = pathlib.Path(package["manifest_path"]).parent
+    found = sorted(path for path in directory.iterdir() if path.is_file() and TEXT.search(path.name))
+    named = [path for path in found if chosen == {"MIT"} and "MIT" in path.name.upper()]
+    if not found:
+        raise SystemExit(f"inventory: {package['name']} {package['version']} comes without the text of its licence")
+    return [path.read_text(errors="replace").strip() for path in named or found]
+
+
+def licences(packages, rust):
+    """One text: who is inside under what, each licence once."""
+    by_text = {}
+    for package in packages:
+        ways = alternatives(package["license"] or "")
+        if not ways:
+            raise SystemExit(f"inventory: {package['name']} has a licence nobody has thought about: {package['license']}")
+        chosen = {"MIT"} if {"MIT"} in ways else ways[0]
+        for text in texts(package, chosen):
+            by_text.setdefault(text, []).append(f"{package['name']} {package['version']} ({package['license']})")
+    apache = (ROOT / "LICENSE-APACHE").read_text().strip()
+    by_text.setdefault(apache, []).append(f"the Rust standard library {rust}, copyright The Rust Project Developers "
+                                          "(MIT OR Apache-2.0)")
+    by_text[(ROOT / "packaging/licences/musl.txt").read_text().strip()] = ["musl, the C library (MIT)"]
+    parts = ["What is inside hm-agent beside its own code, and under which licence."]
+    for text, users in sorted(by_text.items(), key=lambda part: part[1]):
+        parts.append("=" * 78 + "\n" + "\n".join(sorted(users)) + "\n" + "-" * 78 + "\n" + text)
+    return "\n\n".join(parts) + "\n"
+
+
+def sbom(packages, own, nodes, rust, arch):
+    """CycloneDX 1.5, the same for the same commit: its time is the commit's."""
+    checksums = {(p["name"], p["version"]): p.get("checksum") for p in
+                 tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]}
+    purl = lambda p: f"pkg:cargo/{p['name']}@{p['version']}"
+
+    def component(package, kind):
+        said = {"type": kind, "bom-ref": purl(package), "name": package["name"], "version": package["version"],
+                "licenses": [{"expression": re.sub(" ?/ ?", " OR ", package["license"])}], "purl": purl(package)}
+        checksum = checksums.get((package["name"], package["version"]))
+        return said | ({"hashes": [{"alg": "SHA-256", "content": checksum}]} if checksum else {})
+
+    by_id = {package["id"]: package for package in [own, *packages]}
+    graph = [{"ref": purl(by_id[node["id"]]),
+              "dependsOn": sorted(purl(by_id[of]) for of in node["dependencies"] if of in by_id)}
+             for node in nodes if node["id"] in by_id]
+    system = [{"type": "library", "bom-ref": "rust-std", "name": "rust-std", "version": rust,
+               "licenses": [{"expression": "MIT OR Apache-2.0"}]},
+              {"type": "library", "bom-ref": "musl", "name": "musl", "licenses": [{"expression": "MIT"}]}]
+    time = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), timezone.utc)
+    name = f"hm-agent {own['version']} {os.environ.get('HM_COMMIT', '')} {arch}"
+    return {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
+            "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, name)}",
+            "metadata": {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ"), "component": component(own, "application")},
+            "components": [component(package, "library") for package in packages] + system,
+            "dependencies": sorted(graph, key=lambda of: of["ref"])}
+
+
+def main():
+    arch, sbom_file, licence_file = sys.argv[1:]
+    metadata = json.loads(run("cargo", "metadata", "--format-version", "1", "--locked", "--features", "gpu-probe",
+                              "--filter-platform", f"{arch}-unknown-linux-gnu"))
+    inside = linked(arch)
+    packages = sorted((p for p in metadata["packages"] if (p["name"], p["version"]) in inside),
+                      key=lambda p: (p["name"], p["version"]))
+    own = next(p for p in packages if p["name"] == "hm-agent")
+    packages.remove(own)
+    missing = inside - {(p["name"], p["version"]) for p in [own, *packages]}
+    if missing:
+        raise SystemExit(f"inventory: linked, and unknown to cargo metadata: {missing}")
+    rust = run("rustc", "--version").split()[1]
+    pathlib.Path(licence_file).write_text(licences(packages, rust))
+    listed = sbom(packages, own, metadata["resolve"]["nodes"], rust, arch)
+    pathlib.Path(sbom_file).write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
+
+
+main()

@@ -1,0 +1,13 @@
+# The agent's user and its directory, with what the system has; part of install.sh. It may be here already, and nothing
+# of it is changed then.
+make_user() {
+    grep -q '^hm-agent:' /etc/group || groupadd --system hm-agent 2>/dev/null || addgroup -S hm-agent
+    nologin=$(command -v nologin || echo /bin/false)
+    grep -q '^hm-agent:' /etc/passwd ||
+        useradd --system --gid hm-agent --home-dir /var/lib/hm-agent --no-create-home --shell "$nologin" \
+            hm-agent 2>/dev/null ||
+        adduser -S -D -H -h /var/lib/hm-agent -s "$nologin" -G hm-agent hm-agent
+    mkdir -p /var/lib/hm-agent
+    chown hm-agent:hm-agent /var/lib/hm-agent
+    chmod 0750 /var/lib/hm-agent
+}

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The GPU probe with the glibc of a root: it starts, and says that there is no driver.
+# probe.sh ROOT PROBE
+set -euo pipefail
+root=$1
+. "$(dirname "$0")/lib.sh"
+cp "$2" "$root/gpu-probe"
+mount -t proc proc "$root/proc"
+trap 'umount "$root/proc"' EXIT
+said=$(echo | timeout 20 chroot "$root" /gpu-probe | head -n 1)
+say "$(chroot "$root" ldd --version | head -n 1): $said"
+case $said in *no_library* | *not_found* | *no_driver* | *libnvidia-ml*) ;; *) fail "it says: $said" ;; esac

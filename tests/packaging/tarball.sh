@@ -1,0 +1,47 @@
+#!/bin/sh
+# install.sh and uninstall.sh, in a clean root: /pkg/hm-agent is the unpacked tarball.
+# tarball.sh INIT: what the root has
+set -eu
+. /tests/lib.sh
+init=$1
+settings=/etc/hm-agent/hm-agent.toml
+[ "$init" != none ] || rm -rf /etc/init.d
+
+say "into a directory, as nobody"
+mkdir /tmp/staged
+chmod 777 /tmp/staged
+su -s /bin/sh -c 'cp -R /pkg/hm-agent /tmp/staged/unpacked && cd /tmp/staged/unpacked &&
+    DESTDIR=/tmp/staged/root ./install.sh --prefix /opt/hm --init systemd' nobody >/dev/null || fail "install.sh"
+grep -q '^ExecStart=/opt/hm/bin/hm-agent run' /tmp/staged/root/etc/systemd/system/hm-agent.service || fail "unit"
+DESTDIR=/tmp/staged/root sh /tmp/staged/root/opt/hm/share/hm-agent/uninstall.sh --purge
+[ -z "$(find /tmp/staged/root -type f)" ] || fail "left: $(find /tmp/staged/root -type f)"
+rm -rf /tmp/staged
+
+say "installed"
+/pkg/hm-agent/install.sh >/tmp/said 2>&1 || { cat /tmp/said >&2; fail "install.sh"; }
+hm-agent check >/dev/null || fail "hm-agent check"
+if [ "$init" = none ]; then
+    grep -q 'rc.local' /tmp/said || fail "it does not say how to start it"
+    line=$(grep 'su -s' /tmp/said)
+    sh -c "$line" || fail "$line"
+fi
+answers >/dev/null || fail "it does not answer"
+before=$(agents)
+
+say "once more, as an upgrade"
+echo '# mine' >>"$settings"
+/pkg/hm-agent/install.sh >/dev/null 2>&1 || fail "install.sh"
+tail -n 1 "$settings" | grep -q '^# mine' || fail "the settings were replaced"
+answers >/dev/null || fail "it does not answer"
+[ "$init" = none ] || [ "$(agents)" != "$before" ] || fail "it was not restarted"
+
+say "uninstalled"
+[ "$init" != none ] || { kill $before; soon none_runs; }
+sh /usr/local/share/hm-agent/uninstall.sh >/dev/null 2>&1 || fail "uninstall.sh"
+none_runs || fail "it still runs: $(agents)"
+[ -e "$settings" ] && [ -d /var/lib/hm-agent ] || fail "settings or state are gone"
+left=$(find / -xdev \( -path /pkg -o -path /tests -o -path /proc -o -path /etc/hm-agent -o -path /var \) -prune \
+    -o -name '*hm-agent*' -print)
+[ -z "$left" ] || fail "left: $left"
+sh /pkg/hm-agent/uninstall.sh --prefix /usr/local --purge >/dev/null 2>&1 || fail "uninstall.sh --purge"
+[ ! -e /etc/hm-agent ] && [ ! -e /var/lib/hm-agent ] && [ ! -e /var/log/hm-agent ] || fail "--purge leaves something"

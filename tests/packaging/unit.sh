@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# The unit: well-formed, hardened as README says, and forbidding every system call that systemd's own list of what
+# services need does not have.
+# unit.sh DEB
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+dpkg-deb -x "$1" "$work"
+unit=usr/lib/systemd/system/hm-agent.service
+# The program is not installed here.
+sed "s,/usr/bin/hm-agent,$work/usr/bin/hm-agent," "$work/$unit" >"$work/hm-agent.service"
+said=$(systemd-analyze --man=no verify "$work/hm-agent.service" 2>&1) && [ -z "$said" ] || fail "$said"
+score=$(systemd-analyze security --offline=yes "$work/$unit" --no-pager | sed -n 's/.*exposure level for .*: \([0-9.]*\) .*/\1/p')
+say "exposure $score"
+[ "$(printf '%s\n' 2.5 "$score" | sort -n | tail -n 1)" = 2.5 ] || fail "that is more than README says"
+python3 - "$work/$unit" <<'PYTHON'
+import re, subprocess, sys
+groups, name = {}, None
+for line in subprocess.run(["systemd-analyze", "syscall-filter"], stdout=subprocess.PIPE, text=True).stdout.splitlines():
+    if line.startswith("@"):
+        name = line.strip()
+        groups[name] = []
+    elif line.strip() and not line.strip().startswith("#"):
+        groups[name].append(line.strip())
+def of(name):
+    return set().union(*(of(one) if one.startswith("@") else {one} for one in groups[name])) if name in groups else set()
+denied = set()
+for line in open(sys.argv[1]):
+    if line.startswith("SystemCallFilter=~"):
+        for word in line.strip().removeprefix("SystemCallFilter=~").split():
+            denied |= of(word) if word.startswith("@") else {word}
+# Of other machines than ours, of no kernel's, or harmless: waiting, reading, and making one's own sandbox.
+OTHERS = re.compile("^(arc_|osf_|or1k_|s390_|spu_|sys(call|mips)$|old|exec_with|execv$|atomic_|cachectl|dipc|get(dtable|page|xgid|"
+                    "xpid|xuid|domainname|hostname)|kern_features|memory_ordering|multiplexer|perfctr|riscv_|sched_[gs]et_aff|"
+                    "sethae|setpgrp|timerfd$|utrap|futex_|landlock_|seccomp$|mincore|map_shadow|cachestat|mseal|uretprobe|lsm_|"
+                    "setxattrat|getxattrat|listxattrat|removexattrat|statmount|listmount)")
+left = sorted(call for call in of("@known") - of("@system-service") - denied if not OTHERS.search(call))
+print("   allowed beyond @system-service:", *left or ["nothing"])
+sys.exit(bool(left))
+PYTHON
