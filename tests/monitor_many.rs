@@ -1,4 +1,4 @@
-//! `/monitor`: many hosts, many clients, and one that does not read.
+//! `/monitor`: many hosts, many clients, and what that takes.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -113,8 +113,8 @@ fn watch(run: &Run) -> (usize, usize) {
 
 #[test]
 fn ten_hosts_and_three_clients() {
-    let (fewest, most) = watch(&Run { hosts: 10, clients: 3, time: Duration::from_secs(12) });
-    assert!(fewest >= 4 && most <= 8, "{fewest} to {most} looks in 12 s");
+    let (fewest, most) = watch(&Run { hosts: 10, clients: 3, time: Duration::from_secs(8) });
+    assert!(fewest >= 2 && most <= 6, "{fewest} to {most} looks in 8 s");
 }
 
 /// `cargo test --release --test monitor_many -- --ignored --nocapture`
@@ -123,25 +123,4 @@ fn ten_hosts_and_three_clients() {
 fn a_hundred_hosts_and_ten_clients() {
     let (fewest, most) = watch(&Run { hosts: 100, clients: 10, time: Duration::from_secs(60) });
     assert!(fewest >= 28 && most <= 32, "{fewest} to {most} looks in a minute");
-}
-
-#[test]
-fn a_client_that_does_not_read_is_cut_and_the_others_do_not_notice() {
-    let names: Vec<String> = (0..5).map(|number| format!("user{number}")).collect();
-    let users: Vec<User> = names.iter().map(|name| User { name, ..CC }).collect();
-    let sshd = Sshd::start(&users);
-    let monitor = Monitor::start(&[]);
-    let hosts: Vec<Value> = names.iter().map(|name| sshd.host(name, Some(PASSWORD))).collect();
-    let (mut reader, mut idle) = (monitor.connect(), monitor.connect());
-    reader.start(&hosts);
-    idle.start(&hosts);
-    let deadline = Instant::now() + 4 * support::PATIENCE;
-    let is_cut = || monitor.agent.log().iter().any(|line| line.contains("did not read for 10 s"));
-    while !is_cut() {
-        assert!(Instant::now() < deadline, "{:#?}", monitor.agent.log());
-        for name in &names {
-            reader.event("uptime", &sshd.key(name));
-        }
-    }
-    assert!(monitor.agent.status("VmRSS") < 32 << 10, "{} kB", monitor.agent.status("VmRSS"));
 }
