@@ -79,6 +79,13 @@ impl<'a> Hosts<'a> {
     /// None yet.
     pub fn new(settings: &'a Current, stop: &'a Stop) -> Self {
         known_hosts::check(settings);
+        let config = settings.get();
+        let (listen, token) = (config.monitor.listen, config.monitor.token.as_ref());
+        if !listen.ip().is_loopback() && token.is_none() {
+            log::warn!(
+                "monitor: whoever reaches {listen} can log in anywhere with the keys of the agent's user; see monitor.token"
+            );
+        }
         let (hosts, logins) = (Mutex::default(), Logins::default());
         Self { settings, stop, hosts, logins, log: PeerLog::new() }
     }

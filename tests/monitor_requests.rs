@@ -195,6 +195,17 @@ fn there_are_256_hosts_at_the_most_and_16_logins_at_a_time() {
 }
 
 #[test]
+fn a_port_that_is_open_to_all_is_warned_of() {
+    let text = "can log in anywhere with the keys of the agent's user; see monitor.token";
+    Monitor::start(&["monitor.listen=0.0.0.0:0"]).agent.wait_log(text);
+    for settings in [&[][..], &["monitor.listen=0.0.0.0:0", "monitor.token=s3cret"]] {
+        let monitor = Monitor::start(settings);
+        monitor.agent.wait_log("started");
+        assert_eq!(monitor.stop().iter().filter(|line| line.contains(text)).count(), 0);
+    }
+}
+
+#[test]
 fn what_is_off_takes_nothing() {
     let mut command = support::hm_agent();
     command.args(["-s", "usage.listen=127.0.0.1:0"]);

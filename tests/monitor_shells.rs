@@ -58,7 +58,7 @@ fn a_shell_that_talks_without_end_is_given_up() {
 
 #[test]
 fn a_host_with_busybox_only() {
-    let sshd = Sshd::start_with_busybox_only(&[CC]);
+    let sshd = Sshd::start_with_busybox_only(&[CC], true);
     let monitor = Monitor::start(&[]);
     let mut watcher = monitor.connect();
     watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
@@ -72,6 +72,23 @@ fn a_host_with_busybox_only() {
     assert!(net["net_dev"]["lo"]["ip"].as_array().unwrap().contains(&json!("127.0.0.1")), "{net}");
     // Whole disks at least: nothing on a device is mounted there.
     assert!(watcher.event("disk", &key)["disk_map"].is_object());
+    drop(watcher);
+    support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+}
+
+#[test]
+fn a_host_without_the_kernels_files_is_watched_all_the_same() {
+    let sshd = Sshd::start_with_busybox_only(&[CC], false);
+    let monitor = Monitor::start(&[]);
+    let mut watcher = monitor.connect();
+    let host = sshd.host("cc", Some(PASSWORD));
+    watcher.start(std::slice::from_ref(&host));
+    let events = watcher.gather(Duration::from_secs(5));
+    assert!(events.iter().all(|(_, event)| event["event"] == "connection"), "{events:?}");
+    assert_eq!(watcher.ask("ssh.start_rough_monitor", json!([host])), serde_json::Value::Null);
+    let key = sshd.key("cc");
+    assert_eq!(watcher.event("rough", &key), json!({"ssh_key": key}));
+    assert_eq!(monitor.agent.said("logged in"), 1);
     drop(watcher);
     support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
 }

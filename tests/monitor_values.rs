@@ -310,7 +310,9 @@ fn processes(sshd: &Sshd, events: &[(Instant, Value)]) {
             continue;
         };
         let rows = events.last().unwrap().1["process"].as_array().unwrap();
-        let Some(row) = rows.iter().find(|row| row["pid"].to_string() == pid) else { continue };
+        let Some(row) = rows.iter().find(|row| row["pid"].as_u64() == pid.parse().ok()) else {
+            continue;
+        };
         assert_eq!(row["name"], name);
         let (told, real) = (size(row, "mem").0, rss.parse::<f64>().unwrap() * 1024.0);
         assert!((told - real).abs() <= 0.25 * real, "{told} for {real}: {row}");

@@ -82,7 +82,9 @@ impl Failure {
         match (logged_in, code) {
             _ if !last.is_empty() && code == Some(255) => Self::new(format!("ssh says: {last}")),
             (true, _) => Self::new("the connection broke"),
-            (false, Some(255)) => Self::new("ssh gave up and did not say why"),
+            (false, Some(255)) => {
+                Self::new("the connection was closed before the login was complete")
+            }
             (false, Some(code)) if last.is_empty() => {
                 Self::new(format!("the host's shell ended with code {code} before it did anything"))
             }
@@ -177,7 +179,7 @@ mod tests {
             of("This account is currently not available.\n", 1).reason,
             "the host's shell says: This account is currently not available."
         );
-        assert_eq!(of("", 255).reason, "ssh gave up and did not say why");
+        assert_eq!(of("", 255).reason, "the connection was closed before the login was complete");
         assert_eq!(Failure::of("", Some(0), true, false).reason, "the connection broke");
         assert!(of("\x1b[2J", 255).reason.contains("\\u{1b}"));
     }

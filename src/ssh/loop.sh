@@ -11,6 +11,8 @@ end() {
 	if [ "$group" = $$ ]; then kill -9 0; fi
 	# The group is the server's as well (Dropbear's): those who descend from this shell.
 	read -r self _ </proc/self/stat
+	# Without a /proc, those whom it knows.
+	[ "$self" ] || { kill -9 $watch $sizes $gpus; kill -9 $$; }
 	ours=" $$ " more=yes
 	while [ $more ]; do
 		more=

@@ -44,15 +44,22 @@ impl Sshd {
 
     /// Behind a command that puts it elsewhere, e.g. into a network namespace.
     pub fn start_in(prefix: &[&str], address: &str, users: &[User]) -> Self {
-        Self::start_as(prefix, address, users, false)
+        Self::start_as(prefix, address, users, "")
     }
 
-    /// A host on which there is nothing but BusyBox, and what the kernel shows.
-    pub fn start_with_busybox_only(users: &[User]) -> Self {
-        Self::start_as(&[], "127.0.0.1", users, true)
+    /// A host on which there is nothing but BusyBox, and what the kernel shows; or not even that.
+    pub fn start_with_busybox_only(users: &[User], with_proc: bool) -> Self {
+        let kernel = "mount -t proc proc proc && mount --bind /sys sys &&";
+        let kernel = if with_proc { kernel } else { "" };
+        // Links: as many programs as it has. What it needs itself, if it is not linked statically, comes along.
+        let chroot = format!(
+            "mount -t tmpfs -o mode=755 none {CHROOT} && cd {CHROOT} && mkdir bin proc sys dev && touch dev/null && mount --bind /dev/null dev/null && {kernel} \
+             cp $(command -v busybox) bin/busybox && {{ ldd bin/busybox | grep -o '/[^ ]*' | xargs -r cp -L --parents -t .; for name in $(bin/busybox --list); do [ -e bin/$name ] || ln -s busybox bin/$name; done; }}; cd /;"
+        );
+        Self::start_as(&[], "127.0.0.1", users, &chroot)
     }
 
-    fn start_as(prefix: &[&str], address: &str, users: &[User], busybox_only: bool) -> Self {
+    fn start_as(prefix: &[&str], address: &str, users: &[User], chroot: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // Fifty of them in a process, and other processes beside it.
@@ -74,18 +81,13 @@ impl Sshd {
         }
         directory.write("passwd", &passwd);
         directory.write("shadow", &shadow);
-        // Links: as many programs as it has. What it needs itself, if it is not linked statically, comes along.
-        let chroot = format!(
-            "mount -t tmpfs -o mode=755 none {CHROOT} && cd {CHROOT} && mkdir bin proc sys dev && touch dev/null && mount --bind /dev/null dev/null && mount -t proc proc proc && mount --bind /sys sys && \
-             cp $(command -v busybox) bin/busybox && {{ ldd bin/busybox | grep -o '/[^ ]*' | xargs -r cp -L --parents -t .; for name in $(bin/busybox --list); do [ -e bin/$name ] || ln -s busybox bin/$name; done; }}; cd /;"
-        );
         let command = format!(
-            "mkdir -p /run/sshd; mount --bind {path}/passwd /etc/passwd; mount --bind {path}/shadow /etc/shadow; {} exec /usr/sbin/sshd -D -e -f {path}/config",
-            if busybox_only { &chroot } else { "" }
+            "mkdir -p /run/sshd; mount --bind {path}/passwd /etc/passwd; mount --bind {path}/shadow /etc/shadow; {chroot} exec /usr/sbin/sshd -D -e -f {path}/config"
         );
         let prefix = prefix.iter().map(ToString::to_string).collect();
         let users = users.len() as u32;
-        let more = if busybox_only { format!("ChrootDirectory {CHROOT}\n") } else { String::new() };
+        let more =
+            if chroot.is_empty() { String::new() } else { format!("ChrootDirectory {CHROOT}\n") };
         let mut sshd =
             Self { child: None, port: 0, directory, first_uid, users, command, prefix, more };
         let mut tries = 0;
