@@ -1,6 +1,7 @@
 //! Arguments become a [`Command`], and commands that are no service are carried out here.
 
 mod beat;
+mod help;
 mod status;
 
 use std::ffi::{OsStr, OsString};
@@ -26,35 +27,10 @@ use crate::source::files::Files;
 use crate::source::machine;
 use crate::warden;
 use beat::Beat;
+use help::{HELP, VERSION};
 
 /// Time between two beats, if the user does not say.
 const EVERY: Duration = Duration::from_secs(5);
-
-const HELP: &str = "\
-hm-agent watches a GPU node and tells whoever asks.
-
-usage:
-  hm-agent [run]    run in the foreground until SIGTERM or SIGINT; SIGHUP reads the settings again
-  hm-agent check    validate the settings; print them all with where each comes from
-  hm-agent sample   one look at this machine
-  hm-agent status [APP_ID] [--url URL]
-                    how an application, or the host, beats: a Nagios plugin, exit code 0 to 3
-  hm-agent beat [--id APP_ID] [--every MS] [--url URL] -- COMMAND...
-                    run COMMAND, beat while it lives
-  hm-agent --help | --version
-
-options:
-  -c, --config FILE     settings file (default: /etc/hm-agent/hm-agent.toml, if it exists)
-  -s, --set KEY=VALUE   one setting, over environment (HM_AGENT_KEY) and file; may be repeated
-      --json            with sample: as JSON, the messages of subscribe:detail
-      --url URL         the heartbeat server (default: HB_URL, else http://HB_HOST:HB_PORT, else
-                        http://127.0.0.1:8888)
-      --id APP_ID       who beats (default: APP_ID from the environment, else COMMAND's name)
-      --every MS        milliseconds between two beats (default: 5000)
-
-Telemetry is at ws://HOST:33931/usage, heartbeats at http://127.0.0.1:8888. Exit codes: 0 stopped or done, 1 failed, 2 wrong arguments
-or settings.
-";
 
 /// What the user wants.
 #[derive(Debug, PartialEq, Eq)]
@@ -220,7 +196,7 @@ impl Command {
             }
             Self::RunCommand(arguments) => return Ok(warden::run(&arguments)),
             Self::Help => print(HELP)?,
-            Self::Version => print(concat!("hm-agent ", env!("CARGO_PKG_VERSION"), "\n"))?,
+            Self::Version => print(VERSION)?,
         }
         Ok(0)
     }
