@@ -178,7 +178,7 @@ impl Command {
     /// Does it. What comes back is the exit code.
     pub fn carry_out(self) -> Result<u8, Error> {
         match self {
-            Self::Run(options) => agent::run(&options.sources()?)?,
+            Self::Run(options) => agent::run(&options.sources()?, None)?,
             Self::Check(options) => check(&options.sources()?)?,
             Self::Sample { options, json } => sample(&options.sources()?, json)?,
             Self::Status { app_id, url } => {

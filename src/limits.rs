@@ -275,3 +275,9 @@ pub const PEER_LOG_LINES: u32 = 20;
 
 /// All threads must have ended so long after a signal to stop; then the process ends without them.
 pub const SHUTDOWN: Duration = Duration::from_millis(1800);
+
+/// A thread that the agent cannot do without and that has worked for so long hangs. A look at the machine takes milliseconds,
+/// on one that swaps seconds.
+pub const VITAL: Duration = Duration::from_secs(10);
+/// A thread that hangs is looked at again after this, and a service manager that did not listen is told again.
+pub const TELL_AGAIN: Duration = Duration::from_secs(1);

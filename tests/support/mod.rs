@@ -9,6 +9,7 @@ pub mod core_wire;
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
+pub mod manager;
 pub mod monitor;
 pub mod nginx;
 pub mod node;
