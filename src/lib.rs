@@ -35,6 +35,7 @@ pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent 
 pub mod source; // reads this machine
 pub mod ssh; // reads other hosts: a session of the system's OpenSSH client each
 pub mod stream; // a socket with a deadline before every wait
+pub mod supervise; // a process that keeps the agent alive where nobody else does
 pub mod sync; // lock, stop, bucket
 pub mod sys; // the only unsafe code
 pub mod vital; // whether threads get on

@@ -5,6 +5,9 @@ hm-agent watches a GPU node and tells whoever asks.
 
 usage:
   hm-agent [run]    run in the foreground until SIGTERM or SIGINT; SIGHUP reads the settings again
+  hm-agent run --supervise [--pid-file FILE] [--log-file FILE | --syslog] [--detach]
+                    keep it alive where no service manager does: start it again when it dies, after 1 s, doubling to
+                    60 s; SIGTERM and SIGINT stop both, SIGHUP also opens the log anew
   hm-agent check    validate the settings; print them all with where each comes from
   hm-agent sample   one look at this machine
   hm-agent status [APP_ID] [--url URL]
@@ -16,6 +19,10 @@ usage:
 options:
   -c, --config FILE     settings file (default: /etc/hm-agent/hm-agent.toml, if it exists)
   -s, --set KEY=VALUE   one setting, over environment (HM_AGENT_KEY) and file; may be repeated
+      --pid-file FILE   the supervisor's number, and a lock: a second one is refused
+      --log-file FILE   at 10 MB it becomes FILE.1 (default: standard error)
+      --syslog          to /dev/log, facility daemon (default with --detach)
+      --detach          in the background, in /; returns when the agent listens, or says why it does not
       --json            with sample: as JSON, the messages of subscribe:detail
       --url URL         the heartbeat server (default: HB_URL, else http://HB_HOST:HB_PORT, else
                         http://127.0.0.1:8888)

@@ -14,6 +14,7 @@ pub mod monitor;
 pub mod nginx;
 pub mod node;
 pub mod sshd;
+pub mod supervised;
 pub mod updates;
 
 use std::io::{BufRead, BufReader, Read, Write};
