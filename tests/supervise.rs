@@ -199,15 +199,25 @@ fn sighup_opens_the_log_anew_and_reads_the_settings_again() {
     supervisor.stop();
 }
 
-/// A signal that came before it could be heeded used to be the agent's end.
+/// While an agent starts, a SIGHUP would be its end, as it is for any process that has not said otherwise yet.
 #[test]
-fn signals_that_come_early_are_not_lost_and_kill_nobody() {
+fn a_signal_that_comes_early_waits_and_kills_nobody() {
     let post = Post::new("early");
-    let mut supervisor = post.in_foreground(&["--log-file", "log"]);
-    supervisor.agent();
+    let settings = post.path("a.toml");
+    assert!(Command::new("mkfifo").arg(&settings).status().unwrap().success());
+    let mut supervisor = post.in_foreground(&["--log-file", "log", "-c", "a.toml"]);
+    // It is about to read them.
+    let agent = supervisor.agent();
     supervisor.signal("-HUP");
-    supervisor.signal("-HUP");
-    wait_until("an agent", || post.is_served().then_some(()));
+    wait_until("a signal that waits", || {
+        let status = std::fs::read_to_string(format!("/proc/{agent}/status")).ok();
+        let status = status.expect("the agent lives");
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:\t")).unwrap();
+        pending.ends_with('1').then_some(())
+    });
+    std::fs::write(&settings, "").unwrap();
+    post.wait_log("started", 1);
+    std::fs::write(&settings, "").unwrap();
     post.wait_log("settings read again", 1);
     supervisor.signal("-TERM");
     assert_eq!(supervisor.wait(), Some(0));
