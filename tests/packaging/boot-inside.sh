@@ -39,7 +39,8 @@ journalctl -u hm-agent -o cat | grep 'listening on' || fail "nothing in the jour
 say "what the sandbox lets through: GPUs, processes of others, file systems; and what not"
 cat >/opt/look.sh <<'LOOK'
 #!/bin/sh
-# Started by the agent, in its sandbox.
+# Started by the agent, in its sandbox, for every change of state.
+[ "$HB_STATE" = WARNING ] || exit 0
 exec >/var/lib/hm-agent/look 2>&1
 for device in /dev/nvidiactl /dev/nvidia0; do
     (: <"$device") 2>&1 | grep -q 'No such device' && echo "$device: only the driver is missing"
