@@ -10,7 +10,7 @@ use std::env;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// What the probe is made of. Not the whole of `src`: building it takes ten times as long as building the agent for
 /// debugging, and an edit of the agent does not change it. A test in `src/embedded.rs` compares this with its imports.
@@ -26,6 +26,9 @@ const PROBE: &[&str] = &[
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
+    let target = env::var("TARGET")?;
+    let build = commit().map_or(target.clone(), |commit| format!("{commit}, {target}"));
+    println!("cargo:rustc-env=HM_BUILD={build}");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     let probe = if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
         Vec::new() // this is the probe's own build
@@ -43,6 +46,42 @@ fn main() -> Result<(), Box<dyn Error>> {
         false => miniz_oxide::deflate::compress_to_vec_zlib(&probe, 10),
     };
     Ok(fs::write(out_dir.join("gpu-probe.zlib"), packed)?)
+}
+
+/// The commit that the agent is made of, for `--version`: what `HM_COMMIT` says, or Git, in a build for release: others would be
+/// made anew after every commit. It is left out where it is not known, and where its sources were changed since. Seven letters,
+/// whatever else the repository holds: the same commit makes the same bytes.
+fn commit() -> Option<String> {
+    if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
+        return None; // the probe's bytes depend on the probe alone
+    }
+    println!("cargo:rerun-if-env-changed=HM_COMMIT");
+    let hash = match env::var("HM_COMMIT") {
+        Ok(commit) => commit,
+        Err(_) if env::var("PROFILE").ok()? == "release" && Path::new(".git").exists() => {
+            let head = git(&["rev-parse", "--symbolic-full-name", "HEAD"])?;
+            for name in ["HEAD", &head, "packed-refs"] {
+                let path = git(&["rev-parse", "--git-path", name])?;
+                // One that is not there would have this done every time.
+                if Path::new(&path).exists() {
+                    println!("cargo:rerun-if-changed={path}");
+                }
+            }
+            let sources = ["src", "Cargo.toml", "Cargo.lock", "build.rs"];
+            sources.iter().for_each(|source| println!("cargo:rerun-if-changed={source}"));
+            git(&[&["diff", "--quiet", "HEAD", "--"][..], &sources].concat())?;
+            git(&["rev-parse", "HEAD"])?
+        }
+        Err(_) => return None,
+    };
+    let is_hash = hash.len() >= 7 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hash.then(|| hash[..7].to_owned())
+}
+
+/// What Git says, if it can.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn handed_in(file: &str) -> Result<Vec<u8>, String> {

@@ -4,10 +4,10 @@
 //! asks file systems, which may hang and then must be left behind.
 
 mod look;
+mod obey;
 mod threads;
 
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use crate::error::{Error, reason};
 use crate::feed::Feed;
 use crate::limits;
 use crate::logger::{self, PeerLog};
+use crate::notify::Notifier;
 use crate::proto::usage::Machine;
 use crate::serve::counters::Counters;
 use crate::serve::documents::{Documents, Scrapes, Spare};
@@ -34,7 +35,8 @@ use crate::source::machine;
 use crate::source::sampler::Sampler;
 use crate::ssh::Hosts;
 use crate::sync::Stop;
-use crate::sys::{self, Event, Signal};
+use crate::sys::{self, Event};
+use crate::vital::Vital;
 use crate::watchdog::Watchdog;
 
 pub use look::look;
@@ -51,6 +53,10 @@ struct Shared {
     feed: Feed,
     /// Rings when samples say how it stands with the GPUs.
     complete: Event,
+    /// Threads that the agent cannot do without, but for the main one, which looks after them.
+    vitals: Vec<Arc<Vital>>,
+    /// The sampler's, one of them.
+    sampling: Arc<Vital>,
     /// What came and went through each port that is on.
     ports: Vec<(&'static str, Arc<Counters>)>,
     /// If its port is on.
@@ -61,13 +67,24 @@ struct Shared {
     core: Option<core::Link>,
 }
 
-/// Runs until a signal says stop. The error is one that keeps the agent from starting or going on.
-pub fn run(sources: &Sources) -> Result<(), Error> {
+/// Runs until a signal says stop, and tells the process `supervisor`, or else the service manager, how it goes. The error is
+/// one that keeps the agent from starting or going on.
+pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
     let settings = Settings::load(sources)?;
     let config = Config::new(&settings)?;
     logger::init(config.log_level);
     // Before any thread is started, so that all of them leave signals to this one.
     sys::block_signals();
+    let mut manager = match supervisor {
+        Some(supervisor) => {
+            let told = Notifier::to_supervisor(supervisor);
+            match told.map_err(|error| Error::system("speak to the supervisor", error))? {
+                Some(supervisor) => supervisor,
+                None => return Ok(()),
+            }
+        }
+        None => Notifier::from_environment(),
+    };
     sys::heed_children();
     sys::process::keep_descriptors();
     if let Err(error) = sys::raise_descriptor_limit() {
@@ -77,8 +94,10 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
     let started = start(config, &mut threads);
     let result = started.map(|shared| {
         // Not before: an agent that cannot start says why, and nothing else.
-        say_hello(&settings, &shared);
-        obey_signals(sources, &settings, &shared);
+        let services = obey::say_hello(&settings, &shared);
+        manager.ready(&services);
+        obey::signals(sources, &settings, &shared, (&mut manager, &services));
+        manager.stopping();
         shared.stop.ring();
         shared.feed.close();
     });
@@ -87,29 +106,6 @@ pub fn run(sources: &Sources) -> Result<(), Error> {
         log::info!("stopping");
     }
     result.and(threads.join(limits::SHUTDOWN))
-}
-
-fn say_hello(settings: &Settings, shared: &Shared) {
-    let config = shared.settings.get();
-    let file = settings.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
-    let services = [
-        ("usage", config.usage.enabled),
-        ("heartbeat", config.heartbeat.enabled),
-        ("hm", shared.hm.is_some()),
-        ("core", shared.core.is_some()),
-        ("monitor", config.monitor.enabled),
-    ];
-    let services: Vec<_> = services.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
-    let services = if services.is_empty() { "nothing".to_owned() } else { services.join(", ") };
-    let node = machine::node_id(config.node_id.as_deref(), &config.roots);
-    log::info!(
-        "hm-agent {} of node {} started; settings from {file}; on: {services}",
-        env!("CARGO_PKG_VERSION"),
-        node.as_deref().unwrap_or("without a name"),
-    );
-    for remark in &settings.remarks {
-        log::warn!("{remark}");
-    }
 }
 
 /// Takes the first look, opens the ports, and starts every thread.
@@ -124,14 +120,17 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     let usage = bind("usage", config.usage.enabled, config.usage.listen)?;
     let heartbeat = bind("heartbeat", config.heartbeat.enabled, config.heartbeat.listen)?;
     let monitor = bind("monitor", config.monitor.enabled, config.monitor.listen)?;
+    let sampling = Arc::new(Vital::new("sampler"));
+    let mut vitals = vec![sampling.clone()];
     let ports = [("usage", &usage), ("heartbeat", &heartbeat), ("monitor", &monitor)];
-    let ports =
-        ports.into_iter().filter_map(|(name, port)| Some((name, port.as_ref()?.counters())));
-    let ports = ports.collect();
+    let ports = ports.into_iter().filter_map(|(name, port)| Some((name, port.as_ref()?)));
+    vitals.extend(ports.clone().map(|(_, port)| port.vital()));
+    let ports = ports.map(|(name, port)| (name, port.counters())).collect();
     let watchdog = match heartbeat {
         Some(_) => Some(Watchdog::open(&config.state_dir).map_err(events)?),
         None => None,
     };
+    vitals.extend(watchdog.iter().map(Watchdog::vital));
     let hm = match &config.hm {
         Some(settings) => {
             let node_id = machine::node_id(config.node_id.as_deref(), &config.roots);
@@ -159,6 +158,8 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         gpus: Board::new().map_err(events)?,
         feed: Feed::new(first).map_err(events)?,
         complete: Event::new().map_err(events)?,
+        vitals,
+        sampling,
         ports,
         watchdog,
         hm,
@@ -221,30 +222,6 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     Ok(shared)
 }
 
-/// The main thread's life: wait for signals, until one says stop.
-fn obey_signals(sources: &Sources, at_start: &Settings, shared: &Shared) {
-    while sys::wait_signal() == Signal::Reload {
-        match reload(sources, at_start, shared) {
-            Ok(()) => log::info!("settings read again"),
-            Err(error) => log::error!("settings stay as they are: {error}"),
-        }
-    }
-}
-
-fn reload(sources: &Sources, at_start: &Settings, shared: &Shared) -> Result<(), Error> {
-    let settings = Settings::load(sources)?;
-    let config = Config::new(&settings)?;
-    let later = settings.changed_until_restart(at_start);
-    if !later.is_empty() {
-        log::warn!("these take effect with the next start: {}", later.join(", "));
-    }
-    log::set_max_level(config.log_level);
-    shared.settings.replace(config);
-    shared.reloaded.ring();
-    shared.gpus.ask();
-    Ok(())
-}
-
 impl Shared {
     /// The sampler's life. Ticks lie on a grid from the start, so they neither drift nor bunch up.
     fn keep_sampling(&self, mut sampler: Sampler) {
@@ -256,6 +233,7 @@ impl Shared {
         let mut asked = false;
         let mut tidy = start + limits::TIDY.0;
         while !self.stop.is_rung() {
+            self.sampling.works();
             let config = self.settings.get();
             let now = Instant::now();
             let next = last + config.interval;
@@ -290,6 +268,7 @@ impl Shared {
                 let until = [warm_up, first_gpus, ask_at, tend].into_iter().flatten().min();
                 let wait = until.map_or(next, |until| until.min(next)) - now;
                 let events = [self.stop.as_fd(), self.reloaded.as_fd(), self.gpus.arrived()];
+                self.sampling.rests(Some(wait));
                 sys::wait_readable(events, Some(wait));
                 self.reloaded.clear();
             }

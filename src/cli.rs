@@ -1,6 +1,7 @@
 //! Arguments become a [`Command`], and commands that are no service are carried out here.
 
 mod beat;
+mod help;
 mod status;
 
 use std::ffi::{OsStr, OsString};
@@ -24,43 +25,23 @@ use crate::proto::usage;
 use crate::report;
 use crate::source::files::Files;
 use crate::source::machine;
+use crate::supervise::{self, Plan, Target};
 use crate::warden;
 use beat::Beat;
+use help::{HELP, VERSION};
 
 /// Time between two beats, if the user does not say.
 const EVERY: Duration = Duration::from_secs(5);
-
-const HELP: &str = "\
-hm-agent watches a GPU node and tells whoever asks.
-
-usage:
-  hm-agent [run]    run in the foreground until SIGTERM or SIGINT; SIGHUP reads the settings again
-  hm-agent check    validate the settings; print them all with where each comes from
-  hm-agent sample   one look at this machine
-  hm-agent status [APP_ID] [--url URL]
-                    how an application, or the host, beats: a Nagios plugin, exit code 0 to 3
-  hm-agent beat [--id APP_ID] [--every MS] [--url URL] -- COMMAND...
-                    run COMMAND, beat while it lives
-  hm-agent --help | --version
-
-options:
-  -c, --config FILE     settings file (default: /etc/hm-agent/hm-agent.toml, if it exists)
-  -s, --set KEY=VALUE   one setting, over environment (HM_AGENT_KEY) and file; may be repeated
-      --json            with sample: as JSON, the messages of subscribe:detail
-      --url URL         the heartbeat server (default: HB_URL, else http://HB_HOST:HB_PORT, else
-                        http://127.0.0.1:8888)
-      --id APP_ID       who beats (default: APP_ID from the environment, else COMMAND's name)
-      --every MS        milliseconds between two beats (default: 5000)
-
-Telemetry is at ws://HOST:33931/usage, heartbeats at http://127.0.0.1:8888. Exit codes: 0 stopped or done, 1 failed, 2 wrong arguments
-or settings.
-";
 
 /// What the user wants.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
     /// Be the agent.
     Run(Options),
+    /// The same for a supervisor of this number; not for people.
+    Supervised(Options, u32),
+    /// Keep an agent alive.
+    Supervise(Plan),
     /// Validate the settings and print them.
     Check(Options),
     /// Look at this machine once.
@@ -111,7 +92,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
     let mut parser = Parser::from_args(args);
     let mut options = Options::default();
     let mut verb: Option<String> = None;
-    let mut json = false;
+    let (mut json, mut supervise, mut detach, mut syslog) = (false, false, false, false);
+    let (mut pid_file, mut log_file, mut supervisor) = (None, None, None);
     let (mut app_id, mut url, mut id, mut every) = (None, None, None, None);
     let mut command = Vec::new();
     while let Some(argument) = parser.next().map_err(wrong)? {
@@ -130,6 +112,14 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
                 options.overrides.push((key.trim().to_owned(), value.to_owned()));
             }
             Long("json") => json = true,
+            Long("supervise") => supervise = true,
+            Long("detach") => detach = true,
+            Long("syslog") => syslog = true,
+            Long("pid-file") => pid_file = Some(absolute(parser.value().map_err(wrong)?)?),
+            Long("log-file") => log_file = Some(absolute(parser.value().map_err(wrong)?)?),
+            Long("supervised") => {
+                supervisor = Some(parser.value().map_err(wrong)?.parse().map_err(wrong)?);
+            }
             Long("url") => {
                 url = Some(parser.value().map_err(wrong)?.string().map_err(wrong)?);
             }
@@ -161,13 +151,41 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error>
         (url.is_some(), "--url", &["status", "beat"]),
         (id.is_some(), "--id", &["beat"]),
         (every.is_some(), "--every", &["beat"]),
+        (supervise, "--supervise", &["run"]),
+        (supervisor.is_some(), supervise::OPTION, &["run"]),
     ] {
         if given && !verbs.contains(&verb.as_deref().unwrap_or("run")) {
             return Err(Error::Arguments(format!("{option} belongs to {}", verbs.join(" and "))));
         }
     }
+    for (given, option) in [
+        (pid_file.is_some(), "--pid-file"),
+        (log_file.is_some(), "--log-file"),
+        (syslog, "--syslog"),
+        (detach, "--detach"),
+    ] {
+        if given && !supervise {
+            return Err(Error::Arguments(format!("{option} belongs to run --supervise")));
+        }
+    }
+    let log = match log_file {
+        Some(_) if syslog => {
+            return Err(Error::Arguments("--log-file and --syslog exclude each other".to_owned()));
+        }
+        Some(file) => Target::File(file),
+        // In the background nobody reads standard error.
+        None if syslog || detach => Target::Syslog,
+        None => Target::Stderr,
+    };
     match verb.as_deref() {
-        None | Some("run") => Ok(Command::Run(options)),
+        None | Some("run") if supervise => {
+            let arguments = options.arguments()?;
+            Ok(Command::Supervise(Plan { arguments, pid_file, log, detach }))
+        }
+        None | Some("run") => Ok(match supervisor {
+            Some(supervisor) => Command::Supervised(options, supervisor),
+            None => Command::Run(options),
+        }),
         Some("check") => Ok(Command::Check(options)),
         Some("sample") => Ok(Command::Sample { options, json }),
         Some("status") => Ok(Command::Status { app_id, url }),
@@ -202,7 +220,11 @@ impl Command {
     /// Does it. What comes back is the exit code.
     pub fn carry_out(self) -> Result<u8, Error> {
         match self {
-            Self::Run(options) => agent::run(&options.sources()?)?,
+            Self::Run(options) => agent::run(&options.sources()?, None)?,
+            Self::Supervised(options, supervisor) => {
+                agent::run(&options.sources()?, Some(supervisor))?;
+            }
+            Self::Supervise(plan) => return supervise::run(plan),
             Self::Check(options) => check(&options.sources()?)?,
             Self::Sample { options, json } => sample(&options.sources()?, json)?,
             Self::Status { app_id, url } => {
@@ -220,7 +242,7 @@ impl Command {
             }
             Self::RunCommand(arguments) => return Ok(warden::run(&arguments)),
             Self::Help => print(HELP)?,
-            Self::Version => print(concat!("hm-agent ", env!("CARGO_PKG_VERSION"), "\n"))?,
+            Self::Version => print(VERSION)?,
         }
         Ok(0)
     }
@@ -239,7 +261,25 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// What the command line names is found also from another directory.
+fn absolute(path: OsString) -> Result<PathBuf, Error> {
+    let fail = |error| Error::system(format!("find {}", path.display()), error);
+    std::path::absolute(&path).map_err(fail)
+}
+
 impl Options {
+    /// The same as arguments again.
+    fn arguments(self) -> Result<Vec<OsString>, Error> {
+        let mut arguments = Vec::new();
+        if let Some(file) = self.file {
+            arguments.extend(["-c".into(), absolute(file.into())?.into()]);
+        }
+        for (key, value) in self.overrides {
+            arguments.extend(["-s".into(), format!("{key}={value}").into()]);
+        }
+        Ok(arguments)
+    }
+
     fn sources(self) -> Result<Sources, Error> {
         Sources::new(self.file, self.overrides)
     }
@@ -314,6 +354,23 @@ mod tests {
     }
 
     #[test]
+    fn a_supervisor_hands_on_what_is_the_agents() {
+        let plan = |line: &str| match parsed(line) {
+            Ok(Command::Supervise(plan)) => plan,
+            other => panic!("{line}: {other:?}"),
+        };
+        let quiet = plan("--supervise -c /a.toml -s interval=1 --pid-file /b");
+        assert_eq!(quiet.arguments, ["-c", "/a.toml", "-s", "interval=1"]);
+        assert_eq!((quiet.pid_file, quiet.log), (Some("/b".into()), Target::Stderr));
+        assert!(plan("run --supervise -c a --detach").arguments[1].as_encoded_bytes()[0] == b'/');
+        assert_eq!(plan("run --supervise --detach").log, Target::Syslog);
+        let file = plan("run --supervise --detach --log-file /c");
+        assert_eq!((file.detach, file.log), (true, Target::File("/c".into())));
+        let options = Options { overrides: vec![("a".into(), "b".into())], ..Default::default() };
+        assert_eq!(parsed("run --supervised 7 -s a=b"), Ok(Command::Supervised(options, 7)));
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (line, message) in [
             (
@@ -325,6 +382,13 @@ mod tests {
             ("-c", "missing argument for option '-c'; see hm-agent --help"),
             ("-s interval", "-s needs KEY=VALUE, got \"interval\"; see hm-agent --help"),
             ("check --json", "--json belongs to sample; see hm-agent --help"),
+            ("check --supervise", "--supervise belongs to run; see hm-agent --help"),
+            ("run --detach", "--detach belongs to run --supervise; see hm-agent --help"),
+            ("--pid-file a", "--pid-file belongs to run --supervise; see hm-agent --help"),
+            (
+                "--supervise --syslog --log-file a",
+                "--log-file and --syslog exclude each other; see hm-agent --help",
+            ),
         ] {
             assert_eq!(parsed(line).unwrap_err(), message);
         }

@@ -25,6 +25,7 @@ pub mod feed; // the current sample, shared, with a bell for the next one
 pub mod limits; // every cap, deadline and interval that is not a setting
 pub mod link; // reconnecting, keepalive: pure state machines
 pub mod logger; // log lines on standard error
+pub mod notify; // tells a service manager how it goes
 pub mod parse; // bytes -> data, one file per kernel file
 pub mod programs; // programs that the agent starts
 pub mod proto; // every message of every peer
@@ -34,8 +35,10 @@ pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent 
 pub mod source; // reads this machine
 pub mod ssh; // reads other hosts: a session of the system's OpenSSH client each
 pub mod stream; // a socket with a deadline before every wait
+pub mod supervise; // a process that keeps the agent alive where nobody else does
 pub mod sync; // lock, stop, bucket
 pub mod sys; // the only unsafe code
+pub mod vital; // whether threads get on
 pub mod warden; // a process that looks after one command of Core
 pub mod watch; // the heartbeat table: pure state machine, `now` is a parameter
 pub mod watchdog; // the same, shared, with a thread: logs, acts, survives restarts

@@ -275,3 +275,26 @@ pub const PEER_LOG_LINES: u32 = 20;
 
 /// All threads must have ended so long after a signal to stop; then the process ends without them.
 pub const SHUTDOWN: Duration = Duration::from_millis(1800);
+
+/// A thread that the agent cannot do without and that has worked for so long hangs. A look at the machine takes milliseconds,
+/// on one that swaps seconds.
+pub const VITAL: Duration = Duration::from_secs(10);
+/// A thread that hangs is looked at again after this, and a service manager that did not listen is told again.
+pub const TELL_AGAIN: Duration = Duration::from_secs(1);
+
+/// A supervised agent listens within this, or it is killed. Starting takes milliseconds; a state_dir on a disk that has to spin
+/// up, seconds.
+pub const AGENT_START: Duration = Duration::from_secs(30);
+/// An agent that has not said for so long that it is well is killed. It says so twice as often.
+pub const AGENT_SILENCE: Duration = Duration::from_secs(60);
+/// From the signal that asks it to stop to SIGKILL: more than [`SHUTDOWN`], and less than init scripts wait.
+pub const AGENT_STOP: Duration = Duration::from_secs(5);
+/// The first and the longest wait before a dead agent is started again: it doubles, so that one that cannot live takes no
+/// processor and fills no log.
+pub const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// An agent that has lived for so long was well, and the next end is a new one.
+pub const STEADY: Duration = Duration::from_secs(120);
+/// A `--log-file` is put aside when it would become longer: with the one kept before it, 20 MB, years of quiet or hours of debugging.
+pub const LOG_FILE_BYTES: u64 = 10_000_000;
+/// A supervisor that wakes so late was stopped itself, and so, it may be, was the agent.
+pub const OVERSLEPT: Duration = Duration::from_secs(5);

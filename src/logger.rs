@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,7 +19,7 @@ use crate::sync::{Bucket, lock};
 use crate::sys::{self, Until};
 
 /// The longest line; a pipe takes so much at once or not at all (pipe(7), PIPE_BUF).
-const LINE_BYTES: usize = 4096;
+pub const LINE_BYTES: usize = 4096;
 
 struct Logger {
     journal: bool,
@@ -37,8 +37,13 @@ pub fn init(level: LevelFilter) {
 /// variable, with standard error somewhere else.
 fn writes_to_journal() -> io::Result<bool> {
     let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return Ok(false) };
-    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata()?;
-    Ok(journal == format!("{}:{}", stderr.dev(), stderr.ino()))
+    Ok(journal == stream_name(io::stderr().as_fd())?)
+}
+
+/// What `JOURNAL_STREAM` holds for who writes to this: whoever reads it understands the prefixes.
+pub fn stream_name(stream: BorrowedFd<'_>) -> io::Result<String> {
+    let stream = File::from(stream.try_clone_to_owned()?).metadata()?;
+    Ok(format!("{}:{}", stream.dev(), stream.ino()))
 }
 
 impl Log for Logger {
@@ -69,7 +74,8 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-fn syslog_priority(level: Level) -> u8 {
+/// The level as syslog(3) counts it.
+pub fn syslog_priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
         Level::Warn => 4,

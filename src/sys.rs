@@ -7,6 +7,7 @@ pub mod net;
 #[cfg(feature = "gpu-probe")]
 pub mod nvml;
 pub mod process;
+pub mod service;
 mod signals;
 pub mod users;
 

@@ -7,7 +7,7 @@ mod store;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::Current;
@@ -16,6 +16,7 @@ use crate::logger::PeerLog;
 use crate::proto::heartbeat::shown;
 use crate::sync::{Stop, lock};
 use crate::sys::{self, Event};
+use crate::vital::Vital;
 use crate::watch::{Lateness, Saved, Status, Transition, Watch};
 use actions::Actions;
 use store::Store;
@@ -32,6 +33,8 @@ pub struct Watchdog {
     started: Instant,
     /// Rings when the thread has to look earlier than it planned.
     news: Event,
+    /// Whether the thread gets on.
+    vital: Arc<Vital>,
 }
 
 struct Table {
@@ -53,7 +56,13 @@ impl Watchdog {
         };
         let table = Table { seen: watch.changes(), watch, planned: Duration::ZERO };
         let (table, started) = (Mutex::new(table), Instant::now());
-        Ok(Self { table, store, started, news: Event::new()? })
+        let vital = Arc::new(Vital::new("watch"));
+        Ok(Self { table, store, started, news: Event::new()?, vital })
+    }
+
+    /// Whether its thread gets on.
+    pub fn vital(&self) -> Arc<Vital> {
+        self.vital.clone()
     }
 
     /// Does something with the table as it is now.
@@ -90,6 +99,7 @@ impl Watchdog {
         let mut save_by: Option<Duration> = None;
         let log = PeerLog::new();
         while !stop.is_rung() {
+            self.vital.works();
             self.news.clear();
             let (transitions, changed) = self.look();
             for transition in &transitions {
@@ -103,7 +113,10 @@ impl Watchdog {
                 save_by = Some(save_by.map_or(soon, |by| by.min(soon)));
             }
             if save_by.is_some_and(|by| now >= by) {
+                // A disk that hangs is no reason to start anew: that would hang in reading it.
+                self.vital.rests(None);
                 self.save();
+                self.vital.works();
                 let again = lock(&self.table).watch.in_maintenance();
                 save_by = again.then(|| now + limits::SAVE_AGAIN);
             }
@@ -133,7 +146,9 @@ impl Watchdog {
         table.planned = until.unwrap_or(Duration::MAX);
         drop(table);
         let wait = until.map(|until| until.saturating_sub(now));
+        self.vital.rests(wait);
         sys::wait_readable([stop.as_fd(), self.news.as_fd()], wait);
+        self.vital.works();
         lock(&self.table).planned = Duration::ZERO;
     }
 

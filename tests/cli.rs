@@ -37,7 +37,13 @@ fn help_and_version() {
     let help = run(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
     assert!(help.stdout.contains("hm-agent check"));
-    assert_eq!(run(&["--version"]).stdout, format!("hm-agent {}\n", env!("CARGO_PKG_VERSION")));
+    let version = run(&["--version"]).stdout;
+    let (name, build) = version.trim_end().strip_suffix(')').unwrap().split_once(" (").unwrap();
+    assert_eq!(name, format!("hm-agent {}", env!("CARGO_PKG_VERSION")));
+    let (commit, target) = build.rsplit_once(", ").unwrap_or(("0000000", build));
+    assert!(target.starts_with(&format!("{}-unknown-linux-", std::env::consts::ARCH)), "{version}");
+    let is_commit = commit.len() == 7 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    assert!(is_commit, "{version}");
 }
 
 #[test]

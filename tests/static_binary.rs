@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 
 use miniz_oxide::deflate::compress_to_vec_zlib;
 use support::hub::Hub;
-use support::{Agent, Scratch, at_best};
+use support::supervised::Supervisor;
+use support::{Agent, Scratch, at_best, wait_until};
 
 const BUDGET_BYTES: u64 = 2_500_000;
 const BUDGET_IDLE_KB: u64 = 2048;
+/// Of it, a megabyte is the program's file, which the agent has in memory as well.
+const BUDGET_SUPERVISOR_KB: u64 = 1536;
 const BUDGET_START: Duration = Duration::from_millis(50);
 
 /// The glibc of CentOS 7.
@@ -141,4 +144,27 @@ fn with_every_service_on_it_idles_in_two_megabytes() {
     println!("{idle} kB");
     assert!(idle <= BUDGET_IDLE_KB, "{idle} kB");
     agent.stop();
+}
+
+#[test]
+#[ignore = "builds a release"]
+fn its_supervisor_is_small() {
+    let scratch = Scratch::new("supervisor");
+    let mut command = Command::new(built());
+    command.args(["run", "--supervise", "--log-file"]).arg(scratch.0.join("log"));
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    command.args(["-s", &format!("usage.listen={address}"), "-s", "heartbeat.enabled=false"]);
+    command.args(["-s", &format!("state_dir={}", scratch.0.display())]);
+    let child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let supervisor = Supervisor { pid: child.id(), child: Some(child) };
+    wait_until("an agent", || std::net::TcpStream::connect(address).ok());
+    let kilobytes = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", supervisor.pid)).unwrap();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+    };
+    let (all, own) = (kilobytes("VmRSS"), kilobytes("RssAnon"));
+    println!("{all} kB, {own} kB of them its own");
+    assert!(all <= BUDGET_SUPERVISOR_KB && own <= 256, "{all} kB, {own} kB of them its own");
+    supervisor.stop();
 }

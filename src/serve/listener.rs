@@ -20,6 +20,7 @@ use crate::logger::PeerLog;
 use crate::stream::Stream;
 use crate::sync::Stop;
 use crate::sys::{self, Crew, SocketOptions};
+use crate::vital::Vital;
 
 /// A port that is listened on.
 pub struct Port {
@@ -27,6 +28,7 @@ pub struct Port {
     listener: TcpListener,
     permits: Permits,
     counters: Arc<Counters>,
+    vital: Arc<Vital>,
     log: PeerLog,
 }
 
@@ -72,12 +74,18 @@ impl Port {
         listener.set_nonblocking(true).map_err(fail)?;
         log::info!("{name} listening on {}", listener.local_addr().map_err(fail)?);
         let (permits, counters) = (Permits::default(), Arc::default());
-        Ok(Self { name, listener, permits, counters, log: PeerLog::new() })
+        let vital = Arc::new(Vital::new(name));
+        Ok(Self { name, listener, permits, counters, vital, log: PeerLog::new() })
     }
 
     /// What came and went.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// Whether it gets on with accepting.
+    pub fn vital(&self) -> Arc<Vital> {
+        self.vital.clone()
     }
 
     /// Lets `serve` have every connection, each in a thread of its own, until `stop` rings. Returns when
@@ -92,6 +100,7 @@ impl Port {
         let serve = &serve;
         sys::crew(|crew| {
             while !stop.is_rung() {
+                self.vital.works();
                 match self.listener.accept() {
                     Ok((socket, peer)) => {
                         let config = settings.get();
@@ -102,6 +111,7 @@ impl Port {
                     }
                     Err(error) => match Trouble::of(&error) {
                         Trouble::Nothing => {
+                            self.vital.rests(None);
                             sys::wait_readable([self.listener.as_fd(), stop.as_fd()], None);
                         }
                         Trouble::ThatConnection => {}

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::check;
-use super::signals::{clear_mask, signal_set};
+use super::signals::{clear_mask, signal_set, time_spec};
 use super::users::User;
 
 /// From now on orphans among this process' descendants become its children.
@@ -39,10 +39,7 @@ pub fn block_heard_signals() {
 /// Waits for the end of a child, or for being asked to end, `timeout` at most. Whether it was asked to end.
 pub fn wait_for_child_or_end(timeout: Duration) -> bool {
     let wanted = signal_set(&HEARD);
-    let timeout = libc::timespec {
-        tv_sec: timeout.as_secs().min(86_400) as _, // more than any command has
-        tv_nsec: libc::c_long::from(timeout.subsec_nanos().cast_signed()),
-    };
+    let timeout = time_spec(timeout);
     // SAFETY: the set and the time are initialised and only read; no information is asked for.
     let signal =
         unsafe { libc::sigtimedwait(&raw const wanted, std::ptr::null_mut(), &raw const timeout) };

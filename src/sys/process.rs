@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::FromRawFd;
+use std::time::Duration;
 
 use super::check;
 
@@ -81,6 +82,15 @@ pub fn keep_descriptors() {
         // SAFETY: it takes no pointers; one that is closed meanwhile is an error that changes nothing.
         unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
+}
+
+/// The clock that never jumps, as the kernel tells it to everybody: clock_gettime(2).
+pub fn monotonic() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: there is room for the time. This clock is always there.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// Names this thread; that of the main one is what ps shows.

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::time::Duration;
 
 /// What a signal asks of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +21,18 @@ pub fn block_signals() {
     unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const wanted, std::ptr::null_mut()) };
 }
 
-/// Waits for the next signal that asks something of this process. They must be blocked.
-pub fn wait_signal() -> Signal {
+/// Waits for the next signal that asks something of this process, `timeout` at most (`None`: for ever). They must be
+/// blocked.
+pub fn wait_signal(timeout: Option<Duration>) -> Option<Signal> {
     let wanted = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
-    let mut signal = 0;
-    // SAFETY: both pointers are to initialised values that outlive the call.
-    while unsafe { libc::sigwait(&raw const wanted, &raw mut signal) } != 0 {}
-    if signal == libc::SIGHUP { Signal::Reload } else { Signal::Stop }
+    let timeout = timeout.map(time_spec);
+    let limit = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the set and the time, if there is one, are initialised and only read; no information is asked for.
+    match unsafe { libc::sigtimedwait(&raw const wanted, std::ptr::null_mut(), limit) } {
+        libc::SIGHUP => Some(Signal::Reload),
+        libc::SIGTERM | libc::SIGINT => Some(Signal::Stop),
+        _ => None,
+    }
 }
 
 /// Does what `kill -TERM` of this process would do, for threads that cannot go on.
@@ -40,6 +46,14 @@ pub fn unblock_stop_signals() {
     let stop = signal_set(&[libc::SIGTERM, libc::SIGINT]);
     // SAFETY: the set is initialised and only read.
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const stop, std::ptr::null_mut()) };
+}
+
+/// No more than a day, which is longer than anybody waits for a signal at a time.
+pub(super) fn time_spec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: time.as_secs().min(86_400) as _,
+        tv_nsec: libc::c_long::from(time.subsec_nanos().cast_signed()),
+    }
 }
 
 pub(super) fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
