@@ -36,7 +36,7 @@ if [ -z "$root" ]; then
         [ -x "$script" ] || continue
         if [ -x /sbin/openrc-run ]; then
             rc-service hm-agent stop || :
-            rc-update del hm-agent || :
+            rc-update del hm-agent default || :
         else
             "$script" stop || :
         fi

@@ -37,8 +37,8 @@ mkfs.ext4 -q -F -d "$root" "$image"
 kernel=("$root"/boot/vmlinuz-*)
 initrd=("$root"/boot/initrd.img-*)
 # Emulated: /dev/kvm may be there and not work, in a machine that is virtual itself.
-timeout 1500 qemu-system-x86_64 -machine accel=tcg -cpu max -m 1024 -smp 2 -nographic -no-reboot -net none \
+timeout 1500 qemu-system-x86_64 -machine accel=tcg -cpu Nehalem -m 1024 -smp 1 -nographic -no-reboot -net none \
     -drive "file=$image,format=raw,if=virtio" -kernel "${kernel[0]}" -initrd "${initrd[0]}" \
-    -append 'root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=0' </dev/null | tee "$root.log"
+    -append 'root=/dev/vda rw console=ttyS0 loglevel=4 panic=-1 systemd.show_status=0' </dev/null | tee "$root.log"
 rm "$image"
 grep -q '^PROVEN' "$root.log"
