@@ -174,9 +174,14 @@ curl -sf http://127.0.0.1:33931/metrics | grep '^node_filesystem_readonly' >/tmp
 cat /tmp/said
 grep -q 'mountpoint="/"} 0$' /tmp/said || fail "/ is read-only, it says"
 
-say "removed, purged"
+say "removed, installed again, purged"
+rm "$settings.original"
 dpkg -r hm-agent >/dev/null 2>&1
 none_runs || fail "it still runs"
+install /pkg/new.deb
+is ActiveState active
+answers >/dev/null || fail "it does not answer"
+dpkg -r hm-agent >/dev/null 2>&1
 dpkg -P hm-agent >/dev/null 2>&1
 [ ! -e /var/lib/hm-agent ] && [ ! -e /etc/hm-agent ] || fail "state or settings are left"
 systemctl is-enabled hm-agent 2>/dev/null && fail "it is enabled" || :
