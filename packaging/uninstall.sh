@@ -36,7 +36,7 @@ if [ -z "$root" ]; then
         [ -x "$script" ] || continue
         if [ -x /sbin/openrc-run ]; then
             rc-service hm-agent stop || :
-            rc-update del hm-agent || :
+            rc-update del hm-agent default || :
         else
             "$script" stop || :
         fi
@@ -53,7 +53,7 @@ rm -f "$root$prefix/bin/hm-agent" \
     "$root$prefix/share/bash-completion/completions/hm-agent" \
     "$root$prefix/share/zsh/site-functions/_hm-agent" \
     "$root$prefix/share/fish/vendor_completions.d/hm-agent.fish"
-rm -rf "$root$prefix/share/doc/hm-agent" "$root$prefix/share/hm-agent"
+rm -rf "$root$prefix/share/doc/hm-agent" "$root$prefix/share/hm-agent" "$root/var/run/hm-agent"
 if [ "$purge" = yes ]; then
-    rm -rf "$root/etc/hm-agent" "$root/var/lib/hm-agent" "$root/var/log/hm-agent" "$root/var/run/hm-agent"
+    rm -rf "$root/etc/hm-agent" "$root/var/lib/hm-agent" "$root/var/log/hm-agent"
 fi

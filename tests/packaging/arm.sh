@@ -16,7 +16,7 @@ roots=(-s path.proc="$PWD/tests/fixtures/arm/a/proc" -s path.sys="$PWD/tests/fix
 arm sample "${roots[@]}" >"$work/sample"
 head -n 5 "$work/sample"
 grep -q 'Cortex-A72' "$work/sample" || fail "$(cat "$work/sample")"
-arm run "${roots[@]}" -s usage.listen=127.0.0.1:0 -s heartbeat.listen=127.0.0.1:0 -s state_dir="$work/state" \
+qemu-aarch64-static "$binary" run "${roots[@]}" -s usage.listen=127.0.0.1:0 -s heartbeat.listen=127.0.0.1:0 -s state_dir="$work/state" \
     -s interval=1 2>"$work/log" &
 agent=$!
 listens() { grep -q 'heartbeat listening on' "$work/log"; }
@@ -24,7 +24,8 @@ soon listens
 port() { sed -n "s/.*$1 listening on 127.0.0.1:\([0-9]*\)\$/\1/p" "$work/log"; }
 [ "$(curl -sf "http://127.0.0.1:$(port heartbeat)/hb_ping?5000&appid=arm")" = 6000 ] || fail "heartbeat"
 HB_URL="http://127.0.0.1:$(port heartbeat)" arm status arm | grep '^OK' || fail "status"
-curl -sf "http://127.0.0.1:$(port usage)/snapshot" | grep -q '"architecture":"aarch64"' || fail "snapshot"
+curl -sf "http://127.0.0.1:$(port usage)/snapshot" >"$work/snapshot"
+grep -q Cortex-A72 "$work/snapshot" || fail "$(head -c 600 "$work/snapshot")"
 # The first three messages of /usage, masked as a client must.
 python3 - "$(port usage)" <<'PYTHON'
 import base64, json, os, socket, struct, sys

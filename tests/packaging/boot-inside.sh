@@ -39,7 +39,8 @@ journalctl -u hm-agent -o cat | grep 'listening on' || fail "nothing in the jour
 say "what the sandbox lets through: GPUs, processes of others, file systems; and what not"
 cat >/opt/look.sh <<'LOOK'
 #!/bin/sh
-# Started by the agent, in its sandbox.
+# Started by the agent, in its sandbox, for every change of state.
+[ "$HB_STATE" = WARNING ] || exit 0
 exec >/var/lib/hm-agent/look 2>&1
 for device in /dev/nvidiactl /dev/nvidia0; do
     (: <"$device") 2>&1 | grep -q 'No such device' && echo "$device: only the driver is missing"
@@ -98,11 +99,6 @@ say "the GPU probe runs from memory, with a driver's library"
 has_gpu() { curl -sf http://127.0.0.1:33931/snapshot | grep -q '"name":"NVIDIA H100 80GB HBM3"'; }
 soon has_gpu
 case $(readlink "/proc/$(pgrep -f '^gpu-probe')/exe") in /memfd:*) ;; *) fail "from where?" ;; esac
-
-say "file systems are what they are outside of the sandbox"
-curl -sf http://127.0.0.1:33931/metrics | grep '^node_filesystem_readonly' >/tmp/said
-cat /tmp/said
-grep -q 'mountpoint="/"} 0$' /tmp/said || fail "/ is read-only, it says"
 
 say "killed: started again"
 main=$(show MainPID)
@@ -173,9 +169,19 @@ systemctl stop hm-agent
 is Result success
 systemctl start hm-agent
 
-say "removed, purged"
+say "file systems are what they are outside of the sandbox"
+curl -sf http://127.0.0.1:33931/metrics | grep '^node_filesystem_readonly' >/tmp/said
+cat /tmp/said
+grep -q 'mountpoint="/"} 0$' /tmp/said || fail "/ is read-only, it says"
+
+say "removed, installed again, purged"
+rm "$settings.original"
 dpkg -r hm-agent >/dev/null 2>&1
 none_runs || fail "it still runs"
+install /pkg/new.deb
+is ActiveState active
+answers >/dev/null || fail "it does not answer"
+dpkg -r hm-agent >/dev/null 2>&1
 dpkg -P hm-agent >/dev/null 2>&1
 [ ! -e /var/lib/hm-agent ] && [ ! -e /etc/hm-agent ] || fail "state or settings are left"
 systemctl is-enabled hm-agent 2>/dev/null && fail "it is enabled" || :

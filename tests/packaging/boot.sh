@@ -1,50 +1,46 @@
 #!/usr/bin/env bash
 # Boots a Debian under QEMU, with systemd and the packages, and runs boot-inside.sh there.
-# boot.sh SUITE ROOT PKG: a clean root (it is changed), the directory of old.deb and new.deb
+# boot.sh ROOT PKG: a clean root (it is changed), the directory of old.deb and new.deb
 set -euo pipefail
-suite=$1 root=$2 pkg=$3
+root=$1 pkg=$2
 here=$(cd "$(dirname "$0")" && pwd)
 
 cp /etc/resolv.conf "$root/etc/resolv.conf"
 mount -t proc proc "$root/proc"
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
 chmod 755 "$root/usr/sbin/policy-rc.d"
+chroot "$root" apt-get update -q >/dev/null
 chroot "$root" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
     systemd systemd-sysv udev linux-image-cloud-amd64 initramfs-tools procps curl >/dev/null
 rm "$root/usr/sbin/policy-rc.d"
 umount "$root/proc"
-furnish_boot() {
-    rm -rf "$root/tests" "$root/pkg"
-    cp -R "$here" "$root/tests"
-    cp -R "$pkg" "$root/pkg"
-    mkdir -p "$root/opt/fake"
-    cc -shared -fPIC -O1 -pthread -Wl,-z,nodelete -o "$root/opt/fake/libnvidia-ml.so.1" "$here"/../fake-nvml/*.c
-    cat >"$root/etc/systemd/system/proof.service" <<'UNIT'
+rm -rf "$root/tests" "$root/pkg"
+cp -R "$here" "$root/tests"
+cp -R "$pkg" "$root/pkg"
+mkdir -p "$root/opt/fake"
+cc -shared -fPIC -O1 -pthread -Wl,-z,nodelete -o "$root/opt/fake/libnvidia-ml.so.1" "$here"/../fake-nvml/*.c
+cat >"$root/etc/systemd/system/proof.service" <<'UNIT'
 [Unit]
 After=multi-user.target
 [Service]
 Type=oneshot
-StandardOutput=tty
-StandardError=tty
-TTYPath=/dev/ttyS0
-ExecStart=/bin/sh /tests/boot-inside.sh
+ExecStart=/bin/sh -c 'sh /tests/boot-inside.sh >/dev/ttyS0 2>&1'
 ExecStopPost=/bin/systemctl poweroff --force
 [Install]
 WantedBy=multi-user.target
 UNIT
-    ln -sf ../proof.service "$root/etc/systemd/system/multi-user.target.wants/proof.service"
-    echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
-}
-furnish_boot
+ln -sf /dev/null "$root/etc/systemd/system/serial-getty@ttyS0.service"
+ln -sf ../proof.service "$root/etc/systemd/system/multi-user.target.wants/proof.service"
+echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
 image="$root.ext4"
 truncate -s 2G "$image"
 mkfs.ext4 -q -F -d "$root" "$image"
 kernel=("$root"/boot/vmlinuz-*)
 initrd=("$root"/boot/initrd.img-*)
-accel=tcg
-[ ! -w /dev/kvm ] || accel=kvm:tcg
-timeout 900 qemu-system-x86_64 -machine "accel=$accel" -m 1024 -smp 2 -nographic -no-reboot -net none \
+# Emulated: /dev/kvm may be there and not work, in a machine that is virtual itself.
+# Without cmpxchg16b: QEMU 7.2 stumbles over it in kernels of today.
+timeout 1500 qemu-system-x86_64 -machine accel=tcg -cpu max,-cx16 -m 1024 -smp 2 -nographic -no-reboot -net none \
     -drive "file=$image,format=raw,if=virtio" -kernel "${kernel[0]}" -initrd "${initrd[0]}" \
-    -append 'root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0' </dev/null | tee "$root.log"
+    -append 'root=/dev/vda rw console=ttyS0 loglevel=4 panic=-1 systemd.show_status=0' </dev/null | tee "$root.log"
 rm "$image"
 grep -q '^PROVEN' "$root.log"

@@ -5,6 +5,7 @@ say() { printf '%s\n' "   $*"; }
 fail() {
     printf '%s\n' "FAILED: $*" >&2
     for log in /var/log/hm-agent/*.log; do [ ! -f "$log" ] || tail -n 20 "$log" >&2; done
+    [ ! -d /run/systemd/system ] || journalctl --no-pager -n 20 -o cat >&2
     exit 1
 }
 

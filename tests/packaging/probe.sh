@@ -5,8 +5,7 @@ set -euo pipefail
 root=$1
 . "$(dirname "$0")/lib.sh"
 cp "$2" "$root/gpu-probe"
-mount -t proc proc "$root/proc"
-trap 'umount "$root/proc"' EXIT
-said=$(echo | timeout 20 chroot "$root" /gpu-probe | head -n 1)
+# It answers a line with a line, and ends with its input.
+said=$({ echo; sleep 2; } | timeout 20 chroot "$root" /gpu-probe | head -n 1)
 say "$(chroot "$root" ldd --version | head -n 1): $said"
-case $said in *no_library* | *not_found* | *no_driver* | *libnvidia-ml*) ;; *) fail "it says: $said" ;; esac
+case $said in *'"state":"no_driver"'*) ;; *) fail "it says: $said" ;; esac

@@ -37,7 +37,7 @@ tail -n 1 "$settings" | grep -q '^# mine' || fail "the settings were replaced"
 [ -e "$settings.rpmnew" ] || fail "the new settings file is not there to be compared"
 [ "$(cat "$root/var/lib/hm-agent/mark")" = kept ] || fail "state"
 [ "$(chroot "$root" id -u hm-agent)" = "$uid" ] || fail "user"
-run_rpm -V --nodeps --nofiledigest hm-agent
+changed=$(rpm --root "$root" -V --nodeps hm-agent | grep -v ' c /etc/hm-agent/hm-agent.toml$') && fail "$changed"
 
 say "erased"
 run_rpm -e hm-agent

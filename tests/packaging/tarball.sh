@@ -5,7 +5,8 @@ set -eu
 . /tests/lib.sh
 init=$1
 settings=/etc/hm-agent/hm-agent.toml
-[ "$init" != none ] || rm -rf /etc/init.d
+# New Debians come without the directory, old ones with it.
+if [ "$init" = none ]; then rm -rf /etc/init.d; else mkdir -p /etc/init.d; fi
 
 say "into a directory, as nobody"
 mkdir /tmp/staged
