@@ -25,7 +25,7 @@ pub(super) struct Client {
     stdout: ChildStdout,
     stderr: Option<ChildStderr>,
     /// Where the password is, until it is taken.
-    _password: Option<PipeReader>,
+    password: Option<PipeReader>,
     words: Vec<u8>,
 }
 
@@ -48,11 +48,16 @@ impl Client {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         let stderr = child.stderr.take();
-        let mut client = Self { child, stdin, stdout, stderr, _password: pipe, words: Vec::new() };
+        let mut client = Self { child, stdin, stdout, stderr, password: pipe, words: Vec::new() };
         let script = LOOP.replace("MARKER", marker).replace("FIELDS", nvidia_smi::FIELDS);
         // Short enough for the pipe: nobody is waited for. If ssh has ended already, its end says why.
         let _ = client.say(&script);
         Ok(client)
+    }
+
+    /// It is logged in: what nobody has asked for nobody shall.
+    pub(super) fn forget_password(&mut self) {
+        self.password = None;
     }
 
     /// Writes to the host's shell.

@@ -38,7 +38,10 @@ impl State {
             self.era += 1;
             return Ok(std::mem::take(&mut self.watchers));
         }
-        self.guessed = password.map(|_| Instant::now());
+        // One that no server has taken yet is worth no guess.
+        let proven =
+            self.phase == Phase::Up || self.watchers.iter().any(|one| one.ticket.is_none());
+        self.guessed = password.filter(|_| proven).map(|_| Instant::now());
         Err(if waits_for_login {
             "is being logged in already, with another password or none"
         } else {
@@ -156,5 +159,16 @@ mod tests {
         let era = lock(&host.state).era;
         assert!(host.is_up(era));
         assert_eq!(client.outcomes(), [(1, Ok(()))]);
+    }
+
+    #[test]
+    fn only_a_password_that_was_taken_is_kept_from_being_guessed() {
+        let mut state = State::new(secret("right"));
+        let client = Arc::new(Mailbox::new().expect("an event"));
+        state.watchers.push(Watcher { client, rough: false, ticket: Some(1) });
+        assert!(state.admit(secret("guessed")).is_err() && state.admit(secret("right")).is_ok());
+        state.watchers[0].ticket = None;
+        assert!(state.admit(None).is_err() && state.admit(secret("right")).is_ok());
+        assert!(state.admit(secret("guessed")).is_err() && state.admit(secret("right")).is_err());
     }
 }

@@ -285,6 +285,7 @@ impl Session<'_> {
                     return Err(End::Unwanted);
                 }
                 self.up = true;
+                self.client.forget_password();
                 self.known.take(&std::mem::take(&mut self.sections), 0.0);
                 self.next = Instant::now();
             }
