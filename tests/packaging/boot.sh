@@ -18,7 +18,10 @@ rm -rf "$root/tests" "$root/pkg"
 cp -R "$here" "$root/tests"
 cp -R "$pkg" "$root/pkg"
 mkdir -p "$root/opt/fake"
-cc -shared -fPIC -O1 -pthread -Wl,-z,nodelete -o "$root/opt/fake/libnvidia-ml.so.1" "$here"/../fake-nvml/*.c
+# With the Zig of packaging/build-static, for the glibc of any root.
+if command -v zig >/dev/null; then zig=(zig); else zig=("$here/../../target/zig-venv/bin/python" -m ziglang); fi
+"${zig[@]}" cc -target x86_64-linux-gnu.2.17 -shared -fPIC -O1 -pthread -Wl,-z,nodelete -Wl,--no-gc-sections \
+    -o "$root/opt/fake/libnvidia-ml.so.1" "$here"/../fake-nvml/*.c
 cat >"$root/etc/systemd/system/proof.service" <<'UNIT'
 [Unit]
 After=multi-user.target
