@@ -259,6 +259,11 @@ pub const REMOTE_ANSWER: Duration = Duration::from_secs(30);
 pub const REMOTE_FILE_BYTES: usize = 4 << 20;
 /// What a host prints of a look has so many parts at the most; there are fifteen.
 pub const REMOTE_PARTS: usize = 32;
+/// All of them together are never so long: the list of processes, and as much again.
+pub const REMOTE_LOOK_BYTES: usize = 8 << 20;
+/// Of each kind of thing (processors, interfaces, disks, mounts, …) no host has more. A longer list is none: they are compared
+/// with each other, and a hundred thousand, which fit into a file of that length, would take a processor for itself.
+pub const REMOTE_THINGS: usize = 4096;
 /// What is kept of ssh's own messages.
 pub const SSH_WORDS_BYTES: usize = 4 << 10;
 /// A session without a watcher ends after this: a page that is loaded again comes back within it.

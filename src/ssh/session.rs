@@ -253,10 +253,8 @@ impl Session<'_> {
         for part in parts.map_err(|_| self.lost("the host prints more than it may"))? {
             match part {
                 Part::Section(name, body) => {
-                    self.sections.0.push((name, body));
-                    if self.sections.0.len() > limits::REMOTE_PARTS {
-                        return Err(self.lost("the host prints more than it may"));
-                    }
+                    let pushed = self.sections.push(name, body);
+                    pushed.map_err(|_| self.lost("the host prints more than it may"))?;
                 }
                 Part::Whole if self.up => self.take_look(),
                 Part::Whole => {

@@ -46,7 +46,11 @@ fn session(parts: Vec<Part>) {
     let mut told = Vec::new();
     for part in parts {
         match part {
-            Part::Section(name, body) => sections.0.push((name, body)),
+            Part::Section(name, body) => {
+                if sections.push(name, body).is_err() {
+                    return;
+                }
+            }
             Part::Aside(letter, text) => {
                 if host.take_aside(letter, &text) {
                     told.push(events::gpu("k", &host));
