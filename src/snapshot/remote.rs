@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_that_each_were_short_enough_took_a_hundred_megabytes() {
+    fn parts_that_each_were_short_enough_could_take_a_hundred_megabytes() {
         let mut sections = Sections::default();
         let mut parts = (0..).map(|at| sections.push(at.to_string(), vec![0; 1 << 20]));
         assert_eq!(parts.position(|pushed| pushed.is_err()), Some(8));

@@ -122,7 +122,8 @@ pub fn process(key: &str, host: &Host, earlier: &(f64, Vec<Process>)) -> Option<
     let ((then, before), (when, now)) = (earlier, &host.processes);
     let seconds = Some(when - then).filter(|seconds| *seconds > 0.0 && !before.is_empty())?;
     let number = |one: &Process| (one.pid, one.start_ticks);
-    // To be looked up: a host prints what it likes, and two lists of 70 000 that have nothing in common took minutes.
+    // To be looked up: a host prints what it likes, and with one search through the other list for each, two lists of
+    // 40 000 that have nothing in common took 23 s (a debugging build).
     let mut known: Vec<&Process> = before.iter().collect();
     known.sort_unstable_by_key(|one| number(one));
     let mut used: Vec<(u64, u64, &Process)> = Vec::with_capacity(now.len());

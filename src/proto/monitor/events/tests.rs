@@ -132,7 +132,7 @@ fn processes_by_processor_time_and_then_memory() {
 }
 
 #[test]
-fn two_long_lists_that_have_nothing_in_common_took_minutes() {
+fn two_long_lists_with_nothing_in_common_took_half_a_minute() {
     let list = |start_ticks: u64| -> Vec<Process> {
         let one = |pid| Process {
             pid,
