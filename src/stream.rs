@@ -105,7 +105,7 @@ impl<'a> Stream<'a> {
 
     /// Says that nothing more will come and waits a little for the client's own end: closing a socket
     /// with unread data would make the kernel throw away what was sent last.
-    pub fn linger(mut self) {
+    pub fn linger(&mut self) {
         let deadline = Instant::now() + limits::LINGER;
         if self.socket.shutdown(Shutdown::Write).is_err() {
             return; // it is gone already

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tungstenite::client::IntoClientRequest;
+use tungstenite::error::ProtocolError;
 use tungstenite::handshake::HandshakeError;
-use tungstenite::protocol::WebSocketConfig;
 use tungstenite::protocol::frame::Frame;
-use tungstenite::protocol::frame::coding::{Data, OpCode};
-use tungstenite::{Bytes, Message, WebSocket};
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::{CloseFrame, WebSocketConfig};
+use tungstenite::{Bytes, Message, Utf8Bytes, WebSocket};
 
 use super::address::{Address, Proxy};
 use crate::error::reason;
@@ -136,9 +137,30 @@ impl<'a> Socket<'a> {
     pub fn receive(&mut self) -> Result<Option<Message>, Outage> {
         self.0.get_mut().stream_mut().begin_message();
         match self.0.read() {
-            Ok(message) => Ok(Some(message)),
+            Ok(message) => {
+                if message.is_close() {
+                    // The answer to it would go with the next read, and there is none.
+                    self.last_words(None);
+                }
+                Ok(Some(message))
+            }
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(outage(error)),
+            Err(error) => {
+                if let Some(code) = failed_with(&error) {
+                    self.last_words(Some(CloseFrame { code, reason: Utf8Bytes::default() }));
+                }
+                Err(outage(error))
+            }
+        }
+    }
+
+    /// Says why it is over, and waits a little for the other end to hear it: what it has said meanwhile and nobody reads
+    /// would become a reset, and take these words away.
+    fn last_words(&mut self, frame: Option<CloseFrame>) {
+        self.0.get_mut().stream_mut().last_words();
+        // The connection is over, said or not.
+        if self.0.close(frame).is_ok() {
+            self.0.get_mut().stream_mut().linger();
         }
     }
 
@@ -298,6 +320,18 @@ fn upgrade<'a>(
     }
 }
 
+/// The code with which a server is told that it does not speak the protocol (RFC 6455 7.4.1); `None`: it is gone.
+fn failed_with(error: &tungstenite::Error) -> Option<CloseCode> {
+    use tungstenite::Error as E;
+    match error {
+        E::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        E::Protocol(_) => Some(CloseCode::Protocol),
+        E::Utf8(_) => Some(CloseCode::Invalid),
+        E::Capacity(_) => Some(CloseCode::Size),
+        _ => None,
+    }
+}
+
 /// What an error of a WebSocket means for the link.
 fn outage(error: tungstenite::Error) -> Outage {
     use tungstenite::Error as E;
@@ -312,7 +346,7 @@ fn outage(error: tungstenite::Error) -> Outage {
             }
         }
         E::ConnectionClosed | E::AlreadyClosed => Outage::Closed(String::new()),
-        E::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake) => {
+        E::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             Outage::Lost("it ended without a goodbye".to_owned())
         }
         E::Http(answer) => {

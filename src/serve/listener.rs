@@ -54,6 +54,13 @@ pub struct Guest<'a> {
     _entered: Entered<'a>,
 }
 
+impl<'a> Guest<'a> {
+    /// Somebody who comes in now.
+    pub fn new(peer: SocketAddr, permit: Permit<'a>, counters: &'a Counters) -> Self {
+        Self { peer, permit, counters, _entered: counters.enter() }
+    }
+}
+
 impl Port {
     /// Listens on `address` and says so in the log.
     pub fn bind(name: &'static str, address: SocketAddr) -> Result<Self, Error> {
@@ -144,8 +151,7 @@ impl Port {
             return Err(too_many_of(address, each));
         }
         let peer = SocketAddr::new(address, peer.port());
-        let counters = &*self.counters;
-        Ok(Guest { peer, permit, counters, _entered: counters.enter() })
+        Ok(Guest::new(peer, permit, &self.counters))
     }
 
     fn start<'env, 'a: 'env>(

@@ -97,8 +97,11 @@ impl<'env> Monitor<'_, 'env> {
             requests: Bucket::new(limits::MONITOR_REQUESTS),
         };
         let end = conversation.run().err().unwrap_or(End::Left);
-        if let End::Closed(code, why) = end {
-            conversation.close(code, why);
+        match end {
+            End::Closed(code, why) => conversation.close(code, why),
+            // Its goodbye is answered; whatever it said behind that must not become a reset that takes the answer away.
+            End::Left => conversation.socket.get_mut().linger(),
+            End::Broken(_) => {}
         }
         end
     }

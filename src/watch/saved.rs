@@ -86,11 +86,14 @@ impl Watch {
             watch.apps.insert(app.id, restored);
         }
         watch.dropped = saved.dropped.into_iter().take(capacity).map(|id| (id, now)).collect();
-        for maintenance in saved.maintenance.into_iter().take(capacity) {
+        for maintenance in saved.maintenance {
             let until = now.saturating_add(Duration::from_millis(maintenance.left_ms));
             match maintenance.id {
-                Some(id) => drop(watch.maintenance.insert(id, until)),
                 None => watch.host_maintenance = Some(until),
+                Some(id) if watch.maintenance.len() < capacity => {
+                    watch.maintenance.insert(id, until);
+                }
+                Some(_) => {}
             }
         }
         watch.quiet_until = watch.find_next_deadline();

@@ -219,3 +219,16 @@ fn changes_are_counted_when_they_matter() {
     watch.beat("demo", ms(2000), at(2.0)).unwrap();
     assert!(watch.changes() > before);
 }
+
+#[test]
+fn a_host_in_maintenance_was_forgotten_with_as_many_applications_as_there_is_room_for() {
+    let mut watch = with_demo();
+    for number in 0..10 {
+        watch.maintain(Some(&format!("app{number}")), ms(60_000), at(0.0)).unwrap();
+    }
+    watch.maintain(None, ms(60_000), at(0.0)).unwrap();
+    let saved = watch.save(at(30.0));
+    let mut restored = Watch::restore(10, saved, at(30.0));
+    assert_eq!(restored.maintenance(None, at(30.0)), Some(ms(30_000)));
+    assert_eq!(restored.ids(at(30.0)), ["demo"], "it would be dropped otherwise");
+}

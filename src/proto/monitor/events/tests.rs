@@ -132,6 +132,29 @@ fn processes_by_processor_time_and_then_memory() {
 }
 
 #[test]
+fn two_long_lists_with_nothing_in_common_took_half_a_minute() {
+    let list = |start_ticks: u64| -> Vec<Process> {
+        let one = |pid| Process {
+            pid,
+            name: Vec::new(),
+            ticks: pid.into(),
+            start_ticks,
+            resident_pages: 1,
+        };
+        (0..40_000).map(one).collect()
+    };
+    let host = Host { processes: (2.0, list(1)), ..Host::default() };
+    let begun = std::time::Instant::now();
+    let busiest = |earlier: Vec<Process>| {
+        let event = process(KEY, &host, &(1.0, earlier)).unwrap();
+        messages(&[event])["process"]["process"][0]["cpu"].clone()
+    };
+    assert_eq!(busiest(list(0)), json!(39_999.0), "all are new");
+    assert_eq!(busiest(list(1)), json!(0.0), "none is");
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn connections_and_gpus() {
     let lost = messages(&[connection(KEY, "waiting", Some("connection refused"))]);
     let expected = json!({"ssh_key": KEY, "state": "waiting", "reason": "connection refused"});

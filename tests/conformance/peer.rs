@@ -1,0 +1,162 @@
+//! Those that are tested, and how each is reached: two ports of a running agent, and the two links, of which each case gets
+//! a new one (a link that was ended waits before it comes back).
+
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread;
+
+use hm_agent::config::{Config, Settings, Sources};
+use hm_agent::dial::{core, hm};
+use hm_agent::feed::Feed;
+use hm_agent::limits;
+use hm_agent::proto::usage::Primary;
+use hm_agent::snapshot::Reading;
+use hm_agent::sync::Stop;
+use hm_agent::sys::Event;
+use serde_json::json;
+
+use crate::support::Scratch;
+use crate::wire::{self, Wire, head};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Usage,
+    Monitor,
+    Hm,
+    Core,
+}
+
+pub const PEERS: [Peer; 4] = [Peer::Usage, Peer::Monitor, Peer::Hm, Peer::Core];
+
+impl Peer {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usage => "`/usage`",
+            Self::Monitor => "`/monitor`",
+            Self::Hm => "hm link",
+            Self::Core => "Core link",
+        }
+    }
+
+    pub fn is_server(self) -> bool {
+        matches!(self, Self::Usage | Self::Monitor)
+    }
+
+    /// The longest message that it takes, in bytes.
+    pub fn most(self) -> usize {
+        match self {
+            Self::Usage => limits::CLIENT_MESSAGE_BYTES,
+            Self::Monitor => limits::MONITOR_MESSAGE_BYTES,
+            Self::Hm | Self::Core => limits::SERVER_MESSAGE_BYTES,
+        }
+    }
+
+    /// What is said to it is masked.
+    pub fn masked(self) -> bool {
+        self.is_server()
+    }
+
+    pub fn frame(self, first: u8, payload: &[u8]) -> Vec<u8> {
+        wire::frame(first, payload, self.masked())
+    }
+
+    /// A text with these words in it that it takes, and does no more than answer with an error: a link wants a message
+    /// of its protocol, and passes over one that it did not ask for.
+    pub fn text(self, words: &str) -> Vec<u8> {
+        let text = match self {
+            Self::Usage | Self::Monitor => return words.as_bytes().to_vec(),
+            Self::Hm => json!({"id": 999_999_999, "code": 0, "message": words}),
+            Self::Core => json!({"type": "chat", "id": "x", "data": {"message": words}}),
+        };
+        text.to_string().into_bytes()
+    }
+
+    /// The same of a length, in bytes, or of the least that is possible.
+    pub fn text_of(self, length: usize) -> Vec<u8> {
+        self.text(&"*".repeat(length.saturating_sub(self.text("").len())))
+    }
+
+    /// What stands before and behind the words.
+    pub fn around(self) -> (Vec<u8>, Vec<u8>) {
+        let text = self.text("\u{1}");
+        if self.is_server() {
+            return (Vec::new(), Vec::new());
+        }
+        let mark = br"\u0001";
+        let at = text.windows(mark.len()).position(|window| window == mark).unwrap();
+        (text[..at].to_vec(), text[at + mark.len()..].to_vec())
+    }
+}
+
+/// Where the two ports are.
+pub struct Ports {
+    pub usage: SocketAddr,
+    pub monitor: SocketAddr,
+}
+
+/// Lets `talk` have a new connection to it.
+pub fn with<R>(peer: Peer, ports: &Ports, talk: impl FnOnce(&mut Wire) -> R) -> R {
+    match peer {
+        Peer::Usage => talk(&mut connect(ports.usage, "/usage")),
+        Peer::Monitor => talk(&mut connect(ports.monitor, "/monitor")),
+        Peer::Hm | Peer::Core => with_link(peer, talk),
+    }
+}
+
+/// The example of RFC 6455 1.3.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+fn connect(address: SocketAddr, path: &str) -> Wire {
+    let mut socket = TcpStream::connect(address).unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).unwrap();
+    let (answer, rest) = head(&mut socket);
+    assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains(ACCEPT), "{answer}");
+    // It was not asked for any.
+    assert!(!answer.to_ascii_lowercase().contains("sec-websocket-extensions"), "{answer}");
+    Wire::new(socket, false, rest)
+}
+
+fn with_link<R>(peer: Peer, talk: impl FnOnce(&mut Wire) -> R) -> R {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    let key = if peer == Peer::Hm { "hm.url" } else { "core.url" };
+    let sources = Sources { overrides: vec![(key.to_owned(), url)], ..Default::default() };
+    let config = Config::new(&Settings::load(&sources).unwrap()).unwrap();
+    let (state_dir, stop) = (Scratch::new("conformance"), Stop::new().unwrap());
+    let (feed, complete) = (Feed::new(Reading::default()).unwrap(), Event::new().unwrap());
+    complete.ring();
+    let node = || "node".to_owned();
+    thread::scope(|scope| {
+        scope.spawn(|| match peer {
+            Peer::Hm => {
+                let (primary, settings) = (Primary::Index(0), config.hm.clone().unwrap());
+                let link = hm::Link::new(settings, node(), primary, &state_dir.0, None);
+                link.unwrap().deliver(&stop);
+            }
+            _ => {
+                let settings = config.core.clone().unwrap();
+                let link = core::Link::new(settings, node(), None, &state_dir.0, None);
+                link.unwrap().keep(&feed, &complete, &stop);
+            }
+        });
+        let (mut socket, _) = listener.accept().unwrap();
+        let (request, rest) = head(&mut socket);
+        let key =
+            request.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Key: ")).unwrap();
+        let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+        );
+        socket.write_all(answer.as_bytes()).unwrap();
+        // Whatever happens, the link's thread ends.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            talk(&mut Wire::new(socket, true, rest))
+        }));
+        stop.ring();
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}

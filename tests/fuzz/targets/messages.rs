@@ -1,0 +1,94 @@
+//! One message of a peer, by the first byte: none may panic, errors are one line, and what is accepted is within what the
+//! rest of the agent relies on.
+#![no_main]
+
+use std::net::IpAddr;
+
+use hm_agent::dial::address::{Address, Proxy};
+use hm_agent::limits;
+use hm_agent::proto::monitor::{self, Malformed};
+use hm_agent::proto::{core, hm, probe, usage};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((which, bytes)) = data.split_first() else { return };
+    let text = String::from_utf8_lossy(bytes);
+    match which {
+        b'u' => {
+            if let Err(unknown) = usage::Request::parse(&text) {
+                let message: Value = serde_json::from_str(&unknown.message()).expect("JSON");
+                assert_eq!(message["status"], "error");
+                assert!(unknown.message().len() < 500);
+            }
+        }
+        b'h' => drop(hm::Answer::parse(&text).map(|answer| hm::Code::of(answer.code))),
+        b'c' => {
+            if let Ok(core::Incoming::Execute(order)) = core::Incoming::parse(&text) {
+                let result = core::CommandResult {
+                    command_id: order.command_id.clone(),
+                    exit_code: 0,
+                    execution_time_ms: 0,
+                    stdout: order.text.clone().unwrap_or_default(),
+                    stderr: String::new(),
+                };
+                let envelope = core::Envelope { id: &order.message_id, timestamp: "" };
+                let message = core::command_result(envelope, &result);
+                let message: Value = serde_json::from_str(&message).expect("JSON");
+                assert_eq!(message["data"]["command_id"], order.command_id.as_str());
+                assert_eq!(message["data"]["stdout"], result.stdout.as_str());
+            }
+        }
+        b'm' => monitor_request(&text),
+        b'a' => address(&text),
+        b'p' => {
+            let Ok(line) = serde_json::from_slice::<probe::Line>(bytes) else { return };
+            let written = serde_json::to_string(&line).expect("JSON");
+            let read: probe::Line = serde_json::from_str(&written).expect("what was written");
+            assert_eq!(serde_json::to_string(&read).expect("JSON"), written);
+        }
+        _ => {}
+    }
+});
+
+fn monitor_request(text: &str) {
+    let most = limits::MONITOR_HOSTS;
+    match monitor::Request::parse(text, most) {
+        Err(Malformed(id, why)) => {
+            assert!(why.lines().count() == 1, "{why:?}");
+            let answer: Value =
+                serde_json::from_str(&monitor::answer(&id, Some(&why))).expect("JSON");
+            assert_eq!(answer["error"], why.as_str());
+        }
+        Ok(request) => {
+            assert!(request.hosts.len() <= most && !request.id.is_object());
+            for host in request.hosts {
+                let Ok(wanted) = host else { continue };
+                let target = wanted.target;
+                // They become arguments of ssh.
+                for argument in [&target.user, &target.host] {
+                    assert!(!argument.is_empty() && !argument.starts_with('-'));
+                    let plain = |letter: char| {
+                        letter.is_ascii_graphic() && !"'\"\\$`;|&<>/".contains(letter)
+                    };
+                    assert!(argument.chars().all(plain), "{argument:?}");
+                }
+                assert!(target.port > 0);
+                assert!(wanted.password.is_none_or(|word| !word.contains(['\n', '\0'])));
+                let key = target.key();
+                assert!(key.ends_with(&format!(":{}", target.port)));
+                let _ = target.host.parse::<IpAddr>();
+            }
+        }
+    }
+}
+
+/// What is shown of it leads there too.
+fn address(text: &str) {
+    let Ok(address) = Address::parse(text) else { return };
+    assert!(!address.authority().contains('@'));
+    let shown = Address::parse(&address.shown()).expect("an address");
+    assert_eq!((&shown.host, shown.port), (&address.host, address.port));
+    // The same text names a proxy.
+    let _ = Proxy::for_address(&address, |_| Some(text.replacen("ws", "http", 1)));
+}

@@ -1,0 +1,91 @@
+//! Every parser of `src/parse`, by the first byte. None may panic; what they return keeps its promises.
+#![no_main]
+
+use hm_agent::parse::{self, *};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((which, text)) = data.split_first() else { return };
+    match which {
+        b'a' => drop(amdgpu_ids::parse_name(text, 0x744c, 0xc8)),
+        b'b' => drop(cpuinfo::parse_model(text)),
+        b'c' => drop(df::parse(text)),
+        b'd' => {
+            let disks = diskstats::parse(text).unwrap_or_default();
+            assert!(diskstats::whole_disks(&disks).count() <= disks.len());
+        }
+        b'e' => drop(file_nr::parse(text)),
+        b'f' => drop(ip_address::parse(text)),
+        b'g' => drop(link_speed::parse_generation(text)),
+        b'h' => {
+            if let Ok(load) = loadavg::parse(text) {
+                assert!([load.one, load.five, load.fifteen].iter().all(|load| load.is_finite()));
+            }
+        }
+        b'i' => {
+            if let Ok(info) = meminfo::parse(text) {
+                for watermark in [None, Some(0), Some(4 << 20), Some(u64::MAX)] {
+                    info.available_bytes(watermark);
+                }
+            }
+        }
+        b'j' => drop(mountinfo::parse(text)),
+        b'k' => drop(net_dev::parse(text)),
+        b'l' => {
+            // As JSON they come back as they were.
+            let gpus = nvidia_smi::parse(text);
+            let json = serde_json::to_string(&gpus).unwrap();
+            assert_eq!(serde_json::from_str::<Vec<_>>(&json).ok().as_ref(), Some(&gpus));
+        }
+        b'm' => drop(os_release::parse(text).name_for_people()),
+        b'n' => drop(pid_stat::parse(text)),
+        b'o' => {
+            if let Ok(pressure) = pressure::parse(text) {
+                assert!(pressure.some.avg10_percent.is_finite());
+            }
+        }
+        b'p' => drop(processes::parse(text)),
+        b'q' => {
+            for one in processors::parse(text) {
+                let again = processors::parse(&one.as_lines());
+                assert!(again.len() <= 1, "one becomes several");
+                one.text("model name");
+                one.number("physical id");
+                one.fraction("cpu MHz");
+                one.flag("fpu");
+            }
+            processors::parse_places(text);
+        }
+        b'r' => drop(ras_err_count::parse(text)),
+        b's' => drop(snmp::parse(text)),
+        b't' => drop(stat::parse(text)),
+        b'u' => {
+            assert!(uptime::parse(text).is_ok_and(f64::is_finite) || uptime::parse(text).is_err())
+        }
+        b'v' => drop(vmstat::parse(text)),
+        b'w' => drop(zoneinfo::parse_low_watermark_pages(text)),
+        b'x' => {
+            let line = String::from_utf8_lossy(text);
+            if let Ok(split) = words::split(&line) {
+                assert!(!split.is_empty());
+                // Quoted, each of them is one word again, whatever is in it.
+                let quoted: Vec<String> =
+                    split.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
+                assert_eq!(words::split(&quoted.join(" ")).as_ref(), Ok(&split));
+            }
+        }
+        b'y' => {
+            let read = str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
+            let signed = text.first().is_some_and(|byte| !byte.is_ascii_digit());
+            assert_eq!(decimal(text), read.filter(|_| !signed));
+        }
+        b'z' => {
+            let shown = parse::quote(text);
+            assert!(shown.len() <= 4 * 40 + '…'.len_utf8());
+            assert!(shown.chars().all(|letter| !letter.is_control()));
+            let line = String::from_utf8_lossy(text);
+            assert!(percent_decode(&line).len() <= line.len());
+        }
+        _ => {}
+    }
+});

@@ -1,0 +1,83 @@
+//! Two looks at a machine that prints what it likes: what they mean is within its bounds, and every text that is made of it
+//! is what its readers ask for.
+#![no_main]
+
+use std::time::Duration;
+
+use hm_agent::proto::metrics::{Facts, Format, PortStatus, render};
+use hm_agent::proto::usage::{self, OwnStatus, Primary};
+use hm_agent::snapshot::Snapshot;
+use hm_agent_fuzz::{exposition, machine};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+fuzz_target!(|data: &[u8]| {
+    let looks = machine::looks(data);
+    let machine = machine::machine(&looks[0]);
+    let mut before = None;
+    for look in looks.iter().take(3) {
+        let reading = machine::reading(look);
+        let earlier = before.as_ref().map(|(reading, snapshot)| (reading, snapshot));
+        let snapshot = Snapshot::derive(earlier, &reading);
+        bounds(&snapshot);
+        texts(&machine, &reading, &snapshot);
+        before = Some((reading, snapshot));
+    }
+});
+
+fn bounds(snapshot: &Snapshot) {
+    let percent = |value: f64| assert!((0.0..=100.0).contains(&value), "{value} %");
+    if let Some(cpu) = &snapshot.cpu {
+        percent(cpu.percent);
+        cpu.each_percent.iter().for_each(|(_, value)| percent(*value));
+    }
+    if let Some(memory) = &snapshot.memory {
+        assert!(memory.used_bytes.is_none_or(|used| used <= memory.total_bytes));
+    }
+    for disk in &snapshot.disks {
+        disk.busy_percent.into_iter().for_each(percent);
+        assert!(disk.read_bytes_per_second.is_none_or(|rate| rate >= 0.0 && rate.is_finite()));
+    }
+    for network in snapshot.networks.iter().filter_map(|network| network.receive) {
+        assert!(network.bytes_per_second >= 0.0 && network.bytes_per_second.is_finite());
+    }
+    snapshot.file_systems.iter().filter_map(|one| one.used_percent()).for_each(percent);
+}
+
+fn texts(machine: &usage::Machine, reading: &hm_agent::snapshot::Reading, snapshot: &Snapshot) {
+    let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
+    for primary in [Primary::Index(0), Primary::Aggregate] {
+        for detailed in [false, true] {
+            let info = json(&usage::system_info(machine, snapshot, detailed, 0));
+            assert_eq!(info["type"], "system_info");
+            let update = json(&usage::usage_update(snapshot, primary, detailed));
+            assert_eq!(update["type"], "usage_update");
+        }
+        json(&usage::sample(machine, snapshot, primary));
+        json(&hm_agent::proto::hm::machine_info("", &[], snapshot, primary));
+    }
+    let ports = [PortStatus {
+        name: "usage",
+        connections: 1,
+        accepted: 2,
+        received_bytes: 3,
+        sent_bytes: 4,
+        refused: vec![("busy", 5)],
+    }];
+    let own = OwnStatus { process: None, ports: &ports };
+    json(&usage::whole(machine, reading, snapshot, Primary::Index(0), own));
+    let envelope = hm_agent::proto::core::Envelope { id: "i", timestamp: "t" };
+    json(&hm_agent::proto::core::heartbeat(envelope, "n", snapshot));
+    for format in [Format::Prometheus, Format::OpenMetrics] {
+        let facts = Facts {
+            reading,
+            machine,
+            now: Duration::from_secs(1),
+            interval: Duration::from_secs(5),
+            samples: 1,
+            process: None,
+            ports: &ports,
+        };
+        exposition::check(&render(&facts, format, Vec::new()), format);
+    }
+}
