@@ -1,4 +1,4 @@
-//! What fails on the machine itself: the disk that state is kept on, and the kernel's files.
+//! What fails on the machine itself, or seems to: the disk that state is kept on, the kernel's files, a sandbox.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -183,5 +183,23 @@ fn a_kernel_file_that_makes_no_sense_costs_its_own_values_alone() {
     let (lost, again) =
         (agent.said(" are left out until it can be read"), agent.said(" can be read again"));
     assert_eq!((lost, again), (READ.len(), READ.len()), "{:#?}", agent.log());
+    agent.stop();
+}
+
+/// As systemd's ProtectSystem=strict does it.
+#[test]
+#[ignore = "needs root and unshare"]
+fn a_sandbox_that_is_read_only_is_not_the_machines_disk() {
+    let script = "mount -o bind,remount,ro / && ! touch /hm-agent-test 2>&- && exec \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_hm-agent")]);
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
+    let agent = Agent::spawn(command);
+    agent.wait_log("started");
+    let metrics = agent.http("/metrics", "Connection: close\r\n").1;
+    let root = metrics.lines().find(|line| {
+        line.starts_with("node_filesystem_readonly{") && line.contains("mountpoint=\"/\"")
+    });
+    assert!(root.unwrap().ends_with(" 0"), "{root:?}");
     agent.stop();
 }

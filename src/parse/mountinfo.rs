@@ -23,6 +23,8 @@ pub struct Mount {
     pub source: Vec<u8>,
     /// Mounted read-only, here or as a whole.
     pub read_only: bool,
+    /// Read-only for us alone, perhaps, so that what statvfs says of that counts for nothing. No list says so.
+    pub shielded: bool,
 }
 
 /// Parses `/proc/self/mountinfo`.
@@ -57,6 +59,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
         fs_type: fs_type.to_vec(),
         source: source.first().map(|source| unescape(source)).unwrap_or_default(),
         read_only: is_read_only(options) || is_read_only(super_options),
+        shielded: false,
     })
 }
 

@@ -203,7 +203,7 @@ fn file_system(mount: Mount, size: FsSize) -> FileSystem {
         device: text(mount.source),
         fs_type: text(mount.fs_type),
         // The kernel does the latter itself after an error, and the list of mounts does not change then.
-        read_only: mount.read_only || size.read_only,
+        read_only: mount.read_only || (size.read_only && !mount.shielded),
         total_bytes: size.total_bytes,
         free_bytes: size.free_bytes,
         available_bytes: size.available_bytes,

@@ -87,6 +87,8 @@ pub fn worth_asking(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
     let mut kept: Vec<Mount> = Vec::new();
     for mut mount in mounts {
         mount.mount_point = inside(mount.mount_point, root);
+        // The list is the machine's, and what we see of it is mounted for us, read-only as a rule.
+        mount.shielded = root != Path::new("/");
         kept.retain(|earlier| earlier.mount_point != mount.mount_point);
         if !holds_data(&mount) {
             continue;
@@ -98,6 +100,19 @@ pub fn worth_asking(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
         }
     }
     kept
+}
+
+/// A service manager's sandbox has nearly everything mounted read-only for its service, and so no disk would ever be one
+/// that can fill up: what counts is how process 1 has it mounted.
+pub fn unshield(mounts: &mut [Mount], of_init: &[Mount]) {
+    for mount in mounts.iter_mut().filter(|mount| mount.read_only) {
+        let is_same = |other: &&Mount| {
+            other.device_number == mount.device_number && other.mount_point == mount.mount_point
+        };
+        if of_init.iter().rfind(is_same).is_some_and(|other| !other.read_only) {
+            (mount.read_only, mount.shielded) = (false, true);
+        }
+    }
 }
 
 fn inside(mount_point: Vec<u8>, root: &Path) -> Vec<u8> {
@@ -123,6 +138,20 @@ fn holds_data(mount: &Mount) -> bool {
 mod tests {
     use super::*;
     use crate::parse::mountinfo::parse;
+
+    #[test]
+    fn what_a_sandbox_has_made_read_only_is_not_so_for_the_machine() {
+        let list = |text: &[u8]| worth_asking(parse(text).unwrap(), Path::new("/"));
+        let mut ours = list(
+            b"1 0 8:1 / / ro - ext4 /dev/a rw\n2 1 8:2 / /cd ro - ext4 /dev/b rw\n3 1 8:3 / /z ro - xfs /dev/c rw\n",
+        );
+        let of_init = parse(
+            b"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:2 / /cd ro - ext4 /dev/b rw\n3 1 8:4 / /z rw - xfs /dev/d rw\n",
+        );
+        unshield(&mut ours, &of_init.unwrap());
+        let found: Vec<_> = ours.iter().map(|mount| (mount.read_only, mount.shielded)).collect();
+        assert_eq!(found, [(false, true), (true, false), (true, false)]);
+    }
 
     fn kept(mountinfo: &str) -> Vec<String> {
         kept_below("/", mountinfo)

@@ -13,7 +13,7 @@ use super::disks::Disks;
 use super::files::Files;
 use super::ledger::Ledger;
 use super::machine;
-use super::mounts::worth_asking;
+use super::mounts::{unshield, worth_asking};
 use super::sensors::Sensors;
 use crate::config::Roots;
 use crate::error::Error;
@@ -213,13 +213,22 @@ impl Sampler {
         }
         let root = self.roots.root.clone();
         let watched = self.watch_mounts();
+        let mut changed = false;
         let read = self.of_init(("filesystem", "mountinfo"), "self/mountinfo", |text| {
             if text != mounts.text {
                 mounts.worth_asking = worth_asking(mountinfo::parse(text)?, &root);
                 text.clone_into(&mut mounts.text);
+                changed = true;
             }
             Ok(())
         });
+        if changed && mounts.worth_asking.iter().any(|mount| mount.read_only) {
+            // Where we may not read it, ours is believed.
+            let of_init = self.roots.proc.join("1/mountinfo");
+            if let Ok(of_init) = self.files.parse(&of_init, mountinfo::parse) {
+                unshield(&mut mounts.worth_asking, &of_init);
+            }
+        }
         if read.is_some() {
             self.mounts = Mounts { watched, ..mounts };
         }
