@@ -191,7 +191,7 @@ fn a_kernel_file_that_makes_no_sense_costs_its_own_values_alone() {
 #[ignore = "needs root and unshare"]
 fn a_sandbox_that_is_read_only_is_not_the_machines_disk() {
     let script = "mount -o bind,remount,ro / && ! touch /hm-agent-test 2>&- && exec \"$@\"";
-    let mut command = std::process::Command::new("unshare");
+    let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_hm-agent")]);
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
     let agent = Agent::spawn(command);
