@@ -99,7 +99,8 @@ struct App {
 
 impl App {
     fn od(&self, now: Duration) -> f64 {
-        now.saturating_sub(self.since).as_secs_f64() / self.granted.as_secs_f64()
+        // Whole numbers, for which a float has room here: of seconds, three times as long may be less than three times.
+        now.saturating_sub(self.since).as_nanos() as f64 / self.granted.as_nanos() as f64
     }
 
     /// When it next becomes later than it is known to be.

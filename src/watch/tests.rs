@@ -232,3 +232,15 @@ fn a_host_in_maintenance_was_forgotten_with_as_many_applications_as_there_is_roo
     assert_eq!(restored.maintenance(None, at(30.0)), Some(ms(30_000)));
     assert_eq!(restored.ids(at(30.0)), ["demo"], "it would be dropped otherwise");
 }
+
+#[test]
+fn at_the_very_deadline_it_was_told_to_be_in_time_and_looked_at_again_at_once() {
+    // 5.997 / 1.999 is less than 3 as floating numbers go.
+    let mut watch = Watch::new(10);
+    watch.beat("demo", ms(999), at(0.0)).unwrap();
+    let now = at(0.0) + ms(5997);
+    assert_eq!(watch.next_deadline(), Some(now));
+    watch.advance(now);
+    assert_eq!(told(&mut watch), [demo(Lateness::Warning)]);
+    assert!(watch.next_deadline() > Some(now));
+}
