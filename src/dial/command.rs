@@ -59,6 +59,12 @@ fn watch(mut child: Child, timeout: Duration, stop: &Stop, result: &mut CommandR
             deadline = Instant::now() + 2 * limits::INTERRUPTED_GRACE;
         }
         let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() && asked {
+            // The agent has no more time. Its warden has, goes on without it, and leaves nobody behind; killed, it would
+            // leave all. Should it have been stopped, it goes on now.
+            process::signal(child.id(), libc::SIGCONT);
+            break;
+        }
         if left.is_zero() {
             process::kill_group(child.id());
             break;
@@ -67,18 +73,18 @@ fn watch(mut child: Child, timeout: Duration, stop: &Stop, result: &mut CommandR
         out.read();
         err.read();
     }
-    let status = child.wait();
-    result.exit_code = match status {
-        Ok(status) => status.code().or(status.signal().map(|signal| 128 + signal)),
-        Err(_) => None,
-    }
-    .unwrap_or(exit::NOT_RUN);
     (result.stdout, result.stderr) = (out.seen.text(), err.seen.text());
     if asked {
         result.exit_code = exit::INTERRUPTED;
         end_line(&mut result.stderr);
         result.stderr += "hm-agent: interrupted: the agent was stopped\n";
+        return;
     }
+    result.exit_code = match child.wait() {
+        Ok(status) => status.code().or(status.signal().map(|signal| 128 + signal)),
+        Err(_) => None,
+    }
+    .unwrap_or(exit::NOT_RUN);
 }
 
 fn wait(out: &Pipe<ChildStdout>, err: &Pipe<ChildStderr>, stop: Option<&Stop>, left: Duration) {
