@@ -45,8 +45,15 @@ impl Authority {
             params.not_after = date_time_ymd(2020, 1, 1);
         }
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        let chain = vec![CertificateDer::from(certificate.der().to_vec())];
+        // The authority that is known has not signed it, but one that has.
+        let mut between = CertificateParams::default();
+        between.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        between.distinguished_name.push(rcgen::DnType::CommonName, "between");
+        let between =
+            CertifiedIssuer::signed_by(between, KeyPair::generate().unwrap(), &self.0).unwrap();
+        let certificate = params.signed_by(&key, &between).unwrap();
+        let chain = [certificate.der(), between.der()];
+        let chain = chain.map(|each| CertificateDer::from(each.to_vec())).to_vec();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ServerConfig::builder_with_provider(provider)

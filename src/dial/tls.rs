@@ -7,8 +7,8 @@ mod verifier;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::{ClientConfig, RootCertStore};
 
 use verifier::Verifier;
@@ -25,7 +25,7 @@ const SYSTEM: [&str; 5] = [
 /// What clients need. The error says which file is at fault.
 pub fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     // They are read for each handshake; this is to know now whether they can be.
-    let trusted = roots(ca_file)?;
+    let trusted = roots(ca_file, &[])?;
     match trusted.system {
         Ok(Some((count, path))) => {
             log::debug!("{count} certificate authorities from {}", path.display());
@@ -50,31 +50,45 @@ struct Roots {
     system: Result<Option<(usize, PathBuf)>, String>,
 }
 
-/// Reads the files. The error is of `tls.ca_file`, which must be good; a system's damaged file is as good as none.
-fn roots(ca_file: Option<&Path>) -> Result<Roots, String> {
-    let mut store = RootCertStore::empty();
+/// Reads the files, and keeps of the authorities in them only those with one of these names, as certificates have them: a
+/// hundred and fifty that nobody asks for would take 0.3 MB. The error is of `tls.ca_file`, which must be good; a system's
+/// damaged file is as good as none.
+fn roots(ca_file: Option<&Path>, names: &[&[u8]]) -> Result<Roots, String> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let path = named.into_iter().chain(SYSTEM.map(PathBuf::from)).find(|path| path.exists());
-    let system = path.map(|path| Ok((add(&mut store, &path)?, path))).transpose();
-    if store.is_empty() {
-        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
+    let system = path.map(|path| Ok((read(&path, names)?, path))).transpose();
+    let (mut anchors, system) = match system {
+        Ok(Some(((found, anchors), path))) if found > 0 => (anchors, Ok(Some((found, path)))),
+        other => {
+            let built_in = webpki_roots::TLS_SERVER_ROOTS.iter();
+            let wanted = built_in.filter(|anchor| names.contains(&&*anchor.subject));
+            (wanted.cloned().collect(), other.map(|_| None))
+        }
+    };
     if let Some(path) = ca_file {
-        match add(&mut store, path) {
-            Ok(0) => return Err(format!("tls.ca_file: {} holds no certificate", path.display())),
-            Ok(_) => {}
+        match read(path, names) {
+            Ok((0, _)) => {
+                return Err(format!("tls.ca_file: {} holds no certificate", path.display()));
+            }
+            Ok((_, more)) => anchors.extend(more),
             Err(why) => return Err(format!("tls.ca_file: {why}")),
         }
     }
-    Ok(Roots { store, system })
+    Ok(Roots { store: RootCertStore { roots: anchors }, system })
 }
 
-fn add(roots: &mut RootCertStore, path: &Path) -> Result<usize, String> {
+/// How many authorities a file has, and those with one of these names.
+fn read(path: &Path, names: &[&[u8]]) -> Result<(usize, Vec<TrustAnchor<'static>>), String> {
     let wrong = |error| format!("{}: {error}", path.display());
-    let certificates: Vec<CertificateDer<'_>> = CertificateDer::pem_file_iter(path)
-        .map_err(wrong)?
-        .collect::<Result<_, _>>()
-        .map_err(wrong)?;
-    // Bundles hold a few that are too old to be understood; the others are good.
-    Ok(roots.add_parsable_certificates(certificates).0)
+    let (mut found, mut wanted) = (0, Vec::new());
+    for certificate in CertificateDer::pem_file_iter(path).map_err(wrong)? {
+        let certificate = certificate.map_err(wrong)?;
+        // Bundles hold a few that are too old to be understood; the others are good.
+        let Ok(anchor) = webpki::anchor_from_trusted_cert(&certificate) else { continue };
+        found += 1;
+        if names.contains(&&*anchor.subject) {
+            wanted.push(anchor.to_owned());
+        }
+    }
+    Ok((found, wanted))
 }

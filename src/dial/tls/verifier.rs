@@ -9,6 +9,7 @@ use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use webpki::EndEntityCert;
 
 use super::provider::SIGNATURES;
 
@@ -29,7 +30,13 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        let roots = super::roots(self.ca_file.as_deref()).map_err(Error::General)?.store;
+        // An authority is looked for by name, wherever a chain of these certificates may end.
+        let chain: Vec<_> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .filter_map(|each| EndEntityCert::try_from(each).ok())
+            .collect();
+        let names: Vec<&[u8]> = chain.iter().map(|each| each.issuer()).collect();
+        let roots = super::roots(self.ca_file.as_deref(), &names).map_err(Error::General)?.store;
         verify_server_cert_signed_by_trust_anchor(
             &certificate,
             &roots,
