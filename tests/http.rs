@@ -166,3 +166,21 @@ fn an_address_has_its_own_limit_and_a_trusted_proxy_speaks_for_others() {
     assert_eq!(strict.http("/usage", "X-Forwarded-For: 192.0.2.2\r\n").0, 503);
     strict.stop();
 }
+
+#[test]
+fn snapshot_is_one_object_with_everything() {
+    let agent = Agent::start(&[]);
+    let (status, answer) = agent.http("/snapshot", "Connection: close\r\n");
+    assert_eq!(status, 200);
+    assert!(answer.contains("\r\nContent-Type: application/json\r\n"), "{answer}");
+    let found: serde_json::Value =
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(found["type"], "snapshot");
+    assert_eq!(found["machine"]["agent"], env!("CARGO_PKG_VERSION"));
+    assert!(found["memory_bytes"]["MemTotal"].as_u64().unwrap() > 0);
+    assert!(found["process"]["resident_bytes"].as_u64().unwrap() > 100_000);
+    assert!(found["sources"][0]["success"].as_bool().unwrap());
+    assert_eq!(found["ports"][0]["name"], "usage");
+    assert!(found["cpu_percent"].is_number() && found["gpus"].is_array());
+    agent.stop();
+}
