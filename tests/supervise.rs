@@ -79,7 +79,7 @@ fn a_dead_agent_is_started_again_later_each_time() {
     {
         let (agent, start) = (supervisor.agent(), Instant::now());
         signal(agent, how);
-        wait_until("its end", || (!post.is_served()).then_some(()));
+        wait_until("its end", || (!is_there(agent)).then_some(()));
         wait_until("the next one", || post.is_served().then_some(()));
         let took = start.elapsed();
         assert!(took >= Duration::from_secs(seconds), "after {took:?}");

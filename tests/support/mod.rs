@@ -20,7 +20,7 @@ pub mod updates;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -282,6 +282,16 @@ impl Client {
         );
         self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
     }
+}
+
+/// A port that is free and stays so when it is not listened to for a while: it is none of those that the kernel gives to
+/// whoever asks for any, and other test processes begin elsewhere.
+pub fn lasting_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 1_000) as u16 * 20;
+    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed));
+    ports.find(is_free).unwrap()
 }
 
 /// Tries again until something is there, at most for the usual patience.

@@ -1,6 +1,6 @@
 //! nginx, in front of something.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command};
 
 use super::{Scratch, wait_until};
@@ -29,8 +29,8 @@ impl Nginx {
     /// Listens on 127.0.0.1, with `listen` after the port (e.g. `ssl`) and `server` in the server's block.
     pub fn start(listen: &str, server: &str) -> Self {
         let scratch = Scratch::new("nginx");
-        // A port that was free a moment ago: nginx cannot choose one itself.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // nginx cannot choose one itself.
+        let port = super::lasting_port();
         let dir = scratch.0.display();
         let config = format!(
             "daemon off; pid {dir}/pid; error_log stderr warn;

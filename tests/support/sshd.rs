@@ -2,7 +2,6 @@
 //! it. Wants root.
 
 use std::io::Write;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -94,7 +93,7 @@ impl Sshd {
         while sshd.child.is_none() {
             tries += 1;
             assert!(tries < 10, "sshd does not start: {}", sshd.log());
-            sshd.port = free_port();
+            sshd.port = super::lasting_port();
             sshd.configure(address);
             sshd.run();
         }
@@ -221,10 +220,6 @@ fn hash(password: &str) -> String {
     writeln!(child.stdin.take().unwrap(), "{password}").unwrap();
     let output = child.wait_with_output().unwrap();
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub fn sh(line: &str) -> bool {

@@ -1,6 +1,6 @@
 //! An agent under its supervisor, as on a machine without a service manager.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ pub struct Post {
 
 impl Post {
     pub fn new(name: &str) -> Self {
-        // Free just now: the same one after every restart.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // The same one after every restart.
+        let address = SocketAddr::from(([127, 0, 0, 1], super::lasting_port()));
         Self { scratch: Scratch::new(name), address, wrapper: Vec::new() }
     }
 
