@@ -19,7 +19,9 @@ cp -R "$here" "$root/tests"
 cp -R "$pkg" "$root/pkg"
 mkdir -p "$root/opt/fake"
 # With the Zig of packaging/build-static, for the glibc of any root.
-if command -v zig >/dev/null; then zig=(zig); else zig=("$here/../../target/zig-venv/bin/python" -m ziglang); fi
+zig=(python3 -m ziglang)
+own="$here/../../target/zig-venv/bin/python"
+if command -v zig >/dev/null; then zig=(zig); elif [ -x "$own" ]; then zig=("$own" -m ziglang); fi
 "${zig[@]}" cc -target x86_64-linux-gnu.2.17 -shared -fPIC -O1 -pthread -Wl,-z,nodelete -Wl,--no-gc-sections \
     -o "$root/opt/fake/libnvidia-ml.so.1" "$here"/../fake-nvml/*.c
 cat >"$root/etc/systemd/system/proof.service" <<'UNIT'
