@@ -239,7 +239,7 @@ impl Shared {
             let next = last + config.interval;
             let ask_at = next.checked_sub(self.gpus.lead(&config)).unwrap_or(now);
             if now >= next {
-                self.feed.publish(self.read(&mut sampler, &config));
+                self.feed.publish(self.read(&mut sampler, &config), config.gpu.primary);
                 last = latest_tick(next, now, config.interval);
                 (warm_up, asked) = (None, false);
                 if now >= tidy {

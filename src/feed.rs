@@ -41,8 +41,12 @@ impl Sample {
 
     /// `usage_update` as a frame, showing the GPU that `primary` names when the message is made.
     pub fn update_frame(&self, primary: impl FnOnce() -> usage::Primary, detailed: bool) -> &[u8] {
-        let once = if detailed { &self.detailed } else { &self.plain };
-        once.get_or_init(|| frame::text(&usage::usage_update(&self.snapshot, primary(), detailed)))
+        let make = || frame::text(&usage::usage_update(&self.snapshot, primary(), detailed));
+        self.update(detailed).get_or_init(make)
+    }
+
+    fn update(&self, detailed: bool) -> &OnceLock<Box<[u8]>> {
+        if detailed { &self.detailed } else { &self.plain }
     }
 }
 
@@ -70,20 +74,28 @@ impl Feed {
         self.bells[usize::from(tick % 2 == 1)].as_fd()
     }
 
-    /// A new tick: everybody is woken.
-    pub fn publish(&self, reading: Reading) {
+    /// A new tick: everybody is woken. What they had of the tick before is made of this one first: of thousands, all would
+    /// wait for the one that makes it, whose stack is small.
+    pub fn publish(&self, reading: Reading, primary: usage::Primary) {
         let before = self.current();
         let tick = before.tick + 1;
         // Nobody waits for this bell now: it rang a whole tick ago.
         self.bells[usize::from(tick % 2 == 1)].clear();
-        self.replace(&before, tick, reading);
+        let next = successor(&before, tick, reading);
+        for detailed in [false, true] {
+            if before.update(detailed).get().is_some() {
+                next.update_frame(|| primary, detailed);
+            }
+        }
+        *lock(&self.current) = next;
         self.bells[usize::from(before.tick % 2 == 1)].ring();
     }
 
     /// A better reading of the same tick: for those who come from now on.
     pub fn refine(&self, reading: Reading) {
         let before = self.current();
-        self.replace(&before, before.tick, reading);
+        let next = successor(&before, before.tick, reading);
+        *lock(&self.current) = next;
     }
 
     /// The same sample with what is now known of the GPUs.
@@ -98,11 +110,11 @@ impl Feed {
     pub fn close(&self) {
         self.bells.iter().for_each(Event::ring);
     }
+}
 
-    fn replace(&self, before: &Sample, tick: u64, reading: Reading) {
-        let snapshot = Snapshot::derive(Some((&before.reading, &before.snapshot)), &reading);
-        *lock(&self.current) = sample(tick, Instant::now(), reading, snapshot);
-    }
+fn successor(before: &Sample, tick: u64, reading: Reading) -> Arc<Sample> {
+    let snapshot = Snapshot::derive(Some((&before.reading, &before.snapshot)), &reading);
+    sample(tick, Instant::now(), reading, snapshot)
 }
 
 fn sample(tick: u64, at: Instant, reading: Reading, snapshot: Snapshot) -> Arc<Sample> {
@@ -114,6 +126,8 @@ fn sample(tick: u64, at: Instant, reading: Reading, snapshot: Snapshot) -> Arc<S
 mod tests {
     use super::*;
     use crate::sys::wait_readable;
+
+    const PRIMARY: usage::Primary = usage::Primary::Index(0);
 
     fn rung(feed: &Feed, tick: u64) -> bool {
         wait_readable([feed.bell(tick)], Some(Duration::ZERO)) == [true]
@@ -127,7 +141,7 @@ mod tests {
         assert!(!rung(&feed, 0), "the same tick wakes nobody");
         for tick in 0..5 {
             assert_eq!(feed.current().tick(), tick);
-            feed.publish(Reading::default());
+            feed.publish(Reading::default(), PRIMARY);
             assert!(rung(&feed, tick));
             assert!(!rung(&feed, tick + 1));
         }
@@ -139,11 +153,22 @@ mod tests {
     fn a_message_is_made_once() {
         let feed = Feed::new(Reading::default()).expect("a feed");
         let sample = feed.current();
-        let primary = || usage::Primary::Index(0);
+        let primary = || PRIMARY;
         assert!(std::ptr::eq(
             sample.update_frame(primary, false),
             sample.update_frame(primary, false)
         ));
         assert_ne!(sample.update_frame(primary, false), sample.update_frame(primary, true));
+    }
+
+    #[test]
+    fn a_message_that_somebody_had_is_made_ahead() {
+        let feed = Feed::new(Reading::default()).expect("a feed");
+        let made = || [false, true].map(|each| feed.current().update(each).get().is_some());
+        feed.publish(Reading::default(), PRIMARY);
+        assert_eq!(made(), [false, false], "nobody asks");
+        feed.current().update_frame(|| PRIMARY, true);
+        feed.publish(Reading::default(), PRIMARY);
+        assert_eq!(made(), [false, true]);
     }
 }

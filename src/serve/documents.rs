@@ -146,7 +146,8 @@ impl Spare {
 }
 
 impl<'a> Documents<'a> {
-    /// The answer to a request for it.
+    /// The answer to a request for it. What it needs of the stack is not that of a subscriber.
+    #[inline(never)]
     pub fn answer(&'a self, document: Document, head: &Head<'_>) -> Result<Answer<'a>, Refusal> {
         let spare = &self.spare;
         let mut bytes = spare.take();

@@ -38,6 +38,7 @@ impl Unread {
     }
 
     /// Reads until a whole head is there, and lets `then` have it.
+    #[inline(never)]
     pub fn next<R>(
         &mut self,
         stream: &mut Stream<'_>,
@@ -78,6 +79,7 @@ impl Unread {
         self.bytes.get(length..).unwrap_or_default().to_vec()
     }
 
+    #[inline(never)]
     fn read_more(&mut self, stream: &mut Stream<'_>) -> Result<(), End> {
         let filled = self.bytes.len();
         if filled >= limits::HEAD_BYTES {
@@ -106,6 +108,7 @@ impl Unread {
         }
     }
 
+    #[inline(never)]
     fn skip(&mut self, stream: &mut Stream<'_>, length: usize) -> Result<(), End> {
         let mut missing = length.saturating_sub(self.bytes.len());
         self.bytes.drain(..length.min(self.bytes.len()));

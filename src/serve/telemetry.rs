@@ -69,6 +69,8 @@ impl Telemetry<'_> {
         }
     }
 
+    // None of these is part of another: of the stack, what one of them needs is touched for as long as the thread lives.
+    #[inline(never)]
     fn step(
         &self,
         stream: &mut Stream<'_>,
@@ -92,6 +94,7 @@ impl Telemetry<'_> {
     }
 
     /// What a request gets.
+    #[inline(never)]
     fn find(&self, head: &Head<'_>, guest: &mut Guest<'_>) -> Result<Found<'_>, Refusal> {
         let config = self.documents.settings.get();
         claim(head, guest, &config.usage)?;
@@ -120,6 +123,7 @@ impl Telemetry<'_> {
         self.documents.answer(document, head).map(Found::Answer)
     }
 
+    #[inline(never)]
     fn converse(&self, stream: Stream<'_>, guest: &Guest<'_>, key: &str, early: Vec<u8>) {
         let peer = guest.peer;
         match websocket::accept(stream, key, early, limits::CLIENT_MESSAGE_BYTES) {
@@ -135,6 +139,7 @@ impl Telemetry<'_> {
         }
     }
 
+    #[inline(never)]
     fn refuse(&self, stream: Stream<'_>, guest: &Guest<'_>, refusal: &Refusal, method: &str) {
         let peer = guest.peer;
         guest.counters.answered(refusal.status);
