@@ -22,6 +22,7 @@ use crate::notify::Notifier;
 use crate::proto::usage::Machine;
 use crate::serve::counters::Counters;
 use crate::serve::documents::{Documents, Scrapes, Spare};
+use crate::serve::fan::Fan;
 use crate::serve::heartbeat::Heartbeat;
 use crate::serve::listener::{Admission, Port};
 use crate::serve::monitor::Monitor;
@@ -59,6 +60,8 @@ struct Shared {
     sampling: Arc<Vital>,
     /// What came and went through each port that is on.
     ports: Vec<(&'static str, Arc<Counters>)>,
+    /// If the telemetry port is on.
+    fan: Option<Fan>,
     /// If its port is on.
     watchdog: Option<Watchdog>,
     /// If there is a hub.
@@ -131,6 +134,11 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         None => None,
     };
     vitals.extend(watchdog.iter().map(Watchdog::vital));
+    let fan = match usage {
+        Some(_) => Some(Fan::new().map_err(events)?),
+        None => None,
+    };
+    vitals.extend(fan.iter().map(Fan::vital));
     let hm = match &config.hm {
         Some(settings) => {
             let node_id = machine::node_id(config.node_id.as_deref(), &config.roots);
@@ -161,6 +169,7 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
         vitals,
         sampling,
         ports,
+        fan,
         watchdog,
         hm,
         core,
@@ -290,8 +299,9 @@ impl Shared {
     }
 
     fn serve_telemetry(&self, port: &Port) -> Result<(), Error> {
-        let source =
-            usage::Source { feed: &self.feed, machine: &self.machine, settings: &self.settings };
+        let Some(fan) = &self.fan else { return Ok(()) };
+        let (feed, machine, settings) = (&self.feed, &self.machine, &self.settings);
+        let source = usage::Source { feed, fan, machine, settings };
         let documents = Documents {
             feed: &self.feed,
             machine: &self.machine,
@@ -303,8 +313,14 @@ impl Shared {
             spare: Spare::default(),
         };
         let telemetry = Telemetry { usage: source, documents, log: PeerLog::new() };
-        port.run(&self.stop, &self.settings, telemetry_admission, |stream, guest| {
-            telemetry.serve(stream, guest);
+        let counters = port.counters();
+        sys::crew(|crew| {
+            let hand_out = || fan.run(feed, settings, &counters.traffic, &self.stop);
+            let started = crew.start(c"fan", limits::SERVICE_STACK_BYTES, hand_out);
+            started.map_err(|error| Error::system("start the thread fan", error))?;
+            port.run(&self.stop, &self.settings, telemetry_admission, |stream, guest| {
+                telemetry.serve(stream, guest);
+            })
         })
     }
 

@@ -103,6 +103,8 @@ pub const UNCONFIRMED: Duration = Duration::from_secs(30);
 pub const WEBSOCKET_READ_BUFFER_BYTES: usize = 256;
 /// A client's message larger than this closes the connection (1009).
 pub const CLIENT_MESSAGE_BYTES: usize = 4 << 10;
+/// The fan takes so many subscribers at a time from the list of all, which is locked meanwhile.
+pub const FAN_LINES: usize = 64;
 /// A connection without a subscription after this is closed (1008).
 pub const SUBSCRIBE: Duration = Duration::from_secs(30);
 /// Requests of one client: so many at once, then one a second, then it is closed (1008). Each may cost a

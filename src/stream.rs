@@ -4,6 +4,7 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,11 @@ impl Traffic {
         self.received.load(Relaxed)
     }
 
+    /// So many bytes went otherwise than through a [`Stream`].
+    pub fn add_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Relaxed);
+    }
+
     /// Bytes that went.
     pub fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
@@ -32,7 +38,7 @@ impl Traffic {
 
 /// A connection to a client, or to a server.
 pub struct Stream<'a> {
-    socket: TcpStream,
+    socket: Arc<TcpStream>,
     stop: &'a Stop,
     write_by: Instant,
     last_words: bool,
@@ -44,13 +50,18 @@ impl<'a> Stream<'a> {
     pub fn new(socket: TcpStream, stop: &'a Stop) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let write_by = Instant::now() + limits::WRITE;
-        Ok(Self { socket, stop, write_by, last_words: false, traffic: None })
+        Ok(Self { socket: Arc::new(socket), stop, write_by, last_words: false, traffic: None })
     }
 
     /// Its bytes are counted from now on.
     pub fn counted(mut self, traffic: &'a Traffic) -> Self {
         self.traffic = Some(traffic);
         self
+    }
+
+    /// The socket, for somebody else who writes there in turn with this one.
+    pub fn socket(&self) -> Arc<TcpStream> {
+        self.socket.clone()
     }
 
     /// This end's address.
@@ -135,7 +146,7 @@ impl AsFd for Stream<'_> {
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.socket.read(buffer);
+        let read = (&*self.socket).read(buffer);
         if let (Ok(read), Some(traffic)) = (&read, self.traffic) {
             traffic.received.fetch_add(*read as u64, Relaxed);
         }
@@ -146,7 +157,7 @@ impl Read for Stream<'_> {
 impl Write for Stream<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match self.socket.write(bytes) {
+            match (&*self.socket).write(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 written => {
                     if let (Ok(written), Some(traffic)) = (&written, self.traffic) {

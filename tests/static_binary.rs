@@ -16,6 +16,8 @@ use support::{Agent, Scratch, at_best, wait_until};
 
 const BUDGET_BYTES: u64 = 2_500_000;
 const BUDGET_IDLE_KB: u64 = 2048;
+const BUDGET_SUBSCRIBER_BYTES: u64 = 14_000;
+const SUBSCRIBERS: u64 = 300;
 /// Of it, a megabyte is the program's file, which the agent has in memory as well.
 const BUDGET_SUPERVISOR_KB: u64 = 1536;
 const BUDGET_START: Duration = Duration::from_millis(50);
@@ -143,6 +145,30 @@ fn with_every_service_on_it_idles_in_two_megabytes() {
     let idle = agent.status("VmRSS");
     println!("{idle} kB");
     assert!(idle <= BUDGET_IDLE_KB, "{idle} kB");
+    agent.stop();
+}
+
+#[test]
+#[ignore = "builds a release"]
+fn a_subscriber_takes_little_memory() {
+    let mut command = Command::new(built());
+    for setting in [
+        "usage.listen=127.0.0.1:0",
+        "interval=1",
+        "usage.max_connections_per_ip=0",
+        "heartbeat.enabled=false",
+    ] {
+        command.args(["-s", setting]);
+    }
+    let agent = Agent::spawn(command);
+    let mut clients: Vec<_> = (0..20).map(|_| agent.subscribe()).collect();
+    let before = agent.status("RssAnon");
+    clients.extend((0..SUBSCRIBERS).map(|_| agent.subscribe()));
+    // Each has had some updates, of which one thread or another has made or sent one.
+    (0..3).for_each(|_| clients.iter_mut().for_each(|client| drop(client.json())));
+    let each = (agent.status("RssAnon") - before) * 1024 / SUBSCRIBERS;
+    println!("{each} bytes");
+    assert!(each <= BUDGET_SUBSCRIBER_BYTES, "{each} bytes");
     agent.stop();
 }
 

@@ -5,6 +5,7 @@ pub mod client_address;
 pub mod counters;
 pub mod documents;
 pub mod exchange;
+pub mod fan;
 pub mod heartbeat;
 pub mod http;
 pub mod listener;

@@ -1,7 +1,7 @@
 //! The conversation on `/usage`: a dashboard subscribes, and gets every sample from then on.
 //!
-//! Runs in the connection's thread. It sleeps in one poll(2) until the client speaks or the next sample
-//! is there; an update costs that wake-up and one send of bytes that all subscribers share.
+//! Runs in the connection's thread. It sleeps in one poll(2) until the client speaks; meanwhile the [fan](super::fan) sends
+//! the updates, bytes that all subscribers share.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
@@ -14,6 +14,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, Message, WebSocket};
 
+use super::fan::{Fan, Lent, Subscription};
 use crate::config::Current;
 use crate::error::reason;
 use crate::feed::{Feed, Sample};
@@ -29,6 +30,8 @@ use crate::sys;
 pub struct Source<'a> {
     /// The samples.
     pub feed: &'a Feed,
+    /// Who sends them while this thread sleeps.
+    pub fan: &'a Fan,
     /// What does not change.
     pub machine: &'a Machine,
     /// The settings in force.
@@ -98,6 +101,7 @@ impl Source<'_> {
             source: self,
             socket,
             subscription: None,
+            lent: None,
             subscribe_by: Some(Instant::now() + limits::SUBSCRIBE),
             subscriptions: Bucket::new(limits::SUBSCRIPTIONS),
             error_answers: Bucket::new(limits::ERROR_ANSWERS),
@@ -121,17 +125,12 @@ struct Conversation<'a, 'b> {
     source: &'a Source<'a>,
     socket: WebSocket<Stream<'b>>,
     subscription: Option<Subscription>,
+    /// Its socket, since it subscribed first.
+    lent: Option<Lent<'a>>,
     /// Until when a client that has never subscribed must do so.
     subscribe_by: Option<Instant>,
     subscriptions: Bucket,
     error_answers: Bucket,
-}
-
-#[derive(Clone, Copy)]
-struct Subscription {
-    detailed: bool,
-    /// The tick whose update was sent last.
-    sent: u64,
 }
 
 impl Conversation<'_, '_> {
@@ -141,37 +140,57 @@ impl Conversation<'_, '_> {
             if self.socket.get_ref().stopping() {
                 return Err(End::Closed(CloseCode::Away, "the agent is stopping"));
             }
-            let (tick, sent) = self.send_update()?;
-            if sent {
+            if self.send_update()? {
                 // That may have taken a while, and the next sample may be there already.
                 continue;
             }
-            if readable {
-                readable = self.read_one()?;
-                continue;
-            }
-            let left = self.time_left()?;
-            let stream = self.socket.get_ref().as_fd();
-            [readable, _] = sys::wait_readable([stream, self.source.feed.bell(tick)], left);
+            readable = if readable { self.read_one()? } else { self.sleep()? };
         }
     }
 
-    /// Sends the current sample to a subscriber who does not have it yet. Returns its tick, and whether it
-    /// was sent.
-    fn send_update(&mut self) -> Result<(u64, bool), End> {
+    /// Sends the current sample to a subscriber who does not have it yet. Says whether it did.
+    fn send_update(&mut self) -> Result<bool, End> {
+        let Some(subscription) = &mut self.subscription else { return Ok(false) };
         let sample = self.source.feed.current();
-        let mut sent = false;
-        if let Some(subscription) = &mut self.subscription
-            && subscription.sent != sample.tick()
-        {
-            subscription.sent = sample.tick();
-            let update = self.source.update_frame(&sample, subscription.detailed);
-            // Past tungstenite, which would copy it for everybody: it has nothing to send now, because
-            // every write below it is complete or ends the conversation.
-            write(self.socket.get_mut(), update)?;
-            sent = true;
+        if subscription.sent == sample.tick() {
+            return Ok(false);
         }
-        Ok((sample.tick(), sent))
+        subscription.sent = sample.tick();
+        let update = self.source.update_frame(&sample, subscription.detailed);
+        // Past tungstenite, which would copy it for everybody: it has nothing to send now, because
+        // every write below it is complete or ends the conversation.
+        write(self.socket.get_mut(), update)?;
+        Ok(true)
+    }
+
+    /// Waits until the client speaks, or the fan needs this thread, or the agent stops. Says whether the client did.
+    fn sleep(&mut self) -> Result<bool, End> {
+        let left = self.time_left()?;
+        let rung = self.source.fan.rung();
+        let lent = self.lent.as_ref().zip(self.subscription);
+        if let Some((lent, subscription)) = lent {
+            lent.sleep(subscription);
+        }
+        // A sample that came before that was not the fan's to send, and who was woken before that must not sleep.
+        let current = self.source.feed.current().tick();
+        let missed = lent.is_some_and(|(_, subscription)| subscription.sent != current);
+        let stream = self.socket.get_ref();
+        let readable = if missed || stream.stopping() || self.source.fan.rung() != rung {
+            false
+        } else {
+            let bell = self.source.fan.bell(rung);
+            let [readable, _] = sys::wait_readable([stream.as_fd(), bell], left);
+            readable
+        };
+        if let Some((lent, _)) = lent {
+            let (subscription, owed) = lent.wake();
+            self.subscription = subscription;
+            if let Some(owed) = owed {
+                let rest = owed.bytes(|| self.source.settings.get().gpu.primary);
+                write(self.socket.get_mut(), rest)?;
+            }
+        }
+        Ok(readable)
     }
 
     fn time_left(&self) -> Result<Option<std::time::Duration>, End> {
@@ -230,6 +249,8 @@ impl Conversation<'_, '_> {
         let machine = self.source.machine;
         let info = usage::system_info(machine, &sample.snapshot, detailed, unix_seconds());
         self.subscription = Some(Subscription { detailed, sent: sample.tick() });
+        let (fan, socket) = (self.source.fan, self.socket.get_ref().socket());
+        self.lent.get_or_insert_with(|| fan.lend(socket));
         let mut bytes = [frame::text(SUBSCRIBED), frame::text(&info)].concat();
         bytes.extend(self.source.update_frame(sample, detailed));
         Ok(write(self.socket.get_mut(), &bytes)?)

@@ -10,6 +10,7 @@ use hm_agent::config::{Config, Current, Settings, Sources};
 use hm_agent::feed::Feed;
 use hm_agent::logger::PeerLog;
 use hm_agent::proto::usage::Machine;
+use hm_agent::serve::fan::Fan;
 use hm_agent::serve::counters::Counters;
 use hm_agent::serve::documents::Documents;
 use hm_agent::serve::heartbeat::Heartbeat;
@@ -26,6 +27,7 @@ use hm_agent::watchdog::Watchdog;
 /// What outlives a connection.
 pub struct Stage {
     pub feed: Feed,
+    pub fan: Fan,
     pub machine: Machine,
     pub settings: Current,
     complete: Event,
@@ -43,6 +45,7 @@ fn stage(overrides: &[(&str, &str)]) -> Stage {
     complete.ring();
     Stage {
         feed: Feed::new(Reading::default()).expect("a feed"),
+        fan: Fan::new().expect("a fan"),
         machine: Machine::default(),
         settings: Current::new(Config::new(&settings).expect("settings")),
         complete,
@@ -105,7 +108,7 @@ impl Stage {
 
     /// What subscribers see.
     pub fn usage(&'static self) -> usage::Source<'static> {
-        usage::Source { feed: &self.feed, machine: &self.machine, settings: &self.settings }
+        usage::Source { feed: &self.feed, fan: &self.fan, machine: &self.machine, settings: &self.settings }
     }
 
     /// The port of heartbeats, with a table of its own.
