@@ -2,6 +2,7 @@
 
 use log::Level;
 
+use super::browsers;
 use super::client_address;
 use super::documents::{Answer, Document, Documents};
 use super::exchange::{End, Unread};
@@ -115,6 +116,10 @@ impl Telemetry<'_> {
         }
         if !document.is_open() {
             check_token(head, config.usage.token.as_ref())?;
+            // Who has the token is not asked for anything else.
+            if config.usage.token.is_none() {
+                browsers::check(head, &config.usage.allowed_origins)?;
+            }
             self.documents.wait_until_complete();
         }
         self.documents.answer(document, head).map(Found::Answer)
