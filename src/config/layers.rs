@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::sources::{ENVIRONMENT_PREFIX, Origin, Sources, default_file};
 use super::table::{self, ROWS, Row, TakesEffect};
-use super::value::{Kind, Value};
+use super::value::{Kind, Value, without_secrets};
 use crate::error::{Error, reason};
 use crate::limits;
 use crate::parse::quote;
@@ -112,6 +112,9 @@ impl Settings {
             let line = match (value, &row.kind) {
                 (Value::Unset, _) => format!("# {} is not set", row.key),
                 (_, Kind::Secret) => format!("# {} is set and not shown", row.key),
+                (Value::Text(url), Kind::Address) => {
+                    format!("{} = {}", row.key, Value::Text(without_secrets(url)))
+                }
                 (value, _) => format!("{} = {value}", row.key),
             };
             out.push_str(&format!("{line:<50} # {origin}\n"));

@@ -6,7 +6,7 @@ use super::browsers;
 use super::client_address;
 use super::documents::{Answer, Document, Documents};
 use super::exchange::{End, Unread};
-use super::http::{Head, Refusal};
+use super::http::{Head, Refusal, missing};
 use super::listener::{Guest, too_many_of};
 use super::usage;
 use super::websocket;
@@ -14,7 +14,6 @@ use crate::config::{Secret, Usage};
 use crate::error::reason;
 use crate::limits;
 use crate::logger::PeerLog;
-use crate::parse::quote;
 use crate::stream::Stream;
 
 /// What every connection of this port shares.
@@ -163,9 +162,8 @@ fn claim(head: &Head<'_>, guest: &mut Guest<'_>, config: &Usage) -> Result<(), R
 }
 
 fn not_found(path: &str) -> Refusal {
-    let path = quote(path.as_bytes());
-    let text =
-        format!("there is no {path} here; telemetry is at /, /usage, /metrics and /snapshot");
+    let missing = missing(path);
+    let text = format!("{missing}; telemetry is at /, /usage, /metrics and /snapshot");
     Refusal::new("404 Not Found", text)
 }
 
