@@ -117,7 +117,10 @@ fn check_and_the_other_commands_show_none() {
         assert_eq!(code, Some(0), "{text}");
         assert_hidden(arguments[0], &text);
         if arguments == ["check"] {
-            assert!(text.contains(&format!("hm.url = \"ws://{server}/x?(not shown)\"")), "{text}");
+            assert!(
+                text.contains(&format!("# hm.url is \"ws://{server}/x?(not shown)\"")),
+                "{text}"
+            );
         }
     }
 }

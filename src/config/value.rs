@@ -140,16 +140,21 @@ impl Kind {
 
 /// What is left of a server's address for those who may not know what opens the door there: neither user nor password,
 /// wherever they end in an address that is none, and no query.
-pub fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let separator = if scheme.len() < url.len() - rest.len() { "://" } else { "" };
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_at(url.find("://").map_or(0, |at| at + 3));
     let (user, rest) = match rest.rsplit_once('@') {
         Some((_, rest)) => ("(not shown)@", rest),
         None => ("", rest),
     };
-    let end = rest.find(['?', '#']).map_or(rest.len(), |at| at + 1);
-    let hidden = if end < rest.len() { "(not shown)" } else { "" };
-    format!("{scheme}{separator}{user}{}{hidden}", rest.get(..end).unwrap_or_default())
+    format!("{scheme}{user}{}", without_query(rest))
+}
+
+/// An address without its query, of which nothing is left but that there is one.
+pub fn without_query(url: &str) -> String {
+    let end = url.find(['?', '#']).map_or(url.len(), |at| at + 1);
+    let (shown, hidden) = url.split_at(end);
+    let hidden = if hidden.is_empty() { "" } else { "(not shown)" };
+    format!("{shown}{hidden}")
 }
 
 fn shown(value: &DeValue<'_>) -> String {
