@@ -64,9 +64,10 @@ fn the_program_for_late_applications_inherits_nothing_but_the_user() {
 }
 
 #[test]
-fn ssh_inherits_nothing_but_the_user() {
+fn ssh_inherits_nothing_but_the_user_and_offers_no_way_back() {
     let scratch = Scratch::new("ssh");
-    let script = format!("#!/bin/sh\n{REPORT}\n").replace("$D", &scratch.0.display().to_string());
+    let script = format!("#!/bin/sh\necho \"$*\" >$D/arguments\n{REPORT}\n")
+        .replace("$D", &scratch.0.display().to_string());
     let ssh = scratch.write("ssh", &script);
     std::fs::set_permissions(&ssh, std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("{}:{}", scratch.0.display(), std::env::var("PATH").unwrap());
@@ -80,6 +81,21 @@ fn ssh_inherits_nothing_but_the_user() {
     assert_unburdened(&report);
     assert!(!report.contains("pa55word"), "{report}");
     monitor.stop();
+    // Whatever the user's own ssh_config says: the host gets nothing to come back by.
+    let arguments = std::fs::read_to_string(scratch.0.join("arguments")).unwrap();
+    for wanted in [
+        " -a ",
+        " -x ",
+        " ClearAllForwardings=yes ",
+        " Tunnel=no ",
+        " PermitLocalCommand=no ",
+        " ControlPath=none ",
+        " StrictHostKeyChecking=accept-new ",
+        " PubkeyAuthentication=no ",
+        " -l b -- a ",
+    ] {
+        assert!(format!(" {arguments}").contains(wanted), "{wanted}: {arguments}");
+    }
 }
 
 /// What another user tries against the agent, each on a line of its own; `AGENT`: its number, `STATE`: its `state_dir`.
