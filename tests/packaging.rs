@@ -144,7 +144,7 @@ fn completions_know_every_option() {
 /// The tests that a text names, as `tests/file.rs: test` in code.
 fn named_tests(text: &str) -> Vec<(&str, &str)> {
     let code = text.split('`').skip(1).step_by(2);
-    let spans = code.filter_map(|span| span.split_once(".rs: ").map(|(file, name)| (file, name)));
+    let spans = code.filter_map(|span| span.split_once(".rs: "));
     spans.filter(|(file, _)| file.starts_with("tests/") || file.starts_with("src/")).collect()
 }
 

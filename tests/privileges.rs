@@ -189,7 +189,7 @@ fn in_a_directory_of_everybody_nothing_is_written_elsewhere_or_waited_for() {
     agent.tell("/hb_init?1&appid=a");
     for name in ["heartbeat.json", "hm-reports"] {
         let file = wait_until(name, || {
-            std::fs::symlink_metadata(state.0.join(name)).ok().filter(|it| it.is_file())
+            std::fs::symlink_metadata(state.0.join(name)).ok().filter(std::fs::Metadata::is_file)
         });
         assert_eq!(file.mode() & 0o777, 0o600, "{name}");
     }
