@@ -386,6 +386,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "it has room for everything")]
     fn a_thread_without_room_is_an_error_and_its_work_is_dropped() {
         let held = Arc::new(());
         let work = held.clone();
