@@ -35,6 +35,7 @@ use crate::source::gpu::board::Board;
 use crate::source::machine;
 use crate::source::sampler::Sampler;
 use crate::ssh::Hosts;
+use crate::state;
 use crate::sync::Stop;
 use crate::sys::{self, Event};
 use crate::vital::Vital;
@@ -123,6 +124,7 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     let usage = bind("usage", config.usage.enabled, config.usage.listen)?;
     let heartbeat = bind("heartbeat", config.heartbeat.enabled, config.heartbeat.listen)?;
     let monitor = bind("monitor", config.monitor.enabled, config.monitor.listen)?;
+    state::remark(&config.state_dir);
     let sampling = Arc::new(Vital::new("sampler"));
     let mut vitals = vec![sampling.clone()];
     let ports = [("usage", &usage), ("heartbeat", &heartbeat), ("monitor", &monitor)];

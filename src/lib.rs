@@ -34,6 +34,7 @@ pub mod serve; // what others connect to
 pub mod snapshot; // Reading and Snapshot: plain data, unit in the name, absent = None
 pub mod source; // reads this machine
 pub mod ssh; // reads other hosts: a session of the system's OpenSSH client each
+pub mod state; // files that survive a restart
 pub mod stream; // a socket with a deadline before every wait
 pub mod supervise; // a process that keeps the agent alive where nobody else does
 pub mod sync; // lock, stop, bucket

@@ -5,6 +5,7 @@ mod support;
 
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 
 use support::{Agent, Scratch, hm_agent};
 
@@ -202,4 +203,33 @@ fn a_reader_that_has_gone_is_no_panic() {
     drop(child.stdout.take());
     let code = child.wait().unwrap().code();
     assert!(matches!(code, Some(0 | 1)), "{code:?}");
+}
+
+#[test]
+fn a_settings_directory_that_is_closed_is_no_start() {
+    if Command::new("id").arg("-u").output().unwrap().stdout != b"0\n" {
+        println!("left out: needs root");
+        return;
+    }
+    // Where whoever it runs as may read it.
+    let scratch = Scratch::new("closed");
+    let program = scratch.0.join("hm-agent");
+    std::fs::copy(hm_agent().get_program(), &program).unwrap();
+    let said = |mode: &str, file: &str| {
+        let script = format!(
+            "mount -t tmpfs none /etc && mkdir -m {mode} /etc/hm-agent && \
+             echo '{file}' >/etc/hm-agent/hm-agent.toml && exec setpriv --reuid 65534 --clear-groups \"$0\" check"
+        );
+        let mut command = Command::new("unshare");
+        let output = command.args(["--mount", "sh", "-c", &script]).arg(&program).output().unwrap();
+        let text =
+            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        (output.status.code(), text.into_owned())
+    };
+    let (code, text) = said("755", "usage.token = \"x\"");
+    assert!(code == Some(0) && text.contains("# usage.token is set and not shown"), "{text}");
+    // It may hold the token without which everybody is let in.
+    let (code, text) = said("700", "usage.token = \"x\"");
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("cannot read /etc/hm-agent/hm-agent.toml"), "{text}");
 }

@@ -24,7 +24,8 @@ struct Disk {
 impl Disk {
     fn new() -> Self {
         let directory = Scratch::new("disk");
-        let script = "mount -t tmpfs -o size=1m none \"$0\" && echo ready && exec sleep 900";
+        let script =
+            "mount -t tmpfs -o size=1m,mode=755 none \"$0\" && echo ready && exec sleep 900";
         let mut holder = Command::new("unshare")
             .args(["--mount", "sh", "-c", script])
             .arg(&directory.0)

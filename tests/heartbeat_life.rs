@@ -153,6 +153,11 @@ fn pages_may_not_declare_maintenance() {
         "origin: https://evil.example\r\n",
         "Sec-Fetch-Site: cross-site\r\n",
         "Sec-Fetch-Site: none\r\n",
+        // What an image on somebody's page sends to another machine than the browser's own, and what a page sends to the
+        // address that it says is its own.
+        "User-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\n",
+        "Referer: http://evil.example/\r\n",
+        "User-Agent: curl\r\nAccept-Language: \r\n",
     ] {
         for target in ["/maintenance?60000", "/maintenance?60000&appid=a", "/maintenance?0"] {
             let (status, body) = agent.ask_with(target, header);

@@ -135,6 +135,39 @@ fn pages_of_other_origins_are_refused() {
 }
 
 #[test]
+fn a_page_that_says_this_address_is_its_own_is_refused() {
+    // As it arrives after DNS rebinding: of the same origin, so without Origin.
+    let page = "Connection: close\r\nUser-Agent: Mozilla/5.0\r\nAccept-Language: en\r\nHost: evil.example:33931\r\n";
+    let agent = Agent::start(&["usage.allowed_origins=https://dash.example"]);
+    for path in ["/snapshot", "/metrics"] {
+        let (status, answer) = agent.http(path, page);
+        assert_eq!(status, 403, "{answer}");
+        assert!(answer.contains("see usage.allowed_origins"), "{answer}");
+        for name in ["dash.example", "127.0.0.1:33931", "localhost:33931"] {
+            assert_eq!(
+                agent.http(path, &page.replace("evil.example:33931", name)).0,
+                200,
+                "{name}"
+            );
+        }
+        assert_eq!(
+            agent.http(path, "Connection: close\r\nHost: evil.example\r\n").0,
+            200,
+            "a program"
+        );
+    }
+    assert_eq!(agent.http("/-/healthy", page).0, 200);
+    agent.stop();
+    let secret = Agent::start(&["usage.allowed_origins=https://dash.example", "usage.token=x"]);
+    assert_eq!(secret.http("/snapshot", page).0, 401);
+    assert_eq!(secret.http("/snapshot?token=x", page).0, 200);
+    secret.stop();
+    let open = Agent::start(&[]);
+    assert_eq!(open.http("/snapshot", page).0, 200);
+    open.stop();
+}
+
+#[test]
 fn over_the_limit_503_and_room_again_when_somebody_leaves() {
     let agent = Agent::start(&["usage.max_connections=2"]);
     let (_, first) = upgrade(&agent, "/usage", "");

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::sources::{ENVIRONMENT_PREFIX, Origin, Sources, default_file};
 use super::table::{self, ROWS, Row, TakesEffect};
-use super::value::{Kind, Value};
+use super::value::{Kind, Value, without_query};
 use crate::error::{Error, reason};
 use crate::limits;
 use crate::parse::quote;
@@ -112,6 +112,9 @@ impl Settings {
             let line = match (value, &row.kind) {
                 (Value::Unset, _) => format!("# {} is not set", row.key),
                 (_, Kind::Secret) => format!("# {} is set and not shown", row.key),
+                (Value::Text(url), Kind::Address) if without_query(url) != *url => {
+                    format!("# {} is {}", row.key, Value::Text(without_query(url)))
+                }
                 (value, _) => format!("{} = {value}", row.key),
             };
             out.push_str(&format!("{line:<50} # {origin}\n"));
@@ -309,13 +312,19 @@ mod tests {
     #[test]
     fn effective_settings_are_toml_with_origins_and_without_secrets() {
         let sources = Sources {
-            overrides: vec![("usage.token".into(), "s3cret".into())],
+            overrides: vec![
+                ("usage.token".into(), "s3cret".into()),
+                ("hm.url".into(), "ws://h/a@b?s3cret".into()),
+                ("core.url".into(), "ws://h/a@b".into()),
+            ],
             ..Default::default()
         };
         let shown = Settings::load(&sources).unwrap().effective();
         assert!(DeTable::parse(&shown).is_ok(), "{shown}");
         assert!(!shown.contains("s3cret") && !shown.contains("default-token"), "{shown}");
         assert!(shown.contains("# usage.token is set and not shown"), "{shown}");
+        assert!(shown.contains("# hm.url is \"ws://h/a@b?(not shown)\""), "{shown}");
+        assert!(shown.contains("\ncore.url = \"ws://h/a@b\""), "{shown}");
         assert_eq!(shown.lines().count(), ROWS.len());
     }
 

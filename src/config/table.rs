@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::value::Kind;
-use crate::dial::address::Address;
 use crate::parse::words;
 
 /// One setting.
@@ -49,10 +48,6 @@ const ADDRESS: Kind = Kind::Text {
 const PATH: Kind = Kind::Text { what: "an absolute path", check: |text| text.starts_with('/') };
 const NAME: Kind = Kind::Text { what: "a text", check: |text| !text.trim().is_empty() };
 const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
-const WEBSOCKET_URL: Kind = Kind::Text {
-    what: "an address such as ws://host:port/path or wss://host/path",
-    check: |text| Address::parse(text).is_ok(),
-};
 const NAMES: Kind = Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
 const COMMANDS: Kind = Kind::List {
     what: "a list of commands and their first arguments, in words that no shell would interpret",
@@ -108,7 +103,7 @@ pub const ROWS: &[Row] = &[
     row("usage.enabled", Some("true"), Kind::Flag, OnRestart),
     row("usage.listen", Some("0.0.0.0:33931"), ADDRESS, OnRestart),
     row("usage.token", None, Kind::Secret, OnReload),
-    row("usage.token_file", None, PATH, OnReload),
+    row("usage.token_file", None, Kind::SecretFile, OnReload),
     row("usage.max_connections", Some("1024"), COUNT, OnReload),
     row("usage.max_connections_per_ip", Some("64"), COUNT, OnReload),
     row("usage.trusted_proxies", Some("127.0.0.1, ::1"), ADDRESSES, OnReload),
@@ -122,14 +117,14 @@ pub const ROWS: &[Row] = &[
         OnReload,
     ),
     row("heartbeat.on_overdue", None, NAMES, OnReload),
-    row("hm.url", None, WEBSOCKET_URL, OnRestart),
+    row("hm.url", None, Kind::Address, OnRestart),
     row("hm.project", Some(""), TEXT, OnRestart),
     row("hm.models", Some(""), NAMES, OnRestart),
     row("hm.report_interval", Some("30"), seconds(86_400), OnRestart),
     row("hm.ping_interval", Some("10"), seconds(29), OnRestart),
-    row("core.url", None, WEBSOCKET_URL, OnRestart),
+    row("core.url", None, Kind::Address, OnRestart),
     row("core.token", Some("default-token"), Kind::Secret, OnRestart),
-    row("core.token_file", None, PATH, OnRestart),
+    row("core.token_file", None, Kind::SecretFile, OnRestart),
     row("core.heartbeat_interval", Some("30"), seconds(86_400), OnRestart),
     row(
         "core.commands",
@@ -145,7 +140,7 @@ pub const ROWS: &[Row] = &[
     row("monitor.enabled", Some("false"), Kind::Flag, OnRestart),
     row("monitor.listen", Some("127.0.0.1:9097"), ADDRESS, OnRestart),
     row("monitor.token", None, Kind::Secret, OnReload),
-    row("monitor.token_file", None, PATH, OnReload),
+    row("monitor.token_file", None, Kind::SecretFile, OnReload),
     row("monitor.allowed_origins", Some(""), ORIGINS, OnReload),
     row("monitor.known_hosts", None, PATH, OnReload),
     row("tls.ca_file", None, PATH, OnRestart),

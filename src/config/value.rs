@@ -5,6 +5,7 @@ use std::fmt;
 
 use toml::de::DeValue;
 
+use crate::dial::address::Address;
 use crate::parse::quote;
 
 /// What a setting may be.
@@ -27,6 +28,10 @@ pub enum Kind {
         /// The check.
         check: fn(&str) -> bool,
     },
+    /// A server's address, which is shown without what may be secret in it.
+    Address,
+    /// Where a secret is. What stands there and is no path may be the secret itself.
+    SecretFile,
     /// A text that is never shown, and never empty: an empty password lets everybody in.
     Secret,
     /// Texts that each pass a check; as text they are separated by commas, or a TOML array.
@@ -64,7 +69,11 @@ impl Kind {
             },
             Self::Text { check, .. } if check(text) => Ok(Value::Text(text.to_owned())),
             Self::Secret if !text.is_empty() => Ok(Value::Text(text.to_owned())),
-            Self::Text { .. } | Self::Secret => Err(self.refuse(text)),
+            Self::Address if Address::parse(text).is_ok() => Ok(Value::Text(text.to_owned())),
+            Self::SecretFile if text.starts_with('/') => Ok(Value::Text(text.to_owned())),
+            Self::Text { .. } | Self::Address | Self::SecretFile | Self::Secret => {
+                Err(self.refuse(text))
+            }
             Self::List { .. } if text.starts_with('[') => match DeValue::parse(text) {
                 Ok(array) => self.from_toml(array.get_ref()),
                 Err(_) => Err(self.refuse(text)),
@@ -83,7 +92,10 @@ impl Kind {
             (Self::Int { .. }, DeValue::Integer(number)) if number.radix() == 10 => {
                 self.parse(number.as_str())
             }
-            (Self::Text { .. } | Self::Secret, DeValue::String(text)) => self.parse(text),
+            (
+                Self::Text { .. } | Self::Address | Self::SecretFile | Self::Secret,
+                DeValue::String(text),
+            ) => self.parse(text),
             (Self::Text { .. }, DeValue::Integer(number)) => self.parse(number.as_str()),
             (Self::List { .. }, DeValue::Array(items)) => {
                 let text = |item: &DeValue<'_>| item.as_str().map(str::to_owned);
@@ -103,8 +115,8 @@ impl Kind {
         }
     }
 
-    fn refuse(&self, got: &str) -> String {
-        let got = quote(got.as_bytes());
+    fn refuse(&self, text: &str) -> String {
+        let got = quote(text.as_bytes());
         match self {
             Self::Flag => format!("expected true or false, got \"{got}\""),
             Self::Int { min, max, unit } => {
@@ -113,10 +125,36 @@ impl Kind {
             Self::Text { what, .. } | Self::List { what, .. } => {
                 format!("expected {what}, got \"{got}\"")
             }
+            Self::Address => {
+                let shown = quote(without_secrets(text).as_bytes());
+                format!(
+                    "expected an address such as ws://host:port/path or wss://host/path, got \"{shown}\""
+                )
+            }
+            Self::SecretFile => "expected the absolute path of a file".to_owned(),
             // What was meant as a secret is not repeated, not even when it is wrong.
             Self::Secret => "expected a text in quotes that is not empty".to_owned(),
         }
     }
+}
+
+/// What is left of a server's address for those who may not know what opens the door there: neither user nor password,
+/// wherever they end in an address that is none, and no query.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = url.split_at(url.find("://").map_or(0, |at| at + 3));
+    let (user, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("(not shown)@", rest),
+        None => ("", rest),
+    };
+    format!("{scheme}{user}{}", without_query(rest))
+}
+
+/// An address without its query, of which nothing is left but that there is one.
+pub fn without_query(url: &str) -> String {
+    let end = url.find(['?', '#']).map_or(url.len(), |at| at + 1);
+    let (shown, hidden) = url.split_at(end);
+    let hidden = if hidden.is_empty() { "" } else { "(not shown)" };
+    format!("{shown}{hidden}")
 }
 
 fn shown(value: &DeValue<'_>) -> String {
@@ -206,5 +244,21 @@ mod tests {
         let list = Value::List(vec!["a\"b".into(), "c\\\n".into()]);
         assert_eq!(list.to_string(), r#"["a\"b", "c\\\u000A"]"#);
         assert_eq!(NAMES.parse(&list.to_string()), Ok(list));
+    }
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_secret() {
+        for (url, shown) in [
+            ("ws://h:1/x?token=a#b", "ws://h:1/x?(not shown)"),
+            ("ws://h/", "ws://h/"),
+            ("wss://h/x?", "wss://h/x?"),
+            ("ws://me:pass@h/x", "ws://(not shown)@h/x"),
+            ("ws://me:pa/s?s@h/x?a", "ws://(not shown)@h/x?(not shown)"),
+            ("me:pass@h", "(not shown)@h"),
+            ("", ""),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_secrets(url), shown, "{url}");
+        }
     }
 }

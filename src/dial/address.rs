@@ -40,6 +40,18 @@ impl Address {
         authority(&self.host, self.port)
     }
 
+    /// What may be a secret in its query: each value, and the whole. A few letters are none, and would be found everywhere.
+    pub fn secrets(&self) -> Vec<String> {
+        const LEAST: usize = 6;
+        let Some((_, query)) = self.target.split_once('?') else { return Vec::new() };
+        let values =
+            query.split('&').map(|item| item.split_once('=').map_or(item, |(_, value)| value));
+        let decoded = |text: &str| String::from_utf8(crate::parse::percent_decode(text)).ok();
+        let values = values.flat_map(|value| [Some(value.to_owned()), decoded(value)]).flatten();
+        let all = [query.to_owned()].into_iter().chain(values);
+        all.filter(|text| text.len() >= LEAST).collect()
+    }
+
     /// The whole, without its query, which may hold a secret.
     pub fn shown(&self) -> String {
         let scheme = if self.secure { "wss" } else { "ws" };
@@ -71,7 +83,8 @@ fn host_and_port(authority: &str, default: u16) -> Result<(String, u16), String>
             .parse()
             .ok()
             .filter(|port| *port > 0)
-            .ok_or_else(|| format!("\"{}\" is no port", port.escape_debug()))?,
+            // Which is not repeated: it may be a part of a password that was not percent-encoded.
+            .ok_or("its port is no number from 1 to 65535")?,
     };
     Ok((host.to_owned(), port))
 }
@@ -118,10 +131,10 @@ impl Proxy {
         let rest = match text.split_once("://") {
             Some(("http", rest)) => rest,
             Some((scheme, _)) => {
-                return Err(format!(
-                    "a proxy of {} is not understood, only http",
-                    scheme.escape_debug()
-                ));
+                // Anything else may be a part of what was meant otherwise.
+                let kinds = ["https", "socks4", "socks4a", "socks5", "socks5h"];
+                let scheme = kinds.into_iter().find(|kind| *kind == scheme).unwrap_or("that kind");
+                return Err(format!("a proxy of {scheme} is not understood, only http"));
             }
             None => text,
         };
@@ -134,6 +147,14 @@ impl Proxy {
         let decoded = credentials.map(crate::parse::percent_decode);
         let credentials = decoded.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         Ok(Self { host, port, credentials })
+    }
+
+    /// What it may repeat and nobody must see: what was said to it, and the password alone.
+    pub fn secrets(&self) -> Vec<String> {
+        let Some(known) = &self.credentials else { return Vec::new() };
+        let password = known.split_once(':').map(|(_, password)| password.to_owned());
+        let said = data_encoding::BASE64.encode(known.as_bytes());
+        [known.clone(), said].into_iter().chain(password).collect()
     }
 
     /// What is said to it first: the request for a connection to `address`.
@@ -233,5 +254,26 @@ mod tests {
             "CONNECT hub:443 HTTP/1.1\r\nHost: hub:443\r\nProxy-Authorization: Basic dXNAZXI6cGE6c3M=\r\n\r\n"
         );
         assert!(Proxy::parse("socks5://p:1").is_err());
+        assert_eq!(with.secrets(), ["us@er:pa:ss", "dXNAZXI6cGE6c3M=", "pa:ss"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_proxy_is_said_without_its_password() {
+        // A slash that was not encoded ends the authority, and the rest looks like a port.
+        for proxy in
+            ["http://me:pass/word@p:1", "me:password", "password://p:1", "http://p:password"]
+        {
+            let why = Proxy::parse(proxy).unwrap_err();
+            assert!(!why.contains("pass"), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_secret_in_an_address_is_known() {
+        let address = parse("ws://hub/x?a=1&key=top%20secret&odd&longer-one");
+        let whole = "a=1&key=top%20secret&odd&longer-one";
+        let known = [whole, "top%20secret", "top secret", "longer-one", "longer-one"];
+        assert_eq!(address.secrets(), known);
+        assert!(parse("ws://hub/?a=1").secrets().is_empty());
     }
 }

@@ -48,7 +48,9 @@ impl Link {
         let query =
             format!("token={}&node_id={}", encode(settings.token.expose()), encode(&node_id));
         let route = uplink::route("core.url", &settings.url, &query, ca_file)?;
-        let uplink = Uplink::new("core", route, Some(settings.token.clone()))?;
+        let mut secrets = uplink::secrets(&settings.url);
+        secrets.push(settings.token.clone());
+        let uplink = Uplink::new("core", route, secrets)?;
         let on = settings.commands != CommandPolicy::Off;
         let user = commands::user(settings.run_as.as_deref(), on)?;
         let commands = Commands::open(settings.commands.clone(), user, state_dir);

@@ -49,7 +49,7 @@ impl Link {
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
         let route = uplink::route("hm.url", &settings.url, "", ca_file)?;
-        let uplink = Uplink::new("hm", route, None)?;
+        let uplink = Uplink::new("hm", route, uplink::secrets(&settings.url))?;
         let spool = Spool::open(state_dir, "hm-reports");
         uplink.note(|status| status.backlog = spool.len() as u64);
         let (spool, sent) = (Mutex::new(spool), Mutex::new(None));

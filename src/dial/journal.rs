@@ -1,14 +1,14 @@
 //! A file of lines that survives a restart and a `kill -9`: each has a kind, a text, and a checksum, so that one that is
 //! torn costs itself and no other.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::error::reason;
 use crate::limits;
+use crate::state;
 
 /// The file, or the memory of it where it cannot be written.
 pub struct Journal {
@@ -88,7 +88,7 @@ impl Journal {
         lines: impl Iterator<Item = (char, std::borrow::Cow<'a, str>)>,
     ) -> io::Result<File> {
         if let Some(directory) = self.path.parent() {
-            DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
+            state::make(directory)?;
         }
         let new = self.path.with_extension("new");
         let written = write_all(&new, lines);
@@ -120,8 +120,7 @@ fn write_all<'a>(
     path: &Path,
     lines: impl Iterator<Item = (char, std::borrow::Cow<'a, str>)>,
 ) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    let mut writer = io::BufWriter::new(file);
+    let mut writer = io::BufWriter::new(state::create(path, 0o600)?);
     for (kind, text) in lines {
         writer.write_all(line(kind, &text).as_bytes())?;
     }
@@ -133,7 +132,7 @@ fn write_all<'a>(
 /// How many lines were damaged.
 fn read(path: &Path, mut each: impl FnMut(char, &str) -> bool) -> io::Result<usize> {
     let mut torn = 0;
-    let mut lines = BufReader::new(File::open(path)?.take(limits::JOURNAL_BYTES));
+    let mut lines = BufReader::new(state::open(path)?.take(limits::JOURNAL_BYTES));
     let mut bytes = Vec::new();
     while lines.read_until(b'\n', &mut bytes)? > 0 {
         let good = parse(&bytes).is_some_and(|(kind, text)| each(kind, text));

@@ -37,12 +37,15 @@ pub struct Uplink {
     started: Instant,
     log: PeerLog,
     /// What a server may repeat and nobody must see.
-    secret: Option<Secret>,
+    secrets: Vec<Secret>,
 }
 
 impl Uplink {
-    /// Of that name, there.
-    pub fn new(name: &'static str, route: Route, secret: Option<Secret>) -> Result<Self, Error> {
+    /// Of that name, there. `secrets`: what nobody must see, beside what the proxy is told.
+    pub fn new(name: &'static str, route: Route, mut secrets: Vec<Secret>) -> Result<Self, Error> {
+        secrets.extend(route.proxy.iter().flat_map(Proxy::secrets).map(Secret::new));
+        // A part of another one would leave the rest of it to be seen.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
         let status = LinkStatus {
             name: name.to_owned(),
             state: "connecting".to_owned(),
@@ -60,7 +63,7 @@ impl Uplink {
             news: Event::new().map_err(|error| Error::system("create an event", error))?,
             started: Instant::now(),
             log: PeerLog::new(),
-            secret,
+            secrets,
         })
     }
 
@@ -182,10 +185,8 @@ impl Uplink {
 
     /// A text for the log, without what nobody must see.
     pub fn without_secret(&self, text: &str) -> String {
-        match &self.secret {
-            Some(secret) => hide(text, secret.expose()),
-            None => text.to_owned(),
-        }
+        let hide = |text: String, secret: &Secret| hide(&text, secret.expose());
+        self.secrets.iter().fold(text.to_owned(), hide)
     }
 }
 
@@ -246,6 +247,12 @@ pub fn route(key: &str, url: &str, query: &str, ca_file: Option<&Path>) -> Resul
         false => None,
     };
     Ok(Route { address, proxy, tls })
+}
+
+/// What may be secret in the address `url`.
+pub fn secrets(url: &str) -> Vec<Secret> {
+    let secrets = Address::parse(url).map(|address| address.secrets()).unwrap_or_default();
+    secrets.into_iter().map(Secret::new).collect()
 }
 
 /// Where `route` leads, for `hm-agent check`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::Level;
 
+use super::browsers;
 use super::exchange::{End, Unread};
 use super::http::Head;
 use super::listener::Guest;
@@ -132,7 +133,7 @@ impl Heartbeat<'_> {
                 Ok(self.watchdog.with(|watch, now| status(watch, id.as_deref(), now, unit)))
             }
             Request::Maintenance(id, length) => {
-                if from_browser(head) {
+                if browsers::is_from(head) {
                     let text = "pages may not declare maintenance".to_owned();
                     return Err(("403 Forbidden", text));
                 }
@@ -163,12 +164,6 @@ fn status(watch: &mut Watch, id: Option<&str>, now: Duration, unit: Unit) -> Str
         Some(status) => heartbeat::status_line(&status, unit),
         None => heartbeat::unknown_line(&id, watch.maintenance(Some(&id), now)),
     }
-}
-
-/// Browsers say where a request comes from: in `Origin`, and where that is left out (images, links), in
-/// `Sec-Fetch-Site`.
-fn from_browser(head: &Head<'_>) -> bool {
-    head.one("origin").is_some() || head.one("sec-fetch-site").is_some()
 }
 
 impl Answer {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use httparse::Header;
 
 use crate::limits;
-use crate::parse::percent_decode;
+use crate::parse::{percent_decode, quote};
 use crate::stream::Stream;
 
 /// Why a head could not be read.
@@ -92,6 +92,15 @@ impl<'a> Head<'a> {
             .filter_map(|item| item.split_once('='))
             .find(|(key, _)| *key == name)
             .map(|(_, value)| percent_decode(value))
+    }
+}
+
+/// A path that is not there, for the answer and the log. In one that was mistyped, or encoded once too often, the token may
+/// stand before the query.
+pub fn missing(path: &str) -> String {
+    match path.to_ascii_lowercase().contains("token") {
+        true => "there is no such path here".to_owned(),
+        false => format!("there is no {} here", quote(path.as_bytes())),
     }
 }
 

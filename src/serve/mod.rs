@@ -1,6 +1,7 @@
 //! What others connect to. One acceptor for every port, a thread for every connection, a deadline for
 //! every wait.
 
+pub mod browsers;
 pub mod client_address;
 pub mod counters;
 pub mod documents;

@@ -15,7 +15,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
 use super::exchange::{End as Exchange, Unread};
-use super::http::{Head, Refusal};
+use super::http::{Head, Refusal, missing};
 use super::listener::Guest;
 use super::telemetry::check_token;
 use super::usage::End;
@@ -24,7 +24,6 @@ use crate::config::{self, Current, Secret};
 use crate::error::reason;
 use crate::limits;
 use crate::logger::PeerLog;
-use crate::parse::quote;
 use crate::proto::frame;
 use crate::proto::monitor::{self, Malformed, Method, Request, Target};
 use crate::ssh::{Hosts, Mailbox};
@@ -110,8 +109,7 @@ impl<'env> Monitor<'_, 'env> {
 /// Checks a request; what comes back is the key of its upgrade.
 fn admit(head: &Head<'_>, config: &config::Monitor) -> Result<String, Refusal> {
     if head.path != "/monitor" {
-        let path = quote(head.path.as_bytes());
-        let text = format!("there is no {path} here; other hosts are at /monitor");
+        let text = format!("{}; other hosts are at /monitor", missing(head.path));
         return Err(Refusal::new("404 Not Found", text));
     }
     check_token(head, config.token.as_ref())?;

@@ -2,10 +2,11 @@
 
 use log::Level;
 
+use super::browsers;
 use super::client_address;
 use super::documents::{Answer, Document, Documents};
 use super::exchange::{End, Unread};
-use super::http::{Head, Refusal};
+use super::http::{Head, Refusal, missing};
 use super::listener::{Guest, too_many_of};
 use super::usage;
 use super::websocket;
@@ -13,7 +14,6 @@ use crate::config::{Secret, Usage};
 use crate::error::reason;
 use crate::limits;
 use crate::logger::PeerLog;
-use crate::parse::quote;
 use crate::stream::Stream;
 
 /// What every connection of this port shares.
@@ -118,6 +118,10 @@ impl Telemetry<'_> {
         }
         if !document.is_open() {
             check_token(head, config.usage.token.as_ref())?;
+            // Who has the token is not asked for anything else.
+            if config.usage.token.is_none() {
+                browsers::check(head, &config.usage.allowed_origins)?;
+            }
             self.documents.wait_until_complete();
         }
         self.documents.answer(document, head).map(Found::Answer)
@@ -163,9 +167,8 @@ fn claim(head: &Head<'_>, guest: &mut Guest<'_>, config: &Usage) -> Result<(), R
 }
 
 fn not_found(path: &str) -> Refusal {
-    let path = quote(path.as_bytes());
-    let text =
-        format!("there is no {path} here; telemetry is at /, /usage, /metrics and /snapshot");
+    let missing = missing(path);
+    let text = format!("{missing}; telemetry is at /, /usage, /metrics and /snapshot");
     Refusal::new("404 Not Found", text)
 }
 

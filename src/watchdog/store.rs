@@ -1,13 +1,13 @@
 //! What survives a restart: one small file, replaced as a whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::error::reason;
 use crate::limits;
+use crate::state;
 use crate::watch::Saved;
 
 /// The file, if there can be one.
@@ -22,11 +22,12 @@ impl Store {
     pub fn open(state_dir: &Path) -> Self {
         let store =
             Self { path: state_dir.join("heartbeat.json"), failing: AtomicBool::new(false) };
-        let made = DirBuilder::new().recursive(true).mode(0o750).create(state_dir);
+        let made = state::make(state_dir);
         // Something else may be in its place, which the next line names better.
         let made = made.or_else(|error| if state_dir.exists() { Ok(()) } else { Err(error) });
         let writable = made.and_then(|()| {
-            File::create(store.beside("new")).and_then(|_| fs::remove_file(store.beside("new")))
+            state::create(&store.beside("new"), 0o600)
+                .and_then(|_| fs::remove_file(store.beside("new")))
         });
         store.note(writable);
         store
@@ -35,7 +36,7 @@ impl Store {
     /// What was saved. A file that cannot be understood is kept beside, and said.
     pub fn load(&self) -> Option<Saved> {
         let mut text = Vec::new();
-        let read = File::open(&self.path)
+        let read = state::open(&self.path)
             .and_then(|file| file.take(limits::STATE_FILE_BYTES).read_to_end(&mut text));
         match read {
             Ok(_) => {}
@@ -69,9 +70,7 @@ impl Store {
     pub fn save(&self, saved: &Saved) -> bool {
         let new = self.beside("new");
         let written = serde_json::to_vec(saved).map_err(io::Error::from).and_then(|text| {
-            let mut options = OpenOptions::new();
-            let mut file =
-                options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            let mut file = state::create(&new, 0o600)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&new, &self.path)

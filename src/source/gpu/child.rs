@@ -1,10 +1,8 @@
 //! The probe as a child process: started from memory, asked, read, killed.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -16,6 +14,7 @@ use crate::error::reason;
 use crate::limits;
 use crate::programs;
 use crate::proto::probe::{Line, VERSION};
+use crate::state;
 use crate::sys::process::{memory_file, release_pages};
 use crate::sys::wait_readable;
 
@@ -84,12 +83,11 @@ impl Probe {
     }
 
     fn from_file(program: &[u8], arguments: &[OsString], state_dir: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o750).create(state_dir)?;
+        state::make(state_dir)?;
+        state::check_alone(state_dir)?;
         let path = state_dir.join(format!("gpu-probe.{}", std::process::id()));
-        // One that an agent of the same number left there, as they all have in containers.
-        let _ = std::fs::remove_file(&path);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o700).open(&path);
-        let started = file.and_then(|mut file: File| {
+        // An agent of the same number may have left one there, as they all have in containers.
+        let started = state::create(&path, 0o700).and_then(|mut file| {
             file.write_all(program)?;
             drop(file);
             Self::spawn(path.as_os_str(), arguments)
