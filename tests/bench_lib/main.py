@@ -1,0 +1,125 @@
+"""Measures the agent, as it is shipped, against its budgets and its peers, and how each cost grows. Prints Markdown.
+
+The exit code says whether everything ran, not whether the budgets are kept. Progress goes to standard error.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import gpus
+import heartbeat
+import hosts
+import idle
+import metrics
+import usage
+from servers import Servers
+from table import OURS, UNKNOWN, print_table
+from tools import REPOSITORY, Failure, Missing, say
+
+PARTS = ["idle", "usage", "metrics", "heartbeat", "growth"]
+GROWTH = ["machines", "gpus", "apps", "hosts"]
+
+
+def main():
+    options = arguments()
+    # So that the children end with this program.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        with tempfile.TemporaryDirectory(prefix="hm-agent-bench-") as scratch:
+            measure(Servers(options, Path(scratch)), options)
+    except (Failure, Missing, subprocess.CalledProcessError, OSError) as failure:
+        sys.exit(f"tests/bench: {failure}")
+
+
+def arguments():
+    def counts(text):
+        return sorted({int(count) for count in text.split(",")})
+
+    parser = argparse.ArgumentParser(prog="tests/bench", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "part", nargs="*", choices=PARTS + GROWTH + [[]], help="these alone: %(choices)s"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller crowds")
+    parser.add_argument("--subscribers", type=counts, help="e.g. 1,200,1000,10000")
+    parser.add_argument("--rounds", type=int, help="of what is measured in turn")
+    document = REPOSITORY / "../shared/specs/usage.md"
+    parser.add_argument(
+        "--document", type=Path, default=document, help="the /usage protocol's text, with its server"
+    )
+    parser.add_argument(
+        "--server",
+        type=Path,
+        default=os.environ.get("HM_HEARTBEAT_SERVER"),
+        help="server/heartbeat.py of hilbert-heartbeat 1.0.0 (default: HM_HEARTBEAT_SERVER)",
+    )
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    crowd = [1, 200, 1000] if options.quick else [1, 200, 1000, 10000]
+    options.subscribers = options.subscribers or crowd
+    parts = set(options.part or PARTS)
+    options.parts = parts | set(GROWTH if "growth" in parts else [])
+    if options.server and not options.server.is_file():
+        parser.error(f"--server: there is no {options.server}")
+    if min(options.subscribers) < 1 or options.rounds < 1:
+        parser.error("there must be at least one")
+    return options
+
+
+def measure(servers, options):
+    """Everything first, then the one table, then the others."""
+    budgets, tables = [], []
+
+    def note(part, *print_more):
+        measured = part.measure(servers, options)
+        budgets.extend(part.rows(measured))
+        tables.extend((each, measured) for each in print_more)
+
+    if "idle" in options.parts:
+        note(idle, idle.details)
+    if "usage" in options.parts:
+        note(usage, usage.growth)
+    if "metrics" in options.parts:
+        note(metrics)
+    if "heartbeat" in options.parts:
+        try:
+            note(heartbeat, heartbeat.details)
+        except Missing as reason:
+            budgets.extend(heartbeat.unmeasured(reason))
+    for name, part in (("machines", metrics), ("gpus", gpus), ("apps", heartbeat), ("hosts", hosts)):
+        if name in options.parts:
+            tables.append((part.growth, part.measure_growth(servers, options)))
+    say("done")
+    head(servers)
+    if budgets:
+        titles = ["what", "budget", OURS, "peer", "ratio", "kept"]
+        print_table(titles, budgets, 2)
+        missed = sum("missed" in cells[-1] for cells in budgets)
+        unknown = sum(UNKNOWN in cells[-1] for cells in budgets)
+        print(f"{len(budgets) - missed - unknown} of {len(budgets)} kept, {missed} missed, {unknown} not measured.\n")
+    for show, measured in tables:
+        show(measured)
+
+
+def head(servers):
+    version = subprocess.run([servers.program, "--version"], capture_output=True, text=True)
+    today = datetime.datetime.now(datetime.timezone.utc)
+    print("# Numbers\n")
+    print(
+        f"`tests/bench {' '.join(sys.argv[1:])}`".replace(" `", "`") + f", {today:%Y-%m-%d}: {version.stdout.strip()}, on "
+        f"{os.cpu_count()} processors, {platform.machine()}, Linux {platform.release().split('-')[0]}. Everything is from one "
+        "run, in which agent and peers were measured in turn or at the same time, and whose load shares the processors. Where "
+        "there were several rounds, it is their median. 1 MB is 1,000,000 bytes. A ratio is how many times better the agent is: "
+        "the peer's value by ours, for requests/s ours by the peer's. The speed of a virtual machine varies from run to run; "
+        "ratios do not.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
