@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use support::core::Core;
+use support::core_wire::TOKEN;
 use support::hub::Hub;
 use support::monitor::Monitor;
 
@@ -15,7 +16,8 @@ use support::monitor::Monitor;
 #[ignore = "measures"]
 fn all_services_idle() {
     let (hub, core) = (Hub::start(), Core::start());
-    let monitor = Monitor::start(&[&hub.setting(), &core.setting()]);
+    let token = format!("core.token={TOKEN}");
+    let monitor = Monitor::start(&[&hub.setting(), &core.setting(), &token]);
     let agent = &monitor.agent;
     hub.wait_reports(1);
     core.wait("heartbeat", 1);

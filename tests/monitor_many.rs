@@ -32,8 +32,9 @@ impl Cost {
             };
             let status = read("status");
             let own = status.lines().find(|line| line.starts_with("RssAnon:"));
-            cost.own_kb += own
-                .map_or(0.0, |line| line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap());
+            cost.own_kb += own.map_or(0.0, |line| {
+                line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
+            });
             // Its own, thread by thread, in nanoseconds; that of its children in hundredths.
             let threads = std::fs::read_dir(format!("/proc/{number}/task"));
             for thread in threads.into_iter().flatten().flatten() {
@@ -97,7 +98,8 @@ fn watch(run: &Run) -> (usize, usize) {
         std::array::from_fn(|at| after[at].percent_since(&before[at], run.time));
     let each = run.hosts as f64;
     assert_eq!(looks.len(), run.hosts * run.clients);
-    let (fewest, most) = (looks.iter().copied().min().unwrap(), looks.iter().copied().max().unwrap());
+    let (fewest, most) =
+        (looks.iter().copied().min().unwrap(), looks.iter().copied().max().unwrap());
     // For tests/bench, and for people.
     let found = json!({
         "hosts": run.hosts,
@@ -148,7 +150,8 @@ fn a_hundred_hosts_and_ten_clients() {
 fn what_hosts_cost() {
     let hosts = std::env::var("HM_MONITOR_HOSTS").unwrap_or("1,10".to_owned());
     for hosts in hosts.split(',').map(|text| text.parse().unwrap()) {
-        let (fewest, most) = watch(&Run { hosts, clients: 1, time: Duration::from_secs(seconds()) });
+        let (fewest, most) =
+            watch(&Run { hosts, clients: 1, time: Duration::from_secs(seconds()) });
         assert!(fewest >= 2 && most as u64 <= seconds() / 2 + 2, "{fewest} to {most} looks");
     }
 }
