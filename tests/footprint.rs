@@ -20,21 +20,23 @@ fn all_services_idle() {
     let monitor = Monitor::start(&[&hub.setting(), &core.setting(), &token]);
     let agent = &monitor.agent;
     hub.wait_reports(1);
-    core.wait("heartbeat", 1);
+    core.wait("node_register", 1);
     // Somebody has asked each port once.
     agent.http("/metrics", "");
     drop(agent.subscribe());
     support::heartbeat::Line::to(agent).get("/hb_init?600000&appid=demo");
-    // What only starting needs is given back after five seconds.
-    std::thread::park_timeout(Duration::from_secs(20));
+    // What only starting and these needed is given back once a minute. Then for half a minute, in which each link says
+    // what it has to say: the most.
+    std::thread::park_timeout(Duration::from_secs(70));
     let bytes = |name| agent.status(name) * 1024;
-    let found = json!({
-        "rss": bytes("VmRSS"),
-        "own": bytes("RssAnon"),
-        "threads": agent.status("Threads"),
-        "files": agent.descriptors(),
-    });
-    println!("bench {found}");
-    assert!(bytes("RssAnon") < 4 << 20, "{found}");
+    let mut most = (0, 0);
+    for _ in 0..30 {
+        std::thread::park_timeout(Duration::from_secs(1));
+        most = most.max((bytes("VmRSS"), bytes("RssAnon")));
+    }
+    let (rss, own) = most;
+    let (threads, files) = (agent.status("Threads"), agent.descriptors());
+    println!("bench {}", json!({"rss": rss, "own": own, "threads": threads, "files": files}));
+    assert!(own < 4 << 20, "{own} bytes");
     monitor.stop();
 }

@@ -22,7 +22,18 @@ from table import (
     row,
     verdict,
 )
-from tools import Failure, Line, Missing, cpu_seconds, footprint, found, median, per, say
+from tools import (
+    Failure,
+    Line,
+    Missing,
+    cpu_seconds,
+    footprint,
+    found,
+    median,
+    per,
+    raise_descriptor_limit,
+    say,
+)
 
 PEER = "released server"
 TARGET = "/hb_ping?5000&appid=demo"
@@ -31,7 +42,8 @@ KEPT, CLOSED = "kept alive", "closed each time"
 BUDGETS = {KEPT: 5, CLOSED: 1.5}
 CONNECTIONS = 4
 APPS = [1, 100, 1000, 10000]
-# Applications whose beats are counted beat so often.
+IDLE = [100, 1000, 5000]
+# So many beats are counted.
 BEATS = 20000
 
 
@@ -147,6 +159,27 @@ def measure_growth(servers, options):
             result["one"] = cost(server, line, 2000, result["second"], lambda _: f"/status?0&appid=application{last}")
             result["all"] = cost(server, line, 50, result["second"], lambda _: "/status")
             results[apps] = result
+    return results, idle_connections(servers)
+
+
+def idle_connections(servers):
+    """Connections that have asked once and stay, by their number."""
+    raise_descriptor_limit(max(IDLE) + 100)
+    results = {}
+    for count in IDLE:
+        say(f"{count} idle connections to the heartbeat port")
+        with servers.agent() as server, contextlib.ExitStack() as stack:
+            with Line(server.heartbeat) as line:
+                line.get("/list")
+            time.sleep(6)
+            before = footprint(server.pid)
+            for _ in range(count):
+                stack.enter_context(Line(server.heartbeat)).get("/list")
+            after = footprint(server.pid)
+            results[count] = after | {
+                "rss_each": per(after["rss"] - before["rss"], count),
+                "own_each": per(after["own"] - before["own"], count),
+            }
     return results
 
 
@@ -159,7 +192,8 @@ def cost(server, line, times, each_second, target):
     return max(0, cpu_seconds(server.pid) - before - took * each_second) / times
 
 
-def growth(results):
+def growth(measured):
+    results, idle = measured
     print("### Applications that beat\n")
     print(
         "One connection asks, one request after the other. A second is one sample, and whatever else the agent does without "
@@ -182,3 +216,15 @@ def growth(results):
         for apps, one in results.items()
     ]
     print_table(titles, cells, 0)
+    print("Connections to that port that have asked once and stay:\n")
+    cells = [
+        [
+            f"{count:,}",
+            kilobytes(one["rss_each"]),
+            kilobytes(one["own_each"]),
+            number(one["threads"]),
+            number(one["files"]),
+        ]
+        for count, one in idle.items()
+    ]
+    print_table(["connections", "RSS each", "own memory each", "threads", "open files"], cells, 0)

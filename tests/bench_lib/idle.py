@@ -1,5 +1,6 @@
 """What is there before anybody asks: the program's size, its memory, how soon it listens; and what others take."""
 
+import concurrent.futures
 import contextlib
 import os
 import shutil
@@ -37,13 +38,20 @@ STARTS = 20
 
 
 def measure(servers, options):
-    result = {"bytes": servers.program.stat().st_size}
-    say("all services, idle")
-    [result["idle"]] = servers.test("footprint", "all_services_idle")
-    result["peers"] = {
-        name: measure_peer(servers, name, run) for name, run in peers(servers).items()
-    }
-    starts(servers, result)
+    say("idle: everybody, at the same time")
+    with concurrent.futures.ThreadPoolExecutor() as pool, contextlib.ExitStack() as stack:
+        ours = pool.submit(servers.test, "footprint", "all_services_idle")
+        there = {
+            name: started(start, stack) | {"bytes": size_of(program)}
+            for name, (start, program) in peers(servers).items()
+        }
+        time.sleep(60)
+        for one in there.values():
+            if "server" in one:
+                one |= memory_of(one["server"])
+        [idle] = ours.result()
+    result = {"bytes": servers.program.stat().st_size, "idle": idle, "peers": there}
+    result["start"], result["peer_start"] = starts(servers)
     return result
 
 
@@ -82,7 +90,9 @@ def collectd(servers):
 
 def zabbix(servers, name):
     package = "zabbix-agent2" if name.endswith("2") else "zabbix-agent"
-    program, port, directory = found(name, package), free_port(), servers.directory()
+    program, directory = found(name, package), servers.directory()
+    # It takes no port above this.
+    port = next(port for port in range(20000, 32768) if not listens(port))
     config = directory / "zabbix.conf"
     text = f"LogType=console\nPidFile={directory}/pid\nServer=127.0.0.1\nListenIP=127.0.0.1\nListenPort={port}\n"
     text += f"ControlSocket={directory}/socket\n" if name.endswith("2") else "AllowRoot=1\n"
@@ -90,30 +100,36 @@ def zabbix(servers, name):
     return servers.listening([program, "--foreground", "--config", config], port)
 
 
-def measure_peer(servers, name, run):
-    start, program = run
-    say(f"idle: {name}")
+def started(start, stack):
+    """A peer that has been asked once, or why there is none."""
     try:
-        with start() as server:
-            if name == "node_exporter":
-                with Line(server.port) as line:
-                    metrics.scrape(line)
-            time.sleep(6)
-            each = [footprint(pid) for pid in family(server.pid)]
+        server = stack.enter_context(start())
     except Missing as reason:
-        return reason
+        return {"absent": str(reason)}
     except Failure as failure:
-        return Missing(f"does not start: {str(failure).splitlines()[-1][:100]}")
+        return {"absent": f"does not start: {str(failure).splitlines()[-1][:60]}"}
+    if start.__name__ == "node_exporter":
+        with Line(server.port) as line:
+            metrics.scrape(line)
+    return {"server": server}
+
+
+def size_of(program):
+    with contextlib.suppress(Missing):
+        return program and Path(os.path.realpath(found(program))).stat().st_size
+
+
+def memory_of(server):
+    each = [footprint(pid) for pid in family(server.pid)]
     result = {key: sum(one[key] for one in each) for key in each[0]}
     # Pages that several processes share are counted once.
     result["rss"] = result["pss"] if len(each) > 1 else result["rss"]
-    size = Path(os.path.realpath(found(program))).stat().st_size if program else None
-    return result | {"bytes": size, "processes": len(each)}
+    return result | {"processes": len(each)}
 
 
-def starts(servers, result):
-    """Seconds from the start of a program until it accepts connections, in turn."""
-    result["start"], result["peer_start"] = [], []
+def starts(servers):
+    """Seconds from the start of a program until it accepts connections, in turn: ours, node_exporter's."""
+    ours, theirs = [], []
     exporter = shutil.which("prometheus-node-exporter")
     for _ in range(STARTS):
         port, other = free_port(), free_port()
@@ -123,11 +139,11 @@ def starts(servers, result):
         for setting in (f"usage.listen=127.0.0.1:{port}", f"heartbeat.listen=127.0.0.1:{other}"):
             command += ["-s", setting]
         command += ["-s", f"state_dir={directory}"]
-        result["start"].append(start_seconds(command, port))
+        ours.append(start_seconds(command, port))
         if exporter:
             port = free_port()
-            command = [exporter, f"--web.listen-address=127.0.0.1:{port}"]
-            result["peer_start"].append(start_seconds(command, port))
+            theirs.append(start_seconds([exporter, f"--web.listen-address=127.0.0.1:{port}"], port))
+    return ours, theirs
 
 
 def start_seconds(command, port):
@@ -145,10 +161,10 @@ def rows(result):
     exporter, python = (result["peers"][name] for name in ("node_exporter", "Python server"))
 
     def there(peer, key, name):
-        return str(peer) if isinstance(peer, Missing) else f"{megabytes(peer[key])} ({name})"
+        return f"{megabytes(peer[key])} ({name})" if "server" in peer else peer["absent"]
 
     def factor(ours, peer, key):
-        return None if isinstance(peer, Missing) else ratio(ours, peer[key])
+        return ratio(ours, peer.get(key))
 
     size, rss = result["bytes"], result["idle"]["rss"]
     yield row(
@@ -173,7 +189,7 @@ def rows(result):
         "start to listening",
         "≤ 50 ms",
         milliseconds(start),
-        f"{milliseconds(theirs)} (node_exporter)" if theirs else str(exporter),
+        f"{milliseconds(theirs)} (node_exporter)" if theirs else exporter["absent"],
         ratio(start, theirs),
         verdict(at_most(start, 0.05)),
     )
@@ -182,15 +198,16 @@ def rows(result):
 def details(result):
     print("### Idle\n")
     print(
-        f"{OURS} with hm, Core and `/monitor` on, after one request to each port; node_exporter after one scrape; the others as "
-        "they come, with what they know of the machine switched on. Of several processes the proportional share is added up.\n"
+        f"{OURS} with hm, Core and `/monitor` on has answered one request at each port, node_exporter one scrape; a minute later "
+        "this is what they take. The others are as they come, with what they know of the machine switched on. Of several "
+        "processes the proportional shares are added up.\n"
     )
     titles = ["", "program", "RSS", "of its own", "threads", "open files", "processes"]
     ours = result["idle"] | {"bytes": result["bytes"], "processes": 1}
     cells = []
     for name, one in ({OURS: ours} | result["peers"]).items():
-        if isinstance(one, Missing):
-            cells.append([name, str(one), "", "", "", "", ""])
+        if "absent" in one:
+            cells.append([name, one["absent"], "", "", "", "", ""])
             continue
         cells.append(
             [name, megabytes(one["bytes"]), megabytes(one["rss"]), kilobytes(one["own"])]

@@ -96,7 +96,7 @@ def measure(servers, options):
         if name in options.parts:
             tables.append((part.growth, part.measure_growth(servers, options)))
     say("done")
-    head(servers)
+    head(servers, options)
     if budgets:
         titles = ["what", "budget", OURS, "peer", "ratio", "kept"]
         print_table(titles, budgets, 2)
@@ -105,20 +105,33 @@ def measure(servers, options):
         print(f"{len(budgets) - missed - unknown} of {len(budgets)} kept, {missed} missed, {unknown} not measured.\n")
     for show, measured in tables:
         show(measured)
+    if options.parts >= set(PARTS):
+        print((Path(__file__).parent / "elsewhere.md").read_text(), end="")
 
 
-def head(servers):
+def head(servers, options):
     version = subprocess.run([servers.program, "--version"], capture_output=True, text=True)
     today = datetime.datetime.now(datetime.timezone.utc)
+    is_virtual = "hypervisor" in Path("/proc/cpuinfo").read_text()
+    machine = "a virtual server" if is_virtual else "a server"
     print("# Numbers\n")
     print(
-        f"`tests/bench {' '.join(sys.argv[1:])}`".replace(" `", "`") + f", {today:%Y-%m-%d}: {version.stdout.strip()}, on "
-        f"{os.cpu_count()} processors, {platform.machine()}, Linux {platform.release().split('-')[0]}. Everything is from one "
-        "run, in which agent and peers were measured in turn or at the same time, and whose load shares the processors. Where "
-        "there were several rounds, it is their median. 1 MB is 1,000,000 bytes. A ratio is how many times better the agent is: "
-        "the peer's value by ours, for requests/s ours by the peer's. The speed of a virtual machine varies from run to run; "
-        "ratios do not.\n"
+        f"`{command(options)}`, {today:%Y-%m-%d}: {version.stdout.strip()}, the static binary, on {machine} with "
+        f"{os.cpu_count()} processors, Linux {platform.release().split('-')[0]}, {platform.machine()}. All of it is one run, in "
+        "which agent and peers were measured in turn or at the same time; their load shares the processors. Of several rounds "
+        "it is the median. 1 MB is 1,000,000 bytes. A ratio says how many times better the agent is: the peer's value by ours, "
+        "of requests/s ours by the peer's. A virtual server's speed changes from run to run; ratios hardly do.\n"
     )
+
+
+def command(options):
+    """As anybody can run it again: without the names of files."""
+    words = ["./tests/bench"] + options.part
+    if options.quick:
+        words.append("--quick")
+    if options.server:
+        words.append("--server FILE")
+    return " ".join(words)
 
 
 if __name__ == "__main__":
