@@ -40,7 +40,8 @@ from tools import (
 # That of the document's server.
 INTERVAL_SECONDS = 10
 CONNECT_LIMIT_SECONDS = 60
-SETTLE_SECONDS = 2
+# What only starting needs is given back after five.
+SETTLE_SECONDS = 6
 # Where the cost of an update is judged: the peer still delivers some.
 PAIRED = 200
 PEER = "Python server"
