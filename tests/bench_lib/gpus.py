@@ -4,7 +4,7 @@ import contextlib
 import time
 
 import metrics
-from table import OURS, megabytes, milliseconds, number, print_table
+from table import OURS, megabytes, milliseconds, number, print_growth, print_table
 from tools import cpu_seconds, family, footprint, per, say
 
 GPUS = [1, 4, 8, 16]
@@ -20,15 +20,21 @@ def measure_growth(servers, options):
         for gpus in GPUS:
             script = servers.directory() / "script"
             # Two processes on each.
-            processes = "".join(f"gpu.{gpu}.processes = 1:1000000, 2:1000000\n" for gpu in range(gpus))
+            processes = "".join(
+                f"gpu.{gpu}.processes = 1:1000000, 2:1000000\n" for gpu in range(gpus)
+            )
             script.write_text(f"gpus = {gpus}\n{processes}")
             environment = {"HM_FAKE_NVML": str(script)}
             library_is = f"gpu.nvml_library={library}"
             agents.append(
-                stack.enter_context(servers.agent("interval=1", library_is, environment=environment))
+                stack.enter_context(
+                    servers.agent("interval=1", library_is, environment=environment)
+                )
             )
             asked.append(
-                stack.enter_context(servers.agent("interval=60", library_is, environment=environment))
+                stack.enter_context(
+                    servers.agent("interval=60", library_is, environment=environment)
+                )
             )
         time.sleep(6)
         seconds = 10 if options.quick else 20
@@ -58,7 +64,15 @@ def growth(found):
         "NVIDIA's driver is a double that answers at once (`tests/fake-nvml`), so this is the agent's and the probe's own "
         "work; two processes on each GPU. The probe is a process beside the agent.\n"
     )
-    titles = ["GPUs", "a sample", "the probe's share beside it", "a scrape", "series", f"{OURS}: RSS", "of its own"]
+    titles = [
+        "GPUs",
+        "a sample",
+        "the probe's share beside it",
+        "a scrape",
+        "series",
+        f"{OURS}: RSS",
+        "of its own",
+    ]
     titles += ["threads", "open files", "probe: RSS", "of its own", "threads"]
     cells = [
         [
@@ -78,3 +92,11 @@ def growth(found):
         for gpus, one in found.items()
     ]
     print_table(titles, cells, 0)
+    kinds = {
+        "a sample": "sample",
+        "the probe's share": "probe",
+        "a scrape": "scrape",
+        "own memory": "own",
+    }
+    costs = {title: [found[gpus][key] for gpus in GPUS] for title, key in kinds.items()}
+    print_growth("GPUs", GPUS, costs)

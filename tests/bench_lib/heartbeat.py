@@ -17,8 +17,8 @@ from table import (
     milliseconds,
     missing,
     number,
+    print_growth,
     print_table,
-    ratio,
     row,
     verdict,
 )
@@ -154,9 +154,17 @@ def measure_growth(servers, options):
             time.sleep(5)
             second = time.monotonic() - start
             result["second"] = (cpu_seconds(server.pid) - first) / second
-            result["beat"] = cost(server, line, BEATS, result["second"], lambda at: f"/hb_ping?600000&appid=application{at % apps}")
+            result["beat"] = cost(
+                server,
+                line,
+                BEATS,
+                result["second"],
+                lambda at: f"/hb_ping?600000&appid=application{at % apps}",
+            )
             last = apps - 1
-            result["one"] = cost(server, line, 2000, result["second"], lambda _: f"/status?0&appid=application{last}")
+            result["one"] = cost(
+                server, line, 2000, result["second"], lambda _: f"/status?0&appid=application{last}"
+            )
             result["all"] = cost(server, line, 50, result["second"], lambda _: "/status")
             results[apps] = result
     return results, idle_connections(servers)
@@ -199,7 +207,14 @@ def growth(measured):
         "One connection asks, one request after the other. A second is one sample, and whatever else the agent does without "
         "being asked.\n"
     )
-    titles = ["applications", "a beat", "`/status` of one", "`/status` of the host", "a second", "own memory"]
+    titles = [
+        "applications",
+        "a beat",
+        "`/status` of one",
+        "`/status` of the host",
+        "a second",
+        "own memory",
+    ]
     titles += ["per application", "threads", "open files"]
     cells = [
         [
@@ -216,6 +231,10 @@ def growth(measured):
         for apps, one in results.items()
     ]
     print_table(titles, cells, 0)
+    kinds = {"a beat": "beat", "`/status` of one": "one", "`/status` of the host": "all"}
+    kinds |= {"a second": "second", "own memory": "own"}
+    costs = {title: [one[key] for one in results.values()] for title, key in kinds.items()}
+    print_growth("applications", list(results), costs)
     print("Connections to that port that have asked once and stay:\n")
     cells = [
         [

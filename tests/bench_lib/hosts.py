@@ -1,6 +1,6 @@
 """What hosts cost that are watched over SSH: tests/monitor_many.rs starts them, and measures."""
 
-from table import kilobytes, megabytes, number, print_table
+from table import kilobytes, megabytes, number, print_growth, print_table
 
 HOSTS = [1, 10, 100]
 
@@ -18,7 +18,14 @@ def growth(found):
         "One client; the hosts are this machine, too, under users of their own. Memory is that which nobody shares. Of one "
         "processor.\n"
     )
-    titles = ["hosts", "all logged in after", "looks a client missed", "the agent, CPU", "per host", "memory per host"]
+    titles = [
+        "hosts",
+        "all logged in after",
+        "looks a client missed",
+        "the agent, CPU",
+        "per host",
+        "memory per host",
+    ]
     titles += ["threads", "open files", "ssh per host, CPU", "memory", "there, CPU", "memory"]
     cells = [
         [
@@ -38,3 +45,10 @@ def growth(found):
         for one in found
     ]
     print_table(titles, cells, 0)
+    sizes = [one["hosts"] for one in found]
+    costs = {
+        "the agent's CPU": [one["agent_percent"] for one in found],
+        "its memory": [one["agent_bytes_each"] * one["hosts"] for one in found],
+        "ssh's CPU": [one["ssh_percent_each"] * one["hosts"] for one in found],
+    }
+    print_growth("hosts", sizes, costs)

@@ -51,7 +51,10 @@ def arguments():
     parser.add_argument("--rounds", type=int, help="of what is measured in turn")
     document = REPOSITORY / "../shared/specs/usage.md"
     parser.add_argument(
-        "--document", type=Path, default=document, help="the /usage protocol's text, with its server"
+        "--document",
+        type=Path,
+        default=document,
+        help="the /usage protocol's text, with its server",
     )
     parser.add_argument(
         "--server",
@@ -73,28 +76,41 @@ def arguments():
 
 
 def measure(servers, options):
-    """Everything first, then the one table, then the others."""
-    budgets, tables = [], []
+    """Everything first, then the one table, then the others. What fails is said, and costs nothing of the rest."""
+    budgets, tables, failures = [], [], []
 
-    def note(part, *print_more):
-        measured = part.measure(servers, options)
-        budgets.extend(part.rows(measured))
-        tables.extend((each, measured) for each in print_more)
-
-    if "idle" in options.parts:
-        note(idle, idle.details)
-    if "usage" in options.parts:
-        note(usage, usage.growth)
-    if "metrics" in options.parts:
-        note(metrics)
-    if "heartbeat" in options.parts:
+    def tried(name, measure):
+        if name not in options.parts:
+            return
         try:
-            note(heartbeat, heartbeat.details)
+            measure()
+        except (Failure, subprocess.CalledProcessError, OSError) as failure:
+            say(f"{name} failed: {failure}")
+            failures.append(name)
+
+    def judge(module, show):
+        try:
+            measured = module.measure(servers, options)
         except Missing as reason:
-            budgets.extend(heartbeat.unmeasured(reason))
-    for name, part in (("machines", metrics), ("gpus", gpus), ("apps", heartbeat), ("hosts", hosts)):
-        if name in options.parts:
-            tables.append((part.growth, part.measure_growth(servers, options)))
+            budgets.extend(module.unmeasured(reason))
+            return
+        budgets.extend(module.rows(measured))
+        tables.append((show, measured))
+
+    def grow(module):
+        try:
+            tables.append((module.growth, module.measure_growth(servers, options)))
+        except Missing as reason:
+            tables.append((print, f"{module.__name__}: {UNKNOWN}: {reason}\n"))
+
+    tried("idle", lambda: judge(idle, idle.details))
+    tried("usage", lambda: judge(usage, usage.growth))
+    tried("metrics", lambda: judge(metrics, metrics.details))
+    tried("heartbeat", lambda: judge(heartbeat, heartbeat.details))
+    tried("machines", lambda: grow(metrics))
+    tried("gpus", lambda: grow(gpus))
+    tried("apps", lambda: grow(heartbeat))
+    tried("hosts", lambda: grow(hosts))
     say("done")
     head(servers, options)
     if budgets:
@@ -102,11 +118,14 @@ def measure(servers, options):
         print_table(titles, budgets, 2)
         missed = sum("missed" in cells[-1] for cells in budgets)
         unknown = sum(UNKNOWN in cells[-1] for cells in budgets)
-        print(f"{len(budgets) - missed - unknown} of {len(budgets)} kept, {missed} missed, {unknown} not measured.\n")
+        kept = len(budgets) - missed - unknown
+        print(f"{kept} of {len(budgets)} kept, {missed} missed, {unknown} not measured.\n")
     for show, measured in tables:
         show(measured)
     if options.parts >= set(PARTS):
         print((Path(__file__).parent / "elsewhere.md").read_text(), end="")
+    if failures:
+        raise Failure(f"failed: {', '.join(failures)}")
 
 
 def head(servers, options):

@@ -6,13 +6,12 @@ import time
 
 import trees
 from table import (
-    OURS,
     at_least,
     kilobytes,
     megabytes,
     milliseconds,
-    missing,
     number,
+    print_growth,
     print_table,
     ratio,
     row,
@@ -123,13 +122,17 @@ def rows(measured):
         yield row(what, budget, milliseconds(ours), there, factor, verdict(at_least(factor, 20)))
 
 
+def details(measured):
+    result, _ = measured
+    print(f"On this machine, {result['series']:,} series of ours", end="")
+    print(f", {result['peer_series']:,} of node_exporter's.\n" if result["peer_series"] else ".\n")
+
+
 def measure_growth(servers, options):
     """All machines at the same time, so that what else this one does is shared."""
     machines = MACHINES[:3] + MACHINES[4:6] if options.quick else MACHINES
     found = {}
-    roots = [
-        trees.grow(servers.directory() / "machine", cores, disks) for cores, disks in machines
-    ]
+    roots = [trees.grow(servers.directory() / "machine", cores, disks) for cores, disks in machines]
     with contextlib.ExitStack() as stack:
 
         def agents(interval):
@@ -179,8 +182,25 @@ def growth(found):
         "mounted file system, as files: without the time that the kernel takes to make them. node_exporter reads the same. Of "
         "each kind of device `/metrics` tells 256, so from there on a scrape grows no more.\n"
     )
-    titles = ["processors", "disks", "a sample", "a scrape", "series", "RSS", "of its own", "threads", "open files"]
-    titles += ["node_exporter: a scrape a second", "one of many", "series", "RSS", "by our sample", "by our scrape"]
+    titles = [
+        "processors",
+        "disks",
+        "a sample",
+        "a scrape",
+        "series",
+        "RSS",
+        "of its own",
+        "threads",
+        "open files",
+    ]
+    titles += [
+        "node_exporter: a scrape a second",
+        "one of many",
+        "series",
+        "RSS",
+        "by our sample",
+        "by our scrape",
+    ]
     cells = []
     for (cores, disks), one in found.items():
         seldom, often = one.get("peer_seldom"), one.get("peer_scrape")
@@ -204,5 +224,8 @@ def growth(found):
             ]
         )
     print_table(titles, cells, 0)
-
-
+    of_fewest = [machine for machine in found if machine[1] == 4], "processors", 0
+    for machines, what, at in (of_fewest, ([each for each in found if each[0] == 4], "disks", 1)):
+        kinds = (("a sample", "sample"), ("a scrape", "scrape"), ("own memory", "own"))
+        costs = {title: [found[each][key] for each in machines] for title, key in kinds}
+        print_growth(what, [each[at] for each in machines], costs)

@@ -1,7 +1,5 @@
 """Numbers as text, and Markdown tables."""
 
-from tools import Missing
-
 OURS = "hm-agent"
 # What a row says of a budget.
 KEPT, MISSED, UNKNOWN = "yes", "**missed**", "not measured"
@@ -69,6 +67,20 @@ def print_table(titles, rows, left=1):
     print()
 
 
-def said(peer):
-    """A peer's result, or why there is none."""
-    return f"({peer})" if isinstance(peer, Missing) else None
+def print_growth(what, sizes, costs):
+    """How much more each cost is at the largest size than at the one before. More than in proportion is a defect; a quarter
+    above it is what measuring adds."""
+    if len(sizes) < 2:
+        return
+    step = sizes[-1] / sizes[-2]
+    factors = {
+        title: values[-1] / values[-2]
+        for title, values in costs.items()
+        if values[-2] and values[-1]
+    }
+    texts = [f"{title} {factor:,.1f} ×" for title, factor in factors.items()]
+    text = f"From {sizes[-2]:,} to {sizes[-1]:,} {what} ({step:,.1f} ×): {', '.join(texts)}."
+    faster = [title for title, factor in factors.items() if factor > 1.25 * step]
+    if faster:
+        text += f" **More than in proportion: {', '.join(faster)}.**"
+    print(text + "\n")

@@ -1,5 +1,6 @@
 """Machines of files, for `path.*` and node_exporter's `--path.*`: a captured one (tests/fixtures) with more processors and
-disks. Each disk has a partition with a file system that is mounted; each is a directory of this machine, which answers."""
+disks. Each disk has a partition with a file system that is mounted; each is a directory of this machine, which answers.
+"""
 
 import re
 import shutil
@@ -15,7 +16,12 @@ def grow(tree, cores, disks):
     grow_stat(proc / "stat", cores)
     processors = (proc / "cpuinfo").read_text().rstrip("\n").split("\n\n")
     text = "\n\n".join(
-        re.sub(r"^(processor|core id|apicid|initial apicid)(\t+:) \d+", rf"\g<1>\2 {cpu}", one, flags=re.M)
+        re.sub(
+            r"^(processor|core id|apicid|initial apicid)(\t+:) \d+",
+            rf"\g<1>\2 {cpu}",
+            one,
+            flags=re.M,
+        )
         for cpu, one in ((cpu, processors[cpu % len(processors)]) for cpu in range(cores))
     )
     (proc / "cpuinfo").write_text(text + "\n\n")
@@ -34,15 +40,22 @@ def grow_stat(path, cores):
 def grow_disks(tree, disks):
     proc = tree / "proc"
     # The captured machine has one.
-    name, counters = re.search(r"^ +254 +0 (vda) (.*)$", (proc / "diskstats").read_text(), re.M).groups()
+    name, counters = re.search(
+        r"^ +254 +0 (vda) (.*)$", (proc / "diskstats").read_text(), re.M
+    ).groups()
     stats, mounts, old_mounts = [], [], []
     for disk in range(1, disks):
         letters = name[:2] + letters_of(disk)
         major, minor = 8 + disk // 16, disk % 16 * 16
-        stats += [f"{major:4} {minor:7} {letters} {counters}\n", f"{major:4} {minor + 1:7} {letters}1 {counters}\n"]
+        stats += [
+            f"{major:4} {minor:7} {letters} {counters}\n",
+            f"{major:4} {minor + 1:7} {letters}1 {counters}\n",
+        ]
         where = f"/data/{disk}"
         (tree / "root/data" / str(disk)).mkdir(parents=True)
-        mounts.append(f"{100 + disk} 27 {major}:{minor + 1} / {where} rw,relatime - ext4 /dev/{letters}1 rw,discard\n")
+        mounts.append(
+            f"{100 + disk} 27 {major}:{minor + 1} / {where} rw,relatime - ext4 /dev/{letters}1 rw,discard\n"
+        )
         old_mounts.append(f"/dev/{letters}1 {where} ext4 rw,relatime,discard 0 0\n")
     with (proc / "diskstats").open("a") as file:
         file.writelines(stats)

@@ -18,6 +18,7 @@ from table import (
     microseconds,
     missing,
     number,
+    print_growth,
     print_table,
     ratio,
     row,
@@ -101,17 +102,23 @@ def measure_one(server, load, schedule, subscribers, seconds):
     used, load_used, all_used = (now - then for now, then in zip(after, before))
     # What connections that the server has closed meanwhile still take is unknown.
     held = 0 if result["closed_by_server"] else result["connected"]
-    return result | loaded | {
-        "cpu": used,
-        "load_cpu": load_used,
-        "other_cpu": all_used - used - load_used,
-        "cpu_each": per(used, result["updates_received"]),
-        "load_cpu_each": per(load_used, result["updates_received"]),
-        "rss_each": per(loaded["rss"] - idle["rss"], held),
-        "pss_each": per(loaded["pss"] - idle["pss"], held),
-        # Everything else on the machine takes and frees tens of megabytes meanwhile.
-        "machine_each": per(free - left, held if held >= 5000 else 0),
-    }
+    # With few, one would see the granularity of pages and of the kernel's counters.
+    many = held if held >= 100 else 0
+    return (
+        result
+        | loaded
+        | {
+            "cpu": used,
+            "load_cpu": load_used,
+            "other_cpu": all_used - used - load_used,
+            "cpu_each": per(used, result["updates_received"]),
+            "load_cpu_each": per(load_used, result["updates_received"]),
+            "rss_each": per(loaded["rss"] - idle["rss"], many),
+            "pss_each": per(loaded["pss"] - idle["pss"], many),
+            # Everything else on the machine takes and frees tens of megabytes meanwhile.
+            "machine_each": per(free - left, held if held >= 5000 else 0),
+        }
+    )
 
 
 def clocks(server, generator):
@@ -134,7 +141,6 @@ def rows(measured):
         return [value(results, count, name, key) for name in (OURS, PEER)]
 
     nobody = str(absent) if absent else "–"
-    # With few, one would see the granularity of pages and of the kernel's counters.
     most = max(ours)
     if most >= 1000:
         each, peers = value(results, most, OURS, "rss_each"), value(results, 1000, PEER, "rss_each")
@@ -210,8 +216,8 @@ def growth(measured):
     results, _ = measured
     print("### Subscribers of `/usage`\n")
     print(
-        f"An update every {INTERVAL_SECONDS} s; the sample is part of what updates cost. \"Late\" counts from the tick; the "
-        "load generator shares the processors, and its own slowness counts as lateness. \"Machine\" is what this machine's "
+        f'An update every {INTERVAL_SECONDS} s; the sample is part of what updates cost. "Late" counts from the tick; the '
+        'load generator shares the processors, and its own slowness counts as lateness. "Machine" is what this machine\'s '
         "free memory lost for a connection, with both ends of it in the kernel.\n"
     )
     cells = [
@@ -219,3 +225,9 @@ def growth(measured):
         for count, name in results
     ]
     print_table(["subscribers", "server"] + [title for title, _, _ in COLUMNS], cells, 2)
+    counts = [count for count, name in results if name == OURS]
+    costs = {
+        "CPU": [count * value(results, count, OURS, "cpu_each") for count in counts],
+        "RSS": [value(results, count, OURS, "rss") for count in counts],
+    }
+    print_growth("subscribers", counts, costs)
