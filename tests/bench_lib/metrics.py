@@ -224,8 +224,8 @@ def growth(found):
             ]
         )
     print_table(titles, cells, 0)
-    of_fewest = [machine for machine in found if machine[1] == 4], "processors", 0
-    for machines, what, at in (of_fewest, ([each for each in found if each[0] == 4], "disks", 1)):
+    for what, at, other in (("processors", 0, 1), ("disks", 1, 0)):
+        machines = [machine for machine in found if machine[other] == 4]
         kinds = (("a sample", "sample"), ("a scrape", "scrape"), ("own memory", "own"))
         costs = {title: [found[each][key] for each in machines] for title, key in kinds}
         print_growth(what, [each[at] for each in machines], costs)
