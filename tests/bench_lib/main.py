@@ -43,9 +43,8 @@ def arguments():
         return sorted({int(count) for count in text.split(",")})
 
     parser = argparse.ArgumentParser(prog="tests/bench", description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "part", nargs="*", choices=PARTS + GROWTH + [[]], help="these alone: %(choices)s"
-    )
+    known = PARTS + GROWTH
+    parser.add_argument("part", nargs="*", metavar="PART", help=f"these alone: {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller crowds")
     parser.add_argument("--subscribers", type=counts, help="e.g. 1,200,1000,10000")
     parser.add_argument("--rounds", type=int, help="of what is measured in turn")
@@ -68,6 +67,8 @@ def arguments():
     options.subscribers = options.subscribers or crowd
     parts = set(options.part or PARTS)
     options.parts = parts | set(GROWTH if "growth" in parts else [])
+    if unknown := set(options.part) - set(known):
+        parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
     if options.server and not options.server.is_file():
         parser.error(f"--server: there is no {options.server}")
     if min(options.subscribers) < 1 or options.rounds < 1:
