@@ -73,11 +73,14 @@ fn watch(run: &Run) -> (usize, usize) {
     let logged_in = start.elapsed();
     assert_eq!(monitor.children("ssh").len(), run.hosts);
     watchers.iter_mut().for_each(|watcher| drop(watcher.gather(Duration::from_millis(1))));
-    let (ssh, there) = (monitor.children("ssh"), sshd.processes());
-    // The number comes first.
-    let there: Vec<u32> =
-        there.iter().map(|one| one.split(' ').next().unwrap().parse().unwrap()).collect();
-    let before = [&agent[..], &ssh, &there].map(Cost::of);
+    let ssh = monitor.children("ssh");
+    let numbers = || -> Vec<u32> {
+        let number = |one: &String| one.split(' ').next().unwrap().parse().unwrap();
+        sshd.processes().iter().map(number).collect()
+    };
+    let there: Vec<(u32, Cost)> =
+        numbers().into_iter().map(|number| (number, Cost::of(&[number]))).collect();
+    let before = [&agent[..], &ssh].map(Cost::of);
     let mut looks: Vec<usize> = Vec::new();
     std::thread::scope(|scope| {
         let gather = |mut watcher: support::monitor::Watcher| {
@@ -93,9 +96,17 @@ fn watch(run: &Run) -> (usize, usize) {
             watchers.drain(..).map(|watcher| scope.spawn(move || gather(watcher))).collect();
         looks.extend(threads.into_iter().flat_map(|thread| thread.join().unwrap()));
     });
-    let after = [&agent[..], &ssh, &there].map(Cost::of);
-    let [agent_percent, ssh_percent, there_percent] =
+    let after = [&agent[..], &ssh].map(Cost::of);
+    let [agent_percent, ssh_percent] =
         std::array::from_fn(|at| after[at].percent_since(&before[at], run.time));
+    // The number of one that has ended meanwhile may be somebody else's now.
+    let still = numbers();
+    let (mut there_percent, mut there_kb) = (0.0, 0.0);
+    for (number, before) in there.iter().filter(|(number, _)| still.contains(number)) {
+        let now = Cost::of(&[*number]);
+        there_percent += now.percent_since(before, run.time);
+        there_kb += now.own_kb;
+    }
     let each = run.hosts as f64;
     assert_eq!(looks.len(), run.hosts * run.clients);
     let (fewest, most) =
@@ -115,7 +126,7 @@ fn watch(run: &Run) -> (usize, usize) {
         "ssh_percent_each": ssh_percent / each,
         "ssh_bytes_each": 1024.0 * after[1].own_kb / each,
         "there_percent_each": there_percent / each,
-        "there_bytes_each": 1024.0 * after[2].own_kb / each,
+        "there_bytes_each": 1024.0 * there_kb / each,
     });
     println!("bench {found}");
     wait_until("all sessions' end", || monitor.children("ssh").is_empty().then_some(()));
