@@ -3,6 +3,7 @@
 //!
 //! No files, no clock, no threads: a reading of another machine becomes a snapshot the same way.
 
+pub mod counterparts;
 mod derive;
 pub mod devices;
 pub mod gpu;

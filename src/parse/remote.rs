@@ -66,6 +66,10 @@ impl Parts {
         while let Some(at) = rest.iter().position(|&byte| byte == b'\n') {
             let Some((line, after)) = rest.split_at_checked(at) else { break };
             rest = after.get(1..).unwrap_or_default();
+            if self.partial.is_empty() {
+                self.line(line, &mut whole)?;
+                continue;
+            }
             let mut full = std::mem::take(&mut self.partial);
             full.extend_from_slice(line);
             self.line(&full, &mut whole)?;

@@ -1,5 +1,6 @@
 //! From two readings to a snapshot: percentages and rates.
 
+use super::counterparts::Counterparts;
 use super::{Cpu, DiskRate, Memory, NetRate, Reading, Snapshot, TrafficRate};
 use crate::parse::diskstats::{self, DiskStat};
 use crate::parse::meminfo::MemInfo;
@@ -16,8 +17,9 @@ impl Snapshot {
             .filter(|seconds| *seconds > 0.0);
         let earlier_stat = earlier.and_then(|earlier| earlier.stat.as_ref());
         let known_cpu = known.and_then(|known| known.cpu.as_ref());
-        let earlier_disks = earlier.map_or(&[][..], |earlier| &earlier.diskstats);
-        let earlier_nets = earlier.map_or(&[][..], |earlier| &earlier.net_dev);
+        let mut disks = Counterparts::of(earlier.map_or(&[][..], |earlier| &earlier.diskstats[..]));
+        let mut networks =
+            Counterparts::of(earlier.map_or(&[][..], |earlier| &earlier.net_dev[..]));
         Self {
             unix_seconds: now.unix_seconds,
             hostname: now.hostname.clone(),
@@ -32,7 +34,7 @@ impl Snapshot {
             pressure: now.pressure,
             disks: diskstats::whole_disks(&now.diskstats)
                 .map(|disk| {
-                    let earlier = earlier_disks.iter().find(|earlier| earlier.name == disk.name);
+                    let earlier = disks.find(|earlier| earlier.name == disk.name);
                     disk_rate(earlier.zip(seconds), disk)
                 })
                 .collect(),
@@ -40,7 +42,7 @@ impl Snapshot {
                 .net_dev
                 .iter()
                 .map(|device| {
-                    let earlier = earlier_nets.iter().find(|earlier| earlier.name == device.name);
+                    let earlier = networks.find(|earlier| earlier.name == device.name);
                     net_rate(earlier.zip(seconds), device)
                 })
                 .collect(),
@@ -59,18 +61,16 @@ fn cpu(earlier: Option<&Stat>, known: Option<&Cpu>, now: &Stat) -> Cpu {
     let percent = busy_percent(earlier.map_or(&boot, |earlier| &earlier.total), &now.total)
         .or(known.map(|known| known.percent))
         .unwrap_or_default();
+    let mut earlier = Counterparts::of(earlier.map_or(&[][..], |earlier| &earlier.cpus[..]));
+    let mut known = Counterparts::of(known.map_or(&[][..], |known| &known.each_percent[..]));
     let each = |(cpu, times): &(u32, CpuTimes)| {
-        let before = earlier.and_then(|earlier| by_number(&earlier.cpus, *cpu)).unwrap_or(&boot);
+        let before = earlier.find(|(number, _)| number == cpu).map_or(&boot, |(_, times)| times);
         let percent = busy_percent(before, times)
-            .or_else(|| by_number(&known?.each_percent, *cpu).copied())
+            .or_else(|| known.find(|(number, _)| number == cpu).map(|(_, percent)| *percent))
             .unwrap_or_default();
         (*cpu, percent)
     };
     Cpu { percent, each_percent: now.cpus.iter().map(each).collect() }
-}
-
-fn by_number<T>(each: &[(u32, T)], cpu: u32) -> Option<&T> {
-    each.iter().find(|(number, _)| *number == cpu).map(|(_, value)| value)
 }
 
 /// Everything but idle and iowait, in percent of all time between two readings; `None` when no tick

@@ -107,8 +107,8 @@ impl Host {
 
     /// Leaves events with those who watch.
     pub(super) fn post(&self, kind: Kind, texts: &[String]) {
-        let frames: Vec<u8> = texts.iter().flat_map(|text| frame::text(text)).collect();
-        let frames: Arc<[u8]> = frames.into();
+        let frames: Vec<Box<[u8]>> = texts.iter().map(|text| frame::text(text)).collect();
+        let frames: Arc<[u8]> = frames.concat().into();
         // Under the lock, so that whoever stops watching gets nothing afterwards.
         let state = lock(&self.state);
         for watcher in &state.watchers {

@@ -6,6 +6,7 @@ use super::fields::{Fields, two_decimals};
 use crate::parse::cpuinfo;
 use crate::parse::processors::{Place, Processor};
 use crate::parse::stat::{CpuTimes, Stat};
+use crate::snapshot::counterparts::Counterparts;
 use crate::snapshot::remote::Host;
 
 /// Ticks of a processor's time in a second; the kernel shows all programs the same.
@@ -105,8 +106,9 @@ pub(super) fn performance(earlier: &Stat, now: &Stat) -> (Value, Value) {
     let mut fields = shares(&earlier.total, total);
     fields.put("total_time", Some(two_decimals(time))).put("total_time_unit", Some(unit.into()));
     let mut each = Fields::default();
+    let mut before = Counterparts::of(&earlier.cpus);
     for (number, times) in &now.cpus {
-        let before = earlier.cpus.iter().find(|(known, _)| known == number);
+        let before = before.find(|(known, _)| known == number);
         let before = before.map_or(CpuTimes::default(), |(_, times)| *times);
         each.put(&number.to_string(), Some(shares(&before, times).done()));
     }

@@ -6,6 +6,7 @@ use super::fields::Fields;
 use crate::parse::df::Size;
 use crate::parse::diskstats::{self, DiskStat};
 use crate::parse::mountinfo::Mount;
+use crate::snapshot::counterparts::Counterparts;
 use crate::snapshot::remote::{Host, Look};
 
 /// What moved since boot and, per second, now.
@@ -54,28 +55,30 @@ impl Moved {
 /// All disks together.
 pub(super) fn totals(earlier: &Look, now: &Look, seconds: f64, fields: &mut Fields) {
     let mut total = Moved::default();
+    let mut before = Counterparts::of(&earlier.diskstats);
     for disk in diskstats::whole_disks(&now.diskstats) {
         // What is made of disks (LVM, RAID) moves what they move.
         if !disk.name.starts_with(b"dm-") && !disk.name.starts_with(b"md") {
-            total.add(&moved(earlier, disk, seconds));
+            total.add(&moved(&mut before, disk, seconds));
         }
     }
     total.put_into(fields);
 }
 
-fn moved(earlier: &Look, disk: &DiskStat, seconds: f64) -> Moved {
-    let before = earlier.diskstats.iter().find(|before| before.name == disk.name);
+fn moved(before: &mut Counterparts<DiskStat>, disk: &DiskStat, seconds: f64) -> Moved {
+    let before = before.find(|before| before.name == disk.name);
     Moved::new(before.map(|before| (before, seconds)), disk)
 }
 
 /// Whole disks, and every device with a file system, by name.
 pub(super) fn each(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> Value {
     let mut map = Map::new();
+    let mut before = Counterparts::of(&earlier.diskstats);
     for disk in diskstats::whole_disks(&now.diskstats) {
         let name = String::from_utf8_lossy(&disk.name).into_owned();
         let mut fields = Fields::default();
         fields.put("dev_name", Some(name.as_str().into()));
-        moved(earlier, disk, seconds).put_into(&mut fields);
+        moved(&mut before, disk, seconds).put_into(&mut fields);
         map.insert(name, fields.done());
     }
     let mut seen: Vec<&[u8]> = Vec::new();
@@ -87,14 +90,15 @@ pub(super) fn each(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> Val
         seen.push(&size.device);
         let device = size.device.strip_prefix(b"/dev/").unwrap_or(&size.device);
         let name = String::from_utf8_lossy(device).into_owned();
-        map.insert(name.clone(), file_system(host, earlier, now, seconds, &name, size));
+        let fields = file_system(host, &mut before, now, seconds, &name, size);
+        map.insert(name, fields);
     }
     Value::Object(map)
 }
 
 fn file_system(
     host: &Host,
-    earlier: &Look,
+    before: &mut Counterparts<DiskStat>,
     now: &Look,
     seconds: f64,
     name: &str,
@@ -118,7 +122,7 @@ fn file_system(
     let by_number = || disks.iter().find(|disk| Some(disk.number) == mount.and_then(device_number));
     let disk = disks.iter().find(|disk| disk.name == name.as_bytes()).or_else(by_number);
     if let Some(disk) = disk {
-        moved(earlier, disk, seconds).put_into(&mut fields);
+        moved(before, disk, seconds).put_into(&mut fields);
     }
     fields.done()
 }

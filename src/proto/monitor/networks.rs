@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use crate::parse::net_dev::{NetDev, Traffic};
 use crate::parse::snmp::Snmp;
+use crate::snapshot::counterparts::Counterparts;
 use crate::snapshot::remote::{Host, Look};
 
 /// What interfaces moved, since they exist and now.
@@ -60,8 +61,9 @@ pub(super) fn devices(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> 
     // what is there counts.
     let is_hardware = |device: &NetDev| host.devices.contains(&device.name);
     let any_hardware = now.net_dev.iter().any(is_hardware);
+    let mut before = Counterparts::of(&earlier.net_dev);
     for device in &now.net_dev {
-        let before = earlier.net_dev.iter().find(|before| before.name == device.name);
+        let before = before.find(|before| before.name == device.name);
         let moved = Moved::new(before.map(|before| (before, seconds)), device);
         if if any_hardware { is_hardware(device) } else { device.name != b"lo" } {
             total.add(&moved);
