@@ -4,76 +4,33 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 
 use support::core::Core;
+use support::disk::Disk;
 use support::heartbeat::lines_of;
 use support::hub::Hub;
-use support::node::{self, User, behind};
+use support::node::{self, User};
 use support::{Agent, Scratch, wait_until};
 
-/// A disk of a megabyte, in a mount namespace that lives as long as this.
-struct Disk {
-    holder: Child,
-    directory: Scratch,
+fn start(disk: &Disk, core: &Core, hub: &Hub, user: &User) -> Agent {
+    let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // so that reports need room
+    let settings = ["core.commands=any", "hm.report_interval=1", &models, &hub.setting()];
+    let command = node::command(&core.setting(), &disk.directory, &settings);
+    let inside = disk.before(&user.known_to(&command));
+    let agent = Agent::spawn(inside);
+    agent.wait_log("registered as n1");
+    agent
 }
-
-impl Disk {
-    fn new() -> Self {
-        let directory = Scratch::new("disk");
-        let script = "mount -t tmpfs -o size=1m none \"$0\" && echo ready && exec sleep 900";
-        let mut holder = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script])
-            .arg(&directory.0)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "this test needs root");
-        Self { holder, directory }
-    }
-
-    /// A file on it, from outside.
-    fn file(&self, name: &str) -> PathBuf {
-        let root = format!("/proc/{}/root", self.holder.id());
-        Path::new(&root).join(self.directory.0.strip_prefix("/").unwrap()).join(name)
-    }
-
-    fn fill(&self) {
-        let mut file = fs::File::create(self.file("fill")).unwrap();
-        while file.write_all(&[0; 512]).is_ok() {}
-    }
-
-    fn start(&self, core: &Core, hub: &Hub, user: &User) -> Agent {
-        let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // so that reports need room
-        let settings = ["core.commands=any", "hm.report_interval=1", &models, &hub.setting()];
-        let command = node::command(&core.setting(), &self.directory, &settings);
-        let pid = self.holder.id().to_string();
-        let inside = behind(&["nsenter", "-t", &pid, "--mount", "--"], &user.known_to(&command));
-        let agent = Agent::spawn(inside);
-        agent.wait_log("registered as n1");
-        agent
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
-}
-
 #[test]
 #[ignore = "needs root"]
 fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
     let (disk, hub, core, user) = (Disk::new(), Hub::start(), Core::start(), User::new());
     let marks = user.scratch();
     let mark = marks.0.join("ran");
-    let mut agent = disk.start(&core, &hub, &user);
+    let mut agent = start(&disk, &core, &hub, &user);
     agent.tell("/hb_init?600000&appid=before");
     hub.wait_reports(2);
     disk.fill();
@@ -113,7 +70,7 @@ fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
     hub.wait_reports(hub.reports().len() + 3);
     agent.signal("-KILL");
     agent.wait();
-    let agent = disk.start(&core, &hub, &user);
+    let agent = start(&disk, &core, &hub, &user);
     assert_eq!(agent.list(), known);
     // Asked for again, a command is known that ran while nothing could be written.
     for again in [1, last] {

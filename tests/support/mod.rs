@@ -6,6 +6,8 @@ pub mod cable;
 pub mod core;
 pub mod core_process;
 pub mod core_wire;
+pub mod dice;
+pub mod disk;
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
