@@ -134,6 +134,11 @@ pub const GZIP_BYTES: usize = 4 << 10;
 
 /// Applications that may beat at once; each takes some 300 bytes.
 pub const HEARTBEAT_APPS: usize = 10_000;
+/// While an application is waited for, its thread looks at the clock so often.
+pub const HEARTBEAT_LOOK: Duration = Duration::from_secs(1);
+/// Longer without a look, and the agent was stopped, or frozen with its container: nobody has listened, and that time counts
+/// against nobody. Less cannot make an application late that beats as it promised: it has three times as long, and 3 s.
+pub const HEARTBEAT_DEAF: Duration = Duration::from_secs(3);
 /// Connections to the heartbeat port, for keep-alive clients of as many applications.
 pub const HEARTBEAT_CONNECTIONS: usize = 12_000;
 /// A kept-alive connection on which nothing is asked for so long is closed.

@@ -15,9 +15,11 @@ pub mod manager;
 pub mod monitor;
 pub mod nginx;
 pub mod node;
+pub mod relay;
 pub mod sshd;
 pub mod supervised;
 pub mod updates;
+pub mod wall_clock;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
