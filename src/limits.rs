@@ -300,6 +300,8 @@ pub const TELL_AGAIN: Duration = Duration::from_secs(1);
 pub const AGENT_START: Duration = Duration::from_secs(30);
 /// An agent that has not said for so long that it is well is killed. It says so twice as often.
 pub const AGENT_SILENCE: Duration = Duration::from_secs(60);
+/// Then it gets so much longer: with its supervisor it may have been stopped, or frozen with its container, until just now.
+pub const LAST_CHANCE: Duration = Duration::from_secs(10);
 /// From the signal that asks it to stop to SIGKILL: more than [`SHUTDOWN`], and less than init scripts wait.
 pub const AGENT_STOP: Duration = Duration::from_secs(5);
 /// The first and the longest wait before a dead agent is started again: it doubles, so that one that cannot live takes no
@@ -309,5 +311,3 @@ pub const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 pub const STEADY: Duration = Duration::from_secs(120);
 /// A `--log-file` is put aside when it would become longer: with the one kept before it, 20 MB, years of quiet or hours of debugging.
 pub const LOG_FILE_BYTES: u64 = 10_000_000;
-/// A supervisor that wakes so late was stopped itself, and so, it may be, was the agent.
-pub const OVERSLEPT: Duration = Duration::from_secs(5);

@@ -5,6 +5,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use hm_agent::limits;
 use hm_agent::logger::{unix_seconds, utc};
 use serde_json::Value;
 use support::core::Core;
@@ -13,6 +14,7 @@ use support::hub::Hub;
 use support::manager::Manager;
 use support::node;
 use support::relay::{Certificate, Relay, Way};
+use support::supervised::Post;
 use support::wall_clock::WallClock;
 use support::{Agent, Client, SLACK, Scratch, wait_until};
 
@@ -191,4 +193,26 @@ fn an_agent_that_stood_still_blames_nobody_for_it() {
     wait_until("its end", || (scene.hooks().len() == 3).then_some(()));
     let log = scene.agent.stop();
     assert!(!log.iter().any(|line| line.contains("hangs")), "{log:#?}");
+}
+
+/// As in a container that is frozen, longer than an agent may be silent.
+#[test]
+#[ignore = "a minute"]
+fn a_supervisor_that_stood_still_with_its_agent_does_not_kill_it() {
+    let post = Post::new("frozen");
+    let supervisor = post.in_background(&[]);
+    let agent = supervisor.agent();
+    let both = |signal: &str| {
+        supervisor.signal(signal);
+        support::supervised::signal(agent, signal);
+    };
+    both("-STOP");
+    std::thread::sleep(limits::AGENT_SILENCE + Duration::from_secs(2));
+    both("-CONT");
+    wait_until("that it is served", || post.is_served().then_some(()));
+    // Whoever is to be killed, is by then.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(supervisor.agent(), agent, "{}", post.read("log"));
+    assert!(!post.read("log").contains("the agent is killed"), "{}", post.read("log"));
+    supervisor.stop();
 }
