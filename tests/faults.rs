@@ -162,9 +162,11 @@ fn a_sandbox_that_is_read_only_is_not_the_machines_disk() {
     agent.stop();
 }
 
-/// What a file becomes that cannot be read, at its path.
-const UNREADABLE: [(&str, fn(&Path)); 4] = [
-    ("no permission", |path| fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap()),
+/// How a file is made unreadable, and does so, at a path.
+type Unreadable = (&'static str, fn(&Path));
+
+const UNREADABLE: [Unreadable; 4] = [
+    ("no permission", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap()),
     ("an error of the device", |path| symlink("/proc/self/mem", path)), // there is nothing at 0: EIO
     ("a directory", |path| fs::create_dir(path).unwrap()),
     ("gone", |_| {}),

@@ -100,12 +100,16 @@ impl Application {
             },
             Mood::Late | Mood::Gone => {
                 let status = line.get(&format!("/status?0&appid={}", self.id));
-                let (is_so, words): (_, &[_]) = match self.mood {
-                    Mood::Late => (status.starts_with("WARNING"), &["WARNING", "OK"]),
-                    _ => (
-                        status.starts_with("CRITICAL") && !status.contains("od="),
-                        &["WARNING", "CRITICAL", "DROPPED", "OK"],
-                    ),
+                // Who was kept from looking may find more than it waited for.
+                let words: &[_] = match status.split(' ').next() {
+                    Some("WARNING") => &["WARNING", "OK"],
+                    Some("CRITICAL") if status.contains("od=") => &["WARNING", "CRITICAL", "OK"],
+                    Some("CRITICAL") => &["WARNING", "CRITICAL", "DROPPED", "OK"],
+                    _ => &[],
+                };
+                let is_so = match self.mood {
+                    Mood::Late => !words.is_empty(),
+                    _ => words.contains(&"DROPPED"),
                 };
                 self.due = now + LOOK;
                 if is_so {

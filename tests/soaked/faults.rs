@@ -84,7 +84,7 @@ pub fn deal(scene: &Scene, time: Duration, all: bool, dice: &mut Dice) {
     let mut pack: Vec<usize> = Vec::new();
     let mut dealt = 0;
     while start.elapsed() < time || (all && dealt < FAULTS.len()) {
-        pass(scene, dice, 6);
+        pass(scene, dice, 4);
         if pack.is_empty() {
             pack = (0..FAULTS.len()).collect();
             dice.shuffle(&mut pack);

@@ -180,22 +180,28 @@ impl Scene {
 
     /// Waits until all that was begun is done and nothing moves; what the agent holds then.
     pub fn rest(&self, commands: &mut Commands) -> Sample {
-        let is_still = || {
-            let online = ["hm", "core"].iter().all(|link| {
+        let moves = || {
+            for link in ["hm", "core"] {
                 let online = format!("hm_agent_link_state{{link=\"{link}\",state=\"online\"}}");
-                self.metric(&online) == Some(1.0)
-            });
+                if self.metric(&online) != Some(1.0) {
+                    return Some(format!("{link} is not online"));
+                }
+            }
             let backlog = self.metric("hm_agent_link_backlog{link=\"hm\"}");
-            let only_probe = children(self.agent().pid()).len() == 1;
-            online
-                && backlog.is_some_and(|backlog| backlog <= 1.0)
-                && only_probe
-                && self.user.processes().is_empty()
-                && self.sshd.lock().unwrap().processes().is_empty()
+            let children = children(self.agent().pid());
+            let commands = self.user.processes();
+            let hosts = self.sshd.lock().unwrap().processes();
+            let is_still = backlog.is_some_and(|backlog| backlog <= 1.0)
+                && children.len() == 1 // the probe
+                && commands.is_empty()
+                && hosts.is_empty();
+            (!is_still).then(|| format!("{backlog:?} {children:?} {commands:?} {hosts:?}"))
         };
         let begin = Instant::now();
-        while commands.ask_again(&self.core) || !is_still() {
-            assert!(begin.elapsed() < PATIENCE, "no rest: {:#?}", self.agent().log());
+        while let Some(what) =
+            commands.ask_again(&self.core).then(|| "commands".to_owned()).or_else(moves)
+        {
+            assert!(begin.elapsed() < PATIENCE, "{what}: {:#?}", self.agent().log());
             std::thread::sleep(Duration::from_millis(500));
         }
         // Subscribers that left without a word are noticed, and threads end.
