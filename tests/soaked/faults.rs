@@ -27,7 +27,7 @@ pub const FAULTS: [(&str, Act); 23] = [
     ("a GPU is lost", |scene, dice| script(scene, dice, "lost = 1")),
     ("driver crashes", |scene, dice| script(scene, dice, "crash = nvmlDeviceGetTemperature")),
     ("GPU probe killed", |scene, _| {
-        probes_of(scene.agent().pid()).iter().for_each(|pid| kill(*pid))
+        probes_of(scene.agent().pid()).iter().for_each(|pid| kill(*pid));
     }),
     ("an ssh killed", |scene, dice| {
         let ssh = scene.monitor.children("ssh");
