@@ -44,7 +44,8 @@ pub fn beat(server: SocketAddr, number: usize, story: &Story, mut dice: Dice) ->
         .map(|at| Application {
             id: format!("app-{number}-{at}"),
             promised: 1500 + dice.below(4500),
-            mood: Mood::Beats,
+            // It is not known yet.
+            mood: Mood::Away,
             since: now,
             due: now + Duration::from_millis(dice.below(1500)),
         })

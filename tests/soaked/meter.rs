@@ -18,6 +18,8 @@ pub struct Sample {
     pub rss_kb: u64,
     /// Pages of its own: those of the program's file, of which more are touched with time, are not.
     pub own_kb: u64,
+    /// Of these, those that nobody else has: while it starts a program, they are that one's, too.
+    pub private_dirty_kb: u64,
     pub threads: u64,
     pub descriptors: u64,
     pub mappings: u64,
@@ -39,7 +41,8 @@ impl Sample {
         };
         Self {
             rss_kb: kb("Rss:"),
-            own_kb: kb("Private_Dirty:"),
+            own_kb: agent.status("RssAnon"),
+            private_dirty_kb: kb("Private_Dirty:"),
             threads: agent.status("Threads"),
             descriptors: agent.descriptors() as u64,
             mappings: read("maps").lines().count() as u64,
@@ -52,10 +55,11 @@ impl Sample {
 /// A column of the report.
 pub type Column = (&'static str, fn(&Sample) -> f64);
 
-pub const COLUMNS: [Column; 8] = [
+pub const COLUMNS: [Column; 9] = [
     ("subscribers", |sample| sample.subscribers as f64),
     ("RSS (KB)", |sample| sample.rss_kb as f64),
     ("of its own (KB)", |sample| sample.own_kb as f64),
+    ("private dirty (KB)", |sample| sample.private_dirty_kb as f64),
     ("threads", |sample| sample.threads as f64),
     ("descriptors", |sample| sample.descriptors as f64),
     ("mappings", |sample| sample.mappings as f64),
