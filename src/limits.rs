@@ -136,6 +136,11 @@ pub const GZIP_BYTES: usize = 4 << 10;
 
 /// Applications that may beat at once; each takes some 300 bytes.
 pub const HEARTBEAT_APPS: usize = 10_000;
+/// While an application is waited for, its thread looks at the clock so often.
+pub const HEARTBEAT_LOOK: Duration = Duration::from_secs(1);
+/// Longer without a look, and the agent was stopped, or frozen with its container: nobody has listened, and that time counts
+/// against nobody. Less cannot make an application late that beats as it promised: it has three times as long, and 3 s.
+pub const HEARTBEAT_DEAF: Duration = Duration::from_secs(3);
 /// Connections to the heartbeat port, for keep-alive clients of as many applications.
 pub const HEARTBEAT_CONNECTIONS: usize = 12_000;
 /// A kept-alive connection on which nothing is asked for so long is closed.
@@ -297,6 +302,8 @@ pub const TELL_AGAIN: Duration = Duration::from_secs(1);
 pub const AGENT_START: Duration = Duration::from_secs(30);
 /// An agent that has not said for so long that it is well is killed. It says so twice as often.
 pub const AGENT_SILENCE: Duration = Duration::from_secs(60);
+/// Then it gets so much longer: with its supervisor it may have been stopped, or frozen with its container, until just now.
+pub const LAST_CHANCE: Duration = Duration::from_secs(10);
 /// From the signal that asks it to stop to SIGKILL: more than [`SHUTDOWN`], and less than init scripts wait.
 pub const AGENT_STOP: Duration = Duration::from_secs(5);
 /// The first and the longest wait before a dead agent is started again: it doubles, so that one that cannot live takes no
@@ -306,5 +313,3 @@ pub const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 pub const STEADY: Duration = Duration::from_secs(120);
 /// A `--log-file` is put aside when it would become longer: with the one kept before it, 20 MB, years of quiet or hours of debugging.
 pub const LOG_FILE_BYTES: u64 = 10_000_000;
-/// A supervisor that wakes so late was stopped itself, and so, it may be, was the agent.
-pub const OVERSLEPT: Duration = Duration::from_secs(5);

@@ -136,12 +136,6 @@ impl Supervisor {
             let silent = self.agent.as_ref().map(Agent::silent_at);
             let until = [self.again, beat, silent, self.stop_by].into_iter().flatten().min();
             self.wait(until);
-            if let Some(at) = until
-                && Instant::now() > at + limits::OVERSLEPT
-                && let Some(agent) = &mut self.agent
-            {
-                agent.excuse();
-            }
             self.listen();
             while let Some(signal) = self.signals.next() {
                 self.obey(signal);
@@ -286,7 +280,7 @@ impl Supervisor {
         let Some(agent) = &mut self.agent else { return };
         let why = if self.stop_by.is_some_and(|by| now >= by) {
             format!("it has not stopped within {} s", limits::AGENT_STOP.as_secs())
-        } else if now < agent.silent_at() || self.stop_by.is_some() {
+        } else if now < agent.silent_at() || self.stop_by.is_some() || agent.has_a_last_chance() {
             return;
         } else if agent.is_ready() {
             format!("it has not said for {} s that it is well", limits::AGENT_SILENCE.as_secs())

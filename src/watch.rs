@@ -1,14 +1,17 @@
 //! The heartbeat table: who promised to beat, when it beat last, what that comes to. A pure state machine:
-//! `now` is a parameter, on a clock that never jumps and stands still while the machine sleeps.
+//! `now` is a parameter, on a clock that never jumps and stands still while the machine sleeps or nobody listens
+//! ([`Listening`]).
 //!
 //! Overdue ratio `od` = time since the last beat ÷ granted time. From 3 on an application is late, from 5 on
 //! very late, and at 6 it is dropped: the thresholds of the released heartbeat server 1.0.0.
 
+mod listening;
 mod saved;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+pub use listening::Listening;
 pub use saved::{Saved, SavedApp, SavedMaintenance};
 
 /// From this overdue ratio on an application is late.

@@ -17,7 +17,7 @@ use crate::proto::heartbeat::shown;
 use crate::sync::{Stop, lock};
 use crate::sys::{self, Event};
 use crate::vital::Vital;
-use crate::watch::{Lateness, Saved, Status, Transition, Watch};
+use crate::watch::{Lateness, Listening, Saved, Status, Transition, Watch};
 use actions::Actions;
 use store::Store;
 
@@ -29,7 +29,7 @@ const BEFORE_THE_START: Duration = Duration::from_secs(100 * 86_400);
 pub struct Watchdog {
     table: Mutex<Table>,
     store: Store,
-    /// On the clock that never jumps and stands still while the machine sleeps.
+    /// By the clock that never jumps and stands still while the machine sleeps.
     started: Instant,
     /// Rings when the thread has to look earlier than it planned.
     news: Event,
@@ -39,6 +39,7 @@ pub struct Watchdog {
 
 struct Table {
     watch: Watch,
+    clock: Listening,
     /// When the thread looks again.
     planned: Duration,
     /// The changes that it has seen.
@@ -54,7 +55,8 @@ impl Watchdog {
             Some(saved) => Watch::restore(capacity, saved, BEFORE_THE_START),
             None => Watch::new(capacity),
         };
-        let table = Table { seen: watch.changes(), watch, planned: Duration::ZERO };
+        let clock = Listening::new(BEFORE_THE_START);
+        let table = Table { seen: watch.changes(), watch, clock, planned: Duration::ZERO };
         let (table, started) = (Mutex::new(table), Instant::now());
         let vital = Arc::new(Vital::new("watch"));
         Ok(Self { table, store, started, news: Event::new()?, vital })
@@ -68,7 +70,8 @@ impl Watchdog {
     /// Does something with the table as it is now.
     pub fn with<R>(&self, then: impl FnOnce(&mut Watch, Duration) -> R) -> R {
         let mut table = lock(&self.table);
-        let result = then(&mut table.watch, self.now());
+        let now = self.time(&mut table);
+        let result = then(&mut table.watch, now);
         let sooner = table.watch.next_deadline().is_some_and(|at| at < table.planned);
         let news = table.watch.changes() != table.seen || table.watch.has_transitions();
         let ring = (sooner || news) && !table.planned.is_zero();
@@ -88,8 +91,8 @@ impl Watchdog {
         self.with(Watch::statuses)
     }
 
-    fn now(&self) -> Duration {
-        BEFORE_THE_START + self.started.elapsed()
+    fn time(&self, table: &mut Table) -> Duration {
+        table.clock.now(BEFORE_THE_START + self.started.elapsed())
     }
 
     /// The thread's life.
@@ -101,13 +104,12 @@ impl Watchdog {
         while !stop.is_rung() {
             self.vital.works();
             self.news.clear();
-            let (transitions, changed) = self.look();
+            let (transitions, changed, now) = self.look();
             for transition in &transitions {
                 say(&log, transition);
             }
             actions.add(transitions);
             actions.tend(&settings.get().heartbeat.on_overdue, Instant::now());
-            let now = self.now();
             if changed {
                 let soon = now + limits::SAVE_PAUSE;
                 save_by = Some(save_by.map_or(soon, |by| by.min(soon)));
@@ -126,18 +128,19 @@ impl Watchdog {
         actions.end();
     }
 
-    /// Lets time pass. Says what has happened, and whether it must be saved.
-    fn look(&self) -> (Vec<Transition>, bool) {
+    /// Lets time pass. Says what has happened, whether it must be saved, and what time it is.
+    fn look(&self) -> (Vec<Transition>, bool, Duration) {
         let mut table = lock(&self.table);
-        table.watch.advance(self.now());
+        let now = self.time(&mut table);
+        table.watch.advance(now);
         let changes = table.watch.changes();
         let changed = std::mem::replace(&mut table.seen, changes) != changes;
-        (table.watch.take_transitions(), changed)
+        (table.watch.take_transitions(), changed, now)
     }
 
     fn sleep(&self, stop: &Stop, save_by: Option<Duration>, look: Option<Duration>) {
         let mut table = lock(&self.table);
-        let now = self.now();
+        let now = self.time(&mut table);
         let deadlines = [table.watch.next_deadline(), save_by, look.map(|look| now + look)];
         let until = deadlines.into_iter().flatten().min();
         if table.watch.changes() != table.seen || table.watch.has_transitions() {
@@ -145,7 +148,7 @@ impl Watchdog {
         }
         table.planned = until.unwrap_or(Duration::MAX);
         drop(table);
-        let wait = until.map(|until| until.saturating_sub(now));
+        let wait = until.map(|until| until.saturating_sub(now).min(limits::HEARTBEAT_LOOK));
         self.vital.rests(wait);
         sys::wait_readable([stop.as_fd(), self.news.as_fd()], wait);
         self.vital.works();

@@ -4,77 +4,34 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use support::core::Core;
+use support::disk::Disk;
+use support::fake_nvml::{self, Driver, assert_no_values, message, problems};
 use support::heartbeat::lines_of;
 use support::hub::Hub;
 use support::node::{self, User, behind};
-use support::{Agent, Scratch, wait_until};
+use support::{Agent, Scratch, hm_agent, wait_until};
 
-/// A disk of a megabyte, in a mount namespace that lives as long as this.
-struct Disk {
-    holder: Child,
-    directory: Scratch,
+fn start(disk: &Disk, core: &Core, hub: &Hub, user: &User) -> Agent {
+    let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // so that reports need room
+    let settings = ["core.commands=any", "hm.report_interval=1", &models, &hub.setting()];
+    let command = node::command(&core.setting(), &disk.directory, &settings);
+    let inside = disk.before(&user.known_to(&command));
+    let agent = Agent::spawn(inside);
+    agent.wait_log("registered as n1");
+    agent
 }
-
-impl Disk {
-    fn new() -> Self {
-        let directory = Scratch::new("disk");
-        let script =
-            "mount -t tmpfs -o size=1m,mode=755 none \"$0\" && echo ready && exec sleep 900";
-        let mut holder = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script])
-            .arg(&directory.0)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "this test needs root");
-        Self { holder, directory }
-    }
-
-    /// A file on it, from outside.
-    fn file(&self, name: &str) -> PathBuf {
-        let root = format!("/proc/{}/root", self.holder.id());
-        Path::new(&root).join(self.directory.0.strip_prefix("/").unwrap()).join(name)
-    }
-
-    fn fill(&self) {
-        let mut file = fs::File::create(self.file("fill")).unwrap();
-        while file.write_all(&[0; 512]).is_ok() {}
-    }
-
-    fn start(&self, core: &Core, hub: &Hub, user: &User) -> Agent {
-        let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // so that reports need room
-        let settings = ["core.commands=any", "hm.report_interval=1", &models, &hub.setting()];
-        let command = node::command(&core.setting(), &self.directory, &settings);
-        let pid = self.holder.id().to_string();
-        let inside = behind(&["nsenter", "-t", &pid, "--mount", "--"], &user.known_to(&command));
-        let agent = Agent::spawn(inside);
-        agent.wait_log("registered as n1");
-        agent
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
-}
-
 #[test]
 #[ignore = "needs root"]
 fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
     let (disk, hub, core, user) = (Disk::new(), Hub::start(), Core::start(), User::new());
     let marks = user.scratch();
     let mark = marks.0.join("ran");
-    let mut agent = disk.start(&core, &hub, &user);
+    let mut agent = start(&disk, &core, &hub, &user);
     agent.tell("/hb_init?600000&appid=before");
     hub.wait_reports(2);
     disk.fill();
@@ -114,7 +71,7 @@ fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
     hub.wait_reports(hub.reports().len() + 3);
     agent.signal("-KILL");
     agent.wait();
-    let agent = disk.start(&core, &hub, &user);
+    let agent = start(&disk, &core, &hub, &user);
     assert_eq!(agent.list(), known);
     // Asked for again, a command is known that ran while nothing could be written.
     for again in [1, last] {
@@ -203,4 +160,141 @@ fn a_sandbox_that_is_read_only_is_not_the_machines_disk() {
     });
     assert!(root.unwrap().ends_with(" 0"), "{root:?}");
     agent.stop();
+}
+
+/// How a file is made unreadable, and does so, at a path.
+type Unreadable = (&'static str, fn(&Path));
+
+const UNREADABLE: [Unreadable; 4] = [
+    ("no permission", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap()),
+    ("an error of the device", |path| symlink("/proc/self/mem", path)), // there is nothing at 0: EIO
+    ("a directory", |path| fs::create_dir(path).unwrap()),
+    ("gone", |_| {}),
+];
+
+/// What metrics have of each of [`READ`]; of file systems, these files know none.
+const VALUES: [&str; 5] =
+    ["\nnode_cpu_", "\nnode_memory_MemTotal", "\nnode_load1 ", "\nnode_pressure_cpu_", ""];
+
+fn symlink(to: &str, path: &Path) {
+    std::os::unix::fs::symlink(to, path).unwrap();
+}
+
+#[test]
+#[ignore = "needs root or nobody's privileges, and setpriv"]
+fn a_kernel_file_that_cannot_be_read_costs_its_own_values_alone() {
+    let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/x86");
+    let tree = Scratch::new("unreadable");
+    copy(&captured.join("a"), &tree.0);
+    let mut command = hm_agent();
+    for name in ["proc", "sys", "root"] {
+        command.args(["-s", &format!("path.{name}={}/{name}", tree.0.display())]);
+    }
+    command.args(["-s", "interval=1", "-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
+    // Root without the right to read everything.
+    let without = "-dac_override,-dac_read_search";
+    let (inherit, bound) = (format!("--inh-caps={without}"), format!("--bounding-set={without}"));
+    let agent = Agent::spawn(behind(&["setpriv", &inherit, &bound], &command));
+    let mut client = agent.subscribe();
+    let is_there = |collector: &str, value: &str| {
+        let success = format!("\nnode_scrape_collector_success{{collector=\"{collector}\"}} 1\n");
+        let metrics = agent.http("/metrics", "Connection: close\r\n").1;
+        metrics.contains(&success) && metrics.contains(value)
+    };
+    let read: Vec<_> = READ.into_iter().zip(VALUES).collect();
+    for &((file, collector), value) in &read {
+        let path = tree.0.join("proc").join(file);
+        for (what, becomes) in UNREADABLE {
+            if what != "no permission" {
+                fs::remove_file(&path).unwrap();
+            }
+            becomes(&path);
+            wait_until(&format!("{file}, {what}"), || (!is_there(collector, value)).then_some(()));
+            for ((other, others), value) in read.iter().filter(|((other, _), _)| *other != file) {
+                assert!(is_there(others, value), "{file}, {what}: {other}");
+            }
+            assert_eq!(client.json()["type"], "usage_update");
+            let _ = fs::remove_dir(&path);
+            let _ = fs::remove_file(&path);
+            fs::copy(captured.join("b/proc").join(file), &path).unwrap();
+            wait_until(&format!("{file} after {what}"), || {
+                is_there(collector, value).then_some(())
+            });
+        }
+    }
+    let log = agent.stop();
+    let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    // Load, pressure and mounts may be what this kernel, or container, does not have: then nothing is said.
+    let silent = 3;
+    let expected = READ.len() * UNREADABLE.len() - silent;
+    let (lost, again) = (said(" are left out until it can be read"), said(" can be read again"));
+    assert_eq!((lost, again), (expected, expected), "{log:#?}");
+}
+
+/// A memory cgroup in which there is no room.
+struct Narrow {
+    directory: PathBuf,
+    /// Where it counts whom it has killed.
+    events: &'static str,
+}
+
+impl Narrow {
+    /// `None`: there are no memory cgroups here that we may make.
+    fn new() -> Option<Self> {
+        let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
+        let (parent, limit, events) = match v1.join("memory.limit_in_bytes").exists() {
+            true => (v1, "memory.limit_in_bytes", "memory.oom_control"),
+            false => (v2, "memory.max", "memory.events"),
+        };
+        let directory = parent.join(format!("hm-agent-test-{}", std::process::id()));
+        fs::create_dir(&directory).ok()?;
+        let narrow = Self { directory, events };
+        fs::write(narrow.directory.join(limit), "4096").ok().map(|()| narrow)
+    }
+
+    fn take(&self, pid: u32) {
+        fs::write(self.directory.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    fn killed(&self) -> Option<u64> {
+        let text = fs::read_to_string(self.directory.join(self.events)).ok()?;
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+    }
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_probe_that_the_kernel_kills_for_want_of_memory_is_started_again() {
+    let driver = Driver::new("");
+    let mut watched = driver.start(&[]);
+    watched.until_state("ok");
+    let pid = watched.probe();
+    match Narrow::new() {
+        Some(narrow) => {
+            narrow.take(pid);
+            // It needs more, and there is nothing.
+            driver.becomes("gpus = 64");
+            wait_until("the kernel's kill", || (narrow.killed()? == 1).then_some(()));
+        }
+        None => {
+            eprintln!("there is no memory cgroup to be had: the probe is killed by hand");
+            fake_nvml::kill(pid);
+        }
+    }
+    let update = watched.until_state("crashed");
+    assert_no_values(&update);
+    assert!(message(&update).contains("perhaps the kernel for want of memory"), "{update:#}");
+    driver.becomes("gpus = 2");
+    let update = watched.until_state("ok");
+    assert_eq!(problems(&update), ["fine"; 2]);
+    assert_ne!(watched.probe(), pid);
+    let log = watched.stop();
+    let said = log.iter().filter(|line| line.contains("somebody killed the GPU probe"));
+    assert_eq!(said.count(), 1, "{log:#?}");
 }

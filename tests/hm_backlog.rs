@@ -1,5 +1,5 @@
 //! What a link costs: memory and processor time of an agent that reports, and of one with as many undelivered
-//! reports as it keeps. `tests/soak` runs the same for an hour.
+//! reports as it keeps. `tests/soak reports` runs the same for an hour.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -18,7 +18,7 @@ fn agent(hub: &str, state: &Scratch) -> Agent {
     Agent::start(&[&[hub, &state], &settings[..]].concat())
 }
 
-/// How long these tests look; `HM_SOAK_SECONDS` in `tests/soak`.
+/// How long these tests look; `HM_SOAK_SECONDS` in `tests/soak reports`.
 fn soak() -> Option<Duration> {
     let seconds = std::env::var("HM_SOAK_SECONDS").ok()?;
     Some(Duration::from_secs(seconds.parse().unwrap()))
@@ -43,7 +43,7 @@ fn fill(state: &Scratch) {
 }
 
 #[test]
-#[ignore = "half a minute; nine in tests/soak"]
+#[ignore = "half a minute; nine in tests/soak reports"]
 fn a_full_backlog_goes_in_order_and_at_a_bounded_pace_and_costs_no_more_than_its_memory() {
     let (idle, state) = (Scratch::new("backlog"), Scratch::new("backlog"));
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -101,7 +101,7 @@ fn a_full_backlog_goes_in_order_and_at_a_bounded_pace_and_costs_no_more_than_its
 
 /// A report a second, with a hub that is there and away in turn.
 #[test]
-#[ignore = "a minute; an hour in tests/soak"]
+#[ignore = "a minute; an hour in tests/soak reports"]
 fn memory_and_processor_time_are_flat() {
     let whole = soak().unwrap_or(Duration::from_secs(60));
     let state = Scratch::new("flat");

@@ -6,10 +6,11 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use support::cable::taken;
 use support::core::Core;
+use support::dice::Dice;
 use support::heartbeat::lines_of;
 use support::hub::Hub;
 use support::node::{self, User};
@@ -19,19 +20,6 @@ use support::{Agent, Scratch, wait_until};
 const SAVED: Duration = Duration::from_millis(2500);
 /// What a life may say that is more than information; the latter where the machine is busy.
 const TROUBLES: [&str; 2] = [" was interrupted", "read sensors and interfaces: timed out"];
-
-/// Numbers that look random and can be had again.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        // Marsaglia's xorshift.
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
 
 struct Scene {
     hub: Hub,
@@ -52,11 +40,8 @@ struct Scene {
 #[ignore = "takes a minute"]
 fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
     let kills = std::env::var("HM_KILLS").map_or(20, |text| text.parse().unwrap());
-    let seed = std::env::var("HM_SEED").map_or_else(
-        |_| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(),
-        |text| text.parse().unwrap(),
-    );
-    println!("{kills} kills, HM_SEED={seed}");
+    let dice = Dice::new();
+    println!("{kills} kills, HM_SEED={}", dice.seed);
     let user = User::new();
     let marks = user.scratch();
     let mut scene = Scene {
@@ -65,7 +50,7 @@ fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
         user,
         state: Scratch::new("killed"),
         marks,
-        dice: Dice(seed | 1),
+        dice,
         taken: BTreeSet::new(),
         known: BTreeSet::new(),
         commands: Vec::new(),

@@ -1,5 +1,5 @@
 //! Both uplinks, dashboards, applications that beat and commands, while cables and servers fail: when all is quiet
-//! again, the agent holds no thread, no descriptor and no memory more than before. `tests/soak` does it for ten minutes.
+//! again, the agent holds no thread, no descriptor and no memory more than before. `tests/soak reports` does it for ten minutes.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -297,7 +297,7 @@ fn untold(record: &std::path::Path) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "needs root and ip; a minute, ten in tests/soak"]
+#[ignore = "needs root and ip; a minute, ten in tests/soak reports"]
 fn uplinks_dashboards_applications_and_commands_leave_nothing_behind() {
     let seconds =
         std::env::var("HM_UPLINKS_SECONDS").map_or(QUIET_SECONDS, |text| text.parse().unwrap());

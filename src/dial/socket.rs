@@ -18,6 +18,7 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Bytes, Message, Utf8Bytes, WebSocket};
 
 use super::address::{Address, Proxy};
+use super::tls;
 use crate::error::reason;
 use crate::limits;
 use crate::link::Outage;
@@ -268,10 +269,10 @@ fn secure<'a>(
     config: Arc<ClientConfig>,
     host: &str,
 ) -> Result<Transport<'a>, Outage> {
-    let tls = |why: String| Outage::Tls(why);
-    let name = ServerName::try_from(host.to_owned()).map_err(|error| tls(error.to_string()))?;
-    let mut connection =
-        ClientConnection::new(config, name).map_err(|error| tls(error.to_string()))?;
+    let name = ServerName::try_from(host.to_owned());
+    let name = name.map_err(|error| Outage::Tls(error.to_string()))?;
+    let connection = ClientConnection::new(config, name);
+    let mut connection = connection.map_err(|error| Outage::Tls(error.to_string()))?;
     let deadline = Instant::now() + limits::HANDSHAKE;
     stream.begin_message();
     while connection.is_handshaking() {
@@ -280,10 +281,7 @@ fn secure<'a>(
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 until(&stream, deadline, "TLS")?;
             }
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                return Err(tls("the server closed the connection".to_owned()));
-            }
-            Err(error) => return Err(tls(error.to_string())),
+            Err(error) => return Err(tls::outage(&error)),
         }
     }
     Ok(Transport::Tls(Box::new(StreamOwned::new(connection, stream))))

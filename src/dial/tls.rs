@@ -4,14 +4,19 @@
 mod provider;
 mod verifier;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore};
 
 use verifier::Verifier;
+
+use crate::error::reason;
+use crate::link::Outage;
+use crate::logger::utc;
 
 /// Where distributions keep the authorities that a system trusts, all in one file.
 const SYSTEM: [&str; 5] = [
@@ -41,6 +46,38 @@ pub fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     Ok(Arc::new(config))
+}
+
+/// Why there is no TLS, of an error of a handshake. What rustls has found will not mend itself soon; that the connection
+/// broke, as it does when a server is started again, will.
+pub fn outage(error: &io::Error) -> Outage {
+    let found = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
+    match found {
+        Some(Error::InvalidCertificate(why)) => Outage::Tls(refusal(why)),
+        Some(error) => Outage::Tls(error.to_string()),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Outage::Tls("the server closed the connection".to_owned())
+        }
+        None => Outage::Lost(reason(error)),
+    }
+}
+
+/// What is wrong with a certificate. Nobody reads times as rustls writes them, and as often as the certificate it is this
+/// machine's clock that is wrong.
+fn refusal(why: &CertificateError) -> String {
+    use CertificateError::{ExpiredContext, NotValidYetContext};
+    let what = "invalid peer certificate";
+    match why {
+        ExpiredContext { time, not_after } => {
+            let (now, end) = (utc(time.as_secs()), utc(not_after.as_secs()));
+            format!("{what}: it has expired at {end}; the clock here shows {now}")
+        }
+        NotValidYetContext { time, not_before } => {
+            let (now, begin) = (utc(time.as_secs()), utc(not_before.as_secs()));
+            format!("{what}: it is not valid before {begin}; the clock here shows {now}")
+        }
+        why => Error::InvalidCertificate(why.clone()).to_string(),
+    }
 }
 
 /// Whom we trust.

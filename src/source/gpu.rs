@@ -15,6 +15,7 @@ mod words;
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -276,7 +277,14 @@ impl<'a> Keeper<'a> {
             Why::Replaced => return Phase::Resting(now),
             Why::Failed => log::debug!("the GPU probe is gone: {status}"),
             Why::Crashed => {
-                let message = format!("the driver's library took the GPU probe with it: {status}");
+                // A library that crashes does not end so.
+                let who = match status.signal() {
+                    Some(libc::SIGKILL) => {
+                        "somebody killed the GPU probe, perhaps the kernel for want of memory"
+                    }
+                    _ => "the driver's library took the GPU probe with it",
+                };
+                let message = format!("{who}: {status}");
                 self.fail(State::Crashed, message, now);
             }
         }

@@ -23,6 +23,8 @@ pub struct Agent {
     started: Instant,
     ready: bool,
     silent_at: Instant,
+    /// That was put off already.
+    last_chance: bool,
 }
 
 /// How one has ended.
@@ -55,7 +57,7 @@ impl Agent {
         }
         let (child, started) = (command.spawn()?, Instant::now());
         let silent_at = started + limits::AGENT_START;
-        Ok(Self { child, words, started, ready: false, silent_at })
+        Ok(Self { child, words, started, ready: false, silent_at, last_chance: false })
     }
 
     /// Its number.
@@ -73,9 +75,17 @@ impl Agent {
         self.silent_at
     }
 
-    /// It could not speak for a while.
+    /// From now on it may be silent as long as ever.
     pub fn excuse(&mut self) {
         self.silent_at = Instant::now() + limits::AGENT_SILENCE;
+        self.last_chance = false;
+    }
+
+    /// It has been silent for too long, and may be a little longer, once: if both were stopped, it has had no time to speak.
+    /// Whether that is so.
+    pub fn has_a_last_chance(&mut self) -> bool {
+        self.silent_at = Instant::now() + limits::LAST_CHANCE;
+        !std::mem::replace(&mut self.last_chance, true)
     }
 
     /// How long it has been there.

@@ -36,6 +36,11 @@ impl Monitor {
         Self { agent: Agent::spawn(command), known_hosts, relay: None }
     }
 
+    /// An agent that was started otherwise.
+    pub fn of(agent: Agent, known_hosts: Scratch) -> Self {
+        Self { agent, known_hosts, relay: None }
+    }
+
     /// In a network namespace. Clients are not there, so a process for each is between.
     pub fn start_in(network: &str) -> Self {
         let inside = ["netns", "exec", network];

@@ -1,0 +1,108 @@
+//! The wall clock of one process, which a test sets without touching the machine's: also of a static program, which takes the
+//! time from the code that the kernel maps into each process (vdso(7)). Linux lets a debugger write there, and each process has
+//! a copy of its own then. Programs that it starts have the machine's clock.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use super::{Agent, wait_until};
+
+/// `clock_gettime` by a system call, and so many seconds more of CLOCK_REALTIME (0), which stand at [`SECONDS`].
+#[rustfmt::skip]
+const CODE: [u8; 30] = [
+    0x0f, 0x1f, 0x00, // nop
+    0xb8, 0xe4, 0, 0, 0, // mov eax, SYS_clock_gettime
+    0x0f, 0x05, // syscall
+    0x85, 0xff, // test edi, edi
+    0x75, 0x0d, // jne to the end
+    0x48, 0xba, 0, 0, 0, 0, 0, 0, 0, 0, // mov rdx, 0
+    0x48, 0x01, 0x16, // add [rsi], rdx
+    0xc3, // ret
+    0x90, 0x90,
+];
+/// Eight bytes at a multiple of eight are written at once.
+const SECONDS: u64 = 16;
+
+/// Of a process.
+pub struct WallClock {
+    memory: File,
+    /// Where `__vdso_clock_gettime` is.
+    at: u64,
+}
+
+impl WallClock {
+    /// The agent's, right so far. `None`: not on this kind of machine.
+    pub fn of(agent: &Agent) -> Option<Self> {
+        if !cfg!(target_arch = "x86_64") {
+            return None;
+        }
+        let maps = fs::read_to_string(format!("/proc/{}/maps", agent.pid())).unwrap();
+        let range = maps.lines().find(|line| line.ends_with("[vdso]"))?.split(' ').next()?;
+        let (start, end) = range.split_once('-')?;
+        let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
+        let path = format!("/proc/{}/mem", agent.pid());
+        let memory = File::options().read(true).write(true).open(path).unwrap();
+        let mut image = vec![0; (end - start) as usize];
+        memory.read_exact_at(&mut image, start).unwrap();
+        let (offset, size) = symbol(&image, b"__vdso_clock_gettime")?;
+        assert!(size >= CODE.len() as u64 && (start + offset + SECONDS).is_multiple_of(8));
+        let clock = Self { memory, at: start + offset };
+        clock.install(agent, start..end);
+        Some(clock)
+    }
+
+    /// While it stands still, and nowhere in that code.
+    fn install(&self, agent: &Agent, vdso: std::ops::Range<u64>) {
+        loop {
+            agent.signal("-STOP");
+            wait_until("it stopped", || (agent.state() == "T").then_some(()));
+            let is_free = counters(agent.pid()).iter().all(|counter| !vdso.contains(counter));
+            if is_free {
+                self.memory.write_all_at(&CODE, self.at).unwrap();
+            }
+            agent.signal("-CONT");
+            if is_free {
+                return;
+            }
+            std::thread::park_timeout(Duration::from_millis(3));
+        }
+    }
+
+    /// From now on it is wrong by so many seconds.
+    pub fn wrong_by(&self, seconds: i64) {
+        self.memory.write_all_at(&seconds.to_le_bytes(), self.at + SECONDS).unwrap();
+    }
+}
+
+/// Where the threads of a stopped process are.
+fn counters(pid: u32) -> Vec<u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let counter = |thread: fs::DirEntry| {
+        // A thread that ends at this moment has no place any more.
+        let text = fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
+        let hex = text.trim().rsplit("0x").next()?;
+        u64::from_str_radix(hex, 16).ok()
+    };
+    threads.filter_map(counter).collect()
+}
+
+/// Address and size of a function in a shared object (elf(5)).
+fn symbol(image: &[u8], name: &[u8]) -> Option<(u64, u64)> {
+    let number = |at: u64, length: usize| {
+        let bytes = &image[at as usize..at as usize + length];
+        bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
+    };
+    const DYNSYM: u64 = 11;
+    let (sections, size, count) = (number(40, 8), number(58, 2), number(60, 2));
+    let header = |index: u64| sections + index * size;
+    let symbols = (0..count).map(header).find(|at| number(at + 4, 4) == DYNSYM)?;
+    let names = number(header(number(symbols + 40, 4)) + 24, 8);
+    let (start, length) = (number(symbols + 24, 8), number(symbols + 32, 8));
+    let mut all = (start..start + length).step_by(24);
+    let found = all.find(|at| {
+        let rest = &image[(names + number(*at, 4)) as usize..];
+        rest.starts_with(name) && rest[name.len()] == 0
+    })?;
+    Some((number(found + 8, 8), number(found + 16, 8)))
+}
