@@ -124,9 +124,10 @@ pub const METRICS_GPUS: usize = 64;
 pub const METRICS_XIDS: usize = 32;
 /// Applications that beat have seven series each, and anybody who reaches the port may name one.
 pub const METRICS_APPS: usize = 200;
-/// Requests for /metrics, /snapshot and the page that are answered at a time; as with node_exporter. A client that
-/// does not read holds the memory of its answer until it is cut.
-pub const SCRAPES: usize = 40;
+/// So many requests for /metrics, /snapshot and the page get an answer of their own at a time; who comes beyond them shares
+/// one that is made once for a sample. A client that does not read holds the memory of its answer until it is cut, and
+/// making answers takes processors from who lets clients in.
+pub const SCRAPES: usize = 8;
 
 /// Memory of an answer is kept for the next one unless there is more of it.
 pub const SPARE_BYTES: usize = 256 << 10;

@@ -8,6 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use support::cable::{Cable, FAR, NEAR};
+use support::heartbeat::Line;
 use support::{Agent, PATIENCE, at_best, wait_until};
 
 #[test]
@@ -96,6 +97,34 @@ fn half_open_heads_do_not_keep_others_out_or_the_agent_from_stopping() {
         let _ = socket.read_to_end(&mut answer);
         assert_eq!(answer, b"");
     }
+}
+
+/// They used to hold all places, and a Prometheus was refused until they were cut.
+#[test]
+fn who_does_not_read_keeps_nobody_from_scraping() {
+    let agent = Agent::start(&["usage.max_connections_per_ip=0"]);
+    let get = "GET /metrics HTTP/1.1\r\n\r\n".repeat(50);
+    let deaf: Vec<_> = (0..60)
+        .map(|_| {
+            let mut socket = agent.socket();
+            socket.write_all(get.as_bytes()).unwrap();
+            socket
+        })
+        .collect();
+    let busy = "Connection: close\r\nAccept-Encoding: gzip\r\n";
+    for target in ["/metrics", "/snapshot", "/"] {
+        for headers in [busy, "Connection: close\r\n"] {
+            let mut line = Line::on(agent.socket());
+            line.say(format!("GET {target} HTTP/1.1\r\n{headers}\r\n"));
+            let answer = line.next(false).unwrap();
+            assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")));
+        }
+        let head = agent.raw(format!("HEAD {target} HTTP/1.1\r\n{busy}\r\n").as_bytes());
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    }
+    drop(deaf);
+    wait_until("few threads", || (agent.status("Threads") < 40).then_some(()));
+    agent.stop();
 }
 
 /// A process that is gone when it goes out of scope.

@@ -76,7 +76,7 @@ impl Heartbeat<'_> {
         let (request, answer) = unread.next(stream, |head| self.answer(head, guest))?;
         guest.counters.answered(answer.status);
         let answer = answer.to_bytes(request.keep, request.head_only);
-        unread.answer(stream, &request, &answer)
+        unread.answer(stream, &request, [&answer, &[]])
     }
 
     fn answer(&self, head: &Head<'_>, guest: &Guest<'_>) -> Answer {

@@ -85,7 +85,7 @@ impl Telemetry<'_> {
         match found {
             Ok(Found::Answer(mut answer)) => {
                 guest.counters.answered(answer.status());
-                unread.answer(stream, &request, answer.bytes(&request))?;
+                unread.answer(stream, &request, answer.parts(&request))?;
                 Ok(Step::Again)
             }
             Ok(Found::Upgrade(key)) => Ok(Step::Upgrade(key, unread.rest(request.length))),

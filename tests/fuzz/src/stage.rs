@@ -100,6 +100,7 @@ impl Stage {
                 ports: vec![("usage", &counters)],
                 scrapes: Default::default(),
                 spare: Default::default(),
+                shared: Default::default(),
             },
             log: PeerLog::new(),
         };
