@@ -75,6 +75,11 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// After running out of descriptors or memory, accepting rests for so long.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// When all places are taken, so many more may be let in that are given up by others, who are leaving.
+pub const LEAVING: usize = 64;
+/// A connection that is kept alive and on which nothing was asked for so long gives way then. HTTP's clients connect again.
+pub const IDLE: Duration = Duration::from_secs(1);
+
 /// A request head larger than this is refused (431). nginx's own bound.
 pub const HEAD_BYTES: usize = 8 << 10;
 /// Header lines in a head; browsers behind two proxies send about thirty.

@@ -38,6 +38,7 @@ impl Traffic {
 
 /// A connection to a client, or to a server.
 pub struct Stream<'a> {
+    /// The fan has it too, and who may have to end the connection.
     socket: Arc<TcpStream>,
     stop: &'a Stop,
     write_by: Instant,
@@ -47,10 +48,11 @@ pub struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     /// Takes over a socket that was just accepted or connected.
-    pub fn new(socket: TcpStream, stop: &'a Stop) -> io::Result<Self> {
+    pub fn new(socket: impl Into<Arc<TcpStream>>, stop: &'a Stop) -> io::Result<Self> {
+        let socket = socket.into();
         socket.set_nonblocking(true)?;
         let write_by = Instant::now() + limits::WRITE;
-        Ok(Self { socket: Arc::new(socket), stop, write_by, last_words: false, traffic: None })
+        Ok(Self { socket, stop, write_by, last_words: false, traffic: None })
     }
 
     /// Its bytes are counted from now on.

@@ -127,6 +127,21 @@ fn who_does_not_read_keeps_nobody_from_scraping() {
     agent.stop();
 }
 
+/// As many silent connections as there may be used to keep everybody out until they were cut.
+#[test]
+fn who_asks_for_nothing_gives_way_to_others_and_subscribers_do_not() {
+    let agent = Agent::start(&["usage.max_connections=20"]);
+    let mut silent: Vec<_> = (0..20).map(|_| agent.socket()).collect();
+    let mut inside: Vec<_> = (0..20).map(|_| agent.subscribe()).collect();
+    for socket in &mut silent {
+        assert_eq!(socket.read(&mut [0]).unwrap_or(0), 0);
+    }
+    assert_eq!(agent.http("/usage", "").0, 503);
+    inside.pop();
+    wait_until("room", || (agent.http("/usage", "").0 == 426).then_some(()));
+    agent.stop();
+}
+
 /// A process that is gone when it goes out of scope.
 struct Client(Child);
 

@@ -74,9 +74,12 @@ impl Heartbeat<'_> {
         guest: &Guest<'_>,
     ) -> Result<(), End> {
         let (request, answer) = unread.next(stream, |head| self.answer(head, guest))?;
+        guest.permit.works();
         guest.counters.answered(answer.status);
         let answer = answer.to_bytes(request.keep, request.head_only);
-        unread.answer(stream, &request, [&answer, &[]])
+        unread.answer(stream, &request, [&answer, &[]])?;
+        guest.permit.rests();
+        Ok(())
     }
 
     fn answer(&self, head: &Head<'_>, guest: &Guest<'_>) -> Answer {

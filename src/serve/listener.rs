@@ -110,10 +110,10 @@ impl Port {
                 self.vital.works();
                 match self.listener.accept() {
                     Ok((socket, peer)) => {
-                        let config = settings.get();
-                        match self.admit(peer, &admission(&config)) {
+                        let (config, socket) = (settings.get(), Arc::new(socket));
+                        match self.admit(peer, &socket, &admission(&config)) {
                             Ok(guest) => self.start(crew, stop, socket, guest, serve),
-                            Err(text) => self.refuse(socket, peer, text),
+                            Err(text) => self.refuse(&socket, peer, text),
                         }
                     }
                     Err(error) => match Trouble::of(&error) {
@@ -139,12 +139,17 @@ impl Port {
         })
     }
 
-    fn admit(&self, peer: SocketAddr, admission: &Admission<'_>) -> Result<Guest<'_>, String> {
+    fn admit(
+        &self,
+        peer: SocketAddr,
+        socket: &Arc<TcpStream>,
+        admission: &Admission<'_>,
+    ) -> Result<Guest<'_>, String> {
         let all = admission.max_connections;
         let each = admission.max_connections_per_ip;
         let mut permit = self
             .permits
-            .enter(all)
+            .enter(all, socket)
             .ok_or_else(|| format!("there are {all} connections already, the most that may be"))?;
         let address = peer.ip().to_canonical();
         if !admission.trusted_proxies.contains(&address) && !permit.claim(address, each) {
@@ -158,7 +163,7 @@ impl Port {
         &'a self,
         crew: &Crew<'env>,
         stop: &'a Stop,
-        socket: TcpStream,
+        socket: Arc<TcpStream>,
         guest: Guest<'a>,
         serve: &'env (impl Fn(Stream<'a>, Guest<'a>) + Sync),
     ) {
@@ -179,7 +184,7 @@ impl Port {
     }
 
     /// Refuses without waiting for anybody: under a flood this thread must go on accepting.
-    fn refuse(&self, mut socket: TcpStream, peer: SocketAddr, text: String) {
+    fn refuse(&self, mut socket: &TcpStream, peer: SocketAddr, text: String) {
         self.log.write(Level::Warn, || format!("{}: {peer} refused: {text}", self.name));
         let refusal = Refusal::busy(text);
         self.counters.answered(refusal.status);

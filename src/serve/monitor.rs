@@ -60,6 +60,7 @@ impl<'env> Monitor<'_, 'env> {
             }
         };
         drop(unread);
+        guest.permit.works();
         let peer = guest.peer;
         let most = limits::MONITOR_MESSAGE_BYTES;
         let (socket, mailbox) = match (websocket::accept(stream, &key, early, most), Mailbox::new())

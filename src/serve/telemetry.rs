@@ -82,10 +82,12 @@ impl Telemetry<'_> {
             method = if head.method == "HEAD" { "HEAD" } else { "GET" };
             self.find(head, guest)
         })?;
+        guest.permit.works();
         match found {
             Ok(Found::Answer(mut answer)) => {
                 guest.counters.answered(answer.status());
                 unread.answer(stream, &request, answer.parts(&request))?;
+                guest.permit.rests();
                 Ok(Step::Again)
             }
             Ok(Found::Upgrade(key)) => Ok(Step::Upgrade(key, unread.rest(request.length))),
