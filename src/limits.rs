@@ -68,6 +68,8 @@ pub const CONNECTION_STACK_BYTES: usize = 64 << 10;
 /// A connection is let in only while so much memory can be had beside it: an allocation that fails ends
 /// the process, and those who are inside need a few.
 pub const HEADROOM_BYTES: usize = 1 << 20;
+/// The same in a control group with a limit, where the kernel's part of connections counts too; of a small one, an eighth.
+pub const GROUP_HEADROOM_BYTES: u64 = 16 << 20;
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
 /// Connections the kernel holds for us until we accept them; a fleet's dashboards come back all at once.

@@ -17,6 +17,7 @@ use crate::config::{Config, Current};
 use crate::error::{Error, reason};
 use crate::limits;
 use crate::logger::PeerLog;
+use crate::source::room;
 use crate::stream::Stream;
 use crate::sync::Stop;
 use crate::sys::{self, Crew, SocketOptions};
@@ -172,8 +173,7 @@ impl Port {
             Ok(stream) => serve(stream.counted(&guest.counters.traffic), guest),
             Err(error) => log::debug!("{}: {}", guest.peer, reason(&error)),
         };
-        let room = sys::check_room(limits::HEADROOM_BYTES);
-        let spawned = room.and_then(|()| crew.start(c"client", stack, work));
+        let spawned = room::check().and_then(|()| crew.start(c"client", stack, work));
         if let Err(error) = spawned {
             // The socket went with the closure: it is closed. Nothing better can be said without one.
             self.log.write(Level::Warn, || {
