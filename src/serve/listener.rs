@@ -110,6 +110,8 @@ impl Port {
             while !stop.is_rung() {
                 self.vital.works();
                 match self.listener.accept() {
+                    // Reset while it waited: a storm of these must not cost a thread each.
+                    Ok((socket, _)) if !matches!(socket.take_error(), Ok(None)) => {}
                     Ok((socket, peer)) => {
                         let (config, socket) = (settings.get(), Arc::new(socket));
                         match self.admit(peer, &socket, &admission(&config)) {
