@@ -53,6 +53,7 @@ impl Heartbeat<'_> {
         };
         match end {
             End::Over => {}
+            _ if guest.permit.gave_way() => log::debug!("heartbeat: {} gave way", guest.peer),
             End::Broken(error) => log::debug!("heartbeat: {} lost: {}", guest.peer, reason(&error)),
             End::Refused(refusal) => {
                 guest.counters.answered(refusal.status);

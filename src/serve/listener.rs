@@ -154,6 +154,12 @@ impl Port {
             .permits
             .enter(all, socket)
             .ok_or_else(|| format!("there are {all} connections already, the most that may be"))?;
+        if permit.took_over {
+            self.log.write(Level::Warn, || {
+                let name = self.name;
+                format!("{name}: there are {all} connections, the most that may be; who asks for nothing gives way")
+            });
+        }
         let address = peer.ip().to_canonical();
         if !admission.trusted_proxies.contains(&address) && !permit.claim(address, each) {
             return Err(too_many_of(address, each));

@@ -53,6 +53,9 @@ impl<'env> Monitor<'_, 'env> {
             Ok((request, Err(refusal))) => {
                 return self.refuse(stream, guest, &refusal, request.head_only);
             }
+            Err(_) if guest.permit.gave_way() => {
+                return log::debug!("monitor: {} gave way", guest.peer);
+            }
             Err(Exchange::Refused(refusal)) => return self.refuse(stream, guest, &refusal, false),
             Err(Exchange::Over) => return log::debug!("monitor: {} left", guest.peer),
             Err(Exchange::Broken(error)) => {

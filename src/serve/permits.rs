@@ -40,18 +40,21 @@ pub struct Permit<'a> {
     socket: Arc<TcpStream>,
     /// While the other end is waited for.
     turn: Cell<Option<Turn>>,
+    /// Somebody had to give way for it.
+    pub took_over: bool,
 }
 
 impl Permits {
     /// A place for a connection, if fewer than `max` are taken or somebody must give way; 0: there is no limit.
     pub fn enter(&self, max: usize, socket: &Arc<TcpStream>) -> Option<Permit<'_>> {
         let mut held = lock(&self.0);
-        if max > 0 && held.all >= max && !held.make_room(max) {
+        let took_over = max > 0 && held.all >= max;
+        if took_over && !held.make_room(max) {
             return None;
         }
         held.all += 1;
         let turn = Cell::new(Some(held.wait(false, socket)));
-        Some(Permit { permits: self, address: None, socket: socket.clone(), turn })
+        Some(Permit { permits: self, address: None, socket: socket.clone(), turn, took_over })
     }
 }
 
@@ -68,6 +71,11 @@ impl Permit<'_> {
             self.address = Some(address);
         }
         granted
+    }
+
+    /// Whether it had to give way: what it has not said to the end is nothing to complain about.
+    pub fn gave_way(&self) -> bool {
+        self.turn.get().is_some_and(|turn| !lock(&self.permits.0).waiting.contains_key(&turn))
     }
 
     /// It has asked for something: from now on its place is its own.
@@ -180,6 +188,7 @@ mod tests {
         talking.works();
         known.rests();
         let first = enter(4).expect("that of the oldest stranger");
+        assert!(old.gave_way() && first.took_over && !young.gave_way() && !young.took_over);
         first.works();
         drop(old);
         assert!(enter(5).is_some(), "that of the other stranger");

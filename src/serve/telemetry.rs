@@ -59,6 +59,9 @@ impl Telemetry<'_> {
                 Ok(Step::Refuse(refusal, method)) => {
                     return self.refuse(stream, &guest, &refusal, method);
                 }
+                Err(_) if guest.permit.gave_way() => {
+                    return log::debug!("usage: {} gave way", guest.peer);
+                }
                 Err(End::Refused(refusal)) => return self.refuse(stream, &guest, &refusal, "GET"),
                 Err(End::Over) => return log::debug!("usage: {} left", guest.peer),
                 Err(End::Broken(error)) => {
