@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use support::attack::{Attacker, Target};
 use support::cable::{Cable, FAR, NEAR};
 use support::heartbeat::Line;
 use support::{Agent, PATIENCE, at_best, wait_until};
@@ -139,6 +140,31 @@ fn who_asks_for_nothing_gives_way_to_others_and_subscribers_do_not() {
     assert_eq!(agent.http("/usage", "").0, 503);
     inside.pop();
     wait_until("room", || (agent.http("/usage", "").0 == 426).then_some(()));
+    agent.stop();
+}
+
+/// A storm of these used to keep everybody else out, for a thread was started for each.
+#[test]
+#[ignore = "needs python"]
+fn who_was_reset_before_it_was_let_in_costs_no_thread() {
+    let agent = Agent::start(&[]);
+    let target = Target {
+        agent: &agent,
+        monitor: agent.heartbeat(),
+        host: "127.0.0.1",
+        sources: "127.0.0.2".to_owned(),
+    };
+    agent.signal("-STOP");
+    wait_until("it stopped", || (agent.state() == "T").then_some(()));
+    let counts = Attacker::start(&[], "resets", Duration::from_millis(500), &target).end();
+    agent.signal("-CONT");
+    let text = agent.http("/metrics", "Connection: close\r\n").1;
+    let accepted: Vec<u64> = text
+        .lines()
+        .filter(|line| line.starts_with("hm_agent_connections_accepted_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(counts["resets"] > 100 && accepted == [1, 0], "{accepted:?} of {counts:?}");
     agent.stop();
 }
 
