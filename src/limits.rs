@@ -91,6 +91,8 @@ pub const HEAD: Duration = Duration::from_secs(10);
 /// One message to a client must have left within this, or the client is cut. Plain TCP recovers from a
 /// lost packet in less.
 pub const WRITE: Duration = Duration::from_secs(10);
+/// One message of a WebSocket must have arrived within this when its first part has, as long as parts come without a pause.
+pub const READ: Duration = Duration::from_secs(10);
 /// After the last message, how long to wait for the client's own end, so that the kernel does not
 /// throw our last words away with a reset.
 pub const LINGER: Duration = Duration::from_secs(1);

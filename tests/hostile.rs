@@ -168,6 +168,24 @@ fn who_was_reset_before_it_was_let_in_costs_no_thread() {
     agent.stop();
 }
 
+/// It used to go on for as long as the client did, and nothing else was looked at meanwhile: no deadline, no stop.
+#[test]
+#[ignore = "waits 10 s"]
+fn a_message_of_empty_parts_without_end_is_not_read_for_ever() {
+    let agent = Agent::start(&["log_level=debug"]);
+    let mut client = agent.connect();
+    client.0.get_ref().set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+    let socket = client.0.get_mut();
+    socket.write_all(b"\x01\x80\0\0\0\0").unwrap();
+    let (start, parts) = (Instant::now(), b"\x00\x80\0\0\0\0".repeat(10_000));
+    while socket.write_all(&parts).is_ok() {
+        assert!(start.elapsed() < PATIENCE, "{:#?}", agent.log());
+    }
+    assert!(start.elapsed() >= Duration::from_secs(9), "{:?}", start.elapsed());
+    agent.wait_log("lost: its message does not end");
+    agent.stop();
+}
+
 /// A process that is gone when it goes out of scope.
 struct Client(Child);
 

@@ -194,7 +194,7 @@ impl Conversation<'_, '_, '_> {
 
     /// Handles one message of the client. Says whether there may be more.
     fn read_one(&mut self) -> Result<bool, End> {
-        self.socket.get_mut().begin_message();
+        self.socket.get_mut().begin_reading();
         match self.socket.read() {
             Ok(Message::Text(text)) => self.take(&text)?,
             Ok(Message::Binary(_)) => {
