@@ -21,7 +21,7 @@ use crate::logger::{self, PeerLog};
 use crate::notify::Notifier;
 use crate::proto::usage::Machine;
 use crate::serve::counters::Counters;
-use crate::serve::documents::{Documents, Scrapes, Spare};
+use crate::serve::documents::{self, Documents, Scrapes, Spare};
 use crate::serve::fan::Fan;
 use crate::serve::heartbeat::Heartbeat;
 use crate::serve::listener::{Admission, Port};
@@ -313,6 +313,7 @@ impl Shared {
             ports: self.ports.iter().map(|(name, counters)| (*name, &**counters)).collect(),
             scrapes: Scrapes::default(),
             spare: Spare::default(),
+            shared: documents::Shared::default(),
         };
         let telemetry = Telemetry { usage: source, documents, log: PeerLog::new() };
         let counters = port.counters();

@@ -68,12 +68,19 @@ pub const CONNECTION_STACK_BYTES: usize = 64 << 10;
 /// A connection is let in only while so much memory can be had beside it: an allocation that fails ends
 /// the process, and those who are inside need a few.
 pub const HEADROOM_BYTES: usize = 1 << 20;
+/// The same in a control group with a limit, where the kernel's part of connections counts too; of a small one, an eighth.
+pub const GROUP_HEADROOM_BYTES: u64 = 16 << 20;
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
 /// Connections the kernel holds for us until we accept them; a fleet's dashboards come back all at once.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// After running out of descriptors or memory, accepting rests for so long.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// When all places are taken, so many more may be let in that are given up by others, who are leaving.
+pub const LEAVING: usize = 64;
+/// A connection that is kept alive and on which nothing was asked for so long gives way then. HTTP's clients connect again.
+pub const IDLE: Duration = Duration::from_secs(1);
 
 /// A request head larger than this is refused (431). nginx's own bound.
 pub const HEAD_BYTES: usize = 8 << 10;
@@ -84,6 +91,8 @@ pub const HEAD: Duration = Duration::from_secs(10);
 /// One message to a client must have left within this, or the client is cut. Plain TCP recovers from a
 /// lost packet in less.
 pub const WRITE: Duration = Duration::from_secs(10);
+/// One message of a WebSocket must have arrived within this when its first part has, as long as parts come without a pause.
+pub const READ: Duration = Duration::from_secs(10);
 /// After the last message, how long to wait for the client's own end, so that the kernel does not
 /// throw our last words away with a reset.
 pub const LINGER: Duration = Duration::from_secs(1);
@@ -124,9 +133,10 @@ pub const METRICS_GPUS: usize = 64;
 pub const METRICS_XIDS: usize = 32;
 /// Applications that beat have seven series each, and anybody who reaches the port may name one.
 pub const METRICS_APPS: usize = 200;
-/// Requests for /metrics, /snapshot and the page that are answered at a time; as with node_exporter. A client that
-/// does not read holds the memory of its answer until it is cut.
-pub const SCRAPES: usize = 40;
+/// So many requests for /metrics, /snapshot and the page get an answer of their own at a time; who comes beyond them shares
+/// one that is made once for a sample. A client that does not read holds the memory of its answer until it is cut, and
+/// making answers takes processors from who lets clients in.
+pub const SCRAPES: usize = 8;
 
 /// Memory of an answer is kept for the next one unless there is more of it.
 pub const SPARE_BYTES: usize = 256 << 10;

@@ -38,19 +38,23 @@ impl Traffic {
 
 /// A connection to a client, or to a server.
 pub struct Stream<'a> {
+    /// The fan has it too, and who may have to end the connection.
     socket: Arc<TcpStream>,
     stop: &'a Stop,
     write_by: Instant,
+    /// When a message that is being read must be there; `None`: whoever reads sees to that.
+    read_by: Option<Instant>,
     last_words: bool,
     traffic: Option<&'a Traffic>,
 }
 
 impl<'a> Stream<'a> {
     /// Takes over a socket that was just accepted or connected.
-    pub fn new(socket: TcpStream, stop: &'a Stop) -> io::Result<Self> {
+    pub fn new(socket: impl Into<Arc<TcpStream>>, stop: &'a Stop) -> io::Result<Self> {
+        let socket = socket.into();
         socket.set_nonblocking(true)?;
         let write_by = Instant::now() + limits::WRITE;
-        Ok(Self { socket: Arc::new(socket), stop, write_by, last_words: false, traffic: None })
+        Ok(Self { socket, stop, write_by, read_by: None, last_words: false, traffic: None })
     }
 
     /// Its bytes are counted from now on.
@@ -72,6 +76,13 @@ impl<'a> Stream<'a> {
     /// A new message begins: it has the whole time for writing.
     pub fn begin_message(&mut self) {
         self.write_by = Instant::now() + limits::WRITE;
+    }
+
+    /// A message is read next, and what goes out meanwhile is a new one. The WebSocket's parser does not come back before it
+    /// has a whole one, and of empty parts there may be any number.
+    pub fn begin_reading(&mut self) {
+        self.begin_message();
+        self.read_by = Some(Instant::now() + limits::READ);
     }
 
     /// Whether the agent is stopping.
@@ -118,6 +129,7 @@ impl<'a> Stream<'a> {
     /// with unread data would make the kernel throw away what was sent last.
     pub fn linger(&mut self) {
         let deadline = Instant::now() + limits::LINGER;
+        self.read_by = None;
         if self.socket.shutdown(Shutdown::Write).is_err() {
             return; // it is gone already
         }
@@ -146,6 +158,9 @@ impl AsFd for Stream<'_> {
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.read_by.is_some_and(|by| Instant::now() > by) {
+            return Err(io::Error::other("its message does not end"));
+        }
         let read = (&*self.socket).read(buffer);
         if let (Ok(read), Some(traffic)) = (&read, self.traffic) {
             traffic.received.fetch_add(*read as u64, Relaxed);

@@ -7,7 +7,9 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use support::attack::{Attacker, Target};
 use support::cable::{Cable, FAR, NEAR};
+use support::heartbeat::Line;
 use support::{Agent, PATIENCE, at_best, wait_until};
 
 #[test]
@@ -96,6 +98,92 @@ fn half_open_heads_do_not_keep_others_out_or_the_agent_from_stopping() {
         let _ = socket.read_to_end(&mut answer);
         assert_eq!(answer, b"");
     }
+}
+
+/// They used to hold all places, and a Prometheus was refused until they were cut.
+#[test]
+fn who_does_not_read_keeps_nobody_from_scraping() {
+    let agent = Agent::start(&["usage.max_connections_per_ip=0"]);
+    let get = "GET /metrics HTTP/1.1\r\n\r\n".repeat(50);
+    let deaf: Vec<_> = (0..60)
+        .map(|_| {
+            let mut socket = agent.socket();
+            socket.write_all(get.as_bytes()).unwrap();
+            socket
+        })
+        .collect();
+    let busy = "Connection: close\r\nAccept-Encoding: gzip\r\n";
+    for target in ["/metrics", "/snapshot", "/"] {
+        for headers in [busy, "Connection: close\r\n"] {
+            let mut line = Line::on(agent.socket());
+            line.say(format!("GET {target} HTTP/1.1\r\n{headers}\r\n"));
+            let answer = line.next(false).unwrap();
+            assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")));
+        }
+        let head = agent.raw(format!("HEAD {target} HTTP/1.1\r\n{busy}\r\n").as_bytes());
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    }
+    drop(deaf);
+    wait_until("few threads", || (agent.status("Threads") < 40).then_some(()));
+    agent.stop();
+}
+
+/// As many silent connections as there may be used to keep everybody out until they were cut.
+#[test]
+fn who_asks_for_nothing_gives_way_to_others_and_subscribers_do_not() {
+    let agent = Agent::start(&["usage.max_connections=20"]);
+    let mut silent: Vec<_> = (0..20).map(|_| agent.socket()).collect();
+    let mut inside: Vec<_> = (0..20).map(|_| agent.subscribe()).collect();
+    for socket in &mut silent {
+        assert_eq!(socket.read(&mut [0]).unwrap_or(0), 0);
+    }
+    assert_eq!(agent.http("/usage", "").0, 503);
+    inside.pop();
+    wait_until("room", || (agent.http("/usage", "").0 == 426).then_some(()));
+    agent.stop();
+}
+
+/// A storm of these used to keep everybody else out, for a thread was started for each.
+#[test]
+#[ignore = "needs python"]
+fn who_was_reset_before_it_was_let_in_costs_no_thread() {
+    let agent = Agent::start(&[]);
+    let target = Target {
+        agent: &agent,
+        monitor: agent.heartbeat(),
+        host: "127.0.0.1",
+        sources: "127.0.0.2".to_owned(),
+    };
+    agent.signal("-STOP");
+    wait_until("it stopped", || (agent.state() == "T").then_some(()));
+    let counts = Attacker::start(&[], "resets", Duration::from_millis(500), &target).end();
+    agent.signal("-CONT");
+    let text = agent.http("/metrics", "Connection: close\r\n").1;
+    let accepted: Vec<u64> = text
+        .lines()
+        .filter(|line| line.starts_with("hm_agent_connections_accepted_total{"))
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(counts["resets"] > 100 && accepted == [1, 0], "{accepted:?} of {counts:?}");
+    agent.stop();
+}
+
+/// It used to go on for as long as the client did, and nothing else was looked at meanwhile: no deadline, no stop.
+#[test]
+#[ignore = "waits 10 s"]
+fn a_message_of_empty_parts_without_end_is_not_read_for_ever() {
+    let agent = Agent::start(&["log_level=debug"]);
+    let mut client = agent.connect();
+    client.0.get_ref().set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+    let socket = client.0.get_mut();
+    socket.write_all(b"\x01\x80\0\0\0\0").unwrap();
+    let (start, parts) = (Instant::now(), b"\x00\x80\0\0\0\0".repeat(10_000));
+    while socket.write_all(&parts).is_ok() {
+        assert!(start.elapsed() < PATIENCE, "{:#?}", agent.log());
+    }
+    assert!(start.elapsed() >= Duration::from_secs(9), "{:?}", start.elapsed());
+    agent.wait_log("lost: its message does not end");
+    agent.stop();
 }
 
 /// A process that is gone when it goes out of scope.

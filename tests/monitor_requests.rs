@@ -61,6 +61,18 @@ fn requests_that_are_none_are_answered_with_their_id() {
     assert_eq!(u16::from(watcher.client.closed().code), 1008);
 }
 
+/// It used to end the agent: the parser goes down 128 levels, and without optimisation a connection's stack is not so deep.
+#[test]
+fn a_request_of_a_thousand_levels_is_answered() {
+    let monitor = Monitor::start(&[]);
+    let mut watcher = monitor.connect();
+    for text in ["[".repeat(1000), r#"{"id":"#.repeat(1000), r#"{"params":["#.repeat(1000)] {
+        watcher.client.say(&text);
+        assert!(watcher.answer()["error"].as_str().unwrap().contains("levels"));
+    }
+    monitor.stop();
+}
+
 #[test]
 fn an_id_is_answered_once_whatever_it_is() {
     let monitor = Monitor::start(&[]);

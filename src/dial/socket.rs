@@ -136,7 +136,7 @@ impl<'a> Socket<'a> {
 
     /// The next message, if one is there.
     pub fn receive(&mut self) -> Result<Option<Message>, Outage> {
-        self.0.get_mut().stream_mut().begin_message();
+        self.0.get_mut().stream_mut().begin_reading();
         match self.0.read() {
             Ok(message) => {
                 if message.is_close() {

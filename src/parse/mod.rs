@@ -22,6 +22,7 @@
 )]
 
 pub mod amdgpu_ids;
+pub mod cgroup;
 pub mod cpuinfo;
 pub mod df;
 pub mod diskstats;

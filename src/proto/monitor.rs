@@ -76,6 +76,9 @@ impl Request {
     /// Reads a request of at most so many hosts.
     pub fn parse(text: &str, most_hosts: usize) -> Result<Self, Malformed> {
         let fail = |id: &Value, why: String| Err(Malformed(id.clone(), why));
+        if is_deep(text) {
+            return fail(&Value::Null, format!("a request has no more than {NESTING} levels"));
+        }
         let mut message: Value = match serde_json::from_str(text) {
             Ok(message) => message,
             // Where, and not what: it may hold a password.
@@ -119,6 +122,25 @@ impl Request {
         let hosts = hosts.into_iter().enumerate().map(|(at, host)| wanted(at, host)).collect();
         Ok(Self { id, method, hosts })
     }
+}
+
+/// A request is an object with a list of objects. The parser would go down 128 levels, and a connection's stack is small.
+const NESTING: usize = 16;
+
+/// Whether there are more levels in it than a request has; brackets in a string open none.
+fn is_deep(text: &str) -> bool {
+    let (mut level, mut in_string, mut escaped) = (0usize, false, false);
+    text.bytes().any(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => level += 1,
+            b']' | b'}' if !in_string => level = level.saturating_sub(1),
+            _ => {}
+        }
+        level > NESTING
+    })
 }
 
 /// ssh(1) takes no longer ones.
@@ -196,6 +218,18 @@ mod tests {
         let wanted = request.hosts.into_iter().next().unwrap().ok().unwrap();
         assert_eq!(wanted.target.key(), "cc@10.128.248.93:22");
         assert_eq!(wanted.password.as_deref(), Some("chenchen"));
+    }
+
+    #[test]
+    fn a_request_of_many_levels_is_not_parsed() {
+        let nested = |levels: usize| {
+            let id = "[".repeat(levels - 1) + &"]".repeat(levels - 1);
+            format!(r#"{{"id":{id},"method":"ssh.stop_monitor","params":[]}}"#)
+        };
+        assert!(Request::parse(&nested(NESTING), 3).is_ok());
+        assert!(Request::parse(&nested(NESTING + 1), 3).is_err());
+        let brackets = format!(r#"{{"user":"a","host":"{}"}}"#, r#"\"[{"#.repeat(NESTING));
+        assert!(one(&brackets).is_err_and(|why| !why.contains("levels")), "in a text");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //! from the last sample; nobody waits for a driver.
 
 use std::os::fd::AsFd;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use super::counters::Counters;
@@ -39,6 +39,8 @@ pub struct Documents<'a> {
     pub scrapes: Scrapes,
     /// Memory for answers.
     pub spare: Spare,
+    /// Answers for those who come beyond them.
+    pub shared: Shared,
 }
 
 /// What there is.
@@ -79,15 +81,26 @@ impl Document {
 /// An answer.
 pub struct Answer<'a> {
     status: &'static str,
+    body: Body<'a>,
+    /// Held until it is sent.
+    _place: Option<Place<'a>>,
+}
+
+/// A document as it was made.
+struct Made {
     content_type: &'static str,
     headers: &'static str,
     gzip: bool,
-    /// The body, behind room for the head.
+    /// Behind room for the head.
     bytes: Vec<u8>,
-    /// Where its memory goes when it is sent.
-    spare: &'a Spare,
-    /// Held until then.
-    _place: Option<Place<'a>>,
+}
+
+/// Whose memory an answer is in.
+enum Body<'a> {
+    /// Its own, and where that goes when it is sent.
+    Own(Made, &'a Spare),
+    /// That of others who were told the same; and its head.
+    Shared(Arc<Made>, String),
 }
 
 impl Answer<'_> {
@@ -96,27 +109,40 @@ impl Answer<'_> {
         self.status
     }
 
-    /// As it goes over the wire: head and body in one piece. In two, the end of the second would wait until the
-    /// first is confirmed.
-    pub fn bytes(&mut self, request: &Request) -> &[u8] {
-        let Self { status, content_type, headers, gzip, bytes, .. } = self;
+    /// As it goes over the wire. Head and body are one piece, but for what is shared.
+    pub fn parts(&mut self, request: &Request) -> [&[u8]; 2] {
+        let made = match &self.body {
+            Body::Own(made, _) => made,
+            Body::Shared(made, _) => &**made,
+        };
+        let Made { content_type, headers, gzip, bytes } = made;
+        let (status, length) = (self.status, bytes.len() - HEAD_ROOM);
         let connection = if request.keep { "keep-alive" } else { "close" };
         let encoding = if *gzip { "Content-Encoding: gzip\r\n" } else { "" };
         let head = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{headers}{encoding}X-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n",
-            bytes.len() - HEAD_ROOM
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{headers}{encoding}X-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n"
         );
-        // One that needs more room moves the body.
-        let begin = HEAD_ROOM.saturating_sub(head.len());
-        drop(bytes.splice(begin..HEAD_ROOM, head.bytes()));
-        let end = if request.head_only { begin + head.len() } else { bytes.len() };
-        &bytes[begin..end]
+        match &mut self.body {
+            Body::Own(Made { bytes, .. }, _) => {
+                // One that needs more room moves the body.
+                let begin = HEAD_ROOM.saturating_sub(head.len());
+                drop(bytes.splice(begin..HEAD_ROOM, head.bytes()));
+                let end = if request.head_only { begin + head.len() } else { bytes.len() };
+                [&bytes[begin..end], &[]]
+            }
+            Body::Shared(made, room) => {
+                *room = head;
+                [room.as_bytes(), if request.head_only { &[] } else { &made.bytes[HEAD_ROOM..] }]
+            }
+        }
     }
 }
 
 impl Drop for Answer<'_> {
     fn drop(&mut self) {
-        self.spare.put(std::mem::take(&mut self.bytes));
+        if let Body::Own(made, spare) = &mut self.body {
+            spare.put(std::mem::take(&mut made.bytes));
+        }
     }
 }
 
@@ -149,24 +175,41 @@ impl<'a> Documents<'a> {
     /// The answer to a request for it. What it needs of the stack is not that of a subscriber.
     #[inline(never)]
     pub fn answer(&'a self, document: Document, head: &Head<'_>) -> Result<Answer<'a>, Refusal> {
+        if matches!(document, Document::Healthy | Document::Ready) {
+            return Ok(self.health(document));
+        }
+        let format = Format::wanted(head.all("accept"));
+        let accepted = gzip::is_accepted(head.all("accept-encoding"));
+        let make = || self.make(document, format, accepted);
+        let tick = self.feed.current().tick();
+        let place = self.scrapes.enter();
+        let body = if place.is_some() {
+            self.shared.forget(tick);
+            Body::Own(make()?, &self.spare)
+        } else {
+            let kind = (document, format.content_type(), accepted);
+            Body::Shared(self.shared.get(kind, tick, make)?, String::new())
+        };
+        Ok(Answer { status: "200 OK", body, _place: place })
+    }
+
+    fn health(&'a self, document: Document) -> Answer<'a> {
+        let (status, text) = match self.trouble(document) {
+            None => ("200 OK", "ok".to_owned()),
+            Some(trouble) => ("503 Service Unavailable", trouble),
+        };
+        let mut bytes = self.spare.take();
+        bytes.extend(text.bytes().chain([b'\n']));
+        let content_type = "text/plain; charset=utf-8";
+        let made =
+            Made { content_type, headers: "Cache-Control: no-store\r\n", gzip: false, bytes };
+        Answer { status, body: Body::Own(made, &self.spare), _place: None }
+    }
+
+    fn make(&self, document: Document, format: Format, accepted: bool) -> Result<Made, Refusal> {
         let spare = &self.spare;
         let mut bytes = spare.take();
-        if matches!(document, Document::Healthy | Document::Ready) {
-            let (status, text) = match self.trouble(document) {
-                None => ("200 OK", "ok".to_owned()),
-                Some(trouble) => ("503 Service Unavailable", trouble),
-            };
-            bytes.extend(text.bytes().chain([b'\n']));
-            let content_type = "text/plain; charset=utf-8";
-            let (headers, gzip) = ("Cache-Control: no-store\r\n", false);
-            return Ok(Answer { status, content_type, headers, gzip, bytes, spare, _place: None });
-        }
-        let place = self.scrapes.enter().ok_or_else(|| {
-            let most = limits::SCRAPES;
-            Refusal::busy(format!("{most} requests like this one are being answered already"))
-        })?;
         let of_now = "Vary: Accept, Accept-Encoding\r\nCache-Control: no-store\r\n";
-        let accepted = gzip::is_accepted(head.all("accept-encoding"));
         // The page is carried as nearly all want it.
         let carried = accepted && document == Document::Page;
         let (content_type, headers) = match document {
@@ -179,7 +222,6 @@ impl<'a> Documents<'a> {
                 (pages::CONTENT_TYPE, pages::headers()?)
             }
             Document::Metrics => {
-                let format = Format::wanted(head.all("accept"));
                 bytes = self.metrics(format, bytes);
                 (format.content_type(), of_now)
             }
@@ -194,8 +236,7 @@ impl<'a> Documents<'a> {
             let packed = gzip::compress(&bytes[HEAD_ROOM..], spare.take());
             spare.put(std::mem::replace(&mut bytes, packed));
         }
-        let (status, _place) = ("200 OK", Some(place));
-        Ok(Answer { status, content_type, headers, gzip, bytes, spare, _place })
+        Ok(Made { content_type, headers, gzip, bytes })
     }
 
     /// Waits, three seconds after the start at most, until it is known how it stands with the GPUs: who asks only
@@ -278,6 +319,38 @@ impl Drop for Place<'_> {
     }
 }
 
+/// What a request asks for: the document, its kind, and whether it may be compressed.
+type Kind = (Document, &'static str, bool);
+
+/// Answers for those who come when all places are taken: the same for all, and made once for a sample. However many of
+/// them do not read, they hold the memory of few answers.
+#[derive(Default)]
+pub struct Shared(Mutex<Vec<(Kind, u64, Arc<Made>)>>);
+
+impl Shared {
+    fn get(
+        &self,
+        kind: Kind,
+        tick: u64,
+        make: impl FnOnce() -> Result<Made, Refusal>,
+    ) -> Result<Arc<Made>, Refusal> {
+        let mut known = lock(&self.0);
+        known.retain(|(_, of, _)| *of == tick);
+        if let Some((.., made)) = known.iter().find(|(known, ..)| *known == kind) {
+            return Ok(made.clone());
+        }
+        // Others wait: they want the same.
+        let made = Arc::new(make()?);
+        known.push((kind, tick, made.clone()));
+        Ok(made)
+    }
+
+    /// Those of earlier samples.
+    fn forget(&self, tick: u64) {
+        lock(&self.0).retain(|(_, of, _)| *of == tick);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +361,20 @@ mod tests {
         assert_eq!(stale(second * 15, second * 5), None);
         let trouble = stale(second * 16, second * 5).unwrap();
         assert_eq!(trouble, "the last sample is 16 s old, and there should be one every 5 s");
+    }
+
+    #[test]
+    fn beyond_the_places_an_answer_is_made_once_for_a_sample() {
+        let shared = Shared::default();
+        let make = || Ok(Made { content_type: "", headers: "", gzip: false, bytes: Vec::new() });
+        let get = |kind, tick| shared.get(kind, tick, make).ok().unwrap();
+        let (metrics, page) = ((Document::Metrics, "", true), (Document::Page, "", true));
+        let first = get(metrics, 1);
+        assert!(Arc::ptr_eq(&first, &get(metrics, 1)) && !Arc::ptr_eq(&first, &get(page, 1)));
+        assert!(!Arc::ptr_eq(&first, &get(metrics, 2)));
+        shared.forget(3);
+        assert_eq!(Arc::strong_count(&first), 1);
+        assert!(lock(&shared.0).is_empty());
     }
 
     #[test]

@@ -66,11 +66,13 @@ impl Unread {
         &mut self,
         stream: &mut Stream<'_>,
         request: &Request,
-        answer: &[u8],
+        parts: [&[u8]; 2],
     ) -> Result<(), End> {
         self.skip(stream, request.length + request.body)?;
         stream.begin_message();
-        stream.write_all(answer)?;
+        for part in parts {
+            stream.write_all(part)?;
+        }
         if request.keep && !stream.stopping() { Ok(()) } else { Err(End::Over) }
     }
 

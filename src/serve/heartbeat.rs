@@ -53,6 +53,7 @@ impl Heartbeat<'_> {
         };
         match end {
             End::Over => {}
+            _ if guest.permit.gave_way() => log::debug!("heartbeat: {} gave way", guest.peer),
             End::Broken(error) => log::debug!("heartbeat: {} lost: {}", guest.peer, reason(&error)),
             End::Refused(refusal) => {
                 guest.counters.answered(refusal.status);
@@ -74,9 +75,12 @@ impl Heartbeat<'_> {
         guest: &Guest<'_>,
     ) -> Result<(), End> {
         let (request, answer) = unread.next(stream, |head| self.answer(head, guest))?;
+        guest.permit.works();
         guest.counters.answered(answer.status);
         let answer = answer.to_bytes(request.keep, request.head_only);
-        unread.answer(stream, &request, &answer)
+        unread.answer(stream, &request, [&answer, &[]])?;
+        guest.permit.rests();
+        Ok(())
     }
 
     fn answer(&self, head: &Head<'_>, guest: &Guest<'_>) -> Answer {

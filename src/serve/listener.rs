@@ -17,6 +17,7 @@ use crate::config::{Config, Current};
 use crate::error::{Error, reason};
 use crate::limits;
 use crate::logger::PeerLog;
+use crate::source::room;
 use crate::stream::Stream;
 use crate::sync::Stop;
 use crate::sys::{self, Crew, SocketOptions};
@@ -109,11 +110,13 @@ impl Port {
             while !stop.is_rung() {
                 self.vital.works();
                 match self.listener.accept() {
+                    // Reset while it waited: a storm of these must not cost a thread each.
+                    Ok((socket, _)) if !matches!(socket.take_error(), Ok(None)) => {}
                     Ok((socket, peer)) => {
-                        let config = settings.get();
-                        match self.admit(peer, &admission(&config)) {
+                        let (config, socket) = (settings.get(), Arc::new(socket));
+                        match self.admit(peer, &socket, &admission(&config)) {
                             Ok(guest) => self.start(crew, stop, socket, guest, serve),
-                            Err(text) => self.refuse(socket, peer, text),
+                            Err(text) => self.refuse(&socket, peer, text),
                         }
                     }
                     Err(error) => match Trouble::of(&error) {
@@ -139,13 +142,24 @@ impl Port {
         })
     }
 
-    fn admit(&self, peer: SocketAddr, admission: &Admission<'_>) -> Result<Guest<'_>, String> {
+    fn admit(
+        &self,
+        peer: SocketAddr,
+        socket: &Arc<TcpStream>,
+        admission: &Admission<'_>,
+    ) -> Result<Guest<'_>, String> {
         let all = admission.max_connections;
         let each = admission.max_connections_per_ip;
         let mut permit = self
             .permits
-            .enter(all)
+            .enter(all, socket)
             .ok_or_else(|| format!("there are {all} connections already, the most that may be"))?;
+        if permit.took_over {
+            self.log.write(Level::Warn, || {
+                let name = self.name;
+                format!("{name}: there are {all} connections, the most that may be; who asks for nothing gives way")
+            });
+        }
         let address = peer.ip().to_canonical();
         if !admission.trusted_proxies.contains(&address) && !permit.claim(address, each) {
             return Err(too_many_of(address, each));
@@ -158,7 +172,7 @@ impl Port {
         &'a self,
         crew: &Crew<'env>,
         stop: &'a Stop,
-        socket: TcpStream,
+        socket: Arc<TcpStream>,
         guest: Guest<'a>,
         serve: &'env (impl Fn(Stream<'a>, Guest<'a>) + Sync),
     ) {
@@ -167,8 +181,7 @@ impl Port {
             Ok(stream) => serve(stream.counted(&guest.counters.traffic), guest),
             Err(error) => log::debug!("{}: {}", guest.peer, reason(&error)),
         };
-        let room = sys::check_room(limits::HEADROOM_BYTES);
-        let spawned = room.and_then(|()| crew.start(c"client", stack, work));
+        let spawned = room::check().and_then(|()| crew.start(c"client", stack, work));
         if let Err(error) = spawned {
             // The socket went with the closure: it is closed. Nothing better can be said without one.
             self.log.write(Level::Warn, || {
@@ -179,7 +192,7 @@ impl Port {
     }
 
     /// Refuses without waiting for anybody: under a flood this thread must go on accepting.
-    fn refuse(&self, mut socket: TcpStream, peer: SocketAddr, text: String) {
+    fn refuse(&self, mut socket: &TcpStream, peer: SocketAddr, text: String) {
         self.log.write(Level::Warn, || format!("{}: {peer} refused: {text}", self.name));
         let refusal = Refusal::busy(text);
         self.counters.answered(refusal.status);

@@ -53,6 +53,9 @@ impl<'env> Monitor<'_, 'env> {
             Ok((request, Err(refusal))) => {
                 return self.refuse(stream, guest, &refusal, request.head_only);
             }
+            Err(_) if guest.permit.gave_way() => {
+                return log::debug!("monitor: {} gave way", guest.peer);
+            }
             Err(Exchange::Refused(refusal)) => return self.refuse(stream, guest, &refusal, false),
             Err(Exchange::Over) => return log::debug!("monitor: {} left", guest.peer),
             Err(Exchange::Broken(error)) => {
@@ -60,6 +63,7 @@ impl<'env> Monitor<'_, 'env> {
             }
         };
         drop(unread);
+        guest.permit.works();
         let peer = guest.peer;
         let most = limits::MONITOR_MESSAGE_BYTES;
         let (socket, mailbox) = match (websocket::accept(stream, &key, early, most), Mailbox::new())
@@ -190,7 +194,7 @@ impl Conversation<'_, '_, '_> {
 
     /// Handles one message of the client. Says whether there may be more.
     fn read_one(&mut self) -> Result<bool, End> {
-        self.socket.get_mut().begin_message();
+        self.socket.get_mut().begin_reading();
         match self.socket.read() {
             Ok(Message::Text(text)) => self.take(&text)?,
             Ok(Message::Binary(_)) => {

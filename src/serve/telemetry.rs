@@ -59,6 +59,9 @@ impl Telemetry<'_> {
                 Ok(Step::Refuse(refusal, method)) => {
                     return self.refuse(stream, &guest, &refusal, method);
                 }
+                Err(_) if guest.permit.gave_way() => {
+                    return log::debug!("usage: {} gave way", guest.peer);
+                }
                 Err(End::Refused(refusal)) => return self.refuse(stream, &guest, &refusal, "GET"),
                 Err(End::Over) => return log::debug!("usage: {} left", guest.peer),
                 Err(End::Broken(error)) => {
@@ -82,10 +85,12 @@ impl Telemetry<'_> {
             method = if head.method == "HEAD" { "HEAD" } else { "GET" };
             self.find(head, guest)
         })?;
+        guest.permit.works();
         match found {
             Ok(Found::Answer(mut answer)) => {
                 guest.counters.answered(answer.status());
-                unread.answer(stream, &request, answer.bytes(&request))?;
+                unread.answer(stream, &request, answer.parts(&request))?;
+                guest.permit.rests();
                 Ok(Step::Again)
             }
             Ok(Found::Upgrade(key)) => Ok(Step::Upgrade(key, unread.rest(request.length))),

@@ -205,7 +205,7 @@ impl Conversation<'_, '_> {
     /// Handles what the client said, one message at a time, so that its chatter does not hold up the
     /// next update. Says whether there may be more.
     fn read_one(&mut self) -> Result<bool, End> {
-        self.socket.get_mut().begin_message();
+        self.socket.get_mut().begin_reading();
         match self.socket.read() {
             Ok(Message::Text(text)) => self.answer(&text)?,
             Ok(Message::Binary(_)) => {

@@ -12,5 +12,6 @@ mod ledger;
 pub mod machine;
 pub mod mounts;
 pub mod own;
+pub mod room;
 pub mod sampler;
 pub mod sensors;

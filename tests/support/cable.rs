@@ -63,6 +63,11 @@ impl Cable {
         command
     }
 
+    /// What is between them.
+    pub fn router(&self) -> &str {
+        &self.router
+    }
+
     /// From now on nothing gets through in either direction, and nobody is told: no answer, no reset.
     pub fn cut(&self) {
         self.route("add");

@@ -31,6 +31,11 @@ impl Line {
     pub fn to(agent: &Agent) -> Self {
         let socket = TcpStream::connect(agent.heartbeat()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::on(socket)
+    }
+
+    /// A connection to another port that speaks HTTP.
+    pub fn on(socket: TcpStream) -> Self {
         Self(BufReader::new(socket))
     }
 

@@ -1,8 +1,10 @@
 //! Runs the real agent on ports of its own, and talks to it.
 #![allow(clippy::unwrap_used, dead_code)]
 
+pub mod attack;
 pub mod browser;
 pub mod cable;
+pub mod control_group;
 pub mod core;
 pub mod core_process;
 pub mod core_wire;
@@ -11,6 +13,7 @@ pub mod disk;
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
+pub mod inside;
 pub mod manager;
 pub mod monitor;
 pub mod nginx;
@@ -308,6 +311,15 @@ pub fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
         }
         assert!(Instant::now() < deadline, "waited too long for {what}");
         std::thread::park_timeout(Duration::from_millis(10));
+    }
+}
+
+/// Lets so much time pass.
+pub fn pass(time: Duration) {
+    let until = Instant::now() + time;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        // It may return early, for what was said to this thread before.
+        std::thread::park_timeout(left);
     }
 }
 
