@@ -185,6 +185,8 @@ impl Write for Stream<'_> {
             if left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
+            // Who does not read what is answered meanwhile is not one whose message does not end.
+            self.read_by = self.read_by.map(|_| self.write_by + limits::READ);
             let writable = (self.as_fd(), Until::Writable);
             if self.last_words {
                 // They do not heed the stop that may have caused them.
