@@ -61,6 +61,20 @@ fn static_stripped_and_small() {
     assert!(size <= BUDGET_BYTES, "{size} bytes");
 }
 
+/// What is run all the time is laid out together: else an idle agent has twice as much of its program in memory.
+#[test]
+#[ignore = "builds a release"]
+fn what_it_does_all_the_time_is_in_one_place() {
+    for arch in ["x86_64", "aarch64"] {
+        let sections = readelf("--sections", &built_for(arch));
+        let mut words = sections.split_whitespace().skip_while(|word| *word != ".text.hot");
+        // Type, address, offset, size.
+        let size = u64::from_str_radix(words.nth(4).expect("a section for it"), 16).unwrap();
+        println!("{arch}: {size} bytes");
+        assert!((100_000..600_000).contains(&size), "packaging/hot-functions must be run again");
+    }
+}
+
 #[test]
 #[ignore = "builds a release"]
 fn it_names_nobodys_directories() {

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use hm_agent::config::{Config, Current, Settings, Sources};
 use hm_agent::feed::Feed;
