@@ -135,12 +135,18 @@ impl Commands {
         let results = core.seen("command_result");
         for id in self.asked.keys() {
             let mut own = results.iter().filter(|seen| seen.data["command_id"] == id.as_str());
-            let code = own.next().and_then(|seen| seen.data["exit_code"].as_i64());
+            let result = own.next();
+            let code = result.and_then(|seen| seen.data["exit_code"].as_i64());
+            let why = result.and_then(|seen| seen.data["stderr"].as_str()).unwrap_or_default();
             match code {
+                // Core is told so, and may ask again under another id.
+                Some(126) if !ran.contains_key(id) && why.contains("file descriptors") => {
+                    story.count("commands for which there were no descriptors", 1);
+                }
                 Some(0 | 3) if ran.contains_key(id) => {}
                 Some(137) => story.count("commands that were killed", 1),
                 Some(125) => story.count("commands that were interrupted", 1),
-                other => story.wrong(format!("{id}: its result is {other:?}")),
+                other => story.wrong(format!("{id}: its result is {other:?}: {why}")),
             }
         }
         story.count("commands", self.asked.len() as u64);
