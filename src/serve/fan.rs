@@ -38,6 +38,8 @@ pub struct Fan {
     /// They ring in turn: one for those who sleep now, the other for those who sleep when it has rung.
     bells: [Event; 2],
     rung: AtomicU64,
+    /// Rings when somebody lends a socket and nobody did before: until then the fan sleeps through all samples.
+    first: Event,
     vital: Arc<Vital>,
 }
 
@@ -79,6 +81,7 @@ impl Fan {
             next_line: AtomicU64::new(0),
             bells: [Event::new()?, Event::new()?],
             rung: AtomicU64::new(0),
+            first: Event::new()?,
             vital: Arc::new(Vital::new("fan")),
         })
     }
@@ -96,7 +99,12 @@ impl Fan {
             let sample = feed.current();
             self.hand_out(&sample, &primary, traffic);
             self.vital.rests(None);
-            sys::wait_readable([feed.bell(sample.tick()), stop.as_fd()], None);
+            let nobody = lock(&self.lines).is_empty();
+            let next = if nobody { self.first.as_fd() } else { feed.bell(sample.tick()) };
+            sys::wait_readable([next, stop.as_fd()], None);
+            if nobody {
+                self.first.clear();
+            }
         }
         self.bells.iter().for_each(Event::ring);
     }
@@ -105,7 +113,12 @@ impl Fan {
     pub fn lend(&self, socket: Arc<TcpStream>) -> Lent<'_> {
         let number = self.next_line.fetch_add(1, Ordering::Relaxed);
         let line = Arc::new(Line { socket, turn: Mutex::new(Turn::Thread) });
-        lock(&self.lines).insert(number, line.clone());
+        let mut lines = lock(&self.lines);
+        if lines.is_empty() {
+            self.first.ring();
+        }
+        lines.insert(number, line.clone());
+        drop(lines);
         Lent { fan: self, number, line }
     }
 
