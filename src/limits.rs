@@ -74,8 +74,9 @@ pub const GROUP_HEADROOM_BYTES: u64 = 16 << 20;
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
 /// Connections the kernel holds for us until we accept them; a fleet's dashboards come back all at once.
 pub const LISTEN_BACKLOG: i32 = 4096;
-/// After running out of descriptors or memory, accepting rests for so long.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// After running out of descriptors or memory, accepting rests for so long: where one descriptor comes free at a time, a
+/// queue of a hundred who have left already is gone in two seconds.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// When all places are taken, so many more may be let in that are given up by others, who are leaving.
 pub const LEAVING: usize = 64;
