@@ -96,11 +96,11 @@ pub struct Temperature {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSystem {
     /// Where it is mounted.
-    pub mount_point: String,
+    pub mount_point: Arc<str>,
     /// What is mounted, e.g. `/dev/vda`.
-    pub device: String,
+    pub device: Arc<str>,
     /// Its type, e.g. `ext4`.
-    pub fs_type: String,
+    pub fs_type: Arc<str>,
     /// Mounted read-only.
     pub read_only: bool,
     /// Its size.

@@ -6,10 +6,12 @@
 //!  254       0 vda 30462 4386 1652106 5221 21520 11042 1053968 17338 0 10568 23110 0 0 0 0 1025 550
 //! ```
 
-use super::{ParseError, fields, lines, number};
+use super::{ParseError, fields, line_count, lines, number};
 
 /// The kernel counts in sectors of 512 bytes, whatever the device's own sectors are.
 const SECTOR_BYTES: u64 = 512;
+/// Bytes of a line of fourteen fields at least.
+const SHORTEST: usize = 28;
 
 /// One block device. Counters are since boot; the kernel's may wrap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,7 +62,7 @@ pub struct Discards {
 
 /// Parses `/proc/diskstats`. Lines shorter than eleven counters (partitions before 2.6.25) are left out.
 pub fn parse(text: &[u8]) -> Result<Vec<DiskStat>, ParseError> {
-    let mut disks = Vec::new();
+    let mut disks = Vec::with_capacity(line_count(text, SHORTEST));
     for (at, line) in lines(text) {
         if fields(line).count() < 14 {
             continue;

@@ -101,6 +101,13 @@ pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     (1..).zip(text.split(|&byte| byte == b'\n'))
 }
 
+/// How many lines a text has, but no more than could be in it if none is shorter than so many bytes: what room is made
+/// for ahead.
+pub(crate) fn line_count(text: &[u8], shortest: usize) -> usize {
+    let ends = text.iter().filter(|&&byte| byte == b'\n').count();
+    ends.min(text.len().checked_div(shortest).unwrap_or(0)).saturating_add(1)
+}
+
 /// The fields of a line, separated by spaces or tabs. Other white space may be part of a name.
 pub(crate) fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|&byte| byte == b' ' || byte == b'\t').filter(|field| !field.is_empty())

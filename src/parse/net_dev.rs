@@ -7,7 +7,10 @@
 //!   eth0: 1215645    2751    0    0    0     0          0         0  1782404    4324    0    0    0   427       0          0
 //! ```
 
-use super::{ParseError, fields, lines, number};
+use super::{ParseError, fields, line_count, lines, number};
+
+/// Bytes of a name and its counters at least.
+const SHORTEST: usize = 30;
 
 /// Counters of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,7 +46,7 @@ pub struct NetDev {
 
 /// Parses `/proc/net/dev`.
 pub fn parse(text: &[u8]) -> Result<Vec<NetDev>, ParseError> {
-    let mut devices = Vec::new();
+    let mut devices = Vec::with_capacity(line_count(text, SHORTEST));
     for (at, line) in lines(text).skip(2) {
         if line.trim_ascii().is_empty() {
             continue;

@@ -226,7 +226,7 @@ pub fn heartbeat(envelope: Envelope<'_>, node_id: &str, snapshot: &Snapshot) -> 
         let used = memory.used_bytes? as f64;
         (memory.total_bytes > 0).then(|| 100.0 * used / memory.total_bytes as f64)
     });
-    let root = snapshot.file_systems.iter().find(|system| system.mount_point == "/");
+    let root = snapshot.file_systems.iter().find(|system| *system.mount_point == *"/");
     let metrics = Metrics {
         cpu_usage: snapshot.cpu.as_ref().map(|cpu| tenths(cpu.percent)),
         memory_usage: memory.map(tenths),

@@ -3,6 +3,7 @@
 //!
 //! A mount that hangs is named in the log once and not asked again until its call returns.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -44,19 +45,77 @@ struct State {
     /// Counts calls of `ask`.
     round: u64,
     /// Still to be asked, the next one last.
-    waiting: Vec<(PathBuf, Mount)>,
-    asking: Option<(Key, Instant)>,
+    waiting: Vec<Arc<Place>>,
+    asking: Option<(Arc<Place>, Instant)>,
     /// What answered, and in which round it was asked.
-    found: BTreeMap<Key, (u64, FileSystem)>,
-    hung: Vec<Key>,
+    found: BTreeMap<Arc<Place>, (u64, FileSystem)>,
+    hung: Vec<Arc<Place>>,
     stopped: bool,
 }
 
-/// Mount point and device number: a new mount at the place of a dead one is another one.
-type Key = (Vec<u8>, Vec<u8>);
+/// A file system to ask, and what does not change about it from sample to sample.
+#[derive(Debug)]
+pub struct Place {
+    /// Where it is, seen from here.
+    path: PathBuf,
+    mount: Mount,
+    mount_point: Arc<str>,
+    device: Arc<str>,
+    fs_type: Arc<str>,
+}
 
-fn key(mount: &Mount) -> Key {
-    (mount.mount_point.clone(), mount.device_number.clone())
+impl Place {
+    /// A mount of the machine that is at `root`.
+    pub fn new(root: &Path, mount: Mount) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into();
+        Self {
+            path: below(root, &mount.mount_point),
+            mount_point: text(&mount.mount_point),
+            device: text(&mount.source),
+            fs_type: text(&mount.fs_type),
+            mount,
+        }
+    }
+
+    /// Mount point and device number: a new mount at the place of a dead one is another one.
+    fn key(&self) -> (&[u8], &[u8]) {
+        (&self.mount.mount_point, &self.mount.device_number)
+    }
+
+    fn holding(&self, size: FsSize) -> FileSystem {
+        FileSystem {
+            mount_point: self.mount_point.clone(),
+            device: self.device.clone(),
+            fs_type: self.fs_type.clone(),
+            // The kernel does the latter itself after an error, and the list of mounts does not change then.
+            read_only: self.mount.read_only || (size.read_only && !self.mount.shielded),
+            total_bytes: size.total_bytes,
+            free_bytes: size.free_bytes,
+            available_bytes: size.available_bytes,
+            files: size.files,
+            files_free: size.files_free,
+        }
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Place {}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(&other.key())
+    }
 }
 
 impl State {
@@ -71,8 +130,8 @@ impl Disks {
         Self { statvfs: Arc::new(statvfs), shared: Arc::default(), started: false }
     }
 
-    /// Asks all `mounts`, below `root`. The machine's own disks are asked first.
-    pub fn ask(&mut self, root: &Path, mounts: &[Mount]) {
+    /// Asks all `places`. The machine's own disks are asked first.
+    pub fn ask(&mut self, places: &[Arc<Place>]) {
         // What is left of the round before must not keep a new thread from this one's first.
         lock(&self.shared.state).waiting.clear();
         self.tend();
@@ -82,32 +141,35 @@ impl Disks {
         let mut state = lock(&self.shared.state);
         state.round += 1;
         let enough = state.hung.len() >= limits::HUNG_MOUNTS;
-        let wanted = |mount: &&Mount| {
-            let key = key(mount);
-            let in_progress = state.asking.as_ref().is_some_and(|(asked, _)| *asked == key);
-            !(in_progress || state.hung.contains(&key) || enough && mounts::is_remote(mount))
-        };
-        let (remote, local): (Vec<&Mount>, Vec<&Mount>) =
-            mounts.iter().filter(wanted).partition(|mount| mounts::is_remote(mount));
-        let order = remote.into_iter().rev().chain(local.into_iter().rev());
-        state.waiting =
-            order.map(|mount| (below(root, &mount.mount_point), mount.clone())).collect();
+        let mut waiting = std::mem::take(&mut state.waiting);
+        for remote in [true, false] {
+            let is_wanted = |place: &&Arc<Place>| {
+                let in_progress = state.asking.as_ref().is_some_and(|(asked, _)| asked == *place);
+                mounts::is_remote(&place.mount) == remote
+                    && !(in_progress || state.hung.contains(place) || enough && remote)
+            };
+            waiting.extend(places.iter().rev().filter(is_wanted).cloned());
+        }
+        state.waiting = waiting;
+        // Who is woken finds the lock free.
+        drop(state);
         self.shared.changed.notify_all();
     }
 
     /// What answered in this round or, where a slow mount keeps others waiting, in the one before.
-    pub fn answers(&self, mounts: &[Mount]) -> Vec<FileSystem> {
+    pub fn answers(&self, places: &[Arc<Place>]) -> Vec<FileSystem> {
         let state = lock(&self.shared.state);
         let (state, _) = self
             .shared
             .changed
             .wait_timeout_while(state, PATIENCE, |state| !state.is_done())
             .unwrap_or_else(PoisonError::into_inner);
-        let fresh = |mount: &Mount| match state.found.get(&key(mount)) {
+        let mut found = Vec::with_capacity(places.len());
+        found.extend(places.iter().filter_map(|place| match state.found.get(place) {
             Some((round, found)) if *round + 1 >= state.round => Some(found.clone()),
             _ => None,
-        };
-        mounts.iter().filter_map(fresh).collect()
+        }));
+        found
     }
 
     /// How many file systems hang.
@@ -118,19 +180,20 @@ impl Disks {
     /// Leaves the thread behind if it hangs. Says when to look again, if a call is under way.
     pub fn tend(&mut self) -> Option<Duration> {
         let mut state = lock(&self.shared.state);
-        let (key, since) = state.asking.as_ref()?;
+        let (place, since) = state.asking.as_ref()?;
         let left = limits::STATVFS.saturating_sub(since.elapsed());
         if !left.is_zero() {
             return Some(left);
         }
-        let key = key.clone();
-        state.found.remove(&key);
-        state.hung.push(key.clone());
+        let place = place.clone();
+        state.found.remove(&place);
+        state.hung.push(place.clone());
         state.generation += 1;
         state.asking = None;
         let enough = state.hung.len() == limits::HUNG_MOUNTS;
         drop(state);
-        log::warn!("file system {} does not answer; it is left out until it does", quote(&key.0));
+        let at = quote(&place.mount.mount_point);
+        log::warn!("file system {at} does not answer; it is left out until it does");
         if enough {
             let hung = limits::HUNG_MOUNTS;
             log::warn!("{hung} file systems do not answer; of the others only disks are asked");
@@ -162,31 +225,36 @@ impl Drop for Disks {
 fn keep_asking(shared: &Shared, generation: u64, statvfs: &Statvfs) {
     let mut state = lock(&shared.state);
     while !state.stopped && state.generation == generation {
-        let Some((path, mount)) = state.waiting.pop() else {
+        let Some(place) = state.waiting.pop() else {
             shared.changed.notify_all();
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
-        let (key, round) = (key(&mount), state.round);
-        state.asking = Some((key.clone(), Instant::now()));
+        let round = state.round;
+        state.asking = Some((place.clone(), Instant::now()));
         drop(state);
-        let size = statvfs(&path);
+        let size = statvfs(&place.path);
         if let Err(error) = &size {
             // Not there below this root, or not ours to see.
-            log::debug!("statvfs {}: {}", path.display(), reason(error));
+            log::debug!("statvfs {}: {}", place.path.display(), reason(error));
         }
         state = lock(&shared.state);
         if state.generation != generation {
-            state.hung.retain(|hung| *hung != key);
+            state.hung.retain(|hung| *hung != place);
             drop(state);
-            log::info!("file system {} answers again", quote(&key.0));
+            log::info!("file system {} answers again", quote(&place.mount.mount_point));
             return;
         }
         state.asking = None;
         match size {
-            Ok(size) => state.found.insert(key, (round, file_system(mount, size))),
-            Err(_) => state.found.remove(&key),
-        };
+            Ok(size) => {
+                let found = (round, place.holding(size));
+                state.found.insert(place, found);
+            }
+            Err(_) => {
+                state.found.remove(&place);
+            }
+        }
     }
 }
 
@@ -196,31 +264,20 @@ fn below(root: &Path, mount_point: &[u8]) -> PathBuf {
     root.join(std::ffi::OsStr::from_bytes(inside))
 }
 
-fn file_system(mount: Mount, size: FsSize) -> FileSystem {
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    FileSystem {
-        mount_point: text(mount.mount_point),
-        device: text(mount.source),
-        fs_type: text(mount.fs_type),
-        // The kernel does the latter itself after an error, and the list of mounts does not change then.
-        read_only: mount.read_only || (size.read_only && !mount.shielded),
-        total_bytes: size.total_bytes,
-        free_bytes: size.free_bytes,
-        available_bytes: size.available_bytes,
-        files: size.files,
-        files_free: size.files_free,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::parse::mountinfo::parse;
     use std::sync::mpsc::sync_channel;
 
-    fn ask(disks: &mut Disks, mounts: &[Mount]) -> Vec<FileSystem> {
-        disks.ask(Path::new("/"), mounts);
-        disks.answers(mounts)
+    fn places(mountinfo: &[u8]) -> Vec<Arc<Place>> {
+        let place = |mount| Arc::new(Place::new(Path::new("/"), mount));
+        parse(mountinfo).unwrap().into_iter().map(place).collect()
+    }
+
+    fn ask(disks: &mut Disks, places: &[Arc<Place>]) -> Vec<FileSystem> {
+        disks.ask(places);
+        disks.answers(places)
     }
 
     /// Waits until the thread that asks has come so far, on a machine that is busy.
@@ -235,7 +292,7 @@ mod tests {
     #[test]
     fn a_mount_that_hangs_is_left_out_until_it_answers_and_others_go_on() {
         let mountinfo = b"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / /nfs rw - nfs4 nas:/ rw\n3 1 8:2 / /z rw - xfs /dev/b rw\n";
-        let mounts = parse(mountinfo).unwrap();
+        let mounts = places(mountinfo);
         let (release, hanging) = sync_channel::<()>(0);
         let hanging = Mutex::new(hanging);
         let size = FsSize {
@@ -257,7 +314,7 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(60);
             loop {
                 let found = ask(&mut disks, &mounts);
-                let points: Vec<_> = found.iter().map(|fs| fs.mount_point.as_str()).collect();
+                let points: Vec<_> = found.iter().map(|fs| &*fs.mount_point).collect();
                 if points == wanted {
                     break;
                 }
@@ -270,11 +327,11 @@ mod tests {
         ask_until(&["/", "/nfs", "/z"]);
     }
 
-    fn mounts(points: &[&str]) -> Vec<Mount> {
+    fn mounts(points: &[&str]) -> Vec<Arc<Place>> {
         let line =
             |(at, point): (usize, &&str)| format!("1 0 0:{at} / {point} rw - nfs4 nas:/ rw\n");
         let text: String = points.iter().enumerate().map(line).collect();
-        parse(text.as_bytes()).unwrap()
+        places(text.as_bytes())
     }
 
     const SIZE: FsSize = FsSize {
@@ -308,19 +365,20 @@ mod tests {
             }
             Ok(SIZE)
         });
-        let mut all = parse(b"1 0 8:1 / / rw - ext4 /dev/a rw\n").unwrap();
+        let mut all = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
         let names: Vec<String> = (0..=limits::HUNG_MOUNTS).map(|at| format!("/{at}")).collect();
         all.splice(0..0, mounts(&names.iter().map(String::as_str).collect::<Vec<_>>()));
         for hung in 0..=limits::HUNG_MOUNTS + 1 {
             ask(&mut disks, &all);
             let asked = |state: &State| match &state.asking {
-                Some((key, _)) => key.0 != b"/",
+                Some((place, _)) => &*place.mount_point != "/",
                 None => hung >= limits::HUNG_MOUNTS && state.is_done(),
             };
             wait_until(&disks, asked);
             let mut state = lock(&disks.shared.state);
-            let found: Vec<_> = state.found.iter().map(|(key, found)| (&*key.0, found.0)).collect();
-            assert_eq!(found, [(&b"/"[..], state.round)], "{hung} hang");
+            let found: Vec<_> =
+                state.found.iter().map(|(place, found)| (&*place.mount_point, found.0)).collect();
+            assert_eq!(found, [("/", state.round)], "{hung} hang");
             // As if three seconds had passed.
             if let Some((_, since)) = &mut state.asking {
                 *since -= limits::STATVFS;

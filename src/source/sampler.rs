@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::aside::Aside;
-use super::disks::Disks;
-use super::files::Files;
+use super::disks::{Disks, Place};
+use super::files::{Files, Made};
 use super::ledger::Ledger;
 use super::machine;
 use super::mounts::{unshield, worth_asking};
@@ -19,7 +19,6 @@ use crate::config::Roots;
 use crate::error::Error;
 use crate::limits;
 use crate::logger::unix_seconds;
-use crate::parse::mountinfo::Mount;
 use crate::parse::{
     ParseError, diskstats, file_nr, loadavg, meminfo, mountinfo, net_dev, pressure, stat, uptime,
     vmstat, zoneinfo,
@@ -38,6 +37,8 @@ pub struct Sampler {
     started: Instant,
     /// Wall clock of this look, Unix seconds.
     now: u64,
+    /// The file that is read, in memory that stays.
+    path: PathBuf,
     ledger: Ledger,
 }
 
@@ -45,10 +46,29 @@ pub struct Sampler {
 #[derive(Default)]
 struct Mounts {
     text: Vec<u8>,
-    worth_asking: Vec<Mount>,
+    places: Vec<Arc<Place>>,
     /// The kernel's list, which says when it has changed. Printing it costs as much as several other files.
     watched: Option<File>,
 }
+
+/// A file of /proc, and the source that it is part of.
+#[derive(Clone, Copy)]
+struct Part {
+    source: &'static str,
+    file: &'static str,
+    made: Made,
+}
+
+const fn at_once(source: &'static str, file: &'static str) -> Part {
+    Part { source, file, made: Made::AtOnce }
+}
+
+const fn by_line(source: &'static str, file: &'static str) -> Part {
+    Part { source, file, made: Made::ByLine }
+}
+
+const STAT: Part = at_once("stat", "stat");
+const MEMINFO: Part = at_once("meminfo", "meminfo");
 
 impl Sampler {
     /// A sampler of the machine mounted at `roots`.
@@ -62,6 +82,7 @@ impl Sampler {
             sensors: Aside::new(c"sensors", move || sensors.read()),
             started: Instant::now(),
             now: 0,
+            path: PathBuf::new(),
             ledger: Ledger::default(),
         }
     }
@@ -69,8 +90,8 @@ impl Sampler {
     /// The first look. Without `/proc/stat` and `/proc/meminfo` there is nothing to serve: an error.
     pub fn first(&mut self) -> Result<Reading, Error> {
         let hint = "path.proc must be where the machine's /proc is";
-        self.parse("stat", stat::parse).map_err(|error| error.with_hint(hint))?;
-        self.parse("meminfo", meminfo::parse).map_err(|error| error.with_hint(hint))?;
+        self.parse(STAT, stat::parse).map_err(|error| error.with_hint(hint))?;
+        self.parse(MEMINFO, meminfo::parse).map_err(|error| error.with_hint(hint))?;
         Ok(self.look(limits::SENSORS_PATIENCE.0))
     }
 
@@ -86,24 +107,24 @@ impl Sampler {
         self.sensors.ask();
         // They answer while the files are read.
         let mounted = self.mounts();
-        self.disks.ask(&self.roots.root, &self.mounts.worth_asking);
+        self.disks.ask(&self.mounts.places);
         let mut reading = Reading {
             monotonic: self.started.elapsed(),
             unix_seconds: self.now,
             hostname: machine::hostname(&mut self.files, &self.roots),
-            stat: self.needed("stat", stat::parse),
-            meminfo: self.needed("meminfo", meminfo::parse),
-            loadavg: self.optional(("loadavg", "loadavg"), loadavg::parse),
-            uptime_seconds: self.optional(("uptime", "uptime"), uptime::parse),
+            stat: self.needed(STAT, stat::parse),
+            meminfo: self.needed(MEMINFO, meminfo::parse),
+            loadavg: self.optional(at_once("loadavg", "loadavg"), loadavg::parse),
+            uptime_seconds: self.optional(at_once("uptime", "uptime"), uptime::parse),
             pressure: self.pressure(),
             diskstats: self
-                .optional(("diskstats", "diskstats"), diskstats::parse)
+                .optional(by_line("diskstats", "diskstats"), diskstats::parse)
                 .unwrap_or_default(),
             net_dev: self
                 .of_init(("netdev", "net/dev"), "net/dev", net_dev::parse)
                 .unwrap_or_default(),
-            vmstat: self.optional(("vmstat", "vmstat"), vmstat::parse),
-            file_nr: self.optional(("filefd", "sys/fs/file-nr"), file_nr::parse),
+            vmstat: self.optional(by_line("vmstat", "vmstat"), vmstat::parse),
+            file_nr: self.optional(at_once("filefd", "sys/fs/file-nr"), file_nr::parse),
             ..Reading::default()
         };
         reading.low_watermark_bytes = self.low_watermark_bytes(reading.meminfo.as_ref());
@@ -122,9 +143,9 @@ impl Sampler {
 
     fn pressure(&mut self) -> Pressures {
         Pressures {
-            cpu: self.optional(("pressure", "pressure/cpu"), pressure::parse),
-            memory: self.optional(("pressure", "pressure/memory"), pressure::parse),
-            io: self.optional(("pressure", "pressure/io"), pressure::parse),
+            cpu: self.optional(at_once("pressure", "pressure/cpu"), pressure::parse),
+            memory: self.optional(at_once("pressure", "pressure/memory"), pressure::parse),
+            io: self.optional(at_once("pressure", "pressure/io"), pressure::parse),
         }
     }
 
@@ -133,7 +154,7 @@ impl Sampler {
             return None;
         }
         let parse = zoneinfo::parse_low_watermark_pages;
-        let pages = self.optional(("zoneinfo", "zoneinfo"), parse)?;
+        let pages = self.optional(by_line("zoneinfo", "zoneinfo"), parse)?;
         Some(pages.saturating_mul(sys::page_size_bytes()))
     }
 
@@ -154,33 +175,36 @@ impl Sampler {
 
     fn parse<T>(
         &mut self,
-        file: &str,
+        part: Part,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Result<T, Error> {
-        self.files.parse(&self.roots.proc.join(file), parse)
+        self.path.as_mut_os_string().clear();
+        self.path.push(&self.roots.proc);
+        self.path.push(part.file);
+        self.files.parse(&self.path, part.made, parse)
     }
 
     /// A file that every kernel has.
     fn needed<T>(
         &mut self,
-        file: &'static str,
+        part: Part,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
         let since = Instant::now();
-        let result = self.parse(file, parse);
-        self.ledger.note((file, file), result, since, self.now)
+        let result = self.parse(part, parse);
+        self.ledger.note((part.source, part.file), result, since, self.now)
     }
 
     /// A file that this kernel may not have: then it is absent, and nothing is said.
     fn optional<T>(
         &mut self,
-        (source, file): (&'static str, &'static str),
+        part: Part,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
         let since = Instant::now();
-        match self.parse(file, parse) {
+        match self.parse(part, parse) {
             Err(Error::System { ref source, .. }) if is_absent(source) => None,
-            result => self.ledger.note((source, file), result, since, self.now),
+            result => self.ledger.note((part.source, part.file), result, since, self.now),
         }
     }
 
@@ -195,12 +219,12 @@ impl Sampler {
         let since = Instant::now();
         if self.roots.proc.as_os_str() != "/proc" {
             let path = self.roots.proc.join("1").join(name);
-            if let Ok(found) = self.files.parse(&path, &mut parse) {
+            if let Ok(found) = self.files.parse(&path, Made::ByLine, &mut parse) {
                 self.ledger.record(source, true, since.elapsed(), self.now);
                 return Some(found);
             }
         }
-        self.optional((source, own), parse)
+        self.optional(by_line(source, own), parse)
     }
 
     /// Looks what is mounted; whether that is known. Mounts seldom change, and parsing their list costs more than
@@ -213,21 +237,24 @@ impl Sampler {
         }
         let root = self.roots.root.clone();
         let watched = self.watch_mounts();
-        let mut changed = false;
+        let mut changed = None;
         let read = self.of_init(("filesystem", "mountinfo"), "self/mountinfo", |text| {
             if text != mounts.text {
-                mounts.worth_asking = worth_asking(mountinfo::parse(text)?, &root);
+                changed = Some(worth_asking(mountinfo::parse(text)?, &root));
                 text.clone_into(&mut mounts.text);
-                changed = true;
             }
             Ok(())
         });
-        if changed && mounts.worth_asking.iter().any(|mount| mount.read_only) {
-            // Where we may not read it, ours is believed.
-            let of_init = self.roots.proc.join("1/mountinfo");
-            if let Ok(of_init) = self.files.parse(&of_init, mountinfo::parse) {
-                unshield(&mut mounts.worth_asking, &of_init);
+        if let Some(mut changed) = changed {
+            if changed.iter().any(|mount| mount.read_only) {
+                // Where we may not read it, ours is believed.
+                let of_init = self.roots.proc.join("1/mountinfo");
+                if let Ok(of_init) = self.files.parse(&of_init, Made::ByLine, mountinfo::parse) {
+                    unshield(&mut changed, &of_init);
+                }
             }
+            let place = |mount| Arc::new(Place::new(&root, mount));
+            mounts.places = changed.into_iter().map(place).collect();
         }
         if read.is_some() {
             self.mounts = Mounts { watched, ..mounts };
@@ -252,7 +279,7 @@ impl Sampler {
     /// How full the file systems are.
     fn file_systems(&mut self, mounted: bool) -> Vec<FileSystem> {
         let since = Instant::now();
-        let found = self.disks.answers(&self.mounts.worth_asking);
+        let found = self.disks.answers(&self.mounts.places);
         if mounted {
             self.ledger.record("filesystem", true, since.elapsed(), self.now);
         }

@@ -22,7 +22,7 @@ pub struct Sensors {
     listed: Option<Instant>,
     zones: Vec<(PathBuf, Temperature)>,
     chips: Vec<ListedChip>,
-    interfaces: Vec<(PathBuf, Interface)>,
+    interfaces: Vec<ListedInterface>,
     left_out: usize,
 }
 
@@ -31,6 +31,12 @@ struct ListedChip {
     runtime_status: PathBuf,
     chip: Chip,
     inputs: Vec<PathBuf>,
+}
+
+struct ListedInterface {
+    operstate: PathBuf,
+    carrier: PathBuf,
+    interface: Interface,
 }
 
 impl Sensors {
@@ -63,22 +69,22 @@ impl Sensors {
         };
         let temperatures = self.zones.iter().filter_map(zone).collect();
         let chips = self.chips.iter().filter_map(|chip| chip.read(files)).collect();
-        let interfaces = self.interfaces.iter().map(|(_, interface)| interface.clone()).collect();
+        let interfaces = self.interfaces.iter().map(|listed| listed.interface.clone()).collect();
         Devices { temperatures, chips, interfaces, left_out: self.left_out }
     }
 
     /// Looks how the interfaces are. Whether one is not as it was.
     fn has_changed(&mut self) -> bool {
         let mut changed = false;
-        for (path, interface) in &mut self.interfaces {
-            let state = self.files.line(&path.join("operstate")).unwrap_or_default();
-            changed |= *state != *interface.state;
+        for ListedInterface { operstate, carrier, interface } in &mut self.interfaces {
+            let state = self.files.peek(operstate).unwrap_or_default();
             if *state != *interface.state {
                 interface.state = state.into();
+                changed = true;
             }
             // One that is switched off does not say; it is asked again when its state has changed.
             if interface.carrier.is_some() {
-                interface.carrier = self.files.line(&path.join("carrier")).map(|text| text == "1");
+                interface.carrier = self.files.peek(carrier).map(|text| text == "1");
             }
         }
         changed
@@ -132,16 +138,18 @@ impl Sensors {
         paths.iter().filter_map(chip).collect()
     }
 
-    fn list_interfaces(&mut self) -> Vec<(PathBuf, Interface)> {
+    fn list_interfaces(&mut self) -> Vec<ListedInterface> {
         let paths = self.class("net", "");
         let interface = |path: PathBuf| {
             let mut once = Files::default();
             // `bonding_masters` is a file.
-            let state = once.line(&path.join("operstate"))?.into();
+            let (operstate, carrier) = (path.join("operstate"), path.join("carrier"));
+            let state = once.line(&operstate)?.into();
             let device = path.file_name()?.to_string_lossy().into();
             let fixed = Arc::new(fixed(&mut once, &path));
-            let carrier = once.line(&path.join("carrier")).map(|text| text == "1");
-            Some((path, Interface { device, state, carrier, fixed }))
+            let has_carrier = once.peek(&carrier).map(|text| text == "1");
+            let interface = Interface { device, state, carrier: has_carrier, fixed };
+            Some(ListedInterface { operstate, carrier, interface })
         };
         paths.into_iter().filter_map(interface).collect()
     }
@@ -215,12 +223,12 @@ impl ListedChip {
 }
 
 fn is_asleep(files: &mut Files, runtime_status: &Path) -> bool {
-    files.line(runtime_status).is_some_and(|status| status.starts_with("suspend"))
+    files.peek(runtime_status).is_some_and(|status| status.starts_with("suspend"))
 }
 
 /// The kernel prints thousandths of a degree.
 fn degrees(files: &mut Files, path: &Path) -> Option<f64> {
-    let millidegrees: i32 = files.line(path)?.parse().ok()?;
+    let millidegrees: i32 = files.peek(path)?.parse().ok()?;
     Some(f64::from(millidegrees) / 1000.0)
 }
 

@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use crate::parse::{amdgpu_ids, link_speed, ras_err_count};
 use crate::snapshot::gpu::{Ecc, Gpu, Problem, Values, Vendor};
-use crate::source::files::Files;
+use crate::source::files::{Files, Made};
 
 const AMD: u16 = 0x1002;
 const DRIVERS: [&str; 2] = ["amdgpu", "radeon"];
@@ -137,8 +137,11 @@ impl Card {
         let total = number(files, &of("mem_info_vram_total")).filter(|total: &u64| *total > 0);
         let used = number(files, &of("mem_info_vram_used"));
         let used = used.filter(|used| total.is_none_or(|total| *used <= total));
-        let speed =
-            files.parse(&self.link.join("current_link_speed"), link_speed::parse_generation);
+        let speed = files.parse(
+            &self.link.join("current_link_speed"),
+            Made::AtOnce,
+            link_speed::parse_generation,
+        );
         let mut values = Values {
             memory_total_bytes: total,
             memory_used_bytes: used,
@@ -161,9 +164,9 @@ impl Card {
     /// Errors of its memory. Drivers of newer Instincts count them in another file.
     fn ecc(&self, files: &mut Files) -> Option<Ecc> {
         let counted = ["ras/umc_err_count", "ras/aca_umc"];
-        let errors = counted
-            .iter()
-            .find_map(|file| files.parse(&self.device.join(file), ras_err_count::parse).ok())?;
+        let errors = counted.iter().find_map(|file| {
+            files.parse(&self.device.join(file), Made::AtOnce, ras_err_count::parse).ok()
+        })?;
         Some(Ecc {
             volatile_corrected: Some(errors.corrected),
             volatile_uncorrected: Some(errors.uncorrected),
