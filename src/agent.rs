@@ -29,7 +29,6 @@ use crate::serve::monitor::Monitor;
 use crate::serve::telemetry::Telemetry;
 use crate::serve::usage;
 use crate::snapshot::Reading;
-use crate::source::disks::Disks;
 use crate::source::gpu::Keeper;
 use crate::source::gpu::board::Board;
 use crate::source::machine;
@@ -115,7 +114,7 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
 /// Takes the first look, opens the ports, and starts every thread.
 fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     let events = |error| Error::system("create an event", error);
-    let mut sampler = Sampler::new(config.roots.clone(), Disks::new(sys::statvfs));
+    let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
     let first = sampler.first()?;
     let bind = |name, enabled, address| match enabled {
         true => Port::bind(name, address).map(Some),

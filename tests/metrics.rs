@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hm_agent::config::Roots;
 use hm_agent::proto::metrics::{Facts, Format, PortStatus, Process, render};
-use hm_agent::source::{disks::Disks, machine, sampler::Sampler};
+use hm_agent::source::{machine, sampler::Sampler};
 use hm_agent::sys::FsSize;
 use miniz_oxide::inflate::decompress_to_vec;
 use support::fake_nvml::Driver;
@@ -35,7 +35,7 @@ fn captured(tree: &str, format: Format) -> String {
         read_only: false,
     };
     let machine = machine::read(&roots);
-    let mut reading = Sampler::new(roots, Disks::new(move |_| Ok(size))).first().unwrap();
+    let mut reading = Sampler::new(roots, move |_| Ok(size)).first().unwrap();
     (reading.unix_seconds, reading.took) = (1_795_216_252, Duration::from_micros(250));
     for source in &mut reading.sources {
         source.duration = Duration::from_micros(20);

@@ -11,7 +11,6 @@ use crate::error::Error;
 use crate::limits;
 use crate::proto::usage::Machine;
 use crate::snapshot::{Reading, Snapshot};
-use crate::source::disks::Disks;
 use crate::source::gpu::Keeper;
 use crate::source::gpu::board::Board;
 use crate::source::machine;
@@ -26,7 +25,7 @@ pub fn look(config: Config) -> Result<(Machine, Snapshot), Error> {
     let (stop, gpus) = (Stop::new().map_err(events)?, Board::new().map_err(events)?);
     let settings = Current::new(config);
     let config = settings.get();
-    let mut sampler = Sampler::new(config.roots.clone(), Disks::new(sys::statvfs));
+    let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
     let (first, second) = std::thread::scope(|scope| {
         scope.spawn(|| Keeper::new(&gpus, &settings, GPU_PROBE).run(&stop));
         let first = sampler.first();

@@ -1,135 +1,304 @@
-//! Something that is read by a thread of its own, because reading may take long, or for ever: a driver in the
-//! kernel that hangs holds whoever asks. No thread can be killed, so nobody waits for this one.
+//! What may take long to answer, or for ever: statvfs on a dead network mount, the firmware behind a sensor, a network driver that
+//! holds the lock its files want. No thread can be killed: so a thread of its own asks, one after the other, and when it
+//! hangs it is left behind and another one goes on. One for all of them, for to wake a thread costs more than what most of
+//! them take.
+//!
+//! What hangs is not asked again until its call returns; a mount that does is named in the log once.
 
-use std::ffi::CStr;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use super::place::Place;
 use crate::error::reason;
 use crate::limits;
+use crate::parse::quote;
+use crate::snapshot::FileSystem;
+use crate::snapshot::devices::Devices;
 use crate::sync::lock;
-use crate::sys;
+use crate::sys::{self, FsSize};
+
+/// How long a sample waits for its file systems; what answers later is in the next sample.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+type Statvfs = dyn Fn(&Path) -> io::Result<FsSize> + Send + Sync;
+type ReadDevices = Box<dyn FnMut() -> Devices + Send>;
 
 /// The end of who wants to know. Dropping it ends the thread, as soon as that can.
-pub struct Aside<T> {
-    name: &'static CStr,
-    /// Until the thread is started.
-    read: Option<Box<dyn FnMut() -> T + Send>>,
-    shared: Arc<Shared<T>>,
+pub struct Aside {
+    statvfs: Arc<Statvfs>,
+    shared: Arc<Shared>,
+    started: bool,
 }
 
-struct Shared<T> {
-    state: Mutex<State<T>>,
-    changed: Condvar,
+struct Shared {
+    state: Mutex<State>,
+    /// There is something to ask, or nobody wants to know any more.
+    asked: Condvar,
+    /// Something has answered, and somebody waits for it.
+    answered: Condvar,
 }
 
-struct State<T> {
-    /// Counts questions.
-    asked: u64,
-    /// The last answer, and the question that it answers.
-    found: Option<(u64, Arc<T>)>,
+struct State {
+    /// Which thread is the one that asks; any other was left behind.
+    generation: u64,
+    /// Counts calls of `ask`.
+    round: u64,
+    /// Still to be asked, the next one last.
+    waiting: Vec<Question>,
+    asking: Option<(Question, Instant)>,
+    /// What answered, and in which round it was asked.
+    file_systems: BTreeMap<Arc<Place>, (u64, FileSystem)>,
+    devices: Option<(u64, Arc<Devices>)>,
+    hung: Vec<Question>,
+    /// With the thread while it reads.
+    read_devices: Option<ReadDevices>,
+    is_awaited: bool,
     stopped: bool,
 }
 
-impl<T: Send + Sync + 'static> Aside<T> {
-    /// Will read with `read`, in a thread of this name.
-    pub fn new(name: &'static CStr, read: impl FnMut() -> T + Send + 'static) -> Self {
-        let state = Mutex::new(State { asked: 0, found: None, stopped: false });
-        let shared = Arc::new(Shared { state, changed: Condvar::new() });
-        Self { name, read: Some(Box::new(read)), shared }
+#[derive(Debug, Clone, PartialEq)]
+enum Question {
+    Place(Arc<Place>),
+    /// What sysfs says.
+    Devices,
+}
+
+impl State {
+    fn is_under_way(&self, is_meant: impl Fn(&Question) -> bool) -> bool {
+        self.waiting.iter().chain(self.asking.iter().map(|(asked, _)| asked)).any(is_meant)
     }
 
-    /// Asks for a new reading.
-    pub fn ask(&mut self) {
-        lock(&self.shared.state).asked += 1;
-        self.shared.changed.notify_all();
-        let Some(read) = self.read.take() else { return };
-        let shared = self.shared.clone();
-        let work = Box::new(move || keep_reading(&shared, read));
-        if let Err(error) = sys::start_thread(self.name, limits::SERVICE_STACK_BYTES, work) {
-            log::warn!("start the thread {}: {}", self.name.to_string_lossy(), reason(&error));
-        }
+    fn hung_mounts(&self) -> usize {
+        self.hung.iter().filter(|hung| **hung != Question::Devices).count()
     }
 
-    /// The answer to the last question, if it comes within `patience`, or else to the one before. `None`: reading
-    /// takes longer than that.
-    pub fn answer(&self, patience: Duration) -> Option<Arc<T>> {
-        let is_late = |state: &mut State<T>| {
-            state.found.as_ref().is_none_or(|(answered, _)| *answered < state.asked)
+    /// What to ask of all there is, the next one last: the machine's own disks are asked first.
+    fn questions(&self, places: &[Arc<Place>]) -> impl Iterator<Item = Question> {
+        let enough = self.hung_mounts() >= limits::HUNG_MOUNTS;
+        let of = move |remote: bool| {
+            let places = places.iter().rev().filter(move |place| place.is_remote() == remote);
+            places.filter(move |_| !(enough && remote)).cloned().map(Question::Place)
         };
-        let state = lock(&self.shared.state);
-        let (state, _) = self
-            .shared
-            .changed
-            .wait_timeout_while(state, patience, is_late)
-            .unwrap_or_else(PoisonError::into_inner);
-        let (answered, found) = state.found.as_ref()?;
-        (*answered + 1 >= state.asked).then(|| found.clone())
+        let all = of(true).chain([Question::Devices]).chain(of(false));
+        all.filter(|question| {
+            !self.hung.contains(question)
+                && !self.asking.as_ref().is_some_and(|(asked, _)| asked == question)
+        })
     }
 }
 
-impl<T> Drop for Aside<T> {
+impl Aside {
+    /// Will ask file systems with `statvfs`, and sysfs with `read_devices`.
+    pub fn new(
+        statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
+        read_devices: impl FnMut() -> Devices + Send + 'static,
+    ) -> Self {
+        let state = State {
+            generation: 0,
+            round: 0,
+            waiting: Vec::new(),
+            asking: None,
+            file_systems: BTreeMap::new(),
+            devices: None,
+            hung: Vec::new(),
+            read_devices: Some(Box::new(read_devices)),
+            is_awaited: false,
+            stopped: false,
+        };
+        let shared =
+            Shared { state: Mutex::new(state), asked: Condvar::new(), answered: Condvar::new() };
+        Self { statvfs: Arc::new(statvfs), shared: Arc::new(shared), started: false }
+    }
+
+    /// Asks sysfs and all `places`.
+    pub fn ask(&mut self, places: &[Arc<Place>]) {
+        // What is left of the round before must not keep a new thread from this one's first.
+        lock(&self.shared.state).waiting.clear();
+        self.tend();
+        if !self.started {
+            self.started = self.start();
+        }
+        let mut state = lock(&self.shared.state);
+        state.round += 1;
+        let mut waiting = std::mem::take(&mut state.waiting);
+        waiting.extend(state.questions(places));
+        state.waiting = waiting;
+        // Who is woken finds the lock free.
+        drop(state);
+        self.shared.asked.notify_one();
+    }
+
+    /// How full they are that answered in this round or, where a slow mount keeps others waiting, in the one before.
+    pub fn file_systems(&self, places: &[Arc<Place>]) -> Vec<FileSystem> {
+        let is_place = |question: &Question| *question != Question::Devices;
+        let state = self.wait_while(PATIENCE, |state| state.is_under_way(is_place));
+        let mut found = Vec::with_capacity(places.len());
+        found.extend(places.iter().filter_map(|place| match state.file_systems.get(place) {
+            Some((round, found)) if *round + 1 >= state.round => Some(found.clone()),
+            _ => None,
+        }));
+        found
+    }
+
+    /// What sysfs says, if that comes within `patience`, or else what it said in the round before. `None`: it takes
+    /// longer than that.
+    pub fn devices(&self, patience: Duration) -> Option<Arc<Devices>> {
+        let is_late = |state: &State| {
+            state.devices.as_ref().is_none_or(|(round, _)| *round < state.round)
+                && !state.hung.contains(&Question::Devices)
+        };
+        let state = self.wait_while(patience, is_late);
+        let (round, found) = state.devices.as_ref()?;
+        (*round + 1 >= state.round).then(|| found.clone())
+    }
+
+    fn wait_while(
+        &self,
+        patience: Duration,
+        is_late: impl Fn(&State) -> bool,
+    ) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.shared.state);
+        if is_late(&state) {
+            state.is_awaited = true;
+            let waited =
+                self.shared.answered.wait_timeout_while(state, patience, |state| is_late(state));
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.is_awaited = false;
+        }
+        state
+    }
+
+    /// How many file systems hang.
+    pub fn hung_mounts(&self) -> usize {
+        lock(&self.shared.state).hung_mounts()
+    }
+
+    /// Leaves the thread behind if it hangs. Says when to look again, if a call is under way.
+    pub fn tend(&mut self) -> Option<Duration> {
+        let mut state = lock(&self.shared.state);
+        let (_, since) = state.asking.as_ref()?;
+        let left = limits::STATVFS.saturating_sub(since.elapsed());
+        if !left.is_zero() {
+            return Some(left);
+        }
+        let (question, _) = state.asking.take()?;
+        state.generation += 1;
+        state.hung.push(question.clone());
+        match question {
+            // Who asks for it next says in the log that it is missing.
+            Question::Devices => drop(state),
+            Question::Place(place) => {
+                state.file_systems.remove(&place);
+                let enough = state.hung_mounts() == limits::HUNG_MOUNTS;
+                drop(state);
+                let at = quote(place.mount_point());
+                log::warn!("file system {at} does not answer; it is left out until it does");
+                if enough {
+                    let hung = limits::HUNG_MOUNTS;
+                    log::warn!(
+                        "{hung} file systems do not answer; of the others only disks are asked"
+                    );
+                }
+            }
+        }
+        self.started = self.start();
+        None
+    }
+
+    fn start(&self) -> bool {
+        let generation = lock(&self.shared.state).generation;
+        let (shared, statvfs) = (self.shared.clone(), self.statvfs.clone());
+        let work = Box::new(move || keep_asking(&shared, generation, &*statvfs));
+        let started = sys::start_thread(c"aside", limits::SERVICE_STACK_BYTES, work);
+        if let Err(error) = &started {
+            log::warn!("start the thread aside: {}", reason(error));
+        }
+        started.is_ok()
+    }
+}
+
+impl Drop for Aside {
     fn drop(&mut self) {
         lock(&self.shared.state).stopped = true;
-        self.shared.changed.notify_all();
+        self.shared.asked.notify_all();
     }
 }
 
-/// The thread's life.
-fn keep_reading<T>(shared: &Shared<T>, mut read: Box<dyn FnMut() -> T + Send>) {
+/// The thread's life: asks one after the other, until nobody wants to know any more.
+fn keep_asking(shared: &Shared, generation: u64, statvfs: &Statvfs) {
     let mut state = lock(&shared.state);
-    let mut answered = 0;
-    while !state.stopped {
-        if state.asked == answered {
-            state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+    while !state.stopped && state.generation == generation {
+        let Some(question) = state.waiting.pop() else {
+            state = shared.asked.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
+        };
+        state.asking = Some((question.clone(), Instant::now()));
+        state = match &question {
+            Question::Place(place) => ask_place(shared, state, generation, place, statvfs),
+            Question::Devices => ask_devices(shared, state, generation),
+        };
+        if state.generation == generation {
+            state.asking = None;
+        } else {
+            // It was left behind, and another thread asks now.
+            state.hung.retain(|hung| *hung != question);
         }
-        answered = state.asked;
-        drop(state);
-        let found = Arc::new(read());
-        state = lock(&shared.state);
-        state.found = Some((answered, found));
-        shared.changed.notify_all();
+        if state.is_awaited {
+            shared.answered.notify_one();
+        }
     }
+}
+
+fn ask_place<'a>(
+    shared: &'a Shared,
+    state: MutexGuard<'a, State>,
+    generation: u64,
+    place: &Arc<Place>,
+    statvfs: &Statvfs,
+) -> MutexGuard<'a, State> {
+    let round = state.round;
+    drop(state);
+    let size = statvfs(&place.path);
+    if let Err(error) = &size {
+        // Not there below this root, or not ours to see.
+        log::debug!("statvfs {}: {}", place.path.display(), reason(error));
+    }
+    let mut state = lock(&shared.state);
+    if state.generation != generation {
+        drop(state);
+        log::info!("file system {} answers again", quote(place.mount_point()));
+        return lock(&shared.state);
+    }
+    match size {
+        Ok(size) => {
+            state.file_systems.insert(place.clone(), (round, place.holding(size)));
+        }
+        Err(_) => {
+            state.file_systems.remove(place);
+        }
+    }
+    state
+}
+
+fn ask_devices<'a>(
+    shared: &'a Shared,
+    mut state: MutexGuard<'a, State>,
+    generation: u64,
+) -> MutexGuard<'a, State> {
+    let round = state.round;
+    let Some(mut read) = state.read_devices.take() else { return state };
+    drop(state);
+    let found = Arc::new(read());
+    let mut state = lock(&shared.state);
+    state.read_devices = Some(read);
+    if state.generation == generation {
+        state.devices = Some((round, found));
+    }
+    state
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::mpsc::sync_channel;
-
-    const LONG: Duration = Duration::from_secs(20);
-
-    #[test]
-    fn an_answer_is_to_the_last_question_or_the_one_before() {
-        let (release, hanging) = sync_channel::<u32>(2);
-        let mut aside = Aside::new(c"test", move || hanging.recv().unwrap_or_default());
-        aside.ask();
-        assert_eq!(aside.answer(Duration::ZERO), None, "it hangs");
-        release.send(1).unwrap();
-        assert_eq!(aside.answer(LONG).as_deref(), Some(&1));
-        aside.ask();
-        assert_eq!(aside.answer(Duration::ZERO).as_deref(), Some(&1), "the one before");
-        aside.ask();
-        assert_eq!(aside.answer(Duration::ZERO), None, "that is too old");
-        // Whether it has read once or twice by then: it may have been about to read when it was asked again.
-        release.send(2).unwrap();
-        release.send(2).unwrap();
-        assert_eq!(aside.answer(LONG).as_deref(), Some(&2));
-    }
-
-    #[test]
-    fn who_asks_no_more_leaves_no_thread() {
-        let held = Arc::new(());
-        let watched = Arc::downgrade(&held);
-        let mut aside = Aside::new(c"test", move || drop(held.clone()));
-        aside.ask();
-        assert!(aside.answer(LONG).is_some());
-        drop(aside);
-        let until = std::time::Instant::now() + LONG;
-        while watched.upgrade().is_some() {
-            assert!(std::time::Instant::now() < until, "the thread is still there");
-            std::thread::yield_now();
-        }
-    }
-}
+mod tests;

@@ -4,16 +4,16 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::aside::Aside;
-use super::disks::{Disks, Place};
 use super::files::{Files, Made};
 use super::ledger::Ledger;
 use super::machine;
 use super::mounts::{unshield, worth_asking};
+use super::place::Place;
 use super::sensors::Sensors;
 use crate::config::Roots;
 use crate::error::Error;
@@ -25,15 +25,14 @@ use crate::parse::{
 };
 use crate::snapshot::devices::Devices;
 use crate::snapshot::{FileSystem, Pressures, Reading};
-use crate::sys;
+use crate::sys::{self, FsSize};
 
 /// Reads the machine's counters.
 pub struct Sampler {
     roots: Roots,
     files: Files,
-    disks: Disks,
+    aside: Aside,
     mounts: Mounts,
-    sensors: Aside<Devices>,
     started: Instant,
     /// Wall clock of this look, Unix seconds.
     now: u64,
@@ -71,15 +70,17 @@ const STAT: Part = at_once("stat", "stat");
 const MEMINFO: Part = at_once("meminfo", "meminfo");
 
 impl Sampler {
-    /// A sampler of the machine mounted at `roots`.
-    pub fn new(roots: Roots, disks: Disks) -> Self {
+    /// A sampler of the machine mounted at `roots`, whose file systems are asked with `statvfs`.
+    pub fn new(
+        roots: Roots,
+        statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
+    ) -> Self {
         let mut sensors = Sensors::new(&roots.sys);
         Self {
             roots,
             files: Files::default(),
-            disks,
+            aside: Aside::new(statvfs, move || sensors.read()),
             mounts: Mounts::default(),
-            sensors: Aside::new(c"sensors", move || sensors.read()),
             started: Instant::now(),
             now: 0,
             path: PathBuf::new(),
@@ -104,10 +105,9 @@ impl Sampler {
     fn look(&mut self, patience: Duration) -> Reading {
         let since = Instant::now();
         self.now = unix_seconds();
-        self.sensors.ask();
-        // They answer while the files are read.
         let mounted = self.mounts();
-        self.disks.ask(&self.mounts.places);
+        // They answer while the files are read.
+        self.aside.ask(&self.mounts.places);
         let mut reading = Reading {
             monotonic: self.started.elapsed(),
             unix_seconds: self.now,
@@ -129,7 +129,7 @@ impl Sampler {
         };
         reading.low_watermark_bytes = self.low_watermark_bytes(reading.meminfo.as_ref());
         reading.file_systems = self.file_systems(mounted);
-        reading.file_systems_hung = self.disks.hung();
+        reading.file_systems_hung = self.aside.hung_mounts();
         reading.devices = self.devices(patience);
         reading.sources = self.ledger.end();
         reading.took = since.elapsed();
@@ -161,16 +161,16 @@ impl Sampler {
     /// What sysfs says. If it hangs, it is left out until it does not.
     fn devices(&mut self, patience: Duration) -> Arc<Devices> {
         let since = Instant::now();
-        let found = self.sensors.answer(patience).ok_or_else(|| {
+        let found = self.aside.devices(patience).ok_or_else(|| {
             Error::system("read sensors and interfaces".to_owned(), io::ErrorKind::TimedOut.into())
         });
         self.ledger.note(("sysfs", "sysfs"), found, since, self.now).unwrap_or_default()
     }
 
-    /// Between looks: leaves a hanging file system behind. Says when to come again, if not with the next
+    /// Between looks: leaves what hangs behind. Says when to come again, if not with the next
     /// look.
     pub fn tend(&mut self) -> Option<Duration> {
-        self.disks.tend()
+        self.aside.tend()
     }
 
     fn parse<T>(
@@ -279,7 +279,7 @@ impl Sampler {
     /// How full the file systems are.
     fn file_systems(&mut self, mounted: bool) -> Vec<FileSystem> {
         let since = Instant::now();
-        let found = self.disks.answers(&self.mounts.places);
+        let found = self.aside.file_systems(&self.mounts.places);
         if mounted {
             self.ledger.record("filesystem", true, since.elapsed(), self.now);
         }

@@ -1,7 +1,7 @@
 //! Temperatures and network interfaces, from sysfs. Which there are is looked up once a minute: listing them costs
 //! more than reading them.
 //!
-//! Runs in a thread of its own (see [`super::aside`]): firmware may answer slowly, and a network driver may hold a
+//! Runs in a thread aside (see [`super::aside`]): firmware may answer slowly, and a network driver may hold a
 //! lock that its files want.
 
 use std::ffi::OsStr;

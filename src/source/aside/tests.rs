@@ -1,0 +1,196 @@
+use super::*;
+use crate::parse::mountinfo::parse;
+use crate::snapshot::Temperature;
+use std::sync::mpsc::sync_channel;
+
+const LONG: Duration = Duration::from_secs(60);
+
+const SIZE: FsSize = FsSize {
+    total_bytes: 9,
+    free_bytes: 5,
+    available_bytes: 4,
+    files: 3,
+    files_free: 2,
+    read_only: false,
+};
+
+fn places(mountinfo: &[u8]) -> Vec<Arc<Place>> {
+    let place = |mount| Arc::new(Place::new(Path::new("/"), mount));
+    parse(mountinfo).unwrap().into_iter().map(place).collect()
+}
+
+fn mounts(points: &[&str]) -> Vec<Arc<Place>> {
+    let line = |(at, point): (usize, &&str)| format!("1 0 0:{at} / {point} rw - nfs4 nas:/ rw\n");
+    let text: String = points.iter().enumerate().map(line).collect();
+    places(text.as_bytes())
+}
+
+fn of_mounts(statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static) -> Aside {
+    Aside::new(statvfs, Devices::default)
+}
+
+/// One that reads what `next` says, as a temperature.
+fn of_devices(mut next: impl FnMut() -> f64 + Send + 'static) -> Aside {
+    let read = move || {
+        let one = Temperature { zone: 0, sensor: String::new(), celsius: next() };
+        Devices { temperatures: vec![one], ..Devices::default() }
+    };
+    Aside::new(|_| Ok(SIZE), read)
+}
+
+fn ask(aside: &mut Aside, places: &[Arc<Place>]) -> Vec<FileSystem> {
+    aside.ask(places);
+    aside.file_systems(places)
+}
+
+fn celsius(aside: &Aside, patience: Duration) -> Option<f64> {
+    aside.devices(patience).map(|devices| devices.temperatures[0].celsius)
+}
+
+/// Waits until the thread that asks has come so far, on a machine that is busy.
+fn wait_until(aside: &Aside, come_so_far: impl Fn(&State) -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !come_so_far(&lock(&aside.shared.state)) {
+        assert!(Instant::now() < deadline, "waited too long");
+        std::thread::sleep(PATIENCE / 50);
+    }
+}
+
+/// As if three seconds had passed.
+fn let_time_pass(aside: &Aside) {
+    if let Some((_, since)) = &mut lock(&aside.shared.state).asking {
+        *since -= limits::STATVFS;
+    }
+}
+
+#[test]
+fn a_mount_that_hangs_is_left_out_until_it_answers_and_others_go_on() {
+    let mountinfo = b"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / /nfs rw - nfs4 nas:/ rw\n3 1 8:2 / /z rw - xfs /dev/b rw\n";
+    let mounts = places(mountinfo);
+    let (release, hanging) = sync_channel::<()>(0);
+    let hanging = Mutex::new(hanging);
+    let statvfs = move |path: &Path| {
+        if path == Path::new("/nfs") {
+            let _ = lock(&hanging).recv();
+        }
+        Ok(SIZE)
+    };
+    let mut aside = of_mounts(statvfs);
+    let mut ask_until = |wanted: &[&str]| {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let found = ask(&mut aside, &mounts);
+            let points: Vec<_> = found.iter().map(|fs| &*fs.mount_point).collect();
+            if points == wanted {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{points:?}, wanted {wanted:?}");
+        }
+    };
+    ask_until(&["/", "/z"]);
+    release.send(()).unwrap();
+    drop(release);
+    ask_until(&["/", "/nfs", "/z"]);
+}
+
+#[test]
+fn what_answers_after_the_sample_is_in_the_next_one() {
+    let points = ["/a", "/slow", "/z"];
+    let mut aside = of_mounts(|path| {
+        if path == Path::new("/slow") {
+            std::thread::sleep(PATIENCE * 2);
+        }
+        Ok(SIZE)
+    });
+    ask(&mut aside, &mounts(&points));
+    wait_until(&aside, |state| !state.is_under_way(|_| true));
+    assert_eq!(ask(&mut aside, &mounts(&points)).len(), 3);
+}
+
+#[test]
+fn beyond_the_cap_of_hanging_mounts_disks_are_still_asked() {
+    let mut aside = of_mounts(|path| {
+        while path != Path::new("/") {
+            std::thread::park();
+        }
+        Ok(SIZE)
+    });
+    let mut all = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
+    let names: Vec<String> = (0..=limits::HUNG_MOUNTS).map(|at| format!("/{at}")).collect();
+    all.splice(0..0, mounts(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    for hung in 0..=limits::HUNG_MOUNTS + 1 {
+        ask(&mut aside, &all);
+        let asked = |state: &State| match &state.asking {
+            Some((Question::Place(place), _)) => place.mount_point() != b"/",
+            Some((Question::Devices, _)) => false,
+            None => hung >= limits::HUNG_MOUNTS && state.waiting.is_empty(),
+        };
+        wait_until(&aside, asked);
+        let state = lock(&aside.shared.state);
+        let found: Vec<_> = state
+            .file_systems
+            .iter()
+            .map(|(place, found)| (place.mount_point(), found.0))
+            .collect();
+        assert_eq!(found, [(&b"/"[..], state.round)], "{hung} hang");
+        let answered = state.devices.as_ref().map(|(round, _)| *round);
+        assert_eq!(answered, Some(state.round), "nor does sysfs wait for them");
+        drop(state);
+        let_time_pass(&aside);
+    }
+    assert_eq!(aside.hung_mounts(), limits::HUNG_MOUNTS);
+}
+
+#[test]
+fn an_answer_is_to_the_last_question_or_the_one_before() {
+    let (release, hanging) = sync_channel::<f64>(2);
+    let mut aside = of_devices(move || hanging.recv().unwrap_or_default());
+    aside.ask(&[]);
+    assert_eq!(celsius(&aside, Duration::ZERO), None, "it hangs");
+    release.send(1.0).unwrap();
+    assert_eq!(celsius(&aside, LONG), Some(1.0));
+    aside.ask(&[]);
+    assert_eq!(celsius(&aside, Duration::ZERO), Some(1.0), "the one before");
+    aside.ask(&[]);
+    assert_eq!(celsius(&aside, Duration::ZERO), None, "that is too old");
+    // Whether it has read once or twice by then: it may have been about to read when it was asked again.
+    release.send(2.0).unwrap();
+    release.send(2.0).unwrap();
+    aside.ask(&[]);
+    assert_eq!(celsius(&aside, LONG), Some(2.0));
+}
+
+#[test]
+fn sysfs_that_hangs_is_left_behind_until_it_answers_and_disks_go_on() {
+    let (release, hanging) = sync_channel::<f64>(0);
+    let mut aside = of_devices(move || hanging.recv().unwrap_or(3.0));
+    let root = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
+    assert_eq!(ask(&mut aside, &root).len(), 1);
+    wait_until(&aside, |state| matches!(state.asking, Some((Question::Devices, _))));
+    let_time_pass(&aside);
+    for _ in 0..3 {
+        assert_eq!(ask(&mut aside, &root).len(), 1);
+        assert_eq!(celsius(&aside, LONG), None, "nobody waits for it");
+    }
+    assert_eq!(aside.hung_mounts(), 0);
+    release.send(2.0).unwrap();
+    drop(release);
+    wait_until(&aside, |state| state.hung.is_empty());
+    ask(&mut aside, &root);
+    assert_eq!(celsius(&aside, LONG), Some(3.0), "what was late is not shown");
+}
+
+#[test]
+fn who_asks_no_more_leaves_no_thread() {
+    let held = Arc::new(());
+    let watched = Arc::downgrade(&held);
+    let mut aside = of_devices(move || Arc::strong_count(&held) as f64);
+    aside.ask(&[]);
+    assert!(aside.devices(LONG).is_some());
+    drop(aside);
+    let until = Instant::now() + LONG;
+    while watched.upgrade().is_some() {
+        assert!(Instant::now() < until, "the thread is still there");
+        std::thread::yield_now();
+    }
+}
