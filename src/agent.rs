@@ -279,8 +279,10 @@ impl Shared {
                 let wait = until.map_or(next, |until| until.min(next)) - now;
                 let events = [self.stop.as_fd(), self.reloaded.as_fd(), self.gpus.arrived()];
                 self.sampling.rests(Some(wait));
-                sys::wait_readable(events, Some(wait));
-                self.reloaded.clear();
+                let [_, reloaded, _] = sys::wait_readable(events, Some(wait));
+                if reloaded {
+                    self.reloaded.clear();
+                }
             }
         }
         self.feed.close();

@@ -32,6 +32,10 @@ pub struct VmStat {
 pub fn parse(text: &[u8]) -> Result<VmStat, ParseError> {
     let mut found = VmStat::default();
     for (at, line) in lines(text) {
+        // Of two hundred lines, thirty.
+        if !matches!(line.first(), Some(b'o' | b'p')) {
+            continue;
+        }
         let mut fields = fields(line);
         let slot = match fields.next() {
             Some(b"oom_kill") => &mut found.oom_kill,

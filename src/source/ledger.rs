@@ -78,7 +78,8 @@ impl Ledger {
     /// Those that were read in this look, which ends.
     pub(super) fn end(&mut self) -> Vec<SourceStatus> {
         let read = self.sources.iter().zip(&self.read).filter(|(_, read)| **read);
-        let found = read.map(|(source, _)| source.clone()).collect();
+        let mut found = Vec::with_capacity(self.sources.len());
+        found.extend(read.map(|(source, _)| source.clone()));
         self.read.fill(false);
         found
     }

@@ -6,6 +6,7 @@ use super::files::Files;
 use crate::config::Roots;
 use crate::parse::{cpuinfo, os_release};
 use crate::proto::usage::Machine;
+use crate::sys;
 
 /// Reads the machine's names. What is not there is absent; a processor nobody names is "unknown".
 pub fn read(roots: &Roots) -> Machine {
@@ -46,7 +47,9 @@ pub fn node_id(configured: Option<&str>, roots: &Roots) -> Option<String> {
 pub fn hostname(files: &mut Files, roots: &Roots) -> Option<String> {
     let own = roots.root == Path::new("/");
     let file = if own { None } else { files.line(&roots.root.join("etc/hostname")) };
-    file.or_else(|| files.line(&roots.proc.join("sys/kernel/hostname")))
+    // Which is what the kernel's file would say.
+    let asked = || if roots.proc == Path::new("/proc") { sys::host_name() } else { None };
+    file.or_else(asked).or_else(|| files.line(&roots.proc.join("sys/kernel/hostname")))
 }
 
 /// machine-id(5): 32 hexadecimal digits; "uninitialized" in an image that never booted.

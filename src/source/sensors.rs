@@ -1,5 +1,6 @@
 //! Temperatures and network interfaces, from sysfs. Which there are is looked up once a minute: listing them costs
-//! more than reading them.
+//! more than reading them. Interfaces are looked at when the kernel says that one has changed: a machine with hundreds of
+//! containers has hundreds of them.
 //!
 //! Runs in a thread aside (see [`super::aside`]): firmware may answer slowly, and a network driver may hold a
 //! lock that its files want.
@@ -14,10 +15,13 @@ use crate::limits;
 use crate::parse::decimal;
 use crate::snapshot::Temperature;
 use crate::snapshot::devices::{Chip, Devices, FixedInterface, Interface, Sensor};
+use crate::sys::net::LinkNews;
 
 /// Reads what is below `/sys/class`.
 pub struct Sensors {
     sys: PathBuf,
+    /// Without it, interfaces are looked at each time.
+    news: Option<LinkNews>,
     files: Files,
     listed: Option<Instant>,
     zones: Vec<(PathBuf, Temperature)>,
@@ -44,6 +48,8 @@ impl Sensors {
     pub fn new(sys: &Path) -> Self {
         Self {
             sys: sys.to_owned(),
+            // Elsewhere there may be other interfaces than those of which the kernel tells us.
+            news: (sys == Path::new("/sys")).then(|| LinkNews::new().ok()).flatten(),
             files: Files::default(),
             listed: None,
             zones: Vec::new(),
@@ -56,7 +62,8 @@ impl Sensors {
     /// What they say now.
     pub fn read(&mut self) -> Devices {
         let old = |at: Instant| at.elapsed() >= limits::DEVICE_SEARCH;
-        if self.listed.is_none_or(old) || self.has_changed() {
+        let may_have_changed = self.news.as_ref().is_none_or(LinkNews::came);
+        if self.listed.is_none_or(old) || may_have_changed && self.has_changed() {
             self.list();
             self.has_changed();
         }

@@ -1,12 +1,16 @@
-//! Connecting without waiting for it.
+//! Connecting without waiting for it, and news of network interfaces.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::mem::size_of;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{BorrowedFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::time::Duration;
 
 use super::{check, set_option};
+
+/// How many news are taken at a time; the others are left for the next time.
+const NEWS_AT_A_TIME: u32 = 100;
 
 /// Begins a connection. The socket does not block; it becomes writable when the connection is there or has
 /// failed, and [`TcpStream::take_error`] says which.
@@ -63,4 +67,39 @@ pub fn notice_loss(
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, interval)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, unconfirmed)
+}
+
+/// Hears when a network interface of this network namespace comes, goes or changes: rtnetlink(7), the group of links.
+#[derive(Debug)]
+pub struct LinkNews(File);
+
+impl LinkNews {
+    /// Listens from now on.
+    pub fn new() -> io::Result<Self> {
+        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+        // SAFETY: socket takes no pointers; a descriptor it returns is ours alone.
+        let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) })?;
+        // SAFETY: `fd` is open and owned by nobody else.
+        let socket = unsafe { File::from_raw_fd(fd) };
+        // As little as the kernel allows: what does not fit is reported as an error, which says as much.
+        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)?;
+        // SAFETY: all bytes zero are an address: of no process, for no group.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+        address.nl_groups = libc::RTMGRP_LINK as u32;
+        let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
+        // SAFETY: `address` is an address of the family and length that are given.
+        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
+        Ok(Self(socket))
+    }
+
+    /// Whether there was any since this was asked last.
+    pub fn came(&self) -> bool {
+        // Not for ever, should they come faster than they are read. What they say, the interfaces' own files say better.
+        let no_more = |read: &io::Result<usize>| {
+            read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        };
+        let mut reads = (0..NEWS_AT_A_TIME).map(|_| (&self.0).read(&mut [0]));
+        reads.by_ref().take_while(|read| !no_more(read)).count() > 0
+    }
 }

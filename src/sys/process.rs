@@ -24,6 +24,16 @@ pub fn memory_file(name: &CStr) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
+/// What the kernel calls this machine; `None`: nothing.
+pub fn host_name() -> Option<String> {
+    let mut name = [0u8; 256];
+    // SAFETY: the kernel writes no more than it is told that there is room for, which leaves a zero at the end.
+    check(unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) }).ok()?;
+    let name = CStr::from_bytes_until_nul(&name).ok()?.to_string_lossy();
+    let name = name.trim_ascii();
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
 /// Lets the kernel take back the memory of constant data that is not needed again soon; it is read from
 /// the program's file if it is.
 pub fn release_pages(constant: &'static [u8]) {
