@@ -298,7 +298,7 @@ impl Shared {
         if let Some(success) = gpus.nvidia.as_ref().and_then(|nvidia| nvidia.state.is_well()) {
             sampler.record("nvidia", success, self.gpus.took());
         }
-        Reading { gpus, heartbeats, links, ..sampler.read() }
+        Reading { gpus, heartbeats, links, ..sampler.read(Some(config.interval)) }
     }
 
     fn serve_telemetry(&self, port: &Port) -> Result<(), Error> {

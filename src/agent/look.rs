@@ -43,7 +43,7 @@ pub fn look(config: Config) -> Result<(Machine, Snapshot), Error> {
             false => Vec::new(),
         };
         let (heartbeats, links) = (beating.into(), links.into());
-        let second = Reading { gpus, heartbeats, links, ..sampler.read() };
+        let second = Reading { gpus, heartbeats, links, ..sampler.read(None) };
         stop.ring();
         (first, second)
     });

@@ -20,8 +20,13 @@ use crate::snapshot::devices::Devices;
 use crate::sync::lock;
 use crate::sys::{self, FsSize};
 
-/// How long a sample waits for its file systems; what answers later is in the next sample.
+/// How long a sample waits for its file systems; what answers later is in the next sample. So old may be what was asked
+/// ahead of it.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The thread gets up so long before a look is due: what answers as fast as most do has answered then, and the sample
+/// need not wait for it.
+const LEAD: Duration = Duration::from_millis(1);
 
 type Statvfs = dyn Fn(&Path) -> io::Result<FsSize> + Send + Sync;
 type ReadDevices = Box<dyn FnMut() -> Devices + Send>;
@@ -44,8 +49,16 @@ struct Shared {
 struct State {
     /// Which thread is the one that asks; any other was left behind.
     generation: u64,
-    /// Counts calls of `ask`.
+    /// Counts how often all was asked.
     round: u64,
+    /// What to ask.
+    places: Arc<[Arc<Place>]>,
+    /// How often there is a look, and when the next one is due. The thread gets up by itself then: being woken by another
+    /// one costs both of them as much as asking, on an idle machine.
+    interval: Option<Duration>,
+    due: Option<Instant>,
+    /// When it did so, and nobody has come yet.
+    ahead_since: Option<Instant>,
     /// Still to be asked, the next one last.
     waiting: Vec<Question>,
     asking: Option<(Question, Instant)>,
@@ -67,6 +80,19 @@ enum Question {
 }
 
 impl State {
+    /// The next look will be so much less than an interval after this one.
+    fn expect(&mut self, now: Instant, lead: Duration) {
+        self.due = self.interval.map(|interval| now + interval.saturating_sub(lead));
+    }
+
+    fn begin(&mut self) {
+        self.round += 1;
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.clear();
+        waiting.extend(self.questions(&self.places));
+        self.waiting = waiting;
+    }
+
     fn is_under_way(&self, is_meant: impl Fn(&Question) -> bool) -> bool {
         self.waiting.iter().chain(self.asking.iter().map(|(asked, _)| asked)).any(is_meant)
     }
@@ -99,6 +125,10 @@ impl Aside {
         let state = State {
             generation: 0,
             round: 0,
+            places: Arc::default(),
+            interval: None,
+            due: None,
+            ahead_since: None,
             waiting: Vec::new(),
             asking: None,
             file_systems: BTreeMap::new(),
@@ -113,21 +143,26 @@ impl Aside {
         Self { statvfs: Arc::new(statvfs), shared: Arc::new(shared), started: false }
     }
 
-    /// Asks sysfs and all `places`.
-    pub fn ask(&mut self, places: &[Arc<Place>]) {
+    /// Asks sysfs and all `places`, if that was not done just now. The next time will be an `interval` later, if that is
+    /// known.
+    pub fn ask(&mut self, places: &Arc<[Arc<Place>]>, interval: Option<Duration>) {
+        let mut state = lock(&self.shared.state);
+        state.interval = interval;
+        state.expect(Instant::now(), LEAD);
+        let is_done = state.ahead_since.take().is_some_and(|since| since.elapsed() < PATIENCE);
+        if is_done && Arc::ptr_eq(&state.places, places) {
+            return;
+        }
+        state.places = places.clone();
         // What is left of the round before must not keep a new thread from this one's first.
-        lock(&self.shared.state).waiting.clear();
+        state.waiting.clear();
+        drop(state);
         self.tend();
         if !self.started {
             self.started = self.start();
         }
-        let mut state = lock(&self.shared.state);
-        state.round += 1;
-        let mut waiting = std::mem::take(&mut state.waiting);
-        waiting.extend(state.questions(places));
-        state.waiting = waiting;
+        lock(&self.shared.state).begin();
         // Who is woken finds the lock free.
-        drop(state);
         self.shared.asked.notify_one();
     }
 
@@ -232,7 +267,7 @@ fn keep_asking(shared: &Shared, generation: u64, statvfs: &Statvfs) {
     let mut state = lock(&shared.state);
     while !state.stopped && state.generation == generation {
         let Some(question) = state.waiting.pop() else {
-            state = shared.asked.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = wait(shared, state);
             continue;
         };
         state.asking = Some((question.clone(), Instant::now()));
@@ -249,6 +284,27 @@ fn keep_asking(shared: &Shared, generation: u64, statvfs: &Statvfs) {
         if state.is_awaited {
             shared.answered.notify_one();
         }
+    }
+}
+
+/// Waits until there is something to ask, or a look is due.
+fn wait<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    let now = Instant::now();
+    let left = state.due.map(|due| due.saturating_duration_since(now));
+    match left {
+        // To sleep for less than this is not worth it.
+        Some(left) if left > LEAD / 2 => {
+            let waited = shared.asked.wait_timeout(state, left);
+            waited.unwrap_or_else(PoisonError::into_inner).0
+        }
+        Some(_) if state.ahead_since.is_none() => {
+            state.ahead_since = Some(now);
+            state.expect(now, Duration::ZERO);
+            state.begin();
+            state
+        }
+        // Nobody comes any more.
+        _ => shared.asked.wait(state).unwrap_or_else(PoisonError::into_inner),
     }
 }
 

@@ -6,7 +6,7 @@ use super::files::Files;
 use crate::config::Roots;
 use crate::parse::{cpuinfo, os_release};
 use crate::proto::usage::Machine;
-use crate::sys;
+use crate::sys::process::host_name;
 
 /// Reads the machine's names. What is not there is absent; a processor nobody names is "unknown".
 pub fn read(roots: &Roots) -> Machine {
@@ -48,7 +48,7 @@ pub fn hostname(files: &mut Files, roots: &Roots) -> Option<String> {
     let own = roots.root == Path::new("/");
     let file = if own { None } else { files.line(&roots.root.join("etc/hostname")) };
     // Which is what the kernel's file would say.
-    let asked = || if roots.proc == Path::new("/proc") { sys::host_name() } else { None };
+    let asked = || if roots.proc == Path::new("/proc") { host_name() } else { None };
     file.or_else(asked).or_else(|| files.line(&roots.proc.join("sys/kernel/hostname")))
 }
 

@@ -45,7 +45,7 @@ pub struct Sampler {
 #[derive(Default)]
 struct Mounts {
     text: Vec<u8>,
-    places: Vec<Arc<Place>>,
+    places: Arc<[Arc<Place>]>,
     /// The kernel's list, which says when it has changed. Printing it costs as much as several other files.
     watched: Option<File>,
 }
@@ -93,27 +93,29 @@ impl Sampler {
         let hint = "path.proc must be where the machine's /proc is";
         self.parse(STAT, stat::parse).map_err(|error| error.with_hint(hint))?;
         self.parse(MEMINFO, meminfo::parse).map_err(|error| error.with_hint(hint))?;
-        Ok(self.look(limits::SENSORS_PATIENCE.0))
+        Ok(self.look(limits::SENSORS_PATIENCE.0, None))
     }
 
     /// Another look, without GPUs and heartbeats, which others look after. What cannot be read is absent and
-    /// said in the log, once.
-    pub fn read(&mut self) -> Reading {
-        self.look(limits::SENSORS_PATIENCE.1)
+    /// said in the log, once. The next look is an `interval` later, if that is known.
+    pub fn read(&mut self, interval: Option<Duration>) -> Reading {
+        self.look(limits::SENSORS_PATIENCE.1, interval)
     }
 
-    fn look(&mut self, patience: Duration) -> Reading {
+    fn look(&mut self, patience: Duration, interval: Option<Duration>) -> Reading {
         let since = Instant::now();
         self.now = unix_seconds();
         let mounted = self.mounts();
-        // They answer while the files are read.
-        self.aside.ask(&self.mounts.places);
+        let (stat, meminfo) =
+            (self.needed(STAT, stat::parse), self.needed(MEMINFO, meminfo::parse));
+        // They answer while the other files are read.
+        self.aside.ask(&self.mounts.places, interval);
         let mut reading = Reading {
             monotonic: self.started.elapsed(),
             unix_seconds: self.now,
             hostname: machine::hostname(&mut self.files, &self.roots),
-            stat: self.needed(STAT, stat::parse),
-            meminfo: self.needed(MEMINFO, meminfo::parse),
+            stat,
+            meminfo,
             loadavg: self.optional(at_once("loadavg", "loadavg"), loadavg::parse),
             uptime_seconds: self.optional(at_once("uptime", "uptime"), uptime::parse),
             pressure: self.pressure(),

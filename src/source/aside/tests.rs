@@ -14,12 +14,12 @@ const SIZE: FsSize = FsSize {
     read_only: false,
 };
 
-fn places(mountinfo: &[u8]) -> Vec<Arc<Place>> {
+fn places(mountinfo: &[u8]) -> Arc<[Arc<Place>]> {
     let place = |mount| Arc::new(Place::new(Path::new("/"), mount));
     parse(mountinfo).unwrap().into_iter().map(place).collect()
 }
 
-fn mounts(points: &[&str]) -> Vec<Arc<Place>> {
+fn mounts(points: &[&str]) -> Arc<[Arc<Place>]> {
     let line = |(at, point): (usize, &&str)| format!("1 0 0:{at} / {point} rw - nfs4 nas:/ rw\n");
     let text: String = points.iter().enumerate().map(line).collect();
     places(text.as_bytes())
@@ -38,8 +38,8 @@ fn of_devices(mut next: impl FnMut() -> f64 + Send + 'static) -> Aside {
     Aside::new(|_| Ok(SIZE), read)
 }
 
-fn ask(aside: &mut Aside, places: &[Arc<Place>]) -> Vec<FileSystem> {
-    aside.ask(places);
+fn ask(aside: &mut Aside, places: &Arc<[Arc<Place>]>) -> Vec<FileSystem> {
+    aside.ask(places, None);
     aside.file_systems(places)
 }
 
@@ -115,9 +115,10 @@ fn beyond_the_cap_of_hanging_mounts_disks_are_still_asked() {
         }
         Ok(SIZE)
     });
-    let mut all = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
     let names: Vec<String> = (0..=limits::HUNG_MOUNTS).map(|at| format!("/{at}")).collect();
-    all.splice(0..0, mounts(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    let remote = mounts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let root = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
+    let all = remote.iter().chain(&*root).cloned().collect();
     for hung in 0..=limits::HUNG_MOUNTS + 1 {
         ask(&mut aside, &all);
         let asked = |state: &State| match &state.asking {
@@ -145,18 +146,18 @@ fn beyond_the_cap_of_hanging_mounts_disks_are_still_asked() {
 fn an_answer_is_to_the_last_question_or_the_one_before() {
     let (release, hanging) = sync_channel::<f64>(2);
     let mut aside = of_devices(move || hanging.recv().unwrap_or_default());
-    aside.ask(&[]);
+    aside.ask(&Arc::default(), None);
     assert_eq!(celsius(&aside, Duration::ZERO), None, "it hangs");
     release.send(1.0).unwrap();
     assert_eq!(celsius(&aside, LONG), Some(1.0));
-    aside.ask(&[]);
+    aside.ask(&Arc::default(), None);
     assert_eq!(celsius(&aside, Duration::ZERO), Some(1.0), "the one before");
-    aside.ask(&[]);
+    aside.ask(&Arc::default(), None);
     assert_eq!(celsius(&aside, Duration::ZERO), None, "that is too old");
     // Whether it has read once or twice by then: it may have been about to read when it was asked again.
     release.send(2.0).unwrap();
     release.send(2.0).unwrap();
-    aside.ask(&[]);
+    aside.ask(&Arc::default(), None);
     assert_eq!(celsius(&aside, LONG), Some(2.0));
 }
 
@@ -181,11 +182,40 @@ fn sysfs_that_hangs_is_left_behind_until_it_answers_and_disks_go_on() {
 }
 
 #[test]
+fn when_a_look_is_due_all_is_asked_already() {
+    let mut asked = 0.0;
+    let mut aside = of_devices(move || {
+        asked += 1.0;
+        asked
+    });
+    let none = Arc::default();
+    let is_ahead = |state: &State| state.ahead_since.is_some() && !state.is_under_way(|_| true);
+    aside.ask(&none, Some(PATIENCE));
+    assert_eq!(celsius(&aside, LONG), Some(1.0));
+    for round in [2, 3] {
+        wait_until(&aside, is_ahead);
+        // As if that had been this very moment.
+        lock(&aside.shared.state).ahead_since = Some(Instant::now() + LONG);
+        aside.ask(&none, Some(PATIENCE));
+        assert_eq!(celsius(&aside, LONG), Some(f64::from(round)));
+    }
+    wait_until(&aside, is_ahead);
+    // Who comes late wants to know how it is now; in the meantime it is not asked again and again.
+    std::thread::sleep(PATIENCE * 3);
+    assert_eq!(lock(&aside.shared.state).round, 4);
+    aside.ask(&none, None);
+    assert_eq!(celsius(&aside, LONG), Some(5.0));
+    // Who wants to know of others is told of them.
+    lock(&aside.shared.state).ahead_since = Some(Instant::now() + LONG);
+    assert_eq!(ask(&mut aside, &places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n")).len(), 1);
+}
+
+#[test]
 fn who_asks_no_more_leaves_no_thread() {
     let held = Arc::new(());
     let watched = Arc::downgrade(&held);
     let mut aside = of_devices(move || Arc::strong_count(&held) as f64);
-    aside.ask(&[]);
+    aside.ask(&Arc::default(), None);
     assert!(aside.devices(LONG).is_some());
     drop(aside);
     let until = Instant::now() + LONG;
