@@ -6,6 +6,7 @@
 //!  254       0 vda 30462 4386 1652106 5221 21520 11042 1053968 17338 0 10568 23110 0 0 0 0 1025 550
 //! ```
 
+use super::name::Name;
 use super::{ParseError, fields, line_count, lines, number};
 
 /// The kernel counts in sectors of 512 bytes, whatever the device's own sectors are.
@@ -17,7 +18,7 @@ const SHORTEST: usize = 28;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskStat {
     /// Name under `/dev`.
-    pub name: Vec<u8>,
+    pub name: Name,
     /// Its number, major and minor.
     pub number: (u64, u64),
     /// Reads completed.
@@ -75,7 +76,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<DiskStat>, ParseError> {
 fn disk<'a>(at: usize, mut fields: impl Iterator<Item = &'a [u8]>) -> Result<DiskStat, ParseError> {
     let major = number(at, fields.next())?;
     let minor = number(at, fields.next())?;
-    let name = fields.next().unwrap_or_default().to_vec();
+    let name = fields.next().unwrap_or_default();
+    let name = Name::new(name).ok_or_else(|| ParseError::new(at, "a name", name))?;
     let mut next = || number(at, fields.next());
     let (reads, reads_merged, sectors_read, read_milliseconds) =
         (next()?, next()?, next()?, next()?);
@@ -193,10 +195,14 @@ mod tests {
             "mmcblk0boot0",
             "nbd1",
         ];
-        let disk = |name: &&str| DiskStat { name: name.as_bytes().to_vec(), ..Default::default() };
+        let disk = |name: &&str| DiskStat {
+            name: Name::new(name.as_bytes()).unwrap(),
+            ..Default::default()
+        };
         let disks: Vec<_> = names.iter().map(disk).collect();
-        let kept: Vec<_> =
-            whole_disks(&disks).map(|disk| String::from_utf8(disk.name.clone()).unwrap()).collect();
+        let kept: Vec<_> = whole_disks(&disks)
+            .map(|disk| String::from_utf8(disk.name.to_vec()).unwrap())
+            .collect();
         let expected = [
             "sda",
             "sdab",

@@ -32,6 +32,7 @@ pub mod link_speed;
 pub mod loadavg;
 pub mod meminfo;
 pub mod mountinfo;
+pub mod name;
 pub mod net_dev;
 pub mod nvidia_smi;
 pub mod os_release;

@@ -141,6 +141,7 @@ fn per_second(earlier: u64, now: u64, seconds: f64) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::parse::name::Name;
     use crate::snapshot::FileSystem;
     use std::time::Duration;
 
@@ -205,7 +206,7 @@ mod tests {
     #[test]
     fn rates_need_two_readings_and_a_counter_that_grew() {
         let disk = |read_bytes, busy_milliseconds| DiskStat {
-            name: b"vda".to_vec(),
+            name: Name::new(b"vda").unwrap(),
             read_bytes,
             busy_milliseconds,
             ..Default::default()

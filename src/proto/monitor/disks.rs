@@ -120,7 +120,7 @@ fn file_system(
     // LVM's devices are called otherwise in the kernel's list; their numbers are the same.
     let disks = &now.diskstats;
     let by_number = || disks.iter().find(|disk| Some(disk.number) == mount.and_then(device_number));
-    let disk = disks.iter().find(|disk| disk.name == name.as_bytes()).or_else(by_number);
+    let disk = disks.iter().find(|disk| *disk.name == *name.as_bytes()).or_else(by_number);
     if let Some(disk) = disk {
         moved(before, disk, seconds).put_into(&mut fields);
     }

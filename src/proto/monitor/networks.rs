@@ -59,17 +59,17 @@ pub(super) fn devices(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> 
     let (mut total, mut each) = (Moved::default(), Map::new());
     // What goes through a bridge or a tunnel goes through the hardware, too; where there is none, as in a container,
     // what is there counts.
-    let is_hardware = |device: &NetDev| host.devices.contains(&device.name);
+    let is_hardware = |device: &NetDev| host.devices.iter().any(|name| **name == *device.name);
     let any_hardware = now.net_dev.iter().any(is_hardware);
     let mut before = Counterparts::of(&earlier.net_dev);
     for device in &now.net_dev {
         let before = before.find(|before| before.name == device.name);
         let moved = Moved::new(before.map(|before| (before, seconds)), device);
-        if if any_hardware { is_hardware(device) } else { device.name != b"lo" } {
+        if if any_hardware { is_hardware(device) } else { *device.name != *b"lo" } {
             total.add(&moved);
         }
         let name = String::from_utf8_lossy(&device.name).into_owned();
-        let own = host.addresses.iter().filter(|(name, _)| *name == device.name);
+        let own = host.addresses.iter().filter(|(name, _)| **name == *device.name);
         let addresses: Vec<Value> = own.map(|(_, address)| address.to_string().into()).collect();
         let mut fields = moved.fields();
         fields.put("name", Some(name.as_str().into())).put("ip", Some(addresses.into()));
