@@ -13,6 +13,8 @@ use hm_agent::snapshot::devices::{Chip, Devices, FixedInterface, Interface, Sens
 use hm_agent::snapshot::gpu::Gpus;
 use hm_agent::snapshot::{FileSystem, Reading, Temperature};
 use hm_agent::source::mounts::worth_asking;
+use hm_agent::source::place::Place;
+use hm_agent::sys::FsSize;
 use hm_agent::watch::Watch;
 
 use crate::program::text;
@@ -95,18 +97,15 @@ fn file_systems(body: &[u8]) -> Vec<FileSystem> {
     let mounts = mountinfo::parse(body).unwrap_or_default();
     let mounts = worth_asking(mounts, Path::new("/"));
     let numbers = body.len() as u64;
-    let one = |mount: mountinfo::Mount| FileSystem {
-        mount_point: text(&mount.mount_point),
-        device: text(&mount.source),
-        fs_type: text(&mount.fs_type),
-        read_only: mount.read_only,
+    let size = FsSize {
         total_bytes: numbers << (numbers % 50),
         free_bytes: numbers << (numbers % 47),
         available_bytes: numbers << (numbers % 43),
         files: numbers,
         files_free: numbers / 2,
+        read_only: false,
     };
-    mounts.into_iter().map(one).collect()
+    mounts.into_iter().map(|mount| Place::new(Path::new("/"), mount).holding(size)).collect()
 }
 
 /// A line is the name of a zone, of a chip and its sensor, and of an interface.
