@@ -3,11 +3,12 @@
 use std::fmt;
 use std::ops::Deref;
 
-/// The longest name of a block device has 31 bytes (`DISK_NAME_LEN`), that of an interface 15 (`IFNAMSIZ`).
-const LONGEST: usize = 31;
+/// The longest name of a disk has 31 bytes (`DISK_NAME_LEN`), a partition's a `p` and its number more, and an interface's
+/// 15 (`IFNAMSIZ`).
+const LONGEST: usize = 39;
 
 /// The name of a device: any bytes.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Name {
     length: u8,
     bytes: [u8; LONGEST],
@@ -20,6 +21,12 @@ impl Name {
         let mut bytes = [0; LONGEST];
         bytes.get_mut(..name.len())?.copy_from_slice(name);
         Some(Self { length, bytes })
+    }
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self { length: 0, bytes: [0; LONGEST] }
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::place::Place;
+use super::place::{Place, Places};
 use crate::error::reason;
 use crate::limits;
 use crate::parse::quote;
@@ -52,7 +52,7 @@ struct State {
     /// Counts how often all was asked.
     round: u64,
     /// What to ask.
-    places: Arc<[Arc<Place>]>,
+    places: Arc<Places>,
     /// How often there is a look, and when the next one is due. The thread gets up by itself then: being woken by another
     /// one costs both of them as much as asking, on an idle machine.
     interval: Option<Duration>,
@@ -62,14 +62,20 @@ struct State {
     /// Still to be asked, the next one last.
     waiting: Vec<Question>,
     asking: Option<(Question, Instant)>,
-    /// What answered, and in which round it was asked.
-    file_systems: BTreeMap<Arc<Place>, (u64, FileSystem)>,
-    devices: Option<(u64, Arc<Devices>)>,
+    file_systems: BTreeMap<Arc<Place>, (Instant, FileSystem)>,
+    devices: Option<Found>,
     hung: Vec<Question>,
     /// With the thread while it reads.
     read_devices: Option<ReadDevices>,
     is_awaited: bool,
     stopped: bool,
+}
+
+/// What sysfs said, in which round it was asked, and when it answered.
+struct Found {
+    round: u64,
+    at: Instant,
+    devices: Arc<Devices>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -89,7 +95,7 @@ impl State {
         self.round += 1;
         let mut waiting = std::mem::take(&mut self.waiting);
         waiting.clear();
-        waiting.extend(self.questions(&self.places));
+        waiting.extend(self.questions());
         self.waiting = waiting;
     }
 
@@ -97,15 +103,28 @@ impl State {
         self.waiting.iter().chain(self.asking.iter().map(|(asked, _)| asked)).any(is_meant)
     }
 
+    /// Whether an answer is still shown. Who is slow, or waits for who hangs until that is clear, does not vanish meanwhile.
+    fn is_shown(&self, at: Instant) -> bool {
+        at.elapsed() <= self.interval.unwrap_or_default() + limits::STATVFS
+    }
+
+    /// Forgets what is not asked any more.
+    fn tidy(&mut self) {
+        let mut known = std::mem::take(&mut self.file_systems);
+        let kept = self.places.all.iter().filter_map(|place| known.remove_entry(place)).collect();
+        self.file_systems = kept;
+    }
+
     fn hung_mounts(&self) -> usize {
         self.hung.iter().filter(|hung| **hung != Question::Devices).count()
     }
 
     /// What to ask of all there is, the next one last: the machine's own disks are asked first.
-    fn questions(&self, places: &[Arc<Place>]) -> impl Iterator<Item = Question> {
+    fn questions(&self) -> impl Iterator<Item = Question> {
         let enough = self.hung_mounts() >= limits::HUNG_MOUNTS;
         let of = move |remote: bool| {
-            let places = places.iter().rev().filter(move |place| place.is_remote() == remote);
+            let places =
+                self.places.all.iter().rev().filter(move |place| place.is_remote() == remote);
             places.filter(move |_| !(enough && remote)).cloned().map(Question::Place)
         };
         let all = of(true).chain([Question::Devices]).chain(of(false));
@@ -145,7 +164,7 @@ impl Aside {
 
     /// Asks sysfs and all `places`, if that was not done just now. The next time will be an `interval` later, if that is
     /// known.
-    pub fn ask(&mut self, places: &Arc<[Arc<Place>]>, interval: Option<Duration>) {
+    pub fn ask(&mut self, places: &Arc<Places>, interval: Option<Duration>) {
         let mut state = lock(&self.shared.state);
         state.interval = interval;
         state.expect(Instant::now(), LEAD);
@@ -153,7 +172,10 @@ impl Aside {
         if is_done && Arc::ptr_eq(&state.places, places) {
             return;
         }
-        state.places = places.clone();
+        if !Arc::ptr_eq(&state.places, places) {
+            state.places = places.clone();
+            state.tidy();
+        }
         // What is left of the round before must not keep a new thread from this one's first.
         state.waiting.clear();
         drop(state);
@@ -166,28 +188,27 @@ impl Aside {
         self.shared.asked.notify_one();
     }
 
-    /// How full they are that answered in this round or, where a slow mount keeps others waiting, in the one before.
-    pub fn file_systems(&self, places: &[Arc<Place>]) -> Vec<FileSystem> {
+    /// How full they are that answered, in this round or, where a slow mount keeps others waiting, lately.
+    pub fn file_systems(&self) -> Vec<FileSystem> {
         let is_place = |question: &Question| *question != Question::Devices;
         let state = self.wait_while(PATIENCE, |state| state.is_under_way(is_place));
-        let mut found = Vec::with_capacity(places.len());
-        found.extend(places.iter().filter_map(|place| match state.file_systems.get(place) {
-            Some((round, found)) if *round + 1 >= state.round => Some(found.clone()),
-            _ => None,
+        let mut found = Vec::with_capacity(state.places.all.len());
+        found.extend(state.places.all.iter().filter_map(|place| {
+            let (at, found) = state.file_systems.get(place)?;
+            state.is_shown(*at).then(|| found.clone())
         }));
         found
     }
 
-    /// What sysfs says, if that comes within `patience`, or else what it said in the round before. `None`: it takes
-    /// longer than that.
+    /// What sysfs says, if that comes within `patience`, or else what it said lately. `None`: it takes longer than that.
     pub fn devices(&self, patience: Duration) -> Option<Arc<Devices>> {
         let is_late = |state: &State| {
-            state.devices.as_ref().is_none_or(|(round, _)| *round < state.round)
+            state.devices.as_ref().is_none_or(|found| found.round < state.round)
                 && !state.hung.contains(&Question::Devices)
         };
         let state = self.wait_while(patience, is_late);
-        let (round, found) = state.devices.as_ref()?;
-        (*round + 1 >= state.round).then(|| found.clone())
+        let found = state.devices.as_ref()?;
+        state.is_shown(found.at).then(|| found.devices.clone())
     }
 
     fn wait_while(
@@ -273,7 +294,7 @@ fn keep_asking(shared: &Shared, generation: u64, statvfs: &Statvfs) {
         state.asking = Some((question.clone(), Instant::now()));
         state = match &question {
             Question::Place(place) => ask_place(shared, state, generation, place, statvfs),
-            Question::Devices => ask_devices(shared, state, generation),
+            Question::Devices => ask_devices(shared, state),
         };
         if state.generation == generation {
             state.asking = None;
@@ -297,13 +318,13 @@ fn wait<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<
             let waited = shared.asked.wait_timeout(state, left);
             waited.unwrap_or_else(PoisonError::into_inner).0
         }
-        Some(_) if state.ahead_since.is_none() => {
+        Some(_) if state.ahead_since.is_none() && state.places.are_as_they_were() => {
             state.ahead_since = Some(now);
             state.expect(now, Duration::ZERO);
             state.begin();
             state
         }
-        // Nobody comes any more.
+        // Nobody comes any more, or who comes knows what else to ask.
         _ => shared.asked.wait(state).unwrap_or_else(PoisonError::into_inner),
     }
 }
@@ -315,7 +336,6 @@ fn ask_place<'a>(
     place: &Arc<Place>,
     statvfs: &Statvfs,
 ) -> MutexGuard<'a, State> {
-    let round = state.round;
     drop(state);
     let size = statvfs(&place.path);
     if let Err(error) = &size {
@@ -330,7 +350,7 @@ fn ask_place<'a>(
     }
     match size {
         Ok(size) => {
-            state.file_systems.insert(place.clone(), (round, place.holding(size)));
+            state.file_systems.insert(place.clone(), (Instant::now(), place.holding(size)));
         }
         Err(_) => {
             state.file_systems.remove(place);
@@ -339,20 +359,15 @@ fn ask_place<'a>(
     state
 }
 
-fn ask_devices<'a>(
-    shared: &'a Shared,
-    mut state: MutexGuard<'a, State>,
-    generation: u64,
-) -> MutexGuard<'a, State> {
+/// What comes late is better than nothing: a machine with hundreds of sensors may take seconds for them.
+fn ask_devices<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
     let round = state.round;
     let Some(mut read) = state.read_devices.take() else { return state };
     drop(state);
-    let found = Arc::new(read());
+    let devices = Arc::new(read());
     let mut state = lock(&shared.state);
     state.read_devices = Some(read);
-    if state.generation == generation {
-        state.devices = Some((round, found));
-    }
+    state.devices = Some(Found { round, at: Instant::now(), devices });
     state
 }
 

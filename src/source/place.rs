@@ -2,14 +2,39 @@
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::mounts;
 use crate::parse::mountinfo::Mount;
 use crate::snapshot::FileSystem;
-use crate::sys::FsSize;
+use crate::sys::{self, FsSize};
+
+/// All that are asked.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// In the order in which they are mounted.
+    pub all: Vec<Arc<Place>>,
+    /// The kernel's list of mounts, opened before it was read.
+    pub watched: Option<File>,
+}
+
+impl Places {
+    /// Whether nothing was mounted or unmounted since this was asked last. To ask what is not mounted any more could mount it
+    /// again, where that happens by itself.
+    pub fn are_as_they_were(&self) -> bool {
+        self.all.is_empty() || self.watched.as_ref().is_some_and(|list| !has_changed(list))
+    }
+}
+
+/// Whether a list of mounts is not what it was when this was asked last.
+pub fn has_changed(list: &File) -> bool {
+    sys::wait([(list.as_fd(), sys::Until::Changed)], Some(Duration::ZERO)) == [true]
+}
 
 /// A mount, and where it is. Two are equal if mount point and device number are: a new mount at the place of a dead one is
 /// another one.

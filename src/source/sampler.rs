@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use super::files::{Files, Made};
 use super::ledger::Ledger;
 use super::machine;
 use super::mounts::{unshield, worth_asking};
-use super::place::Place;
+use super::place::{Place, Places, has_changed};
 use super::sensors::Sensors;
 use crate::config::Roots;
 use crate::error::Error;
@@ -45,7 +44,7 @@ pub struct Sampler {
 #[derive(Default)]
 struct Mounts {
     text: Vec<u8>,
-    places: Arc<[Arc<Place>]>,
+    places: Arc<Places>,
     /// The kernel's list, which says when it has changed. Printing it costs as much as several other files.
     watched: Option<File>,
 }
@@ -130,9 +129,10 @@ impl Sampler {
             ..Reading::default()
         };
         reading.low_watermark_bytes = self.low_watermark_bytes(reading.meminfo.as_ref());
+        // Which the mounts of other machines are asked after.
+        reading.devices = self.devices(patience);
         reading.file_systems = self.file_systems(mounted);
         reading.file_systems_hung = self.aside.hung_mounts();
-        reading.devices = self.devices(patience);
         reading.sources = self.ledger.end();
         reading.took = since.elapsed();
         reading
@@ -238,7 +238,7 @@ impl Sampler {
             return true;
         }
         let root = self.roots.root.clone();
-        let watched = self.watch_mounts();
+        let (watched, watched_aside) = (self.watch_mounts(), self.watch_mounts());
         let mut changed = None;
         let read = self.of_init(("filesystem", "mountinfo"), "self/mountinfo", |text| {
             if text != mounts.text {
@@ -256,7 +256,8 @@ impl Sampler {
                 }
             }
             let place = |mount| Arc::new(Place::new(&root, mount));
-            mounts.places = changed.into_iter().map(place).collect();
+            let all = changed.into_iter().map(place).collect();
+            mounts.places = Arc::new(Places { all, watched: watched_aside });
         }
         if read.is_some() {
             self.mounts = Mounts { watched, ..mounts };
@@ -281,17 +282,12 @@ impl Sampler {
     /// How full the file systems are.
     fn file_systems(&mut self, mounted: bool) -> Vec<FileSystem> {
         let since = Instant::now();
-        let found = self.aside.file_systems(&self.mounts.places);
+        let found = self.aside.file_systems();
         if mounted {
             self.ledger.record("filesystem", true, since.elapsed(), self.now);
         }
         found
     }
-}
-
-/// Whether a list of mounts is not what it was when this was asked last.
-fn has_changed(list: &File) -> bool {
-    sys::wait([(list.as_fd(), sys::Until::Changed)], Some(Duration::ZERO)) == [true]
 }
 
 /// No such file, or pressure accounting that is compiled in and switched off.

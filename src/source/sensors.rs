@@ -15,13 +15,15 @@ use crate::limits;
 use crate::parse::decimal;
 use crate::snapshot::Temperature;
 use crate::snapshot::devices::{Chip, Devices, FixedInterface, Interface, Sensor};
-use crate::sys::net::LinkNews;
+use crate::sys::net::{LinkNews, interface_index};
 
 /// Reads what is below `/sys/class`.
 pub struct Sensors {
     sys: PathBuf,
     /// Without it, interfaces are looked at each time.
     news: Option<LinkNews>,
+    /// Whether news are of those that are listed: this `/sys` may have been mounted in another network namespace.
+    are_ours: bool,
     files: Files,
     listed: Option<Instant>,
     zones: Vec<(PathBuf, Temperature)>,
@@ -51,6 +53,7 @@ impl Sensors {
             // Elsewhere there may be other interfaces than those of which the kernel tells us.
             news: (sys == Path::new("/sys")).then(|| LinkNews::new().ok()).flatten(),
             files: Files::default(),
+            are_ours: false,
             listed: None,
             zones: Vec::new(),
             chips: Vec::new(),
@@ -62,7 +65,7 @@ impl Sensors {
     /// What they say now.
     pub fn read(&mut self) -> Devices {
         let old = |at: Instant| at.elapsed() >= limits::DEVICE_SEARCH;
-        let may_have_changed = self.news.as_ref().is_none_or(LinkNews::came);
+        let may_have_changed = !self.are_ours || self.news.as_ref().is_none_or(LinkNews::came);
         if self.listed.is_none_or(old) || may_have_changed && self.has_changed() {
             self.list();
             self.has_changed();
@@ -147,12 +150,15 @@ impl Sensors {
 
     fn list_interfaces(&mut self) -> Vec<ListedInterface> {
         let paths = self.class("net", "");
+        self.are_ours = true;
         let interface = |path: PathBuf| {
             let mut once = Files::default();
             // `bonding_masters` is a file.
             let (operstate, carrier) = (path.join("operstate"), path.join("carrier"));
             let state = once.line(&operstate)?.into();
-            let device = path.file_name()?.to_string_lossy().into();
+            let device: Arc<str> = path.file_name()?.to_string_lossy().into();
+            let index = once.peek(&path.join("ifindex")).and_then(|text| decimal(text.as_bytes()));
+            self.are_ours &= index.is_some() && index == interface_index(&device).map(u64::from);
             let fixed = Arc::new(fixed(&mut once, &path));
             let has_carrier = once.peek(&carrier).map(|text| text == "1");
             let interface = Interface { device, state, carrier: has_carrier, fixed };

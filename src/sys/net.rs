@@ -1,5 +1,6 @@
 //! Connecting without waiting for it, and news of network interfaces.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::size_of;
@@ -67,6 +68,14 @@ pub fn notice_loss(
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, interval)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, unconfirmed)
+}
+
+/// The kernel's number of a network interface of this network namespace; `None`: there is none of this name.
+pub fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name is a C string, which is only read.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index > 0).then_some(index)
 }
 
 /// Hears when a network interface of this network namespace comes, goes or changes: rtnetlink(7), the group of links.

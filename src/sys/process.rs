@@ -27,7 +27,7 @@ pub fn memory_file(name: &CStr) -> io::Result<File> {
 /// What the kernel calls this machine; `None`: nothing.
 pub fn host_name() -> Option<String> {
     let mut name = [0u8; 256];
-    // SAFETY: the kernel writes no more than it is told that there is room for, which leaves a zero at the end.
+    // SAFETY: no more is written than there is said to be room for, which leaves a zero at the end.
     check(unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len() - 1) }).ok()?;
     let name = CStr::from_bytes_until_nul(&name).ok()?.to_string_lossy();
     let name = name.trim_ascii();

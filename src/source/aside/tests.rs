@@ -14,12 +14,13 @@ const SIZE: FsSize = FsSize {
     read_only: false,
 };
 
-fn places(mountinfo: &[u8]) -> Arc<[Arc<Place>]> {
+fn places(mountinfo: &[u8]) -> Arc<Places> {
     let place = |mount| Arc::new(Place::new(Path::new("/"), mount));
-    parse(mountinfo).unwrap().into_iter().map(place).collect()
+    let all = parse(mountinfo).unwrap().into_iter().map(place).collect();
+    Arc::new(Places { all, watched: None })
 }
 
-fn mounts(points: &[&str]) -> Arc<[Arc<Place>]> {
+fn mounts(points: &[&str]) -> Arc<Places> {
     let line = |(at, point): (usize, &&str)| format!("1 0 0:{at} / {point} rw - nfs4 nas:/ rw\n");
     let text: String = points.iter().enumerate().map(line).collect();
     places(text.as_bytes())
@@ -38,9 +39,9 @@ fn of_devices(mut next: impl FnMut() -> f64 + Send + 'static) -> Aside {
     Aside::new(|_| Ok(SIZE), read)
 }
 
-fn ask(aside: &mut Aside, places: &Arc<[Arc<Place>]>) -> Vec<FileSystem> {
+fn ask(aside: &mut Aside, places: &Arc<Places>) -> Vec<FileSystem> {
     aside.ask(places, None);
-    aside.file_systems(places)
+    aside.file_systems()
 }
 
 fn celsius(aside: &Aside, patience: Duration) -> Option<f64> {
@@ -118,8 +119,10 @@ fn beyond_the_cap_of_hanging_mounts_disks_are_still_asked() {
     let names: Vec<String> = (0..=limits::HUNG_MOUNTS).map(|at| format!("/{at}")).collect();
     let remote = mounts(&names.iter().map(String::as_str).collect::<Vec<_>>());
     let root = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
-    let all = remote.iter().chain(&*root).cloned().collect();
+    let all = remote.all.iter().chain(&root.all).cloned().collect();
+    let all = Arc::new(Places { all, watched: None });
     for hung in 0..=limits::HUNG_MOUNTS + 1 {
+        let since = Instant::now();
         ask(&mut aside, &all);
         let asked = |state: &State| match &state.asking {
             Some((Question::Place(place), _)) => place.mount_point() != b"/",
@@ -131,10 +134,10 @@ fn beyond_the_cap_of_hanging_mounts_disks_are_still_asked() {
         let found: Vec<_> = state
             .file_systems
             .iter()
-            .map(|(place, found)| (place.mount_point(), found.0))
+            .map(|(place, (at, _))| (place.mount_point(), *at >= since))
             .collect();
-        assert_eq!(found, [(&b"/"[..], state.round)], "{hung} hang");
-        let answered = state.devices.as_ref().map(|(round, _)| *round);
+        assert_eq!(found, [(&b"/"[..], true)], "{hung} hang");
+        let answered = state.devices.as_ref().map(|found| found.round);
         assert_eq!(answered, Some(state.round), "nor does sysfs wait for them");
         drop(state);
         let_time_pass(&aside);
@@ -143,17 +146,27 @@ fn beyond_the_cap_of_hanging_mounts_disks_are_still_asked() {
 }
 
 #[test]
-fn an_answer_is_to_the_last_question_or_the_one_before() {
+fn who_is_late_is_shown_as_it_was_for_as_long_as_it_may_take() {
     let (release, hanging) = sync_channel::<f64>(2);
     let mut aside = of_devices(move || hanging.recv().unwrap_or_default());
+    let answered = |aside: &Aside, at: Instant| {
+        if let Some(found) = &mut lock(&aside.shared.state).devices {
+            found.at = at;
+        }
+    };
     aside.ask(&Arc::default(), None);
     assert_eq!(celsius(&aside, Duration::ZERO), None, "it hangs");
     release.send(1.0).unwrap();
     assert_eq!(celsius(&aside, LONG), Some(1.0));
-    aside.ask(&Arc::default(), None);
-    assert_eq!(celsius(&aside, Duration::ZERO), Some(1.0), "the one before");
-    aside.ask(&Arc::default(), None);
+    for _ in 0..3 {
+        aside.ask(&Arc::default(), None);
+        answered(&aside, Instant::now());
+        assert_eq!(celsius(&aside, Duration::ZERO), Some(1.0), "the one before");
+    }
+    answered(&aside, Instant::now() - limits::STATVFS * 2);
     assert_eq!(celsius(&aside, Duration::ZERO), None, "that is too old");
+    lock(&aside.shared.state).interval = Some(limits::STATVFS * 2);
+    assert_eq!(celsius(&aside, Duration::ZERO), Some(1.0), "not where looks are rare");
     // Whether it has read once or twice by then: it may have been about to read when it was asked again.
     release.send(2.0).unwrap();
     release.send(2.0).unwrap();
@@ -177,8 +190,9 @@ fn sysfs_that_hangs_is_left_behind_until_it_answers_and_disks_go_on() {
     release.send(2.0).unwrap();
     drop(release);
     wait_until(&aside, |state| state.hung.is_empty());
+    assert_eq!(celsius(&aside, Duration::ZERO), Some(2.0), "late is better than never");
     ask(&mut aside, &root);
-    assert_eq!(celsius(&aside, LONG), Some(3.0), "what was late is not shown");
+    assert_eq!(celsius(&aside, LONG), Some(3.0));
 }
 
 #[test]
@@ -208,6 +222,28 @@ fn when_a_look_is_due_all_is_asked_already() {
     // Who wants to know of others is told of them.
     lock(&aside.shared.state).ahead_since = Some(Instant::now() + LONG);
     assert_eq!(ask(&mut aside, &places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n")).len(), 1);
+}
+
+#[test]
+fn what_is_not_mounted_any_more_is_not_asked_ahead_and_forgotten() {
+    let root = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
+    let mut aside = of_mounts(|_| Ok(SIZE));
+    // Nobody says whether it is mounted still: to ask could mount it again.
+    aside.ask(&root, Some(PATIENCE));
+    assert_eq!(aside.file_systems().len(), 1);
+    std::thread::sleep(PATIENCE * 3);
+    assert_eq!(lock(&aside.shared.state).round, 1);
+    // The kernel's list, in which nothing changes meanwhile.
+    let watched = Some(std::fs::File::open("/proc/self/mountinfo").unwrap());
+    let unchanged = Arc::new(Places { all: root.all.clone(), watched });
+    let deadline = Instant::now() + LONG;
+    while lock(&aside.shared.state).ahead_since.is_none() {
+        assert!(Instant::now() < deadline, "it never gets up");
+        aside.ask(&unchanged, Some(PATIENCE));
+        std::thread::sleep(PATIENCE * 3);
+    }
+    assert_eq!(ask(&mut aside, &Arc::default()), []);
+    assert!(lock(&aside.shared.state).file_systems.is_empty());
 }
 
 #[test]
