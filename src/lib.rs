@@ -3,7 +3,7 @@
 //! ```text
 //! applications ──▶ serve: heartbeat ──▶ watchdog (watch) ──▶ status, actions   :8888
 //! /proc /sys ──▶ source ──▶ Reading ──▶ Snapshot ──▶ feed ──▶ serve: /usage   :33931
-//!              (one sampler)   (snapshot)          (a fan for all updates, a thread per connection)
+//!   (one sampler, one aside)   (snapshot)          (a fan for all updates, a thread per connection)
 //! GPU probe  ──▶ source::gpu ──▶ board ──▶ (the sampler, at its tick)
 //!  (a process)   (its keeper)
 //! feed ──▶ dial: hm (spool)        ──▶ uplink ──▶ a hub

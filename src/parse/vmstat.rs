@@ -32,7 +32,7 @@ pub struct VmStat {
 pub fn parse(text: &[u8]) -> Result<VmStat, ParseError> {
     let mut found = VmStat::default();
     for (at, line) in lines(text) {
-        // Of two hundred lines, thirty.
+        // Of two hundred lines, a quarter.
         if !matches!(line.first(), Some(b'o' | b'p')) {
             continue;
         }
