@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::mounts;
@@ -19,21 +21,28 @@ use crate::sys::{self, FsSize};
 pub struct Places {
     /// In the order in which they are mounted.
     pub all: Vec<Arc<Place>>,
-    /// The kernel's list of mounts, opened before it was read.
-    pub watched: Option<File>,
+    /// The kernel's list of mounts, opened before it was read; it says once that it has changed. Printing it costs as much as
+    /// several other files.
+    watched: Option<File>,
+    have_changed: AtomicBool,
 }
 
 impl Places {
-    /// Whether nothing was mounted or unmounted since this was asked last. To ask what is not mounted any more could mount it
-    /// again, where that happens by itself.
-    pub fn are_as_they_were(&self) -> bool {
-        self.all.is_empty() || self.watched.as_ref().is_some_and(|list| !has_changed(list))
+    /// As they were listed after `watched` was opened.
+    pub fn new(all: Vec<Arc<Place>>, watched: Option<File>) -> Self {
+        Self { all, watched, have_changed: AtomicBool::new(false) }
     }
-}
 
-/// Whether a list of mounts is not what it was when this was asked last.
-pub fn has_changed(list: &File) -> bool {
-    sys::wait([(list.as_fd(), sys::Until::Changed)], Some(Duration::ZERO)) == [true]
+    /// Whether the kernel says that nothing was mounted or unmounted since. To ask what is not mounted any more could mount
+    /// it again, where that happens by itself.
+    pub fn are_as_they_were(&self) -> bool {
+        let Some(list) = &self.watched else { return false };
+        let events = [(list.as_fd(), sys::Until::Changed)];
+        if sys::wait(events, Some(Duration::ZERO)) == [true] {
+            self.have_changed.store(true, Relaxed);
+        }
+        !self.have_changed.load(Relaxed)
+    }
 }
 
 /// A mount, and where it is. Two are equal if mount point and device number are: a new mount at the place of a dead one is

@@ -12,7 +12,7 @@ use super::files::{Files, Made};
 use super::ledger::Ledger;
 use super::machine;
 use super::mounts::{unshield, worth_asking};
-use super::place::{Place, Places, has_changed};
+use super::place::{Place, Places};
 use super::sensors::Sensors;
 use crate::config::Roots;
 use crate::error::Error;
@@ -45,8 +45,6 @@ pub struct Sampler {
 struct Mounts {
     text: Vec<u8>,
     places: Arc<Places>,
-    /// The kernel's list, which says when it has changed. Printing it costs as much as several other files.
-    watched: Option<File>,
 }
 
 /// A file of /proc, and the source that it is part of.
@@ -232,13 +230,12 @@ impl Sampler {
     /// Looks what is mounted; whether that is known. Mounts seldom change, and parsing their list costs more than
     /// all other files together: it is done when the list's text has changed.
     fn mounts(&mut self) -> bool {
-        let mut mounts = std::mem::take(&mut self.mounts);
-        if mounts.watched.as_ref().is_some_and(|list| !has_changed(list)) {
-            self.mounts = mounts;
+        if self.mounts.places.are_as_they_were() {
             return true;
         }
+        let mut mounts = std::mem::take(&mut self.mounts);
         let root = self.roots.root.clone();
-        let (watched, watched_aside) = (self.watch_mounts(), self.watch_mounts());
+        let watched = self.watch_mounts();
         let mut changed = None;
         let read = self.of_init(("filesystem", "mountinfo"), "self/mountinfo", |text| {
             if text != mounts.text {
@@ -257,10 +254,12 @@ impl Sampler {
             }
             let place = |mount| Arc::new(Place::new(&root, mount));
             let all = changed.into_iter().map(place).collect();
-            mounts.places = Arc::new(Places { all, watched: watched_aside });
+            mounts.places = Arc::new(Places::new(all, watched));
+        } else if watched.is_some() {
+            mounts.places = Arc::new(Places::new(mounts.places.all.clone(), watched));
         }
         if read.is_some() {
-            self.mounts = Mounts { watched, ..mounts };
+            self.mounts = mounts;
         }
         read.is_some()
     }

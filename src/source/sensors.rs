@@ -68,7 +68,10 @@ impl Sensors {
         let may_have_changed = !self.are_ours || self.news.as_ref().is_none_or(LinkNews::came);
         if self.listed.is_none_or(old) || may_have_changed && self.has_changed() {
             self.list();
-            self.has_changed();
+            if self.news.is_none() || !self.are_ours {
+                // So that their files are open: they can be read without descriptors then.
+                self.has_changed();
+            }
         }
         let files = &mut self.files;
         let zone = |(path, zone): &(PathBuf, Temperature)| {
