@@ -17,12 +17,21 @@ pub const TIDY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_s
 /// `hm-agent sample` looks twice, so long apart.
 pub const SAMPLE_WINDOW: Duration = Duration::from_millis(500);
 
-/// A file system that has not answered statvfs for so long hangs. A healthy network mount answers in
-/// milliseconds, a disk that must spin up first in seconds.
+/// A file system that has not answered statvfs for so long hangs, and so does sysfs as a whole. A healthy network mount
+/// answers in milliseconds, a disk that must spin up first in seconds.
 pub const STATVFS: Duration = Duration::from_secs(3);
 /// Threads left behind in hanging file systems. Beyond these, of the others only the machine's own disks
 /// are asked.
 pub const HUNG_MOUNTS: usize = 16;
+
+/// How long a sample waits for its file systems; what answers later is in the next sample. So old may be what was asked
+/// ahead of it.
+pub const ASIDE_PATIENCE: Duration = Duration::from_millis(50);
+/// So long before a look is due file systems and sysfs are asked: what answers as fast as most do has answered then, and the
+/// sample need not wait for it.
+pub const ASIDE_LEAD: Duration = Duration::from_millis(1);
+/// How many news of interfaces are taken at a time; the others are left for the next time.
+pub const LINK_NEWS: u32 = 100;
 
 /// Thermal zones, sensors and interfaces are looked up anew so often: they seldom come and go, and listing them
 /// costs more than reading them.

@@ -13,20 +13,12 @@ use std::time::{Duration, Instant};
 
 use super::place::{Place, Places};
 use crate::error::reason;
-use crate::limits;
+use crate::limits::{self, ASIDE_LEAD as LEAD, ASIDE_PATIENCE as PATIENCE};
 use crate::parse::quote;
 use crate::snapshot::FileSystem;
 use crate::snapshot::devices::Devices;
 use crate::sync::lock;
 use crate::sys::{self, FsSize};
-
-/// How long a sample waits for its file systems; what answers later is in the next sample. So old may be what was asked
-/// ahead of it.
-const PATIENCE: Duration = Duration::from_millis(50);
-
-/// The thread gets up so long before a look is due: what answers as fast as most do has answered then, and the sample
-/// need not wait for it.
-const LEAD: Duration = Duration::from_millis(1);
 
 type Statvfs = dyn Fn(&Path) -> io::Result<FsSize> + Send + Sync;
 type ReadDevices = Box<dyn FnMut() -> Devices + Send>;

@@ -9,9 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::time::Duration;
 
 use super::{check, set_option};
-
-/// How many news are taken at a time; the others are left for the next time.
-const NEWS_AT_A_TIME: u32 = 100;
+use crate::limits;
 
 /// Begins a connection. The socket does not block; it becomes writable when the connection is there or has
 /// failed, and [`TcpStream::take_error`] says which.
@@ -108,7 +106,7 @@ impl LinkNews {
         let no_more = |read: &io::Result<usize>| {
             read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
         };
-        let mut reads = (0..NEWS_AT_A_TIME).map(|_| (&self.0).read(&mut [0]));
+        let mut reads = (0..limits::LINK_NEWS).map(|_| (&self.0).read(&mut [0]));
         reads.by_ref().take_while(|read| !no_more(read)).count() > 0
     }
 }
