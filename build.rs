@@ -1,4 +1,4 @@
-//! Makes what the agent carries with it, for `src/embedded.rs`: the page of `src/page` as `$OUT_DIR/page.gz`, and the
+//! Makes what the agent carries with it, for `src/embedded.rs`: the page of `src/telemetry/dashboard` as `$OUT_DIR/page.gz`, and the
 //! other binary of this package, the GPU probe, as `$OUT_DIR/gpu-probe.zlib`.
 //!
 //! The probe is always a release build for glibc, whatever the agent is built for: NVIDIA's library needs glibc, and a
@@ -18,9 +18,9 @@ use std::process::{Command, Stdio};
 /// debugging, and an edit of the agent does not change it. A test in `src/embedded.rs` compares this with its imports.
 const PROBE: &[&str] = &[
     "src/bin/gpu-probe",
-    "src/logger.rs",
-    "src/proto/probe.rs",
-    "src/snapshot/gpu.rs",
+    "src/util/logger.rs",
+    "src/collector/gpu/nvidia/protocol.rs",
+    "src/model/gpu.rs",
     "src/sys",
     "Cargo.toml",
     "Cargo.lock",
@@ -53,12 +53,12 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// One document that needs nothing else; its script is of several files, in this order: what runs is in the last.
 fn page() -> Result<Vec<u8>, String> {
-    println!("cargo:rerun-if-changed=src/page");
+    println!("cargo:rerun-if-changed=src/telemetry/dashboard");
     let mut page = String::new();
     let mut add = |begin: &str, files: &[&str], end: &str| {
         page.push_str(begin);
         for file in files {
-            let file = Path::new("src/page").join(file);
+            let file = Path::new("src/telemetry/dashboard").join(file);
             let text = fs::read_to_string(&file)
                 .map_err(|error| format!("{}: {error}", file.display()))?;
             page.push_str(&text);

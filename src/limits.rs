@@ -215,7 +215,7 @@ pub const LATER: (Duration, Duration) = (Duration::from_secs(3), Duration::from_
 pub const ALREADY_ONLINE: Duration = Duration::from_secs(10);
 /// A link on which reports were answered for so long is good: the next outage is a new one.
 pub const STABLE: Duration = Duration::from_secs(120);
-/// The first and the longest wait between two tries to connect; see [`crate::link::Backoff`].
+/// The first and the longest wait between two tries to connect; see [`crate::net::reconnect::Backoff`].
 pub const RECONNECT: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
 /// A server that has answered pings and has been silent for so long is gone.
 pub const PONG: Duration = Duration::from_secs(45);

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // ssh gives whom it asks for a password a question, and no verb.
-    if let Some(code) = hm_agent::ssh::askpass::answer() {
+    if let Some(code) = hm_agent::remote::askpass::answer() {
         return ExitCode::from(code);
     }
     let arguments = std::env::args_os().skip(1);

@@ -116,7 +116,7 @@ fn an_address_in_use_is_code_1_and_says_what_to_look_at() {
         1,
         &format!(
             "usage cannot listen on {address}: {}; is another hm-agent running? see usage.listen",
-            hm_agent::error::reason(&std::io::Error::from_raw_os_error(libc::EADDRINUSE))
+            hm_agent::util::error::reason(&std::io::Error::from_raw_os_error(libc::EADDRINUSE))
         ),
     );
 }

@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use hm_agent::limits;
-use hm_agent::logger::{unix_seconds, utc};
+use hm_agent::util::logger::{unix_seconds, utc};
 use serde_json::Value;
 use support::core::Core;
 use support::heartbeat::{lines_of, list_setting};

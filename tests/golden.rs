@@ -5,11 +5,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hm_agent::collector::host_info;
+use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::Roots;
-use hm_agent::proto::usage::{Primary, system_info, usage_update};
-use hm_agent::snapshot::{Reading, Snapshot};
-use hm_agent::source::{machine, sampler::Sampler};
+use hm_agent::model::{RawSample, Snapshot};
 use hm_agent::sys::FsSize;
+use hm_agent::telemetry::messages::{Primary, system_info, usage_update};
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
@@ -21,7 +22,7 @@ fn roots(tree: &str) -> Roots {
 }
 
 /// Reads a tree as if its file systems were half full; sizes are not in any file.
-fn read(tree: &str, monotonic_seconds: u64) -> Reading {
+fn read(tree: &str, monotonic_seconds: u64) -> RawSample {
     let gib = 1 << 30;
     let size = FsSize {
         total_bytes: 100 * gib,
@@ -40,7 +41,7 @@ fn read(tree: &str, monotonic_seconds: u64) -> Reading {
 /// Every message of a machine that was captured twice, `seconds` apart.
 fn messages(name: &str, seconds: u64) -> String {
     let (a, b) = (format!("{name}/a"), format!("{name}/b"));
-    let machine = machine::read(&roots(&a));
+    let machine = host_info::read(&roots(&a));
     let (first, second) = (read(&a, 0), read(&b, seconds));
     let boot = Snapshot::derive(None, &first);
     let now = Snapshot::derive(Some((&first, &boot)), &second);
@@ -80,12 +81,12 @@ fn an_arm_machine() {
 fn a_board_without_disks_has_a_temperature() {
     let reading = read("raspi", 0);
     let snapshot = Snapshot::derive(None, &reading);
-    let machine = machine::read(&roots("raspi"));
+    let machine = host_info::read(&roots("raspi"));
     compare("raspi.jsonl", &(usage_update(&snapshot, Primary::Index(0), true) + "\n"));
     assert_eq!(machine.cpu_model, "ARM Cortex-A53");
     // A kernel whose cpuinfo has no numbers either: the board's device tree has a name.
     let nameless = Roots { proc: "/nonexistent".into(), ..roots("raspi") };
-    assert_eq!(machine::read(&nameless).cpu_model, "Raspberry Pi 3 Model B");
+    assert_eq!(host_info::read(&nameless).cpu_model, "Raspberry Pi 3 Model B");
 }
 
 /// CentOS 7 and older: no MemAvailable, no pressure, no oom_kill. Made from the x86 tree by leaving
@@ -108,7 +109,7 @@ fn an_old_kernel_computes_what_it_can_and_leaves_out_the_rest() {
     }
     let roots = Roots { proc: old.join("proc"), sys: old.join("sys"), root: old.clone() };
     let reading = Sampler::new(roots.clone(), |_| unreachable!()).first().unwrap();
-    let name = machine::read(&roots);
+    let name = host_info::read(&roots);
     std::fs::remove_dir_all(&old).unwrap();
 
     let snapshot = Snapshot::derive(None, &reading);

@@ -8,7 +8,7 @@ mod support;
 
 use serde_json::{Value, json};
 
-use hm_agent::snapshot::gpu::Values;
+use hm_agent::model::gpu::Values;
 use support::fake_nvml::{Driver, assert_no_values, keys, state, values};
 
 #[test]

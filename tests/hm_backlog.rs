@@ -7,7 +7,7 @@ mod support;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use hm_agent::dial::spool::{Report, Spool};
+use hm_agent::hm_client::spool::{Report, Spool};
 use hm_agent::limits;
 use support::hub::Hub;
 use support::{Agent, Scratch};

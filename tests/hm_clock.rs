@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use hm_agent::logger::unix_milliseconds;
+use hm_agent::util::logger::unix_milliseconds;
 use support::hub::Hub;
 use support::{Agent, Scratch, hm_agent};
 

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use hm_agent::limits;
-use hm_agent::logger::unix_milliseconds;
+use hm_agent::util::logger::unix_milliseconds;
 use support::cable::{Cable, FAR, HubProcess, NOWHERE, recorded, taken};
 use support::{Agent, Scratch};
 

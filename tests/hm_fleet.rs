@@ -5,15 +5,16 @@ mod support;
 
 use std::time::{Duration, Instant};
 
+use hm_agent::collector::latest::LatestSample;
 use hm_agent::config::Hm as Settings;
-use hm_agent::dial::hm::Link;
-use hm_agent::feed::Feed;
+use hm_agent::hm_client::client::Link;
 use hm_agent::limits;
-use hm_agent::link::Backoff;
-use hm_agent::proto::usage::Primary;
-use hm_agent::snapshot::Reading;
-use hm_agent::sync::Stop;
-use hm_agent::sys::{self, Event};
+use hm_agent::model::RawSample;
+use hm_agent::net::reconnect::Backoff;
+use hm_agent::sys;
+use hm_agent::sys::EventFd;
+use hm_agent::telemetry::messages::Primary;
+use hm_agent::util::sync::Shutdown;
 
 use support::Scratch;
 use support::hub::Hub;
@@ -26,11 +27,11 @@ const AWAY: Duration = Duration::from_secs(20);
 const LARGEST_SHARE: f64 = 0.15;
 
 /// Tells the links to end, also when a test fails.
-struct End<'a>(&'a Stop);
+struct End<'a>(&'a Shutdown);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.trigger();
     }
 }
 
@@ -85,9 +86,10 @@ fn five_hundred_agents_do_not_come_back_all_at_once() {
     sys::raise_descriptor_limit().unwrap();
     let (hub, state) = (Hub::start(), Scratch::new("fleet"));
     let address = hub.address;
-    let (links, stop) = (links(&hub, &state), Stop::new().unwrap());
-    let (feed, complete) = (Feed::new(Reading::default()).unwrap(), Event::new().unwrap());
-    complete.ring();
+    let (links, stop) = (links(&hub, &state), Shutdown::new().unwrap());
+    let (feed, complete) =
+        (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
+    complete.notify();
     std::thread::scope(|scope| {
         let _end = End(&stop);
         for link in &links {

@@ -8,9 +8,10 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hm_agent::collector::host_info;
+use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::Roots;
-use hm_agent::proto::metrics::{Facts, Format, PortStatus, Process, render};
-use hm_agent::source::{machine, sampler::Sampler};
+use hm_agent::metrics::{Facts, Format, PortStatus, Process, render};
 use hm_agent::sys::FsSize;
 use miniz_oxide::inflate::decompress_to_vec;
 use support::fake_nvml::Driver;
@@ -34,7 +35,7 @@ fn captured(tree: &str, format: Format) -> String {
         files_free: 6_000_000,
         read_only: false,
     };
-    let machine = machine::read(&roots);
+    let machine = host_info::read(&roots);
     let mut reading = Sampler::new(roots, move |_| Ok(size)).first().unwrap();
     (reading.unix_seconds, reading.took) = (1_795_216_252, Duration::from_micros(250));
     for source in &mut reading.sources {

@@ -5,9 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::error::Error;
 use crate::limits;
 use crate::sys;
+use crate::util::error::Error;
 
 /// The threads that were started, and what became of them.
 pub(super) struct Threads {

@@ -8,10 +8,10 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use crate::dial::heartbeat::{Server, encode};
-use crate::error::reason;
+use crate::heartbeat::client::{Server, encode};
 use crate::limits;
 use crate::sys;
+use crate::util::error::reason;
 
 /// The longest promise, as a server that counts seconds has it.
 const WEEK_SECONDS: u64 = 7 * 86_400;

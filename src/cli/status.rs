@@ -1,6 +1,6 @@
 //! `hm-agent status`: a Nagios plugin. One line, and an exit code that says the same.
 
-use crate::dial::heartbeat::{Server, encode};
+use crate::heartbeat::client::{Server, encode};
 
 const CRITICAL: u8 = 2;
 const UNKNOWN: u8 = 3;

@@ -8,12 +8,13 @@ use std::str::FromStr;
 
 use toml::de::{DeTable, DeValue};
 
-use super::sources::{ENVIRONMENT_PREFIX, Origin, Sources, default_file};
-use super::table::{self, ROWS, Row, TakesEffect};
-use super::value::{Kind, Value, without_query};
-use crate::error::{Error, reason};
+use crate::config::sources::{ENVIRONMENT_PREFIX, Origin, Sources, default_file};
+use crate::config::table;
+use crate::config::table::{ROWS, Row, TakesEffect};
+use crate::config::value::{Kind, Value, without_query};
 use crate::limits;
-use crate::parse::quote;
+use crate::procfs::quote;
+use crate::util::error::{Error, reason};
 
 /// Every setting with its value and its origin.
 #[derive(Debug, Clone)]

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::value::Kind;
-use crate::parse::words;
+use crate::config::value::Kind;
+use crate::util::shell_words;
 
 /// One setting.
 pub struct Row {
@@ -51,7 +51,7 @@ const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
 const NAMES: Kind = Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
 const COMMANDS: Kind = Kind::List {
     what: "a list of commands and their first arguments, in words that no shell would interpret",
-    check: |text| words::split(text).is_ok(),
+    check: |text| shell_words::split(text).is_ok(),
 };
 const ADDRESSES: Kind =
     Kind::List { what: "a list of IP addresses", check: |text| text.parse::<IpAddr>().is_ok() };

@@ -5,8 +5,8 @@ use std::fmt;
 
 use toml::de::DeValue;
 
-use crate::dial::address::Address;
-use crate::parse::quote;
+use crate::net::url::Address;
+use crate::procfs::quote;
 
 /// What a setting may be.
 pub enum Kind {

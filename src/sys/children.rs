@@ -5,9 +5,9 @@ use std::mem::MaybeUninit;
 use std::process::Command;
 use std::time::Duration;
 
-use super::check;
-use super::signals::{clear_mask, signal_set, time_spec};
-use super::users::User;
+use crate::sys::check;
+use crate::sys::signals::{clear_mask, signal_set, time_spec};
+use crate::sys::users::User;
 
 /// From now on orphans among this process' descendants become its children.
 pub fn adopt_orphans() -> io::Result<()> {

@@ -8,8 +8,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::time::Duration;
 
-use super::{check, set_option};
 use crate::limits;
+use crate::sys::{check, set_option};
 
 /// Begins a connection. The socket does not block; it becomes writable when the connection is there or has
 /// failed, and [`TcpStream::take_error`] says which.

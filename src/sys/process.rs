@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::FromRawFd;
 use std::time::Duration;
 
-use super::check;
+use crate::sys::check;
 
 /// A file without a name that can be run through `/proc/self/fd`; closed when a program is started.
 pub fn memory_file(name: &CStr) -> io::Result<File> {

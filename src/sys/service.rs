@@ -5,8 +5,8 @@ use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use super::check;
-use super::signals::signal_set;
+use crate::sys::check;
+use crate::sys::signals::signal_set;
 
 /// Signals that are read, and not obeyed.
 pub struct Signals(OwnedFd);

@@ -103,7 +103,7 @@ fn table(cases: &[Case], results: &Results) -> String {
 
 fn document(cases: &[Case], results: &Results, table: &str) -> String {
     let failed = results.values().filter(|result| result.is_err()).count();
-    let date = hm_agent::logger::utc(hm_agent::logger::unix_seconds());
+    let date = hm_agent::util::logger::utc(hm_agent::util::logger::unix_seconds());
     let date = date.split('T').next().unwrap();
     let reasons: Vec<String> =
         DEVIATIONS.iter().map(|(id, why)| format!("¹ {id}: {why}\n")).collect();

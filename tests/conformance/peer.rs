@@ -5,14 +5,15 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
+use hm_agent::collector::latest::LatestSample;
 use hm_agent::config::{Config, Settings, Sources};
-use hm_agent::dial::{core, hm};
-use hm_agent::feed::Feed;
+use hm_agent::core_client::client as core;
+use hm_agent::hm_client::client as hm;
 use hm_agent::limits;
-use hm_agent::proto::usage::Primary;
-use hm_agent::snapshot::Reading;
-use hm_agent::sync::Stop;
-use hm_agent::sys::Event;
+use hm_agent::model::RawSample;
+use hm_agent::sys::EventFd;
+use hm_agent::telemetry::messages::Primary;
+use hm_agent::util::sync::Shutdown;
 use serde_json::json;
 
 use crate::support::Scratch;
@@ -126,9 +127,10 @@ fn with_link<R>(peer: Peer, talk: impl FnOnce(&mut Wire) -> R) -> R {
     let key = if peer == Peer::Hm { "hm.url" } else { "core.url" };
     let sources = Sources { overrides: vec![(key.to_owned(), url)], ..Default::default() };
     let config = Config::new(&Settings::load(&sources).unwrap()).unwrap();
-    let (state_dir, stop) = (Scratch::new("conformance"), Stop::new().unwrap());
-    let (feed, complete) = (Feed::new(Reading::default()).unwrap(), Event::new().unwrap());
-    complete.ring();
+    let (state_dir, stop) = (Scratch::new("conformance"), Shutdown::new().unwrap());
+    let (feed, complete) =
+        (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
+    complete.notify();
     let node = || "node".to_owned();
     thread::scope(|scope| {
         scope.spawn(|| match peer {
@@ -156,7 +158,7 @@ fn with_link<R>(peer: Peer, talk: impl FnOnce(&mut Wire) -> R) -> R {
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             talk(&mut Wire::new(socket, true, rest))
         }));
-        stop.ring();
+        stop.trigger();
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

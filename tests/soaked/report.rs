@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use hm_agent::logger::{unix_seconds, utc};
+use hm_agent::util::logger::{unix_seconds, utc};
 
 use super::meter::{COLUMNS, Sample, quarters, spread};
 use super::story::Story;

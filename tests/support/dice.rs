@@ -1,6 +1,6 @@
 //! Numbers that look random and can be had again.
 
-use hm_agent::logger::unix_seconds;
+use hm_agent::util::logger::unix_seconds;
 
 /// Marsaglia's xorshift.
 pub struct Dice {

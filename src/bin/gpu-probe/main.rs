@@ -1,6 +1,6 @@
 //! The GPU probe: asks NVIDIA's library what the GPUs do, in a process that can be killed.
 //!
-//! For each line on standard input it writes one line of JSON ([`hm_agent::proto::probe`]). It ends when
+//! For each line on standard input it writes one line of JSON ([`hm_agent::collector::gpu::nvidia::protocol`]). It ends when
 //! standard input closes, whatever its other threads are doing, and when the agent's thread that started it
 //! is gone. The agent decides when a missing line means that the driver hangs.
 
@@ -17,11 +17,11 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use hm_agent::logger::unix_seconds;
-use hm_agent::proto::probe::{Failure, Line, VERSION};
-use hm_agent::snapshot::gpu::{Gpu, Problem, State, Values, Xid};
+use hm_agent::collector::gpu::nvidia::protocol::{Failure, Line, VERSION};
+use hm_agent::model::gpu::{Gpu, Problem, State, Values, Xid};
 use hm_agent::sys::nvml;
 use hm_agent::sys::process::{die_with_parent, end_now, name_thread, stdout_to_stderr};
+use hm_agent::util::logger::unix_seconds;
 use lexopt::prelude::{Long, ValueExt};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use hm_agent::snapshot::gpu::{
+use hm_agent::model::gpu::{
     CLOCK_EVENT_REASONS, Ecc, MigInstance, NvLink, Process, ProcessKind, RemappedRows, Values,
 };
 use hm_agent::sys::nvml;

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use hm_agent::snapshot::gpu::{Gpu, Problem, Values};
+use hm_agent::model::gpu::{Gpu, Problem, Values};
 use hm_agent::sys::nvml;
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::error::NvmlError;

@@ -4,7 +4,7 @@
 
 use std::collections::HashSet;
 
-use hm_agent::proto::metrics::Format;
+use hm_agent::metrics::Format;
 
 /// Panics where the text is not what `format` asks for.
 pub fn check(text: &[u8], format: Format) {

@@ -4,18 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hm_agent::collector::gpu::nvidia::protocol::Line;
+use hm_agent::collector::mount_filter::worth_asking;
+use hm_agent::collector::mounts::Place;
+use hm_agent::heartbeat::table::HeartbeatTable;
 use hm_agent::limits;
-use hm_agent::parse::remote::{Part, Parts};
-use hm_agent::parse::{self, mountinfo};
-use hm_agent::proto::probe::Line;
-use hm_agent::proto::usage::Machine;
-use hm_agent::snapshot::devices::{Chip, Devices, FixedInterface, Interface, Sensor};
-use hm_agent::snapshot::gpu::Gpus;
-use hm_agent::snapshot::{FileSystem, Reading, Temperature};
-use hm_agent::source::mounts::worth_asking;
-use hm_agent::source::place::Place;
+use hm_agent::model::devices::{Chip, Devices, FixedInterface, Interface, Sensor};
+use hm_agent::model::gpu::Gpus;
+use hm_agent::model::{FileSystem, RawSample, Temperature};
+use hm_agent::procfs;
+use hm_agent::procfs::mountinfo;
+use hm_agent::remote::output::{Part, Parts};
 use hm_agent::sys::FsSize;
-use hm_agent::watch::Watch;
+use hm_agent::telemetry::messages::Machine;
 
 use crate::program::text;
 
@@ -29,7 +30,7 @@ pub fn looks(bytes: &[u8]) -> Vec<Vec<(String, Vec<u8>)>> {
     for part in parts.unwrap_or_default() {
         match part {
             Part::Section(name, body) => looks.last_mut().unwrap().push((name, body)),
-            Part::Aside(..) => {}
+            Part::BlockingWorker(..) => {}
             Part::Whole => looks.push(Vec::new()),
         }
     }
@@ -37,33 +38,34 @@ pub fn looks(bytes: &[u8]) -> Vec<Vec<(String, Vec<u8>)>> {
 }
 
 /// What the agent would have read there.
-pub fn reading(sections: &[(String, Vec<u8>)]) -> Reading {
-    let mut reading = Reading::default();
+pub fn reading(sections: &[(String, Vec<u8>)]) -> RawSample {
+    let mut reading = RawSample::default();
     let mut devices = Devices::default();
     for (name, body) in sections {
         match name.as_str() {
             "clock" => {
                 let mut numbers = body.split(|byte| *byte == b' ' || *byte == b'\n');
-                let mut number = || numbers.next().and_then(parse::decimal).unwrap_or_default();
+                let mut number = || numbers.next().and_then(procfs::decimal).unwrap_or_default();
                 (reading.monotonic, reading.unix_seconds) =
                     (Duration::from_millis(number() & 0xff_ffff_ffff), number());
             }
             "hostname" => reading.hostname = Some(text(body)),
-            "stat" => reading.stat = parse::stat::parse(body).ok(),
-            "meminfo" => reading.meminfo = parse::meminfo::parse(body).ok(),
+            "stat" => reading.stat = procfs::stat::parse(body).ok(),
+            "meminfo" => reading.meminfo = procfs::meminfo::parse(body).ok(),
             "zoneinfo" => {
-                reading.low_watermark_bytes = parse::zoneinfo::parse_low_watermark_pages(body).ok();
+                reading.low_watermark_bytes =
+                    procfs::zoneinfo::parse_low_watermark_pages(body).ok();
             }
-            "loadavg" => reading.loadavg = parse::loadavg::parse(body).ok(),
-            "uptime" => reading.uptime_seconds = parse::uptime::parse(body).ok(),
+            "loadavg" => reading.loadavg = procfs::loadavg::parse(body).ok(),
+            "uptime" => reading.uptime_seconds = procfs::uptime::parse(body).ok(),
             "pressure" => {
-                reading.pressure.cpu = parse::pressure::parse(body).ok();
+                reading.pressure.cpu = procfs::pressure::parse(body).ok();
                 reading.pressure.io = reading.pressure.cpu;
             }
-            "diskstats" => reading.diskstats = parse::diskstats::parse(body).unwrap_or_default(),
-            "net/dev" => reading.net_dev = parse::net_dev::parse(body).unwrap_or_default(),
-            "vmstat" => reading.vmstat = parse::vmstat::parse(body).ok(),
-            "file-nr" => reading.file_nr = parse::file_nr::parse(body).ok(),
+            "diskstats" => reading.diskstats = procfs::diskstats::parse(body).unwrap_or_default(),
+            "net/dev" => reading.net_dev = procfs::net_dev::parse(body).unwrap_or_default(),
+            "vmstat" => reading.vmstat = procfs::vmstat::parse(body).ok(),
+            "file-nr" => reading.file_nr = procfs::file_nr::parse(body).ok(),
             "mounts" => reading.file_systems = file_systems(body),
             "names" => devices = named(body),
             "gpus" => reading.gpus = gpus(body),
@@ -80,8 +82,8 @@ pub fn machine(sections: &[(String, Vec<u8>)]) -> Machine {
     let mut machine = Machine::default();
     for (name, body) in sections {
         match name.as_str() {
-            "cpuinfo" => machine.cpu_model = parse::cpuinfo::parse_model(body).unwrap_or_default(),
-            "os-release" => machine.os_release = parse::os_release::parse(body),
+            "cpuinfo" => machine.cpu_model = procfs::cpuinfo::parse_model(body).unwrap_or_default(),
+            "os-release" => machine.os_release = procfs::os_release::parse(body),
             "hostname" => {
                 let name = Some(text(body));
                 (machine.kernel, machine.domain_name) = (name.clone(), name.clone());
@@ -152,8 +154,8 @@ fn gpus(body: &[u8]) -> Arc<Gpus> {
 }
 
 /// A line is the id of an application.
-fn apps(body: &[u8]) -> Vec<hm_agent::watch::Status> {
-    let mut watch = Watch::new(100);
+fn apps(body: &[u8]) -> Vec<hm_agent::heartbeat::table::Status> {
+    let mut watch = HeartbeatTable::new(100);
     for id in body.split(|byte| *byte == b'\n') {
         // The hundred-and-first is refused.
         let _ = watch.beat(&text(id), Duration::from_millis(body.len() as u64), Duration::ZERO);

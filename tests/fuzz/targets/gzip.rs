@@ -2,8 +2,8 @@
 //! headers that decide on it.
 #![no_main]
 
-use hm_agent::proto::gzip;
-use hm_agent::proto::metrics::Format;
+use hm_agent::http::gzip;
+use hm_agent::metrics::Format;
 use hm_agent_fuzz::program::text;
 use libfuzzer_sys::fuzz_target;
 use miniz_oxide::inflate::decompress_to_vec;

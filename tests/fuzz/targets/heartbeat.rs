@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use hm_agent::proto::heartbeat::{self, Request, Unit};
-use hm_agent::watch::{Lateness, Watch};
+use hm_agent::heartbeat::protocol;
+use hm_agent::heartbeat::protocol::{Request, Unit};
+use hm_agent::heartbeat::table::{AppState, HeartbeatTable};
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
 
@@ -15,7 +16,7 @@ const CAPACITY: usize = 4;
 fuzz_target!(|data: &[u8]| {
     let mut program = Program(data);
     let unit = if program.byte() == Some(b's') { Unit::Seconds } else { Unit::Milliseconds };
-    let mut watch = Watch::new(CAPACITY);
+    let mut watch = HeartbeatTable::new(CAPACITY);
     let mut now = Duration::from_secs(100 * 86_400);
     while let Some(line) = program.line() {
         match line.split_first() {
@@ -28,24 +29,24 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn passed(milliseconds: &[u8]) -> Duration {
-    let milliseconds = hm_agent::parse::decimal(milliseconds).unwrap_or(1);
+    let milliseconds = hm_agent::procfs::decimal(milliseconds).unwrap_or(1);
     Duration::from_millis(milliseconds.min(30 * 86_400_000))
 }
 
-fn ask(watch: &mut Watch, line: &str, unit: Unit, now: Duration) {
+fn ask(watch: &mut HeartbeatTable, line: &str, unit: Unit, now: Duration) {
     let (path, query) = line.split_once('?').unwrap_or((line, ""));
     match Request::parse(path, query, unit) {
         Err(why) => assert!(!why.is_empty() && why.lines().count() == 1, "{why:?}"),
         Ok(Request::Beat(id, promised, unit)) => {
-            assert!(id.len() <= heartbeat::ID_BYTES && !id.is_empty());
+            assert!(id.len() <= protocol::ID_BYTES && !id.is_empty());
             let known = watch.status(&id, now).is_some();
             match watch.beat(&id, promised, now) {
                 Ok(granted) => {
                     assert!(granted > promised);
-                    let told: f64 = heartbeat::granted(granted, unit).parse().expect("a number");
+                    let told: f64 = protocol::granted(granted, unit).parse().expect("a number");
                     assert!(told > 0.0);
                     let status = watch.status(&id, now).expect("who beat is there");
-                    assert_eq!((status.lateness, status.od), (Lateness::Ok, 0.0));
+                    assert_eq!((status.lateness, status.od), (AppState::Ok, 0.0));
                 }
                 Err(_) => assert!(!known && watch.count(now) >= CAPACITY),
             }
@@ -56,14 +57,14 @@ fn ask(watch: &mut Watch, line: &str, unit: Unit, now: Duration) {
         }
         Ok(Request::List) => {
             let ids = watch.ids(now);
-            assert_eq!(heartbeat::list(&ids).lines().count(), ids.len());
+            assert_eq!(protocol::list(&ids).lines().count(), ids.len());
         }
         Ok(Request::Status(id)) => {
             let Some(status) = watch.status(&id.unwrap_or_default(), now) else { return };
-            let line = heartbeat::status_line(&status, unit);
-            let read = heartbeat::parse_status_line(&status.id, &line).expect("a status");
+            let line = protocol::status_line(&status, unit);
+            let read = protocol::parse_status_line(&status.id, &line).expect("a status");
             // In maintenance all is well, whatever was before.
-            let expected = status.maintenance.map_or(status.lateness, |_| Lateness::Ok);
+            let expected = status.maintenance.map_or(status.lateness, |_| AppState::Ok);
             assert_eq!(read.lateness, expected, "{line}");
         }
         Ok(Request::Maintenance(id, length)) => {
@@ -76,32 +77,33 @@ fn ask(watch: &mut Watch, line: &str, unit: Unit, now: Duration) {
 }
 
 /// What is saved, written, read and restored is what was there.
-fn again(mut watch: Watch, now: Duration) -> Watch {
+fn again(mut watch: HeartbeatTable, now: Duration) -> HeartbeatTable {
     watch.take_transitions();
     let saved = watch.save(now);
     let written = serde_json::to_vec(&saved).expect("JSON");
     let read = serde_json::from_slice(&written).expect("what was written");
     assert_eq!(saved, read);
-    let mut restored = Watch::restore(CAPACITY, read, now);
-    let ids =
-        |watch: &mut Watch| watch.ids(now).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut restored = HeartbeatTable::restore(CAPACITY, read, now);
+    let ids = |watch: &mut HeartbeatTable| {
+        watch.ids(now).iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
     assert_eq!(ids(&mut watch), ids(&mut restored));
     assert!(!restored.has_transitions(), "told a second time");
     restored
 }
 
-fn judge(watch: &mut Watch, now: Duration) {
+fn judge(watch: &mut HeartbeatTable, now: Duration) {
     let statuses = watch.statuses(now);
     assert!(statuses.len() <= CAPACITY);
     for status in &statuses {
-        let line = heartbeat::status_line(status, Unit::Milliseconds);
+        let line = protocol::status_line(status, Unit::Milliseconds);
         assert_eq!(line.lines().count(), 1, "{line:?}");
         // Whoever is in maintenance, or was until now, is judged from its end on.
         let expected = match status.od {
-            od if od >= 6.0 => Lateness::Dropped,
-            od if od >= 5.0 => Lateness::Critical,
-            od if od >= 3.0 => Lateness::Warning,
-            _ => Lateness::Ok,
+            od if od >= 6.0 => AppState::Dropped,
+            od if od >= 5.0 => AppState::Critical,
+            od if od >= 3.0 => AppState::Warning,
+            _ => AppState::Ok,
         };
         if status.maintenance.is_none() {
             assert_eq!(status.lateness, expected, "{status:?}");
@@ -112,7 +114,7 @@ fn judge(watch: &mut Watch, now: Duration) {
     }
     for transition in watch.take_transitions() {
         assert!(transition.od.is_finite());
-        if transition.to == Lateness::Dropped {
+        if transition.to == AppState::Dropped {
             let id = &transition.id;
             assert!(statuses.iter().all(|status| status.id != *id) || transition.od >= 6.0);
         }

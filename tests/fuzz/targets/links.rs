@@ -4,10 +4,13 @@
 
 use std::time::Duration;
 
+use hm_agent::core_client::messages::Incoming;
+use hm_agent::core_client::session as core;
+use hm_agent::hm_client::messages::Answer;
+use hm_agent::hm_client::session as hm;
 use hm_agent::limits;
-use hm_agent::link::{self, Conversation as _, Keepalive, Outage, core, hm};
-use hm_agent::proto::core::Incoming;
-use hm_agent::proto::hm::Answer;
+use hm_agent::net::reconnect;
+use hm_agent::net::reconnect::{Conversation as _, DisconnectReason, Keepalive};
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
 
@@ -52,8 +55,10 @@ fn with_hm(mut program: Program<'_>) {
                     (last, asked) = (id, Some(id));
                 }
                 Ok(hm::Step::Ping) => {}
-                Ok(hm::Step::Wait(until)) => assert!(until > now, "a wait that is over: it spins"),
-                Err(Outage::Unanswered(_) | Outage::NoPong(_)) => return,
+                Ok(hm::Step::Wait(until)) => {
+                    assert!(until > now, "a wait that is over: it spins")
+                }
+                Err(DisconnectReason::Unanswered(_) | DisconnectReason::NoPong(_)) => return,
                 Err(other) => panic!("{other}"),
             },
         }
@@ -81,7 +86,7 @@ fn with_core(mut program: Program<'_>) {
                     Ok(core::Verdict::Registered) => assert!(talk.is_registered()),
                     Ok(core::Verdict::Confirmed(id)) => results.retain(|result| *result != id),
                     Ok(_) => {}
-                    Err(Outage::Refused(_)) => return,
+                    Err(DisconnectReason::Refused(_)) => return,
                     Err(other) => panic!("{other}"),
                 }
             }
@@ -109,7 +114,7 @@ fn with_core(mut program: Program<'_>) {
                     }
                     Ok(core::Step::Ping) => {}
                     Ok(core::Step::Wait(until)) => assert!(until > now, "a wait that is over"),
-                    Err(Outage::Unanswered(_) | Outage::NoPong(_)) => return,
+                    Err(DisconnectReason::Unanswered(_) | DisconnectReason::NoPong(_)) => return,
                     Err(other) => panic!("{other}"),
                 }
             }
@@ -120,7 +125,7 @@ fn with_core(mut program: Program<'_>) {
 
 fn backoff(mut program: Program<'_>) {
     let (base, cap) = limits::RECONNECT;
-    let mut backoff = link::Backoff::new(base, cap);
+    let mut backoff = reconnect::Backoff::new(base, cap);
     while let Some(step) = program.byte() {
         if step == 0 {
             backoff.reset();

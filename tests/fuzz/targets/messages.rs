@@ -4,10 +4,14 @@
 
 use std::net::IpAddr;
 
-use hm_agent::dial::address::{Address, Proxy};
+use hm_agent::collector::gpu::nvidia::protocol as probe;
+use hm_agent::core_client::messages as core;
+use hm_agent::hm_client::messages as hm;
 use hm_agent::limits;
-use hm_agent::proto::monitor::{self, Malformed};
-use hm_agent::proto::{core, hm, probe, usage};
+use hm_agent::net::url::{Address, Proxy};
+use hm_agent::remote::protocol as monitor;
+use hm_agent::remote::protocol::Malformed;
+use hm_agent::telemetry::messages as usage;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

@@ -1,7 +1,10 @@
-//! Every parser of `src/parse`, by the first byte. None may panic; what they return keeps its promises.
+//! Every parser of `src/procfs`, by the first byte. None may panic; what they return keeps its promises.
 #![no_main]
 
-use hm_agent::parse::{self, *};
+use hm_agent::procfs;
+use hm_agent::procfs::*;
+use hm_agent::remote::{df, ip_address, nvidia_smi};
+use hm_agent::util::shell_words;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -66,12 +69,12 @@ fuzz_target!(|data: &[u8]| {
         b'w' => drop(zoneinfo::parse_low_watermark_pages(text)),
         b'x' => {
             let line = String::from_utf8_lossy(text);
-            if let Ok(split) = words::split(&line) {
+            if let Ok(split) = shell_words::split(&line) {
                 assert!(!split.is_empty());
                 // Quoted, each of them is one word again, whatever is in it.
                 let quoted: Vec<String> =
                     split.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
-                assert_eq!(words::split(&quoted.join(" ")).as_ref(), Ok(&split));
+                assert_eq!(shell_words::split(&quoted.join(" ")).as_ref(), Ok(&split));
             }
         }
         b'y' => {
@@ -80,7 +83,7 @@ fuzz_target!(|data: &[u8]| {
             assert_eq!(decimal(text), read.filter(|_| !signed));
         }
         b'z' => {
-            let shown = parse::quote(text);
+            let shown = procfs::quote(text);
             assert!(shown.len() <= 4 * 40 + '…'.len_utf8());
             assert!(shown.chars().all(|letter| !letter.is_control()));
             let line = String::from_utf8_lossy(text);

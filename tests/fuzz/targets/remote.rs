@@ -2,9 +2,9 @@
 //! each notification is JSON.
 #![no_main]
 
-use hm_agent::parse::remote::{Part, Parts, TooMuch};
-use hm_agent::proto::monitor::events;
-use hm_agent::snapshot::remote::{Host, Look, Sections};
+use hm_agent::remote::output::{Part, Parts, TooMuch};
+use hm_agent::remote::protocol::events;
+use hm_agent::remote::sample::{Host, Look, Sections};
 use hm_agent_fuzz::machine::MARKER;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -29,7 +29,7 @@ fn in_pieces(text: &[u8], size: usize) -> Result<Vec<Part>, TooMuch> {
         for part in parts.push(piece)? {
             match &part {
                 Part::Section(_, body) => assert!(body.len() <= MOST),
-                Part::Aside(_, body) => assert!(body.len() <= MOST + size),
+                Part::BlockingWorker(_, body) => assert!(body.len() <= MOST + size),
                 Part::Whole => {}
             }
             all.push(part);
@@ -47,7 +47,7 @@ fn session(parts: Vec<Part>) {
     for part in parts {
         match part {
             Part::Section(name, body) => sections.0.push((name, body)),
-            Part::Aside(letter, text) => {
+            Part::BlockingWorker(letter, text) => {
                 if host.take_aside(letter, &text) {
                     told.push(events::gpu("k", &host));
                 }

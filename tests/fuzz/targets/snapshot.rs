@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
-use hm_agent::proto::metrics::{Facts, Format, PortStatus, render};
-use hm_agent::proto::usage::{self, OwnStatus, Primary};
-use hm_agent::snapshot::Snapshot;
+use hm_agent::metrics::{Facts, Format, PortStatus, render};
+use hm_agent::model::Snapshot;
+use hm_agent::telemetry::messages;
+use hm_agent::telemetry::messages::{OwnStatus, Primary};
 use hm_agent_fuzz::{exposition, machine};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -44,17 +45,17 @@ fn bounds(snapshot: &Snapshot) {
     snapshot.file_systems.iter().filter_map(|one| one.used_percent()).for_each(percent);
 }
 
-fn texts(machine: &usage::Machine, reading: &hm_agent::snapshot::Reading, snapshot: &Snapshot) {
+fn texts(machine: &messages::Machine, reading: &hm_agent::model::RawSample, snapshot: &Snapshot) {
     let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     for primary in [Primary::Index(0), Primary::Aggregate] {
         for detailed in [false, true] {
-            let info = json(&usage::system_info(machine, snapshot, detailed, 0));
+            let info = json(&messages::system_info(machine, snapshot, detailed, 0));
             assert_eq!(info["type"], "system_info");
-            let update = json(&usage::usage_update(snapshot, primary, detailed));
+            let update = json(&messages::usage_update(snapshot, primary, detailed));
             assert_eq!(update["type"], "usage_update");
         }
-        json(&usage::sample(machine, snapshot, primary));
-        json(&hm_agent::proto::hm::machine_info("", &[], snapshot, primary));
+        json(&messages::sample(machine, snapshot, primary));
+        json(&hm_agent::hm_client::messages::machine_info("", &[], snapshot, primary));
     }
     let ports = [PortStatus {
         name: "usage",
@@ -65,9 +66,9 @@ fn texts(machine: &usage::Machine, reading: &hm_agent::snapshot::Reading, snapsh
         refused: vec![("busy", 5)],
     }];
     let own = OwnStatus { process: None, ports: &ports };
-    json(&usage::whole(machine, reading, snapshot, Primary::Index(0), own));
-    let envelope = hm_agent::proto::core::Envelope { id: "i", timestamp: "t" };
-    json(&hm_agent::proto::core::heartbeat(envelope, "n", snapshot));
+    json(&messages::whole(machine, reading, snapshot, Primary::Index(0), own));
+    let envelope = hm_agent::core_client::messages::Envelope { id: "i", timestamp: "t" };
+    json(&hm_agent::core_client::messages::heartbeat(envelope, "n", snapshot));
     for format in [Format::Prometheus, Format::OpenMetrics] {
         let facts = Facts {
             reading,

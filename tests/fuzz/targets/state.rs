@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use hm_agent::dial::ledger::{Accepted, Ledger};
-use hm_agent::dial::spool::{Report, Spool};
-use hm_agent::watch::{Saved, Watch};
-use hm_agent::watchdog::Watchdog;
+use hm_agent::core_client::command_log::{Accepted, Ledger};
+use hm_agent::heartbeat::monitor::HeartbeatMonitor;
+use hm_agent::heartbeat::table::{HeartbeatTable, Saved};
+use hm_agent::hm_client::spool::{Report, Spool};
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
 
@@ -33,17 +33,17 @@ fuzz_target!(|data: &[u8]| {
 fn table(bytes: &[u8]) {
     if let Ok(saved) = serde_json::from_slice::<Saved>(bytes) {
         const NOW: Duration = Duration::from_secs(100 * 86_400);
-        let mut watch = Watch::restore(100, saved, NOW);
+        let mut watch = HeartbeatTable::restore(100, saved, NOW);
         assert!(watch.count(NOW) <= 100);
         watch.take_transitions();
         let saved = watch.save(NOW);
-        let mut again = Watch::restore(100, saved.clone(), NOW);
+        let mut again = HeartbeatTable::restore(100, saved.clone(), NOW);
         assert_eq!(again.save(NOW), saved);
         watch.advance(NOW + Duration::from_secs(86_400));
         watch.take_transitions();
     }
     fs::write(DIRECTORY.join("heartbeat.json"), bytes).expect("a file");
-    let watchdog = Watchdog::open(&DIRECTORY).expect("a table");
+    let watchdog = HeartbeatMonitor::open(&DIRECTORY).expect("a table");
     watchdog.statuses();
 }
 

@@ -3,7 +3,7 @@
 #![no_main]
 
 use hm_agent::limits;
-use hm_agent::serve::usage::End;
+use hm_agent::telemetry::subscription::End;
 use hm_agent_fuzz::program::Program;
 use hm_agent_fuzz::{stage, wire};
 use libfuzzer_sys::fuzz_target;

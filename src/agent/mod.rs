@@ -1,0 +1,402 @@
+//! Starts and ends the services, and is the only one that knows everybody.
+//!
+//! Threads that are not started here: a port's connections, which the port waits for, and the one that
+//! asks file systems, which may hang and then must be left behind.
+
+pub mod sd_notify;
+pub mod signals;
+pub mod supervise;
+pub mod threads;
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::agent::sd_notify::SdNotifier;
+use crate::collector::gpu::nvidia::ProbeSupervisor;
+use crate::collector::gpu::nvidia::embedded::GPU_PROBE;
+use crate::collector::gpu::state::GpuState;
+use crate::collector::host_info;
+use crate::collector::latest::LatestSample;
+use crate::collector::sampler::Sampler;
+use crate::config::{Config, Current, Settings, Sources};
+use crate::core_client::client as core;
+use crate::heartbeat::monitor::HeartbeatMonitor;
+use crate::heartbeat::server::Heartbeat;
+use crate::hm_client::client as hm;
+use crate::http::listener::{ConnectionLimits, Port};
+use crate::http::stats::Counters;
+use crate::limits;
+use crate::model::RawSample;
+use crate::remote::hosts::Hosts;
+use crate::remote::server::Monitor;
+use crate::sys;
+use crate::sys::EventFd;
+use crate::telemetry::fan::Fan;
+use crate::telemetry::messages::Machine;
+use crate::telemetry::responses;
+use crate::telemetry::responses::{BufferPool, Responses, ScrapeLimit};
+use crate::telemetry::router::Telemetry;
+use crate::telemetry::subscription;
+use crate::util::error::{Error, reason};
+use crate::util::liveness::Liveness;
+use crate::util::logger;
+use crate::util::logger::RateLimitedLog;
+use crate::util::state_dir;
+use crate::util::sync::Shutdown;
+
+use crate::agent::threads::Threads;
+pub use crate::cli::sample::look;
+
+/// What threads share.
+struct Shared {
+    stop: Shutdown,
+    settings: Current,
+    /// Rings when the settings in force have changed.
+    reloaded: EventFd,
+    machine: Machine,
+    gpus: GpuState,
+    feed: LatestSample,
+    /// Rings when samples say how it stands with the GPUs.
+    complete: EventFd,
+    /// Threads that the agent cannot do without, but for the main one, which looks after them.
+    threads_liveness: Vec<Arc<Liveness>>,
+    /// The sampler's, one of them.
+    sampling: Arc<Liveness>,
+    /// What came and went through each port that is on.
+    ports: Vec<(&'static str, Arc<Counters>)>,
+    /// If the telemetry port is on.
+    fan: Option<Fan>,
+    /// If its port is on.
+    watchdog: Option<HeartbeatMonitor>,
+    /// If there is a hub.
+    hm: Option<hm::Link>,
+    /// If there is a Core.
+    core: Option<core::Link>,
+}
+
+/// Runs until a signal says stop, and tells the process `supervisor`, or else the service manager, how it goes. The error is
+/// one that keeps the agent from starting or going on.
+pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
+    let settings = Settings::load(sources)?;
+    let config = Config::new(&settings)?;
+    logger::init(config.log_level);
+    // Before any thread is started, so that all of them leave signals to this one.
+    sys::block_signals();
+    let mut manager = match supervisor {
+        Some(supervisor) => {
+            let told = SdNotifier::to_supervisor(supervisor);
+            match told.map_err(|error| Error::system("speak to the supervisor", error))? {
+                Some(supervisor) => supervisor,
+                None => return Ok(()),
+            }
+        }
+        None => SdNotifier::from_environment(),
+    };
+    sys::heed_children();
+    sys::process::keep_descriptors();
+    if let Err(error) = sys::raise_descriptor_limit() {
+        log::warn!("cannot raise the limit of open files: {}", reason(&error));
+    }
+    let mut threads = Threads::new();
+    let started = start(config, &mut threads);
+    let result = started.map(|shared| {
+        // Not before: an agent that cannot start says why, and nothing else.
+        let services = signals::say_hello(&settings, &shared);
+        manager.ready(&services);
+        signals::signals(sources, &settings, &shared, (&mut manager, &services));
+        manager.stopping();
+        shared.stop.trigger();
+        shared.feed.close();
+    });
+    sys::unblock_stop_signals();
+    if result.is_ok() {
+        log::info!("stopping");
+    }
+    result.and(threads.join(limits::SHUTDOWN))
+}
+
+/// Takes the first look, opens the ports, and starts every thread.
+fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
+    let events = |error| Error::system("create an event", error);
+    let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
+    let first = sampler.first()?;
+    let bind = |name, enabled, address| match enabled {
+        true => Port::bind(name, address).map(Some),
+        false => Ok(None),
+    };
+    let usage = bind("usage", config.usage.enabled, config.usage.listen)?;
+    let heartbeat = bind("heartbeat", config.heartbeat.enabled, config.heartbeat.listen)?;
+    let monitor = bind("monitor", config.monitor.enabled, config.monitor.listen)?;
+    state_dir::remark(&config.state_dir);
+    let sampling = Arc::new(Liveness::new("sampler"));
+    let mut threads_liveness = vec![sampling.clone()];
+    let ports = [("usage", &usage), ("heartbeat", &heartbeat), ("monitor", &monitor)];
+    let ports = ports.into_iter().filter_map(|(name, port)| Some((name, port.as_ref()?)));
+    threads_liveness.extend(ports.clone().map(|(_, port)| port.liveness()));
+    let ports = ports.map(|(name, port)| (name, port.counters())).collect();
+    let watchdog = match heartbeat {
+        Some(_) => Some(HeartbeatMonitor::open(&config.state_dir).map_err(events)?),
+        None => None,
+    };
+    threads_liveness.extend(watchdog.iter().map(HeartbeatMonitor::liveness));
+    let fan = match usage {
+        Some(_) => Some(Fan::new().map_err(events)?),
+        None => None,
+    };
+    threads_liveness.extend(fan.iter().map(Fan::liveness));
+    let hm = match &config.hm {
+        Some(settings) => {
+            let node_id = host_info::node_id(config.node_id.as_deref(), &config.roots);
+            let node_id = node_id.unwrap_or_default();
+            let (primary, ca_file) = (config.gpu.primary, config.ca_file.as_deref());
+            Some(hm::Link::new(settings.clone(), node_id, primary, &config.state_dir, ca_file)?)
+        }
+        None => None,
+    };
+    let machine = host_info::read(&config.roots);
+    let core = match &config.core {
+        Some(settings) => {
+            let node_id = host_info::node_id(config.node_id.as_deref(), &config.roots);
+            let (node_id, os) = (node_id.unwrap_or_default(), machine.os.clone());
+            let ca_file = config.ca_file.as_deref();
+            Some(core::Link::new(settings.clone(), node_id, os, &config.state_dir, ca_file)?)
+        }
+        None => None,
+    };
+    let shared = Arc::new(Shared {
+        stop: Shutdown::new().map_err(events)?,
+        machine,
+        settings: Current::new(config),
+        reloaded: EventFd::new().map_err(events)?,
+        gpus: GpuState::new().map_err(events)?,
+        feed: LatestSample::new(first).map_err(events)?,
+        complete: EventFd::new().map_err(events)?,
+        threads_liveness,
+        sampling,
+        ports,
+        fan,
+        watchdog,
+        hm,
+        core,
+    });
+    let context = shared.clone();
+    threads.start("gpu", move || {
+        ProbeSupervisor::new(&context.gpus, &context.settings, GPU_PROBE).run(&context.stop);
+        Ok(())
+    })?;
+    let context = shared.clone();
+    threads.start("sampler", move || {
+        context.keep_sampling(sampler);
+        Ok(())
+    })?;
+    if shared.hm.is_some() {
+        let context = shared.clone();
+        threads.start("hm", move || {
+            if let Some(hm) = &context.hm {
+                hm.deliver(&context.stop);
+            }
+            Ok(())
+        })?;
+        let context = shared.clone();
+        threads.start("hm-reports", move || {
+            if let Some(hm) = &context.hm {
+                hm.report(&context.feed, &context.complete, &context.stop);
+            }
+            Ok(())
+        })?;
+    }
+    if shared.core.is_some() {
+        let context = shared.clone();
+        threads.start("core", move || {
+            if let Some(core) = &context.core {
+                core.keep(&context.feed, &context.complete, &context.stop);
+            }
+            Ok(())
+        })?;
+    }
+    if let Some(port) = usage {
+        let context = shared.clone();
+        threads.start("usage", move || context.serve_telemetry(&port))?;
+    }
+    if let Some(port) = heartbeat {
+        let context = shared.clone();
+        threads.start("watch", move || {
+            if let Some(watchdog) = &context.watchdog {
+                watchdog.run(&context.settings, &context.stop);
+            }
+            Ok(())
+        })?;
+        let context = shared.clone();
+        threads.start("heartbeat", move || context.serve_heartbeat(&port))?;
+    }
+    if let Some(port) = monitor {
+        let context = shared.clone();
+        threads.start("monitor", move || context.serve_monitor(&port))?;
+    }
+    Ok(shared)
+}
+
+impl Shared {
+    /// The sampler's life. Ticks lie on a grid from the start, so they neither drift nor bunch up.
+    fn keep_sampling(&self, mut sampler: Sampler) {
+        let start = Instant::now();
+        let mut last = start;
+        let mut warm_up = Some(start + limits::WARM_UP);
+        let mut first_gpus = Some(start + limits::FIRST_GPUS);
+        let mut unknown = true;
+        let mut asked = false;
+        let mut tidy = start + limits::TIDY.0;
+        while !self.stop.is_triggered() {
+            self.sampling.busy();
+            let config = self.settings.get();
+            let now = Instant::now();
+            let next = last + config.interval;
+            let ask_at = next.checked_sub(self.gpus.lead(&config)).unwrap_or(now);
+            if now >= next {
+                self.feed.publish(self.read(&mut sampler, &config), config.gpu.primary);
+                last = latest_tick(next, now, config.interval);
+                (warm_up, asked) = (None, false);
+                if now >= tidy {
+                    sys::process::release_program();
+                    tidy = now + limits::TIDY.1;
+                }
+            } else if warm_up.is_some_and(|at| now >= at) {
+                self.feed.refine(self.read(&mut sampler, &config));
+                warm_up = None;
+            } else if unknown && self.gpus.is_known() {
+                self.feed.refine_gpus(self.gpus.gpus(&config, now));
+                self.complete.notify();
+                (unknown, first_gpus) = (false, None);
+            } else if first_gpus.is_some_and(|at| now >= at) {
+                self.complete.notify();
+                first_gpus = None;
+            } else if !asked && now >= ask_at {
+                if self.gpus.is_wanted() {
+                    self.gpus.ask();
+                }
+                asked = true;
+            } else {
+                let tend = sampler.tend().map(|tend| now + tend);
+                // Where there is no GPU, nobody has to get up for it.
+                let ask_at = (!asked && self.gpus.is_wanted()).then_some(ask_at);
+                let until = [warm_up, first_gpus, ask_at, tend].into_iter().flatten().min();
+                let wait = until.map_or(next, |until| until.min(next)) - now;
+                let events = [self.stop.as_fd(), self.reloaded.as_fd(), self.gpus.arrived()];
+                self.sampling.idle(Some(wait));
+                let [_, reloaded, _] = sys::wait_readable(events, Some(wait));
+                if reloaded {
+                    self.reloaded.reset();
+                }
+            }
+        }
+        self.feed.close();
+    }
+
+    /// The machine, its GPUs, and the applications that beat.
+    fn read(&self, sampler: &mut Sampler, config: &Config) -> RawSample {
+        let gpus = self.gpus.gpus(config, Instant::now());
+        let heartbeats = self.watchdog.as_ref().map(HeartbeatMonitor::statuses);
+        let hm = self.hm.iter().map(hm::Link::status);
+        let links = hm.chain(self.core.iter().map(core::Link::status)).collect();
+        let heartbeats = heartbeats.unwrap_or_default().into();
+        if let Some(success) = gpus.nvidia.as_ref().and_then(|nvidia| nvidia.state.is_well()) {
+            sampler.record("nvidia", success, self.gpus.took());
+        }
+        RawSample { gpus, heartbeats, links, ..sampler.read(Some(config.interval)) }
+    }
+
+    fn serve_telemetry(&self, port: &Port) -> Result<(), Error> {
+        let Some(fan) = &self.fan else { return Ok(()) };
+        let (feed, machine, settings) = (&self.feed, &self.machine, &self.settings);
+        let source = subscription::Source { feed, fan, machine, settings };
+        let documents = Responses {
+            feed: &self.feed,
+            machine: &self.machine,
+            settings: &self.settings,
+            complete: &self.complete,
+            stop: &self.stop,
+            ports: self.ports.iter().map(|(name, counters)| (*name, &**counters)).collect(),
+            scrapes: ScrapeLimit::default(),
+            spare: BufferPool::default(),
+            shared: responses::Shared::default(),
+        };
+        let telemetry = Telemetry { usage: source, documents, log: RateLimitedLog::new() };
+        let counters = port.counters();
+        sys::crew(|crew| {
+            let hand_out = || fan.run(feed, settings, &counters.traffic, &self.stop);
+            let started = crew.start(c"fan", limits::SERVICE_STACK_BYTES, hand_out);
+            started.map_err(|error| Error::system("start the thread fan", error))?;
+            port.run(&self.stop, &self.settings, telemetry_admission, |stream, guest| {
+                telemetry.serve(stream, guest);
+            })
+        })
+    }
+
+    fn serve_heartbeat(&self, port: &Port) -> Result<(), Error> {
+        let Some(watchdog) = &self.watchdog else { return Ok(()) };
+        let heartbeat =
+            Heartbeat { watchdog, settings: &self.settings, log: RateLimitedLog::new() };
+        port.run(&self.stop, &self.settings, heartbeat_admission, |stream, guest| {
+            heartbeat.serve(stream, &guest);
+        })
+    }
+
+    fn serve_monitor(&self, port: &Port) -> Result<(), Error> {
+        let hosts = Hosts::new(&self.settings, &self.stop);
+        sys::crew(|crew| {
+            let (settings, log) = (&self.settings, RateLimitedLog::new());
+            let monitor = Monitor { hosts: &hosts, crew, settings, log };
+            port.run(&self.stop, &self.settings, monitor_admission, |stream, guest| {
+                monitor.serve(stream, &guest);
+            })
+        })
+    }
+}
+
+fn monitor_admission(_: &Config) -> ConnectionLimits<'_> {
+    ConnectionLimits {
+        max_connections: limits::MONITOR_CONNECTIONS,
+        max_connections_per_ip: 0,
+        trusted_proxies: &[],
+    }
+}
+
+fn heartbeat_admission(_: &Config) -> ConnectionLimits<'_> {
+    ConnectionLimits {
+        max_connections: limits::HEARTBEAT_CONNECTIONS,
+        max_connections_per_ip: 0,
+        trusted_proxies: &[],
+    }
+}
+
+fn telemetry_admission(config: &Config) -> ConnectionLimits<'_> {
+    ConnectionLimits {
+        max_connections: config.usage.max_connections,
+        max_connections_per_ip: config.usage.max_connections_per_ip,
+        trusted_proxies: &config.usage.trusted_proxies,
+    }
+}
+
+/// The last tick of the grid that is not after `now`. Those in between, slept through (the machine was
+/// suspended, the process stopped), are not made up for.
+fn latest_tick(next: Instant, now: Instant, interval: Duration) -> Instant {
+    let missed = now.saturating_duration_since(next).as_nanos() / interval.as_nanos().max(1);
+    next + interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_stay_on_the_grid_and_missed_ones_are_skipped() {
+        let start = Instant::now();
+        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
+        let interval = Duration::from_secs(5);
+        assert_eq!(latest_tick(at(5.0), at(5.0), interval), at(5.0));
+        assert_eq!(latest_tick(at(5.0), at(5.3), interval), at(5.0));
+        assert_eq!(latest_tick(at(5.0), at(9.9), interval), at(5.0));
+        assert_eq!(latest_tick(at(5.0), at(3605.1), interval), at(3605.0));
+    }
+}

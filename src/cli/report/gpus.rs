@@ -1,0 +1,193 @@
+//! The GPUs' part of the table: a line for each, with a column for whatever at least one of them has.
+
+use crate::cli::report::{Table, of, size};
+use crate::model::Snapshot;
+use crate::model::gpu::{Gpu, Gpus, Nvidia, Process, State, Values};
+
+/// Processes that are listed below a GPU.
+const PROCESSES: usize = 8;
+
+const HEAD: [&str; 9] = ["", "", "busy", "memory", "core", "hbm", "power", "clock", "fan"];
+const COLUMNS: usize = HEAD.len();
+
+pub(super) fn gpus(out: &mut Table, snapshot: &Snapshot) {
+    let Gpus { nvidia, each } = &*snapshot.gpus;
+    if let Some(nvidia) = nvidia {
+        driver(out, nvidia);
+    }
+    if each.is_empty() {
+        return;
+    }
+    let rows: Vec<[String; COLUMNS]> = each.iter().map(cells).collect();
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
+        let widest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        // The head of a column that nobody needs is not shown.
+        if widest == 0 { 0 } else { widest.max(HEAD[column].chars().count()) }
+    });
+    out.line("gpu", &aligned(&HEAD.map(str::to_owned), &widths));
+    for (gpu, row) in each.iter().zip(&rows) {
+        let line = format!("{}  {}", aligned(row, &widths), notes(gpu).join(", "));
+        out.line("", &line);
+        details(out, &gpu.values);
+    }
+}
+
+fn driver(out: &mut Table, nvidia: &Nvidia) {
+    let message = nvidia.message.as_deref().unwrap_or_default();
+    match nvidia.state {
+        State::NoGpu => {}
+        State::Ok => {
+            let version = nvidia.driver_version.as_deref().unwrap_or("of unknown version");
+            let cuda = nvidia.cuda_version.as_ref().map(|cuda| format!(", CUDA {cuda}"));
+            out.line("nvidia", &format!("driver {version}{}", cuda.unwrap_or_default()));
+        }
+        State::Suspended => out.line("nvidia", "all GPUs sleep"),
+        State::Starting => out.line("nvidia", "the driver has not answered yet"),
+        State::NoDriver => out.line("nvidia", &format!("no driver: {message}")),
+        State::VersionMismatch => out.line("nvidia", &format!("version mismatch: {message}")),
+        State::Hung => out.line("nvidia", &format!("the driver hangs: {message}")),
+        State::Crashed | State::Unavailable => out.line("nvidia", message),
+    }
+}
+
+fn aligned(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
+    let shown = cells.iter().zip(widths).enumerate().filter(|(_, (_, width))| **width > 0);
+    let padded = shown.map(|(column, (cell, width))| {
+        let space = " ".repeat(width.saturating_sub(cell.chars().count()));
+        // Names to the left, numbers to the right.
+        if column == 1 { format!("{cell}{space}") } else { format!("{space}{cell}") }
+    });
+    padded.collect::<Vec<_>>().join("  ")
+}
+
+fn cells(gpu: &Gpu) -> [String; COLUMNS] {
+    fn cell<T>(value: Option<T>, text: impl FnOnce(T) -> String) -> String {
+        value.map(text).unwrap_or_default()
+    }
+    let values = &gpu.values;
+    let memory = values.memory_used_bytes.zip(values.memory_total_bytes);
+    let power = match (values.power_watts, values.power_limit_watts) {
+        (Some(now), Some(limit)) => format!("{now:.0} of {limit:.0} W"),
+        (now, _) => cell(now, |now| format!("{now:.0} W")),
+    };
+    [
+        gpu.index.to_string(),
+        gpu.name.clone(),
+        cell(values.utilization_percent, |percent| format!("{percent} %")),
+        cell(memory, |(used, total)| of(used, total)),
+        cell(values.temperature_celsius, |celsius| format!("{celsius} °C")),
+        cell(values.memory_temperature_celsius, |celsius| format!("{celsius} °C")),
+        power,
+        cell(values.sm_clock_mhz, |mhz| format!("{mhz} MHz")),
+        cell(values.fan_percent, |percent| format!("{percent} %")),
+    ]
+}
+
+/// What an operator should know of it.
+fn notes(gpu: &Gpu) -> Vec<String> {
+    let values = &gpu.values;
+    let mut notes = Vec::new();
+    if let Some(problem) = gpu.problem {
+        let problem = format!("{problem:?}").to_ascii_uppercase();
+        notes.push(format!("{problem}: {}", gpu.message.as_deref().unwrap_or("no values")));
+    }
+    notes.extend(values.performance_state.map(|state| format!("P{state}")));
+    let reasons = values.clock_event_reasons.iter().flatten();
+    notes.extend(reasons.filter(|reason| *reason != "gpu_idle").cloned());
+    let mut count = |what: &str, number: Option<u64>| {
+        notes.extend(number.filter(|number| *number > 0).map(|number| format!("{number} {what}")));
+    };
+    let ecc = values.ecc.unwrap_or_default();
+    count("uncorrected ECC errors", ecc.volatile_uncorrected.or(ecc.aggregate_uncorrected));
+    count("PCIe replays", values.pcie_replays);
+    count("NVLinks down", values.nvlink.and_then(|link| link.links_down).map(u64::from));
+    if let Some(rows) = values.remapped_rows {
+        notes.extend(rows.pending.then(|| "a remapped row waits for a reset".to_owned()));
+        notes.extend(rows.failed.then(|| "no spare row left".to_owned()));
+    }
+    notes.extend(gpu.xids.iter().map(|xid| format!("XID {} × {}", xid.code, xid.count)));
+    notes
+}
+
+/// What uses it: instances, and the processes that use most of it.
+fn details(out: &mut Table, values: &Values) {
+    for instance in values.mig_instances.iter().flatten() {
+        let name = instance.name.as_deref().unwrap_or("MIG instance");
+        let memory = instance.memory_used_bytes.zip(instance.memory_total_bytes);
+        let memory = memory.map(|(used, total)| format!("  {}", of(used, total)));
+        let id = instance.gpu_instance.map(|id| format!(" (GPU instance {id})"));
+        let (id, memory) = (id.unwrap_or_default(), memory.unwrap_or_default());
+        out.line("", &format!("     {name}{id}{memory}"));
+    }
+    let mut processes: Vec<&Process> = values.processes.iter().flatten().collect();
+    processes.sort_by_key(|process| std::cmp::Reverse(process.memory_used_bytes));
+    for process in processes.iter().take(PROCESSES) {
+        let name = process.name.as_deref().unwrap_or("?");
+        let memory = process.memory_used_bytes.map_or(String::new(), |used| size(used as f64));
+        out.line("", &format!("     {memory:>10}  {name} ({})", process.pid));
+    }
+    if processes.len() > PROCESSES {
+        out.line("", &format!("     and {} processes more", processes.len() - PROCESSES));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::gpu::Problem;
+    use crate::telemetry::messages::Machine;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_table_that_leaves_out_what_no_gpu_has() {
+        let process = |pid, name: &str, gib: u64| Process {
+            pid,
+            name: Some(name.into()),
+            memory_used_bytes: Some(gib << 30),
+            ..Process::default()
+        };
+        let busy = Gpu {
+            name: "NVIDIA L4".into(),
+            values: Values {
+                utilization_percent: Some(97),
+                memory_used_bytes: Some(20 << 30),
+                memory_total_bytes: Some(22 << 30),
+                power_watts: Some(71.6),
+                power_limit_watts: Some(72.0),
+                performance_state: Some(0),
+                clock_event_reasons: Some(vec!["sw_power_cap".into()]),
+                processes: Some(vec![process(9, "sh", 1), process(7, "python3", 19)]),
+                ..Values::default()
+            },
+            ..Gpu::default()
+        };
+        let lost = Gpu {
+            index: 1,
+            name: "NVIDIA L4".into(),
+            problem: Some(Problem::Lost),
+            message: Some("it fell off the bus".into()),
+            ..Gpu::default()
+        };
+        let nvidia = Nvidia {
+            state: State::Ok,
+            driver_version: Some("550.54.14".into()),
+            cuda_version: Some("12.4".into()),
+            ..Nvidia::default()
+        };
+        let gpus = Arc::new(Gpus { nvidia: Some(nvidia), each: vec![busy, lost] });
+        let snapshot = Snapshot { gpus, ..Snapshot::default() };
+        let text = super::super::text(&Machine::default(), &snapshot);
+        let lines: Vec<&str> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "nvidia     driver 550.54.14, CUDA 12.4",
+                "gpu                      busy                memory       power",
+                "           0  NVIDIA L4  97 %  20.0 GiB of 22.0 GiB  72 of 72 W  P0, sw_power_cap",
+                "                  19.0 GiB  python3 (7)",
+                "                   1.0 GiB  sh (9)",
+                "           1  NVIDIA L4                                          LOST: it fell off the bus",
+            ]
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! A snapshot as text for a person: what `hm-agent sample` prints.
+
+pub mod gpus;
+
+use std::fmt::Write;
+
+use crate::model::Snapshot;
+use crate::procfs::pressure::Pressure;
+use crate::telemetry::messages::Machine;
+
+/// Processors on one line of the table.
+const CPUS_A_LINE: usize = 8;
+
+/// The table, a few lines long.
+pub fn text(machine: &Machine, snapshot: &Snapshot) -> String {
+    let mut out = Table(String::new());
+    head(&mut out, machine, snapshot);
+    processors(&mut out, machine, snapshot);
+    memory(&mut out, snapshot);
+    gpus::gpus(&mut out, snapshot);
+    devices(&mut out, snapshot);
+    heartbeats(&mut out, snapshot);
+    links(&mut out, snapshot);
+    out.0
+}
+
+fn head(out: &mut Table, machine: &Machine, snapshot: &Snapshot) {
+    let mut facts = Vec::new();
+    facts.extend(machine.os.clone());
+    facts.extend(machine.kernel.as_ref().map(|kernel| format!("Linux {kernel}")));
+    facts.extend(snapshot.uptime_seconds.map(|seconds| format!("up {}", duration(seconds))));
+    out.row("host", &[snapshot.hostname.as_deref().unwrap_or("?"), &facts.join(", ")]);
+}
+
+fn processors(out: &mut Table, machine: &Machine, snapshot: &Snapshot) {
+    let Some(cpu) = &snapshot.cpu else { return };
+    let count = cpu.each_percent.len();
+    let busy = format!("{:.1} %", cpu.percent);
+    out.row("cpu", &[&busy, &format!("{count} × {}", machine.cpu_model)]);
+    for line in cpu.each_percent.chunks(CPUS_A_LINE) {
+        let each = line.iter().map(|(cpu, percent)| format!("{cpu:>3}:{percent:>4.0} %"));
+        out.row("", &["", &each.collect::<Vec<_>>().join(" ")]);
+    }
+    if let Some(load) = snapshot.load {
+        let averages = format!("{:.2} {:.2} {:.2}", load.one, load.five, load.fifteen);
+        out.row("load", &[&averages, "1, 5, 15 minutes"]);
+    }
+    let pressure = snapshot.pressure;
+    let some = |name: &str, pressure: Option<Pressure>| {
+        pressure.map(|pressure| format!("{name} {:.1} %", pressure.some.avg10_percent))
+    };
+    let waiting: Vec<_> = [("cpu", pressure.cpu), ("memory", pressure.memory), ("io", pressure.io)]
+        .into_iter()
+        .filter_map(|(name, pressure)| some(name, pressure))
+        .collect();
+    if !waiting.is_empty() {
+        out.row("pressure", &[&waiting.join(", "), "some task waited, last 10 s"]);
+    }
+}
+
+fn memory(out: &mut Table, snapshot: &Snapshot) {
+    let Some(memory) = snapshot.memory else { return };
+    if let Some(used) = memory.used_bytes {
+        out.row("memory", &[&share(used, memory.total_bytes), &of(used, memory.total_bytes)]);
+    }
+    match memory.swap_total_bytes.zip(memory.swap_used_bytes) {
+        Some((0, _)) | None => {}
+        Some((total, used)) => out.row("swap", &[&share(used, total), &of(used, total)]),
+    }
+    if let Some(kills) = snapshot.oom_kills.filter(|kills| *kills > 0) {
+        out.row("oom kills", &[&kills.to_string(), "since boot"]);
+    }
+}
+
+fn devices(out: &mut Table, snapshot: &Snapshot) {
+    for disk in &snapshot.disks {
+        let rate = |rate: Option<f64>| rate.map_or("?".to_owned(), per_second);
+        let (read, write) = (rate(disk.read_bytes_per_second), rate(disk.written_bytes_per_second));
+        let busy = disk.busy_percent.map_or(String::new(), |busy| format!(", busy {busy:.0} %"));
+        out.row("disk", &[&disk.name, &format!("read {read}, write {write}{busy}")]);
+    }
+    for network in &snapshot.networks {
+        if let Some((receive, transmit)) = network.receive.zip(network.transmit) {
+            let (receive, transmit) =
+                (per_second(receive.bytes_per_second), per_second(transmit.bytes_per_second));
+            out.row("network", &[&network.name, &format!("in {receive}, out {transmit}")]);
+        }
+    }
+    for fs in &snapshot.file_systems {
+        let percent = fs.used_percent().map_or(String::new(), |used| format!(", {used:.0} %"));
+        let read_only = if fs.read_only { ", read-only" } else { "" };
+        let size = of(fs.used_bytes(), fs.total_bytes);
+        let kind = format!("{size}{percent}, {} {}{read_only}", fs.fs_type, fs.device);
+        out.row("files", &[&fs.mount_point, &kind]);
+    }
+    for each in &snapshot.temperatures {
+        out.row("thermal", &[&format!("{:.1} °C", each.celsius), &each.sensor]);
+    }
+}
+
+fn heartbeats(out: &mut Table, snapshot: &Snapshot) {
+    for status in snapshot.heartbeats.iter() {
+        let granted = status.granted.as_secs_f64();
+        let left = status.maintenance.map(|left| format!(", maintenance {} s", left.as_secs()));
+        let how = format!("od {:.2} of {granted} s{}", status.od, left.unwrap_or_default());
+        out.row("heartbeat", &[status.lateness.name(), &format!("{}, {how}", status.id)]);
+    }
+}
+
+fn links(out: &mut Table, snapshot: &Snapshot) {
+    for link in snapshot.links.iter() {
+        let ago = |at: u64| duration(snapshot.unix_seconds.saturating_sub(at) as f64);
+        let mut how = vec![format!("for {}", ago(link.since_unix_seconds))];
+        how.extend(link.last_answer_unix_seconds.map(|at| format!("last answer {} ago", ago(at))));
+        how.push(format!("{} reports wait", link.backlog));
+        if link.dropped > 0 {
+            how.push(format!("{} dropped", link.dropped));
+        }
+        how.extend(link.last_outage.as_ref().map(|why| format!("last outage: {why}")));
+        out.row(&link.name, &[&link.state, &how.join(", ")]);
+    }
+}
+
+struct Table(String);
+
+impl Table {
+    /// One line: a name and two columns.
+    fn row(&mut self, name: &str, [first, second]: &[&str; 2]) {
+        self.line(name, &format!("{first:<20} {second}"));
+    }
+
+    /// One line: a name and text. Names of devices and hosts may hold anything; a terminal must not obey
+    /// them.
+    fn line(&mut self, name: &str, text: &str) {
+        let line = format!("{name:<10} {}", text.replace(char::is_control, "?"));
+        let _ = writeln!(self.0, "{}", line.trim_end());
+    }
+}
+
+fn share(part: u64, total: u64) -> String {
+    format!("{:.1} %", 100.0 * part as f64 / total.max(1) as f64)
+}
+
+fn of(part: u64, total: u64) -> String {
+    format!("{} of {}", size(part as f64), size(total as f64))
+}
+
+fn per_second(bytes: f64) -> String {
+    size(bytes) + "/s"
+}
+
+fn size(bytes: f64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes;
+    let mut unit = 0;
+    while value >= 1024.0 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && value < 100.0);
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+fn duration(seconds: f64) -> String {
+    let minutes = (seconds / 60.0) as u64;
+    let (days, hours, minutes) = (minutes / 1440, minutes / 60 % 24, minutes % 60);
+    if days > 0 { format!("{days} d {hours} h") } else { format!("{hours} h {minutes} min") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_read_well() {
+        assert_eq!(size(0.0), "0 B");
+        assert_eq!(size(1023.0), "1023 B");
+        assert_eq!(size(1536.0), "1.5 KiB");
+        assert_eq!(size(252.0 * 1024f64.powi(3)), "252 GiB");
+        assert_eq!(duration(59.0), "0 h 0 min");
+        assert_eq!(duration(90061.0), "1 d 1 h");
+    }
+
+    #[test]
+    fn a_terminal_does_not_obey_names() {
+        let snapshot = Snapshot { hostname: Some("a\x1b[2J".into()), ..Default::default() };
+        assert!(!text(&Machine::default(), &snapshot).contains('\x1b'));
+    }
+}

@@ -1,0 +1,337 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::collector::gpu::amd::Amd;
+use crate::config::Roots;
+use crate::model::gpu::{Ecc, Gpu, Problem, Values, Vendor};
+
+fn roots(tree: &Path) -> Roots {
+    Roots { proc: tree.join("proc"), sys: tree.join("sys"), root: tree.join("root") }
+}
+
+/// A machine that is made up; it goes with the test.
+struct Machine(PathBuf);
+
+impl Machine {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let tree = format!("hm-agent-amd-{}-{number}", std::process::id());
+        let tree = std::env::temp_dir().join(tree);
+        fs::create_dir_all(tree.join("sys/class/drm")).unwrap();
+        Self(tree)
+    }
+
+    fn device(&self, address: &str) -> PathBuf {
+        self.0.join("sys/devices/pci0000:00").join(address)
+    }
+
+    /// A graphics card of AMD's with a driver, and what else its files say.
+    fn add(&self, card: &str, address: &str, driver: &str, files: &[(&str, &str)]) {
+        let (device, drm) = (self.device(address), self.0.join("sys/class/drm").join(card));
+        self.write(address, &[("vendor", "0x1002"), ("device", "0x744c"), ("revision", "0xc8")]);
+        self.write(address, files);
+        fs::create_dir_all(&drm).unwrap();
+        symlink(Path::new("../../../bus/pci/drivers").join(driver), device.join("driver")).unwrap();
+        symlink(format!("../../../devices/pci0000:00/{address}"), drm.join("device")).unwrap();
+    }
+
+    fn write(&self, address: &str, files: &[(&str, &str)]) {
+        for (file, text) in files {
+            let path = self.device(address).join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, format!("{text}\n")).unwrap();
+        }
+    }
+
+    /// As if the card was pulled out.
+    fn remove(&self, card: &str, address: &str) {
+        fs::remove_dir_all(self.0.join("sys/class/drm").join(card)).unwrap();
+        fs::remove_dir_all(self.device(address)).unwrap();
+    }
+
+    fn amd(&self) -> Amd {
+        Amd::new(&roots(&self.0))
+    }
+
+    /// The only GPU of a machine, of which these files are known.
+    fn gpu(&self, files: &[(&str, &str)]) -> Gpu {
+        self.add("card0", "0000:03:00.0", "amdgpu", files);
+        let mut gpus = self.amd().read(0);
+        assert_eq!(gpus.len(), 1);
+        gpus.remove(0)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).ok();
+    }
+}
+
+fn addresses(gpus: &[Gpu]) -> Vec<&str> {
+    gpus.iter().map(|gpu| gpu.pci_address.as_deref().unwrap()).collect()
+}
+
+#[test]
+fn the_fixture() {
+    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/amd");
+    let radeon = Values {
+        memory_total_bytes: Some(25_753_026_560),
+        memory_used_bytes: Some(3_221_225_472),
+        memory_free_bytes: Some(22_531_801_088),
+        utilization_percent: Some(37),
+        memory_utilization_percent: Some(12),
+        temperature_celsius: Some(53),
+        memory_temperature_celsius: Some(68),
+        power_watts: Some(68.0),
+        power_limit_watts: Some(303.0),
+        sm_clock_mhz: Some(1875),
+        memory_clock_mhz: Some(1249),
+        fan_percent: Some(30),
+        pcie_generation: Some(3),
+        pcie_width: Some(8),
+        pcie_replays: Some(4),
+        ..Values::default()
+    };
+    let instinct = Values {
+        memory_total_bytes: Some(206_141_652_992),
+        memory_used_bytes: Some(154_618_822_656),
+        memory_free_bytes: Some(51_522_830_336),
+        utilization_percent: Some(98),
+        memory_utilization_percent: Some(41),
+        temperature_celsius: Some(64),
+        memory_temperature_celsius: Some(57),
+        power_watts: Some(612.0),
+        power_limit_watts: Some(750.0),
+        sm_clock_mhz: Some(2097),
+        memory_clock_mhz: Some(1300),
+        ecc: Some(Ecc {
+            volatile_corrected: Some(23),
+            volatile_uncorrected: Some(1),
+            ..Ecc::default()
+        }),
+        pcie_generation: Some(5),
+        pcie_width: Some(16),
+        pcie_replays: Some(0),
+        ..Values::default()
+    };
+    let gpu = |index, name: &str, address: &str, uuid: Option<&str>, values| Gpu {
+        index,
+        vendor: Vendor::Amd,
+        name: name.to_owned(),
+        uuid: uuid.map(str::to_owned),
+        pci_address: Some(address.to_owned()),
+        values,
+        ..Gpu::default()
+    };
+    let radeon_id = Some("GPU-6f0c3a5b91d2e847");
+    let instinct_id = Some("GPU-0d7c1e94a2b35f68");
+    let expected = [
+        gpu(4, "AMD Radeon RX 7900 XTX", "0000:03:00.0", radeon_id, radeon),
+        Gpu {
+            problem: Some(Problem::Suspended),
+            message: Some("asleep; reading its sensors would wake it".to_owned()),
+            ..gpu(5, "AMD Radeon RX 7700S", "0000:0a:00.0", None, Values::default())
+        },
+        gpu(6, "AMD Instinct MI300X OAM", "0000:c3:00.0", instinct_id, instinct),
+    ];
+    let mut amd = Amd::new(&roots(&tree));
+    assert_eq!(amd.read(4), expected);
+    assert_eq!(amd.read(4), expected, "a second look");
+}
+
+#[test]
+fn a_machine_without_graphics_has_none() {
+    assert_eq!(Amd::new(&roots(Path::new("/nonexistent"))).read(0), []);
+}
+
+#[test]
+fn only_amds_with_its_own_driver_count_and_are_sorted() {
+    let machine = Machine::new();
+    machine.add("card10", "0000:03:00.0", "amdgpu", &[]);
+    machine.add("card2", "0000:c3:00.0", "radeon", &[]);
+    machine.add("card0", "0000:00:01.0/0000:e3:00.0", "amdgpu", &[]);
+    machine.add("card3", "0000:04:00.0", "vfio-pci", &[]);
+    machine.add("card4", "0000:05:00.0", "amdgpu", &[("vendor", "0x10de")]);
+    machine.add("card5-DP-1", "0000:06:00.0", "amdgpu", &[]);
+    machine.add("renderD128", "0000:07:00.0", "amdgpu", &[]);
+    let gpus = machine.amd().read(7);
+    assert_eq!(addresses(&gpus), ["0000:03:00.0", "0000:c3:00.0", "0000:e3:00.0"]);
+    assert_eq!([gpus[0].index, gpus[1].index, gpus[2].index], [7, 8, 9]);
+}
+
+#[test]
+fn one_that_goes_is_missed_at_once_and_one_that_comes_within_a_minute() {
+    let machine = Machine::new();
+    machine.add("card0", "0000:03:00.0", "amdgpu", &[]);
+    machine.add("card1", "0000:04:00.0", "amdgpu", &[]);
+    let (mut amd, start) = (machine.amd(), Instant::now());
+    let mut at = |seconds| {
+        let gpus = amd.read_at(start + Duration::from_secs(seconds), 0);
+        addresses(&gpus).join(" ")
+    };
+    assert_eq!(at(0), "0000:03:00.0 0000:04:00.0");
+    machine.remove("card0", "0000:03:00.0");
+    assert_eq!(at(5), "0000:04:00.0");
+    machine.add("card0", "0000:03:00.0", "amdgpu", &[]);
+    assert_eq!(at(64), "0000:04:00.0");
+    assert_eq!(at(65), "0000:03:00.0 0000:04:00.0");
+    let driver = machine.device("0000:04:00.0").join("driver");
+    fs::remove_file(&driver).unwrap();
+    symlink("../../../bus/pci/drivers/vfio-pci", &driver).unwrap();
+    assert_eq!(at(66), "0000:03:00.0", "a virtual machine has it");
+}
+
+#[test]
+fn sensors_are_found_again_after_the_driver_was_loaded_again() {
+    let machine = Machine::new();
+    let sensor = |number: u32, celsius: u32| {
+        let file = format!("hwmon/hwmon{number}/temp1_input");
+        machine.write("0000:03:00.0", &[(&file, &format!("{celsius}000"))]);
+    };
+    machine.add("card0", "0000:03:00.0", "amdgpu", &[]);
+    let mut amd = machine.amd();
+    let mut celsius = || amd.read(0)[0].values.temperature_celsius;
+    assert_eq!(celsius(), None, "the driver has just begun");
+    sensor(3, 41);
+    assert_eq!(celsius(), Some(41));
+    fs::remove_dir_all(machine.device("0000:03:00.0").join("hwmon/hwmon3")).unwrap();
+    sensor(12, 42);
+    assert_eq!(celsius(), Some(42));
+}
+
+#[test]
+fn one_that_falls_asleep_keeps_its_names_and_nothing_else() {
+    let machine = Machine::new();
+    let files = [("product_name", "Radeon Pro"), ("unique_id", "1f"), ("gpu_busy_percent", "3")];
+    machine.add("card0", "0000:03:00.0", "amdgpu", &files);
+    machine.write("0000:03:00.0", &[("hwmon/hwmon1/name", "amdgpu")]);
+    let mut amd = machine.amd();
+    assert_eq!(amd.read(0)[0].values.utilization_percent, Some(3));
+    for status in ["suspended", "suspending"] {
+        machine.write("0000:03:00.0", &[("power/runtime_status", status)]);
+        let gpu = amd.read(0).remove(0);
+        assert_eq!(gpu.problem, Some(Problem::Suspended));
+        assert_eq!((&*gpu.name, gpu.uuid.as_deref()), ("Radeon Pro", Some("GPU-000000000000001f")));
+        assert_eq!(gpu.values, Values::default());
+        // Its driver was loaded again meanwhile.
+        fs::remove_dir_all(machine.device("0000:03:00.0").join("hwmon")).ok();
+    }
+    machine.write("0000:03:00.0", &[("power/runtime_status", "active")]);
+    let gpu = amd.read(0).remove(0);
+    assert_eq!((gpu.problem, gpu.values.utilization_percent), (None, Some(3)));
+}
+
+#[test]
+fn names_come_from_the_board_then_from_a_list_then_from_the_number() {
+    let name = |list: &str, files: &[(&str, &str)]| {
+        let machine = Machine::new();
+        let path = machine.0.join(list);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "744C,\tC8,\tAMD Radeon RX 7900 XTX\n").unwrap();
+        machine.gpu(files).name
+    };
+    let list = "root/usr/share/libdrm/amdgpu.ids";
+    assert_eq!(name(list, &[("product_name", "Radeon Pro W7900")]), "Radeon Pro W7900");
+    assert_eq!(name(list, &[("product_name", "")]), "AMD Radeon RX 7900 XTX");
+    assert_eq!(name(list, &[("product_name", "\u{1}\u{ff}")]), "AMD Radeon RX 7900 XTX");
+    assert_eq!(name("root/opt/amdgpu/share/libdrm/amdgpu.ids", &[]), "AMD Radeon RX 7900 XTX");
+    assert_eq!(name(list, &[("revision", "0x01")]), "AMD GPU 0x744c");
+    assert_eq!(name(list, &[("device", "744c")]), "AMD GPU");
+}
+
+#[test]
+fn what_is_missing_or_refuses_is_absent() {
+    let machine = Machine::new();
+    machine.write("0000:03:00.0", &[("hwmon/hwmon1/name", "amdgpu")]);
+    // A directory refuses to be read; a sensor says "busy" or "invalid argument" instead.
+    for file in
+        ["gpu_busy_percent", "unique_id", "hwmon/hwmon1/power1_average", "ras/umc_err_count"]
+    {
+        fs::create_dir_all(machine.device("0000:03:00.0").join(file)).unwrap();
+    }
+    let gpu = machine.gpu(&[("hwmon/hwmon1/power1_input", "9087000")]);
+    let power_alone = Values { power_watts: Some(9.087), ..Values::default() };
+    assert_eq!((gpu.uuid, gpu.problem, gpu.values), (None, None, power_alone));
+}
+
+#[test]
+fn what_no_gpu_can_have_is_absent() {
+    let gpu = Machine::new().gpu(&[
+        ("unique_id", "0"),
+        ("mem_info_vram_total", "0"),
+        ("mem_info_vram_used", "1"),
+        ("gpu_busy_percent", "4294967295"),
+        ("mem_busy_percent", "101"),
+        ("current_link_speed", "Unknown"),
+        ("current_link_width", "63"),
+        ("pcie_replay_count", "-1"),
+        ("ras/umc_err_count", "Query currently inaccessible"),
+        ("hwmon/hwmon2/temp1_label", "edge"),
+        ("hwmon/hwmon2/temp1_input", "0"),
+        ("hwmon/hwmon2/temp2_label", "mem"),
+        ("hwmon/hwmon2/temp2_input", "65535000"),
+        ("hwmon/hwmon2/power1_average", "0"),
+        ("hwmon/hwmon2/power1_input", "4294967295"),
+        ("hwmon/hwmon2/power1_cap", "0"),
+        ("hwmon/hwmon2/freq1_input", "655350000000"),
+        ("hwmon/hwmon2/pwm1", "256"),
+        ("hwmon/hwmon2/pwm1_max", "0"),
+    ]);
+    let expected = Values { memory_used_bytes: Some(1), ..Values::default() };
+    assert_eq!((gpu.uuid, gpu.values), (None, expected));
+    let more_than_all = [("mem_info_vram_total", "10"), ("mem_info_vram_used", "11")];
+    let expected = Values { memory_total_bytes: Some(10), ..Values::default() };
+    assert_eq!(Machine::new().gpu(&more_than_all).values, expected);
+}
+
+#[test]
+fn sensors_are_known_by_label_and_else_by_number() {
+    let labelled = Machine::new().gpu(&[
+        ("hwmon/hwmon0/temp1_label", "mem"),
+        ("hwmon/hwmon0/temp1_input", "61499"),
+        ("hwmon/hwmon0/temp3_label", "edge"),
+        ("hwmon/hwmon0/temp3_input", "-1500"),
+        ("hwmon/hwmon0/freq1_label", "mclk"),
+        ("hwmon/hwmon0/freq1_input", "96000000"),
+        ("hwmon/hwmon0/freq2_label", "sclk"),
+        ("hwmon/hwmon0/freq2_input", "0"),
+        ("hwmon/hwmon0/pwm1", "0"),
+    ]);
+    let expected = Values {
+        temperature_celsius: Some(-1),
+        memory_temperature_celsius: Some(61),
+        sm_clock_mhz: Some(0),
+        memory_clock_mhz: Some(96),
+        fan_percent: Some(0),
+        ..Values::default()
+    };
+    assert_eq!(labelled.values, expected);
+    let unlabelled = Machine::new().gpu(&[
+        ("hwmon/hwmon0/temp1_input", "27000"),
+        ("hwmon/hwmon0/freq1_input", "798600000"),
+        ("hwmon/hwmon0/freq2_input", "1750000000"),
+        ("hwmon/hwmon0/pwm1", "255"),
+        ("hwmon/hwmon0/pwm1_max", "255"),
+    ]);
+    let expected = Values {
+        temperature_celsius: Some(27),
+        sm_clock_mhz: Some(799),
+        memory_clock_mhz: Some(1750),
+        fan_percent: Some(100),
+        ..Values::default()
+    };
+    assert_eq!(unlabelled.values, expected);
+}
+
+#[test]
+fn newer_drivers_count_memory_errors_in_another_file() {
+    let gpu = Machine::new().gpu(&[("ras/aca_umc", "ue: 0\nce: 5\nde: 1")]);
+    let expected =
+        Ecc { volatile_corrected: Some(5), volatile_uncorrected: Some(0), ..Ecc::default() };
+    assert_eq!(gpu.values.ecc, Some(expected));
+}

@@ -1,0 +1,3 @@
+pub mod amd;
+pub mod nvidia;
+pub mod state;

@@ -1,0 +1,186 @@
+//! Requests and answers of the heartbeat protocol: `specs/heartbeat.md` as it was released in version 1.0.0.
+//!
+//! A request is the last part of a path and a query whose first item, without a name, is a time `T`. The unit
+//! of `T` and of the answers is the server's: milliseconds, or seconds as in the prototype of 2016.
+
+use std::time::Duration;
+
+pub use crate::heartbeat::nagios::*;
+use crate::procfs::{percent_decode, quote};
+
+/// The longest id, in bytes.
+pub const ID_BYTES: usize = 256;
+/// The longest time that can be promised: longer ones are mistakes.
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+/// What `T` and the answers count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Version 1.0.0.
+    Milliseconds,
+    /// The prototype.
+    Seconds,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// A beat; the next one is promised within a time. Its answer is in this unit.
+    Beat(String, Duration, Unit),
+    /// A goodbye.
+    Done(String),
+    /// Which applications are there?
+    List,
+    /// How is an application, or the host?
+    Status(Option<String>),
+    /// Maintenance of an application, or of the host, for a time; for no time: it ends.
+    Maintenance(Option<String>, Duration),
+}
+
+impl Request {
+    /// Reads a request from its path and its query. The error says what is wrong with it.
+    pub fn parse(path: &str, query: &str, unit: Unit) -> Result<Self, String> {
+        let command = path.rsplit('/').next().unwrap_or_default();
+        let id = |name| item(query, name).map_or(Ok(None), valid_id);
+        match command {
+            "hb_init" | "hb_ping" => {
+                let promised = first(query).map_or(Ok(Duration::ZERO), |t| time("T", &t, unit))?;
+                Ok(Self::Beat(some_id(id("appid")?, "appid")?, promised, unit))
+            }
+            "hb_done" => Ok(Self::Done(some_id(id("appid")?, "appid")?)),
+            "list" => Ok(Self::List),
+            "status" => Ok(Self::Status(id("appid")?)),
+            "maintenance" => {
+                let length = first(query).ok_or("T is missing: /maintenance?T, or ?T&appid=ID")?;
+                Ok(Self::Maintenance(id("appid")?, time("T", &length, unit)?))
+            }
+            // The form of the design notes, whose times are milliseconds.
+            "heartbeat.html" => {
+                let next = item(query, "next").unwrap_or_else(|| b"0".to_vec());
+                let promised = time("next", &next, Unit::Milliseconds)?;
+                let id = some_id(id("container")?, "container")?;
+                Ok(Self::Beat(id, promised, Unit::Milliseconds))
+            }
+            other => Err(format!(
+                "there is no \"{}\" here; there are hb_init, hb_ping, hb_done, list, status and maintenance",
+                quote(other.as_bytes())
+            )),
+        }
+    }
+}
+
+/// The first item, if it has no name.
+fn first(query: &str) -> Option<Vec<u8>> {
+    let first = query.split('&').next().unwrap_or_default();
+    (!first.is_empty() && !first.contains('=')).then(|| percent_decode(first))
+}
+
+/// The value of a named item.
+fn item(query: &str, name: &str) -> Option<Vec<u8>> {
+    let items = query.split('&').filter_map(|item| item.split_once('='));
+    items.into_iter().find(|(key, _)| *key == name).map(|(_, value)| percent_decode(value))
+}
+
+fn valid_id(id: Vec<u8>) -> Result<Option<String>, String> {
+    if id.len() > ID_BYTES {
+        return Err(format!("the id has {} bytes; {ID_BYTES} are the most", id.len()));
+    }
+    let id = String::from_utf8(id).map_err(|_| "the id is not UTF-8".to_owned())?;
+    Ok(Some(id).filter(|id| !id.is_empty()))
+}
+
+fn some_id(id: Option<String>, name: &str) -> Result<String, String> {
+    id.ok_or_else(|| format!("{name} is missing: who beats?"))
+}
+
+/// A decimal number of the unit: digits, and perhaps a fraction.
+fn time(name: &str, text: &[u8], unit: Unit) -> Result<Duration, String> {
+    let wrong = |why: &str| {
+        let unit = if unit == Unit::Seconds { "seconds" } else { "milliseconds" };
+        let shown = quote(text);
+        Err(format!("{name} must be {unit} from 0 to a week, got \"{shown}\": {why}"))
+    };
+    let digits = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+    if text.first() == Some(&b'-') {
+        return wrong("it is negative");
+    }
+    let number = std::str::from_utf8(text).ok().filter(|_| text.iter().all(digits));
+    let Some(number) = number.and_then(|number| number.parse::<f64>().ok()) else {
+        return wrong("it is not a number");
+    };
+    let seconds = if unit == Unit::Seconds { number } else { number / 1000.0 };
+    if seconds > LONGEST.as_secs_f64() {
+        return wrong("it is longer than a week");
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Unit::{Milliseconds, Seconds};
+
+    fn beat(id: &str, milliseconds: u64, unit: Unit) -> Result<Request, String> {
+        Ok(Request::Beat(id.into(), Duration::from_millis(milliseconds), unit))
+    }
+
+    fn ms(target: &str) -> Result<Request, String> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        Request::parse(path, query, Milliseconds)
+    }
+
+    fn s(target: &str) -> Result<Request, String> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        Request::parse(path, query, Seconds)
+    }
+
+    #[test]
+    fn beats_of_the_released_clients() {
+        let demo = beat("demo", 5000, Milliseconds);
+        assert_eq!(ms("/hb_ping?5000&appid=demo&cache_buster=1700000000_123"), demo);
+        assert_eq!(ms("/hb_init?5000&appid=demo&cache_buster=1521475200.5"), demo);
+        assert_eq!(ms("//some/prefix/hb_init?5000&appid=demo"), demo);
+        assert_eq!(ms("/hb_ping?appid=demo"), beat("demo", 0, Milliseconds));
+        assert_eq!(ms("/hb_ping?&appid=demo"), beat("demo", 0, Milliseconds));
+        assert_eq!(ms("/hb_ping?0&appid=a%20b%26c"), beat("a b&c", 0, Milliseconds));
+        assert_eq!(ms("/heartbeat.html?container=pong&next=700"), beat("pong", 700, Milliseconds));
+        assert_eq!(s("/hb_ping?5&appid=demo"), beat("demo", 5000, Seconds));
+        assert_eq!(s("/hb_ping?0.5&appid=demo"), beat("demo", 500, Seconds));
+        assert_eq!(ms("/hb_done?0&appid=demo"), Ok(Request::Done("demo".into())));
+        assert_eq!(ms("/list?cache_buster=1"), Ok(Request::List));
+        assert_eq!(ms("/status?cache_buster=1"), Ok(Request::Status(None)));
+        assert_eq!(ms("/status?0&appid=demo&c=1"), Ok(Request::Status(Some("demo".into()))));
+        assert_eq!(ms("/status?appid="), Ok(Request::Status(None)));
+        let minute = Duration::from_secs(60);
+        assert_eq!(ms("/maintenance?60000"), Ok(Request::Maintenance(None, minute)));
+        let of_demo = Request::Maintenance(Some("demo".into()), Duration::ZERO);
+        assert_eq!(s("/maintenance?0&appid=demo"), Ok(of_demo));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (target, why) in [
+            ("/hb_ping?-1&appid=a", "it is negative"),
+            ("/hb_ping?1e3&appid=a", "got \"1e3\": it is not a number"),
+            ("/hb_ping?NaN&appid=a", "it is not a number"),
+            ("/hb_ping?1.2.3&appid=a", "it is not a number"),
+            ("/hb_ping?.&appid=a", "it is not a number"),
+            ("/hb_ping?604800001&appid=a", "it is longer than a week"),
+            ("/hb_ping?99999999999999999999999999999999&appid=a", "longer than a week"),
+            ("/hb_ping?5000", "appid is missing"),
+            ("/hb_ping?5000&appid=", "appid is missing"),
+            ("/hb_ping?5000&appid=%ff", "not UTF-8"),
+            ("/heartbeat.html?next=5", "container is missing"),
+            ("/maintenance", "T is missing"),
+            ("/", "there is no \"\" here"),
+            ("/hb_pong?1&appid=a", "there is no \"hb_pong\" here"),
+            ("/hb_ping\u{1b}?1", r#"there is no "hb_ping\x1b""#),
+        ] {
+            let error = ms(target).unwrap_err();
+            assert!(error.contains(why), "{target}: {error}");
+        }
+        assert!(ms(&format!("/hb_ping?1&appid={}", "x".repeat(256))).is_ok());
+        let long = ms(&format!("/hb_ping?1&appid={}", "x".repeat(257))).unwrap_err();
+        assert_eq!(long, "the id has 257 bytes; 256 are the most");
+        assert!(ms("/hb_ping?604800000&appid=a").is_ok());
+    }
+}

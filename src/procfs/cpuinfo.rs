@@ -1,0 +1,177 @@
+//! `/proc/cpuinfo`: what the processor is called.
+//!
+//! Its lines differ by architecture. x86 has a name; 64-bit Arm has numbers, of which Arm's MIDR_EL1
+//! register defines the meaning (implementer, part). Two real lines of each:
+//!
+//! ```text
+//! model name      : AMD Ryzen 9 5950X 16-Core Processor
+//! CPU implementer : 0x41
+//! CPU part        : 0xd08
+//! ```
+
+use crate::procfs::{key_value, lines};
+
+/// The processor's name for people; `None` if the text has neither a name nor Arm's numbers.
+///
+/// Where cores differ (big.LITTLE), each kind is named once, in the order of the text:
+/// `ARM Cortex-A55 + Cortex-A76`.
+pub fn parse_model(text: &[u8]) -> Option<String> {
+    let mut implementer = None;
+    let mut arm: Vec<(u64, u64)> = Vec::new();
+    for (_, line) in lines(text) {
+        match key_value(line, b':') {
+            Some((b"model name", name)) if !name.is_empty() => return Some(squeeze(name)),
+            Some((b"CPU implementer", value)) => implementer = hexadecimal(value),
+            Some((b"CPU part", value)) => {
+                let core = implementer.zip(hexadecimal(value));
+                arm.extend(core.filter(|core| !arm.contains(core)));
+            }
+            _ => continue,
+        }
+    }
+    let mut names = Vec::new();
+    let mut last_implementer = None;
+    for (implementer, part) in arm {
+        let repeated = last_implementer == Some(implementer);
+        names.push(arm_name(implementer, part, !repeated));
+        last_implementer = Some(implementer);
+    }
+    (!names.is_empty()).then(|| names.join(" + "))
+}
+
+/// Runs of spaces, with which some vendors pad their names, become one.
+fn squeeze(name: &[u8]) -> String {
+    let name = String::from_utf8_lossy(name);
+    name.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Who made an Arm processor, by the text behind `CPU implementer`.
+pub fn arm_vendor(implementer: &str) -> Option<&'static str> {
+    let vendor = vendor(hexadecimal(implementer.as_bytes())?);
+    (!vendor.is_empty()).then_some(vendor)
+}
+
+fn hexadecimal(value: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(value).ok()?.strip_prefix("0x")?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+fn vendor(implementer: u64) -> &'static str {
+    match implementer {
+        0x41 => "ARM",
+        0x42 => "Broadcom",
+        0x43 => "Cavium",
+        0x46 => "Fujitsu",
+        0x48 => "HiSilicon",
+        0x4e => "NVIDIA",
+        0x50 => "APM",
+        0x51 => "Qualcomm",
+        0x53 => "Samsung",
+        0x56 => "Marvell",
+        0x61 => "Apple",
+        0x69 => "Intel",
+        0x6d => "Microsoft",
+        0x70 => "Phytium",
+        0xc0 => "Ampere",
+        _ => "",
+    }
+}
+
+fn arm_name(implementer: u64, part: u64, with_vendor: bool) -> String {
+    let core = arm_core(implementer, part)
+        .map_or_else(|| format!("part {part:#05x}"), ToString::to_string);
+    match (with_vendor, vendor(implementer)) {
+        (false, _) => core,
+        (true, "") => format!("implementer {implementer:#04x} {core}"),
+        (true, vendor) => format!("{vendor} {core}"),
+    }
+}
+
+/// Part numbers as their makers' reference manuals give them: servers, boards and what GPUs sit in.
+fn arm_core(implementer: u64, part: u64) -> Option<&'static str> {
+    Some(match (implementer, part) {
+        (0x41, 0xc07) => "Cortex-A7",
+        (0x41, 0xc0f) => "Cortex-A15",
+        (0x41, 0xd02) => "Cortex-A34",
+        (0x41, 0xd03) => "Cortex-A53",
+        (0x41, 0xd04) => "Cortex-A35",
+        (0x41, 0xd05) => "Cortex-A55",
+        (0x41, 0xd06) => "Cortex-A65",
+        (0x41, 0xd07) => "Cortex-A57",
+        (0x41, 0xd08) => "Cortex-A72",
+        (0x41, 0xd09) => "Cortex-A73",
+        (0x41, 0xd0a) => "Cortex-A75",
+        (0x41, 0xd0b) => "Cortex-A76",
+        (0x41, 0xd0c) => "Neoverse-N1",
+        (0x41, 0xd0d) => "Cortex-A77",
+        (0x41, 0xd0e) => "Cortex-A76AE",
+        (0x41, 0xd40) => "Neoverse-V1",
+        (0x41, 0xd41) => "Cortex-A78",
+        (0x41, 0xd42) => "Cortex-A78AE",
+        (0x41, 0xd44) => "Cortex-X1",
+        (0x41, 0xd46) => "Cortex-A510",
+        (0x41, 0xd47) => "Cortex-A710",
+        (0x41, 0xd48) => "Cortex-X2",
+        (0x41, 0xd49) => "Neoverse-N2",
+        (0x41, 0xd4a) => "Neoverse-E1",
+        (0x41, 0xd4b) => "Cortex-A78C",
+        (0x41, 0xd4d) => "Cortex-A715",
+        (0x41, 0xd4e) => "Cortex-X3",
+        (0x41, 0xd4f) => "Neoverse-V2",
+        (0x41, 0xd80) => "Cortex-A520",
+        (0x41, 0xd81) => "Cortex-A720",
+        (0x41, 0xd82) => "Cortex-X4",
+        (0x41, 0xd83) => "Neoverse-V3AE",
+        (0x41, 0xd84) => "Neoverse-V3",
+        (0x41, 0xd85) => "Cortex-X925",
+        (0x41, 0xd87) => "Cortex-A725",
+        (0x41, 0xd8e) => "Neoverse-N3",
+        (0x43, 0x0a1) => "ThunderX",
+        (0x43, 0x0af) => "ThunderX2",
+        (0x46, 0x001) => "A64FX",
+        (0x48, 0xd01) => "Kunpeng-920",
+        (0x4e, 0x003) => "Denver 2",
+        (0x4e, 0x004) => "Carmel",
+        (0x50, 0x000) => "X-Gene",
+        (0xc0, 0xac3) => "Ampere-1",
+        (0xc0, 0xac4) => "Ampere-1A",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x86_says_its_name() {
+        let real = b"processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 85\nmodel name\t: Intel(R) Xeon(R)  Processor @ 2.60GHz\nflags\t\t: fpu\n\n";
+        assert_eq!(parse_model(real).unwrap(), "Intel(R) Xeon(R) Processor @ 2.60GHz");
+        for end in 0..real.len() {
+            let _ = parse_model(&real[..end]);
+        }
+    }
+
+    #[test]
+    fn arm_numbers_become_a_name() {
+        let core = |implementer: &str, part: &str| {
+            format!(
+                "processor : 0\nCPU implementer\t: {implementer}\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\n\n"
+            )
+        };
+        let model = |text: String| parse_model(text.as_bytes());
+        assert_eq!(model(core("0x41", "0xd4f")).unwrap(), "ARM Neoverse-V2");
+        assert_eq!(model(core("0x41", "0xd08").repeat(4)).unwrap(), "ARM Cortex-A72");
+        let big_little = core("0x41", "0xd05") + &core("0x41", "0xd0b");
+        assert_eq!(model(big_little).unwrap(), "ARM Cortex-A55 + Cortex-A76");
+        assert_eq!(model(core("0x41", "0xfff")).unwrap(), "ARM part 0xfff");
+        assert_eq!(model(core("0x99", "0x001")).unwrap(), "implementer 0x99 part 0x001");
+    }
+
+    #[test]
+    fn nothing_known_is_nothing_said() {
+        assert_eq!(parse_model(b""), None);
+        assert_eq!(parse_model(b"processor : 0\nCPU part : 0xd08\n"), None);
+        assert_eq!(parse_model(b"CPU implementer : 41\nCPU part : d08\n"), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! `/proc/meminfo`: where the memory is.
+//!
+//! Format: kernel `Documentation/filesystems/proc.rst`, "meminfo". Two real lines:
+//!
+//! ```text
+//! MemTotal:       32768000 kB
+//! HugePages_Total:       0
+//! ```
+
+use crate::procfs::{ParseError, decimal, fields, key_value, lines, number};
+
+/// `/proc/meminfo`: what this agent computes with, in bytes (the kernel prints kB and means KiB), and every line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // named after their lines, defined by the kernel's document
+pub struct MemInfo {
+    pub mem_total_bytes: u64,
+    pub mem_free_bytes: Option<u64>,
+    /// What new programs can have without swapping; kernels before 3.14 do not say.
+    pub mem_available_bytes: Option<u64>,
+    pub buffers_bytes: Option<u64>,
+    pub cached_bytes: Option<u64>,
+    pub swap_cached_bytes: Option<u64>,
+    pub active_file_bytes: Option<u64>,
+    pub inactive_file_bytes: Option<u64>,
+    pub swap_total_bytes: Option<u64>,
+    pub swap_free_bytes: Option<u64>,
+    pub dirty_bytes: Option<u64>,
+    pub slab_reclaimable_bytes: Option<u64>,
+    /// Every line, in the kernel's order.
+    pub lines: Vec<Line>,
+}
+
+/// The longest name of a line that is kept; the kernel's longest, `HardwareCorrupted`, has 17 letters.
+const NAME_BYTES: usize = 24;
+/// Lines that are kept; kernels print some 55.
+const LINES: usize = 128;
+
+/// One line. Its name is kept in place: there are fifty in each sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    name: [u8; NAME_BYTES],
+    /// Its value: bytes, or a number where the kernel prints no unit.
+    pub value: u64,
+    /// Whether it is a size.
+    pub is_bytes: bool,
+}
+
+impl Line {
+    /// `None`: a name that is too long, or no ASCII.
+    fn new(key: &[u8], value: u64, is_bytes: bool) -> Option<Self> {
+        let mut name = [0; NAME_BYTES];
+        name.get_mut(..key.len())?.copy_from_slice(key);
+        key.is_ascii().then_some(Self { name, value, is_bytes })
+    }
+
+    /// As the kernel writes it: `Active(anon)`.
+    pub fn name(&self) -> &str {
+        std::str::from_utf8(&self.name).unwrap_or_default().trim_end_matches('\0')
+    }
+}
+
+/// Parses `/proc/meminfo`. Without MemTotal there is nothing to compare with: an error.
+pub fn parse(text: &[u8]) -> Result<MemInfo, ParseError> {
+    let mut info = MemInfo { lines: Vec::with_capacity(64), ..MemInfo::default() };
+    let mut total = None;
+    for (at, line) in lines(text) {
+        let Some((key, value)) = key_value(line, b':') else { continue };
+        if let Some(line) = any_line(key, value)
+            && info.lines.len() < LINES
+        {
+            info.lines.push(line);
+        }
+        let slot = match key {
+            b"MemTotal" => &mut total,
+            b"MemFree" => &mut info.mem_free_bytes,
+            b"MemAvailable" => &mut info.mem_available_bytes,
+            b"Buffers" => &mut info.buffers_bytes,
+            b"Cached" => &mut info.cached_bytes,
+            b"SwapCached" => &mut info.swap_cached_bytes,
+            b"Active(file)" => &mut info.active_file_bytes,
+            b"Inactive(file)" => &mut info.inactive_file_bytes,
+            b"SwapTotal" => &mut info.swap_total_bytes,
+            b"SwapFree" => &mut info.swap_free_bytes,
+            b"Dirty" => &mut info.dirty_bytes,
+            b"SReclaimable" => &mut info.slab_reclaimable_bytes,
+            _ => continue,
+        };
+        *slot = Some(bytes(at, value)?);
+    }
+    info.mem_total_bytes = total.ok_or(ParseError::missing("a line \"MemTotal\""))?;
+    Ok(info)
+}
+
+/// A line that is nobody's in particular; one that cannot be understood is left out.
+fn any_line(key: &[u8], value: &[u8]) -> Option<Line> {
+    let mut fields = fields(value);
+    let number = decimal(fields.next()?)?;
+    match fields.next() {
+        Some(b"kB") => Line::new(key, number.checked_mul(1024)?, true),
+        Some(_) => None,
+        None => Line::new(key, number, false),
+    }
+}
+
+fn bytes(at: usize, value: &[u8]) -> Result<u64, ParseError> {
+    let kib = number(at, fields(value).next())?;
+    kib.checked_mul(1024).ok_or_else(|| ParseError::new(at, "a number of kB", value))
+}
+
+impl MemInfo {
+    /// Memory that new programs can have without swapping: MemAvailable, or on a kernel that does not
+    /// print it (before 3.14) the kernel's own estimate, from the sum of the zones' low watermarks.
+    ///
+    /// The estimate is that of `si_mem_available()`, described with MemAvailable in the kernel's
+    /// `proc.rst`: free memory above the watermarks, plus page cache and reclaimable slab, each less
+    /// the half (or the watermark, if smaller) that the system needs to keep working.
+    pub fn available_bytes(&self, low_watermark_bytes: Option<u64>) -> Option<u64> {
+        if let Some(available) = self.mem_available_bytes {
+            return Some(available.min(self.mem_total_bytes));
+        }
+        let low = low_watermark_bytes?;
+        let usable = |bytes: u64| bytes.saturating_sub(low.min(bytes / 2));
+        let page_cache = self.active_file_bytes?.saturating_add(self.inactive_file_bytes?);
+        let free = self.mem_free_bytes?.saturating_sub(low);
+        let available = free
+            .saturating_add(usable(page_cache))
+            .saturating_add(usable(self.slab_reclaimable_bytes?));
+        Some(available.min(self.mem_total_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::testing::survives_every_cut;
+
+    const REAL: &[u8] = b"MemTotal:       24731712 kB
+MemFree:        23105060 kB
+MemAvailable:   23880244 kB
+Buffers:           48492 kB
+Cached:          1012480 kB
+SwapCached:            0 kB
+Active:           312344 kB
+Active(file):     300000 kB
+Inactive(file):   500000 kB
+SwapTotal:       1000000 kB
+SwapFree:         999999 kB
+Dirty:               464 kB
+SReclaimable:      80000 kB
+HugePages_Total:       0
+DirectMap4k:       40960 kB
+";
+
+    #[test]
+    fn a_real_sample() {
+        let info = parse(REAL).unwrap();
+        assert_eq!(info.mem_total_bytes, 24731712 * 1024);
+        assert_eq!(info.available_bytes(None), Some(23880244 * 1024));
+        assert_eq!(info.swap_free_bytes, Some(999999 * 1024));
+        assert_eq!(info.dirty_bytes, Some(464 * 1024));
+    }
+
+    #[test]
+    fn every_line_is_kept_with_its_name_and_unit() {
+        let info = parse(REAL).unwrap();
+        assert_eq!(info.lines.len(), 15);
+        let line = |name: &str| *info.lines.iter().find(|line| line.name() == name).unwrap();
+        assert_eq!(
+            (line("Active(file)").value, line("Active(file)").is_bytes),
+            (300000 * 1024, true)
+        );
+        let huge = line("HugePages_Total");
+        assert_eq!((huge.value, huge.is_bytes), (0, false));
+        let odd = b"MemTotal: 1 kB\nNew: 1 MB\nA_name_that_is_longer_than_any: 1 kB\nB: x kB\n\xff: 1 kB\nC: 18446744073709551615 kB\n";
+        assert_eq!(parse(odd).unwrap().lines.len(), 1);
+        let many: String = (0..1000).map(|at| format!("L{at}: 1 kB\n")).collect();
+        assert_eq!(parse(format!("MemTotal: 1 kB\n{many}").as_bytes()).unwrap().lines.len(), LINES);
+    }
+
+    #[test]
+    fn an_old_kernel_gets_the_kernels_own_estimate() {
+        let old: Vec<u8> = REAL
+            .split_inclusive(|&byte| byte == b'\n')
+            .filter(|line| !line.starts_with(b"MemAvailable"))
+            .flatten()
+            .copied()
+            .collect();
+        let info = parse(&old).unwrap();
+        assert_eq!(info.available_bytes(None), None, "without watermarks nothing is made up");
+        // By hand, in kB, low watermark 45056: free 23105060 - 45056; page cache 800000 - 45056;
+        // slab 80000 - min(45056, 40000).
+        let expected = (23105060 - 45056) + (800000 - 45056) + (80000 - 40000);
+        assert_eq!(info.available_bytes(Some(45056 * 1024)), Some(expected * 1024));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        assert!(parse(b"MemFree: 12 kB\n").is_err());
+        assert!(parse(b"MemTotal: twelve kB\n").is_err());
+        assert!(parse(b"MemTotal: 18446744073709551615 kB\n").is_err());
+        survives_every_cut(REAL, parse);
+    }
+}

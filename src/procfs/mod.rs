@@ -1,0 +1,208 @@
+//! Bytes of the kernel's files become data here.
+//!
+//! One file per kernel file. A parser is `&[u8] -> Result<T, ParseError>`: it opens nothing, asks no
+//! clock and cannot panic, so the same code reads local files and text that came over SSH.
+//! Input is bytes: names of interfaces, mounts and processes may be anything.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::indexing_slicing,
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+pub mod amdgpu_ids;
+pub mod cgroup;
+pub mod cpuinfo;
+pub mod diskstats;
+pub mod file_nr;
+pub mod link_speed;
+pub mod loadavg;
+pub mod meminfo;
+pub mod mountinfo;
+pub mod name;
+pub mod net_dev;
+pub mod os_release;
+pub mod pid_stat;
+pub mod pressure;
+pub mod processes;
+pub mod processors;
+pub mod ras_err_count;
+pub mod snmp;
+pub mod stat;
+pub mod uptime;
+pub mod vmstat;
+pub mod zoneinfo;
+
+use std::fmt;
+
+/// The longest piece of offending text that an error repeats, in bytes.
+const QUOTED_BYTES: usize = 40;
+
+/// Why a text could not be understood. Who read it adds where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParseError {
+    /// Line of the text, from 1; 0 when a whole line is missing.
+    pub line: usize,
+    /// What the format asks for there, e.g. "a number".
+    pub expected: &'static str,
+    /// The offending text, escaped and cut.
+    pub got: String,
+}
+
+impl ParseError {
+    pub(crate) fn new(line: usize, expected: &'static str, got: &[u8]) -> Self {
+        Self { line, expected, got: quote(got) }
+    }
+
+    pub(crate) fn missing(expected: &'static str) -> Self {
+        Self { line: 0, expected, got: String::new() }
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.line == 0 {
+            return write!(f, "expected {}, found none", self.expected);
+        }
+        write!(f, "line {}: expected {}, got \"{}\"", self.line, self.expected, self.got)
+    }
+}
+
+impl std::error::Error for ParseError {}
+
+/// Text from outside made safe for one line of a log: escaped, and cut after 40 bytes.
+pub fn quote(bytes: &[u8]) -> String {
+    let head = bytes.get(..QUOTED_BYTES);
+    let mut text = head.unwrap_or(bytes).escape_ascii().to_string();
+    if head.is_some_and(|head| head.len() < bytes.len()) {
+        text.push('…');
+    }
+    text
+}
+
+/// The lines of a text with their numbers, from 1.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
+    let text = text.strip_suffix(b"\n").unwrap_or(text);
+    (1..).zip(text.split(|&byte| byte == b'\n'))
+}
+
+/// How many lines a text has, but no more than could be in it if none is shorter than so many bytes: what room is made
+/// for ahead.
+pub(crate) fn line_count(text: &[u8], shortest: usize) -> usize {
+    let ends = text.iter().filter(|&&byte| byte == b'\n').count();
+    ends.min(text.len().checked_div(shortest).unwrap_or(0)).saturating_add(1)
+}
+
+/// The fields of a line, separated by spaces or tabs. Other white space may be part of a name.
+pub(crate) fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
+    line.split(|&byte| byte == b' ' || byte == b'\t').filter(|field| !field.is_empty())
+}
+
+/// A line of the form `key: value`, both trimmed.
+pub(crate) fn key_value(line: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let at = line.iter().position(|&byte| byte == separator)?;
+    let (key, value) = line.split_at_checked(at)?;
+    Some((key.trim_ascii(), value.get(1..)?.trim_ascii()))
+}
+
+/// An unsigned decimal number, as the kernel prints its counters.
+pub(crate) fn number(line: usize, field: Option<&[u8]>) -> Result<u64, ParseError> {
+    const EXPECTED: &str = "a number";
+    let field = field.ok_or_else(|| ParseError::new(line, EXPECTED, b""))?;
+    decimal(field).ok_or_else(|| ParseError::new(line, EXPECTED, field))
+}
+
+/// A decimal number with a fraction, such as a load average.
+pub(crate) fn fraction(line: usize, field: Option<&[u8]>) -> Result<f64, ParseError> {
+    const EXPECTED: &str = "a decimal fraction";
+    let field = field.ok_or_else(|| ParseError::new(line, EXPECTED, b""))?;
+    let plain = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';
+    std::str::from_utf8(field)
+        .ok()
+        .filter(|_| field.iter().all(plain))
+        .and_then(|text| text.parse().ok())
+        .filter(|number: &f64| number.is_finite())
+        .ok_or_else(|| ParseError::new(line, EXPECTED, field))
+}
+
+/// Digits only, no sign, no overflow.
+pub fn decimal(field: &[u8]) -> Option<u64> {
+    if field.is_empty() {
+        return None;
+    }
+    field.iter().try_fold(0u64, |sum, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        sum.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
+/// `%41` is `A`; what is no escape stays as it is.
+pub fn percent_decode(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escaped = || {
+            let (digits, after) = tail.split_at_checked(2)?;
+            let byte = data_encoding::HEXLOWER_PERMISSIVE.decode(digits).ok()?;
+            Some((*byte.first()?, after))
+        };
+        let (byte, after) = match first {
+            b'%' => escaped().unwrap_or((first, tail)),
+            _ => (first, tail),
+        };
+        out.push(byte);
+        rest = after;
+    }
+    out
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    /// Runs a parser on every prefix of a text: it may refuse, it must not panic.
+    pub fn survives_every_cut<T, E>(text: &[u8], parse: impl Fn(&[u8]) -> Result<T, E>) {
+        for end in 0..=text.len() {
+            let _ = parse(&text[..end]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_digits_only_and_never_overflow() {
+        assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
+        for bad in [&b"18446744073709551616"[..], b"", b"-1", b"+1", b"1.0", b"0x10", b"12x4"] {
+            assert_eq!(decimal(bad), None, "{}", quote(bad));
+        }
+    }
+
+    #[test]
+    fn fractions_are_plain_decimals() {
+        assert_eq!(fraction(1, Some(b"0.05")), Ok(0.05));
+        assert!(fraction(1, Some(&[b'9'; 400])).is_err(), "more than a number holds");
+        for bad in [&b"inf"[..], b"NaN", b"1e9", b"-0.1", b".", b"1.2.3"] {
+            assert!(fraction(1, Some(bad)).is_err(), "{}", quote(bad));
+        }
+    }
+
+    #[test]
+    fn errors_say_where_and_repeat_the_text_escaped_and_cut() {
+        let error = number(3, Some(b"12x4\x1b[2J")).unwrap_err();
+        assert_eq!(error.to_string(), r#"line 3: expected a number, got "12x4\x1b[2J""#);
+        let long = number(1, Some(&[b'9'; 400])).unwrap_err().to_string();
+        assert!(long.len() < 100 && long.ends_with("…\""), "{long}");
+    }
+}

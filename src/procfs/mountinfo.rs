@@ -1,0 +1,132 @@
+//! `/proc/self/mountinfo`: what is mounted where.
+//!
+//! Format: kernel `Documentation/filesystems/proc.rst` 3.5. A real line:
+//!
+//! ```text
+//! 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
+//! ```
+
+use crate::procfs::{ParseError, fields, lines};
+
+/// One mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// `major:minor` of the file system: the same for every mount of it.
+    pub device_number: Vec<u8>,
+    /// Directory of the file system that is mounted; `/` unless this is a bind mount or subvolume.
+    pub root: Vec<u8>,
+    /// Where it is mounted, any bytes.
+    pub mount_point: Vec<u8>,
+    /// Type of the file system, e.g. `ext4`.
+    pub fs_type: Vec<u8>,
+    /// What it was mounted from, e.g. `/dev/vda` or `server:/export`.
+    pub source: Vec<u8>,
+    /// Mounted read-only, here or as a whole.
+    pub read_only: bool,
+    /// Read-only for us alone, perhaps, so that what statvfs says of that counts for nothing. No list says so.
+    pub shielded: bool,
+}
+
+/// Parses `/proc/self/mountinfo`.
+pub fn parse(text: &[u8]) -> Result<Vec<Mount>, ParseError> {
+    let mut mounts = Vec::new();
+    for (at, line) in lines(text) {
+        if !line.trim_ascii().is_empty() {
+            let mount = mount(line).ok_or_else(|| ParseError::new(at, "a mount", line))?;
+            mounts.push(mount);
+        }
+    }
+    Ok(mounts)
+}
+
+fn mount(line: &[u8]) -> Option<Mount> {
+    let mut fields = fields(line).skip(2);
+    let device_number = fields.next()?;
+    let root = fields.next()?;
+    let mount_point = fields.next()?;
+    let options = fields.next()?;
+    // Any number of optional fields, ended by a lone hyphen.
+    fields.find(|field| *field == b"-")?;
+    let fs_type = fields.next()?;
+    // A source may be empty, which leaves one field fewer; the options are always last.
+    let rest: Vec<&[u8]> = fields.collect();
+    let (super_options, source) = rest.split_last()?;
+    let is_read_only = |options: &[u8]| options.split(|&byte| byte == b',').any(|o| o == b"ro");
+    Some(Mount {
+        device_number: device_number.to_vec(),
+        root: unescape(root),
+        mount_point: unescape(mount_point),
+        fs_type: fs_type.to_vec(),
+        source: source.first().map(|source| unescape(source)).unwrap_or_default(),
+        read_only: is_read_only(options) || is_read_only(super_options),
+        shielded: false,
+    })
+}
+
+/// The kernel writes space, tab, newline and backslash as `\040`, `\011`, `\012`, `\134`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, tail)) = rest.split_first() {
+        match (first, tail.split_at_checked(3)) {
+            (b'\\', Some((digits, after))) if octal(digits).is_some() => {
+                out.extend(octal(digits));
+                rest = after;
+            }
+            _ => {
+                out.push(first);
+                rest = tail;
+            }
+        }
+    }
+    out
+}
+
+fn octal(digits: &[u8]) -> Option<u8> {
+    digits.iter().try_fold(0u8, |sum, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 7)?;
+        sum.checked_mul(8)?.checked_add(digit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::testing::survives_every_cut;
+
+    const REAL: &[u8] = b"22 27 0:21 / /proc rw,relatime - proc proc rw
+27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
+36 35 98:0 /mnt1 /mnt2 ro,noatime master:1 propagate_from:2 - ext3 /dev/root rw,errors=continue
+40 27 0:50 / /mnt/with\\040space\\011tab rw shared:7 - nfs4 nas:/a\\134b rw,vers=4.2
+";
+
+    #[test]
+    fn a_real_sample() {
+        let mounts = parse(REAL).unwrap();
+        assert_eq!(mounts.len(), 4);
+        assert_eq!((&mounts[1].fs_type[..], mounts[1].read_only), (&b"ext4"[..], false));
+        assert_eq!((&mounts[2].root[..], mounts[2].read_only), (&b"/mnt1"[..], true));
+        assert_eq!(mounts[2].source, b"/dev/root");
+        assert_eq!(mounts[3].mount_point, b"/mnt/with space\ttab");
+        assert_eq!(mounts[3].source, b"nas:/a\\b");
+    }
+
+    #[test]
+    fn an_empty_source_leaves_one_field_fewer() {
+        let mounts = parse(b"27 1 0:30 / /x rw - tmpfs  rw\n").unwrap();
+        assert_eq!((&mounts[0].source[..], &mounts[0].fs_type[..]), (&b""[..], &b"tmpfs"[..]));
+    }
+
+    #[test]
+    fn an_escape_that_is_none_stays_as_it_is() {
+        assert_eq!(unescape(b"a\\04"), b"a\\04");
+        assert_eq!(unescape(b"a\\999b"), b"a\\999b");
+        assert_eq!(unescape(b"a\\777b"), b"a\\777b", "more than a byte holds");
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        assert!(parse(b"27 1 254:0 / / rw,relatime ext4 /dev/vda rw\n").is_err());
+        survives_every_cut(REAL, parse);
+    }
+}

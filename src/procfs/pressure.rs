@@ -1,0 +1,99 @@
+//! `/proc/pressure/{cpu,memory,io}`: how much time was lost waiting (kernel 4.20 and later, where it is
+//! switched on).
+//!
+//! Format: kernel `Documentation/accounting/psi.rst`. Two real lines:
+//!
+//! ```text
+//! some avg10=0.00 avg60=0.12 avg300=1.53 total=4294967
+//! full avg10=0.00 avg60=0.00 avg300=0.00 total=12345
+//! ```
+
+use crate::procfs::{ParseError, fields, fraction, key_value, lines, number};
+
+/// One line of a pressure file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stall {
+    /// Share of the last 10 seconds, in percent.
+    pub avg10_percent: f64,
+    /// Share of the last 60 seconds, in percent.
+    pub avg60_percent: f64,
+    /// Share of the last 300 seconds, in percent.
+    pub avg300_percent: f64,
+    /// Since boot, in microseconds.
+    pub total_microseconds: u64,
+}
+
+/// One pressure file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pressure {
+    /// Time in which at least one task waited.
+    pub some: Stall,
+    /// Time in which every task that was not idle waited; the cpu file has it since 5.13.
+    pub full: Option<Stall>,
+}
+
+/// Parses one pressure file.
+pub fn parse(text: &[u8]) -> Result<Pressure, ParseError> {
+    let (mut some, mut full) = (None, None);
+    for (at, line) in lines(text) {
+        let mut fields = fields(line);
+        match fields.next() {
+            Some(b"some") => some = Some(stall(at, fields)?),
+            Some(b"full") => full = Some(stall(at, fields)?),
+            _ => continue,
+        }
+    }
+    Ok(Pressure { some: some.ok_or(ParseError::missing("a line \"some\""))?, full })
+}
+
+fn stall<'a>(at: usize, fields: impl Iterator<Item = &'a [u8]>) -> Result<Stall, ParseError> {
+    let (mut avg10, mut avg60, mut avg300, mut total) = (None, None, None, None);
+    for field in fields {
+        let Some((key, value)) = key_value(field, b'=') else { continue };
+        match key {
+            b"avg10" => avg10 = Some(value),
+            b"avg60" => avg60 = Some(value),
+            b"avg300" => avg300 = Some(value),
+            b"total" => total = Some(value),
+            _ => continue,
+        }
+    }
+    Ok(Stall {
+        avg10_percent: fraction(at, avg10)?,
+        avg60_percent: fraction(at, avg60)?,
+        avg300_percent: fraction(at, avg300)?,
+        total_microseconds: number(at, total)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::testing::survives_every_cut;
+
+    const REAL: &[u8] = b"some avg10=0.00 avg60=0.12 avg300=1.53 total=4294967
+full avg10=0.00 avg60=0.00 avg300=0.02 total=12345
+";
+
+    #[test]
+    fn a_real_sample() {
+        let pressure = parse(REAL).unwrap();
+        assert_eq!(pressure.some.avg60_percent, 0.12);
+        assert_eq!(pressure.some.total_microseconds, 4294967);
+        assert_eq!(pressure.full.unwrap().avg300_percent, 0.02);
+    }
+
+    #[test]
+    fn cpu_pressure_before_5_13_has_no_full_line() {
+        let some = REAL.split(|&byte| byte == b'\n').next().unwrap();
+        assert_eq!(parse(some).unwrap().full, None);
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        assert!(parse(b"").is_err());
+        assert!(parse(b"some avg10=0.00 avg60=0.12 total=1\n").is_err());
+        assert!(parse(b"some avg10=x avg60=0.12 avg300=1.53 total=1\n").is_err());
+        survives_every_cut(REAL, parse);
+    }
+}

@@ -1,0 +1,75 @@
+//! `/proc/PID/stat` of every process, one after the other, as `cat` prints them.
+//!
+//! Format: proc_pid_stat(5). The name, in brackets, may hold anything but a newline, which the kernel escapes. A real line:
+//!
+//! ```text
+//! 15718 (cat) R 15714 15714 10924 0 -1 4194304 99 0 0 0 3 1 0 0 20 0 1 0 2384670 3133440 388 18446744073709551615 …
+//! ```
+
+use crate::procfs::{decimal, lines, pid_stat};
+
+/// One process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// The name of its program, at most 15 bytes; kernel threads have longer ones.
+    pub name: Vec<u8>,
+    /// Processor time since it was started, in ticks of `USER_HZ` (100 per second).
+    pub ticks: u64,
+    /// When it was started, in ticks since boot: a number that is used again has another.
+    pub start_ticks: u64,
+    /// Memory it occupies, in pages.
+    pub resident_pages: u64,
+}
+
+/// Parses the lines. One that is no process is left out: it may have ended while it was read.
+pub fn parse(text: &[u8]) -> Vec<Process> {
+    lines(text).filter_map(|(_, line)| process(line)).collect()
+}
+
+fn process(line: &[u8]) -> Option<Process> {
+    let open = line.iter().position(|&byte| byte == b'(')?;
+    let close = line.iter().rposition(|&byte| byte == b')')?;
+    let pid = u32::try_from(decimal(line.get(..open)?.trim_ascii())?).ok()?;
+    let name = line.get(open.checked_add(1)?..close)?.to_vec();
+    let used = pid_stat::parse(line).ok()?;
+    Some(Process {
+        pid,
+        name,
+        ticks: used.user_ticks.saturating_add(used.system_ticks),
+        start_ticks: used.start_ticks,
+        resident_pages: used.resident_pages,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REAL: &[u8] = b"15718 (c ) (at) R 15714 15714 10924 0 -1 4194304 99 0 0 0 7 9 0 0 20 0 3 0 2384670 3133440 388 18446744073709551615 94758809419776
+2 (kthreadd) S 0 0 0 0 -1 2129984 0 0 0 0 0 41 0 0 20 0 1 0 5 0 0 18446744073709551615 0
+";
+
+    #[test]
+    fn a_real_sample() {
+        let found = parse(REAL);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].pid, &found[0].name[..]), (15718, &b"c ) (at"[..]));
+        assert_eq!((found[0].ticks, found[0].start_ticks), (16, 2384670));
+        assert_eq!(found[0].resident_pages, 388);
+        assert_eq!((found[1].ticks, found[1].resident_pages), (41, 0));
+    }
+
+    #[test]
+    fn what_it_does_not_understand_is_left_out() {
+        for bad in [&b""[..], b"1 (a)", b"1 )a( R", b"x (a) R 1", b"(a", b"1 a) R"] {
+            assert_eq!(parse(bad), [], "{}", super::super::quote(bad));
+        }
+        let with = |from, to| parse(String::from_utf8_lossy(REAL).replace(from, to).as_bytes());
+        assert_eq!(with("2384670", "99999999999999999999").len(), 1);
+        for end in 0..REAL.len() {
+            assert!(parse(&REAL[..end]).len() <= 2);
+        }
+    }
+}

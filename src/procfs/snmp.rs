@@ -1,0 +1,112 @@
+//! `/proc/net/snmp`: what the network's protocols have counted since boot.
+//!
+//! Format: pairs of lines, names and then values, each after the protocol's name. A real pair:
+//!
+//! ```text
+//! Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
+//! Udp: 2109 40 0 2149 0 0 0 12 0
+//! ```
+
+use crate::procfs::{ParseError, decimal, fields, lines};
+
+/// The counters that are wanted; `None` where the kernel has none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)] // named after the kernel's, defined by RFC 4022 and RFC 4113
+pub struct Snmp {
+    pub tcp_active_opens: Option<u64>,
+    pub tcp_passive_opens: Option<u64>,
+    pub tcp_attempt_fails: Option<u64>,
+    pub tcp_curr_estab: Option<u64>,
+    pub tcp_in_segs: Option<u64>,
+    pub tcp_out_segs: Option<u64>,
+    pub tcp_retrans_segs: Option<u64>,
+    pub udp_in_datagrams: Option<u64>,
+    pub udp_out_datagrams: Option<u64>,
+    pub udp_rcvbuf_errors: Option<u64>,
+    pub udp_sndbuf_errors: Option<u64>,
+}
+
+/// Parses `/proc/net/snmp`.
+pub fn parse(text: &[u8]) -> Result<Snmp, ParseError> {
+    let mut snmp = Snmp::default();
+    let mut names: Option<&[u8]> = None;
+    for (at, line) in lines(text) {
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let Some(before) = names.take() else {
+            names = Some(line);
+            continue;
+        };
+        let (mut keys, mut values) = (fields(before), fields(line));
+        let protocol = keys.next();
+        if protocol != values.next() {
+            return Err(ParseError::new(at, "values of the line before", line));
+        }
+        for (key, value) in keys.zip(values) {
+            if let Some(slot) = slot(&mut snmp, protocol.unwrap_or_default(), key) {
+                // MaxConn, which is not wanted, may be -1; so may nothing that is.
+                let value = decimal(value).ok_or_else(|| ParseError::new(at, "a number", value))?;
+                *slot = Some(value);
+            }
+        }
+    }
+    Ok(snmp)
+}
+
+fn slot<'a>(snmp: &'a mut Snmp, protocol: &[u8], key: &[u8]) -> Option<&'a mut Option<u64>> {
+    Some(match (protocol, key) {
+        (b"Tcp:", b"ActiveOpens") => &mut snmp.tcp_active_opens,
+        (b"Tcp:", b"PassiveOpens") => &mut snmp.tcp_passive_opens,
+        (b"Tcp:", b"AttemptFails") => &mut snmp.tcp_attempt_fails,
+        (b"Tcp:", b"CurrEstab") => &mut snmp.tcp_curr_estab,
+        (b"Tcp:", b"InSegs") => &mut snmp.tcp_in_segs,
+        (b"Tcp:", b"OutSegs") => &mut snmp.tcp_out_segs,
+        (b"Tcp:", b"RetransSegs") => &mut snmp.tcp_retrans_segs,
+        (b"Udp:", b"InDatagrams") => &mut snmp.udp_in_datagrams,
+        (b"Udp:", b"OutDatagrams") => &mut snmp.udp_out_datagrams,
+        (b"Udp:", b"RcvbufErrors") => &mut snmp.udp_rcvbuf_errors,
+        (b"Udp:", b"SndbufErrors") => &mut snmp.udp_sndbuf_errors,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::testing::survives_every_cut;
+
+    const REAL: &[u8] = b"Ip: Forwarding DefaultTTL InReceives
+Ip: 2 64 86413202
+Tcp: RtoAlgorithm RtoMin RtoMax MaxConn ActiveOpens PassiveOpens AttemptFails EstabResets CurrEstab InSegs OutSegs RetransSegs InErrs OutRsts InCsumErrors
+Tcp: 1 200 120000 -1 1203 842 31 77 12 91842 90217 15 0 411 0
+Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
+Udp: 2109 40 0 2149 3 4 0 12 0
+";
+
+    #[test]
+    fn a_real_sample() {
+        let snmp = parse(REAL).unwrap();
+        assert_eq!((snmp.tcp_active_opens, snmp.tcp_passive_opens), (Some(1203), Some(842)));
+        assert_eq!((snmp.tcp_attempt_fails, snmp.tcp_curr_estab), (Some(31), Some(12)));
+        assert_eq!((snmp.tcp_in_segs, snmp.tcp_out_segs), (Some(91842), Some(90217)));
+        assert_eq!(snmp.tcp_retrans_segs, Some(15));
+        assert_eq!((snmp.udp_in_datagrams, snmp.udp_out_datagrams), (Some(2109), Some(2149)));
+        assert_eq!((snmp.udp_rcvbuf_errors, snmp.udp_sndbuf_errors), (Some(3), Some(4)));
+    }
+
+    #[test]
+    fn what_an_old_kernel_does_not_count_is_absent() {
+        let snmp = parse(b"Udp: InDatagrams OutDatagrams\nUdp: 1 2\n").unwrap();
+        assert_eq!((snmp.udp_out_datagrams, snmp.udp_rcvbuf_errors), (Some(2), None));
+        assert_eq!(parse(b""), Ok(Snmp::default()));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        assert!(parse(b"Udp: InDatagrams\nTcp: 1\n").is_err());
+        assert!(parse(b"Udp: InDatagrams\nUdp: many\n").is_err());
+        assert!(parse(b"Udp: InDatagrams\nUdp: 99999999999999999999\n").is_err());
+        survives_every_cut(REAL, parse);
+    }
+}

@@ -1,0 +1,28 @@
+//! `/proc/uptime`: seconds since boot, and seconds that processors were idle, summed.
+//!
+//! Format: proc(5). A real line:
+//!
+//! ```text
+//! 350735.47 234388.90
+//! ```
+
+use crate::procfs::{ParseError, fields, fraction};
+
+/// Parses the seconds since boot out of `/proc/uptime`.
+pub fn parse(text: &[u8]) -> Result<f64, ParseError> {
+    fraction(1, fields(text.trim_ascii()).next())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::testing::survives_every_cut;
+
+    #[test]
+    fn a_real_sample() {
+        assert_eq!(parse(b"350735.47 234388.90\n"), Ok(350735.47));
+        assert!(parse(b"").is_err());
+        assert!(parse(b"soon\n").is_err());
+        survives_every_cut(b"350735.47 234388.90\n", parse);
+    }
+}

@@ -1,0 +1,95 @@
+//! `/proc/vmstat`: counters of the memory management, of which a few are wanted.
+//!
+//! Format: one `name value` a line; `oom_kill` since kernel 4.13. Two real lines:
+//!
+//! ```text
+//! pgfault 9938474
+//! oom_kill 0
+//! ```
+
+use crate::procfs::{ParseError, fields, lines, number};
+
+/// What happened since boot; `None` where the kernel does not count it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VmStat {
+    /// Processes killed because memory ran out.
+    pub oom_kill: Option<u64>,
+    /// Page faults.
+    pub pgfault: Option<u64>,
+    /// Page faults that waited for a disk.
+    pub pgmajfault: Option<u64>,
+    /// Read from block devices, in KiB.
+    pub pgpgin: Option<u64>,
+    /// Written to block devices, in KiB.
+    pub pgpgout: Option<u64>,
+    /// Pages read from swap space.
+    pub pswpin: Option<u64>,
+    /// Pages written to swap space.
+    pub pswpout: Option<u64>,
+}
+
+/// Parses `/proc/vmstat`.
+pub fn parse(text: &[u8]) -> Result<VmStat, ParseError> {
+    let mut found = VmStat::default();
+    for (at, line) in lines(text) {
+        // Of two hundred lines, a quarter.
+        if !matches!(line.first(), Some(b'o' | b'p')) {
+            continue;
+        }
+        let mut fields = fields(line);
+        let slot = match fields.next() {
+            Some(b"oom_kill") => &mut found.oom_kill,
+            Some(b"pgfault") => &mut found.pgfault,
+            Some(b"pgmajfault") => &mut found.pgmajfault,
+            Some(b"pgpgin") => &mut found.pgpgin,
+            Some(b"pgpgout") => &mut found.pgpgout,
+            Some(b"pswpin") => &mut found.pswpin,
+            Some(b"pswpout") => &mut found.pswpout,
+            _ => continue,
+        };
+        *slot = Some(number(at, fields.next())?);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::testing::survives_every_cut;
+
+    const REAL: &[u8] = b"nr_free_pages 5786345
+pgpgin 19374929
+pgpgout 69239244
+pswpin 0
+pswpout 7
+pgfault 9938474
+pgmajfault 27408
+oom_kill 3
+oom_kill_nothing many
+";
+
+    #[test]
+    fn a_real_sample() {
+        let found = parse(REAL).unwrap();
+        assert_eq!(
+            (found.oom_kill, found.pgfault, found.pgmajfault),
+            (Some(3), Some(9938474), Some(27408))
+        );
+        assert_eq!((found.pgpgin, found.pgpgout), (Some(19374929), Some(69239244)));
+        assert_eq!((found.pswpin, found.pswpout), (Some(0), Some(7)));
+    }
+
+    #[test]
+    fn what_an_old_kernel_does_not_count_is_absent() {
+        assert_eq!(parse(b"nr_free_pages 5786345\n"), Ok(VmStat::default()));
+        assert_eq!(parse(b""), Ok(VmStat::default()));
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_understand() {
+        assert!(parse(b"oom_kill many\n").is_err());
+        assert!(parse(b"pgfault\n").is_err());
+        assert!(parse(b"pgfault 18446744073709551616\n").is_err());
+        survives_every_cut(REAL, parse);
+    }
+}

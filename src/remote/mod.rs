@@ -1,0 +1,16 @@
+pub mod askpass;
+pub mod client_outbox;
+pub mod df;
+pub mod host;
+pub mod hosts;
+pub mod ip_address;
+pub mod known_hosts;
+pub mod login_limiter;
+pub mod nvidia_smi;
+pub mod output;
+pub mod protocol;
+pub mod sample;
+pub mod server;
+pub mod session;
+pub mod ssh_error;
+pub mod ssh_process;

@@ -1,0 +1,187 @@
+//! `disk`: what is on devices, and what moves to and from them.
+
+use serde_json::{Map, Value};
+
+use crate::model::previous::PreviousItems;
+use crate::procfs::diskstats;
+use crate::procfs::diskstats::DiskStat;
+use crate::procfs::mountinfo::Mount;
+use crate::remote::df::Size;
+use crate::remote::protocol::fields::Fields;
+use crate::remote::sample::{Host, Look};
+
+/// What moved since boot and, per second, now.
+#[derive(Default)]
+struct Moved {
+    bytes: [f64; 2],
+    /// Bytes read and written, reads and writes per second.
+    rates: Option<[f64; 4]>,
+}
+
+impl Moved {
+    fn new(earlier: Option<(&DiskStat, f64)>, now: &DiskStat) -> Self {
+        let rates = earlier.and_then(|(earlier, seconds)| {
+            let rate = |pick: fn(&DiskStat) -> u64| {
+                Some(pick(now).checked_sub(pick(earlier))? as f64 / seconds)
+            };
+            let bytes = (rate(|disk| disk.read_bytes)?, rate(|disk| disk.written_bytes)?);
+            Some([bytes.0, bytes.1, rate(|disk| disk.reads)?, rate(|disk| disk.writes)?])
+        });
+        Self { bytes: [now.read_bytes as f64, now.written_bytes as f64], rates }
+    }
+
+    fn add(&mut self, other: &Self) {
+        for (sum, bytes) in self.bytes.iter_mut().zip(other.bytes) {
+            *sum += bytes;
+        }
+        if let Some(rates) = other.rates {
+            let sums = self.rates.get_or_insert_default();
+            sums.iter_mut().zip(rates).for_each(|(sum, rate)| *sum += rate);
+        }
+    }
+
+    fn put_into(&self, fields: &mut Fields) {
+        let [read, write] = self.bytes;
+        let rate = |at: usize| self.rates.map(|rates| rates[at]);
+        fields
+            .size("read", Some(read))
+            .size("write", Some(write))
+            .size("read_rate", rate(0))
+            .size("write_rate", rate(1))
+            .number("read_iops", rate(2))
+            .number("write_iops", rate(3));
+    }
+}
+
+/// All disks together.
+pub(super) fn totals(earlier: &Look, now: &Look, seconds: f64, fields: &mut Fields) {
+    let mut total = Moved::default();
+    let mut before = PreviousItems::of(&earlier.diskstats);
+    for disk in diskstats::whole_disks(&now.diskstats) {
+        // What is made of disks (LVM, RAID) moves what they move.
+        if !disk.name.starts_with(b"dm-") && !disk.name.starts_with(b"md") {
+            total.add(&moved(&mut before, disk, seconds));
+        }
+    }
+    total.put_into(fields);
+}
+
+fn moved(before: &mut PreviousItems<DiskStat>, disk: &DiskStat, seconds: f64) -> Moved {
+    let before = before.find(|before| before.name == disk.name);
+    Moved::new(before.map(|before| (before, seconds)), disk)
+}
+
+/// Whole disks, and every device with a file system, by name.
+pub(super) fn each(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> Value {
+    let mut map = Map::new();
+    let mut before = PreviousItems::of(&earlier.diskstats);
+    for disk in diskstats::whole_disks(&now.diskstats) {
+        let name = String::from_utf8_lossy(&disk.name).into_owned();
+        let mut fields = Fields::default();
+        fields.put("dev_name", Some(name.as_str().into()));
+        moved(&mut before, disk, seconds).put_into(&mut fields);
+        map.insert(name, fields.done());
+    }
+    let mut seen: Vec<&[u8]> = Vec::new();
+    for size in &host.sizes {
+        // A device that is mounted several times is listed where it was mounted first.
+        if seen.contains(&&size.device[..]) {
+            continue;
+        }
+        seen.push(&size.device);
+        let device = size.device.strip_prefix(b"/dev/").unwrap_or(&size.device);
+        let name = String::from_utf8_lossy(device).into_owned();
+        let fields = file_system(host, &mut before, now, seconds, &name, size);
+        map.insert(name, fields);
+    }
+    Value::Object(map)
+}
+
+fn file_system(
+    host: &Host,
+    before: &mut PreviousItems<DiskStat>,
+    now: &Look,
+    seconds: f64,
+    name: &str,
+    size: &Size,
+) -> Value {
+    let mount = host.mounts.iter().rev().find(|mount| mount.mount_point == size.mount_point);
+    let text = |bytes: &[u8]| Some(Value::from(String::from_utf8_lossy(bytes)));
+    let total = size.total_bytes as f64;
+    let mut fields = Fields::default();
+    fields
+        .put("dev_name", Some(name.into()))
+        .put("mount", text(&size.mount_point))
+        .put("file_system", mount.and_then(|mount| text(&mount.fs_type)))
+        .size("total", Some(total));
+    for (part, bytes) in [("free", size.available_bytes as f64), ("used", size.used_bytes as f64)] {
+        fields.size(part, Some(bytes));
+        fields.share_of(&format!("{part}_rate"), Some(bytes), Some(total));
+    }
+    // LVM's devices are called otherwise in the kernel's list; their numbers are the same.
+    let disks = &now.diskstats;
+    let by_number = || disks.iter().find(|disk| Some(disk.number) == mount.and_then(device_number));
+    let disk = disks.iter().find(|disk| *disk.name == *name.as_bytes()).or_else(by_number);
+    if let Some(disk) = disk {
+        moved(before, disk, seconds).put_into(&mut fields);
+    }
+    fields.done()
+}
+
+/// Major and minor.
+fn device_number(mount: &Mount) -> Option<(u64, u64)> {
+    let (major, minor) = std::str::from_utf8(&mount.device_number).ok()?.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::mountinfo;
+    use crate::remote::df;
+    use serde_json::json;
+
+    fn look(sda: [u64; 4], sda1: [u64; 4]) -> Look {
+        let line = |name: &str, [reads, read, writes, written]: [u64; 4]| {
+            format!("{name} {reads} 0 {read} 0 {writes} 0 {written} 0 0 0 0\n")
+        };
+        let text = line("8 0 sda", sda) + &line("8 1 sda1", sda1) + &line("254 3 dm-3", sda1);
+        Look { diskstats: diskstats::parse(text.as_bytes()).unwrap(), ..Look::default() }
+    }
+
+    #[test]
+    fn devices_and_their_total() {
+        let sizes = "/dev/sda1 1000 250 700 27% /\n/dev/sda1 1000 250 700 27% /again\noverlay 10 5 5 50% /x\n/dev/mapper/vg-home 10 5 5 50% /home\n";
+        let mounts = b"27 1 8:1 / / rw - ext4 /dev/sda1 rw\n28 1 254:3 / /home rw - xfs /dev/mapper/vg-home rw\n";
+        let host = Host {
+            sizes: df::parse(sizes.as_bytes()),
+            mounts: mountinfo::parse(mounts).unwrap(),
+            ..Host::default()
+        };
+        let (one, two) = (look([0; 4], [0; 4]), look([10, 20, 30, 4096], [1, 2, 3, 4]));
+        let map = each(&host, &one, &two, 2.0);
+        let names: Vec<&String> = map.as_object().unwrap().keys().collect();
+        assert_eq!(names, ["dm-3", "mapper/vg-home", "overlay", "sda", "sda1"]);
+        assert_eq!(
+            (&map["mapper/vg-home"]["read_iops"], &map["overlay"]["read"]),
+            (&json!(0.5), &Value::Null)
+        );
+        let expected = json!({
+            "dev_name": "sda1", "mount": "/", "file_system": "ext4", "total": 1000.0, "total_unit": "KB",
+            "free": 700.0, "free_unit": "KB", "free_rate": 0.7, "used": 250.0, "used_unit": "KB", "used_rate": 0.25,
+            "read": 1.0, "read_unit": "KB", "write": 2.0, "write_unit": "KB",
+            "read_rate": 512.0, "read_rate_unit": "B", "write_rate": 1.0, "write_rate_unit": "KB",
+            "read_iops": 0.5, "write_iops": 1.5,
+        });
+        assert_eq!(map["sda1"], expected);
+        assert_eq!((&map["sda"]["mount"], &map["sda"]["read_iops"]), (&Value::Null, &json!(5.0)));
+        let mut fields = Fields::default();
+        totals(&one, &two, 2.0, &mut fields);
+        let totals = fields.done();
+        assert_eq!(
+            (&totals["write"], &totals["write_unit"]),
+            (&json!(2.0), &json!("MB")),
+            "sda alone"
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! Events of a host's looks.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::remote::sample::Sections;
+
+const KEY: &str = "cc@10.128.248.93:22";
+
+fn look(sections: &[(&str, &str)]) -> Look {
+    let section = |(name, text): &(&str, &str)| ((*name).to_owned(), text.as_bytes().to_vec());
+    Look::new(&Sections(sections.iter().map(section).collect()))
+}
+
+fn fixture(tree: &str) -> Look {
+    let read = |name: &str| {
+        std::fs::read_to_string(format!(
+            "{}/tests/fixtures/{tree}/proc/{name}",
+            env!("CARGO_MANIFEST_DIR")
+        ))
+        .unwrap_or_default()
+    };
+    let names = ["uptime", "loadavg", "stat", "meminfo", "diskstats"];
+    let mut texts: Vec<(&str, String)> = names.iter().map(|name| (*name, read(name))).collect();
+    texts.push(("net/dev", read("net/dev")));
+    let texts: Vec<(&str, &str)> =
+        texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    look(&texts)
+}
+
+/// The message of an event, by its name.
+fn messages(events: &[String]) -> BTreeMap<String, Value> {
+    let message = |text: &String| {
+        let event: Value = serde_json::from_str(text).unwrap();
+        assert_eq!((&event["id"], &event["method"]), (&Value::Null, &json!("ssh.notification")));
+        let params = &event["params"][0];
+        assert_eq!(params["message"]["ssh_key"], KEY);
+        (params["event"].as_str().unwrap().to_owned(), params["message"].clone())
+    };
+    events.iter().map(message).collect()
+}
+
+#[test]
+fn a_real_machine() {
+    let (earlier, now) = (fixture("x86/a"), fixture("x86/b"));
+    let seconds = now.uptime_seconds.unwrap() - earlier.uptime_seconds.unwrap();
+    let events = messages(&of_look(KEY, &Host::default(), &earlier, &now, seconds));
+    let names: Vec<&String> = events.keys().collect();
+    assert_eq!(
+        names,
+        ["cpu_performance", "disk", "loadavg", "memory_performance", "net_dev", "uptime"]
+    );
+    let total = &events["cpu_performance"]["total"];
+    let sum: f64 = ["free", "system", "user", "io", "steal"]
+        .iter()
+        .map(|name| total[*name].as_f64().unwrap())
+        .sum();
+    assert!((sum - 100.0).abs() < 0.05, "{total}");
+    assert!(events["cpu_performance"]["cpu_performance"]["1"]["utilization"].is_number());
+    let memory = &events["memory_performance"]["memory"];
+    assert_eq!(memory["total_mem_unit"], "GB");
+    assert!(memory["used_mem_occupy"].as_f64().is_some_and(|share| share > 0.0 && share < 1.0));
+    assert!(memory.get("total_mem_occupy").is_none(), "{memory}");
+    assert!(
+        events["disk"]["disk_map"]["vda"]["read_iops"].is_number()
+            && events["disk"]["write_unit"].is_string()
+    );
+    assert!(events["net_dev"]["net_dev"]["lo"]["up_speed"].is_number());
+}
+
+#[test]
+fn what_a_host_lacks_is_no_event() {
+    let now = look(&[("uptime", "93784.99 1\n"), ("zones", "0 45000\n2 61500\n")]);
+    let events = messages(&of_look(KEY, &Host::default(), &Look::default(), &now, 2.0));
+    assert_eq!(events.keys().collect::<Vec<_>>(), ["temp", "uptime"]);
+    assert_eq!(events["temp"]["temp_map"], json!({"zone0": 45000, "zone2": 61500}));
+    assert_eq!(
+        events["uptime"]["uptime"],
+        json!({"up_day": 1, "up_hour": 2, "up_min": 3, "up_sec": 4})
+    );
+    let rough = messages(&[rough(KEY, &Host::default(), &Look::default(), &now, 2.0)]);
+    assert_eq!(rough["rough"], json!({"ssh_key": KEY, "temp": {"highest_temp": 61500}}));
+}
+
+#[test]
+fn loads_are_shown_beside_their_share_of_the_processors() {
+    let stat = "cpu 1 1 1 1\ncpu0 1 1 1 1\ncpu1 1 1 1 1\n";
+    let now = look(&[("loadavg", "0.51 1.00 3.00 2/80 11206\n"), ("stat", stat)]);
+    let events = messages(&of_look(KEY, &Host::default(), &Look::default(), &now, 2.0));
+    let expected = json!({
+        "one": 0.51, "five": 1.0, "fifteen": 3.0, "one_occupy": 0.26, "five_occupy": 0.5, "fifteen_occupy": 1.5,
+        "running": 2, "active": 80, "last_pid": 11206,
+    });
+    assert_eq!(events["loadavg"]["loadavg"], expected);
+}
+
+#[test]
+fn memory_without_swap() {
+    let now = look(&[(
+        "meminfo",
+        "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 250 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\nSwapCached: 0 kB\n",
+    )]);
+    let rough = messages(&[rough(KEY, &Host::default(), &Look::default(), &now, 2.0)]);
+    let expected =
+        json!({"free_mem_occupy": 0.1, "used_mem_occupy": 0.75, "cached_swap_occupy": 0.0});
+    assert_eq!(rough["rough"]["memory"], expected);
+}
+
+#[test]
+fn processes_by_processor_time_and_then_memory() {
+    let host = |uptime: f64, ticks: [u64; 3]| {
+        let line = |pid: usize, ticks: u64, pages: u64| {
+            format!(
+                "{pid} (p{pid}) S 1 1 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 {pid} 0 {pages}\n"
+            )
+        };
+        let text = line(1, ticks[0], 5) + &line(2, ticks[1], 256) + &line(3, ticks[2], 512);
+        let processes = (uptime, crate::procfs::processes::parse(text.as_bytes()));
+        Host { processes, page_bytes: 4096, ..Host::default() }
+    };
+    let (before, now) = (host(100.0, [0, 7, 7]), host(105.0, [50, 7, 7]));
+    let event = process(KEY, &now, &before.processes).unwrap();
+    let expected = json!([
+        {"pid": 1, "name": "p1", "cpu": 10.0, "mem": 20.0, "mem_unit": "KB"},
+        {"pid": 3, "name": "p3", "cpu": 0.0, "mem": 2.0, "mem_unit": "MB"},
+        {"pid": 2, "name": "p2", "cpu": 0.0, "mem": 1.0, "mem_unit": "MB"},
+    ]);
+    assert_eq!(messages(&[event])["process"]["process"], expected, "three of them are enough");
+    assert!(process(KEY, &now, &now.processes).is_none());
+}
+
+#[test]
+fn two_long_lists_with_nothing_in_common_took_half_a_minute() {
+    let list = |start_ticks: u64| -> Vec<Process> {
+        let one = |pid| Process {
+            pid,
+            name: Vec::new(),
+            ticks: pid.into(),
+            start_ticks,
+            resident_pages: 1,
+        };
+        (0..40_000).map(one).collect()
+    };
+    let host = Host { processes: (2.0, list(1)), ..Host::default() };
+    let begun = std::time::Instant::now();
+    let busiest = |earlier: Vec<Process>| {
+        let event = process(KEY, &host, &(1.0, earlier)).unwrap();
+        messages(&[event])["process"]["process"][0]["cpu"].clone()
+    };
+    assert_eq!(busiest(list(0)), json!(39_999.0), "all are new");
+    assert_eq!(busiest(list(1)), json!(0.0), "none is");
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn connections_and_gpus() {
+    let lost = messages(&[connection(KEY, "waiting", Some("connection refused"))]);
+    let expected = json!({"ssh_key": KEY, "state": "waiting", "reason": "connection refused"});
+    assert_eq!(lost["connection"], expected);
+    let gpus = crate::remote::nvidia_smi::parse(b"0, A100, GPU-1, 00000000:41:00.0, 40960\n");
+    let found = messages(&[gpu(KEY, &Host { gpus, ..Host::default() })]);
+    let expected = json!([{"index": 0, "vendor": "nvidia", "name": "A100", "uuid": "GPU-1", "pci_address": "0000:41:00.0", "memory_total_bytes": 42949672960_u64}]);
+    assert_eq!(found["gpu"]["gpus"], expected);
+}

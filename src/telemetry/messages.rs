@@ -1,0 +1,379 @@
+//! Messages of `/usage`: what a dashboard sends, and what it gets.
+//!
+//! Format: the "GPU Monitoring WebSocket API Specification" 1.0. Client to server: bare text. Server to
+//! client: JSON. Its MB are MiB, rounded down; its percentages have one decimal; GPU fields are left
+//! out where there is no reading. The detailed form adds fields and changes none.
+
+use serde::Serialize;
+
+use crate::model::Snapshot;
+use crate::model::gpu::{Gpu, Values};
+use crate::procfs::os_release::OsRelease;
+use crate::procfs::quote;
+use crate::telemetry::detail::{UsageDetail, usage_detail};
+pub use crate::telemetry::snapshot_json::{OwnStatus, whole};
+
+/// What a client may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// The document's messages.
+    Subscribe,
+    /// The same messages with everything this agent knows.
+    SubscribeDetail,
+    /// No more updates.
+    Unsubscribe,
+}
+
+/// A client's message that is none of the known ones.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unknown {
+    quoted: String,
+}
+
+impl Request {
+    /// Reads a client's text; white space around it (a line end, from websocat) is ignored.
+    pub fn parse(text: &str) -> Result<Self, Unknown> {
+        match text.trim_ascii() {
+            "subscribe:usage" => Ok(Self::Subscribe),
+            "subscribe:detail" => Ok(Self::SubscribeDetail),
+            "unsubscribe:usage" => Ok(Self::Unsubscribe),
+            other => Err(Unknown { quoted: quote(other.as_bytes()) }),
+        }
+    }
+}
+
+/// The confirmation of a subscription.
+pub const SUBSCRIBED: &str = r#"{"status":"subscribed"}"#;
+/// The confirmation that updates have ended.
+pub const UNSUBSCRIBED: &str = r#"{"status":"unsubscribed"}"#;
+
+#[derive(Serialize)]
+struct ErrorMessage<'a> {
+    status: &'a str,
+    message: &'a str,
+}
+
+impl Unknown {
+    /// The answer to it, which says what is understood.
+    pub fn message(&self) -> String {
+        let message = format!(
+            "\"{}\" is not understood; send subscribe:usage, subscribe:detail or unsubscribe:usage",
+            self.quoted
+        );
+        json(&ErrorMessage { status: "error", message: &message })
+    }
+}
+
+/// Which GPU the messages that have room for one show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Primary {
+    /// The GPU with this index.
+    Index(u32),
+    /// All together: mean utilisation, summed memory.
+    Aggregate,
+}
+
+/// What does not change while the agent runs.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// The processor's name, or "unknown".
+    pub cpu_model: String,
+    /// The distribution's name for people.
+    pub os: Option<String>,
+    /// What the distribution says of itself.
+    pub os_release: OsRelease,
+    /// The kernel's release, e.g. `6.1.0-13-amd64`.
+    pub kernel: Option<String>,
+    /// The kernel's version, e.g. `#1 SMP PREEMPT_DYNAMIC Debian 6.1.55-1 (2023-09-29)`.
+    pub kernel_version: Option<String>,
+    /// The NIS domain; `(none)` where there is none.
+    pub domain_name: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SystemInfo<'a> {
+    r#type: &'a str,
+    cpu_count: usize,
+    cpu_model: &'a str,
+    ram_total_mb: u64,
+    gpu_count: usize,
+    gpus: Vec<GpuInfo<'a>>,
+    hostname: &'a str,
+    timestamp: u64,
+    #[serde(flatten)]
+    detail: Option<SystemDetail<'a>>,
+}
+
+#[derive(Serialize)]
+struct GpuInfo<'a> {
+    index: u32,
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_mb: Option<u64>,
+}
+
+#[derive(Serialize)]
+pub(super) struct SystemDetail<'a> {
+    agent: &'a str,
+    architecture: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    os: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<&'a str>,
+}
+
+/// `system_info`, as of `unix_seconds`.
+pub fn system_info(
+    machine: &Machine,
+    snapshot: &Snapshot,
+    detailed: bool,
+    unix_seconds: u64,
+) -> String {
+    json(&SystemInfo {
+        r#type: "system_info",
+        cpu_count: snapshot.cpu.as_ref().map_or(0, |cpu| cpu.each_percent.len()),
+        cpu_model: &machine.cpu_model,
+        ram_total_mb: snapshot.memory.map_or(0, |memory| mib(memory.total_bytes)),
+        gpu_count: snapshot.gpus.each.len(),
+        gpus: snapshot.gpus.each.iter().map(gpu_info).collect(),
+        hostname: snapshot.hostname.as_deref().unwrap_or_default(),
+        timestamp: unix_seconds,
+        detail: detailed.then(|| system_detail(machine)),
+    })
+}
+
+pub(super) fn system_detail(machine: &Machine) -> SystemDetail<'_> {
+    SystemDetail {
+        agent: env!("CARGO_PKG_VERSION"),
+        architecture: std::env::consts::ARCH,
+        os: machine.os.as_deref(),
+        kernel: machine.kernel.as_deref(),
+    }
+}
+
+fn gpu_info(gpu: &Gpu) -> GpuInfo<'_> {
+    let memory_mb = gpu.values.memory_total_bytes.map(mib);
+    GpuInfo { index: gpu.index, name: &gpu.name, memory_mb }
+}
+
+#[derive(Serialize)]
+pub(super) struct UsageUpdate<'a> {
+    pub r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ram_percent: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ram_used_mb: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ram_total_mb: Option<u64>,
+    #[serde(flatten)]
+    pub gpu: PrimaryGpu,
+    pub timestamp: u64,
+    #[serde(flatten)]
+    pub detail: Option<UsageDetail<'a>>,
+}
+
+/// The GPU of messages that have room for one; memory in MiB.
+#[derive(Serialize, Default)]
+pub struct PrimaryGpu {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_percent: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_mem_used_mb: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu_mem_total_mb: Option<u64>,
+}
+
+/// `usage_update`.
+pub fn usage_update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> String {
+    json(&update(snapshot, primary, detailed))
+}
+
+pub(super) fn update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> UsageUpdate<'_> {
+    let memory = snapshot.memory;
+    let used = memory.and_then(|memory| Some((memory.used_bytes?, memory.total_bytes)));
+    UsageUpdate {
+        r#type: "usage_update",
+        cpu_percent: snapshot.cpu.as_ref().map(|cpu| one_decimal(cpu.percent)),
+        ram_percent: used.map(|(used, total)| one_decimal(percent(used, total))),
+        ram_used_mb: used.map(|(used, _)| mib(used)),
+        ram_total_mb: memory.map(|memory| mib(memory.total_bytes)),
+        gpu: primary_gpu(&snapshot.gpus.each, primary),
+        timestamp: snapshot.unix_seconds,
+        detail: detailed.then(|| usage_detail(snapshot)),
+    }
+}
+
+pub fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {
+    match primary {
+        Primary::Index(index) => {
+            let Some(gpu) = gpus.iter().find(|gpu| gpu.index == index) else {
+                return PrimaryGpu::default();
+            };
+            PrimaryGpu {
+                gpu_percent: gpu.values.utilization_percent,
+                gpu_mem_used_mb: gpu.values.memory_used_bytes.map(mib),
+                gpu_mem_total_mb: gpu.values.memory_total_bytes.map(mib),
+            }
+        }
+        Primary::Aggregate => {
+            let readings: Vec<u64> = gpus
+                .iter()
+                .filter_map(|gpu| gpu.values.utilization_percent)
+                .map(u64::from)
+                .collect();
+            let mean = (readings.iter().sum::<u64>() as f64 / readings.len() as f64).round();
+            let sum = |pick: fn(&Values) -> Option<u64>| {
+                gpus.iter().filter_map(|gpu| pick(&gpu.values)).reduce(u64::saturating_add).map(mib)
+            };
+            PrimaryGpu {
+                gpu_percent: (!readings.is_empty()).then_some(mean as u32),
+                gpu_mem_used_mb: sum(|values| values.memory_used_bytes),
+                gpu_mem_total_mb: sum(|values| values.memory_total_bytes),
+            }
+        }
+    }
+}
+
+/// Both detailed messages in one object: what `hm-agent sample --json` prints.
+pub fn sample(machine: &Machine, snapshot: &Snapshot, primary: Primary) -> String {
+    let system_info = system_info(machine, snapshot, true, snapshot.unix_seconds);
+    let usage_update = usage_update(snapshot, primary, true);
+    format!(r#"{{"system_info":{system_info},"usage_update":{usage_update}}}"#)
+}
+
+/// Serialising these structures cannot fail: no maps with odd keys, no foreign implementations.
+pub(super) fn json(message: &impl Serialize) -> String {
+    serde_json::to_string(message).unwrap_or_default()
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes >> 20
+}
+
+pub(super) fn one_decimal(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+fn percent(part: u64, total: u64) -> f64 {
+    if total == 0 { 0.0 } else { 100.0 * part as f64 / total as f64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::gpu::Gpus;
+    use crate::model::{Cpu, Memory};
+    use std::sync::Arc;
+
+    fn gpus(each: Vec<Gpu>) -> Arc<Gpus> {
+        Arc::new(Gpus { nvidia: None, each })
+    }
+
+    fn documents_snapshot() -> Snapshot {
+        let gpu = |index, name: &str, memory_mib: u64, used_mib: u64, percent| Gpu {
+            index,
+            name: name.into(),
+            values: Values {
+                memory_total_bytes: Some(memory_mib << 20),
+                memory_used_bytes: Some(used_mib << 20),
+                utilization_percent: Some(percent),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        Snapshot {
+            unix_seconds: 1678901244,
+            hostname: Some("gpu-server-01".into()),
+            cpu: Some(Cpu {
+                percent: 45.26,
+                each_percent: (0..16).map(|cpu| (cpu, 1.0)).collect(),
+            }),
+            memory: Some(Memory {
+                total_bytes: 32768 << 20,
+                used_bytes: Some((20582 << 20) + 1048575),
+                swap_total_bytes: Some(0),
+                swap_used_bytes: Some(0),
+            }),
+            gpus: gpus(vec![
+                gpu(0, "NVIDIA GeForce RTX 3090", 24576, 18432, 87),
+                gpu(1, "NVIDIA GeForce RTX 3080", 10240, 1000, 12),
+            ]),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_documents_own_examples() {
+        let machine = Machine {
+            cpu_model: "AMD Ryzen 9 5950X 16-Core Processor".into(),
+            ..Default::default()
+        };
+        let snapshot = documents_snapshot();
+        assert_eq!(
+            system_info(&machine, &snapshot, false, 1678901234),
+            r#"{"type":"system_info","cpu_count":16,"cpu_model":"AMD Ryzen 9 5950X 16-Core Processor","ram_total_mb":32768,"gpu_count":2,"gpus":[{"index":0,"name":"NVIDIA GeForce RTX 3090","memory_mb":24576},{"index":1,"name":"NVIDIA GeForce RTX 3080","memory_mb":10240}],"hostname":"gpu-server-01","timestamp":1678901234}"#
+        );
+        assert_eq!(
+            usage_update(&snapshot, Primary::Index(0), false),
+            r#"{"type":"usage_update","cpu_percent":45.3,"ram_percent":62.8,"ram_used_mb":20582,"ram_total_mb":32768,"gpu_percent":87,"gpu_mem_used_mb":18432,"gpu_mem_total_mb":24576,"timestamp":1678901244}"#
+        );
+    }
+
+    #[test]
+    fn without_a_gpu_its_fields_are_absent() {
+        let snapshot = Snapshot { gpus: gpus(vec![]), ..documents_snapshot() };
+        for primary in [Primary::Index(0), Primary::Aggregate] {
+            assert_eq!(
+                usage_update(&snapshot, primary, false),
+                r#"{"type":"usage_update","cpu_percent":45.3,"ram_percent":62.8,"ram_used_mb":20582,"ram_total_mb":32768,"timestamp":1678901244}"#
+            );
+        }
+        assert!(
+            system_info(&Machine::default(), &snapshot, false, 0)
+                .contains(r#""gpu_count":0,"gpus":[],"#)
+        );
+    }
+
+    #[test]
+    fn aggregate_is_mean_utilisation_and_summed_memory() {
+        let update = usage_update(&documents_snapshot(), Primary::Aggregate, false);
+        let gpu = r#""gpu_percent":50,"gpu_mem_used_mb":19432,"gpu_mem_total_mb":34816"#;
+        assert!(update.contains(gpu), "{update}");
+    }
+
+    #[test]
+    fn requests_are_bare_text_and_a_line_end_does_no_harm() {
+        assert_eq!(Request::parse("subscribe:usage"), Ok(Request::Subscribe));
+        assert_eq!(Request::parse("subscribe:usage\r\n"), Ok(Request::Subscribe));
+        assert_eq!(Request::parse("subscribe:detail"), Ok(Request::SubscribeDetail));
+        assert_eq!(Request::parse("unsubscribe:usage"), Ok(Request::Unsubscribe));
+        for bad in ["", "Subscribe:Usage", "subscribe", "{\"type\":\"subscribe\"}"] {
+            assert!(Request::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_request_is_answered_escaped_and_short() {
+        let message = Request::parse("\"\u{1b}[2J<script>").unwrap_err().message();
+        let value: serde_json::Value = serde_json::from_str(&message).unwrap();
+        assert_eq!(value["status"], "error");
+        assert!(value["message"].as_str().unwrap().starts_with(r#""\"\x1b[2J<script>" is not"#));
+        assert!(Request::parse(&"x".repeat(4096)).unwrap_err().message().len() < 250);
+    }
+
+    #[test]
+    fn the_detailed_form_only_adds() {
+        let plain: serde_json::Map<_, _> =
+            serde_json::from_str(&usage_update(&documents_snapshot(), Primary::Index(0), false))
+                .unwrap();
+        let detail: serde_json::Map<_, _> =
+            serde_json::from_str(&usage_update(&documents_snapshot(), Primary::Index(0), true))
+                .unwrap();
+        for (key, value) in &plain {
+            assert_eq!(detail.get(key), Some(value));
+        }
+        assert!(detail.len() > plain.len());
+    }
+}

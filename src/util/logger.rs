@@ -1,0 +1,177 @@
+//! Log lines on standard error.
+//!
+//! A plain line is `2026-11-21T09:00:00Z warn text`. Into systemd's journal it is `<4>text`: the journal
+//! knows the time and reads the level from the prefix (sd-daemon(3)). Not `eprintln!`, which
+//! panics when the log's reader died or its disk is full: a line that cannot be written is lost, the
+//! agent goes on. It also does not wait for a reader that has stopped reading.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::limits;
+use crate::sys;
+use crate::sys::Until;
+use crate::util::sync::{TokenBucket, lock};
+
+/// The longest line; a pipe takes so much at once or not at all (pipe(7), PIPE_BUF).
+pub const LINE_BYTES: usize = 4096;
+
+struct Logger {
+    journal: bool,
+}
+
+/// Starts logging at `level`.
+pub fn init(level: LevelFilter) {
+    let journal = writes_to_journal().unwrap_or(false);
+    // It fails only when a logger is there already, which then serves as well.
+    let _ = log::set_boxed_logger(Box::new(Logger { journal }));
+    log::set_max_level(level);
+}
+
+/// systemd names the journal's socket in `JOURNAL_STREAM`; programs started further down inherit the
+/// variable, with standard error somewhere else.
+fn writes_to_journal() -> io::Result<bool> {
+    let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return Ok(false) };
+    Ok(journal == stream_name(io::stderr().as_fd())?)
+}
+
+/// What `JOURNAL_STREAM` holds for who writes to this: whoever reads it understands the prefixes.
+pub fn stream_name(stream: BorrowedFd<'_>) -> io::Result<String> {
+    let stream = File::from(stream.try_clone_to_owned()?).metadata()?;
+    Ok(format!("{}:{}", stream.dev(), stream.ino()))
+}
+
+impl Log for Logger {
+    // Libraries write what peers send into their trace lines; ours decide what may be shown.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = if self.journal {
+                format!("<{}>{}\n", syslog_priority(record.level()), record.args())
+            } else {
+                let level = record.level().as_str().to_ascii_lowercase();
+                format!("{} {level} {}\n", utc(unix_seconds()), record.args())
+            };
+            // One write, so that lines of different threads do not mix; a pipe that has room at all has
+            // room for a page. See above for why a failure is passed over.
+            let line = &line.as_bytes()[..line.len().min(LINE_BYTES)];
+            let stderr = io::stderr();
+            let writable = (stderr.as_fd(), Until::Writable);
+            if sys::wait([writable], Some(Duration::ZERO)) == [true] {
+                let _ = stderr.lock().write_all(line);
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// The level as syslog(3) counts it.
+pub fn syslog_priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
+}
+
+/// The wall clock, Unix seconds.
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The same, Unix milliseconds.
+pub fn unix_milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(since).unwrap_or(u64::MAX)
+}
+
+/// RFC 3339 in UTC, to the second.
+pub fn utc(unix_seconds: u64) -> String {
+    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+/// Day, month and year of the proleptic Gregorian calendar, counted from 1970-01-01. Years are counted
+/// from March, so that the leap day is the last of its year.
+fn civil(days: u64) -> (u64, u64, u64) {
+    const DAYS_BEFORE_1970: u64 = 719_468; // from 0000-03-01
+    let days = days + DAYS_BEFORE_1970;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    (year, month, day)
+}
+
+/// Bounds the lines that peers can cause: a burst, then one a second; the rest is counted, and the next
+/// line that passes says how many there were.
+pub struct RateLimitedLog(Mutex<(TokenBucket, u64)>);
+
+impl RateLimitedLog {
+    /// A full allowance.
+    pub const fn new() -> Self {
+        Self(Mutex::new((TokenBucket::new(limits::PEER_LOG_LINES), 0)))
+    }
+
+    /// Logs `line` if the allowance is not used up. Text from a peer must be escaped already.
+    pub fn write(&self, level: Level, line: impl FnOnce() -> String) {
+        if level > log::max_level() {
+            return;
+        }
+        let suppressed = {
+            let mut state = lock(&self.0);
+            if !state.0.take(Instant::now()) {
+                state.1 += 1;
+                return;
+            }
+            std::mem::take(&mut state.1)
+        };
+        match suppressed {
+            0 => log::log!(level, "{}", line()),
+            more => log::log!(level, "{} ({more} lines like this were left out)", line()),
+        }
+    }
+}
+
+impl Default for RateLimitedLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_calendar() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_678_901_234, "2023-03-15T17:27:14Z"),
+            (1_795_216_252, "2026-11-20T23:10:52Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(utc(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+pub mod byte_sink;
+pub mod child_env;
+pub mod deadline_stream;
+pub mod error;
+pub mod journal;
+pub mod liveness;
+pub mod logger;
+pub mod shell_words;
+pub mod state_dir;
+pub mod sync;
