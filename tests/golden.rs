@@ -8,9 +8,10 @@ use std::time::Duration;
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::Roots;
+use hm_agent::model::primary_gpu::Primary;
 use hm_agent::model::{RawSample, Snapshot};
 use hm_agent::sys::FsSize;
-use hm_agent::telemetry::messages::{Primary, system_info, usage_update};
+use hm_agent::telemetry::messages::{system_info, usage_update};
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")

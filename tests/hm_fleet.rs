@@ -10,10 +10,10 @@ use hm_agent::config::Hm as Settings;
 use hm_agent::hm_client::client::Link;
 use hm_agent::limits;
 use hm_agent::model::RawSample;
+use hm_agent::model::primary_gpu::Primary;
 use hm_agent::net::reconnect::Backoff;
 use hm_agent::sys;
 use hm_agent::sys::EventFd;
-use hm_agent::telemetry::messages::Primary;
 use hm_agent::util::sync::Shutdown;
 
 use support::Scratch;

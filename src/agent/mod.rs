@@ -28,12 +28,12 @@ use crate::http::listener::{ConnectionLimits, Port};
 use crate::http::stats::Counters;
 use crate::limits;
 use crate::model::RawSample;
+use crate::model::host_info::HostInfo;
 use crate::remote::hosts::Hosts;
 use crate::remote::server::Monitor;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::telemetry::fan::Fan;
-use crate::telemetry::messages::Machine;
 use crate::telemetry::responses;
 use crate::telemetry::responses::{BufferPool, Responses, ScrapeLimit};
 use crate::telemetry::router::Telemetry;
@@ -54,7 +54,7 @@ struct Shared {
     settings: Current,
     /// Rings when the settings in force have changed.
     reloaded: EventFd,
-    machine: Machine,
+    machine: HostInfo,
     gpus: GpuState,
     feed: LatestSample,
     /// Rings when samples say how it stands with the GPUs.

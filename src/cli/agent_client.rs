@@ -8,7 +8,7 @@ use tungstenite::Message;
 use crate::config::Usage;
 use crate::heartbeat::client::encode;
 use crate::limits;
-use crate::net::reconnect::LinkStatus;
+use crate::model::status::UpstreamStatus;
 use crate::net::url::Address;
 use crate::net::websocket::{Route, Socket};
 use crate::util::sync::Shutdown;
@@ -17,17 +17,17 @@ use crate::util::sync::Shutdown;
 struct Update {
     r#type: Option<String>,
     #[serde(default)]
-    links: Vec<LinkStatus>,
+    links: Vec<UpstreamStatus>,
 }
 
 /// The links of the agent that listens at `usage.listen` of these settings. None if there is no such agent, or
 /// it does not answer soon.
-pub fn links(usage: &Usage) -> Vec<LinkStatus> {
+pub fn links(usage: &Usage) -> Vec<UpstreamStatus> {
     let Ok(stop) = Shutdown::new() else { return Vec::new() };
     ask(usage, &stop).unwrap_or_default()
 }
 
-fn ask(usage: &Usage, stop: &Shutdown) -> Option<Vec<LinkStatus>> {
+fn ask(usage: &Usage, stop: &Shutdown) -> Option<Vec<UpstreamStatus>> {
     let address = crate::net::local(usage.listen);
     let token = usage.token.as_ref().map(|token| format!("?token={}", encode(token.expose())));
     let target = format!("/usage{}", token.unwrap_or_default());

@@ -12,15 +12,15 @@ use crate::collector::sampler::Sampler;
 use crate::config::{Config, Current};
 use crate::heartbeat::client::Server;
 use crate::limits;
+use crate::model::host_info::HostInfo;
 use crate::model::{RawSample, Snapshot};
 use crate::sys;
-use crate::telemetry::messages::Machine;
 use crate::util::error::Error;
 use crate::util::sync::Shutdown;
 
 /// One look at this machine: two readings, half a second apart, or as much later as the first word on the
 /// GPUs takes.
-pub fn look(config: Config) -> Result<(Machine, Snapshot), Error> {
+pub fn look(config: Config) -> Result<(HostInfo, Snapshot), Error> {
     let events = |error| Error::system("create an event", error);
     let (stop, gpus) = (Shutdown::new().map_err(events)?, GpuState::new().map_err(events)?);
     let settings = Current::new(config);

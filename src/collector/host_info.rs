@@ -4,19 +4,19 @@ use std::path::Path;
 
 use crate::collector::cached_file::Files;
 use crate::config::Roots;
+use crate::model::host_info::HostInfo;
 use crate::procfs::{cpuinfo, os_release};
 use crate::sys::process::host_name;
-use crate::telemetry::messages::Machine;
 
 /// Reads the machine's names. What is not there is absent; a processor nobody names is "unknown".
-pub fn read(roots: &Roots) -> Machine {
+pub fn read(roots: &Roots) -> HostInfo {
     let mut files = Files::default();
     let os = [roots.root.join("etc/os-release"), roots.root.join("usr/lib/os-release")];
     let os = os.iter().find_map(|path| files.read(path).ok().map(os_release::parse));
     let os = os.unwrap_or_default();
     let mut kernel = |name: &str| files.line(&roots.proc.join("sys/kernel").join(name));
     let (release, version, domain) = (kernel("osrelease"), kernel("version"), kernel("domainname"));
-    Machine {
+    HostInfo {
         cpu_model: cpu_model(&mut files, roots).unwrap_or_else(|| "unknown".to_owned()),
         os: os.name_for_people(),
         os_release: os,

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::http::frame;
 use crate::model::gpu::Gpus;
+use crate::model::primary_gpu::Primary;
 use crate::model::{RawSample, Snapshot};
 use crate::sys::EventFd;
 use crate::telemetry::messages;
@@ -41,11 +42,7 @@ impl Sample {
     }
 
     /// `usage_update` as a frame, showing the GPU that `primary` names when the message is made.
-    pub fn update_frame(
-        &self,
-        primary: impl FnOnce() -> messages::Primary,
-        detailed: bool,
-    ) -> &[u8] {
+    pub fn update_frame(&self, primary: impl FnOnce() -> Primary, detailed: bool) -> &[u8] {
         let make = || frame::text(&messages::usage_update(&self.snapshot, primary(), detailed));
         self.update(detailed).get_or_init(make)
     }
@@ -81,7 +78,7 @@ impl LatestSample {
 
     /// A new tick: everybody is woken. What they had of the tick before is made of this one first: of thousands, all would
     /// wait for the one that makes it, whose stack is small.
-    pub fn publish(&self, reading: RawSample, primary: messages::Primary) {
+    pub fn publish(&self, reading: RawSample, primary: Primary) {
         let before = self.current();
         let tick = before.tick + 1;
         // Nobody waits for this bell now: it rang a whole tick ago.
@@ -132,7 +129,7 @@ mod tests {
     use super::*;
     use crate::sys::wait_readable;
 
-    const PRIMARY: messages::Primary = messages::Primary::Index(0);
+    const PRIMARY: Primary = Primary::Index(0);
 
     fn rung(feed: &LatestSample, tick: u64) -> bool {
         wait_readable([feed.bell(tick)], Some(Duration::ZERO)) == [true]

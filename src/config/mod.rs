@@ -19,7 +19,7 @@ pub use crate::config::layers::Settings;
 pub use crate::config::sources::Sources;
 use crate::heartbeat::protocol::Unit;
 use crate::limits;
-use crate::telemetry::messages::Primary;
+use crate::model::primary_gpu::Primary;
 use crate::util::error::Error;
 use crate::util::shell_words;
 use crate::util::sync::lock;

@@ -18,7 +18,8 @@ use crate::core_client::session::{Conversation, Step, Verdict};
 use crate::heartbeat::client::encode;
 use crate::limits;
 use crate::model::Snapshot;
-use crate::net::reconnect::{DisconnectReason, LinkStatus};
+use crate::model::status::UpstreamStatus;
+use crate::net::reconnect::DisconnectReason;
 use crate::net::reconnecting_client;
 use crate::net::reconnecting_client::{Heard, ReconnectingClient, chance, quoted};
 use crate::net::websocket::Socket;
@@ -92,7 +93,7 @@ impl Link {
     }
 
     /// How it stands. Waits for no disk: the sampler asks.
-    pub fn status(&self) -> LinkStatus {
+    pub fn status(&self) -> UpstreamStatus {
         self.uplink.status()
     }
 

@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use crate::heartbeat::protocol;
-use crate::heartbeat::table::Status;
 use crate::limits;
+use crate::model::status::AppStatus;
 use crate::util::error::reason;
 
 /// Where a heartbeat server is.
@@ -56,7 +56,7 @@ impl Server {
     }
 
     /// How all its applications are, at most so many; none if it does not say.
-    pub fn statuses(&self, most: usize) -> Vec<Status> {
+    pub fn statuses(&self, most: usize) -> Vec<AppStatus> {
         let ok = |target: &str| match self.ask("GET", target) {
             Ok((200, text)) => Some(text),
             _ => None,

@@ -11,8 +11,10 @@ use crate::config::Current;
 use crate::heartbeat::hooks::HookRunner;
 use crate::heartbeat::protocol::shown;
 use crate::heartbeat::store::Store;
-use crate::heartbeat::table::{ActiveClock, AppState, HeartbeatTable, Saved, Status, Transition};
+use crate::heartbeat::table::{ActiveClock, HeartbeatTable, Saved, Transition};
 use crate::limits;
+use crate::model::status::AppState;
+use crate::model::status::AppStatus;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::liveness::Liveness;
@@ -85,7 +87,7 @@ impl HeartbeatMonitor {
     }
 
     /// How everybody is.
-    pub fn statuses(&self) -> Vec<Status> {
+    pub fn statuses(&self) -> Vec<AppStatus> {
         self.with(HeartbeatTable::statuses)
     }
 

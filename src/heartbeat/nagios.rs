@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::heartbeat::protocol::Unit;
-use crate::heartbeat::table::{AppState, CRITICAL, DROPPED, Status, WARNING};
+use crate::model::status::AppState;
+use crate::model::status::AppStatus;
+use crate::model::status::{CRITICAL, DROPPED, WARNING};
 
 /// Ids that a status line names; monitoring systems cut longer lines anyway.
 const NAMED: usize = 50;
@@ -35,7 +37,7 @@ pub fn list(ids: &[&str]) -> String {
 }
 
 /// The line of one application, in the form of Nagios' plugins.
-pub fn status_line(status: &Status, unit: Unit) -> String {
+pub fn status_line(status: &AppStatus, unit: Unit) -> String {
     let id = shown(&status.id);
     let delay = granted(status.granted, unit);
     let unit = if unit == Unit::Seconds { "s" } else { "ms" };
@@ -56,7 +58,7 @@ pub fn status_line(status: &Status, unit: Unit) -> String {
 }
 
 /// Reads such a line again. `None`: it says something else.
-pub fn parse_status_line(id: &str, line: &str) -> Option<Status> {
+pub fn parse_status_line(id: &str, line: &str) -> Option<AppStatus> {
     let (words, numbers) = line.trim_end().split_once("| od=")?;
     let (od, delay) = numbers.split_once(" delay=")?;
     let od = od.split(';').next()?.parse().ok()?;
@@ -75,7 +77,7 @@ pub fn parse_status_line(id: &str, line: &str) -> Option<Status> {
         .rsplit_once(" in maintenance for ")
         .and_then(|(_, left)| Some(Duration::from_secs(left.strip_suffix(" s")?.parse().ok()?)));
     let granted = Duration::try_from_secs_f64(seconds).ok()?;
-    Some(Status { id: id.to_owned(), lateness, od, granted, maintenance: left })
+    Some(AppStatus { id: id.to_owned(), lateness, od, granted, maintenance: left })
 }
 
 /// The line of an application that is not in the table.
@@ -153,9 +155,9 @@ mod tests {
         }
     }
 
-    fn status(lateness: AppState, od: f64) -> Status {
+    fn status(lateness: AppState, od: f64) -> AppStatus {
         let granted = Duration::from_millis(2725);
-        Status { id: "Tetris".into(), lateness, od, granted, maintenance: None }
+        AppStatus { id: "Tetris".into(), lateness, od, granted, maintenance: None }
     }
 
     #[test]
@@ -195,7 +197,7 @@ mod tests {
             }
         }
         let left = Some(Duration::from_secs(9));
-        let app = Status { maintenance: left, ..status(AppState::Ok, 1.0) };
+        let app = AppStatus { maintenance: left, ..status(AppState::Ok, 1.0) };
         assert_eq!(parse_status_line("Tetris", &status_line(&app, Seconds)), Some(app));
         for other in
             ["", "OK - fine", &unknown_line("x", None), "OK| od=x delay=1ms", "OK| od=1 delay=-1s"]
@@ -207,7 +209,7 @@ mod tests {
     #[test]
     fn maintenance_is_ok_and_said() {
         let left = Some(Duration::from_millis(54_100));
-        let app = Status { maintenance: left, ..status(AppState::Critical, 5.5) };
+        let app = AppStatus { maintenance: left, ..status(AppState::Critical, 5.5) };
         assert_eq!(
             status_line(&app, Seconds),
             "OK - application [Tetris] in maintenance for 55 s| od=5.50;3;5;0;6 delay=2.725s;;;"

@@ -15,14 +15,15 @@ use crate::hm_client::report_clock::MonotonicTimestamps;
 use crate::hm_client::session::{Conversation, Step, Verdict};
 use crate::hm_client::spool::{Report, Spool};
 use crate::model::Snapshot;
-use crate::net::reconnect::{DisconnectReason, LinkStatus};
+use crate::model::primary_gpu::Primary;
+use crate::model::status::UpstreamStatus;
+use crate::net::reconnect::DisconnectReason;
 use crate::net::reconnecting_client;
 use crate::net::reconnecting_client::{Heard, ReconnectingClient, chance};
 use crate::net::websocket::Socket;
 use crate::procfs::quote;
 use crate::sys;
 use crate::sys::EventFd;
-use crate::telemetry::messages::Primary;
 use crate::util::error::Error;
 use crate::util::logger::unix_milliseconds;
 use crate::util::sync::{Shutdown, lock};
@@ -82,7 +83,7 @@ impl Link {
     }
 
     /// How it stands. Waits for no disk: the sampler asks.
-    pub fn status(&self) -> LinkStatus {
+    pub fn status(&self) -> UpstreamStatus {
         self.uplink.status()
     }
 

@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
 use crate::model::Snapshot;
-use crate::telemetry::messages::{Primary, primary_gpu};
+use crate::model::primary_gpu::{Primary, primary_gpu};
 
 /// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,11 +1,11 @@
 //! What the agent knows of itself: its sources, the applications that beat, its links, ports and process.
 
-use crate::heartbeat::table::{AppState, Status};
 use crate::limits;
 use crate::metrics::encoder::{Number, Text, labels};
 use crate::metrics::{Facts, LeftOut, PortStatus, Process};
 use crate::model::devices::CollectorStatus;
-use crate::net::reconnect::LinkStatus;
+use crate::model::status::UpstreamStatus;
+use crate::model::status::{AppState, AppStatus};
 
 pub(super) fn write(text: &mut Text, facts: &Facts<'_>, left_out: &mut LeftOut) {
     let build =
@@ -88,7 +88,7 @@ fn sources(text: &mut Text, sources: &[CollectorStatus]) {
     }
 }
 
-type State = (&'static str, fn(&Status) -> bool);
+type State = (&'static str, fn(&AppStatus) -> bool);
 
 const STATES: [State; 3] = [
     ("ok", |status| status.lateness == AppState::Ok),
@@ -97,16 +97,16 @@ const STATES: [State; 3] = [
 ];
 
 /// Anybody who reaches the heartbeat port may name applications: only so many are told, the latest first.
-fn heartbeats(text: &mut Text, all: &[Status], left_out: &mut LeftOut) {
+fn heartbeats(text: &mut Text, all: &[AppStatus], left_out: &mut LeftOut) {
     text.gauge("hm_agent_heartbeat_apps", "Applications that beat, by state.");
     for (state, is_it) in STATES {
         let count = all.iter().filter(|status| is_it(status)).count();
         text.sample_with("", ("state", state), count);
     }
-    let mut latest: Vec<&Status> = all.iter().collect();
+    let mut latest: Vec<&AppStatus> = all.iter().collect();
     latest.sort_by(|one, other| other.od.total_cmp(&one.od));
     let told = left_out.cap("heartbeat_apps", &latest, limits::METRICS_APPS);
-    let named: Vec<(String, &Status)> =
+    let named: Vec<(String, &AppStatus)> =
         told.iter().map(|status| (labels(&[("app_id", &status.id)]), *status)).collect();
     text.gauge(
         "hm_agent_heartbeat_app_state",
@@ -141,8 +141,8 @@ fn heartbeats(text: &mut Text, all: &[Status], left_out: &mut LeftOut) {
     }
 }
 
-fn links(text: &mut Text, links: &[LinkStatus]) {
-    let named: Vec<(String, &LinkStatus)> =
+fn links(text: &mut Text, links: &[UpstreamStatus]) {
+    let named: Vec<(String, &UpstreamStatus)> =
         links.iter().map(|link| (labels(&[("link", &link.name)]), link)).collect();
     text.gauge(
         "hm_agent_link_state",

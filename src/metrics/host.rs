@@ -4,9 +4,9 @@ use crate::limits;
 use crate::metrics::encoder::{Kind, Number, Text, labels};
 use crate::metrics::{Facts, LeftOut};
 use crate::model::RawSample;
+use crate::model::host_info::HostInfo;
 use crate::procfs::os_release::OsRelease;
 use crate::procfs::stat::{CpuTimes, Stat};
-use crate::telemetry::messages::Machine;
 
 /// Ticks of `USER_HZ` are hundredths of a second.
 fn ticks(value: u64) -> Number {
@@ -108,7 +108,7 @@ fn pressure(text: &mut Text, reading: &RawSample) {
     }
 }
 
-fn names(text: &mut Text, machine: &Machine, hostname: Option<&str>) {
+fn names(text: &mut Text, machine: &HostInfo, hostname: Option<&str>) {
     let of = |name: &'static str, value: &Option<String>| (name, value.clone().unwrap_or_default());
     let uname = [
         of("domainname", &machine.domain_name),

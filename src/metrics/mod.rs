@@ -16,14 +16,14 @@ use std::time::Duration;
 pub use crate::metrics::encoder::Format;
 use crate::metrics::encoder::Text;
 use crate::model::RawSample;
-use crate::telemetry::messages::Machine;
+use crate::model::host_info::HostInfo;
 
 /// All that is told.
 pub struct Facts<'a> {
     /// The last sample.
     pub reading: &'a RawSample,
     /// What does not change.
-    pub machine: &'a Machine,
+    pub machine: &'a HostInfo,
     /// The wall clock, since 1970.
     pub now: Duration,
     /// Time between samples.

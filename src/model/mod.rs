@@ -5,16 +5,19 @@
 
 pub mod devices;
 pub mod gpu;
+pub mod host_info;
 pub mod previous;
+pub mod primary_gpu;
 pub mod rates;
+pub mod status;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::heartbeat::table::Status;
 use crate::model::devices::{CollectorStatus, Devices};
 use crate::model::gpu::Gpus;
-use crate::net::reconnect::LinkStatus;
+use crate::model::status::AppStatus;
+use crate::model::status::UpstreamStatus;
 use crate::procfs::diskstats::DiskStat;
 use crate::procfs::file_nr::FileNr;
 use crate::procfs::loadavg::LoadAvg;
@@ -66,9 +69,9 @@ pub struct RawSample {
     /// GPUs, as they answered last.
     pub gpus: Arc<Gpus>,
     /// Applications that promised to beat.
-    pub heartbeats: Arc<[Status]>,
+    pub heartbeats: Arc<[AppStatus]>,
     /// Links to servers.
-    pub links: Arc<[LinkStatus]>,
+    pub links: Arc<[UpstreamStatus]>,
 }
 
 /// The three pressure files; `None` where the kernel has none (before 4.20, or switched off).
@@ -158,9 +161,9 @@ pub struct Snapshot {
     /// GPUs.
     pub gpus: Arc<Gpus>,
     /// Applications that promised to beat.
-    pub heartbeats: Arc<[Status]>,
+    pub heartbeats: Arc<[AppStatus]>,
     /// Links to servers.
-    pub links: Arc<[LinkStatus]>,
+    pub links: Arc<[UpstreamStatus]>,
 }
 
 /// Use of the processors since the previous reading.

@@ -1,10 +1,7 @@
 //! A link to a server somewhere else that never gives up: when to try again, when to ping, when to take the
 //! other end for dead. Pure state machines: `now` and chance are parameters.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
-
-use serde::{Deserialize, Serialize};
 
 /// Waits between two tries: `rand(0, min(cap, base·2ⁿ))`, so that a thousand agents whose server was
 /// restarted do not come back all at once.
@@ -187,30 +184,6 @@ pub trait Conversation {
     fn has_pongs(&self) -> bool;
     /// Whether what was asked has been answered for so long that the next outage is a new one.
     fn is_stable(&self, now: Duration) -> bool;
-}
-
-/// What a person is shown of a link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkStatus {
-    /// E.g. `hm`.
-    pub name: String,
-    /// `connecting`, `waiting`, `connected`, `online`.
-    pub state: String,
-    /// Since when, Unix seconds.
-    pub since_unix_seconds: u64,
-    /// The last answer, Unix seconds; absent before the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_answer_unix_seconds: Option<u64>,
-    /// Reports that are not delivered yet.
-    pub backlog: u64,
-    /// Reports that were dropped since the agent started, because there were too many or the server refused them.
-    pub dropped: u64,
-    /// Why the link broke last; absent if it never did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_outage: Option<String>,
-    /// How often it was tried again since the agent started, by [`Outage::kind`].
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub outages: BTreeMap<String, u64>,
 }
 
 #[cfg(test)]

@@ -15,8 +15,9 @@ use tungstenite::Message;
 use crate::config::Secret;
 use crate::heartbeat::client::encode;
 use crate::limits;
+use crate::model::status::UpstreamStatus;
 use crate::net::log_dedup::Said;
-use crate::net::reconnect::{Backoff, Conversation, DisconnectReason, Keepalive, LinkStatus};
+use crate::net::reconnect::{Backoff, Conversation, DisconnectReason, Keepalive};
 use crate::net::tls;
 use crate::net::url::{Address, Proxy};
 use crate::net::websocket::{Route, Socket};
@@ -31,7 +32,7 @@ use crate::util::sync::{Shutdown, lock};
 pub struct ReconnectingClient {
     name: &'static str,
     route: Route,
-    status: Mutex<LinkStatus>,
+    status: Mutex<UpstreamStatus>,
     /// Rings when there is something new to send.
     news: EventFd,
     /// The clock of the state machines.
@@ -47,7 +48,7 @@ impl ReconnectingClient {
         secrets.extend(route.proxy.iter().flat_map(Proxy::secrets).map(Secret::new));
         // A part of another one would leave the rest of it to be seen.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.expose().len()));
-        let status = LinkStatus {
+        let status = UpstreamStatus {
             name: name.to_owned(),
             state: "connecting".to_owned(),
             since_unix_seconds: unix_seconds(),
@@ -69,12 +70,12 @@ impl ReconnectingClient {
     }
 
     /// How it stands. Waits for no disk: the sampler asks.
-    pub fn status(&self) -> LinkStatus {
+    pub fn status(&self) -> UpstreamStatus {
         lock(&self.status).clone()
     }
 
     /// Changes what is known of it.
-    pub fn note<R>(&self, change: impl FnOnce(&mut LinkStatus) -> R) -> R {
+    pub fn note<R>(&self, change: impl FnOnce(&mut UpstreamStatus) -> R) -> R {
         change(&mut lock(&self.status))
     }
 

@@ -4,10 +4,10 @@
 
 use serde::Serialize;
 
-use crate::heartbeat::table::Status;
 use crate::model::gpu::{Gpu, Nvidia};
+use crate::model::status::AppStatus;
+use crate::model::status::UpstreamStatus;
 use crate::model::{DiskRate, FileSystem, NetRate, Pressures, Snapshot, TrafficRate};
-use crate::net::reconnect::LinkStatus;
 use crate::procfs::pressure::{Pressure, Stall};
 use crate::telemetry::messages::one_decimal;
 
@@ -35,7 +35,7 @@ pub(super) struct UsageDetail<'a> {
     nvidia: Option<&'a Nvidia>,
     gpus: &'a [Gpu],
     heartbeats: Vec<HeartbeatDetail<'a>>,
-    links: &'a [LinkStatus],
+    links: &'a [UpstreamStatus],
 }
 
 #[derive(Serialize)]
@@ -233,7 +233,7 @@ fn file_system_detail(file_system: &FileSystem) -> FileSystemDetail<'_> {
     }
 }
 
-fn heartbeat_detail(status: &Status) -> HeartbeatDetail<'_> {
+fn heartbeat_detail(status: &AppStatus) -> HeartbeatDetail<'_> {
     HeartbeatDetail {
         app_id: &status.id,
         state: status.lateness.name(),

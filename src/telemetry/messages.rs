@@ -7,8 +7,9 @@
 use serde::Serialize;
 
 use crate::model::Snapshot;
-use crate::model::gpu::{Gpu, Values};
-use crate::procfs::os_release::OsRelease;
+use crate::model::gpu::Gpu;
+use crate::model::host_info::HostInfo;
+use crate::model::primary_gpu::{Primary, PrimaryGpu, primary_gpu};
 use crate::procfs::quote;
 use crate::telemetry::detail::{UsageDetail, usage_detail};
 pub use crate::telemetry::snapshot_json::{OwnStatus, whole};
@@ -64,32 +65,6 @@ impl Unknown {
     }
 }
 
-/// Which GPU the messages that have room for one show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Primary {
-    /// The GPU with this index.
-    Index(u32),
-    /// All together: mean utilisation, summed memory.
-    Aggregate,
-}
-
-/// What does not change while the agent runs.
-#[derive(Debug, Clone, Default)]
-pub struct Machine {
-    /// The processor's name, or "unknown".
-    pub cpu_model: String,
-    /// The distribution's name for people.
-    pub os: Option<String>,
-    /// What the distribution says of itself.
-    pub os_release: OsRelease,
-    /// The kernel's release, e.g. `6.1.0-13-amd64`.
-    pub kernel: Option<String>,
-    /// The kernel's version, e.g. `#1 SMP PREEMPT_DYNAMIC Debian 6.1.55-1 (2023-09-29)`.
-    pub kernel_version: Option<String>,
-    /// The NIS domain; `(none)` where there is none.
-    pub domain_name: Option<String>,
-}
-
 #[derive(Serialize)]
 struct SystemInfo<'a> {
     r#type: &'a str,
@@ -124,7 +99,7 @@ pub(super) struct SystemDetail<'a> {
 
 /// `system_info`, as of `unix_seconds`.
 pub fn system_info(
-    machine: &Machine,
+    machine: &HostInfo,
     snapshot: &Snapshot,
     detailed: bool,
     unix_seconds: u64,
@@ -142,7 +117,7 @@ pub fn system_info(
     })
 }
 
-pub(super) fn system_detail(machine: &Machine) -> SystemDetail<'_> {
+pub(super) fn system_detail(machine: &HostInfo) -> SystemDetail<'_> {
     SystemDetail {
         agent: env!("CARGO_PKG_VERSION"),
         architecture: std::env::consts::ARCH,
@@ -174,17 +149,6 @@ pub(super) struct UsageUpdate<'a> {
     pub detail: Option<UsageDetail<'a>>,
 }
 
-/// The GPU of messages that have room for one; memory in MiB.
-#[derive(Serialize, Default)]
-pub struct PrimaryGpu {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu_percent: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu_mem_used_mb: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu_mem_total_mb: Option<u64>,
-}
-
 /// `usage_update`.
 pub fn usage_update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> String {
     json(&update(snapshot, primary, detailed))
@@ -205,39 +169,8 @@ pub(super) fn update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> U
     }
 }
 
-pub fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {
-    match primary {
-        Primary::Index(index) => {
-            let Some(gpu) = gpus.iter().find(|gpu| gpu.index == index) else {
-                return PrimaryGpu::default();
-            };
-            PrimaryGpu {
-                gpu_percent: gpu.values.utilization_percent,
-                gpu_mem_used_mb: gpu.values.memory_used_bytes.map(mib),
-                gpu_mem_total_mb: gpu.values.memory_total_bytes.map(mib),
-            }
-        }
-        Primary::Aggregate => {
-            let readings: Vec<u64> = gpus
-                .iter()
-                .filter_map(|gpu| gpu.values.utilization_percent)
-                .map(u64::from)
-                .collect();
-            let mean = (readings.iter().sum::<u64>() as f64 / readings.len() as f64).round();
-            let sum = |pick: fn(&Values) -> Option<u64>| {
-                gpus.iter().filter_map(|gpu| pick(&gpu.values)).reduce(u64::saturating_add).map(mib)
-            };
-            PrimaryGpu {
-                gpu_percent: (!readings.is_empty()).then_some(mean as u32),
-                gpu_mem_used_mb: sum(|values| values.memory_used_bytes),
-                gpu_mem_total_mb: sum(|values| values.memory_total_bytes),
-            }
-        }
-    }
-}
-
 /// Both detailed messages in one object: what `hm-agent sample --json` prints.
-pub fn sample(machine: &Machine, snapshot: &Snapshot, primary: Primary) -> String {
+pub fn sample(machine: &HostInfo, snapshot: &Snapshot, primary: Primary) -> String {
     let system_info = system_info(machine, snapshot, true, snapshot.unix_seconds);
     let usage_update = usage_update(snapshot, primary, true);
     format!(r#"{{"system_info":{system_info},"usage_update":{usage_update}}}"#)
@@ -264,6 +197,7 @@ fn percent(part: u64, total: u64) -> f64 {
 mod tests {
     use super::*;
     use crate::model::gpu::Gpus;
+    use crate::model::gpu::Values;
     use crate::model::{Cpu, Memory};
     use std::sync::Arc;
 
@@ -306,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_documents_own_examples() {
-        let machine = Machine {
+        let machine = HostInfo {
             cpu_model: "AMD Ryzen 9 5950X 16-Core Processor".into(),
             ..Default::default()
         };
@@ -331,7 +265,7 @@ mod tests {
             );
         }
         assert!(
-            system_info(&Machine::default(), &snapshot, false, 0)
+            system_info(&HostInfo::default(), &snapshot, false, 0)
                 .contains(r#""gpu_count":0,"gpus":[],"#)
         );
     }

@@ -16,11 +16,11 @@ use crate::http::message::{ErrorResponse, Head};
 use crate::http::stats::Counters;
 use crate::limits;
 use crate::metrics::{Facts, Format, PortStatus, render};
+use crate::model::host_info::HostInfo;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::telemetry::dashboard;
 use crate::telemetry::messages;
-use crate::telemetry::messages::Machine;
 use crate::util::sync::{Shutdown, lock};
 
 /// What the answers are made of.
@@ -28,7 +28,7 @@ pub struct Responses<'a> {
     /// The samples.
     pub feed: &'a LatestSample,
     /// What does not change.
-    pub machine: &'a Machine,
+    pub machine: &'a HostInfo,
     /// The settings in force.
     pub settings: &'a Current,
     /// Readable when samples say how it stands with the GPUs.

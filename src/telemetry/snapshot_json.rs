@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::metrics::{PortStatus, Process};
 use crate::model::devices::CollectorStatus;
+use crate::model::host_info::HostInfo;
+use crate::model::primary_gpu::Primary;
 use crate::model::{RawSample, Snapshot};
 use crate::procfs::diskstats::DiskStat;
 use crate::procfs::net_dev::{NetDev, Traffic};
-use crate::telemetry::messages::{
-    Machine, Primary, SystemDetail, UsageUpdate, json, system_detail, update,
-};
+use crate::telemetry::messages::{SystemDetail, UsageUpdate, json, system_detail, update};
 
 /// What the agent knows of itself beside its samples.
 #[derive(Serialize)]
@@ -48,7 +48,7 @@ struct MachineInfo<'a> {
 /// Everything in one object: the detailed `usage_update`, the machine, what only `/metrics` tells besides, and the
 /// agent itself.
 pub fn whole(
-    machine: &Machine,
+    machine: &HostInfo,
     reading: &RawSample,
     snapshot: &Snapshot,
     primary: Primary,

@@ -18,10 +18,11 @@ use crate::collector::latest::{LatestSample, Sample};
 use crate::config::Current;
 use crate::http::frame;
 use crate::limits;
+use crate::model::host_info::HostInfo;
 use crate::sys;
 use crate::telemetry::fan::{Fan, Lent, Subscription};
 use crate::telemetry::messages;
-use crate::telemetry::messages::{Machine, Request, SUBSCRIBED, UNSUBSCRIBED};
+use crate::telemetry::messages::{Request, SUBSCRIBED, UNSUBSCRIBED};
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::reason;
 use crate::util::logger::unix_seconds;
@@ -34,7 +35,7 @@ pub struct Source<'a> {
     /// Who sends them while this thread sleeps.
     pub fan: &'a Fan,
     /// What does not change.
-    pub machine: &'a Machine,
+    pub machine: &'a HostInfo,
     /// The settings in force.
     pub settings: &'a Current,
 }

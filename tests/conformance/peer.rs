@@ -11,8 +11,8 @@ use hm_agent::core_client::client as core;
 use hm_agent::hm_client::client as hm;
 use hm_agent::limits;
 use hm_agent::model::RawSample;
+use hm_agent::model::primary_gpu::Primary;
 use hm_agent::sys::EventFd;
-use hm_agent::telemetry::messages::Primary;
 use hm_agent::util::sync::Shutdown;
 use serde_json::json;
 

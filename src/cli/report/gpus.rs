@@ -135,7 +135,7 @@ fn details(out: &mut Table, values: &Values) {
 mod tests {
     use super::*;
     use crate::model::gpu::Problem;
-    use crate::telemetry::messages::Machine;
+    use crate::model::host_info::HostInfo;
     use std::sync::Arc;
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
         };
         let gpus = Arc::new(Gpus { nvidia: Some(nvidia), each: vec![busy, lost] });
         let snapshot = Snapshot { gpus, ..Snapshot::default() };
-        let text = super::super::text(&Machine::default(), &snapshot);
+        let text = super::super::text(&HostInfo::default(), &snapshot);
         let lines: Vec<&str> = text.lines().skip(1).collect();
         assert_eq!(
             lines,

@@ -5,14 +5,14 @@ pub mod gpus;
 use std::fmt::Write;
 
 use crate::model::Snapshot;
+use crate::model::host_info::HostInfo;
 use crate::procfs::pressure::Pressure;
-use crate::telemetry::messages::Machine;
 
 /// Processors on one line of the table.
 const CPUS_A_LINE: usize = 8;
 
 /// The table, a few lines long.
-pub fn text(machine: &Machine, snapshot: &Snapshot) -> String {
+pub fn text(machine: &HostInfo, snapshot: &Snapshot) -> String {
     let mut out = Table(String::new());
     head(&mut out, machine, snapshot);
     processors(&mut out, machine, snapshot);
@@ -24,7 +24,7 @@ pub fn text(machine: &Machine, snapshot: &Snapshot) -> String {
     out.0
 }
 
-fn head(out: &mut Table, machine: &Machine, snapshot: &Snapshot) {
+fn head(out: &mut Table, machine: &HostInfo, snapshot: &Snapshot) {
     let mut facts = Vec::new();
     facts.extend(machine.os.clone());
     facts.extend(machine.kernel.as_ref().map(|kernel| format!("Linux {kernel}")));
@@ -32,7 +32,7 @@ fn head(out: &mut Table, machine: &Machine, snapshot: &Snapshot) {
     out.row("host", &[snapshot.hostname.as_deref().unwrap_or("?"), &facts.join(", ")]);
 }
 
-fn processors(out: &mut Table, machine: &Machine, snapshot: &Snapshot) {
+fn processors(out: &mut Table, machine: &HostInfo, snapshot: &Snapshot) {
     let Some(cpu) = &snapshot.cpu else { return };
     let count = cpu.each_percent.len();
     let busy = format!("{:.1} %", cpu.percent);
@@ -184,6 +184,6 @@ mod tests {
     #[test]
     fn a_terminal_does_not_obey_names() {
         let snapshot = Snapshot { hostname: Some("a\x1b[2J".into()), ..Default::default() };
-        assert!(!text(&Machine::default(), &snapshot).contains('\x1b'));
+        assert!(!text(&HostInfo::default(), &snapshot).contains('\x1b'));
     }
 }

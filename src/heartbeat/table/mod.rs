@@ -8,70 +8,15 @@
 pub mod active_clock;
 pub mod saved;
 
+use crate::model::status::{AppState, AppStatus};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use crate::heartbeat::table::active_clock::ActiveClock;
 pub use crate::heartbeat::table::saved::{Saved, SavedApp, SavedMaintenance};
 
-/// From this overdue ratio on an application is late.
-pub const WARNING: f64 = 3.0;
-/// From this one on it is very late.
-pub const CRITICAL: f64 = 5.0;
-/// At this one it is dropped.
-pub const DROPPED: f64 = 6.0;
-
 /// What a beat grants beyond what it promised, as the released server does.
 pub const TOLERANCE: Duration = Duration::from_secs(1);
-
-/// How late an application is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum AppState {
-    /// It beats as it promised, or nearly so.
-    Ok,
-    /// `od` ≥ 3.
-    Warning,
-    /// `od` ≥ 5.
-    Critical,
-    /// `od` ≥ 6: it is not in the table any more.
-    Dropped,
-}
-
-impl AppState {
-    /// Its name in capital letters, as Nagios writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Warning => "WARNING",
-            Self::Critical => "CRITICAL",
-            Self::Dropped => "DROPPED",
-        }
-    }
-
-    fn of(od: f64) -> Self {
-        match od {
-            od if od >= DROPPED => Self::Dropped,
-            od if od >= CRITICAL => Self::Critical,
-            od if od >= WARNING => Self::Warning,
-            _ => Self::Ok,
-        }
-    }
-}
-
-/// An application as it is now.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Status {
-    /// Who.
-    pub id: String,
-    /// How late.
-    pub lateness: AppState,
-    /// Time since the last beat ÷ granted time.
-    pub od: f64,
-    /// What its last beat was granted.
-    pub granted: Duration,
-    /// For how long it, or the host, is in maintenance.
-    pub maintenance: Option<Duration>,
-}
 
 /// An application has become later, or is in time again.
 #[derive(Debug, Clone, PartialEq)]
@@ -239,7 +184,7 @@ impl HeartbeatTable {
     }
 
     /// One application.
-    pub fn status(&mut self, id: &str, now: Duration) -> Option<Status> {
+    pub fn status(&mut self, id: &str, now: Duration) -> Option<AppStatus> {
         self.advance(now);
         self.apps.get(id).map(|app| self.status_of(id, app, now))
     }
@@ -251,7 +196,7 @@ impl HeartbeatTable {
     }
 
     /// All of them, in the order in which they came.
-    pub fn statuses(&mut self, now: Duration) -> Vec<Status> {
+    pub fn statuses(&mut self, now: Duration) -> Vec<AppStatus> {
         self.advance(now);
         self.in_order().map(|(id, app)| self.status_of(id, app, now)).collect()
     }
@@ -316,8 +261,8 @@ impl HeartbeatTable {
         self.changes
     }
 
-    fn status_of(&self, id: &str, app: &App, now: Duration) -> Status {
-        Status {
+    fn status_of(&self, id: &str, app: &App, now: Duration) -> AppStatus {
+        AppStatus {
             id: id.to_owned(),
             lateness: app.told,
             od: app.od(now),

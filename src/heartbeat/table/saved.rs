@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::heartbeat::table::{App, AppState, HeartbeatTable};
+use crate::heartbeat::table::{App, HeartbeatTable};
+use crate::model::status::AppState;
 
 /// The table in a form that can be written down.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ use hm_agent::procfs;
 use hm_agent::procfs::mountinfo;
 use hm_agent::remote::output::{Part, Parts};
 use hm_agent::sys::FsSize;
-use hm_agent::telemetry::messages::Machine;
+use hm_agent::model::host_info::HostInfo;
 
 use crate::program::text;
 
@@ -78,8 +78,8 @@ pub fn reading(sections: &[(String, Vec<u8>)]) -> RawSample {
 }
 
 /// What is the same in each look.
-pub fn machine(sections: &[(String, Vec<u8>)]) -> Machine {
-    let mut machine = Machine::default();
+pub fn machine(sections: &[(String, Vec<u8>)]) -> HostInfo {
+    let mut machine = HostInfo::default();
     for (name, body) in sections {
         match name.as_str() {
             "cpuinfo" => machine.cpu_model = procfs::cpuinfo::parse_model(body).unwrap_or_default(),
@@ -154,7 +154,7 @@ fn gpus(body: &[u8]) -> Arc<Gpus> {
 }
 
 /// A line is the id of an application.
-fn apps(body: &[u8]) -> Vec<hm_agent::heartbeat::table::Status> {
+fn apps(body: &[u8]) -> Vec<hm_agent::model::status::AppStatus> {
     let mut watch = HeartbeatTable::new(100);
     for id in body.split(|byte| *byte == b'\n') {
         // The hundred-and-first is refused.

@@ -16,7 +16,7 @@ use hm_agent::http::stats::Counters;
 use hm_agent::model::RawSample;
 use hm_agent::sys::EventFd;
 use hm_agent::telemetry::fan::Fan;
-use hm_agent::telemetry::messages::Machine;
+use hm_agent::model::host_info::HostInfo;
 use hm_agent::telemetry::responses::Responses;
 use hm_agent::telemetry::router::Telemetry;
 use hm_agent::telemetry::subscription;
@@ -28,7 +28,7 @@ use hm_agent::util::sync::Shutdown;
 pub struct Stage {
     pub feed: LatestSample,
     pub fan: Fan,
-    pub machine: Machine,
+    pub machine: HostInfo,
     pub settings: Current,
     complete: EventFd,
     stop: Shutdown,
@@ -46,7 +46,7 @@ fn stage(overrides: &[(&str, &str)]) -> Stage {
     Stage {
         feed: LatestSample::new(RawSample::default()).expect("a feed"),
         fan: Fan::new().expect("a fan"),
-        machine: Machine::default(),
+        machine: HostInfo::default(),
         settings: Current::new(Config::new(&settings).expect("settings")),
         complete,
         stop: Shutdown::new().expect("a stop"),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use hm_agent::heartbeat::protocol;
 use hm_agent::heartbeat::protocol::{Request, Unit};
-use hm_agent::heartbeat::table::{AppState, HeartbeatTable};
+use hm_agent::heartbeat::table::HeartbeatTable;
+use hm_agent::model::status::AppState;
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use hm_agent::metrics::{Facts, Format, PortStatus, render};
 use hm_agent::model::Snapshot;
 use hm_agent::telemetry::messages;
-use hm_agent::telemetry::messages::{OwnStatus, Primary};
+use hm_agent::model::primary_gpu::Primary;
+use hm_agent::telemetry::messages::OwnStatus;
 use hm_agent_fuzz::{exposition, machine};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -45,7 +46,7 @@ fn bounds(snapshot: &Snapshot) {
     snapshot.file_systems.iter().filter_map(|one| one.used_percent()).for_each(percent);
 }
 
-fn texts(machine: &messages::Machine, reading: &hm_agent::model::RawSample, snapshot: &Snapshot) {
+fn texts(machine: &hm_agent::model::host_info::HostInfo, reading: &hm_agent::model::RawSample, snapshot: &Snapshot) {
     let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     for primary in [Primary::Index(0), Primary::Aggregate] {
         for detailed in [false, true] {
