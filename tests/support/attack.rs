@@ -29,7 +29,7 @@ pub struct Attacker {
 }
 
 impl Attacker {
-    /// Begins an attack of `tests/peers/siege.py`. `prefix` puts it elsewhere, e.g. into a network namespace.
+    /// Begins an attack of `tests/peers/flood.py`. `prefix` puts it elsewhere, e.g. into a network namespace.
     pub fn start(prefix: &[&str], attack: &str, time: Duration, target: &Target<'_>) -> Self {
         let port = |address: SocketAddr| address.port().to_string();
         let Target { agent, monitor, host, sources } = target;
@@ -52,7 +52,7 @@ impl Attacker {
         let mut command = Command::new("nice");
         command.args(["-n", "10"]).args(prefix);
         command.arg(std::env::var("HM_TEST_PYTHON").unwrap_or("python3".to_owned()));
-        command.arg("-B").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/siege.py"));
+        command.arg("-B").arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/flood.py"));
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::TOKEN;
-use super::story::Story;
+use super::fault_log::Story;
 use super::support::core::Core;
-use super::support::dice::Dice;
 use super::support::heartbeat::lines_of;
 use super::support::monitor::Monitor;
+use super::support::rng::Rng;
 use serde_json::{Value, json};
 
 /// Every few seconds all documents.
@@ -40,23 +40,23 @@ pub fn scrape(monitor: &Monitor, story: &Story) {
 }
 
 /// Watches some hosts for a while, again and again; goes with a goodbye or without.
-pub fn watch(monitor: &Monitor, hosts: &[Value], story: &Story, mut dice: Dice) {
+pub fn watch(monitor: &Monitor, hosts: &[Value], story: &Story, mut rng: Rng) {
     while !story.is_over() {
         let mut watcher = monitor.connect();
         let mut hosts = hosts.to_vec();
-        dice.shuffle(&mut hosts);
-        hosts.truncate(1 + dice.below(hosts.len() as u64) as usize);
+        rng.shuffle(&mut hosts);
+        hosts.truncate(1 + rng.below(hosts.len() as u64) as usize);
         match watcher.ask("ssh.start_monitor", json!(hosts)) {
             Value::Null => story.count("hosts watched", hosts.len() as u64),
             // It was just killed, or ssh was, or nothing could be started.
             _ => story.count("hosts that could not be watched at once", 1),
         }
-        let end = Instant::now() + Duration::from_secs(3 + dice.below(12));
+        let end = Instant::now() + Duration::from_secs(3 + rng.below(12));
         while Instant::now() < end && !story.is_over() {
             let events = watcher.gather(Duration::from_millis(500));
             story.count("events of hosts", events.len() as u64);
         }
-        if dice.below(2) == 0 {
+        if rng.below(2) == 0 {
             // The agent ends it, too; what that looks like here does not matter.
             let _ = watcher.client.0.close(None);
             while watcher.client.0.read().is_ok() {}
@@ -79,14 +79,14 @@ const OPEN: usize = 8;
 
 impl Commands {
     /// A command now and then, until it is over.
-    pub fn give(&mut self, core: &Core, marks: &Path, story: &Story, mut dice: Dice) {
+    pub fn give(&mut self, core: &Core, marks: &Path, story: &Story, mut rng: Rng) {
         while !story.is_over() {
             self.ask_again(core);
             if self.open.len() < OPEN {
                 self.number += 1;
                 let id = format!("c-{}", self.number);
                 let mark = format!("echo {id} >> {}", marks.display());
-                let text = match dice.below(4) {
+                let text = match rng.below(4) {
                     0 => format!("{mark}; setsid sleep 1000 > /dev/null 2>&1 & {mark}-b; exit 3"),
                     1 => format!("{mark}; head -c 300000 /dev/zero | tr '\\0' x"),
                     2 => format!("{mark}; sleep 3"),
@@ -94,7 +94,7 @@ impl Commands {
                 };
                 self.ask(core, id, text);
             }
-            story.pass(Duration::from_millis(500 + dice.below(2000)));
+            story.pass(Duration::from_millis(500 + rng.below(2000)));
         }
     }
 

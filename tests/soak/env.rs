@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::applications::{self, Told};
-use super::crowd::Crowd;
-use super::meter::{self, Sample};
-use super::story::Story;
+use super::clients::{self, Commands};
+use super::fault_log::Story;
+use super::resource_usage::{self, Sample};
+use super::subscribers::Crowd;
 use super::support::core::Core;
 use super::support::core_wire;
-use super::support::dice::Dice;
 use super::support::disk::Disk;
 use super::support::fake_nvml::Driver;
 use super::support::heartbeat::list_setting;
@@ -20,10 +20,10 @@ use super::support::hub::Hub;
 use super::support::monitor::Monitor;
 use super::support::node::{User, children};
 use super::support::relay::{Certificate, Relay};
+use super::support::rng::Rng;
 use super::support::sshd::{CC, PASSWORD, Sshd, User as Account};
 use super::support::wall_clock::WallClock;
 use super::support::{Agent, Scratch};
-use super::visitors::{self, Commands};
 use super::{GPUS, INTERVAL, REPORT_INTERVAL, faults};
 
 pub const TOKEN: &str = "soak-token";
@@ -125,36 +125,36 @@ impl Scene {
         &self,
         time: Duration,
         all: bool,
-        dice: &mut Dice,
+        rng: &mut Rng,
         commands: &mut Commands,
         told: &mut Told,
     ) -> Vec<Sample> {
         let story = &self.story;
         story.over.store(false, Ordering::Relaxed);
         let (usage, heartbeat) = (self.agent().address, self.agent().heartbeat());
-        let seeds: Vec<u64> = (0..10).map(|_| dice.below(u64::MAX)).collect();
-        let mut seeds = seeds.into_iter().map(Dice::of);
+        let seeds: Vec<u64> = (0..10).map(|_| rng.below(u64::MAX)).collect();
+        let mut seeds = seeds.into_iter().map(Rng::of);
         let mut seed = || seeds.next().unwrap();
         std::thread::scope(|scope| {
             let crowd = Crowd::new(usage, story, seed());
             let mut threads = vec![scope.spawn(move || crowd.run())];
-            threads.push(scope.spawn(|| visitors::scrape(&self.monitor, story)));
+            threads.push(scope.spawn(|| clients::scrape(&self.monitor, story)));
             let of_core = seed();
             let marks = self.marks.0.join("ran");
             threads.push(scope.spawn(move || commands.give(&self.core, &marks, story, of_core)));
             for _ in 0..3 {
-                let dice = seed();
-                let watch = move || visitors::watch(&self.monitor, &self.hosts, story, dice);
+                let rng = seed();
+                let watch = move || clients::watch(&self.monitor, &self.hosts, story, rng);
                 threads.push(scope.spawn(watch));
             }
             let beating: Vec<_> = (0..applications::THREADS)
                 .map(|number| (number, seed()))
-                .map(|(number, dice)| {
-                    scope.spawn(move || applications::beat(heartbeat, number, story, dice))
+                .map(|(number, rng)| {
+                    scope.spawn(move || applications::beat(heartbeat, number, story, rng))
                 })
                 .collect();
-            let meter = scope.spawn(|| meter::measure(self.agent(), story));
-            faults::deal(self, time, all, dice);
+            let meter = scope.spawn(|| resource_usage::measure(self.agent(), story));
+            faults::deal(self, time, all, rng);
             // What comes of the last one comes.
             story.pass(Duration::from_secs(5));
             story.over.store(true, Ordering::Relaxed);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use hm_agent::util::logger::{unix_seconds, utc};
 
-use super::meter::{COLUMNS, Sample, quarters, spread};
-use super::story::Story;
+use super::fault_log::Story;
+use super::resource_usage::{COLUMNS, Sample, quarters, spread};
 use super::{GROWN_KB, KEPT_KB};
 
 pub struct Report<'a> {
@@ -49,7 +49,7 @@ impl Report<'_> {
         let names = COLUMNS.map(|(name, _)| name).join(" | ");
         _ = writeln!(text, "| | {names} |\n|{}", " --- |".repeat(COLUMNS.len() + 1));
         let mut row = |name: &str, samples: &[Sample]| {
-            let cell = |(_, value): &super::meter::Column| {
+            let cell = |(_, value): &super::resource_usage::Column| {
                 let [least, middle, most] = spread(samples.iter().map(value).collect());
                 match samples.len() {
                     1 => format!("{middle:.0}"),

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
+use super::fault_log::{STOPPED, Story};
 use super::frames::{Frames, Heard, KEY, TEXT, contains, masked, upgrade};
-use super::story::{STOPPED, Story};
-use super::support::dice::Dice;
+use super::support::rng::Rng;
 use super::{INTERVAL, TOKEN};
 
 pub const SUBSCRIBERS: usize = 1000;
@@ -55,17 +55,17 @@ enum Fate {
 pub struct Crowd<'a> {
     server: SocketAddr,
     story: &'a Story,
-    dice: Dice,
+    rng: Rng,
     poll: Poll,
     clients: Vec<Option<Client>>,
     free: VecDeque<usize>,
 }
 
 impl<'a> Crowd<'a> {
-    pub fn new(server: SocketAddr, story: &'a Story, dice: Dice) -> Self {
+    pub fn new(server: SocketAddr, story: &'a Story, rng: Rng) -> Self {
         let clients = (0..SUBSCRIBERS).map(|_| None).collect();
         let (poll, free) = (Poll::new().unwrap(), (0..SUBSCRIBERS).collect());
-        Self { server, story, dice, poll, clients, free }
+        Self { server, story, rng, poll, clients, free }
     }
 
     pub fn run(mut self) {
@@ -99,15 +99,15 @@ impl<'a> Crowd<'a> {
     }
 
     fn come(&mut self, at: usize, now: Instant) {
-        let (manner, longest) = match self.dice.below(100) {
+        let (manner, longest) = match self.rng.below(100) {
             0..72 => (Manner::Polite, 90),
             72..87 => (Manner::Vanishes, 30),
             87..95 => (Manner::NeverReads, 90),
             _ => (Manner::Stranger, 1),
         };
-        let stays = Duration::from_millis(2000 + self.dice.below(longest * 1000));
+        let stays = Duration::from_millis(2000 + self.rng.below(longest * 1000));
         let token = if manner == Manner::Stranger { "wrong" } else { TOKEN };
-        let (query, header) = match self.dice.below(2) {
+        let (query, header) = match self.rng.below(2) {
             0 => (format!("?token={token}"), String::new()),
             _ => (String::new(), format!("Authorization: Bearer {token}\r\n")),
         };
@@ -140,7 +140,7 @@ impl<'a> Crowd<'a> {
 
     fn handle(&mut self, at: usize) {
         let Some(client) = &mut self.clients[at] else { return };
-        match client.turn(self.story, &mut self.dice) {
+        match client.turn(self.story, &mut self.rng) {
             Ok(Fate::Stays) => {}
             Ok(Fate::Ended) => self.ended(at, "it was closed"),
             Err(error) => self.ended(at, &error),
@@ -200,7 +200,7 @@ impl<'a> Crowd<'a> {
 }
 
 impl Client {
-    fn turn(&mut self, story: &Story, dice: &mut Dice) -> Result<Fate, String> {
+    fn turn(&mut self, story: &Story, rng: &mut Rng) -> Result<Fate, String> {
         let subscribed = self.upgraded && self.unsent.is_empty();
         if self.manner != Manner::NeverReads || !subscribed {
             let mut part = [0; 8 << 10];
@@ -215,7 +215,7 @@ impl Client {
                     Err(error) if error.kind() == ErrorKind::Interrupted => {}
                     Err(error) => return Err(error.to_string()),
                 }
-                if self.hear(story, dice)? {
+                if self.hear(story, rng)? {
                     return Ok(Fate::Ended);
                 }
             }
@@ -230,7 +230,7 @@ impl Client {
     }
 
     /// Whether the agent says goodbye.
-    fn hear(&mut self, story: &Story, dice: &mut Dice) -> Result<bool, String> {
+    fn hear(&mut self, story: &Story, rng: &mut Rng) -> Result<bool, String> {
         if !self.upgraded {
             if self.input.rest().starts_with(b"HTTP/1.1 401 ") {
                 return Err("401".to_owned());
@@ -239,7 +239,7 @@ impl Client {
             self.input.skip(length);
             self.upgraded = true;
             // Much for those who do not read, and for some others.
-            let detailed = self.manner == Manner::NeverReads || dice.below(20) == 0;
+            let detailed = self.manner == Manner::NeverReads || rng.below(20) == 0;
             let subscription: &[u8] =
                 if detailed { b"subscribe:detail" } else { b"subscribe:usage" };
             self.unsent.extend(masked(TEXT, subscription));

@@ -15,7 +15,7 @@ use support::hub::Hub;
 use support::inside::{APP, Inside};
 use support::{Agent, Scratch, hm_agent, lasting_port, pass, wait_until};
 
-/// Every kind of server in `tests/peers/siege.py`.
+/// Every kind of server in `tests/peers/flood.py`.
 const KINDS: [&str; 14] = [
     "nested",
     "silent",

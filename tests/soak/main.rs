@@ -9,22 +9,22 @@ mod frames;
 mod support;
 
 mod applications;
-mod crowd;
+mod clients;
+mod env;
+mod fault_log;
 mod faults;
-mod meter;
 mod report;
-mod scene;
-mod story;
-mod visitors;
+mod resource_usage;
+mod subscribers;
 
 use std::time::Duration;
 
 use applications::Told;
-use meter::{Sample, quarters, spread};
-use scene::{Scene, TOKEN};
-use story::Story;
-use support::dice::Dice;
-use visitors::Commands;
+use clients::Commands;
+use env::{Scene, TOKEN};
+use fault_log::Story;
+use resource_usage::{Sample, quarters, spread};
+use support::rng::Rng;
 
 /// Seconds between two samples.
 const INTERVAL: u64 = 2;
@@ -43,15 +43,15 @@ const GROWN_KB: f64 = 1024.0;
 #[ignore = "needs root, minutes and a machine of its own: tests/soak"]
 fn everything_on_and_faults_at_random() {
     let seconds = std::env::var("HM_SOAK_SECONDS").map_or(60, |text| text.parse().unwrap());
-    let mut dice = Dice::new();
-    eprintln!("soak: HM_SEED={}", dice.seed);
+    let mut rng = Rng::new();
+    eprintln!("soak: HM_SEED={}", rng.seed);
     let scene = Scene::new();
     let (mut commands, mut told) = (Commands::default(), Told::new());
     // Once with every fault: after that all buffers are as large as they get.
-    let warm_up = scene.load(Duration::ZERO, true, &mut dice, &mut commands, &mut told);
+    let warm_up = scene.load(Duration::ZERO, true, &mut rng, &mut commands, &mut told);
     let before = scene.rest(&mut commands);
     let time = Duration::from_secs(seconds);
-    let loaded = scene.load(time, false, &mut dice, &mut commands, &mut told);
+    let loaded = scene.load(time, false, &mut rng, &mut commands, &mut told);
     let after = scene.rest(&mut commands);
     judge_rest(&before, &after, &scene.story);
     judge_trend(&loaded, &scene.story);
@@ -59,7 +59,7 @@ fn everything_on_and_faults_at_random() {
     commands.judge(&scene.core, &scene.marks.0.join("ran"), &scene.story);
     scene.judge_reports();
     let story = scene.end();
-    let whole = report::Report { seed: dice.seed, time, story: &story };
+    let whole = report::Report { seed: rng.seed, time, story: &story };
     let text =
         whole.text(&[("at rest before", before), ("at rest after", after)], &warm_up, &loaded);
     println!("{text}");
@@ -86,7 +86,8 @@ fn judge_rest(before: &Sample, after: &Sample, story: &Story) {
 /// The second quarter and the last, while all subscribers were there.
 fn judge_trend(samples: &[Sample], story: &Story) {
     let full = |quarter: &Vec<Sample>| {
-        let near = |sample: &&Sample| sample.subscribers as usize > crowd::SUBSCRIBERS * 8 / 10;
+        let near =
+            |sample: &&Sample| sample.subscribers as usize > subscribers::SUBSCRIBERS * 8 / 10;
         quarter.iter().filter(near).copied().collect::<Vec<_>>()
     };
     let quarters = quarters(samples);
@@ -95,7 +96,7 @@ fn judge_trend(samples: &[Sample], story: &Story) {
         story.wrong(format!("too few samples to compare: {}, {}", early.len(), late.len()));
         return;
     }
-    for (name, value) in meter::COLUMNS {
+    for (name, value) in resource_usage::COLUMNS {
         let middle = |samples: &[Sample]| spread(samples.iter().map(value).collect())[1];
         let (early, late) = (middle(&early), middle(&late));
         let more = match name {

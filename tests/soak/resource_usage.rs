@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::story::Story;
+use super::fault_log::Story;
 use super::support::Agent;
 use super::support::node::children;
 

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use support::cable::taken;
 use support::core::Core;
-use support::dice::Dice;
 use support::heartbeat::lines_of;
 use support::hub::Hub;
 use support::node::{self, User};
+use support::rng::Rng;
 use support::{Agent, Scratch, wait_until};
 
 /// A beat that came so long before the end is written down: the agent waits a second, and a busy machine some more.
@@ -28,7 +28,7 @@ struct Scene {
     state: Scratch,
     /// Commands write their names here when they run.
     marks: Scratch,
-    dice: Dice,
+    rng: Rng,
     /// When reports were taken, as the journals of all lives say.
     taken: BTreeSet<u64>,
     /// Applications that must be known, those of whom it is not sure left out.
@@ -40,8 +40,8 @@ struct Scene {
 #[ignore = "takes a minute"]
 fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
     let kills = std::env::var("HM_KILLS").map_or(20, |text| text.parse().unwrap());
-    let dice = Dice::new();
-    println!("{kills} kills, HM_SEED={}", dice.seed);
+    let rng = Rng::new();
+    println!("{kills} kills, HM_SEED={}", rng.seed);
     let user = User::new();
     let marks = user.scratch();
     let mut scene = Scene {
@@ -50,7 +50,7 @@ fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
         user,
         state: Scratch::new("killed"),
         marks,
-        dice,
+        rng,
         taken: BTreeSet::new(),
         known: BTreeSet::new(),
         commands: Vec::new(),
@@ -75,7 +75,7 @@ impl Scene {
     /// From a start to a kill.
     fn life(&mut self, number: usize) {
         let mut agent = self.start();
-        let length = Duration::from_millis(self.dice.below(5000));
+        let length = Duration::from_millis(self.rng.below(5000));
         let start = Instant::now();
         let mut beats = Vec::new();
         let mut watcher = None;
@@ -86,7 +86,7 @@ impl Scene {
             beats.push((app, Instant::now()));
             if step % 3 == 0 {
                 let command = format!("c-{number}-{step}");
-                let rest = self.dice.below(400);
+                let rest = self.rng.below(400);
                 let marks = self.marks.0.join("ran");
                 let text = format!("echo {command} >> {}; sleep 0.{rest:03}", marks.display());
                 self.core.execute(&command, &text, 60);
@@ -94,7 +94,7 @@ impl Scene {
             }
             watcher.get_or_insert_with(|| agent.subscribe());
             step += 1;
-            let rest = Duration::from_millis(self.dice.below(300));
+            let rest = Duration::from_millis(self.rng.below(300));
             std::thread::park_timeout(rest.min(length.saturating_sub(start.elapsed())));
         }
         agent.signal("-KILL");

@@ -3,12 +3,12 @@
 use hm_agent::util::logger::unix_seconds;
 
 /// Marsaglia's xorshift.
-pub struct Dice {
+pub struct Rng {
     pub seed: u64,
     state: u64,
 }
 
-impl Dice {
+impl Rng {
     /// Of `HM_SEED`, or of the time.
     pub fn new() -> Self {
         Self::of(

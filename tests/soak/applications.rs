@@ -7,9 +7,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::story::{DESCRIPTORS, Story};
-use super::support::dice::Dice;
+use super::fault_log::{DESCRIPTORS, Story};
 use super::support::heartbeat::lines_of;
+use super::support::rng::Rng;
 
 pub const APPLICATIONS: usize = 200;
 pub const THREADS: usize = 4;
@@ -38,16 +38,16 @@ struct Application {
 }
 
 /// The life of a thread's applications; `number` is the thread's. Those of the first one come on a new connection each time.
-pub fn beat(server: SocketAddr, number: usize, story: &Story, mut dice: Dice) -> Told {
+pub fn beat(server: SocketAddr, number: usize, story: &Story, mut rng: Rng) -> Told {
     let now = Instant::now();
     let mut applications: Vec<Application> = (0..APPLICATIONS / THREADS)
         .map(|at| Application {
             id: format!("app-{number}-{at}"),
-            promised: 1500 + dice.below(4500),
+            promised: 1500 + rng.below(4500),
             // It is not known yet.
             mood: Mood::Away,
             since: now,
-            due: now + Duration::from_millis(dice.below(1500)),
+            due: now + Duration::from_millis(rng.below(1500)),
         })
         .collect();
     let mut line = Line { server, keeps: number > 0, socket: None };
@@ -55,7 +55,7 @@ pub fn beat(server: SocketAddr, number: usize, story: &Story, mut dice: Dice) ->
     while !story.is_over() {
         let now = Instant::now();
         for application in applications.iter_mut().filter(|application| application.due <= now) {
-            application.turn(&mut line, story, &mut dice, &mut told);
+            application.turn(&mut line, story, &mut rng, &mut told);
         }
         std::thread::park_timeout(Duration::from_millis(20));
     }
@@ -64,7 +64,7 @@ pub fn beat(server: SocketAddr, number: usize, story: &Story, mut dice: Dice) ->
         let now = Instant::now();
         let silent = applications.iter_mut().filter(|application| application.is_silent());
         for application in silent.filter(|application| application.due <= now) {
-            application.turn(&mut line, story, &mut dice, &mut told);
+            application.turn(&mut line, story, &mut rng, &mut told);
         }
         // The others go on.
         for application in applications.iter_mut().filter(|application| application.due <= now) {
@@ -85,12 +85,12 @@ impl Application {
         matches!(self.mood, Mood::Late | Mood::Gone)
     }
 
-    fn turn(&mut self, line: &mut Line, story: &Story, dice: &mut Dice, told: &mut Told) {
+    fn turn(&mut self, line: &mut Line, story: &Story, rng: &mut Rng, told: &mut Told) {
         let now = Instant::now();
         match self.mood {
             Mood::Away if now - self.since < Duration::from_secs(5) => self.due = now + LOOK,
             Mood::Away => self.beats(line, story),
-            Mood::Beats => match dice.below(150) {
+            Mood::Beats => match rng.below(150) {
                 0 | 1 => self.becomes(Mood::Late),
                 2 => self.becomes(Mood::Gone),
                 3 => {
