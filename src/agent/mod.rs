@@ -254,7 +254,7 @@ impl Shared {
             let next = last + config.interval;
             let ask_at = next.checked_sub(self.gpus.lead(&config)).unwrap_or(now);
             if now >= next {
-                self.feed.publish(self.read(&mut sampler, &config), config.gpu.primary);
+                self.feed.publish(self.read(&mut sampler, &config));
                 last = latest_tick(next, now, config.interval);
                 (warm_up, asked) = (None, false);
                 if now >= tidy {
@@ -262,10 +262,10 @@ impl Shared {
                     tidy = now + limits::TIDY.1;
                 }
             } else if warm_up.is_some_and(|at| now >= at) {
-                self.feed.refine(self.read(&mut sampler, &config));
+                self.feed.replace_current(self.read(&mut sampler, &config));
                 warm_up = None;
             } else if unknown && self.gpus.is_known() {
-                self.feed.refine_gpus(self.gpus.gpus(&config, now));
+                self.feed.replace_gpus(self.gpus.gpus(&config, now));
                 self.complete.notify();
                 (unknown, first_gpus) = (false, None);
             } else if first_gpus.is_some_and(|at| now >= at) {

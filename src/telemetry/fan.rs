@@ -13,12 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::collector::latest::{LatestSample, Sample};
+use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::config::Current;
 use crate::limits;
 use crate::model::primary_gpu::Primary;
 use crate::sys;
 use crate::sys::EventFd;
+use crate::telemetry::messages;
 use crate::util::deadline_stream::Traffic;
 use crate::util::liveness::Liveness;
 use crate::util::sync::{Shutdown, lock};
@@ -57,7 +58,7 @@ enum Turn {
     /// The fan.
     Fan(Subscription),
     /// The thread, from this byte of the sample's update on.
-    Rest(Arc<Sample>, Subscription, usize),
+    Rest(Arc<PublishedSample>, Subscription, usize),
 }
 
 /// A socket that the fan knows of until this is dropped.
@@ -69,7 +70,7 @@ pub struct Lent<'a> {
 
 /// An update that was begun, or that the socket did not take at all.
 pub struct Owed {
-    sample: Arc<Sample>,
+    sample: Arc<PublishedSample>,
     detailed: bool,
     from: usize,
 }
@@ -101,7 +102,7 @@ impl Fan {
             self.hand_out(&sample, &primary, traffic);
             self.liveness.idle(None);
             let nobody = lock(&self.lines).is_empty();
-            let next = if nobody { self.first.as_fd() } else { feed.bell(sample.tick()) };
+            let next = if nobody { self.first.as_fd() } else { feed.changed_fd(sample.tick()) };
             sys::wait_readable([next, stop.as_fd()], None);
             if nobody {
                 self.first.reset();
@@ -134,7 +135,7 @@ impl Fan {
         self.bells[parity(rung)].as_fd()
     }
 
-    fn hand_out(&self, sample: &Arc<Sample>, primary: &impl Fn() -> Primary, traffic: &Traffic) {
+    fn hand_out(&self, sample: &Arc<PublishedSample>, primary: &impl Fn() -> Primary, traffic: &Traffic) {
         let (mut next, mut rests) = (0, false);
         loop {
             // A few at a time, so that nobody who comes or goes waits for all.
@@ -172,7 +173,7 @@ impl Line {
     /// Sends the update if it is the fan's turn and this one is new. Says whether something is left to the thread.
     fn send(
         &self,
-        sample: &Arc<Sample>,
+        sample: &Arc<PublishedSample>,
         primary: &impl Fn() -> Primary,
         traffic: &Traffic,
     ) -> bool {
@@ -182,7 +183,7 @@ impl Line {
             return false;
         }
         subscription.sent = sample.tick();
-        let update = sample.update_frame(primary, subscription.detailed);
+        let update = messages::update_frame(sample, primary, subscription.detailed);
         // The socket never blocks. What is wrong with it, its thread will see and say.
         let written = (&*self.socket).write(update).unwrap_or(0);
         traffic.add_sent(written);
@@ -222,7 +223,7 @@ impl Drop for Lent<'_> {
 impl Owed {
     /// The bytes that were not sent.
     pub fn bytes(&self, primary: impl FnOnce() -> Primary) -> &[u8] {
-        self.sample.update_frame(primary, self.detailed).get(self.from..).unwrap_or_default()
+        messages::update_frame(&self.sample, primary, self.detailed).get(self.from..).unwrap_or_default()
     }
 }
 
@@ -256,12 +257,12 @@ mod tests {
             Self { feed, traffic: Traffic::default(), ours: Arc::new(ours), client }
         }
 
-        fn publish(&self) -> Arc<Sample> {
-            self.feed.publish(RawSample::default(), PRIMARY);
+        fn publish(&self) -> Arc<PublishedSample> {
+            self.feed.publish(RawSample::default());
             self.feed.current()
         }
 
-        fn hand_out(&self, fan: &Fan, sample: &Arc<Sample>) {
+        fn hand_out(&self, fan: &Fan, sample: &Arc<PublishedSample>) {
             fan.hand_out(sample, &|| PRIMARY, &self.traffic);
         }
 
@@ -293,7 +294,7 @@ mod tests {
         stage.hand_out(&fan, &stage.publish());
         drop(lent);
         assert!(lock(&fan.lines).is_empty() && !rings(&fan, 0));
-        let update = sample.update_frame(|| PRIMARY, true);
+        let update = messages::update_frame(&sample, || PRIMARY, true);
         assert_eq!(stage.traffic.sent(), update.len() as u64);
         assert_eq!(stage.arrived(), update, "once, and not the next one, which is its thread's");
     }
@@ -316,7 +317,7 @@ mod tests {
         let (subscription, owed) = lent.wake();
         assert_eq!(subscription.map(|each| each.sent), Some(1));
         let rest = owed.map(|owed| owed.bytes(|| PRIMARY).to_vec()).expect("something is owed");
-        let update = sample.update_frame(|| PRIMARY, false);
+        let update = messages::update_frame(&sample, || PRIMARY, false);
         assert!(update.ends_with(&rest));
         expected.extend_from_slice(&update[..update.len() - rest.len()]);
         let mut arrived = Vec::new();

@@ -6,6 +6,8 @@
 
 use serde::Serialize;
 
+use crate::collector::latest::PublishedSample;
+use crate::http::frame;
 use crate::model::Snapshot;
 use crate::model::gpu::Gpu;
 use crate::model::host_info::HostInfo;
@@ -13,6 +15,21 @@ use crate::model::primary_gpu::{Primary, PrimaryGpu, primary_gpu};
 use crate::procfs::quote;
 use crate::telemetry::detail::{UsageDetail, usage_detail};
 pub use crate::telemetry::snapshot_json::{OwnStatus, whole};
+
+/// Slots of [`PublishedSample::rendered`].
+const UPDATE_SLOT: usize = 0;
+const DETAILED_UPDATE_SLOT: usize = 1;
+
+/// `usage_update` as a WebSocket frame, rendered once per sample.
+pub fn update_frame(
+    sample: &PublishedSample,
+    primary: impl FnOnce() -> Primary,
+    detailed: bool,
+) -> &[u8] {
+    let slot = if detailed { DETAILED_UPDATE_SLOT } else { UPDATE_SLOT };
+    let render = || frame::text(&usage_update(&sample.snapshot, primary(), detailed)).into();
+    sample.rendered.get_or_render(slot, render)
+}
 
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -275,9 +275,9 @@ impl<'a> Responses<'a> {
 
     fn metrics(&self, format: Format, bytes: Vec<u8>) -> Vec<u8> {
         let sample = self.feed.current();
-        let boot = sample.reading.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
+        let boot = sample.raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
         let facts = Facts {
-            reading: &sample.reading,
+            reading: &sample.raw,
             machine: self.machine,
             now: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             interval: self.settings.get().interval,
@@ -290,11 +290,11 @@ impl<'a> Responses<'a> {
 
     fn snapshot(&self) -> String {
         let sample = self.feed.current();
-        let boot = sample.reading.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
+        let boot = sample.raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
         let primary = self.settings.get().gpu.primary;
         let own =
             messages::OwnStatus { process: process_stats::process(boot), ports: &self.ports() };
-        messages::whole(self.machine, &sample.reading, &sample.snapshot, primary, own)
+        messages::whole(self.machine, &sample.raw, &sample.snapshot, primary, own)
     }
 
     fn ports(&self) -> Vec<PortStatus> {

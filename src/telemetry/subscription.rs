@@ -14,7 +14,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, Message, WebSocket};
 
-use crate::collector::latest::{LatestSample, Sample};
+use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::config::Current;
 use crate::http::frame;
 use crate::limits;
@@ -118,8 +118,8 @@ impl Source<'_> {
         end
     }
 
-    fn update_frame<'s>(&self, sample: &'s Sample, detailed: bool) -> &'s [u8] {
-        sample.update_frame(|| self.settings.get().gpu.primary, detailed)
+    fn update_frame<'s>(&self, sample: &'s PublishedSample, detailed: bool) -> &'s [u8] {
+        messages::update_frame(sample, || self.settings.get().gpu.primary, detailed)
     }
 }
 
@@ -247,7 +247,7 @@ impl Conversation<'_, '_> {
         if self.subscription.is_some_and(|known| known.detailed == detailed) {
             return self.send(&[SUBSCRIBED]);
         }
-        let sample: &Sample = &self.source.feed.current();
+        let sample: &PublishedSample = &self.source.feed.current();
         let machine = self.source.machine;
         let info = messages::system_info(machine, &sample.snapshot, detailed, unix_seconds());
         self.subscription = Some(Subscription { detailed, sent: sample.tick() });

@@ -5,6 +5,7 @@ pub mod error;
 pub mod journal;
 pub mod liveness;
 pub mod logger;
+pub mod render_cache;
 pub mod shell_words;
 pub mod state_dir;
 pub mod sync;
