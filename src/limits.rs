@@ -11,9 +11,6 @@ pub const SETTINGS_FILE_BYTES: u64 = 1 << 20;
 /// The first sample has nothing to be compared with; the next one comes so soon, so that nobody looks at
 /// a mean since boot for a whole interval. Long enough for whole percents on one processor.
 pub const WARM_UP: Duration = Duration::from_millis(500);
-/// The memory of code and constants is given back so long after the start, when all links were tried, and then so often:
-/// connecting, commands and pages leave some behind. What is needed again is found in the file.
-pub const TIDY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// `hm-agent sample` looks twice, so long apart.
 pub const SAMPLE_WINDOW: Duration = Duration::from_millis(500);
 
@@ -47,8 +44,6 @@ pub const SENSORS_PATIENCE: (Duration, Duration) =
 /// How long before a tick the GPUs are asked, at the least. A driver that keeps its GPUs ready answers
 /// within milliseconds.
 pub const GPU_LEAD: Duration = Duration::from_millis(100);
-/// How long the first clients may wait for the first word on the GPUs: waking a driver takes seconds.
-pub const FIRST_GPUS: Duration = Duration::from_secs(3);
 /// `hm-agent sample` waits so long for them: longer than the default of `gpu.timeout`, so that it can say that
 /// the driver hangs.
 pub const GPU_PATIENCE: Duration = Duration::from_secs(11);

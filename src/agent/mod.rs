@@ -8,9 +8,7 @@ pub mod signals;
 pub mod supervise;
 pub mod threads;
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::agent::sd_notify::SdNotifier;
 use crate::collector::gpu::nvidia::ProbeSupervisor;
@@ -19,6 +17,7 @@ use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::latest::LatestSample;
 use crate::collector::sampler::Sampler;
+use crate::collector::sampler_loop::{SamplerLoop, ServiceStatus};
 use crate::config::{Config, Current, Settings, Sources};
 use crate::core_client::client as core;
 use crate::heartbeat::monitor::HeartbeatMonitor;
@@ -27,7 +26,6 @@ use crate::hm_client::client as hm;
 use crate::http::listener::{ConnectionLimits, Port};
 use crate::http::stats::Counters;
 use crate::limits;
-use crate::model::RawSample;
 use crate::model::host_info::HostInfo;
 use crate::remote::hosts::Hosts;
 use crate::remote::server::Monitor;
@@ -187,7 +185,7 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
     })?;
     let context = shared.clone();
     threads.start("sampler", move || {
-        context.keep_sampling(sampler);
+        context.run_sampler(sampler);
         Ok(())
     })?;
     if shared.hm.is_some() {
@@ -238,72 +236,32 @@ fn start(config: Config, threads: &mut Threads) -> Result<Arc<Shared>, Error> {
 }
 
 impl Shared {
-    /// The sampler's life. Ticks lie on a grid from the start, so they neither drift nor bunch up.
-    fn keep_sampling(&self, mut sampler: Sampler) {
-        let start = Instant::now();
-        let mut last = start;
-        let mut warm_up = Some(start + limits::WARM_UP);
-        let mut first_gpus = Some(start + limits::FIRST_GPUS);
-        let mut unknown = true;
-        let mut asked = false;
-        let mut tidy = start + limits::TIDY.0;
-        while !self.stop.is_triggered() {
-            self.sampling.busy();
-            let config = self.settings.get();
-            let now = Instant::now();
-            let next = last + config.interval;
-            let ask_at = next.checked_sub(self.gpus.lead(&config)).unwrap_or(now);
-            if now >= next {
-                self.feed.publish(self.read(&mut sampler, &config));
-                last = latest_tick(next, now, config.interval);
-                (warm_up, asked) = (None, false);
-                if now >= tidy {
-                    sys::process::release_program();
-                    tidy = now + limits::TIDY.1;
-                }
-            } else if warm_up.is_some_and(|at| now >= at) {
-                self.feed.replace_current(self.read(&mut sampler, &config));
-                warm_up = None;
-            } else if unknown && self.gpus.is_known() {
-                self.feed.replace_gpus(self.gpus.gpus(&config, now));
-                self.complete.notify();
-                (unknown, first_gpus) = (false, None);
-            } else if first_gpus.is_some_and(|at| now >= at) {
-                self.complete.notify();
-                first_gpus = None;
-            } else if !asked && now >= ask_at {
-                if self.gpus.is_wanted() {
-                    self.gpus.ask();
-                }
-                asked = true;
-            } else {
-                let tend = sampler.tend().map(|tend| now + tend);
-                // Where there is no GPU, nobody has to get up for it.
-                let ask_at = (!asked && self.gpus.is_wanted()).then_some(ask_at);
-                let until = [warm_up, first_gpus, ask_at, tend].into_iter().flatten().min();
-                let wait = until.map_or(next, |until| until.min(next)) - now;
-                let events = [self.stop.as_fd(), self.reloaded.as_fd(), self.gpus.arrived()];
-                self.sampling.idle(Some(wait));
-                let [_, reloaded, _] = sys::wait_readable(events, Some(wait));
-                if reloaded {
-                    self.reloaded.reset();
-                }
-            }
-        }
-        self.feed.close();
-    }
-
-    /// The machine, its GPUs, and the applications that beat.
-    fn read(&self, sampler: &mut Sampler, config: &Config) -> RawSample {
-        let gpus = self.gpus.gpus(config, Instant::now());
-        let heartbeats = self.watchdog.as_ref().map(HeartbeatMonitor::statuses);
-        let hm = self.hm.iter().map(hm::Link::status);
-        let links = hm.chain(self.core.iter().map(core::Link::status)).collect();
-        let heartbeats = heartbeats.unwrap_or_default().into();
-        if let Some(success) = gpus.nvidia.as_ref().and_then(|nvidia| nvidia.state.is_well()) {
-            sampler.record("nvidia", success, self.gpus.took());
-        }
-        RawSample { gpus, heartbeats, links, ..sampler.read(Some(config.interval)) }
+    fn run_sampler(&self, sampler: Sampler) {
+        let services = || ServiceStatus {
+            heartbeats: self
+                .watchdog
+                .as_ref()
+                .map(HeartbeatMonitor::statuses)
+                .unwrap_or_default()
+                .into(),
+            upstreams: self
+                .hm
+                .iter()
+                .map(hm::Link::status)
+                .chain(self.core.iter().map(core::Link::status))
+                .collect(),
+        };
+        let sampler_loop = SamplerLoop {
+            settings: &self.settings,
+            reloaded: &self.reloaded,
+            gpus: &self.gpus,
+            latest: &self.feed,
+            gpus_ready: &self.complete,
+            liveness: &self.sampling,
+            shutdown: &self.stop,
+            services: &services,
+        };
+        sampler_loop.run(sampler);
     }
 
     fn serve_telemetry(&self, port: &Port) -> Result<(), Error> {
@@ -375,28 +333,5 @@ fn telemetry_admission(config: &Config) -> ConnectionLimits<'_> {
         max_connections: config.usage.max_connections,
         max_connections_per_ip: config.usage.max_connections_per_ip,
         trusted_proxies: &config.usage.trusted_proxies,
-    }
-}
-
-/// The last tick of the grid that is not after `now`. Those in between, slept through (the machine was
-/// suspended, the process stopped), are not made up for.
-fn latest_tick(next: Instant, now: Instant, interval: Duration) -> Instant {
-    let missed = now.saturating_duration_since(next).as_nanos() / interval.as_nanos().max(1);
-    next + interval.saturating_mul(u32::try_from(missed).unwrap_or(u32::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ticks_stay_on_the_grid_and_missed_ones_are_skipped() {
-        let start = Instant::now();
-        let at = |seconds: f64| start + Duration::from_secs_f64(seconds);
-        let interval = Duration::from_secs(5);
-        assert_eq!(latest_tick(at(5.0), at(5.0), interval), at(5.0));
-        assert_eq!(latest_tick(at(5.0), at(5.3), interval), at(5.0));
-        assert_eq!(latest_tick(at(5.0), at(9.9), interval), at(5.0));
-        assert_eq!(latest_tick(at(5.0), at(3605.1), interval), at(3605.0));
     }
 }

@@ -140,9 +140,8 @@ mod tests {
     #[test]
     fn replaced_sample_is_rendered_again() {
         let latest = LatestSample::new(RawSample::default()).expect("create eventfds");
-        let render = |text: &[u8]| {
-            latest.current().rendered.get_or_render(0, || text.to_vec()).to_vec()
-        };
+        let render =
+            |text: &[u8]| latest.current().rendered.get_or_render(0, || text.to_vec()).to_vec();
         assert_eq!((render(b"1"), render(b"2")), (b"1".to_vec(), b"1".to_vec()));
         latest.replace_current(RawSample::default());
         assert_eq!(render(b"3"), b"3");

@@ -12,5 +12,6 @@ pub mod mount_filter;
 pub mod mounts;
 pub mod process_stats;
 pub mod sampler;
+pub mod sampler_loop;
 pub mod status;
 pub mod sysfs;

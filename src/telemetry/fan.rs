@@ -135,7 +135,12 @@ impl Fan {
         self.bells[parity(rung)].as_fd()
     }
 
-    fn hand_out(&self, sample: &Arc<PublishedSample>, primary: &impl Fn() -> Primary, traffic: &Traffic) {
+    fn hand_out(
+        &self,
+        sample: &Arc<PublishedSample>,
+        primary: &impl Fn() -> Primary,
+        traffic: &Traffic,
+    ) {
         let (mut next, mut rests) = (0, false);
         loop {
             // A few at a time, so that nobody who comes or goes waits for all.
@@ -223,7 +228,9 @@ impl Drop for Lent<'_> {
 impl Owed {
     /// The bytes that were not sent.
     pub fn bytes(&self, primary: impl FnOnce() -> Primary) -> &[u8] {
-        messages::update_frame(&self.sample, primary, self.detailed).get(self.from..).unwrap_or_default()
+        messages::update_frame(&self.sample, primary, self.detailed)
+            .get(self.from..)
+            .unwrap_or_default()
     }
 }
 
