@@ -119,7 +119,7 @@ impl SamplerLoop<'_> {
 
     fn collect(&self, sampler: &mut Sampler, config: &Config) -> RawSample {
         let gpus = self.gpus.gpus(config, Instant::now());
-        if let Some(success) = gpus.nvidia.as_ref().and_then(|nvidia| nvidia.state.is_well()) {
+        if let Some(success) = gpus.nvidia.as_ref().and_then(|nvidia| nvidia.state.is_healthy()) {
             sampler.record("nvidia", success, self.gpus.took());
         }
         let ServiceStatus { heartbeats, upstreams } = (self.services)();

@@ -9,7 +9,7 @@ use crate::metrics::LeftOut;
 use crate::metrics::encoder::{Kind, Text, labels};
 use crate::model::RawSample;
 use crate::model::gpu::{
-    CLOCK_EVENT_REASONS, Gpu, MigInstance, NvLink, Problem, State, Values, Vendor,
+    CLOCK_EVENT_REASONS, DriverState, Gpu, MigInstance, NvLink, Problem, Values, Vendor,
 };
 
 pub(super) fn write(text: &mut Text, reading: &RawSample, left_out: &mut LeftOut) {
@@ -274,16 +274,16 @@ fn last_xid(text: &mut Text, named: &[(String, &Gpu)]) {
     }
 }
 
-const STATES: [(State, &str); 9] = [
-    (State::Starting, "starting"),
-    (State::Ok, "ok"),
-    (State::NoGpu, "no_gpu"),
-    (State::Suspended, "suspended"),
-    (State::NoDriver, "no_driver"),
-    (State::VersionMismatch, "version_mismatch"),
-    (State::Hung, "hung"),
-    (State::Crashed, "crashed"),
-    (State::Unavailable, "unavailable"),
+const STATES: [(DriverState, &str); 9] = [
+    (DriverState::Starting, "starting"),
+    (DriverState::Ok, "ok"),
+    (DriverState::NoGpu, "no_gpu"),
+    (DriverState::Suspended, "suspended"),
+    (DriverState::NoDriver, "no_driver"),
+    (DriverState::VersionMismatch, "version_mismatch"),
+    (DriverState::Hung, "hung"),
+    (DriverState::Crashed, "crashed"),
+    (DriverState::Unavailable, "unavailable"),
 ];
 
 fn driver(text: &mut Text, reading: &RawSample) {

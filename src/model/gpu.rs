@@ -1,62 +1,61 @@
-//! What is known of the machine's GPUs. The same structures travel from the GPU probe to the agent and
-//! on to subscribers, so their names are those of `subscribe:detail`: units in the names, and what a GPU
-//! or its driver does not offer is absent.
+//! GPUs of a machine. The GPU probe sends these types to the agent and the agent sends them to subscribers, so the
+//! field names are those of `subscribe:detail`: units are part of the names, and a value that the GPU or its driver
+//! does not provide is absent.
 
 use serde::{Deserialize, Serialize};
 
-/// All GPUs of a machine, and how it stands with NVIDIA's driver.
+/// All GPUs of a machine and the state of the NVIDIA driver.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gpus {
-    /// `None` where nobody looked.
-    pub nvidia: Option<Nvidia>,
-    /// By index.
+    /// `None` if `gpu.source` disables GPU collection.
+    pub nvidia: Option<NvidiaDriver>,
+    /// Sorted by index.
     pub each: Vec<Gpu>,
 }
 
-/// How it stands with NVIDIA's driver.
+/// The NVIDIA driver.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Nvidia {
-    /// The state.
-    pub state: State,
-    /// What is wrong, for a person; absent where nothing is.
+pub struct NvidiaDriver {
+    pub state: DriverState,
+    /// Human-readable reason if `state` is an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// E.g. `550.54.14`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driver_version: Option<String>,
-    /// The newest CUDA that the driver supports, e.g. `12.4`.
+    /// The newest CUDA version that the driver supports, e.g. `12.4`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cuda_version: Option<String>,
 }
 
-/// States of NVIDIA's driver as a whole; a single GPU's trouble is its [`Problem`].
+/// State of the NVIDIA driver as a whole. A problem of a single GPU is its [`Problem`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
-    /// The first answer is still to come.
+pub enum DriverState {
+    /// The probe has not replied yet.
     #[default]
     Starting,
-    /// It answers.
+    /// The driver replies.
     Ok,
-    /// There is nothing of NVIDIA in this machine.
+    /// The machine has no NVIDIA GPU.
     NoGpu,
-    /// All GPUs sleep, and are not woken to be measured.
+    /// All GPUs are runtime-suspended. The agent does not resume a GPU to measure it.
     Suspended,
-    /// A GPU is there, and no driver, or one that is not loaded.
+    /// There is a GPU, but its driver is not installed or not loaded.
     NoDriver,
-    /// The driver in the kernel and its library are of different versions: it was upgraded underneath.
+    /// Kernel module and library have different versions: the driver was upgraded without a reboot.
     VersionMismatch,
-    /// It does not answer.
+    /// The driver does not reply within `gpu.timeout`.
     Hung,
-    /// It took the probe with it.
+    /// The probe exited unexpectedly, usually because the driver's library crashed.
     Crashed,
-    /// It cannot be asked: it refuses, or the probe cannot run here.
+    /// The driver returns an error, or the probe cannot be started.
     Unavailable,
 }
 
-impl State {
-    /// Whether the driver could be asked; `None` where there is nothing to ask, or nothing is known yet.
-    pub fn is_well(self) -> Option<bool> {
+impl DriverState {
+    /// Whether the driver works; `None` if there is no GPU or no reply yet.
+    pub fn is_healthy(self) -> Option<bool> {
         match self {
             Self::Starting | Self::NoGpu => None,
             Self::Ok | Self::Suspended => Some(true),
@@ -69,8 +68,7 @@ impl State {
     }
 }
 
-/// Reasons that hold clocks back, by bit: nvmlClocksEventReason… of nvml.h; what is
-/// found in [`Values::clock_event_reasons`].
+/// Names of the bits nvmlClocksEventReason… in nvml.h, from bit 0, as used in [`Values::clock_event_reasons`].
 pub const CLOCK_EVENT_REASONS: [&str; 9] = [
     "gpu_idle",
     "applications_clocks_setting",
@@ -83,10 +81,8 @@ pub const CLOCK_EVENT_REASONS: [&str; 9] = [
     "display_clock_setting",
 ];
 
-/// Who made a GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum Vendor {
     #[default]
     Nvidia,
@@ -97,70 +93,66 @@ pub enum Vendor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Problem {
-    /// It is in the machine and its driver has lost it.
+    /// The GPU is on the PCI bus, but the driver does not list it or reports it as lost.
     Lost,
-    /// It sleeps, and is not woken to be measured.
+    /// The GPU is runtime-suspended. The agent does not resume a GPU to measure it.
     Suspended,
-    /// Its driver does not answer when asked about it.
+    /// Driver calls for this GPU do not return.
     Hung,
-    /// Its driver refuses to speak of it.
+    /// Driver calls for this GPU return errors.
     Failed,
 }
 
-/// Declares a structure whose fields are all left out of JSON when they are absent.
+/// Declares a struct whose fields are all optional and omitted from JSON when `None`.
 macro_rules! of_options {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
         #[serde(default)]
-        #[allow(missing_docs)]
         pub struct $name {
             $($(#[$doc])* #[serde(skip_serializing_if = "Option::is_none")] pub $field: Option<$type>,)*
         }
     };
 }
 
-/// One GPU.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// Its index, from 0: its place in the driver's list, GPUs that are lost or asleep counted in.
+    /// From 0, in PCI order. Lost and suspended GPUs keep their index.
     pub index: u32,
-    /// Who made it.
     pub vendor: Vendor,
-    /// Its model.
+    /// Model name.
     pub name: String,
     /// E.g. `GPU-8f6d2a10-…`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// Where it is, as the kernel writes it: `0000:41:00.0`.
+    /// As the kernel formats it: `0000:41:00.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci_address: Option<String>,
     /// Why there are no values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
-    /// The same for a person.
+    /// Human-readable form of `problem`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// What it measures.
     #[serde(flatten)]
     pub values: Values,
-    /// Errors that the driver reported since the agent started, by code; NVIDIA calls them XIDs.
+    /// Errors that the driver reported since the agent started, by code (NVIDIA: XID).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xids: Vec<Xid>,
 }
 
 of_options! {
-/// What a GPU measures. Percentages are 0 to 100.
+/// Measured values of a GPU. Percentages are 0 to 100.
 Values {
     memory_total_bytes: u64,
-    /// By programs, without what the driver keeps for itself; drivers before 510 count that in.
+/// Used by processes. Excludes memory reserved by the driver, except with drivers before 510.
     memory_used_bytes: u64,
     memory_free_bytes: u64,
-    /// Kept by the driver and the firmware.
+/// Reserved by the driver and the firmware.
     memory_reserved_bytes: u64,
-    /// Time in which a kernel ran.
+/// Share of time in which a kernel ran.
     utilization_percent: u32,
-    /// Time in which its memory was read or written.
+/// Share of time in which device memory was read or written.
     memory_utilization_percent: u32,
     encoder_utilization_percent: u32,
     decoder_utilization_percent: u32,
@@ -172,27 +164,26 @@ Values {
     energy_joules: f64,
     sm_clock_mhz: u32,
     memory_clock_mhz: u32,
-    /// Of the fan that turns fastest.
+/// Speed of the fastest fan.
     fan_percent: u32,
     /// 0 is the fastest, 15 the slowest.
     performance_state: u32,
-    /// Why the clocks are not higher; empty where nothing holds them back.
+/// Reasons why clocks are limited; empty if they are not.
     clock_event_reasons: Vec<String>,
     ecc: Ecc,
     remapped_rows: RemappedRows,
     pcie_generation: u32,
     pcie_width: u32,
-    /// Packets sent again since the driver was loaded.
+/// PCIe replays since the driver was loaded.
     pcie_replays: u64,
     nvlink: NvLink,
     mig_enabled: bool,
     mig_instances: Vec<MigInstance>,
-    /// Those that use it.
-    processes: Vec<Process>,
+    processes: Vec<GpuProcess>,
 }}
 
 of_options! {
-/// Memory errors that were corrected or not, since the driver was loaded (volatile) and ever (aggregate).
+/// ECC memory errors since the driver was loaded (volatile) and over the GPU's lifetime (aggregate).
 #[derive(Copy, Eq)]
 Ecc {
     volatile_corrected: u64,
@@ -201,21 +192,21 @@ Ecc {
     aggregate_uncorrected: u64,
 }}
 
-/// Rows of memory that were replaced by spare ones.
+/// Memory rows replaced by spare rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemappedRows {
-    /// After errors that were corrected.
+    /// Rows remapped because of corrected errors.
     pub correctable: u32,
-    /// After errors that were not.
+    /// Rows remapped because of uncorrected errors.
     pub uncorrectable: u32,
-    /// One waits for a reset of the GPU.
+    /// A remapping takes effect at the next GPU reset.
     pub pending: bool,
-    /// There was none left.
+    /// A remapping failed because no spare row was left.
     pub failed: bool,
 }
 
 of_options! {
-/// Links to other GPUs, all together; the errors are counted since the driver was loaded.
+/// NVLink totals over all links. Errors are counted since the driver was loaded.
 #[derive(Copy, Eq)]
 NvLink {
     links_up: u32,
@@ -226,10 +217,10 @@ NvLink {
     crc_data_errors: u64,
 }}
 
-/// A part of a GPU in MIG mode.
+/// An instance of a GPU in MIG mode.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MigInstance {
-    /// Its place among the GPU's instances.
+    /// Index of the MIG device in NVML.
     pub index: u32,
     /// E.g. `NVIDIA H100 80GB HBM3 MIG 1g.10gb`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -237,42 +228,36 @@ pub struct MigInstance {
     /// E.g. `MIG-b4f8…`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uuid: Option<String>,
-    /// Its GPU instance's id.
+    /// GPU instance ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_instance: Option<u32>,
-    /// Its compute instance's id.
+    /// Compute instance ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compute_instance: Option<u32>,
-    /// Its memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_total_bytes: Option<u64>,
-    /// Memory in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_used_bytes: Option<u64>,
 }
 
 /// A process that uses a GPU.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Process {
-    /// Its number, on the host.
+pub struct GpuProcess {
+    /// PID in the host's PID namespace.
     pub pid: u32,
-    /// Its name, as `/proc/PID/comm` has it; absent where the agent cannot see the process.
+    /// From `/proc/PID/comm`; absent if the agent cannot see the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it does there.
     pub kind: ProcessKind,
-    /// Memory it uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_used_bytes: Option<u64>,
-    /// In which GPU instance.
+    /// GPU instance that the process uses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu_instance: Option<u32>,
 }
 
-/// What a process does with a GPU.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs)]
 pub enum ProcessKind {
     #[default]
     Compute,
@@ -280,13 +265,12 @@ pub enum ProcessKind {
     ComputeAndGraphics,
 }
 
-/// Errors of one code.
+/// Errors with the same code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Xid {
-    /// The code, as in NVIDIA's catalogue of XID errors.
+    /// Code in NVIDIA's catalogue of XID errors.
     pub code: u64,
-    /// How many.
     pub count: u64,
-    /// When the last one was noticed: at most an interval after it happened.
+    /// When the last one was read, at most one interval after it occurred.
     pub last_unix_seconds: u64,
 }

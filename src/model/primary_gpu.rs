@@ -1,19 +1,19 @@
-//! The one GPU, or the aggregate, that messages with room for a single GPU carry.
+//! `gpu.primary`: which GPU, or the aggregate of all, is reported in messages with fields for a single GPU.
 
 use serde::Serialize;
 
 use crate::model::gpu::{Gpu, Values};
 
-/// Which GPU the messages that have room for one show.
+/// Setting `gpu.primary`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Primary {
     /// The GPU with this index.
     Index(u32),
-    /// All together: mean utilisation, summed memory.
+    /// Mean utilization and total memory of all GPUs.
     Aggregate,
 }
 
-/// The GPU of messages that have room for one; memory in MiB.
+/// GPU fields of messages for a single GPU. Memory is in MiB.
 #[derive(Serialize, Default)]
 pub struct PrimaryGpu {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,17 +37,17 @@ pub fn primary_gpu(gpus: &[Gpu], primary: Primary) -> PrimaryGpu {
             }
         }
         Primary::Aggregate => {
-            let readings: Vec<u64> = gpus
+            let percents: Vec<u64> = gpus
                 .iter()
                 .filter_map(|gpu| gpu.values.utilization_percent)
                 .map(u64::from)
                 .collect();
-            let mean = (readings.iter().sum::<u64>() as f64 / readings.len() as f64).round();
+            let mean = (percents.iter().sum::<u64>() as f64 / percents.len() as f64).round();
             let sum = |pick: fn(&Values) -> Option<u64>| {
                 gpus.iter().filter_map(|gpu| pick(&gpu.values)).reduce(u64::saturating_add).map(mib)
             };
             PrimaryGpu {
-                gpu_percent: (!readings.is_empty()).then_some(mean as u32),
+                gpu_percent: (!percents.is_empty()).then_some(mean as u32),
                 gpu_mem_used_mb: sum(|values| values.memory_used_bytes),
                 gpu_mem_total_mb: sum(|values| values.memory_total_bytes),
             }

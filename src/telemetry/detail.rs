@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use crate::model::gpu::{Gpu, Nvidia};
+use crate::model::gpu::{Gpu, NvidiaDriver};
 use crate::model::status::AppStatus;
 use crate::model::status::UpstreamStatus;
 use crate::model::{DiskRate, FileSystem, NetRate, Pressures, Snapshot, TrafficRate};
@@ -32,7 +32,7 @@ pub(super) struct UsageDetail<'a> {
     temperatures: Vec<TemperatureDetail<'a>>,
     /// Names and units are those of the structures themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
-    nvidia: Option<&'a Nvidia>,
+    nvidia: Option<&'a NvidiaDriver>,
     gpus: &'a [Gpu],
     heartbeats: Vec<HeartbeatDetail<'a>>,
     links: &'a [UpstreamStatus],

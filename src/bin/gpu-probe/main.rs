@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use hm_agent::collector::gpu::nvidia::protocol::{Failure, Line, VERSION};
-use hm_agent::model::gpu::{Gpu, Problem, State, Values, Xid};
+use hm_agent::model::gpu::{DriverState, Gpu, Problem, Values, Xid};
 use hm_agent::sys::nvml;
 use hm_agent::sys::process::{die_with_parent, end_now, name_thread, stdout_to_stderr};
 use hm_agent::util::logger::unix_seconds;
@@ -347,10 +347,10 @@ fn worse(first: Option<NvmlError>, next: NvmlError) -> Option<NvmlError> {
 fn failure(error: &NvmlError) -> Failure {
     let state = match error {
         NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound | NvmlError::DriverNotLoaded => {
-            State::NoDriver
+            DriverState::NoDriver
         }
-        NvmlError::LibRmVersionMismatch => State::VersionMismatch,
-        _ => State::Unavailable,
+        NvmlError::LibRmVersionMismatch => DriverState::VersionMismatch,
+        _ => DriverState::Unavailable,
     };
     let message = match error {
         NvmlError::LibloadingError(error) => error.to_string(),

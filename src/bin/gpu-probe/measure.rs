@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use hm_agent::model::gpu::{
-    CLOCK_EVENT_REASONS, Ecc, MigInstance, NvLink, Process, ProcessKind, RemappedRows, Values,
+    CLOCK_EVENT_REASONS, Ecc, GpuProcess, MigInstance, NvLink, ProcessKind, RemappedRows, Values,
 };
 use hm_agent::sys::nvml;
 use nvml_wrapper::Device;
@@ -277,7 +277,7 @@ fn processes(
     device: &Device<'_>,
     instances: &[(u32, Device<'_>)],
     asking: &Asking,
-) -> Option<Vec<Process>> {
+) -> Option<Vec<GpuProcess>> {
     let of = |device: &Device<'_>| {
         let computing = asking.ask(|| compute_processes(device));
         let drawing = asking.ask(|| graphics_processes(device));
@@ -299,8 +299,8 @@ fn processes(
     found
 }
 
-fn merge(computing: Vec<ProcessInfo>, drawing: Vec<ProcessInfo>) -> Vec<Process> {
-    let process = |info: &ProcessInfo, kind| Process {
+fn merge(computing: Vec<ProcessInfo>, drawing: Vec<ProcessInfo>) -> Vec<GpuProcess> {
+    let process = |info: &ProcessInfo, kind| GpuProcess {
         pid: info.pid,
         name: None,
         kind,
@@ -310,7 +310,7 @@ fn merge(computing: Vec<ProcessInfo>, drawing: Vec<ProcessInfo>) -> Vec<Process>
         },
         gpu_instance: info.gpu_instance_id,
     };
-    let mut all: Vec<Process> =
+    let mut all: Vec<GpuProcess> =
         computing.iter().map(|info| process(info, ProcessKind::Compute)).collect();
     for info in &drawing {
         let both = all

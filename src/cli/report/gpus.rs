@@ -2,7 +2,7 @@
 
 use crate::cli::report::{Table, of, size};
 use crate::model::Snapshot;
-use crate::model::gpu::{Gpu, Gpus, Nvidia, Process, State, Values};
+use crate::model::gpu::{DriverState, Gpu, GpuProcess, Gpus, NvidiaDriver, Values};
 
 /// Processes that are listed below a GPU.
 const PROCESSES: usize = 8;
@@ -32,21 +32,21 @@ pub(super) fn gpus(out: &mut Table, snapshot: &Snapshot) {
     }
 }
 
-fn driver(out: &mut Table, nvidia: &Nvidia) {
+fn driver(out: &mut Table, nvidia: &NvidiaDriver) {
     let message = nvidia.message.as_deref().unwrap_or_default();
     match nvidia.state {
-        State::NoGpu => {}
-        State::Ok => {
+        DriverState::NoGpu => {}
+        DriverState::Ok => {
             let version = nvidia.driver_version.as_deref().unwrap_or("of unknown version");
             let cuda = nvidia.cuda_version.as_ref().map(|cuda| format!(", CUDA {cuda}"));
             out.line("nvidia", &format!("driver {version}{}", cuda.unwrap_or_default()));
         }
-        State::Suspended => out.line("nvidia", "all GPUs sleep"),
-        State::Starting => out.line("nvidia", "the driver has not answered yet"),
-        State::NoDriver => out.line("nvidia", &format!("no driver: {message}")),
-        State::VersionMismatch => out.line("nvidia", &format!("version mismatch: {message}")),
-        State::Hung => out.line("nvidia", &format!("the driver hangs: {message}")),
-        State::Crashed | State::Unavailable => out.line("nvidia", message),
+        DriverState::Suspended => out.line("nvidia", "all GPUs sleep"),
+        DriverState::Starting => out.line("nvidia", "the driver has not answered yet"),
+        DriverState::NoDriver => out.line("nvidia", &format!("no driver: {message}")),
+        DriverState::VersionMismatch => out.line("nvidia", &format!("version mismatch: {message}")),
+        DriverState::Hung => out.line("nvidia", &format!("the driver hangs: {message}")),
+        DriverState::Crashed | DriverState::Unavailable => out.line("nvidia", message),
     }
 }
 
@@ -119,7 +119,7 @@ fn details(out: &mut Table, values: &Values) {
         let (id, memory) = (id.unwrap_or_default(), memory.unwrap_or_default());
         out.line("", &format!("     {name}{id}{memory}"));
     }
-    let mut processes: Vec<&Process> = values.processes.iter().flatten().collect();
+    let mut processes: Vec<&GpuProcess> = values.processes.iter().flatten().collect();
     processes.sort_by_key(|process| std::cmp::Reverse(process.memory_used_bytes));
     for process in processes.iter().take(PROCESSES) {
         let name = process.name.as_deref().unwrap_or("?");
@@ -140,11 +140,11 @@ mod tests {
 
     #[test]
     fn a_table_that_leaves_out_what_no_gpu_has() {
-        let process = |pid, name: &str, gib: u64| Process {
+        let process = |pid, name: &str, gib: u64| GpuProcess {
             pid,
             name: Some(name.into()),
             memory_used_bytes: Some(gib << 30),
-            ..Process::default()
+            ..GpuProcess::default()
         };
         let busy = Gpu {
             name: "NVIDIA L4".into(),
@@ -168,11 +168,11 @@ mod tests {
             message: Some("it fell off the bus".into()),
             ..Gpu::default()
         };
-        let nvidia = Nvidia {
-            state: State::Ok,
+        let nvidia = NvidiaDriver {
+            state: DriverState::Ok,
             driver_version: Some("550.54.14".into()),
             cuda_version: Some("12.4".into()),
-            ..Nvidia::default()
+            ..NvidiaDriver::default()
         };
         let gpus = Arc::new(Gpus { nvidia: Some(nvidia), each: vec![busy, lost] });
         let snapshot = Snapshot { gpus, ..Snapshot::default() };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::limits;
-use crate::model::gpu::{Gpu, Gpus, Nvidia, Values};
+use crate::model::gpu::{Gpu, Gpus, NvidiaDriver, Values};
 use crate::sys::EventFd;
 use crate::util::sync::lock;
 
@@ -26,7 +26,7 @@ pub struct GpuState {
 }
 
 struct State {
-    nvidia: Option<Nvidia>,
+    nvidia: Option<NvidiaDriver>,
     gpus: Dated,
     /// Indices that are NVIDIA's; AMD's come after.
     places: usize,
@@ -46,7 +46,7 @@ impl GpuState {
     pub fn new() -> io::Result<Self> {
         let none = || Dated { gpus: Vec::new(), at: Instant::now() };
         let state = State {
-            nvidia: Some(Nvidia::default()),
+            nvidia: Some(NvidiaDriver::default()),
             gpus: none(),
             places: 0,
             amd: none(),
@@ -117,7 +117,7 @@ impl GpuState {
     /// so long. They have the first indices, so many as `places`.
     pub(super) fn put_nvidia(
         &self,
-        nvidia: Option<Nvidia>,
+        nvidia: Option<NvidiaDriver>,
         gpus: Vec<Gpu>,
         places: usize,
         at: Instant,

@@ -30,7 +30,7 @@ use crate::collector::gpu::nvidia::probe_state::{Phase, Why, ask, ending};
 use crate::collector::gpu::state::GpuState;
 use crate::config::{Current, GpuSettings, GpuSource, Roots};
 use crate::limits;
-use crate::model::gpu::{Nvidia, State};
+use crate::model::gpu::{DriverState, NvidiaDriver};
 use crate::sys;
 use crate::util::sync::Shutdown;
 
@@ -54,7 +54,7 @@ pub struct ProbeSupervisor<'a> {
     roster: GpuInventory,
     amd: Amd,
     has_amd: bool,
-    nvidia: Nvidia,
+    nvidia: NvidiaDriver,
     /// Since when a GPU hangs while others answer.
     one_hangs: Option<Instant>,
     /// How often this probe has answered.
@@ -81,7 +81,7 @@ impl<'a> ProbeSupervisor<'a> {
             roster: GpuInventory::default(),
             amd: Amd::new(&config.roots),
             has_amd: false,
-            nvidia: Nvidia::default(),
+            nvidia: NvidiaDriver::default(),
             one_hangs: None,
             answers: 0,
             stillborn: 0,
@@ -161,7 +161,7 @@ impl<'a> ProbeSupervisor<'a> {
             // If we slept ourselves, the answer may be there already.
             Phase::Asked(probe, since) if now >= since + patience && !probe.has_spoken() => {
                 let message = format!("it has not answered for {} s", patience.as_secs());
-                self.fail(State::Hung, message, now);
+                self.fail(DriverState::Hung, message, now);
                 log::debug!("killing the GPU probe, process {}", probe.pid());
                 self.stillborn += u32::from(self.answers == 0);
                 ending(probe, now, Why::Failed)
@@ -180,7 +180,7 @@ impl<'a> ProbeSupervisor<'a> {
                         log::warn!(
                             "the GPU probe, {message}; no other is started until it is gone"
                         );
-                        self.fail(State::Hung, message, now);
+                        self.fail(DriverState::Hung, message, now);
                     }
                     Phase::Ending { ending, since, why, named: named || stuck }
                 }
@@ -260,7 +260,11 @@ impl<'a> ProbeSupervisor<'a> {
                 ask(probe, now)
             }
             Err(why) => {
-                self.fail(State::Unavailable, format!("cannot run the GPU probe: {why}"), now);
+                self.fail(
+                    DriverState::Unavailable,
+                    format!("cannot run the GPU probe: {why}"),
+                    now,
+                );
                 self.rest(now)
             }
         }
@@ -286,7 +290,7 @@ impl<'a> ProbeSupervisor<'a> {
                     _ => "the driver's library took the GPU probe with it",
                 };
                 let message = format!("{who}: {status}");
-                self.fail(State::Crashed, message, now);
+                self.fail(DriverState::Crashed, message, now);
             }
         }
         self.rest(now)
@@ -355,7 +359,11 @@ impl<'a> ProbeSupervisor<'a> {
             Heard::Nothing => Phase::Asked(probe, since),
             Heard::End => ending(probe, now, Why::Crashed),
             Heard::Nonsense(what) => {
-                self.fail(State::Crashed, format!("the GPU probe wrote nonsense: {what}"), now);
+                self.fail(
+                    DriverState::Crashed,
+                    format!("the GPU probe wrote nonsense: {what}"),
+                    now,
+                );
                 ending(probe, now, Why::Failed)
             }
             Heard::Line(line) if line.partial => {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::gpu::{Gpu, State};
+use crate::model::gpu::{DriverState, Gpu};
 
 /// The version of this format.
 pub const VERSION: u32 = 1;
@@ -42,7 +42,7 @@ fn is_zero(number: &usize) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What that comes to.
-    pub state: State,
+    pub state: DriverState,
     /// What NVML says.
     pub message: String,
 }

@@ -11,7 +11,7 @@ use crate::collector::gpu::nvidia::protocol::Line;
 use crate::collector::gpu::nvidia::{NVIDIA_DEVICE, ProbeSupervisor};
 use crate::config::{GpuSource, Roots};
 use crate::limits;
-use crate::model::gpu::{Gpu, Nvidia, Problem, State};
+use crate::model::gpu::{DriverState, Gpu, NvidiaDriver, Problem};
 
 impl ProbeSupervisor<'_> {
     /// No probe is wanted: because of what there is.
@@ -19,11 +19,11 @@ impl ProbeSupervisor<'_> {
         if self.bus.all_asleep() {
             let gpus = self.roster.complete(Vec::new(), 0, &self.bus.expected());
             self.nvidia.message = None;
-            self.report(State::Suspended, gpus, now, Duration::ZERO);
+            self.report(DriverState::Suspended, gpus, now, Duration::ZERO);
         } else {
             self.roster.forget();
-            self.nvidia = Nvidia { state: self.nvidia.state, ..Nvidia::default() };
-            self.report(State::NoGpu, Vec::new(), now, Duration::ZERO);
+            self.nvidia = NvidiaDriver { state: self.nvidia.state, ..NvidiaDriver::default() };
+            self.report(DriverState::NoGpu, Vec::new(), now, Duration::ZERO);
         }
     }
 
@@ -44,19 +44,22 @@ impl ProbeSupervisor<'_> {
         self.nvidia.message = None;
         self.nvidia.driver_version = line.driver_version;
         self.nvidia.cuda_version = line.cuda_version;
-        self.report(State::Ok, gpus, since, now - since);
+        self.report(DriverState::Ok, gpus, since, now - since);
     }
 
     /// The driver as a whole is of no use now.
-    pub(super) fn fail(&mut self, state: State, message: String, now: Instant) {
-        if state == State::NoDriver && self.is_only_windows() {
+    pub(super) fn fail(&mut self, state: DriverState, message: String, now: Instant) {
+        if state == DriverState::NoDriver && self.is_only_windows() {
             // Windows shows its Linux a GPU, and it is not NVIDIA's.
-            return self.report(State::NoGpu, Vec::new(), now, Duration::ZERO);
+            return self.report(DriverState::NoGpu, Vec::new(), now, Duration::ZERO);
         }
-        let problem = if state == State::Hung { Problem::Hung } else { Problem::Failed };
+        let problem = if state == DriverState::Hung { Problem::Hung } else { Problem::Failed };
         let gpus = self.roster.failed(problem, &message, &self.bus.expected());
-        self.nvidia =
-            Nvidia { state: self.nvidia.state, message: Some(message), ..Nvidia::default() };
+        self.nvidia = NvidiaDriver {
+            state: self.nvidia.state,
+            message: Some(message),
+            ..NvidiaDriver::default()
+        };
         self.report(state, gpus, now, Duration::ZERO);
     }
 
@@ -65,7 +68,7 @@ impl ProbeSupervisor<'_> {
         !asked_for && self.bus.gpus.is_empty() && !Path::new(NVIDIA_DEVICE).exists()
     }
 
-    fn report(&mut self, state: State, gpus: Vec<Gpu>, at: Instant, took: Duration) {
+    fn report(&mut self, state: DriverState, gpus: Vec<Gpu>, at: Instant, took: Duration) {
         let before = std::mem::replace(&mut self.nvidia.state, state);
         if before != state {
             say(&self.nvidia, gpus.len());
