@@ -13,8 +13,8 @@ use crate::config::table;
 use crate::config::table::{ROWS, Row, TakesEffect};
 use crate::config::value::{Kind, Value, without_query};
 use crate::limits;
-use crate::procfs::quote;
 use crate::util::error::{Error, reason};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Every setting with its value and its origin.
 #[derive(Debug, Clone)]
@@ -196,8 +196,11 @@ fn variable(key: &str) -> String {
 }
 
 fn unknown(origin: &Origin, key: &str) -> Error {
-    let why =
-        format!("unknown key \"{}\", did you mean {}?", quote(key.as_bytes()), table::nearest(key));
+    let why = format!(
+        "unknown key \"{}\", did you mean {}?",
+        escape_for_log(key, EXCERPT_CHARS),
+        table::nearest(key)
+    );
     Error::Setting { origin: origin.to_string(), why }
 }
 

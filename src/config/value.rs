@@ -6,7 +6,7 @@ use std::fmt;
 use toml::de::DeValue;
 
 use crate::net::url::Address;
-use crate::procfs::quote;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// What a setting may be.
 pub enum Kind {
@@ -116,7 +116,7 @@ impl Kind {
     }
 
     fn refuse(&self, text: &str) -> String {
-        let got = quote(text.as_bytes());
+        let got = escape_for_log(text, EXCERPT_CHARS);
         match self {
             Self::Flag => format!("expected true or false, got \"{got}\""),
             Self::Int { min, max, unit } => {
@@ -126,7 +126,7 @@ impl Kind {
                 format!("expected {what}, got \"{got}\"")
             }
             Self::Address => {
-                let shown = quote(without_secrets(text).as_bytes());
+                let shown = escape_for_log(without_secrets(text), EXCERPT_CHARS);
                 format!(
                     "expected an address such as ws://host:port/path or wss://host/path, got \"{shown}\""
                 )

@@ -15,13 +15,13 @@ use crate::core_client::command_supervisor::exit;
 use crate::core_client::messages::{CommandResult, Order};
 use crate::limits;
 use crate::net::reconnecting_client::quoted;
-use crate::procfs::quote;
 use crate::sys::Crew;
 use crate::sys::users;
 use crate::sys::users::User;
 use crate::util::error::{Error, reason};
 use crate::util::shell_words;
 use crate::util::sync::{Shutdown, lock};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Commands, and what became of them.
 pub struct Commands {
@@ -57,7 +57,7 @@ impl Commands {
         stop: &'env Shutdown,
         changed: impl Fn() + Copy + Send + 'env,
     ) {
-        let id = quote(order.command_id.as_bytes());
+        let id = escape_for_log(&order.command_id, EXCERPT_CHARS);
         let (text, user) = (quoted(order.text.as_deref().unwrap_or("")), &self.user.name);
         // On its own line, so that the ledger is not held while `changed` looks into it.
         let accepted = lock(&self.ledger).accept(&order.command_id, message_id);
@@ -155,7 +155,7 @@ impl Commands {
             let result = command::run(&job, &self.user, stop);
             log::info!(
                 "core: command {} ended with exit code {} after {} ms",
-                quote(result.command_id.as_bytes()),
+                escape_for_log(&result.command_id, EXCERPT_CHARS),
                 result.exit_code,
                 result.execution_time_ms
             );

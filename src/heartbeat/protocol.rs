@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 pub use crate::heartbeat::nagios::*;
-use crate::procfs::{percent_decode, quote};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+use percent_encoding::percent_decode_str;
 
 /// The longest id, in bytes.
 pub const ID_BYTES: usize = 256;
@@ -62,7 +63,7 @@ impl Request {
             }
             other => Err(format!(
                 "there is no \"{}\" here; there are hb_init, hb_ping, hb_done, list, status and maintenance",
-                quote(other.as_bytes())
+                escape_for_log(other, EXCERPT_CHARS)
             )),
         }
     }
@@ -71,13 +72,16 @@ impl Request {
 /// The first item, if it has no name.
 fn first(query: &str) -> Option<Vec<u8>> {
     let first = query.split('&').next().unwrap_or_default();
-    (!first.is_empty() && !first.contains('=')).then(|| percent_decode(first))
+    (!first.is_empty() && !first.contains('=')).then(|| percent_decode_str(first).collect())
 }
 
 /// The value of a named item.
 fn item(query: &str, name: &str) -> Option<Vec<u8>> {
     let items = query.split('&').filter_map(|item| item.split_once('='));
-    items.into_iter().find(|(key, _)| *key == name).map(|(_, value)| percent_decode(value))
+    items
+        .into_iter()
+        .find(|(key, _)| *key == name)
+        .map(|(_, value)| percent_decode_str(value).collect())
 }
 
 fn valid_id(id: Vec<u8>) -> Result<Option<String>, String> {
@@ -96,7 +100,7 @@ fn some_id(id: Option<String>, name: &str) -> Result<String, String> {
 fn time(name: &str, text: &[u8], unit: Unit) -> Result<Duration, String> {
     let wrong = |why: &str| {
         let unit = if unit == Unit::Seconds { "seconds" } else { "milliseconds" };
-        let shown = quote(text);
+        let shown = escape_for_log(text, EXCERPT_CHARS);
         Err(format!("{name} must be {unit} from 0 to a week, got \"{shown}\": {why}"))
     };
     let digits = |byte: &u8| byte.is_ascii_digit() || *byte == b'.';

@@ -21,12 +21,12 @@ use crate::net::reconnect::DisconnectReason;
 use crate::net::reconnecting_client;
 use crate::net::reconnecting_client::{Heard, ReconnectingClient, chance};
 use crate::net::websocket::Socket;
-use crate::procfs::quote;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::error::Error;
 use crate::util::logger::unix_milliseconds;
 use crate::util::sync::{Shutdown, lock};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 type Said = crate::net::log_dedup::Said<Verdict>;
 
@@ -269,5 +269,5 @@ impl Link {
 }
 
 fn quoted(text: &str) -> String {
-    quote(text.as_bytes())
+    escape_for_log(text, EXCERPT_CHARS)
 }

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use httparse::Header;
 
 use crate::limits;
-use crate::procfs::{percent_decode, quote};
 use crate::util::deadline_stream::DeadlineStream;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+use percent_encoding::percent_decode_str;
 
 /// Why a head could not be read.
 #[derive(Debug)]
@@ -91,7 +92,7 @@ impl<'a> Head<'a> {
             .split('&')
             .filter_map(|item| item.split_once('='))
             .find(|(key, _)| *key == name)
-            .map(|(_, value)| percent_decode(value))
+            .map(|(_, value)| percent_decode_str(value).collect())
     }
 }
 
@@ -100,7 +101,7 @@ impl<'a> Head<'a> {
 pub fn missing(path: &str) -> String {
     match path.to_ascii_lowercase().contains("token") {
         true => "there is no such path here".to_owned(),
-        false => format!("there is no {} here", quote(path.as_bytes())),
+        false => format!("there is no {} here", escape_for_log(path, EXCERPT_CHARS)),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::model::RawSample;
 pub(super) fn write(text: &mut Text, reading: &RawSample) {
     let lines = reading.meminfo.as_ref().map_or(&[][..], |info| &info.lines);
     for line in lines {
-        let Some(name) = series(line.name(), line.is_bytes) else { continue };
+        let Some(name) = series(&line.name, line.is_bytes) else { continue };
         text.gauge(&name, "A line of /proc/meminfo, sizes in bytes.").sample("", line.value);
     }
     host::vmstat(text, reading);

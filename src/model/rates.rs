@@ -144,7 +144,6 @@ fn per_second(earlier: u64, now: u64, seconds: f64) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::model::FileSystem;
-    use crate::procfs::name::Name;
     use std::time::Duration;
 
     fn times(user: u64, idle: u64, iowait: u64, guest: u64) -> CpuTimes {
@@ -208,7 +207,7 @@ mod tests {
     #[test]
     fn rates_need_two_readings_and_a_counter_that_grew() {
         let disk = |read_bytes, busy_milliseconds| DiskStat {
-            name: Name::new(b"vda").unwrap(),
+            name: b"vda".to_vec(),
             read_bytes,
             busy_milliseconds,
             ..Default::default()

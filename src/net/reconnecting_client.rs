@@ -21,12 +21,12 @@ use crate::net::reconnect::{Backoff, Conversation, DisconnectReason, Keepalive};
 use crate::net::tls;
 use crate::net::url::{Address, Proxy};
 use crate::net::websocket::{Route, Socket};
-use crate::procfs::quote;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::error::Error;
 use crate::util::logger::{RateLimitedLog, unix_seconds};
 use crate::util::sync::{Shutdown, lock};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// A link to a server.
 pub struct ReconnectingClient {
@@ -233,7 +233,11 @@ pub fn sort(message: &Message) -> Result<Heard<'_>, DisconnectReason> {
         Message::Pong(_) => Ok(Heard::Pong),
         Message::Close(frame) => {
             let why = frame.as_ref().map(|frame| {
-                format!(" ({}: {})", u16::from(frame.code), quote(frame.reason.as_bytes()))
+                format!(
+                    " ({}: {})",
+                    u16::from(frame.code),
+                    escape_for_log(&frame.reason, EXCERPT_CHARS)
+                )
             });
             Err(DisconnectReason::Closed(why.unwrap_or_default()))
         }

@@ -46,7 +46,9 @@ impl Address {
         let Some((_, query)) = self.target.split_once('?') else { return Vec::new() };
         let values =
             query.split('&').map(|item| item.split_once('=').map_or(item, |(_, value)| value));
-        let decoded = |text: &str| String::from_utf8(crate::procfs::percent_decode(text)).ok();
+        let decoded = |text: &str| {
+            String::from_utf8(percent_encoding::percent_decode_str(text).collect()).ok()
+        };
         let values = values.flat_map(|value| [Some(value.to_owned()), decoded(value)]).flatten();
         let all = [query.to_owned()].into_iter().chain(values);
         all.filter(|text| text.len() >= LEAST).collect()
@@ -144,7 +146,8 @@ impl Proxy {
             None => (None, rest),
         };
         let (host, port) = host_and_port(authority, 80)?;
-        let decoded = credentials.map(crate::procfs::percent_decode);
+        let decoded =
+            credentials.map(|text| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>());
         let credentials = decoded.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         Ok(Self { host, port, credentials })
     }

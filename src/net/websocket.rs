@@ -360,7 +360,7 @@ fn outage(error: tungstenite::Error) -> DisconnectReason {
             let retry_after = answer.headers().get("retry-after");
             let seconds = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
             let body = answer.body().as_deref().unwrap_or_default();
-            let text = crate::procfs::quote(body.trim_ascii());
+            let text = crate::util::text::escape_for_log(body.trim_ascii(), 40);
             DisconnectReason::Http(answer.status().as_u16(), seconds.map(Duration::from_secs), text)
         }
         error => DisconnectReason::Protocol(error.to_string()),

@@ -6,19 +6,16 @@
 //!  254       0 vda 30462 4386 1652106 5221 21520 11042 1053968 17338 0 10568 23110 0 0 0 0 1025 550
 //! ```
 
-use crate::procfs::name::Name;
-use crate::procfs::{ParseError, fields, line_count, lines, number};
+use crate::procfs::{ParseError, fields, lines, number};
 
 /// The kernel counts in sectors of 512 bytes, whatever the device's own sectors are.
 const SECTOR_BYTES: u64 = 512;
-/// Bytes of a line of fourteen fields at least.
-const SHORTEST: usize = 28;
 
 /// One block device. Counters are since boot; the kernel's may wrap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskStat {
-    /// Name under `/dev`.
-    pub name: Name,
+    /// Name under `/dev`, any bytes.
+    pub name: Vec<u8>,
     /// Its number, major and minor.
     pub number: (u64, u64),
     /// Reads completed.
@@ -63,7 +60,7 @@ pub struct Discards {
 
 /// Parses `/proc/diskstats`. Lines shorter than eleven counters (partitions before 2.6.25) are left out.
 pub fn parse(text: &[u8]) -> Result<Vec<DiskStat>, ParseError> {
-    let mut disks = Vec::with_capacity(line_count(text, SHORTEST));
+    let mut disks = Vec::new();
     for (at, line) in lines(text) {
         if fields(line).count() < 14 {
             continue;
@@ -76,8 +73,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<DiskStat>, ParseError> {
 fn disk<'a>(at: usize, mut fields: impl Iterator<Item = &'a [u8]>) -> Result<DiskStat, ParseError> {
     let major = number(at, fields.next())?;
     let minor = number(at, fields.next())?;
-    let name = fields.next().unwrap_or_default();
-    let name = Name::new(name).ok_or_else(|| ParseError::new(at, "a name", name))?;
+    let name = fields.next().unwrap_or_default().to_vec();
     let mut next = || number(at, fields.next());
     let (reads, reads_merged, sectors_read, read_milliseconds) =
         (next()?, next()?, next()?, next()?);
@@ -195,10 +191,7 @@ mod tests {
             "mmcblk0boot0",
             "nbd1",
         ];
-        let disk = |name: &&str| DiskStat {
-            name: Name::new(name.as_bytes()).unwrap(),
-            ..Default::default()
-        };
+        let disk = |name: &&str| DiskStat { name: name.as_bytes().to_vec(), ..Default::default() };
         let disks: Vec<_> = names.iter().map(disk).collect();
         let kept: Vec<_> = whole_disks(&disks)
             .map(|disk| String::from_utf8(disk.name.to_vec()).unwrap())

@@ -30,45 +30,29 @@ pub struct MemInfo {
     pub lines: Vec<Line>,
 }
 
-/// The longest name of a line that is kept; the kernel's longest, `HardwareCorrupted`, has 17 letters.
-const NAME_BYTES: usize = 24;
-/// Lines that are kept; kernels print some 55.
-const LINES: usize = 128;
+/// Each kept line becomes a metric. Kernels print about 55.
+const MAX_LINES: usize = 128;
+/// The longest name in Linux 6.12, `HardwareCorrupted`, has 17 bytes.
+const MAX_NAME_BYTES: usize = 24;
 
-/// One line. Its name is kept in place: there are fifty in each sample.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    name: [u8; NAME_BYTES],
-    /// Its value: bytes, or a number where the kernel prints no unit.
+    /// As the kernel prints it: `Active(anon)`. ASCII.
+    pub name: String,
+    /// Bytes, or a plain number where the kernel prints no unit.
     pub value: u64,
-    /// Whether it is a size.
     pub is_bytes: bool,
-}
-
-impl Line {
-    /// `None`: a name that is too long, or no ASCII.
-    fn new(key: &[u8], value: u64, is_bytes: bool) -> Option<Self> {
-        let mut name = [0; NAME_BYTES];
-        name.get_mut(..key.len())?.copy_from_slice(key);
-        key.is_ascii().then_some(Self { name, value, is_bytes })
-    }
-
-    /// As the kernel writes it: `Active(anon)`.
-    pub fn name(&self) -> &str {
-        std::str::from_utf8(&self.name).unwrap_or_default().trim_end_matches('\0')
-    }
 }
 
 /// Parses `/proc/meminfo`. Without MemTotal there is nothing to compare with: an error.
 pub fn parse(text: &[u8]) -> Result<MemInfo, ParseError> {
-    let mut info = MemInfo { lines: Vec::with_capacity(64), ..MemInfo::default() };
+    let mut info = MemInfo::default();
     let mut total = None;
     for (at, line) in lines(text) {
         let Some((key, value)) = key_value(line, b':') else { continue };
-        if let Some(line) = any_line(key, value)
-            && info.lines.len() < LINES
-        {
-            info.lines.push(line);
+        if info.lines.len() < MAX_LINES {
+            info.lines.extend(parse_line(key, value));
         }
         let slot = match key {
             b"MemTotal" => &mut total,
@@ -91,15 +75,17 @@ pub fn parse(text: &[u8]) -> Result<MemInfo, ParseError> {
     Ok(info)
 }
 
-/// A line that is nobody's in particular; one that cannot be understood is left out.
-fn any_line(key: &[u8], value: &[u8]) -> Option<Line> {
+/// `None` for a name or unit that no known kernel prints: future formats must not break the lines that are needed.
+fn parse_line(key: &[u8], value: &[u8]) -> Option<Line> {
     let mut fields = fields(value);
     let number = decimal(fields.next()?)?;
-    match fields.next() {
-        Some(b"kB") => Line::new(key, number.checked_mul(1024)?, true),
-        Some(_) => None,
-        None => Line::new(key, number, false),
-    }
+    let (value, is_bytes) = match fields.next() {
+        Some(b"kB") => (number.checked_mul(1024)?, true),
+        Some(_) => return None,
+        None => (number, false),
+    };
+    let name = String::from_utf8(key.to_vec()).ok()?;
+    (name.is_ascii() && name.len() <= MAX_NAME_BYTES).then_some(Line { name, value, is_bytes })
 }
 
 fn bytes(at: usize, value: &[u8]) -> Result<u64, ParseError> {
@@ -164,7 +150,7 @@ DirectMap4k:       40960 kB
     fn every_line_is_kept_with_its_name_and_unit() {
         let info = parse(REAL).unwrap();
         assert_eq!(info.lines.len(), 15);
-        let line = |name: &str| *info.lines.iter().find(|line| line.name() == name).unwrap();
+        let line = |name: &str| info.lines.iter().find(|line| line.name == name).unwrap();
         assert_eq!(
             (line("Active(file)").value, line("Active(file)").is_bytes),
             (300000 * 1024, true)
@@ -174,7 +160,10 @@ DirectMap4k:       40960 kB
         let odd = b"MemTotal: 1 kB\nNew: 1 MB\nA_name_that_is_longer_than_any: 1 kB\nB: x kB\n\xff: 1 kB\nC: 18446744073709551615 kB\n";
         assert_eq!(parse(odd).unwrap().lines.len(), 1);
         let many: String = (0..1000).map(|at| format!("L{at}: 1 kB\n")).collect();
-        assert_eq!(parse(format!("MemTotal: 1 kB\n{many}").as_bytes()).unwrap().lines.len(), LINES);
+        assert_eq!(
+            parse(format!("MemTotal: 1 kB\n{many}").as_bytes()).unwrap().lines.len(),
+            MAX_LINES
+        );
     }
 
     #[test]

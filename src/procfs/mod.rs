@@ -30,7 +30,6 @@ pub mod link_speed;
 pub mod loadavg;
 pub mod meminfo;
 pub mod mountinfo;
-pub mod name;
 pub mod net_dev;
 pub mod os_release;
 pub mod pid_stat;
@@ -46,8 +45,7 @@ pub mod zoneinfo;
 
 use std::fmt;
 
-/// The longest piece of offending text that an error repeats, in bytes.
-const QUOTED_BYTES: usize = 40;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Why a text could not be understood. Who read it adds where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +60,7 @@ pub struct ParseError {
 
 impl ParseError {
     pub(crate) fn new(line: usize, expected: &'static str, got: &[u8]) -> Self {
-        Self { line, expected, got: quote(got) }
+        Self { line, expected, got: escape_for_log(got, EXCERPT_CHARS) }
     }
 
     pub(crate) fn missing(expected: &'static str) -> Self {
@@ -81,27 +79,10 @@ impl fmt::Display for ParseError {
 
 impl std::error::Error for ParseError {}
 
-/// Text from outside made safe for one line of a log: escaped, and cut after 40 bytes.
-pub fn quote(bytes: &[u8]) -> String {
-    let head = bytes.get(..QUOTED_BYTES);
-    let mut text = head.unwrap_or(bytes).escape_ascii().to_string();
-    if head.is_some_and(|head| head.len() < bytes.len()) {
-        text.push('…');
-    }
-    text
-}
-
 /// The lines of a text with their numbers, from 1.
 pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     (1..).zip(text.split(|&byte| byte == b'\n'))
-}
-
-/// How many lines a text has, but no more than could be in it if none is shorter than so many bytes: what room is made
-/// for ahead.
-pub(crate) fn line_count(text: &[u8], shortest: usize) -> usize {
-    let ends = text.iter().filter(|&&byte| byte == b'\n').count();
-    ends.min(text.len().checked_div(shortest).unwrap_or(0)).saturating_add(1)
 }
 
 /// The fields of a line, separated by spaces or tabs. Other white space may be part of a name.
@@ -147,26 +128,6 @@ pub fn decimal(field: &[u8]) -> Option<u64> {
     })
 }
 
-/// `%41` is `A`; what is no escape stays as it is.
-pub fn percent_decode(text: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let escaped = || {
-            let (digits, after) = tail.split_at_checked(2)?;
-            let byte = data_encoding::HEXLOWER_PERMISSIVE.decode(digits).ok()?;
-            Some((*byte.first()?, after))
-        };
-        let (byte, after) = match first {
-            b'%' => escaped().unwrap_or((first, tail)),
-            _ => (first, tail),
-        };
-        out.push(byte);
-        rest = after;
-    }
-    out
-}
-
 #[cfg(test)]
 pub(crate) mod testing {
     /// Runs a parser on every prefix of a text: it may refuse, it must not panic.
@@ -185,7 +146,7 @@ mod tests {
     fn numbers_are_digits_only_and_never_overflow() {
         assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
         for bad in [&b"18446744073709551616"[..], b"", b"-1", b"+1", b"1.0", b"0x10", b"12x4"] {
-            assert_eq!(decimal(bad), None, "{}", quote(bad));
+            assert_eq!(decimal(bad), None, "{}", escape_for_log(bad, EXCERPT_CHARS));
         }
     }
 
@@ -194,7 +155,7 @@ mod tests {
         assert_eq!(fraction(1, Some(b"0.05")), Ok(0.05));
         assert!(fraction(1, Some(&[b'9'; 400])).is_err(), "more than a number holds");
         for bad in [&b"inf"[..], b"NaN", b"1e9", b"-0.1", b".", b"1.2.3"] {
-            assert!(fraction(1, Some(bad)).is_err(), "{}", quote(bad));
+            assert!(fraction(1, Some(bad)).is_err(), "{}", escape_for_log(bad, EXCERPT_CHARS));
         }
     }
 

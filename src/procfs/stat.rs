@@ -160,7 +160,7 @@ softirq 54117 0 1 2
             b"cpu 1 2 3 4\ncpuX 1 2 3 4\n",
             b"cpu 1 2 3 4\ncpu99999999999 1 2 3 4\n",
         ] {
-            assert!(parse(bad).is_err(), "{}", super::super::quote(bad));
+            assert!(parse(bad).is_err(), "{}", crate::util::text::escape_for_log(bad, 40));
         }
         survives_every_cut(REAL, parse);
     }

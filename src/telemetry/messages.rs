@@ -12,9 +12,9 @@ use crate::model::Snapshot;
 use crate::model::gpu::Gpu;
 use crate::model::host_info::HostInfo;
 use crate::model::primary_gpu::{Primary, PrimaryGpu, primary_gpu};
-use crate::procfs::quote;
 use crate::telemetry::detail::{UsageDetail, usage_detail};
 pub use crate::telemetry::snapshot_json::{OwnStatus, whole};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Slots of [`PublishedSample::rendered`].
 const UPDATE_SLOT: usize = 0;
@@ -55,7 +55,7 @@ impl Request {
             "subscribe:usage" => Ok(Self::Subscribe),
             "subscribe:detail" => Ok(Self::SubscribeDetail),
             "unsubscribe:usage" => Ok(Self::Unsubscribe),
-            other => Err(Unknown { quoted: quote(other.as_bytes()) }),
+            other => Err(Unknown { quoted: escape_for_log(other, EXCERPT_CHARS) }),
         }
     }
 }

@@ -160,7 +160,7 @@ fn more_detail(reading: &RawSample) -> MoreDetail<'_> {
     MoreDetail {
         sample_seconds: reading.took.as_secs_f64(),
         sources: reading.sources.iter().map(source_detail).collect(),
-        memory_bytes: sizes.map(|line| (line.name(), line.value)).collect(),
+        memory_bytes: sizes.map(|line| (&*line.name, line.value)).collect(),
         counters: counters(reading),
         sensors: sensors(reading),
         interfaces: interfaces(reading),

@@ -9,3 +9,4 @@ pub mod render_cache;
 pub mod shell_words;
 pub mod state_dir;
 pub mod sync;
+pub mod text;

@@ -81,7 +81,7 @@ fn goes_on(
     }
     if peer == Peer::Usage {
         for (answer, text) in answers.iter().zip(texts) {
-            let quoted = hm_agent::procfs::quote(text.trim_ascii().as_bytes());
+            let quoted = hm_agent::util::text::escape_for_log(text.trim_ascii(), 40);
             let message = answer["message"].as_str().unwrap_or_default();
             if !message.starts_with(&format!("\"{quoted}\"")) {
                 return Err(format!("understood otherwise: {message}"));
@@ -115,7 +115,7 @@ fn ended(wire: &mut Wire) -> Result<Option<u16>, String> {
 fn shown(heard: &Heard) -> String {
     match heard {
         Heard::Frame(first, payload) => {
-            format!("a frame {first:#x} \"{}\"", hm_agent::procfs::quote(payload))
+            format!("a frame {first:#x} \"{}\"", hm_agent::util::text::escape_for_log(payload, 40))
         }
         Heard::End => "it ended".to_owned(),
         Heard::Reset => "a reset".to_owned(),

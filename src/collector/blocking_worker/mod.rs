@@ -16,11 +16,11 @@ use crate::limits;
 use crate::limits::{ASIDE_LEAD as LEAD, ASIDE_PATIENCE as PATIENCE};
 use crate::model::FileSystem;
 use crate::model::devices::Devices;
-use crate::procfs::quote;
 use crate::sys;
 use crate::sys::FsSize;
 use crate::util::error::reason;
 use crate::util::sync::lock;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 type Statvfs = dyn Fn(&Path) -> io::Result<FsSize> + Send + Sync;
 type ReadDevices = Box<dyn FnMut() -> Devices + Send>;
@@ -244,7 +244,7 @@ impl BlockingWorker {
                 state.file_systems.remove(&place);
                 let enough = state.hung_mounts() == limits::HUNG_MOUNTS;
                 drop(state);
-                let at = quote(place.mount_point());
+                let at = escape_for_log(place.mount_point(), EXCERPT_CHARS);
                 log::warn!("file system {at} does not answer; it is left out until it does");
                 if enough {
                     let hung = limits::HUNG_MOUNTS;
@@ -339,7 +339,10 @@ fn ask_place<'a>(
     let mut state = lock(&shared.state);
     if state.generation != generation {
         drop(state);
-        log::info!("file system {} answers again", quote(place.mount_point()));
+        log::info!(
+            "file system {} answers again",
+            escape_for_log(place.mount_point(), EXCERPT_CHARS)
+        );
         return lock(&shared.state);
     }
     match size {

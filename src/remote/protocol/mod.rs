@@ -12,7 +12,8 @@ pub mod networks;
 
 use serde_json::{Value, json};
 
-use crate::procfs::{decimal, quote};
+use crate::procfs::decimal;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// What a client may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +102,7 @@ impl Request {
             Some("ssh.start_rough_monitor") => Method::Start { rough: true },
             Some("ssh.stop_rough_monitor") => Method::Stop { rough: true },
             Some(other) => {
-                let other = quote(other.as_bytes());
+                let other = escape_for_log(other, EXCERPT_CHARS);
                 return fail(
                     &id,
                     format!(
@@ -165,10 +166,10 @@ fn wanted(at: usize, mut host: Value) -> Result<Wanted, String> {
     let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     let user = text("user")?;
     if !is_plain(name, 255, b".-_:%") {
-        return Err(format!("params[{at}]: {} is no host", quote(name.as_bytes())));
+        return Err(format!("params[{at}]: {} is no host", escape_for_log(name, EXCERPT_CHARS)));
     }
     if !is_plain(user, 64, b".-_@+") {
-        return Err(format!("params[{at}]: {} is no user", quote(user.as_bytes())));
+        return Err(format!("params[{at}]: {} is no user", escape_for_log(user, EXCERPT_CHARS)));
     }
     let port = match host.get("port") {
         None | Some(Value::Null) => Some(22),

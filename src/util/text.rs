@@ -1,0 +1,49 @@
+//! Text from outside made safe for a log line.
+
+/// Enough of an offending text for an error message.
+pub const EXCERPT_CHARS: usize = 40;
+
+/// Escapes everything that is not printable and truncates the text after `max_chars` characters. Peers write in any language, so
+/// printable Unicode is kept; control characters could forge log lines or move a terminal's cursor.
+pub fn escape_for_log(text: impl AsRef<[u8]>, max_chars: usize) -> String {
+    let mut out = String::new();
+    let mut left = max_chars;
+    for chunk in text.as_ref().utf8_chunks() {
+        let valid = chunk.valid().chars().map(Ok);
+        for item in valid.chain(chunk.invalid().iter().map(|byte| Err(*byte))) {
+            if left == 0 {
+                out.push('…');
+                return out;
+            }
+            left -= 1;
+            match item.map(|character| (u8::try_from(character), character)) {
+                Ok((Ok(byte), _)) if byte.is_ascii() => {
+                    out.extend(byte.escape_ascii().map(char::from))
+                }
+                Ok((_, character)) => out.extend(character.escape_debug()),
+                Err(byte) => out.extend(byte.escape_ascii().map(char::from)),
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_control_characters_and_invalid_bytes() {
+        assert_eq!(escape_for_log("12x4\x1b[2J\n\"", 40), r#"12x4\x1b[2J\n\""#);
+        assert_eq!(escape_for_log(b"a\xff\xc3(", 40), r"a\xff\xc3(");
+        assert_eq!(escape_for_log("Zürich \u{202e}", 40), r"Zürich \u{202e}");
+    }
+
+    #[test]
+    fn truncates_after_the_given_number_of_characters() {
+        assert_eq!(escape_for_log("äöü", 3), "äöü");
+        assert_eq!(escape_for_log("äöüß", 3), "äöü…");
+        assert_eq!(escape_for_log("", 0), "");
+        assert_eq!(escape_for_log("\n\n", 1), r"\n…");
+    }
+}
