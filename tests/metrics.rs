@@ -37,8 +37,8 @@ fn captured(tree: &str, format: Format) -> String {
     };
     let machine = host_info::read(&roots);
     let mut reading = Sampler::new(roots, move |_| Ok(size)).first().unwrap();
-    (reading.unix_seconds, reading.took) = (1_795_216_252, Duration::from_micros(250));
-    for source in &mut reading.sources {
+    (reading.unix_seconds, reading.duration) = (1_795_216_252, Duration::from_micros(250));
+    for source in &mut reading.collectors {
         source.duration = Duration::from_micros(20);
         source.last_success_unix_seconds = Some(1_795_216_252);
     }

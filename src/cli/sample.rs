@@ -43,7 +43,7 @@ pub fn look(config: Config) -> Result<(HostInfo, Snapshot), Error> {
             false => Vec::new(),
         };
         let (heartbeats, links) = (beating.into(), links.into());
-        let second = RawSample { gpus, heartbeats, links, ..sampler.read(None) };
+        let second = RawSample { gpus, heartbeats, upstreams: links, ..sampler.read(None) };
         stop.trigger();
         (first, second)
     });

@@ -131,9 +131,9 @@ impl Sampler {
         // Which the mounts of other machines are asked after.
         reading.devices = self.devices(patience);
         reading.file_systems = self.file_systems(mounted);
-        reading.file_systems_hung = self.aside.hung_mounts();
-        reading.sources = self.ledger.end();
-        reading.took = since.elapsed();
+        reading.file_systems_stuck = self.aside.hung_mounts();
+        reading.collectors = self.ledger.end();
+        reading.duration = since.elapsed();
         reading
     }
 

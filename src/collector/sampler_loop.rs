@@ -123,7 +123,7 @@ impl SamplerLoop<'_> {
             sampler.record("nvidia", success, self.gpus.took());
         }
         let ServiceStatus { heartbeats, upstreams } = (self.services)();
-        RawSample { gpus, heartbeats, links: upstreams, ..sampler.read(Some(config.interval)) }
+        RawSample { gpus, heartbeats, upstreams: upstreams, ..sampler.read(Some(config.interval)) }
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Instant;
 use crate::collector::cached_file::Files;
 use crate::limits;
 use crate::model::Temperature;
-use crate::model::devices::{Chip, Devices, FixedInterface, Interface, Sensor};
+use crate::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
 use crate::procfs::decimal;
 use crate::sys::net::{LinkNews, interface_index};
 
@@ -83,7 +83,7 @@ impl SysfsCollector {
         let temperatures = self.zones.iter().filter_map(zone).collect();
         let chips = self.chips.iter().filter_map(|chip| chip.read(files)).collect();
         let interfaces = self.interfaces.iter().map(|listed| listed.interface.clone()).collect();
-        Devices { temperatures, chips, interfaces, left_out: self.left_out }
+        Devices { temperatures, chips, interfaces, truncated: self.left_out }
     }
 
     /// Looks how the interfaces are. Whether one is not as it was.
@@ -164,17 +164,17 @@ impl SysfsCollector {
             self.are_ours &= index.is_some() && index == interface_index(&device).map(u64::from);
             let fixed = Arc::new(fixed(&mut once, &path));
             let has_carrier = once.peek(&carrier).map(|text| text == "1");
-            let interface = Interface { device, state, carrier: has_carrier, fixed };
+            let interface = Interface { device, state, carrier: has_carrier, attributes: fixed };
             Some(ListedInterface { operstate, carrier, interface })
         };
         paths.into_iter().filter_map(interface).collect()
     }
 }
 
-fn fixed(files: &mut Files, path: &Path) -> FixedInterface {
+fn fixed(files: &mut Files, path: &Path) -> InterfaceAttributes {
     let mut text = |name: &str| files.line(&path.join(name)).unwrap_or_default();
     let number = |text: String| decimal(text.as_bytes());
-    FixedInterface {
+    InterfaceAttributes {
         address: text("address"),
         broadcast: text("broadcast"),
         duplex: text("duplex"),
@@ -352,8 +352,11 @@ mod tests {
         assert_eq!((found.temperatures[0].zone, found.temperatures[0].celsius), (2, 45.0));
         let [eth0, ifb0] = &found.interfaces[..] else { panic!("{found:?}") };
         assert_eq!((&*eth0.device, &*eth0.state, eth0.carrier), ("eth0", "up", Some(true)));
-        assert_eq!((eth0.fixed.speed_bytes, eth0.fixed.mtu_bytes), (Some(125_000_000), Some(1500)));
-        assert_eq!((ifb0.carrier, ifb0.fixed.speed_bytes), (None, None));
+        assert_eq!(
+            (eth0.attributes.speed_bytes, eth0.attributes.mtu_bytes),
+            (Some(125_000_000), Some(1500))
+        );
+        assert_eq!((ifb0.carrier, ifb0.attributes.speed_bytes), (None, None));
         tree.put("class/thermal/thermal_zone2/temp", "46000\n");
         tree.put("class/net/eth1/operstate", "up\n");
         assert_eq!(sensors.read().temperatures[0].celsius, 46.0);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::heartbeat::protocol::Unit;
 use crate::model::status::AppState;
 use crate::model::status::AppStatus;
-use crate::model::status::{CRITICAL, DROPPED, WARNING};
+use crate::model::status::{CRITICAL_RATIO, DROPPED_RATIO, WARNING_RATIO};
 
 /// Ids that a status line names; monitoring systems cut longer lines anyway.
 const NAMED: usize = 50;
@@ -39,17 +39,17 @@ pub fn list(ids: &[&str]) -> String {
 /// The line of one application, in the form of Nagios' plugins.
 pub fn status_line(status: &AppStatus, unit: Unit) -> String {
     let id = shown(&status.id);
-    let delay = granted(status.granted, unit);
+    let delay = granted(status.timeout, unit);
     let unit = if unit == Unit::Seconds { "s" } else { "ms" };
     let numbers = format!(
-        "od={:.2};{WARNING};{CRITICAL};0;{DROPPED} delay={delay}{unit};;;",
+        "od={:.2};{WARNING_RATIO};{CRITICAL_RATIO};0;{DROPPED_RATIO} delay={delay}{unit};;;",
         // Rounding must not show a threshold that is not reached.
-        (status.od * 100.0).floor() / 100.0
+        (status.overdue_ratio * 100.0).floor() / 100.0
     );
     if let Some(left) = status.maintenance {
         return format!("{}| {numbers}", in_maintenance(&format!("application [{id}]"), left));
     }
-    let (state, how) = match status.lateness {
+    let (state, how) = match status.state {
         AppState::Ok => ("OK", "fine"),
         AppState::Warning => ("WARNING", "somewhat late"),
         AppState::Critical | AppState::Dropped => ("CRITICAL", "quite late"),
@@ -77,7 +77,13 @@ pub fn parse_status_line(id: &str, line: &str) -> Option<AppStatus> {
         .rsplit_once(" in maintenance for ")
         .and_then(|(_, left)| Some(Duration::from_secs(left.strip_suffix(" s")?.parse().ok()?)));
     let granted = Duration::try_from_secs_f64(seconds).ok()?;
-    Some(AppStatus { id: id.to_owned(), lateness, od, granted, maintenance: left })
+    Some(AppStatus {
+        id: id.to_owned(),
+        state: lateness,
+        overdue_ratio: od,
+        timeout: granted,
+        maintenance: left,
+    })
 }
 
 /// The line of an application that is not in the table.
@@ -157,7 +163,13 @@ mod tests {
 
     fn status(lateness: AppState, od: f64) -> AppStatus {
         let granted = Duration::from_millis(2725);
-        AppStatus { id: "Tetris".into(), lateness, od, granted, maintenance: None }
+        AppStatus {
+            id: "Tetris".into(),
+            state: lateness,
+            overdue_ratio: od,
+            timeout: granted,
+            maintenance: None,
+        }
     }
 
     #[test]

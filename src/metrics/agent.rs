@@ -12,9 +12,9 @@ pub(super) fn write(text: &mut Text, facts: &Facts<'_>, left_out: &mut LeftOut) 
         labels(&[("version", env!("CARGO_PKG_VERSION")), ("architecture", std::env::consts::ARCH)]);
     text.gauge("hm_agent_build_info", "The agent; always 1.").sample(&build, 1u64);
     sample(text, facts);
-    sources(text, &facts.reading.sources);
+    sources(text, &facts.reading.collectors);
     heartbeats(text, &facts.reading.heartbeats, left_out);
-    links(text, &facts.reading.links);
+    links(text, &facts.reading.upstreams);
     ports(text, facts.ports);
     if let Some(process) = &facts.process {
         self::process(text, process);
@@ -33,13 +33,13 @@ fn sample(text: &mut Text, facts: &Facts<'_>) {
     )
     .sample("", reading.unix_seconds);
     text.gauge("hm_agent_sample_duration_seconds", "How long reading them took.")
-        .sample("", seconds(reading.took));
+        .sample("", seconds(reading.duration));
     text.gauge("hm_agent_sample_interval_seconds", "Time between samples.")
         .sample("", seconds(facts.interval));
     text.counter("hm_agent_samples_total", "Samples since the agent started.")
         .sample("", facts.samples);
     text.gauge("hm_agent_file_systems_hung", "File systems that do not answer, and are left out.")
-        .sample("", reading.file_systems_hung);
+        .sample("", reading.file_systems_stuck);
 }
 
 /// node_exporter's collectors that a source of ours stands for.
@@ -91,9 +91,9 @@ fn sources(text: &mut Text, sources: &[CollectorStatus]) {
 type State = (&'static str, fn(&AppStatus) -> bool);
 
 const STATES: [State; 3] = [
-    ("ok", |status| status.lateness == AppState::Ok),
-    ("warning", |status| status.lateness == AppState::Warning),
-    ("critical", |status| status.lateness >= AppState::Critical),
+    ("ok", |status| status.state == AppState::Ok),
+    ("warning", |status| status.state == AppState::Warning),
+    ("critical", |status| status.state >= AppState::Critical),
 ];
 
 /// Anybody who reaches the heartbeat port may name applications: only so many are told, the latest first.
@@ -104,7 +104,7 @@ fn heartbeats(text: &mut Text, all: &[AppStatus], left_out: &mut LeftOut) {
         text.sample_with("", ("state", state), count);
     }
     let mut latest: Vec<&AppStatus> = all.iter().collect();
-    latest.sort_by(|one, other| other.od.total_cmp(&one.od));
+    latest.sort_by(|one, other| other.overdue_ratio.total_cmp(&one.overdue_ratio));
     let told = left_out.cap("heartbeat_apps", &latest, limits::METRICS_APPS);
     let named: Vec<(String, &AppStatus)> =
         told.iter().map(|status| (labels(&[("app_id", &status.id)]), *status)).collect();
@@ -122,15 +122,15 @@ fn heartbeats(text: &mut Text, all: &[AppStatus], left_out: &mut LeftOut) {
         "Time since the last beat, as a multiple of the time granted; from 3 on it is late.",
     );
     for (labels, status) in &named {
-        text.sample(labels, status.od);
+        text.sample(labels, status.overdue_ratio);
     }
     text.gauge("hm_agent_heartbeat_app_since_beat_seconds", "Time since the last beat.");
     for (labels, status) in &named {
-        text.sample(labels, status.od * status.granted.as_secs_f64());
+        text.sample(labels, status.overdue_ratio * status.timeout.as_secs_f64());
     }
     text.gauge("hm_agent_heartbeat_app_granted_seconds", "Time granted with the last beat.");
     for (labels, status) in &named {
-        text.sample(labels, status.granted.as_secs_f64());
+        text.sample(labels, status.timeout.as_secs_f64());
     }
     text.gauge(
         "hm_agent_heartbeat_app_maintenance",
@@ -187,7 +187,7 @@ fn links(text: &mut Text, links: &[UpstreamStatus]) {
         "How often the server was tried again since the agent started, by reason.",
     );
     for (labels, link) in &named {
-        for (reason, count) in &link.outages {
+        for (reason, count) in &link.disconnects {
             text.sample_with(labels, ("reason", reason), *count);
         }
     }

@@ -16,7 +16,7 @@ pub(super) fn write(text: &mut Text, reading: &RawSample, left_out: &mut LeftOut
     self::file_systems(text, file_systems);
     traffic(text, left_out.cap("networks", &reading.net_dev, limits::METRICS_DEVICES));
     let devices = &reading.devices;
-    left_out.add("sysfs", devices.left_out);
+    left_out.add("sysfs", devices.truncated);
     interfaces(text, &devices.interfaces);
     chips(text, &devices.chips);
     text.gauge("node_thermal_zone_temp", "Temperature of a thermal zone, in degrees Celsius.");
@@ -197,13 +197,13 @@ const INTERFACE_GAUGES: [InterfaceFamily; 6] = [
         Some(u64::from(&*each.state == "up"))
     }),
     ("node_network_carrier", "1: there is a carrier.", |each| each.carrier.map(u64::from)),
-    ("node_network_mtu_bytes", "The longest packet, in bytes.", |each| each.fixed.mtu_bytes),
-    ("node_network_speed_bytes", "Speed, in bytes per second.", |each| each.fixed.speed_bytes),
+    ("node_network_mtu_bytes", "The longest packet, in bytes.", |each| each.attributes.mtu_bytes),
+    ("node_network_speed_bytes", "Speed, in bytes per second.", |each| each.attributes.speed_bytes),
     ("node_network_transmit_queue_length", "Packets that may wait to be sent.", |each| {
-        each.fixed.transmit_queue_length
+        each.attributes.transmit_queue_length
     }),
     ("node_network_protocol_type", "The kernel's number of its kind.", |each| {
-        each.fixed.protocol_type
+        each.attributes.protocol_type
     }),
 ];
 
@@ -219,11 +219,11 @@ fn interfaces(text: &mut Text, interfaces: &[Interface]) {
     text.gauge("node_network_info", "What an interface says of itself in words; always 1.");
     for each in interfaces {
         let info = labels(&[
-            ("address", &each.fixed.address),
-            ("broadcast", &each.fixed.broadcast),
+            ("address", &each.attributes.address),
+            ("broadcast", &each.attributes.broadcast),
             ("device", &each.device),
-            ("duplex", &each.fixed.duplex),
-            ("ifalias", &each.fixed.alias),
+            ("duplex", &each.attributes.duplex),
+            ("ifalias", &each.attributes.alias),
             ("operstate", &each.state),
         ]);
         text.sample(&info, 1u64);

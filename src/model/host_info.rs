@@ -2,19 +2,17 @@
 
 use crate::procfs::os_release::OsRelease;
 
-/// Identity of a host.
 #[derive(Debug, Clone, Default)]
 pub struct HostInfo {
-    /// The processor's name, or "unknown".
+    /// Name of the processor, or "unknown".
     pub cpu_model: String,
-    /// The distribution's name for people.
+    /// Pretty name of the distribution.
     pub os: Option<String>,
-    /// What the distribution says of itself.
     pub os_release: OsRelease,
-    /// The kernel's release, e.g. `6.1.0-13-amd64`.
+    /// Kernel release, e.g. `6.1.0-13-amd64`.
     pub kernel: Option<String>,
-    /// The kernel's version, e.g. `#1 SMP PREEMPT_DYNAMIC Debian 6.1.55-1 (2023-09-29)`.
+    /// Kernel version, e.g. `#1 SMP PREEMPT_DYNAMIC Debian 6.1.55-1 (2023-09-29)`.
     pub kernel_version: Option<String>,
-    /// The NIS domain; `(none)` where there is none.
+    /// NIS domain; `(none)` if it is not set.
     pub domain_name: Option<String>,
 }

@@ -1,26 +1,24 @@
-//! What an item of one look was in the look before.
+//! Finds an item of one sample in the previous sample.
 
-/// Finds the counterparts of a list's items in another list. Both hold nearly the same in the same order, as the kernel
-/// prints it, so each search begins behind what the last one found: all of them together are one pass, however long the
-/// lists are.
+/// Looks up items of a list that is nearly the same, in nearly the same order: the kernel prints lists in a stable order. Each
+/// search starts behind the last match, so that looking up all items takes linear time.
 pub struct PreviousItems<'a, T> {
-    all: &'a [T],
+    items: &'a [T],
     next: usize,
 }
 
 impl<'a, T> PreviousItems<'a, T> {
-    /// Of this list.
-    pub fn of(all: &'a [T]) -> Self {
-        Self { all, next: 0 }
+    pub fn new(items: &'a [T]) -> Self {
+        Self { items, next: 0 }
     }
 
-    /// The next one that `is` it, or the first.
-    pub fn find(&mut self, is: impl Fn(&T) -> bool) -> Option<&'a T> {
-        let (before, behind) = self.all.split_at_checked(self.next)?;
-        let here = behind.iter().position(&is).map(|at| self.next + at);
-        let found = here.or_else(|| before.iter().position(&is))?;
+    /// The first match behind the last one, or else the first match of all.
+    pub fn find(&mut self, matches: impl Fn(&T) -> bool) -> Option<&'a T> {
+        let (before, after) = self.items.split_at_checked(self.next)?;
+        let ahead = after.iter().position(&matches).map(|at| self.next + at);
+        let found = ahead.or_else(|| before.iter().position(&matches))?;
         self.next = found + 1;
-        self.all.get(found)
+        self.items.get(found)
     }
 }
 
@@ -30,26 +28,26 @@ mod tests {
     use std::cell::Cell;
 
     #[test]
-    fn all_are_found_wherever_they_are() {
-        let all = [1, 2, 3, 4];
-        let mut counterparts = PreviousItems::of(&all);
-        let found = [1, 2, 4, 3, 9, 1, 4, 4].map(|item| counterparts.find(|each| *each == item));
+    fn finds_items_in_any_order() {
+        let items = [1, 2, 3, 4];
+        let mut previous = PreviousItems::new(&items);
+        let found = [1, 2, 4, 3, 9, 1, 4, 4].map(|item| previous.find(|each| *each == item));
         let expected = [1, 2, 4, 3, 0, 1, 4, 4];
         assert_eq!(found.map(|found| found.copied().unwrap_or_default()), expected);
-        assert_eq!(PreviousItems::of(&[]).find(|_: &u8| true), None);
+        assert_eq!(PreviousItems::new(&[]).find(|_: &u8| true), None);
     }
 
     #[test]
-    fn the_same_list_is_gone_through_once() {
-        let all: Vec<u32> = (0..1000).collect();
+    fn compares_each_item_once_when_order_is_same() {
+        let items: Vec<u32> = (0..1000).collect();
         let compared = Cell::new(0);
-        let mut counterparts = PreviousItems::of(&all);
-        for item in &all {
-            let is = |each: &u32| {
+        let mut previous = PreviousItems::new(&items);
+        for item in &items {
+            let matches = |each: &u32| {
                 compared.set(compared.get() + 1);
                 each == item
             };
-            assert_eq!(counterparts.find(is), Some(item));
+            assert_eq!(previous.find(matches), Some(item));
         }
         assert_eq!(compared.get(), 1000);
     }

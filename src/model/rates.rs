@@ -1,4 +1,4 @@
-//! From two readings to a snapshot: percentages and rates.
+//! Derives percentages and rates from two samples.
 
 use crate::model::previous::PreviousItems;
 use crate::model::{Cpu, DiskRate, Memory, NetRate, RawSample, Snapshot, TrafficRate};
@@ -9,78 +9,80 @@ use crate::procfs::net_dev::{NetDev, Traffic};
 use crate::procfs::stat::{CpuTimes, Stat};
 
 impl Snapshot {
-    /// What `now` means, compared with the reading and the snapshot before it. Without them, use of the
-    /// processors is the mean since boot and rates are absent.
-    pub fn derive(before: Option<(&RawSample, &Snapshot)>, now: &RawSample) -> Self {
-        let (earlier, known) = before.unzip();
-        let seconds = earlier
-            .map(|earlier| now.monotonic.saturating_sub(earlier.monotonic).as_secs_f64())
+    /// Derives a snapshot from `raw` and the previous sample with its snapshot. Without them CPU usage is the mean since boot, and
+    /// rates are absent.
+    pub fn derive(previous: Option<(&RawSample, &Snapshot)>, raw: &RawSample) -> Self {
+        let (previous_raw, previous_snapshot) = previous.unzip();
+        let seconds = previous_raw
+            .map(|previous| raw.monotonic.saturating_sub(previous.monotonic).as_secs_f64())
             .filter(|seconds| *seconds > 0.0);
-        let earlier_stat = earlier.and_then(|earlier| earlier.stat.as_ref());
-        let known_cpu = known.and_then(|known| known.cpu.as_ref());
-        let mut disks =
-            PreviousItems::of(earlier.map_or(&[][..], |earlier| &earlier.diskstats[..]));
-        let mut networks =
-            PreviousItems::of(earlier.map_or(&[][..], |earlier| &earlier.net_dev[..]));
+        let previous_stat = previous_raw.and_then(|previous| previous.stat.as_ref());
+        let previous_cpu = previous_snapshot.and_then(|previous| previous.cpu.as_ref());
         Self {
-            unix_seconds: now.unix_seconds,
-            hostname: now.hostname.clone(),
-            // After a look that failed there is nothing to compare with: absent, for once.
-            cpu: match (before.is_some(), earlier_stat) {
+            unix_seconds: raw.unix_seconds,
+            hostname: raw.hostname.clone(),
+            // After a failed read there is nothing to compare with. The mean since boot would be misleading here.
+            cpu: match (previous.is_some(), previous_stat) {
                 (true, None) => None,
-                _ => now.stat.as_ref().map(|stat| cpu(earlier_stat, known_cpu, stat)),
+                _ => raw.stat.as_ref().map(|stat| cpu(previous_stat, previous_cpu, stat)),
             },
-            memory: now.meminfo.as_ref().map(|info| memory(info, now.low_watermark_bytes)),
-            load: now.loadavg,
-            uptime_seconds: now.uptime_seconds,
-            pressure: now.pressure,
-            disks: diskstats::whole_disks(&now.diskstats)
-                .map(|disk| {
-                    let earlier = disks.find(|earlier| earlier.name == disk.name);
-                    disk_rate(earlier.zip(seconds), disk)
-                })
-                .collect(),
-            networks: now
-                .net_dev
-                .iter()
-                .map(|device| {
-                    let earlier = networks.find(|earlier| earlier.name == device.name);
-                    net_rate(earlier.zip(seconds), device)
-                })
-                .collect(),
-            file_systems: now.file_systems.clone(),
-            temperatures: now.devices.temperatures.clone(),
-            oom_kills: now.vmstat.and_then(|vmstat| vmstat.oom_kill),
-            gpus: now.gpus.clone(),
-            heartbeats: now.heartbeats.clone(),
-            links: now.links.clone(),
+            memory: raw.meminfo.as_ref().map(|info| memory(info, raw.low_watermark_bytes)),
+            load: raw.loadavg,
+            uptime_seconds: raw.uptime_seconds,
+            pressure: raw.pressure,
+            disks: disk_rates(previous_raw.zip(seconds), raw),
+            networks: net_rates(previous_raw.zip(seconds), raw),
+            file_systems: raw.file_systems.clone(),
+            temperatures: raw.devices.temperatures.clone(),
+            oom_kills: raw.vmstat.and_then(|vmstat| vmstat.oom_kill),
+            gpus: raw.gpus.clone(),
+            heartbeats: raw.heartbeats.clone(),
+            upstreams: raw.upstreams.clone(),
         }
     }
 }
 
-fn cpu(earlier: Option<&Stat>, known: Option<&Cpu>, now: &Stat) -> Cpu {
+fn cpu(previous: Option<&Stat>, previous_cpu: Option<&Cpu>, stat: &Stat) -> Cpu {
     let boot = CpuTimes::default();
-    let percent = busy_percent(earlier.map_or(&boot, |earlier| &earlier.total), &now.total)
-        .or(known.map(|known| known.percent))
+    let percent = busy_percent(previous.map_or(&boot, |previous| &previous.total), &stat.total)
+        .or(previous_cpu.map(|previous| previous.percent))
         .unwrap_or_default();
-    let mut earlier = PreviousItems::of(earlier.map_or(&[][..], |earlier| &earlier.cpus[..]));
-    let mut known = PreviousItems::of(known.map_or(&[][..], |known| &known.each_percent[..]));
-    let each = |(cpu, times): &(u32, CpuTimes)| {
-        let before = earlier.find(|(number, _)| number == cpu).map_or(&boot, |(_, times)| times);
-        let percent = busy_percent(before, times)
-            .or_else(|| known.find(|(number, _)| number == cpu).map(|(_, percent)| *percent))
+    let mut times_before = PreviousItems::new(previous.map_or(&[][..], |stat| &stat.cpus[..]));
+    let mut percent_before =
+        PreviousItems::new(previous_cpu.map_or(&[][..], |cpu| &cpu.each_percent[..]));
+    let each = |(number, times): &(u32, CpuTimes)| {
+        let before = times_before.find(|(before, _)| before == number);
+        let percent = busy_percent(before.map_or(&boot, |(_, times)| times), times)
+            .or_else(|| percent_before.find(|(before, _)| before == number).map(|(_, p)| *p))
             .unwrap_or_default();
-        (*cpu, percent)
+        (*number, percent)
     };
-    Cpu { percent, each_percent: now.cpus.iter().map(each).collect() }
+    Cpu { percent, each_percent: stat.cpus.iter().map(each).collect() }
 }
 
-/// Everything but idle and iowait, in percent of all time between two readings; `None` when no tick
-/// passed between them. A counter that went backwards (iowait does; others when a processor comes back)
-/// stood still.
+fn disk_rates(previous: Option<(&RawSample, f64)>, raw: &RawSample) -> Vec<DiskRate> {
+    let mut before =
+        PreviousItems::new(previous.map_or(&[][..], |(previous, _)| &previous.diskstats[..]));
+    let seconds = previous.map(|(_, seconds)| seconds);
+    diskstats::whole_disks(&raw.diskstats)
+        .map(|disk| disk_rate(before.find(|before| before.name == disk.name).zip(seconds), disk))
+        .collect()
+}
+
+fn net_rates(previous: Option<(&RawSample, f64)>, raw: &RawSample) -> Vec<NetRate> {
+    let mut before =
+        PreviousItems::new(previous.map_or(&[][..], |(previous, _)| &previous.net_dev[..]));
+    let seconds = previous.map(|(_, seconds)| seconds);
+    let rate =
+        |dev: &NetDev| net_rate(before.find(|before| before.name == dev.name).zip(seconds), dev);
+    raw.net_dev.iter().map(rate).collect()
+}
+
+/// All time but idle and iowait, in percent of the time between two samples; `None` if no tick passed between them. A counter that
+/// went backwards (iowait does; others when a CPU comes back online) counts as unchanged.
 fn busy_percent(before: &CpuTimes, now: &CpuTimes) -> Option<f64> {
     let since = |pick: fn(&CpuTimes) -> u64| pick(now).saturating_sub(pick(before));
-    // Guest time is part of user and nice already.
+    // user and nice include guest time.
     let busy = since(|times| times.user)
         .saturating_add(since(|times| times.nice))
         .saturating_add(since(|times| times.system))
@@ -113,7 +115,7 @@ fn disk_rate(earlier: Option<(&DiskStat, f64)>, now: &DiskStat) -> DiskRate {
         written_bytes_per_second: rate(|disk| disk.written_bytes),
         reads_per_second: rate(|disk| disk.reads),
         writes_per_second: rate(|disk| disk.writes),
-        // The kernel adds to it in ticks, which can make a little more than the time that passed.
+        // The kernel adds whole ticks, which may sum up to slightly more than the elapsed time.
         busy_percent: rate(|disk| disk.busy_milliseconds).map(|busy| (busy / 10.0).min(100.0)),
     }
 }
@@ -151,9 +153,9 @@ mod tests {
     }
 
     #[test]
-    fn busy_is_everything_but_idle_and_iowait() {
+    fn counts_everything_but_idle_and_iowait_as_busy() {
         let percent = busy_percent(&times(100, 100, 0, 0), &times(125, 150, 25, 25));
-        assert_eq!(percent, Some(25.0), "guest is part of user and counted once");
+        assert_eq!(percent, Some(25.0), "guest is part of user, counted once");
         let all = CpuTimes {
             user: 1,
             nice: 1,
@@ -169,43 +171,47 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_went_backwards_stood_still() {
+    fn treats_counter_that_went_backwards_as_unchanged() {
         assert_eq!(busy_percent(&times(0, 100, 50, 0), &times(50, 150, 40, 0)), Some(50.0));
         assert_eq!(busy_percent(&times(9, 9, 9, 9), &times(9, 9, 9, 9)), None);
     }
 
     #[test]
-    fn after_a_look_that_failed_use_is_absent_not_the_mean_since_boot() {
+    fn cpu_usage_is_absent_after_a_failed_read() {
         let stat = Stat { total: times(1, 1, 0, 0), ..Default::default() };
-        let (failed, now) = (RawSample::default(), reading(5, stat));
-        let before = Snapshot::derive(None, &failed);
-        assert_eq!(Snapshot::derive(Some((&failed, &before)), &now).cpu, None);
+        let (failed, raw) = (RawSample::default(), sample_at(5, stat));
+        let previous = Snapshot::derive(None, &failed);
+        assert_eq!(Snapshot::derive(Some((&failed, &previous)), &raw).cpu, None);
     }
 
-    fn reading(at: u64, stat: Stat) -> RawSample {
-        RawSample { monotonic: Duration::from_secs(at), stat: Some(stat), ..Default::default() }
+    fn sample_at(seconds: u64, stat: Stat) -> RawSample {
+        RawSample {
+            monotonic: Duration::from_secs(seconds),
+            stat: Some(stat),
+            ..Default::default()
+        }
     }
 
     #[test]
-    fn the_first_look_is_the_mean_since_boot_and_no_tick_keeps_the_last_value() {
+    fn keeps_last_cpu_usage_when_no_tick_passed() {
         let stat = |user, idle| Stat {
             total: times(user, idle, 0, 0),
             cpus: vec![(3, times(user, idle, 0, 0))],
             ..Default::default()
         };
-        let first = reading(0, stat(100, 900));
+        let first = sample_at(0, stat(100, 900));
         let boot = Snapshot::derive(None, &first);
         assert_eq!(boot.cpu, Some(Cpu { percent: 10.0, each_percent: vec![(3, 10.0)] }));
-        let second = reading(5, stat(150, 950));
+        let second = sample_at(5, stat(150, 950));
         let busy = Snapshot::derive(Some((&first, &boot)), &second);
         assert_eq!(busy.cpu, Some(Cpu { percent: 50.0, each_percent: vec![(3, 50.0)] }));
-        let third = reading(6, stat(150, 950));
+        let third = sample_at(6, stat(150, 950));
         let same = Snapshot::derive(Some((&second, &busy)), &third);
         assert_eq!(same.cpu, busy.cpu);
     }
 
     #[test]
-    fn rates_need_two_readings_and_a_counter_that_grew() {
+    fn rates_need_two_samples_and_growing_counters() {
         let disk = |read_bytes, busy_milliseconds| DiskStat {
             name: b"vda".to_vec(),
             read_bytes,
@@ -229,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn used_memory_is_what_the_document_computes() {
+    fn used_memory_is_total_less_available() {
         let info = MemInfo {
             mem_total_bytes: 32768 << 20,
             mem_available_bytes: Some((32768 - 20582) << 20),
@@ -239,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn used_percent_is_that_of_df() {
+    fn used_percent_matches_df() {
         let fs = FileSystem {
             mount_point: "/".into(),
             device: "/dev/vda".into(),

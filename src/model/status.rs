@@ -1,32 +1,26 @@
-//! Status of monitored applications and of the outbound connections.
+//! Status of monitored applications and of the connections to upstream servers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// From this overdue ratio on an application is late.
-pub const WARNING: f64 = 3.0;
-/// From this one on it is very late.
-pub const CRITICAL: f64 = 5.0;
-/// At this one it is dropped.
-pub const DROPPED: f64 = 6.0;
+/// Overdue ratios (time since the last heartbeat ÷ timeout) from which on a state applies.
+pub const WARNING_RATIO: f64 = 3.0;
+pub const CRITICAL_RATIO: f64 = 5.0;
+pub const DROPPED_RATIO: f64 = 6.0;
 
-/// How late an application is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AppState {
-    /// It beats as it promised, or nearly so.
     Ok,
-    /// `od` ≥ 3.
     Warning,
-    /// `od` ≥ 5.
     Critical,
-    /// `od` ≥ 6: it is not in the table any more.
+    /// Removed from the table.
     Dropped,
 }
 
 impl AppState {
-    /// Its name in capital letters, as Nagios writes it.
+    /// In capital letters, as Nagios prints it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "OK",
@@ -36,51 +30,49 @@ impl AppState {
         }
     }
 
-    pub fn of(od: f64) -> Self {
-        match od {
-            od if od >= DROPPED => Self::Dropped,
-            od if od >= CRITICAL => Self::Critical,
-            od if od >= WARNING => Self::Warning,
+    pub fn from_overdue_ratio(ratio: f64) -> Self {
+        match ratio {
+            ratio if ratio >= DROPPED_RATIO => Self::Dropped,
+            ratio if ratio >= CRITICAL_RATIO => Self::Critical,
+            ratio if ratio >= WARNING_RATIO => Self::Warning,
             _ => Self::Ok,
         }
     }
 }
 
-/// An application as it is now.
+/// A monitored application.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AppStatus {
-    /// Who.
     pub id: String,
-    /// How late.
-    pub lateness: AppState,
-    /// Time since the last beat ÷ granted time.
-    pub od: f64,
-    /// What its last beat was granted.
-    pub granted: Duration,
-    /// For how long it, or the host, is in maintenance.
+    pub state: AppState,
+    /// Time since the last heartbeat ÷ `timeout`; `od` in the heartbeat protocol.
+    pub overdue_ratio: f64,
+    /// Granted with the last heartbeat.
+    pub timeout: Duration,
+    /// What is left of the maintenance of the application or its host.
     pub maintenance: Option<Duration>,
 }
 
-/// What a person is shown of a link.
+/// The connection to an upstream server, hm or Core. The serialized names are those of `/snapshot` and the detailed update.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamStatus {
-    /// E.g. `hm`.
+    /// `hm` or `core`.
     pub name: String,
     /// `connecting`, `waiting`, `connected`, `online`.
     pub state: String,
-    /// Since when, Unix seconds.
+    /// When it entered this state.
     pub since_unix_seconds: u64,
-    /// The last answer, Unix seconds; absent before the first.
+    /// `None` before the first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_answer_unix_seconds: Option<u64>,
-    /// Reports that are not delivered yet.
+    /// Number of reports that are not delivered yet.
     pub backlog: u64,
-    /// Reports that were dropped since the agent started, because there were too many or the server refused them.
+    /// Number of reports dropped since the start, because the backlog was full or the server rejected them.
     pub dropped: u64,
-    /// Why the link broke last; absent if it never did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_outage: Option<String>,
-    /// How often it was tried again since the agent started, by [`Outage::kind`].
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub outages: BTreeMap<String, u64>,
+    /// `None` if the connection never failed.
+    #[serde(rename = "last_outage", default, skip_serializing_if = "Option::is_none")]
+    pub last_disconnect_reason: Option<String>,
+    /// Number of disconnects since the start, by the label of their reason.
+    #[serde(rename = "outages", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub disconnects: BTreeMap<String, u64>,
 }

@@ -55,8 +55,8 @@ impl ReconnectingClient {
             last_answer_unix_seconds: None,
             backlog: 0,
             dropped: 0,
-            last_outage: None,
-            outages: BTreeMap::new(),
+            last_disconnect_reason: None,
+            disconnects: BTreeMap::new(),
         };
         Ok(Self {
             name,
@@ -177,8 +177,8 @@ impl ReconnectingClient {
             log::warn!("{name}: {} {why}; next try in {seconds:.0} s", self.shown());
         }
         self.note(|status| {
-            status.last_outage = Some(why);
-            *status.outages.entry(outage.kind().to_owned()).or_default() += 1;
+            status.last_disconnect_reason = Some(why);
+            *status.disconnects.entry(outage.kind().to_owned()).or_default() += 1;
         });
         self.set_state("waiting");
         stop.wait(wait);

@@ -171,7 +171,7 @@ pub(super) fn usage_detail(snapshot: &Snapshot) -> UsageDetail<'_> {
         nvidia: snapshot.gpus.nvidia.as_ref(),
         gpus: &snapshot.gpus.each,
         heartbeats: snapshot.heartbeats.iter().map(heartbeat_detail).collect(),
-        links: &snapshot.links,
+        links: &snapshot.upstreams,
     }
 }
 
@@ -236,9 +236,9 @@ fn file_system_detail(file_system: &FileSystem) -> FileSystemDetail<'_> {
 fn heartbeat_detail(status: &AppStatus) -> HeartbeatDetail<'_> {
     HeartbeatDetail {
         app_id: &status.id,
-        state: status.lateness.name(),
-        od: (status.od * 100.0).floor() / 100.0,
-        granted_seconds: status.granted.as_secs_f64(),
+        state: status.state.name(),
+        od: (status.overdue_ratio * 100.0).floor() / 100.0,
+        granted_seconds: status.timeout.as_secs_f64(),
         maintenance_seconds: status.maintenance.map(|left| left.as_secs_f64().ceil()),
     }
 }

@@ -158,13 +158,13 @@ fn more_detail(reading: &RawSample) -> MoreDetail<'_> {
     let lines = reading.meminfo.as_ref().map_or(&[][..], |info| &info.lines);
     let sizes = lines.iter().filter(|line| line.is_bytes);
     MoreDetail {
-        sample_seconds: reading.took.as_secs_f64(),
-        sources: reading.sources.iter().map(source_detail).collect(),
+        sample_seconds: reading.duration.as_secs_f64(),
+        sources: reading.collectors.iter().map(source_detail).collect(),
         memory_bytes: sizes.map(|line| (&*line.name, line.value)).collect(),
         counters: counters(reading),
         sensors: sensors(reading),
         interfaces: interfaces(reading),
-        file_systems_hung: reading.file_systems_hung,
+        file_systems_hung: reading.file_systems_stuck,
     }
 }
 
@@ -232,9 +232,9 @@ fn interfaces(reading: &RawSample) -> Vec<InterfaceDetail<'_>> {
             device: &each.device,
             state: &each.state,
             carrier: each.carrier,
-            address: &each.fixed.address,
-            mtu_bytes: each.fixed.mtu_bytes,
-            speed_bytes_per_second: each.fixed.speed_bytes,
+            address: &each.attributes.address,
+            mtu_bytes: each.attributes.mtu_bytes,
+            speed_bytes_per_second: each.attributes.speed_bytes,
         })
         .collect()
 }

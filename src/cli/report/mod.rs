@@ -100,15 +100,16 @@ fn devices(out: &mut Table, snapshot: &Snapshot) {
 
 fn heartbeats(out: &mut Table, snapshot: &Snapshot) {
     for status in snapshot.heartbeats.iter() {
-        let granted = status.granted.as_secs_f64();
+        let granted = status.timeout.as_secs_f64();
         let left = status.maintenance.map(|left| format!(", maintenance {} s", left.as_secs()));
-        let how = format!("od {:.2} of {granted} s{}", status.od, left.unwrap_or_default());
-        out.row("heartbeat", &[status.lateness.name(), &format!("{}, {how}", status.id)]);
+        let how =
+            format!("od {:.2} of {granted} s{}", status.overdue_ratio, left.unwrap_or_default());
+        out.row("heartbeat", &[status.state.name(), &format!("{}, {how}", status.id)]);
     }
 }
 
 fn links(out: &mut Table, snapshot: &Snapshot) {
-    for link in snapshot.links.iter() {
+    for link in snapshot.upstreams.iter() {
         let ago = |at: u64| duration(snapshot.unix_seconds.saturating_sub(at) as f64);
         let mut how = vec![format!("for {}", ago(link.since_unix_seconds))];
         how.extend(link.last_answer_unix_seconds.map(|at| format!("last answer {} ago", ago(at))));
@@ -116,7 +117,7 @@ fn links(out: &mut Table, snapshot: &Snapshot) {
         if link.dropped > 0 {
             how.push(format!("{} dropped", link.dropped));
         }
-        how.extend(link.last_outage.as_ref().map(|why| format!("last outage: {why}")));
+        how.extend(link.last_disconnect_reason.as_ref().map(|why| format!("last outage: {why}")));
         out.row(&link.name, &[&link.state, &how.join(", ")]);
     }
 }

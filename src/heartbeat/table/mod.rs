@@ -221,7 +221,7 @@ impl HeartbeatTable {
                 continue;
             }
             let od = app.od(now);
-            app.told = AppState::of(od);
+            app.told = AppState::from_overdue_ratio(od);
             later.push(Transition { id: id.clone(), to: app.told, od, granted: app.granted });
         }
         self.changes += later.len() as u64;
@@ -264,9 +264,9 @@ impl HeartbeatTable {
     fn status_of(&self, id: &str, app: &App, now: Duration) -> AppStatus {
         AppStatus {
             id: id.to_owned(),
-            lateness: app.told,
-            od: app.od(now),
-            granted: app.granted,
+            state: app.told,
+            overdue_ratio: app.od(now),
+            timeout: app.granted,
             maintenance: self.maintenance(Some(id), now),
         }
     }

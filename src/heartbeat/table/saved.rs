@@ -83,7 +83,7 @@ impl HeartbeatTable {
             watch.comers += 1;
             let number = watch.comers;
             let mut restored = App { since, granted, told: AppState::Ok, number };
-            restored.told = AppState::of(restored.od(now)).min(AppState::Critical);
+            restored.told = AppState::from_overdue_ratio(restored.od(now)).min(AppState::Critical);
             watch.apps.insert(app.id, restored);
         }
         watch.dropped = saved.dropped.into_iter().take(capacity).map(|id| (id, now)).collect();

@@ -36,9 +36,9 @@ fn the_thresholds_are_3_5_and_6() {
     ] {
         let mut watch = with_demo();
         let status = watch.status("demo", at(seconds)).unwrap();
-        assert_eq!(status.lateness, lateness, "after {seconds} s");
-        assert!((status.od - seconds / 2.0).abs() < 1e-9);
-        assert_eq!(status.granted, ms(2000));
+        assert_eq!(status.state, lateness, "after {seconds} s");
+        assert!((status.overdue_ratio - seconds / 2.0).abs() < 1e-9);
+        assert_eq!(status.timeout, ms(2000));
     }
     assert_eq!(with_demo().status("demo", at(12.0)), None);
 }
@@ -74,7 +74,7 @@ fn a_beat_makes_good() {
     watch.beat("demo", ms(4000), at(7.0)).unwrap();
     assert_eq!(told(&mut watch), [demo(AppState::Warning), demo(AppState::Ok)]);
     let status = watch.status("demo", at(8.0)).unwrap();
-    assert_eq!((status.lateness, status.od, status.granted), (AppState::Ok, 0.2, ms(5000)));
+    assert_eq!((status.state, status.overdue_ratio, status.timeout), (AppState::Ok, 0.2, ms(5000)));
     watch.beat("demo", ms(4000), at(9.0)).unwrap();
     assert_eq!(told(&mut watch), [], "a beat in time is nothing new");
 }
@@ -127,11 +127,11 @@ fn a_year_of_beats_is_a_year_in_time() {
     for beat in 0..365 * 24 {
         let now = at(0.0) + hour * beat;
         watch.beat("demo", hour, now).unwrap();
-        assert_eq!(watch.status("demo", now + hour).unwrap().lateness, AppState::Ok);
+        assert_eq!(watch.status("demo", now + hour).unwrap().state, AppState::Ok);
     }
     assert_eq!(watch.take_transitions(), []);
     let year = at(365.0 * 86_400.0);
-    assert!(watch.status("demo", year).unwrap().od < 1.01);
+    assert!(watch.status("demo", year).unwrap().overdue_ratio < 1.01);
 }
 
 /// The clock does not go back; if it did, an application would not be late for it.
@@ -140,7 +140,7 @@ fn time_that_goes_back_harms_nobody() {
     let mut watch = with_demo();
     watch.beat("demo", ms(1000), at(100.0)).unwrap();
     watch.take_transitions();
-    assert_eq!(watch.status("demo", at(50.0)).unwrap().od, 0.0);
+    assert_eq!(watch.status("demo", at(50.0)).unwrap().overdue_ratio, 0.0);
     assert_eq!(watch.take_transitions(), []);
 }
 
@@ -156,7 +156,7 @@ fn maintenance_stops_the_clock() {
         watch.advance(at(101.0));
         assert_eq!(told(&mut watch), []);
         assert_eq!(watch.status("demo", at(106.9)).unwrap().maintenance, None);
-        assert_eq!(watch.status("demo", at(107.0)).unwrap().lateness, AppState::Warning);
+        assert_eq!(watch.status("demo", at(107.0)).unwrap().state, AppState::Warning);
     }
 }
 
@@ -170,8 +170,8 @@ fn maintenance_can_be_ended_and_is_for_strangers_too() {
     assert!(watch.maintenance(Some("tetris"), at(6.0)).is_none());
     watch.maintain(None, Duration::from_secs(100), at(6.5)).unwrap();
     watch.maintain(None, Duration::ZERO, at(50.0)).unwrap();
-    assert_eq!(watch.status("demo", at(55.9)).unwrap().lateness, AppState::Ok);
-    assert_eq!(watch.status("demo", at(56.0)).unwrap().lateness, AppState::Warning);
+    assert_eq!(watch.status("demo", at(55.9)).unwrap().state, AppState::Ok);
+    assert_eq!(watch.status("demo", at(56.0)).unwrap().state, AppState::Warning);
 }
 
 #[test]
@@ -188,8 +188,8 @@ fn a_restart_forgets_nobody_and_blames_nobody_for_it() {
     let later = |seconds: f64| Duration::from_secs_f64(5000.0 + seconds);
     let mut watch = HeartbeatTable::restore(10, saved, later(0.0));
     assert_eq!(watch.ids(later(0.0)), ["demo", "late"]);
-    assert_eq!(watch.status("demo", later(0.0)).unwrap().od, 0.5);
-    assert_eq!(watch.status("late", later(0.0)).unwrap().lateness, AppState::Warning);
+    assert_eq!(watch.status("demo", later(0.0)).unwrap().overdue_ratio, 0.5);
+    assert_eq!(watch.status("late", later(0.0)).unwrap().state, AppState::Warning);
     assert_eq!(told(&mut watch), [], "that was told before");
     assert_eq!(watch.maintenance(Some("tetris"), later(58.0)), Some(Duration::from_secs(1)));
     assert_eq!(watch.next_deadline(), Some(later(0.5)));

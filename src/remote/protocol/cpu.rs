@@ -106,7 +106,7 @@ pub(super) fn performance(earlier: &Stat, now: &Stat) -> (Value, Value) {
     let mut fields = shares(&earlier.total, total);
     fields.put("total_time", Some(two_decimals(time))).put("total_time_unit", Some(unit.into()));
     let mut each = Fields::default();
-    let mut before = PreviousItems::of(&earlier.cpus);
+    let mut before = PreviousItems::new(&earlier.cpus);
     for (number, times) in &now.cpus {
         let before = before.find(|(known, _)| known == number);
         let before = before.map_or(CpuTimes::default(), |(_, times)| *times);

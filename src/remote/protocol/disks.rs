@@ -56,7 +56,7 @@ impl Moved {
 /// All disks together.
 pub(super) fn totals(earlier: &Look, now: &Look, seconds: f64, fields: &mut Fields) {
     let mut total = Moved::default();
-    let mut before = PreviousItems::of(&earlier.diskstats);
+    let mut before = PreviousItems::new(&earlier.diskstats);
     for disk in diskstats::whole_disks(&now.diskstats) {
         // What is made of disks (LVM, RAID) moves what they move.
         if !disk.name.starts_with(b"dm-") && !disk.name.starts_with(b"md") {
@@ -74,7 +74,7 @@ fn moved(before: &mut PreviousItems<DiskStat>, disk: &DiskStat, seconds: f64) ->
 /// Whole disks, and every device with a file system, by name.
 pub(super) fn each(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> Value {
     let mut map = Map::new();
-    let mut before = PreviousItems::of(&earlier.diskstats);
+    let mut before = PreviousItems::new(&earlier.diskstats);
     for disk in diskstats::whole_disks(&now.diskstats) {
         let name = String::from_utf8_lossy(&disk.name).into_owned();
         let mut fields = Fields::default();

@@ -61,7 +61,7 @@ pub(super) fn devices(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> 
     // what is there counts.
     let is_hardware = |device: &NetDev| host.devices.iter().any(|name| **name == *device.name);
     let any_hardware = now.net_dev.iter().any(is_hardware);
-    let mut before = PreviousItems::of(&earlier.net_dev);
+    let mut before = PreviousItems::new(&earlier.net_dev);
     for device in &now.net_dev {
         let before = before.find(|before| before.name == device.name);
         let moved = Moved::new(before.map(|before| (before, seconds)), device);

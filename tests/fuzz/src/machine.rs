@@ -9,7 +9,7 @@ use hm_agent::collector::mount_filter::worth_asking;
 use hm_agent::collector::mounts::Place;
 use hm_agent::heartbeat::table::HeartbeatTable;
 use hm_agent::limits;
-use hm_agent::model::devices::{Chip, Devices, FixedInterface, Interface, Sensor};
+use hm_agent::model::devices::{Chip, Devices, InterfaceAttributes, Interface, Sensor};
 use hm_agent::model::gpu::Gpus;
 use hm_agent::model::{FileSystem, RawSample, Temperature};
 use hm_agent::procfs;
@@ -132,7 +132,7 @@ fn named(body: &[u8]) -> Devices {
                 name: Some(name.clone()),
                 sensors: vec![sensor],
             });
-            let fixed = FixedInterface {
+            let fixed = InterfaceAttributes {
                 address: line.clone(),
                 alias: line.clone(),
                 duplex: line,
