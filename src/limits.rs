@@ -127,17 +127,6 @@ pub const SUBSCRIPTIONS: u32 = 20;
 /// Answers to a client's unknown messages: so many at once, then one a second; the rest gets none.
 pub const ERROR_ANSWERS: u32 = 10;
 
-/// Of each kind of thing, /metrics tells so many: series cost memory wherever they are kept. What is left out is
-/// counted. Processors have ten series each.
-pub const METRICS_CPUS: usize = 1024;
-/// Disks, file systems, network interfaces; they have some twenty series each.
-pub const METRICS_DEVICES: usize = 256;
-/// GPUs have some forty series each.
-pub const METRICS_GPUS: usize = 64;
-/// Codes of errors of one GPU; NVIDIA's catalogue has some 150, and a GPU that has shown this many is no more.
-pub const METRICS_XIDS: usize = 32;
-/// Applications that beat have seven series each, and anybody who reaches the port may name one.
-pub const METRICS_APPS: usize = 200;
 /// So many requests for /metrics, /snapshot and the page get an answer of their own at a time; who comes beyond them shares
 /// one that is made once for a sample. A client that does not read holds the memory of its answer until it is cut, and
 /// making answers takes processors from who lets clients in.

@@ -1,5 +1,5 @@
-//! /metrics and health: what is told of captured machines, of GPUs that follow a script, and how it is asked
-//! for. After a wanted change: `UPDATE_GOLDEN=1 cargo test --test metrics`, then read the difference.
+//! /metrics and the health endpoints: output for captured machines and for scripted GPUs, content negotiation and
+//! authentication. After an intended change run `UPDATE_GOLDEN=1 cargo test --test metrics` and review the diff.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::Roots;
-use hm_agent::metrics::{Facts, Format, PortStatus, Process, render};
+use hm_agent::metrics::{Exposition, Format, PortStatus, ProcessStats, render};
 use hm_agent::sys::FsSize;
 use miniz_oxide::inflate::decompress_to_vec;
 use support::fake_nvml::Driver;
@@ -23,7 +23,7 @@ fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// A captured machine's text, with times and sizes that are in no file made up.
+/// /metrics of a captured machine. Times and sizes that are in no file are made up.
 fn captured(tree: &str, format: Format) -> String {
     let tree = tests().join("fixtures").join(tree);
     let roots = Roots { proc: tree.join("proc"), sys: tree.join("sys"), root: tree.join("root") };
@@ -35,10 +35,10 @@ fn captured(tree: &str, format: Format) -> String {
         files_free: 6_000_000,
         read_only: false,
     };
-    let machine = host_info::read(&roots);
-    let mut reading = Sampler::new(roots, move |_| Ok(size)).first().unwrap();
-    (reading.unix_seconds, reading.duration) = (1_795_216_252, Duration::from_micros(250));
-    for source in &mut reading.collectors {
+    let host = host_info::read(&roots);
+    let mut sample = Sampler::new(roots, move |_| Ok(size)).first().unwrap();
+    (sample.unix_seconds, sample.duration) = (1_795_216_252, Duration::from_micros(250));
+    for source in &mut sample.collectors {
         source.duration = Duration::from_micros(20);
         source.last_success_unix_seconds = Some(1_795_216_252);
     }
@@ -49,8 +49,10 @@ fn captured(tree: &str, format: Format) -> String {
         received_bytes: 1000,
         sent_bytes: 100_000,
         refused: vec![("unauthorized", 1), ("busy", 0)],
+        rejected_by_code: vec![("401", 1), ("503", 0)],
+        websockets_closed: 3,
     };
-    let process = Process {
+    let process = ProcessStats {
         cpu_seconds: 0.25,
         resident_bytes: 1 << 20,
         virtual_bytes: 8 << 20,
@@ -59,16 +61,16 @@ fn captured(tree: &str, format: Format) -> String {
         max_files: 1024,
         start_unix_seconds: 1_795_216_000.5,
     };
-    let facts = Facts {
-        reading: &reading,
-        machine: &machine,
+    let input = Exposition {
+        sample: &sample,
+        host: &host,
         now: Duration::from_millis(1_795_216_253_125),
         interval: Duration::from_secs(5),
         samples: 3,
         process: Some(process),
         ports: &[port],
     };
-    String::from_utf8(render(&facts, format, Vec::new())).unwrap()
+    render(&input, format)
 }
 
 fn compare(name: &str, found: &str) {
@@ -84,23 +86,23 @@ fn compare(name: &str, found: &str) {
 }
 
 #[test]
-fn an_x86_server() {
+fn exposes_captured_x86_server_in_prometheus_format() {
     compare("x86.prom", &captured("x86/b", Format::Prometheus));
 }
 
 #[test]
-fn an_arm_machine_in_open_metrics() {
+fn exposes_captured_arm_machine_in_openmetrics_format() {
     compare("arm.openmetrics", &captured("arm/b", Format::OpenMetrics));
 }
 
 #[test]
-fn a_board_has_a_zone_and_a_chip() {
+fn exposes_thermal_zone_and_hwmon_chip_of_raspberry_pi() {
     let text = captured("raspi", Format::Prometheus);
     assert!(text.contains("\nnode_thermal_zone_temp{type=\"cpu-thermal\",zone=\"0\"} "), "{text}");
     assert!(text.contains("\nnode_hwmon_temp_celsius{chip=\"cpu_thermal\",sensor=\"temp1\"} "));
 }
 
-/// The value of a series, by the text before it; panics with the family if it is not there.
+/// Value of a series. Panics with the family's series if it is absent.
 fn value(text: &str, series: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     let family = series.split('{').next().unwrap();
@@ -119,7 +121,7 @@ fn metrics(agent: &Agent) -> String {
 }
 
 #[test]
-fn the_form_is_the_one_that_is_asked_for() {
+fn serves_the_format_requested_by_accept() {
     let agent = Agent::start(&[]);
     let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
     let (_, open) = agent.http("/metrics", &format!("{accept}{CLOSE}"));
@@ -135,7 +137,7 @@ fn the_form_is_the_one_that_is_asked_for() {
 }
 
 #[test]
-fn every_family_comes_once_and_every_series_once() {
+fn exposes_every_family_and_series_once() {
     let agent = Agent::start(&[]);
     for accept in ["", "Accept: application/openmetrics-text\r\n"] {
         let (_, answer) = agent.http("/metrics", &format!("{accept}{CLOSE}"));
@@ -143,7 +145,7 @@ fn every_family_comes_once_and_every_series_once() {
         let mut seen = std::collections::BTreeSet::new();
         for line in text.lines().filter(|line| *line != "# EOF") {
             let key = if line.starts_with('#') { line } else { line.rsplit_once(' ').unwrap().0 };
-            assert!(seen.insert(key.to_owned()), "{line} comes twice");
+            assert!(seen.insert(key.to_owned()), "duplicate: {line}");
             assert!(!line.ends_with("NaN") && !line.ends_with("inf"), "{line}");
         }
         assert!(seen.len() > 300, "{}", seen.len());
@@ -152,13 +154,13 @@ fn every_family_comes_once_and_every_series_once() {
 }
 
 #[test]
-fn it_is_compressed_for_who_accepts_it_if_it_is_long() {
+fn compresses_long_responses_if_the_client_accepts_gzip() {
     let agent = Agent::start(&["interval=3600"]);
-    let (head, body) = packed(&agent, "GET", "/snapshot");
+    let (head, body) = request_gzip(&agent, "GET", "/snapshot");
     let (_, plain) = agent.http("/snapshot", CLOSE);
     assert!(!plain.contains("Content-Encoding"), "{plain}");
     assert!(plain.contains("\r\nVary: Accept, Accept-Encoding\r\n"), "{plain}");
-    // A small machine's is too short for it.
+    // The response of a small machine may be below the threshold.
     if head.contains("\r\nContent-Encoding: gzip\r\n") {
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
         let text = decompress_to_vec(&body[10..body.len() - 8]).unwrap();
@@ -173,12 +175,12 @@ fn it_is_compressed_for_who_accepts_it_if_it_is_long() {
 }
 
 #[test]
-fn the_page_is_the_same_for_who_takes_it_compressed_and_who_does_not() {
+fn serves_the_same_page_with_and_without_gzip() {
     let agent = Agent::start(&["interval=3600"]);
-    let (head, body) = packed(&agent, "GET", "/");
+    let (head, body) = request_gzip(&agent, "GET", "/");
     assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
     assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
-    assert_eq!(packed(&agent, "HEAD", "/"), (head.clone(), Vec::new()));
+    assert_eq!(request_gzip(&agent, "HEAD", "/"), (head.clone(), Vec::new()));
     let (status, answer) = agent.http("/", CLOSE);
     let (plain_head, page) = answer.split_once("\r\n\r\n").unwrap();
     assert_eq!(status, 200);
@@ -192,8 +194,8 @@ fn the_page_is_the_same_for_who_takes_it_compressed_and_who_does_not() {
     agent.stop();
 }
 
-/// Head and body of an answer to somebody who takes gzip.
-fn packed(agent: &Agent, method: &str, path: &str) -> (String, Vec<u8>) {
+/// Head and body of a response to a client that accepts gzip.
+fn request_gzip(agent: &Agent, method: &str, path: &str) -> (String, Vec<u8>) {
     let mut socket = agent.socket();
     let request = format!("{method} {path} HTTP/1.1\r\nAccept-Encoding: gzip\r\n{CLOSE}\r\n");
     socket.write_all(request.as_bytes()).unwrap();
@@ -205,7 +207,7 @@ fn packed(agent: &Agent, method: &str, path: &str) -> (String, Vec<u8>) {
 }
 
 #[test]
-fn head_gets_no_body_and_other_methods_405() {
+fn head_has_no_body_and_other_methods_return_405() {
     let agent = Agent::start(&[]);
     for path in ["/metrics", "/snapshot", "/-/healthy", "/healthz", "/-/ready"] {
         let answer = agent.raw(format!("HEAD {path} HTTP/1.1\r\n{CLOSE}\r\n").as_bytes());
@@ -229,7 +231,7 @@ fn head_gets_no_body_and_other_methods_405() {
 }
 
 #[test]
-fn one_connection_answers_many_requests_also_in_one_piece_and_then_a_subscriber() {
+fn serves_pipelined_requests_then_upgrades_the_connection() {
     let agent = Agent::start(&[]);
     let mut socket = agent.socket();
     let one = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -250,7 +252,7 @@ fn one_connection_answers_many_requests_also_in_one_piece_and_then_a_subscriber(
 }
 
 #[test]
-fn a_token_guards_everything_but_health() {
+fn requires_token_except_for_health_endpoints() {
     let agent = Agent::start(&["usage.token=s3cret"]);
     for path in ["/metrics", "/snapshot"] {
         let (status, answer) = agent.http(path, CLOSE);
@@ -265,22 +267,19 @@ fn a_token_guards_everything_but_health() {
         assert_eq!(agent.http(path, CLOSE).0, 200, "{path}");
     }
     let text = agent.http("/metrics?token=s3cret", CLOSE).1;
-    assert_eq!(
-        value(&text, "hm_agent_refusals_total{port=\"usage\",reason=\"unauthorized\"}"),
-        4.0
-    );
+    assert_eq!(value(&text, "hm_agent_http_rejected_total{port=\"usage\",code=\"401\"}"), 4.0);
     agent.stop();
 }
 
 #[test]
-fn ready_is_said_when_the_gpus_have_said_the_first_word() {
+fn becomes_ready_after_three_seconds_if_the_gpu_driver_hangs() {
     let driver = Driver::new("gpus = 1\nhang = nvmlInit_v2");
     let agent = Agent::spawn(driver.command(&[], &["gpu.source=nvml", "gpu.timeout=60"]));
     let (status, answer) = agent.http("/-/ready", CLOSE);
     assert_eq!(status, 503, "{answer}");
     assert!(answer.ends_with("the first word on the GPUs is still to come\n"), "{answer}");
     assert_eq!(agent.http("/-/healthy", CLOSE).0, 200);
-    // Three seconds, whatever the driver does.
+    // Three seconds after the start, even without a result from the driver.
     wait_until("the agent to be ready", || (agent.http("/-/ready", CLOSE).0 == 200).then_some(()));
     let text = metrics(&agent);
     assert_eq!(value(&text, "hm_agent_gpu_probe_state{state=\"starting\"}"), 1.0);
@@ -288,7 +287,7 @@ fn ready_is_said_when_the_gpus_have_said_the_first_word() {
 }
 
 #[test]
-fn a_driver_that_hangs_holds_up_no_scrape_and_its_values_go() {
+fn scrapes_do_not_block_on_hung_driver_and_omit_its_values() {
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
@@ -300,12 +299,12 @@ fn a_driver_that_hangs_holds_up_no_scrape_and_its_values_go() {
     let start = std::time::Instant::now();
     let text = metrics(&watched.agent);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(!has(&text, "DCGM_FI_DEV_GPU_TEMP"), "no value is kept");
+    assert!(!has(&text, "DCGM_FI_DEV_GPU_TEMP"), "stale values must not be exposed");
     watched.stop();
 }
 
 #[test]
-fn eight_gpus_and_what_is_wrong_with_them() {
+fn exposes_eight_gpus_with_problems_mig_and_xids() {
     let driver = Driver::new(
         "gpus = 8\ngpu.0.mig = 1\ngpu.0.mig_instances = 2\ngpu.1.reasons = 68\ngpu.2.energy_mj = 123456789\n\
          gpu.3.power_mw = 71250\ngpu.4.temp_mem = none\nlost = 6\nxid = 1:1:79, 2:1:79, 3:2:48\n",
@@ -343,14 +342,14 @@ fn eight_gpus_and_what_is_wrong_with_them() {
         gpu("DCGM_FI_DEV_MEMORY_TEMP", 3).is_some() && gpu("DCGM_FI_DEV_MEMORY_TEMP", 4).is_none()
     );
     assert_eq!(gpu("DCGM_FI_DEV_GPU_TEMP", 6), None, "a lost GPU has no values");
-    // One that is divided tells the memory of its parts instead of its own, and no use.
+    // A GPU in MIG mode exposes the memory of its instances instead of its own, and no utilization.
     assert_eq!(gpu("DCGM_FI_DEV_MIG_MODE", 0), Some(1.0));
     assert_eq!((gpu("DCGM_FI_DEV_FB_USED", 0), gpu("DCGM_FI_DEV_GPU_UTIL", 0)), (None, None));
-    let parts = text.lines().filter(|line| line.starts_with("DCGM_FI_DEV_FB_USED{gpu=\"0\""));
-    let parts: Vec<&str> = parts
+    let instances = text.lines().filter(|line| line.starts_with("DCGM_FI_DEV_FB_USED{gpu=\"0\""));
+    let instances: Vec<&str> = instances
         .filter(|line| line.contains(",GPU_I_ID=\"") && line.contains(",GPU_I_PROFILE=\""))
         .collect();
-    assert_eq!(parts.len(), 2, "{parts:#?}");
+    assert_eq!(instances.len(), 2, "{instances:#?}");
     let of = |family: &str, gpu: usize, last: &str| {
         let mut lines =
             text.lines().filter(|line| line.starts_with(&format!("{family}{{gpu=\"{gpu}\"")));
@@ -364,13 +363,13 @@ fn eight_gpus_and_what_is_wrong_with_them() {
     assert_eq!(of("hm_agent_gpu_problem", 6, "problem=\"lost\"").as_deref(), Some("1"));
     assert_eq!(of("hm_agent_gpu_problem", 5, "problem=\"lost\"").as_deref(), Some("0"));
     assert_eq!(value(&text, "hm_agent_gpu_probe_state{state=\"ok\"}"), 1.0);
-    let source = "hm_agent_source_success{source=\"nvidia\"} 1";
-    wait_until("the source", || metrics(&watched.agent).contains(source).then_some(()));
+    let success = "node_scrape_collector_success{collector=\"nvidia\"} 1";
+    wait_until("the collector", || metrics(&watched.agent).contains(success).then_some(()));
     watched.stop();
 }
 
 #[test]
-fn applications_are_told_up_to_a_number_the_latest_first() {
+fn exposes_the_200_most_overdue_applications() {
     let agent = Agent::start(&["interval=1"]);
     let mut socket = std::net::TcpStream::connect(agent.heartbeat()).unwrap();
     let mut beat = |id: &str| {
@@ -388,7 +387,7 @@ fn applications_are_told_up_to_a_number_the_latest_first() {
         (value(&text, state) == 250.0).then_some(text)
     });
     assert_eq!(text.matches("\nhm_agent_heartbeat_app_overdue_ratio{").count(), 200);
-    assert_eq!(value(&text, "hm_agent_metrics_left_out{kind=\"heartbeat_apps\"}"), 50.0);
+    assert_eq!(value(&text, "hm_agent_metrics_truncated{kind=\"heartbeat_apps\"}"), 50.0);
     assert_eq!(
         value(&text, "hm_agent_heartbeat_app_state{app_id=\"first\\\"one\",state=\"ok\"}"),
         1.0

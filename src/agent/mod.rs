@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::agent::sd_notify::SdNotifier;
 use crate::collector::gpu::nvidia::ProbeSupervisor;
-use crate::collector::gpu::nvidia::embedded::GPU_PROBE;
+use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::latest::LatestSample;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::cli::agent_client;
 use crate::collector::gpu::nvidia::ProbeSupervisor;
-use crate::collector::gpu::nvidia::embedded::GPU_PROBE;
+use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::sampler::Sampler;

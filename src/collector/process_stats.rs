@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::metrics::Process;
+use crate::metrics::ProcessStats;
 use crate::procfs::pid_stat;
 use crate::sys;
 
@@ -14,11 +14,11 @@ use crate::sys;
 const TICKS: f64 = 100.0;
 
 /// This process; `boot_unix_seconds` is when the machine was started. `None` where there is no `/proc`.
-pub fn process(boot_unix_seconds: Option<u64>) -> Option<Process> {
+pub fn process(boot_unix_seconds: Option<u64>) -> Option<ProcessStats> {
     let mut line = [0; 1024];
     let length = File::open("/proc/self/stat").ok()?.read(&mut line).ok()?;
     let stat = pid_stat::parse(line.get(..length)?).ok()?;
-    Some(Process {
+    Some(ProcessStats {
         cpu_seconds: stat.user_ticks.saturating_add(stat.system_ticks) as f64 / TICKS,
         resident_bytes: stat.resident_pages.saturating_mul(sys::page_size_bytes()),
         virtual_bytes: stat.virtual_bytes,

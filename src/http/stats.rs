@@ -68,8 +68,14 @@ impl Counters {
                 _ => refused.push((reason, count)),
             }
         }
+        let rejected_by_code = REASONS
+            .iter()
+            .zip(&self.refused)
+            .map(|((code, _), count)| (*code, count.load(Relaxed)));
         PortStatus {
             name,
+            rejected_by_code: rejected_by_code.collect(),
+            websockets_closed: self.closed.load(Relaxed),
             connections: accepted.saturating_sub(ended),
             accepted,
             received_bytes: self.traffic.received(),

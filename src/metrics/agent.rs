@@ -1,237 +1,266 @@
-//! What the agent knows of itself: its sources, the applications that beat, its links, ports and process.
+//! The agent's own state: collectors, heartbeat applications, upstreams, ports and process.
 
-use crate::limits;
-use crate::metrics::encoder::{Number, Text, labels};
-use crate::metrics::{Facts, LeftOut, PortStatus, Process};
+use std::time::Duration;
+
+use crate::metrics::encoder::{Encoder, Number, labels};
+use crate::metrics::{Exposition, PortStatus, ProcessStats, Truncation};
 use crate::model::devices::CollectorStatus;
-use crate::model::status::UpstreamStatus;
-use crate::model::status::{AppState, AppStatus};
+use crate::model::status::{AppState, AppStatus, UpstreamStatus};
 
-pub(super) fn write(text: &mut Text, facts: &Facts<'_>, left_out: &mut LeftOut) {
+/// Each application has seven series, and any client that can connect to the heartbeat port can add one.
+const MAX_APPS: usize = 200;
+
+pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: &mut Truncation) {
     let build =
         labels(&[("version", env!("CARGO_PKG_VERSION")), ("architecture", std::env::consts::ARCH)]);
-    text.gauge("hm_agent_build_info", "The agent; always 1.").sample(&build, 1u64);
-    sample(text, facts);
-    sources(text, &facts.reading.collectors);
-    heartbeats(text, &facts.reading.heartbeats, left_out);
-    links(text, &facts.reading.upstreams);
-    ports(text, facts.ports);
-    if let Some(process) = &facts.process {
-        self::process(text, process);
+    encoder
+        .gauge(
+            "hm_agent_build_info",
+            "Version and architecture of the agent. The value is always 1.",
+        )
+        .sample(&build, 1u64);
+    sample(encoder, input);
+    collectors(encoder, &input.sample.collectors);
+    heartbeats(encoder, &input.sample.heartbeats, truncation);
+    upstreams(encoder, &input.sample.upstreams);
+    ports(encoder, input.ports);
+    if let Some(process) = &input.process {
+        self::process(encoder, process);
     }
 }
 
-fn seconds(duration: std::time::Duration) -> Number {
-    Number::Fixed(u64::try_from(duration.as_nanos()).unwrap_or_default(), 9)
+fn seconds(duration: Duration) -> Number {
+    Number::Decimal(u64::try_from(duration.as_nanos()).unwrap_or_default(), 9)
 }
 
-fn sample(text: &mut Text, facts: &Facts<'_>) {
-    let reading = facts.reading;
-    text.gauge(
-        "hm_agent_sample_timestamp_seconds",
-        "When the values here were read, in seconds since 1970.",
-    )
-    .sample("", reading.unix_seconds);
-    text.gauge("hm_agent_sample_duration_seconds", "How long reading them took.")
-        .sample("", seconds(reading.duration));
-    text.gauge("hm_agent_sample_interval_seconds", "Time between samples.")
-        .sample("", seconds(facts.interval));
-    text.counter("hm_agent_samples_total", "Samples since the agent started.")
-        .sample("", facts.samples);
-    text.gauge("hm_agent_file_systems_hung", "File systems that do not answer, and are left out.")
-        .sample("", reading.file_systems_stuck);
+fn sample(encoder: &mut Encoder, input: &Exposition<'_>) {
+    let sample = input.sample;
+    encoder
+        .gauge(
+            "hm_agent_sample_timestamp_seconds",
+            "Unix time at which the current sample was collected.",
+        )
+        .sample("", sample.unix_seconds);
+    encoder
+        .gauge(
+            "hm_agent_sample_duration_seconds",
+            "Time it took to collect the current sample, in seconds.",
+        )
+        .sample("", seconds(sample.duration));
+    encoder
+        .gauge("hm_agent_sample_interval_seconds", "Configured time between samples, in seconds.")
+        .sample("", seconds(input.interval));
+    encoder
+        .counter("hm_agent_samples_total", "Number of samples collected since the agent started.")
+        .sample("", input.samples);
+    encoder
+        .gauge(
+            "hm_agent_filesystems_stuck",
+            "Number of filesystems that are not exposed because statvfs does not return.",
+        )
+        .sample("", sample.file_systems_stuck);
 }
 
-/// node_exporter's collectors that a source of ours stands for.
-fn collectors(source: &CollectorStatus) -> &[&'static str] {
-    match source.name {
+/// The node_exporter collectors that correspond to one of ours.
+fn node_exporter_names(collector: &CollectorStatus) -> &[&'static str] {
+    match collector.name {
         "stat" => &["cpu", "stat"],
         "sysfs" => &["hwmon", "netclass", "thermal_zone"],
-        "meminfo" | "loadavg" | "pressure" | "diskstats" | "netdev" | "vmstat" | "filefd"
-        | "filesystem" => std::slice::from_ref(&source.name),
-        _ => &[],
+        _ => std::slice::from_ref(&collector.name),
     }
 }
 
-fn sources(text: &mut Text, sources: &[CollectorStatus]) {
-    let collectors: Vec<(&str, &CollectorStatus)> = sources
+fn collectors(encoder: &mut Encoder, collectors: &[CollectorStatus]) {
+    let named: Vec<(&str, &CollectorStatus)> = collectors
         .iter()
-        .flat_map(|source| collectors(source).iter().map(move |name| (*name, source)))
+        .flat_map(|status| node_exporter_names(status).iter().map(move |name| (*name, status)))
         .collect();
-    text.gauge(
-        "node_scrape_collector_duration_seconds",
-        "How long reading took with the last sample.",
-    );
-    for (name, source) in &collectors {
-        text.sample_with("", ("collector", name), seconds(source.duration));
+    encoder.gauge("node_scrape_collector_duration_seconds", "Duration of a collector scrape.");
+    for (name, status) in &named {
+        encoder.sample_with_label("", ("collector", name), seconds(status.duration));
     }
-    text.gauge("node_scrape_collector_success", "1: it could be read.");
-    for (name, source) in &collectors {
-        text.sample_with("", ("collector", name), source.success);
-    }
-    text.gauge("hm_agent_source_success", "1: the source could be read with the last sample.");
-    for source in sources {
-        text.sample_with("", ("source", source.name), source.success);
-    }
-    text.gauge("hm_agent_source_duration_seconds", "How long reading the source took.");
-    for source in sources {
-        text.sample_with("", ("source", source.name), seconds(source.duration));
-    }
-    text.gauge(
-        "hm_agent_source_last_success_timestamp_seconds",
-        "When the source could be read last, in seconds since 1970.",
-    );
-    for source in sources {
-        if let Some(last) = source.last_success_unix_seconds {
-            text.sample_with("", ("source", source.name), last);
-        }
+    encoder.gauge("node_scrape_collector_success", "Whether a collector succeeded.");
+    for (name, status) in &named {
+        encoder.sample_with_label("", ("collector", name), status.success);
     }
 }
 
-type State = (&'static str, fn(&AppStatus) -> bool);
+type AppFilter = (&'static str, fn(&AppStatus) -> bool);
 
-const STATES: [State; 3] = [
+const APP_STATES: [AppFilter; 3] = [
     ("ok", |status| status.state == AppState::Ok),
     ("warning", |status| status.state == AppState::Warning),
     ("critical", |status| status.state >= AppState::Critical),
 ];
 
-/// Anybody who reaches the heartbeat port may name applications: only so many are told, the latest first.
-fn heartbeats(text: &mut Text, all: &[AppStatus], left_out: &mut LeftOut) {
-    text.gauge("hm_agent_heartbeat_apps", "Applications that beat, by state.");
-    for (state, is_it) in STATES {
-        let count = all.iter().filter(|status| is_it(status)).count();
-        text.sample_with("", ("state", state), count);
+fn heartbeats(encoder: &mut Encoder, apps: &[AppStatus], truncation: &mut Truncation) {
+    encoder.gauge("hm_agent_heartbeat_apps", "Number of heartbeat applications by state.");
+    for (state, is_in_state) in APP_STATES {
+        let count = apps.iter().filter(|status| is_in_state(status)).count();
+        encoder.sample_with_label("", ("state", state), count);
     }
-    let mut latest: Vec<&AppStatus> = all.iter().collect();
-    latest.sort_by(|one, other| other.overdue_ratio.total_cmp(&one.overdue_ratio));
-    let told = left_out.cap("heartbeat_apps", &latest, limits::METRICS_APPS);
+    let mut most_overdue: Vec<&AppStatus> = apps.iter().collect();
+    most_overdue.sort_by(|a, b| b.overdue_ratio.total_cmp(&a.overdue_ratio));
+    let exposed = truncation.limit("heartbeat_apps", &most_overdue, MAX_APPS);
     let named: Vec<(String, &AppStatus)> =
-        told.iter().map(|status| (labels(&[("app_id", &status.id)]), *status)).collect();
-    text.gauge(
+        exposed.iter().map(|status| (labels(&[("app_id", &status.id)]), *status)).collect();
+    encoder.gauge(
         "hm_agent_heartbeat_app_state",
-        "How late an application is: 1 for the state it is in.",
+        "State of the application: 1 for the current state, 0 for the others.",
     );
     for (labels, status) in &named {
-        for (state, is_it) in STATES {
-            text.sample_with(labels, ("state", state), is_it(status));
+        for (state, is_in_state) in APP_STATES {
+            encoder.sample_with_label(labels, ("state", state), is_in_state(status));
         }
     }
-    text.gauge(
+    for (name, help, value) in APP_GAUGES {
+        encoder.gauge(name, help);
+        for (labels, status) in &named {
+            encoder.sample(labels, value(status));
+        }
+    }
+}
+
+type AppFamily = (&'static str, &'static str, fn(&AppStatus) -> Number);
+
+const APP_GAUGES: [AppFamily; 4] = [
+    (
         "hm_agent_heartbeat_app_overdue_ratio",
-        "Time since the last beat, as a multiple of the time granted; from 3 on it is late.",
-    );
-    for (labels, status) in &named {
-        text.sample(labels, status.overdue_ratio);
-    }
-    text.gauge("hm_agent_heartbeat_app_since_beat_seconds", "Time since the last beat.");
-    for (labels, status) in &named {
-        text.sample(labels, status.overdue_ratio * status.timeout.as_secs_f64());
-    }
-    text.gauge("hm_agent_heartbeat_app_granted_seconds", "Time granted with the last beat.");
-    for (labels, status) in &named {
-        text.sample(labels, status.timeout.as_secs_f64());
-    }
-    text.gauge(
+        "Age of the last heartbeat divided by its timeout. The state is warning from 3 on and critical from 5 on.",
+        |status| status.overdue_ratio.into(),
+    ),
+    (
+        "hm_agent_heartbeat_app_last_heartbeat_age_seconds",
+        "Time since the last heartbeat, in seconds.",
+        |status| (status.overdue_ratio * status.timeout.as_secs_f64()).into(),
+    ),
+    (
+        "hm_agent_heartbeat_app_timeout_seconds",
+        "Time within which the next heartbeat is expected, as of the last heartbeat, in seconds.",
+        |status| status.timeout.as_secs_f64().into(),
+    ),
+    (
         "hm_agent_heartbeat_app_maintenance",
-        "1: the application, or the host, is in maintenance.",
+        "Whether the application or the host is in maintenance.",
+        |status| status.maintenance.is_some().into(),
+    ),
+];
+
+fn upstreams(encoder: &mut Encoder, upstreams: &[UpstreamStatus]) {
+    let named: Vec<(String, &UpstreamStatus)> =
+        upstreams.iter().map(|status| (labels(&[("upstream", &status.name)]), status)).collect();
+    encoder.gauge(
+        "hm_agent_upstream_state",
+        "State of the connection to the server: 1 for the current state, 0 for the others.",
     );
     for (labels, status) in &named {
-        text.sample(labels, status.maintenance.is_some());
-    }
-}
-
-fn links(text: &mut Text, links: &[UpstreamStatus]) {
-    let named: Vec<(String, &UpstreamStatus)> =
-        links.iter().map(|link| (labels(&[("link", &link.name)]), link)).collect();
-    text.gauge(
-        "hm_agent_link_state",
-        "How it stands with a server: 1 for the state the link is in.",
-    );
-    for (labels, link) in &named {
         for state in ["connecting", "connected", "online", "waiting"] {
-            text.sample_with(labels, ("state", state), link.state == state);
+            encoder.sample_with_label(labels, ("state", state), status.state == state);
         }
     }
-    text.gauge("hm_agent_link_connected", "1: there is a connection to the server.");
-    for (labels, link) in &named {
-        text.sample(labels, ["connected", "online"].contains(&&*link.state));
+    for (name, help, value) in UPSTREAM_GAUGES {
+        encoder.gauge(name, help);
+        for (labels, status) in &named {
+            encoder.sample_if(labels, value(status));
+        }
     }
-    text.gauge(
-        "hm_agent_link_state_since_timestamp_seconds",
-        "Since when the link is in its state, in seconds since 1970.",
+    encoder.counter(
+        "hm_agent_upstream_dropped_total",
+        "Number of reports dropped since the agent started.",
     );
-    for (labels, link) in &named {
-        text.sample(labels, link.since_unix_seconds);
+    for (labels, status) in &named {
+        encoder.sample(labels, status.dropped);
     }
-    text.gauge(
-        "hm_agent_link_last_answer_timestamp_seconds",
-        "The server's last answer, in seconds since 1970.",
+    encoder.counter(
+        "hm_agent_upstream_reconnects_total",
+        "Number of reconnection attempts since the agent started, by the reason of the disconnect.",
     );
-    for (labels, link) in &named {
-        text.sample_if(labels, link.last_answer_unix_seconds);
-    }
-    text.gauge("hm_agent_link_backlog", "Reports that are not delivered yet.");
-    for (labels, link) in &named {
-        text.sample(labels, link.backlog);
-    }
-    text.counter(
-        "hm_agent_link_dropped_total",
-        "Reports that were dropped since the agent started.",
-    );
-    for (labels, link) in &named {
-        text.sample(labels, link.dropped);
-    }
-    text.counter(
-        "hm_agent_link_reconnects_total",
-        "How often the server was tried again since the agent started, by reason.",
-    );
-    for (labels, link) in &named {
-        for (reason, count) in &link.disconnects {
-            text.sample_with(labels, ("reason", reason), *count);
+    for (labels, status) in &named {
+        for (reason, count) in &status.disconnects {
+            encoder.sample_with_label(labels, ("reason", reason), *count);
         }
     }
 }
 
-fn ports(text: &mut Text, ports: &[PortStatus]) {
-    text.gauge("hm_agent_connections", "Open connections.");
+type UpstreamFamily = (&'static str, &'static str, fn(&UpstreamStatus) -> Option<Number>);
+
+const UPSTREAM_GAUGES: [UpstreamFamily; 4] = [
+    ("hm_agent_upstream_connected", "Whether there is a connection to the server.", |status| {
+        Some(["connected", "online"].contains(&&*status.state).into())
+    }),
+    (
+        "hm_agent_upstream_state_since_timestamp_seconds",
+        "Unix time of the last change of state.",
+        |status| Some(status.since_unix_seconds.into()),
+    ),
+    (
+        "hm_agent_upstream_last_reply_timestamp_seconds",
+        "Unix time of the last reply from the server.",
+        |status| status.last_answer_unix_seconds.map(Number::from),
+    ),
+    ("hm_agent_upstream_backlog", "Number of reports that are not delivered yet.", |status| {
+        Some(status.backlog.into())
+    }),
+];
+
+fn ports(encoder: &mut Encoder, ports: &[PortStatus]) {
+    encoder.gauge("hm_agent_connections", "Number of open inbound connections.");
     for port in ports {
-        text.sample_with("", ("port", port.name), port.connections);
+        encoder.sample_with_label("", ("port", port.name), port.connections);
     }
-    text.counter("hm_agent_connections_accepted_total", "Connections that were let in.");
-    for port in ports {
-        text.sample_with("", ("port", port.name), port.accepted);
+    for (name, help, value) in PORT_COUNTERS {
+        encoder.counter(name, help);
+        for port in ports {
+            encoder.sample_with_label("", ("port", port.name), value(port));
+        }
     }
-    text.counter("hm_agent_received_bytes_total", "Bytes that clients sent.");
-    for port in ports {
-        text.sample_with("", ("port", port.name), port.received_bytes);
-    }
-    text.counter("hm_agent_sent_bytes_total", "Bytes that were sent to clients.");
-    for port in ports {
-        text.sample_with("", ("port", port.name), port.sent_bytes);
-    }
-    text.counter(
-        "hm_agent_refusals_total",
-        "Connections and requests that were refused, by reason.",
+    encoder.counter(
+        "hm_agent_http_rejected_total",
+        "Number of connections and requests rejected, by HTTP status code.",
     );
     for port in ports {
         let port_label = labels(&[("port", port.name)]);
-        for (reason, count) in &port.refused {
-            text.sample_with(&port_label, ("reason", reason), *count);
+        for (code, count) in &port.rejected_by_code {
+            encoder.sample_with_label(&port_label, ("code", code), *count);
         }
     }
 }
 
-fn process(text: &mut Text, process: &Process) {
-    text.counter("process_cpu_seconds_total", "Processor time of the agent.")
+type PortFamily = (&'static str, &'static str, fn(&PortStatus) -> u64);
+
+const PORT_COUNTERS: [PortFamily; 4] = [
+    ("hm_agent_connections_accepted_total", "Number of inbound connections accepted.", |port| {
+        port.accepted
+    }),
+    ("hm_agent_received_bytes_total", "Number of bytes received from clients.", |port| {
+        port.received_bytes
+    }),
+    ("hm_agent_sent_bytes_total", "Number of bytes sent to clients.", |port| port.sent_bytes),
+    (
+        "hm_agent_websockets_closed_total",
+        "Number of WebSocket connections closed by the agent because of an error or a limit.",
+        |port| port.websockets_closed,
+    ),
+];
+
+fn process(encoder: &mut Encoder, process: &ProcessStats) {
+    encoder
+        .counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")
         .sample("", process.cpu_seconds);
-    text.gauge("process_resident_memory_bytes", "Memory that the agent occupies.")
+    encoder
+        .gauge("process_resident_memory_bytes", "Resident memory size in bytes.")
         .sample("", process.resident_bytes);
-    text.gauge("process_virtual_memory_bytes", "The agent's address space.")
+    encoder
+        .gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.")
         .sample("", process.virtual_bytes);
-    text.gauge("process_threads", "The agent's threads.").sample("", process.threads);
-    text.gauge("process_open_fds", "The agent's open files.").sample("", process.open_files);
-    text.gauge("process_max_fds", "Files that the agent may open.").sample("", process.max_files);
-    text.gauge("process_start_time_seconds", "When the agent was started, in seconds since 1970.")
+    encoder.gauge("process_threads", "Number of OS threads.").sample("", process.threads);
+    encoder
+        .gauge("process_open_fds", "Number of open file descriptors.")
+        .sample("", process.open_files);
+    encoder
+        .gauge("process_max_fds", "Maximum number of open file descriptors.")
+        .sample("", process.max_files);
+    encoder
+        .gauge("process_start_time_seconds", "Unix time at which the process started.")
         .sample("", process.start_unix_seconds);
 }

@@ -1,33 +1,34 @@
-//! Disks, file systems, network interfaces and temperatures, under node_exporter's names.
+//! Disks, filesystems, network interfaces and temperatures under node_exporter's names.
 
-use crate::limits;
-use crate::metrics::LeftOut;
-use crate::metrics::encoder::{Number, Text, labels};
+use crate::metrics::Truncation;
+use crate::metrics::encoder::{Encoder, Number, labels};
 use crate::model::devices::{Chip, Interface, Sensor};
 use crate::model::{FileSystem, RawSample};
 use crate::procfs::diskstats::DiskStat;
 use crate::procfs::net_dev::NetDev;
 
-pub(super) fn write(text: &mut Text, reading: &RawSample, left_out: &mut LeftOut) {
+/// Maximum number of disks, of filesystems and of network interfaces; each has about twenty series.
+const MAX_DEVICES: usize = 256;
+
+pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut Truncation) {
     let disks: Vec<&DiskStat> =
-        reading.diskstats.iter().filter(|disk| !is_minor(&disk.name)).collect();
-    self::disks(text, left_out.cap("disks", &disks, limits::METRICS_DEVICES));
-    let file_systems = left_out.cap("file_systems", &reading.file_systems, limits::METRICS_DEVICES);
-    self::file_systems(text, file_systems);
-    traffic(text, left_out.cap("networks", &reading.net_dev, limits::METRICS_DEVICES));
-    let devices = &reading.devices;
-    left_out.add("sysfs", devices.truncated);
-    interfaces(text, &devices.interfaces);
-    chips(text, &devices.chips);
-    text.gauge("node_thermal_zone_temp", "Temperature of a thermal zone, in degrees Celsius.");
+        sample.diskstats.iter().filter(|disk| !is_ignored(&disk.name)).collect();
+    self::disks(encoder, truncation.limit("disks", &disks, MAX_DEVICES));
+    filesystems(encoder, truncation.limit("filesystems", &sample.file_systems, MAX_DEVICES));
+    traffic(encoder, truncation.limit("network_interfaces", &sample.net_dev, MAX_DEVICES));
+    let devices = &sample.devices;
+    truncation.add("sysfs", devices.truncated);
+    interfaces(encoder, &devices.interfaces);
+    chips(encoder, &devices.chips);
+    encoder.gauge("node_thermal_zone_temp", "Zone temperature in Celsius.");
     for zone in &devices.temperatures {
         let labels = labels(&[("type", &zone.sensor), ("zone", &zone.zone.to_string())]);
-        text.sample(&labels, zone.celsius);
+        encoder.sample(&labels, zone.celsius);
     }
 }
 
-/// Memory and loop devices, floppies, and partitions of the usual disks: node_exporter leaves them out as well.
-fn is_minor(name: &[u8]) -> bool {
+/// RAM disks, loop devices, floppies and partitions, which node_exporter ignores by default too.
+fn is_ignored(name: &[u8]) -> bool {
     let digits = name.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let (base, number) = name.split_at(name.len() - digits);
     let is_nvme = |base: &[u8]| {
@@ -46,98 +47,111 @@ fn is_minor(name: &[u8]) -> bool {
 }
 
 fn milliseconds(value: u64) -> Number {
-    Number::Fixed(value, 3)
+    Number::Decimal(value, 3)
 }
 
 type DiskFamily = (&'static str, &'static str, fn(&DiskStat) -> Option<Number>);
 
 const DISK_COUNTERS: [DiskFamily; 16] = [
-    ("node_disk_reads_completed_total", "Reads completed.", |disk| Some(disk.reads.into())),
-    ("node_disk_reads_merged_total", "Reads joined with others.", |disk| {
+    ("node_disk_reads_completed_total", "Number of reads completed.", |disk| {
+        Some(disk.reads.into())
+    }),
+    ("node_disk_reads_merged_total", "Number of reads merged.", |disk| {
         Some(disk.reads_merged.into())
     }),
-    ("node_disk_read_bytes_total", "Bytes read.", |disk| Some(disk.read_bytes.into())),
-    ("node_disk_read_time_seconds_total", "Time of all reads together, in seconds.", |disk| {
+    ("node_disk_read_bytes_total", "Number of bytes read.", |disk| Some(disk.read_bytes.into())),
+    ("node_disk_read_time_seconds_total", "Time spent by all reads, in seconds.", |disk| {
         Some(milliseconds(disk.read_milliseconds))
     }),
-    ("node_disk_writes_completed_total", "Writes completed.", |disk| Some(disk.writes.into())),
-    ("node_disk_writes_merged_total", "Writes joined with others.", |disk| {
+    ("node_disk_writes_completed_total", "Number of writes completed.", |disk| {
+        Some(disk.writes.into())
+    }),
+    ("node_disk_writes_merged_total", "Number of writes merged.", |disk| {
         Some(disk.writes_merged.into())
     }),
-    ("node_disk_written_bytes_total", "Bytes written.", |disk| Some(disk.written_bytes.into())),
-    ("node_disk_write_time_seconds_total", "Time of all writes together, in seconds.", |disk| {
+    ("node_disk_written_bytes_total", "Number of bytes written.", |disk| {
+        Some(disk.written_bytes.into())
+    }),
+    ("node_disk_write_time_seconds_total", "Time spent by all writes, in seconds.", |disk| {
         Some(milliseconds(disk.write_milliseconds))
     }),
-    ("node_disk_io_time_seconds_total", "Time with a request in flight, in seconds.", |disk| {
-        Some(milliseconds(disk.busy_milliseconds))
-    }),
+    (
+        "node_disk_io_time_seconds_total",
+        "Time during which at least one I/O was in progress, in seconds.",
+        |disk| Some(milliseconds(disk.busy_milliseconds)),
+    ),
     (
         "node_disk_io_time_weighted_seconds_total",
-        "Time with requests in flight, times their number, in seconds.",
+        "Time weighted by the number of I/Os in progress, in seconds.",
         |disk| Some(milliseconds(disk.weighted_milliseconds)),
     ),
-    ("node_disk_discards_completed_total", "Discards completed.", |disk| {
+    ("node_disk_discards_completed_total", "Number of discards completed.", |disk| {
         disk.discards.map(|discards| discards.completed.into())
     }),
-    ("node_disk_discards_merged_total", "Discards joined with others.", |disk| {
+    ("node_disk_discards_merged_total", "Number of discards merged.", |disk| {
         disk.discards.map(|discards| discards.merged.into())
     }),
-    ("node_disk_discarded_sectors_total", "Sectors of 512 bytes given back.", |disk| {
+    ("node_disk_discarded_sectors_total", "Number of sectors of 512 bytes discarded.", |disk| {
         disk.discards.map(|discards| discards.sectors.into())
     }),
-    (
-        "node_disk_discard_time_seconds_total",
-        "Time of all discards together, in seconds.",
-        |disk| disk.discards.map(|discards| milliseconds(discards.milliseconds)),
-    ),
-    ("node_disk_flush_requests_total", "Flushes completed.", |disk| {
+    ("node_disk_discard_time_seconds_total", "Time spent by all discards, in seconds.", |disk| {
+        disk.discards.map(|discards| milliseconds(discards.milliseconds))
+    }),
+    ("node_disk_flush_requests_total", "Number of flush requests completed.", |disk| {
         disk.flushes.map(|(count, _)| count.into())
     }),
     (
         "node_disk_flush_requests_time_seconds_total",
-        "Time of all flushes together, in seconds.",
+        "Time spent by all flush requests, in seconds.",
         |disk| disk.flushes.map(|(_, time)| milliseconds(time)),
     ),
 ];
 
-fn disks(text: &mut Text, disks: &[&DiskStat]) {
+fn disks(encoder: &mut Encoder, disks: &[&DiskStat]) {
     let named: Vec<(String, &DiskStat)> = disks
         .iter()
         .map(|disk| (labels(&[("device", &String::from_utf8_lossy(&disk.name))]), *disk))
         .collect();
-    for (name, help, pick) in DISK_COUNTERS {
-        text.counter(name, help);
+    for (name, help, value) in DISK_COUNTERS {
+        encoder.counter(name, help);
         for (labels, disk) in &named {
-            text.sample_if(labels, pick(disk));
+            encoder.sample_if(labels, value(disk));
         }
     }
-    text.gauge("node_disk_io_now", "Requests in flight.");
+    encoder.gauge("node_disk_io_now", "Number of I/Os in progress.");
     for (labels, disk) in &named {
-        text.sample(labels, disk.in_flight);
+        encoder.sample(labels, disk.in_flight);
     }
-    text.gauge("node_disk_info", "A disk and its number; always 1.");
+    encoder.gauge(
+        "node_disk_info",
+        "Major and minor number of the block device. The value is always 1.",
+    );
     for (device, disk) in &named {
         let (major, minor) = disk.number;
         let number = labels(&[("major", &major.to_string()), ("minor", &minor.to_string())]);
-        text.sample(&format!("{device},{number}"), 1u64);
+        encoder.sample(&format!("{device},{number}"), 1u64);
     }
 }
 
-type FileSystemFamily = (&'static str, &'static str, fn(&FileSystem) -> u64);
+type FilesystemFamily = (&'static str, &'static str, fn(&FileSystem) -> u64);
 
-const FILE_SYSTEM_GAUGES: [FileSystemFamily; 6] = [
-    ("node_filesystem_size_bytes", "Size, in bytes.", |fs| fs.total_bytes),
-    ("node_filesystem_free_bytes", "Not in use, in bytes.", |fs| fs.free_bytes),
-    ("node_filesystem_avail_bytes", "What ordinary users can still write, in bytes.", |fs| {
-        fs.available_bytes
+const FILESYSTEM_GAUGES: [FilesystemFamily; 6] = [
+    ("node_filesystem_size_bytes", "Filesystem size in bytes.", |fs| fs.total_bytes),
+    ("node_filesystem_free_bytes", "Filesystem free space in bytes.", |fs| fs.free_bytes),
+    (
+        "node_filesystem_avail_bytes",
+        "Filesystem space available to non-root users, in bytes.",
+        |fs| fs.available_bytes,
+    ),
+    ("node_filesystem_files", "Total number of inodes.", |fs| fs.files),
+    ("node_filesystem_files_free", "Number of free inodes.", |fs| fs.files_free),
+    ("node_filesystem_readonly", "Whether the filesystem is mounted read-only.", |fs| {
+        fs.read_only.into()
     }),
-    ("node_filesystem_files", "Inodes.", |fs| fs.files),
-    ("node_filesystem_files_free", "Inodes not in use.", |fs| fs.files_free),
-    ("node_filesystem_readonly", "1: mounted read-only.", |fs| fs.read_only.into()),
 ];
 
-fn file_systems(text: &mut Text, file_systems: &[FileSystem]) {
-    let named: Vec<(String, &FileSystem)> = file_systems
+fn filesystems(encoder: &mut Encoder, filesystems: &[FileSystem]) {
+    let named: Vec<(String, &FileSystem)> = filesystems
         .iter()
         .map(|fs| {
             let labels = labels(&[
@@ -148,10 +162,10 @@ fn file_systems(text: &mut Text, file_systems: &[FileSystem]) {
             (labels, fs)
         })
         .collect();
-    for (name, help, pick) in FILE_SYSTEM_GAUGES {
-        text.gauge(name, help);
+    for (name, help, value) in FILESYSTEM_GAUGES {
+        encoder.gauge(name, help);
         for (labels, fs) in &named {
-            text.sample(labels, pick(fs));
+            encoder.sample(labels, value(fs));
         }
     }
 }
@@ -177,15 +191,15 @@ const NET_COUNTERS: [NetFamily; 16] = [
     ("node_network_transmit_compressed_total", |net| net.transmit.compressed),
 ];
 
-fn traffic(text: &mut Text, networks: &[NetDev]) {
+fn traffic(encoder: &mut Encoder, networks: &[NetDev]) {
     let named: Vec<(String, &NetDev)> = networks
         .iter()
         .map(|net| (labels(&[("device", &String::from_utf8_lossy(&net.name))]), net))
         .collect();
-    for (name, pick) in NET_COUNTERS {
-        text.counter(name, "A column of /proc/net/dev.");
+    for (name, value) in NET_COUNTERS {
+        encoder.counter(name, "Column of /proc/net/dev.");
         for (labels, net) in &named {
-            text.sample(labels, pick(net));
+            encoder.sample(labels, value(net));
         }
     }
 }
@@ -193,81 +207,94 @@ fn traffic(text: &mut Text, networks: &[NetDev]) {
 type InterfaceFamily = (&'static str, &'static str, fn(&Interface) -> Option<u64>);
 
 const INTERFACE_GAUGES: [InterfaceFamily; 6] = [
-    ("node_network_up", "1: the interface says that it is up.", |each| {
-        Some(u64::from(&*each.state == "up"))
+    ("node_network_up", "Whether the operational state of the interface is up.", |interface| {
+        Some(u64::from(&*interface.state == "up"))
     }),
-    ("node_network_carrier", "1: there is a carrier.", |each| each.carrier.map(u64::from)),
-    ("node_network_mtu_bytes", "The longest packet, in bytes.", |each| each.attributes.mtu_bytes),
-    ("node_network_speed_bytes", "Speed, in bytes per second.", |each| each.attributes.speed_bytes),
-    ("node_network_transmit_queue_length", "Packets that may wait to be sent.", |each| {
-        each.attributes.transmit_queue_length
+    ("node_network_carrier", "Whether the physical link is up.", |interface| {
+        interface.carrier.map(u64::from)
     }),
-    ("node_network_protocol_type", "The kernel's number of its kind.", |each| {
-        each.attributes.protocol_type
+    ("node_network_mtu_bytes", "MTU in bytes.", |interface| interface.attributes.mtu_bytes),
+    ("node_network_speed_bytes", "Link speed in bytes per second.", |interface| {
+        interface.attributes.speed_bytes
     }),
+    (
+        "node_network_transmit_queue_length",
+        "Length of the transmit queue in packets.",
+        |interface| interface.attributes.transmit_queue_length,
+    ),
+    (
+        "node_network_protocol_type",
+        "Protocol type (ARPHRD_*): 1 is Ethernet, 772 is loopback.",
+        |interface| interface.attributes.protocol_type,
+    ),
 ];
 
-fn interfaces(text: &mut Text, interfaces: &[Interface]) {
-    let named: Vec<(String, &Interface)> =
-        interfaces.iter().map(|each| (labels(&[("device", &each.device)]), each)).collect();
-    for (name, help, pick) in INTERFACE_GAUGES {
-        text.gauge(name, help);
-        for (labels, each) in &named {
-            text.sample_if(labels, pick(each));
+fn interfaces(encoder: &mut Encoder, interfaces: &[Interface]) {
+    let named: Vec<(String, &Interface)> = interfaces
+        .iter()
+        .map(|interface| (labels(&[("device", &interface.device)]), interface))
+        .collect();
+    for (name, help, value) in INTERFACE_GAUGES {
+        encoder.gauge(name, help);
+        for (labels, interface) in &named {
+            encoder.sample_if(labels, value(interface));
         }
     }
-    text.gauge("node_network_info", "What an interface says of itself in words; always 1.");
-    for each in interfaces {
+    encoder.gauge(
+        "node_network_info",
+        "Address, duplex mode and state of the interface. The value is always 1.",
+    );
+    for interface in interfaces {
         let info = labels(&[
-            ("address", &each.attributes.address),
-            ("broadcast", &each.attributes.broadcast),
-            ("device", &each.device),
-            ("duplex", &each.attributes.duplex),
-            ("ifalias", &each.attributes.alias),
-            ("operstate", &each.state),
+            ("address", &interface.attributes.address),
+            ("broadcast", &interface.attributes.broadcast),
+            ("device", &interface.device),
+            ("duplex", &interface.attributes.duplex),
+            ("ifalias", &interface.attributes.alias),
+            ("operstate", &interface.state),
         ]);
-        text.sample(&info, 1u64);
+        encoder.sample(&info, 1u64);
     }
 }
 
 type SensorFamily = (&'static str, &'static str, fn(&Sensor) -> Option<f64>);
 
 const SENSOR_GAUGES: [SensorFamily; 3] = [
-    ("node_hwmon_temp_celsius", "Temperature, in degrees Celsius.", |sensor| sensor.celsius),
-    ("node_hwmon_temp_max_celsius", "From here on it is too warm, in degrees Celsius.", |sensor| {
-        sensor.max_celsius
-    }),
+    ("node_hwmon_temp_celsius", "Temperature in Celsius.", |sensor| sensor.celsius),
     (
-        "node_hwmon_temp_crit_celsius",
-        "From here on it is shut down or damaged, in degrees Celsius.",
-        |sensor| sensor.critical_celsius,
+        "node_hwmon_temp_max_celsius",
+        "Upper limit of the operating temperature, in Celsius.",
+        |sensor| sensor.max_celsius,
     ),
+    ("node_hwmon_temp_crit_celsius", "Critical temperature, in Celsius.", |sensor| {
+        sensor.critical_celsius
+    }),
 ];
 
-fn chips(text: &mut Text, chips: &[Chip]) {
+fn chips(encoder: &mut Encoder, chips: &[Chip]) {
     let each = chips.iter().flat_map(|chip| chip.sensors.iter().map(move |sensor| (chip, sensor)));
     let named: Vec<(String, &Sensor)> = each
         .map(|(chip, sensor)| (labels(&[("chip", &chip.chip), ("sensor", &sensor.sensor)]), sensor))
         .collect();
-    for (name, help, pick) in SENSOR_GAUGES {
-        text.gauge(name, help);
+    for (name, help, value) in SENSOR_GAUGES {
+        encoder.gauge(name, help);
         for (labels, sensor) in &named {
-            text.sample_if(labels, pick(sensor));
+            encoder.sample_if(labels, value(sensor));
         }
     }
-    text.gauge("node_hwmon_chip_names", "What a chip's driver calls it; always 1.");
+    encoder.gauge("node_hwmon_chip_names", "Chip name given by its driver. The value is always 1.");
     for chip in chips {
         let name = chip.name.as_deref();
         let name = name.map(|name| labels(&[("chip", &chip.chip), ("chip_name", name)]));
-        text.sample(&name.unwrap_or_else(|| labels(&[("chip", &chip.chip)])), 1u64);
+        encoder.sample(&name.unwrap_or_else(|| labels(&[("chip", &chip.chip)])), 1u64);
     }
-    text.gauge("node_hwmon_sensor_label", "What a sensor measures; always 1.");
+    encoder.gauge("node_hwmon_sensor_label", "Label of the sensor. The value is always 1.");
     for chip in chips {
         for sensor in &chip.sensors {
             let Some(label) = &sensor.label else { continue };
             let label =
                 labels(&[("chip", &chip.chip), ("label", label), ("sensor", &sensor.sensor)]);
-            text.sample(&label, 1u64);
+            encoder.sample(&label, 1u64);
         }
     }
 }
@@ -277,9 +304,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn partitions_and_memory_are_no_disks_as_with_node_exporter() {
-        for minor in ["ram0", "loop12", "fd0", "sda1", "hdb2", "vda15", "xvdf1", "nvme0n1p2"] {
-            assert!(is_minor(minor.as_bytes()), "{minor}");
+    fn ignores_partitions_and_ram_disks_like_node_exporter() {
+        for ignored in ["ram0", "loop12", "fd0", "sda1", "hdb2", "vda15", "xvdf1", "nvme0n1p2"] {
+            assert!(is_ignored(ignored.as_bytes()), "{ignored}");
         }
         for disk in [
             "sda",
@@ -294,7 +321,7 @@ mod tests {
             "p1",
             "",
         ] {
-            assert!(!is_minor(disk.as_bytes()), "{disk}");
+            assert!(!is_ignored(disk.as_bytes()), "{disk}");
         }
     }
 }

@@ -1,9 +1,7 @@
-//! The two forms of the text: Prometheus 0.0.4 ("Exposition formats" of its documents) and OpenMetrics 1.0. What
-//! differs is the headings of counters, how help is escaped, and the last line.
+//! Encoder for the two text formats: Prometheus 0.0.4 ("Exposition formats" in its documentation) and OpenMetrics 1.0.
+//! They differ in the headers of counters and in the last line.
 
-use crate::util::byte_sink::Bytes;
-
-/// Which form.
+/// Exposition format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// `text/plain; version=0.0.4`
@@ -13,33 +11,38 @@ pub enum Format {
 }
 
 impl Format {
-    /// What `Accept` asks for: OpenMetrics only where it is named and wanted no less than plain text.
-    pub fn wanted<'a>(accept: impl Iterator<Item = &'a str>) -> Self {
-        let (mut open, mut plain) = (0.0, 0.0);
+    /// Negotiates the format from the values of `Accept`: OpenMetrics only if it is listed and its quality is not lower
+    /// than that of plain text.
+    pub fn negotiate<'a>(accept: impl Iterator<Item = &'a str>) -> Self {
+        let (mut open_metrics, mut plain) = (0.0, 0.0);
         for range in accept.flat_map(|value| value.split(',')) {
             let mut parts = range.split(';').map(str::trim);
             let media = parts.next().unwrap_or_default();
-            let (mut quality, mut known) = (1.0, true);
+            let (mut quality, mut known_version) = (1.0, true);
             for parameter in parts {
                 match parameter.split_once('=') {
                     Some(("q", value)) => quality = value.parse().unwrap_or(0.0),
                     Some(("version", value)) => {
-                        known = ["1.0.0", "0.0.1", "0.0.4"].contains(&value);
+                        known_version = ["1.0.0", "0.0.1", "0.0.4"].contains(&value);
                     }
                     _ => {}
                 }
             }
             let slot: &mut f32 = match media {
-                "application/openmetrics-text" if known => &mut open,
+                "application/openmetrics-text" if known_version => &mut open_metrics,
                 "text/plain" | "text/*" | "*/*" => &mut plain,
                 _ => continue,
             };
             *slot = slot.max(quality);
         }
-        if open > 0.0 && open >= plain { Self::OpenMetrics } else { Self::Prometheus }
+        if open_metrics > 0.0 && open_metrics >= plain {
+            Self::OpenMetrics
+        } else {
+            Self::Prometheus
+        }
     }
 
-    /// For `Content-Type`.
+    /// Value of `Content-Type`.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
@@ -48,51 +51,49 @@ impl Format {
     }
 }
 
-/// What a family is.
+/// Type of a metric family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// It only grows. In OpenMetrics its name ends with `_total`; a name of others that does not is `unknown` there,
-    /// because renaming it would put out the dashboards that ask for it.
+pub(super) enum MetricType {
+    /// OpenMetrics requires the suffix `_total`. Counters of other exporters without it are `unknown` there, because
+    /// renaming them would break dashboards that query them.
     Counter,
-    /// It goes up and down.
     Gauge,
-    /// node_exporter does not say.
+    /// node_exporter does not declare a type.
     Untyped,
 }
 
-/// A value. Counters of the kernel are whole numbers of something smaller than the unit: they are written as they
-/// are, and not through a floating number.
+/// Value of a sample. Kernel counters are integers in a fraction of the unit; they are written as decimals without a
+/// conversion to floating point, which would lose digits.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Number {
-    /// A whole number.
-    Whole(u64),
-    /// So many, with so many of its digits behind the point.
-    Fixed(u64, usize),
-    /// Any other; what is no number is left out.
+pub(super) enum Number {
+    Integer(u64),
+    /// An integer and how many of its last digits are decimals.
+    Decimal(u64, usize),
+    /// Samples that are not finite are omitted.
     Float(f64),
 }
 
 impl From<u64> for Number {
     fn from(value: u64) -> Self {
-        Self::Whole(value)
+        Self::Integer(value)
     }
 }
 
 impl From<u32> for Number {
     fn from(value: u32) -> Self {
-        Self::Whole(value.into())
+        Self::Integer(value.into())
     }
 }
 
 impl From<usize> for Number {
     fn from(value: usize) -> Self {
-        Self::Whole(value as u64)
+        Self::Integer(value as u64)
     }
 }
 
 impl From<bool> for Number {
     fn from(value: bool) -> Self {
-        Self::Whole(value.into())
+        Self::Integer(value.into())
     }
 }
 
@@ -102,187 +103,169 @@ impl From<f64> for Number {
     }
 }
 
-/// The text as it grows. A family without samples leaves no trace.
-pub struct Text {
-    out: Bytes,
+/// Builds the text family by family. A family without samples is omitted.
+pub(super) struct Encoder {
+    out: String,
     format: Format,
     name: String,
-    kind: Kind,
+    metric_type: MetricType,
     help: &'static str,
-    /// The heading is still to be written.
-    pending: bool,
+    /// The header of the family is not written yet.
+    header_pending: bool,
 }
 
-impl Text {
-    /// Behind what is there already.
-    pub fn new(format: Format, out: Vec<u8>) -> Self {
-        let out = Bytes::after(out);
-        let (name, kind, help) = (String::new(), Kind::Untyped, "");
-        Self { out, format, name, kind, help, pending: false }
+impl Encoder {
+    pub(super) fn new(format: Format) -> Self {
+        Self {
+            out: String::new(),
+            format,
+            name: String::new(),
+            metric_type: MetricType::Untyped,
+            help: "",
+            header_pending: false,
+        }
     }
 
-    /// From now on samples belong to this family. A family comes once.
-    pub fn family(&mut self, name: &str, kind: Kind, help: &'static str) -> &mut Self {
-        self.name.clear();
-        self.name.push_str(name);
-        (self.kind, self.help, self.pending) = (kind, help, true);
+    /// Starts a family. Each name must be started once only.
+    pub(super) fn family(
+        &mut self,
+        name: &str,
+        metric_type: MetricType,
+        help: &'static str,
+    ) -> &mut Self {
+        name.clone_into(&mut self.name);
+        (self.metric_type, self.help, self.header_pending) = (metric_type, help, true);
         self
     }
 
-    /// A family that only grows.
-    pub fn counter(&mut self, name: &str, help: &'static str) -> &mut Self {
-        self.family(name, Kind::Counter, help)
+    pub(super) fn counter(&mut self, name: &str, help: &'static str) -> &mut Self {
+        self.family(name, MetricType::Counter, help)
     }
 
-    /// A family that goes up and down.
-    pub fn gauge(&mut self, name: &str, help: &'static str) -> &mut Self {
-        self.family(name, Kind::Gauge, help)
+    pub(super) fn gauge(&mut self, name: &str, help: &'static str) -> &mut Self {
+        self.family(name, MetricType::Gauge, help)
     }
 
-    /// A sample; its labels as [`labels`] writes them.
-    pub fn sample(&mut self, labels: &str, value: impl Into<Number>) -> &mut Self {
+    /// Adds a sample to the current family. `labels` is in the form that [`labels`] returns.
+    pub(super) fn sample(&mut self, labels: &str, value: impl Into<Number>) -> &mut Self {
         let value = value.into();
-        if self.begin(value) {
+        if self.begin_sample(value) {
             if !labels.is_empty() {
-                self.out.push(b'{');
-                self.out.push_text(labels);
-                self.out.push(b'}');
+                self.push(&["{", labels, "}"]);
             }
-            self.end(value);
+            self.end_sample(value);
         }
         self
     }
 
-    /// A sample with one label more, whose value needs no escapes.
-    pub fn sample_with(
+    /// Adds a sample with one more label. `value_of_label` must not need escaping.
+    pub(super) fn sample_with_label(
         &mut self,
         labels: &str,
-        (key, plain): (&str, &str),
+        (name, value_of_label): (&str, &str),
         value: impl Into<Number>,
     ) -> &mut Self {
         let value = value.into();
-        if self.begin(value) {
-            self.out.push(b'{');
-            self.out.push_text(labels);
-            if !labels.is_empty() {
-                self.out.push(b',');
-            }
-            for part in [key, "=\"", plain, "\"}"] {
-                self.out.push_text(part);
-            }
-            self.end(value);
+        if self.begin_sample(value) {
+            let comma = if labels.is_empty() { "" } else { "," };
+            self.push(&["{", labels, comma, name, "=\"", value_of_label, "\"}"]);
+            self.end_sample(value);
         }
         self
     }
 
-    /// A sample, if there is a value.
-    pub fn sample_if(&mut self, labels: &str, value: Option<impl Into<Number>>) -> &mut Self {
+    /// Adds a sample if there is a value.
+    pub(super) fn sample_if(
+        &mut self,
+        labels: &str,
+        value: Option<impl Into<Number>>,
+    ) -> &mut Self {
         match value {
             Some(value) => self.sample(labels, value),
             None => self,
         }
     }
 
-    /// The whole text.
-    pub fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> String {
         if self.format == Format::OpenMetrics {
-            self.out.push_text("# EOF\n");
+            self.out.push_str("# EOF\n");
         }
-        self.out.finish()
+        self.out
     }
 
-    /// Whether there will be a sample: its name is written then.
-    fn begin(&mut self, value: Number) -> bool {
+    /// Writes the metric name, after the family's header if this is its first sample. Returns false if the sample must be
+    /// omitted.
+    fn begin_sample(&mut self, value: Number) -> bool {
         if matches!(value, Number::Float(value) if !value.is_finite()) {
             return false;
         }
-        if std::mem::take(&mut self.pending) {
-            self.heading();
+        if std::mem::take(&mut self.header_pending) {
+            self.push_header();
         }
-        self.out.push_text(&self.name);
+        self.out.push_str(&self.name);
         true
     }
 
-    fn heading(&mut self) {
-        let (family, kind) = match (self.format, self.kind) {
-            (Format::Prometheus, Kind::Counter) => (&*self.name, "counter"),
-            (Format::Prometheus, Kind::Untyped) => (&*self.name, "untyped"),
-            (_, Kind::Gauge) => (&*self.name, "gauge"),
-            (Format::OpenMetrics, Kind::Counter) => match self.name.strip_suffix("_total") {
-                Some(family) => (family, "counter"),
-                None => (&*self.name, "unknown"),
-            },
-            (Format::OpenMetrics, Kind::Untyped) => (&*self.name, "unknown"),
+    fn end_sample(&mut self, value: Number) {
+        let value = match value {
+            Number::Integer(value) => value.to_string(),
+            Number::Decimal(value, digits) => decimal(value, digits),
+            Number::Float(value) => value.to_string(),
         };
-        for part in ["# HELP ", family, " ", self.help, "\n# TYPE ", family, " ", kind, "\n"] {
-            self.out.push_text(part);
-        }
+        self.push(&[" ", &value, "\n"]);
     }
 
-    fn end(&mut self, value: Number) {
-        self.out.push(b' ');
-        match value {
-            Number::Whole(value) => push_whole(&mut self.out, value),
-            Number::Fixed(value, digits) => push_fixed(&mut self.out, value, digits),
-            Number::Float(value) => self.out.push_text(&value.to_string()),
-        }
-        self.out.push(b'\n');
+    fn push_header(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        let (family, metric_type) = match (self.format, self.metric_type) {
+            (Format::Prometheus, MetricType::Counter) => (&*name, "counter"),
+            (Format::Prometheus, MetricType::Untyped) => (&*name, "untyped"),
+            (_, MetricType::Gauge) => (&*name, "gauge"),
+            (Format::OpenMetrics, MetricType::Counter) => match name.strip_suffix("_total") {
+                Some(family) => (family, "counter"),
+                None => (&*name, "unknown"),
+            },
+            (Format::OpenMetrics, MetricType::Untyped) => (&*name, "unknown"),
+        };
+        let help = self.help;
+        self.push(&["# HELP ", family, " ", help, "\n# TYPE ", family, " ", metric_type, "\n"]);
+        self.name = name;
+    }
+
+    fn push(&mut self, parts: &[&str]) {
+        self.out.extend(parts.iter().copied());
     }
 }
 
-/// Without the machinery of `format!`, which takes three times as long; a scrape has a thousand of them.
-fn push_whole(out: &mut Bytes, value: u64) {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    let mut rest = value;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
+/// Formats labels without braces and escapes their values: `device="vda",fstype="ext4"`.
+pub(super) fn labels(pairs: &[(&str, &str)]) -> String {
+    let mut out = String::new();
+    for (name, value) in pairs {
+        if !out.is_empty() {
+            out.push(',');
         }
-    }
-    for digit in &digits[at..] {
-        out.push(*digit);
-    }
-}
-
-fn push_fixed(out: &mut Bytes, value: u64, digits: usize) {
-    let scale = 10u64.saturating_pow(digits as u32);
-    push_whole(out, value / scale);
-    let fraction = value % scale;
-    if fraction > 0 {
-        // Zeros behind the point are those of a number that is larger by the scale.
-        let from = out.written().len();
-        push_whole(out, scale + fraction);
-        out.set(from, b'.');
-        let zeros = out.written().iter().rev().take_while(|digit| **digit == b'0').count();
-        out.truncate(out.written().len() - zeros);
-    }
-}
-
-/// Labels, their values escaped, without braces: `device="vda",fstype="ext4"`.
-pub fn labels(pairs: &[(&str, &str)]) -> String {
-    let mut out = Bytes::after(Vec::with_capacity(32 * pairs.len()));
-    for (at, (key, value)) in pairs.iter().enumerate() {
-        if at > 0 {
-            out.push(b',');
-        }
-        out.push_text(key);
-        out.push_text("=\"");
-        for byte in value.bytes() {
-            match byte {
-                b'\\' => out.push_text("\\\\"),
-                b'"' => out.push_text("\\\""),
-                b'\n' => out.push_text("\\n"),
-                byte => out.push(byte),
+        out.extend([*name, "=\""]);
+        for char in value.chars() {
+            match char {
+                '\\' => out.push_str("\\\\"),
+                '"' => out.push_str("\\\""),
+                '\n' => out.push_str("\\n"),
+                char => out.push(char),
             }
         }
-        out.push(b'"');
+        out.push('"');
     }
-    // It was text, and what was put between is.
-    String::from_utf8(out.finish()).unwrap_or_default()
+    out
+}
+
+/// `value` with its last `digits` digits behind the decimal point, without trailing zeros.
+fn decimal(value: u64, digits: usize) -> String {
+    let scale = 10u64.saturating_pow(digits as u32);
+    let (integer, fraction) = (value / scale, value % scale);
+    match fraction {
+        0 => integer.to_string(),
+        _ => format!("{integer}.{fraction:0digits$}").trim_end_matches('0').to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -290,48 +273,48 @@ mod tests {
     use super::*;
 
     fn number(value: impl Into<Number>) -> String {
-        let mut text = Text::new(Format::Prometheus, Vec::new());
-        text.gauge("a", "b").sample("", value);
-        let text = String::from_utf8(text.finish()).unwrap();
+        let mut encoder = Encoder::new(Format::Prometheus);
+        encoder.gauge("a", "b").sample("", value);
+        let text = encoder.finish();
         text.lines().nth(2).unwrap_or("a -").split_at(2).1.to_owned()
     }
 
     #[test]
-    fn numbers_are_written_as_they_are() {
+    fn formats_numbers_without_losing_digits() {
         assert_eq!(number(0u64), "0");
         assert_eq!(number(u64::MAX), "18446744073709551615");
-        assert_eq!(number(Number::Fixed(1843654, 2)), "18436.54");
-        assert_eq!(number(Number::Fixed(5, 2)), "0.05");
-        assert_eq!(number(Number::Fixed(500, 3)), "0.5");
-        assert_eq!(number(Number::Fixed(7000, 3)), "7");
-        assert_eq!(number(Number::Fixed(u64::MAX, 6)), "18446744073709.551615");
+        assert_eq!(number(Number::Decimal(1843654, 2)), "18436.54");
+        assert_eq!(number(Number::Decimal(5, 2)), "0.05");
+        assert_eq!(number(Number::Decimal(500, 3)), "0.5");
+        assert_eq!(number(Number::Decimal(7000, 3)), "7");
+        assert_eq!(number(Number::Decimal(u64::MAX, 6)), "18446744073709.551615");
         assert_eq!(number(0.25), "0.25");
         assert_eq!(number(-3.5), "-3.5");
         assert_eq!(number(true), "1");
         for none in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert_eq!(number(none), "-", "left out, and its heading too");
+            assert_eq!(number(none), "-", "sample and header are omitted");
         }
     }
 
     #[test]
-    fn label_values_are_escaped() {
+    fn escapes_label_values() {
         assert_eq!(labels(&[("a", "b\\c\"d\ne"), ("f", "ü")]), "a=\"b\\\\c\\\"d\\ne\",f=\"ü\"");
         assert_eq!(labels(&[]), "");
     }
 
     #[test]
-    fn the_two_forms_differ_in_counters_and_at_the_end() {
+    fn openmetrics_differs_in_counter_headers_and_last_line() {
         let text = |format| {
-            let mut text = Text::new(format, Vec::new());
-            text.counter("a_total", "help of a").sample("", 1u64).sample_with(
+            let mut encoder = Encoder::new(format);
+            encoder.counter("a_total", "help of a").sample("", 1u64).sample_with_label(
                 "x=\"1\"",
                 ("y", "2"),
                 3u64,
             );
-            text.counter("DCGM_B", "b").sample_with("", ("y", "2"), 4u64);
-            text.family("c", Kind::Untyped, "c").sample("x=\"1\"", 5u64);
-            text.gauge("nothing", "of it").sample_if("", None::<u64>);
-            String::from_utf8(text.finish()).unwrap()
+            encoder.counter("DCGM_B", "b").sample_with_label("", ("y", "2"), 4u64);
+            encoder.family("c", MetricType::Untyped, "c").sample("x=\"1\"", 5u64);
+            encoder.gauge("empty", "no samples").sample_if("", None::<u64>);
+            encoder.finish()
         };
         assert_eq!(
             text(Format::Prometheus),
@@ -348,11 +331,11 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_the_one_that_is_wanted_more() {
-        let wanted = |accept: &str| Format::wanted([accept].into_iter());
+    fn negotiates_format_by_accept_quality() {
+        let negotiate = |accept: &str| Format::negotiate([accept].into_iter());
         let prometheus = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
-        assert_eq!(wanted(prometheus), Format::OpenMetrics);
-        assert_eq!(wanted("application/openmetrics-text; version=1.0.0"), Format::OpenMetrics);
+        assert_eq!(negotiate(prometheus), Format::OpenMetrics);
+        assert_eq!(negotiate("application/openmetrics-text; version=1.0.0"), Format::OpenMetrics);
         for plain in [
             "",
             "*/*",
@@ -364,7 +347,7 @@ mod tests {
             "application/openmetrics-text;q=x",
             ";;,,=;q",
         ] {
-            assert_eq!(wanted(plain), Format::Prometheus, "{plain}");
+            assert_eq!(negotiate(plain), Format::Prometheus, "{plain}");
         }
     }
 }

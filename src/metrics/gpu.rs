@@ -1,36 +1,40 @@
-//! GPUs under dcgm-exporter's names, labels and units: MiB, W, mJ, MHz. AMD's are told under the same names, so that
-//! one dashboard shows all.
+//! GPUs under dcgm-exporter's names, labels and units (MiB, W, mJ, MHz). AMD GPUs are exposed under the same names, so
+//! that one dashboard shows all.
 //!
-//! The host's label is `Hostname`, as in the published dashboard 12239, in alert rules, and in every dcgm-exporter up
-//! to May 2026, from when on it is `hostname`; both would be two labels that say the same.
+//! The label with the host name is `Hostname`, as in dashboard 12239, in published alert rules and in dcgm-exporter up to
+//! May 2026. Later releases call it `hostname`; exposing both would duplicate the information.
 
-use crate::limits;
-use crate::metrics::LeftOut;
-use crate::metrics::encoder::{Kind, Text, labels};
+use crate::metrics::Truncation;
+use crate::metrics::encoder::{Encoder, MetricType, labels};
 use crate::model::RawSample;
 use crate::model::gpu::{
     CLOCK_EVENT_REASONS, DriverState, Gpu, MigInstance, NvLink, Problem, Values, Vendor,
 };
 
-pub(super) fn write(text: &mut Text, reading: &RawSample, left_out: &mut LeftOut) {
-    let gpus = left_out.cap("gpus", &reading.gpus.each, limits::METRICS_GPUS);
-    let hostname = reading.hostname.as_deref().unwrap_or_default();
+/// Each GPU has about forty series.
+const MAX_GPUS: usize = 64;
+/// Error codes of one GPU. NVIDIA's catalogue has about 150; a GPU that reported this many different ones is broken.
+const MAX_XIDS: usize = 32;
+
+pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut Truncation) {
+    let gpus = truncation.limit("gpus", &sample.gpus.each, MAX_GPUS);
+    let hostname = sample.hostname.as_deref().unwrap_or_default();
     let named: Vec<(String, &Gpu)> =
         gpus.iter().map(|gpu| (identity(gpu, hostname), gpu)).collect();
-    for (name, kind, help, pick) in FAMILIES {
-        text.family(name, kind, help);
+    for (name, metric_type, help, value) in FAMILIES {
+        encoder.family(name, metric_type, help);
         for (labels, gpu) in &named {
-            text.sample_if(labels, pick(&gpu.values));
+            encoder.sample_if(labels, value(&gpu.values));
         }
     }
-    memory(text, &named);
-    last_xid(text, &named);
-    driver(text, reading);
-    problems(text, &named);
-    xids(text, &named, left_out);
+    memory(encoder, &named);
+    last_xid(encoder, &named);
+    driver(encoder, sample);
+    problems(encoder, &named);
+    xids(encoder, &named, truncation);
 }
 
-/// The labels by which dcgm-exporter tells GPUs apart.
+/// dcgm-exporter's labels that identify a GPU.
 fn identity(gpu: &Gpu, hostname: &str) -> String {
     let device = match gpu.vendor {
         Vendor::Nvidia => format!("nvidia{}", gpu.index),
@@ -46,7 +50,7 @@ fn identity(gpu: &Gpu, hostname: &str) -> String {
     ])
 }
 
-/// The kernel's `0000:41:00.0` is NVIDIA's `00000000:41:00.0`, with capital letters.
+/// Converts the kernel's `0000:c1:00.0` to NVIDIA's `00000000:C1:00.0`.
 fn bus_id(address: &str) -> String {
     let upper = address.to_ascii_uppercase();
     match upper.split_once(':') {
@@ -55,132 +59,153 @@ fn bus_id(address: &str) -> String {
     }
 }
 
-type Family = (&'static str, Kind, &'static str, fn(&Values) -> Option<f64>);
+type GpuFamily = (&'static str, MetricType, &'static str, fn(&Values) -> Option<f64>);
 
-fn whole(value: Option<u64>) -> Option<f64> {
+fn to_f64(value: Option<u64>) -> Option<f64> {
     value.map(|value| value as f64)
 }
 
-fn link(values: &Values, pick: fn(NvLink) -> Option<u64>) -> Option<f64> {
-    whole(values.nvlink.and_then(pick))
+fn link(values: &Values, value: fn(NvLink) -> Option<u64>) -> Option<f64> {
+    to_f64(values.nvlink.and_then(value))
 }
 
-const FAMILIES: [Family; 32] = {
-    use Kind::{Counter, Gauge};
+const FAMILIES: [GpuFamily; 32] = {
+    use MetricType::{Counter, Gauge};
     [
-        ("DCGM_FI_DEV_SM_CLOCK", Gauge, "Clock of the processors, in MHz.", |v| {
+        ("DCGM_FI_DEV_SM_CLOCK", Gauge, "SM clock frequency (in MHz).", |v| {
             v.sm_clock_mhz.map(f64::from)
         }),
-        ("DCGM_FI_DEV_MEM_CLOCK", Gauge, "Clock of the memory, in MHz.", |v| {
+        ("DCGM_FI_DEV_MEM_CLOCK", Gauge, "Memory clock frequency (in MHz).", |v| {
             v.memory_clock_mhz.map(f64::from)
         }),
-        ("DCGM_FI_DEV_GPU_TEMP", Gauge, "Temperature, in degrees Celsius.", |v| {
+        ("DCGM_FI_DEV_GPU_TEMP", Gauge, "GPU temperature (in C).", |v| {
             v.temperature_celsius.map(f64::from)
         }),
-        ("DCGM_FI_DEV_MEMORY_TEMP", Gauge, "Temperature of the memory, in degrees Celsius.", |v| {
+        ("DCGM_FI_DEV_MEMORY_TEMP", Gauge, "Memory temperature (in C).", |v| {
             v.memory_temperature_celsius.map(f64::from)
         }),
-        ("DCGM_FI_DEV_POWER_USAGE", Gauge, "Power, in W.", |v| v.power_watts),
-        ("DCGM_FI_DEV_ENFORCED_POWER_LIMIT", Gauge, "The power that it may use, in W.", |v| {
+        ("DCGM_FI_DEV_POWER_USAGE", Gauge, "Power draw (in W).", |v| v.power_watts),
+        ("DCGM_FI_DEV_ENFORCED_POWER_LIMIT", Gauge, "Enforced power limit (in W).", |v| {
             v.power_limit_watts
         }),
         (
             "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
             Counter,
-            "Energy since the driver was loaded, in mJ.",
+            "Energy consumed since the driver was loaded (in mJ).",
             |v| v.energy_joules.map(|joules| (joules * 1000.0).round()),
         ),
-        ("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", Counter, "Packets on PCIe sent again.", |v| {
-            whole(v.pcie_replays)
+        ("DCGM_FI_DEV_PCIE_REPLAY_COUNTER", Counter, "Number of PCIe replays.", |v| {
+            to_f64(v.pcie_replays)
         }),
-        ("DCGM_FI_DEV_PCIE_LINK_GEN", Gauge, "Generation of PCIe in use.", |v| {
+        ("DCGM_FI_DEV_PCIE_LINK_GEN", Gauge, "Current PCIe link generation.", |v| {
             v.pcie_generation.map(f64::from)
         }),
-        ("DCGM_FI_DEV_PCIE_LINK_WIDTH", Gauge, "Lanes of PCIe in use.", |v| {
+        ("DCGM_FI_DEV_PCIE_LINK_WIDTH", Gauge, "Current PCIe link width (in lanes).", |v| {
             v.pcie_width.map(f64::from)
         }),
-        ("DCGM_FI_DEV_GPU_UTIL", Gauge, "Time in which a kernel ran, in percent.", |v| {
+        ("DCGM_FI_DEV_GPU_UTIL", Gauge, "GPU utilization (in %).", |v| {
             v.utilization_percent.map(f64::from)
         }),
-        (
-            "DCGM_FI_DEV_MEM_COPY_UTIL",
-            Gauge,
-            "Time in which its memory was read or written, in percent.",
-            |v| v.memory_utilization_percent.map(f64::from),
-        ),
-        ("DCGM_FI_DEV_ENC_UTIL", Gauge, "Use of the encoders, in percent.", |v| {
+        ("DCGM_FI_DEV_MEM_COPY_UTIL", Gauge, "Memory utilization (in %).", |v| {
+            v.memory_utilization_percent.map(f64::from)
+        }),
+        ("DCGM_FI_DEV_ENC_UTIL", Gauge, "Encoder utilization (in %).", |v| {
             v.encoder_utilization_percent.map(f64::from)
         }),
-        ("DCGM_FI_DEV_DEC_UTIL", Gauge, "Use of the decoders, in percent.", |v| {
+        ("DCGM_FI_DEV_DEC_UTIL", Gauge, "Decoder utilization (in %).", |v| {
             v.decoder_utilization_percent.map(f64::from)
         }),
-        ("DCGM_FI_DEV_FAN_SPEED", Gauge, "Speed of the fastest fan, in percent.", |v| {
+        ("DCGM_FI_DEV_FAN_SPEED", Gauge, "Speed of the fastest fan (in %).", |v| {
             v.fan_percent.map(f64::from)
         }),
-        ("DCGM_FI_DEV_PSTATE", Gauge, "Performance state; 0 is the fastest.", |v| {
+        ("DCGM_FI_DEV_PSTATE", Gauge, "Performance state, 0 (highest) to 15 (lowest).", |v| {
             v.performance_state.map(f64::from)
         }),
         (
             "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS",
             Gauge,
-            "Why the clocks are not higher, as bits: 1 idle, 4 software power cap, 8 hardware slowdown, 32 software thermal, 64 hardware thermal, 128 power brake.",
+            "Bit mask of reasons why clocks are limited: 1 idle, 4 software power cap, 8 hardware slowdown, 32 software thermal, 64 hardware thermal, 128 power brake.",
             |v| v.clock_event_reasons.as_deref().map(reason_bits),
         ),
         (
             "DCGM_FI_DEV_ECC_SBE_VOL_TOTAL",
             Counter,
-            "Corrected errors since the driver was loaded.",
-            |v| whole(v.ecc.and_then(|ecc| ecc.volatile_corrected)),
+            "Number of single-bit (corrected) ECC errors since the driver was loaded.",
+            |v| to_f64(v.ecc.and_then(|ecc| ecc.volatile_corrected)),
         ),
         (
             "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL",
             Counter,
-            "Uncorrected errors since the driver was loaded.",
-            |v| whole(v.ecc.and_then(|ecc| ecc.volatile_uncorrected)),
+            "Number of double-bit (uncorrected) ECC errors since the driver was loaded.",
+            |v| to_f64(v.ecc.and_then(|ecc| ecc.volatile_uncorrected)),
         ),
-        ("DCGM_FI_DEV_ECC_SBE_AGG_TOTAL", Counter, "Corrected errors ever.", |v| {
-            whole(v.ecc.and_then(|ecc| ecc.aggregate_corrected))
-        }),
-        ("DCGM_FI_DEV_ECC_DBE_AGG_TOTAL", Counter, "Uncorrected errors ever.", |v| {
-            whole(v.ecc.and_then(|ecc| ecc.aggregate_uncorrected))
-        }),
+        (
+            "DCGM_FI_DEV_ECC_SBE_AGG_TOTAL",
+            Counter,
+            "Number of single-bit (corrected) ECC errors over the lifetime of the GPU.",
+            |v| to_f64(v.ecc.and_then(|ecc| ecc.aggregate_corrected)),
+        ),
+        (
+            "DCGM_FI_DEV_ECC_DBE_AGG_TOTAL",
+            Counter,
+            "Number of double-bit (uncorrected) ECC errors over the lifetime of the GPU.",
+            |v| to_f64(v.ecc.and_then(|ecc| ecc.aggregate_uncorrected)),
+        ),
         (
             "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
             Counter,
-            "Rows replaced after uncorrected errors.",
+            "Number of memory rows remapped because of uncorrected errors.",
             |v| v.remapped_rows.map(|rows| rows.uncorrectable.into()),
         ),
         (
             "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
             Counter,
-            "Rows replaced after corrected errors.",
+            "Number of memory rows remapped because of corrected errors.",
             |v| v.remapped_rows.map(|rows| rows.correctable.into()),
         ),
-        ("DCGM_FI_DEV_ROW_REMAP_FAILURE", Gauge, "1: there was no spare row left.", |v| {
-            v.remapped_rows.map(|rows| f64::from(u8::from(rows.failed)))
-        }),
-        ("DCGM_FI_DEV_ROW_REMAP_PENDING", Gauge, "1: a row waits for a reset.", |v| {
-            v.remapped_rows.map(|rows| f64::from(u8::from(rows.pending)))
-        }),
-        ("DCGM_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL", Counter, "Errors on NVLink.", |v| {
-            link(v, |link| link.crc_flit_errors)
-        }),
-        ("DCGM_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL", Counter, "Errors on NVLink.", |v| {
-            link(v, |link| link.crc_data_errors)
-        }),
-        ("DCGM_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL", Counter, "Errors on NVLink.", |v| {
-            link(v, |link| link.replay_errors)
-        }),
-        ("DCGM_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL", Counter, "Errors on NVLink.", |v| {
-            link(v, |link| link.recovery_errors)
-        }),
-        ("DCGM_FI_DEV_MIG_MODE", Gauge, "1: the GPU is in MIG mode.", |v| {
+        (
+            "DCGM_FI_DEV_ROW_REMAP_FAILURE",
+            Gauge,
+            "Whether remapping of a memory row failed.",
+            |v| v.remapped_rows.map(|rows| f64::from(u8::from(rows.failed))),
+        ),
+        (
+            "DCGM_FI_DEV_ROW_REMAP_PENDING",
+            Gauge,
+            "Whether remapping of a memory row is pending until the GPU is reset.",
+            |v| v.remapped_rows.map(|rows| f64::from(u8::from(rows.pending))),
+        ),
+        (
+            "DCGM_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL",
+            Counter,
+            "Number of NVLink flow-control CRC errors.",
+            |v| link(v, |link| link.crc_flit_errors),
+        ),
+        (
+            "DCGM_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL",
+            Counter,
+            "Number of NVLink data CRC errors.",
+            |v| link(v, |link| link.crc_data_errors),
+        ),
+        (
+            "DCGM_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL",
+            Counter,
+            "Number of NVLink replays.",
+            |v| link(v, |link| link.replay_errors),
+        ),
+        (
+            "DCGM_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL",
+            Counter,
+            "Number of NVLink recovery errors.",
+            |v| link(v, |link| link.recovery_errors),
+        ),
+        ("DCGM_FI_DEV_MIG_MODE", Gauge, "Whether MIG mode is enabled.", |v| {
             v.mig_enabled.map(|on| f64::from(u8::from(on)))
         }),
-        ("hm_agent_gpu_nvlinks_up", Gauge, "NVLinks that are up.", |v| {
+        ("hm_agent_gpu_nvlinks_up", Gauge, "Number of NVLinks that are up.", |v| {
             v.nvlink.and_then(|link| link.links_up).map(f64::from)
         }),
-        ("hm_agent_gpu_nvlinks_down", Gauge, "NVLinks that are down.", |v| {
+        ("hm_agent_gpu_nvlinks_down", Gauge, "Number of NVLinks that are down.", |v| {
             v.nvlink.and_then(|link| link.links_down).map(f64::from)
         }),
     ]
@@ -198,48 +223,49 @@ type Framebuffer =
 const FRAMEBUFFER: [Framebuffer; 4] = [
     (
         "DCGM_FI_DEV_FB_TOTAL",
-        "Memory, in MiB.",
+        "Framebuffer memory (in MiB).",
         |v| v.memory_total_bytes,
         |mig| mig.memory_total_bytes,
     ),
     (
         "DCGM_FI_DEV_FB_FREE",
-        "Memory not in use, in MiB.",
+        "Framebuffer memory free (in MiB).",
         |v| v.memory_free_bytes,
         |mig| mig.memory_total_bytes?.checked_sub(mig.memory_used_bytes?),
     ),
     (
         "DCGM_FI_DEV_FB_USED",
-        "Memory in use, in MiB.",
+        "Framebuffer memory used (in MiB).",
         |v| v.memory_used_bytes,
         |mig| mig.memory_used_bytes,
     ),
     (
         "DCGM_FI_DEV_FB_RESERVED",
-        "Memory that the driver keeps, in MiB.",
+        "Framebuffer memory reserved by the driver (in MiB).",
         |v| v.memory_reserved_bytes,
         |_| None,
     ),
 ];
 
-/// Of a GPU that is divided, each part's instead of the whole: a sum over all series is then what is there.
-fn memory(text: &mut Text, named: &[(String, &Gpu)]) {
+/// For a GPU in MIG mode, the memory of its instances is exposed instead of its own, so that the sum over all series is
+/// the total.
+fn memory(encoder: &mut Encoder, named: &[(String, &Gpu)]) {
     let instances: Vec<Vec<(String, &MigInstance)>> =
         named.iter().map(|(labels, gpu)| instances(labels, gpu)).collect();
     for (name, help, of_gpu, of_instance) in FRAMEBUFFER {
-        text.gauge(name, help);
+        encoder.gauge(name, help);
         for ((labels, gpu), instances) in named.iter().zip(&instances) {
             if instances.is_empty() {
-                text.sample_if(labels, of_gpu(&gpu.values).map(|bytes| bytes >> 20));
+                encoder.sample_if(labels, of_gpu(&gpu.values).map(|bytes| bytes >> 20));
             }
             for (labels, instance) in instances {
-                text.sample_if(labels, of_instance(instance).map(|bytes| bytes >> 20));
+                encoder.sample_if(labels, of_instance(instance).map(|bytes| bytes >> 20));
             }
         }
     }
 }
 
-/// The GPU instances of a GPU. Compute instances of the same one share its memory, and are told once.
+/// GPU instances with their labels. Compute instances of the same GPU instance share its memory and are exposed once.
 fn instances<'a>(of_gpu: &str, gpu: &'a Gpu) -> Vec<(String, &'a MigInstance)> {
     let mut found: Vec<(String, &MigInstance)> = Vec::new();
     for instance in gpu.values.mig_instances.iter().flatten() {
@@ -254,7 +280,7 @@ fn instances<'a>(of_gpu: &str, gpu: &'a Gpu) -> Vec<(String, &'a MigInstance)> {
     found
 }
 
-/// `NVIDIA H100 80GB HBM3 MIG 1c.3g.40gb` is a part of a 3g.40gb.
+/// Profile of the GPU instance: `NVIDIA H100 80GB HBM3 MIG 1c.3g.40gb` is a compute instance of a `3g.40gb`.
 fn profile(name: &str) -> Option<&str> {
     let (_, profile) = name.rsplit_once("MIG ")?;
     match profile.split_once("c.") {
@@ -263,18 +289,18 @@ fn profile(name: &str) -> Option<&str> {
     }
 }
 
-fn last_xid(text: &mut Text, named: &[(String, &Gpu)]) {
-    text.gauge(
+fn last_xid(encoder: &mut Encoder, named: &[(String, &Gpu)]) {
+    encoder.gauge(
         "DCGM_FI_DEV_XID_ERRORS",
-        "Code of the last error that the driver reported; 0: none.",
+        "XID of the last error that the driver reported; 0 if there was none.",
     );
     for (labels, gpu) in named.iter().filter(|(_, gpu)| gpu.vendor == Vendor::Nvidia) {
         let last = gpu.xids.iter().max_by_key(|xid| xid.last_unix_seconds);
-        text.sample(labels, last.map_or(0, |xid| xid.code));
+        encoder.sample(labels, last.map_or(0, |xid| xid.code));
     }
 }
 
-const STATES: [(DriverState, &str); 9] = [
+const DRIVER_STATES: [(DriverState, &str); 9] = [
     (DriverState::Starting, "starting"),
     (DriverState::Ok, "ok"),
     (DriverState::NoGpu, "no_gpu"),
@@ -286,24 +312,32 @@ const STATES: [(DriverState, &str); 9] = [
     (DriverState::Unavailable, "unavailable"),
 ];
 
-fn driver(text: &mut Text, reading: &RawSample) {
-    let Some(nvidia) = &reading.gpus.nvidia else { return };
-    text.gauge(
+fn driver(encoder: &mut Encoder, sample: &RawSample) {
+    let Some(nvidia) = &sample.gpus.nvidia else { return };
+    encoder.gauge(
         "hm_agent_gpu_probe_state",
-        "How it stands with NVIDIA's driver: 1 for the state it is in.",
+        "State of the NVIDIA driver: 1 for the current state, 0 for the others.",
     );
-    for (state, name) in STATES {
-        text.sample_with("", ("state", name), nvidia.state == state);
+    for (state, name) in DRIVER_STATES {
+        encoder.sample_with_label("", ("state", name), nvidia.state == state);
     }
     if let Some(version) = &nvidia.driver_version {
         let cuda = nvidia.cuda_version.as_deref().unwrap_or_default();
         let labels = labels(&[("driver_version", version), ("cuda_version", cuda)]);
-        text.gauge("hm_agent_gpu_driver_info", "NVIDIA's driver; always 1.").sample(&labels, 1u64);
+        encoder
+            .gauge(
+                "hm_agent_gpu_driver_info",
+                "Version of the NVIDIA driver. The value is always 1.",
+            )
+            .sample(&labels, 1u64);
     }
 }
 
-fn problems(text: &mut Text, named: &[(String, &Gpu)]) {
-    text.gauge("hm_agent_gpu_problem", "Why a GPU has no values: 1 for what is wrong with it.");
+fn problems(encoder: &mut Encoder, named: &[(String, &Gpu)]) {
+    encoder.gauge(
+        "hm_agent_gpu_problem",
+        "Reason why a GPU has no values: 1 for the current problem, 0 for the others.",
+    );
     for (labels, gpu) in named {
         for (problem, name) in [
             (Problem::Lost, "lost"),
@@ -311,30 +345,30 @@ fn problems(text: &mut Text, named: &[(String, &Gpu)]) {
             (Problem::Hung, "hung"),
             (Problem::Failed, "failed"),
         ] {
-            text.sample_with(labels, ("problem", name), gpu.problem == Some(problem));
+            encoder.sample_with_label(labels, ("problem", name), gpu.problem == Some(problem));
         }
     }
 }
 
-fn xids(text: &mut Text, named: &[(String, &Gpu)], left_out: &mut LeftOut) {
+fn xids(encoder: &mut Encoder, named: &[(String, &Gpu)], truncation: &mut Truncation) {
     let mut all = Vec::new();
     for (labels, gpu) in named {
-        let xids = left_out.cap("xids", &gpu.xids, limits::METRICS_XIDS);
+        let xids = truncation.limit("xids", &gpu.xids, MAX_XIDS);
         all.extend(xids.iter().map(|xid| (labels, xid.code.to_string(), xid)));
     }
-    text.counter(
+    encoder.counter(
         "hm_agent_gpu_xid_errors_total",
-        "Errors that the driver reported since the agent started, by code.",
+        "Number of errors that the driver reported since the agent started, by XID.",
     );
     for (labels, code, xid) in &all {
-        text.sample_with(labels, ("xid", code), xid.count);
+        encoder.sample_with_label(labels, ("xid", code), xid.count);
     }
-    text.gauge(
+    encoder.gauge(
         "hm_agent_gpu_xid_last_timestamp_seconds",
-        "When the last of them was noticed, in seconds since 1970.",
+        "Unix time at which the last error with this XID was read.",
     );
     for (labels, code, xid) in &all {
-        text.sample_with(labels, ("xid", code), xid.last_unix_seconds);
+        encoder.sample_with_label(labels, ("xid", code), xid.last_unix_seconds);
     }
 }
 
@@ -343,25 +377,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_nvidias() {
+    fn formats_pci_bus_id_like_nvidia() {
         assert_eq!(bus_id("0000:c1:00.0"), "00000000:C1:00.0");
         assert_eq!(bus_id("10000:c1:00.0"), "00010000:C1:00.0");
         assert_eq!(bus_id(""), "");
     }
 
     #[test]
-    fn profiles_are_those_of_the_gpu_instance() {
+    fn extracts_gpu_instance_profile_from_name() {
         assert_eq!(profile("NVIDIA H100 80GB HBM3 MIG 1g.10gb"), Some("1g.10gb"));
         assert_eq!(profile("NVIDIA A100 MIG 1c.3g.20gb+me"), Some("3g.20gb+me"));
         assert_eq!(profile("NVIDIA A100"), None);
     }
 
     #[test]
-    fn reasons_are_bits() {
+    fn encodes_clock_reasons_as_bits() {
         let reasons = |names: &[&str]| {
             reason_bits(&names.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         assert_eq!(reasons(&[]), 0.0);
-        assert_eq!(reasons(&["sw_power_cap", "hw_thermal_slowdown", "unheard_of"]), 68.0);
+        assert_eq!(reasons(&["sw_power_cap", "hw_thermal_slowdown", "unknown_reason"]), 68.0);
     }
 }

@@ -1,47 +1,54 @@
-//! Processors, load, the kernel and its pressure, under node_exporter's names.
+//! CPUs, load, kernel counters, pressure and host identity under node_exporter's names.
 
-use crate::limits;
-use crate::metrics::encoder::{Kind, Number, Text, labels};
-use crate::metrics::{Facts, LeftOut};
+use crate::metrics::encoder::{Encoder, Number, labels};
+use crate::metrics::{Exposition, Truncation};
 use crate::model::RawSample;
 use crate::model::host_info::HostInfo;
 use crate::procfs::os_release::OsRelease;
 use crate::procfs::stat::{CpuTimes, Stat};
 
-/// Ticks of `USER_HZ` are hundredths of a second.
+/// Each CPU has ten series.
+const MAX_CPUS: usize = 1024;
+
+pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: &mut Truncation) {
+    let sample = input.sample;
+    if let Some(stat) = &sample.stat {
+        cpus(encoder, stat, truncation);
+        kernel(encoder, stat);
+    }
+    if let Some(load) = sample.loadavg {
+        encoder.gauge("node_load1", "1m load average.").sample("", load.one);
+        encoder.gauge("node_load5", "5m load average.").sample("", load.five);
+        encoder.gauge("node_load15", "15m load average.").sample("", load.fifteen);
+    }
+    let now = u64::try_from(input.now.as_micros()).unwrap_or_default();
+    encoder
+        .gauge("node_time_seconds", "System time in seconds since the epoch (1970).")
+        .sample("", microseconds(now));
+    pressure(encoder, sample);
+    if let Some(files) = sample.file_nr {
+        encoder
+            .gauge("node_filefd_allocated", "Number of allocated file handles.")
+            .sample("", files.allocated);
+        encoder
+            .gauge("node_filefd_maximum", "Maximum number of file handles.")
+            .sample("", files.maximum);
+    }
+    identity(encoder, input.host, sample.hostname.as_deref());
+}
+
+/// Ticks of `USER_HZ`, which are hundredths of a second.
 fn ticks(value: u64) -> Number {
-    Number::Fixed(value, 2)
+    Number::Decimal(value, 2)
 }
 
-/// The kernel's microseconds as seconds.
 fn microseconds(value: u64) -> Number {
-    Number::Fixed(value, 6)
+    Number::Decimal(value, 6)
 }
 
-pub(super) fn write(text: &mut Text, facts: &Facts<'_>, left_out: &mut LeftOut) {
-    let reading = facts.reading;
-    if let Some(stat) = &reading.stat {
-        processors(text, stat, left_out);
-        kernel(text, stat);
-    }
-    if let Some(load) = reading.loadavg {
-        text.gauge("node_load1", "Load average of the last minute.").sample("", load.one);
-        text.gauge("node_load5", "Load average of five minutes.").sample("", load.five);
-        text.gauge("node_load15", "Load average of fifteen minutes.").sample("", load.fifteen);
-    }
-    text.gauge("node_time_seconds", "The wall clock, in seconds since 1970.")
-        .sample("", microseconds(u64::try_from(facts.now.as_micros()).unwrap_or_default()));
-    pressure(text, reading);
-    if let Some(files) = reading.file_nr {
-        text.gauge("node_filefd_allocated", "File handles in use.").sample("", files.allocated);
-        text.gauge("node_filefd_maximum", "File handles there may be.").sample("", files.maximum);
-    }
-    names(text, facts.machine, reading.hostname.as_deref());
-}
+type CpuMode = (&'static str, fn(&CpuTimes) -> u64);
 
-type Mode = (&'static str, fn(&CpuTimes) -> u64);
-
-const MODES: [Mode; 8] = [
+const MODES: [CpuMode; 8] = [
     ("idle", |times| times.idle),
     ("iowait", |times| times.iowait),
     ("irq", |times| times.irq),
@@ -52,51 +59,58 @@ const MODES: [Mode; 8] = [
     ("user", |times| times.user),
 ];
 
-fn processors(text: &mut Text, stat: &Stat, left_out: &mut LeftOut) {
-    let cpus = left_out.cap("processors", &stat.cpus, limits::METRICS_CPUS);
-    let cpus: Vec<(String, &CpuTimes)> =
-        cpus.iter().map(|(cpu, times)| (labels(&[("cpu", &cpu.to_string())]), times)).collect();
-    text.counter("node_cpu_seconds_total", "Time of each processor in each mode, in seconds.");
+fn cpus(encoder: &mut Encoder, stat: &Stat, truncation: &mut Truncation) {
+    let cpus: Vec<(String, &CpuTimes)> = truncation
+        .limit("cpus", &stat.cpus, MAX_CPUS)
+        .iter()
+        .map(|(cpu, times)| (labels(&[("cpu", &cpu.to_string())]), times))
+        .collect();
+    encoder.counter("node_cpu_seconds_total", "Seconds the CPUs spent in each mode.");
     for (labels, times) in &cpus {
-        for (mode, pick) in MODES {
-            text.sample_with(labels, ("mode", mode), ticks(pick(times)));
+        for (mode, value) in MODES {
+            encoder.sample_with_label(labels, ("mode", mode), ticks(value(times)));
         }
     }
-    text.counter(
+    encoder.counter(
         "node_cpu_guest_seconds_total",
-        "Time of each processor in guests, contained in user and nice, in seconds.",
+        "Seconds the CPUs spent running virtual machines. Included in the modes user and nice.",
     );
     for (labels, times) in &cpus {
-        text.sample_with(labels, ("mode", "nice"), ticks(times.guest_nice));
-        text.sample_with(labels, ("mode", "user"), ticks(times.guest));
+        encoder.sample_with_label(labels, ("mode", "nice"), ticks(times.guest_nice));
+        encoder.sample_with_label(labels, ("mode", "user"), ticks(times.guest));
     }
 }
 
-fn kernel(text: &mut Text, stat: &Stat) {
-    text.counter("node_intr_total", "Interrupts served since boot.").sample_if("", stat.interrupts);
-    text.counter("node_context_switches_total", "Context switches since boot.")
+fn kernel(encoder: &mut Encoder, stat: &Stat) {
+    encoder
+        .counter("node_intr_total", "Total number of interrupts serviced.")
+        .sample_if("", stat.interrupts);
+    encoder
+        .counter("node_context_switches_total", "Total number of context switches.")
         .sample_if("", stat.context_switches);
-    text.counter("node_forks_total", "Processes and threads created since boot.")
-        .sample_if("", stat.forks);
-    text.gauge("node_boot_time_seconds", "When the machine booted, in seconds since 1970.")
+    encoder.counter("node_forks_total", "Total number of forks.").sample_if("", stat.forks);
+    encoder
+        .gauge("node_boot_time_seconds", "Unix time at which the machine booted.")
         .sample_if("", stat.boot_time_seconds);
-    text.gauge("node_procs_running", "Threads that run or are ready to.")
+    encoder
+        .gauge("node_procs_running", "Number of threads that are running or runnable.")
         .sample_if("", stat.procs_running);
-    text.gauge("node_procs_blocked", "Threads that wait for input or output.")
+    encoder
+        .gauge("node_procs_blocked", "Number of threads blocked on I/O.")
         .sample_if("", stat.procs_blocked);
 }
 
-fn pressure(text: &mut Text, reading: &RawSample) {
-    let waiting = "Time in which at least one task waited, in seconds.";
-    let stalled = "Time in which all tasks waited, in seconds.";
-    let (cpu, memory, io) = (reading.pressure.cpu, reading.pressure.memory, reading.pressure.io);
+fn pressure(encoder: &mut Encoder, sample: &RawSample) {
+    let waiting = "Total time in seconds that at least one task waited for the resource.";
+    let stalled = "Total time in seconds that all tasks waited for the resource.";
+    let (cpu, memory, io) = (sample.pressure.cpu, sample.pressure.memory, sample.pressure.io);
     for (name, pressure) in [
         ("node_pressure_cpu_waiting_seconds_total", cpu),
         ("node_pressure_memory_waiting_seconds_total", memory),
         ("node_pressure_io_waiting_seconds_total", io),
     ] {
         let total = pressure.map(|pressure| microseconds(pressure.some.total_microseconds));
-        text.counter(name, waiting).sample_if("", total);
+        encoder.counter(name, waiting).sample_if("", total);
     }
     for (name, pressure) in [
         ("node_pressure_memory_stalled_seconds_total", memory),
@@ -104,27 +118,26 @@ fn pressure(text: &mut Text, reading: &RawSample) {
     ] {
         let full = pressure.and_then(|pressure| pressure.full);
         let total = full.map(|full| microseconds(full.total_microseconds));
-        text.counter(name, stalled).sample_if("", total);
+        encoder.counter(name, stalled).sample_if("", total);
     }
 }
 
-fn names(text: &mut Text, machine: &HostInfo, hostname: Option<&str>) {
-    let of = |name: &'static str, value: &Option<String>| (name, value.clone().unwrap_or_default());
-    let uname = [
-        of("domainname", &machine.domain_name),
-        ("machine", std::env::consts::ARCH.to_owned()),
-        ("nodename", hostname.unwrap_or_default().to_owned()),
-        of("release", &machine.kernel),
-        ("sysname", "Linux".to_owned()),
-        of("version", &machine.kernel_version),
-    ];
-    let uname: Vec<(&str, &str)> = uname.iter().map(|(key, value)| (*key, &**value)).collect();
-    text.gauge("node_uname_info", "The kernel and its names, as uname(2) says them; always 1.")
-        .sample(&labels(&uname), 1u64);
-    os(text, &machine.os_release);
+fn identity(encoder: &mut Encoder, host: &HostInfo, hostname: Option<&str>) {
+    let uname = labels(&[
+        ("domainname", host.domain_name.as_deref().unwrap_or_default()),
+        ("machine", std::env::consts::ARCH),
+        ("nodename", hostname.unwrap_or_default()),
+        ("release", host.kernel.as_deref().unwrap_or_default()),
+        ("sysname", "Linux"),
+        ("version", host.kernel_version.as_deref().unwrap_or_default()),
+    ]);
+    encoder
+        .gauge("node_uname_info", "Kernel identification from uname(2). The value is always 1.")
+        .sample(&uname, 1u64);
+    os(encoder, &host.os_release);
 }
 
-fn os(text: &mut Text, os: &OsRelease) {
+fn os(encoder: &mut Encoder, os: &OsRelease) {
     if *os == OsRelease::default() {
         return;
     }
@@ -142,14 +155,16 @@ fn os(text: &mut Text, os: &OsRelease) {
         ("version_codename", &os.version_codename),
         ("version_id", &os.version_id),
     ]);
-    text.gauge("node_os_info", "The distribution, as os-release(5) has it; always 1.")
+    encoder
+        .gauge("node_os_info", "Distribution from os-release(5). The value is always 1.")
         .sample(&info, 1u64);
     let short = labels(&[("id", &os.id), ("id_like", &os.id_like), ("name", &os.name)]);
-    text.gauge("node_os_version", "Major and minor part of the distribution's version.")
+    encoder
+        .gauge("node_os_version", "Major and minor version of the distribution.")
         .sample_if(&short, version(&os.version_id));
 }
 
-/// `22.04.3` is 22.04.
+/// Major and minor version as a number: `22.04.3` becomes 22.04.
 fn version(id: &str) -> Option<f64> {
     let mut parts = id.split('.');
     let (major, minor) = (parts.next()?, parts.next().unwrap_or("0"));
@@ -160,28 +175,12 @@ fn version(id: &str) -> Option<f64> {
     format!("{major}.{minor}").parse().ok()
 }
 
-pub(super) fn vmstat(text: &mut Text, reading: &RawSample) {
-    let Some(vmstat) = reading.vmstat else { return };
-    for (name, value) in [
-        ("node_vmstat_oom_kill", vmstat.oom_kill),
-        ("node_vmstat_pgfault", vmstat.pgfault),
-        ("node_vmstat_pgmajfault", vmstat.pgmajfault),
-        ("node_vmstat_pgpgin", vmstat.pgpgin),
-        ("node_vmstat_pgpgout", vmstat.pgpgout),
-        ("node_vmstat_pswpin", vmstat.pswpin),
-        ("node_vmstat_pswpout", vmstat.pswpout),
-    ] {
-        text.family(name, Kind::Untyped, "A counter of /proc/vmstat, since boot.")
-            .sample_if("", value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_its_first_two_numbers() {
+    fn parses_major_and_minor_version() {
         assert_eq!(version("12"), Some(12.0));
         assert_eq!(version("22.04.3"), Some(22.04));
         for none in ["", "rolling", "1.x", "inf", "1e9", "-1", "1."] {

@@ -1,25 +1,42 @@
-//! Every line of `/proc/meminfo`, and of `/proc/vmstat` those that node_exporter tells.
+//! `/proc/meminfo` and `/proc/vmstat` under node_exporter's names.
 
-use crate::metrics::encoder::Text;
-use crate::metrics::host;
+use crate::metrics::encoder::{Encoder, MetricType};
 use crate::model::RawSample;
 
-pub(super) fn write(text: &mut Text, reading: &RawSample) {
-    let lines = reading.meminfo.as_ref().map_or(&[][..], |info| &info.lines);
+pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample) {
+    let lines = sample.meminfo.as_ref().map_or(&[][..], |info| &info.lines);
     for line in lines {
-        let Some(name) = series(&line.name, line.is_bytes) else { continue };
-        text.gauge(&name, "A line of /proc/meminfo, sizes in bytes.").sample("", line.value);
+        let Some(name) = metric_name(&line.name, line.is_bytes) else { continue };
+        encoder.gauge(&name, "Field of /proc/meminfo. Sizes are in bytes.").sample("", line.value);
     }
-    host::vmstat(text, reading);
+    vmstat(encoder, sample);
 }
 
-/// `Active(anon)` is `node_memory_Active_anon_bytes`. `None`: no name can be made of it.
-fn series(line: &str, is_bytes: bool) -> Option<String> {
-    let mut name = String::with_capacity(48);
-    name.push_str("node_memory_");
-    for letter in line.chars() {
-        match letter {
-            'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => name.push(letter),
+/// The fields that node_exporter exposes by default.
+fn vmstat(encoder: &mut Encoder, sample: &RawSample) {
+    let Some(vmstat) = sample.vmstat else { return };
+    for (name, value) in [
+        ("node_vmstat_oom_kill", vmstat.oom_kill),
+        ("node_vmstat_pgfault", vmstat.pgfault),
+        ("node_vmstat_pgmajfault", vmstat.pgmajfault),
+        ("node_vmstat_pgpgin", vmstat.pgpgin),
+        ("node_vmstat_pgpgout", vmstat.pgpgout),
+        ("node_vmstat_pswpin", vmstat.pswpin),
+        ("node_vmstat_pswpout", vmstat.pswpout),
+    ] {
+        encoder
+            .family(name, MetricType::Untyped, "Field of /proc/vmstat, counted since boot.")
+            .sample_if("", value);
+    }
+}
+
+/// `Active(anon)` becomes `node_memory_Active_anon_bytes`. `None` if the field has characters that a metric name must
+/// not contain.
+fn metric_name(field: &str, is_bytes: bool) -> Option<String> {
+    let mut name = "node_memory_".to_owned();
+    for char in field.chars() {
+        match char {
+            'a'..='z' | 'A'..='Z' | '0'..='9' | '_' => name.push(char),
             '(' => name.push('_'),
             ')' => {}
             _ => return None,
@@ -28,7 +45,7 @@ fn series(line: &str, is_bytes: bool) -> Option<String> {
     if is_bytes {
         name.push_str("_bytes");
     }
-    (!line.is_empty()).then_some(name)
+    (!field.is_empty()).then_some(name)
 }
 
 #[cfg(test)]
@@ -36,8 +53,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_node_exporters() {
-        let name = |line, is_bytes| series(line, is_bytes).unwrap_or_default();
+    fn derives_node_exporter_names_from_meminfo_fields() {
+        let name = |field, is_bytes| metric_name(field, is_bytes).unwrap_or_default();
         assert_eq!(name("Active(anon)", true), "node_memory_Active_anon_bytes");
         assert_eq!(name("HugePages_Total", false), "node_memory_HugePages_Total");
         assert_eq!(name("DirectMap1G", true), "node_memory_DirectMap1G_bytes");

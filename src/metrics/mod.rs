@@ -1,45 +1,41 @@
-//! What `/metrics` answers: the last sample as text that Prometheus, and everything that speaks its format, reads.
+//! Prometheus exposition of a sample, as served on `/metrics`. Pure: data in, text out.
 //!
-//! Series of the machine have the names, labels and units of node_exporter, those of GPUs dcgm-exporter's: existing
-//! dashboards and alerts find them. What the agent knows of itself is `hm_agent_*`. What is not known is absent, and
-//! of everything there are only so many: what is left out is counted. Pure: data in, text out.
+//! Host metrics have the names, labels and units of node_exporter and GPU metrics those of dcgm-exporter, so existing
+//! dashboards and alerts work. The agent's own metrics are named `hm_agent_*`. Unknown values are absent. The number of
+//! devices of each kind is limited; what exceeds the limit is counted in `hm_agent_metrics_truncated`.
 
-pub mod agent;
-pub mod devices;
-pub mod encoder;
-pub mod gpu;
-pub mod host;
-pub mod memory;
+mod agent;
+mod devices;
+mod encoder;
+mod gpu;
+mod host;
+mod memory;
 
 use std::time::Duration;
 
+use crate::metrics::encoder::Encoder;
 pub use crate::metrics::encoder::Format;
-use crate::metrics::encoder::Text;
 use crate::model::RawSample;
 use crate::model::host_info::HostInfo;
 
-/// All that is told.
-pub struct Facts<'a> {
-    /// The last sample.
-    pub reading: &'a RawSample,
-    /// What does not change.
-    pub machine: &'a HostInfo,
-    /// The wall clock, since 1970.
+/// Input of [`render`].
+pub struct Exposition<'a> {
+    pub sample: &'a RawSample,
+    pub host: &'a HostInfo,
+    /// Wall clock, since 1970.
     pub now: Duration,
     /// Time between samples.
     pub interval: Duration,
-    /// Samples so far.
+    /// Number of samples since the agent started.
     pub samples: u64,
-    /// The agent's own process, where it can be seen.
-    pub process: Option<Process>,
-    /// What is listened on.
+    /// The agent's own process; `None` if `/proc` cannot be read.
+    pub process: Option<ProcessStats>,
     pub ports: &'a [PortStatus],
 }
 
 /// The agent's own process.
 #[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-#[allow(missing_docs)]
-pub struct Process {
+pub struct ProcessStats {
     pub cpu_seconds: f64,
     pub resident_bytes: u64,
     pub virtual_bytes: u64,
@@ -49,61 +45,65 @@ pub struct Process {
     pub start_unix_seconds: f64,
 }
 
-/// A port and what came and went through it.
+/// Counters of a listening port since the agent started.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct PortStatus {
     /// `usage`, `heartbeat`.
     pub name: &'static str,
     /// Open connections.
     pub connections: u64,
-    /// Connections that were let in since the agent started.
+    /// Accepted connections.
     pub accepted: u64,
-    /// Bytes that came.
     pub received_bytes: u64,
-    /// Bytes that went.
     pub sent_bytes: u64,
-    /// What was refused, by reason.
+    /// Rejected requests by reason, as in `/snapshot`.
     pub refused: Vec<(&'static str, u64)>,
+    /// Rejected requests by HTTP status code.
+    #[serde(skip)]
+    pub rejected_by_code: Vec<(&'static str, u64)>,
+    /// WebSocket connections that the agent closed because of an error or a limit.
+    #[serde(skip)]
+    pub websockets_closed: u64,
 }
 
-/// The text, behind what is there already.
-pub fn render(facts: &Facts<'_>, format: Format, out: Vec<u8>) -> Vec<u8> {
-    let mut text = Text::new(format, out);
-    let mut left_out = LeftOut::default();
-    host::write(&mut text, facts, &mut left_out);
-    memory::write(&mut text, facts.reading);
-    devices::write(&mut text, facts.reading, &mut left_out);
-    gpu::write(&mut text, facts.reading, &mut left_out);
-    agent::write(&mut text, facts, &mut left_out);
-    left_out.write(&mut text);
-    text.finish()
+/// Renders the sample in `format`.
+pub fn render(input: &Exposition<'_>, format: Format) -> String {
+    let mut encoder = Encoder::new(format);
+    let mut truncation = Truncation::default();
+    host::encode(&mut encoder, input, &mut truncation);
+    memory::encode(&mut encoder, input.sample);
+    devices::encode(&mut encoder, input.sample, &mut truncation);
+    gpu::encode(&mut encoder, input.sample, &mut truncation);
+    agent::encode(&mut encoder, input, &mut truncation);
+    truncation.encode(&mut encoder);
+    encoder.finish()
 }
 
-/// What there is more of than is told.
+/// Limits how many devices of each kind are exposed, because every series costs memory in each server that stores it.
 #[derive(Default)]
-struct LeftOut(Vec<(&'static str, usize)>);
+struct Truncation(Vec<(&'static str, usize)>);
 
-impl LeftOut {
-    /// The first `most` of them.
-    fn cap<'a, T>(&mut self, what: &'static str, all: &'a [T], most: usize) -> &'a [T] {
-        self.add(what, all.len().saturating_sub(most));
-        all.get(..most).unwrap_or(all)
+impl Truncation {
+    /// The first `max` items; counts the others as truncated.
+    fn limit<'a, T>(&mut self, kind: &'static str, items: &'a [T], max: usize) -> &'a [T] {
+        self.add(kind, items.len().saturating_sub(max));
+        items.get(..max).unwrap_or(items)
     }
 
-    fn add(&mut self, what: &'static str, count: usize) {
-        match self.0.iter_mut().find(|(known, _)| *known == what) {
+    fn add(&mut self, kind: &'static str, count: usize) {
+        match self.0.iter_mut().find(|(known, _)| *known == kind) {
             Some((_, sum)) => *sum += count,
-            None => self.0.push((what, count)),
+            None => self.0.push((kind, count)),
         }
     }
 
-    fn write(&self, text: &mut Text) {
-        text.gauge(
-            "hm_agent_metrics_left_out",
-            "Things beyond the number of their kind that is told.",
+    fn encode(&self, encoder: &mut Encoder) {
+        encoder.gauge(
+            "hm_agent_metrics_truncated",
+            "Number of items that are not exposed because there are more than the limit of their kind.",
         );
-        for (what, count) in &self.0 {
-            text.sample_with("", ("kind", what), *count);
+        for (kind, count) in &self.0 {
+            encoder.sample_with_label("", ("kind", kind), *count);
         }
     }
 }

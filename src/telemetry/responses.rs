@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use crate::collector::gpu::nvidia::embedded;
 use crate::collector::latest::LatestSample;
 use crate::collector::process_stats;
 use crate::config::Current;
@@ -15,7 +14,7 @@ use crate::http::gzip;
 use crate::http::message::{ErrorResponse, Head};
 use crate::http::stats::Counters;
 use crate::limits;
-use crate::metrics::{Facts, Format, PortStatus, render};
+use crate::metrics::{Exposition, Format, PortStatus, render};
 use crate::model::host_info::HostInfo;
 use crate::sys;
 use crate::sys::EventFd;
@@ -184,7 +183,7 @@ impl<'a> Responses<'a> {
         if matches!(document, Document::Healthy | Document::Ready) {
             return Ok(self.health(document));
         }
-        let format = Format::wanted(head.all("accept"));
+        let format = Format::negotiate(head.all("accept"));
         let accepted = gzip::is_accepted(head.all("accept-encoding"));
         let make = || self.make(document, format, accepted);
         let tick = self.feed.current().tick();
@@ -226,7 +225,7 @@ impl<'a> Responses<'a> {
         let (content_type, headers) = match document {
             Document::Page => {
                 if carried {
-                    bytes.extend(embedded::PAGE);
+                    bytes.extend(dashboard::PAGE);
                 } else {
                     bytes.extend(dashboard::plain()?);
                 }
@@ -273,19 +272,20 @@ impl<'a> Responses<'a> {
         }
     }
 
-    fn metrics(&self, format: Format, bytes: Vec<u8>) -> Vec<u8> {
+    fn metrics(&self, format: Format, mut bytes: Vec<u8>) -> Vec<u8> {
         let sample = self.feed.current();
         let boot = sample.raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
-        let facts = Facts {
-            reading: &sample.raw,
-            machine: self.machine,
+        let input = Exposition {
+            sample: &sample.raw,
+            host: self.machine,
             now: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             interval: self.settings.get().interval,
             samples: sample.tick() + 1,
             process: process_stats::process(boot),
             ports: &self.ports(),
         };
-        render(&facts, format, bytes)
+        bytes.extend(render(&input, format).into_bytes());
+        bytes
     }
 
     fn snapshot(&self) -> String {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::metrics::{PortStatus, Process};
+use crate::metrics::{PortStatus, ProcessStats};
 use crate::model::devices::CollectorStatus;
 use crate::model::host_info::HostInfo;
 use crate::model::primary_gpu::Primary;
@@ -20,7 +20,7 @@ use crate::telemetry::messages::{SystemDetail, UsageUpdate, json, system_detail,
 pub struct OwnStatus<'a> {
     /// Its process, where it can be seen.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub process: Option<Process>,
+    pub process: Option<ProcessStats>,
     /// What is listened on.
     pub ports: &'a [PortStatus],
 }

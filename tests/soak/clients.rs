@@ -30,7 +30,8 @@ pub fn scrape(monitor: &Monitor, story: &Story) {
             if status != 200 {
                 story.wrong(format!("{target}: {status}"));
             }
-            let dropped = text.lines().find(|line| line.starts_with("hm_agent_link_dropped_total"));
+            let dropped =
+                text.lines().find(|line| line.starts_with("hm_agent_upstream_dropped_total"));
             if dropped.is_some_and(|line| !line.ends_with(" 0")) {
                 story.wrong(format!("{dropped:?}"));
             }

@@ -183,12 +183,13 @@ impl Scene {
     pub fn rest(&self, commands: &mut Commands) -> Sample {
         let moves = || {
             for link in ["hm", "core"] {
-                let online = format!("hm_agent_link_state{{link=\"{link}\",state=\"online\"}}");
+                let online =
+                    format!("hm_agent_upstream_state{{upstream=\"{link}\",state=\"online\"}}");
                 if self.metric(&online) != Some(1.0) {
                     return Some(format!("{link} is not online"));
                 }
             }
-            let backlog = self.metric("hm_agent_link_backlog{link=\"hm\"}");
+            let backlog = self.metric("hm_agent_upstream_backlog{upstream=\"hm\"}");
             let children = children(self.agent().pid());
             let commands = self.user.processes();
             let hosts = self.sshd.lock().unwrap().processes();

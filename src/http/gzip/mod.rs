@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_page_that_is_carried_is_whole() {
-        let page = crate::collector::gpu::nvidia::embedded::PAGE;
+        let page = crate::telemetry::dashboard::PAGE;
         let text = decompress_to_vec(deflated(page)).unwrap();
         assert_eq!(page[..9], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2]);
         let tail = &page[page.len() - 8..];

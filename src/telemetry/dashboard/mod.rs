@@ -8,9 +8,11 @@ use data_encoding::BASE64;
 use miniz_oxide::inflate::decompress_to_vec;
 use ring::digest::{SHA256, digest};
 
-use crate::collector::gpu::nvidia::embedded::PAGE;
 use crate::http::gzip;
 use crate::http::message::ErrorResponse;
+
+/// The page in gzip format (RFC 1952), as most browsers accept it.
+pub const PAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/page.gz"));
 
 /// Its kind.
 pub const CONTENT_TYPE: &str = "text/html; charset=utf-8";

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let line = text(data);
     gzip::is_accepted([line.as_str()].into_iter());
-    Format::wanted([line.as_str()].into_iter());
+    Format::negotiate([line.as_str()].into_iter());
 });
 
 fn round_trip(bytes: &[u8]) {

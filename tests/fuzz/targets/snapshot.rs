@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use hm_agent::metrics::{Facts, Format, PortStatus, render};
+use hm_agent::metrics::{Exposition, Format, PortStatus, render};
 use hm_agent::model::Snapshot;
 use hm_agent::telemetry::messages;
 use hm_agent::model::primary_gpu::Primary;
@@ -65,21 +65,23 @@ fn texts(machine: &hm_agent::model::host_info::HostInfo, reading: &hm_agent::mod
         received_bytes: 3,
         sent_bytes: 4,
         refused: vec![("busy", 5)],
+        rejected_by_code: vec![("503", 5)],
+        websockets_closed: 6,
     }];
     let own = OwnStatus { process: None, ports: &ports };
     json(&messages::whole(machine, reading, snapshot, Primary::Index(0), own));
     let envelope = hm_agent::core_client::messages::Envelope { id: "i", timestamp: "t" };
     json(&hm_agent::core_client::messages::heartbeat(envelope, "n", snapshot));
     for format in [Format::Prometheus, Format::OpenMetrics] {
-        let facts = Facts {
-            reading,
-            machine,
+        let input = Exposition {
+            sample: reading,
+            host: machine,
             now: Duration::from_secs(1),
             interval: Duration::from_secs(5),
             samples: 1,
             process: None,
             ports: &ports,
         };
-        exposition::check(&render(&facts, format, Vec::new()), format);
+        exposition::check(render(&input, format).as_bytes(), format);
     }
 }

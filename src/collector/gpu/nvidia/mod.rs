@@ -4,7 +4,7 @@
 //! Runs in a thread of its own, so that whatever a driver does, the sampler's ticks go on. That thread also
 //! is the one whose end the kernel takes for the agent's: a probe dies with it.
 
-pub mod embedded;
+pub mod embedded_probe;
 pub mod inventory;
 pub mod messages;
 pub mod pci;

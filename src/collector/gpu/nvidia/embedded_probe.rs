@@ -1,18 +1,14 @@
-//! What the agent carries with it. `build.rs` puts it there.
+//! The GPU probe's executable, embedded by `build.rs`.
 
-/// The GPU probe, a program for glibc, in zlib's form (RFC 1950), which is less than half of it; empty when the machine
-/// that built the agent could not build the probe.
+/// A glibc program in zlib format (RFC 1950), which halves its size. Empty if the probe could not be built.
 pub const GPU_PROBE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gpu-probe.zlib"));
-
-/// The page of `src/page`, in gzip's form (RFC 1952), as browsers take it: a third of it.
-pub const PAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/page.gz"));
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     #[test]
-    fn the_probe_is_built_again_when_a_module_that_it_uses_changes() {
+    fn build_script_lists_every_module_that_the_probe_imports() {
         let build = include_str!("../../../../build.rs");
         let listed = |file: &str| build.contains(&format!("    \"{file}\",\n"));
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/gpu-probe");
@@ -29,6 +25,6 @@ mod tests {
                 assert!(found, "build.rs does not list `{import}`");
             }
         }
-        assert!(seen > 0, "the probe's imports have another form");
+        assert!(seen > 0, "found no `use hm_agent::` in the probe");
     }
 }
