@@ -1,18 +1,18 @@
-//! The shim: parse arguments, run, exit code.
+//! Entry point: parses arguments, runs the command, returns its exit code.
 
 use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // ssh gives whom it asks for a password a question, and no verb.
+    // ssh runs this program as SSH_ASKPASS with a prompt as its only argument, not with a subcommand.
     if let Some(code) = hm_agent::remote::askpass::answer() {
         return ExitCode::from(code);
     }
     let arguments = std::env::args_os().skip(1);
-    match hm_agent::cli::parse(arguments).and_then(hm_agent::cli::Command::carry_out) {
+    match hm_agent::cli::parse(arguments).and_then(hm_agent::cli::Command::execute) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            // Nothing is left to tell if this cannot be written; the exit code still says it.
+            // If standard error cannot be written, the exit code still reports the failure.
             let _ = writeln!(std::io::stderr(), "hm-agent: {error}");
             ExitCode::from(error.exit_code())
         }

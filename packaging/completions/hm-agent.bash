@@ -5,7 +5,7 @@ _hm_agent() {
     COMPREPLY=()
     for ((at = 1; at < COMP_CWORD; at++)); do
         case ${COMP_WORDS[at]} in
-        -c | --config | -s | --set | --url | --id | --every | --pid-file | --log-file) at=$((at + 1)) ;;
+        -c | --config | -s | --set | --url | --id | --every | --pid-file |) at=$((at + 1)) ;;
         --) # a command of the user's own
             [[ $verb == beat ]] || return
             if ((at + 1 == COMP_CWORD)); then
@@ -20,7 +20,7 @@ _hm_agent() {
         esac
     done
     case $previous in
-    -c | --config | --pid-file | --log-file)
+    -c | --config | --pid-file |)
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         compopt -o filenames 2>/dev/null
         return
@@ -35,8 +35,8 @@ _hm_agent() {
     --url | --id | --every) return ;;
     esac
     case $verb in
-    '') list='run check sample status beat --config --set --supervise --detach --pid-file --log-file --syslog --help --version' ;;
-    run) list='--config --set --supervise --detach --pid-file --log-file --syslog' ;;
+    '') list='run check sample status beat --config --set --supervise --detach --pid-file --syslog --help --version' ;;
+    run) list='--config --set --supervise --detach --pid-file --syslog' ;;
     check) list='--config --set' ;;
     sample) list='--json --config --set' ;;
     status) list='--url' ;;

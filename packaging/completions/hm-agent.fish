@@ -22,7 +22,6 @@ complete -c hm-agent -n "$sets" -s s -l set -x -a '(__hm_agent_settings)' -d 'on
 complete -c hm-agent -n "$runs" -l supervise -d 'start the agent again when it dies'
 complete -c hm-agent -n "$runs" -l detach -d 'go to the background once it listens'
 complete -c hm-agent -n "$runs" -l pid-file -r -F -d 'where the number of the supervisor is written'
-complete -c hm-agent -n "$runs" -l log-file -r -F -d 'log there'
 complete -c hm-agent -n "$runs" -l syslog -d 'log to syslog'
 complete -c hm-agent -n '__fish_seen_subcommand_from sample' -l json -d 'as JSON'
 complete -c hm-agent -n '__fish_seen_subcommand_from status beat' -l url -x -d 'the heartbeat server'

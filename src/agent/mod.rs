@@ -44,7 +44,6 @@ use crate::util::state_dir;
 use crate::util::sync::Shutdown;
 
 use crate::agent::threads::Threads;
-pub use crate::cli::sample::look;
 
 /// What threads share.
 struct Shared {

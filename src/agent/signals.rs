@@ -31,7 +31,7 @@ pub(super) fn say_hello(settings: &Settings, shared: &Shared) -> String {
         env!("CARGO_PKG_VERSION"),
         node.as_deref().unwrap_or("without a name"),
     );
-    for remark in &settings.remarks {
+    for remark in &settings.warnings {
         log::warn!("{remark}");
     }
     format!("on: {services}")

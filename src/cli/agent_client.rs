@@ -1,55 +1,57 @@
-//! One look at what another process of this agent knows and nobody else can: the links that it keeps.
+//! Reads from a running agent what only that process has: the status of its upstream connections.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 use tungstenite::Message;
 
 use crate::config::Usage;
-use crate::heartbeat::client::encode;
-use crate::limits;
 use crate::model::status::UpstreamStatus;
 use crate::net::url::Address;
 use crate::net::websocket::{Route, Socket};
+use crate::util::percent;
 use crate::util::sync::Shutdown;
+
+/// An agent on this machine answers in milliseconds.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Deserialize)]
 struct Update {
     r#type: Option<String>,
-    #[serde(default)]
-    links: Vec<UpstreamStatus>,
+    #[serde(default, rename = "links")]
+    upstreams: Vec<UpstreamStatus>,
 }
 
-/// The links of the agent that listens at `usage.listen` of these settings. None if there is no such agent, or
-/// it does not answer soon.
-pub fn links(usage: &Usage) -> Vec<UpstreamStatus> {
+/// The upstream connections of the agent that listens at `usage.listen`; empty if no agent answers within the timeout.
+pub fn upstreams(usage: &Usage) -> Vec<UpstreamStatus> {
     let Ok(stop) = Shutdown::new() else { return Vec::new() };
-    ask(usage, &stop).unwrap_or_default()
+    request_update(usage, &stop).map_or_else(Vec::new, |update| update.upstreams)
 }
 
-fn ask(usage: &Usage, stop: &Shutdown) -> Option<Vec<UpstreamStatus>> {
+fn request_update(usage: &Usage, stop: &Shutdown) -> Option<Update> {
     let address = crate::net::local(usage.listen);
-    let token = usage.token.as_ref().map(|token| format!("?token={}", encode(token.expose())));
+    let token = usage.token.as_ref();
+    let token = token.map(|token| format!("?token={}", percent::encode(token.expose())));
     let target = format!("/usage{}", token.unwrap_or_default());
     let address =
         Address { secure: false, host: address.ip().to_string(), port: address.port(), target };
     let route = Route { address, proxy: None, tls: None };
     let mut socket = Socket::connect(&route, stop).ok()?;
     socket.send(Message::text("subscribe:detail")).ok()?;
-    let deadline = Instant::now() + limits::QUESTION;
+    let deadline = Instant::now() + REPLY_TIMEOUT;
     loop {
         match socket.receive().ok()? {
             Some(Message::Text(text)) => {
                 let update: Update = serde_json::from_str(&text).ok()?;
                 if update.r#type.as_deref() == Some("usage_update") {
                     socket.close();
-                    return Some(update.links);
+                    return Some(update);
                 }
             }
             Some(_) => {}
             None => {
-                let left = deadline.checked_duration_since(Instant::now())?;
-                socket.wait(left);
+                let remaining = deadline.checked_duration_since(Instant::now())?;
+                socket.wait(remaining);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! `hm-agent beat -- COMMAND`: runs a command and beats while it lives. The command comes first: a server
-//! that is away is said once and costs it nothing.
+//! `hm-agent beat -- COMMAND`: runs a command and sends heartbeats until it exits. An unreachable server is logged once and
+//! never delays or stops the command.
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -8,32 +8,31 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use crate::heartbeat::client::{Server, encode};
-use crate::limits;
+use crate::heartbeat::client::{HeartbeatClient, REQUEST_TIMEOUT};
 use crate::sys;
 use crate::util::error::reason;
+use crate::util::percent;
 
-/// The longest promise, as a server that counts seconds has it.
+/// The longest interval that a server accepts, in a server that counts seconds.
 const WEEK_SECONDS: u64 = 7 * 86_400;
 
-/// What to run, and how to beat for it.
+/// A command and how to send its heartbeats.
 #[derive(Debug)]
 pub struct Beat {
-    /// Where to.
-    pub server: Server,
-    /// Who beats.
+    pub server: HeartbeatClient,
+    /// Application id.
     pub id: String,
-    /// Time between two beats.
-    pub every: Duration,
+    /// Heartbeat interval.
+    pub interval: Duration,
     /// The command and its arguments.
     pub command: Vec<OsString>,
 }
 
 impl Beat {
-    /// Runs it to its end. The exit code is the command's; 128 and the signal's number if one ended it; 127 or
-    /// 126 if it cannot be run, as shells say it.
+    /// Runs the command until it exits. The exit code is the command's; 128 plus the signal number if a signal ended it; 127
+    /// if the command does not exist, 126 if it cannot be run, as in shells.
     pub fn run(self) -> u8 {
-        // Before any thread is started, so that all leave them to this one.
+        // Threads inherit the signal mask, so signals are blocked before any thread starts.
         sys::heed_children();
         sys::block_passed_signals();
         let Some((name, arguments)) = self.command.split_first() else { return 127 };
@@ -42,33 +41,37 @@ impl Beat {
         let child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
-                complain(&format!("run {}: {}", name.display(), reason(&error)));
+                eprint_line(&format!("run {}: {}", name.display(), reason(&error)));
                 return if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
             }
         };
-        let (ended, end) = channel();
-        let (finished, done) = channel::<()>();
-        let pulse =
-            Pulse { server: self.server, id: encode(&self.id), every: self.every, seconds: false };
+        let (exit_sender, exited) = channel();
+        let (done_sender, done) = channel::<()>();
+        let sender = HeartbeatSender {
+            server: self.server,
+            id: percent::encode(&self.id),
+            interval: self.interval,
+            server_counts_seconds: false,
+        };
         std::thread::spawn(move || {
-            pulse.keep(&end);
-            drop(finished);
+            sender.run(&exited);
+            drop(done_sender);
         });
         let status = wait(child);
-        drop(ended);
-        // Until the goodbye is said, or cannot be.
-        let _ = done.recv_timeout(limits::QUESTION + Duration::from_secs(1));
+        drop(exit_sender);
+        // Until hb_done is sent or has failed.
+        let _ = done.recv_timeout(REQUEST_TIMEOUT + Duration::from_secs(1));
         match status {
             Ok(status) => exit_code(status),
             Err(error) => {
-                complain(&format!("wait for {}: {}", name.display(), reason(&error)));
+                eprint_line(&format!("wait for {}: {}", name.display(), reason(&error)));
                 1
             }
         }
     }
 }
 
-/// Waits for the command and passes signals on to it. Those of the terminal it gets by itself.
+/// Waits for the command and forwards signals to it. The terminal sends its own signals to the command directly.
 fn wait(mut child: Child) -> io::Result<ExitStatus> {
     loop {
         if let Some(status) = child.try_wait()? {
@@ -85,76 +88,74 @@ fn exit_code(status: ExitStatus) -> u8 {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
-struct Pulse {
-    server: Server,
+struct HeartbeatSender {
+    server: HeartbeatClient,
     /// Percent-encoded.
     id: String,
-    every: Duration,
-    /// The server counts seconds, as the prototype did.
-    seconds: bool,
+    interval: Duration,
+    /// Found out from the answers: the prototype of 2016 counts seconds.
+    server_counts_seconds: bool,
 }
 
-impl Pulse {
-    /// Beats until the command has ended, and says goodbye.
-    fn keep(mut self, end: &Receiver<()>) {
+impl HeartbeatSender {
+    /// Sends heartbeats until the command has exited, then `hb_done`.
+    fn run(mut self, exited: &Receiver<()>) {
         let mut next = Instant::now();
         let mut command = "hb_init";
-        let mut away = false;
+        let mut failing = false;
         loop {
-            match self.beat(command) {
-                Ok(()) => (command, away) = ("hb_ping", false),
-                Err(why) if !away => {
-                    away = true;
-                    complain(&format!("no heartbeats to {}: {why}", self.server.url()));
+            match self.send_heartbeat(command) {
+                Ok(()) => (command, failing) = ("hb_ping", false),
+                Err(why) if !failing => {
+                    failing = true;
+                    eprint_line(&format!("cannot send heartbeats to {}: {why}", self.server.url()));
                 }
                 Err(_) => {}
             }
-            // On a grid: a slow answer does not put off the next beat. Those that it has overrun are not made
-            // up for.
+            // A slow answer does not delay the next heartbeat. Missed heartbeats are not sent later.
             let now = Instant::now();
-            next = (next + self.every).max(now);
-            let wait = next - now;
-            if end.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+            next = (next + self.interval).max(now);
+            if exited.recv_timeout(next - now) == Err(RecvTimeoutError::Disconnected) {
                 break;
             }
         }
-        if !away && let Err(why) = self.ask("POST", "hb_done", 0) {
-            complain(&format!("no goodbye to {}: {why}", self.server.url()));
+        if !failing && let Err(why) = self.request("POST", "hb_done", 0) {
+            eprint_line(&format!("cannot send hb_done to {}: {why}", self.server.url()));
         }
     }
 
-    fn beat(&mut self, command: &str) -> Result<(), String> {
-        let milliseconds = u64::try_from(self.every.as_millis()).unwrap_or(u64::MAX);
+    fn send_heartbeat(&mut self, command: &str) -> Result<(), String> {
+        let milliseconds = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
         let seconds = milliseconds.div_ceil(1000);
-        let promised = if self.seconds { seconds } else { milliseconds };
-        let answer = match self.ask("GET", command, promised) {
-            // More seconds than a week has may be milliseconds that nobody recognises.
-            Err(_) if milliseconds > WEEK_SECONDS && !self.seconds => {
-                let answer = self.ask("GET", command, seconds)?;
-                self.seconds = answer.trim() == (seconds + 1).to_string();
+        let interval = if self.server_counts_seconds { seconds } else { milliseconds };
+        let answer = match self.request("GET", command, interval) {
+            // A server that counts seconds rejects more than a week of them, which may be a few minutes in milliseconds.
+            Err(_) if milliseconds > WEEK_SECONDS && !self.server_counts_seconds => {
+                let answer = self.request("GET", command, seconds)?;
+                self.server_counts_seconds = answer.trim() == (seconds + 1).to_string();
                 answer
             }
             answer => answer?,
         };
-        // A server grants a second more than was promised, in its own unit: that tells which it is.
-        let granted: u64 = answer.trim().parse().unwrap_or_default();
-        if !self.seconds && milliseconds > 0 && granted == milliseconds + 1 {
-            self.seconds = true;
-            self.ask("GET", "hb_ping", seconds)?;
+        // A server answers with the interval plus one second, in its own unit. That shows which unit it uses.
+        let timeout: u64 = answer.trim().parse().unwrap_or_default();
+        if !self.server_counts_seconds && milliseconds > 0 && timeout == milliseconds + 1 {
+            self.server_counts_seconds = true;
+            self.request("GET", "hb_ping", seconds)?;
         }
         Ok(())
     }
 
-    fn ask(&self, method: &str, command: &str, time: u64) -> Result<String, String> {
+    fn request(&self, method: &str, command: &str, time: u64) -> Result<String, String> {
         let target = format!("/{command}?{time}&appid={}", self.id);
-        match self.server.ask(method, &target)? {
+        match self.server.request(method, &target)? {
             (200, answer) => Ok(answer),
-            (status, text) => Err(format!("it answers {status}: {}", text.trim_end())),
+            (status, text) => Err(format!("HTTP status {status}: {}", text.trim_end())),
         }
     }
 }
 
-/// To standard error, where it must not end the command if nobody reads it.
-fn complain(text: &str) {
+/// Writes to standard error. A closed standard error must not end the command.
+fn eprint_line(text: &str) {
     let _ = writeln!(io::stderr(), "hm-agent beat: {text}");
 }

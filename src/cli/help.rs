@@ -1,38 +1,90 @@
-//! What `--help` and `--version` print.
+//! The output of `--help` and `--version`.
 
-pub(super) const HELP: &str = "\
-hm-agent watches a GPU node and tells whoever asks.
+use crate::cli::args::{FLAGS, Flag, SUBCOMMANDS};
+use crate::config::table::ROWS;
 
-usage:
-  hm-agent [run]    run in the foreground until SIGTERM or SIGINT; SIGHUP reads the settings again
-  hm-agent run --supervise [--pid-file FILE] [--log-file FILE | --syslog] [--detach]
-                    keep it alive where no service manager does: start it again when it dies, after 1 s, doubling to
-                    60 s; SIGTERM and SIGINT stop both, SIGHUP also opens the log anew
-  hm-agent check    validate the settings; print them all with where each comes from
-  hm-agent sample   one look at this machine
-  hm-agent status [APP_ID] [--url URL]
-                    how an application, or the host, beats: a Nagios plugin, exit code 0 to 3
-  hm-agent beat [--id APP_ID] [--every MS] [--url URL] -- COMMAND...
-                    run COMMAND, beat while it lives
-  hm-agent --help | --version
-
-options:
-  -c, --config FILE     settings file (default: /etc/hm-agent/hm-agent.toml, if it exists)
-  -s, --set KEY=VALUE   one setting, over environment (HM_AGENT_KEY) and file; may be repeated
-      --pid-file FILE   the supervisor's number, and a lock: a second one is refused
-      --log-file FILE   at 10 MB it becomes FILE.1 (default: standard error)
-      --syslog          to /dev/log, facility daemon (default with --detach)
-      --detach          in the background, in /; returns when the agent listens, or says why it does not
-      --json            with sample: as JSON, the messages of subscribe:detail
-      --url URL         the heartbeat server (default: HB_URL, else http://HB_HOST:HB_PORT, else
-                        http://127.0.0.1:8888)
-      --id APP_ID       who beats (default: APP_ID from the environment, else COMMAND's name)
-      --every MS        milliseconds between two beats (default: 5000)
-
-Telemetry is at ws://HOST:33931/usage, heartbeats at http://127.0.0.1:8888, other hosts over SSH, with monitor.enabled=true, at
-ws://127.0.0.1:9097/monitor. Exit codes: 0 stopped or done, 1 failed, 2 wrong arguments or settings.
-";
-
-/// Version, commit if it is known, target: see build.rs.
+/// Version, commit if known, target: see build.rs.
 pub(super) const VERSION: &str =
     concat!("hm-agent ", env!("CARGO_PKG_VERSION"), " (", env!("HM_BUILD"), ")\n");
+
+const SUMMARY: &str =
+    "hm-agent monitors a GPU node: metrics, application heartbeats, reports to hm and Core.\n";
+
+const FOOTER: &str = "
+Telemetry is at ws://HOST:33931/usage, heartbeats at http://127.0.0.1:8888, and other hosts over SSH, with
+monitor.enabled=true, at ws://127.0.0.1:9097/monitor. Exit codes: 0 stopped or done, 1 failed, 2 invalid arguments or
+configuration.
+";
+
+const LINE_WIDTH: usize = 110;
+const DESCRIPTION_COLUMN: usize = 26;
+
+/// Lists every subcommand, flag and setting with its default.
+pub(super) fn help() -> String {
+    let mut out = format!("{SUMMARY}\nusage:\n");
+    for subcommand in SUBCOMMANDS {
+        entry(&mut out, &format!("hm-agent {}", subcommand.synopsis), subcommand.description);
+    }
+    out.push_str("\noptions:\n");
+    for flag in FLAGS.iter().filter(|flag| !flag.description.is_empty()) {
+        entry(&mut out, &flag_name(flag), flag.description);
+    }
+    out.push_str("\nsettings (-s KEY=VALUE, or in the file):\n");
+    for row in ROWS {
+        let default = row.default.filter(|default| !default.is_empty());
+        let default = default.map_or(String::new(), |default| format!(" Default: {default}."));
+        entry(&mut out, row.key, &format!("{}{default}", row.description));
+    }
+    out + FOOTER
+}
+
+fn flag_name(flag: &Flag) -> String {
+    let short = flag.short.map_or("    ".to_owned(), |letter| format!("-{letter}, "));
+    let value = flag.value.map_or(String::new(), |value| format!(" {value}"));
+    format!("{short}--{}{value}", flag.long)
+}
+
+/// Appends a name and its description, wrapped, in a column of its own.
+fn entry(out: &mut String, name: &str, description: &str) {
+    let mut line = format!("  {name}");
+    if line.len() + 2 > DESCRIPTION_COLUMN {
+        out.push_str(&line);
+        out.push('\n');
+        line.clear();
+    }
+    let indent = format!("{line:<DESCRIPTION_COLUMN$}");
+    line = indent;
+    for word in description.split(' ') {
+        if line.len() + word.len() > LINE_WIDTH {
+            out.push_str(line.trim_end());
+            out.push('\n');
+            line = " ".repeat(DESCRIPTION_COLUMN);
+        }
+        line.push_str(word);
+        line.push(' ');
+    }
+    out.push_str(line.trim_end());
+    out.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_every_flag_and_setting_within_line_width() {
+        let help = help();
+        for flag in FLAGS.iter().filter(|flag| flag.long != "supervised") {
+            assert!(help.contains(&format!("--{}", flag.long)), "{}", flag.long);
+        }
+        for row in ROWS {
+            assert!(
+                help.contains(&format!("\n  {} ", row.key))
+                    || help.contains(&format!("\n  {}\n", row.key)),
+                "{}",
+                row.key
+            );
+        }
+        assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+    }
+}

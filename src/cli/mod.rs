@@ -1,6 +1,7 @@
-//! Arguments become a [`Command`], and commands that are no service are carried out here.
+//! Command line of hm-agent: [`args`] parses it into a [`Command`], which [`Command::execute`] runs.
 
 pub mod agent_client;
+pub mod args;
 pub mod beat;
 pub mod help;
 pub mod report;
@@ -12,268 +13,102 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lexopt::Parser;
-use lexopt::prelude::{Long, Short, Value, ValueExt};
 use log::LevelFilter;
 
 use crate::agent;
-use crate::agent::supervise;
-use crate::agent::supervise::{Plan, Target};
+use crate::agent::supervise::{self, SuperviseOptions};
+pub use crate::cli::args::parse;
 use crate::cli::beat::Beat;
-use crate::cli::help::{HELP, VERSION};
 use crate::collector::cached_file::Files;
 use crate::collector::host_info;
 use crate::config::{Config, Settings, Sources};
 use crate::core_client::client as core;
 use crate::core_client::command_supervisor;
 use crate::core_client::messages::Node;
-use crate::heartbeat::client::Server;
+use crate::heartbeat::client::HeartbeatClient;
 use crate::hm_client::client as hm;
-use crate::procfs::decimal;
 use crate::telemetry::messages;
 use crate::util::error::Error;
 use crate::util::logger;
 
-/// Time between two beats, if the user does not say.
-const EVERY: Duration = Duration::from_secs(5);
+const DEFAULT_BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What the user wants.
+/// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Be the agent.
+    /// Run the agent.
     Run(Options),
-    /// The same for a supervisor of this number; not for people.
+    /// Run the agent as the child of the supervisor with this process id. Internal.
     Supervised(Options, u32),
-    /// Keep an agent alive.
-    Supervise(Plan),
-    /// Validate the settings and print them.
+    /// Run and restart the agent.
+    Supervise(SuperviseOptions),
+    /// Validate and print the settings.
     Check(Options),
-    /// Look at this machine once.
+    /// Measure this machine once.
     Sample {
-        /// Settings.
         options: Options,
-        /// As JSON.
         json: bool,
     },
-    /// Ask how an application beats.
+    /// Query the heartbeat status of an application; `None`: of the host.
     Status {
-        /// Which; `None`: the host.
         app_id: Option<String>,
-        /// `--url`.
         url: Option<String>,
     },
-    /// Run a command and beat while it lives.
+    /// Run a command and send heartbeats until it exits.
     Beat {
-        /// `--id`.
         id: Option<String>,
-        /// `--every`.
         every: Option<Duration>,
-        /// `--url`.
         url: Option<String>,
-        /// The command and its arguments.
         command: Vec<OsString>,
     },
-    /// Look after one command of Core; not for people.
-    RunCommand(Vec<OsString>),
-    /// Say how to use it.
+    /// Supervise one command of Core. Internal.
+    SuperviseCommand(Vec<OsString>),
     Help,
-    /// Say which version it is.
     Version,
 }
 
-/// Where settings come from, by command line.
+/// Configuration sources that the command line names.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// `-c`.
     pub file: Option<PathBuf>,
-    /// `-s`, in their order.
+    /// `-s`, in order.
     pub overrides: Vec<(String, String)>,
 }
 
-/// Reads the arguments, without the program's name.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
-    let wrong = |error: lexopt::Error| Error::Arguments(error.to_string());
-    let mut parser = Parser::from_args(args);
-    let mut options = Options::default();
-    let mut verb: Option<String> = None;
-    let (mut json, mut supervise, mut detach, mut syslog) = (false, false, false, false);
-    let (mut pid_file, mut log_file, mut supervisor) = (None, None, None);
-    let (mut app_id, mut url, mut id, mut every) = (None, None, None, None);
-    let mut command = Vec::new();
-    while let Some(argument) = parser.next().map_err(wrong)? {
-        let is = |name| verb.as_deref() == Some(name);
-        match argument {
-            Short('h') | Long("help") => return Ok(Command::Help),
-            Short('V') | Long("version") => return Ok(Command::Version),
-            Short('c') | Long("config") => {
-                options.file = Some(parser.value().map_err(wrong)?.into());
-            }
-            Short('s') | Long("set") => {
-                let text = parser.value().map_err(wrong)?.string().map_err(wrong)?;
-                let (key, value) = text.split_once('=').ok_or_else(|| {
-                    Error::Arguments(format!("-s needs KEY=VALUE, got \"{}\"", text.escape_debug()))
-                })?;
-                options.overrides.push((key.trim().to_owned(), value.to_owned()));
-            }
-            Long("json") => json = true,
-            Long("supervise") => supervise = true,
-            Long("detach") => detach = true,
-            Long("syslog") => syslog = true,
-            Long("pid-file") => pid_file = Some(absolute(parser.value().map_err(wrong)?)?),
-            Long("log-file") => log_file = Some(absolute(parser.value().map_err(wrong)?)?),
-            Long("supervised") => {
-                supervisor = Some(parser.value().map_err(wrong)?.parse().map_err(wrong)?);
-            }
-            Long("url") => {
-                url = Some(parser.value().map_err(wrong)?.string().map_err(wrong)?);
-            }
-            Long("id") => {
-                id = Some(parser.value().map_err(wrong)?.string().map_err(wrong)?);
-            }
-            Long("every") => {
-                every = Some(milliseconds(&parser.value().map_err(wrong)?)?);
-            }
-            Value(value) if verb.is_none() => verb = Some(value.string().map_err(wrong)?),
-            Value(value) if is(command_supervisor::VERB) => {
-                // Whatever follows is the warden's own.
-                command.push(value);
-                command.extend(parser.raw_args().map_err(wrong)?);
-            }
-            Value(value) if is("status") && app_id.is_none() => {
-                app_id = Some(value.string().map_err(wrong)?);
-            }
-            Value(value) if is("beat") => {
-                // Whatever follows is the command's own.
-                command.push(value);
-                command.extend(parser.raw_args().map_err(wrong)?);
-            }
-            other => return Err(wrong(other.unexpected())),
-        }
-    }
-    for (given, option, verbs) in [
-        (json, "--json", &["sample"][..]),
-        (url.is_some(), "--url", &["status", "beat"]),
-        (id.is_some(), "--id", &["beat"]),
-        (every.is_some(), "--every", &["beat"]),
-        (supervise, "--supervise", &["run"]),
-        (supervisor.is_some(), supervise::OPTION, &["run"]),
-    ] {
-        if given && !verbs.contains(&verb.as_deref().unwrap_or("run")) {
-            return Err(Error::Arguments(format!("{option} belongs to {}", verbs.join(" and "))));
-        }
-    }
-    for (given, option) in [
-        (pid_file.is_some(), "--pid-file"),
-        (log_file.is_some(), "--log-file"),
-        (syslog, "--syslog"),
-        (detach, "--detach"),
-    ] {
-        if given && !supervise {
-            return Err(Error::Arguments(format!("{option} belongs to run --supervise")));
-        }
-    }
-    let log = match log_file {
-        Some(_) if syslog => {
-            return Err(Error::Arguments("--log-file and --syslog exclude each other".to_owned()));
-        }
-        Some(file) => Target::File(file),
-        // In the background nobody reads standard error.
-        None if syslog || detach => Target::Syslog,
-        None => Target::Stderr,
-    };
-    match verb.as_deref() {
-        None | Some("run") if supervise => {
-            let arguments = options.arguments()?;
-            Ok(Command::Supervise(Plan { arguments, pid_file, log, detach }))
-        }
-        None | Some("run") => Ok(match supervisor {
-            Some(supervisor) => Command::Supervised(options, supervisor),
-            None => Command::Run(options),
-        }),
-        Some("check") => Ok(Command::Check(options)),
-        Some("sample") => Ok(Command::Sample { options, json }),
-        Some("status") => Ok(Command::Status { app_id, url }),
-        Some("beat") if command.is_empty() => {
-            Err(Error::Arguments("beat needs a command: hm-agent beat -- COMMAND".to_owned()))
-        }
-        Some("beat") => Ok(Command::Beat { id, every, url, command }),
-        Some(command_supervisor::VERB) => Ok(Command::RunCommand(command)),
-        Some("help") => Ok(Command::Help),
-        Some(other) => Err(Error::Arguments(format!(
-            "unknown command \"{}\": expected run, check, sample, status or beat",
-            other.escape_debug()
-        ))),
-    }
-}
-
-fn milliseconds(text: &OsStr) -> Result<Duration, Error> {
-    let number = text.to_str().and_then(|text| decimal(text.as_bytes()));
-    number
-        .filter(|number| (1..=604_800_000).contains(number))
-        .map(Duration::from_millis)
-        .ok_or_else(|| {
-            let shown = text.to_string_lossy();
-            Error::Arguments(format!(
-                "--every needs milliseconds from 1 to 604800000, a week, got \"{}\"",
-                shown.escape_debug()
-            ))
-        })
-}
-
 impl Command {
-    /// Does it. What comes back is the exit code.
-    pub fn carry_out(self) -> Result<u8, Error> {
+    /// Runs the command and returns the exit code.
+    pub fn execute(self) -> Result<u8, Error> {
         match self {
             Self::Run(options) => agent::run(&options.sources()?, None)?,
             Self::Supervised(options, supervisor) => {
                 agent::run(&options.sources()?, Some(supervisor))?;
             }
-            Self::Supervise(plan) => return supervise::run(plan),
+            Self::Supervise(options) => return supervise::run(options),
             Self::Check(options) => check(&options.sources()?)?,
             Self::Sample { options, json } => sample(&options.sources()?, json)?,
             Self::Status { app_id, url } => {
                 let app_id = app_id.or_else(|| variable("APP_ID"));
-                let (line, code) = status::ask(&server(url)?, app_id.as_deref());
+                let (line, code) = status::query(&server(url)?, app_id.as_deref());
                 print(&(line + "\n"))?;
                 return Ok(code);
             }
             Self::Beat { id, every, url, command } => {
-                let name = Path::new(command.first().map_or(OsStr::new(""), OsString::as_os_str));
-                let name = || name.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let id = id.or_else(|| variable("APP_ID")).unwrap_or_else(name);
-                let every = every.unwrap_or(EVERY);
-                return Ok(Beat { server: server(url)?, id, every, command }.run());
+                let id = id.or_else(|| variable("APP_ID")).unwrap_or_else(|| file_name(&command));
+                let interval = every.unwrap_or(DEFAULT_BEAT_INTERVAL);
+                return Ok(Beat { server: server(url)?, id, interval, command }.run());
             }
-            Self::RunCommand(arguments) => return Ok(command_supervisor::run(&arguments)),
-            Self::Help => print(HELP)?,
-            Self::Version => print(VERSION)?,
+            Self::SuperviseCommand(arguments) => return Ok(command_supervisor::run(&arguments)),
+            Self::Help => print(&help::help())?,
+            Self::Version => print(help::VERSION)?,
         }
         Ok(0)
     }
 }
 
-/// The heartbeat server that is meant.
-fn server(url: Option<String>) -> Result<Server, Error> {
-    let server = match url {
-        Some(url) => Server::parse(&url).map_err(|why| format!("--url: {why}")),
-        None => Server::from_environment(),
-    };
-    server.map_err(Error::Arguments)
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// What the command line names is found also from another directory.
-fn absolute(path: OsString) -> Result<PathBuf, Error> {
-    let fail = |error| Error::system(format!("find {}", path.display()), error);
-    std::path::absolute(&path).map_err(fail)
-}
-
 impl Options {
-    /// The same as arguments again.
-    fn arguments(self) -> Result<Vec<OsString>, Error> {
+    /// Converts the options back to arguments, with absolute paths.
+    fn into_arguments(self) -> Result<Vec<OsString>, Error> {
         let mut arguments = Vec::new();
         if let Some(file) = self.file {
             arguments.extend(["-c".into(), absolute(file.into())?.into()]);
@@ -289,12 +124,35 @@ impl Options {
     }
 }
 
+fn server(url: Option<String>) -> Result<HeartbeatClient, Error> {
+    let server = match url {
+        Some(url) => HeartbeatClient::parse(&url).map_err(|why| format!("--url: {why}")),
+        None => HeartbeatClient::from_environment(),
+    };
+    server.map_err(Error::Arguments)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn file_name(command: &[OsString]) -> String {
+    let program = Path::new(command.first().map_or(OsStr::new(""), OsString::as_os_str));
+    program.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Makes a path independent of the working directory, which the supervisor changes.
+fn absolute(path: OsString) -> Result<PathBuf, Error> {
+    let fail = |error| Error::system(format!("resolve {}", path.display()), error);
+    std::path::absolute(&path).map_err(fail)
+}
+
 fn check(sources: &Sources) -> Result<(), Error> {
     let settings = Settings::load(sources)?;
     let config = Config::new(&settings)?;
-    for remark in &settings.remarks {
-        // As in the agent's own log: a line that cannot be written is lost.
-        let _ = writeln!(std::io::stderr(), "hm-agent: {remark}");
+    for warning in &settings.warnings {
+        // A line that cannot be written is lost, as in the agent's log.
+        let _ = writeln!(std::io::stderr(), "hm-agent: {warning}");
     }
     let node = host_info::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
     let mut text = format!("{}# this node is \"{}\"\n", settings.effective(), node.escape_debug());
@@ -314,87 +172,23 @@ fn check(sources: &Sources) -> Result<(), Error> {
 
 fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
     let config = Config::new(&Settings::load(sources)?)?;
-    // The table says how it stands; what happened on the way is for those who ask.
+    // The report shows the result. Log lines below errors appear only if the user sets another level.
     logger::init(if config.log_level == LevelFilter::Info {
         LevelFilter::Error
     } else {
         config.log_level
     });
     let primary = config.gpu.primary;
-    let (machine, snapshot) = agent::look(config)?;
+    let (host, snapshot) = sample::sample_once(config)?;
     print(&if json {
-        messages::sample(&machine, &snapshot, primary) + "\n"
+        messages::sample(&host, &snapshot, primary) + "\n"
     } else {
-        report::text(&machine, &snapshot)
+        report::text(&host, &snapshot)
     })
 }
 
-/// Not `print!`, which panics when the reader has gone.
+/// Writes to standard output. Does not use `print!`, which panics when the reader has closed the pipe.
 fn print(text: &str) -> Result<(), Error> {
     let written = std::io::stdout().write_all(text.as_bytes());
     written.map_err(|error| Error::system("write to standard output", error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(line: &str) -> Result<Command, String> {
-        parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn commands_and_options() {
-        assert_eq!(parsed(""), Ok(Command::Run(Options::default())));
-        assert_eq!(parsed("run"), parsed(""));
-        let options = Options {
-            file: Some("/a.toml".into()),
-            overrides: vec![("interval".into(), "1".into()), ("usage.token".into(), "a=b".into())],
-        };
-        let line = "sample --json -c /a.toml -s interval=1 --set usage.token=a=b";
-        assert_eq!(parsed(line), Ok(Command::Sample { options, json: true }));
-        assert_eq!(parsed("check --help"), Ok(Command::Help));
-        assert_eq!(parsed("-V"), Ok(Command::Version));
-    }
-
-    #[test]
-    fn a_supervisor_hands_on_what_is_the_agents() {
-        let plan = |line: &str| match parsed(line) {
-            Ok(Command::Supervise(plan)) => plan,
-            other => panic!("{line}: {other:?}"),
-        };
-        let quiet = plan("--supervise -c /a.toml -s interval=1 --pid-file /b");
-        assert_eq!(quiet.arguments, ["-c", "/a.toml", "-s", "interval=1"]);
-        assert_eq!((quiet.pid_file, quiet.log), (Some("/b".into()), Target::Stderr));
-        assert!(plan("run --supervise -c a --detach").arguments[1].as_encoded_bytes()[0] == b'/');
-        assert_eq!(plan("run --supervise --detach").log, Target::Syslog);
-        let file = plan("run --supervise --detach --log-file /c");
-        assert_eq!((file.detach, file.log), (true, Target::File("/c".into())));
-        let options = Options { overrides: vec![("a".into(), "b".into())], ..Default::default() };
-        assert_eq!(parsed("run --supervised 7 -s a=b"), Ok(Command::Supervised(options, 7)));
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        for (line, message) in [
-            (
-                "runn",
-                "unknown command \"runn\": expected run, check, sample, status or beat; see hm-agent --help",
-            ),
-            ("run twice", "unexpected argument \"twice\"; see hm-agent --help"),
-            ("--fast", "invalid option '--fast'; see hm-agent --help"),
-            ("-c", "missing argument for option '-c'; see hm-agent --help"),
-            ("-s interval", "-s needs KEY=VALUE, got \"interval\"; see hm-agent --help"),
-            ("check --json", "--json belongs to sample; see hm-agent --help"),
-            ("check --supervise", "--supervise belongs to run; see hm-agent --help"),
-            ("run --detach", "--detach belongs to run --supervise; see hm-agent --help"),
-            ("--pid-file a", "--pid-file belongs to run --supervise; see hm-agent --help"),
-            (
-                "--supervise --syslog --log-file a",
-                "--log-file and --syslog exclude each other; see hm-agent --help",
-            ),
-        ] {
-            assert_eq!(parsed(line).unwrap_err(), message);
-        }
-    }
 }

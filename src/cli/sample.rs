@@ -1,7 +1,7 @@
-//! One look at this machine, without being its agent: `hm-agent sample`. What only the agent knows, the one that
-//! runs is asked for.
+//! `hm-agent sample`: measures this machine once, without a running agent. Heartbeats and upstream connections exist only in
+//! a running agent, so they are requested from it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cli::agent_client;
 use crate::collector::gpu::nvidia::ProbeSupervisor;
@@ -10,17 +10,22 @@ use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::sampler::Sampler;
 use crate::config::{Config, Current};
-use crate::heartbeat::client::Server;
-use crate::limits;
+use crate::heartbeat::client::HeartbeatClient;
 use crate::model::host_info::HostInfo;
 use crate::model::{RawSample, Snapshot};
 use crate::sys;
 use crate::util::error::Error;
 use crate::util::sync::Shutdown;
 
-/// One look at this machine: two readings, half a second apart, or as much later as the first word on the
-/// GPUs takes.
-pub fn look(config: Config) -> Result<(HostInfo, Snapshot), Error> {
+/// Time between the two samples from which rates are derived.
+const SAMPLE_WINDOW: Duration = Duration::from_millis(500);
+/// Longer than the default of `gpu.timeout`, so that the report can show a hung driver.
+const GPU_TIMEOUT: Duration = Duration::from_secs(11);
+/// Applications that are requested one by one.
+const MAX_APPS: usize = 100;
+
+/// Takes two samples, [`SAMPLE_WINDOW`] apart or later if the first GPU result takes longer, and derives the rates.
+pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
     let events = |error| Error::system("create an event", error);
     let (stop, gpus) = (Shutdown::new().map_err(events)?, GpuState::new().map_err(events)?);
     let settings = Current::new(config);
@@ -30,20 +35,20 @@ pub fn look(config: Config) -> Result<(HostInfo, Snapshot), Error> {
         scope.spawn(|| ProbeSupervisor::new(&gpus, &settings, GPU_PROBE).run(&stop));
         let first = sampler.first();
         let start = Instant::now();
-        sys::wait_readable([gpus.arrived()], Some(limits::GPU_PATIENCE));
-        std::thread::sleep(limits::SAMPLE_WINDOW.saturating_sub(start.elapsed()));
+        sys::wait_readable([gpus.arrived()], Some(GPU_TIMEOUT));
+        std::thread::sleep(SAMPLE_WINDOW.saturating_sub(start.elapsed()));
         let gpus = gpus.gpus(&config, Instant::now());
-        // They beat to the agent that runs on this machine, if one does.
-        let beating = match config.heartbeat.enabled {
-            true => Server::at(config.heartbeat.listen).statuses(limits::SHOWN_HEARTBEATS),
+        let heartbeats = match config.heartbeat.enabled {
+            true => HeartbeatClient::local(config.heartbeat.listen).all(MAX_APPS),
             false => Vec::new(),
         };
-        let links = match config.usage.enabled && (config.hm.is_some() || config.core.is_some()) {
-            true => agent_client::links(&config.usage),
+        let upstreams = match config.usage.enabled && (config.hm.is_some() || config.core.is_some())
+        {
+            true => agent_client::upstreams(&config.usage),
             false => Vec::new(),
         };
-        let (heartbeats, links) = (beating.into(), links.into());
-        let second = RawSample { gpus, heartbeats, upstreams: links, ..sampler.read(None) };
+        let (heartbeats, upstreams) = (heartbeats.into(), upstreams.into());
+        let second = RawSample { gpus, heartbeats, upstreams, ..sampler.read(None) };
         stop.trigger();
         (first, second)
     });

@@ -1,25 +1,26 @@
-//! `hm-agent status`: a Nagios plugin. One line, and an exit code that says the same.
+//! `hm-agent status`: a Nagios plugin that prints one line and returns the matching exit code.
 
-use crate::heartbeat::client::{Server, encode};
+use crate::heartbeat::client::HeartbeatClient;
+use crate::util::percent;
 
 const CRITICAL: u8 = 2;
 const UNKNOWN: u8 = 3;
 
-/// Asks `server` for an application, or for its host. The line and the exit code.
-pub fn ask(server: &Server, app_id: Option<&str>) -> (String, u8) {
-    let target =
-        app_id.map_or("/status".to_owned(), |id| format!("/status?0&appid={}", encode(id)));
-    match server.ask("GET", &target) {
+/// Queries the status of an application, or of the host. Returns the line and the exit code.
+pub fn query(server: &HeartbeatClient, app_id: Option<&str>) -> (String, u8) {
+    let target = app_id
+        .map_or("/status".to_owned(), |id| format!("/status?0&appid={}", percent::encode(id)));
+    match server.request("GET", &target) {
         Ok((200, line)) => {
             let code = exit_code(&line);
             (line.trim_end().to_owned(), code)
         }
         Ok((status, text)) => {
             let text = text.lines().next().unwrap_or_default().to_owned();
-            (format!("UNKNOWN - {} answers {status}: {text}", server.url()), UNKNOWN)
+            (format!("UNKNOWN - {} returned HTTP status {status}: {text}", server.url()), UNKNOWN)
         }
         Err(why) => (
-            format!("CRITICAL - cannot ask the heartbeat server {}: {why}", server.url()),
+            format!("CRITICAL - cannot reach the heartbeat server {}: {why}", server.url()),
             CRITICAL,
         ),
     }
@@ -36,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_are_those_of_plugins() {
+    fn exit_code_follows_state_as_in_nagios_plugins() {
         for (line, code) in
             [("OK - x", 0), ("WARNING - x", 1), ("CRITICAL - x", 2), ("UNKNOWN - x", 3), ("", 3)]
         {

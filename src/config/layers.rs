@@ -23,7 +23,7 @@ pub struct Settings {
     /// The file that was read.
     pub file: Option<PathBuf>,
     /// What is odd but does no harm.
-    pub remarks: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 impl Settings {
@@ -33,7 +33,7 @@ impl Settings {
             Some(file) => Some(file.clone()),
             None => default_file()?,
         };
-        let mut settings = Self { values: BTreeMap::new(), file: None, remarks: Vec::new() };
+        let mut settings = Self { values: BTreeMap::new(), file: None, warnings: Vec::new() };
         for row in ROWS {
             let value = row.default.map_or(Ok(Value::Unset), |text| row.kind.parse(text));
             settings.put(row, Origin::Default, value)?;
@@ -100,7 +100,7 @@ impl Settings {
         }
         if !ignored.is_empty() {
             let names = ignored.join(", ");
-            self.remarks.push(format!("environment variables that name no setting: {names}"));
+            self.warnings.push(format!("environment variables that name no setting: {names}"));
         }
         Ok(())
     }
@@ -306,9 +306,9 @@ mod tests {
             ],
             ..Default::default()
         };
-        let remarks = Settings::load(&sources).unwrap().remarks;
+        let warnings = Settings::load(&sources).unwrap().warnings;
         assert_eq!(
-            remarks,
+            warnings,
             ["environment variables that name no setting: HM_AGENT_PORT, HM_AGENT_SERVICE_HOST"]
         );
     }

@@ -1,39 +1,40 @@
-//! Every setting: its key, its default, what it may be.
+//! The table of all settings. `--help` prints it; `tests/packaging.rs` compares the man page and the example file with it.
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::table::TakesEffect::{OnReload, OnRestart};
 use crate::config::value::Kind;
 use crate::util::shell_words;
 
 /// One setting.
 pub struct Row {
-    /// Its dotted name.
+    /// Dotted, e.g. `usage.listen`.
     pub key: &'static str,
-    /// Its default, written as behind `-s KEY=`; `None`: not set.
+    /// As written after `-s KEY=`; `None`: not set.
     pub default: Option<&'static str>,
-    /// What it may be.
     pub kind: Kind,
-    /// When a new value comes into force.
     pub takes_effect: TakesEffect,
+    /// For users, in complete sentences.
+    pub description: &'static str,
 }
 
-/// When a new value comes into force.
+/// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakesEffect {
-    /// With SIGHUP.
+    /// On SIGHUP.
     OnReload,
-    /// With the next start.
+    /// On the next start.
     OnRestart,
 }
-use TakesEffect::{OnReload, OnRestart};
 
 const fn row(
     key: &'static str,
     default: Option<&'static str>,
     kind: Kind,
     takes_effect: TakesEffect,
+    description: &'static str,
 ) -> Row {
-    Row { key, default, kind, takes_effect }
+    Row { key, default, kind, takes_effect, description }
 }
 
 const fn seconds(max: u64) -> Kind {
@@ -50,7 +51,7 @@ const NAME: Kind = Kind::Text { what: "a text", check: |text| !text.trim().is_em
 const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
 const NAMES: Kind = Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
 const COMMANDS: Kind = Kind::List {
-    what: "a list of commands and their first arguments, in words that no shell would interpret",
+    what: "a list of commands and their first arguments, without shell metacharacters",
     check: |text| shell_words::split(text).is_ok(),
 };
 const ADDRESSES: Kind =
@@ -65,8 +66,14 @@ const ORIGINS: Kind = Kind::List {
 
 /// Every setting, in the order in which `hm-agent check` prints them.
 pub const ROWS: &[Row] = &[
-    row("node_id", None, NAME, OnRestart),
-    row("interval", Some("5"), seconds(3600), OnReload),
+    row(
+        "node_id",
+        None,
+        NAME,
+        OnRestart,
+        "Identity of this node in hm and Core. Without it: the machine id, else the host name.",
+    ),
+    row("interval", Some("5"), seconds(3600), OnReload, "Seconds between samples, 1 to 3600."),
     row(
         "log_level",
         Some("info"),
@@ -75,11 +82,36 @@ pub const ROWS: &[Row] = &[
             check: |text| matches!(text, "error" | "warn" | "info" | "debug" | "trace"),
         },
         OnReload,
+        "error, warn, info, debug or trace.",
     ),
-    row("state_dir", Some("/var/lib/hm-agent"), PATH, OnRestart),
-    row("path.proc", Some("/proc"), PATH, OnRestart),
-    row("path.sys", Some("/sys"), PATH, OnRestart),
-    row("path.root", Some("/"), PATH, OnRestart),
+    row(
+        "state_dir",
+        Some("/var/lib/hm-agent"),
+        PATH,
+        OnRestart,
+        "Directory for state that survives a restart.",
+    ),
+    row(
+        "path.proc",
+        Some("/proc"),
+        PATH,
+        OnRestart,
+        "Path of the host's /proc, for use in a container.",
+    ),
+    row(
+        "path.sys",
+        Some("/sys"),
+        PATH,
+        OnRestart,
+        "Path of the host's /sys, for use in a container.",
+    ),
+    row(
+        "path.root",
+        Some("/"),
+        PATH,
+        OnRestart,
+        "Path of the host's root file system, for use in a container.",
+    ),
     row(
         "gpu.source",
         Some("auto"),
@@ -88,8 +120,15 @@ pub const ROWS: &[Row] = &[
             check: |text| matches!(text, "auto" | "nvml" | "none"),
         },
         OnReload,
+        "auto: every supported GPU. nvml: NVIDIA only, and query the driver even if no NVIDIA device is found. none: do not read GPUs.",
     ),
-    row("gpu.nvml_library", None, PATH, OnReload),
+    row(
+        "gpu.nvml_library",
+        None,
+        PATH,
+        OnReload,
+        "Path of libnvidia-ml.so.1, if it is not in a standard directory.",
+    ),
     row(
         "gpu.primary",
         Some("0"),
@@ -98,34 +137,150 @@ pub const ROWS: &[Row] = &[
             check: |text| text == "aggregate" || text.parse::<u32>().is_ok(),
         },
         OnReload,
+        "Index of the GPU shown in messages that have room for one, or aggregate: mean utilization and total memory.",
     ),
-    row("gpu.timeout", Some("10"), seconds(3600), OnReload),
-    row("usage.enabled", Some("true"), Kind::Flag, OnRestart),
-    row("usage.listen", Some("0.0.0.0:33931"), ADDRESS, OnRestart),
-    row("usage.token", None, Kind::Secret, OnReload),
-    row("usage.token_file", None, Kind::SecretFile, OnReload),
-    row("usage.max_connections", Some("1024"), COUNT, OnReload),
-    row("usage.max_connections_per_ip", Some("64"), COUNT, OnReload),
-    row("usage.trusted_proxies", Some("127.0.0.1, ::1"), ADDRESSES, OnReload),
-    row("usage.allowed_origins", Some("*"), ORIGINS, OnReload),
-    row("heartbeat.enabled", Some("true"), Kind::Flag, OnRestart),
-    row("heartbeat.listen", Some("127.0.0.1:8888"), ADDRESS, OnRestart),
+    row(
+        "gpu.timeout",
+        Some("10"),
+        seconds(3600),
+        OnReload,
+        "Seconds without an answer after which the GPU driver counts as hung.",
+    ),
+    row(
+        "usage.enabled",
+        Some("true"),
+        Kind::Flag,
+        OnRestart,
+        "Serve telemetry: dashboard, /usage, /metrics.",
+    ),
+    row(
+        "usage.listen",
+        Some("0.0.0.0:33931"),
+        ADDRESS,
+        OnRestart,
+        "Address and port for telemetry. [::]:33931 accepts IPv6 and IPv4.",
+    ),
+    row(
+        "usage.token",
+        None,
+        Kind::Secret,
+        OnReload,
+        "Token that clients must send. Without it, every client has access. Every user of this machine may be able to read a token that is set here.",
+    ),
+    row(
+        "usage.token_file",
+        None,
+        Kind::SecretFile,
+        OnReload,
+        "File that contains the token. Restrict it to the agent's user.",
+    ),
+    row(
+        "usage.max_connections",
+        Some("1024"),
+        COUNT,
+        OnReload,
+        "Maximum number of connections. 0: no limit.",
+    ),
+    row(
+        "usage.max_connections_per_ip",
+        Some("64"),
+        COUNT,
+        OnReload,
+        "Maximum number of connections per client address. 0: no limit.",
+    ),
+    row(
+        "usage.trusted_proxies",
+        Some("127.0.0.1, ::1"),
+        ADDRESSES,
+        OnReload,
+        "Addresses of proxies whose X-Forwarded-For or X-Real-IP header is trusted.",
+    ),
+    row(
+        "usage.allowed_origins",
+        Some("*"),
+        ORIGINS,
+        OnReload,
+        "Browser origins that may connect, or *. If origins are listed and no token is set, browsers get /metrics and /snapshot only if they address this host by one of its names, an IP address or localhost.",
+    ),
+    row(
+        "heartbeat.enabled",
+        Some("true"),
+        Kind::Flag,
+        OnRestart,
+        "Accept heartbeats of applications.",
+    ),
+    row(
+        "heartbeat.listen",
+        Some("127.0.0.1:8888"),
+        ADDRESS,
+        OnRestart,
+        "Address and port for heartbeats.",
+    ),
     row(
         "heartbeat.unit",
         Some("ms"),
         Kind::Text { what: "ms or s", check: |text| matches!(text, "ms" | "s") },
         OnReload,
+        "Unit of the times in requests and answers: ms (released clients) or s (prototype of 2016).",
     ),
-    row("heartbeat.on_overdue", None, NAMES, OnReload),
-    row("hm.url", None, Kind::Address, OnRestart),
-    row("hm.project", Some(""), TEXT, OnRestart),
-    row("hm.models", Some(""), NAMES, OnRestart),
-    row("hm.report_interval", Some("30"), seconds(86_400), OnRestart),
-    row("hm.ping_interval", Some("10"), seconds(29), OnRestart),
-    row("core.url", None, Kind::Address, OnRestart),
-    row("core.token", Some("default-token"), Kind::Secret, OnRestart),
-    row("core.token_file", None, Kind::SecretFile, OnRestart),
-    row("core.heartbeat_interval", Some("30"), seconds(86_400), OnRestart),
+    row(
+        "heartbeat.on_overdue",
+        None,
+        NAMES,
+        OnReload,
+        "Program and arguments to run when an application becomes overdue, is dropped or recovers.",
+    ),
+    row(
+        "hm.url",
+        None,
+        Kind::Address,
+        OnRestart,
+        "WebSocket URL of a central hm, ws:// or wss://. Without it, reports to hm are off.",
+    ),
+    row("hm.project", Some(""), TEXT, OnRestart, "Project name in reports to hm."),
+    row("hm.models", Some(""), NAMES, OnRestart, "Model names in reports to hm."),
+    row(
+        "hm.report_interval",
+        Some("30"),
+        seconds(86_400),
+        OnRestart,
+        "Seconds between reports to hm.",
+    ),
+    row(
+        "hm.ping_interval",
+        Some("10"),
+        seconds(29),
+        OnRestart,
+        "Seconds between pings to hm, which closes a connection after 30 s without one.",
+    ),
+    row(
+        "core.url",
+        None,
+        Kind::Address,
+        OnRestart,
+        "WebSocket URL of a Core (server manager), ws:// or wss://. Without it, the connection to Core is off.",
+    ),
+    row(
+        "core.token",
+        Some("default-token"),
+        Kind::Secret,
+        OnRestart,
+        "Token sent to Core. Every user of this machine may be able to read a token that is set here.",
+    ),
+    row(
+        "core.token_file",
+        None,
+        Kind::SecretFile,
+        OnRestart,
+        "File that contains the token for Core. Restrict it to the agent's user.",
+    ),
+    row(
+        "core.heartbeat_interval",
+        Some("30"),
+        seconds(86_400),
+        OnRestart,
+        "Seconds between heartbeats to Core.",
+    ),
     row(
         "core.commands",
         Some("off"),
@@ -134,28 +289,82 @@ pub const ROWS: &[Row] = &[
             check: |text| matches!(text, "off" | "allow" | "any"),
         },
         OnRestart,
+        "Commands from Core that are run. off: none. allow: those listed in core.allow. any: all, by sh -c.",
     ),
-    row("core.allow", Some(""), COMMANDS, OnRestart),
-    row("core.run_as", None, NAME, OnRestart),
-    row("monitor.enabled", Some("false"), Kind::Flag, OnRestart),
-    row("monitor.listen", Some("127.0.0.1:9097"), ADDRESS, OnRestart),
-    row("monitor.token", None, Kind::Secret, OnReload),
-    row("monitor.token_file", None, Kind::SecretFile, OnReload),
-    row("monitor.allowed_origins", Some(""), ORIGINS, OnReload),
-    row("monitor.known_hosts", None, PATH, OnReload),
-    row("tls.ca_file", None, PATH, OnRestart),
+    row(
+        "core.allow",
+        Some(""),
+        COMMANDS,
+        OnRestart,
+        "Allowed commands, or their first words, such as [\"nvidia-smi\", \"systemctl status\"].",
+    ),
+    row(
+        "core.run_as",
+        None,
+        NAME,
+        OnRestart,
+        "User that runs the commands. Needs an agent that runs as root. Default: the agent's user.",
+    ),
+    row(
+        "monitor.enabled",
+        Some("false"),
+        Kind::Flag,
+        OnRestart,
+        "Monitor other hosts over SSH for clients of this port.",
+    ),
+    row(
+        "monitor.listen",
+        Some("127.0.0.1:9097"),
+        ADDRESS,
+        OnRestart,
+        "Address and port for monitoring of other hosts. Clients send SSH passwords to it: use a TLS proxy for access from other machines.",
+    ),
+    row(
+        "monitor.token",
+        None,
+        Kind::Secret,
+        OnReload,
+        "Token that clients must send. Every user of this machine may be able to read a token that is set here.",
+    ),
+    row(
+        "monitor.token_file",
+        None,
+        Kind::SecretFile,
+        OnReload,
+        "File that contains the token. Restrict it to the agent's user.",
+    ),
+    row(
+        "monitor.allowed_origins",
+        Some(""),
+        ORIGINS,
+        OnReload,
+        "Browser origins that may connect, or *.",
+    ),
+    row(
+        "monitor.known_hosts",
+        None,
+        PATH,
+        OnReload,
+        "File that stores host keys. Without it: ~/.ssh/known_hosts of the agent's user.",
+    ),
+    row(
+        "tls.ca_file",
+        None,
+        PATH,
+        OnRestart,
+        "Additional certificate authorities for wss://, in PEM format.",
+    ),
 ];
 
-/// The setting of that name.
 pub fn find(key: &str) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.key == key)
 }
 
-/// The known key that looks most like an unknown one.
+/// The known key that is most similar to an unknown one.
 pub fn nearest(unknown: &str) -> &'static str {
     let distance = |row: &&Row| {
-        // A key given without its section ("listen") is as near as one that is spelt wrong, and a
-        // section given a value ("usage = 5") is nearest to its own keys.
+        // A key without its section ("listen") counts as one edit. A section used as a key ("usage = 5") is most
+        // similar to the keys of that section.
         let (section, last) = row.key.split_once('.').unwrap_or(("", row.key));
         let near = edits(unknown, row.key).min(edits(unknown, last) + 1);
         if section == unknown { 0 } else { near }
@@ -163,7 +372,7 @@ pub fn nearest(unknown: &str) -> &'static str {
     ROWS.iter().min_by_key(distance).map_or("", |row| row.key)
 }
 
-/// Levenshtein distance: how many letters to insert, drop or change.
+/// Levenshtein distance: the number of letters to insert, delete or replace.
 fn edits(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -183,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_default_is_allowed_and_every_key_is_there_once() {
+    fn defaults_are_valid_and_keys_unique() {
         for row in ROWS {
             if let Some(default) = row.default {
                 assert!(row.kind.parse(default).is_ok(), "{} = {default}", row.key);
@@ -193,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_key_is_the_one_that_was_meant() {
+    fn suggests_most_similar_key() {
         for (unknown, meant) in [
             ("usage.lisen", "usage.listen"),
             ("usage.Listen", "usage.listen"),

@@ -15,7 +15,7 @@ use crate::core_client::messages::{
     Envelope, Incoming, Node, command_result, command_started, heartbeat, register, uuid_v4,
 };
 use crate::core_client::session::{Conversation, Step, Verdict};
-use crate::heartbeat::client::encode;
+use crate::util::percent::encode;
 use crate::limits;
 use crate::model::Snapshot;
 use crate::model::status::UpstreamStatus;

@@ -1,44 +1,49 @@
-//! One question to a heartbeat server: this agent's port 8888, or another server of the same protocol.
+//! HTTP client for a heartbeat server: this agent's port 8888, or another server of the same protocol.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use crate::heartbeat::protocol;
-use crate::limits;
+use http::Uri;
+
+use crate::heartbeat::nagios;
 use crate::model::status::AppStatus;
 use crate::util::error::reason;
+use crate::util::percent;
 
-/// Where a heartbeat server is.
+/// Deadline of one request, connecting included. The released clients use the same.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// The longest response is a list of all applications.
+const MAX_RESPONSE_BYTES: usize = 4 << 20;
+const MAX_HEADERS: usize = 64;
+
+/// Sends requests to one heartbeat server, each on a connection of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
-    /// Host and port, as they are written.
+pub struct HeartbeatClient {
+    /// `HOST:PORT`.
     authority: String,
-    /// What comes before the commands; no slash at its end.
+    /// Path before the commands, without a slash at its end.
     prefix: String,
 }
 
-impl Server {
-    /// Reads `http://HOST[:PORT][/PREFIX]`; the port is 80 if it is left out, as everywhere on the web.
+impl HeartbeatClient {
+    /// Parses `http://HOST[:PORT][/PREFIX]`. The scheme may be missing, as in `//HOST`. The default port is 80.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let rest = url
-            .strip_prefix("http:")
-            .unwrap_or(url)
-            .strip_prefix("//")
-            .ok_or_else(|| format!("\"{}\" is not http://HOST:PORT", url.escape_debug()))?;
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
-        let bad = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '@';
-        if host.is_empty() || rest.contains(bad) {
-            return Err(format!("\"{}\" is not http://HOST:PORT", url.escape_debug()));
-        }
-        let authority = if has_port { host.to_owned() } else { format!("{host}:80") };
-        let path = path.trim_end_matches('/');
-        let prefix = if path.is_empty() { String::new() } else { format!("/{path}") };
-        Ok(Self { authority, prefix })
+        let invalid = || format!("\"{}\" is not http://HOST:PORT", url.escape_debug());
+        let absolute = if url.starts_with("//") { format!("http:{url}") } else { url.to_owned() };
+        let uri: Uri = absolute.parse().map_err(|_| invalid())?;
+        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
+        let authority = authority.filter(|authority| !authority.host().is_empty());
+        let (Some("http"), Some(authority), None) = (uri.scheme_str(), authority, uri.query())
+        else {
+            return Err(invalid());
+        };
+        let port = authority.port_u16().unwrap_or(80);
+        let prefix = uri.path().trim_end_matches('/').to_owned();
+        Ok(Self { authority: format!("{}:{port}", authority.host()), prefix })
     }
 
-    /// The one that the environment of the protocol's clients names: `HB_URL`, else `HB_HOST` and `HB_PORT`.
+    /// The server named by the environment variables of the released clients: `HB_URL`, else `HB_HOST` and `HB_PORT`.
     pub fn from_environment() -> Result<Self, String> {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         if let Some(url) = variable("HB_URL") {
@@ -50,68 +55,52 @@ impl Server {
             .map_err(|why| format!("HB_HOST, HB_PORT: {why}"))
     }
 
-    /// The one that listens on an address of this machine.
-    pub fn at(address: SocketAddr) -> Self {
+    /// The server that listens on an address of this machine.
+    pub fn local(address: SocketAddr) -> Self {
         Self { authority: crate::net::local(address).to_string(), prefix: String::new() }
     }
 
-    /// How all its applications are, at most so many; none if it does not say.
-    pub fn statuses(&self, most: usize) -> Vec<AppStatus> {
-        let ok = |target: &str| match self.ask("GET", target) {
+    /// The status of every application, at most `limit`; empty if the server does not answer.
+    pub fn all(&self, limit: usize) -> Vec<AppStatus> {
+        let get = |target: &str| match self.request("GET", target) {
             Ok((200, text)) => Some(text),
             _ => None,
         };
-        let ids = ok("/list").unwrap_or_default();
-        // An id that had to be escaped is not found by what is shown of it, and left out.
+        let ids = get("/list").unwrap_or_default();
+        // `/list` escapes ids. The server does not find an id by its escaped form, so such an application is missing here.
         let status = |id: &str| {
-            let line = ok(&format!("/status?0&appid={}", encode(id)))?;
-            protocol::parse_status_line(id, &line)
+            let line = get(&format!("/status?0&appid={}", percent::encode(id)))?;
+            nagios::parse_status_line(id, &line)
         };
-        ids.lines().take(most).filter_map(status).collect()
+        ids.lines().take(limit).filter_map(status).collect()
     }
 
-    /// Its address as a text.
     pub fn url(&self) -> String {
         format!("http://{}{}", self.authority, self.prefix)
     }
 
-    /// Asks for `target`, `/status?…` say. What comes back are the status' number and the body. An error says
-    /// what went wrong, within [`limits::QUESTION`].
-    pub fn ask(&self, method: &str, target: &str) -> Result<(u16, String), String> {
-        let deadline = Instant::now() + limits::QUESTION;
+    /// Sends one request, e.g. `GET` and `/status?…`. Returns the status code and the body. The error text is complete and
+    /// comes within [`REQUEST_TIMEOUT`].
+    pub fn request(&self, method: &str, target: &str) -> Result<(u16, String), String> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         let mut socket = self.connect(deadline)?;
-        let say = |error: std::io::Error| match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_owned(),
-            _ => reason(&error),
-        };
         let request = format!(
             "{method} {}{target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: hm-agent/{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             self.prefix,
             self.authority,
             env!("CARGO_PKG_VERSION")
         );
-        socket.set_write_timeout(Some(left(deadline))).map_err(say)?;
-        socket.write_all(request.as_bytes()).map_err(say)?;
-        let mut answer = Vec::new();
-        let mut part = [0; 4096];
-        loop {
-            socket.set_read_timeout(Some(left(deadline))).map_err(say)?;
-            match socket.read(&mut part).map_err(say)? {
-                0 => break,
-                read if answer.len() < limits::ANSWER_BYTES => {
-                    answer.extend_from_slice(&part[..read]);
-                }
-                _ => return Err("an answer without end".to_owned()),
-            }
-        }
-        parse_answer(&answer).ok_or_else(|| "something that is no HTTP answers".to_owned())
+        socket.set_write_timeout(Some(remaining(deadline))).map_err(describe)?;
+        socket.write_all(request.as_bytes()).map_err(describe)?;
+        let response = read_response(&mut socket, deadline)?;
+        parse_response(&response).ok_or_else(|| "the response is not HTTP".to_owned())
     }
 
     fn connect(&self, deadline: Instant) -> Result<TcpStream, String> {
         let addresses = self.authority.to_socket_addrs().map_err(|error| reason(&error))?;
-        let mut failure = "it has no address".to_owned();
+        let mut failure = "DNS lookup failed: the name has no address".to_owned();
         for address in addresses {
-            match TcpStream::connect_timeout(&address, left(deadline)) {
+            match TcpStream::connect_timeout(&address, remaining(deadline)) {
                 Ok(socket) => return Ok(socket),
                 Err(error) => failure = reason(&error),
             }
@@ -120,32 +109,40 @@ impl Server {
     }
 }
 
-/// Never zero, which would mean for ever.
-fn left(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
-}
-
-fn parse_answer(answer: &[u8]) -> Option<(u16, String)> {
-    let mut lines = [httparse::EMPTY_HEADER; limits::HEAD_LINES];
-    let mut head = httparse::Response::new(&mut lines);
-    let httparse::Status::Complete(length) = head.parse(answer).ok()? else { return None };
-    Some((head.code?, String::from_utf8_lossy(answer.get(length..)?).into_owned()))
-}
-
-/// An id as it stands in a query.
-pub fn encode(id: &str) -> String {
-    id.bytes().fold(String::new(), |mut out, byte| {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
-                out.push(char::from(byte));
+fn read_response(socket: &mut TcpStream, deadline: Instant) -> Result<Vec<u8>, String> {
+    let mut response = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        socket.set_read_timeout(Some(remaining(deadline))).map_err(describe)?;
+        match socket.read(&mut chunk).map_err(describe)? {
+            0 => return Ok(response),
+            read if response.len() < MAX_RESPONSE_BYTES => {
+                response.extend_from_slice(&chunk[..read]);
             }
-            byte => {
-                out.push('%');
-                out.push_str(&data_encoding::HEXUPPER.encode(&[byte]));
-            }
+            _ => return Err(format!("the response is longer than {MAX_RESPONSE_BYTES} bytes")),
         }
-        out
-    })
+    }
+}
+
+fn parse_response(response: &[u8]) -> Option<(u16, String)> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut head = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(length) = head.parse(response).ok()? else { return None };
+    Some((head.code?, String::from_utf8_lossy(response.get(length..)?).into_owned()))
+}
+
+fn describe(error: std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+            format!("no response within {} s", REQUEST_TIMEOUT.as_secs())
+        }
+        _ => reason(&error),
+    }
+}
+
+/// Time until the deadline. Never zero, which would disable the socket's timeout.
+fn remaining(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
 }
 
 #[cfg(test)]
@@ -153,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_servers() {
+    fn parses_server_urls() {
         for (url, expected) in [
             ("http://localhost:8888", "http://localhost:8888"),
             ("//localhost:8888/", "http://localhost:8888"),
@@ -161,23 +158,27 @@ mod tests {
             ("http://[::1]", "http://[::1]:80"),
             ("http://host", "http://host:80"),
         ] {
-            assert_eq!(Server::parse(url).unwrap().url(), expected);
+            assert_eq!(HeartbeatClient::parse(url).unwrap().url(), expected);
         }
-        for bad in ["", "localhost:8888", "https://host", "http://", "http:///x", "http://a b"] {
-            assert!(Server::parse(bad).is_err(), "{bad}");
+        for bad in [
+            "",
+            "localhost:8888",
+            "https://host",
+            "http://",
+            "http:///x",
+            "http://a b",
+            "http://me@host",
+            "http://host/x?y",
+        ] {
+            assert!(HeartbeatClient::parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn ids_in_queries() {
-        assert_eq!(encode("a b&c|ü"), "a%20b%26c%7C%C3%BC");
-    }
-
-    #[test]
-    fn answers() {
-        let answer = b"HTTP/1.0 200 OK\r\nContent-type: text/plain\r\n\r\n6000";
-        assert_eq!(parse_answer(answer), Some((200, "6000".to_owned())));
-        assert_eq!(parse_answer(b"HTTP/1.1 200 OK\r\n"), None);
-        assert_eq!(parse_answer(b"\x16\x03"), None);
+    fn parses_complete_http_responses_only() {
+        let response = b"HTTP/1.0 200 OK\r\nContent-type: text/plain\r\n\r\n6000";
+        assert_eq!(parse_response(response), Some((200, "6000".to_owned())));
+        assert_eq!(parse_response(b"HTTP/1.1 200 OK\r\n"), None);
+        assert_eq!(parse_response(b"\x16\x03"), None);
     }
 }

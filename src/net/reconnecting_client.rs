@@ -13,7 +13,7 @@ use log::Level;
 use tungstenite::Message;
 
 use crate::config::Secret;
-use crate::heartbeat::client::encode;
+use crate::util::percent::encode;
 use crate::limits;
 use crate::model::status::UpstreamStatus;
 use crate::net::log_dedup::Said;

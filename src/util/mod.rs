@@ -1,3 +1,5 @@
+//! Parts without a feature of their own: errors, log, files in the state directory, synchronisation.
+
 pub mod byte_sink;
 pub mod child_env;
 pub mod deadline_stream;
@@ -5,6 +7,7 @@ pub mod error;
 pub mod journal;
 pub mod liveness;
 pub mod logger;
+pub mod percent;
 pub mod render_cache;
 pub mod shell_words;
 pub mod state_dir;

@@ -63,7 +63,7 @@ completes() { # LINE WORD...: in every shell
     echo "   $line: $*"
 }
 completes 'hm-agent ' run check sample status beat
-completes 'hm-agent run --' --supervise --detach --pid-file --log-file --syslog --config --set
+completes 'hm-agent run --' --supervise --detach --pid-file --syslog --config --set
 completes 'hm-agent sample --' --json
 completes 'hm-agent -s gpu.' gpu.source gpu.timeout
 completes 'hm-agent beat --' --id --every --url

@@ -43,7 +43,7 @@ pub const OPTION: &str = "--supervised";
 
 /// What was asked for. Paths are absolute: the supervisor may go to another directory.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct SuperviseOptions {
     /// The agent's own arguments.
     pub arguments: Vec<OsString>,
     /// `--pid-file`.
@@ -55,7 +55,7 @@ pub struct Plan {
 }
 
 /// Does it. What comes back is the exit code.
-pub fn run(plan: Plan) -> Result<u8, Error> {
+pub fn run(plan: SuperviseOptions) -> Result<u8, Error> {
     logger::init(LevelFilter::Info);
     process::keep_descriptors();
     let mut pid_file = plan.pid_file.map(PidFile::take).transpose()?;

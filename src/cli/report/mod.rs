@@ -1,4 +1,4 @@
-//! A snapshot as text for a person: what `hm-agent sample` prints.
+//! Renders a snapshot as the text table that `hm-agent sample` prints.
 
 pub mod gpus;
 
@@ -8,36 +8,35 @@ use crate::model::Snapshot;
 use crate::model::host_info::HostInfo;
 use crate::procfs::pressure::Pressure;
 
-/// Processors on one line of the table.
-const CPUS_A_LINE: usize = 8;
+/// CPUs per line of the table.
+const CPUS_PER_LINE: usize = 8;
 
-/// The table, a few lines long.
-pub fn text(machine: &HostInfo, snapshot: &Snapshot) -> String {
+pub fn text(host: &HostInfo, snapshot: &Snapshot) -> String {
     let mut out = Table(String::new());
-    head(&mut out, machine, snapshot);
-    processors(&mut out, machine, snapshot);
+    header(&mut out, host, snapshot);
+    cpus(&mut out, host, snapshot);
     memory(&mut out, snapshot);
     gpus::gpus(&mut out, snapshot);
     devices(&mut out, snapshot);
     heartbeats(&mut out, snapshot);
-    links(&mut out, snapshot);
+    upstreams(&mut out, snapshot);
     out.0
 }
 
-fn head(out: &mut Table, machine: &HostInfo, snapshot: &Snapshot) {
+fn header(out: &mut Table, host: &HostInfo, snapshot: &Snapshot) {
     let mut facts = Vec::new();
-    facts.extend(machine.os.clone());
-    facts.extend(machine.kernel.as_ref().map(|kernel| format!("Linux {kernel}")));
+    facts.extend(host.os.clone());
+    facts.extend(host.kernel.as_ref().map(|kernel| format!("Linux {kernel}")));
     facts.extend(snapshot.uptime_seconds.map(|seconds| format!("up {}", duration(seconds))));
     out.row("host", &[snapshot.hostname.as_deref().unwrap_or("?"), &facts.join(", ")]);
 }
 
-fn processors(out: &mut Table, machine: &HostInfo, snapshot: &Snapshot) {
+fn cpus(out: &mut Table, host: &HostInfo, snapshot: &Snapshot) {
     let Some(cpu) = &snapshot.cpu else { return };
     let count = cpu.each_percent.len();
     let busy = format!("{:.1} %", cpu.percent);
-    out.row("cpu", &[&busy, &format!("{count} × {}", machine.cpu_model)]);
-    for line in cpu.each_percent.chunks(CPUS_A_LINE) {
+    out.row("cpu", &[&busy, &format!("{count} × {}", host.cpu_model)]);
+    for line in cpu.each_percent.chunks(CPUS_PER_LINE) {
         let each = line.iter().map(|(cpu, percent)| format!("{cpu:>3}:{percent:>4.0} %"));
         out.row("", &["", &each.collect::<Vec<_>>().join(" ")]);
     }
@@ -54,7 +53,10 @@ fn processors(out: &mut Table, machine: &HostInfo, snapshot: &Snapshot) {
         .filter_map(|(name, pressure)| some(name, pressure))
         .collect();
     if !waiting.is_empty() {
-        out.row("pressure", &[&waiting.join(", "), "some task waited, last 10 s"]);
+        out.row(
+            "pressure",
+            &[&waiting.join(", "), "share of time that some task waited, last 10 s"],
+        );
     }
 }
 
@@ -108,30 +110,32 @@ fn heartbeats(out: &mut Table, snapshot: &Snapshot) {
     }
 }
 
-fn links(out: &mut Table, snapshot: &Snapshot) {
-    for link in snapshot.upstreams.iter() {
+fn upstreams(out: &mut Table, snapshot: &Snapshot) {
+    for upstream in snapshot.upstreams.iter() {
         let ago = |at: u64| duration(snapshot.unix_seconds.saturating_sub(at) as f64);
-        let mut how = vec![format!("for {}", ago(link.since_unix_seconds))];
-        how.extend(link.last_answer_unix_seconds.map(|at| format!("last answer {} ago", ago(at))));
-        how.push(format!("{} reports wait", link.backlog));
-        if link.dropped > 0 {
-            how.push(format!("{} dropped", link.dropped));
+        let mut how = vec![format!("for {}", ago(upstream.since_unix_seconds))];
+        how.extend(
+            upstream.last_answer_unix_seconds.map(|at| format!("last answer {} ago", ago(at))),
+        );
+        how.push(format!("{} reports queued", upstream.backlog));
+        if upstream.dropped > 0 {
+            how.push(format!("{} dropped", upstream.dropped));
         }
-        how.extend(link.last_disconnect_reason.as_ref().map(|why| format!("last outage: {why}")));
-        out.row(&link.name, &[&link.state, &how.join(", ")]);
+        how.extend(upstream.last_disconnect_reason.as_ref().map(|why| format!("last disconnect: {why}")));
+        out.row(&upstream.name, &[&upstream.state, &how.join(", ")]);
     }
 }
 
 struct Table(String);
 
 impl Table {
-    /// One line: a name and two columns.
+    /// Appends a line with a name and two columns.
     fn row(&mut self, name: &str, [first, second]: &[&str; 2]) {
         self.line(name, &format!("{first:<20} {second}"));
     }
 
-    /// One line: a name and text. Names of devices and hosts may hold anything; a terminal must not obey
-    /// them.
+    /// Appends a line with a name and a text. Replaces control characters, because device and host names may contain
+    /// terminal escape sequences.
     fn line(&mut self, name: &str, text: &str) {
         let line = format!("{name:<10} {}", text.replace(char::is_control, "?"));
         let _ = writeln!(self.0, "{}", line.trim_end());
@@ -173,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_durations_read_well() {
+    fn formats_sizes_and_durations() {
         assert_eq!(size(0.0), "0 B");
         assert_eq!(size(1023.0), "1023 B");
         assert_eq!(size(1536.0), "1.5 KiB");
@@ -183,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_does_not_obey_names() {
+    fn replaces_control_characters_in_names() {
         let snapshot = Snapshot { hostname: Some("a\x1b[2J".into()), ..Default::default() };
         assert!(!text(&HostInfo::default(), &snapshot).contains('\x1b'));
     }

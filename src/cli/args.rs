@@ -1,0 +1,388 @@
+//! Parses the command line. [`SUBCOMMANDS`] and [`FLAGS`] are the only list of subcommands and flags: the parser and `--help`
+//! use it, and `tests/packaging.rs` compares the man page and the completions with `--help`.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::prelude::{Long, Short, Value, ValueExt};
+use lexopt::{Arg, Parser};
+
+use crate::agent::supervise::{SuperviseOptions, Target};
+use crate::cli::{Command, Options, absolute};
+use crate::core_client::command_supervisor;
+use crate::procfs::decimal;
+use crate::util::error::Error;
+
+/// A subcommand that users call.
+pub struct Subcommand {
+    /// The command line after `hm-agent`.
+    pub synopsis: &'static str,
+    pub description: &'static str,
+}
+
+/// A command line flag.
+pub struct Flag {
+    pub long: &'static str,
+    pub short: Option<char>,
+    /// The placeholder of its value; `None`: the flag takes no value.
+    pub value: Option<&'static str>,
+    /// The subcommands that accept it; empty: all of them.
+    pub subcommands: &'static [&'static str],
+    /// Empty: `--help` does not list the flag.
+    pub description: &'static str,
+}
+
+const SUPERVISE: &str = "run --supervise";
+
+pub const SUBCOMMANDS: &[Subcommand] = &[
+    Subcommand {
+        synopsis: "[run]",
+        description: "Run the agent in the foreground until SIGTERM or SIGINT. SIGHUP reloads the configuration.",
+    },
+    Subcommand {
+        synopsis: "run --supervise [--pid-file FILE] [--syslog] [--detach]",
+        description: "Run the agent and restart it when it exits, for machines without a service manager. The restart delay doubles from 1 s to 60 s. SIGTERM and SIGINT stop the supervisor and the agent.",
+    },
+    Subcommand {
+        synopsis: "check",
+        description: "Validate the configuration and print every setting with its source.",
+    },
+    Subcommand { synopsis: "sample [--json]", description: "Measure this machine once." },
+    Subcommand {
+        synopsis: "status [APP_ID] [--url URL]",
+        description: "Nagios plugin: print the heartbeat status of an application or of the host. Exit codes are 0 to 3.",
+    },
+    Subcommand {
+        synopsis: "beat [--id APP_ID] [--every MS] [--url URL] -- COMMAND...",
+        description: "Run COMMAND and send heartbeats until it exits.",
+    },
+];
+
+pub const FLAGS: &[Flag] = &[
+    Flag {
+        long: "config",
+        short: Some('c'),
+        value: Some("FILE"),
+        subcommands: &[],
+        description: "Configuration file. Default: /etc/hm-agent/hm-agent.toml, if it exists.",
+    },
+    Flag {
+        long: "set",
+        short: Some('s'),
+        value: Some("KEY=VALUE"),
+        subcommands: &[],
+        description: "Set one setting. Overrides the environment (HM_AGENT_KEY) and the file. May be repeated.",
+    },
+    Flag {
+        long: "supervise",
+        short: None,
+        value: None,
+        subcommands: &["run"],
+        description: "Restart the agent when it exits.",
+    },
+    Flag {
+        long: "pid-file",
+        short: None,
+        value: Some("FILE"),
+        subcommands: &[SUPERVISE],
+        description: "Write the supervisor's process id to FILE and lock it. A second supervisor refuses to start.",
+    },
+    Flag {
+        long: "syslog",
+        short: None,
+        value: None,
+        subcommands: &[SUPERVISE],
+        description: "Log to /dev/log with facility daemon instead of standard error. Default with --detach.",
+    },
+    Flag {
+        long: "detach",
+        short: None,
+        value: None,
+        subcommands: &[SUPERVISE],
+        description: "Run in the background with / as working directory. Returns when the agent listens, or prints why it does not.",
+    },
+    Flag {
+        long: "supervised",
+        short: None,
+        value: Some("PID"),
+        subcommands: &["run"],
+        // The supervisor passes it to the agent that it starts.
+        description: "",
+    },
+    Flag {
+        long: "json",
+        short: None,
+        value: None,
+        subcommands: &["sample"],
+        description: "Print JSON: the messages of subscribe:detail.",
+    },
+    Flag {
+        long: "url",
+        short: None,
+        value: Some("URL"),
+        subcommands: &["status", "beat"],
+        description: "Heartbeat server. Default: HB_URL, else http://HB_HOST:HB_PORT, else http://127.0.0.1:8888.",
+    },
+    Flag {
+        long: "id",
+        short: None,
+        value: Some("APP_ID"),
+        subcommands: &["beat"],
+        description: "Application id. Default: APP_ID from the environment, else COMMAND's file name.",
+    },
+    Flag {
+        long: "every",
+        short: None,
+        value: Some("MS"),
+        subcommands: &["beat"],
+        description: "Heartbeat interval in milliseconds. Default: 5000.",
+    },
+    Flag {
+        long: "help",
+        short: Some('h'),
+        value: None,
+        subcommands: &[],
+        description: "Print this help.",
+    },
+    Flag {
+        long: "version",
+        short: Some('V'),
+        value: None,
+        subcommands: &[],
+        description: "Print the version, the commit and the target.",
+    },
+];
+
+/// Parses the arguments that follow the program's name.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
+    let mut parser = Parser::from_args(args);
+    let mut arguments = Arguments::default();
+    while let Some(argument) = parser.next().map_err(invalid)? {
+        match (find_flag(&argument), argument) {
+            (Some(Flag { long: "help", .. }), _) => return Ok(Command::Help),
+            (Some(Flag { long: "version", .. }), _) => return Ok(Command::Version),
+            (Some(flag), _) => arguments.set(flag, &mut parser)?,
+            (None, Value(value)) => arguments.add_positional(value, &mut parser)?,
+            (None, other) => return Err(invalid(other.unexpected())),
+        }
+    }
+    arguments.check_flags()?;
+    arguments.into_command()
+}
+
+#[derive(Default)]
+struct Arguments {
+    subcommand: Option<String>,
+    given: Vec<&'static Flag>,
+    options: Options,
+    pid_file: Option<PathBuf>,
+    supervisor: Option<u32>,
+    app_id: Option<String>,
+    url: Option<String>,
+    id: Option<String>,
+    every: Option<Duration>,
+    /// The command of `beat`, or the arguments of the internal subcommand.
+    command: Vec<OsString>,
+}
+
+impl Arguments {
+    fn set(&mut self, flag: &'static Flag, parser: &mut Parser) -> Result<(), Error> {
+        self.given.push(flag);
+        if flag.value.is_none() {
+            return Ok(());
+        }
+        let value = parser.value().map_err(invalid)?;
+        match flag.long {
+            "config" => self.options.file = Some(value.into()),
+            "set" => self.options.overrides.push(parse_override(&text(value)?)?),
+            "pid-file" => self.pid_file = Some(absolute(value)?),
+            "supervised" => self.supervisor = Some(value.parse().map_err(invalid)?),
+            "url" => self.url = Some(text(value)?),
+            "id" => self.id = Some(text(value)?),
+            "every" => self.every = Some(parse_interval(&value)?),
+            other => return Err(Error::Arguments(format!("--{other} takes no value"))),
+        }
+        Ok(())
+    }
+
+    fn add_positional(&mut self, value: OsString, parser: &mut Parser) -> Result<(), Error> {
+        match self.subcommand.as_deref() {
+            None => self.subcommand = Some(text(value)?),
+            Some("status") if self.app_id.is_none() => self.app_id = Some(text(value)?),
+            Some("beat" | command_supervisor::VERB) => {
+                // The rest belongs to the command, flags included.
+                self.command.push(value);
+                self.command.extend(parser.raw_args().map_err(invalid)?);
+            }
+            Some(_) => return Err(invalid(Value(value).unexpected())),
+        }
+        Ok(())
+    }
+
+    fn has(&self, long: &str) -> bool {
+        self.given.iter().any(|flag| flag.long == long)
+    }
+
+    /// Rejects flags that the subcommand does not accept.
+    fn check_flags(&self) -> Result<(), Error> {
+        let subcommand = self.subcommand.as_deref().unwrap_or("run");
+        let supervised = subcommand == "run" && self.has("supervise");
+        for Flag { long, subcommands, .. } in &self.given {
+            let accepts = |name: &&str| **name == *subcommand || supervised && *name == SUPERVISE;
+            if !subcommands.is_empty() && !subcommands.iter().any(|name| accepts(&name)) {
+                let names = subcommands.join(" and ");
+                return Err(Error::Arguments(format!("--{long} belongs to {names}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn into_command(self) -> Result<Command, Error> {
+        match self.subcommand.as_deref() {
+            None | Some("run") => self.into_run(),
+            Some("check") => Ok(Command::Check(self.options)),
+            Some("sample") => {
+                let json = self.has("json");
+                Ok(Command::Sample { options: self.options, json })
+            }
+            Some("status") => Ok(Command::Status { app_id: self.app_id, url: self.url }),
+            Some("beat") if self.command.is_empty() => {
+                Err(Error::Arguments("beat needs a command: hm-agent beat -- COMMAND".to_owned()))
+            }
+            Some("beat") => {
+                let Self { id, every, url, command, .. } = self;
+                Ok(Command::Beat { id, every, url, command })
+            }
+            Some(command_supervisor::VERB) => Ok(Command::SuperviseCommand(self.command)),
+            Some("help") => Ok(Command::Help),
+            Some(other) => Err(Error::Arguments(format!(
+                "unknown command \"{}\": expected run, check, sample, status or beat",
+                other.escape_debug()
+            ))),
+        }
+    }
+
+    fn into_run(self) -> Result<Command, Error> {
+        if !self.has("supervise") {
+            return Ok(match self.supervisor {
+                Some(supervisor) => Command::Supervised(self.options, supervisor),
+                None => Command::Run(self.options),
+            });
+        }
+        let detach = self.has("detach");
+        // A detached supervisor has no terminal for standard error.
+        let log = if detach || self.has("syslog") { Target::Syslog } else { Target::Stderr };
+        let (arguments, pid_file) = (self.options.into_arguments()?, self.pid_file);
+        Ok(Command::Supervise(SuperviseOptions { arguments, pid_file, log, detach }))
+    }
+}
+
+fn find_flag(argument: &Arg<'_>) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| match argument {
+        Short(letter) => flag.short == Some(*letter),
+        Long(name) => flag.long == *name,
+        Value(_) => false,
+    })
+}
+
+fn invalid(error: lexopt::Error) -> Error {
+    Error::Arguments(error.to_string())
+}
+
+fn text(value: OsString) -> Result<String, Error> {
+    value.string().map_err(invalid)
+}
+
+fn parse_override(text: &str) -> Result<(String, String), Error> {
+    let (key, value) = text.split_once('=').ok_or_else(|| {
+        Error::Arguments(format!("-s needs KEY=VALUE, got \"{}\"", text.escape_debug()))
+    })?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}
+
+/// Parses milliseconds, at most a week: the longest interval of the heartbeat protocol.
+fn parse_interval(text: &OsStr) -> Result<Duration, Error> {
+    let number = text.to_str().and_then(|text| decimal(text.as_bytes()));
+    number
+        .filter(|number| (1..=604_800_000).contains(number))
+        .map(Duration::from_millis)
+        .ok_or_else(|| {
+            Error::Arguments(format!(
+                "--every needs milliseconds from 1 to 604800000, a week, got \"{}\"",
+                text.to_string_lossy().escape_debug()
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<Command, String> {
+        parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn parses_subcommands_and_flags() {
+        assert_eq!(parsed(""), Ok(Command::Run(Options::default())));
+        assert_eq!(parsed("run"), parsed(""));
+        let options = Options {
+            file: Some("/a.toml".into()),
+            overrides: vec![("interval".into(), "1".into()), ("usage.token".into(), "a=b".into())],
+        };
+        let line = "sample --json -c /a.toml -s interval=1 --set usage.token=a=b";
+        assert_eq!(parsed(line), Ok(Command::Sample { options, json: true }));
+        assert_eq!(parsed("check --help"), Ok(Command::Help));
+        assert_eq!(parsed("-V"), Ok(Command::Version));
+    }
+
+    #[test]
+    fn passes_rest_of_line_to_command_of_beat() {
+        let Ok(Command::Beat { id, command, .. }) = parsed("beat --id a -- ls --id b --help")
+        else {
+            panic!("not beat");
+        };
+        assert_eq!((id.as_deref(), command.len()), (Some("a"), 4));
+    }
+
+    #[test]
+    fn supervisor_passes_settings_to_agent() {
+        let supervise = |line: &str| match parsed(line) {
+            Ok(Command::Supervise(options)) => options,
+            other => panic!("{line}: {other:?}"),
+        };
+        let options = supervise("--supervise -c /a.toml -s interval=1 --pid-file /b");
+        assert_eq!(options.arguments, ["-c", "/a.toml", "-s", "interval=1"]);
+        assert_eq!((options.pid_file, options.log), (Some("/b".into()), Target::Stderr));
+        let relative = supervise("run --supervise -c a --detach");
+        assert!(relative.arguments[1].as_encoded_bytes()[0] == b'/');
+        let detached = supervise("run --supervise --detach");
+        assert_eq!((detached.detach, detached.log), (true, Target::Syslog));
+        assert_eq!(supervise("run --supervise --syslog").log, Target::Syslog);
+        let options = Options { overrides: vec![("a".into(), "b".into())], ..Default::default() };
+        assert_eq!(parsed("run --supervised 7 -s a=b"), Ok(Command::Supervised(options, 7)));
+    }
+
+    #[test]
+    fn rejects_invalid_command_lines() {
+        for (line, message) in [
+            (
+                "runn",
+                "unknown command \"runn\": expected run, check, sample, status or beat; see hm-agent --help",
+            ),
+            ("run twice", "unexpected argument \"twice\"; see hm-agent --help"),
+            ("--fast", "invalid option '--fast'; see hm-agent --help"),
+            ("-c", "missing argument for option '-c'; see hm-agent --help"),
+            ("-s interval", "-s needs KEY=VALUE, got \"interval\"; see hm-agent --help"),
+            ("check --json", "--json belongs to sample; see hm-agent --help"),
+            ("run --url a", "--url belongs to status and beat; see hm-agent --help"),
+            ("check --supervise", "--supervise belongs to run; see hm-agent --help"),
+            ("run --detach", "--detach belongs to run --supervise; see hm-agent --help"),
+            ("--pid-file a", "--pid-file belongs to run --supervise; see hm-agent --help"),
+            ("--supervise --log-file a", "invalid option '--log-file'; see hm-agent --help"),
+        ] {
+            assert_eq!(parsed(line).unwrap_err(), message);
+        }
+    }
+}
