@@ -27,8 +27,6 @@ pub const ASIDE_PATIENCE: Duration = Duration::from_millis(50);
 /// So long before a look is due file systems and sysfs are asked: what answers as fast as most do has answered then, and the
 /// sample need not wait for it.
 pub const ASIDE_LEAD: Duration = Duration::from_millis(1);
-/// How many news of interfaces are taken at a time; the others are left for the next time.
-pub const LINK_NEWS: u32 = 100;
 
 /// Thermal zones, sensors and interfaces are looked up anew so often: they seldom come and go, and listing them
 /// costs more than reading them.
@@ -76,8 +74,6 @@ pub const HEADROOM_BYTES: usize = 1 << 20;
 pub const GROUP_HEADROOM_BYTES: u64 = 16 << 20;
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
-/// Connections the kernel holds for us until we accept them; a fleet's dashboards come back all at once.
-pub const LISTEN_BACKLOG: i32 = 4096;
 /// After running out of descriptors or memory, accepting rests for so long: where one descriptor comes free at a time, a
 /// queue of a hundred who have left already is gone in two seconds.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -106,12 +102,7 @@ pub const RETRY_AFTER_SECONDS: u32 = 10;
 
 /// Kernel's send buffer of a connection. A client that stops reading is noticed once it is full, and
 /// thousands of such clients must not pin megabytes each; the largest message is written in parts.
-pub const SEND_BUFFER_BYTES: i32 = 32 << 10;
-/// Silence after which the kernel asks whether the peer still lives, in seconds: probes after 60 s, every
-/// 15 s, four times. Carriers' NAT forgets idle connections after minutes.
-pub const KEEPALIVE_SECONDS: (i32, i32, i32) = (60, 15, 4);
-/// Sent data that nobody confirmed for so long ends a connection: a client that vanished without a word.
-pub const UNCONFIRMED: Duration = Duration::from_secs(30);
+pub const SEND_BUFFER_BYTES: usize = 32 << 10;
 
 /// tungstenite's read buffer, one for every subscriber: requests are 17 bytes long.
 pub const WEBSOCKET_READ_BUFFER_BYTES: usize = 256;
@@ -292,28 +283,9 @@ pub const LOGIN_PAUSE: Duration = Duration::from_secs(1);
 /// Log lines that peers can cause: so many at once, then one a second; the rest is counted.
 pub const PEER_LOG_LINES: u32 = 20;
 
-/// All threads must have ended so long after a signal to stop; then the process ends without them.
-pub const SHUTDOWN: Duration = Duration::from_millis(1800);
-
 /// A thread that the agent cannot do without and that has worked for so long hangs. A look at the machine takes milliseconds,
 /// on one that swaps seconds.
 pub const VITAL: Duration = Duration::from_secs(10);
-/// A thread that hangs is looked at again after this, and a service manager that did not listen is told again.
-pub const TELL_AGAIN: Duration = Duration::from_secs(1);
 
-/// A supervised agent listens within this, or it is killed. Starting takes milliseconds; a state_dir on a disk that has to spin
-/// up, seconds.
-pub const AGENT_START: Duration = Duration::from_secs(30);
-/// An agent that has not said for so long that it is well is killed. It says so twice as often.
-pub const AGENT_SILENCE: Duration = Duration::from_secs(60);
-/// Then it gets so much longer: with its supervisor it may have been stopped, or frozen with its container, until just now.
-pub const LAST_CHANCE: Duration = Duration::from_secs(10);
-/// From the signal that asks it to stop to SIGKILL: more than [`SHUTDOWN`], and less than init scripts wait.
-pub const AGENT_STOP: Duration = Duration::from_secs(5);
-/// The first and the longest wait before a dead agent is started again: it doubles, so that one that cannot live takes no
-/// processor and fills no log.
-pub const RESTART: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// An agent that has lived for so long was well, and the next end is a new one.
-pub const STEADY: Duration = Duration::from_secs(120);
-/// A `--log-file` is put aside when it would become longer: with the one kept before it, 20 MB, years of quiet or hours of debugging.
-pub const LOG_FILE_BYTES: u64 = 10_000_000;
+/// Threads that are still running this long after a request to stop are abandoned.
+pub const SHUTDOWN: Duration = Duration::from_millis(1800);

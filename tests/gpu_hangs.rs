@@ -261,7 +261,7 @@ fn a_new_timeout_is_the_running_probes_too() {
     watched.until_state("ok");
     settings(4);
     watched.agent.signal("-HUP");
-    watched.agent.wait_log("settings read again");
+    watched.agent.wait_log("configuration reloaded");
     watched.next_update();
     driver.becomes("gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage");
     watched.until("one GPU hanging", |update| {

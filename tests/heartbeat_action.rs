@@ -173,7 +173,7 @@ fn sighup_changes_the_unit_and_the_action() {
     assert_eq!(wait_lines(&scratch, 1), ["first WARNING"]);
     settings("s", "second");
     agent.signal("-HUP");
-    agent.wait_log("settings read again");
+    agent.wait_log("configuration reloaded");
     assert_eq!(agent.tell("/hb_init?5&appid=b"), "6");
     let line = agent.tell("/status?appid=a");
     assert!(line.ends_with(" delay=3s;;;"), "what was granted before is the same time: {line}");

@@ -13,7 +13,7 @@ use support::{Agent, SLACK, Scratch, at_best, wait_until};
 fn it_says_hello_listens_and_stops_without_a_trace() {
     let agent = Agent::start(&["node_id=n1"]);
     let hello = agent.wait_log("started");
-    assert!(hello.contains(env!("CARGO_PKG_VERSION")) && hello.contains("of node n1"), "{hello}");
+    assert!(hello.contains(env!("CARGO_PKG_VERSION")) && hello.contains("on node n1"), "{hello}");
     assert!(hello.contains("settings from no file; on: usage, heartbeat"), "{hello}");
     let log = agent.stop();
     assert!(log.last().unwrap().ends_with("info stopping"), "{log:#?}");
@@ -61,7 +61,7 @@ fn sighup_reads_the_settings_again_and_a_wrong_file_changes_nothing() {
     let mut client = agent.subscribe();
     scratch.write("a.toml", "intervall = 1\n");
     agent.signal("-HUP");
-    let line = agent.wait_log("settings stay as they are");
+    let line = agent.wait_log("configuration reload failed, keeping previous");
     assert!(
         line.ends_with(&format!(
             "{file} line 1: unknown key \"intervall\", did you mean interval?"
@@ -70,8 +70,8 @@ fn sighup_reads_the_settings_again_and_a_wrong_file_changes_nothing() {
     client.silent_for(Duration::from_millis(1200));
     scratch.write("a.toml", "interval = 1\n[usage]\nenabled = false\ntoken = \"t\"\n");
     agent.signal("-HUP");
-    agent.wait_log("settings read again");
-    agent.wait_log("these take effect with the next start: usage.enabled");
+    agent.wait_log("configuration reloaded");
+    agent.wait_log("changes that need a restart: usage.enabled");
     assert_eq!(client.json()["type"], "usage_update", "the new interval");
     assert_eq!(client.json()["type"], "usage_update");
     assert_eq!(agent.http("/usage", "").0, 401, "the new token");

@@ -56,11 +56,11 @@ fn reloading_and_stopping_are_said() {
     assert_eq!(manager.word(), "READY=1\nSTATUS=on: usage, heartbeat");
     let mut last = 0;
     for (text, news) in [
-        ("interval = 8\n", "settings read again".to_owned()),
+        ("interval = 8\n", "configuration reloaded".to_owned()),
         (
             "interval = 0\n",
             format!(
-                "settings stay as they are: {file} line 1: interval: expected whole seconds from 1 to 3600, got \"0\""
+                "configuration reload failed, keeping previous: {file} line 1: interval: expected whole seconds from 1 to 3600, got \"0\""
             ),
         ),
     ] {

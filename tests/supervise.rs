@@ -185,8 +185,8 @@ fn sighup_opens_the_log_anew_and_reads_the_settings_again() {
     post.wait_log("started", 1);
     std::fs::rename(post.path("log"), post.path("old")).unwrap();
     supervisor.signal("-HUP");
-    post.wait_log("Z info settings read again", 1);
-    assert!(!post.read("old").contains("settings read again"));
+    post.wait_log("Z info configuration reloaded", 1);
+    assert!(!post.read("old").contains("configuration reloaded"));
     // Where it cannot be opened anew it is written on.
     std::fs::rename(post.path("log"), post.path("log2")).unwrap();
     std::fs::create_dir(post.path("log")).unwrap();
@@ -194,7 +194,7 @@ fn sighup_opens_the_log_anew_and_reads_the_settings_again() {
     wait_until("both lines", || {
         let log = post.read("log2");
         let why = format!("Z warn open the log {} anew: is a dir", post.path("log").display());
-        (log.contains(&why) && log.matches("settings read again").count() == 2).then_some(())
+        (log.contains(&why) && log.matches("configuration reloaded").count() == 2).then_some(())
     });
     supervisor.stop();
 }
@@ -218,7 +218,7 @@ fn a_signal_that_comes_early_waits_and_kills_nobody() {
     std::fs::write(&settings, "").unwrap();
     post.wait_log("started", 1);
     std::fs::write(&settings, "").unwrap();
-    post.wait_log("settings read again", 1);
+    post.wait_log("configuration reloaded", 1);
     supervisor.signal("-TERM");
     assert_eq!(supervisor.wait(), Some(0));
     assert!(!post.read("log").contains("the agent"), "{}", post.read("log"));
@@ -328,7 +328,7 @@ fn a_full_disk_ends_nothing_and_what_is_lost_is_counted() {
         log().contains(" lines could not be written here\n").then_some(())
     });
     let log = log();
-    assert!(log.lines().filter(|line| !line.contains("settings read again")).count() < 8, "{log}");
+    assert!(log.lines().filter(|line| !line.contains("configuration reloaded")).count() < 8, "{log}");
     let agent = supervisor.agent();
     supervisor.stop();
     assert!(!is_there(agent));
@@ -387,7 +387,7 @@ fn syslog_gets_every_line_also_after_it_was_started_again() {
     wait_until("the next one", || post.is_served().then_some(()));
     let syslog = listen();
     supervisor.signal("-HUP");
-    while !hear(&syslog).ends_with(": settings read again") {}
+    while !hear(&syslog).ends_with(": configuration reloaded") {}
     // One that does not read keeps nobody waiting.
     for _ in 0..100 {
         supervisor.signal("-HUP");

@@ -1,8 +1,10 @@
-//! Tells whoever looks after the agent how it goes: systemd, by the protocol of sd_notify(3), or a supervisor, by the same
-//! words. Nothing here waits: what cannot be sent is tried again, and an agent that nobody listens to goes on.
+//! Reports readiness and liveness to systemd, or to the agent's own supervisor, by the protocol of sd_notify(3). Nothing here
+//! blocks: a message that cannot be sent is retried.
 //!
-//! The main thread owns it and beats for all the others: [`Notifier::tend`] asks before every beat whether one of them hangs.
-//! A beat on a thread of its own would prove that this thread lives.
+//! The main thread owns this and sends watchdog messages on behalf of all threads: [`SdNotifier::poll`] checks before each
+//! message whether one of them is stalled. A thread of its own would only prove that it runs itself.
+//!
+//! Not the crate sd-notify: its socket blocks, and it cannot send to a socket that is inherited as standard input.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,41 +14,47 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-use crate::limits;
 use crate::sys;
 use crate::util::error::reason;
 
-/// Whom to tell, and what is still to be told.
+/// Time between two attempts to send a message, and between two checks of a stalled thread.
+const NOTIFY_RETRY: Duration = Duration::from_secs(1);
+
+/// The connection to a service manager.
 pub struct SdNotifier {
-    /// `None`: nobody.
-    to: Option<(UnixDatagram, Option<SocketAddr>)>,
-    /// What nobody took yet. The last word counts.
-    unsaid: Option<String>,
-    /// Time between two beats, and when the next one is due.
-    beats: Option<(Duration, Instant)>,
-    /// How often in a row a thread was found late.
-    late: u32,
+    /// `None`: there is no service manager. The address is `None` for a connected socket.
+    socket: Option<(UnixDatagram, Option<SocketAddr>)>,
+    /// A message that was not sent yet. A later one replaces it.
+    pending: Option<String>,
+    /// Time between two watchdog messages, if the service manager expects them.
+    watchdog_interval: Option<Duration>,
+    next_watchdog: Instant,
+    /// Consecutive checks that found a stalled thread.
+    stalled_checks: u32,
 }
 
 impl SdNotifier {
-    /// The service manager that the environment names, if it names one.
+    /// Uses the service manager that the environment names.
     pub fn from_environment() -> Self {
         let variable = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty());
-        let to = variable.and_then(|name| match socket(&name) {
+        let socket = variable.and_then(|name| match open_socket(&name) {
             Ok((socket, address)) => Some((socket, Some(address))),
             Err(error) => {
                 let (name, why) = (name.to_string_lossy(), reason(&error));
-                log::warn!("NOTIFY_SOCKET {}: {why}; nobody is told", name.escape_debug());
+                log::warn!(
+                    "NOTIFY_SOCKET {}: {why}; the service manager is not notified",
+                    name.escape_debug()
+                );
                 None
             }
         });
-        Self::new(to)
+        Self::new(socket)
     }
 
-    /// The supervisor at the other end of standard input, of which there is one while the process `supervisor` lives: from now
-    /// on its end is a SIGTERM, so that its agent is not left behind as a second one. `None`: it has ended already.
+    /// Uses the supervisor at the other end of standard input. From now on the supervisor's exit is a SIGTERM, so that its
+    /// agent is not left beside the next one. `None` if it has exited already.
     pub fn to_supervisor(supervisor: u32) -> io::Result<Option<Self>> {
-        if !sys::children::hear_of_parents_end(supervisor) {
+        if !sys::children::set_parent_death_signal(supervisor) {
             return Ok(None);
         }
         let socket = UnixDatagram::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -54,85 +62,82 @@ impl SdNotifier {
         Ok(Some(Self::new(Some((socket, None)))))
     }
 
-    fn new(to: Option<(UnixDatagram, Option<SocketAddr>)>) -> Self {
-        let every = to.as_ref().and_then(|_| watched_every());
-        // Half of what may pass between two.
-        let beats = every.map(|every| (every / 2, Instant::now()));
-        Self { to, unsaid: None, beats, late: 0 }
+    fn new(socket: Option<(UnixDatagram, Option<SocketAddr>)>) -> Self {
+        // Half of the timeout, as sd_watchdog_enabled(3) recommends.
+        let watchdog_interval =
+            socket.as_ref().and_then(|_| watchdog_timeout()).map(|time| time / 2);
+        let next_watchdog = Instant::now();
+        Self { socket, pending: None, watchdog_interval, next_watchdog, stalled_checks: 0 }
     }
 
-    /// All ports are open, or the settings were read again.
+    /// All ports are open, or the configuration was reloaded.
     pub fn ready(&mut self, status: &str) {
-        // A line of its own would be another word.
-        self.say(format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
+        // A line break would start another field of the message.
+        self.notify(format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
     }
 
-    /// The settings are read again. The time is for `Type=notify-reload`.
+    /// The configuration is being reloaded. `Type=notify-reload` needs the time.
     pub fn reloading(&mut self) {
-        let microseconds = sys::process::monotonic().as_micros();
-        self.say(format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+        let time = sys::process::monotonic_clock().unwrap_or_default();
+        self.notify(format!("RELOADING=1\nMONOTONIC_USEC={}", time.as_micros()));
     }
 
-    /// It ends.
     pub fn stopping(&mut self) {
-        self.say("STOPPING=1\nSTATUS=stopping".to_owned());
+        self.notify("STOPPING=1\nSTATUS=stopping".to_owned());
     }
 
-    /// Something else, in the protocol's own words.
-    pub fn say(&mut self, words: String) {
-        self.unsaid = self.to.is_some().then_some(words);
-        self.tell();
+    fn notify(&mut self, message: String) {
+        self.pending = self.socket.is_some().then_some(message);
+        self.flush();
     }
 
-    /// Does what is due: says again what nobody took, and beats, unless `late` names a thread that hangs. How long
-    /// nothing will be due.
-    pub fn tend(&mut self, late: impl FnOnce() -> Option<&'static str>) -> Option<Duration> {
-        self.tell();
-        let again = self.unsaid.as_ref().map(|_| limits::TELL_AGAIN);
-        let Some((every, due)) = self.beats else { return again };
+    /// Does what is due: sends the pending message, and a watchdog message unless `stalled` names a thread. Returns the time
+    /// until the next call; `None` if there is nothing to do.
+    pub fn poll(&mut self, stalled: impl FnOnce() -> Option<&'static str>) -> Option<Duration> {
+        self.flush();
+        let retry = self.pending.as_ref().map(|_| NOTIFY_RETRY);
+        let Some(interval) = self.watchdog_interval else { return retry };
         let now = Instant::now();
-        let wait = if now < due {
-            due - now
-        } else if let Some(name) = late() {
-            self.late = self.late.saturating_add(1);
-            // At the first look all may be late, after a pause of the whole process.
-            if self.late == 2 {
-                log::error!(
-                    "the thread {name} hangs: the service manager is not told that all is well"
-                );
+        let wait = if now < self.next_watchdog {
+            self.next_watchdog - now
+        } else if let Some(name) = stalled() {
+            self.stalled_checks = self.stalled_checks.saturating_add(1);
+            // After a pause of the whole process, the first check may find every thread stalled.
+            if self.stalled_checks == 2 {
+                log::error!("thread {name} is stalled: no watchdog messages are sent");
             }
-            limits::TELL_AGAIN
+            NOTIFY_RETRY
         } else {
-            if self.late > 1 {
-                log::warn!("no thread hangs any more");
+            if self.stalled_checks > 1 {
+                log::warn!("stalled thread recovered");
             }
-            self.late = 0;
+            self.stalled_checks = 0;
             self.send(b"WATCHDOG=1");
-            self.beats = Some((every, now + every));
-            every
+            self.next_watchdog = now + interval;
+            interval
         };
-        Some(again.map_or(wait, |again| again.min(wait)))
+        Some(retry.map_or(wait, |retry| retry.min(wait)))
     }
 
-    fn tell(&mut self) {
-        if let Some(words) = self.unsaid.take()
-            && !self.send(words.as_bytes())
+    fn flush(&mut self) {
+        if let Some(message) = self.pending.take()
+            && !self.send(message.as_bytes())
         {
-            self.unsaid = Some(words);
+            self.pending = Some(message);
         }
     }
 
-    /// Whether nothing is left to be done for it: it was sent, or nobody is there.
-    fn send(&self, words: &[u8]) -> bool {
-        let Some((socket, address)) = &self.to else { return true };
+    /// Returns false if the message must be sent again.
+    fn send(&self, message: &[u8]) -> bool {
+        let Some((socket, address)) = &self.socket else { return true };
         let sent = match address {
-            Some(address) => socket.send_to_addr(words, address),
-            None => socket.send(words),
+            Some(address) => socket.send_to_addr(message, address),
+            None => socket.send(message),
         };
         match sent {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(error) => {
-                log::debug!("tell the service manager: {}", reason(&error));
+                log::debug!("notify the service manager: {}", reason(&error));
                 true
             }
             Ok(_) => true,
@@ -140,8 +145,8 @@ impl SdNotifier {
     }
 }
 
-/// A path, or a name in no directory, which is written with an @.
-fn socket(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+/// Opens a socket for an address in `NOTIFY_SOCKET`: a path, or an abstract name after an @.
+fn open_socket(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     let address = match name.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         [b'/', ..] => SocketAddr::from_pathname(name)?,
@@ -152,14 +157,14 @@ fn socket(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
     Ok((socket, address))
 }
 
-/// How long nobody may be heard of who is watched: sd_watchdog_enabled(3). It is not for us if another process is named.
-fn watched_every() -> Option<Duration> {
+/// The service manager's watchdog timeout: sd_watchdog_enabled(3). It is not for this process if another one is named.
+fn watchdog_timeout() -> Option<Duration> {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
     let ours = match std::env::var_os("WATCHDOG_PID") {
         Some(_) => number("WATCHDOG_PID") == Some(std::process::id().into()),
         None => true,
     };
-    number("WATCHDOG_USEC").filter(|every| ours && *every > 0).map(Duration::from_micros)
+    number("WATCHDOG_USEC").filter(|time| ours && *time > 0).map(Duration::from_micros)
 }
 
 #[cfg(test)]
@@ -167,56 +172,59 @@ mod tests {
     use super::*;
 
     fn pair() -> (SdNotifier, UnixDatagram) {
-        let (own, other) = UnixDatagram::pair().unwrap();
+        let (own, peer) = UnixDatagram::pair().unwrap();
         own.set_nonblocking(true).unwrap();
-        other.set_nonblocking(true).unwrap();
-        (SdNotifier { to: Some((own, None)), unsaid: None, beats: None, late: 0 }, other)
+        peer.set_nonblocking(true).unwrap();
+        let mut notifier = SdNotifier::new(Some((own, None)));
+        notifier.watchdog_interval = None; // whatever this test's own environment says
+        (notifier, peer)
     }
 
-    fn heard(other: &UnixDatagram) -> Vec<String> {
-        let mut part = [0; 256];
-        let next = || other.recv(&mut part).ok().map(|length| part[..length].to_vec());
-        std::iter::from_fn(next).map(|words| String::from_utf8(words).unwrap()).collect()
+    fn received(peer: &UnixDatagram) -> Vec<String> {
+        let mut message = [0; 256];
+        let next = || peer.recv(&mut message).ok().map(|length| message[..length].to_vec());
+        std::iter::from_fn(next).map(|message| String::from_utf8(message).unwrap()).collect()
     }
 
     #[test]
-    fn what_nobody_takes_is_said_again_and_the_last_word_counts() {
-        let (mut notifier, other) = pair();
+    fn retries_unsent_message_and_keeps_only_last_one() {
+        let (mut notifier, peer) = pair();
         while notifier.send(b"WATCHDOG=1") {}
         notifier.reloading();
         notifier.ready("two\nlines");
-        assert_eq!(notifier.tend(|| None), Some(limits::TELL_AGAIN));
-        assert!(heard(&other).iter().all(|words| words == "WATCHDOG=1"));
-        assert_eq!(notifier.tend(|| None), None);
-        assert_eq!(heard(&other), ["READY=1\nSTATUS=two lines"]);
+        assert_eq!(notifier.poll(|| None), Some(NOTIFY_RETRY));
+        assert!(received(&peer).iter().all(|message| message == "WATCHDOG=1"));
+        assert_eq!(notifier.poll(|| None), None);
+        assert_eq!(received(&peer), ["READY=1\nSTATUS=two lines"]);
     }
 
     #[test]
-    fn it_beats_when_a_beat_is_due_and_nobody_is_late() {
-        let (mut notifier, other) = pair();
-        let every = Duration::from_secs(3600);
-        notifier.beats = Some((every, Instant::now()));
-        assert_eq!(notifier.tend(|| Some("sampler")), Some(limits::TELL_AGAIN));
-        assert!(heard(&other).is_empty());
-        assert_eq!(notifier.tend(|| None), Some(every));
-        assert_eq!(heard(&other), ["WATCHDOG=1"]);
-        assert!(notifier.tend(|| panic!("nothing is due")).is_some_and(|wait| wait <= every));
-        assert!(heard(&other).is_empty());
+    fn sends_watchdog_message_when_due_and_no_thread_is_stalled() {
+        let (mut notifier, peer) = pair();
+        let interval = Duration::from_secs(3600);
+        notifier.watchdog_interval = Some(interval);
+        assert_eq!(notifier.poll(|| Some("sampler")), Some(NOTIFY_RETRY));
+        assert!(received(&peer).is_empty());
+        assert_eq!(notifier.poll(|| None), Some(interval));
+        assert_eq!(received(&peer), ["WATCHDOG=1"]);
+        assert!(notifier.poll(|| panic!("nothing is due")).is_some_and(|wait| wait <= interval));
+        assert!(received(&peer).is_empty());
     }
 
     #[test]
-    fn nobody_who_listens_is_no_trouble() {
-        let (mut notifier, other) = pair();
-        drop(other);
+    fn ignores_closed_service_manager_socket() {
+        let (mut notifier, peer) = pair();
+        drop(peer);
         notifier.stopping();
-        assert_eq!(notifier.tend(|| None), None);
+        assert_eq!(notifier.poll(|| None), None);
     }
 
     #[test]
-    fn names_of_sockets() {
-        assert!(socket("/run/systemd/notify".as_ref()).unwrap().1.as_pathname().is_some());
-        let (_, address) = socket("@hm".as_ref()).unwrap();
+    fn accepts_path_and_abstract_socket_names_only() {
+        assert!(open_socket("/run/systemd/notify".as_ref()).unwrap().1.as_pathname().is_some());
+        let (_, address) = open_socket("@hm".as_ref()).unwrap();
         assert_eq!(address.as_abstract_name(), Some(&b"hm"[..]));
-        assert!(socket("vsock:2:1".as_ref()).is_err() && socket("notify".as_ref()).is_err());
+        assert!(open_socket("vsock:2:1".as_ref()).is_err());
+        assert!(open_socket("notify".as_ref()).is_err());
     }
 }

@@ -33,11 +33,11 @@ impl Beat {
     /// if the command does not exist, 126 if it cannot be run, as in shells.
     pub fn run(self) -> u8 {
         // Threads inherit the signal mask, so signals are blocked before any thread starts.
-        sys::heed_children();
-        sys::block_passed_signals();
+        sys::reset_sigchld();
+        sys::block_forwarded_signals();
         let Some((name, arguments)) = self.command.split_first() else { return 127 };
         let mut command = Command::new(name);
-        sys::unblock_in(command.args(arguments));
+        sys::clear_signal_mask_in(command.args(arguments));
         let child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
@@ -77,8 +77,8 @@ fn wait(mut child: Child) -> io::Result<ExitStatus> {
         if let Some(status) = child.try_wait()? {
             return Ok(status);
         }
-        if let Some(signal) = sys::wait_passed_signal() {
-            sys::process::signal(child.id(), signal);
+        if let Some(signal) = sys::wait_forwarded_signal() {
+            sys::process::send_signal(child.id(), signal);
         }
     }
 }

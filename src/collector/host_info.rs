@@ -6,7 +6,7 @@ use crate::collector::cached_file::Files;
 use crate::config::Roots;
 use crate::model::host_info::HostInfo;
 use crate::procfs::{cpuinfo, os_release};
-use crate::sys::process::host_name;
+use crate::sys::process;
 
 /// Reads the machine's names. What is not there is absent; a processor nobody names is "unknown".
 pub fn read(roots: &Roots) -> HostInfo {
@@ -48,7 +48,7 @@ pub fn hostname(files: &mut Files, roots: &Roots) -> Option<String> {
     let own = roots.root == Path::new("/");
     let file = if own { None } else { files.line(&roots.root.join("etc/hostname")) };
     // Which is what the kernel's file would say.
-    let asked = || if roots.proc == Path::new("/proc") { host_name() } else { None };
+    let asked = || if roots.proc == Path::new("/proc") { process::hostname() } else { None };
     file.or_else(asked).or_else(|| files.line(&roots.proc.join("sys/kernel/hostname")))
 }
 

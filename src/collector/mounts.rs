@@ -38,7 +38,7 @@ impl Places {
     /// it again, where that happens by itself.
     pub fn are_as_they_were(&self) -> bool {
         let Some(list) = &self.watched else { return false };
-        let events = [(list.as_fd(), sys::Until::Changed)];
+        let events = [(list.as_fd(), sys::Interest::Priority)];
         if sys::wait(events, Some(Duration::ZERO)) == [true] {
             self.have_changed.store(true, Relaxed);
         }

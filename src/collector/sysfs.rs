@@ -15,13 +15,13 @@ use crate::limits;
 use crate::model::Temperature;
 use crate::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
 use crate::procfs::decimal;
-use crate::sys::net::{LinkNews, interface_index};
+use crate::sys::net::{LinkMonitor, interface_index};
 
 /// Reads what is below `/sys/class`.
 pub struct SysfsCollector {
     sys: PathBuf,
     /// Without it, interfaces are looked at each time.
-    news: Option<LinkNews>,
+    news: Option<LinkMonitor>,
     /// Whether news are of those that are listed: this `/sys` may have been mounted in another network namespace.
     are_ours: bool,
     files: Files,
@@ -51,7 +51,7 @@ impl SysfsCollector {
         Self {
             sys: sys.to_owned(),
             // Elsewhere there may be other interfaces than those of which the kernel tells us.
-            news: (sys == Path::new("/sys")).then(|| LinkNews::new().ok()).flatten(),
+            news: (sys == Path::new("/sys")).then(|| LinkMonitor::new().ok()).flatten(),
             files: Files::default(),
             are_ours: false,
             listed: None,
@@ -65,7 +65,8 @@ impl SysfsCollector {
     /// What they say now.
     pub fn read(&mut self) -> Devices {
         let old = |at: Instant| at.elapsed() >= limits::DEVICE_SEARCH;
-        let may_have_changed = !self.are_ours || self.news.as_ref().is_none_or(LinkNews::came);
+        let may_have_changed =
+            !self.are_ours || self.news.as_ref().is_none_or(LinkMonitor::has_changed);
         if self.listed.is_none_or(old) || may_have_changed && self.has_changed() {
             self.list();
             if self.news.is_none() || !self.are_ours {

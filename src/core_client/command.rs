@@ -57,18 +57,18 @@ fn watch(mut child: Child, timeout: Duration, stop: &Shutdown, result: &mut Comm
     while out.is_open() || err.is_open() {
         if stop.is_triggered() && !asked {
             asked = true;
-            process::signal(child.id(), libc::SIGTERM);
+            process::send_signal(child.id(), libc::SIGTERM);
             deadline = Instant::now() + 2 * limits::INTERRUPTED_GRACE;
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() && asked {
             // The agent has no more time. Its warden has, goes on without it, and leaves nobody behind; killed, it would
             // leave all. Should it have been stopped, it goes on now.
-            process::signal(child.id(), libc::SIGCONT);
+            process::send_signal(child.id(), libc::SIGCONT);
             break;
         }
         if left.is_zero() {
-            process::kill_group(child.id());
+            process::kill_process_group(child.id());
             break;
         }
         wait(&out, &err, (!asked).then_some(stop), left);

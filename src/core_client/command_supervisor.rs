@@ -55,10 +55,10 @@ pub fn run(arguments: &[OsString]) -> u8 {
         return 2;
     };
     // The agent's end is a signal, and so is that of the command.
-    sys::heed_children();
-    children::block_heard_signals();
-    let alone = !children::hear_of_parents_end(parent as u32);
-    if let Err(error) = children::adopt_orphans() {
+    sys::reset_sigchld();
+    children::block_supervisor_signals();
+    let alone = !children::set_parent_death_signal(parent as u32);
+    if let Err(error) = children::set_child_subreaper() {
         complain(&format!("adopt orphans: {}", reason(&error)));
         return exit::NOT_RUN as u8;
     }
@@ -91,10 +91,10 @@ pub fn run(arguments: &[OsString]) -> u8 {
 
 /// The user that the agent found; it may be another one by now, and then nothing is run.
 fn user(uid: u32, name: &str) -> Result<User, String> {
-    match users::named(name) {
+    match users::user_by_name(name) {
         Ok(Some(user)) if user.uid == uid => Ok(user),
         // Its own: nothing changes, whatever it is called.
-        Ok(None) if uid == users::own_uid() => Ok(User::nameless(uid)),
+        Ok(None) if uid == users::effective_uid() => Ok(User::from_uid(uid)),
         Ok(_) => Err(format!("the user {name} of number {uid} is not there any more")),
         Err(error) => Err(format!("look up the user {name}: {}", reason(&error))),
     }
@@ -106,7 +106,7 @@ fn prepare(command: &mut Command, user: &User) {
     command.env_clear().envs([("PATH", path), ("LANG", "C.UTF-8"), ("SHELL", "/bin/sh")]);
     command.envs([("HOME", &user.home), ("USER", &user.name), ("LOGNAME", &user.name)]);
     command.current_dir("/");
-    children::start_as(command, user);
+    children::run_as_user(command, user);
 }
 
 struct Ward {
@@ -130,7 +130,7 @@ impl Ward {
             }
         };
         // It is not waited for yet, so its number, and that of its group, is its own.
-        sys::process::kill_group(self.child.id());
+        sys::process::kill_process_group(self.child.id());
         let status = self.child.wait();
         self.kill_the_rest();
         let code = code.unwrap_or_else(|| status.map_or(exit::NOT_RUN, exit_code));
@@ -139,14 +139,14 @@ impl Ward {
 
     fn wait_until(&self, deadline: Instant) -> Early {
         loop {
-            if children::has_ended(self.child.id()) {
+            if children::has_exited(self.child.id()) {
                 return Early::No;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Early::Timeout;
             }
-            if children::wait_for_child_or_end(left) {
+            if children::wait_child_or_stop(left) {
                 return Early::Asked;
             }
         }
@@ -154,21 +154,21 @@ impl Ward {
 
     /// Asks it to end, and gives it that long to do so.
     fn end(&self, grace: Duration) {
-        children::signal_group(self.child.id(), libc::SIGTERM);
+        children::terminate_process_group(self.child.id());
         let deadline = Instant::now() + grace;
-        while !children::has_ended(self.child.id()) {
+        while !children::has_exited(self.child.id()) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            children::wait_for_child_or_end(left);
+            children::wait_child_or_stop(left);
         }
     }
 
     /// Whoever got away has become our child, as its parent is gone.
     fn kill_the_rest(&self) {
         let deadline = Instant::now() + limits::COMMAND_REST;
-        while children::reap() {
+        while children::reap_children() {
             for process in own_children() {
                 children::kill_with_group(process);
             }
@@ -176,7 +176,7 @@ impl Ward {
                 complain("some processes of the command cannot be ended");
                 return;
             }
-            children::wait_for_child_or_end(Duration::from_millis(10));
+            children::wait_child_or_stop(Duration::from_millis(10));
         }
     }
 }

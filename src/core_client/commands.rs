@@ -191,15 +191,17 @@ fn refusal(command_id: &str, why: &str) -> CommandResult {
 /// The user that commands run as. The error is a setting that is wrong.
 pub fn user(run_as: Option<&str>, commands_are_on: bool) -> Result<User, Error> {
     let wrong = |why: String| Error::Setting { origin: "core.run_as".to_owned(), why };
-    let own = users::own_uid();
+    let own = users::effective_uid();
     let looked_up = |error| Error::system("look up a user", error);
     match run_as {
         None if own == 0 && commands_are_on => Err(wrong(
             "commands would run as root; name the user that they run as (root, if you mean it)"
                 .to_owned(),
         )),
-        None => Ok(users::numbered(own).map_err(looked_up)?.unwrap_or_else(|| User::nameless(own))),
-        Some(name) => match users::named(name).map_err(looked_up)? {
+        None => {
+            Ok(users::user_by_uid(own).map_err(looked_up)?.unwrap_or_else(|| User::from_uid(own)))
+        }
+        Some(name) => match users::user_by_name(name).map_err(looked_up)? {
             None => Err(wrong(format!("there is no user \"{}\"", name.escape_debug()))),
             Some(user) if own != 0 && user.uid != own => {
                 Err(wrong(format!("only root can run commands as {}", user.name)))

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::heartbeat::protocol::shown;
 use crate::heartbeat::table::Transition;
 use crate::limits;
-use crate::sys::process::kill_group;
+use crate::sys::process::kill_process_group;
 use crate::util::child_env;
 use crate::util::error::reason;
 
@@ -113,7 +113,7 @@ impl Running {
                 if now.saturating_duration_since(self.since) >= limits::ACTION && !self.killed {
                     let seconds = limits::ACTION.as_secs();
                     log::warn!("{}: killed, for it has not ended within {seconds} s", what());
-                    kill_group(self.child.id());
+                    kill_process_group(self.child.id());
                     self.killed = true;
                 }
                 false

@@ -17,7 +17,7 @@ use crate::http::message::ErrorResponse;
 use crate::http::stats::{Counters, OpenGuard};
 use crate::limits;
 use crate::sys;
-use crate::sys::{Crew, SocketOptions};
+use crate::sys::Crew;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
 use crate::util::liveness::Liveness;
@@ -73,13 +73,7 @@ impl Port {
             failure.with_hint(format!("{hint}see {name}.listen"))
         };
         let listener = TcpListener::bind(address).map_err(fail)?;
-        let options = SocketOptions {
-            backlog: limits::LISTEN_BACKLOG,
-            send_buffer_bytes: limits::SEND_BUFFER_BYTES,
-            keepalive_seconds: limits::KEEPALIVE_SECONDS,
-            unconfirmed: limits::UNCONFIRMED,
-        };
-        sys::set_listener_options(&listener, &options).map_err(fail)?;
+        sys::net::set_listener_options(&listener, limits::SEND_BUFFER_BYTES).map_err(fail)?;
         listener.set_nonblocking(true).map_err(fail)?;
         log::info!("{name} listening on {}", listener.local_addr().map_err(fail)?);
         let (permits, counters) = (ConnectionLimiter::default(), Arc::default());

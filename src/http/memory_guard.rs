@@ -11,7 +11,6 @@ use std::sync::OnceLock;
 
 use crate::limits;
 use crate::procfs::{cgroup, decimal};
-use crate::sys;
 
 /// A control group whose memory is limited. Its files stay open: they are read for each connection, and when there are no
 /// descriptors left.
@@ -24,13 +23,22 @@ struct Group {
 /// Fails where there is no room for another connection and what those who are inside may need meanwhile.
 pub fn check() -> io::Result<()> {
     static OWN: OnceLock<Option<Group>> = OnceLock::new();
-    sys::check_room(limits::HEADROOM_BYTES)?;
+    check_allocation(limits::HEADROOM_BYTES)?;
     match OWN.get_or_init(|| Group::own(Path::new("/sys/fs/cgroup"))) {
         Some(group) if !group.has_room() => {
             Err(io::Error::other("the memory of its control group is nearly used up"))
         }
         _ => Ok(()),
     }
+}
+
+/// Fails if so much memory cannot be allocated.
+fn check_allocation(bytes: usize) -> io::Result<()> {
+    let mut allocation = Vec::<u8>::new();
+    allocation.try_reserve_exact(bytes).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
+    // Without this the compiler may leave out an allocation that is not used.
+    std::hint::black_box(&allocation);
+    Ok(())
 }
 
 impl Group {

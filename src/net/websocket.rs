@@ -22,7 +22,7 @@ use crate::net::reconnect::DisconnectReason;
 use crate::net::tls;
 use crate::net::url::{Address, Proxy};
 use crate::sys;
-use crate::sys::Until;
+use crate::sys::Interest;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::reason;
 use crate::util::sync::Shutdown;
@@ -96,8 +96,7 @@ impl<'a> Socket<'a> {
         };
         let socket = reach(host, port, stop)?;
         let lost = |error: io::Error| DisconnectReason::Lost(reason(&error));
-        sys::net::notice_loss(socket.as_fd(), limits::KEEPALIVE_SECONDS, limits::UNCONFIRMED)
-            .map_err(lost)?;
+        sys::net::enable_keepalive(&socket).map_err(lost)?;
         let mut stream = DeadlineStream::new(socket, stop).map_err(lost)?;
         if let Some(proxy) = &route.proxy {
             pass(&mut stream, &proxy.request(&route.address))?;
@@ -211,8 +210,8 @@ fn reach(host: &str, port: u16, stop: &Shutdown) -> Result<TcpStream, Disconnect
 }
 
 fn connect(address: SocketAddr, stop: &Shutdown) -> io::Result<TcpStream> {
-    let socket = sys::net::begin_connect(address)?;
-    let waiting = [(socket.as_fd(), Until::Writable), (stop.as_fd(), Until::Readable)];
+    let socket = sys::net::start_connect(address)?;
+    let waiting = [(socket.as_fd(), Interest::Writable), (stop.as_fd(), Interest::Readable)];
     let [connected, stopped] = sys::wait(waiting, Some(limits::CONNECT));
     match (connected, socket.take_error()?) {
         (_, Some(error)) => Err(error),

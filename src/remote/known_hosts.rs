@@ -12,7 +12,8 @@ use crate::util::error::reason;
 pub(super) fn check(settings: &Current) {
     let config = settings.get();
     let named = config.monitor.known_hosts.as_deref();
-    let home = || users::numbered(users::own_uid()).ok().flatten().map(|user| user.home.into());
+    let home =
+        || users::user_by_uid(users::effective_uid()).ok().flatten().map(|user| user.home.into());
     if let Some((path, error)) = trouble(named, home) {
         log::warn!(
             "monitor: host keys are remembered nowhere, and a changed one will not be noticed: {}: {}; see monitor.known_hosts",

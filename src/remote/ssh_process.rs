@@ -127,7 +127,7 @@ impl Client {
 impl Drop for Client {
     fn drop(&mut self) {
         // Those whom it has started for a jump host are in its group.
-        sys::process::kill_group(self.child.id());
+        sys::process::kill_process_group(self.child.id());
         let _ = self.child.wait();
     }
 }

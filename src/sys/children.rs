@@ -1,167 +1,154 @@
-//! Children of a process that looks after one program and everybody whom that starts.
+//! Starting and reaping children in a process that supervises one program and its descendants.
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::sys::prctl::{self, set_pdeathsig};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, geteuid, getpgid, getpgrp, setgid, setgroups, setsid, setuid};
+
 use crate::sys::check;
-use crate::sys::signals::{clear_mask, signal_set, time_spec};
+use crate::sys::process::{child_pid, is_parent};
+use crate::sys::signals::{block, signal_set, sigtimedwait};
 use crate::sys::users::User;
 
-/// From now on orphans among this process' descendants become its children.
-pub fn adopt_orphans() -> io::Result<()> {
-    // SAFETY: it takes no pointers.
-    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) }).map(drop)
+/// Makes orphans among this process's descendants its children.
+pub fn set_child_subreaper() -> io::Result<()> {
+    Ok(prctl::set_child_subreaper(true)?)
 }
 
-/// From now on the end of the thread that started this process is told as SIGTERM. Whether `parent` is still there to
-/// end.
-pub fn hear_of_parents_end(parent: u32) -> bool {
-    // SAFETY: neither call takes pointers.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-        u32::try_from(libc::getppid()) == Ok(parent)
-    }
+/// Has the kernel send SIGTERM when the thread that started this process exits. Returns whether `parent` still runs.
+pub fn set_parent_death_signal(parent: u32) -> bool {
+    set_pdeathsig(Signal::SIGTERM).is_ok() && is_parent(parent)
 }
 
-/// Signals that ask a process which looks after a program to end it; and that of a child's end.
-const HEARD: [libc::c_int; 5] =
-    [libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+/// Signals that ask a supervisor to stop.
+const STOP_SIGNALS: [Signal; 4] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
-/// Blocks the signals that [`wait_for_child_or_end`] waits for.
-pub fn block_heard_signals() {
-    let wanted = signal_set(&HEARD);
-    // SAFETY: the set is initialised and only read.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const wanted, std::ptr::null_mut()) };
+/// [`STOP_SIGNALS`], and the one that reports a child's exit.
+fn supervisor_signals() -> SigSet {
+    let mut signals = signal_set(&STOP_SIGNALS);
+    signals.add(Signal::SIGCHLD);
+    signals
 }
 
-/// Waits for the end of a child, or for being asked to end, `timeout` at most. Whether it was asked to end.
-pub fn wait_for_child_or_end(timeout: Duration) -> bool {
-    let wanted = signal_set(&HEARD);
-    let timeout = time_spec(timeout);
-    // SAFETY: the set and the time are initialised and only read; no information is asked for.
-    let signal =
-        unsafe { libc::sigtimedwait(&raw const wanted, std::ptr::null_mut(), &raw const timeout) };
-    signal > 0 && signal != libc::SIGCHLD
+/// Blocks the signals that [`wait_child_or_stop`] waits for.
+pub fn block_supervisor_signals() {
+    block(&supervisor_signals());
 }
 
-/// Whether a child has ended. It is not waited for, so its number stays its own; orphans that have ended are.
-pub fn has_ended(child: u32) -> bool {
-    let how = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+/// Waits for a child's exit or a request to stop, at most `timeout`. Returns whether it is a request to stop.
+pub fn wait_child_or_stop(timeout: Duration) -> bool {
+    let received = sigtimedwait(&supervisor_signals(), Some(timeout));
+    received.is_some_and(|(signal, _)| signal != libc::SIGCHLD)
+}
+
+/// Whether a child has exited. It is not reaped, so that its PID is not reused; orphans that have exited are.
+pub fn has_exited(child: u32) -> bool {
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     loop {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-        // SAFETY: there is room for the information; zeroes are valid information, and the field is there for what
-        // waitid tells.
-        let ended = unsafe {
-            match libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), how) {
+        // SAFETY: there is room for the information; zeroes are valid information, and waitid fills in the PID.
+        let exited = unsafe {
+            match libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), options) {
                 0 => info.assume_init().si_pid(),
                 _ => return true, // no children at all
             }
         };
-        match u32::try_from(ended) {
+        match u32::try_from(exited) {
             Ok(0) | Err(_) => return false,
-            Ok(ended) if ended == child => return true,
-            // SAFETY: it takes no status.
-            Ok(_) => unsafe { libc::waitpid(ended, std::ptr::null_mut(), libc::WNOHANG) },
+            Ok(exited) if exited == child => return true,
+            // SAFETY: it writes no status.
+            Ok(_) => unsafe { libc::waitpid(exited, std::ptr::null_mut(), libc::WNOHANG) },
         };
     }
 }
 
-/// Waits for children that have ended. Whether there are others.
-pub fn reap() -> bool {
+/// Reaps children that have exited. Returns whether others still run.
+pub fn reap_children() -> bool {
     loop {
-        // SAFETY: it takes no status.
+        // SAFETY: it writes no status.
         match unsafe { libc::waitpid(-1, std::ptr::null_mut(), libc::WNOHANG) } {
             0 => return true,
-            ended if ended > 0 => {}
+            exited if exited > 0 => {}
             _ => return false, // no children
         }
     }
 }
 
-/// Kills a process and the group it belongs to, unless that is our own.
+/// Kills a process and its process group, unless that is our own.
 pub fn kill_with_group(process: u32) {
-    let Ok(process) = libc::pid_t::try_from(process) else { return };
-    if process <= 1 {
-        return;
-    }
-    // SAFETY: none of the calls takes pointers.
-    unsafe {
-        let group = libc::getpgid(process);
-        if group > 1 && group != libc::getpgrp() {
-            libc::kill(-group, libc::SIGKILL);
-        }
-        libc::kill(process, libc::SIGKILL);
-    }
-}
-
-/// Sends a signal to the group that a child of ours leads.
-pub fn signal_group(leader: u32, signal: i32) {
-    if let Ok(leader) = libc::pid_t::try_from(leader)
-        && leader > 1
+    let Some(process) = child_pid(process) else { return };
+    // All of them fail only for processes that have exited already.
+    if let Ok(group) = getpgid(Some(process))
+        && group.as_raw() > 1
+        && group != getpgrp()
     {
-        // SAFETY: it takes no pointers.
-        unsafe { libc::kill(-leader, signal) };
+        let _ = killpg(group, Signal::SIGKILL);
+    }
+    let _ = kill(process, Signal::SIGKILL);
+}
+
+/// Sends SIGTERM to the process group of a child.
+pub fn terminate_process_group(leader: u32) {
+    if let Some(leader) = child_pid(leader) {
+        // It fails only when the group has no process left.
+        let _ = killpg(leader, Signal::SIGTERM);
     }
 }
 
-/// Has a program start in a session of its own, with no signal blocked, the usual mask for new files, and as `user` with
-/// all groups of that user and, unless that is root, no capability. It is killed when the thread that starts it ends.
-pub fn start_as(command: &mut Command, user: &User) {
-    use std::os::unix::process::CommandExt;
-    let (uid, gid, groups) = (user.uid, user.gid, user.groups.clone());
+/// Starts a program in a session of its own, with no signal blocked, the usual file mode mask, and as `user` with all of
+/// that user's groups and, unless that is root, no capabilities. The kernel kills it when the thread that starts it exits.
+pub fn run_as_user(command: &mut Command, user: &User) {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let groups: Vec<_> = user.groups.iter().copied().map(Gid::from_raw).collect();
     let become_user = move || {
-        // SAFETY: the calls take no pointers but for the list of groups, which outlives its call.
-        unsafe {
-            check(libc::setsid())?;
-            libc::umask(0o022);
-            if libc::geteuid() == 0 {
-                check(libc::setgroups(groups.len() as _, groups.as_ptr()))?;
-                check(libc::setgid(gid))?;
-                check(libc::setuid(uid))?;
-            }
+        setsid()?;
+        umask(Mode::S_IWGRP | Mode::S_IWOTH);
+        if geteuid().is_root() {
+            setgroups(&groups)?;
+            setgid(gid)?;
+            setuid(uid)?;
         }
-        if uid != 0 {
+        if !uid.is_root() {
             drop_capabilities()?;
         }
-        // Should somebody end the warden, this one at least goes with it. Changing the user has reset it.
-        // SAFETY: it takes no pointers.
-        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-        heed_heard_signals();
-        clear_mask();
-        Ok(())
+        // If the command supervisor is killed, at least its direct child exits too. Changing the user has reset this.
+        set_pdeathsig(Signal::SIGKILL)?;
+        reset_signal_handlers();
+        Ok(SigSet::empty().thread_set_mask()?)
     };
-    // SAFETY: it runs between fork and exec, allocates nothing, and calls only what is a plain system call there.
+    // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
     unsafe { command.pre_exec(become_user) };
 }
 
-/// Has a program start in a session of its own, without a terminal, and be killed when the thread that starts it ends.
+/// Starts a program in a session of its own, without a terminal. The kernel kills it when the thread that starts it exits.
 pub fn start_in_session(command: &mut Command) {
-    use std::os::unix::process::CommandExt;
     let parent = std::process::id();
     let start = move || {
-        // SAFETY: the calls take no pointers.
-        unsafe {
-            check(libc::setsid())?;
-            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-            // The parent may have ended before that was asked for.
-            if u32::try_from(libc::getppid()) != Ok(parent) {
-                return Err(io::Error::from_raw_os_error(libc::ECHILD));
-            }
+        setsid()?;
+        set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have exited before that call.
+        if !is_parent(parent) {
+            return Err(io::Error::from_raw_os_error(libc::ECHILD));
         }
-        heed_heard_signals();
+        reset_signal_handlers();
         Ok(())
     };
-    // SAFETY: it runs between fork and exec, allocates nothing, and makes system calls only.
+    // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
     unsafe { command.pre_exec(start) };
 }
 
-/// What the agent was told to ignore, by nohup(1) say, is for the agent alone.
-fn heed_heard_signals() {
-    for signal in HEARD {
+/// Restores the default actions: what the agent inherited as ignored, from nohup(1) for instance, is for the agent alone.
+fn reset_signal_handlers() {
+    for signal in STOP_SIGNALS.into_iter().chain([Signal::SIGCHLD]) {
         // SAFETY: the default action is a valid one.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        unsafe { libc::signal(signal as libc::c_int, libc::SIG_DFL) };
     }
 }
 
@@ -173,17 +160,13 @@ fn drop_capabilities() -> io::Result<()> {
         pid: libc::c_int,
     }
     const VERSION_3: u32 = 0x2008_0522;
-    const AMBIENT: libc::c_int = 47;
-    const CLEAR_ALL: libc::c_ulong = 4;
     let header = Header { version: VERSION_3, pid: 0 };
     let none = [0_u32; 6]; // effective, permitted and inheritable, twice
     // SAFETY: the header and the sets are initialised, of the sizes that this version has, and only read. Kernels before
-    // 4.3 have no ambient capabilities, and say so.
+    // 4.3 have no ambient capabilities; the first call then fails and there is nothing to clear.
     unsafe {
-        libc::prctl(AMBIENT, CLEAR_ALL, 0, 0, 0);
-        if libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
+        check(libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) as libc::c_int)?;
     }
     Ok(())
 }

@@ -1,112 +1,92 @@
-//! Connecting without waiting for it, and news of network interfaces.
+//! Sockets: non-blocking connect, listener options, and changes of network interfaces.
 
-use std::ffi::CString;
-use std::fs::File;
-use std::io::{self, Read};
-use std::mem::size_of;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
-use std::time::Duration;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use crate::limits;
-use crate::sys::{check, set_option};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrIn,
+    SockaddrIn6, bind, connect, listen, recv, setsockopt, socket, sockopt,
+};
 
-/// Begins a connection. The socket does not block; it becomes writable when the connection is there or has
-/// failed, and [`TcpStream::take_error`] says which.
-pub fn begin_connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let family = if address.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: socket takes no pointers; a descriptor it returns is ours alone.
-    let fd = check(unsafe { libc::socket(family, kind, 0) })?;
-    // SAFETY: `fd` is open and owned by nobody else.
-    let socket = unsafe { TcpStream::from_raw_fd(fd) };
+/// Notifications of interface changes that are read at once. The interfaces' files say what has changed, so the rest may
+/// wait for the next call; without a limit, a fast enough sender could hold the caller.
+const MAX_NOTIFICATIONS: u32 = 100;
+
+/// Starts a connection. The socket does not block; it becomes writable when the connection is established or has failed,
+/// and [`TcpStream::take_error`] tells which.
+pub fn start_connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let fd = socket(family, SockType::Stream, flags, None)?;
     let result = match address {
-        SocketAddr::V4(address) => {
-            let raw = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-                sin_zero: [0; 8],
-            };
-            let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-            // SAFETY: `raw` is an address of the family and length that are given.
-            unsafe { libc::connect(fd, (&raw const raw).cast(), length) }
-        }
-        SocketAddr::V6(address) => {
-            let raw = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: address.port().to_be(),
-                sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                sin6_scope_id: address.scope_id(),
-            };
-            let length = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
-            // SAFETY: as above.
-            unsafe { libc::connect(fd, (&raw const raw).cast(), length) }
-        }
+        SocketAddr::V4(address) => connect(fd.as_raw_fd(), &SockaddrIn::from(address)),
+        SocketAddr::V6(address) => connect(fd.as_raw_fd(), &SockaddrIn6::from(address)),
     };
-    match check(result) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => Err(error),
-        _ => Ok(socket),
+    match result {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(TcpStream::from(fd)),
+        Err(error) => Err(error.into()),
     }
 }
 
-/// Has the kernel notice a peer that vanished: by asking when it is silent, and when sent data stays
-/// unconfirmed.
-pub fn notice_loss(
-    fd: BorrowedFd<'_>,
-    keepalive_seconds: (i32, i32, i32),
-    unconfirmed: Duration,
-) -> io::Result<()> {
-    let (idle, interval, count) = keepalive_seconds;
-    let unconfirmed = libc::c_int::try_from(unconfirmed.as_millis()).unwrap_or(0);
-    set_option(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, idle)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, interval)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count)?;
-    set_option(fd, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, unconfirmed)
+/// Silence after which the kernel probes whether the peer still answers, in seconds. Carriers' NAT forgets idle connections
+/// after minutes.
+const KEEPALIVE_IDLE_SECONDS: u32 = 60;
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 15;
+const KEEPALIVE_PROBES: u32 = 4;
+/// Sent data that is not acknowledged for this long ends a connection: the peer has vanished without closing it.
+const TCP_USER_TIMEOUT_MS: u32 = 30_000;
+
+/// Enables keepalive probes and `TCP_USER_TIMEOUT`, and disables Nagle's algorithm: tcp(7).
+pub fn enable_keepalive(fd: &impl AsFd) -> io::Result<()> {
+    setsockopt(fd, sockopt::KeepAlive, &true)?;
+    setsockopt(fd, sockopt::TcpNoDelay, &true)?;
+    setsockopt(fd, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
+    setsockopt(fd, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS)?;
+    setsockopt(fd, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+    Ok(setsockopt(fd, sockopt::TcpUserTimeout, &TCP_USER_TIMEOUT_MS)?)
 }
 
-/// The kernel's number of a network interface of this network namespace; `None`: there is none of this name.
+/// Sets what accepted connections inherit, and the largest backlog that the system allows: a fleet's dashboards reconnect
+/// all at once, and std's backlog is 128.
+pub fn set_listener_options(listener: &TcpListener, send_buffer_bytes: usize) -> io::Result<()> {
+    setsockopt(listener, sockopt::SndBuf, &send_buffer_bytes)?;
+    enable_keepalive(listener)?;
+    // A second listen(2) only changes the backlog.
+    Ok(listen(listener, Backlog::MAXALLOWABLE)?)
+}
+
+/// The kernel's index of a network interface in this network namespace; `None` if there is none of this name.
 pub fn interface_index(name: &str) -> Option<u32> {
-    let name = CString::new(name).ok()?;
-    // SAFETY: the name is a C string, which is only read.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    (index > 0).then_some(index)
+    nix::net::if_::if_nametoindex(name).ok()
 }
 
-/// Hears when a network interface of this network namespace comes, goes or changes: rtnetlink(7), the group of links.
+/// Detects that a network interface of this network namespace was added, removed or changed: rtnetlink(7), `RTMGRP_LINK`.
 #[derive(Debug)]
-pub struct LinkNews(File);
+pub struct LinkMonitor(OwnedFd);
 
-impl LinkNews {
-    /// Listens from now on.
+impl LinkMonitor {
     pub fn new() -> io::Result<Self> {
-        let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-        // SAFETY: socket takes no pointers; a descriptor it returns is ours alone.
-        let fd = check(unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) })?;
-        // SAFETY: `fd` is open and owned by nobody else.
-        let socket = unsafe { File::from_raw_fd(fd) };
-        // As little as the kernel allows: what does not fit is reported as an error, which says as much.
-        set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, 0)?;
-        // SAFETY: all bytes zero are an address: of no process, for no group.
-        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
-        address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-        address.nl_groups = libc::RTMGRP_LINK as u32;
-        let length = size_of::<libc::sockaddr_nl>() as libc::socklen_t;
-        // SAFETY: `address` is an address of the family and length that are given.
-        check(unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) })?;
-        Ok(Self(socket))
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let protocol = SockProtocol::NetlinkRoute;
+        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+        // The smallest buffer that the kernel allows: a message that does not fit is reported as an error, which is as good.
+        setsockopt(&fd, sockopt::RcvBuf, &0)?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, libc::RTMGRP_LINK as u32))?;
+        Ok(Self(fd))
     }
 
-    /// Whether there was any since this was asked last.
-    pub fn came(&self) -> bool {
-        // Not for ever, should they come faster than they are read. What they say, the interfaces' own files say better.
-        let no_more = |read: &io::Result<usize>| {
-            read.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
-        };
-        let mut reads = (0..limits::LINK_NEWS).map(|_| (&self.0).read(&mut [0]));
-        reads.by_ref().take_while(|read| !no_more(read)).count() > 0
+    /// Whether an interface has changed since the last call.
+    pub fn has_changed(&self) -> bool {
+        let mut changed = false;
+        for _ in 0..MAX_NOTIFICATIONS {
+            // The rest of a message is discarded.
+            match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::empty()) {
+                Err(Errno::EAGAIN) => break,
+                _ => changed = true,
+            }
+        }
+        changed
     }
 }

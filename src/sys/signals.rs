@@ -1,123 +1,114 @@
-//! Signals: blocked in every thread, and waited for by one.
+//! Signals: blocked in every thread, and received by one.
 
 use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
-/// What a signal asks of the process.
+use nix::sys::signal::{self, SigSet, kill};
+use nix::unistd::Pid;
+
+/// A request to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM or SIGINT: stop.
+    /// SIGTERM or SIGINT.
     Stop,
     /// SIGHUP: read the settings again.
     Reload,
 }
 
-/// Blocks the signals that [`wait_signal`] waits for, in this thread and in all it starts from now on.
-pub fn block_signals() {
-    let wanted = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
-    // SAFETY: the set is initialised and only read.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const wanted, std::ptr::null_mut()) };
+fn control_signals() -> SigSet {
+    signal_set(&[signal::SIGTERM, signal::SIGINT, signal::SIGHUP])
 }
 
-/// Waits for the next signal that asks something of this process, `timeout` at most (`None`: for ever). They must be
-/// blocked.
-pub fn wait_signal(timeout: Option<Duration>) -> Option<Signal> {
-    let wanted = signal_set(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
-    let timeout = timeout.map(time_spec);
-    let limit = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: the set and the time, if there is one, are initialised and only read; no information is asked for.
-    match unsafe { libc::sigtimedwait(&raw const wanted, std::ptr::null_mut(), limit) } {
+/// Blocks the signals that [`wait_control_signal`] waits for, in this thread and in all that it starts from now on.
+pub fn block_control_signals() {
+    block(&control_signals());
+}
+
+/// Waits for the next request, at most `timeout` (`None`: without limit).
+pub fn wait_control_signal(timeout: Option<Duration>) -> Option<Signal> {
+    match sigtimedwait(&control_signals(), timeout)?.0 {
         libc::SIGHUP => Some(Signal::Reload),
-        libc::SIGTERM | libc::SIGINT => Some(Signal::Stop),
-        _ => None,
+        _ => Some(Signal::Stop),
     }
 }
 
-/// Does what `kill -TERM` of this process would do, for threads that cannot go on.
-pub fn ask_to_stop() {
-    // SAFETY: neither call takes pointers.
-    unsafe { libc::kill(libc::getpid(), libc::SIGTERM) };
+/// Sends this process SIGTERM, from a thread that cannot continue.
+pub fn request_stop() {
+    // A process may always signal itself.
+    let _ = kill(Pid::this(), signal::SIGTERM);
 }
 
-/// From now on SIGTERM and SIGINT end this process at once.
+/// Lets SIGTERM and SIGINT end this process at once.
 pub fn unblock_stop_signals() {
-    let stop = signal_set(&[libc::SIGTERM, libc::SIGINT]);
-    // SAFETY: the set is initialised and only read.
-    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const stop, std::ptr::null_mut()) };
+    // It fails only for an invalid operation.
+    let _ = signal_set(&[signal::SIGTERM, signal::SIGINT]).thread_unblock();
 }
 
-/// No more than a day, which is longer than anybody waits for a signal at a time.
-pub(super) fn time_spec(time: Duration) -> libc::timespec {
-    libc::timespec {
-        tv_sec: time.as_secs().min(86_400) as _,
-        tv_nsec: libc::c_long::from(time.subsec_nanos().cast_signed()),
-    }
-}
-
-pub(super) fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set; the numbers are those of existing signals.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in signals {
-            libc::sigaddset(set.as_mut_ptr(), *signal);
-        }
-        set.assume_init()
-    }
-}
-
-/// Those that a program which runs another one passes on, and that of a child's end.
-const PASSED: [libc::c_int; 7] = [
-    libc::SIGTERM,
-    libc::SIGINT,
-    libc::SIGHUP,
-    libc::SIGQUIT,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGCHLD,
-];
-
-/// Has the ends of children told and kept until they are asked for, whatever was inherited: who ignores
-/// SIGCHLD cannot wait for anybody.
-pub fn heed_children() {
+/// Restores the default action of SIGCHLD, whatever was inherited: a process that ignores it cannot wait for children.
+pub fn reset_sigchld() {
     // SAFETY: the default action is a valid one.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
-/// Has a program start with no signal blocked, as it would from a shell. The standard library passes on what
-/// is blocked here.
-pub fn unblock_in(command: &mut Command) {
-    let unblock = || {
-        clear_mask();
-        Ok(())
-    };
+/// Starts a program with no signal blocked, as from a shell. The standard library passes on what is blocked here.
+pub fn clear_signal_mask_in(command: &mut Command) {
+    let clear = || Ok(SigSet::empty().thread_set_mask()?);
     // SAFETY: it runs between fork and exec and calls only what signal-safety(7) allows there.
-    unsafe { command.pre_exec(unblock) };
+    unsafe { command.pre_exec(clear) };
 }
 
-pub(super) fn clear_mask() {
-    let none = signal_set(&[]);
-    // SAFETY: the set is initialised and only read.
-    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) };
+/// Signals that a program passes on to the one it runs, and the one that reports a child's exit.
+fn forwarded_signals() -> SigSet {
+    signal_set(&[
+        signal::SIGTERM,
+        signal::SIGINT,
+        signal::SIGHUP,
+        signal::SIGQUIT,
+        signal::SIGUSR1,
+        signal::SIGUSR2,
+        signal::SIGCHLD,
+    ])
 }
 
-/// Blocks the signals that [`wait_passed_signal`] waits for.
-pub fn block_passed_signals() {
-    let wanted = signal_set(&PASSED);
-    // SAFETY: the set is initialised and only read.
-    unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const wanted, std::ptr::null_mut()) };
+/// Blocks the signals that [`wait_forwarded_signal`] waits for.
+pub fn block_forwarded_signals() {
+    block(&forwarded_signals());
 }
 
-/// Waits for the next signal and returns it if another process sent it. One that the kernel sent is none to
-/// pass on: a child has ended, or the terminal told the whole process group.
-pub fn wait_passed_signal() -> Option<i32> {
-    let wanted = signal_set(&PASSED);
+/// Waits for the next signal and returns it if another process sent it. Signals from the kernel are not forwarded: a child
+/// has exited, or the terminal has signalled the whole process group.
+pub fn wait_forwarded_signal() -> Option<i32> {
+    let (signal, code) = sigtimedwait(&forwarded_signals(), None)?;
+    (signal != libc::SIGCHLD && code <= 0).then_some(signal)
+}
+
+/// Blocks signals in this thread.
+pub(super) fn block(signals: &SigSet) {
+    // It fails only for an invalid operation.
+    let _ = signals.thread_block();
+}
+
+pub(super) fn signal_set(signals: &[signal::Signal]) -> SigSet {
+    signals.iter().copied().collect()
+}
+
+/// Waits for a blocked signal, at most `timeout`. Returns its number and `si_code`: sigaction(2).
+pub(super) fn sigtimedwait(
+    signals: &SigSet,
+    timeout: Option<Duration>,
+) -> Option<(libc::c_int, libc::c_int)> {
+    // A day at most, so that it fits whatever the width of time_t. Callers wait again.
+    let timeout = timeout.map(|timeout| libc::timespec {
+        tv_sec: timeout.as_secs().min(86_400) as _,
+        tv_nsec: libc::c_long::from(timeout.subsec_nanos().cast_signed()),
+    });
+    let limit = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    // SAFETY: the set is initialised, and there is room for the information; both outlive the call.
-    let signal = unsafe { libc::sigwaitinfo(&raw const wanted, info.as_mut_ptr()) };
+    // SAFETY: the set and the time, if there is one, are initialised and only read; there is room for the information.
+    let signal = unsafe { libc::sigtimedwait(signals.as_ref(), info.as_mut_ptr(), limit) };
     // SAFETY: zeroes are valid information too.
     let info = unsafe { info.assume_init() };
-    (signal > 0 && signal != libc::SIGCHLD && info.si_code <= 0).then_some(signal)
+    (signal > 0).then_some((signal, info.si_code))
 }

@@ -2,89 +2,70 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::mem::MaybeUninit;
 
-/// Who a program runs as.
+use nix::errno::Errno;
+use nix::unistd::{self, Uid, geteuid};
+
+/// A user that a program can run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// E.g. `nobody`.
     pub name: String,
-    /// Its number.
     pub uid: u32,
-    /// Its first group.
+    /// The primary group.
     pub gid: u32,
-    /// All its groups.
+    /// All groups, the primary one first.
     pub groups: Vec<u32>,
-    /// Its directory.
+    /// The home directory.
     pub home: String,
 }
 
 impl User {
-    /// One that has a number only.
-    pub fn nameless(uid: u32) -> Self {
+    /// A user without an entry in the user database.
+    pub fn from_uid(uid: u32) -> Self {
         Self { name: uid.to_string(), uid, gid: uid, groups: vec![uid], home: "/".to_owned() }
     }
 }
 
-/// The user this process acts as.
-pub fn own_uid() -> u32 {
-    // SAFETY: it takes no pointers.
-    unsafe { libc::geteuid() }
+/// The effective user of this process.
+pub fn effective_uid() -> u32 {
+    geteuid().as_raw()
 }
 
-/// The user of that name; `None`: there is none.
-pub fn named(name: &str) -> io::Result<Option<User>> {
-    let Ok(name) = CString::new(name) else { return Ok(None) };
-    find(|entry, buffer, found| {
-        // SAFETY: the name is a C string, the buffer has the length that is told, and both places are valid.
-        unsafe {
-            libc::getpwnam_r(name.as_ptr(), entry, buffer.as_mut_ptr().cast(), buffer.len(), found)
-        }
-    })
-}
-
-/// The user of that number; `None`: it has no name.
-pub fn numbered(uid: u32) -> io::Result<Option<User>> {
-    find(|entry, buffer, found| {
-        // SAFETY: the buffer has the length that is told, and both places are valid.
-        unsafe { libc::getpwuid_r(uid, entry, buffer.as_mut_ptr().cast(), buffer.len(), found) }
-    })
-}
-
-fn find(
-    ask: impl Fn(*mut libc::passwd, &mut [u8], *mut *mut libc::passwd) -> libc::c_int,
-) -> io::Result<Option<User>> {
-    let mut entry = MaybeUninit::<libc::passwd>::uninit();
-    let mut found = std::ptr::null_mut();
-    // Long enough for any line that a person wrote.
-    let mut buffer = vec![0; 64 << 10];
-    match ask(entry.as_mut_ptr(), &mut buffer, &raw mut found) {
-        0 if found.is_null() => return Ok(None),
-        0 => {}
-        // What C libraries say where there is no such user, or no list of users at all.
-        libc::ENOENT | libc::ESRCH => return Ok(None),
-        error => return Err(io::Error::from_raw_os_error(error)),
+/// Looks up a user; `None` if there is none of this name.
+pub fn user_by_name(name: &str) -> io::Result<Option<User>> {
+    if name.contains('\0') {
+        return Ok(None);
     }
-    // SAFETY: it was found, so the entry is filled in, and its texts are in the buffer.
-    let (entry, name, home) = unsafe {
-        let entry = entry.assume_init();
-        (entry, CStr::from_ptr(entry.pw_name), CStr::from_ptr(entry.pw_dir))
+    convert(unistd::User::from_name(name))
+}
+
+/// Looks up a user; `None` if there is none of this number.
+pub fn user_by_uid(uid: u32) -> io::Result<Option<User>> {
+    convert(unistd::User::from_uid(Uid::from_raw(uid)))
+}
+
+fn convert(found: nix::Result<Option<unistd::User>>) -> io::Result<Option<User>> {
+    let user = match found {
+        Ok(Some(user)) => user,
+        // What C libraries return where there is no such user, or no user database at all.
+        Ok(None) | Err(Errno::ENOENT | Errno::ESRCH) => return Ok(None),
+        Err(error) => return Err(error.into()),
     };
     Ok(Some(User {
-        groups: groups(name, entry.pw_gid),
-        name: name.to_string_lossy().into_owned(),
-        uid: entry.pw_uid,
-        gid: entry.pw_gid,
-        home: home.to_string_lossy().into_owned(),
+        groups: groups(&CString::new(user.name.as_str())?, user.gid.as_raw()),
+        name: user.name,
+        uid: user.uid.as_raw(),
+        gid: user.gid.as_raw(),
+        home: user.dir.to_string_lossy().into_owned(),
     }))
 }
 
-fn groups(name: &CStr, first: u32) -> Vec<u32> {
+/// All groups of a user, or the first 256. nix would fail for more than `NGROUPS_MAX`, which musl says is 32.
+fn groups(name: &CStr, primary: u32) -> Vec<u32> {
     let mut groups = vec![0; 256];
     let mut count = 256;
     // SAFETY: the name is a C string, and there is room for as many groups as `count` says.
-    unsafe { libc::getgrouplist(name.as_ptr(), first, groups.as_mut_ptr(), &raw mut count) };
-    // A user of more groups than that has the first of them.
+    unsafe { libc::getgrouplist(name.as_ptr(), primary, groups.as_mut_ptr(), &raw mut count) };
     groups.truncate(usize::try_from(count).unwrap_or_default().clamp(1, 256));
     groups
 }
@@ -94,13 +75,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_is_known_and_nobody_else_is() {
-        let root = named("root").unwrap().unwrap();
+    fn looks_up_users_by_name_and_number() {
+        let root = user_by_name("root").unwrap().unwrap();
         assert_eq!((root.uid, root.gid, root.home.as_str()), (0, 0, "/root"));
         assert_eq!(root.groups.first(), Some(&0));
-        assert_eq!(numbered(0).unwrap().as_ref(), Some(&root));
-        assert_eq!(named("no such user").unwrap(), None);
-        assert_eq!(named("a\0b").unwrap(), None);
-        assert_eq!(numbered(4_000_000_000).unwrap(), None);
+        assert_eq!(user_by_uid(0).unwrap().as_ref(), Some(&root));
+        assert_eq!(user_by_name("no such user").unwrap(), None);
+        assert_eq!(user_by_name("a\0b").unwrap(), None);
+        assert_eq!(user_by_uid(4_000_000_000).unwrap(), None);
     }
 }

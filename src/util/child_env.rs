@@ -20,8 +20,8 @@ pub fn prepare(command: &mut Command) {
 
 /// The same without a process group of its own, for a program that gets more than that.
 pub fn forget(command: &mut Command) {
-    sys::unblock_in(command);
-    sys::lower_descriptor_limit_in(command);
+    sys::clear_signal_mask_in(command);
+    sys::restore_descriptor_limit_in(command);
     for (name, _) in std::env::vars_os() {
         let ours = name.as_encoded_bytes().starts_with(b"HM_AGENT_");
         if ours || OF_THE_MANAGER.iter().any(|managers| name == *managers) {

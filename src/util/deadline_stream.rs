@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::limits;
 use crate::sys;
-use crate::sys::Until;
+use crate::sys::Interest;
 use crate::util::sync::Shutdown;
 
 /// Bytes that went through some connections.
@@ -188,12 +188,12 @@ impl Write for DeadlineStream<'_> {
             }
             // Who does not read what is answered meanwhile is not one whose message does not end.
             self.read_by = self.read_by.map(|_| self.write_by + limits::READ);
-            let writable = (self.as_fd(), Until::Writable);
+            let writable = (self.as_fd(), Interest::Writable);
             if self.last_words {
                 // They do not heed the stop that may have caused them.
                 sys::wait([writable], Some(left));
             } else {
-                let stop = (self.stop.as_fd(), Until::Readable);
+                let stop = (self.stop.as_fd(), Interest::Readable);
                 let [_, stopped] = sys::wait([writable, stop], Some(left));
                 if stopped {
                     return Err(stopping());

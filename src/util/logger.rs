@@ -16,7 +16,7 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::limits;
 use crate::sys;
-use crate::sys::Until;
+use crate::sys::Interest;
 use crate::util::sync::{TokenBucket, lock};
 
 /// The longest line; a pipe takes so much at once or not at all (pipe(7), PIPE_BUF).
@@ -65,7 +65,7 @@ impl Log for Logger {
             // room for a page. See above for why a failure is passed over.
             let line = &line.as_bytes()[..line.len().min(LINE_BYTES)];
             let stderr = io::stderr();
-            let writable = (stderr.as_fd(), Until::Writable);
+            let writable = (stderr.as_fd(), Interest::Writable);
             if sys::wait([writable], Some(Duration::ZERO)) == [true] {
                 let _ = stderr.lock().write_all(line);
             }

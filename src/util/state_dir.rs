@@ -36,7 +36,9 @@ pub fn open(path: &Path) -> io::Result<File> {
 pub fn check_alone(directory: &Path) -> io::Result<()> {
     let found = fs::metadata(directory)?;
     let sticky = found.mode() & 0o1000 != 0;
-    match found.mode() & 0o002 != 0 && !sticky || ![0, users::own_uid()].contains(&found.uid()) {
+    match found.mode() & 0o002 != 0 && !sticky
+        || ![0, users::effective_uid()].contains(&found.uid())
+    {
         true => Err(io::Error::other("other users can write there")),
         false => Ok(()),
     }

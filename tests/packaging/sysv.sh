@@ -31,7 +31,7 @@ code 0 $script status
 say "reload"
 echo 'log_level = "debug"' | cat - "$settings.original" >"$settings"
 code 0 $script reload
-reloaded() { grep -q 'settings read again' "$log"; }
+reloaded() { grep -q 'configuration reloaded' "$log"; }
 soon reloaded
 echo 'log_level = "loud"' | cat - "$settings.original" >"$settings"
 code 6 $script reload

@@ -1,44 +1,41 @@
-//! One agent, as the supervisor's child.
+//! The agent as a child process of its supervisor.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::agent::supervise::OPTION;
-use crate::limits;
 use crate::sys::{children, process};
 use crate::util::child_env::OF_THE_MANAGER;
 use crate::util::logger;
 
-/// One that runs.
-pub struct Agent {
+/// The agent must be ready within this. Starting takes milliseconds; a state_dir on a disk that has to spin up, seconds.
+pub const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest time between two watchdog messages. The agent sends them twice as often.
+pub const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(60);
+/// Added once after a timeout: if the agent was stopped, or frozen with its container, together with its supervisor, it has
+/// had no time to send.
+const STALL_GRACE: Duration = Duration::from_secs(10);
+
+pub struct AgentProcess {
     child: Child,
-    /// What it says of itself.
-    words: UnixDatagram,
-    started: Instant,
+    /// Messages of sd_notify(3).
+    notifications: UnixDatagram,
+    started_at: Instant,
     ready: bool,
-    silent_at: Instant,
-    /// That was put off already.
-    last_chance: bool,
+    stalled_at: Instant,
+    in_grace: bool,
 }
 
-/// How one has ended.
-pub struct Ended {
-    /// Its exit code, unless a signal ended it.
-    pub code: Option<i32>,
-    signal: Option<i32>,
-}
-
-impl Agent {
-    /// Starts one. What it writes to standard error goes to `stderr`, or to our own.
+impl AgentProcess {
+    /// Starts an agent. Its standard error is `stderr`, or this process's own.
     pub fn start(arguments: &[OsString], stderr: Option<&PipeWriter>) -> io::Result<Self> {
-        let (words, its_end) = UnixDatagram::pair()?;
-        words.set_nonblocking(true)?;
+        let (notifications, stdin) = UnixDatagram::pair()?;
+        notifications.set_nonblocking(true)?;
         // The same program, even if its file was replaced meanwhile.
         let mut command = Command::new("/proc/self/exe");
         command.arg0("hm-agent").args(["run", OPTION, &std::process::id().to_string()]);
@@ -46,89 +43,82 @@ impl Agent {
         for name in OF_THE_MANAGER {
             command.env_remove(name);
         }
-        command.env("WATCHDOG_USEC", limits::AGENT_SILENCE.as_micros().to_string());
-        // What the terminal sends to everybody, the agent gets from here.
-        command.process_group(0).stdin(OwnedFd::from(its_end));
-        // Signals stay blocked, as they are here, until it waits for them itself: a SIGHUP before that would end it.
+        command.env("WATCHDOG_USEC", WATCHDOG_TIMEOUT.as_micros().to_string());
+        // A terminal signals its whole process group; the agent receives only what the supervisor forwards.
+        command.process_group(0).stdin(OwnedFd::from(stdin));
+        // Signals stay blocked, as they are here, until the agent waits for them: an earlier SIGHUP would kill it.
         if let Some(pipe) = stderr {
-            // Lines with their level and without a time, as for the journal: see the logger.
+            // Makes the logger prefix lines with their level, as for the journal.
             command.env("JOURNAL_STREAM", logger::stream_name(pipe.as_fd())?);
             command.stderr(Stdio::from(pipe.try_clone()?));
         }
-        let (child, started) = (command.spawn()?, Instant::now());
-        let silent_at = started + limits::AGENT_START;
-        Ok(Self { child, words, started, ready: false, silent_at, last_chance: false })
+        let (child, started_at) = (command.spawn()?, Instant::now());
+        let stalled_at = started_at + START_TIMEOUT;
+        Ok(Self { child, notifications, started_at, ready: false, stalled_at, in_grace: false })
     }
 
-    /// Its number.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has listened.
+    /// Whether it has reported readiness.
     pub fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// When it will have been silent for too long.
-    pub fn silent_at(&self) -> Instant {
-        self.silent_at
+    /// When it counts as stalled.
+    pub fn stalled_at(&self) -> Instant {
+        self.stalled_at
     }
 
-    /// From now on it may be silent as long as ever.
-    pub fn excuse(&mut self) {
-        self.silent_at = Instant::now() + limits::AGENT_SILENCE;
-        self.last_chance = false;
+    pub fn uptime(&self) -> Duration {
+        self.started_at.elapsed()
     }
 
-    /// It has been silent for too long, and may be a little longer, once: if both were stopped, it has had no time to speak.
-    /// Whether that is so.
-    pub fn has_a_last_chance(&mut self) -> bool {
-        self.silent_at = Instant::now() + limits::LAST_CHANCE;
-        !std::mem::replace(&mut self.last_chance, true)
+    /// Whether it is stalled. The first time it gets [`STALL_GRACE`] instead.
+    pub fn is_stalled(&mut self, now: Instant) -> bool {
+        if now < self.stalled_at {
+            return false;
+        }
+        self.stalled_at = now + STALL_GRACE;
+        std::mem::replace(&mut self.in_grace, true)
     }
 
-    /// How long it has been there.
-    pub fn lived(&self) -> Duration {
-        self.started.elapsed()
+    /// Reads what it has reported.
+    pub fn read_notifications(&mut self) {
+        let mut message = [0; 4096];
+        while let Ok(length) = self.notifications.recv(&mut message)
+            && length > 0
+        {
+            self.ready |= message[..length].starts_with(b"READY=1");
+            self.stalled_at = Instant::now() + WATCHDOG_TIMEOUT;
+            self.in_grace = false;
+        }
     }
 
-    /// What it says next, if it has said something.
-    pub fn hear(&mut self) -> Option<String> {
-        let mut part = [0; 4096];
-        let length = self.words.recv(&mut part).ok().filter(|length| *length > 0)?;
-        self.excuse();
-        let words = String::from_utf8_lossy(&part[..length]).into_owned();
-        self.ready |= words.starts_with("READY=1");
-        Some(words)
-    }
-
-    /// Sends it a signal.
     pub fn signal(&self, signal: i32) {
-        process::signal(self.pid(), signal);
+        process::send_signal(self.pid(), signal);
     }
 
-    /// How it has ended, if it has.
-    pub fn ended(&mut self) -> Option<Ended> {
-        if !children::has_ended(self.pid()) {
+    /// Its exit status, if it has exited.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        if !children::has_exited(self.pid()) {
             return None;
         }
-        let status = self.child.wait().ok()?;
-        Some(Ended { code: status.code(), signal: status.signal() })
+        self.child.wait().ok()
     }
 }
 
-impl AsFd for Agent {
+impl AsFd for AgentProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.words.as_fd()
+        self.notifications.as_fd()
     }
 }
 
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.code, self.signal) {
-            (Some(code), _) => write!(f, "exited with code {code}"),
-            (None, signal) => write!(f, "was killed by signal {}", signal.unwrap_or_default()),
-        }
+/// An exit status for the log.
+pub fn describe(status: ExitStatus) -> String {
+    match status.code() {
+        Some(code) => format!("exited with code {code}"),
+        None => format!("was killed by signal {}", status.signal().unwrap_or_default()),
     }
 }

@@ -1,321 +1,288 @@
-//! `hm-agent run --supervise`: a small process that keeps the agent alive on a machine where nobody else does.
+//! `hm-agent run --supervise`: a parent process that restarts the agent, for machines without a service manager.
 //!
-//! It starts the agent as its child, which tells it over a socket, its standard input, when it listens and, again and again, that
-//! it is well: the words of sd_notify(3). An agent that ends, or falls silent, is started again. Its standard error is a
-//! pipe to here unless the log is standard error itself: so the last words of an agent that dies are in the log, one process
-//! has the file open, and a disk that hangs holds nobody who has something better to do. The pipe stays when an agent ends, for
-//! programs of `heartbeat.on_overdue` outlive it.
-//!
-//! One thread, which waits for all of this at a time.
+//! The agent is its child and sends readiness and watchdog messages of sd_notify(3) over a socket, its standard input. An agent
+//! that exits, or stops sending, is restarted with backoff. One thread waits for the socket, signals and log lines.
 
-pub mod background;
-pub mod child;
-pub mod output;
-pub mod pid_file;
-pub mod restart_delay;
+mod child;
+mod detach;
+mod pid_file;
+mod syslog;
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter};
 
-use crate::agent::sd_notify::SdNotifier;
-use crate::agent::supervise::background::{Background, Side};
-use crate::agent::supervise::child::{Agent, Ended};
-use crate::agent::supervise::output::Output;
-pub use crate::agent::supervise::output::Target;
+use crate::agent::supervise::child::{AgentProcess, START_TIMEOUT, WATCHDOG_TIMEOUT, describe};
+use crate::agent::supervise::detach::{Side, Terminal, detach};
 use crate::agent::supervise::pid_file::PidFile;
-use crate::agent::supervise::restart_delay::Backoff;
-use crate::limits;
+use crate::agent::supervise::syslog::{Syslog, parse_level};
 use crate::sys;
-use crate::sys::children;
-use crate::sys::process;
-use crate::sys::service::Signals;
+use crate::sys::service::SupervisorSignals;
+use crate::sys::{children, process};
 use crate::util::error::{Error, reason};
 use crate::util::logger;
 
-/// The option by which an agent is told its supervisor's number. Not for people.
+/// The internal option that passes the supervisor's PID to the agent.
 pub const OPTION: &str = "--supervised";
 
-/// What was asked for. Paths are absolute: the supervisor may go to another directory.
+/// From SIGTERM to SIGKILL: more than the agent needs to stop, and less than init scripts wait.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The delay before a restart doubles from the first to the second, so that an agent that cannot start uses no processor and
+/// fills no log.
+const MIN_RESTART_DELAY: Duration = Duration::from_secs(1);
+const MAX_RESTART_DELAY: Duration = Duration::from_secs(60);
+/// An agent that ran for this long was healthy: the next delay is the shortest one.
+const STABLE_AFTER: Duration = Duration::from_secs(120);
+
+/// Where log lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Stderr,
+    Syslog,
+}
+
+/// Options of `run --supervise`. Paths are absolute, because `--detach` changes the directory.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SuperviseOptions {
     /// The agent's own arguments.
     pub arguments: Vec<OsString>,
-    /// `--pid-file`.
     pub pid_file: Option<PathBuf>,
-    /// `--log-file`, `--syslog`.
     pub log: Target,
-    /// `--detach`.
     pub detach: bool,
 }
 
-/// Does it. What comes back is the exit code.
-pub fn run(plan: SuperviseOptions) -> Result<u8, Error> {
+/// Runs until the agent is asked to stop. Returns the exit code.
+pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
     logger::init(LevelFilter::Info);
-    process::keep_descriptors();
-    let mut pid_file = plan.pid_file.map(PidFile::take).transpose()?;
-    let piped = plan.log != Target::Stderr;
-    let output = Output::open(plan.log)?;
-    let echo = if piped { io::stderr().as_fd().try_clone_to_owned().ok() } else { None };
-    let background = match plan.detach {
-        true => match background::detach()? {
-            Side::Terminal(code) => return Ok(code),
-            Side::Background(background) => Some(background),
-        },
-        false => None,
+    process::set_cloexec_on_inherited_fds();
+    let pid_file = options.pid_file.map(PidFile::lock).transpose()?;
+    let syslog = (options.log == Target::Syslog).then(Syslog::open);
+    let syslog = syslog.transpose().map_err(|error| Error::system("open syslog", error))?;
+    let terminal = match options.detach.then(detach).transpose()? {
+        Some(Side::Foreground(code)) => return Ok(code),
+        Some(Side::Background(terminal)) => Some(terminal),
+        None => None,
     };
-    sys::heed_children();
-    let signals = Signals::block().map_err(|error| Error::system("block signals", error))?;
-    let pipe = if piped { Some(io::pipe()) } else { None };
-    let pipe = pipe.transpose().map_err(|error| Error::system("create a pipe", error))?;
+    sys::reset_sigchld();
+    let signals = SupervisorSignals::block();
     let mut supervisor = Supervisor {
-        arguments: plan.arguments,
-        output,
-        echo: echo.map(File::from),
-        background,
-        signals,
-        pipe,
-        unfinished: Vec::new(),
-        manager: SdNotifier::from_environment(),
-        backoff: Backoff::default(),
+        arguments: options.arguments,
+        syslog,
+        terminal,
+        signals: signals.map_err(|error| Error::system("create a signalfd", error))?,
         agent: None,
-        again: Some(Instant::now()),
-        stop_by: None,
-        begun: false,
+        restart_delay: None,
+        start_at: Some(Instant::now()),
+        kill_at: None,
+        was_ready: false,
     };
-    let code = match pid_file.as_mut().map_or(Ok(()), PidFile::write) {
-        Ok(()) => supervisor.keep(),
+    let code = match pid_file.as_ref().map_or(Ok(()), PidFile::write) {
+        Ok(()) => supervisor.supervise(),
         Err(error) => {
-            supervisor.say(Level::Error, &error.to_string());
+            supervisor.log(Level::Error, &error.to_string());
             error.exit_code()
         }
     };
     drop(pid_file);
-    if let Some(mut background) = supervisor.background {
-        background.tell(code);
+    if let Some(terminal) = supervisor.terminal {
+        terminal.exit(code);
     }
     Ok(code)
 }
 
 struct Supervisor {
     arguments: Vec<OsString>,
-    output: Output,
-    /// Where it was started, until the first agent listens: what goes wrong until then is said there too.
-    echo: Option<File>,
-    /// Who waits for the first agent to listen.
-    background: Option<Background>,
-    signals: Signals,
-    /// What agents write to standard error, if it comes here.
-    pipe: Option<(PipeReader, PipeWriter)>,
-    /// A line of it that has no end yet.
-    unfinished: Vec<u8>,
-    manager: SdNotifier,
-    backoff: Backoff,
-    agent: Option<Agent>,
-    /// When there is none: when one is to be started.
-    again: Option<Instant>,
-    /// When it was asked to stop: when it is killed.
-    stop_by: Option<Instant>,
-    /// An agent has listened.
-    begun: bool,
+    /// `None`: supervisor and agent write to standard error.
+    syslog: Option<Syslog>,
+    /// With `--detach`, until the first agent is ready.
+    terminal: Option<Terminal>,
+    signals: SupervisorSignals,
+    agent: Option<AgentProcess>,
+    /// The delay before the last restart.
+    restart_delay: Option<Duration>,
+    /// While there is no agent.
+    start_at: Option<Instant>,
+    /// After a request to stop.
+    kill_at: Option<Instant>,
+    /// An agent has been ready.
+    was_ready: bool,
 }
 
 impl Supervisor {
-    /// Its life. What comes back is the exit code.
-    fn keep(&mut self) -> u8 {
+    /// Restarts the agent until it is asked to stop. Returns the exit code.
+    fn supervise(&mut self) -> u8 {
         loop {
-            let now = Instant::now();
-            if self.again.is_some_and(|at| now >= at) {
-                self.start();
+            if self.start_at.is_some_and(|at| Instant::now() >= at) {
+                self.start_agent();
             }
-            let beat = self.manager.tend(|| None).map(|wait| now + wait);
-            let silent = self.agent.as_ref().map(Agent::silent_at);
-            let until = [self.again, beat, silent, self.stop_by].into_iter().flatten().min();
-            self.wait(until);
-            self.listen();
+            self.wait();
+            self.read_agent();
             while let Some(signal) = self.signals.next() {
-                self.obey(signal);
+                self.handle_signal(signal);
             }
-            self.look_after();
-            let ended = self.agent.as_mut().and_then(Agent::ended);
-            if let Some(ended) = ended
-                && let Some(code) = self.bury(ended)
+            self.kill_if_stalled();
+            let status = self.agent.as_mut().and_then(AgentProcess::try_wait);
+            if let Some(status) = status
+                && let Some(code) = self.on_exit(status)
             {
                 return code;
             }
             if self.agent.is_none() {
-                children::reap();
-                if self.stop_by.is_some() {
+                children::reap_children(); // orphans, if this is process 1 of a container
+                if self.kill_at.is_some() {
                     return 0;
                 }
             }
         }
     }
 
-    fn start(&mut self) {
-        self.again = None;
-        match Agent::start(&self.arguments, self.pipe.as_ref().map(|(_, writer)| writer)) {
+    fn start_agent(&mut self) {
+        self.start_at = None;
+        match AgentProcess::start(&self.arguments, self.syslog.as_ref().map(Syslog::pipe)) {
             Ok(agent) => self.agent = Some(agent),
             Err(error) => {
-                let wait = self.backoff.after(Duration::ZERO);
-                let seconds = wait.as_secs();
-                let why = reason(&error);
-                self.say(
-                    Level::Error,
-                    &format!("start the agent: {why}; tried again in {seconds} s"),
-                );
-                self.again = Some(Instant::now() + wait);
+                let delay = self.schedule_restart(Duration::ZERO);
+                let text = format!("start agent: {}; retrying in {delay} s", reason(&error));
+                self.log(Level::Error, &text);
             }
         }
     }
 
-    /// Waits until there is something to do.
-    fn wait(&self, until: Option<Instant>) {
+    /// Schedules a restart after an agent that ran for `uptime`. Returns the delay in seconds.
+    fn schedule_restart(&mut self, uptime: Duration) -> u64 {
+        let delay = restart_delay(self.restart_delay, uptime);
+        self.restart_delay = Some(delay);
+        self.start_at = Some(Instant::now() + delay);
+        delay.as_secs()
+    }
+
+    fn wait(&self) {
         let signals = self.signals.as_fd();
-        let pipe = self.pipe.as_ref().map_or(signals, |(reader, _)| reader.as_fd());
-        let agent = self.agent.as_ref().map_or(signals, |agent| agent.as_fd());
-        let wait = until.map(|until| until.saturating_duration_since(Instant::now()));
-        sys::wait_readable([signals, pipe, agent], wait);
+        let log = self.syslog.as_ref().map_or(signals, AsFd::as_fd);
+        let agent = self.agent.as_ref().map_or(signals, AsFd::as_fd);
+        let stalled_at = self.agent.as_ref().map(AgentProcess::stalled_at);
+        let until = [self.start_at, stalled_at, self.kill_at].into_iter().flatten().min();
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+        sys::wait_readable([signals, log, agent], timeout);
     }
 
-    /// Takes what the agent has written and said.
-    fn listen(&mut self) {
-        // A pipe holds 16 pages; whoever writes without a pause must not keep this from anything else.
-        for _ in 0..16 {
-            let Some((reader, _)) = &mut self.pipe else { break };
-            if sys::wait_readable([reader.as_fd()], Some(Duration::ZERO)) == [false] {
-                break;
-            }
-            let mut part = [0; 4096];
-            let length = reader.read(&mut part).unwrap_or_default();
-            self.write_lines(&part[..length]);
-        }
-        while let Some(words) = self.agent.as_mut().and_then(Agent::hear) {
-            if words.lines().any(|word| word == "READY=1") {
-                self.ready();
-            }
-            // Of itself the supervisor says that it is well: an agent that is not, it ends.
-            if words != "WATCHDOG=1" {
-                let own = std::process::id();
-                self.manager.say(format!("{words}\nMAINPID={own}"));
+    /// Reads the agent's log lines and notifications.
+    fn read_agent(&mut self) {
+        let lines = self.syslog.as_mut().map(Syslog::read_lines).unwrap_or_default();
+        lines.iter().for_each(|line| self.log_agent_line(line));
+        let Some(agent) = &mut self.agent else { return };
+        agent.read_notifications();
+        if agent.is_ready() {
+            self.was_ready = true;
+            if let Some(terminal) = self.terminal.take() {
+                terminal.exit(0);
             }
         }
     }
 
-    fn ready(&mut self) {
-        self.begun = true;
-        self.echo = None;
-        if let Some(mut background) = self.background.take() {
-            background.tell(0);
-        }
-        // Most of what it took to come here is not needed again.
-        process::release_program();
-    }
-
-    fn write_lines(&mut self, part: &[u8]) {
-        self.unfinished.extend_from_slice(part);
-        while let Some(end) = self.unfinished.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.unfinished.drain(..=end).collect();
-            self.write_line(&line[..end]);
-        }
-        if self.unfinished.len() >= logger::LINE_BYTES {
-            self.end_line();
-        }
-    }
-
-    fn end_line(&mut self) {
-        let line = std::mem::take(&mut self.unfinished);
-        if !line.is_empty() {
-            self.write_line(&line);
-        }
-    }
-
-    fn write_line(&mut self, line: &[u8]) {
-        let pid = self.agent.as_ref().map_or(std::process::id(), Agent::pid);
-        let line = String::from_utf8_lossy(line);
-        let (level, text) = output::level(&line);
+    fn log_agent_line(&mut self, line: &str) {
+        let pid = self.agent.as_ref().map_or(std::process::id(), AgentProcess::pid);
+        let (level, text) = parse_level(line);
         self.write(pid, level, text);
     }
 
-    fn say(&mut self, level: Level, text: &str) {
+    fn log(&mut self, level: Level, text: &str) {
         self.write(std::process::id(), level, text);
     }
 
     fn write(&mut self, pid: u32, level: Level, text: &str) {
-        self.output.write(pid, level, text);
+        match &self.syslog {
+            Some(syslog) => syslog.send(pid, level, text),
+            None => log::log!(level, "{text}"),
+        }
         if level <= Level::Warn
-            && let Some(echo) = &mut self.echo
+            && let Some(terminal) = &mut self.terminal
         {
-            // As the agent itself would: nobody is left to tell if that fails.
-            let _ = echo.write_all(format!("hm-agent: {text}\n").as_bytes());
+            terminal.write(text);
         }
     }
 
-    fn obey(&mut self, signal: i32) {
+    fn handle_signal(&mut self, signal: i32) {
         match signal {
-            libc::SIGHUP => {
-                if let Err(why) = self.output.reopen() {
-                    self.say(Level::Warn, &why);
-                }
-            }
+            libc::SIGHUP => {}
             libc::SIGTERM | libc::SIGINT => {
-                // A second one is for the agent, which then ends at once.
-                self.stop_by.get_or_insert_with(|| Instant::now() + limits::AGENT_STOP);
-                self.again = None;
+                // A second one is for the agent, which then exits at once.
+                self.kill_at.get_or_insert_with(|| Instant::now() + STOP_TIMEOUT);
+                self.start_at = None;
             }
-            _ => return, // of a child, which is looked at in any case
+            _ => return, // SIGCHLD: the caller checks for exits
         }
         if let Some(agent) = &self.agent {
             agent.signal(signal);
         }
     }
 
-    /// Ends an agent that does not stop, does not begin, or is silent.
-    fn look_after(&mut self) {
+    /// Kills an agent that does not stop, does not become ready, or sends no watchdog messages.
+    fn kill_if_stalled(&mut self) {
         let now = Instant::now();
         let Some(agent) = &mut self.agent else { return };
-        let why = if self.stop_by.is_some_and(|by| now >= by) {
-            format!("it has not stopped within {} s", limits::AGENT_STOP.as_secs())
-        } else if now < agent.silent_at() || self.stop_by.is_some() || agent.has_a_last_chance() {
+        let why = if let Some(kill_at) = &mut self.kill_at {
+            if now < *kill_at {
+                return;
+            }
+            *kill_at = now + STOP_TIMEOUT;
+            format!("it did not stop within {} s", STOP_TIMEOUT.as_secs())
+        } else if !agent.is_stalled(now) {
             return;
         } else if agent.is_ready() {
-            format!("it has not said for {} s that it is well", limits::AGENT_SILENCE.as_secs())
+            format!("no watchdog message for {} s", WATCHDOG_TIMEOUT.as_secs())
         } else {
-            format!("it does not listen after {} s", limits::AGENT_START.as_secs())
+            format!("it is not ready after {} s", START_TIMEOUT.as_secs())
         };
         agent.signal(libc::SIGKILL);
-        agent.excuse();
-        self.stop_by = self.stop_by.map(|_| now + limits::AGENT_STOP);
-        self.say(Level::Error, &format!("the agent is killed: {why}"));
+        self.log(Level::Error, &format!("killing agent: {why}"));
     }
 
-    /// The agent has ended. The exit code, if it is not started again.
-    fn bury(&mut self, ended: Ended) -> Option<u8> {
-        // Its last words.
-        self.listen();
-        self.end_line();
-        let lived = self.agent.take().map_or(Duration::ZERO, |agent| agent.lived());
-        if ended.code == Some(0) || self.stop_by.is_some() {
+    /// Returns the exit code if the agent is not restarted.
+    fn on_exit(&mut self, status: ExitStatus) -> Option<u8> {
+        self.read_agent();
+        if let Some(line) = self.syslog.as_mut().and_then(Syslog::take_partial) {
+            self.log_agent_line(&line);
+        }
+        let uptime = self.agent.take().map_or(Duration::ZERO, |agent| agent.uptime());
+        let (code, ended) = (status.code(), describe(status));
+        if code == Some(0) || self.kill_at.is_some() {
             return Some(0);
         }
-        if !self.begun && (ended.code == Some(2) || self.background.is_some()) {
-            // Nobody but who started it can mend that, and that one is still there.
-            let code = ended.code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
-            if ended.code != Some(2) {
-                self.say(Level::Error, &format!("the agent {ended}, and is given up"));
+        // Wrong settings, or the operator waits at the terminal: restarting does not help.
+        if !self.was_ready && (code == Some(2) || self.terminal.is_some()) {
+            if code != Some(2) {
+                self.log(Level::Error, &format!("agent {ended}, giving up"));
             }
-            return Some(code);
+            return Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
         }
-        let wait = self.backoff.after(lived);
-        let news = format!("the agent {ended}; started again in {} s", wait.as_secs());
-        self.say(Level::Warn, &news);
-        self.manager.say(format!("STATUS={news}"));
-        self.again = Some(Instant::now() + wait);
+        let delay = self.schedule_restart(uptime);
+        self.log(Level::Warn, &format!("agent {ended}; restarting in {delay} s"));
         None
+    }
+}
+
+fn restart_delay(previous: Option<Duration>, uptime: Duration) -> Duration {
+    match previous {
+        Some(delay) if uptime < STABLE_AFTER => (2 * delay).min(MAX_RESTART_DELAY),
+        _ => MIN_RESTART_DELAY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restart_delay_doubles_to_one_minute_and_resets_after_stable_run() {
+        let short = STABLE_AFTER - Duration::from_millis(1);
+        let next = |delay: &Option<Duration>| Some(restart_delay(*delay, short));
+        let delays = std::iter::successors(next(&None), next).map(|delay| delay.as_secs());
+        assert_eq!(delays.take(8).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(restart_delay(Some(MAX_RESTART_DELAY), STABLE_AFTER), MIN_RESTART_DELAY);
     }
 }

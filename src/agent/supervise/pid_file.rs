@@ -1,86 +1,72 @@
-//! The pid file: one process at a time has it, and whoever finds it without one takes it over.
-//!
-//! What counts is the lock, which the kernel takes back from whoever ends, however that comes; a number may long be another
-//! process'.
+//! The pid file. Its lock decides which process owns it: the kernel releases the lock however a process ends, while the number
+//! in the file may be another process's by now.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::Flock;
 
 use crate::sys::service;
 use crate::util::error::Error;
 
-/// A pid file that is ours.
+/// A locked pid file; removed when it is dropped.
 pub struct PidFile {
     path: PathBuf,
-    /// Open as long as it is.
-    locked: File,
+    file: Flock<File>,
 }
 
 impl PidFile {
-    /// Takes the file. The error names who has it.
-    pub fn take(path: PathBuf) -> Result<Self, Error> {
-        let fail = |error| Error::system(format!("take the pid file {}", path.display()), error);
+    /// Locks the file, which may be a stale one. The error names the process that has locked it.
+    pub fn lock(path: PathBuf) -> Result<Self, Error> {
+        let fail = |error| Error::system(format!("lock pid file {}", path.display()), error);
         loop {
-            let mut locked = open(&path).map_err(fail)?;
-            if !service::lock(&locked).map_err(fail)? {
-                let mut number = String::new();
-                // It is only shown. Nothing is there while the other one is just beginning.
-                let _ = (&mut locked).take(20).read_to_string(&mut number);
-                let is_number = number.trim().bytes().all(|byte| byte.is_ascii_digit());
-                let other = if is_number { number.trim() } else { "" };
-                let why = io::Error::other(format!("process {other} has it and runs"));
-                return Err(fail(why));
-            }
-            // Between opening and locking, the one who had it may have removed it.
-            if is_at(&locked, &path) {
-                return Ok(Self { path, locked });
+            match service::try_lock(open(&path).map_err(fail)?).map_err(fail)? {
+                Err(file) => return Err(fail(io::Error::other(owner(&file)))),
+                // Between open and lock, the owner may have removed it.
+                Ok(file) if is_at(&file, &path) => return Ok(Self { path, file }),
+                Ok(_) => {}
             }
         }
     }
 
-    /// Writes this process' number. Readers find all of it or what was there before.
-    pub fn write(&mut self) -> Result<(), Error> {
-        let own = std::process::id();
-        let mut new = self.path.clone().into_os_string();
-        new.push(format!(".{own}"));
-        let new = PathBuf::from(new);
-        let replace = || {
-            // One that an earlier process of this number left; in containers they all have the same.
-            let _ = fs::remove_file(&new);
-            let mut file = open(&new)?;
-            // Before it is seen: who comes next finds this lock or the one on the old file.
-            service::lock(&file)?;
-            file.write_all(format!("{own}\n").as_bytes())?;
-            fs::rename(&new, &self.path)?;
-            Ok(file)
-        };
-        self.locked = replace().map_err(|error| {
-            let _ = fs::remove_file(&new);
-            Error::system(format!("write the pid file {}", self.path.display()), error)
-        })?;
-        Ok(())
+    /// Writes this process's number. The lock stays when a process forks, so this is for the process that stays.
+    pub fn write(&self) -> Result<(), Error> {
+        let number = format!("{}\n", std::process::id());
+        let written =
+            self.file.set_len(0).and_then(|()| self.file.write_all_at(number.as_bytes(), 0));
+        written.map_err(|error| {
+            Error::system(format!("write pid file {}", self.path.display()), error)
+        })
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if is_at(&self.locked, &self.path) {
-            // Where it cannot be removed it is a stale one, which the next process takes over.
+        if is_at(&self.file, &self.path) {
+            // If it cannot be removed it is a stale one, which the next process takes over.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    // What is there may be stale, and is not to be emptied before it is ours. A pipe in its place is not waited for.
+    // Not truncated: it may be another process's. Opening a named pipe must not block.
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o644);
     options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)
 }
 
-/// Whether that is the file one finds there.
+fn owner(mut file: &File) -> String {
+    let mut number = String::new();
+    // For the error text only. The file is empty while its owner starts.
+    let _ = Read::by_ref(&mut file).take(20).read_to_string(&mut number);
+    let is_number = number.trim().bytes().all(|byte| byte.is_ascii_digit());
+    format!("held by running process {}", if is_number { number.trim() } else { "" })
+}
+
+/// Whether `path` still names this file.
 fn is_at(file: &File, path: &Path) -> bool {
     let same = |file: fs::Metadata, found: fs::Metadata| {
         (file.dev(), file.ino()) == (found.dev(), found.ino())
@@ -93,19 +79,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_process_has_it_and_a_stale_one_is_taken_over() {
+    fn pid_file_is_exclusive_and_stale_one_is_taken_over() {
         let path = std::env::temp_dir().join(format!("hm-agent-pid-{}", std::process::id()));
         fs::write(&path, "999999999\n").unwrap();
-        let mut first = PidFile::take(path.clone()).unwrap();
+        let first = PidFile::lock(path.clone()).unwrap();
         first.write().unwrap();
         let own = std::process::id();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{own}\n"));
-        let refused = PidFile::take(path.clone()).map(drop).unwrap_err().to_string();
-        assert!(refused.ends_with(&format!("process {own} has it and runs")), "{refused}");
+        let refused = PidFile::lock(path.clone()).map(drop).unwrap_err().to_string();
+        assert!(refused.ends_with(&format!("held by running process {own}")), "{refused}");
         drop(first);
         assert!(!path.exists());
-        let second = PidFile::take(path.clone()).unwrap();
-        // Somebody else's by now.
+        let second = PidFile::lock(path.clone()).unwrap();
+        // Another process's by now.
         fs::remove_file(&path).unwrap();
         fs::write(&path, "1\n").unwrap();
         drop(second);

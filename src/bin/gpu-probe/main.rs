@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use hm_agent::collector::gpu::nvidia::protocol::{Failure, Line, VERSION};
 use hm_agent::model::gpu::{DriverState, Gpu, Problem, Values, Xid};
 use hm_agent::sys::nvml;
-use hm_agent::sys::process::{die_with_parent, end_now, name_thread, stdout_to_stderr};
+use hm_agent::sys::process::{
+    exit_immediately, exit_with_parent, redirect_stdout_to_stderr, set_thread_name,
+};
 use hm_agent::util::logger::unix_seconds;
 use lexopt::prelude::{Long, ValueExt};
 use nvml_wrapper::Nvml;
@@ -58,9 +60,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    name_thread(c"gpu-probe");
+    set_thread_name(c"gpu-probe");
     if let Some(parent) = options.parent {
-        die_with_parent(parent);
+        exit_with_parent(parent);
     }
     if let Err(error) = keep_stdout() {
         let _ = writeln!(std::io::stderr(), "gpu-probe: {error}");
@@ -75,7 +77,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    end_now(0)
+    exit_immediately(0)
 }
 
 fn parse() -> Result<Options, lexopt::Error> {
@@ -104,7 +106,7 @@ fn listen() -> Receiver<()> {
                 break;
             }
         }
-        end_now(0)
+        exit_immediately(0)
     });
     questions
 }
@@ -115,7 +117,7 @@ static LINES: OnceLock<File> = OnceLock::new();
 /// Keeps standard output for lines: what a library prints there goes to standard error.
 fn keep_stdout() -> std::io::Result<()> {
     let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
-    stdout_to_stderr()?;
+    redirect_stdout_to_stderr()?;
     LINES.get_or_init(|| File::from(stdout));
     Ok(())
 }
@@ -126,7 +128,7 @@ fn write(line: &Line) {
     text.push(b'\n');
     let written = LINES.get().map(|mut lines| lines.write_all(&text));
     if !matches!(written, Some(Ok(()))) {
-        end_now(0);
+        exit_immediately(0);
     }
 }
 

@@ -12,7 +12,7 @@ use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
 use crate::collector::gpu::nvidia::protocol::{Line, VERSION};
 use crate::limits;
-use crate::sys::process::{memory_file, release_pages};
+use crate::sys::process::create_memfd;
 use crate::sys::wait_readable;
 use crate::util::child_env;
 use crate::util::error::reason;
@@ -48,8 +48,6 @@ impl Probe {
     ) -> Result<Self, String> {
         let program = decompress_to_vec_zlib_with_limit(packed, limits::PROBE_BYTES)
             .map_err(|error| format!("the probe in this agent is damaged: {error}"))?;
-        // Not needed again soon.
-        release_pages(packed);
         Self::start_anywhere(&program, arguments, state_dir)
     }
 
@@ -77,7 +75,7 @@ impl Probe {
     }
 
     fn from_memory(program: &[u8], arguments: &[OsString]) -> io::Result<Self> {
-        let mut file = memory_file(c"gpu-probe")?;
+        let mut file = create_memfd(c"gpu-probe")?;
         file.write_all(program)?;
         Self::spawn(format!("/proc/self/fd/{}", file.as_raw_fd()).as_ref(), arguments)
     }

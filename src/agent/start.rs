@@ -1,0 +1,193 @@
+//! Startup: collects the first sample, opens the listeners, and starts every thread.
+
+use std::sync::Arc;
+
+use crate::agent::services::Services;
+use crate::agent::threads::Threads;
+use crate::collector::gpu::nvidia::ProbeSupervisor;
+use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
+use crate::collector::gpu::state::GpuState;
+use crate::collector::host_info;
+use crate::collector::latest::LatestSample;
+use crate::collector::sampler::Sampler;
+use crate::config::{Config, Current};
+use crate::core_client::client as core;
+use crate::heartbeat::monitor::HeartbeatMonitor;
+use crate::hm_client::client as hm;
+use crate::http::listener::Port;
+use crate::model::host_info::HostInfo;
+use crate::sys;
+use crate::sys::EventFd;
+use crate::telemetry::fan::Fan;
+use crate::util::error::Error;
+use crate::util::liveness::Liveness;
+use crate::util::state_dir;
+use crate::util::sync::Shutdown;
+
+/// The open listeners; `None`: disabled.
+struct Listeners {
+    usage: Option<Port>,
+    heartbeat: Option<Port>,
+    monitor: Option<Port>,
+}
+
+/// Starts the agent. After an error, threads may run already; they end with the process.
+pub(super) fn start(config: Config, threads: &mut Threads) -> Result<Arc<Services>, Error> {
+    let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
+    let first = sampler.first()?;
+    let listeners = bind(&config)?;
+    state_dir::remark(&config.state_dir);
+    let latest = LatestSample::new(first).map_err(no_eventfd)?;
+    let services = Arc::new(create_services(config, latest, &listeners)?);
+    start_collector(&services, sampler, threads)?;
+    start_clients(&services, threads)?;
+    start_listeners(&services, listeners, threads)?;
+    Ok(services)
+}
+
+fn bind(config: &Config) -> Result<Listeners, Error> {
+    let bind = |name, enabled, address| match enabled {
+        true => Port::bind(name, address).map(Some),
+        false => Ok(None),
+    };
+    Ok(Listeners {
+        usage: bind("usage", config.usage.enabled, config.usage.listen)?,
+        heartbeat: bind("heartbeat", config.heartbeat.enabled, config.heartbeat.listen)?,
+        monitor: bind("monitor", config.monitor.enabled, config.monitor.listen)?,
+    })
+}
+
+fn create_services(
+    config: Config,
+    latest: LatestSample,
+    listeners: &Listeners,
+) -> Result<Services, Error> {
+    let host = host_info::read(&config.roots);
+    let node_id = host_info::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
+    let fan = listeners.usage.as_ref().map(|_| Fan::new()).transpose().map_err(no_eventfd)?;
+    let heartbeat = listeners.heartbeat.as_ref();
+    let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&config.state_dir));
+    let heartbeat = heartbeat.transpose().map_err(no_eventfd)?;
+    let (hm, core) = (hm_client(&config, &node_id)?, core_client(&config, node_id, &host)?);
+    let open = [
+        ("usage", &listeners.usage),
+        ("heartbeat", &listeners.heartbeat),
+        ("monitor", &listeners.monitor),
+    ];
+    let open = open.into_iter().filter_map(|(name, port)| Some((name, port.as_ref()?)));
+    let sampler_liveness = Arc::new(Liveness::new("sampler"));
+    let mut liveness = vec![sampler_liveness.clone()];
+    liveness.extend(open.clone().map(|(_, port)| port.liveness()));
+    liveness.extend(heartbeat.iter().map(HeartbeatMonitor::liveness));
+    liveness.extend(fan.iter().map(Fan::liveness));
+    Ok(Services {
+        shutdown: Shutdown::new().map_err(no_eventfd)?,
+        settings: Current::new(config),
+        reloaded: EventFd::new().map_err(no_eventfd)?,
+        host,
+        gpus: GpuState::new().map_err(no_eventfd)?,
+        latest,
+        gpus_ready: EventFd::new().map_err(no_eventfd)?,
+        liveness,
+        sampler_liveness,
+        listener_stats: open.map(|(name, port)| (name, port.counters())).collect(),
+        fan,
+        heartbeat,
+        hm,
+        core,
+    })
+}
+
+fn hm_client(config: &Config, node_id: &str) -> Result<Option<hm::Link>, Error> {
+    let Some(settings) = &config.hm else { return Ok(None) };
+    let (primary, ca_file) = (config.gpu.primary, config.ca_file.as_deref());
+    let node_id = node_id.to_owned();
+    hm::Link::new(settings.clone(), node_id, primary, &config.state_dir, ca_file).map(Some)
+}
+
+fn core_client(
+    config: &Config,
+    node_id: String,
+    host: &HostInfo,
+) -> Result<Option<core::Link>, Error> {
+    let Some(settings) = &config.core else { return Ok(None) };
+    let (os, ca_file) = (host.os.clone(), config.ca_file.as_deref());
+    core::Link::new(settings.clone(), node_id, os, &config.state_dir, ca_file).map(Some)
+}
+
+fn start_collector(
+    services: &Arc<Services>,
+    sampler: Sampler,
+    threads: &mut Threads,
+) -> Result<(), Error> {
+    let context = services.clone();
+    threads.start("gpu", move || {
+        ProbeSupervisor::new(&context.gpus, &context.settings, GPU_PROBE).run(&context.shutdown);
+        Ok(())
+    })?;
+    let context = services.clone();
+    threads.start("sampler", move || {
+        context.run_sampler(sampler);
+        Ok(())
+    })
+}
+
+fn start_clients(services: &Arc<Services>, threads: &mut Threads) -> Result<(), Error> {
+    if services.hm.is_some() {
+        let context = services.clone();
+        threads.start("hm", move || {
+            if let Some(hm) = &context.hm {
+                hm.deliver(&context.shutdown);
+            }
+            Ok(())
+        })?;
+        let context = services.clone();
+        threads.start("hm-report", move || {
+            if let Some(hm) = &context.hm {
+                hm.report(&context.latest, &context.gpus_ready, &context.shutdown);
+            }
+            Ok(())
+        })?;
+    }
+    if services.core.is_some() {
+        let context = services.clone();
+        threads.start("core", move || {
+            if let Some(core) = &context.core {
+                core.keep(&context.latest, &context.gpus_ready, &context.shutdown);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn start_listeners(
+    services: &Arc<Services>,
+    listeners: Listeners,
+    threads: &mut Threads,
+) -> Result<(), Error> {
+    if let Some(listener) = listeners.usage {
+        let context = services.clone();
+        threads.start("http", move || context.serve_telemetry(&listener))?;
+    }
+    if let Some(listener) = listeners.heartbeat {
+        let context = services.clone();
+        threads.start("hb-monitor", move || {
+            if let Some(monitor) = &context.heartbeat {
+                monitor.run(&context.settings, &context.shutdown);
+            }
+            Ok(())
+        })?;
+        let context = services.clone();
+        threads.start("heartbeat", move || context.serve_heartbeat(&listener))?;
+    }
+    if let Some(listener) = listeners.monitor {
+        let context = services.clone();
+        threads.start("monitor", move || context.serve_monitor(&listener))?;
+    }
+    Ok(())
+}
+
+fn no_eventfd(error: std::io::Error) -> Error {
+    Error::system("create an eventfd", error)
+}

@@ -1,0 +1,58 @@
+//! `--detach`: the supervisor leaves the terminal, where its parent waits until the first agent is ready.
+
+use std::fs::File;
+use std::io::{self, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+
+use crate::sys::{process, service};
+use crate::util::error::Error;
+
+/// The process in which [`detach`] returns.
+pub enum Side {
+    /// The one at the terminal, with the exit code that the other one has sent.
+    Foreground(u8),
+    /// The one that stays.
+    Background(Terminal),
+}
+
+/// The terminal, and the process that waits there.
+pub struct Terminal {
+    exit_code: PipeWriter,
+    stderr: File,
+}
+
+impl Terminal {
+    /// Ends the process at the terminal.
+    pub fn exit(mut self, code: u8) {
+        // It fails only when that process was interrupted.
+        let _ = self.exit_code.write_all(&[code]);
+    }
+
+    /// Writes an error as the process at the terminal would. If it fails, the log still has it.
+    pub fn write(&mut self, text: &str) {
+        let _ = self.stderr.write_all(format!("hm-agent: {text}\n").as_bytes());
+    }
+}
+
+/// Goes to the background: in `/`, so that no filesystem stays busy, and in a session without a terminal, which this process
+/// does not lead, so that it cannot acquire one.
+pub fn detach() -> Result<Side, Error> {
+    let fail = |error| Error::system("go to the background", error);
+    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned().map_err(fail)?);
+    let (mut reader, exit_code) = io::pipe().map_err(fail)?;
+    if let Some(child) = service::fork().map_err(fail)? {
+        drop(exit_code);
+        service::wait_child(child);
+        let mut code = [0];
+        let ended = |_| io::Error::other("the background process ended unexpectedly");
+        reader.read_exact(&mut code).map_err(ended).map_err(fail)?;
+        return Ok(Side::Foreground(code[0]));
+    }
+    service::setsid().map_err(fail)?;
+    if service::fork().map_err(fail)?.is_some() {
+        process::exit_immediately(0);
+    }
+    std::env::set_current_dir("/").map_err(fail)?;
+    service::redirect_stdio_to_null().map_err(|error| Error::system("open /dev/null", error))?;
+    Ok(Side::Background(Terminal { exit_code, stderr }))
+}
