@@ -1,4 +1,4 @@
-//! Peers that mean harm, or are simply gone.
+//! Misbehaving clients, and clients that vanish.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -7,13 +7,13 @@ use std::io::{Read, Write};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use support::attack::{Attacker, Target};
+use support::attack::Attacker;
 use support::cable::{Cable, FAR, NEAR};
 use support::heartbeat::Line;
 use support::{Agent, PATIENCE, at_best, wait_until};
 
 #[test]
-fn clients_cannot_fill_the_log() {
+fn limits_log_lines_that_clients_cause() {
     let agent = Agent::start(&[]);
     for _ in 0..300 {
         assert_eq!(agent.http("/\x1b[2J\r/secret", "").0, 400);
@@ -28,12 +28,12 @@ fn clients_cannot_fill_the_log() {
 }
 
 #[test]
-fn the_log_says_how_many_lines_it_left_out() {
+fn logs_how_many_lines_were_suppressed() {
     let agent = Agent::start(&[]);
     for _ in 0..50 {
         agent.http("/nothing", "");
     }
-    // One a second comes back.
+    // The limiter refills at one line a second.
     wait_until("the count", || {
         agent.http("/nothing", "");
         agent.log().iter().any(|line| line.contains(" lines like this were left out")).then_some(())
@@ -41,17 +41,17 @@ fn the_log_says_how_many_lines_it_left_out() {
     agent.stop();
 }
 
-/// As fast as this machine connects, far past the cap: who is inside is served, and when the flood
-/// ends there is room again within a second.
+/// Connections at the highest rate, far beyond the limit: the subscriber gets its updates, and a second after the flood new
+/// clients are accepted.
 #[test]
-fn a_flood_of_connections_keeps_nobody_inside_from_being_served() {
+fn serves_subscriber_and_then_new_clients_in_connection_flood() {
     let agent = Agent::start(&["usage.max_connections=20", "interval=1"]);
-    let mut inside = agent.subscribe();
-    at_best(Duration::from_millis(1500), || largest_gap_in_a_flood(&agent, &mut inside));
+    let mut subscriber = agent.subscribe();
+    at_best(Duration::from_millis(1500), || longest_gap_in_flood(&agent, &mut subscriber));
     at_best(Duration::from_secs(1), || {
         flood(&agent, Instant::now() + Duration::from_millis(200));
         let start = Instant::now();
-        wait_until("room", || (agent.http("/usage", "").0 == 426).then_some(()));
+        wait_until("a free connection", || (agent.http("/usage", "").0 == 426).then_some(()));
         start.elapsed()
     });
     wait_until("few threads", || (agent.status("Threads") < 40).then_some(()));
@@ -65,15 +65,15 @@ fn flood(agent: &Agent, until: Instant) {
     }
 }
 
-/// The longest time without an update, in three seconds.
-fn largest_gap_in_a_flood(agent: &Agent, inside: &mut support::Client) -> Duration {
-    inside.json();
+/// The longest time without an update in three seconds.
+fn longest_gap_in_flood(agent: &Agent, subscriber: &mut support::Client) -> Duration {
+    subscriber.json();
     let until = Instant::now() + Duration::from_secs(3);
     std::thread::scope(|scope| {
         (0..2).for_each(|_| drop(scope.spawn(|| flood(agent, until))));
         let (mut last, mut largest) = (Instant::now(), Duration::ZERO);
         while Instant::now() < until {
-            inside.json();
+            subscriber.json();
             largest = largest.max(last.elapsed());
             last = Instant::now();
         }
@@ -82,7 +82,7 @@ fn largest_gap_in_a_flood(agent: &Agent, inside: &mut support::Client) -> Durati
 }
 
 #[test]
-fn half_open_heads_do_not_keep_others_out_or_the_agent_from_stopping() {
+fn incomplete_heads_do_not_delay_other_clients_or_shutdown() {
     let agent = Agent::start(&["interval=1"]);
     let half: Vec<_> = (0..50)
         .map(|_| {
@@ -100,12 +100,12 @@ fn half_open_heads_do_not_keep_others_out_or_the_agent_from_stopping() {
     }
 }
 
-/// They used to hold all places, and a Prometheus was refused until they were cut.
+/// Such clients once held all scrape permits, and other scrapes were rejected until their deadline.
 #[test]
-fn who_does_not_read_keeps_nobody_from_scraping() {
+fn clients_that_never_read_do_not_block_scrapes() {
     let agent = Agent::start(&["usage.max_connections_per_ip=0"]);
     let get = "GET /metrics HTTP/1.1\r\n\r\n".repeat(50);
-    let deaf: Vec<_> = (0..60)
+    let unread: Vec<_> = (0..60)
         .map(|_| {
             let mut socket = agent.socket();
             socket.write_all(get.as_bytes()).unwrap();
@@ -123,40 +123,35 @@ fn who_does_not_read_keeps_nobody_from_scraping() {
         let head = agent.raw(format!("HEAD {target} HTTP/1.1\r\n{busy}\r\n").as_bytes());
         assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
     }
-    drop(deaf);
+    drop(unread);
     wait_until("few threads", || (agent.status("Threads") < 40).then_some(()));
     agent.stop();
 }
 
-/// As many silent connections as there may be used to keep everybody out until they were cut.
+/// Idle connections at the limit once kept all other clients out until their deadline.
 #[test]
-fn who_asks_for_nothing_gives_way_to_others_and_subscribers_do_not() {
+fn evicts_idle_connections_but_not_subscribers_at_limit() {
     let agent = Agent::start(&["usage.max_connections=20"]);
     let mut silent: Vec<_> = (0..20).map(|_| agent.socket()).collect();
-    let mut inside: Vec<_> = (0..20).map(|_| agent.subscribe()).collect();
+    let mut subscribers: Vec<_> = (0..20).map(|_| agent.subscribe()).collect();
     for socket in &mut silent {
         assert_eq!(socket.read(&mut [0]).unwrap_or(0), 0);
     }
     assert_eq!(agent.http("/usage", "").0, 503);
-    inside.pop();
-    wait_until("room", || (agent.http("/usage", "").0 == 426).then_some(()));
+    subscribers.pop();
+    wait_until("a free connection", || (agent.http("/usage", "").0 == 426).then_some(()));
     agent.stop();
 }
 
-/// A storm of these used to keep everybody else out, for a thread was started for each.
+/// A thread for each of these once kept other clients waiting.
 #[test]
 #[ignore = "needs python"]
-fn who_was_reset_before_it_was_let_in_costs_no_thread() {
+fn starts_no_thread_for_connection_reset_before_accept() {
     let agent = Agent::start(&[]);
-    let target = Target {
-        agent: &agent,
-        monitor: agent.heartbeat(),
-        host: "127.0.0.1",
-        sources: "127.0.0.2".to_owned(),
-    };
     agent.signal("-STOP");
-    wait_until("it stopped", || (agent.state() == "T").then_some(()));
-    let counts = Attacker::start(&[], "resets", Duration::from_millis(500), &target).end();
+    wait_until("the stop", || (agent.state() == "T").then_some(()));
+    let time = Duration::from_millis(500);
+    let counts = Attacker::start("resets", time, &agent, agent.heartbeat(), 1).finish();
     agent.signal("-CONT");
     let text = agent.http("/metrics", "Connection: close\r\n").1;
     let accepted: Vec<u64> = text
@@ -168,10 +163,10 @@ fn who_was_reset_before_it_was_let_in_costs_no_thread() {
     agent.stop();
 }
 
-/// It used to go on for as long as the client did, and nothing else was looked at meanwhile: no deadline, no stop.
+/// The agent once read such a message without checking its deadline or the shutdown request.
 #[test]
-#[ignore = "waits 10 s"]
-fn a_message_of_empty_parts_without_end_is_not_read_for_ever() {
+#[ignore = "10 s"]
+fn closes_connection_when_empty_fragments_never_end() {
     let agent = Agent::start(&["log_level=debug"]);
     let mut client = agent.connect();
     client.0.get_ref().set_write_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -186,7 +181,7 @@ fn a_message_of_empty_parts_without_end_is_not_read_for_ever() {
     agent.stop();
 }
 
-/// A process that is gone when it goes out of scope.
+/// Kills the process when dropped.
 struct Client(Child);
 
 impl Drop for Client {
@@ -198,7 +193,7 @@ impl Drop for Client {
 
 #[test]
 #[ignore = "needs root and ip; 35 s"]
-fn a_client_that_vanishes_without_a_word_is_noticed() {
+fn closes_connection_when_client_host_vanishes() {
     let cable = Cable::new();
     let mut command = cable.on(&cable.near, env!("CARGO_BIN_EXE_hm-agent"));
     command.args(["-s", &format!("usage.listen={NEAR}:0"), "-s", "interval=1"]);
@@ -217,6 +212,6 @@ fn a_client_that_vanishes_without_a_word_is_noticed() {
         assert!(start.elapsed() < PATIENCE, "{:#?}", agent.log());
         std::thread::park_timeout(Duration::from_millis(100));
     }
-    println!("noticed after {:?}", start.elapsed());
+    println!("closed after {:?}", start.elapsed());
     agent.stop();
 }

@@ -1,6 +1,5 @@
-//! An agent that is killed at any moment, again and again, in the middle of everything: what it wrote down can be read,
-//! reports that it has taken arrive, applications stay known, and no command runs twice. `tests/soak kills 200` does it
-//! 200 times.
+//! Kills the agent with SIGKILL at random moments under load. Its state files stay readable, every report that it accepted is
+//! delivered, applications stay known, and no command runs twice. `tests/soak/run kills 200` does this 200 times.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -16,102 +15,101 @@ use support::node::{self, User};
 use support::rng::Rng;
 use support::{Agent, Scratch, wait_until};
 
-/// A beat that came so long before the end is written down: the agent waits a second, and a busy machine some more.
-const SAVED: Duration = Duration::from_millis(2500);
-/// What a life may say that is more than information; the latter where the machine is busy.
-const TROUBLES: [&str; 2] = [" was interrupted", "read sensors and interfaces: timed out"];
+/// A heartbeat this long before the kill has been saved: the agent saves after a second, later on a busy machine.
+const SAVED_AFTER: Duration = Duration::from_millis(2500);
+/// Warnings that are expected. The second one appears on a busy machine.
+const EXPECTED_WARNINGS: [&str; 2] = [" was interrupted", "read sensors and interfaces: timed out"];
 
-struct Scene {
+struct Fixture {
     hub: Hub,
     core: Core,
     user: User,
     state: Scratch,
-    /// Commands write their names here when they run.
+    /// Commands append their ids to a file in it.
     marks: Scratch,
     rng: Rng,
-    /// When reports were taken, as the journals of all lives say.
-    taken: BTreeSet<u64>,
-    /// Applications that must be known, those of whom it is not sure left out.
+    /// Timestamps of the accepted reports, from the journals of all runs.
+    accepted: BTreeSet<u64>,
+    /// Applications whose first heartbeat was certainly saved.
     known: BTreeSet<String>,
     commands: Vec<String>,
 }
 
 #[test]
 #[ignore = "takes a minute"]
-fn killed_at_any_moment_it_loses_nothing_and_repeats_nothing() {
+fn loses_and_repeats_nothing_when_killed_at_random_moments() {
     let kills = std::env::var("HM_KILLS").map_or(20, |text| text.parse().unwrap());
     let rng = Rng::new();
     println!("{kills} kills, HM_SEED={}", rng.seed);
     let user = User::new();
     let marks = user.scratch();
-    let mut scene = Scene {
+    let mut fixture = Fixture {
         hub: Hub::start(),
         core: Core::start(),
         user,
-        state: Scratch::new("killed"),
+        state: Scratch::new("crash"),
         marks,
         rng,
-        taken: BTreeSet::new(),
+        accepted: BTreeSet::new(),
         known: BTreeSet::new(),
         commands: Vec::new(),
     };
     for number in 0..kills {
-        scene.life(number);
+        fixture.run_and_kill(number);
     }
-    scene.last_life();
+    fixture.run_to_completion();
 }
 
-impl Scene {
+impl Fixture {
     fn start(&self) -> Agent {
         let settings = [self.hub.setting(), "hm.report_interval=1".to_owned()];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         let agent = node::start(&self.core, &self.user, &self.state, &settings);
         let listed: BTreeSet<String> = agent.list().into_iter().collect();
         let lost: Vec<&String> = self.known.difference(&listed).collect();
-        assert!(lost.is_empty(), "applications that are not known any more: {lost:?}");
+        assert!(lost.is_empty(), "forgotten applications: {lost:?}");
         agent
     }
 
-    /// From a start to a kill.
-    fn life(&mut self, number: usize) {
+    fn run_and_kill(&mut self, number: usize) {
         let mut agent = self.start();
         let length = Duration::from_millis(self.rng.below(5000));
         let start = Instant::now();
         let mut beats = Vec::new();
-        let mut watcher = None;
+        let mut subscriber = None;
         let mut step = 0;
         while start.elapsed() < length {
-            let app = format!("life-{number}-{step}");
+            let app = format!("run-{number}-{step}");
             agent.tell(&format!("/hb_init?600000&appid={app}"));
             beats.push((app, Instant::now()));
             if step % 3 == 0 {
                 let command = format!("c-{number}-{step}");
-                let rest = self.rng.below(400);
+                let millis = self.rng.below(400);
                 let marks = self.marks.0.join("ran");
-                let text = format!("echo {command} >> {}; sleep 0.{rest:03}", marks.display());
+                let text = format!("echo {command} >> {}; sleep 0.{millis:03}", marks.display());
                 self.core.execute(&command, &text, 60);
                 self.commands.push(command);
             }
-            watcher.get_or_insert_with(|| agent.subscribe());
+            subscriber.get_or_insert_with(|| agent.subscribe());
             step += 1;
-            let rest = Duration::from_millis(self.rng.below(300));
-            std::thread::park_timeout(rest.min(length.saturating_sub(start.elapsed())));
+            let pause = Duration::from_millis(self.rng.below(300));
+            std::thread::park_timeout(pause.min(length.saturating_sub(start.elapsed())));
         }
         agent.signal("-KILL");
         let killed = Instant::now();
         agent.wait();
-        let saved = beats.into_iter().filter(|(_, at)| killed - *at > SAVED);
+        let saved = beats.into_iter().filter(|(_, at)| killed - *at > SAVED_AFTER);
         self.known.extend(saved.map(|(app, _)| app));
-        self.taken.extend(taken(&self.state.0));
-        assert_nothing_wrong(&agent.log());
+        self.accepted.extend(taken(&self.state.0));
+        assert_no_unexpected_warning(&agent.log());
     }
 
-    /// Everything arrives in the end.
-    fn last_life(self) {
+    /// Everything that was accepted is delivered.
+    fn run_to_completion(self) {
         let agent = self.start();
         for command in &self.commands {
             if self.core.results(command).is_empty() {
-                // It may have been on its way when the agent was killed, or be known and its result still to come.
+                // It may not have reached the agent before the kill, or its result is still to be sent.
                 let marks = self.marks.0.join("ran");
                 let text = format!("echo {command} >> {}", marks.display());
                 self.core.execute(command, &text, 60);
@@ -119,10 +117,10 @@ impl Scene {
             }
         }
         wait_until("all reports", || {
-            let arrived: BTreeSet<u64> = self.hub.reports().into_iter().collect();
-            self.taken.is_subset(&arrived).then_some(())
+            let delivered: BTreeSet<u64> = self.hub.reports().into_iter().collect();
+            self.accepted.is_subset(&delivered).then_some(())
         });
-        assert_nothing_wrong(&agent.stop());
+        assert_no_unexpected_warning(&agent.stop());
         let mut ran: BTreeMap<String, usize> = BTreeMap::new();
         for line in lines_of(&self.marks.0.join("ran")) {
             *ran.entry(line).or_default() += 1;
@@ -133,7 +131,10 @@ impl Scene {
         for command in &self.commands {
             for result in self.core.results(command) {
                 match result.data["exit_code"].as_i64().unwrap() {
-                    0 => assert!(ran.contains_key(command), "{command}: done, and it never ran"),
+                    0 => assert!(
+                        ran.contains_key(command),
+                        "{command}: exit code 0, but it did not run"
+                    ),
                     125 => interrupted += 1,
                     other => panic!("{command}: {other}: {}", result.data),
                 }
@@ -141,19 +142,19 @@ impl Scene {
         }
         self.user.assert_gone("the agent was killed");
         println!(
-            "{} reports, {} applications, {} commands of which {} ran and {interrupted} results are of interrupted ones",
-            self.taken.len(),
+            "{} reports, {} applications, {} commands, {} of them ran, {interrupted} interrupted",
+            self.accepted.len(),
             self.known.len(),
             self.commands.len(),
             ran.len(),
         );
-        assert!(self.taken.len() > 5 && !ran.is_empty() && !self.known.is_empty());
+        assert!(self.accepted.len() > 5 && !ran.is_empty() && !self.known.is_empty());
     }
 }
 
-fn assert_nothing_wrong(log: &[String]) {
-    let is_trouble = |line: &&String| line.contains(" warn ") || line.contains(" error ");
-    let known = |line: &&String| TROUBLES.iter().any(|known| line.contains(known));
-    let troubles: Vec<_> = log.iter().filter(is_trouble).filter(|line| !known(line)).collect();
-    assert!(troubles.is_empty(), "{troubles:#?}");
+fn assert_no_unexpected_warning(log: &[String]) {
+    let is_warning = |line: &&String| line.contains(" warn ") || line.contains(" error ");
+    let expected = |line: &&String| EXPECTED_WARNINGS.iter().any(|known| line.contains(known));
+    let warnings: Vec<_> = log.iter().filter(is_warning).filter(|line| !expected(line)).collect();
+    assert!(warnings.is_empty(), "{warnings:#?}");
 }

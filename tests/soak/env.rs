@@ -1,4 +1,4 @@
-//! An agent with everything on, and everybody whom it talks to.
+//! An agent with everything on, its servers, and the threads of its clients.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::applications::{self, Told};
+use super::apps::{self, Silences};
 use super::clients::{self, Commands};
-use super::fault_log::Story;
-use super::resource_usage::{self, Sample};
-use super::subscribers::Crowd;
+use super::fault_log::{FaultLog, STOPPED};
+use super::resource_usage::{self, Usage};
+use super::subscribers::{self, SUBSCRIBERS};
 use super::support::core::Core;
 use super::support::core_wire;
 use super::support::disk::Disk;
@@ -24,22 +24,22 @@ use super::support::rng::Rng;
 use super::support::sshd::{CC, PASSWORD, Sshd, User as Account};
 use super::support::wall_clock::WallClock;
 use super::support::{Agent, Scratch};
-use super::{GPUS, INTERVAL, REPORT_INTERVAL, faults};
+use super::{GPUS, INTERVAL, REPORT_INTERVAL, TOKEN, faults};
 
-pub const TOKEN: &str = "soak-token";
 const ACCOUNTS: [&str; 3] = ["cc", "dd", "ee"];
-/// After the last fault all is as it was within the longest wait between two tries and what follows it.
-const PATIENCE: Duration = Duration::from_secs(240);
+/// Longer than the longest retry delay and the work that follows.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(240);
+/// Resources that do not change for this long are taken as those at rest.
 const REST: Duration = Duration::from_secs(10);
 
-pub struct Scene {
-    // Ended in this order.
+/// Dropped in this order.
+pub struct Env {
     pub monitor: Monitor,
-    pub story: Story,
-    pub start: Instant,
+    pub log: FaultLog,
+    start: Instant,
     pub to_hub: Relay,
     pub to_core: Relay,
-    pub hub: Hub,
+    hub: Hub,
     pub core: Core,
     pub driver: Driver,
     pub sshd: Mutex<Sshd>,
@@ -48,13 +48,12 @@ pub struct Scene {
     pub disk: Disk,
     pub files: Scratch,
     pub marks: Scratch,
-    /// `None`: its clock cannot be set here.
+    /// `None` on machines where the clock of a process cannot be set.
     pub clock: Option<WallClock>,
-    /// How many it may open.
-    pub descriptors: u64,
+    pub descriptor_limit: u64,
 }
 
-impl Scene {
+impl Env {
     pub fn new() -> Self {
         let (hub, core, user, disk) = (Hub::start(), Core::start(), User::new(), Disk::new());
         let (files, marks, known_hosts) =
@@ -83,22 +82,21 @@ impl Scene {
             format!("monitor.known_hosts={}", known_hosts.0.join("known").display()),
         ];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-        // What SIGHUP reads again; what is on the command line goes before.
+        // SIGHUP reads this file again; the settings of the command line take precedence.
         let file = files.write("settings.toml", "[usage]\nmax_connections = 3000\n");
         let command = driver.command(&["-c", &file], &settings);
         let start = Instant::now();
         let agent = Agent::spawn(disk.before(&user.known_to(&command)));
         agent.wait_log("registered as n1");
-        let accounts = ACCOUNTS.map(|name| Account { name, ..CC });
-        let sshd = Sshd::start(&accounts);
+        let sshd = Sshd::start(&ACCOUNTS.map(|name| Account { name, ..CC }));
         let hosts = ACCOUNTS.map(|name| sshd.host(name, Some(PASSWORD))).to_vec();
-        let descriptors = most_descriptors(agent.pid());
+        let descriptor_limit = descriptor_limit(agent.pid());
         let clock = WallClock::of(&agent);
         let monitor = Monitor::of(agent, known_hosts);
-        let (sshd, story) = (Mutex::new(sshd), Story::default());
+        let (sshd, log) = (Mutex::new(sshd), FaultLog::default());
         Self {
             monitor,
-            story,
+            log,
             start,
             to_hub,
             to_core,
@@ -112,7 +110,7 @@ impl Scene {
             files,
             marks,
             clock,
-            descriptors,
+            descriptor_limit,
         }
     }
 
@@ -120,56 +118,49 @@ impl Scene {
         &self.monitor.agent
     }
 
-    /// All the load and faults for so long; with each fault at least once if `all`.
+    /// Runs all clients and faults for this time; with `all`, until each fault was applied.
     pub fn load(
         &self,
         time: Duration,
         all: bool,
         rng: &mut Rng,
         commands: &mut Commands,
-        told: &mut Told,
-    ) -> Vec<Sample> {
-        let story = &self.story;
-        story.over.store(false, Ordering::Relaxed);
-        let (usage, heartbeat) = (self.agent().address, self.agent().heartbeat());
-        let seeds: Vec<u64> = (0..10).map(|_| rng.below(u64::MAX)).collect();
-        let mut seeds = seeds.into_iter().map(Rng::of);
-        let mut seed = || seeds.next().unwrap();
+        silences: &mut Silences,
+    ) -> Vec<Usage> {
+        let log = &self.log;
+        log.stop.store(false, Ordering::Relaxed);
+        let forks: Vec<Rng> = (0..SUBSCRIBERS + 10).map(|_| Rng::of(rng.below(u64::MAX))).collect();
+        let mut forks = forks.into_iter();
+        let mut fork = || forks.next().unwrap();
         std::thread::scope(|scope| {
-            let crowd = Crowd::new(usage, story, seed());
-            let mut threads = vec![scope.spawn(move || crowd.run())];
-            threads.push(scope.spawn(|| clients::scrape(&self.monitor, story)));
-            let of_core = seed();
-            let marks = self.marks.0.join("ran");
-            threads.push(scope.spawn(move || commands.give(&self.core, &marks, story, of_core)));
+            for _ in 0..SUBSCRIBERS {
+                let (usage, rng) = (self.agent().address, fork());
+                let small = std::thread::Builder::new().stack_size(128 << 10);
+                small.spawn_scoped(scope, move || subscribers::run(usage, log, rng)).unwrap();
+            }
             for _ in 0..3 {
-                let rng = seed();
-                let watch = move || clients::watch(&self.monitor, &self.hosts, story, rng);
-                threads.push(scope.spawn(watch));
+                let rng = fork();
+                scope.spawn(move || clients::monitor_hosts(&self.monitor, &self.hosts, log, rng));
             }
-            let beating: Vec<_> = (0..applications::THREADS)
-                .map(|number| (number, seed()))
-                .map(|(number, rng)| {
-                    scope.spawn(move || applications::beat(heartbeat, number, story, rng))
-                })
+            scope.spawn(|| clients::scrape(&self.monitor, log));
+            let (of_core, marks) = (fork(), self.marks.0.join("ran"));
+            scope.spawn(move || commands.run(&self.core, &marks, log, of_core));
+            let apps: Vec<_> = (0..apps::THREADS)
+                .map(|number| (number, fork()))
+                .map(|(number, rng)| scope.spawn(move || apps::run(self.agent(), number, log, rng)))
                 .collect();
-            let meter = scope.spawn(|| resource_usage::measure(self.agent(), story));
-            faults::deal(self, time, all, rng);
-            // What comes of the last one comes.
-            story.pass(Duration::from_secs(5));
-            story.over.store(true, Ordering::Relaxed);
-            let ended = threads.into_iter().all(|thread| thread.join().is_ok());
-            if !ended {
-                story.wrong("a client has panicked".to_owned());
+            let usages = scope.spawn(|| resource_usage::record(self.agent(), log));
+            faults::run(self, time, all, rng);
+            // The consequences of the last fault.
+            log.pause(Duration::from_secs(5));
+            log.stop.store(true, Ordering::Relaxed);
+            for (id, (count, may_lack_hooks)) in
+                apps.into_iter().flat_map(|app| app.join().unwrap())
+            {
+                let known = silences.entry(id).or_default();
+                *known = (known.0 + count, known.1 | may_lack_hooks);
             }
-            for thread in beating {
-                for (id, (words, unsure)) in thread.join().unwrap() {
-                    let known = told.entry(id).or_default();
-                    known.0.extend(words);
-                    known.1 |= unsure;
-                }
-            }
-            meter.join().unwrap()
+            usages.join().unwrap()
         })
     }
 
@@ -179,99 +170,92 @@ impl Scene {
         text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
     }
 
-    /// Waits until all that was begun is done and nothing moves; what the agent holds then.
-    pub fn rest(&self, commands: &mut Commands) -> Sample {
-        let moves = || {
-            for link in ["hm", "core"] {
-                let online =
-                    format!("hm_agent_upstream_state{{upstream=\"{link}\",state=\"online\"}}");
-                if self.metric(&online) != Some(1.0) {
-                    return Some(format!("{link} is not online"));
-                }
-            }
-            let backlog = self.metric("hm_agent_upstream_backlog{upstream=\"hm\"}");
-            let children = children(self.agent().pid());
-            let commands = self.user.processes();
-            let hosts = self.sshd.lock().unwrap().processes();
-            let is_still = backlog.is_some_and(|backlog| backlog <= 1.0)
-                && children.len() == 1 // the probe
-                && commands.is_empty()
-                && hosts.is_empty();
-            (!is_still).then(|| format!("{backlog:?} {children:?} {commands:?} {hosts:?}"))
-        };
-        let begin = Instant::now();
-        while let Some(what) =
-            commands.ask_again(&self.core).then(|| "commands".to_owned()).or_else(moves)
-        {
-            assert!(begin.elapsed() < PATIENCE, "{what}: {:#?}", self.agent().log());
-            std::thread::sleep(Duration::from_millis(500));
+    /// What is not finished yet, if anything.
+    fn unfinished(&self, commands: &mut Commands) -> Option<String> {
+        if commands.resend(&self.core) {
+            return Some("commands without a result".to_owned());
         }
-        // Subscribers that left without a word are noticed, and threads end.
-        let held = || {
-            let sample = Sample::of(self.agent());
-            (sample.threads, sample.descriptors, sample.children)
-        };
-        let (mut last, mut since) = (held(), Instant::now());
-        while since.elapsed() < REST {
-            assert!(begin.elapsed() < PATIENCE, "no rest: {:#?}", self.agent().log());
-            std::thread::sleep(Duration::from_millis(500));
-            let now = held();
-            if now != last {
-                (last, since) = (now, Instant::now());
+        for link in ["hm", "core"] {
+            let online = format!("hm_agent_upstream_state{{upstream=\"{link}\",state=\"online\"}}");
+            if self.metric(&online) != Some(1.0) {
+                return Some(format!("{link} is not online"));
             }
         }
-        Sample::of(self.agent())
+        let backlog = self.metric("hm_agent_upstream_backlog{upstream=\"hm\"}");
+        let children = children(self.agent().pid());
+        let commands = self.user.processes();
+        let hosts = self.sshd.lock().unwrap().processes();
+        // The one child is the GPU probe.
+        let is_idle = backlog.is_some_and(|backlog| backlog <= 1.0)
+            && children.len() == 1
+            && commands.is_empty()
+            && hosts.is_empty();
+        (!is_idle).then(|| format!("{backlog:?} {children:?} {commands:?} {hosts:?}"))
     }
 
-    /// One each interval, but while the agent was stopped; twice only where a connection broke before the answer.
+    /// Waits until all work is finished and resources no longer change, and returns them.
+    pub fn rest(&self, commands: &mut Commands) -> Usage {
+        let begin = Instant::now();
+        let step = |what: &str| {
+            assert!(begin.elapsed() < RECOVERY_TIMEOUT, "{what}: {:#?}", self.agent().log());
+            std::thread::sleep(Duration::from_millis(500));
+        };
+        while let Some(what) = self.unfinished(commands) {
+            step(&what);
+        }
+        let usage = || Usage::of(self.agent(), &self.log);
+        let (mut last, mut since) = (usage(), Instant::now());
+        while since.elapsed() < REST {
+            step("resources keep changing");
+            let now = usage();
+            if now.held() != last.held() {
+                since = Instant::now();
+            }
+            last = now;
+        }
+        last
+    }
+
+    /// One report an interval, except while the agent was stopped; repeats only where a connection ended before the answer.
     pub fn judge_reports(&self) {
-        let (stops, stopped) = self.story.stopped();
+        let (stops, stopped) = self.log.faults().get(STOPPED).copied().unwrap_or_default();
         let time = (self.start.elapsed() - stopped).as_secs_f64();
         let mut reports = self.hub.reports();
         let all = reports.len();
         reports.sort_unstable();
         reports.dedup();
         let expected = (time / REPORT_INTERVAL as f64) as usize;
-        // The one that falls due during a stop is taken after it, and the next one an interval later.
-        let apart = 5 + stops as usize;
-        let (most, fewest) = (expected + apart, expected.saturating_sub(apart));
-        let broken = self.to_hub.connections();
-        self.story.count("reports", reports.len() as u64);
-        self.story.count("reports that came twice", (all - reports.len()) as u64);
-        self.story.count("connections to the hub", broken as u64);
-        self.story.count("connections to Core", self.to_core.connections() as u64);
-        if !(fewest..=most).contains(&reports.len()) || all - reports.len() > broken {
-            self.story.wrong(format!(
-                "{} reports, not {fewest} to {most}; {} twice, of {broken} connections",
-                reports.len(),
-                all - reports.len()
+        // A report that falls due during a stop is taken afterwards, and the next one an interval later.
+        let tolerance = 5 + stops;
+        let range = expected.saturating_sub(tolerance)..=expected + tolerance;
+        let (repeated, connections) = (all - reports.len(), self.to_hub.connections());
+        self.log.count("reports", reports.len() as u64);
+        self.log.count("reports repeated", repeated as u64);
+        if !range.contains(&reports.len()) || repeated > connections {
+            let count = reports.len();
+            self.log.fail(format!(
+                "{count} reports, not {range:?}; {repeated} repeated in {connections} connections"
             ));
         }
     }
 
-    /// Stops the agent, which leaves nothing behind.
-    pub fn end(self) -> Story {
-        let Self { monitor, story, user, sshd, .. } = self;
-        let log = monitor.stop();
-        for level in [" warn ", " error "] {
-            let lines = log.iter().filter(|line| line.contains(level)).count() as u64;
-            let name = if level == " warn " { "warnings in the log" } else { "errors in the log" };
-            story.count(name, lines);
-        }
-        if let Some(line) = log.iter().find(|line| line.contains("panicked")) {
-            story.wrong(line.clone());
+    /// Stops the agent. It leaves no process behind.
+    pub fn finish(self) -> FaultLog {
+        let Self { monitor, log, user, sshd, .. } = self;
+        if let Some(line) = monitor.stop().iter().find(|line| line.contains("panicked")) {
+            log.fail(line.clone());
         }
         user.assert_gone("the agent has stopped");
         let left = sshd.lock().unwrap().processes();
         if !left.is_empty() {
-            story.wrong(format!("on the host: {left:?}"));
+            log.fail(format!("processes left on the host: {left:?}"));
         }
-        story
+        log
     }
 }
 
-/// RLIMIT_NOFILE, the soft one.
-fn most_descriptors(pid: u32) -> u64 {
+/// The soft RLIMIT_NOFILE.
+fn descriptor_limit(pid: u32) -> u64 {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
     line.split_whitespace().nth(3).unwrap().parse().unwrap()

@@ -1,152 +1,136 @@
-//! What goes wrong: one thing after the other, dealt like cards, so that each comes up before any comes again.
+//! Faults, in random order. Each is applied once before any is applied again.
 
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::Scene;
-use super::fault_log::{DESCRIPTORS, STOPPED};
-use super::support::fake_nvml::probes_of;
+use super::env::Env;
+use super::fault_log::{NO_DESCRIPTORS, STOPPED};
+use super::support::fake_nvml::{kill, probes_of};
 use super::support::relay::{Relay, Way};
 use super::support::rng::Rng;
 
-/// It does something, and mends it.
-type Act = fn(&Scene, &mut Rng);
+/// Applies a fault for a while and removes it.
+type Fault = fn(&Env, &mut Rng);
 
-pub const FAULTS: [(&str, Act); 23] = [
-    ("the agent is stopped for seconds", |scene, rng| {
-        stop_for(scene, Duration::from_millis(500 + rng.below(14_500)));
+const YEAR: i64 = 365 * 86_400;
+
+const FAULTS: [(&str, Fault); 19] = [
+    ("agent stopped for seconds", |env, rng| {
+        stop_for(env, Duration::from_millis(500 + rng.below(14_500)));
     }),
-    // Longer than the hub and Core wait for a word.
-    ("the agent is stopped for 50 s", |scene, _| stop_for(scene, Duration::from_secs(50))),
-    ("hub: connections ended", |scene, rng| way(&scene.to_hub, Way::Cut, rng, 15)),
-    ("hub: nothing passes", |scene, rng| way(&scene.to_hub, Way::Frozen, rng, 35)),
-    ("Core: connections ended", |scene, rng| way(&scene.to_core, Way::Cut, rng, 15)),
-    ("Core: nothing passes", |scene, rng| way(&scene.to_core, Way::Frozen, rng, 35)),
-    ("driver hangs", |scene, rng| script(scene, rng, "hang = nvmlDeviceGetTemperature")),
-    ("a GPU is lost", |scene, rng| script(scene, rng, "lost = 1")),
-    ("driver crashes", |scene, rng| script(scene, rng, "crash = nvmlDeviceGetTemperature")),
-    ("GPU probe killed", |scene, _| {
-        probes_of(scene.agent().pid()).iter().for_each(|pid| kill(*pid));
-    }),
-    ("an ssh killed", |scene, rng| {
-        let ssh = scene.monitor.children("ssh");
-        ssh.get(rng.below(ssh.len().max(1) as u64) as usize).into_iter().for_each(|pid| kill(*pid));
-    }),
-    ("sshd killed, and back", |scene, rng| {
-        let mut sshd = scene.sshd.lock().unwrap();
+    // Longer than the hub and Core wait for a pong.
+    ("agent stopped for 50 s", |env, _| stop_for(env, Duration::from_secs(50))),
+    ("hub: connections reset", |env, rng| set_way(&env.to_hub, Way::Cut, rng, 15)),
+    ("hub: packets lost", |env, rng| set_way(&env.to_hub, Way::Frozen, rng, 35)),
+    ("Core: connections reset", |env, rng| set_way(&env.to_core, Way::Cut, rng, 15)),
+    ("Core: packets lost", |env, rng| set_way(&env.to_core, Way::Frozen, rng, 35)),
+    ("driver hangs", |env, rng| driver(env, rng, "hang = nvmlDeviceGetTemperature")),
+    ("GPU lost", |env, rng| driver(env, rng, "lost = 1")),
+    ("driver crashes", |env, rng| driver(env, rng, "crash = nvmlDeviceGetTemperature")),
+    ("GPU probe killed", |env, _| probes_of(env.agent().pid()).into_iter().for_each(kill)),
+    ("ssh killed", |env, rng| kill_one(&env.monitor.children("ssh"), rng)),
+    ("sshd restarted", |env, rng| {
+        let mut sshd = env.sshd.lock().unwrap();
         sshd.kill();
-        pass(scene, rng, 4);
+        pause(env, rng, 4);
         sshd.run();
     }),
-    ("a command killed", |scene, rng| {
-        let processes = scene.user.processes();
-        let one = processes.get(rng.below(processes.len().max(1) as u64) as usize);
-        one.into_iter().for_each(|(pid, _)| kill(*pid));
+    ("command killed", |env, rng| {
+        let pids: Vec<u32> = env.user.processes().into_iter().map(|(pid, _)| pid).collect();
+        kill_one(&pids, rng);
     }),
-    ("state_dir full", |scene, rng| {
-        scene.disk.fill();
-        pass(scene, rng, 15);
-        std::fs::remove_file(scene.disk.file("fill")).unwrap();
+    ("state_dir full", |env, rng| {
+        env.disk.fill();
+        pause(env, rng, 15);
+        std::fs::remove_file(env.disk.file("fill")).unwrap();
     }),
-    ("the limit of open files is lowered", few_descriptors),
-    ("SIGHUP, other settings", |scene, rng| {
-        let (most, patience) = (2000 + rng.below(1000), 5 + rng.below(5));
-        let text = format!("[usage]\nmax_connections = {most}\n[gpu]\ntimeout = {patience}\n");
-        reload(scene, &text);
+    ("descriptor limit lowered", lower_descriptor_limit),
+    ("SIGHUP, other settings", |env, rng| {
+        let (most, timeout) = (2000 + rng.below(1000), 5 + rng.below(5));
+        reload(env, &format!("[usage]\nmax_connections = {most}\n[gpu]\ntimeout = {timeout}\n"));
     }),
-    ("SIGHUP, wrong settings", |scene, rng| {
+    ("SIGHUP, invalid settings", |env, rng| {
         let texts = ["interval = \"x\"\n", "[usage\n", "colour = 1\n", "interval = 1e9\n"];
-        reload(scene, texts[rng.below(4) as usize]);
+        reload(env, texts[rng.below(4) as usize]);
     }),
-    ("clock an hour ahead", |scene, rng| clock(scene, rng, 3600)),
-    ("clock an hour behind", |scene, rng| clock(scene, rng, -3600)),
-    ("clock a year ahead", |scene, rng| clock(scene, rng, 365 * 86_400)),
-    ("clock a year behind", |scene, rng| clock(scene, rng, -365 * 86_400)),
-    ("clock a year ahead, and Core's connection ends", |scene, rng| {
-        // By that clock its certificate has expired.
-        let Some(clock) = &scene.clock else { return };
-        clock.wrong_by(365 * 86_400);
-        way(&scene.to_core, Way::Cut, rng, 1);
-        pass(scene, rng, 10);
+    ("clock a year off, Core reconnects", |env, rng| {
+        // With this clock the certificate of Core's relay has expired, or is not valid yet.
+        let Some(clock) = &env.clock else { return };
+        clock.wrong_by(if rng.below(2) == 0 { YEAR } else { -YEAR });
+        set_way(&env.to_core, Way::Cut, rng, 1);
+        pause(env, rng, 10);
         clock.wrong_by(0);
     }),
-    ("all subscribers vanish at once", |scene, _| {
-        scene.story.rushes.fetch_add(1, Ordering::Relaxed);
+    ("all subscribers vanish", |env, _| {
+        env.log.vanish_generation.fetch_add(1, Ordering::Relaxed);
     }),
 ];
 
-/// Deals faults until the time is up, and at least each of them once if `all`.
-pub fn deal(scene: &Scene, time: Duration, all: bool, rng: &mut Rng) {
+/// Applies faults until the time is over; with `all`, at least each of them once.
+pub fn run(env: &Env, time: Duration, all: bool, rng: &mut Rng) {
     let start = Instant::now();
-    let mut pack: Vec<usize> = Vec::new();
-    let mut dealt = 0;
-    while start.elapsed() < time || (all && dealt < FAULTS.len()) {
-        pass(scene, rng, 4);
-        if pack.is_empty() {
-            pack = (0..FAULTS.len()).collect();
-            rng.shuffle(&mut pack);
+    let (mut order, mut applied) = (Vec::new(), 0);
+    while start.elapsed() < time || (all && applied < FAULTS.len()) {
+        pause(env, rng, 4);
+        if order.is_empty() {
+            order = (0..FAULTS.len()).collect();
+            rng.shuffle(&mut order);
         }
-        let (name, act) = FAULTS[pack.pop().unwrap()];
-        eprintln!("soak: {:?}: {name}", scene.start.elapsed());
-        scene.story.during(name, || act(scene, rng));
-        dealt += 1;
+        let (name, fault) = FAULTS[order.pop().unwrap()];
+        eprintln!("soak: {:.0?}: {name}", start.elapsed());
+        env.log.during(name, || fault(env, rng));
+        applied += 1;
     }
 }
 
-/// A second, and at the most so many more.
-fn pass(scene: &Scene, rng: &mut Rng, seconds: u64) {
-    scene.story.pass(Duration::from_millis(1000 + rng.below(seconds * 1000)));
+/// One second, and up to `seconds` more.
+fn pause(env: &Env, rng: &mut Rng, seconds: u64) {
+    env.log.pause(Duration::from_millis(1000 + rng.below(seconds * 1000)));
 }
 
-pub fn kill(pid: u32) {
-    // It may have ended by itself.
-    let _ = Command::new("kill").args(["-9", &pid.to_string()]).output();
+fn kill_one(pids: &[u32], rng: &mut Rng) {
+    if let Some(pid) = pids.get(rng.below(pids.len().max(1) as u64) as usize) {
+        // The process may have ended meanwhile.
+        let _ = Command::new("kill").args(["-9", &pid.to_string()]).output();
+    }
 }
 
-fn stop_for(scene: &Scene, time: Duration) {
-    scene.story.during(STOPPED, || {
-        scene.agent().signal("-STOP");
-        scene.story.pass(time);
-        scene.agent().signal("-CONT");
+fn stop_for(env: &Env, time: Duration) {
+    env.log.during(STOPPED, || {
+        env.agent().signal("-STOP");
+        env.log.pause(time);
+        env.agent().signal("-CONT");
     });
 }
 
-fn way(relay: &Relay, way: Way, rng: &mut Rng, seconds: u64) {
+fn set_way(relay: &Relay, way: Way, rng: &mut Rng, seconds: u64) {
     relay.is(way);
     std::thread::sleep(Duration::from_millis(1000 + rng.below(seconds * 1000)));
     relay.is(Way::Open);
 }
 
-fn script(scene: &Scene, rng: &mut Rng, trouble: &str) {
-    scene.driver.becomes(&format!("{}\n{trouble}", super::GPUS));
-    pass(scene, rng, 15);
-    scene.driver.becomes(super::GPUS);
+fn driver(env: &Env, rng: &mut Rng, fault: &str) {
+    env.driver.becomes(&format!("{}\n{fault}", super::GPUS));
+    pause(env, rng, 15);
+    env.driver.becomes(super::GPUS);
 }
 
-/// As many as are open, and a few more.
-fn few_descriptors(scene: &Scene, rng: &mut Rng) {
-    let limit = |most: &str| {
-        let pid = scene.agent().pid().to_string();
-        let limit = format!("--nofile={most}:");
+/// To the number of open descriptors, and at most five more.
+fn lower_descriptor_limit(env: &Env, rng: &mut Rng) {
+    let set = |limit: u64| {
+        let (pid, limit) = (env.agent().pid().to_string(), format!("--nofile={limit}:"));
         assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
     };
-    scene.story.during(DESCRIPTORS, || {
-        limit(&(scene.agent().descriptors() as u64 + rng.below(6)).to_string());
-        pass(scene, rng, 4);
-        limit(&scene.descriptors.to_string());
+    env.log.during(NO_DESCRIPTORS, || {
+        set(env.agent().descriptors() as u64 + rng.below(6));
+        pause(env, rng, 4);
+        set(env.descriptor_limit);
     });
 }
 
-fn reload(scene: &Scene, text: &str) {
-    let draft = scene.files.write("draft", text);
-    std::fs::rename(draft, scene.files.0.join("settings.toml")).unwrap();
-    scene.agent().signal("-HUP");
-}
-
-fn clock(scene: &Scene, rng: &mut Rng, seconds: i64) {
-    let Some(clock) = &scene.clock else { return };
-    clock.wrong_by(seconds);
-    pass(scene, rng, 15);
-    clock.wrong_by(0);
+fn reload(env: &Env, text: &str) {
+    let draft = env.files.write("draft", text);
+    std::fs::rename(draft, env.files.0.join("settings.toml")).unwrap();
+    env.agent().signal("-HUP");
 }

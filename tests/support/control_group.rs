@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::node::behind;
 
 /// It is gone when it goes out of scope, after all that was in it.
+#[derive(Debug)]
 pub struct ControlGroup(PathBuf);
 
 const MOUNTED: &str = "/sys/fs/cgroup";

@@ -1,4 +1,4 @@
-//! Numbers that look random and can be had again.
+//! Pseudo-random numbers that can be repeated.
 
 use hm_agent::util::logger::unix_seconds;
 
@@ -9,7 +9,7 @@ pub struct Rng {
 }
 
 impl Rng {
-    /// Of `HM_SEED`, or of the time.
+    /// Seeded by `HM_SEED`, or by the time.
     pub fn new() -> Self {
         Self::of(
             std::env::var("HM_SEED").map_or_else(|_| unix_seconds(), |text| text.parse().unwrap()),
@@ -17,7 +17,7 @@ impl Rng {
     }
 
     pub fn of(seed: u64) -> Self {
-        // Neighbouring seeds would begin alike.
+        // Without the multiplication, neighbouring seeds would start with similar numbers.
         Self { seed, state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1 }
     }
 
@@ -28,10 +28,9 @@ impl Rng {
         self.state % limit
     }
 
-    /// As a pack of cards is.
-    pub fn shuffle<T>(&mut self, cards: &mut [T]) {
-        for last in (1..cards.len()).rev() {
-            cards.swap(last, self.below(last as u64 + 1) as usize);
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last as u64 + 1) as usize);
         }
     }
 }
