@@ -15,7 +15,6 @@ use crate::core_client::messages::{
     Envelope, Incoming, Node, command_result, command_started, heartbeat, register, uuid_v4,
 };
 use crate::core_client::session::{Conversation, Step, Verdict};
-use crate::util::percent::encode;
 use crate::limits;
 use crate::model::Snapshot;
 use crate::model::status::UpstreamStatus;
@@ -27,6 +26,7 @@ use crate::sys;
 use crate::sys::{Crew, EventFd};
 use crate::util::error::Error;
 use crate::util::logger::{unix_seconds, utc};
+use crate::util::percent::encode;
 use crate::util::sync::Shutdown;
 
 type Said = crate::net::log_dedup::Said<Verdict>;

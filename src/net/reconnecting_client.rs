@@ -13,7 +13,6 @@ use log::Level;
 use tungstenite::Message;
 
 use crate::config::Secret;
-use crate::util::percent::encode;
 use crate::limits;
 use crate::model::status::UpstreamStatus;
 use crate::net::log_dedup::Said;
@@ -25,6 +24,7 @@ use crate::sys;
 use crate::sys::EventFd;
 use crate::util::error::Error;
 use crate::util::logger::{RateLimitedLog, unix_seconds};
+use crate::util::percent::encode;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 

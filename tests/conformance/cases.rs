@@ -92,6 +92,8 @@ fn framing(cases: &mut Vec<Case>) {
     cases.push(case("1.3.2", "the same with a ping", |peer| {
         fails(vec![wire::frame(FIN | PING, b"a", !peer.masked())], PROTOCOL)
     }));
+    // RFC 6455 5.2 requires senders to write the length in the shortest form, and does not say what a receiver does otherwise.
+    // tungstenite accepts it.
     cases.push(case("1.4.1", "a length of 16 bits where 7 are enough", |peer| {
         let text = peer.text("");
         let text = if text.is_empty() { b"a".to_vec() } else { text };
@@ -318,7 +320,8 @@ fn closing(cases: &mut Vec<Case>) {
             closes(vec![close_frame(peer, code, b"")], Some(code))
         }));
     }
-    // 5000 and more are above what the RFC speaks of.
+    // The RFC defines no codes from 5000 on.
+    // 1014 (bad gateway) was assigned by IANA after the RFC, which reserves it. tungstenite follows the RFC.
     let wrong = [1014, 0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535];
     for (number, code) in wrong.into_iter().enumerate() {
         let (id, what) = (format!("7.9.{}", number + 1), format!("close with {code}"));

@@ -121,7 +121,9 @@ fn upstreams(out: &mut Table, snapshot: &Snapshot) {
         if upstream.dropped > 0 {
             how.push(format!("{} dropped", upstream.dropped));
         }
-        how.extend(upstream.last_disconnect_reason.as_ref().map(|why| format!("last disconnect: {why}")));
+        how.extend(
+            upstream.last_disconnect_reason.as_ref().map(|why| format!("last disconnect: {why}")),
+        );
         out.row(&upstream.name, &[&upstream.state, &how.join(", ")]);
     }
 }
