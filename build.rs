@@ -11,8 +11,12 @@
 use std::env;
 use std::error::Error;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 
 /// What the probe is made of. Not the whole of `src`: building it takes ten times as long as building the agent for
 /// debugging, and an edit of the agent does not change it. A test in `src/embedded.rs` compares this with its imports.
@@ -32,7 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let build = commit().map_or(target.clone(), |commit| format!("{commit}, {target}"));
     println!("cargo:rustc-env=HM_BUILD={build}");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out_dir.join("page.gz"), gzip(&page()?))?;
+    fs::write(out_dir.join("page.gz"), gzip(&page()?)?)?;
     let probe = if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
         Vec::new() // this is the probe's own build
     } else {
@@ -51,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(fs::write(out_dir.join("gpu-probe.zlib"), packed)?)
 }
 
-/// One document that needs nothing else; its script is of several files, in this order: what runs is in the last.
+/// The dashboard: one document without external resources. Its script is several files in this order; the last one starts it.
 fn page() -> Result<Vec<u8>, String> {
     println!("cargo:rerun-if-changed=src/telemetry/dashboard");
     let mut page = String::new();
@@ -70,21 +74,16 @@ fn page() -> Result<Vec<u8>, String> {
     add("<style>", &["page.css"], "</style>\n")?;
     add("", &["body.html"], "")?;
     let scripts =
-        ["text.js", "history.js", "troubles.js", "panels.js", "gpus.js", "link.js", "page.js"];
+        ["dom.js", "history.js", "alerts.js", "panels.js", "gpus.js", "link.js", "page.js"];
     add("<script type=\"module\">", &scripts, "</script>\n")?;
     Ok(page.into_bytes())
 }
 
-/// In gzip's form (RFC 1952): deflate, no flags, no time, smallest, system unknown.
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut packed = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 255];
-    packed.extend(miniz_oxide::deflate::compress_to_vec(bytes, 10));
-    let sum = bytes.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 * (sum & 1)))
-    });
-    packed.extend((!sum).to_le_bytes());
-    packed.extend((bytes.len() as u32).to_le_bytes());
-    packed
+/// Compressed as browsers accept it (RFC 1952).
+fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes)?;
+    encoder.finish()
 }
 
 /// The commit that the agent is made of, for `--version`: what `HM_COMMIT` says, or Git, in a build for release: others would be

@@ -328,7 +328,10 @@ fn a_full_disk_ends_nothing_and_what_is_lost_is_counted() {
         log().contains(" lines could not be written here\n").then_some(())
     });
     let log = log();
-    assert!(log.lines().filter(|line| !line.contains("configuration reloaded")).count() < 8, "{log}");
+    assert!(
+        log.lines().filter(|line| !line.contains("configuration reloaded")).count() < 8,
+        "{log}"
+    );
     let agent = supervisor.agent();
     supervisor.stop();
     assert!(!is_there(agent));

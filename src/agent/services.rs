@@ -11,22 +11,20 @@ use crate::core_client::client as core;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::server::Heartbeat;
 use crate::hm_client::client as hm;
-use crate::http::listener::{ConnectionLimits, Port};
-use crate::http::stats::Counters;
+use crate::http::listener::{ConnectionLimits, Listener};
+use crate::http::pipeline::Pipeline;
+use crate::http::stats::ListenerStats;
 use crate::limits;
 use crate::model::host_info::HostInfo;
 use crate::remote::hosts::Hosts;
 use crate::remote::server::Monitor;
 use crate::sys;
 use crate::sys::EventFd;
-use crate::telemetry::fan::Fan;
-use crate::telemetry::responses;
-use crate::telemetry::responses::{BufferPool, Responses, ScrapeLimit};
-use crate::telemetry::router::Telemetry;
+use crate::telemetry::responses::Responses;
+use crate::telemetry::router::Router;
 use crate::telemetry::subscription;
 use crate::util::error::Error;
 use crate::util::liveness::Liveness;
-use crate::util::logger::RateLimitedLog;
 use crate::util::sync::Shutdown;
 
 pub(super) struct Services {
@@ -43,9 +41,7 @@ pub(super) struct Services {
     pub(super) liveness: Vec<Arc<Liveness>>,
     pub(super) sampler_liveness: Arc<Liveness>,
     /// Of each open listener.
-    pub(super) listener_stats: Vec<(&'static str, Arc<Counters>)>,
-    /// `None`: usage.enabled is false.
-    pub(super) fan: Option<Fan>,
+    pub(super) listener_stats: Vec<(&'static str, Arc<ListenerStats>)>,
     /// `None`: heartbeat.enabled is false.
     pub(super) heartbeat: Option<HeartbeatMonitor>,
     /// `None`: no hm is configured.
@@ -77,49 +73,40 @@ impl Services {
         sampler_loop.run(sampler);
     }
 
-    pub(super) fn serve_telemetry(&self, port: &Port) -> Result<(), Error> {
-        let Some(fan) = &self.fan else { return Ok(()) };
-        let (feed, machine, settings) = (&self.latest, &self.host, &self.settings);
-        let source = subscription::Source { feed, fan, machine, settings };
-        let documents = Responses {
-            feed: &self.latest,
-            machine: &self.host,
-            settings: &self.settings,
-            complete: &self.gpus_ready,
-            stop: &self.shutdown,
-            ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
-            scrapes: ScrapeLimit::default(),
-            spare: BufferPool::default(),
-            shared: responses::Shared::default(),
+    pub(super) fn serve_telemetry(&self, listener: &Listener) -> Result<(), Error> {
+        let (latest, host_info, settings) = (&self.latest, &self.host, &self.settings);
+        let router = Router {
+            pipeline: Pipeline::new("usage"),
+            usage: subscription::Context { latest, host_info, settings },
+            responses: Responses {
+                latest,
+                host_info,
+                settings,
+                complete: &self.gpus_ready,
+                shutdown: &self.shutdown,
+                ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
+            },
         };
-        let telemetry = Telemetry { usage: source, documents, log: RateLimitedLog::new() };
-        let counters = port.counters();
-        sys::crew(|crew| {
-            let hand_out = || fan.run(feed, settings, &counters.traffic, &self.shutdown);
-            let started = crew.start(c"fan", limits::SERVICE_STACK_BYTES, hand_out);
-            started.map_err(|error| Error::system("start the thread fan", error))?;
-            port.run(&self.shutdown, &self.settings, telemetry_limits, |stream, client| {
-                telemetry.serve(stream, client);
-            })
+        listener.run(&self.shutdown, settings, telemetry_limits, |stream, client| {
+            router.handle_connection(stream, client);
         })
     }
 
-    pub(super) fn serve_heartbeat(&self, port: &Port) -> Result<(), Error> {
-        let Some(watchdog) = &self.heartbeat else { return Ok(()) };
-        let heartbeat =
-            Heartbeat { watchdog, settings: &self.settings, log: RateLimitedLog::new() };
-        port.run(&self.shutdown, &self.settings, heartbeat_limits, |stream, client| {
-            heartbeat.serve(stream, &client);
+    pub(super) fn serve_heartbeat(&self, listener: &Listener) -> Result<(), Error> {
+        let Some(monitor) = &self.heartbeat else { return Ok(()) };
+        let server = Heartbeat::new(monitor, &self.settings);
+        listener.run(&self.shutdown, &self.settings, heartbeat_limits, |stream, client| {
+            server.serve(stream, client);
         })
     }
 
-    pub(super) fn serve_monitor(&self, port: &Port) -> Result<(), Error> {
+    pub(super) fn serve_monitor(&self, listener: &Listener) -> Result<(), Error> {
         let hosts = Hosts::new(&self.settings, &self.shutdown);
         sys::crew(|crew| {
-            let (settings, log) = (&self.settings, RateLimitedLog::new());
-            let monitor = Monitor { hosts: &hosts, crew, settings, log };
-            port.run(&self.shutdown, &self.settings, monitor_limits, |stream, client| {
-                monitor.serve(stream, &client);
+            let pipeline = Pipeline::new("monitor");
+            let monitor = Monitor { hosts: &hosts, crew, settings: &self.settings, pipeline };
+            listener.run(&self.shutdown, &self.settings, monitor_limits, |stream, client| {
+                monitor.serve(stream, client);
             })
         })
     }

@@ -14,11 +14,10 @@ use crate::config::{Config, Current};
 use crate::core_client::client as core;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::hm_client::client as hm;
-use crate::http::listener::Port;
+use crate::http::listener::Listener;
 use crate::model::host_info::HostInfo;
 use crate::sys;
 use crate::sys::EventFd;
-use crate::telemetry::fan::Fan;
 use crate::util::error::Error;
 use crate::util::liveness::Liveness;
 use crate::util::state_dir;
@@ -26,9 +25,9 @@ use crate::util::sync::Shutdown;
 
 /// The open listeners; `None`: disabled.
 struct Listeners {
-    usage: Option<Port>,
-    heartbeat: Option<Port>,
-    monitor: Option<Port>,
+    usage: Option<Listener>,
+    heartbeat: Option<Listener>,
+    monitor: Option<Listener>,
 }
 
 /// Starts the agent. After an error, threads may run already; they end with the process.
@@ -47,7 +46,7 @@ pub(super) fn start(config: Config, threads: &mut Threads) -> Result<Arc<Service
 
 fn bind(config: &Config) -> Result<Listeners, Error> {
     let bind = |name, enabled, address| match enabled {
-        true => Port::bind(name, address).map(Some),
+        true => Listener::bind(name, address).map(Some),
         false => Ok(None),
     };
     Ok(Listeners {
@@ -64,7 +63,6 @@ fn create_services(
 ) -> Result<Services, Error> {
     let host = host_info::read(&config.roots);
     let node_id = host_info::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
-    let fan = listeners.usage.as_ref().map(|_| Fan::new()).transpose().map_err(no_eventfd)?;
     let heartbeat = listeners.heartbeat.as_ref();
     let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&config.state_dir));
     let heartbeat = heartbeat.transpose().map_err(no_eventfd)?;
@@ -79,7 +77,6 @@ fn create_services(
     let mut liveness = vec![sampler_liveness.clone()];
     liveness.extend(open.clone().map(|(_, port)| port.liveness()));
     liveness.extend(heartbeat.iter().map(HeartbeatMonitor::liveness));
-    liveness.extend(fan.iter().map(Fan::liveness));
     Ok(Services {
         shutdown: Shutdown::new().map_err(no_eventfd)?,
         settings: Current::new(config),
@@ -90,8 +87,7 @@ fn create_services(
         gpus_ready: EventFd::new().map_err(no_eventfd)?,
         liveness,
         sampler_liveness,
-        listener_stats: open.map(|(name, port)| (name, port.counters())).collect(),
-        fan,
+        listener_stats: open.map(|(name, port)| (name, port.stats())).collect(),
         heartbeat,
         hm,
         core,

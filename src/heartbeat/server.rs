@@ -11,88 +11,57 @@ use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::protocol;
 use crate::heartbeat::protocol::{Request, Unit};
 use crate::heartbeat::table::HeartbeatTable;
-use crate::http::connection::{End, RequestReader};
-use crate::http::csrf;
+use crate::http::csrf::is_browser;
 use crate::http::listener::ClientConnection;
-use crate::http::message::Head;
+use crate::http::pipeline::{Pipeline, Routed};
+use crate::http::request::RequestHead;
+use crate::http::response::{OK, Response};
 use crate::limits;
 use crate::util::deadline_stream::DeadlineStream;
-use crate::util::error::reason;
-use crate::util::logger::RateLimitedLog;
 
-/// What every connection of this port shares.
+/// Shared by all connections of the heartbeat port.
 pub struct Heartbeat<'a> {
-    /// The table.
-    pub watchdog: &'a HeartbeatMonitor,
-    /// The settings in force.
-    pub settings: &'a Current,
-    /// Bounds what peers can write into the log.
-    pub log: RateLimitedLog,
+    watchdog: &'a HeartbeatMonitor,
+    settings: &'a Current,
+    pipeline: Pipeline,
 }
 
-/// What is answered to one request.
-struct Answer {
-    status: &'static str,
-    headers: &'static str,
-    body: String,
-}
+const ALLOW_ORIGIN: &str = "Access-Control-Allow-Origin: *";
+const ALLOW: &str = "Allow: GET, POST, HEAD, OPTIONS";
 
-const OK: &str = "200 OK";
-/// For a browser that asks beforehand whether a page may ask; from a public page to this machine, it asks
-/// for more (Private Network Access).
-const MAY: &str = "Access-Control-Allow-Methods: GET, POST, HEAD, OPTIONS\r\nAccess-Control-Allow-Headers: *\r\nAccess-Control-Allow-Private-Network: true\r\nAccess-Control-Max-Age: 86400\r\n";
-const ALLOW: &str = "Allow: GET, POST, HEAD, OPTIONS\r\n";
+impl<'a> Heartbeat<'a> {
+    pub fn new(watchdog: &'a HeartbeatMonitor, settings: &'a Current) -> Self {
+        let pipeline = Pipeline::new("heartbeat").allow_idle_start();
+        let pipeline = pipeline.with_rejection_header(ALLOW_ORIGIN);
+        Self { watchdog, settings, pipeline }
+    }
 
-impl Heartbeat<'_> {
     /// Serves one connection to its end.
-    pub fn serve(&self, mut stream: DeadlineStream<'_>, guest: &ClientConnection<'_>) {
-        let mut unread = RequestReader::default();
-        let end = loop {
-            if let Err(end) = self.answer_one(&mut stream, &mut unread, guest) {
-                break end;
-            }
+    pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+        // No request on this port asks for an upgrade.
+        self.pipeline.handle_connection(stream, &mut client, |head, client| {
+            Ok(Routed::Response(self.respond(head, client)))
+        });
+    }
+
+    fn respond(&self, head: &RequestHead<'_>, client: &ClientConnection<'_>) -> Response {
+        let response = |status, body: &str| {
+            let response = Response::text(status, body).header(ALLOW_ORIGIN);
+            response.header("Cache-Control: no-store")
         };
-        match end {
-            End::Over => {}
-            _ if guest.permit.was_evicted() => log::debug!("heartbeat: {} gave way", guest.peer),
-            End::Broken(error) => log::debug!("heartbeat: {} lost: {}", guest.peer, reason(&error)),
-            End::Refused(refusal) => {
-                guest.counters.answered(refusal.status);
-                self.log.write(Level::Info, || {
-                    format!(
-                        "heartbeat: {} refused: {}: {}",
-                        guest.peer, refusal.status, refusal.text
-                    )
-                });
-                refusal.header("Access-Control-Allow-Origin: *").send(stream, "GET");
-            }
-        }
-    }
-
-    fn answer_one(
-        &self,
-        stream: &mut DeadlineStream<'_>,
-        unread: &mut RequestReader,
-        guest: &ClientConnection<'_>,
-    ) -> Result<(), End> {
-        let (request, answer) = unread.next(stream, |head| self.answer(head, guest))?;
-        guest.permit.mark_active();
-        guest.counters.answered(answer.status);
-        let answer = answer.to_bytes(request.keep, request.head_only);
-        unread.answer(stream, &request, [&answer, &[]])?;
-        guest.permit.mark_idle();
-        Ok(())
-    }
-
-    fn answer(&self, head: &Head<'_>, guest: &ClientConnection<'_>) -> Answer {
         match head.method {
             "GET" | "POST" | "HEAD" => {}
+            // A CORS preflight. From a public page to a private address, browsers require Private Network Access too.
             "OPTIONS" => {
-                return Answer { status: OK, headers: MAY, body: String::new() };
+                return response(OK, "")
+                    .header("Access-Control-Allow-Methods: GET, POST, HEAD, OPTIONS")
+                    .header("Access-Control-Allow-Headers: *")
+                    .header("Access-Control-Allow-Private-Network: true")
+                    .header("Access-Control-Max-Age: 86400");
             }
             _ => {
-                let body = "there are GET, POST, HEAD and OPTIONS here".to_owned();
-                return Answer { status: "405 Method Not Allowed", headers: ALLOW, body };
+                let text = "use GET, POST, HEAD or OPTIONS";
+                return response("405 Method Not Allowed", text).header(ALLOW);
             }
         }
         let unit = self.settings.get().heartbeat.unit;
@@ -100,12 +69,10 @@ impl Heartbeat<'_> {
             .map_err(|text| ("400 Bad Request", text))
             .and_then(|request| self.obey(request, head, unit));
         match answered {
-            Ok(body) => Answer { status: OK, headers: "", body },
+            Ok(body) => response(OK, &body),
             Err((status, body)) => {
-                self.log.write(Level::Info, || {
-                    format!("heartbeat: {} refused: {status}: {body}", guest.peer)
-                });
-                Answer { status, headers: "", body }
+                self.pipeline.log_rejected(client, status, &body);
+                response(status, &body)
             }
         }
     }
@@ -113,7 +80,7 @@ impl Heartbeat<'_> {
     fn obey(
         &self,
         request: Request,
-        head: &Head<'_>,
+        head: &RequestHead<'_>,
         unit: Unit,
     ) -> Result<String, (&'static str, String)> {
         let full = |what: &str| {
@@ -138,7 +105,7 @@ impl Heartbeat<'_> {
                 Ok(self.watchdog.with(|watch, now| status(watch, id.as_deref(), now, unit)))
             }
             Request::Maintenance(id, length) => {
-                if csrf::is_from(head) {
+                if is_browser(head) {
                     let text = "pages may not declare maintenance".to_owned();
                     return Err(("403 Forbidden", text));
                 }
@@ -146,7 +113,7 @@ impl Heartbeat<'_> {
                     .with(|watch, now| watch.maintain(id.as_deref(), length, now))
                     .map_err(|_| full("applications in maintenance"))?;
                 let line = protocol::maintenance_line(id.as_deref(), length);
-                self.log.write(Level::Info, || format!("heartbeat: {line}"));
+                self.pipeline.log.write(Level::Info, || format!("heartbeat: {line}"));
                 Ok(line)
             }
         }
@@ -168,20 +135,5 @@ fn status(watch: &mut HeartbeatTable, id: Option<&str>, now: Duration, unit: Uni
     match watch.status(&id, now) {
         Some(status) => protocol::status_line(&status, unit),
         None => protocol::unknown_line(&id, watch.maintenance(Some(&id), now)),
-    }
-}
-
-impl Answer {
-    fn to_bytes(&self, keep: bool, head_only: bool) -> Vec<u8> {
-        let Self { status, headers, body } = self;
-        let connection = if keep { "keep-alive" } else { "close" };
-        let mut answer = format!(
-            "HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\nAccess-Control-Allow-Origin: *\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{headers}Connection: {connection}\r\n\r\n",
-            body.len()
-        );
-        if !head_only {
-            answer.push_str(body);
-        }
-        answer.into_bytes()
     }
 }

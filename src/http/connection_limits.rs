@@ -1,133 +1,133 @@
-//! Who may hold a connection: so many in all, so many an address.
+//! Limits the connections of a port, in total and per client IP address.
 //!
-//! When all places are taken, a newcomer gets that of somebody who does not use it: the longest waiting of those who have
-//! never asked for anything, or else of those who have not for a while. Peers that are silent, or gone without a word, so
-//! keep nobody out, and who is talked with is not touched.
+//! When the limit is reached, a new connection evicts an idle one: first the one that has waited longest without ever sending
+//! a request, then the one that has been idle longest after a request. So silent or vanished peers keep no client out, and a
+//! connection in use is never evicted.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::limits;
 use crate::util::sync::lock;
 
-/// The connections of one port.
+/// At the limit, this many more connections may be open: those that replace evicted ones whose threads have not ended yet.
+const MAX_EVICTING: usize = 64;
+/// A persistent connection may be evicted after it has been idle for this long. HTTP clients reconnect.
+const MIN_IDLE_BEFORE_EVICTION: Duration = Duration::from_secs(1);
+
+/// Counts the connections of one port.
 #[derive(Default)]
 pub struct ConnectionLimiter(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
-    /// Who is waited for: since when, and how it is told to go.
-    waiting: BTreeMap<Turn, (Instant, Arc<TcpStream>)>,
-    turns: u64,
+    total: usize,
+    by_ip: HashMap<IpAddr, usize>,
+    /// Idle connections: since when, and the socket to shut down.
+    idle: BTreeMap<IdleKey, (Instant, Arc<TcpStream>)>,
+    last_number: u64,
 }
 
-/// Who goes first: strangers before those who have asked for something, and then whoever has waited longest.
+/// Eviction order: connections that never sent a request first, then by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
-    known: bool,
+struct IdleKey {
+    has_sent_request: bool,
     number: u64,
 }
 
-/// One connection's place, given back when it is dropped.
+/// Permission to hold one connection, released when dropped.
 pub struct ConnectionPermit<'a> {
-    permits: &'a ConnectionLimiter,
-    address: Option<IpAddr>,
+    limiter: &'a ConnectionLimiter,
+    ip: Option<IpAddr>,
     socket: Arc<TcpStream>,
-    /// While the other end is waited for.
-    turn: Cell<Option<Turn>>,
-    /// Somebody had to give way for it.
+    /// `Some` while the connection is idle.
+    idle_key: Cell<Option<IdleKey>>,
+    /// Another connection was evicted for this one.
     pub evicted_other: bool,
 }
 
 impl ConnectionLimiter {
-    /// A place for a connection, if fewer than `max` are taken or somebody must give way; 0: there is no limit.
-    pub fn enter(&self, max: usize, socket: &Arc<TcpStream>) -> Option<ConnectionPermit<'_>> {
-        let mut held = lock(&self.0);
-        let evicted_other = max > 0 && held.all >= max;
-        if evicted_other && !held.evict_idle(max) {
+    /// Permits a connection if fewer than `max` are open or an idle one can be evicted. 0 means unlimited.
+    pub fn acquire(&self, max: usize, socket: &Arc<TcpStream>) -> Option<ConnectionPermit<'_>> {
+        let mut state = lock(&self.0);
+        let evicted_other = max > 0 && state.total >= max;
+        if evicted_other && !state.evict_idle(max) {
             return None;
         }
-        held.all += 1;
-        let turn = Cell::new(Some(held.wait(false, socket)));
-        Some(ConnectionPermit {
-            permits: self,
-            address: None,
-            socket: socket.clone(),
-            turn,
-            evicted_other,
-        })
+        state.total += 1;
+        let idle_key = Cell::new(Some(state.add_idle(false, socket)));
+        let socket = socket.clone();
+        Some(ConnectionPermit { limiter: self, ip: None, socket, idle_key, evicted_other })
     }
 }
 
 impl ConnectionPermit<'_> {
-    /// Counts this connection for `address`; refused when that has `max` already. 0: there is no limit.
-    pub fn assign_ip(&mut self, address: IpAddr, max: usize) -> bool {
-        let mut held = lock(&self.permits.0);
-        // It may have been counted for somebody else, when the settings said so.
-        held.give_back(self.address.take());
-        let count = held.by_address.entry(address).or_insert(0);
-        let granted = max == 0 || *count < max;
-        if granted {
+    /// Counts this connection for `ip` instead of any earlier address. Returns false if `ip` has `max` connections already;
+    /// 0 means unlimited.
+    pub fn assign_ip(&mut self, ip: IpAddr, max: usize) -> bool {
+        let mut state = lock(&self.limiter.0);
+        state.release_ip(self.ip.take());
+        let count = state.by_ip.entry(ip).or_insert(0);
+        let permitted = max == 0 || *count < max;
+        if permitted {
             *count += 1;
-            self.address = Some(address);
+            self.ip = Some(ip);
         }
-        granted
+        permitted
     }
 
-    /// Whether it had to give way: what it has not said to the end is nothing to complain about.
+    /// Whether the connection was evicted while idle. Then an incomplete request is no error of the client.
     pub fn was_evicted(&self) -> bool {
-        self.turn.get().is_some_and(|turn| !lock(&self.permits.0).waiting.contains_key(&turn))
+        self.idle_key.get().is_some_and(|key| !lock(&self.limiter.0).idle.contains_key(&key))
     }
 
-    /// It has asked for something: from now on its place is its own.
+    /// The connection has sent a request and cannot be evicted from now on.
     pub fn mark_active(&self) {
-        if let Some(turn) = self.turn.take() {
-            lock(&self.permits.0).waiting.remove(&turn);
+        if let Some(key) = self.idle_key.take() {
+            lock(&self.limiter.0).idle.remove(&key);
         }
     }
 
-    /// It was answered, and may or may not ask for more.
+    /// The request was answered; the connection may be evicted until the next one.
     pub fn mark_idle(&self) {
         self.mark_active();
-        self.turn.set(Some(lock(&self.permits.0).wait(true, &self.socket)));
+        self.idle_key.set(Some(lock(&self.limiter.0).add_idle(true, &self.socket)));
     }
 }
 
 impl State {
-    fn wait(&mut self, known: bool, socket: &Arc<TcpStream>) -> Turn {
-        self.turns += 1;
-        let turn = Turn { known, number: self.turns };
-        self.waiting.insert(turn, (Instant::now(), socket.clone()));
-        turn
+    fn add_idle(&mut self, has_sent_request: bool, socket: &Arc<TcpStream>) -> IdleKey {
+        self.last_number += 1;
+        let key = IdleKey { has_sent_request, number: self.last_number };
+        self.idle.insert(key, (Instant::now(), socket.clone()));
+        key
     }
 
-    /// Has somebody give way. It leaves at once, but not before its thread knows; of those who are leaving there are not
-    /// many at a time.
+    /// Shuts down the socket of the first idle connection. Its permit is released later, when its thread ends;
+    /// [`MAX_EVICTING`] bounds the connections in that state.
     fn evict_idle(&mut self, max: usize) -> bool {
-        if self.all >= max.saturating_add(limits::LEAVING) {
+        if self.total >= max.saturating_add(MAX_EVICTING) {
             return false;
         }
-        let Some(first) = self.waiting.first_entry() else { return false };
-        if first.key().known && first.get().0.elapsed() < limits::IDLE {
+        let Some(first) = self.idle.first_entry() else { return false };
+        let idle_time = first.get().0.elapsed();
+        if first.key().has_sent_request && idle_time < MIN_IDLE_BEFORE_EVICTION {
             return false;
         }
         let (_, socket) = first.remove();
-        // It fails when the other end has closed already.
+        // Fails if the client has closed the connection already.
         let _ = socket.shutdown(Shutdown::Both);
         true
     }
 
-    fn give_back(&mut self, address: Option<IpAddr>) {
-        let Some(address) = address else { return };
-        if let Some(count) = self.by_address.get_mut(&address) {
+    fn release_ip(&mut self, ip: Option<IpAddr>) {
+        let Some(ip) = ip else { return };
+        if let Some(count) = self.by_ip.get_mut(&ip) {
             *count -= 1;
             if *count == 0 {
-                self.by_address.remove(&address);
+                self.by_ip.remove(&ip);
             }
         }
     }
@@ -135,11 +135,11 @@ impl State {
 
 impl Drop for ConnectionPermit<'_> {
     fn drop(&mut self) {
-        let mut held = lock(&self.permits.0);
-        held.all -= 1;
-        held.give_back(self.address);
-        if let Some(turn) = self.turn.take() {
-            held.waiting.remove(&turn);
+        let mut state = lock(&self.limiter.0);
+        state.total -= 1;
+        state.release_ip(self.ip);
+        if let Some(key) = self.idle_key.take() {
+            state.idle.remove(&key);
         }
     }
 }
@@ -149,99 +149,95 @@ mod tests {
     use super::*;
     use std::io::{ErrorKind, Read};
     use std::net::TcpListener;
-    use std::time::Duration;
 
     /// Both ends of a connection.
     fn connection() -> (Arc<TcpStream>, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let far =
-            TcpStream::connect(listener.local_addr().expect("its number")).expect("connected");
-        far.set_nonblocking(true).expect("a mode");
-        (Arc::new(listener.accept().expect("accepted").0), far)
+        let address = listener.local_addr().expect("its address");
+        let client = TcpStream::connect(address).expect("connected");
+        client.set_nonblocking(true).expect("non-blocking");
+        (Arc::new(listener.accept().expect("accepted").0), client)
     }
 
-    fn was_told_to_go(far: &mut TcpStream) -> bool {
-        match far.read(&mut [0]) {
+    fn is_closed(client: &mut TcpStream) -> bool {
+        match client.read(&mut [0]) {
             Ok(count) => count == 0,
             Err(error) => error.kind() != ErrorKind::WouldBlock,
         }
     }
 
     #[test]
-    fn places_are_given_back() {
-        let (permits, (socket, _far)) = (ConnectionLimiter::default(), connection());
-        let enter = |max| {
-            let permit = permits.enter(max, &socket)?;
+    fn dropped_permit_frees_its_place() {
+        let (limiter, (socket, _client)) = (ConnectionLimiter::default(), connection());
+        let acquire = |max| {
+            let permit = limiter.acquire(max, &socket)?;
             permit.mark_active();
             Some(permit)
         };
-        let one = enter(2).expect("a place");
-        let _two = enter(2).expect("a place");
-        assert!(enter(2).is_none());
-        assert!(enter(0).is_some(), "0 is no limit");
+        let one = acquire(2).expect("first");
+        let _two = acquire(2).expect("second");
+        assert!(acquire(2).is_none());
+        assert!(acquire(0).is_some(), "0 is unlimited");
         drop(one);
-        assert!(enter(2).is_some());
-        assert_eq!(lock(&permits.0).all, 1);
+        assert!(acquire(2).is_some());
+        assert_eq!(lock(&limiter.0).total, 1);
     }
 
     #[test]
-    fn who_does_not_use_a_place_gives_way_strangers_first() {
-        let permits = ConnectionLimiter::default();
+    fn evicts_connections_without_request_before_idle_ones() {
+        let limiter = ConnectionLimiter::default();
         let mut connections: Vec<_> = (0..6).map(|_| connection()).collect();
-        let enter = |at: usize| permits.enter(4, &connections[at].0);
-        let (talking, known) = (enter(0).expect("a place"), enter(1).expect("a place"));
-        let (old, young) = (enter(2).expect("a place"), enter(3).expect("a place"));
-        talking.mark_active();
-        known.mark_idle();
-        let first = enter(4).expect("that of the oldest stranger");
-        assert!(
-            old.was_evicted()
-                && first.evicted_other
-                && !young.was_evicted()
-                && !young.evicted_other
-        );
+        let acquire = |at: usize| limiter.acquire(4, &connections[at].0);
+        let (active, idle) = (acquire(0).expect("active"), acquire(1).expect("idle"));
+        let (oldest, younger) = (acquire(2).expect("oldest"), acquire(3).expect("younger"));
+        active.mark_active();
+        idle.mark_idle();
+        let first = acquire(4).expect("replaces the oldest without a request");
+        assert!(oldest.was_evicted() && first.evicted_other);
+        assert!(!younger.was_evicted() && !younger.evicted_other);
         first.mark_active();
-        drop(old);
-        assert!(enter(5).is_some(), "that of the other stranger");
-        drop(young);
-        assert_eq!(lock(&permits.0).waiting.len(), 1);
-        drop(enter(5).expect("a place"));
-        let second = enter(5).expect("a place");
+        drop(oldest);
+        assert!(acquire(5).is_some(), "replaces the younger one");
+        drop(younger);
+        assert_eq!(lock(&limiter.0).idle.len(), 1);
+        drop(acquire(5).expect("a free place"));
+        let second = acquire(5).expect("a free place");
         second.mark_active();
-        assert!(enter(5).is_none(), "who was heard a moment ago is not sent away");
-        lock(&permits.0).waiting.values_mut().for_each(|(since, _)| *since -= limits::IDLE);
-        assert!(enter(5).is_some(), "who was not for long is");
-        drop(known);
-        let told: Vec<_> = connections.iter_mut().map(|(_, far)| was_told_to_go(far)).collect();
-        assert_eq!(told, [false, true, true, true, false, false]);
-        drop((talking, first, second));
-        assert!(lock(&permits.0).waiting.is_empty() && lock(&permits.0).all == 0);
+        assert!(acquire(5).is_none(), "the idle one was active a moment ago");
+        let idle_times = |state: &mut State| {
+            state.idle.values_mut().for_each(|(since, _)| *since -= MIN_IDLE_BEFORE_EVICTION);
+        };
+        idle_times(&mut lock(&limiter.0));
+        assert!(acquire(5).is_some(), "replaces the idle one");
+        drop(idle);
+        let closed: Vec<_> = connections.iter_mut().map(|(_, client)| is_closed(client)).collect();
+        assert_eq!(closed, [false, true, true, true, false, false]);
+        drop((active, first, second));
+        assert!(lock(&limiter.0).idle.is_empty() && lock(&limiter.0).total == 0);
     }
 
     #[test]
-    fn not_many_are_leaving_at_a_time() {
-        let permits = ConnectionLimiter::default();
-        let (socket, _far) = connection();
-        let entered: Vec<_> =
-            (0..limits::LEAVING + 10).map(|_| permits.enter(5, &socket)).collect();
-        assert_eq!(entered.iter().flatten().count(), limits::LEAVING + 5);
-        assert!(limits::IDLE < Duration::from_secs(60));
+    fn bounds_connections_that_are_being_evicted() {
+        let limiter = ConnectionLimiter::default();
+        let (socket, _client) = connection();
+        let permits: Vec<_> = (0..MAX_EVICTING + 10).map(|_| limiter.acquire(5, &socket)).collect();
+        assert_eq!(permits.iter().flatten().count(), MAX_EVICTING + 5);
     }
 
     #[test]
-    fn an_address_has_its_own_limit() {
-        let (permits, (socket, _far)) = (ConnectionLimiter::default(), connection());
-        let enter = || permits.enter(0, &socket).expect("a place");
+    fn limits_connections_per_ip() {
+        let (limiter, (socket, _client)) = (ConnectionLimiter::default(), connection());
+        let acquire = || limiter.acquire(0, &socket).expect("unlimited");
         let (a, b) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let (mut first, mut second) = (enter(), enter());
+        let (mut first, mut second) = (acquire(), acquire());
         assert!(first.assign_ip(a, 1));
         assert!(!second.assign_ip(a, 1));
         assert!(second.assign_ip(b, 1));
         drop(first);
-        assert!(enter().assign_ip(a, 1));
-        assert!(second.assign_ip(a, 1), "counted for another one now");
-        assert!(enter().assign_ip(b, 1));
+        assert!(acquire().assign_ip(a, 1));
+        assert!(second.assign_ip(a, 1), "counts for another address now");
+        assert!(acquire().assign_ip(b, 1));
         drop(second);
-        assert!(lock(&permits.0).by_address.is_empty(), "nobody is remembered");
+        assert!(lock(&limiter.0).by_ip.is_empty(), "no address is remembered");
     }
 }

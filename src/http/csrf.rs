@@ -1,35 +1,43 @@
-//! What browsers are to be told less than programs: their pages may belong to anybody.
+//! Protects against pages of other sites in a user's browser: cross-site requests and DNS rebinding.
 
-use crate::http::message::{ErrorResponse, Head};
+use crate::http::request::RequestHead;
+use crate::http::response::ErrorResponse;
+use crate::http::websocket::origin_allowed;
 
-/// What browsers say of themselves and no page can keep them from saying. `Origin` is left out with images, links, and what
-/// a page asks its own address; the `Sec-Fetch-` headers where that address is neither `https` nor this machine;
-/// `Referer` where the page wants it so. A page can choose what `Accept-Language` says, and in some browsers `User-Agent`,
-/// but not that there is none.
-const SIGNS: [&str; 5] =
+/// Headers that browsers send and that a page cannot suppress. `Origin` is missing for images, links, and requests to the
+/// page's own origin; the `Sec-Fetch-` headers are missing unless the target is `https` or this host; `Referer` is missing if
+/// the page's policy says so. A page can choose the value of `Accept-Language`, and in some browsers of `User-Agent`, but
+/// cannot remove the header.
+const BROWSER_HEADERS: [&str; 5] =
     ["origin", "sec-fetch-site", "sec-fetch-mode", "referer", "accept-language"];
 
-/// Whether a browser sent this, or a program that wants to look like one.
-pub fn is_from(head: &Head<'_>) -> bool {
-    let mozilla = |agent: &str| agent.starts_with("Mozilla/");
-    SIGNS.iter().any(|name| head.one(name).is_some()) || head.all("user-agent").any(mozilla)
+/// Whether a browser sent this request, or a program that imitates one.
+pub(crate) fn is_browser(head: &RequestHead<'_>) -> bool {
+    let is_mozilla = |agent: &str| agent.starts_with("Mozilla/");
+    BROWSER_HEADERS.iter().any(|name| head.header(name).is_some())
+        || head.header_values("user-agent").any(is_mozilla)
 }
 
-/// Refuses what a page may be behind that is none of `allowed`. Its origin says so, or the name by which it found us: who
-/// has a name can have it lead here when the page is there already (DNS rebinding), and then the page asks its own origin,
-/// without `Origin`. Nobody else has an address, or `localhost`.
-pub fn check(head: &Head<'_>, allowed: &[String]) -> Result<(), ErrorResponse> {
-    let refuse = |what: &str| {
-        let text = format!("pages of this {what} may not ask; see usage.allowed_origins");
+/// Rejects a browser's request from a page that is not `allowed`. The page is recognised by its `Origin` or by the host name in
+/// the request: the owner of a domain can point it at this host after the page was loaded (DNS rebinding), and then the
+/// page sends requests to its own origin, without `Origin`. No domain owner controls IP addresses or `localhost`.
+pub(crate) fn check_host_and_origin(
+    head: &RequestHead<'_>,
+    allowed: &[String],
+) -> Result<(), ErrorResponse> {
+    let reject = |what: &str| {
+        let text = format!("{what} not allowed; see usage.allowed_origins");
         Err(ErrorResponse::new("403 Forbidden", text))
     };
-    if !super::websocket::origin_allowed(head, allowed) {
-        return refuse("origin");
+    if !origin_allowed(head, allowed) {
+        return reject("origin");
     }
-    let named = |host: &str| allowed.iter().any(|origin| origin == "*" || host_of(origin) == host);
-    let known = |host: &str| named(host) || is_address(host) || host == "localhost";
-    match head.all("host").all(|host| known(&without_port(host).to_ascii_lowercase())) {
-        false if is_from(head) => refuse("name"),
+    let is_listed =
+        |host: &str| allowed.iter().any(|origin| origin == "*" || host_of(origin) == host);
+    let is_safe = |host: &str| is_listed(host) || is_ip_address(host) || host == "localhost";
+    let mut hosts = head.header_values("host");
+    match hosts.all(|host| is_safe(&without_port(host).to_ascii_lowercase())) {
+        false if is_browser(head) => reject("host name"),
         _ => Ok(()),
     }
 }
@@ -46,7 +54,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-fn is_address(host: &str) -> bool {
+fn is_ip_address(host: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.parse::<std::net::IpAddr>().is_ok()
 }
@@ -55,14 +63,15 @@ fn is_address(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn with<R>(headers: &str, then: impl FnOnce(&Head<'_>) -> R) -> R {
+    fn with_head<R>(headers: &str, then: impl FnOnce(&RequestHead<'_>) -> R) -> R {
         let text = format!("GET / HTTP/1.1\r\n{headers}\r\n");
-        let mut lines = Head::lines();
-        then(&Head::parse(text.as_bytes(), &mut lines).expect("a head").expect("whole").0)
+        let mut slots = RequestHead::header_slots();
+        let parsed = RequestHead::parse(text.as_bytes(), &mut slots).expect("a valid head");
+        then(&parsed.expect("a complete head").0)
     }
 
     #[test]
-    fn programs_are_no_browsers() {
+    fn recognises_browsers_but_not_programs() {
         for headers in [
             "Host: a\r\nUser-Agent: curl/8.14.1\r\nAccept: */*\r\n",
             "User-Agent: Wget/1.21.3\r\nAccept: */*\r\nAccept-Encoding: identity\r\n",
@@ -70,24 +79,22 @@ mod tests {
             "User-Agent: Prometheus/2.42.0\r\nX-Prometheus-Scrape-Timeout-Seconds: 10\r\n",
             "",
         ] {
-            assert!(!with(headers, is_from), "{headers}");
+            assert!(!with_head(headers, is_browser), "{headers}");
         }
-        // An image on a page of any site, asked from an address of the inner network.
+        // An image on a page of any site, requested from an address of the internal network.
         let image = "Host: 10.0.0.5:8888\r\nUser-Agent: Mozilla/5.0 (X11)\r\nAccept: image/*\r\n";
-        assert!(with(image, is_from));
-        // What is left if the page has its browser call itself something else and keep its address to itself.
-        assert!(with(
-            "Host: evil.example:8888\r\nUser-Agent: curl\r\nAccept-Language: \r\n",
-            is_from
-        ));
+        assert!(with_head(image, is_browser));
+        // What remains if the page changes `User-Agent` and suppresses `Referer`.
+        let hidden = "Host: evil.example:8888\r\nUser-Agent: curl\r\nAccept-Language: \r\n";
+        assert!(with_head(hidden, is_browser));
     }
 
     #[test]
-    fn a_name_that_leads_here_is_not_enough() {
+    fn rejects_browser_that_uses_a_rebound_host_name() {
         let browser = "Accept-Language: en\r\n";
         let allowed = |headers: &str, list: &[&str]| {
             let list: Vec<String> = list.iter().map(ToString::to_string).collect();
-            with(headers, |head| check(head, &list).is_ok())
+            with_head(headers, |head| check_host_and_origin(head, &list).is_ok())
         };
         let list = ["https://dash.example", "http://[::1]:8080"];
         for host in
@@ -99,7 +106,7 @@ mod tests {
             ["evil.example:33931", "dash.example.evil", "127.0.0.1.evil.example", "", "[::1"]
         {
             assert!(!allowed(&format!("Host: {host}\r\n{browser}"), &list), "{host}");
-            // A program may call us anything, and where all pages may ask they may have any name.
+            // A program may use any name, and with "*" so may a page.
             assert!(allowed(&format!("Host: {host}\r\n"), &list), "{host}");
             assert!(allowed(&format!("Host: {host}\r\n{browser}"), &["*"]), "{host}");
         }

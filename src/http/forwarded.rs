@@ -1,44 +1,42 @@
-//! Whose connection this is, when proxies stand in between.
+//! The client's IP address behind reverse proxies.
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::http::message::Head;
+use crate::http::request::RequestHead;
 
-/// The address of the client behind `peer`: what trusted proxies say in `X-Forwarded-For` (or, without
-/// it, `X-Real-IP`), else the peer itself.
+/// The IP address of the client behind `peer`: taken from `X-Forwarded-For`, or without it from `X-Real-IP`, if `peer` is a
+/// trusted proxy; otherwise `peer` itself.
 ///
-/// Each proxy appends the address it was contacted from. So the list is read from its end, over the
-/// proxies that are trusted: the first other address is the client. What stands before it, the client
-/// could have written itself.
-pub fn of(head: &Head<'_>, peer: IpAddr, trusted: &[IpAddr]) -> IpAddr {
+/// Each proxy appends the address of its own peer. So the list is read from its end, past trusted proxies: the first other
+/// address is the client. Everything before it may have been written by the client.
+pub(crate) fn client_ip(head: &RequestHead<'_>, peer: IpAddr, trusted: &[IpAddr]) -> IpAddr {
     if !trusted.contains(&peer) {
         return peer;
     }
-    let forwarded: Vec<&str> =
-        head.all("x-forwarded-for").flat_map(|value| value.split(',')).map(str::trim).collect();
+    let values = head.header_values("x-forwarded-for");
+    let forwarded: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
     if forwarded.is_empty() {
-        return head.one("x-real-ip").and_then(parse).unwrap_or(peer);
+        return head.header("x-real-ip").and_then(parse_ip).unwrap_or(peer);
     }
     let mut client = peer;
     for text in forwarded.into_iter().rev() {
-        // What is no address ends the chain: nobody vouches for what stands before it.
-        let Some(address) = parse(text) else { break };
-        client = address;
-        if !trusted.contains(&address) {
+        // No proxy vouches for what precedes an invalid entry.
+        let Some(ip) = parse_ip(text) else { break };
+        client = ip;
+        if !trusted.contains(&ip) {
             break;
         }
     }
     client
 }
 
-/// An address, perhaps with a port, perhaps in brackets.
-fn parse(text: &str) -> Option<IpAddr> {
+/// Parses an address with or without port and brackets.
+fn parse_ip(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let plain = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let address: Option<IpAddr> = plain.parse().ok();
-    address
-        .or_else(|| text.parse().ok().map(|with_port: SocketAddr| with_port.ip()))
-        .map(|address| address.to_canonical())
+    let ip: Option<IpAddr> = plain.parse().ok();
+    ip.or_else(|| text.parse().ok().map(|with_port: SocketAddr| with_port.ip()))
+        .map(|ip| ip.to_canonical())
 }
 
 #[cfg(test)]
@@ -48,13 +46,13 @@ mod tests {
     fn client(headers: &str, peer: &str) -> String {
         let trusted = ["127.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap()];
         let text = format!("GET / HTTP/1.1\r\n{headers}\r\n");
-        let mut lines = Head::lines();
-        let head = Head::parse(text.as_bytes(), &mut lines).unwrap().unwrap().0;
-        of(&head, peer.parse().unwrap(), &trusted).to_string()
+        let mut slots = RequestHead::header_slots();
+        let head = RequestHead::parse(text.as_bytes(), &mut slots).unwrap().unwrap().0;
+        client_ip(&head, peer.parse().unwrap(), &trusted).to_string()
     }
 
     #[test]
-    fn a_trusted_proxys_word_counts_and_nobody_elses() {
+    fn trusts_forwarded_address_only_from_trusted_proxies() {
         for (headers, peer, expected) in [
             ("", "127.0.0.1", "127.0.0.1"),
             ("X-Forwarded-For: 1.2.3.4\r\n", "127.0.0.1", "1.2.3.4"),

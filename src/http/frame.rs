@@ -1,13 +1,13 @@
-//! RFC 6455 frames that are made once and sent to many: what a server sends is not masked, so the bytes
-//! are the same for everybody. The conversation itself is tungstenite's.
+//! RFC 6455 text frames that are rendered once and sent to many clients. A server does not mask its frames, so the bytes are
+//! the same for every client. tungstenite handles everything else on these connections.
 
-/// First byte of a whole text message: FIN and opcode 1 (RFC 6455 5.2).
-const WHOLE_TEXT: u8 = 0x81;
+/// First byte of an unfragmented text message: FIN and opcode 1 (RFC 6455 5.2).
+const FIN_TEXT: u8 = 0x81;
 
-/// A text message as it goes over the wire.
+/// A text message with its frame header.
 pub fn text(payload: &str) -> Box<[u8]> {
     let mut frame = Vec::with_capacity(payload.len() + 10);
-    frame.push(WHOLE_TEXT);
+    frame.push(FIN_TEXT);
     match payload.len() {
         short @ 0..=125 => frame.push(short as u8),
         medium @ 126..=0xffff => {
@@ -30,7 +30,7 @@ mod tests {
     use tungstenite::protocol::{Message, Role, WebSocket};
 
     #[test]
-    fn tungstenite_reads_every_length() {
+    fn tungstenite_reads_frames_of_every_length_encoding() {
         for length in [0, 1, 125, 126, 65_535, 65_536, 100_000] {
             let payload = "x".repeat(length);
             let wire = Cursor::new(text(&payload).into_vec());

@@ -1,232 +1,248 @@
-//! One acceptor for every port: accepts, hands out places, starts a thread for each connection.
+//! The accept loop of a port: applies connection limits and starts a thread for each connection.
 //!
-//! It goes on whatever happens: a connection that died before it was accepted is nothing; out of
-//! descriptors, memory or threads it pauses and tries again. A refused connection costs no thread.
+//! Errors do not end it: a connection that failed before it was accepted is ignored; when the process is out of descriptors,
+//! memory or threads, the loop pauses and tries again. A rejected connection costs no thread.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread::{Builder, Scope};
+use std::time::Duration;
 
 use log::Level;
 
 use crate::config::{Config, Current};
 use crate::http::connection_limits::{ConnectionLimiter, ConnectionPermit};
-use crate::http::memory_guard;
-use crate::http::message::ErrorResponse;
-use crate::http::stats::{Counters, OpenGuard};
-use crate::limits;
+use crate::http::memory_guard::{ThreadSlot, check_headroom};
+use crate::http::response::ErrorResponse;
+use crate::http::stats::{ListenerStats, OpenGuard};
 use crate::sys;
-use crate::sys::Crew;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
 use crate::util::liveness::Liveness;
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::Shutdown;
 
-/// A port that is listened on.
-pub struct Port {
+/// Stack of a connection thread. Only pages that are touched use memory: two for most connections. The size is that of the
+/// deepest path, a scrape, which builds flate2's 64 KiB compressor on the stack before it moves to the heap.
+pub const CONNECTION_STACK_BYTES: usize = 512 << 10;
+
+/// After running out of descriptors or memory, accepting pauses for this long. If one descriptor becomes free at a time, a
+/// queue of a hundred clients that have already left is drained in two seconds.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Kernel send buffer of a connection. A client that stops reading is noticed when it is full, and thousands of such clients
+/// must not pin megabytes each. The largest message is written in parts.
+const SEND_BUFFER_BYTES: usize = 32 << 10;
+
+/// A listening port.
+pub struct Listener {
     name: &'static str,
     listener: TcpListener,
-    permits: ConnectionLimiter,
-    counters: Arc<Counters>,
+    limiter: ConnectionLimiter,
+    stats: Arc<ListenerStats>,
     liveness: Arc<Liveness>,
     log: RateLimitedLog,
 }
 
-/// Who may come in, out of the settings.
+/// Limits from the configuration, evaluated for every connection.
 pub struct ConnectionLimits<'a> {
-    /// Connections in all; 0: no limit.
+    /// 0: unlimited.
     pub max_connections: usize,
-    /// Connections of one address; 0: no limit.
+    /// 0: unlimited.
     pub max_connections_per_ip: usize,
-    /// Addresses that speak for others: they are counted once it is known for whom.
+    /// Connections of these proxies count for the client that `X-Forwarded-For` names, once that is known.
     pub trusted_proxies: &'a [IpAddr],
 }
 
-/// Somebody who came in.
+/// An accepted connection within the limits.
 pub struct ClientConnection<'a> {
-    /// Where the connection comes from.
     pub peer: SocketAddr,
-    /// Its place.
     pub permit: ConnectionPermit<'a>,
-    /// Where the port counts.
-    pub counters: &'a Counters,
-    /// It is counted as long as it is here.
-    _entered: OpenGuard<'a>,
+    pub stats: &'a ListenerStats,
+    _open: OpenGuard<'a>,
 }
 
 impl<'a> ClientConnection<'a> {
-    /// Somebody who comes in now.
-    pub fn new(peer: SocketAddr, permit: ConnectionPermit<'a>, counters: &'a Counters) -> Self {
-        Self { peer, permit, counters, _entered: counters.enter() }
+    pub fn new(peer: SocketAddr, permit: ConnectionPermit<'a>, stats: &'a ListenerStats) -> Self {
+        Self { peer, permit, stats, _open: stats.connection_opened() }
     }
 }
 
-impl Port {
-    /// Listens on `address` and says so in the log.
+impl Listener {
+    /// Listens on `address` and logs it.
     pub fn bind(name: &'static str, address: SocketAddr) -> Result<Self, Error> {
         let fail = |error| {
-            let taken = io::Error::kind(&error) == io::ErrorKind::AddrInUse;
-            let hint = if taken { "is another hm-agent running? " } else { "" };
+            let in_use = io::Error::kind(&error) == io::ErrorKind::AddrInUse;
+            let hint = if in_use { "is another hm-agent running? " } else { "" };
             let failure = Error::system(format!("{name} cannot listen on {address}"), error);
             failure.with_hint(format!("{hint}see {name}.listen"))
         };
         let listener = TcpListener::bind(address).map_err(fail)?;
-        sys::net::set_listener_options(&listener, limits::SEND_BUFFER_BYTES).map_err(fail)?;
+        sys::net::set_listener_options(&listener, SEND_BUFFER_BYTES).map_err(fail)?;
         listener.set_nonblocking(true).map_err(fail)?;
         log::info!("{name} listening on {}", listener.local_addr().map_err(fail)?);
-        let (permits, counters) = (ConnectionLimiter::default(), Arc::default());
-        let liveness = Arc::new(Liveness::new(name));
-        Ok(Self { name, listener, permits, counters, liveness, log: RateLimitedLog::new() })
+        Ok(Self {
+            name,
+            listener,
+            limiter: ConnectionLimiter::default(),
+            stats: Arc::default(),
+            liveness: Arc::new(Liveness::new(name)),
+            log: RateLimitedLog::new(),
+        })
     }
 
-    /// What came and went.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
+    pub fn stats(&self) -> Arc<ListenerStats> {
+        self.stats.clone()
     }
 
-    /// Whether it gets on with accepting.
+    /// Liveness of the accept loop.
     pub fn liveness(&self) -> Arc<Liveness> {
         self.liveness.clone()
     }
 
-    /// Lets `serve` have every connection, each in a thread of its own, until `stop` rings. Returns when
-    /// the last of them has ended. The error is a listener that is broken for good.
+    /// Runs `serve` for every connection in a thread of its own until shutdown. Returns after the last of these threads has
+    /// ended. Fails if the listening socket is unusable.
     pub fn run<'a>(
         &'a self,
-        stop: &'a Shutdown,
+        shutdown: &'a Shutdown,
         settings: &Current,
-        admission: impl Fn(&Config) -> ConnectionLimits<'_>,
+        limits: impl Fn(&Config) -> ConnectionLimits<'_>,
         serve: impl Fn(DeadlineStream<'a>, ClientConnection<'a>) + Sync,
     ) -> Result<(), Error> {
         let serve = &serve;
-        sys::crew(|crew| {
-            while !stop.is_triggered() {
+        std::thread::scope(|scope| {
+            while !shutdown.is_triggered() {
                 self.liveness.busy();
                 match self.listener.accept() {
-                    // Reset while it waited: a storm of these must not cost a thread each.
+                    // Reset while it was queued: a storm of these must not cost a thread each.
                     Ok((socket, _)) if !matches!(socket.take_error(), Ok(None)) => {}
                     Ok((socket, peer)) => {
                         let (config, socket) = (settings.get(), Arc::new(socket));
-                        match self.admit(peer, &socket, &admission(&config)) {
-                            Ok(guest) => self.start(crew, stop, socket, guest, serve),
-                            Err(text) => self.refuse(&socket, peer, text),
+                        match self.admit(peer, &socket, &limits(&config)) {
+                            Ok(client) => self.spawn(scope, shutdown, socket, client, serve),
+                            Err(text) => self.reject(&socket, peer, text),
                         }
                     }
-                    Err(error) => match AcceptError::of(&error) {
-                        AcceptError::Nothing => {
-                            self.liveness.idle(None);
-                            sys::wait_readable([self.listener.as_fd(), stop.as_fd()], None);
-                        }
-                        AcceptError::ThatConnection => {}
-                        AcceptError::Resources => {
-                            self.log.write(Level::Warn, || {
-                                format!("{}: cannot accept: {}", self.name, reason(&error))
-                            });
-                            stop.wait(limits::ACCEPT_PAUSE);
-                        }
-                        AcceptError::Listener => {
-                            let doing = format!("{}: accept connections", self.name);
-                            return Err(Error::system(doing, error));
-                        }
-                    },
+                    Err(error) => self.on_accept_error(error, shutdown)?,
                 }
             }
             Ok(())
         })
     }
 
+    fn on_accept_error(&self, error: io::Error, shutdown: &Shutdown) -> Result<(), Error> {
+        match AcceptError::classify(&error) {
+            AcceptError::WouldBlock => {
+                self.liveness.idle(None);
+                sys::wait_readable([self.listener.as_fd(), shutdown.as_fd()], None);
+            }
+            AcceptError::Connection => {}
+            AcceptError::ResourceExhausted => {
+                let name = self.name;
+                let line = || format!("{name}: cannot accept: {}", reason(&error));
+                self.log.write(Level::Warn, line);
+                shutdown.wait(ACCEPT_PAUSE);
+            }
+            AcceptError::Fatal => {
+                let doing = format!("{}: accept connections", self.name);
+                return Err(Error::system(doing, error));
+            }
+        }
+        Ok(())
+    }
+
     fn admit(
         &self,
         peer: SocketAddr,
         socket: &Arc<TcpStream>,
-        admission: &ConnectionLimits<'_>,
+        limits: &ConnectionLimits<'_>,
     ) -> Result<ClientConnection<'_>, String> {
-        let all = admission.max_connections;
-        let each = admission.max_connections_per_ip;
+        let (name, max) = (self.name, limits.max_connections);
         let mut permit = self
-            .permits
-            .enter(all, socket)
-            .ok_or_else(|| format!("there are {all} connections already, the most that may be"))?;
+            .limiter
+            .acquire(max, socket)
+            .ok_or_else(|| format!("connection limit reached ({max})"))?;
         if permit.evicted_other {
             self.log.write(Level::Warn, || {
-                let name = self.name;
-                format!("{name}: there are {all} connections, the most that may be; who asks for nothing gives way")
+                format!("{name}: connection limit reached ({max}), evicting idle connections")
             });
         }
-        let address = peer.ip().to_canonical();
-        if !admission.trusted_proxies.contains(&address) && !permit.assign_ip(address, each) {
-            return Err(too_many_of(address, each));
+        let (ip, max) = (peer.ip().to_canonical(), limits.max_connections_per_ip);
+        if !limits.trusted_proxies.contains(&ip) && !permit.assign_ip(ip, max) {
+            return Err(per_ip_limit_message(ip, max));
         }
-        let peer = SocketAddr::new(address, peer.port());
-        Ok(ClientConnection::new(peer, permit, &self.counters))
+        Ok(ClientConnection::new(SocketAddr::new(ip, peer.port()), permit, &self.stats))
     }
 
-    fn start<'env, 'a: 'env>(
+    fn spawn<'scope, 'env, 'a: 'scope>(
         &'a self,
-        crew: &Crew<'env>,
-        stop: &'a Shutdown,
+        scope: &'scope Scope<'scope, 'env>,
+        shutdown: &'a Shutdown,
         socket: Arc<TcpStream>,
-        guest: ClientConnection<'a>,
-        serve: &'env (impl Fn(DeadlineStream<'a>, ClientConnection<'a>) + Sync),
+        client: ClientConnection<'a>,
+        serve: &'scope (impl Fn(DeadlineStream<'a>, ClientConnection<'a>) + Sync),
     ) {
-        let stack = limits::CONNECTION_STACK_BYTES;
-        let work = move || match DeadlineStream::new(socket, stop) {
-            Ok(stream) => serve(stream.counted(&guest.counters.traffic), guest),
-            Err(error) => log::debug!("{}: {}", guest.peer, reason(&error)),
-        };
-        let spawned = memory_guard::check().and_then(|()| crew.start(c"client", stack, work));
+        let spawned = ThreadSlot::acquire().and_then(|slot| {
+            check_headroom()?;
+            let thread = Builder::new().name("conn".to_owned()).stack_size(CONNECTION_STACK_BYTES);
+            thread.spawn_scoped(scope, move || {
+                let _slot = slot;
+                match DeadlineStream::new(socket, shutdown) {
+                    Ok(stream) => serve(stream.count_bytes(&client.stats.bytes), client),
+                    Err(error) => log::debug!("{}: {}", client.peer, reason(&error)),
+                }
+            })
+        });
         if let Err(error) = spawned {
-            // The socket went with the closure: it is closed. Nothing better can be said without one.
+            // The socket was dropped with the closure: the connection is closed without a response.
             self.log.write(Level::Warn, || {
                 format!("{}: cannot start a thread: {}", self.name, reason(&error))
             });
-            stop.wait(limits::ACCEPT_PAUSE);
+            shutdown.wait(ACCEPT_PAUSE);
         }
     }
 
-    /// Refuses without waiting for anybody: under a flood this thread must go on accepting.
-    fn refuse(&self, mut socket: &TcpStream, peer: SocketAddr, text: String) {
-        self.log.write(Level::Warn, || format!("{}: {peer} refused: {text}", self.name));
-        let refusal = ErrorResponse::busy(text);
-        self.counters.answered(refusal.status);
-        let answer = refusal.to_bytes("GET");
-        // Best effort by design. What has arrived is read, so that closing does not become a reset.
+    /// Rejects a connection without waiting for the client: during a flood this thread must keep accepting.
+    fn reject(&self, mut socket: &TcpStream, peer: SocketAddr, text: String) {
+        self.log.write(Level::Warn, || format!("{}: {peer} rejected: {text}", self.name));
+        let response = ErrorResponse::service_unavailable(text).to_response();
+        self.stats.record_status(response.status);
+        // Best effort: none of these calls waits, and the socket is closed next. A request that has already arrived is read,
+        // so that the close does not become a reset.
         let mut request = [0; 2048];
         let _ = socket.set_nonblocking(true);
         let _ = socket.read(&mut request);
-        let _ = socket.write(&answer);
+        let _ = socket.write(&response.to_bytes(false));
         let _ = socket.shutdown(std::net::Shutdown::Write);
     }
 }
 
-/// Why an address may not have another connection.
-pub fn too_many_of(address: IpAddr, max: usize) -> String {
-    format!("{address} has {max} connections already, the most that one address may have")
+pub fn per_ip_limit_message(ip: IpAddr, max: usize) -> String {
+    format!("connection limit of {ip} reached ({max})")
 }
 
-/// What an error of accept(2) is about.
+/// What an error of accept(2) concerns.
 #[derive(Debug, PartialEq, Eq)]
 enum AcceptError {
-    /// Nobody is there.
-    Nothing,
+    WouldBlock,
     /// One connection, which is gone.
-    ThatConnection,
-    /// This process or machine, which ran out of something.
-    Resources,
-    /// The listener, for good.
-    Listener,
+    Connection,
+    /// This process or host is out of descriptors or memory.
+    ResourceExhausted,
+    /// The listening socket is unusable.
+    Fatal,
 }
 
 impl AcceptError {
-    fn of(error: &io::Error) -> Self {
+    fn classify(error: &io::Error) -> Self {
         match error.raw_os_error().unwrap_or_default() {
-            libc::EAGAIN => Self::Nothing,
-            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Self::Resources,
-            libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT => Self::Listener,
-            // accept(2): Linux passes on what happened to the connection before it was accepted.
-            _ => Self::ThatConnection,
+            libc::EAGAIN => Self::WouldBlock,
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM => Self::ResourceExhausted,
+            libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT => Self::Fatal,
+            // accept(2): Linux passes on network errors that are pending on the new socket.
+            _ => Self::Connection,
         }
     }
 }
@@ -236,18 +252,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_accept_are_sorted() {
-        for (errno, trouble) in [
-            (libc::EAGAIN, AcceptError::Nothing),
-            (libc::ECONNABORTED, AcceptError::ThatConnection),
-            (libc::EPROTO, AcceptError::ThatConnection),
-            (libc::EINTR, AcceptError::ThatConnection),
-            (libc::ENETUNREACH, AcceptError::ThatConnection),
-            (libc::EMFILE, AcceptError::Resources),
-            (libc::ENOMEM, AcceptError::Resources),
-            (libc::EBADF, AcceptError::Listener),
+    fn classifies_accept_errors() {
+        for (errno, expected) in [
+            (libc::EAGAIN, AcceptError::WouldBlock),
+            (libc::ECONNABORTED, AcceptError::Connection),
+            (libc::EPROTO, AcceptError::Connection),
+            (libc::EINTR, AcceptError::Connection),
+            (libc::ENETUNREACH, AcceptError::Connection),
+            (libc::EMFILE, AcceptError::ResourceExhausted),
+            (libc::ENOMEM, AcceptError::ResourceExhausted),
+            (libc::EBADF, AcceptError::Fatal),
         ] {
-            assert_eq!(AcceptError::of(&io::Error::from_raw_os_error(errno)), trouble);
+            assert_eq!(AcceptError::classify(&io::Error::from_raw_os_error(errno)), expected);
         }
     }
 }

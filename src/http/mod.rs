@@ -1,6 +1,6 @@
-//! What others connect to. One acceptor for every port, a thread for every connection, a deadline for
-//! every wait.
+//! Inbound HTTP, shared by all ports: one accept loop per port, one thread per connection, a deadline for every wait.
 
+pub mod auth;
 pub mod connection;
 pub mod connection_limits;
 pub mod csrf;
@@ -8,7 +8,9 @@ pub mod forwarded;
 pub mod frame;
 pub mod gzip;
 pub mod listener;
-pub mod memory_guard;
-pub mod message;
+pub(crate) mod memory_guard;
+pub mod pipeline;
+pub mod request;
+pub mod response;
 pub mod stats;
 pub mod websocket;

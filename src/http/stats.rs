@@ -1,12 +1,12 @@
-//! What came and went through a port, counted since the agent started.
+//! Counters of a port since the agent started.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::metrics::PortStatus;
-use crate::util::deadline_stream::Traffic;
+use crate::util::deadline_stream::ByteCounters;
 
-/// Why something was refused: the status of the answer, and its name for people and series.
-const REASONS: [(&str, &str); 11] = [
+/// Error statuses that are counted, with the reason that `/snapshot` shows for each.
+const REJECTIONS: [(&str, &str); 11] = [
     ("400", "bad_request"),
     ("401", "unauthorized"),
     ("403", "forbidden"),
@@ -19,78 +19,73 @@ const REASONS: [(&str, &str); 11] = [
     ("431", "large"),
     ("503", "busy"),
 ];
-
-/// What a WebSocket is closed for, by us.
+/// The reason in `/snapshot` for WebSocket sessions that the agent has closed.
 const CLOSED: &str = "closed";
 
-/// The counters of one port.
 #[derive(Default)]
-pub struct Counters {
-    /// Bytes.
-    pub traffic: Traffic,
+pub struct ListenerStats {
+    pub bytes: ByteCounters,
     accepted: AtomicU64,
-    ended: AtomicU64,
-    refused: [AtomicU64; REASONS.len()],
     closed: AtomicU64,
+    rejected: [AtomicU64; REJECTIONS.len()],
+    websockets_closed: AtomicU64,
 }
 
-impl Counters {
-    /// A connection was let in; it is open until what comes back is dropped.
-    pub fn enter(&self) -> OpenGuard<'_> {
+impl ListenerStats {
+    /// Counts a connection as open until the guard is dropped.
+    pub fn connection_opened(&self) -> OpenGuard<'_> {
         self.accepted.fetch_add(1, Relaxed);
         OpenGuard(self)
     }
 
-    /// Something was answered with this status, e.g. `404 Not Found`; only refusals count.
-    pub fn answered(&self, status: &str) {
-        let reason = REASONS.iter().position(|(number, _)| status.starts_with(number));
-        if let Some(reason) = reason {
-            self.refused[reason].fetch_add(1, Relaxed);
+    /// Counts a response if its status, e.g. `404 Not Found`, is an error.
+    pub fn record_status(&self, status: &str) {
+        let mut counters = REJECTIONS.iter().zip(&self.rejected);
+        if let Some((_, count)) = counters.find(|((code, _), _)| status.starts_with(code)) {
+            count.fetch_add(1, Relaxed);
         }
     }
 
-    /// A WebSocket was closed, and not by its client's wish.
-    pub fn closed(&self) {
-        self.closed.fetch_add(1, Relaxed);
+    /// Counts a WebSocket session that the agent has closed.
+    pub fn record_websocket_closed(&self) {
+        self.websockets_closed.fetch_add(1, Relaxed);
     }
 
-    /// How it stands with the port of this name.
+    /// The current values, for the port of this name.
     pub fn status(&self, name: &'static str) -> PortStatus {
-        // In this order: a connection that ends meanwhile must not end before it began.
-        let ended = self.ended.load(Relaxed);
+        // In this order: a connection that closes in between must not be counted as closed before it is counted as accepted.
+        let closed = self.closed.load(Relaxed);
         let accepted = self.accepted.load(Relaxed);
-        let mut refused: Vec<(&'static str, u64)> = Vec::with_capacity(REASONS.len());
-        let counts = REASONS.iter().zip(&self.refused).map(|((_, name), count)| (*name, count));
-        for (reason, count) in counts.chain([(CLOSED, &self.closed)]) {
-            let count = count.load(Relaxed);
+        let websockets_closed = self.websockets_closed.load(Relaxed);
+        let rejected = REJECTIONS.iter().zip(&self.rejected);
+        let counts: Vec<_> = rejected.map(|(names, count)| (names, count.load(Relaxed))).collect();
+        let mut refused: Vec<(&'static str, u64)> = Vec::with_capacity(counts.len() + 1);
+        for ((_, reason), count) in &counts {
             match refused.last_mut() {
-                Some((last, sum)) if *last == reason => *sum += count,
-                _ => refused.push((reason, count)),
+                Some((last, sum)) if last == reason => *sum += count,
+                _ => refused.push((reason, *count)),
             }
         }
-        let rejected_by_code = REASONS
-            .iter()
-            .zip(&self.refused)
-            .map(|((code, _), count)| (*code, count.load(Relaxed)));
+        refused.push((CLOSED, websockets_closed));
         PortStatus {
             name,
-            rejected_by_code: rejected_by_code.collect(),
-            websockets_closed: self.closed.load(Relaxed),
-            connections: accepted.saturating_sub(ended),
+            connections: accepted.saturating_sub(closed),
             accepted,
-            received_bytes: self.traffic.received(),
-            sent_bytes: self.traffic.sent(),
+            received_bytes: self.bytes.received(),
+            sent_bytes: self.bytes.sent(),
             refused,
+            rejected_by_code: counts.iter().map(|((code, _), count)| (*code, *count)).collect(),
+            websockets_closed,
         }
     }
 }
 
 /// An open connection.
-pub struct OpenGuard<'a>(&'a Counters);
+pub struct OpenGuard<'a>(&'a ListenerStats);
 
 impl Drop for OpenGuard<'_> {
     fn drop(&mut self) {
-        self.0.ended.fetch_add(1, Relaxed);
+        self.0.closed.fetch_add(1, Relaxed);
     }
 }
 
@@ -99,21 +94,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_are_counted_by_reason_and_connections_until_they_end() {
-        let counters = Counters::default();
-        let one = counters.enter();
-        drop(counters.enter());
-        counters.answered("404 Not Found");
-        counters.answered("411 Length Required");
-        counters.answered("413 Content Too Large");
-        counters.answered("200 OK");
-        counters.closed();
-        let status = counters.status("usage");
+    fn counts_rejections_by_code_and_open_connections() {
+        let stats = ListenerStats::default();
+        let one = stats.connection_opened();
+        drop(stats.connection_opened());
+        stats.record_status("404 Not Found");
+        stats.record_status("411 Length Required");
+        stats.record_status("413 Content Too Large");
+        stats.record_status("200 OK");
+        stats.record_websocket_closed();
+        let status = stats.status("usage");
         assert_eq!((status.connections, status.accepted), (1, 2));
-        let count = |reason| status.refused.iter().find(|(name, _)| *name == reason).unwrap().1;
-        assert_eq!((count("not_found"), count("body"), count("closed")), (1, 2, 1));
-        assert_eq!(status.refused.len(), REASONS.len(), "two have one name, and there is one more");
+        let nonzero = |mut counts: Vec<(&'static str, u64)>| {
+            counts.retain(|(_, count)| *count > 0);
+            counts
+        };
+        assert_eq!(nonzero(status.refused), [("not_found", 1), ("body", 2), ("closed", 1)]);
+        assert_eq!(nonzero(status.rejected_by_code), [("404", 1), ("411", 1), ("413", 1)]);
+        assert_eq!(status.websockets_closed, 1);
         drop(one);
-        assert_eq!(counters.status("usage").connections, 0);
+        assert_eq!(stats.status("usage").connections, 0);
     }
 }

@@ -1,34 +1,44 @@
-//! From an HTTP request to a WebSocket (RFC 6455 section 4), on the same socket.
+//! From an HTTP request to a WebSocket (RFC 6455 section 4) on the same socket, and how a WebSocket session ends.
 
-use std::io::{self, Write};
+use std::fmt;
+use std::io::{self, ErrorKind};
 
+use log::Level;
+use tungstenite::error::ProtocolError;
 use tungstenite::handshake::derive_accept_key;
-use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tungstenite::{Error, WebSocket};
 
-use crate::http::message::{ErrorResponse, Head};
-use crate::limits;
-use crate::util::deadline_stream::DeadlineStream;
+use crate::http::request::RequestHead;
+use crate::http::response::ErrorResponse;
+use crate::util::deadline_stream::{DeadlineStream, WRITE_TIMEOUT};
+use crate::util::error::reason;
 
-/// Whether a browser's page may open a WebSocket here. Programs send no `Origin` and are not asked.
-pub fn origin_allowed(head: &Head<'_>, allowed: &[String]) -> bool {
+/// tungstenite's read buffer, one per session. Client messages are short; longer ones are read in parts.
+const READ_BUFFER_BYTES: usize = 256;
+
+/// Whether a page of this origin may open a WebSocket. Programs send no `Origin` and are always allowed.
+pub(crate) fn origin_allowed(head: &RequestHead<'_>, allowed: &[String]) -> bool {
     let any = allowed.iter().any(|each| each == "*");
-    head.all("origin").all(|origin| any || allowed.iter().any(|a| a.eq_ignore_ascii_case(origin)))
+    let matches = |origin: &str| allowed.iter().any(|each| each.eq_ignore_ascii_case(origin));
+    head.header_values("origin").all(|origin| any || matches(origin))
 }
 
-/// The key with which the answer to an upgrade is made, if the request is one.
-pub fn upgrade_key<'a>(head: &Head<'a>) -> Result<&'a str, ErrorResponse> {
-    if !head.lists("upgrade", "websocket") {
-        let text = "this is a WebSocket: connect to it with ws://";
-        return Err(upgrade_required(text));
+/// The `Sec-WebSocket-Key` of a valid upgrade request.
+pub fn upgrade_key<'a>(head: &RequestHead<'a>) -> Result<&'a str, ErrorResponse> {
+    if !head.header_has_token("upgrade", "websocket") {
+        return Err(upgrade_required("this is a WebSocket endpoint: connect with ws://"));
     }
-    if head.method != "GET" || head.minor_version != 1 || !head.lists("connection", "upgrade") {
-        let text = "a WebSocket begins with GET, HTTP/1.1 and \"Connection: Upgrade\"; in nginx: proxy_http_version 1.1";
+    let is_upgrade = head.header_has_token("connection", "upgrade");
+    if head.method != "GET" || head.minor_version != 1 || !is_upgrade {
+        let text = "a WebSocket handshake needs GET, HTTP/1.1 and \"Connection: Upgrade\"; in nginx: proxy_http_version 1.1";
         return Err(ErrorResponse::new("400 Bad Request", text));
     }
-    if head.one("sec-websocket-version") != Some("13") {
-        return Err(upgrade_required("only version 13 of the WebSocket protocol is spoken here"));
+    if head.header("sec-websocket-version") != Some("13") {
+        return Err(upgrade_required("only WebSocket version 13 is supported"));
     }
-    let key = head.one("sec-websocket-key").unwrap_or_default();
+    let key = head.header("sec-websocket-key").unwrap_or_default();
     let decoded = data_encoding::BASE64.decode(key.as_bytes());
     if decoded.is_ok_and(|decoded| decoded.len() == 16) {
         Ok(key)
@@ -44,42 +54,121 @@ fn upgrade_required(text: &str) -> ErrorResponse {
         .header("Sec-WebSocket-Version: 13")
 }
 
-/// Answers an upgrade. `early`: what the client sent behind its request; `most_bytes`: the longest message it may send.
+/// Sends `101 Switching Protocols`. `buffered` are the bytes that followed the request; `max_message_bytes` is the longest
+/// message that the client may send.
 pub fn accept<'a>(
     mut stream: DeadlineStream<'a>,
     key: &str,
-    early: Vec<u8>,
-    most_bytes: usize,
+    buffered: Vec<u8>,
+    max_message_bytes: usize,
 ) -> io::Result<WebSocket<DeadlineStream<'a>>> {
-    stream.begin_message();
-    let answer = format!(
+    // Not a `Response`: a 101 has neither a body nor a Content-Length.
+    let head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
         derive_accept_key(key.as_bytes())
     );
-    stream.write_all(answer.as_bytes())?;
+    stream.write_message(head.as_bytes())?;
     let config = WebSocketConfig::default()
-        .read_buffer_size(limits::WEBSOCKET_READ_BUFFER_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
-        .max_message_size(Some(most_bytes))
-        .max_frame_size(Some(most_bytes));
-    Ok(WebSocket::from_partially_read(stream, early, Role::Server, Some(config)))
+        .max_message_size(Some(max_message_bytes))
+        .max_frame_size(Some(max_message_bytes));
+    Ok(WebSocket::from_partially_read(stream, buffered, Role::Server, Some(config)))
+}
+
+/// Why a WebSocket session ended.
+#[derive(Debug)]
+pub enum SessionEnd {
+    ClosedByClient,
+    /// The client is sent this code and reason.
+    ClosedByServer(CloseCode, &'static str),
+    Io(io::Error),
+}
+
+impl SessionEnd {
+    pub fn shutting_down() -> Self {
+        Self::ClosedByServer(CloseCode::Away, "agent is shutting down")
+    }
+
+    /// What an error of tungstenite means; `too_long` is the close reason for a message over the limit.
+    pub fn from_error(error: Error, too_long: &'static str) -> Self {
+        match error {
+            Error::Io(error) => Self::Io(error),
+            Error::ConnectionClosed | Error::AlreadyClosed => Self::ClosedByClient,
+            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::ClosedByClient,
+            Error::Capacity(_) => Self::ClosedByServer(CloseCode::Size, too_long),
+            Error::Utf8(_) => Self::ClosedByServer(CloseCode::Invalid, "text is not UTF-8"),
+            _ => Self::ClosedByServer(CloseCode::Protocol, "WebSocket protocol error"),
+        }
+    }
+
+    /// Level of the log line.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::ClosedByClient | Self::ClosedByServer(CloseCode::Away, _) => Level::Debug,
+            Self::ClosedByServer(..) | Self::Io(_) => Level::Info,
+        }
+    }
+}
+
+impl From<io::Error> for SessionEnd {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl fmt::Display for SessionEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ClosedByClient => f.write_str("disconnected"),
+            Self::ClosedByServer(code, why) => write!(f, "closed ({}): {why}", u16::from(*code)),
+            // Our own deadline has no errno. TCP_USER_TIMEOUT, for data that the peer does not acknowledge, has one.
+            Self::Io(error)
+                if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() =>
+            {
+                write!(f, "disconnected: write timeout ({} s)", WRITE_TIMEOUT.as_secs())
+            }
+            Self::Io(error) => write!(f, "disconnected: {}", reason(error)),
+        }
+    }
+}
+
+/// Sends the close frame that `end` calls for and lingers, so that a reset does not discard it.
+pub fn finish(socket: &mut WebSocket<DeadlineStream<'_>>, end: &SessionEnd) {
+    match end {
+        SessionEnd::ClosedByServer(code, reason) => {
+            socket.get_mut().begin_close();
+            let frame = CloseFrame { code: *code, reason: (*reason).into() };
+            if socket.close(Some(frame)).is_ok() {
+                socket.get_mut().linger();
+            }
+        }
+        // tungstenite has answered the client's close frame. Bytes after that frame must not cause a reset, which would
+        // discard the answer.
+        SessionEnd::ClosedByClient => socket.get_mut().linger(),
+        SessionEnd::Io(_) => {}
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GOOD: &str = "GET /usage HTTP/1.1\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    const VALID: &str = "GET /usage HTTP/1.1\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    fn with_head<R>(text: &str, then: impl FnOnce(&RequestHead<'_>) -> R) -> R {
+        let mut slots = RequestHead::header_slots();
+        let parsed = RequestHead::parse(text.as_bytes(), &mut slots).expect("a valid head");
+        then(&parsed.expect("a complete head").0)
+    }
 
     fn status(text: &str) -> &'static str {
-        let mut lines = Head::lines();
-        let head = Head::parse(text.as_bytes(), &mut lines).expect("a head").expect("whole").0;
-        upgrade_key(&head).map_or_else(|refusal| &refusal.status[..3], |_| "101")
+        with_head(text, |head| upgrade_key(head).map_or_else(|error| &error.status[..3], |_| "101"))
     }
 
     #[test]
-    fn an_upgrade_needs_all_its_parts() {
-        assert_eq!(status(GOOD), "101");
+    fn upgrade_requires_every_handshake_header() {
+        assert_eq!(status(VALID), "101");
         for (from, to, expected) in [
             ("Upgrade: WebSocket\r\n", "", "426"),
             ("Upgrade: WebSocket", "Upgrade: h2c", "426"),
@@ -91,17 +180,16 @@ mod tests {
             ("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZQ==", "400"),
             ("dGhlIHNhbXBsZSBub25jZQ==", "!", "400"),
         ] {
-            assert_eq!(status(&GOOD.replace(from, to)), expected, "{from} -> {to}");
+            assert_eq!(status(&VALID.replace(from, to)), expected, "{from} -> {to}");
         }
     }
 
     #[test]
-    fn origins_are_whole_and_programs_have_none() {
+    fn allows_listed_origins_and_clients_without_origin() {
         let allowed = |origin: &str, list: &[&str]| {
+            let list: Vec<String> = list.iter().map(ToString::to_string).collect();
             let text = format!("GET / HTTP/1.1\r\n{origin}\r\n");
-            let mut lines = Head::lines();
-            let head = Head::parse(text.as_bytes(), &mut lines).expect("a head").expect("whole").0;
-            origin_allowed(&head, &list.iter().map(ToString::to_string).collect::<Vec<_>>())
+            with_head(&text, |head| origin_allowed(head, &list))
         };
         let list = ["https://dash.example"];
         assert!(allowed("", &list) && allowed("", &[]));

@@ -110,7 +110,7 @@ impl<'a> Socket<'a> {
 
     /// This machine's address on the way to the server.
     pub fn local_ip(&self) -> Option<IpAddr> {
-        let address = self.0.get_ref().stream().local_address().ok()?;
+        let address = self.0.get_ref().stream().local_addr().ok()?;
         Some(address.ip().to_canonical())
     }
 
@@ -130,13 +130,13 @@ impl<'a> Socket<'a> {
     }
 
     fn send_part(&mut self, message: Message) -> Result<(), DisconnectReason> {
-        self.0.get_mut().stream_mut().begin_message();
+        self.0.get_mut().stream_mut().reset_write_deadline();
         self.0.send(message).map_err(outage)
     }
 
     /// The next message, if one is there.
     pub fn receive(&mut self) -> Result<Option<Message>, DisconnectReason> {
-        self.0.get_mut().stream_mut().begin_reading();
+        self.0.get_mut().stream_mut().reset_read_deadline();
         match self.0.read() {
             Ok(message) => {
                 if message.is_close() {
@@ -158,7 +158,7 @@ impl<'a> Socket<'a> {
     /// Says why it is over, and waits a little for the other end to hear it: what it has said meanwhile and nobody reads
     /// would become a reset, and take these words away.
     fn last_words(&mut self, frame: Option<CloseFrame>) {
-        self.0.get_mut().stream_mut().last_words();
+        self.0.get_mut().stream_mut().begin_close();
         // The connection is over, said or not.
         if self.0.close(frame).is_ok() {
             self.0.get_mut().stream_mut().linger();
@@ -172,7 +172,7 @@ impl<'a> Socket<'a> {
 
     /// Says goodbye, without waiting for the other end's.
     pub fn close(mut self) {
-        self.0.get_mut().stream_mut().last_words();
+        self.0.get_mut().stream_mut().begin_close();
         // Nothing is lost if this cannot be sent: the connection is over either way.
         let _ = self.0.close(None);
         let _ = self.0.flush();
@@ -282,7 +282,7 @@ fn secure<'a>(
     let connection = ClientConnection::new(config, name);
     let mut connection = connection.map_err(|error| DisconnectReason::Tls(error.to_string()))?;
     let deadline = Instant::now() + limits::HANDSHAKE;
-    stream.begin_message();
+    stream.reset_write_deadline();
     while connection.is_handshaking() {
         match connection.complete_io(&mut stream) {
             Ok(_) => {}
@@ -312,7 +312,7 @@ fn upgrade<'a>(
         .max_message_size(Some(limits::SERVER_MESSAGE_BYTES))
         .max_frame_size(Some(limits::SERVER_MESSAGE_BYTES));
     let deadline = Instant::now() + limits::HANDSHAKE;
-    transport.stream_mut().begin_message();
+    transport.stream_mut().reset_write_deadline();
     let mut result = tungstenite::client::client_with_config(request, transport, Some(config));
     loop {
         match result {

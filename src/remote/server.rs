@@ -3,35 +3,32 @@
 //! Runs in the connection's thread. Hosts are logged in by threads of their own ([`crate::remote::hosts`]); what those have for a
 //! client waits in its mailbox.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use log::Level;
 use serde_json::Value;
-use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
 use crate::config;
 use crate::config::{Current, Secret};
-use crate::http::connection::{End as Exchange, RequestReader};
+use crate::http::auth::check_token;
 use crate::http::frame;
 use crate::http::listener::ClientConnection;
-use crate::http::message::{ErrorResponse, Head, missing};
+use crate::http::pipeline::{Pipeline, Routed};
+use crate::http::request::RequestHead;
+use crate::http::response::{ErrorResponse, not_found_message};
 use crate::http::websocket;
+use crate::http::websocket::SessionEnd;
 use crate::limits;
 use crate::remote::hosts::{ClientOutbox, Hosts};
 use crate::remote::protocol;
 use crate::remote::protocol::{Malformed, Method, Request, Target};
 use crate::sys;
 use crate::sys::Crew;
-use crate::telemetry::router::check_token;
-use crate::telemetry::subscription::End;
 use crate::util::deadline_stream::DeadlineStream;
-use crate::util::error::reason;
-use crate::util::logger::RateLimitedLog;
 use crate::util::sync::TokenBucket;
 
 /// What every connection of this port shares.
@@ -42,64 +39,33 @@ pub struct Monitor<'a, 'env> {
     pub crew: &'a Crew<'env>,
     /// The settings in force.
     pub settings: &'a Current,
-    /// Bounds what peers can write into the log.
-    pub log: RateLimitedLog,
+    pub pipeline: Pipeline,
 }
 
 impl<'env> Monitor<'_, 'env> {
     /// Serves one connection to its end.
-    pub fn serve(&self, mut stream: DeadlineStream<'_>, guest: &ClientConnection<'_>) {
-        let mut unread = RequestReader::begun();
-        let next = unread.next(&mut stream, |head| admit(head, &self.settings.get().monitor));
-        let (key, early) = match next {
-            Ok((request, Ok(key))) => (key, unread.rest(request.length)),
-            Ok((request, Err(refusal))) => {
-                return self.refuse(stream, guest, &refusal, request.head_only);
-            }
-            Err(_) if guest.permit.was_evicted() => {
-                return log::debug!("monitor: {} gave way", guest.peer);
-            }
-            Err(Exchange::Refused(refusal)) => return self.refuse(stream, guest, &refusal, false),
-            Err(Exchange::Over) => return log::debug!("monitor: {} left", guest.peer),
-            Err(Exchange::Broken(error)) => {
-                return log::debug!("monitor: {} lost: {}", guest.peer, reason(&error));
-            }
-        };
-        drop(unread);
-        guest.permit.mark_active();
-        let peer = guest.peer;
-        let most = limits::MONITOR_MESSAGE_BYTES;
-        let (socket, mailbox) =
-            match (websocket::accept(stream, &key, early, most), ClientOutbox::new()) {
-                (Ok(socket), Ok(mailbox)) => (socket, Arc::new(mailbox)),
-                (Err(error), _) | (_, Err(error)) => {
-                    return log::debug!("monitor: {peer} left: {}", reason(&error));
-                }
-            };
-        log::debug!("monitor: {peer} connected");
-        let end = self.converse(socket, &mailbox);
-        self.hosts.detach_all(&mailbox);
-        if let End::Closed(..) = end {
-            guest.counters.closed();
-        }
-        self.log.write(end.level(), || format!("monitor: {peer} {end}"));
-    }
-
-    fn refuse(
-        &self,
-        stream: DeadlineStream<'_>,
-        guest: &ClientConnection<'_>,
-        refusal: &ErrorResponse,
-        head_only: bool,
-    ) {
-        guest.counters.answered(refusal.status);
-        self.log.write(Level::Info, || {
-            format!("monitor: {} refused: {}: {}", guest.peer, refusal.status, refusal.text)
+    pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+        let upgrade = self.pipeline.handle_connection(stream, &mut client, |head, _| {
+            route(head, &self.settings.get().monitor)
         });
-        refusal.send(stream, if head_only { "HEAD" } else { "GET" });
+        let Some(upgrade) = upgrade else { return };
+        let session = |socket: &mut WebSocket<DeadlineStream<'_>>| {
+            let mailbox = match ClientOutbox::new() {
+                Ok(mailbox) => Arc::new(mailbox),
+                Err(error) => return SessionEnd::Io(error),
+            };
+            let end = self.converse(socket, &mailbox);
+            self.hosts.detach_all(&mailbox);
+            end
+        };
+        self.pipeline.run_session(upgrade, &client, limits::MONITOR_MESSAGE_BYTES, session);
     }
 
-    fn converse(&self, socket: WebSocket<DeadlineStream<'_>>, mailbox: &Arc<ClientOutbox>) -> End {
+    fn converse(
+        &self,
+        socket: &mut WebSocket<DeadlineStream<'_>>,
+        mailbox: &Arc<ClientOutbox>,
+    ) -> SessionEnd {
         let mut conversation = Conversation {
             monitor: self,
             socket,
@@ -108,29 +74,22 @@ impl<'env> Monitor<'_, 'env> {
             tickets: 0,
             requests: TokenBucket::new(limits::MONITOR_REQUESTS),
         };
-        let end = conversation.run().err().unwrap_or(End::Left);
-        match end {
-            End::Closed(code, why) => conversation.close(code, why),
-            // Its goodbye is answered; whatever it said behind that must not become a reset that takes the answer away.
-            End::Left => conversation.socket.get_mut().linger(),
-            End::Broken(_) => {}
-        }
-        end
+        conversation.run().err().unwrap_or(SessionEnd::ClosedByClient)
     }
 }
 
-/// Checks a request; what comes back is the key of its upgrade.
-fn admit(head: &Head<'_>, config: &config::Monitor) -> Result<String, ErrorResponse> {
+/// Authenticates a request; only an upgrade at `/monitor` is served.
+fn route(head: &RequestHead<'_>, config: &config::Monitor) -> Result<Routed, ErrorResponse> {
     if head.path != "/monitor" {
-        let text = format!("{}; other hosts are at /monitor", missing(head.path));
+        let text = format!("{}; other hosts are at /monitor", not_found_message(head.path));
         return Err(ErrorResponse::new("404 Not Found", text));
     }
     check_token(head, config.token.as_ref())?;
     if !websocket::origin_allowed(head, &config.allowed_origins) {
-        let text = "pages of this origin may not connect; see monitor.allowed_origins";
+        let text = "origin not allowed; see monitor.allowed_origins";
         return Err(ErrorResponse::new("403 Forbidden", text));
     }
-    websocket::upgrade_key(head).map(str::to_owned)
+    Ok(Routed::Upgrade(websocket::upgrade_key(head)?.to_owned()))
 }
 
 /// A request whose hosts have not all said how it went.
@@ -144,7 +103,7 @@ struct Asked {
 
 struct Conversation<'a, 'b, 'env> {
     monitor: &'a Monitor<'a, 'env>,
-    socket: WebSocket<DeadlineStream<'b>>,
+    socket: &'a mut WebSocket<DeadlineStream<'b>>,
     mailbox: &'a Arc<ClientOutbox>,
     asked: Vec<Asked>,
     tickets: u64,
@@ -152,21 +111,21 @@ struct Conversation<'a, 'b, 'env> {
 }
 
 impl Conversation<'_, '_, '_> {
-    fn run(&mut self) -> Result<(), End> {
+    fn run(&mut self) -> Result<(), SessionEnd> {
         let mut readable = true;
         loop {
-            if self.socket.get_ref().stopping() {
-                return Err(End::Closed(CloseCode::Away, "the agent is stopping"));
+            if self.socket.get_ref().is_shutting_down() {
+                return Err(SessionEnd::shutting_down());
             }
             self.settle(Instant::now())?;
             // In turn, so that neither chatter nor a flood of events holds up the other.
             if let Some(frames) = self.mailbox.next() {
-                write(self.socket.get_mut(), &frames)?;
+                self.socket.get_mut().write_message(&frames)?;
             } else if !readable {
                 let deadline = self.asked.iter().map(|asked| asked.deadline).min();
                 let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
                 let stream = self.socket.get_ref();
-                let fds = [stream.as_fd(), self.mailbox.bell(), stream.stop()];
+                let fds = [stream.as_fd(), self.mailbox.bell(), stream.shutdown_fd()];
                 [readable, ..] = sys::wait_readable(fds, left);
                 continue;
             }
@@ -175,7 +134,7 @@ impl Conversation<'_, '_, '_> {
     }
 
     /// Answers requests of which everything is known, or the time is up.
-    fn settle(&mut self, now: Instant) -> Result<(), End> {
+    fn settle(&mut self, now: Instant) -> Result<(), SessionEnd> {
         for (ticket, outcome) in self.mailbox.outcomes() {
             for asked in &mut self.asked {
                 if let Some(at) = asked.left.iter().position(|(known, _)| *known == ticket) {
@@ -202,26 +161,29 @@ impl Conversation<'_, '_, '_> {
     }
 
     /// Handles one message of the client. Says whether there may be more.
-    fn read_one(&mut self) -> Result<bool, End> {
-        self.socket.get_mut().begin_reading();
+    fn read_one(&mut self) -> Result<bool, SessionEnd> {
+        self.socket.get_mut().reset_read_deadline();
         match self.socket.read() {
             Ok(Message::Text(text)) => self.take(&text)?,
             Ok(Message::Binary(_)) => {
-                return Err(End::Closed(CloseCode::Unsupported, "only text is understood"));
+                return Err(SessionEnd::ClosedByServer(
+                    CloseCode::Unsupported,
+                    "only text messages are accepted",
+                ));
             }
             // A pong is on its way with the next read.
             Ok(_) => {}
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
                 return Ok(false);
             }
-            Err(error) => return Err(End::of(error, "a message over 128 KiB")),
+            Err(error) => return Err(SessionEnd::from_error(error, "message exceeds 128 KiB")),
         }
         Ok(true)
     }
 
-    fn take(&mut self, text: &str) -> Result<(), End> {
+    fn take(&mut self, text: &str) -> Result<(), SessionEnd> {
         if !self.requests.take(Instant::now()) {
-            return Err(End::Closed(CloseCode::Policy, "too many requests"));
+            return Err(SessionEnd::ClosedByServer(CloseCode::Policy, "too many requests"));
         }
         let request = match Request::parse(text, limits::MONITOR_HOSTS) {
             Ok(request) => request,
@@ -242,7 +204,7 @@ impl Conversation<'_, '_, '_> {
         }
     }
 
-    fn start(&mut self, request: Request, rough: bool) -> Result<(), End> {
+    fn start(&mut self, request: Request, rough: bool) -> Result<(), SessionEnd> {
         let mut asked = Asked {
             id: request.id,
             rough,
@@ -280,22 +242,9 @@ impl Conversation<'_, '_, '_> {
         }
     }
 
-    fn answer(&mut self, id: &Value, errors: &[String]) -> Result<(), End> {
+    fn answer(&mut self, id: &Value, errors: &[String]) -> Result<(), SessionEnd> {
         let error = (!errors.is_empty()).then(|| errors.join("; "));
         let text = protocol::answer(id, error.as_deref());
-        Ok(write(self.socket.get_mut(), &frame::text(&text))?)
+        Ok(self.socket.get_mut().write_message(&frame::text(&text))?)
     }
-
-    fn close(mut self, code: CloseCode, why: &'static str) {
-        self.socket.get_mut().last_words();
-        let frame = CloseFrame { code, reason: why.into() };
-        if self.socket.close(Some(frame)).is_ok() {
-            self.socket.into_inner().linger();
-        }
-    }
-}
-
-fn write(stream: &mut DeadlineStream<'_>, bytes: &[u8]) -> std::io::Result<()> {
-    stream.begin_message();
-    stream.write_all(bytes)
 }

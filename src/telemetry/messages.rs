@@ -1,8 +1,8 @@
-//! Messages of `/usage`: what a dashboard sends, and what it gets.
+//! Messages of `/usage`.
 //!
-//! Format: the "GPU Monitoring WebSocket API Specification" 1.0. Client to server: bare text. Server to
-//! client: JSON. Its MB are MiB, rounded down; its percentages have one decimal; GPU fields are left
-//! out where there is no reading. The detailed form adds fields and changes none.
+//! Format: the "GPU Monitoring WebSocket API Specification" 1.0. Client to server: bare text. Server to client: JSON. MB are
+//! MiB, rounded down; percentages have one decimal; GPU fields without a value are omitted. The detailed form only adds
+//! fields.
 
 use serde::Serialize;
 
@@ -13,12 +13,14 @@ use crate::model::gpu::Gpu;
 use crate::model::host_info::HostInfo;
 use crate::model::primary_gpu::{Primary, PrimaryGpu, primary_gpu};
 use crate::telemetry::detail::{UsageDetail, usage_detail};
-pub use crate::telemetry::snapshot_json::{OwnStatus, whole};
+pub use crate::telemetry::snapshot_json::{AgentStatus, snapshot};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Slots of [`PublishedSample::rendered`].
 const UPDATE_SLOT: usize = 0;
 const DETAILED_UPDATE_SLOT: usize = 1;
+/// First slot of response bodies.
+pub(super) const BODY_SLOTS: usize = 2;
 
 /// `usage_update` as a WebSocket frame, rendered once per sample.
 pub fn update_frame(
@@ -31,38 +33,35 @@ pub fn update_frame(
     sample.rendered.get_or_render(slot, render)
 }
 
-/// What a client may ask for.
+/// Requests of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// The document's messages.
+    /// Updates as specified.
     Subscribe,
-    /// The same messages with everything this agent knows.
+    /// Updates with the fields of [`UsageDetail`].
     SubscribeDetail,
-    /// No more updates.
     Unsubscribe,
 }
 
-/// A client's message that is none of the known ones.
+/// A message that is no known request, escaped.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Unknown {
-    quoted: String,
+    escaped: String,
 }
 
 impl Request {
-    /// Reads a client's text; white space around it (a line end, from websocat) is ignored.
+    /// Parses a message. Surrounding white space is ignored: websocat appends a line end.
     pub fn parse(text: &str) -> Result<Self, Unknown> {
         match text.trim_ascii() {
             "subscribe:usage" => Ok(Self::Subscribe),
             "subscribe:detail" => Ok(Self::SubscribeDetail),
             "unsubscribe:usage" => Ok(Self::Unsubscribe),
-            other => Err(Unknown { quoted: escape_for_log(other, EXCERPT_CHARS) }),
+            other => Err(Unknown { escaped: escape_for_log(other, EXCERPT_CHARS) }),
         }
     }
 }
 
-/// The confirmation of a subscription.
 pub const SUBSCRIBED: &str = r#"{"status":"subscribed"}"#;
-/// The confirmation that updates have ended.
 pub const UNSUBSCRIBED: &str = r#"{"status":"unsubscribed"}"#;
 
 #[derive(Serialize)]
@@ -72,11 +71,11 @@ struct ErrorMessage<'a> {
 }
 
 impl Unknown {
-    /// The answer to it, which says what is understood.
+    /// The answer, which lists the known requests.
     pub fn message(&self) -> String {
         let message = format!(
-            "\"{}\" is not understood; send subscribe:usage, subscribe:detail or unsubscribe:usage",
-            self.quoted
+            "unknown request \"{}\"; send subscribe:usage, subscribe:detail or unsubscribe:usage",
+            self.escaped
         );
         json(&ErrorMessage { status: "error", message: &message })
     }
@@ -114,9 +113,9 @@ pub(super) struct SystemDetail<'a> {
     kernel: Option<&'a str>,
 }
 
-/// `system_info`, as of `unix_seconds`.
+/// Renders `system_info` with the timestamp `unix_seconds`.
 pub fn system_info(
-    machine: &HostInfo,
+    host: &HostInfo,
     snapshot: &Snapshot,
     detailed: bool,
     unix_seconds: u64,
@@ -124,22 +123,22 @@ pub fn system_info(
     json(&SystemInfo {
         r#type: "system_info",
         cpu_count: snapshot.cpu.as_ref().map_or(0, |cpu| cpu.each_percent.len()),
-        cpu_model: &machine.cpu_model,
+        cpu_model: &host.cpu_model,
         ram_total_mb: snapshot.memory.map_or(0, |memory| mib(memory.total_bytes)),
         gpu_count: snapshot.gpus.each.len(),
         gpus: snapshot.gpus.each.iter().map(gpu_info).collect(),
         hostname: snapshot.hostname.as_deref().unwrap_or_default(),
         timestamp: unix_seconds,
-        detail: detailed.then(|| system_detail(machine)),
+        detail: detailed.then(|| system_detail(host)),
     })
 }
 
-pub(super) fn system_detail(machine: &HostInfo) -> SystemDetail<'_> {
+pub(super) fn system_detail(host: &HostInfo) -> SystemDetail<'_> {
     SystemDetail {
         agent: env!("CARGO_PKG_VERSION"),
         architecture: std::env::consts::ARCH,
-        os: machine.os.as_deref(),
-        kernel: machine.kernel.as_deref(),
+        os: host.os.as_deref(),
+        kernel: host.kernel.as_deref(),
     }
 }
 
@@ -166,7 +165,7 @@ pub(super) struct UsageUpdate<'a> {
     pub detail: Option<UsageDetail<'a>>,
 }
 
-/// `usage_update`.
+/// Renders `usage_update`.
 pub fn usage_update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> String {
     json(&update(snapshot, primary, detailed))
 }
@@ -186,14 +185,14 @@ pub(super) fn update(snapshot: &Snapshot, primary: Primary, detailed: bool) -> U
     }
 }
 
-/// Both detailed messages in one object: what `hm-agent sample --json` prints.
-pub fn sample(machine: &HostInfo, snapshot: &Snapshot, primary: Primary) -> String {
-    let system_info = system_info(machine, snapshot, true, snapshot.unix_seconds);
+/// Both detailed messages in one object, for `hm-agent sample --json`.
+pub fn sample(host: &HostInfo, snapshot: &Snapshot, primary: Primary) -> String {
+    let system_info = system_info(host, snapshot, true, snapshot.unix_seconds);
     let usage_update = usage_update(snapshot, primary, true);
     format!(r#"{{"system_info":{system_info},"usage_update":{usage_update}}}"#)
 }
 
-/// Serialising these structures cannot fail: no maps with odd keys, no foreign implementations.
+/// Serialising these structures cannot fail: all map keys are strings, and all implementations are derived.
 pub(super) fn json(message: &impl Serialize) -> String {
     serde_json::to_string(message).unwrap_or_default()
 }
@@ -222,7 +221,7 @@ mod tests {
         Arc::new(Gpus { nvidia: None, each })
     }
 
-    fn documents_snapshot() -> Snapshot {
+    fn specification_snapshot() -> Snapshot {
         let gpu = |index, name: &str, memory_mib: u64, used_mib: u64, percent| Gpu {
             index,
             name: name.into(),
@@ -256,14 +255,14 @@ mod tests {
     }
 
     #[test]
-    fn the_documents_own_examples() {
-        let machine = HostInfo {
+    fn renders_examples_of_the_specification() {
+        let host = HostInfo {
             cpu_model: "AMD Ryzen 9 5950X 16-Core Processor".into(),
             ..Default::default()
         };
-        let snapshot = documents_snapshot();
+        let snapshot = specification_snapshot();
         assert_eq!(
-            system_info(&machine, &snapshot, false, 1678901234),
+            system_info(&host, &snapshot, false, 1678901234),
             r#"{"type":"system_info","cpu_count":16,"cpu_model":"AMD Ryzen 9 5950X 16-Core Processor","ram_total_mb":32768,"gpu_count":2,"gpus":[{"index":0,"name":"NVIDIA GeForce RTX 3090","memory_mb":24576},{"index":1,"name":"NVIDIA GeForce RTX 3080","memory_mb":10240}],"hostname":"gpu-server-01","timestamp":1678901234}"#
         );
         assert_eq!(
@@ -273,8 +272,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_gpu_its_fields_are_absent() {
-        let snapshot = Snapshot { gpus: gpus(vec![]), ..documents_snapshot() };
+    fn omits_gpu_fields_without_gpu() {
+        let snapshot = Snapshot { gpus: gpus(vec![]), ..specification_snapshot() };
         for primary in [Primary::Index(0), Primary::Aggregate] {
             assert_eq!(
                 usage_update(&snapshot, primary, false),
@@ -288,14 +287,14 @@ mod tests {
     }
 
     #[test]
-    fn aggregate_is_mean_utilisation_and_summed_memory() {
-        let update = usage_update(&documents_snapshot(), Primary::Aggregate, false);
+    fn aggregate_averages_utilization_and_sums_memory() {
+        let update = usage_update(&specification_snapshot(), Primary::Aggregate, false);
         let gpu = r#""gpu_percent":50,"gpu_mem_used_mb":19432,"gpu_mem_total_mb":34816"#;
         assert!(update.contains(gpu), "{update}");
     }
 
     #[test]
-    fn requests_are_bare_text_and_a_line_end_does_no_harm() {
+    fn parses_requests_with_or_without_line_end() {
         assert_eq!(Request::parse("subscribe:usage"), Ok(Request::Subscribe));
         assert_eq!(Request::parse("subscribe:usage\r\n"), Ok(Request::Subscribe));
         assert_eq!(Request::parse("subscribe:detail"), Ok(Request::SubscribeDetail));
@@ -306,21 +305,29 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_request_is_answered_escaped_and_short() {
+    fn answer_to_unknown_request_is_escaped_and_short() {
         let message = Request::parse("\"\u{1b}[2J<script>").unwrap_err().message();
         let value: serde_json::Value = serde_json::from_str(&message).unwrap();
         assert_eq!(value["status"], "error");
-        assert!(value["message"].as_str().unwrap().starts_with(r#""\"\x1b[2J<script>" is not"#));
+        assert!(
+            value["message"]
+                .as_str()
+                .unwrap()
+                .starts_with(r#"unknown request "\"\x1b[2J<script>""#)
+        );
         assert!(Request::parse(&"x".repeat(4096)).unwrap_err().message().len() < 250);
     }
 
     #[test]
-    fn the_detailed_form_only_adds() {
-        let plain: serde_json::Map<_, _> =
-            serde_json::from_str(&usage_update(&documents_snapshot(), Primary::Index(0), false))
-                .unwrap();
+    fn detailed_update_only_adds_fields() {
+        let plain: serde_json::Map<_, _> = serde_json::from_str(&usage_update(
+            &specification_snapshot(),
+            Primary::Index(0),
+            false,
+        ))
+        .unwrap();
         let detail: serde_json::Map<_, _> =
-            serde_json::from_str(&usage_update(&documents_snapshot(), Primary::Index(0), true))
+            serde_json::from_str(&usage_update(&specification_snapshot(), Primary::Index(0), true))
                 .unwrap();
         for (key, value) in &plain {
             assert_eq!(detail.get(key), Some(value));

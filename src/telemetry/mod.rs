@@ -1,8 +1,9 @@
-pub mod dashboard;
-pub mod detail;
-pub mod fan;
+//! The telemetry port: `/usage` (WebSocket), `/metrics`, `/snapshot`, the dashboard and health checks.
+
+mod dashboard;
+mod detail;
 pub mod messages;
 pub mod responses;
 pub mod router;
-pub mod snapshot_json;
+mod snapshot_json;
 pub mod subscription;

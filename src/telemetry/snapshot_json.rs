@@ -1,5 +1,5 @@
-//! `/snapshot`: the detailed `usage_update`, the machine, the counters of the kernel that `/metrics` has under names with
-//! units, and the agent itself, in one object.
+//! `/snapshot`: one object with the detailed `usage_update`, the host, the kernel's counters (which `/metrics` exposes under
+//! names with units) and the agent itself.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,25 +15,23 @@ use crate::procfs::diskstats::DiskStat;
 use crate::procfs::net_dev::{NetDev, Traffic};
 use crate::telemetry::messages::{SystemDetail, UsageUpdate, json, system_detail, update};
 
-/// What the agent knows of itself beside its samples.
+/// The agent's own process and ports.
 #[derive(Serialize)]
-pub struct OwnStatus<'a> {
-    /// Its process, where it can be seen.
+pub struct AgentStatus<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<ProcessStats>,
-    /// What is listened on.
     pub ports: &'a [PortStatus],
 }
 
 #[derive(Serialize)]
-struct Whole<'a> {
+struct SnapshotMessage<'a> {
     #[serde(flatten)]
     update: UsageUpdate<'a>,
     machine: MachineInfo<'a>,
     #[serde(flatten)]
-    more: MoreDetail<'a>,
+    extra: Extra<'a>,
     #[serde(flatten)]
-    own: OwnStatus<'a>,
+    agent: AgentStatus<'a>,
 }
 
 #[derive(Serialize)]
@@ -45,28 +43,26 @@ struct MachineInfo<'a> {
     detail: SystemDetail<'a>,
 }
 
-/// Everything in one object: the detailed `usage_update`, the machine, what only `/metrics` tells besides, and the
-/// agent itself.
-pub fn whole(
-    machine: &HostInfo,
-    reading: &RawSample,
+pub fn snapshot(
+    host: &HostInfo,
+    raw: &RawSample,
     snapshot: &Snapshot,
     primary: Primary,
-    own: OwnStatus<'_>,
+    agent: AgentStatus<'_>,
 ) -> String {
     let mut update = update(snapshot, primary, true);
     update.r#type = "snapshot";
     let machine = MachineInfo {
         hostname: snapshot.hostname.as_deref().unwrap_or_default(),
         cpu_count: snapshot.cpu.as_ref().map_or(0, |cpu| cpu.each_percent.len()),
-        cpu_model: &machine.cpu_model,
-        detail: system_detail(machine),
+        cpu_model: &host.cpu_model,
+        detail: system_detail(host),
     };
-    json(&Whole { update, machine, more: more_detail(reading), own })
+    json(&SnapshotMessage { update, machine, extra: extra(raw), agent })
 }
 
 #[derive(Serialize)]
-struct MoreDetail<'a> {
+struct Extra<'a> {
     sample_seconds: f64,
     sources: Vec<SourceDetail>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -86,7 +82,7 @@ struct SourceDetail {
     last_success_unix_seconds: Option<u64>,
 }
 
-/// Since boot.
+/// Counted since boot.
 #[derive(Serialize)]
 struct Counters<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -154,17 +150,17 @@ struct InterfaceDetail<'a> {
     speed_bytes_per_second: Option<u64>,
 }
 
-fn more_detail(reading: &RawSample) -> MoreDetail<'_> {
-    let lines = reading.meminfo.as_ref().map_or(&[][..], |info| &info.lines);
+fn extra(raw: &RawSample) -> Extra<'_> {
+    let lines = raw.meminfo.as_ref().map_or(&[][..], |info| &info.lines);
     let sizes = lines.iter().filter(|line| line.is_bytes);
-    MoreDetail {
-        sample_seconds: reading.duration.as_secs_f64(),
-        sources: reading.collectors.iter().map(source_detail).collect(),
+    Extra {
+        sample_seconds: raw.duration.as_secs_f64(),
+        sources: raw.collectors.iter().map(source_detail).collect(),
         memory_bytes: sizes.map(|line| (&*line.name, line.value)).collect(),
-        counters: counters(reading),
-        sensors: sensors(reading),
-        interfaces: interfaces(reading),
-        file_systems_hung: reading.file_systems_stuck,
+        counters: counters(raw),
+        sensors: sensors(raw),
+        interfaces: interfaces(raw),
+        file_systems_hung: raw.file_systems_stuck,
     }
 }
 
@@ -177,8 +173,8 @@ fn source_detail(source: &CollectorStatus) -> SourceDetail {
     }
 }
 
-fn counters(reading: &RawSample) -> Counters<'_> {
-    let stat = reading.stat.as_ref();
+fn counters(raw: &RawSample) -> Counters<'_> {
+    let stat = raw.stat.as_ref();
     let disk = |disk: &'_ DiskStat| DiskCounters {
         device: String::from_utf8_lossy(&disk.name).into_owned(),
         reads: disk.reads,
@@ -192,8 +188,8 @@ fn counters(reading: &RawSample) -> Counters<'_> {
         context_switches: stat.and_then(|stat| stat.context_switches),
         forks: stat.and_then(|stat| stat.forks),
         interrupts: stat.and_then(|stat| stat.interrupts),
-        disks: crate::procfs::diskstats::whole_disks(&reading.diskstats).map(disk).collect(),
-        networks: reading.net_dev.iter().map(network_counters).collect(),
+        disks: crate::procfs::diskstats::whole_disks(&raw.diskstats).map(disk).collect(),
+        networks: raw.net_dev.iter().map(network_counters).collect(),
     }
 }
 
@@ -211,8 +207,8 @@ fn network_counters(net: &NetDev) -> NetworkCounters<'_> {
     }
 }
 
-fn sensors(reading: &RawSample) -> Vec<SensorDetail<'_>> {
-    let chips = reading.devices.chips.iter();
+fn sensors(raw: &RawSample) -> Vec<SensorDetail<'_>> {
+    let chips = raw.devices.chips.iter();
     let each = chips.flat_map(|chip| chip.sensors.iter().map(move |sensor| (chip, sensor)));
     each.map(|(chip, sensor)| SensorDetail {
         chip: &chip.chip,
@@ -225,8 +221,8 @@ fn sensors(reading: &RawSample) -> Vec<SensorDetail<'_>> {
     .collect()
 }
 
-fn interfaces(reading: &RawSample) -> Vec<InterfaceDetail<'_>> {
-    let interfaces = reading.devices.interfaces.iter();
+fn interfaces(raw: &RawSample) -> Vec<InterfaceDetail<'_>> {
+    let interfaces = raw.devices.interfaces.iter();
     interfaces
         .map(|each| InterfaceDetail {
             device: &each.device,

@@ -1,121 +1,57 @@
-//! The conversation on `/usage`: a dashboard subscribes, and gets every sample from then on.
+//! A WebSocket session on `/usage`: the client subscribes and is sent every sample from then on.
 //!
-//! Runs in the connection's thread. It sleeps in one poll(2) until the client speaks; meanwhile the [fan](super::fan) sends
-//! the updates, bytes that all subscribers share.
+//! Runs in the connection's thread, which waits in one poll(2) for the client's messages, the next sample and shutdown. A
+//! write blocks until the client has taken the update; the next update is then that of the latest sample, so a slow client
+//! is never sent a backlog. A client that does not read is disconnected after the write timeout.
 
-use std::fmt;
-use std::io::{self, ErrorKind, Write};
+use std::io::ErrorKind;
 use std::os::fd::AsFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use log::Level;
-use tungstenite::error::ProtocolError;
-use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, Message, WebSocket};
 
 use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::config::Current;
 use crate::http::frame;
-use crate::limits;
+use crate::http::websocket::SessionEnd;
 use crate::model::host_info::HostInfo;
 use crate::sys;
-use crate::telemetry::fan::{Fan, Lent, Subscription};
 use crate::telemetry::messages;
 use crate::telemetry::messages::{Request, SUBSCRIBED, UNSUBSCRIBED};
 use crate::util::deadline_stream::DeadlineStream;
-use crate::util::error::reason;
 use crate::util::logger::unix_seconds;
 use crate::util::sync::TokenBucket;
 
-/// What subscribers see.
-pub struct Source<'a> {
-    /// The samples.
-    pub feed: &'a LatestSample,
-    /// Who sends them while this thread sleeps.
-    pub fan: &'a Fan,
-    /// What does not change.
-    pub machine: &'a HostInfo,
-    /// The settings in force.
+/// A longer message of a client ends its session (1009).
+pub const MAX_CLIENT_MESSAGE_BYTES: usize = 4 << 10;
+/// A session without a subscription after this is closed (1008).
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Subscribe requests in a burst; one per second afterwards, then the session is closed (1008). Each may be answered with a
+/// message whose length grows with the host.
+const SUBSCRIBE_BURST: u32 = 20;
+/// Answers to unknown messages in a burst; one per second afterwards, further ones are not answered.
+const ERROR_BURST: u32 = 10;
+
+/// Shared by all sessions.
+pub struct Context<'a> {
+    pub latest: &'a LatestSample,
+    pub host_info: &'a HostInfo,
     pub settings: &'a Current,
 }
 
-/// Why a conversation ended.
-pub enum End {
-    /// The client closed it.
-    Left,
-    /// We closed it, and told the client why.
-    Closed(CloseCode, &'static str),
-    /// It broke.
-    Broken(io::Error),
-}
-
-impl End {
-    /// How much it matters to an operator.
-    pub fn level(&self) -> Level {
-        match self {
-            Self::Left | Self::Closed(CloseCode::Away, _) => Level::Debug,
-            Self::Closed(..) | Self::Broken(_) => Level::Info,
-        }
-    }
-}
-
-impl End {
-    /// What an error of the WebSocket means; `too_long` is said of a message that is.
-    pub fn of(error: Error, too_long: &'static str) -> Self {
-        match error {
-            Error::Io(error) => Self::Broken(error),
-            Error::ConnectionClosed | Error::AlreadyClosed => Self::Left,
-            Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Self::Left,
-            Error::Capacity(_) => Self::Closed(CloseCode::Size, too_long),
-            Error::Utf8(_) => Self::Closed(CloseCode::Invalid, "not UTF-8"),
-            _ => Self::Closed(CloseCode::Protocol, "not the WebSocket protocol"),
-        }
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Left => f.write_str("left"),
-            Self::Closed(code, why) => write!(f, "closed ({}): {why}", u16::from(*code)),
-            // Our own deadline; that of the kernel, for data that nobody confirms, has a number.
-            Self::Broken(error)
-                if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() =>
-            {
-                write!(f, "cut: it did not read for {} s", limits::WRITE.as_secs())
-            }
-            Self::Broken(error) => write!(f, "lost: {}", reason(error)),
-        }
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> Self {
-        Self::Broken(error)
-    }
-}
-
-impl Source<'_> {
-    /// Talks with one client to the end.
-    pub fn converse(&self, socket: WebSocket<DeadlineStream<'_>>) -> End {
-        let mut conversation = Conversation {
-            source: self,
+impl Context<'_> {
+    /// Runs a session until it ends. The caller closes the socket.
+    pub fn run(&self, socket: &mut WebSocket<DeadlineStream<'_>>) -> SessionEnd {
+        let mut session = Session {
+            context: self,
             socket,
             subscription: None,
-            lent: None,
-            subscribe_by: Some(Instant::now() + limits::SUBSCRIBE),
-            subscriptions: TokenBucket::new(limits::SUBSCRIPTIONS),
-            error_answers: TokenBucket::new(limits::ERROR_ANSWERS),
+            subscribe_deadline: Some(Instant::now() + SUBSCRIBE_TIMEOUT),
+            subscribe_bucket: TokenBucket::new(SUBSCRIBE_BURST),
+            error_bucket: TokenBucket::new(ERROR_BURST),
         };
-        let end = conversation.run().err().unwrap_or(End::Left);
-        match end {
-            End::Closed(code, why) => conversation.close(code, why),
-            // Its goodbye is answered; whatever it said behind that must not become a reset that takes the answer away.
-            End::Left => conversation.socket.get_mut().linger(),
-            End::Broken(_) => {}
-        }
-        end
+        session.run().err().unwrap_or(SessionEnd::ClosedByClient)
     }
 
     fn update_frame<'s>(&self, sample: &'s PublishedSample, detailed: bool) -> &'s [u8] {
@@ -123,156 +59,130 @@ impl Source<'_> {
     }
 }
 
-struct Conversation<'a, 'b> {
-    source: &'a Source<'a>,
-    socket: WebSocket<DeadlineStream<'b>>,
-    subscription: Option<Subscription>,
-    /// Its socket, since it subscribed first.
-    lent: Option<Lent<'a>>,
-    /// Until when a client that has never subscribed must do so.
-    subscribe_by: Option<Instant>,
-    subscriptions: TokenBucket,
-    error_answers: TokenBucket,
+#[derive(Clone, Copy)]
+struct Subscription {
+    detailed: bool,
+    last_tick_sent: u64,
 }
 
-impl Conversation<'_, '_> {
-    fn run(&mut self) -> Result<(), End> {
+struct Session<'a, 'b> {
+    context: &'a Context<'a>,
+    socket: &'a mut WebSocket<DeadlineStream<'b>>,
+    subscription: Option<Subscription>,
+    /// When a client that has never subscribed is disconnected.
+    subscribe_deadline: Option<Instant>,
+    subscribe_bucket: TokenBucket,
+    error_bucket: TokenBucket,
+}
+
+impl Session<'_, '_> {
+    fn run(&mut self) -> Result<(), SessionEnd> {
         let mut readable = true;
         loop {
-            if self.socket.get_ref().stopping() {
-                return Err(End::Closed(CloseCode::Away, "the agent is stopping"));
+            if self.socket.get_ref().is_shutting_down() {
+                return Err(SessionEnd::shutting_down());
             }
             if self.send_update()? {
-                // That may have taken a while, and the next sample may be there already.
+                // The write may have blocked while the next sample was published.
                 continue;
             }
-            readable = if readable { self.read_one()? } else { self.sleep()? };
+            readable = if readable { self.read_message()? } else { self.wait()? };
         }
     }
 
-    /// Sends the current sample to a subscriber who does not have it yet. Says whether it did.
-    fn send_update(&mut self) -> Result<bool, End> {
+    /// Sends the current sample unless the subscriber has it. Returns whether it was sent.
+    fn send_update(&mut self) -> Result<bool, SessionEnd> {
         let Some(subscription) = &mut self.subscription else { return Ok(false) };
-        let sample = self.source.feed.current();
-        if subscription.sent == sample.tick() {
+        let sample = self.context.latest.current();
+        if subscription.last_tick_sent == sample.tick() {
             return Ok(false);
         }
-        subscription.sent = sample.tick();
-        let update = self.source.update_frame(&sample, subscription.detailed);
-        // Past tungstenite, which would copy it for everybody: it has nothing to send now, because
-        // every write below it is complete or ends the conversation.
-        write(self.socket.get_mut(), update)?;
+        subscription.last_tick_sent = sample.tick();
+        let update = self.context.update_frame(&sample, subscription.detailed);
+        // Bypasses tungstenite, which would copy the frame for every client. tungstenite has no partial frame to write: each
+        // of its writes completes or ends the session.
+        self.socket.get_mut().write_message(update)?;
         Ok(true)
     }
 
-    /// Waits until the client speaks, or the fan needs this thread, or the agent stops. Says whether the client did.
-    fn sleep(&mut self) -> Result<bool, End> {
-        let left = self.time_left()?;
-        let rung = self.source.fan.rung();
-        let lent = self.lent.as_ref().zip(self.subscription);
-        if let Some((lent, subscription)) = lent {
-            lent.sleep(subscription);
-        }
-        // A sample that came before that was not the fan's to send, and who was woken before that must not sleep.
-        let current = self.source.feed.current().tick();
-        let missed = lent.is_some_and(|(_, subscription)| subscription.sent != current);
+    /// Waits for a message, the next sample if subscribed, or shutdown. Returns whether the socket is readable.
+    fn wait(&mut self) -> Result<bool, SessionEnd> {
+        let timeout = self.time_to_subscribe()?;
         let stream = self.socket.get_ref();
-        let readable = if missed || stream.stopping() || self.source.fan.rung() != rung {
-            false
-        } else {
-            let bell = self.source.fan.bell(rung);
-            let [readable, _] = sys::wait_readable([stream.as_fd(), bell], left);
-            readable
-        };
-        if let Some((lent, _)) = lent {
-            let (subscription, owed) = lent.wake();
-            self.subscription = subscription;
-            if let Some(owed) = owed {
-                let rest = owed.bytes(|| self.source.settings.get().gpu.primary);
-                write(self.socket.get_mut(), rest)?;
+        let (socket, shutdown) = (stream.as_fd(), stream.shutdown_fd());
+        let readable = match self.subscription {
+            Some(subscription) => {
+                let changed = self.context.latest.changed_fd(subscription.last_tick_sent);
+                sys::wait_readable([socket, shutdown, changed], timeout)[0]
             }
-        }
+            None => sys::wait_readable([socket, shutdown], timeout)[0],
+        };
         Ok(readable)
     }
 
-    fn time_left(&self) -> Result<Option<std::time::Duration>, End> {
-        let Some(deadline) = self.subscribe_by else { return Ok(None) };
+    fn time_to_subscribe(&self) -> Result<Option<Duration>, SessionEnd> {
+        let Some(deadline) = self.subscribe_deadline else { return Ok(None) };
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(End::Closed(CloseCode::Policy, "no subscription within 30 s"));
+            return Err(SessionEnd::ClosedByServer(
+                CloseCode::Policy,
+                "no subscription within 30 s",
+            ));
         }
         Ok(Some(left))
     }
 
-    /// Handles what the client said, one message at a time, so that its chatter does not hold up the
-    /// next update. Says whether there may be more.
-    fn read_one(&mut self) -> Result<bool, End> {
-        self.socket.get_mut().begin_reading();
+    /// Handles one message, so that a client that sends many does not delay its updates. Returns whether there may be more.
+    fn read_message(&mut self) -> Result<bool, SessionEnd> {
+        self.socket.get_mut().reset_read_deadline();
         match self.socket.read() {
-            Ok(Message::Text(text)) => self.answer(&text)?,
+            Ok(Message::Text(text)) => self.handle(&text)?,
             Ok(Message::Binary(_)) => {
-                return Err(End::Closed(CloseCode::Unsupported, "only text is understood"));
+                let reason = "only text messages are accepted";
+                return Err(SessionEnd::ClosedByServer(CloseCode::Unsupported, reason));
             }
-            // A pong is on its way with the next read.
+            // tungstenite writes the pong with the next read.
             Ok(_) => {}
             Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(End::of(error, "a message over 4 KiB")),
+            Err(error) => return Err(SessionEnd::from_error(error, "message exceeds 4 KiB")),
         }
         Ok(true)
     }
 
-    fn answer(&mut self, text: &str) -> Result<(), End> {
+    fn handle(&mut self, text: &str) -> Result<(), SessionEnd> {
         let request = Request::parse(text);
-        if request.is_ok() && !self.subscriptions.take(Instant::now()) {
-            return Err(End::Closed(CloseCode::Policy, "too many requests"));
+        if request.is_ok() && !self.subscribe_bucket.take(Instant::now()) {
+            return Err(SessionEnd::ClosedByServer(CloseCode::Policy, "too many requests"));
         }
         match request {
             Ok(Request::Subscribe) => self.subscribe(false),
             Ok(Request::SubscribeDetail) => self.subscribe(true),
             Ok(Request::Unsubscribe) => {
                 self.subscription = None;
-                self.send(&[UNSUBSCRIBED])
+                self.send(UNSUBSCRIBED)
             }
-            Err(unknown) if self.error_answers.take(Instant::now()) => {
-                self.send(&[&unknown.message()])
-            }
+            Err(unknown) if self.error_bucket.take(Instant::now()) => self.send(&unknown.message()),
             Err(_) => Ok(()),
         }
     }
 
-    /// Confirmation, `system_info`, and the current update at once. A client that has this subscription
-    /// already gets the confirmation alone.
-    fn subscribe(&mut self, detailed: bool) -> Result<(), End> {
-        self.subscribe_by = None;
-        if self.subscription.is_some_and(|known| known.detailed == detailed) {
-            return self.send(&[SUBSCRIBED]);
+    /// Sends the confirmation, `system_info` and the current update. A client that has this subscription already is sent the
+    /// confirmation only.
+    fn subscribe(&mut self, detailed: bool) -> Result<(), SessionEnd> {
+        self.subscribe_deadline = None;
+        if self.subscription.is_some_and(|current| current.detailed == detailed) {
+            return self.send(SUBSCRIBED);
         }
-        let sample: &PublishedSample = &self.source.feed.current();
-        let machine = self.source.machine;
-        let info = messages::system_info(machine, &sample.snapshot, detailed, unix_seconds());
-        self.subscription = Some(Subscription { detailed, sent: sample.tick() });
-        let (fan, socket) = (self.source.fan, self.socket.get_ref().socket());
-        self.lent.get_or_insert_with(|| fan.lend(socket));
+        let sample: &PublishedSample = &self.context.latest.current();
+        let host = self.context.host_info;
+        let info = messages::system_info(host, &sample.snapshot, detailed, unix_seconds());
+        self.subscription = Some(Subscription { detailed, last_tick_sent: sample.tick() });
         let mut bytes = [frame::text(SUBSCRIBED), frame::text(&info)].concat();
-        bytes.extend(self.source.update_frame(sample, detailed));
-        Ok(write(self.socket.get_mut(), &bytes)?)
+        bytes.extend(self.context.update_frame(sample, detailed));
+        Ok(self.socket.get_mut().write_message(&bytes)?)
     }
 
-    fn send(&mut self, texts: &[&str]) -> Result<(), End> {
-        let bytes: Vec<u8> = texts.iter().flat_map(|text| frame::text(text)).collect();
-        Ok(write(self.socket.get_mut(), &bytes)?)
+    fn send(&mut self, text: &str) -> Result<(), SessionEnd> {
+        Ok(self.socket.get_mut().write_message(&frame::text(text))?)
     }
-
-    fn close(mut self, code: CloseCode, why: &'static str) {
-        self.socket.get_mut().last_words();
-        let frame = CloseFrame { code, reason: why.into() };
-        if self.socket.close(Some(frame)).is_ok() {
-            self.socket.into_inner().linger();
-        }
-    }
-}
-
-fn write(stream: &mut DeadlineStream<'_>, bytes: &[u8]) -> io::Result<()> {
-    stream.begin_message();
-    stream.write_all(bytes)
 }

@@ -1,5 +1,4 @@
-//! A socket with a deadline before every wait. Reading never blocks; writing blocks until the deadline or
-//! until the agent stops.
+//! A TCP socket with a deadline for every wait. Reads never block; writes block until the deadline or until shutdown.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{self, SocketAddr, TcpStream};
@@ -8,101 +7,106 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crate::limits;
 use crate::sys;
 use crate::sys::Interest;
 use crate::util::sync::Shutdown;
 
-/// Bytes that went through some connections.
+/// One message must be written within this, or the connection is closed. Plain TCP recovers from a lost packet in less.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// One WebSocket message must be complete this long after its first bytes, as long as its parts arrive without a pause.
+pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// After the last message, how long to wait for the peer to close its end: if the socket is closed while unread data is
+/// queued, the kernel sends a reset and discards what was written last.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Counts the bytes received and sent over several connections.
 #[derive(Default)]
-pub struct Traffic {
+pub struct ByteCounters {
     received: AtomicU64,
     sent: AtomicU64,
 }
 
-impl Traffic {
-    /// Bytes that came.
+impl ByteCounters {
     pub fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
 
-    /// So many bytes went otherwise than through a [`DeadlineStream`].
-    pub fn add_sent(&self, bytes: usize) {
-        self.sent.fetch_add(bytes as u64, Relaxed);
-    }
-
-    /// Bytes that went.
     pub fn sent(&self) -> u64 {
         self.sent.load(Relaxed)
     }
 }
 
-/// A connection to a client, or to a server.
+/// A connection to a client or to a server.
 pub struct DeadlineStream<'a> {
-    /// The fan has it too, and who may have to end the connection.
+    /// Shared with the connection limiter, which shuts down the socket to evict the connection.
     socket: Arc<TcpStream>,
-    stop: &'a Shutdown,
-    write_by: Instant,
-    /// When a message that is being read must be there; `None`: whoever reads sees to that.
-    read_by: Option<Instant>,
-    last_words: bool,
-    traffic: Option<&'a Traffic>,
+    shutdown: &'a Shutdown,
+    write_deadline: Instant,
+    /// `None`: the caller of `read` enforces a deadline of its own.
+    read_deadline: Option<Instant>,
+    is_closing: bool,
+    counters: Option<&'a ByteCounters>,
 }
 
 impl<'a> DeadlineStream<'a> {
-    /// Takes over a socket that was just accepted or connected.
-    pub fn new(socket: impl Into<Arc<TcpStream>>, stop: &'a Shutdown) -> io::Result<Self> {
+    /// Takes a socket that was just accepted or connected and makes it non-blocking.
+    pub fn new(socket: impl Into<Arc<TcpStream>>, shutdown: &'a Shutdown) -> io::Result<Self> {
         let socket = socket.into();
         socket.set_nonblocking(true)?;
-        let write_by = Instant::now() + limits::WRITE;
-        Ok(Self { socket, stop, write_by, read_by: None, last_words: false, traffic: None })
+        Ok(Self {
+            socket,
+            shutdown,
+            write_deadline: Instant::now() + WRITE_TIMEOUT,
+            read_deadline: None,
+            is_closing: false,
+            counters: None,
+        })
     }
 
-    /// Its bytes are counted from now on.
-    pub fn counted(mut self, traffic: &'a Traffic) -> Self {
-        self.traffic = Some(traffic);
+    /// Adds the bytes of this connection to `counters` from now on.
+    pub fn count_bytes(mut self, counters: &'a ByteCounters) -> Self {
+        self.counters = Some(counters);
         self
     }
 
-    /// The socket, for somebody else who writes there in turn with this one.
-    pub fn socket(&self) -> Arc<TcpStream> {
-        self.socket.clone()
-    }
-
-    /// This end's address.
-    pub fn local_address(&self) -> io::Result<SocketAddr> {
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }
 
-    /// A new message begins: it has the whole time for writing.
-    pub fn begin_message(&mut self) {
-        self.write_by = Instant::now() + limits::WRITE;
+    /// Starts the write timeout anew. Call it before each message.
+    pub fn reset_write_deadline(&mut self) {
+        self.write_deadline = Instant::now() + WRITE_TIMEOUT;
     }
 
-    /// A message is read next, and what goes out meanwhile is a new one. The WebSocket's parser does not come back before it
-    /// has a whole one, and of empty parts there may be any number.
-    pub fn begin_reading(&mut self) {
-        self.begin_message();
-        self.read_by = Some(Instant::now() + limits::READ);
+    /// Starts both timeouts anew before one WebSocket message is read. The WebSocket parser does not return before it has a
+    /// whole message, and a peer can send empty fragments without end.
+    pub fn reset_read_deadline(&mut self) {
+        self.reset_write_deadline();
+        self.read_deadline = Some(Instant::now() + READ_TIMEOUT);
     }
 
-    /// Whether the agent is stopping.
-    pub fn stopping(&self) -> bool {
-        self.stop.is_triggered()
+    /// Writes one message within [`WRITE_TIMEOUT`].
+    pub fn write_message(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.reset_write_deadline();
+        self.write_all(bytes)
     }
 
-    /// What becomes readable when the agent is stopping.
-    pub fn stop(&self) -> BorrowedFd<'_> {
-        self.stop.as_fd()
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutdown.is_triggered()
     }
 
-    /// Waits until there is something to read, `timeout` at most. Says whether the agent is stopping.
+    /// Becomes readable at shutdown.
+    pub fn shutdown_fd(&self) -> BorrowedFd<'_> {
+        self.shutdown.as_fd()
+    }
+
+    /// Waits until data arrives, at most `timeout`. Returns whether the process is shutting down.
     pub fn wait_readable(&self, timeout: Duration) -> bool {
-        let [_, stopped] = sys::wait_readable([self.as_fd(), self.stop.as_fd()], Some(timeout));
+        let [_, stopped] = sys::wait_readable([self.as_fd(), self.shutdown_fd()], Some(timeout));
         stopped
     }
 
-    /// Reads what there is, waiting for it until `deadline`. Zero bytes: the client has ended.
+    /// Reads what has arrived, or waits for data until `deadline`. Returns 0 when the peer has closed its end.
     pub fn read_by(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
         loop {
             match self.read(buffer) {
@@ -113,26 +117,24 @@ impl<'a> DeadlineStream<'a> {
             if left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            let [_, stopped] = sys::wait_readable([self.as_fd(), self.stop.as_fd()], Some(left));
-            if stopped {
-                return Err(stopping());
+            if self.wait_readable(left) {
+                return Err(shutting_down());
             }
         }
     }
 
-    /// The next message is the last one: it is sent even while the agent stops, in less time.
-    pub fn last_words(&mut self) {
-        self.last_words = true;
-        self.write_by = Instant::now() + limits::LINGER;
+    /// Announces that the next message is the last one: it is written even during shutdown, within [`LINGER_TIMEOUT`].
+    pub fn begin_close(&mut self) {
+        self.is_closing = true;
+        self.write_deadline = Instant::now() + LINGER_TIMEOUT;
     }
 
-    /// Says that nothing more will come and waits a little for the client's own end: closing a socket
-    /// with unread data would make the kernel throw away what was sent last.
+    /// Shuts down the write side and discards input until the peer closes its end, at most for [`LINGER_TIMEOUT`].
     pub fn linger(&mut self) {
-        let deadline = Instant::now() + limits::LINGER;
-        self.read_by = None;
+        let deadline = Instant::now() + LINGER_TIMEOUT;
+        self.read_deadline = None;
         if self.socket.shutdown(net::Shutdown::Write).is_err() {
-            return; // it is gone already
+            return; // the peer has closed the connection already
         }
         let mut unread = [0; 1024];
         loop {
@@ -149,6 +151,18 @@ impl<'a> DeadlineStream<'a> {
             sys::wait_readable([self.as_fd()], Some(left));
         }
     }
+
+    fn wait_writable(&self, timeout: Duration) -> io::Result<()> {
+        let writable = (self.as_fd(), Interest::Writable);
+        if self.is_closing {
+            // The last message is written although shutdown may be its cause.
+            sys::wait([writable], Some(timeout));
+            return Ok(());
+        }
+        let shutdown = (self.shutdown_fd(), Interest::Readable);
+        let [_, stopped] = sys::wait([writable, shutdown], Some(timeout));
+        if stopped { Err(shutting_down()) } else { Ok(()) }
+    }
 }
 
 impl AsFd for DeadlineStream<'_> {
@@ -159,12 +173,13 @@ impl AsFd for DeadlineStream<'_> {
 
 impl Read for DeadlineStream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.read_by.is_some_and(|by| Instant::now() > by) {
-            return Err(io::Error::other("its message does not end"));
+        if self.read_deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            let seconds = READ_TIMEOUT.as_secs();
+            return Err(io::Error::other(format!("message not complete within {seconds} s")));
         }
         let read = (&*self.socket).read(buffer);
-        if let (Ok(read), Some(traffic)) = (&read, self.traffic) {
-            traffic.received.fetch_add(*read as u64, Relaxed);
+        if let (Ok(read), Some(counters)) = (&read, self.counters) {
+            counters.received.fetch_add(*read as u64, Relaxed);
         }
         read
     }
@@ -176,29 +191,20 @@ impl Write for DeadlineStream<'_> {
             match (&*self.socket).write(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 written => {
-                    if let (Ok(written), Some(traffic)) = (&written, self.traffic) {
-                        traffic.sent.fetch_add(*written as u64, Relaxed);
+                    if let (Ok(written), Some(counters)) = (&written, self.counters) {
+                        counters.sent.fetch_add(*written as u64, Relaxed);
                     }
                     return written;
                 }
             }
-            let left = self.write_by.saturating_duration_since(Instant::now());
+            let left = self.write_deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(ErrorKind::TimedOut.into());
             }
-            // Who does not read what is answered meanwhile is not one whose message does not end.
-            self.read_by = self.read_by.map(|_| self.write_by + limits::READ);
-            let writable = (self.as_fd(), Interest::Writable);
-            if self.last_words {
-                // They do not heed the stop that may have caused them.
-                sys::wait([writable], Some(left));
-            } else {
-                let stop = (self.stop.as_fd(), Interest::Readable);
-                let [_, stopped] = sys::wait([writable, stop], Some(left));
-                if stopped {
-                    return Err(stopping());
-                }
-            }
+            // A pong may be written while a message is read. A peer that does not read the pong exceeds the write timeout, not
+            // the read timeout.
+            self.read_deadline = self.read_deadline.map(|_| self.write_deadline + READ_TIMEOUT);
+            self.wait_writable(left)?;
         }
     }
 
@@ -207,6 +213,6 @@ impl Write for DeadlineStream<'_> {
     }
 }
 
-fn stopping() -> io::Error {
-    io::Error::other("the agent is stopping")
+fn shutting_down() -> io::Error {
+    io::Error::other("shutting down")
 }

@@ -1,54 +1,76 @@
-//! The page for the person who opens the telemetry port in a browser: one document that needs nothing else, assembled
-//! and compressed by `build.rs`. It holds no data, so whoever reaches the port may have it; what it shows it gets from
-//! /usage, as any other client, with the token that /usage wants.
+//! The dashboard at `/`: one HTML document without external resources, assembled and compressed by `build.rs`. It contains no
+//! data, so it needs no token; its script reads `/usage` with the token that its user enters.
 
-use std::sync::OnceLock;
+use std::io::Read;
+use std::sync::{Arc, OnceLock};
 
 use data_encoding::BASE64;
-use miniz_oxide::inflate::decompress_to_vec;
+use flate2::read::GzDecoder;
 use ring::digest::{SHA256, digest};
 
-use crate::http::gzip;
-use crate::http::message::ErrorResponse;
+use crate::http::response::{ErrorResponse, OK, Response};
 
-/// The page in gzip format (RFC 1952), as most browsers accept it.
-pub const PAGE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/page.gz"));
+/// The document, compressed as browsers accept it.
+const COMPRESSED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/page.gz"));
 
-/// Its kind.
-pub const CONTENT_TYPE: &str = "text/html; charset=utf-8";
+const STYLE: (&str, &str) = ("<style>", "</style>");
+const SCRIPT: (&str, &str) = ("<script type=\"module\">", "</script>");
 
-/// The document, for who cannot read it as it is carried.
-pub fn plain() -> Result<Vec<u8>, ErrorResponse> {
-    decompress_to_vec(gzip::deflated(PAGE)).map_err(|error| {
-        let text = format!("the page in this agent is damaged: {error}");
-        ErrorResponse::new("500 Internal Server Error", text)
+/// The document in both encodings, and the policy that allows its script and style.
+struct Document {
+    compressed: Arc<[u8]>,
+    plain: Arc<[u8]>,
+    content_security_policy: String,
+}
+
+pub(super) fn response(accepts_gzip: bool) -> Result<Response, ErrorResponse> {
+    let document = document()?;
+    let body = if accepts_gzip { &document.compressed } else { &document.plain };
+    // A browser must revalidate the document: the next version of the agent has another one.
+    let response = Response::new(OK, "text/html; charset=utf-8", body.clone())
+        .header(&document.content_security_policy)
+        .header("Referrer-Policy: no-referrer")
+        .header("Cache-Control: no-cache")
+        .header("Vary: Accept-Encoding");
+    Ok(match accepts_gzip {
+        true => response.header("Content-Encoding: gzip"),
+        false => response,
     })
 }
 
-/// Its other header lines, each ended by CR LF. Only this style and this script count, and nobody is connected to but
-/// this port; text can become no markup, should the script ever try; no other site can show the page as its own. The
-/// next version of the agent has another page, so a browser asks before it shows one again.
-pub fn headers() -> Result<&'static str, ErrorResponse> {
-    static HEADERS: OnceLock<String> = OnceLock::new();
-    if let Some(headers) = HEADERS.get() {
-        return Ok(headers);
+fn document() -> Result<&'static Document, ErrorResponse> {
+    static DOCUMENT: OnceLock<Document> = OnceLock::new();
+    if let Some(document) = DOCUMENT.get() {
+        return Ok(document);
     }
-    let page = plain()?;
-    let hash = |(begin, end)| BASE64.encode(digest(&SHA256, between(&page, begin, end)).as_ref());
-    let (style, script) = (hash(STYLE), hash(SCRIPT));
-    Ok(HEADERS.get_or_init(|| {
-        format!(
-            "Content-Security-Policy: default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; \
-             img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-             require-trusted-types-for 'script'; trusted-types 'none'\r\n\
-             Referrer-Policy: no-referrer\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
-        )
+    let plain = decompress().map_err(|error| {
+        let text = format!("cannot decompress the embedded dashboard: {error}");
+        ErrorResponse::new("500 Internal Server Error", text)
+    })?;
+    Ok(DOCUMENT.get_or_init(|| Document {
+        compressed: COMPRESSED.into(),
+        content_security_policy: content_security_policy(&plain),
+        plain: plain.into(),
     }))
 }
 
-/// Where the style and the script begin and end.
-const STYLE: (&str, &str) = ("<style>", "</style>");
-const SCRIPT: (&str, &str) = ("<script type=\"module\">", "</script>");
+fn decompress() -> std::io::Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    GzDecoder::new(COMPRESSED).read_to_end(&mut plain)?;
+    Ok(plain)
+}
+
+/// Allows this script and style only, and connections to this port only. Text cannot become markup, even by a bug in the
+/// script, and no other site can embed the page.
+fn content_security_policy(page: &[u8]) -> String {
+    let hash = |(begin, end)| BASE64.encode(digest(&SHA256, between(page, begin, end)).as_ref());
+    let (style, script) = (hash(STYLE), hash(SCRIPT));
+    format!(
+        "Content-Security-Policy: default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; \
+         img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'; trusted-types 'none'"
+    )
+}
 
 fn between<'a>(page: &'a [u8], begin: &str, end: &str) -> &'a [u8] {
     let find =
@@ -63,18 +85,17 @@ mod tests {
     use super::*;
 
     fn page() -> String {
-        let plain = plain().unwrap_or_else(|refusal| panic!("{}", refusal.text));
-        String::from_utf8(plain).unwrap()
+        String::from_utf8(decompress().unwrap()).unwrap()
     }
 
     #[test]
-    fn the_page_is_small() {
-        let (plain, carried) = (page().len(), PAGE.len());
-        assert!(plain < 60_000 && carried < 20_000, "{plain} bytes, {carried} of them carried");
+    fn document_stays_small() {
+        let (plain, compressed) = (page().len(), COMPRESSED.len());
+        assert!(plain < 60_000 && compressed < 20_000, "{plain} bytes, {compressed} compressed");
     }
 
     #[test]
-    fn nothing_in_the_page_ends_its_style_or_script_early() {
+    fn style_and_script_contain_no_end_tag() {
         let page = page();
         for (begin, end) in [STYLE, SCRIPT] {
             let part = std::str::from_utf8(between(page.as_bytes(), begin, end)).unwrap();
@@ -87,10 +108,10 @@ mod tests {
     }
 
     #[test]
-    fn the_script_makes_no_markup_of_text() {
+    fn script_never_parses_text_as_markup() {
         let page = page();
-        for way in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
-            assert!(!page.contains(way), "{way}");
+        for sink in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+            assert!(!page.contains(sink), "{sink}");
         }
     }
 }

@@ -1,0 +1,180 @@
+//! The path of every request on every port: read, authenticate, route, respond.
+//!
+//! [`Pipeline::handle_connection`] reads requests and sends responses. The port's own `route` authenticates and routes one
+//! request. A request that asks for a WebSocket ends the HTTP part of the connection.
+
+use log::Level;
+use tungstenite::WebSocket;
+
+use crate::http::connection::{ConnectionEnd, RequestReader};
+use crate::http::listener::ClientConnection;
+use crate::http::request::RequestHead;
+use crate::http::response::{ErrorResponse, Response};
+use crate::http::websocket;
+use crate::http::websocket::SessionEnd;
+use crate::util::deadline_stream::DeadlineStream;
+use crate::util::error::reason;
+use crate::util::logger::RateLimitedLog;
+
+/// What `route` decides about a request that is not rejected.
+pub enum Routed {
+    Response(Response),
+    /// The client becomes a WebSocket client; this is its `Sec-WebSocket-Key`.
+    Upgrade(String),
+}
+
+/// A connection whose client has asked for a WebSocket.
+pub struct Upgrade<'a> {
+    stream: DeadlineStream<'a>,
+    key: String,
+    /// Bytes that the client sent after its request.
+    buffered: Vec<u8>,
+}
+
+/// What follows a handled request.
+enum Next {
+    Request,
+    Upgrade(String, Vec<u8>),
+}
+
+/// How a connection ends after a request, and whether that request was a HEAD request.
+type Rejection = (ConnectionEnd, bool);
+
+/// The HTTP part of one port.
+pub struct Pipeline {
+    /// Name of the port in log lines.
+    port: &'static str,
+    /// The first request of a connection must arrive at once; otherwise it may take as long as any later one.
+    expects_first_request: bool,
+    /// Header lines that every rejection carries.
+    rejection_header: Option<&'static str>,
+    /// Limits the log lines that clients can cause.
+    pub log: RateLimitedLog,
+}
+
+impl Pipeline {
+    pub fn new(port: &'static str) -> Self {
+        let log = RateLimitedLog::new();
+        Self { port, expects_first_request: true, rejection_header: None, log }
+    }
+
+    /// For clients that open connections in advance: the first request may take as long as any later one.
+    pub fn allow_idle_start(mut self) -> Self {
+        self.expects_first_request = false;
+        self
+    }
+
+    /// Adds a header line to every rejection.
+    pub fn with_rejection_header(mut self, line: &'static str) -> Self {
+        self.rejection_header = Some(line);
+        self
+    }
+
+    /// Serves requests until the connection ends or one of them is an upgrade.
+    pub fn handle_connection<'s>(
+        &self,
+        mut stream: DeadlineStream<'s>,
+        client: &mut ClientConnection<'_>,
+        mut route: impl FnMut(
+            &RequestHead<'_>,
+            &mut ClientConnection<'_>,
+        ) -> Result<Routed, ErrorResponse>,
+    ) -> Option<Upgrade<'s>> {
+        let mut reader = match self.expects_first_request {
+            true => RequestReader::new_awaiting_first(),
+            false => RequestReader::default(),
+        };
+        let (end, head_only) = loop {
+            match self.handle_request(&mut stream, &mut reader, client, &mut route) {
+                Ok(Next::Request) => {}
+                Ok(Next::Upgrade(key, buffered)) => {
+                    return Some(Upgrade { stream, key, buffered });
+                }
+                Err(rejection) => break rejection,
+            }
+        };
+        let (port, peer) = (self.port, client.peer);
+        match end {
+            // Even a rejection: the incomplete request of an evicted connection is no fault of the client.
+            _ if client.permit.was_evicted() => log::debug!("{port}: {peer} evicted while idle"),
+            ConnectionEnd::Rejected(error) => self.reject(stream, client, error, head_only),
+            ConnectionEnd::Closed => log::debug!("{port}: {peer} disconnected"),
+            ConnectionEnd::Io(error) => {
+                log::debug!("{port}: {peer} disconnected: {}", reason(&error));
+            }
+        }
+        None
+    }
+
+    fn handle_request(
+        &self,
+        stream: &mut DeadlineStream<'_>,
+        reader: &mut RequestReader,
+        client: &mut ClientConnection<'_>,
+        route: &mut impl FnMut(
+            &RequestHead<'_>,
+            &mut ClientConnection<'_>,
+        ) -> Result<Routed, ErrorResponse>,
+    ) -> Result<Next, Rejection> {
+        let get = |end| (end, false);
+        let (request, routed) =
+            reader.next_request(stream, |head| route(head, client)).map_err(get)?;
+        client.permit.mark_active();
+        let response = match routed {
+            Ok(Routed::Response(response)) => response,
+            Ok(Routed::Upgrade(key)) => {
+                return Ok(Next::Upgrade(key, reader.buffered(request.length)));
+            }
+            Err(error) => return Err((ConnectionEnd::Rejected(error), request.head_only)),
+        };
+        client.stats.record_status(response.status);
+        reader.respond(stream, &request, &response).map_err(get)?;
+        client.permit.mark_idle();
+        Ok(Next::Request)
+    }
+
+    /// Sends an error response, logs it and closes the connection.
+    fn reject(
+        &self,
+        stream: DeadlineStream<'_>,
+        client: &ClientConnection<'_>,
+        error: ErrorResponse,
+        head_only: bool,
+    ) {
+        client.stats.record_status(error.status);
+        self.log_rejected(client, error.status, &error.text);
+        let error = match self.rejection_header {
+            Some(line) => error.header(line),
+            None => error,
+        };
+        error.to_response().send_and_close(stream, head_only);
+    }
+
+    pub fn log_rejected(&self, client: &ClientConnection<'_>, status: &str, text: &str) {
+        let (port, peer) = (self.port, client.peer);
+        self.log.write(Level::Info, || format!("{port}: {peer} rejected: {status}: {text}"));
+    }
+
+    /// Completes the upgrade and runs a WebSocket session to its end. Messages over `max_message_bytes` end it.
+    pub fn run_session<'s>(
+        &self,
+        upgrade: Upgrade<'s>,
+        client: &ClientConnection<'_>,
+        max_message_bytes: usize,
+        session: impl FnOnce(&mut WebSocket<DeadlineStream<'s>>) -> SessionEnd,
+    ) {
+        let (port, peer) = (self.port, client.peer);
+        let Upgrade { stream, key, buffered } = upgrade;
+        let mut socket = match websocket::accept(stream, &key, buffered, max_message_bytes) {
+            Ok(socket) => socket,
+            Err(error) => return log::debug!("{port}: {peer} disconnected: {}", reason(&error)),
+        };
+        log::debug!("{port}: {peer} connected");
+        let end = session(&mut socket);
+        websocket::finish(&mut socket, &end);
+        if let SessionEnd::ClosedByServer(..) = end {
+            client.stats.record_websocket_closed();
+        }
+        self.log.write(end.level(), || format!("{port}: {peer} {end}"));
+    }
+}
