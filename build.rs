@@ -1,26 +1,25 @@
-//! Makes what the agent carries with it, for `src/embedded.rs`: the page of `src/telemetry/dashboard` as `$OUT_DIR/page.gz`, and the
-//! other binary of this package, the GPU probe, as `$OUT_DIR/gpu-probe.zlib`.
+//! Builds what is embedded in the agent: the dashboard of `src/telemetry/dashboard` as `$OUT_DIR/page.gz`, and the other binary
+//! of this package, the GPU probe, as `$OUT_DIR/gpu-probe.zlib`.
 //!
 //! The probe is always a release build for glibc, whatever the agent is built for: NVIDIA's library needs glibc, and a
 //! static agent has none.
 //!
-//! Without a probe the agent works and knows nothing of NVIDIA's GPUs. So a machine that cannot build it gets an empty
-//! file and a warning. A release must not be made without; it names its probe in `HM_GPU_PROBE`, and then nothing is
-//! forgiven.
+//! Without a probe the agent works but reads no NVIDIA GPUs. So where the probe cannot be built, an empty file is embedded and
+//! Cargo prints a warning. A release must have one: it names its probe in `HM_GPU_PROBE`, and then every failure is an error.
 
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use flate2::Compression;
-use flate2::write::GzEncoder;
+use flate2::write::{GzEncoder, ZlibEncoder};
 
-/// What the probe is made of. Not the whole of `src`: building it takes ten times as long as building the agent for
-/// debugging, and an edit of the agent does not change it. A test in `src/embedded.rs` compares this with its imports.
-const PROBE: &[&str] = &[
+/// Sources of the probe. Not all of `src`: building it takes ten times as long as a debug build of the agent, and most edits do
+/// not change it. A test in `src/collector/gpu/nvidia/embedded_probe.rs` compares this with the probe's imports.
+const PROBE_SOURCES: &[&str] = &[
     "src/bin/gpu-probe",
     "src/util/logger.rs",
     "src/collector/gpu/nvidia/protocol.rs",
@@ -36,38 +35,35 @@ fn main() -> Result<(), Box<dyn Error>> {
     let build = commit().map_or(target.clone(), |commit| format!("{commit}, {target}"));
     println!("cargo:rustc-env=HM_BUILD={build}");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out_dir.join("page.gz"), gzip(&page()?)?)?;
+    fs::write(out_dir.join("page.gz"), gzip(&dashboard()?)?)?;
     let probe = if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
         Vec::new() // this is the probe's own build
     } else {
         println!("cargo:rerun-if-env-changed=HM_GPU_PROBE");
         match env::var("HM_GPU_PROBE") {
-            Ok(file) => handed_in(&file)?,
-            Err(env::VarError::NotPresent) => built(&out_dir)?,
+            Ok(file) => read_probe(&file)?,
+            Err(env::VarError::NotPresent) => build_probe(&out_dir)?,
             Err(error) => return Err(format!("HM_GPU_PROBE: {error}").into()),
         }
     };
-    // The agent is copied to every machine and the probe unpacked on a few of them, once.
-    let packed = match probe.is_empty() {
-        true => probe,
-        false => miniz_oxide::deflate::compress_to_vec_zlib(&probe, 10),
-    };
-    Ok(fs::write(out_dir.join("gpu-probe.zlib"), packed)?)
+    // Most machines have no GPU and never decompress it.
+    let compressed = if probe.is_empty() { probe } else { zlib(&probe)? };
+    Ok(fs::write(out_dir.join("gpu-probe.zlib"), compressed)?)
 }
 
-/// The dashboard: one document without external resources. Its script is several files in this order; the last one starts it.
-fn page() -> Result<Vec<u8>, String> {
+/// The dashboard as one HTML document without external resources. Order matters: the last script starts it.
+fn dashboard() -> Result<Vec<u8>, String> {
     println!("cargo:rerun-if-changed=src/telemetry/dashboard");
-    let mut page = String::new();
+    let mut html = String::new();
     let mut add = |begin: &str, files: &[&str], end: &str| {
-        page.push_str(begin);
+        html.push_str(begin);
         for file in files {
             let file = Path::new("src/telemetry/dashboard").join(file);
             let text = fs::read_to_string(&file)
                 .map_err(|error| format!("{}: {error}", file.display()))?;
-            page.push_str(&text);
+            html.push_str(&text);
         }
-        page.push_str(end);
+        html.push_str(end);
         Ok::<(), String>(())
     };
     add("", &["head.html"], "")?;
@@ -76,22 +72,27 @@ fn page() -> Result<Vec<u8>, String> {
     let scripts =
         ["dom.js", "history.js", "alerts.js", "panels.js", "gpus.js", "link.js", "page.js"];
     add("<script type=\"module\">", &scripts, "</script>\n")?;
-    Ok(page.into_bytes())
+    Ok(html.into_bytes())
 }
 
-/// Compressed as browsers accept it (RFC 1952).
-fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+/// Without time or file name: the same input gives the same bytes.
+fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(bytes)?;
     encoder.finish()
 }
 
-/// The commit that the agent is made of, for `--version`: what `HM_COMMIT` says, or Git, in a build for release: others would be
-/// made anew after every commit. It is left out where it is not known, and where its sources were changed since. Seven letters,
-/// whatever else the repository holds: the same commit makes the same bytes.
+fn zlib(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+/// The commit for `--version`, seven digits: `HM_COMMIT`, or in a release build Git's HEAD. Debug builds have none, because every
+/// commit would rebuild them. `None` if it is unknown or the sources differ from it.
 fn commit() -> Option<String> {
     if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
-        return None; // the probe's bytes depend on the probe alone
+        return None; // so that the probe's bytes depend on its sources alone
     }
     println!("cargo:rerun-if-env-changed=HM_COMMIT");
     let hash = match env::var("HM_COMMIT") {
@@ -100,7 +101,7 @@ fn commit() -> Option<String> {
             let head = git(&["rev-parse", "--symbolic-full-name", "HEAD"])?;
             for name in ["HEAD", &head, "packed-refs"] {
                 let path = git(&["rev-parse", "--git-path", name])?;
-                // One that is not there would have this done every time.
+                // Cargo would rerun this script every time for a missing file.
                 if Path::new(&path).exists() {
                     println!("cargo:rerun-if-changed={path}");
                 }
@@ -116,13 +117,13 @@ fn commit() -> Option<String> {
     is_hash.then(|| hash[..7].to_owned())
 }
 
-/// What Git says, if it can.
+/// Git's output; `None` if it fails.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").args(arguments).stderr(Stdio::null()).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn handed_in(file: &str) -> Result<Vec<u8>, String> {
+fn read_probe(file: &str) -> Result<Vec<u8>, String> {
     println!("cargo:rerun-if-changed={file}");
     match fs::read(file) {
         Ok(probe) if probe.is_empty() => Err(format!("HM_GPU_PROBE={file}: the file is empty")),
@@ -131,47 +132,47 @@ fn handed_in(file: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-fn built(out_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
-    for input in PROBE {
-        println!("cargo:rerun-if-changed={input}");
+fn build_probe(out_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    for source in PROBE_SOURCES {
+        println!("cargo:rerun-if-changed={source}");
     }
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    let has_drivers = ["x86_64", "aarch64"].contains(&arch.as_str());
-    if env::var("CARGO_CFG_TARGET_OS")? != "linux" || !has_drivers {
+    let has_driver = ["x86_64", "aarch64"].contains(&arch.as_str());
+    if env::var("CARGO_CFG_TARGET_OS")? != "linux" || !has_driver {
         return Ok(Vec::new());
     }
     let target = format!("{arch}-unknown-linux-gnu");
     let directory = target_dir(out_dir).ok_or_else(|| "OUT_DIR is not where Cargo puts it".into());
     let probe = directory.and_then(|directory| run_cargo(&target, &directory.join("gpu-probe")));
     Ok(probe.unwrap_or_else(|reason| {
-        // Whatever is mended next may have been the reason.
+        // The next edit may fix it.
         println!("cargo:rerun-if-changed=src");
         println!(
-            "cargo:warning=this agent will know nothing of NVIDIA's GPUs, for its GPU probe could not be built: \
-             {reason}; {}, then `touch build.rs`",
+            "cargo:warning=this agent will not read NVIDIA GPUs, because its GPU probe could not be built: {reason}; \
+             {}, then `touch build.rs`",
             remedy(&reason, &target),
         );
         Vec::new()
     }))
 }
 
-/// `T` where `OUT_DIR` is `T[/TRIPLE]/PROFILE/build/…`: one probe serves all profiles and targets.
+/// `T` if `OUT_DIR` is `T[/TRIPLE]/PROFILE/build/…`: all profiles and targets share one probe.
 fn target_dir(out_dir: &Path) -> Option<&Path> {
     let build = out_dir.ancestors().find(|above| above.ends_with("build"))?;
     let above = build.ancestors().nth(2)?;
     if above.ends_with(env::var("TARGET").ok()?) { above.parent() } else { Some(above) }
 }
 
-/// The probe, or the line in which Cargo says why not.
+/// Builds the probe and returns its bytes, or Cargo's error.
 fn run_cargo(target: &str, target_dir: &Path) -> Result<Vec<u8>, String> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--release", "--locked", "--bin", "gpu-probe", "--features", "gpu-probe"]);
     cargo.args(["--target", target]).arg("--target-dir").arg(target_dir);
-    // The other build holds the lock of its own build directory, which may be set apart from the target directory.
+    // The outer build holds the lock of its build directory, which may differ from its target directory.
     cargo.env("CARGO_BUILD_BUILD_DIR", target_dir);
     cargo.env("CARGO_TERM_COLOR", "never"); // the messages are read below
     for (name, _) in env::vars_os() {
-        if name.to_str().is_some_and(is_of_the_agent_only) {
+        if name.to_str().is_some_and(is_for_agent_only) {
             cargo.env_remove(name);
         }
     }
@@ -186,16 +187,15 @@ fn run_cargo(target: &str, target_dir: &Path) -> Result<Vec<u8>, String> {
     fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-/// Variables that would make the probe another one: Clippy's driver, flags for the agent's target (`+crt-static`), and
-/// what describes the agent's build to this script and would do so to those of the probe's dependencies. What is set for
-/// the probe's target, the compiler, its cache and the job server stay.
-fn is_of_the_agent_only(variable: &str) -> bool {
+/// Variables that must not reach the probe's build: Clippy's driver, flags for the agent's target (`+crt-static`), and what Cargo
+/// tells this script about the agent's build. The compiler, its cache, the job server and settings for the probe's target stay.
+fn is_for_agent_only(variable: &str) -> bool {
     let names = ["RUSTC_WORKSPACE_WRAPPER", "CARGO_ENCODED_RUSTFLAGS", "RUSTFLAGS"];
     let groups = ["CARGO_CFG_", "CARGO_FEATURE_", "DEP_"];
     names.contains(&variable) || groups.iter().any(|group| variable.starts_with(group))
 }
 
-/// What helps against `reason`.
+/// How to fix `reason`.
 fn remedy(reason: &str, target: &str) -> String {
     if reason.contains("E0463") {
         format!("`rustup target add {target}`")
@@ -204,6 +204,6 @@ fn remedy(reason: &str, target: &str) -> String {
     } else if reason.contains("download") {
         "`cargo fetch` with a network".to_owned()
     } else {
-        "`cargo build -vv` says more".to_owned()
+        "see `cargo build -vv`".to_owned()
     }
 }
