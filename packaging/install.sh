@@ -1,14 +1,14 @@
 #!/bin/sh
-# Installs hm-agent on a machine that has neither dpkg nor rpm, or whose packages you do not want to touch. Run it from
-# the unpacked tarball, as root, also for an upgrade: settings and state stay.
+# Installs or upgrades hm-agent without a package manager. Run it as root from the unpacked tarball. Settings and state are
+# kept.
 #
 # install.sh [--prefix DIR] [--init systemd|openrc|sysv|none] [--no-start]
 #
-# Files go below --prefix (/usr/local); settings, init scripts and units to /etc. With DESTDIR set, all of it goes below
-# DESTDIR, nothing is started, and no user is made.
+# Files go below --prefix (/usr/local); settings, init scripts and units to /etc. With DESTDIR set, everything goes below
+# DESTDIR, and no service is started and no user created.
 set -eu
 cd "$(dirname "$0")"
-# What it installs is for everybody to read, whatever the umask of who runs it.
+# Installed files are world-readable, whatever the caller's umask.
 umask 022
 
 . ./user.sh
@@ -36,13 +36,13 @@ case $prefix in
 esac
 root=${DESTDIR:-}
 
-complain() { echo "install.sh: $*" >&2; exit 1; }
+fail() { echo "install.sh: $*" >&2; exit 1; }
 
 # Before anything is changed.
-./hm-agent --version || complain "this is $(uname -m), on which the binary beside this script does not run"
-[ -n "$root" ] || [ "$(id -u)" -eq 0 ] || complain "only root can install; with DESTDIR, everybody"
+./hm-agent --version || fail "the binary beside this script does not run on $(uname -m)"
+[ -n "$root" ] || [ "$(id -u)" -eq 0 ] || fail "must be run as root, unless DESTDIR is set"
 
-which_init() {
+detect_init() {
     if [ -n "$root" ]; then
         echo none
     elif [ -d /run/systemd/system ]; then
@@ -55,9 +55,9 @@ which_init() {
         echo none
     fi
 }
-[ -n "$init" ] || init=$(which_init)
+[ -n "$init" ] || init=$(detect_init)
 
-# put MODE FILE TO: through a name of its own, so that a program that runs is replaced and not written to.
+# put MODE FILE TO: writes a temporary file and renames it, so that a running program is replaced and not written to.
 put() {
     mkdir -p "$root$(dirname "$3")"
     cp "$2" "$root$3.new"
@@ -65,7 +65,7 @@ put() {
     mv -f "$root$3.new" "$root$3"
 }
 
-# The same for a script or unit, which names the program.
+# The same for a script or unit that contains the program's path.
 put_with_path() {
     sed "s,/usr/bin/hm-agent,$prefix/bin/hm-agent,g" "$2" >"adapted.$$"
     put "$1" "adapted.$$" "$3"
@@ -82,12 +82,12 @@ for file in README.md CHANGELOG.md SECURITY.md LICENSE-APACHE LICENSE-MIT THIRD-
 done
 put_with_path 755 uninstall.sh "$prefix/share/hm-agent/uninstall.sh"
 if [ -e "$root/etc/hm-agent/hm-agent.toml" ]; then
-    # The new one, with new settings in it, for comparing.
+    # The example of this version, for comparison.
     put 644 hm-agent.toml "$prefix/share/doc/hm-agent/hm-agent.toml"
 else
     put 644 hm-agent.toml /etc/hm-agent/hm-agent.toml
 fi
-[ -n "$root" ] || make_user
+[ -n "$root" ] || create_user
 
 rc_d=/etc/init.d
 [ -d /etc/init.d ] || [ ! -d /etc/rc.d/init.d ] || rc_d=/etc/rc.d/init.d
@@ -115,16 +115,16 @@ sysv)
         elif command -v chkconfig >/dev/null 2>&1; then
             chkconfig --add hm-agent
         else
-            echo "install.sh: neither update-rc.d nor chkconfig is here; call $rc_d/hm-agent start at boot" >&2
+            echo "install.sh: found neither update-rc.d nor chkconfig; run \"$rc_d/hm-agent start\" at boot" >&2
         fi
         "$rc_d/hm-agent" restart
     fi
     ;;
 none)
     [ -n "$root" ] || cat <<END
-No service manager was found. This line starts it, in /etc/rc.local for example, and starts it again if it dies:
+No service manager found. This command starts the agent and restarts it when it exits, for example from /etc/rc.local:
     su -s /bin/sh -c '$prefix/bin/hm-agent run --supervise --detach --syslog' hm-agent
 END
     ;;
-*) complain "--init is one of systemd, openrc, sysv, none" ;;
+*) fail "--init is one of systemd, openrc, sysv, none" ;;
 esac

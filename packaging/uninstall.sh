@@ -1,13 +1,13 @@
 #!/bin/sh
-# Removes what install.sh has put on this machine, as root.
+# Removes what install.sh has installed. Run it as root.
 #
 # uninstall.sh [--prefix DIR] [--purge]
 #
-# Settings (/etc/hm-agent) and state (/var/lib/hm-agent) stay, unless --purge is given. The user hm-agent stays always: nobody
-# else ever gets its number.
+# Settings (/etc/hm-agent) and state (/var/lib/hm-agent) are kept unless --purge is given. The user hm-agent is always kept, so
+# that its UID is not reused.
 set -eu
 
-# install.sh writes here where it has put the program.
+# install.sh replaces this path by the installed program's.
 program=/usr/bin/hm-agent
 prefix=${program%/bin/hm-agent}
 purge=no
@@ -24,7 +24,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 root=${DESTDIR:-}
-[ -n "$root" ] || [ "$(id -u)" -eq 0 ] || { echo "uninstall.sh: only root can" >&2; exit 1; }
+[ -n "$root" ] || [ "$(id -u)" -eq 0 ] || { echo "uninstall.sh: must be run as root" >&2; exit 1; }
 
 unit=/etc/systemd/system/hm-agent.service
 if [ -z "$root" ]; then
@@ -55,5 +55,5 @@ rm -f "$root$prefix/bin/hm-agent" \
     "$root$prefix/share/fish/vendor_completions.d/hm-agent.fish"
 rm -rf "$root$prefix/share/doc/hm-agent" "$root$prefix/share/hm-agent" "$root/var/run/hm-agent"
 if [ "$purge" = yes ]; then
-    rm -rf "$root/etc/hm-agent" "$root/var/lib/hm-agent" "$root/var/log/hm-agent"
+    rm -rf "$root/etc/hm-agent" "$root/var/lib/hm-agent"
 fi

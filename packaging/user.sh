@@ -1,6 +1,6 @@
-# The agent's user and its directory, with what the system has; part of install.sh. It may be here already, and nothing
-# of it is changed then.
-make_user() {
+# Sourced by install.sh: creates the agent's user and its directory with the tools of shadow or BusyBox. An existing user is not
+# changed.
+create_user() {
     grep -q '^hm-agent:' /etc/group || groupadd --system hm-agent 2>/dev/null || addgroup -S hm-agent
     nologin=$(command -v nologin || echo /bin/false)
     grep -q '^hm-agent:' /etc/passwd ||

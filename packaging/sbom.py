@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What is inside the agent and its GPU probe: an SBOM (CycloneDX 1.5) and the licences that go with it.
+"""Writes the SBOM (CycloneDX 1.5) of the agent and its GPU probe, and the licences of linked crates.
 
-inventory.py ARCH SBOM LICENCES
+sbom.py ARCH SBOM LICENCES
 
-Of Cargo's own list, what is linked: no tools of the build, no procedural macros, no tests. It fails where a licence is not
-among those that were thought about, or a crate comes without its text."""
+Lists linked crates only: no build dependencies, procedural macros or dev-dependencies. Fails if a licence is not in ACCEPTED or
+a crate has no licence file."""
 import json
 import os
 import pathlib
@@ -16,8 +16,8 @@ import uuid
 from datetime import datetime, timezone
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# All of them ask for no more than their text beside the program. CDLA-Permissive-2.0 is that of data: Mozilla's list of
-# certificate authorities, in webpki-roots.
+# Each only requires that its text accompanies the program. CDLA-Permissive-2.0 is for data: Mozilla's list of certificate
+# authorities in webpki-roots.
 ACCEPTED = {"MIT", "Apache-2.0", "ISC", "BSD-3-Clause", "0BSD", "Zlib", "Unlicense", "CDLA-Permissive-2.0"}
 TEXT = re.compile("licen[sc]e|copying|notice|copyright", re.IGNORECASE)
 
@@ -26,8 +26,8 @@ def run(*command):
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def linked(arch):
-    """Names and versions of the crates in the agent and in the probe."""
+def linked_crates(arch):
+    """Names and versions of the crates linked into the agent and the probe."""
     crates = set()
     for target, features in (("musl", []), ("gnu", ["--features", "gpu-probe"])):
         lines = run("cargo", "tree", "--locked", "--edges", "normal,no-proc-macro", "--prefix", "none",
@@ -37,55 +37,55 @@ def linked(arch):
 
 
 def alternatives(expression):
-    """`MIT OR Apache-2.0`, or in the old form `MIT/Apache-2.0`: the licences, of which one is to be chosen; each may be
-    several that hold together."""
+    """The accepted alternatives of an SPDX expression such as `MIT OR Apache-2.0`, or in the old form `MIT/Apache-2.0`; each is
+    a set of licences that apply together."""
     if "(" in expression:
-        raise SystemExit(f"inventory: think about the licence \"{expression}\"")
-    ways = [set(way.split(" AND ")) for way in re.split(" OR | ?/ ?", expression)]
-    return [way for way in ways if way <= ACCEPTED]
+        raise SystemExit(f"sbom: cannot parse licence expression \"{expression}\"")
+    found = [set(part.split(" AND ")) for part in re.split(" OR | ?/ ?", expression)]
+    return [licences for licences in found if licences <= ACCEPTED]
 
 
 def texts(package, chosen):
-    """The licence files of a crate. Of several to choose from, that of the one that was chosen, where it is told by name."""
+    """Texts of a crate's licence files: those of the chosen licence if their names tell, else all."""
     directory = pathlib.Path(package["manifest_path"]).parent
     found = sorted(path for path in directory.iterdir() if path.is_file() and TEXT.search(path.name))
     named = [path for path in found if chosen == {"MIT"} and "MIT" in path.name.upper()]
     if not found:
-        raise SystemExit(f"inventory: {package['name']} {package['version']} comes without the text of its licence")
+        raise SystemExit(f"sbom: {package['name']} {package['version']} has no licence file")
     return [path.read_text(errors="replace").strip() for path in named or found]
 
 
 def licences(packages, rust):
-    """One text: who is inside under what, each licence once."""
+    """THIRD-PARTY.txt: each licence text once, with the crates that use it."""
     by_text = {}
     for package in packages:
-        ways = alternatives(package["license"] or "")
-        if not ways:
-            raise SystemExit(f"inventory: {package['name']} has a licence nobody has thought about: {package['license']}")
-        chosen = {"MIT"} if {"MIT"} in ways else ways[0]
+        accepted = alternatives(package["license"] or "")
+        if not accepted:
+            raise SystemExit(f"sbom: {package['name']} has a licence that is not accepted: {package['license']}")
+        chosen = {"MIT"} if {"MIT"} in accepted else accepted[0]
         for text in texts(package, chosen):
             by_text.setdefault(text, []).append(f"{package['name']} {package['version']} ({package['license']})")
     apache = (ROOT / "LICENSE-APACHE").read_text().strip()
     by_text.setdefault(apache, []).append(f"the Rust standard library {rust}, copyright The Rust Project Developers "
                                           "(MIT OR Apache-2.0)")
     by_text[(ROOT / "packaging/licences/musl.txt").read_text().strip()] = ["musl, the C library (MIT)"]
-    parts = ["What is inside hm-agent beside its own code, and under which licence."]
+    parts = ["Third-party code in hm-agent, and its licences."]
     for text, users in sorted(by_text.items(), key=lambda part: part[1]):
         parts.append("=" * 78 + "\n" + "\n".join(sorted(users)) + "\n" + "-" * 78 + "\n" + text)
     return "\n\n".join(parts) + "\n"
 
 
 def sbom(packages, own, nodes, rust, arch):
-    """CycloneDX 1.5, the same for the same commit: its time is the commit's."""
+    """CycloneDX 1.5. Reproducible: its timestamp is the commit's."""
     checksums = {(p["name"], p["version"]): p.get("checksum") for p in
                  tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]}
     purl = lambda p: f"pkg:cargo/{p['name']}@{p['version']}"
 
     def component(package, kind):
-        said = {"type": kind, "bom-ref": purl(package), "name": package["name"], "version": package["version"],
+        entry = {"type": kind, "bom-ref": purl(package), "name": package["name"], "version": package["version"],
                 "licenses": [{"expression": re.sub(" ?/ ?", " OR ", package["license"])}], "purl": purl(package)}
         checksum = checksums.get((package["name"], package["version"]))
-        return said | ({"hashes": [{"alg": "SHA-256", "content": checksum}]} if checksum else {})
+        return entry | ({"hashes": [{"alg": "SHA-256", "content": checksum}]} if checksum else {})
 
     by_id = {package["id"]: package for package in [own, *packages]}
     graph = [{"ref": purl(by_id[node["id"]]),
@@ -107,18 +107,18 @@ def main():
     arch, sbom_file, licence_file = sys.argv[1:]
     metadata = json.loads(run("cargo", "metadata", "--format-version", "1", "--locked", "--features", "gpu-probe",
                               "--filter-platform", f"{arch}-unknown-linux-gnu"))
-    inside = linked(arch)
-    packages = sorted((p for p in metadata["packages"] if (p["name"], p["version"]) in inside),
+    linked = linked_crates(arch)
+    packages = sorted((p for p in metadata["packages"] if (p["name"], p["version"]) in linked),
                       key=lambda p: (p["name"], p["version"]))
     own = next(p for p in packages if p["name"] == "hm-agent")
     packages.remove(own)
-    missing = inside - {(p["name"], p["version"]) for p in [own, *packages]}
+    missing = linked - {(p["name"], p["version"]) for p in [own, *packages]}
     if missing:
-        raise SystemExit(f"inventory: linked, and unknown to cargo metadata: {missing}")
+        raise SystemExit(f"sbom: linked but unknown to cargo metadata: {missing}")
     rust = run("rustc", "--version").split()[1]
     pathlib.Path(licence_file).write_text(licences(packages, rust))
-    listed = sbom(packages, own, metadata["resolve"]["nodes"], rust, arch)
-    pathlib.Path(sbom_file).write_text(json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
+    document = sbom(packages, own, metadata["resolve"]["nodes"], rust, arch)
+    pathlib.Path(sbom_file).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 main()
