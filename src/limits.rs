@@ -64,70 +64,8 @@ pub const PROBE_LINE_BYTES: usize = 4 << 20;
 /// The probe, unpacked: it has 0.6 MB, and a debugging build's is a release too.
 pub const PROBE_BYTES: usize = 16 << 20;
 
-/// Stack of a connection's thread. The deepest path, an upgrade with all its checks, touches two pages of
-/// it (measured); only those cost memory.
-pub const CONNECTION_STACK_BYTES: usize = 64 << 10;
-/// A connection is let in only while so much memory can be had beside it: an allocation that fails ends
-/// the process, and those who are inside need a few.
-pub const HEADROOM_BYTES: usize = 1 << 20;
-/// The same in a control group with a limit, where the kernel's part of connections counts too; of a small one, an eighth.
-pub const GROUP_HEADROOM_BYTES: u64 = 16 << 20;
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
-/// After running out of descriptors or memory, accepting rests for so long: where one descriptor comes free at a time, a
-/// queue of a hundred who have left already is gone in two seconds.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
-
-/// When all places are taken, so many more may be let in that are given up by others, who are leaving.
-pub const LEAVING: usize = 64;
-/// A connection that is kept alive and on which nothing was asked for so long gives way then. HTTP's clients connect again.
-pub const IDLE: Duration = Duration::from_secs(1);
-
-/// A request head larger than this is refused (431). nginx's own bound.
-pub const HEAD_BYTES: usize = 8 << 10;
-/// Header lines in a head; browsers behind two proxies send about thirty.
-pub const HEAD_LINES: usize = 64;
-/// A whole head must have arrived within this (408).
-pub const HEAD: Duration = Duration::from_secs(10);
-/// One message to a client must have left within this, or the client is cut. Plain TCP recovers from a
-/// lost packet in less.
-pub const WRITE: Duration = Duration::from_secs(10);
-/// One message of a WebSocket must have arrived within this when its first part has, as long as parts come without a pause.
-pub const READ: Duration = Duration::from_secs(10);
-/// After the last message, how long to wait for the client's own end, so that the kernel does not
-/// throw our last words away with a reset.
-pub const LINGER: Duration = Duration::from_secs(1);
-/// What a client that was refused is told to wait, in seconds.
-pub const RETRY_AFTER_SECONDS: u32 = 10;
-
-/// Kernel's send buffer of a connection. A client that stops reading is noticed once it is full, and
-/// thousands of such clients must not pin megabytes each; the largest message is written in parts.
-pub const SEND_BUFFER_BYTES: usize = 32 << 10;
-
-/// tungstenite's read buffer, one for every subscriber: requests are 17 bytes long.
-pub const WEBSOCKET_READ_BUFFER_BYTES: usize = 256;
-/// A client's message larger than this closes the connection (1009).
-pub const CLIENT_MESSAGE_BYTES: usize = 4 << 10;
-/// The fan takes so many subscribers at a time from the list of all, which is locked meanwhile.
-pub const FAN_LINES: usize = 64;
-/// A connection without a subscription after this is closed (1008).
-pub const SUBSCRIBE: Duration = Duration::from_secs(30);
-/// Requests of one client: so many at once, then one a second, then it is closed (1008). Each may cost a
-/// message as long as the machine is large.
-pub const SUBSCRIPTIONS: u32 = 20;
-/// Answers to a client's unknown messages: so many at once, then one a second; the rest gets none.
-pub const ERROR_ANSWERS: u32 = 10;
-
-/// So many requests for /metrics, /snapshot and the page get an answer of their own at a time; who comes beyond them shares
-/// one that is made once for a sample. A client that does not read holds the memory of its answer until it is cut, and
-/// making answers takes processors from who lets clients in.
-pub const SCRAPES: usize = 8;
-
-/// Memory of an answer is kept for the next one unless there is more of it.
-pub const SPARE_BYTES: usize = 256 << 10;
-/// Answers from so many bytes on are compressed for who accepts it: Prometheus always does, and a scrape with it still
-/// costs less than a twentieth of node_exporter's. Shorter ones fit into three packets as they are.
-pub const GZIP_BYTES: usize = 4 << 10;
 
 /// Applications that may beat at once; each takes some 300 bytes.
 pub const HEARTBEAT_APPS: usize = 10_000;
@@ -138,10 +76,6 @@ pub const HEARTBEAT_LOOK: Duration = Duration::from_secs(1);
 pub const HEARTBEAT_DEAF: Duration = Duration::from_secs(3);
 /// Connections to the heartbeat port, for keep-alive clients of as many applications.
 pub const HEARTBEAT_CONNECTIONS: usize = 12_000;
-/// A kept-alive connection on which nothing is asked for so long is closed.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(60);
-/// A request's body, which nobody reads, may be so long (413).
-pub const BODY_BYTES: u64 = 64 << 10;
 /// Changes of the table are written down so long after the first of them.
 pub const SAVE_PAUSE: Duration = Duration::from_secs(1);
 /// What is left of maintenance is written down anew so often.
@@ -289,3 +223,10 @@ pub const VITAL: Duration = Duration::from_secs(10);
 
 /// Threads that are still running this long after a request to stop are abandoned.
 pub const SHUTDOWN: Duration = Duration::from_millis(1800);
+/// A request head larger than this is refused (431). nginx's own bound.
+pub const HEAD_BYTES: usize = 8 << 10;
+/// Header lines in a head; browsers behind two proxies send about thirty.
+pub const HEAD_LINES: usize = 64;
+/// After the last message, how long to wait for the client's own end, so that the kernel does not
+/// throw our last words away with a reset.
+pub const LINGER: Duration = Duration::from_secs(1);

@@ -167,7 +167,7 @@ fn compresses_long_responses_if_the_client_accepts_gzip() {
         assert!(serde_json::from_slice::<serde_json::Value>(&text).unwrap()["machine"].is_object());
         assert!(body.len() * 2 < text.len(), "{} of {}", body.len(), text.len());
     } else {
-        assert!(body.len() < hm_agent::limits::GZIP_BYTES, "{head}");
+        assert!(body.len() < hm_agent::http::gzip::MIN_COMPRESSED_BYTES, "{head}");
     }
     let (_, health) = agent.http("/healthz", &format!("Accept-Encoding: gzip\r\n{CLOSE}"));
     assert!(!health.contains("Content-Encoding") && health.ends_with("\r\n\r\nok\n"), "{health}");

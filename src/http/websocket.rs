@@ -16,7 +16,7 @@ use crate::util::deadline_stream::{DeadlineStream, WRITE_TIMEOUT};
 use crate::util::error::reason;
 
 /// tungstenite's read buffer, one per session. Client messages are short; longer ones are read in parts.
-const READ_BUFFER_BYTES: usize = 256;
+pub const READ_BUFFER_BYTES: usize = 256;
 
 /// Whether a page of this origin may open a WebSocket. Programs send no `Origin` and are always allowed.
 pub(crate) fn origin_allowed(head: &RequestHead<'_>, allowed: &[String]) -> bool {

@@ -13,6 +13,7 @@ use hm_agent::limits;
 use hm_agent::model::RawSample;
 use hm_agent::model::primary_gpu::Primary;
 use hm_agent::sys::EventFd;
+use hm_agent::telemetry::subscription;
 use hm_agent::util::sync::Shutdown;
 use serde_json::json;
 
@@ -46,7 +47,7 @@ impl Peer {
     /// The longest message that it takes, in bytes.
     pub fn most(self) -> usize {
         match self {
-            Self::Usage => limits::CLIENT_MESSAGE_BYTES,
+            Self::Usage => subscription::MAX_CLIENT_MESSAGE_BYTES,
             Self::Monitor => limits::MONITOR_MESSAGE_BYTES,
             Self::Hm | Self::Core => limits::SERVER_MESSAGE_BYTES,
         }

@@ -1,4 +1,4 @@
-//! A connection to the agent in memory, and the agent behind it.
+//! The agent's ports on connections in memory.
 
 use std::io::{Read, Write};
 use std::net::{self, SocketAddr, TcpStream};
@@ -12,120 +12,108 @@ use hm_agent::heartbeat::monitor::HeartbeatMonitor;
 use hm_agent::heartbeat::server::Heartbeat;
 use hm_agent::http::connection_limits::ConnectionLimiter;
 use hm_agent::http::listener::ClientConnection;
-use hm_agent::http::stats::Counters;
+use hm_agent::http::pipeline::Pipeline;
+use hm_agent::http::stats::ListenerStats;
 use hm_agent::model::RawSample;
-use hm_agent::sys::EventFd;
-use hm_agent::telemetry::fan::Fan;
 use hm_agent::model::host_info::HostInfo;
+use hm_agent::sys::EventFd;
 use hm_agent::telemetry::responses::Responses;
-use hm_agent::telemetry::router::Telemetry;
+use hm_agent::telemetry::router::Router;
 use hm_agent::telemetry::subscription;
 use hm_agent::util::deadline_stream::DeadlineStream;
-use hm_agent::util::logger::RateLimitedLog;
 use hm_agent::util::sync::Shutdown;
 
-/// What outlives a connection.
+/// What the connections of all inputs share.
 pub struct Stage {
-    pub feed: LatestSample,
-    pub fan: Fan,
-    pub machine: HostInfo,
+    pub latest: LatestSample,
+    pub host_info: HostInfo,
     pub settings: Current,
     complete: EventFd,
-    stop: Shutdown,
+    shutdown: Shutdown,
 }
 
-/// Known to no fuzzer.
+/// No fuzzer knows it.
 pub const TOKEN: &str = "s3cret";
 
 fn stage(overrides: &[(&str, &str)]) -> Stage {
     let overrides = overrides.iter().map(|(key, value)| (key.to_string(), value.to_string()));
     let sources = Sources { overrides: overrides.collect(), ..Default::default() };
     let settings = Settings::load(&sources).expect("settings");
-    let complete = EventFd::new().expect("an event");
+    let complete = EventFd::new().expect("an eventfd");
     complete.notify();
     Stage {
-        feed: LatestSample::new(RawSample::default()).expect("a feed"),
-        fan: Fan::new().expect("a fan"),
-        machine: HostInfo::default(),
+        latest: LatestSample::new(RawSample::default()).expect("a sample"),
+        host_info: HostInfo::default(),
         settings: Current::new(Config::new(&settings).expect("settings")),
         complete,
-        stop: Shutdown::new().expect("a stop"),
+        shutdown: Shutdown::new().expect("an eventfd"),
     }
 }
 
-static OPEN: LazyLock<Stage> = LazyLock::new(|| stage(&[]));
-static LOCKED: LazyLock<Stage> = LazyLock::new(|| stage(&[("usage.token", TOKEN)]));
+static WITHOUT_TOKEN: LazyLock<Stage> = LazyLock::new(|| stage(&[]));
+static WITH_TOKEN: LazyLock<Stage> = LazyLock::new(|| stage(&[("usage.token", TOKEN)]));
 
-/// One without a token, or one with.
-pub fn get(locked: bool) -> &'static Stage {
-    if locked { &LOCKED } else { &OPEN }
+pub fn get(with_token: bool) -> &'static Stage {
+    if with_token { &WITH_TOKEN } else { &WITHOUT_TOKEN }
 }
 
-/// Has a client say all of `words` and then nothing more; returns what it hears.
-pub fn heard(words: &[u8], serve: impl FnOnce(DeadlineStream<'static>) + Send) -> Vec<u8> {
-    let (mut client, server) = UnixStream::pair().expect("a pair of sockets");
-    // For reading, writing and closing they are like any other; nothing else is done with them here.
+/// Sends `input` to a server, closes the write side, and returns everything that the server sends.
+pub fn exchange(input: &[u8], serve: impl FnOnce(DeadlineStream<'static>) + Send) -> Vec<u8> {
+    let (mut client, server) = UnixStream::pair().expect("a socket pair");
+    // For reading, writing and closing, it behaves like a TCP socket; the server does nothing else with it here.
     let server = TcpStream::from(OwnedFd::from(server));
-    let server = DeadlineStream::new(server, &OPEN.stop).expect("a stream");
-    let mut answer = Vec::new();
+    let server = DeadlineStream::new(server, &WITHOUT_TOKEN.shutdown).expect("a stream");
+    let mut output = Vec::new();
     std::thread::scope(|scope| {
         let served = scope.spawn(|| serve(server));
-        // It may close before all is said.
-        let _ = client.write_all(words);
+        // Fails if the server closes the connection before it has read everything.
+        let _ = client.write_all(input);
         let _ = client.shutdown(net::Shutdown::Write);
-        let _ = client.read_to_end(&mut answer);
-        // To its very end, or what it has of its own is taken for a leak.
+        let _ = client.read_to_end(&mut output);
+        // Joined before the sanitizer checks for leaks.
         served.join().expect("no panic");
     });
-    answer
+    output
 }
 
-fn guest<'a>(permits: &'a ConnectionLimiter, counters: &'a Counters) -> ClientConnection<'a> {
-    // Nobody has to give way here.
-    let (socket, _) = UnixStream::pair().expect("a pair of sockets");
+fn client<'a>(limiter: &'a ConnectionLimiter, stats: &'a ListenerStats) -> ClientConnection<'a> {
+    // Used for eviction only, which does not happen here.
+    let (socket, _) = UnixStream::pair().expect("a socket pair");
     let socket = Arc::new(TcpStream::from(OwnedFd::from(socket)));
-    let permit = permits.enter(0, &socket).expect("a place");
-    ClientConnection::new(SocketAddr::from(([127, 0, 0, 1], 9)), permit, counters)
+    let permit = limiter.acquire(0, &socket).expect("no limit");
+    ClientConnection::new(SocketAddr::from(([127, 0, 0, 1], 9)), permit, stats)
 }
 
 impl Stage {
-    /// The port of `/usage`, `/metrics` and the page.
     pub fn telemetry(&'static self, stream: DeadlineStream<'static>) {
-        let (permits, counters) = (ConnectionLimiter::default(), Counters::default());
-        let telemetry = Telemetry {
+        let (limiter, stats) = (ConnectionLimiter::default(), ListenerStats::default());
+        let router = Router {
+            pipeline: Pipeline::new("usage"),
             usage: self.usage(),
-            documents: Responses {
-                feed: &self.feed,
-                machine: &self.machine,
+            responses: Responses {
+                latest: &self.latest,
+                host_info: &self.host_info,
                 settings: &self.settings,
                 complete: &self.complete,
-                stop: &self.stop,
-                ports: vec![("usage", &counters)],
-                scrapes: Default::default(),
-                spare: Default::default(),
-                shared: Default::default(),
+                shutdown: &self.shutdown,
+                ports: vec![("usage", &stats)],
             },
-            log: RateLimitedLog::new(),
         };
-        telemetry.serve(stream, guest(&permits, &counters));
+        router.handle_connection(stream, client(&limiter, &stats));
     }
 
-    /// What subscribers see.
-    pub fn usage(&'static self) -> subscription::Source<'static> {
-        subscription::Source {
-            feed: &self.feed,
-            fan: &self.fan,
-            machine: &self.machine,
+    pub fn usage(&'static self) -> subscription::Context<'static> {
+        subscription::Context {
+            latest: &self.latest,
+            host_info: &self.host_info,
             settings: &self.settings,
         }
     }
 
-    /// The port of heartbeats, with a table of its own.
+    /// Uses a heartbeat table of its own.
     pub fn heartbeat(&'static self, stream: DeadlineStream<'static>, directory: &std::path::Path) {
-        let (permits, counters) = (ConnectionLimiter::default(), Counters::default());
-        let watchdog = HeartbeatMonitor::open(directory).expect("a table");
-        let heartbeat =
-            Heartbeat { watchdog: &watchdog, settings: &self.settings, log: RateLimitedLog::new() };
-        heartbeat.serve(stream, &guest(&permits, &counters));
+        let (limiter, stats) = (ConnectionLimiter::default(), ListenerStats::default());
+        let monitor = HeartbeatMonitor::open(directory).expect("a table");
+        Heartbeat::new(&monitor, &self.settings).serve(stream, client(&limiter, &stats));
     }
 }

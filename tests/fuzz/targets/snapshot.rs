@@ -8,7 +8,7 @@ use hm_agent::metrics::{Exposition, Format, PortStatus, render};
 use hm_agent::model::Snapshot;
 use hm_agent::telemetry::messages;
 use hm_agent::model::primary_gpu::Primary;
-use hm_agent::telemetry::messages::OwnStatus;
+use hm_agent::telemetry::messages::AgentStatus;
 use hm_agent_fuzz::{exposition, machine};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -68,8 +68,8 @@ fn texts(machine: &hm_agent::model::host_info::HostInfo, reading: &hm_agent::mod
         rejected_by_code: vec![("503", 5)],
         websockets_closed: 6,
     }];
-    let own = OwnStatus { process: None, ports: &ports };
-    json(&messages::whole(machine, reading, snapshot, Primary::Index(0), own));
+    let own = AgentStatus { process: None, ports: &ports };
+    json(&messages::snapshot(machine, reading, snapshot, Primary::Index(0), own));
     let envelope = hm_agent::core_client::messages::Envelope { id: "i", timestamp: "t" };
     json(&hm_agent::core_client::messages::heartbeat(envelope, "n", snapshot));
     for format in [Format::Prometheus, Format::OpenMetrics] {
