@@ -1,4 +1,4 @@
-//! What fails on the machine itself, or seems to: the disk that state is kept on, the kernel's files, a sandbox.
+//! Faults of the machine: a full disk, unreadable kernel files, a read-only sandbox, out of memory.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -17,17 +17,17 @@ use support::node::{self, User, behind};
 use support::{Agent, Scratch, hm_agent, wait_until};
 
 fn start(disk: &Disk, core: &Core, hub: &Hub, user: &User) -> Agent {
-    let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // so that reports need room
+    let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // makes reports large
     let settings = ["core.commands=any", "hm.report_interval=1", &models, &hub.setting()];
     let command = node::command(&core.setting(), &disk.directory, &settings);
-    let inside = disk.before(&user.known_to(&command));
-    let agent = Agent::spawn(inside);
+    let agent = Agent::spawn(disk.before(&user.known_to(&command)));
     agent.wait_log("registered as n1");
     agent
 }
+
 #[test]
 #[ignore = "needs root"]
-fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
+fn keeps_state_in_memory_while_disk_is_full() {
     let (disk, hub, core, user) = (Disk::new(), Hub::start(), Core::start(), User::new());
     let marks = user.scratch();
     let mark = marks.0.join("ran");
@@ -59,7 +59,7 @@ fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
         std::thread::park_timeout(std::time::Duration::from_millis(500));
         (agent.said(" can be written again") == 3).then_some(())
     });
-    assert_eq!(in_memory(&agent), 3, "said once each: {:#?}", agent.log());
+    assert_eq!(in_memory(&agent), 3, "one line each: {:#?}", agent.log());
     let last = run();
     let known = agent.list();
     assert!(known.len() > 1, "{known:?}");
@@ -67,13 +67,13 @@ fn a_full_disk_costs_nothing_and_is_used_again_when_there_is_room() {
         let mode = fs::metadata(disk.file(file)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
-    // A report comes every second, and so long the table waits before it is written.
+    // The heartbeat table is saved one second after a change; a report is sent every second.
     hub.wait_reports(hub.reports().len() + 3);
     agent.signal("-KILL");
     agent.wait();
     let agent = start(&disk, &core, &hub, &user);
     assert_eq!(agent.list(), known);
-    // Asked for again, a command is known that ran while nothing could be written.
+    // The agent knows a command that ran while the disk was full, and does not run it again.
     for again in [1, last] {
         let command = format!("c-{again}");
         let results = core.results(&command).len();
@@ -97,7 +97,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Files that every sample reads, and the collector that stands for each.
+/// Files that every sample reads, and their collectors.
 const READ: [(&str, &str); 5] = [
     ("stat", "cpu"),
     ("meminfo", "meminfo"),
@@ -107,7 +107,7 @@ const READ: [(&str, &str); 5] = [
 ];
 
 #[test]
-fn a_kernel_file_that_makes_no_sense_costs_its_own_values_alone() {
+fn malformed_kernel_file_affects_only_its_collector() {
     let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/x86");
     let tree = Scratch::new("kernel");
     copy(&captured.join("a"), &tree.0);
@@ -116,27 +116,27 @@ fn a_kernel_file_that_makes_no_sense_costs_its_own_values_alone() {
     let settings: Vec<&str> = roots.iter().map(String::as_str).chain(["interval=1"]).collect();
     let agent = Agent::start(&settings);
     let mut client = agent.subscribe();
-    let works = |collector: &str| {
+    let succeeds = |collector: &str| {
         let line = format!("node_scrape_collector_success{{collector=\"{collector}\"}} 1\n");
         agent.http("/metrics", "Connection: close\r\n").1.contains(&line)
     };
     for (file, collector) in READ {
-        // The agent keeps them open, as it may not find another descriptor: they change underneath it.
+        // Written in place, because the agent keeps the file open for times without a free descriptor.
         let path = tree.0.join("proc").join(file);
-        for (rubbish, what) in
+        for (content, what) in
             [(&b"rubbish"[..], "rubbish"), (b"", "nothing"), (&[0xff; 5 << 20], "5 MiB")]
         {
-            fs::write(&path, rubbish).unwrap();
+            fs::write(&path, content).unwrap();
             wait_until(&format!("{file}, {what}: no {collector}"), || {
-                (!works(collector)).then_some(())
+                (!succeeds(collector)).then_some(())
             });
             for (other, others) in READ {
-                assert_eq!(works(others), other != file, "{file}, {what}: {others}");
+                assert_eq!(succeeds(others), other != file, "{file}, {what}: {others}");
             }
             assert_eq!(client.json()["type"], "usage_update");
         }
         fs::copy(captured.join("b/proc").join(file), &path).unwrap();
-        wait_until(&format!("{collector} again"), || works(collector).then_some(()));
+        wait_until(&format!("{collector} again"), || succeeds(collector).then_some(()));
     }
     let (lost, again) =
         (agent.said(" are left out until it can be read"), agent.said(" can be read again"));
@@ -144,10 +144,10 @@ fn a_kernel_file_that_makes_no_sense_costs_its_own_values_alone() {
     agent.stop();
 }
 
-/// As systemd's ProtectSystem=strict does it.
+/// systemd's ProtectSystem=strict remounts the root like this.
 #[test]
 #[ignore = "needs root and unshare"]
-fn a_sandbox_that_is_read_only_is_not_the_machines_disk() {
+fn reports_host_filesystem_as_writable_in_read_only_sandbox() {
     let script = "mount -o bind,remount,ro / && ! touch /hm-agent-test 2>&- && exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_hm-agent")]);
@@ -162,17 +162,17 @@ fn a_sandbox_that_is_read_only_is_not_the_machines_disk() {
     agent.stop();
 }
 
-/// How a file is made unreadable, and does so, at a path.
+/// A name, and a function that makes the file at a path unreadable.
 type Unreadable = (&'static str, fn(&Path));
 
 const UNREADABLE: [Unreadable; 4] = [
     ("no permission", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap()),
-    ("an error of the device", |path| symlink("/proc/self/mem", path)), // there is nothing at 0: EIO
+    ("I/O error", |path| symlink("/proc/self/mem", path)), // reading address 0 fails with EIO
     ("a directory", |path| fs::create_dir(path).unwrap()),
-    ("gone", |_| {}),
+    ("missing", |_| {}),
 ];
 
-/// What metrics have of each of [`READ`]; of file systems, these files know none.
+/// A series of each of [`READ`]. The captured mounts have none.
 const VALUES: [&str; 5] =
     ["\nnode_cpu_", "\nnode_memory_MemTotal", "\nnode_load1 ", "\nnode_pressure_cpu_", ""];
 
@@ -181,8 +181,8 @@ fn symlink(to: &str, path: &Path) {
 }
 
 #[test]
-#[ignore = "needs root or nobody's privileges, and setpriv"]
-fn a_kernel_file_that_cannot_be_read_costs_its_own_values_alone() {
+#[ignore = "needs setpriv"]
+fn unreadable_kernel_file_affects_only_its_collector() {
     let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/x86");
     let tree = Scratch::new("unreadable");
     copy(&captured.join("a"), &tree.0);
@@ -191,12 +191,12 @@ fn a_kernel_file_that_cannot_be_read_costs_its_own_values_alone() {
         command.args(["-s", &format!("path.{name}={}/{name}", tree.0.display())]);
     }
     command.args(["-s", "interval=1", "-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
-    // Root without the right to read everything.
+    // Without the capabilities that let root read every file.
     let without = "-dac_override,-dac_read_search";
     let (inherit, bound) = (format!("--inh-caps={without}"), format!("--bounding-set={without}"));
     let agent = Agent::spawn(behind(&["setpriv", &inherit, &bound], &command));
     let mut client = agent.subscribe();
-    let is_there = |collector: &str, value: &str| {
+    let is_exported = |collector: &str, value: &str| {
         let success = format!("\nnode_scrape_collector_success{{collector=\"{collector}\"}} 1\n");
         let metrics = agent.http("/metrics", "Connection: close\r\n").1;
         metrics.contains(&success) && metrics.contains(value)
@@ -209,37 +209,39 @@ fn a_kernel_file_that_cannot_be_read_costs_its_own_values_alone() {
                 fs::remove_file(&path).unwrap();
             }
             becomes(&path);
-            wait_until(&format!("{file}, {what}"), || (!is_there(collector, value)).then_some(()));
+            wait_until(&format!("{file}, {what}"), || {
+                (!is_exported(collector, value)).then_some(())
+            });
             for ((other, others), value) in read.iter().filter(|((other, _), _)| *other != file) {
-                assert!(is_there(others, value), "{file}, {what}: {other}");
+                assert!(is_exported(others, value), "{file}, {what}: {other}");
             }
             assert_eq!(client.json()["type"], "usage_update");
             let _ = fs::remove_dir(&path);
             let _ = fs::remove_file(&path);
             fs::copy(captured.join("b/proc").join(file), &path).unwrap();
             wait_until(&format!("{file} after {what}"), || {
-                is_there(collector, value).then_some(())
+                is_exported(collector, value).then_some(())
             });
         }
     }
     let log = agent.stop();
-    let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-    // Load, pressure and mounts may be what this kernel, or container, does not have: then nothing is said.
+    let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    // Load, pressure and mounts are optional: some kernels and containers lack them, so a missing file is not logged.
     let silent = 3;
     let expected = READ.len() * UNREADABLE.len() - silent;
-    let (lost, again) = (said(" are left out until it can be read"), said(" can be read again"));
+    let (lost, again) = (count(" are left out until it can be read"), count(" can be read again"));
     assert_eq!((lost, again), (expected, expected), "{log:#?}");
 }
 
-/// A memory cgroup in which there is no room.
-struct Narrow {
+/// A memory cgroup with a limit of one page.
+struct FullMemoryCgroup {
     directory: PathBuf,
-    /// Where it counts whom it has killed.
+    /// The file that counts kills.
     events: &'static str,
 }
 
-impl Narrow {
-    /// `None`: there are no memory cgroups here that we may make.
+impl FullMemoryCgroup {
+    /// `None` where memory cgroups cannot be created.
     fn new() -> Option<Self> {
         let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
         let (parent, limit, events) = match v1.join("memory.limit_in_bytes").exists() {
@@ -248,21 +250,21 @@ impl Narrow {
         };
         let directory = parent.join(format!("hm-agent-test-{}", std::process::id()));
         fs::create_dir(&directory).ok()?;
-        let narrow = Self { directory, events };
-        fs::write(narrow.directory.join(limit), "4096").ok().map(|()| narrow)
+        let group = Self { directory, events };
+        fs::write(group.directory.join(limit), "4096").ok().map(|()| group)
     }
 
-    fn take(&self, pid: u32) {
+    fn add(&self, pid: u32) {
         fs::write(self.directory.join("cgroup.procs"), pid.to_string()).unwrap();
     }
 
-    fn killed(&self) -> Option<u64> {
+    fn oom_kills(&self) -> Option<u64> {
         let text = fs::read_to_string(self.directory.join(self.events)).ok()?;
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
     }
 }
 
-impl Drop for Narrow {
+impl Drop for FullMemoryCgroup {
     fn drop(&mut self) {
         let _ = fs::remove_dir(&self.directory);
     }
@@ -270,20 +272,20 @@ impl Drop for Narrow {
 
 #[test]
 #[ignore = "needs root"]
-fn a_probe_that_the_kernel_kills_for_want_of_memory_is_started_again() {
+fn restarts_gpu_probe_after_oom_kill() {
     let driver = Driver::new("");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
     let pid = watched.probe();
-    match Narrow::new() {
-        Some(narrow) => {
-            narrow.take(pid);
-            // It needs more, and there is nothing.
+    match FullMemoryCgroup::new() {
+        Some(group) => {
+            group.add(pid);
+            // For more GPUs it allocates memory.
             driver.becomes("gpus = 64");
-            wait_until("the kernel's kill", || (narrow.killed()? == 1).then_some(()));
+            wait_until("the kernel's kill", || (group.oom_kills()? == 1).then_some(()));
         }
         None => {
-            eprintln!("there is no memory cgroup to be had: the probe is killed by hand");
+            eprintln!("no memory cgroup: the test kills the probe itself");
             fake_nvml::kill(pid);
         }
     }
@@ -295,6 +297,6 @@ fn a_probe_that_the_kernel_kills_for_want_of_memory_is_started_again() {
     assert_eq!(problems(&update), ["fine"; 2]);
     assert_ne!(watched.probe(), pid);
     let log = watched.stop();
-    let said = log.iter().filter(|line| line.contains("somebody killed the GPU probe"));
-    assert_eq!(said.count(), 1, "{log:#?}");
+    let lines = log.iter().filter(|line| line.contains("somebody killed the GPU probe"));
+    assert_eq!(lines.count(), 1, "{log:#?}");
 }

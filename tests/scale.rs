@@ -1,4 +1,4 @@
-//! A thousand subscribers: each gets every update, and nothing is left when they have gone.
+//! A thousand subscribers: each gets every update, and the agent releases everything when they leave.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -12,20 +12,20 @@ const SUBSCRIBERS: usize = 1000;
 const UPDATES: usize = 3;
 
 #[test]
-fn each_of_a_thousand_gets_every_update_and_leaves_nothing_behind() {
+fn delivers_every_update_to_a_thousand_subscribers_without_leaks() {
     let mut command = hm_agent();
-    // glibc gives threads heaps of their own and keeps what is free in them, as it comes.
+    // glibc gives each thread a heap of its own and keeps what is free in it.
     command.env("MALLOC_ARENA_MAX", "1");
     let limits = ["usage.max_connections=0", "usage.max_connections_per_ip=0", "interval=2"];
     for setting in limits.into_iter().chain(["usage.listen=127.0.0.1:0"]) {
         command.args(["-s", setting]);
     }
     let agent = Agent::spawn(command);
-    // Once, so that what the first crowd needs for ever is not counted against it.
-    come_and_go(&agent);
+    // The first round allocates what the agent keeps.
+    subscribe_and_leave(&agent);
     let before = Footprint::of(&agent);
-    come_and_go(&agent);
-    wait_until("as little as before", || {
+    subscribe_and_leave(&agent);
+    wait_until("release of threads and descriptors", || {
         let now = Footprint::of(&agent);
         (now.threads == before.threads && now.descriptors == before.descriptors).then_some(())
     });
@@ -46,23 +46,23 @@ impl Footprint {
         Self {
             threads: agent.status("Threads"),
             descriptors: agent.descriptors(),
-            // Its own; how much of its program is in memory changes as the kernel likes.
+            // Without the pages of the program's file, which the kernel loads and drops.
             memory_kb: agent.status("RssAnon"),
         }
     }
 }
 
-fn come_and_go(agent: &Agent) {
-    // The thread that asks file systems may still be starting, and an earlier client's ending.
+fn subscribe_and_leave(agent: &Agent) {
+    // The blocking-io thread may still start, and the thread of an earlier client end.
     agent.subscribe().json();
-    let threads = wait_until("rest", || {
+    let threads = wait_until("a stable number of threads", || {
         let threads = agent.status("Threads");
         std::thread::park_timeout(Duration::from_millis(300));
         (agent.status("Threads") == threads).then_some(threads)
     });
     let mut clients: Vec<_> = (0..SUBSCRIBERS).map(|_| agent.subscribe()).collect();
     assert_eq!(agent.status("Threads"), threads + SUBSCRIBERS as u64);
-    // Ticks that came while the crowd was still arriving are drained; from here on all see the same.
+    // Drain updates that arrived while clients were still connecting. From here on all receive the same.
     for client in &mut clients {
         client.0.get_ref().set_nonblocking(true).unwrap();
         while client.0.read().is_ok() {}
@@ -75,7 +75,7 @@ fn come_and_go(agent: &Agent) {
         .collect();
     let took = start.elapsed();
     assert!(took < Duration::from_secs(2 * UPDATES as u64) + SLACK, "{took:?}");
-    // A busy machine may put an update off, or leave it out, for all of them; but what one got all got.
+    // On a busy machine an update may be late or skipped, but then for all subscribers.
     let all: BTreeSet<u64> = stamps.iter().flatten().copied().collect();
     for each in &stamps {
         let got: Vec<u64> = all.range(each[0]..=each[UPDATES - 1]).copied().collect();
@@ -85,5 +85,7 @@ fn come_and_go(agent: &Agent) {
         client.0.close(None).unwrap();
         while client.0.read().is_ok() {}
     }
-    wait_until("the last one's end", || (agent.status("Threads") == threads).then_some(()));
+    wait_until("the end of all client threads", || {
+        (agent.status("Threads") == threads).then_some(())
+    });
 }

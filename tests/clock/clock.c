@@ -1,5 +1,4 @@
-/* A wall clock that a test can set: CLOCK_REALTIME is wrong by as many seconds as the file HM_TEST_CLOCK says. For
-   LD_PRELOAD. */
+/* For LD_PRELOAD: adds the number of seconds in the file HM_TEST_CLOCK to CLOCK_REALTIME. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>

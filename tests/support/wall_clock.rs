@@ -1,6 +1,6 @@
-//! The wall clock of one process, which a test sets without touching the machine's: also of a static program, which takes the
-//! time from the code that the kernel maps into each process (vdso(7)). Linux lets a debugger write there, and each process has
-//! a copy of its own then. Programs that it starts have the machine's clock.
+//! Sets the wall clock of one process, also of a static one. Such a process reads the time through the vDSO (vdso(7)), code that
+//! the kernel maps into each process. Linux lets a debugger write there, which gives the process its own copy of the page. Its
+//! child processes use the machine's clock.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{Agent, wait_until};
 
-/// `clock_gettime` by a system call, and so many seconds more of CLOCK_REALTIME (0), which stand at [`SECONDS`].
+/// `clock_gettime` as a system call that adds the number at [`SECONDS`] to the seconds of CLOCK_REALTIME (0).
 #[rustfmt::skip]
 const CODE: [u8; 30] = [
     0x0f, 0x1f, 0x00, // nop
@@ -21,18 +21,18 @@ const CODE: [u8; 30] = [
     0xc3, // ret
     0x90, 0x90,
 ];
-/// Eight bytes at a multiple of eight are written at once.
+/// Aligned to eight bytes, so that a write is atomic.
 const SECONDS: u64 = 16;
 
-/// Of a process.
 pub struct WallClock {
+    /// `/proc/PID/mem`.
     memory: File,
-    /// Where `__vdso_clock_gettime` is.
-    at: u64,
+    /// Address of `__vdso_clock_gettime`.
+    address: u64,
 }
 
 impl WallClock {
-    /// The agent's, right so far. `None`: not on this kind of machine.
+    /// Takes over the agent's clock, with an offset of 0. `None` on architectures other than x86-64.
     pub fn of(agent: &Agent) -> Option<Self> {
         if !cfg!(target_arch = "x86_64") {
             return None;
@@ -47,19 +47,20 @@ impl WallClock {
         memory.read_exact_at(&mut image, start).unwrap();
         let (offset, size) = symbol(&image, b"__vdso_clock_gettime")?;
         assert!(size >= CODE.len() as u64 && (start + offset + SECONDS).is_multiple_of(8));
-        let clock = Self { memory, at: start + offset };
+        let clock = Self { memory, address: start + offset };
         clock.install(agent, start..end);
         Some(clock)
     }
 
-    /// While it stands still, and nowhere in that code.
+    /// Writes [`CODE`] while the process is stopped with no thread inside the vDSO.
     fn install(&self, agent: &Agent, vdso: std::ops::Range<u64>) {
         loop {
             agent.signal("-STOP");
-            wait_until("it stopped", || (agent.state() == "T").then_some(()));
-            let is_free = counters(agent.pid()).iter().all(|counter| !vdso.contains(counter));
+            wait_until("the stop", || (agent.state() == "T").then_some(()));
+            let is_free =
+                program_counters(agent.pid()).iter().all(|counter| !vdso.contains(counter));
             if is_free {
-                self.memory.write_all_at(&CODE, self.at).unwrap();
+                self.memory.write_all_at(&CODE, self.address).unwrap();
             }
             agent.signal("-CONT");
             if is_free {
@@ -69,17 +70,17 @@ impl WallClock {
         }
     }
 
-    /// From now on it is wrong by so many seconds.
+    /// Sets the offset from the real time.
     pub fn wrong_by(&self, seconds: i64) {
-        self.memory.write_all_at(&seconds.to_le_bytes(), self.at + SECONDS).unwrap();
+        self.memory.write_all_at(&seconds.to_le_bytes(), self.address + SECONDS).unwrap();
     }
 }
 
-/// Where the threads of a stopped process are.
-fn counters(pid: u32) -> Vec<u64> {
+/// Program counters of the threads of a stopped process.
+fn program_counters(pid: u32) -> Vec<u64> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     let counter = |thread: fs::DirEntry| {
-        // A thread that ends at this moment has no place any more.
+        // Empty if the thread has just ended.
         let text = fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
         let hex = text.trim().rsplit("0x").next()?;
         u64::from_str_radix(hex, 16).ok()
