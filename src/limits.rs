@@ -39,30 +39,9 @@ pub const SENSORS: usize = 160;
 pub const SENSORS_PATIENCE: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_millis(20));
 
-/// How long before a tick the GPUs are asked, at the least. A driver that keeps its GPUs ready answers
-/// within milliseconds.
-pub const GPU_LEAD: Duration = Duration::from_millis(100);
 /// `hm-agent sample` waits so long for them: longer than the default of `gpu.timeout`, so that it can say that
 /// the driver hangs.
 pub const GPU_PATIENCE: Duration = Duration::from_secs(11);
-/// A machine is searched for GPUs so often: they are seldom plugged in.
-pub const GPU_SEARCH: Duration = Duration::from_secs(60);
-/// A probe that died is started again after the first, then after twice as long each time, up to the second.
-pub const PROBE_REST: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// So many answers prove that a probe is well; the first one alone does not.
-pub const GOOD_ANSWERS: u32 = 2;
-/// The first answer of a probe is waited for so long at the most: eight GPUs that have to be woken one by
-/// one take 20 s.
-pub const GPU_START: Duration = Duration::from_secs(60);
-/// A killed probe that is still there after this is held by the driver.
-pub const PROBE_KILL: Duration = Duration::from_secs(2);
-/// A probe in which one GPU hangs is started anew so much later: that may help, and costs the others a
-/// sample.
-pub const HUNG_GPU_RETRY: Duration = Duration::from_secs(600);
-/// The probe's line is longest with thousands of processes on eight GPUs.
-pub const PROBE_LINE_BYTES: usize = 4 << 20;
-/// The probe, unpacked: it has 0.6 MB, and a debugging build's is a release too.
-pub const PROBE_BYTES: usize = 16 << 20;
 
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;

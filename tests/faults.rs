@@ -297,6 +297,6 @@ fn restarts_gpu_probe_after_oom_kill() {
     assert_eq!(problems(&update), ["fine"; 2]);
     assert_ne!(watched.probe(), pid);
     let log = watched.stop();
-    let lines = log.iter().filter(|line| line.contains("somebody killed the GPU probe"));
+    let lines = log.iter().filter(|line| line.contains("the GPU probe was killed"));
     assert_eq!(lines.count(), 1, "{log:#?}");
 }

@@ -57,8 +57,8 @@ fn a_crash_in_the_library_is_said_and_the_probe_comes_back_ever_more_slowly() {
     });
     let log = watched.stop();
     let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-    assert_eq!(said("took the GPU probe with it: signal: 11"), 1, "{log:#?}");
-    assert_eq!(said("somebody killed the GPU probe, perhaps the kernel"), kills, "{log:#?}");
+    assert_eq!(said("the GPU probe crashed in the driver's library: signal: 11"), 1, "{log:#?}");
+    assert_eq!(said("the GPU probe was killed, perhaps by the kernel"), kills, "{log:#?}");
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_driver_upgraded_underneath_is_said_and_heals() {
     assert_eq!(problems(&update), ["failed"]);
     assert!(message(&update).contains("the driver was upgraded"), "{update:#}");
     assert!(update["nvidia"]["driver_version"].is_null(), "{update:#}");
-    watched.agent.wait_log("NVIDIA driver and library do not match");
+    watched.agent.wait_log("NVIDIA driver and library versions do not match");
     driver.becomes("driver = 580.82.07\ncuda = 13000");
     let update = watched.until_state("ok");
     assert_eq!(
@@ -111,7 +111,7 @@ fn no_driver(code: u32) {
     let mut watched = driver.start(&["gpu.timeout=30"]);
     let update = watched.update();
     assert_eq!(state(&update), "no_driver", "{code}: {update:#}");
-    assert!(message(&update).contains("is NVIDIA's driver installed and loaded?"), "{update:#}");
+    assert!(message(&update).contains("is the NVIDIA driver installed and loaded?"), "{update:#}");
     assert_eq!((&update["gpus"], &watched.info["gpu_count"]), (&json!([]), &json!(0)));
     driver.becomes("");
     watched.until_state("ok");
@@ -179,7 +179,7 @@ fn a_gpu_that_is_lost_is_named_and_the_others_go_on() {
     driver.becomes("gpus = 3");
     kill(watched.probe());
     watched.until("it back", |update| (problems(update) == ["fine"; 3]).then_some(()));
-    watched.agent.wait_log("GPU 1 (NVIDIA H100 80GB HBM3, 0000:11:00.0) has values again");
+    watched.agent.wait_log("GPU 1 (NVIDIA H100 80GB HBM3, 0000:11:00.0) recovered");
     watched.stop();
 }
 
@@ -253,7 +253,7 @@ fn a_gpu_that_is_nowhere_any_more_is_not_listed() {
     assert_eq!(problems(&update), ["fine"]);
     assert_eq!(update["gpus"][0]["uuid"], "GPU-fa4e0001-fa4e-4fa4-8fa4-000000000001");
     assert_eq!(update["gpu_percent"], 33);
-    watched.agent.wait_log("GPU 0 (NVIDIA H100 80GB HBM3, 0000:10:00.0) is not there any more");
+    watched.agent.wait_log("GPU 0 (NVIDIA H100 80GB HBM3, 0000:10:00.0) removed");
     watched.stop();
 }
 

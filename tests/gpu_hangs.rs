@@ -116,7 +116,7 @@ fn hang_later(function: &str) {
     assert_eq!(update["gpus"][1]["uuid"], "GPU-fa4e0001-fa4e-4fa4-8fa4-000000000001");
     let info = Updates::of(&watched.agent).info.clone();
     assert_eq!(info["gpus"][1], json!({"index": 1, "name": "NVIDIA H100 80GB HBM3"}));
-    watched.agent.wait_log("NVIDIA driver hangs: it has not answered for 1 s");
+    watched.agent.wait_log("NVIDIA driver hangs: no reply for 1 s");
     driver.becomes("gpus = 2");
     watched.until(function, |update| {
         (state(update) == "ok" && problems(update) == ["fine", "fine"]).then_some(())
@@ -337,7 +337,7 @@ fn a_sample_ends_though_the_driver_hangs() {
     assert!(update["cpu_percent"].is_number());
     let output = driver.command(&["sample"], &["gpu.timeout=1"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("the driver hangs: it has not answered for 1 s"), "{text}");
+    assert!(text.contains("the driver hangs: no reply for 1 s"), "{text}");
 }
 
 #[test]

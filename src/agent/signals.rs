@@ -79,6 +79,6 @@ fn reload(sources: &Sources, at_start: &Settings, services: &Services) -> Result
     log::set_max_level(config.log_level);
     services.settings.replace(config);
     services.reloaded.notify();
-    services.gpus.ask();
+    services.gpus.request_poll();
     Ok(())
 }

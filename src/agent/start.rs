@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::agent::services::Services;
 use crate::agent::threads::Threads;
-use crate::collector::gpu::nvidia::ProbeSupervisor;
 use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
+use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::latest::LatestSample;

@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::cli::agent_client;
-use crate::collector::gpu::nvidia::ProbeSupervisor;
 use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
+use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::sampler::Sampler;
@@ -35,7 +35,7 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
         scope.spawn(|| ProbeSupervisor::new(&gpus, &settings, GPU_PROBE).run(&stop));
         let first = sampler.first();
         let start = Instant::now();
-        sys::wait_readable([gpus.arrived()], Some(GPU_TIMEOUT));
+        sys::wait_readable([gpus.first_result()], Some(GPU_TIMEOUT));
         std::thread::sleep(SAMPLE_WINDOW.saturating_sub(start.elapsed()));
         let gpus = gpus.gpus(&config, Instant::now());
         let heartbeats = match config.heartbeat.enabled {

@@ -80,7 +80,7 @@ impl SamplerLoop<'_> {
         let config = self.settings.get();
         let now = Instant::now();
         let next_tick = schedule.last_tick + config.interval;
-        let poll_at = next_tick.checked_sub(self.gpus.lead(&config)).unwrap_or(now);
+        let poll_at = next_tick.checked_sub(self.gpus.prefetch_lead(&config)).unwrap_or(now);
         if now >= next_tick {
             self.latest.publish(self.collect(sampler, &config));
             schedule.last_tick = latest_tick(next_tick, now, config.interval);
@@ -88,7 +88,7 @@ impl SamplerLoop<'_> {
         } else if schedule.warm_up.is_some_and(|at| now >= at) {
             self.latest.replace_current(self.collect(sampler, &config));
             schedule.warm_up = None;
-        } else if !schedule.has_gpu_result && self.gpus.is_known() {
+        } else if !schedule.has_gpu_result && self.gpus.has_result() {
             self.latest.replace_gpus(self.gpus.gpus(&config, now));
             self.gpus_ready.notify();
             (schedule.has_gpu_result, schedule.gpu_deadline) = (true, None);
@@ -96,20 +96,20 @@ impl SamplerLoop<'_> {
             self.gpus_ready.notify();
             schedule.gpu_deadline = None;
         } else if !schedule.gpus_polled && now >= poll_at {
-            if self.gpus.is_wanted() {
-                self.gpus.ask();
+            if self.gpus.is_poll_needed() {
+                self.gpus.request_poll();
             }
             schedule.gpus_polled = true;
         } else {
             // A machine without GPUs is not woken to poll them.
-            let poll_at = (!schedule.gpus_polled && self.gpus.is_wanted()).then_some(poll_at);
+            let poll_at = (!schedule.gpus_polled && self.gpus.is_poll_needed()).then_some(poll_at);
             let due = [schedule.warm_up, schedule.gpu_deadline, poll_at].into_iter().flatten();
             self.wait(due.fold(next_tick, Instant::min).saturating_duration_since(now));
         }
     }
 
     fn wait(&self, timeout: Duration) {
-        let events = [self.shutdown.as_fd(), self.reloaded.as_fd(), self.gpus.arrived()];
+        let events = [self.shutdown.as_fd(), self.reloaded.as_fd(), self.gpus.first_result()];
         self.liveness.idle(Some(timeout));
         let [_, reloaded, _] = sys::wait_readable(events, Some(timeout));
         if reloaded {
@@ -120,7 +120,7 @@ impl SamplerLoop<'_> {
     fn collect(&self, sampler: &mut Sampler, config: &Config) -> RawSample {
         let gpus = self.gpus.gpus(config, Instant::now());
         if let Some(success) = gpus.nvidia.as_ref().and_then(|nvidia| nvidia.state.is_healthy()) {
-            sampler.record("nvidia", success, self.gpus.took());
+            sampler.record("nvidia", success, self.gpus.poll_duration());
         }
         let ServiceStatus { heartbeats, upstreams } = (self.services)();
         RawSample { gpus, heartbeats, upstreams: upstreams, ..sampler.read(Some(config.interval)) }

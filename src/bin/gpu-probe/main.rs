@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use hm_agent::collector::gpu::nvidia::protocol::{Failure, Line, VERSION};
+use hm_agent::collector::gpu::nvidia::protocol::{ProbeFailure, ProbeReply, VERSION};
 use hm_agent::model::gpu::{DriverState, Gpu, Problem, Values, Xid};
 use hm_agent::sys::nvml;
 use hm_agent::sys::process::{
@@ -73,7 +73,11 @@ fn main() -> ExitCode {
         Ok(probe) => probe.run(&questions),
         Err(failure) => {
             if questions.recv().is_ok() {
-                write(&Line { version: VERSION, failure: Some(failure), ..Line::default() });
+                write(&ProbeReply {
+                    version: VERSION,
+                    failure: Some(failure),
+                    ..ProbeReply::default()
+                });
             }
         }
     }
@@ -122,7 +126,7 @@ fn keep_stdout() -> std::io::Result<()> {
     Ok(())
 }
 
-fn write(line: &Line) {
+fn write(line: &ProbeReply) {
     // Serialising it cannot fail: no maps with odd keys. Nobody to write to: nobody to work for.
     let mut text = serde_json::to_vec(line).unwrap_or_default();
     text.push(b'\n');
@@ -160,7 +164,7 @@ struct Probe {
 }
 
 impl Probe {
-    fn new(options: &Options) -> Result<Self, Failure> {
+    fn new(options: &Options) -> Result<Self, ProbeFailure> {
         // Never given back: workers use it to the end, and shutting NVML down may hang.
         let nvml: &'static Nvml = Box::leak(Box::new(load(options)?));
         let count = nvml.device_count().map_err(|error| failure(&error))?;
@@ -260,13 +264,13 @@ impl Probe {
         let with_errors = self.slots.iter_mut().filter(|slot| !slot.xids.is_empty());
         let gpus: Vec<Gpu> = with_errors.filter_map(|slot| slot.report(now, timeout)).collect();
         if !gpus.is_empty() {
-            write(&Line { version: VERSION, partial: true, gpus, ..Line::default() });
+            write(&ProbeReply { version: VERSION, partial: true, gpus, ..ProbeReply::default() });
         }
     }
 
-    fn line(&mut self, now: u64) -> Line {
+    fn line(&mut self, now: u64) -> ProbeReply {
         let timeout = self.timeout;
-        Line {
+        ProbeReply {
             version: VERSION,
             failure: None,
             partial: false,
@@ -317,7 +321,7 @@ impl Slot {
 }
 
 /// Loads the library: the one that the agent names, else the first that is there.
-fn load(options: &Options) -> Result<Nvml, Failure> {
+fn load(options: &Options) -> Result<Nvml, ProbeFailure> {
     let candidates = match &options.library {
         Some(path) => vec![path.clone()],
         None => LIBRARIES.map(OsString::from).to_vec(),
@@ -346,7 +350,7 @@ fn worse(first: Option<NvmlError>, next: NvmlError) -> Option<NvmlError> {
     }
 }
 
-fn failure(error: &NvmlError) -> Failure {
+fn failure(error: &NvmlError) -> ProbeFailure {
     let state = match error {
         NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound | NvmlError::DriverNotLoaded => {
             DriverState::NoDriver
@@ -358,7 +362,7 @@ fn failure(error: &NvmlError) -> Failure {
         NvmlError::LibloadingError(error) => error.to_string(),
         error => error.to_string(),
     };
-    Failure { state, message }
+    ProbeFailure { state, message }
 }
 
 /// How often each code comes.

@@ -1,3 +1,10 @@
-pub mod amd;
+//! GPUs: NVIDIA through the GPU probe and AMD through sysfs. [`state::GpuState`] holds the latest result.
+
+use std::time::Duration;
+
+mod amd;
 pub mod nvidia;
 pub mod state;
+
+/// Time between full scans for GPUs. GPUs are rarely hot-plugged.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(60);

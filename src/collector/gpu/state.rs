@@ -1,5 +1,5 @@
-//! What is known of the GPUs now, shared: the keeper writes it, the sampler asks for it ahead of each tick and
-//! takes what is there at the tick. Values that have become old are not there any more.
+//! Latest known state of the GPUs, shared between the probe supervisor, which writes it, and the sampler, which requests a
+//! poll before each tick and reads the result at the tick. Values that are too old are omitted.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,144 +8,143 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::limits;
 use crate::model::gpu::{Gpu, Gpus, NvidiaDriver, Values};
 use crate::sys::EventFd;
 use crate::util::sync::lock;
 
-/// Between the keeper and the sampler.
+/// Minimum time between the poll and the tick. A driver with persistence mode replies within milliseconds.
+const MIN_PREFETCH_LEAD: Duration = Duration::from_millis(100);
+
 pub struct GpuState {
-    state: Mutex<State>,
-    /// Rings when the sampler wants new values, or the settings have changed.
-    asked: EventFd,
-    /// Rings when it is known for the first time how it stands with the GPUs.
-    arrived: EventFd,
-    known: AtomicBool,
-    /// There are GPUs to be asked.
-    wanted: AtomicBool,
+    results: Mutex<Results>,
+    /// Notified when the sampler wants new values and when the configuration was reloaded.
+    poll_requested: EventFd,
+    /// Notified when the first result is available.
+    first_result: EventFd,
+    has_result: AtomicBool,
+    poll_needed: AtomicBool,
 }
 
-struct State {
-    nvidia: Option<NvidiaDriver>,
-    gpus: Dated,
-    /// Indices that are NVIDIA's; AMD's come after.
-    places: usize,
-    amd: Dated,
-    /// How long the last answer took.
-    took: Duration,
+struct Results {
+    driver: Option<NvidiaDriver>,
+    nvidia: Timestamped,
+    /// Number of indices used by NVIDIA GPUs. AMD GPUs follow.
+    nvidia_count: usize,
+    amd: Timestamped,
+    /// Time from the last poll to its reply.
+    poll_duration: Duration,
 }
 
-/// GPUs, and when their values were asked for.
-struct Dated {
+struct Timestamped {
     gpus: Vec<Gpu>,
+    /// When their values were requested.
     at: Instant,
 }
 
 impl GpuState {
-    /// Nothing is known yet.
     pub fn new() -> io::Result<Self> {
-        let none = || Dated { gpus: Vec::new(), at: Instant::now() };
-        let state = State {
-            nvidia: Some(NvidiaDriver::default()),
-            gpus: none(),
-            places: 0,
+        let none = || Timestamped { gpus: Vec::new(), at: Instant::now() };
+        let results = Results {
+            driver: Some(NvidiaDriver::default()),
+            nvidia: none(),
+            nvidia_count: 0,
             amd: none(),
-            took: Duration::ZERO,
+            poll_duration: Duration::ZERO,
         };
         Ok(Self {
-            state: Mutex::new(state),
-            asked: EventFd::new()?,
-            arrived: EventFd::new()?,
-            known: AtomicBool::new(false),
-            wanted: AtomicBool::new(false),
+            results: Mutex::new(results),
+            poll_requested: EventFd::new()?,
+            first_result: EventFd::new()?,
+            has_result: AtomicBool::new(false),
+            poll_needed: AtomicBool::new(false),
         })
     }
 
-    /// The sampler's question, which the keeper sees to. Also wakes it to look at the settings.
-    pub fn ask(&self) {
-        self.asked.notify();
+    /// Makes the supervisor poll the GPUs and check for changed settings.
+    pub fn request_poll(&self) {
+        self.poll_requested.notify();
     }
 
-    /// Whether asking makes sense: there are GPUs.
-    pub fn is_wanted(&self) -> bool {
-        self.wanted.load(Ordering::Relaxed)
+    /// Whether there are GPUs to poll.
+    pub fn is_poll_needed(&self) -> bool {
+        self.poll_needed.load(Ordering::Relaxed)
     }
 
-    /// How long before a tick to ask, so that the answer is there and still young.
-    pub fn lead(&self, config: &Config) -> Duration {
-        let most = config.interval.min(config.gpu.timeout).mul_f64(0.9);
-        (lock(&self.state).took * 2).clamp(limits::GPU_LEAD.min(most), most)
+    /// How long before a tick to poll, so that the reply arrives in time and is recent.
+    pub fn prefetch_lead(&self, config: &Config) -> Duration {
+        let max = config.interval.min(config.gpu.timeout).mul_f64(0.9);
+        (self.poll_duration() * 2).clamp(MIN_PREFETCH_LEAD.min(max), max)
     }
 
-    /// Readable when it is known for the first time how it stands with the GPUs, until [`Board::is_known`].
-    pub fn arrived(&self) -> BorrowedFd<'_> {
-        self.arrived.as_fd()
+    /// Readable from the first result on, until [`Self::has_result`] is called.
+    pub fn first_result(&self) -> BorrowedFd<'_> {
+        self.first_result.as_fd()
     }
 
-    /// Whether it is known how it stands with the GPUs.
-    pub fn is_known(&self) -> bool {
-        self.arrived.reset();
-        self.known.load(Ordering::Acquire)
+    /// Whether the state of the GPUs is known.
+    pub fn has_result(&self) -> bool {
+        self.first_result.reset();
+        self.has_result.load(Ordering::Acquire)
     }
 
-    /// What is known at `now`. Values may be as old as half an interval more than one, and a slow driver's as
-    /// much older as it takes, so that one late answer is no gap; and never older than the time in which a
-    /// driver must answer.
+    /// All GPUs at `now`. Values are kept for 1.5 intervals plus twice the poll duration, so that one late reply of a slow
+    /// driver causes no gap, but not longer than `gpu.timeout`.
     pub fn gpus(&self, config: &Config, now: Instant) -> Arc<Gpus> {
-        let state = lock(&self.state);
-        let oldest = (config.interval * 3 / 2 + state.took * 2).min(config.gpu.timeout);
-        let amd = (0..).zip(state.amd.at(now, oldest));
-        let amd = amd.map(|(at, gpu)| Gpu { index: state.places as u32 + at, ..gpu });
-        let each = state.gpus.at(now, oldest).chain(amd).collect();
-        Arc::new(Gpus { nvidia: state.nvidia.clone(), each })
+        let results = lock(&self.results);
+        let max_age = (config.interval * 3 / 2 + results.poll_duration * 2).min(config.gpu.timeout);
+        let amd = (0..).zip(results.amd.at(now, max_age));
+        let amd = amd.map(|(at, gpu)| Gpu { index: results.nvidia_count as u32 + at, ..gpu });
+        let each = results.nvidia.at(now, max_age).chain(amd).collect();
+        Arc::new(Gpus { nvidia: results.driver.clone(), each })
     }
 
-    /// How long the last answer took.
-    pub fn took(&self) -> Duration {
-        lock(&self.state).took
+    /// Time from the last poll to its reply.
+    pub fn poll_duration(&self) -> Duration {
+        lock(&self.results).poll_duration
     }
 
-    pub(super) fn asked(&self) -> &EventFd {
-        &self.asked
+    pub(super) fn poll_requested(&self) -> &EventFd {
+        &self.poll_requested
     }
 
-    pub(super) fn set_wanted(&self, wanted: bool) {
-        self.wanted.store(wanted, Ordering::Relaxed);
+    pub(super) fn set_poll_needed(&self, needed: bool) {
+        self.poll_needed.store(needed, Ordering::Relaxed);
     }
 
-    /// NVIDIA's driver, if anybody asks it, and its GPUs, with values that were asked for at `at` and `took`
-    /// so long. They have the first indices, so many as `places`.
-    pub(super) fn put_nvidia(
+    /// Replaces the NVIDIA GPUs, whose values were requested at `at`. They use the first `count` indices. `driver` is
+    /// `None` if GPU collection is disabled.
+    pub(super) fn set_nvidia(
         &self,
-        nvidia: Option<NvidiaDriver>,
+        driver: Option<NvidiaDriver>,
         gpus: Vec<Gpu>,
-        places: usize,
+        count: usize,
         at: Instant,
-        took: Duration,
+        poll_duration: Duration,
     ) {
-        let mut state = lock(&self.state);
-        (state.nvidia, state.places, state.took) = (nvidia, places, took);
-        state.gpus = Dated { gpus, at };
+        let mut results = lock(&self.results);
+        (results.driver, results.nvidia_count) = (driver, count);
+        results.poll_duration = poll_duration;
+        results.nvidia = Timestamped { gpus, at };
     }
 
-    /// AMD's GPUs, counted from 0.
-    pub(super) fn put_amd(&self, gpus: Vec<Gpu>, at: Instant) {
-        lock(&self.state).amd = Dated { gpus, at };
+    /// Replaces the AMD GPUs, whose indices count from 0.
+    pub(super) fn set_amd(&self, gpus: Vec<Gpu>, at: Instant) {
+        lock(&self.results).amd = Timestamped { gpus, at };
     }
 
-    /// From now on it is known how it stands.
-    pub(super) fn set_known(&self) {
-        if !self.known.swap(true, Ordering::AcqRel) {
-            self.arrived.notify();
+    /// Marks the state as known.
+    pub(super) fn set_has_result(&self) {
+        if !self.has_result.swap(true, Ordering::AcqRel) {
+            self.first_result.notify();
         }
     }
 }
 
-impl Dated {
-    /// The GPUs, without values that are older than `oldest`.
-    fn at(&self, now: Instant, oldest: Duration) -> impl Iterator<Item = Gpu> {
-        let old = now.saturating_duration_since(self.at) > oldest;
-        self.gpus.iter().map(move |gpu| match old {
+impl Timestamped {
+    /// The GPUs, without their values if those are older than `max_age`.
+    fn at(&self, now: Instant, max_age: Duration) -> impl Iterator<Item = Gpu> {
+        let is_stale = now.saturating_duration_since(self.at) > max_age;
+        self.gpus.iter().map(move |gpu| match is_stale {
             true => Gpu { values: Values::default(), ..gpu.clone() },
             false => gpu.clone(),
         })

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hm_agent::collector::gpu::nvidia::protocol::Line;
+use hm_agent::collector::gpu::nvidia::protocol::ProbeReply;
 use hm_agent::collector::mount_filter::worth_asking;
 use hm_agent::collector::mounts::Place;
 use hm_agent::heartbeat::table::HeartbeatTable;
@@ -147,7 +147,7 @@ fn named(body: &[u8]) -> Devices {
 
 /// A line of the probe.
 fn gpus(body: &[u8]) -> Arc<Gpus> {
-    let mut line: Line = serde_json::from_slice(body).unwrap_or_default();
+    let mut line: ProbeReply = serde_json::from_slice(body).unwrap_or_default();
     // The agent's own numbers.
     (0..).zip(&mut line.gpus).for_each(|(index, gpu)| gpu.index = index);
     Arc::new(Gpus { each: line.gpus, ..Default::default() })

@@ -46,9 +46,9 @@ fuzz_target!(|data: &[u8]| {
         b'm' => monitor_request(&text),
         b'a' => address(&text),
         b'p' => {
-            let Ok(line) = serde_json::from_slice::<probe::Line>(bytes) else { return };
+            let Ok(line) = serde_json::from_slice::<probe::ProbeReply>(bytes) else { return };
             let written = serde_json::to_string(&line).expect("JSON");
-            let read: probe::Line = serde_json::from_str(&written).expect("what was written");
+            let read: probe::ProbeReply = serde_json::from_str(&written).expect("what was written");
             assert_eq!(serde_json::to_string(&read).expect("JSON"), written);
         }
         _ => {}

@@ -1,10 +1,10 @@
-//! One AMD GPU: its names and what it measures.
+//! Identity and values of one AMD GPU.
 //!
-//! Formats: kernel `Documentation/gpu/amdgpu/thermal.rst` (sensors, whose units are those of
-//! `Documentation/hwmon/sysfs-interface.rst`), `driver-misc.rst` beside it (names, memory, PCI Express)
-//! and `ras.rst` (errors). Every file may be missing or refuse, on integrated graphics most do: then its
-//! value is absent, and nothing is said. So is a value that no GPU can have; drivers print those where
-//! there is no sensor (0 °C for the memory of some Radeons), or no answer (4 294 967 295).
+//! Formats: kernel `Documentation/gpu/amdgpu/thermal.rst` (sensors, in the units of
+//! `Documentation/hwmon/sysfs-interface.rst`), `driver-misc.rst` (names, memory, PCI Express) and `ras.rst` (errors) in the
+//! same directory. Any file may be missing or unreadable, which is common with integrated GPUs; then its value is absent
+//! and nothing is logged. Implausible values are absent too: drivers return them if there is no sensor (0 °C for the
+//! memory of some Radeons) or if the firmware does not respond (4 294 967 295).
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -15,31 +15,30 @@ use crate::collector::cached_file::{Files, Made};
 use crate::model::gpu::{Ecc, Gpu, Problem, Values, Vendor};
 use crate::procfs::{amdgpu_ids, link_speed, ras_err_count};
 
-const AMD: u16 = 0x1002;
+const AMD_VENDOR: u16 = 0x1002;
 const DRIVERS: [&str; 2] = ["amdgpu", "radeon"];
 
-/// What a sensor may say to be believed.
+/// Plausible values.
 const CELSIUS: RangeInclusive<i32> = -40..=150;
 const WATTS: RangeInclusive<f64> = 0.001..=4000.0;
 const MEGAHERTZ: RangeInclusive<u64> = 0..=10_000;
 const LANES: RangeInclusive<u32> = 1..=32;
 
-/// A GPU that was found.
 #[derive(Debug)]
-pub struct Card {
-    /// Its directory, which has its PCI address for a name.
+pub(super) struct Card {
+    /// Sysfs directory, named after the PCI address.
     device: PathBuf,
-    /// The directory of the device where its link to the machine ends.
+    /// Sysfs directory of the device at the GPU's end of the PCIe link to the host.
     link: PathBuf,
     name: String,
     uuid: Option<String>,
-    /// Known once it was seen awake.
-    sensors: Option<Sensors>,
+    /// `None` until the GPU is read for the first time while it is not suspended.
+    sensors: Option<HwmonFiles>,
 }
 
-/// Files below a GPU's `hwmon/hwmonN`, some of which may not be there.
+/// Files below a GPU's `hwmon/hwmonN`.
 #[derive(Debug)]
-struct Sensors {
+struct HwmonFiles {
     directory: PathBuf,
     temperature: Option<PathBuf>,
     memory_temperature: Option<PathBuf>,
@@ -47,58 +46,57 @@ struct Sensors {
     memory_clock: Option<PathBuf>,
 }
 
-/// Whether a driver has a device whose files we know.
-pub fn has_our_driver(device: &Path) -> bool {
+/// Whether the device is bound to a driver whose files this module reads.
+pub(super) fn has_amd_driver(device: &Path) -> bool {
     let driver = std::fs::read_link(device.join("driver"));
-    driver.is_ok_and(|driver| DRIVERS.iter().any(|ours| driver.ends_with(ours)))
+    driver.is_ok_and(|driver| DRIVERS.iter().any(|name| driver.ends_with(name)))
 }
 
 impl Card {
-    /// The GPU at `device`, if it is AMD's. Reads nothing that would wake it; `before` is what was known of
-    /// it under its former driver, `names` are lists of names.
-    pub fn new(
+    /// The GPU at `device`; `None` if the vendor is not AMD. Does not resume a suspended GPU. `previous` is the same GPU
+    /// before its driver was reloaded.
+    pub(super) fn new(
         device: &Path,
-        before: Option<Self>,
-        names: &[PathBuf],
+        previous: Option<Self>,
+        name_lists: &[PathBuf],
         files: &mut Files,
     ) -> Option<Self> {
-        if hexadecimal(files, &device.join("vendor")) != Some(AMD) {
+        if hexadecimal(files, &device.join("vendor")) != Some(AMD_VENDOR) {
             return None;
         }
-        let link = link(device, files);
+        let link = host_link(device, files);
         let device = device.to_owned();
-        let (name, uuid) = match before {
-            Some(before) => (before.name, before.uuid),
-            None => (listed_name(&device, names, files), None),
+        let (name, uuid) = match previous {
+            Some(previous) => (previous.name, previous.uuid),
+            None => (model_name(&device, name_lists, files), None),
         };
         let mut card = Self { device, link, name, uuid, sensors: None };
-        if !card.is_asleep(files) {
-            card.meet(files);
+        if !card.is_suspended(files) {
+            card.read_identity(files);
         }
         Some(card)
     }
 
-    /// Its directory.
-    pub fn device(&self) -> &Path {
+    pub(super) fn device(&self) -> &Path {
         &self.device
     }
 
     /// E.g. `0000:03:00.0`.
-    pub fn pci_address(&self) -> &str {
+    pub(super) fn pci_address(&self) -> &str {
         self.device.file_name().and_then(|name| name.to_str()).unwrap_or_default()
     }
 
-    /// Whether it has the driver it was found with. A driver that was loaded again has other sensors.
-    pub fn is_there(&self) -> bool {
+    /// Whether the device is bound to the same driver instance. A reloaded driver creates another hwmon directory.
+    pub(super) fn is_present(&self) -> bool {
         let sensors = self.sensors.as_ref();
-        has_our_driver(&self.device) && sensors.is_none_or(|sensors| sensors.directory.exists())
+        has_amd_driver(&self.device) && sensors.is_none_or(|sensors| sensors.directory.exists())
     }
 
-    /// One look. Of a GPU that sleeps nothing is read: before 6.15 most of its files wake it.
-    pub fn read(&mut self, index: u32, files: &mut Files) -> Gpu {
-        let is_asleep = self.is_asleep(files);
-        if !is_asleep && self.sensors.is_none() {
-            self.meet(files);
+    /// Reads all values. Nothing is read from a suspended GPU, because before Linux 6.15 reading most of its files resumes it.
+    pub(super) fn read(&mut self, index: u32, files: &mut Files) -> Gpu {
+        let is_suspended = self.is_suspended(files);
+        if !is_suspended && self.sensors.is_none() {
+            self.read_identity(files);
         }
         Gpu {
             index,
@@ -106,36 +104,37 @@ impl Card {
             name: self.name.clone(),
             uuid: self.uuid.clone(),
             pci_address: Some(self.pci_address().to_owned()),
-            problem: is_asleep.then_some(Problem::Suspended),
-            message: is_asleep.then(|| "asleep; reading its sensors would wake it".to_owned()),
-            values: if is_asleep { Values::default() } else { self.values(files) },
+            problem: is_suspended.then_some(Problem::Suspended),
+            message: is_suspended
+                .then(|| "suspended; reading its sensors would resume it".to_owned()),
+            values: if is_suspended { Values::default() } else { self.values(files) },
             xids: Vec::new(),
         }
     }
 
-    fn is_asleep(&self, files: &mut Files) -> bool {
+    fn is_suspended(&self, files: &mut Files) -> bool {
         let status = files.line(&self.device.join("power/runtime_status"));
         matches!(status.as_deref(), Some("suspended" | "suspending"))
     }
 
-    /// Reads what stays the same while it is awake.
-    fn meet(&mut self, files: &mut Files) {
+    /// Reads what does not change until the GPU is suspended or the driver reloaded.
+    fn read_identity(&mut self, files: &mut Files) {
         let printable = |name: &String| name.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
-        // Of the board, from its memory; empty on most that are not for servers.
+        // From the EEPROM of the board; empty on most consumer boards.
         if let Some(name) = files.line(&self.device.join("product_name")).filter(printable) {
             self.name = name;
         }
         let id = files.line(&self.device.join("unique_id"));
-        // As AMD's own programs write it; `ROCR_VISIBLE_DEVICES` takes it, too.
+        // In the format of AMD's tools and of `ROCR_VISIBLE_DEVICES`.
         let id = id.and_then(|id| u64::from_str_radix(&id, 16).ok()).filter(|id| *id != 0);
         self.uuid = id.map(|id| format!("GPU-{id:016x}")).or(self.uuid.take());
-        self.sensors = Sensors::find(&self.device, files);
+        self.sensors = HwmonFiles::find(&self.device, files);
     }
 
     fn values(&self, files: &mut Files) -> Values {
-        let of = |file: &str| self.device.join(file);
-        let total = number(files, &of("mem_info_vram_total")).filter(|total: &u64| *total > 0);
-        let used = number(files, &of("mem_info_vram_used"));
+        let path = |file: &str| self.device.join(file);
+        let total = number(files, &path("mem_info_vram_total")).filter(|total: &u64| *total > 0);
+        let used = number(files, &path("mem_info_vram_used"));
         let used = used.filter(|used| total.is_none_or(|total| *used <= total));
         let speed = files.parse(
             &self.link.join("current_link_speed"),
@@ -146,13 +145,13 @@ impl Card {
             memory_total_bytes: total,
             memory_used_bytes: used,
             memory_free_bytes: total.zip(used).map(|(total, used)| total - used),
-            utilization_percent: percent(files, &of("gpu_busy_percent")),
-            memory_utilization_percent: percent(files, &of("mem_busy_percent")),
+            utilization_percent: percent(files, &path("gpu_busy_percent")),
+            memory_utilization_percent: percent(files, &path("mem_busy_percent")),
             ecc: self.ecc(files),
             pcie_generation: speed.ok(),
             pcie_width: number(files, &self.link.join("current_link_width"))
                 .filter(|lanes| LANES.contains(lanes)),
-            pcie_replays: number(files, &of("pcie_replay_count")),
+            pcie_replays: number(files, &path("pcie_replay_count")),
             ..Values::default()
         };
         if let Some(sensors) = &self.sensors {
@@ -161,10 +160,10 @@ impl Card {
         values
     }
 
-    /// Errors of its memory. Drivers of newer Instincts count them in another file.
+    /// Memory errors. The file depends on the model: newer Instincts have the second one.
     fn ecc(&self, files: &mut Files) -> Option<Ecc> {
-        let counted = ["ras/umc_err_count", "ras/aca_umc"];
-        let errors = counted.iter().find_map(|file| {
+        let candidates = ["ras/umc_err_count", "ras/aca_umc"];
+        let errors = candidates.iter().find_map(|file| {
             files.parse(&self.device.join(file), Made::AtOnce, ras_err_count::parse).ok()
         })?;
         Some(Ecc {
@@ -181,15 +180,16 @@ impl fmt::Display for Card {
     }
 }
 
-impl Sensors {
+impl HwmonFiles {
     fn find(device: &Path, files: &mut Files) -> Option<Self> {
         let entries = std::fs::read_dir(device.join("hwmon")).ok()?.flatten();
         let directory = entries
             .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"hwmon"))
             .map(|entry| entry.path())
             .min()?;
-        let mut find = |kind, label, unlabelled| find(&directory, kind, label, unlabelled, files);
-        // An Instinct of the 300 series has no sensor at its edge: its own tools show the junction's.
+        let mut find =
+            |kind, label, unlabelled| find_sensor(&directory, kind, label, unlabelled, files);
+        // The Instinct 300 series has no edge sensor; AMD's tools show the junction temperature instead.
         let temperature = find("temp", "edge", Some(1)).or_else(|| find("temp", "junction", None));
         Some(Self {
             temperature,
@@ -214,7 +214,7 @@ impl Sensors {
         };
         values.power_watts = watts("power1_average").or_else(|| watts("power1_input"));
         values.power_limit_watts = watts("power1_cap");
-        // A clock that is switched off while there is nothing to do is 0.
+        // The clock of an idle GPU may be switched off and is 0 then.
         let mut megahertz = |file: &PathBuf| {
             let hertz: u64 = number(files, file)?;
             let megahertz = hertz.checked_add(500_000)? / 1_000_000;
@@ -225,16 +225,16 @@ impl Sensors {
         values.fan_percent = self.fan_percent(files);
     }
 
-    /// How hard the fan is driven; 0 where it stands still, as it may at low temperatures.
+    /// PWM duty cycle of the fan; 0 if it is stopped, which is normal at low temperatures.
     fn fan_percent(&self, files: &mut Files) -> Option<u32> {
-        let level: u32 = number(files, &self.directory.join("pwm1"))?;
-        let full = number(files, &self.directory.join("pwm1_max")).unwrap_or(255);
-        (level <= full && full <= 255).then(|| (200 * level + full).checked_div(2 * full)).flatten()
+        let duty: u32 = number(files, &self.directory.join("pwm1"))?;
+        let max = number(files, &self.directory.join("pwm1_max")).unwrap_or(255);
+        (duty <= max && max <= 255).then(|| (200 * duty + max).checked_div(2 * max)).flatten()
     }
 }
 
-/// The file of the sensor with this label or, where no sensor has a label, with this number.
-fn find(
+/// File of the sensor with the given label or, if no sensor has a label, with the given number.
+fn find_sensor(
     directory: &Path,
     kind: &str,
     label: &str,
@@ -253,28 +253,29 @@ fn find(
     number.map(|number| directory.join(format!("{kind}{number}_input")))
 }
 
-/// Where a GPU's link to the machine ends. Most carry a switch of their own, to which the link is always
-/// as fast as can be; the link that may be narrow is that of the topmost of AMD's devices (kernel
-/// `amdgpu_device.c`, `amdgpu_device_partner_bandwidth`).
-fn link(device: &Path, files: &mut Files) -> PathBuf {
-    let mut is_amds = |device: &&Path| hexadecimal(files, &device.join("vendor")) == Some(AMD);
-    device.ancestors().take_while(&mut is_amds).last().unwrap_or(device).to_owned()
+/// Device at the GPU's end of the PCIe link to the host. Most boards contain a PCIe switch, and the link between switch and
+/// GPU always has full speed. The link to the host is that of the topmost AMD device (kernel `amdgpu_device.c`,
+/// `amdgpu_device_partner_bandwidth`).
+fn host_link(device: &Path, files: &mut Files) -> PathBuf {
+    let mut is_amd =
+        |device: &&Path| hexadecimal(files, &device.join("vendor")) == Some(AMD_VENDOR);
+    device.ancestors().take_while(&mut is_amd).last().unwrap_or(device).to_owned()
 }
 
-/// What lists of names call it; without a name there, its number.
-fn listed_name(device: &Path, names: &[PathBuf], files: &mut Files) -> String {
-    let number = hexadecimal(files, &device.join("device"));
+/// Model name from the lists or, if it is not listed, made of the PCI device ID.
+fn model_name(device: &Path, name_lists: &[PathBuf], files: &mut Files) -> String {
+    let device_id = hexadecimal(files, &device.join("device"));
     let revision = hexadecimal(files, &device.join("revision"));
     let revision = revision.and_then(|revision| u8::try_from(revision).ok());
-    let listed = number.zip(revision).and_then(|(number, revision)| {
-        let name = |list| amdgpu_ids::parse_name(files.read(list).ok()?, number, revision);
-        names.iter().map(PathBuf::as_path).find_map(name)
+    let listed = device_id.zip(revision).and_then(|(device_id, revision)| {
+        let name = |list| amdgpu_ids::parse_name(files.read(list).ok()?, device_id, revision);
+        name_lists.iter().map(PathBuf::as_path).find_map(name)
     });
-    let numbered = || number.map(|number| format!("AMD GPU 0x{number:04x}"));
-    listed.or_else(numbered).unwrap_or_else(|| "AMD GPU".to_owned())
+    let unlisted = || device_id.map(|id| format!("AMD GPU 0x{id:04x}"));
+    listed.or_else(unlisted).unwrap_or_else(|| "AMD GPU".to_owned())
 }
 
-/// A PCI number, such as `0x1002`.
+/// A PCI ID such as `0x1002`.
 fn hexadecimal(files: &mut Files, path: &Path) -> Option<u16> {
     let text = files.line(path)?;
     u16::from_str_radix(text.strip_prefix("0x")?, 16).ok()

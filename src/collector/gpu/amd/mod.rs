@@ -1,92 +1,91 @@
-//! AMD's GPUs, from sysfs: finds them and keeps what is cheap to keep. What one of them measures is read by
-//! [`card`]. No library of AMD's is needed, and none is used.
+//! AMD GPUs, from sysfs. This module finds them; [`card`] reads the values of one. No library of AMD is used.
 //!
-//! Not a GPU here: one that a virtual machine has (its driver is another), a partition of an Instinct (a
-//! device of its own without a PCI address; the whole is there), and one without a driver.
+//! Not listed: GPUs passed through to virtual machines (they have another driver), partitions of an Instinct (devices
+//! without a PCI address; the whole GPU is listed), and GPUs without a driver.
 //!
-//! The thread that keeps the GPU probe runs this. A driver that hangs, hangs it.
+//! Runs in the thread of the probe supervisor, which blocks while the driver hangs.
 
-pub mod card;
+mod card;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::collector::cached_file::Files;
+use crate::collector::gpu::RESCAN_INTERVAL;
 use crate::collector::gpu::amd::card::Card;
 use crate::config::Roots;
-use crate::limits;
 use crate::model::gpu::Gpu;
 
-/// Reads AMD's GPUs. On a machine without any, all but one look in a minute cost nothing.
-pub struct Amd {
+/// On a machine without AMD GPUs it costs one directory scan per [`RESCAN_INTERVAL`].
+pub(super) struct AmdCollector {
     drm: PathBuf,
-    names: [PathBuf; 2],
+    /// Lists of model names.
+    name_lists: [PathBuf; 2],
     files: Files,
     cards: Vec<Card>,
-    next_search: Option<Instant>,
+    next_scan: Option<Instant>,
 }
 
-impl Amd {
-    /// A reader of the machine mounted at `roots`. Searches with the first look.
-    pub fn new(roots: &Roots) -> Self {
-        // A distribution's libdrm, and the one that AMD's own packages bring.
-        let names = ["usr/share/libdrm/amdgpu.ids", "opt/amdgpu/share/libdrm/amdgpu.ids"];
+impl AmdCollector {
+    pub(super) fn new(roots: &Roots) -> Self {
+        // From the distribution's libdrm and from AMD's packages.
+        let name_lists = ["usr/share/libdrm/amdgpu.ids", "opt/amdgpu/share/libdrm/amdgpu.ids"];
         Self {
             drm: roots.sys.join("class/drm"),
-            names: names.map(|file| roots.root.join(file)),
+            name_lists: name_lists.map(|file| roots.root.join(file)),
             files: Files::default(),
             cards: Vec::new(),
-            next_search: None,
+            next_scan: None,
         }
     }
 
-    /// All GPUs by PCI address, numbered from `first_index`.
-    pub fn read(&mut self, first_index: u32) -> Vec<Gpu> {
+    /// All GPUs sorted by PCI address, with indices from `first_index`.
+    pub(super) fn read(&mut self, first_index: u32) -> Vec<Gpu> {
         self.read_at(Instant::now(), first_index)
     }
 
     fn read_at(&mut self, now: Instant, first_index: u32) -> Vec<Gpu> {
-        let is_due = self.next_search.is_none_or(|at| now >= at);
-        if is_due || !self.cards.iter().all(Card::is_there) {
-            self.next_search = Some(now + limits::GPU_SEARCH);
-            self.search();
+        let is_due = self.next_scan.is_none_or(|at| now >= at);
+        if is_due || !self.cards.iter().all(Card::is_present) {
+            self.next_scan = Some(now + RESCAN_INTERVAL);
+            self.scan();
         }
         let indexed = (first_index..).zip(&mut self.cards);
         indexed.map(|(index, card)| card.read(index, &mut self.files)).collect()
     }
 
-    /// Looks for GPUs that came or went, and says so in the log.
-    fn search(&mut self) {
+    /// Finds added and removed GPUs and logs them.
+    fn scan(&mut self) {
         let Ok(mut devices) = devices(&self.drm) else {
-            // Out of descriptors, say: those that are known can still be read.
-            self.cards.retain(Card::is_there);
+            // E.g. out of file descriptors. The known GPUs can still be read.
+            self.cards.retain(Card::is_present);
             return;
         };
         devices.sort();
         devices.dedup();
-        let mut before = std::mem::take(&mut self.cards);
-        for device in devices.iter().filter(|device| card::has_our_driver(device)) {
-            let at = before.iter().position(|card| card.device() == device);
-            let card = match at.map(|at| before.swap_remove(at)) {
-                Some(card) if card.is_there() => Some(card),
-                Some(card) => Card::new(device, Some(card), &self.names, &mut self.files),
+        let mut previous = std::mem::take(&mut self.cards);
+        for device in devices.iter().filter(|device| card::has_amd_driver(device)) {
+            let at = previous.iter().position(|card| card.device() == device);
+            let card = match at.map(|at| previous.swap_remove(at)) {
+                Some(card) if card.is_present() => Some(card),
+                Some(card) => Card::new(device, Some(card), &self.name_lists, &mut self.files),
                 None => {
-                    let card = Card::new(device, None, &self.names, &mut self.files);
+                    let card = Card::new(device, None, &self.name_lists, &mut self.files);
                     card.inspect(|card| log::info!("GPU {card} found"))
                 }
             };
             self.cards.extend(card);
         }
-        for card in &before {
-            log::warn!("GPU {card} is gone, or its driver is");
+        for card in &previous {
+            log::warn!("GPU {card} removed, or its driver unloaded");
         }
         self.cards.sort_by(|a, b| a.pci_address().cmp(b.pci_address()));
     }
 }
 
-/// The PCI devices of all graphics cards: `card0`, but not its connectors (`card0-DP-1`), nor the second
-/// way to it (`renderD128`).
+/// PCI devices of all DRM cards (`card0`), without connectors (`card0-DP-1`) and render nodes (`renderD128`), which belong
+/// to the same device.
 fn devices(drm: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(drm) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

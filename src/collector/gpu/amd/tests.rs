@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::collector::gpu::amd::Amd;
+use crate::collector::gpu::amd::AmdCollector;
 use crate::config::Roots;
 use crate::model::gpu::{Ecc, Gpu, Problem, Values, Vendor};
 
@@ -12,10 +12,10 @@ fn roots(tree: &Path) -> Roots {
     Roots { proc: tree.join("proc"), sys: tree.join("sys"), root: tree.join("root") }
 }
 
-/// A machine that is made up; it goes with the test.
-struct Machine(PathBuf);
+/// A sysfs tree in a temporary directory.
+struct FakeSysfs(PathBuf);
 
-impl Machine {
+impl FakeSysfs {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -29,7 +29,7 @@ impl Machine {
         self.0.join("sys/devices/pci0000:00").join(address)
     }
 
-    /// A graphics card of AMD's with a driver, and what else its files say.
+    /// Adds an AMD GPU bound to `driver`, with the given files.
     fn add(&self, card: &str, address: &str, driver: &str, files: &[(&str, &str)]) {
         let (device, drm) = (self.device(address), self.0.join("sys/class/drm").join(card));
         self.write(address, &[("vendor", "0x1002"), ("device", "0x744c"), ("revision", "0xc8")]);
@@ -47,17 +47,17 @@ impl Machine {
         }
     }
 
-    /// As if the card was pulled out.
+    /// Removes a GPU like hot-unplug.
     fn remove(&self, card: &str, address: &str) {
         fs::remove_dir_all(self.0.join("sys/class/drm").join(card)).unwrap();
         fs::remove_dir_all(self.device(address)).unwrap();
     }
 
-    fn amd(&self) -> Amd {
-        Amd::new(&roots(&self.0))
+    fn amd(&self) -> AmdCollector {
+        AmdCollector::new(&roots(&self.0))
     }
 
-    /// The only GPU of a machine, of which these files are known.
+    /// Reads a single GPU with the given files.
     fn gpu(&self, files: &[(&str, &str)]) -> Gpu {
         self.add("card0", "0000:03:00.0", "amdgpu", files);
         let mut gpus = self.amd().read(0);
@@ -66,7 +66,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for FakeSysfs {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).ok();
     }
@@ -77,7 +77,7 @@ fn addresses(gpus: &[Gpu]) -> Vec<&str> {
 }
 
 #[test]
-fn the_fixture() {
+fn reads_all_gpus_of_the_fixture() {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/amd");
     let radeon = Values {
         memory_total_bytes: Some(25_753_026_560),
@@ -134,106 +134,106 @@ fn the_fixture() {
         gpu(4, "AMD Radeon RX 7900 XTX", "0000:03:00.0", radeon_id, radeon),
         Gpu {
             problem: Some(Problem::Suspended),
-            message: Some("asleep; reading its sensors would wake it".to_owned()),
+            message: Some("suspended; reading its sensors would resume it".to_owned()),
             ..gpu(5, "AMD Radeon RX 7700S", "0000:0a:00.0", None, Values::default())
         },
         gpu(6, "AMD Instinct MI300X OAM", "0000:c3:00.0", instinct_id, instinct),
     ];
-    let mut amd = Amd::new(&roots(&tree));
+    let mut amd = AmdCollector::new(&roots(&tree));
     assert_eq!(amd.read(4), expected);
-    assert_eq!(amd.read(4), expected, "a second look");
+    assert_eq!(amd.read(4), expected, "read again");
 }
 
 #[test]
-fn a_machine_without_graphics_has_none() {
-    assert_eq!(Amd::new(&roots(Path::new("/nonexistent"))).read(0), []);
+fn finds_nothing_without_drm_class() {
+    assert_eq!(AmdCollector::new(&roots(Path::new("/nonexistent"))).read(0), []);
 }
 
 #[test]
-fn only_amds_with_its_own_driver_count_and_are_sorted() {
-    let machine = Machine::new();
-    machine.add("card10", "0000:03:00.0", "amdgpu", &[]);
-    machine.add("card2", "0000:c3:00.0", "radeon", &[]);
-    machine.add("card0", "0000:00:01.0/0000:e3:00.0", "amdgpu", &[]);
-    machine.add("card3", "0000:04:00.0", "vfio-pci", &[]);
-    machine.add("card4", "0000:05:00.0", "amdgpu", &[("vendor", "0x10de")]);
-    machine.add("card5-DP-1", "0000:06:00.0", "amdgpu", &[]);
-    machine.add("renderD128", "0000:07:00.0", "amdgpu", &[]);
-    let gpus = machine.amd().read(7);
+fn lists_amd_gpus_with_amd_driver_sorted_by_address() {
+    let sysfs = FakeSysfs::new();
+    sysfs.add("card10", "0000:03:00.0", "amdgpu", &[]);
+    sysfs.add("card2", "0000:c3:00.0", "radeon", &[]);
+    sysfs.add("card0", "0000:00:01.0/0000:e3:00.0", "amdgpu", &[]);
+    sysfs.add("card3", "0000:04:00.0", "vfio-pci", &[]);
+    sysfs.add("card4", "0000:05:00.0", "amdgpu", &[("vendor", "0x10de")]);
+    sysfs.add("card5-DP-1", "0000:06:00.0", "amdgpu", &[]);
+    sysfs.add("renderD128", "0000:07:00.0", "amdgpu", &[]);
+    let gpus = sysfs.amd().read(7);
     assert_eq!(addresses(&gpus), ["0000:03:00.0", "0000:c3:00.0", "0000:e3:00.0"]);
     assert_eq!([gpus[0].index, gpus[1].index, gpus[2].index], [7, 8, 9]);
 }
 
 #[test]
-fn one_that_goes_is_missed_at_once_and_one_that_comes_within_a_minute() {
-    let machine = Machine::new();
-    machine.add("card0", "0000:03:00.0", "amdgpu", &[]);
-    machine.add("card1", "0000:04:00.0", "amdgpu", &[]);
-    let (mut amd, start) = (machine.amd(), Instant::now());
+fn notices_removal_at_once_and_new_gpu_within_a_minute() {
+    let sysfs = FakeSysfs::new();
+    sysfs.add("card0", "0000:03:00.0", "amdgpu", &[]);
+    sysfs.add("card1", "0000:04:00.0", "amdgpu", &[]);
+    let (mut amd, start) = (sysfs.amd(), Instant::now());
     let mut at = |seconds| {
         let gpus = amd.read_at(start + Duration::from_secs(seconds), 0);
         addresses(&gpus).join(" ")
     };
     assert_eq!(at(0), "0000:03:00.0 0000:04:00.0");
-    machine.remove("card0", "0000:03:00.0");
+    sysfs.remove("card0", "0000:03:00.0");
     assert_eq!(at(5), "0000:04:00.0");
-    machine.add("card0", "0000:03:00.0", "amdgpu", &[]);
+    sysfs.add("card0", "0000:03:00.0", "amdgpu", &[]);
     assert_eq!(at(64), "0000:04:00.0");
     assert_eq!(at(65), "0000:03:00.0 0000:04:00.0");
-    let driver = machine.device("0000:04:00.0").join("driver");
+    let driver = sysfs.device("0000:04:00.0").join("driver");
     fs::remove_file(&driver).unwrap();
     symlink("../../../bus/pci/drivers/vfio-pci", &driver).unwrap();
-    assert_eq!(at(66), "0000:03:00.0", "a virtual machine has it");
+    assert_eq!(at(66), "0000:03:00.0", "passed through to a virtual machine");
 }
 
 #[test]
-fn sensors_are_found_again_after_the_driver_was_loaded_again() {
-    let machine = Machine::new();
+fn finds_sensors_again_after_driver_reload() {
+    let sysfs = FakeSysfs::new();
     let sensor = |number: u32, celsius: u32| {
         let file = format!("hwmon/hwmon{number}/temp1_input");
-        machine.write("0000:03:00.0", &[(&file, &format!("{celsius}000"))]);
+        sysfs.write("0000:03:00.0", &[(&file, &format!("{celsius}000"))]);
     };
-    machine.add("card0", "0000:03:00.0", "amdgpu", &[]);
-    let mut amd = machine.amd();
+    sysfs.add("card0", "0000:03:00.0", "amdgpu", &[]);
+    let mut amd = sysfs.amd();
     let mut celsius = || amd.read(0)[0].values.temperature_celsius;
-    assert_eq!(celsius(), None, "the driver has just begun");
+    assert_eq!(celsius(), None, "the driver has not registered hwmon yet");
     sensor(3, 41);
     assert_eq!(celsius(), Some(41));
-    fs::remove_dir_all(machine.device("0000:03:00.0").join("hwmon/hwmon3")).unwrap();
+    fs::remove_dir_all(sysfs.device("0000:03:00.0").join("hwmon/hwmon3")).unwrap();
     sensor(12, 42);
     assert_eq!(celsius(), Some(42));
 }
 
 #[test]
-fn one_that_falls_asleep_keeps_its_names_and_nothing_else() {
-    let machine = Machine::new();
+fn suspended_gpu_keeps_its_identity_but_has_no_values() {
+    let sysfs = FakeSysfs::new();
     let files = [("product_name", "Radeon Pro"), ("unique_id", "1f"), ("gpu_busy_percent", "3")];
-    machine.add("card0", "0000:03:00.0", "amdgpu", &files);
-    machine.write("0000:03:00.0", &[("hwmon/hwmon1/name", "amdgpu")]);
-    let mut amd = machine.amd();
+    sysfs.add("card0", "0000:03:00.0", "amdgpu", &files);
+    sysfs.write("0000:03:00.0", &[("hwmon/hwmon1/name", "amdgpu")]);
+    let mut amd = sysfs.amd();
     assert_eq!(amd.read(0)[0].values.utilization_percent, Some(3));
     for status in ["suspended", "suspending"] {
-        machine.write("0000:03:00.0", &[("power/runtime_status", status)]);
+        sysfs.write("0000:03:00.0", &[("power/runtime_status", status)]);
         let gpu = amd.read(0).remove(0);
         assert_eq!(gpu.problem, Some(Problem::Suspended));
         assert_eq!((&*gpu.name, gpu.uuid.as_deref()), ("Radeon Pro", Some("GPU-000000000000001f")));
         assert_eq!(gpu.values, Values::default());
-        // Its driver was loaded again meanwhile.
-        fs::remove_dir_all(machine.device("0000:03:00.0").join("hwmon")).ok();
+        // The driver was reloaded meanwhile.
+        fs::remove_dir_all(sysfs.device("0000:03:00.0").join("hwmon")).ok();
     }
-    machine.write("0000:03:00.0", &[("power/runtime_status", "active")]);
+    sysfs.write("0000:03:00.0", &[("power/runtime_status", "active")]);
     let gpu = amd.read(0).remove(0);
     assert_eq!((gpu.problem, gpu.values.utilization_percent), (None, Some(3)));
 }
 
 #[test]
-fn names_come_from_the_board_then_from_a_list_then_from_the_number() {
+fn name_is_from_board_then_list_then_device_id() {
     let name = |list: &str, files: &[(&str, &str)]| {
-        let machine = Machine::new();
-        let path = machine.0.join(list);
+        let sysfs = FakeSysfs::new();
+        let path = sysfs.0.join(list);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "744C,\tC8,\tAMD Radeon RX 7900 XTX\n").unwrap();
-        machine.gpu(files).name
+        sysfs.gpu(files).name
     };
     let list = "root/usr/share/libdrm/amdgpu.ids";
     assert_eq!(name(list, &[("product_name", "Radeon Pro W7900")]), "Radeon Pro W7900");
@@ -245,23 +245,23 @@ fn names_come_from_the_board_then_from_a_list_then_from_the_number() {
 }
 
 #[test]
-fn what_is_missing_or_refuses_is_absent() {
-    let machine = Machine::new();
-    machine.write("0000:03:00.0", &[("hwmon/hwmon1/name", "amdgpu")]);
-    // A directory refuses to be read; a sensor says "busy" or "invalid argument" instead.
+fn missing_and_unreadable_files_have_no_value() {
+    let sysfs = FakeSysfs::new();
+    sysfs.write("0000:03:00.0", &[("hwmon/hwmon1/name", "amdgpu")]);
+    // Reading a directory fails. A real sensor returns EBUSY or EINVAL.
     for file in
         ["gpu_busy_percent", "unique_id", "hwmon/hwmon1/power1_average", "ras/umc_err_count"]
     {
-        fs::create_dir_all(machine.device("0000:03:00.0").join(file)).unwrap();
+        fs::create_dir_all(sysfs.device("0000:03:00.0").join(file)).unwrap();
     }
-    let gpu = machine.gpu(&[("hwmon/hwmon1/power1_input", "9087000")]);
+    let gpu = sysfs.gpu(&[("hwmon/hwmon1/power1_input", "9087000")]);
     let power_alone = Values { power_watts: Some(9.087), ..Values::default() };
     assert_eq!((gpu.uuid, gpu.problem, gpu.values), (None, None, power_alone));
 }
 
 #[test]
-fn what_no_gpu_can_have_is_absent() {
-    let gpu = Machine::new().gpu(&[
+fn implausible_values_are_absent() {
+    let gpu = FakeSysfs::new().gpu(&[
         ("unique_id", "0"),
         ("mem_info_vram_total", "0"),
         ("mem_info_vram_used", "1"),
@@ -284,14 +284,14 @@ fn what_no_gpu_can_have_is_absent() {
     ]);
     let expected = Values { memory_used_bytes: Some(1), ..Values::default() };
     assert_eq!((gpu.uuid, gpu.values), (None, expected));
-    let more_than_all = [("mem_info_vram_total", "10"), ("mem_info_vram_used", "11")];
+    let used_above_total = [("mem_info_vram_total", "10"), ("mem_info_vram_used", "11")];
     let expected = Values { memory_total_bytes: Some(10), ..Values::default() };
-    assert_eq!(Machine::new().gpu(&more_than_all).values, expected);
+    assert_eq!(FakeSysfs::new().gpu(&used_above_total).values, expected);
 }
 
 #[test]
-fn sensors_are_known_by_label_and_else_by_number() {
-    let labelled = Machine::new().gpu(&[
+fn finds_sensors_by_label_or_number() {
+    let labelled = FakeSysfs::new().gpu(&[
         ("hwmon/hwmon0/temp1_label", "mem"),
         ("hwmon/hwmon0/temp1_input", "61499"),
         ("hwmon/hwmon0/temp3_label", "edge"),
@@ -311,7 +311,7 @@ fn sensors_are_known_by_label_and_else_by_number() {
         ..Values::default()
     };
     assert_eq!(labelled.values, expected);
-    let unlabelled = Machine::new().gpu(&[
+    let unlabelled = FakeSysfs::new().gpu(&[
         ("hwmon/hwmon0/temp1_input", "27000"),
         ("hwmon/hwmon0/freq1_input", "798600000"),
         ("hwmon/hwmon0/freq2_input", "1750000000"),
@@ -329,8 +329,8 @@ fn sensors_are_known_by_label_and_else_by_number() {
 }
 
 #[test]
-fn newer_drivers_count_memory_errors_in_another_file() {
-    let gpu = Machine::new().gpu(&[("ras/aca_umc", "ue: 0\nce: 5\nde: 1")]);
+fn reads_memory_errors_from_aca_umc() {
+    let gpu = FakeSysfs::new().gpu(&[("ras/aca_umc", "ue: 0\nce: 5\nde: 1")]);
     let expected =
         Ecc { volatile_corrected: Some(5), volatile_uncorrected: Some(0), ..Ecc::default() };
     assert_eq!(gpu.values.ecc, Some(expected));

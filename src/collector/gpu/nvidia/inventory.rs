@@ -1,75 +1,67 @@
-//! Which GPUs there are: what the probe says, put together with what is on the bus and what was known
-//! before. No files, no clock.
+//! List of GPUs: merges the probe's reply with the PCI scan and with what is known from earlier replies. Pure: no files,
+//! no clock.
 
 use std::collections::BTreeMap;
 
 use log::Level;
 
-use crate::collector::gpu::nvidia::pci::PciGpu;
+use crate::collector::gpu::nvidia::pci_scan::PciEntry;
 use crate::model::gpu::{Gpu, Problem, Values, Xid};
 use crate::util::logger::RateLimitedLog;
 
-/// What the name of a GPU is that never told its own.
-const NAMELESS: &str = "NVIDIA GPU";
+/// Name of a GPU whose model is unknown.
+const UNKNOWN_MODEL: &str = "NVIDIA GPU";
 
-/// A GPU on the bus that NVIDIA's driver should know.
-pub struct PciEntry<'a> {
-    /// Where.
-    pub gpu: &'a PciGpu,
-    /// It sleeps, and was not asked.
-    pub suspended: bool,
-}
-
-/// What is remembered from answer to answer.
 #[derive(Default)]
-pub struct GpuInventory {
-    /// Who the GPUs are, by [`key`].
+pub(super) struct GpuInventory {
+    /// Identity of the GPUs, by [`key`].
     known: BTreeMap<String, Gpu>,
-    /// Errors since the agent started, by GPU and code.
+    /// Errors since the agent started, by [`key`] and code.
     xids: BTreeMap<String, BTreeMap<u64, Xid>>,
-    /// Problems that the log has named.
+    /// Last logged problem, by [`key`].
     problems: BTreeMap<String, Option<Problem>>,
     log: RateLimitedLog,
 }
 
-/// What stays the same about a GPU when its index does not.
+/// Identifies a GPU even if its index changes.
 fn key(gpu: &Gpu) -> String {
     let key = gpu.pci_address.as_ref().or(gpu.uuid.as_ref());
     key.cloned().unwrap_or_else(|| gpu.index.to_string())
 }
 
 impl GpuInventory {
-    /// All GPUs, by index: those of the probe's answer, and those that only the bus shows. Those that the
-    /// driver lists and does not let us see, `denied` of them, are none of ours; which they are it does not say.
-    pub fn complete(
+    /// All GPUs, sorted by index: those in the probe's reply and those that are only on the bus. `denied` is the number of
+    /// GPUs that the driver lists but denies access to. If there are any, GPUs that are only on the bus are omitted, because
+    /// the driver does not report which ones it denies.
+    pub(super) fn merge(
         &mut self,
-        answered: Vec<Gpu>,
+        reported: Vec<Gpu>,
         denied: usize,
         bus: &[PciEntry<'_>],
     ) -> Vec<Gpu> {
-        let mut gpus = answered;
+        let mut gpus = reported;
         if denied == 0 {
-            give_addresses(&mut gpus, bus);
+            assign_pci_addresses(&mut gpus, bus);
         }
-        let gpus = gpus.into_iter().map(|gpu| self.recognise(gpu, bus)).collect();
+        let gpus = gpus.into_iter().map(|gpu| self.fill_identity(gpu, bus)).collect();
         let mut gpus = self.with_bus(gpus, denied, bus);
         for gpu in &mut gpus {
             self.count_xids(gpu);
-            self.note_problem(gpu);
+            self.log_problem_change(gpu);
         }
-        self.forget_all_but(&gpus);
+        self.remember(&gpus);
         gpus
     }
 
-    /// Counts the errors of GPUs whose values are still to come, or never will.
-    pub fn count_errors(&mut self, gpus: Vec<Gpu>) {
+    /// Counts the XIDs in a partial reply.
+    pub(super) fn count_errors(&mut self, gpus: Vec<Gpu>) {
         for gpu in gpus {
-            self.count_xids(&mut self.recognise(gpu, &[]));
+            self.count_xids(&mut self.fill_identity(gpu, &[]));
         }
     }
 
-    /// The GPUs as they were known and as the bus shows them, when the driver as a whole has failed.
-    pub fn failed(&self, problem: Problem, message: &str, bus: &[PciEntry<'_>]) -> Vec<Gpu> {
+    /// All GPUs known from earlier replies or the bus, with `problem`. For failures of the driver as a whole.
+    pub(super) fn failed(&self, problem: Problem, message: &str, bus: &[PciEntry<'_>]) -> Vec<Gpu> {
         let mut known: Vec<Gpu> = self.known.values().cloned().collect();
         known.sort_by_key(|gpu| gpu.index);
         let mut gpus = self.with_bus(known, 0, bus);
@@ -83,14 +75,16 @@ impl GpuInventory {
         gpus
     }
 
-    /// Adds what only the bus shows.
+    /// Adds the GPUs that are only on the bus.
     ///
-    /// The driver closes the gap when it has lost a GPU, so a GPU's index is its place on the bus, which is
-    /// the driver's own order: dashboards and `gpu.primary` go on to mean the same GPU.
+    /// The driver renumbers its GPUs when it loses one. Therefore the index of a GPU is its position on the bus, which is
+    /// the driver's order too, so that dashboards and `gpu.primary` keep referring to the same GPU.
     fn with_bus(&self, mut gpus: Vec<Gpu>, denied: usize, bus: &[PciEntry<'_>]) -> Vec<Gpu> {
-        let wanted = |on: &&PciEntry<'_>| on.suspended || denied == 0;
-        let unseen = bus.iter().filter(wanted).filter(|on| !is_among(&gpus, &on.gpu.address));
-        let added: Vec<Gpu> = unseen.map(|on| self.only_on_bus(on)).collect();
+        let missing = bus
+            .iter()
+            .filter(|entry| entry.suspended || denied == 0)
+            .filter(|entry| !has_address(&gpus, &entry.gpu.address));
+        let added: Vec<Gpu> = missing.map(|entry| self.only_on_bus(entry)).collect();
         gpus.extend(added);
         if !bus.is_empty() && gpus.iter().all(|gpu| gpu.pci_address.is_some()) {
             gpus.sort_by(|a, b| a.pci_address.cmp(&b.pci_address));
@@ -101,16 +95,16 @@ impl GpuInventory {
         gpus
     }
 
-    /// Nobody is known any more; their errors stay counted.
-    pub fn forget(&mut self) {
+    /// Removes all GPUs. Their error counts remain.
+    pub(super) fn clear(&mut self) {
         self.known.clear();
         self.problems.clear();
     }
 
-    /// Fills in what a GPU in trouble does not say of itself.
-    fn recognise(&self, gpu: Gpu, bus: &[PciEntry<'_>]) -> Gpu {
+    /// Fills in the name, UUID and PCI address that a GPU with a problem does not report.
+    fn fill_identity(&self, gpu: Gpu, bus: &[PciEntry<'_>]) -> Gpu {
         let by_key = self.known.get(&key(&gpu));
-        // Indices of the driver are ours only where there is no bus to go by.
+        // The driver's indices are equal to ours only if there is no PCI scan.
         let by_index = || self.known.values().find(|known| known.index == gpu.index);
         let known = match gpu.name.is_empty() {
             true if gpu.pci_address.is_none() && bus.is_empty() => by_key.or_else(by_index),
@@ -124,23 +118,23 @@ impl GpuInventory {
                 pci_address: known.pci_address.clone(),
                 ..gpu
             },
-            None if gpu.name.is_empty() => Gpu { name: NAMELESS.to_owned(), ..gpu },
+            None if gpu.name.is_empty() => Gpu { name: UNKNOWN_MODEL.to_owned(), ..gpu },
             None => gpu,
         }
     }
 
-    fn only_on_bus(&self, on: &PciEntry<'_>) -> Gpu {
-        let (problem, message) = match on.suspended {
-            true => (Problem::Suspended, "it sleeps, and is not woken to be measured"),
-            false => (Problem::Lost, "it is on the PCI bus, and the driver does not list it"),
+    fn only_on_bus(&self, entry: &PciEntry<'_>) -> Gpu {
+        let (problem, message) = match entry.suspended {
+            true => (Problem::Suspended, "suspended; measuring it would resume it"),
+            false => (Problem::Lost, "on the PCI bus, but not listed by the driver"),
         };
         let gpu = Gpu {
-            pci_address: Some(on.gpu.address.clone()),
+            pci_address: Some(entry.gpu.address.clone()),
             problem: Some(problem),
             message: Some(message.to_owned()),
             ..Gpu::default()
         };
-        self.recognise(gpu, &[])
+        self.fill_identity(gpu, &[])
     }
 
     fn count_xids(&mut self, gpu: &mut Gpu) {
@@ -151,7 +145,11 @@ impl GpuInventory {
             known.last_unix_seconds = new.last_unix_seconds;
             let total = known.count;
             self.log.write(Level::Warn, || {
-                format!("{} reported XID {}, {total} since the agent started", who(gpu), new.code)
+                format!(
+                    "{} reported XID {}, {total} since the agent started",
+                    describe(gpu),
+                    new.code
+                )
             });
         }
         gpu.xids = self.xids_of(gpu);
@@ -161,23 +159,25 @@ impl GpuInventory {
         self.xids.get(&key(gpu)).into_iter().flat_map(|counts| counts.values().copied()).collect()
     }
 
-    /// Says in the log when a GPU gets into trouble, and when it is out of it.
-    fn note_problem(&mut self, gpu: &Gpu) {
-        let before = self.problems.insert(key(gpu), gpu.problem).flatten();
+    /// Logs when a GPU gets a problem and when it recovers.
+    fn log_problem_change(&mut self, gpu: &Gpu) {
+        let previous = self.problems.insert(key(gpu), gpu.problem).flatten();
         let message = gpu.message.as_deref().unwrap_or_default();
-        match (before, gpu.problem) {
-            (before, now) if before == now => {}
-            (Some(_), None) => log::info!("{} has values again", who(gpu)),
-            (_, Some(Problem::Suspended)) => log::info!("{} is suspended: {message}", who(gpu)),
+        match (previous, gpu.problem) {
+            (previous, now) if previous == now => {}
+            (Some(_), None) => log::info!("{} recovered", describe(gpu)),
+            (_, Some(Problem::Suspended)) => {
+                log::info!("{} is suspended: {message}", describe(gpu))
+            }
             (_, Some(problem)) => {
                 let problem = format!("{problem:?}").to_ascii_lowercase();
-                log::warn!("{} is {problem}: {message}", who(gpu));
+                log::warn!("{} is {problem}: {message}", describe(gpu));
             }
             (None, None) => {}
         }
     }
 
-    fn forget_all_but(&mut self, gpus: &[Gpu]) {
+    fn remember(&mut self, gpus: &[Gpu]) {
         let identity = |gpu: &Gpu| Gpu {
             values: Values::default(),
             problem: None,
@@ -186,9 +186,9 @@ impl GpuInventory {
             ..gpu.clone()
         };
         let now: BTreeMap<_, _> = gpus.iter().map(|gpu| (key(gpu), identity(gpu))).collect();
-        for (key, gone) in &self.known {
+        for (key, removed) in &self.known {
             if !now.contains_key(key) {
-                log::warn!("{} is not there any more", who(gone));
+                log::warn!("{} removed", describe(removed));
                 self.problems.remove(key);
             }
         }
@@ -196,30 +196,31 @@ impl GpuInventory {
     }
 }
 
-fn is_among(gpus: &[Gpu], address: &str) -> bool {
+fn has_address(gpus: &[Gpu], address: &str) -> bool {
     gpus.iter().any(|gpu| gpu.pci_address.as_deref() == Some(address))
 }
 
-/// GPUs that the driver refuses to speak of, or that hang, do not say where they are: they are those of the
-/// bus that nobody else is, in the same order.
-fn give_addresses(gpus: &mut [Gpu], bus: &[PciEntry<'_>]) {
-    let awake = bus.iter().filter(|on| !on.suspended).map(|on| &on.gpu.address);
+/// Assigns addresses to GPUs that do not report one, because they hang or the driver returns an error: the remaining
+/// addresses on the bus, in the same order.
+fn assign_pci_addresses(gpus: &mut [Gpu], bus: &[PciEntry<'_>]) {
+    let awake = bus.iter().filter(|entry| !entry.suspended).map(|entry| &entry.gpu.address);
     let mut free: Vec<String> =
-        awake.filter(|address| !is_among(gpus, address)).rev().cloned().collect();
+        awake.filter(|address| !has_address(gpus, address)).rev().cloned().collect();
     for gpu in gpus.iter_mut().filter(|gpu| gpu.pci_address.is_none()) {
         gpu.pci_address = free.pop();
     }
 }
 
-/// A GPU's name in the log.
-fn who(gpu: &Gpu) -> String {
-    let place = gpu.pci_address.as_deref().unwrap_or("no address");
-    format!("GPU {} ({}, {place})", gpu.index, gpu.name)
+/// How the log identifies a GPU.
+fn describe(gpu: &Gpu) -> String {
+    let address = gpu.pci_address.as_deref().unwrap_or("unknown PCI address");
+    format!("GPU {} ({}, {address})", gpu.index, gpu.name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::collector::gpu::nvidia::pci::PciGpu;
 
     fn gpu(index: u32, address: &str) -> Gpu {
         Gpu {
@@ -239,24 +240,24 @@ mod tests {
         bus.iter().map(|gpu| PciEntry { gpu, suspended: false }).collect()
     }
 
-    fn places(gpus: &[Gpu]) -> Vec<(u32, &str, Option<Problem>)> {
+    fn summary(gpus: &[Gpu]) -> Vec<(u32, &str, Option<Problem>)> {
         gpus.iter()
             .map(|gpu| (gpu.index, gpu.pci_address.as_deref().unwrap_or_default(), gpu.problem))
             .collect()
     }
 
     #[test]
-    fn a_gpu_that_the_driver_dropped_keeps_its_index_and_name() {
+    fn lost_gpu_keeps_its_index_and_name() {
         let bus = on_bus(&["0000:10:00.0", "0000:20:00.0", "0000:30:00.0"]);
-        let mut roster = GpuInventory::default();
+        let mut inventory = GpuInventory::default();
         let all = ["0000:10:00.0", "0000:20:00.0", "0000:30:00.0"];
-        let answer = (0..).zip(all).map(|(index, address)| gpu(index, address)).collect();
-        assert!(roster.complete(answer, 0, &awake(&bus)).iter().all(|gpu| gpu.problem.is_none()));
-        // The driver has closed the gap.
-        let answer = vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:30:00.0")];
-        let gpus = roster.complete(answer, 0, &awake(&bus));
+        let reported = (0..).zip(all).map(|(index, address)| gpu(index, address)).collect();
+        assert!(inventory.merge(reported, 0, &awake(&bus)).iter().all(|gpu| gpu.problem.is_none()));
+        // The driver has renumbered its GPUs.
+        let reported = vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:30:00.0")];
+        let gpus = inventory.merge(reported, 0, &awake(&bus));
         assert_eq!(
-            places(&gpus),
+            summary(&gpus),
             [
                 (0, "0000:10:00.0", None),
                 (1, "0000:20:00.0", Some(Problem::Lost)),
@@ -268,87 +269,90 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_lost_before_we_came_is_there_too() {
+    fn lists_gpu_lost_before_the_agent_started() {
         let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
-        let gpus = GpuInventory::default().complete(vec![gpu(0, "0000:20:00.0")], 0, &awake(&bus));
-        assert_eq!(gpus[0].name, NAMELESS);
+        let gpus = GpuInventory::default().merge(vec![gpu(0, "0000:20:00.0")], 0, &awake(&bus));
+        assert_eq!(gpus[0].name, UNKNOWN_MODEL);
         assert_eq!((gpus[0].index, gpus[0].problem), (0, Some(Problem::Lost)));
         assert_eq!((gpus[1].index, gpus[1].problem), (1, None));
     }
 
     #[test]
-    fn without_a_bus_the_drivers_list_is_all_there_is() {
-        let mut roster = GpuInventory::default();
-        let gpus = roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &[]);
+    fn uses_the_drivers_list_if_there_is_no_pci_scan() {
+        let mut inventory = GpuInventory::default();
+        let gpus = inventory.merge(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &[]);
         assert_eq!(gpus.len(), 2);
-        let gpus = roster.complete(vec![gpu(0, "0000:20:00.0")], 0, &[]);
-        assert_eq!(places(&gpus), [(0, "0000:20:00.0", None)]);
+        let gpus = inventory.merge(vec![gpu(0, "0000:20:00.0")], 0, &[]);
+        assert_eq!(summary(&gpus), [(0, "0000:20:00.0", None)]);
     }
 
     #[test]
-    fn a_gpu_that_tells_only_its_index_is_recognised() {
-        let mut roster = GpuInventory::default();
-        roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &[]);
-        let mute = Gpu { index: 1, problem: Some(Problem::Hung), ..Gpu::default() };
-        let gpus = roster.complete(vec![gpu(0, "0000:10:00.0"), mute], 0, &[]);
+    fn identifies_gpu_that_reports_only_its_index() {
+        let mut inventory = GpuInventory::default();
+        inventory.merge(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &[]);
+        let hung = Gpu { index: 1, problem: Some(Problem::Hung), ..Gpu::default() };
+        let gpus = inventory.merge(vec![gpu(0, "0000:10:00.0"), hung], 0, &[]);
         assert_eq!(gpus[1].name, "model of 0000:20:00.0");
-        assert_eq!(places(&gpus)[1], (1, "0000:20:00.0", Some(Problem::Hung)));
+        assert_eq!(summary(&gpus)[1], (1, "0000:20:00.0", Some(Problem::Hung)));
     }
 
     #[test]
-    fn a_gpu_that_was_dead_before_we_came_is_there_once_and_moves_nobody() {
+    fn gpu_without_identity_gets_the_remaining_pci_address() {
         let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
-        for dead in 0..2 {
-            let mut roster = GpuInventory::default();
-            let alive = 1 - dead;
-            let address = bus[alive as usize].address.as_str();
+        for broken in 0..2 {
+            let mut inventory = GpuInventory::default();
+            let working = 1 - broken;
+            let address = bus[working as usize].address.as_str();
             for problem in [Problem::Lost, Problem::Hung, Problem::Failed] {
-                let mute = Gpu { index: dead, problem: Some(problem), ..Gpu::default() };
-                let mut answer = vec![gpu(alive, address), mute];
-                answer.sort_by_key(|gpu| gpu.index);
-                let gpus = roster.complete(answer, 0, &awake(&bus));
+                let unidentified = Gpu { index: broken, problem: Some(problem), ..Gpu::default() };
+                let mut reported = vec![gpu(working, address), unidentified];
+                reported.sort_by_key(|gpu| gpu.index);
+                let gpus = inventory.merge(reported, 0, &awake(&bus));
                 assert_eq!(gpus.len(), 2);
-                let (alive, dead) = (&gpus[alive as usize], &gpus[dead as usize]);
-                assert_eq!((alive.pci_address.as_deref(), alive.problem), (Some(address), None));
-                assert_eq!((dead.name.as_str(), dead.problem), (NAMELESS, Some(problem)));
+                let (working, broken) = (&gpus[working as usize], &gpus[broken as usize]);
+                assert_eq!(
+                    (working.pci_address.as_deref(), working.problem),
+                    (Some(address), None)
+                );
+                assert_eq!((broken.name.as_str(), broken.problem), (UNKNOWN_MODEL, Some(problem)));
             }
         }
     }
 
     #[test]
-    fn gpus_that_are_not_ours_to_see_are_not_lost() {
+    fn inaccessible_gpus_are_not_reported_as_lost() {
         let bus = on_bus(&["0000:10:00.0", "0000:20:00.0", "0000:30:00.0"]);
-        let gpus = GpuInventory::default().complete(vec![gpu(0, "0000:20:00.0")], 2, &awake(&bus));
-        assert_eq!(places(&gpus), [(0, "0000:20:00.0", None)]);
+        let gpus = GpuInventory::default().merge(vec![gpu(0, "0000:20:00.0")], 2, &awake(&bus));
+        assert_eq!(summary(&gpus), [(0, "0000:20:00.0", None)]);
     }
 
     #[test]
-    fn errors_are_counted_by_code_and_outlive_the_probe() {
+    fn counts_errors_by_code_across_probe_restarts() {
         let xid = |code, count, at| Xid { code, count, last_unix_seconds: at };
-        let mut roster = GpuInventory::default();
+        let mut inventory = GpuInventory::default();
         let with = |xids: Vec<Xid>| vec![Gpu { xids, ..gpu(0, "0000:10:00.0") }];
-        roster.complete(with(vec![xid(31, 2, 100)]), 0, &[]);
-        roster.complete(with(vec![]), 0, &[]);
-        let gpus = roster.complete(with(vec![xid(79, 1, 200), xid(31, 1, 200)]), 0, &[]);
+        inventory.merge(with(vec![xid(31, 2, 100)]), 0, &[]);
+        inventory.merge(with(vec![]), 0, &[]);
+        let gpus = inventory.merge(with(vec![xid(79, 1, 200), xid(31, 1, 200)]), 0, &[]);
         assert_eq!(gpus[0].xids, [xid(31, 3, 200), xid(79, 1, 200)]);
-        let failed = roster.failed(Problem::Hung, "it hangs", &[]);
+        let failed = inventory.failed(Problem::Hung, "no reply", &[]);
         assert_eq!(failed[0].xids, [xid(31, 3, 200), xid(79, 1, 200)]);
         assert_eq!(failed[0].problem, Some(Problem::Hung));
         assert_eq!(failed[0].values, Values::default());
-        roster.forget();
-        assert_eq!(roster.failed(Problem::Hung, "", &[]), []);
-        let gpus = roster.complete(with(vec![xid(79, 1, 300)]), 0, &[]);
+        inventory.clear();
+        assert_eq!(inventory.failed(Problem::Hung, "", &[]), []);
+        let gpus = inventory.merge(with(vec![xid(79, 1, 300)]), 0, &[]);
         assert_eq!(gpus[0].xids, [xid(31, 3, 200), xid(79, 2, 300)]);
     }
 
     #[test]
-    fn a_driver_that_never_answered_has_the_gpus_of_the_bus() {
+    fn lists_gpus_of_the_bus_if_the_driver_never_replied() {
         let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
-        let mut on = awake(&bus);
-        on[1].suspended = true;
-        let gpus = GpuInventory::default().failed(Problem::Failed, "no driver", &on);
+        let mut entries = awake(&bus);
+        entries[1].suspended = true;
+        let gpus = GpuInventory::default().failed(Problem::Failed, "no driver", &entries);
         assert_eq!(
-            places(&gpus),
+            summary(&gpus),
             [
                 (0, "0000:10:00.0", Some(Problem::Failed)),
                 (1, "0000:20:00.0", Some(Problem::Suspended))
@@ -357,24 +361,24 @@ mod tests {
     }
 
     #[test]
-    fn errors_count_though_no_values_come() {
-        let mut roster = GpuInventory::default();
-        roster.complete(vec![gpu(0, "0000:10:00.0")], 0, &[]);
+    fn counts_errors_of_partial_replies() {
+        let mut inventory = GpuInventory::default();
+        inventory.merge(vec![gpu(0, "0000:10:00.0")], 0, &[]);
         let xids = vec![Xid { code: 79, count: 1, last_unix_seconds: 5 }];
-        roster.count_errors(vec![Gpu { xids: xids.clone(), ..Gpu::default() }]);
-        assert_eq!(roster.failed(Problem::Hung, "", &[])[0].xids, xids);
+        inventory.count_errors(vec![Gpu { xids: xids.clone(), ..Gpu::default() }]);
+        assert_eq!(inventory.failed(Problem::Hung, "", &[])[0].xids, xids);
     }
 
     #[test]
-    fn a_sleeping_gpu_is_named_and_counted() {
+    fn suspended_gpu_keeps_its_index_and_name() {
         let bus = on_bus(&["0000:10:00.0", "0000:20:00.0"]);
-        let mut roster = GpuInventory::default();
-        let mut on: Vec<_> = awake(&bus);
-        roster.complete(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &on);
-        on[0].suspended = true;
-        let gpus = roster.complete(vec![gpu(1, "0000:20:00.0")], 0, &on);
+        let mut inventory = GpuInventory::default();
+        let mut entries = awake(&bus);
+        inventory.merge(vec![gpu(0, "0000:10:00.0"), gpu(1, "0000:20:00.0")], 0, &entries);
+        entries[0].suspended = true;
+        let gpus = inventory.merge(vec![gpu(1, "0000:20:00.0")], 0, &entries);
         assert_eq!(
-            places(&gpus),
+            summary(&gpus),
             [(0, "0000:10:00.0", Some(Problem::Suspended)), (1, "0000:20:00.0", None)]
         );
         assert_eq!(gpus[0].name, "model of 0000:10:00.0");

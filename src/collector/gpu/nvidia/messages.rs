@@ -1,39 +1,39 @@
-//! What is said about the driver: in messages, and in the log.
+//! Messages and log lines about the driver.
 
-use crate::collector::gpu::nvidia::protocol::Failure;
+use crate::collector::gpu::nvidia::protocol::ProbeFailure;
 use crate::model::gpu::{DriverState, NvidiaDriver};
 
-/// What NVML says, and what to do about it.
-pub fn explained(failure: &Failure) -> String {
+/// NVML's error message with a hint how to fix it.
+pub(super) fn describe(failure: &ProbeFailure) -> String {
     let hint = match failure.state {
         DriverState::VersionMismatch => {
-            "; the driver was upgraded: load its new kernel modules, or restart the machine"
+            "; the driver was upgraded: load its new kernel modules or reboot"
         }
-        DriverState::NoDriver => "; is NVIDIA's driver installed and loaded?",
+        DriverState::NoDriver => "; is the NVIDIA driver installed and loaded?",
         _ => "",
     };
     format!("{}{hint}", failure.message)
 }
 
-/// Into the log, when the state has changed.
-pub fn say(nvidia: &NvidiaDriver, gpus: usize) {
-    let message = nvidia.message.as_deref().unwrap_or_default();
+/// Logs a change of the driver's state.
+pub(super) fn log_state(driver: &NvidiaDriver, gpus: usize) {
+    let message = driver.message.as_deref().unwrap_or_default();
     let version = |version: &Option<String>| version.clone().unwrap_or_else(|| "?".to_owned());
-    match nvidia.state {
+    match driver.state {
         DriverState::Ok => log::info!(
             "NVIDIA driver {} (CUDA {}): {gpus} GPUs",
-            version(&nvidia.driver_version),
-            version(&nvidia.cuda_version)
+            version(&driver.driver_version),
+            version(&driver.cuda_version)
         ),
-        DriverState::NoGpu => log::debug!("no NVIDIA GPU is here"),
-        DriverState::Suspended => log::info!("all NVIDIA GPUs sleep, and are not woken"),
+        DriverState::NoGpu => log::debug!("no NVIDIA GPU found"),
+        DriverState::Suspended => log::info!("all NVIDIA GPUs are suspended"),
         DriverState::Starting => {}
         DriverState::NoDriver => log::warn!("no NVIDIA driver: {message}"),
         DriverState::VersionMismatch => {
-            log::warn!("NVIDIA driver and library do not match: {message}")
+            log::warn!("NVIDIA driver and library versions do not match: {message}");
         }
         DriverState::Hung => log::warn!("NVIDIA driver hangs: {message}"),
         DriverState::Crashed => log::warn!("{message}"),
-        DriverState::Unavailable => log::warn!("NVIDIA GPUs cannot be asked: {message}"),
+        DriverState::Unavailable => log::warn!("NVIDIA GPUs cannot be queried: {message}"),
     }
 }

@@ -1,5 +1,5 @@
-//! NVIDIA's GPUs on the PCI bus, as sysfs shows them. Nothing here touches a GPU: these files come from what the
-//! kernel remembers, so a GPU that hangs does not hang us and one that sleeps is not woken.
+//! NVIDIA GPUs on the PCI bus, from sysfs. The kernel serves these files from memory without accessing the GPU, so
+//! reading them neither blocks on a hung GPU nor resumes a suspended one.
 //!
 //! Source: the kernel's Documentation/ABI/testing/sysfs-bus-pci and sysfs-devices-power.
 
@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Roots;
 
-const NVIDIA: &str = "0x10de";
-/// Class codes of display controllers: VGA 0x0300, 3D 0x0302, other 0x0380.
-const DISPLAY: &str = "0x03";
-/// Parts of the names of drivers that hold a GPU for somebody else: a virtual machine, most often.
-const FOREIGN: [&str; 3] = ["vfio", "pci-stub", "pciback"];
+const NVIDIA_VENDOR: &str = "0x10de";
+/// Prefix of the class codes of display controllers: VGA 0x0300, 3D 0x0302, other 0x0380.
+const DISPLAY_CLASS: &str = "0x03";
+/// Parts of the names of drivers that reserve a device for a virtual machine.
+const PASSTHROUGH_DRIVERS: [&str; 3] = ["vfio", "pci-stub", "pciback"];
 
-/// A GPU on the bus.
+/// An NVIDIA GPU on the PCI bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PciGpu {
+pub(super) struct PciGpu {
     /// E.g. `0000:41:00.0`.
-    pub address: String,
-    /// The driver that is bound to it.
-    pub driver: Option<String>,
+    pub(super) address: String,
+    /// The bound driver.
+    pub(super) driver: Option<String>,
     path: PathBuf,
 }
 
@@ -29,44 +29,45 @@ impl PciGpu {
         Self { address: address.to_owned(), driver: None, path: PathBuf::new() }
     }
 
-    /// Whether NVIDIA's driver should know it.
-    pub fn is_the_drivers(&self) -> bool {
+    /// Whether the NVIDIA driver should list the GPU. A GPU without a driver is one that the driver failed to bind.
+    pub(super) fn is_bound_to_nvidia_or_unbound(&self) -> bool {
         self.driver.as_deref().is_none_or(|driver| driver == "nvidia")
     }
 
-    fn is_given_away(&self) -> bool {
+    fn is_passed_through(&self) -> bool {
         let driver = self.driver.as_deref().unwrap_or_default();
-        FOREIGN.iter().any(|foreign| driver.contains(foreign))
+        PASSTHROUGH_DRIVERS.iter().any(|name| driver.contains(name))
     }
 
-    /// Whether it sleeps now.
-    pub fn is_suspended(&self) -> bool {
-        line(&self.path.join("power/runtime_status")).is_some_and(|state| state == "suspended")
+    /// Whether the GPU is runtime-suspended.
+    pub(super) fn is_suspended(&self) -> bool {
+        read_line(&self.path.join("power/runtime_status")).is_some_and(|state| state == "suspended")
     }
 
-    /// Whether it is still on the bus.
-    pub fn is_there(&self) -> bool {
+    /// Whether the GPU is still on the bus.
+    pub(super) fn is_present(&self) -> bool {
         self.path.exists()
     }
 }
 
-/// NVIDIA's GPUs by address, but for those that were given away.
-pub fn gpus(roots: &Roots) -> Vec<PciGpu> {
+/// NVIDIA GPUs sorted by address, except those passed through to virtual machines.
+pub(super) fn gpus(roots: &Roots) -> Vec<PciGpu> {
     let devices = std::fs::read_dir(roots.sys.join("bus/pci/devices"));
     let mut gpus: Vec<PciGpu> = devices
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| gpu(entry.path()))
-        .filter(|gpu| !gpu.is_given_away())
+        .filter(|gpu| !gpu.is_passed_through())
         .collect();
     gpus.sort_by(|a, b| a.address.cmp(&b.address));
     gpus
 }
 
 fn gpu(path: PathBuf) -> Option<PciGpu> {
-    let is = |file, wanted| line(&path.join(file)).is_some_and(|text| text.starts_with(wanted));
-    if !is("vendor", NVIDIA) || !is("class", DISPLAY) {
+    let has_prefix =
+        |file, prefix| read_line(&path.join(file)).is_some_and(|text| text.starts_with(prefix));
+    if !has_prefix("vendor", NVIDIA_VENDOR) || !has_prefix("class", DISPLAY_CLASS) {
         return None;
     }
     let driver = std::fs::read_link(path.join("driver")).ok();
@@ -74,21 +75,21 @@ fn gpu(path: PathBuf) -> Option<PciGpu> {
     Some(PciGpu { address: path.file_name()?.to_str()?.to_owned(), driver, path })
 }
 
-fn line(path: &Path) -> Option<String> {
+fn read_line(path: &Path) -> Option<String> {
     Some(std::fs::read_to_string(path).ok()?.trim().to_owned())
 }
 
-/// Addresses of the GPUs that NVIDIA's driver shows here; `None` where it shows none at all. In a container
-/// that was given some of the machine's GPUs, the bus has all and this list has those.
-pub fn shown_by_driver(roots: &Roots) -> Option<Vec<String>> {
+/// Addresses of the GPUs in `/proc/driver/nvidia/gpus`; `None` if there are none. In a container that has access to some
+/// GPUs only, this directory lists those, while sysfs lists all.
+pub(super) fn visible_to_driver(roots: &Roots) -> Option<Vec<String>> {
     let entries = std::fs::read_dir(roots.proc.join("driver/nvidia/gpus")).ok()?;
     let names: Vec<String> =
         entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
     (!names.is_empty()).then_some(names)
 }
 
-/// How many GPUs' device files there are.
-pub fn device_files() -> usize {
+/// Number of device files `/dev/nvidiaN`.
+pub(super) fn count_device_files() -> usize {
     let entries = std::fs::read_dir("/dev").into_iter().flatten().flatten();
     let is_gpu = |name: &str| {
         let number = name.strip_prefix("nvidia").unwrap_or_default();
@@ -102,9 +103,10 @@ mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
 
-    struct Bus(PathBuf);
+    /// A PCI bus in a temporary directory.
+    struct FakeBus(PathBuf);
 
-    impl Bus {
+    impl FakeBus {
         fn new(name: &str) -> Self {
             let name = format!("hm-agent-pci-{name}-{}", std::process::id());
             Self(std::env::temp_dir().join(name))
@@ -127,15 +129,15 @@ mod tests {
         }
     }
 
-    impl Drop for Bus {
+    impl Drop for FakeBus {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
     }
 
     #[test]
-    fn only_nvidias_display_controllers_that_are_ours() {
-        let bus = Bus::new("ours");
+    fn finds_nvidia_gpus_that_are_not_passed_through() {
+        let bus = FakeBus::new("gpus");
         bus.add("0000:c1:00.0", "0x10de", "0x030200", Some("nvidia"));
         bus.add("0000:41:00.0", "0x10de", "0x030000", None);
         bus.add("0000:41:00.1", "0x10de", "0x040300", Some("snd_hda_intel"));
@@ -145,18 +147,18 @@ mod tests {
         let found = gpus(&bus.roots());
         let addresses: Vec<_> = found.iter().map(|gpu| gpu.address.as_str()).collect();
         assert_eq!(addresses, ["0000:41:00.0", "0000:82:00.0", "0000:c1:00.0"]);
-        let drivers: Vec<_> = found.iter().map(PciGpu::is_the_drivers).collect();
+        let drivers: Vec<_> = found.iter().map(PciGpu::is_bound_to_nvidia_or_unbound).collect();
         assert_eq!(drivers, [true, false, true]);
-        assert!(found.iter().all(|gpu| gpu.is_there() && !gpu.is_suspended()));
-        let asleep = bus.0.join("sys/bus/pci/devices/0000:c1:00.0/power/runtime_status");
-        std::fs::write(asleep, "suspended\n").unwrap();
+        assert!(found.iter().all(|gpu| gpu.is_present() && !gpu.is_suspended()));
+        let status = bus.0.join("sys/bus/pci/devices/0000:c1:00.0/power/runtime_status");
+        std::fs::write(status, "suspended\n").unwrap();
         assert!(found[2].is_suspended());
     }
 
     #[test]
-    fn a_machine_without_a_bus_has_none() {
-        let bus = Bus::new("none");
+    fn finds_nothing_without_pci_bus() {
+        let bus = FakeBus::new("none");
         assert_eq!(gpus(&bus.roots()), []);
-        assert_eq!(shown_by_driver(&bus.roots()), None);
+        assert_eq!(visible_to_driver(&bus.roots()), None);
     }
 }

@@ -1,72 +1,84 @@
-//! Which of NVIDIA's GPUs are there, and which of them are ours to ask for.
+//! Which NVIDIA GPUs are present and which of them the probe should report.
 
 use std::time::Instant;
 
-use crate::collector::gpu::nvidia::inventory::PciEntry;
-use crate::collector::gpu::nvidia::pci;
-use crate::collector::gpu::nvidia::pci::PciGpu;
+use crate::collector::gpu::RESCAN_INTERVAL;
+use crate::collector::gpu::nvidia::pci::{self, PciGpu};
 use crate::config::Roots;
-use crate::limits;
 
-/// NVIDIA's GPUs on the bus, as they were seen last.
-#[derive(Default)]
-pub struct Bus {
-    /// All of them, but for those that were given away.
-    pub gpus: Vec<PciGpu>,
-    /// Those of them that the driver should know and we may see, with whether they sleep.
-    pub ours: Vec<(PciGpu, bool)>,
-    /// See [`pci::shown_by_driver`].
-    shown: Option<Vec<String>>,
-    /// See [`pci::device_files`].
-    device_files: usize,
-    /// When all of the bus was looked at.
-    pub searched: Option<Instant>,
-    /// What `ours` was when the probe was started.
-    pub at_start: Vec<(PciGpu, bool)>,
+/// A GPU that the NVIDIA driver should list.
+pub(super) struct PciEntry<'a> {
+    pub(super) gpu: &'a PciGpu,
+    /// Runtime-suspended, so the probe does not query it.
+    pub(super) suspended: bool,
 }
 
-impl Bus {
-    /// Looks at what is there and, once a minute, for what is new.
-    pub fn look(&mut self, roots: &Roots, now: Instant) {
-        if self.searched.is_none_or(|at| now >= at + limits::GPU_SEARCH) {
+/// NVIDIA GPUs on the PCI bus as of the last scan.
+#[derive(Default)]
+pub(super) struct PciScan {
+    /// All GPUs except those passed through to virtual machines.
+    pub(super) gpus: Vec<PciGpu>,
+    /// Those of `gpus` that the driver should list and that are visible here, and whether they are suspended.
+    pub(super) managed: Vec<(PciGpu, bool)>,
+    /// Result of [`pci::visible_to_driver`].
+    visible_to_driver: Option<Vec<String>>,
+    /// Result of [`pci::count_device_files`].
+    device_files: usize,
+    /// Time of the last full scan.
+    pub(super) scanned_at: Option<Instant>,
+    /// `managed` when the probe was started.
+    pub(super) at_probe_start: Vec<(PciGpu, bool)>,
+}
+
+impl PciScan {
+    /// Checks the known GPUs and, every [`RESCAN_INTERVAL`], scans for new ones.
+    pub(super) fn update(&mut self, roots: &Roots, now: Instant) {
+        if self.is_scan_due(now) {
             self.gpus = pci::gpus(roots);
-            self.shown = pci::shown_by_driver(roots);
-            self.device_files = pci::device_files();
-            self.searched = Some(now);
+            self.visible_to_driver = pci::visible_to_driver(roots);
+            self.device_files = pci::count_device_files();
+            self.scanned_at = Some(now);
         }
-        self.gpus.retain(PciGpu::is_there);
-        // One that comes back is another one for the driver.
-        self.at_start.retain(|(gpu, _)| self.gpus.contains(gpu));
-        let ours = self.gpus.iter().filter(|gpu| gpu.is_the_drivers() && self.is_shown(gpu));
-        self.ours = ours.map(|gpu| (gpu.clone(), gpu.is_suspended())).collect();
-    }
-
-    /// Whether the driver shows it to us. One without any driver is nobody else's: it is for us to miss.
-    fn is_shown(&self, gpu: &PciGpu) -> bool {
-        let shown = self.shown.as_ref().is_none_or(|shown| shown.contains(&gpu.address));
-        gpu.driver.is_none() || shown
-    }
-
-    /// Whether there are some and all of them sleep.
-    pub fn all_asleep(&self) -> bool {
-        !self.ours.is_empty() && self.ours.iter().all(|(_, asleep)| *asleep)
-    }
-
-    /// Whether the probe that runs was started for other GPUs than there are: some have come, fallen
-    /// asleep or woken up. It cannot learn that: the driver's library lists GPUs once.
-    pub fn has_changed(&self) -> bool {
-        self.ours.iter().any(|gpu| !self.at_start.contains(gpu))
-    }
-
-    /// Those that the driver should list, if that can be told: in a container that was given the device files
-    /// of some of them, the bus shows all.
-    pub fn expected(&self) -> Vec<PciEntry<'_>> {
-        let with_driver = self.ours.iter().filter(|(gpu, _)| gpu.driver.is_some()).count();
-        let files = self.device_files;
-        let all = files == 0 || files >= with_driver;
-        self.ours
+        self.gpus.retain(PciGpu::is_present);
+        // A GPU that was removed and added again is a new one for the driver.
+        self.at_probe_start.retain(|(gpu, _)| self.gpus.contains(gpu));
+        let managed = self
+            .gpus
             .iter()
-            .filter(|(gpu, suspended)| all || *suspended || gpu.driver.is_none())
+            .filter(|gpu| gpu.is_bound_to_nvidia_or_unbound() && self.is_visible(gpu));
+        self.managed = managed.map(|gpu| (gpu.clone(), gpu.is_suspended())).collect();
+    }
+
+    pub(super) fn is_scan_due(&self, now: Instant) -> bool {
+        self.scanned_at.is_none_or(|at| now >= at + RESCAN_INTERVAL)
+    }
+
+    /// A GPU without a driver counts as visible: no other container or virtual machine uses it, so it must be reported as
+    /// missing.
+    fn is_visible(&self, gpu: &PciGpu) -> bool {
+        let is_listed = |visible: &Vec<String>| visible.contains(&gpu.address);
+        gpu.driver.is_none() || self.visible_to_driver.as_ref().is_none_or(is_listed)
+    }
+
+    /// Whether there are GPUs and all are suspended.
+    pub(super) fn all_suspended(&self) -> bool {
+        !self.managed.is_empty() && self.managed.iter().all(|(_, suspended)| *suspended)
+    }
+
+    /// Whether a GPU was added, suspended or resumed since the probe was started. The probe must be restarted then, because
+    /// the driver's library lists GPUs once, at its initialization.
+    pub(super) fn has_changed(&self) -> bool {
+        self.managed.iter().any(|gpu| !self.at_probe_start.contains(gpu))
+    }
+
+    /// GPUs that the driver should list. In a container that has the device files of some GPUs only, the bus shows all of
+    /// them; then those that are awake and have a driver are omitted, because it is unknown which ones are accessible.
+    pub(super) fn expected(&self) -> Vec<PciEntry<'_>> {
+        let with_driver = self.managed.iter().filter(|(gpu, _)| gpu.driver.is_some()).count();
+        let all_accessible = self.device_files == 0 || self.device_files >= with_driver;
+        self.managed
+            .iter()
+            .filter(|(gpu, suspended)| all_accessible || *suspended || gpu.driver.is_none())
             .map(|(gpu, suspended)| PciEntry { gpu, suspended: *suspended })
             .collect()
     }

@@ -1,4 +1,4 @@
-//! The probe as a child process: started from memory, asked, read, killed.
+//! The probe's child process: started from memory, queried over a pipe, killed.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -8,66 +8,60 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
+use flate2::read::ZlibDecoder;
 
-use crate::collector::gpu::nvidia::protocol::{Line, VERSION};
-use crate::limits;
+use crate::collector::gpu::nvidia::protocol::{ProbeReply, VERSION};
 use crate::sys::process::create_memfd;
 use crate::sys::wait_readable;
 use crate::util::child_env;
 use crate::util::error::reason;
 use crate::util::state_dir;
 
-/// A probe that runs.
-pub struct Probe {
+/// Size limit of the uncompressed probe, which has 0.6 MB. Debug builds of the agent embed a release build too.
+const MAX_PROBE_BYTES: u64 = 16 << 20;
+/// Size limit of a reply. The longest ones list thousands of processes on eight GPUs.
+const MAX_REPLY_BYTES: usize = 4 << 20;
+
+/// A running probe.
+pub(super) struct ProbeProcess {
     child: Child,
     stdin: ChildStdin,
     stdout: ChildStdout,
     unread: Vec<u8>,
 }
 
-/// What came of reading.
-pub enum Heard {
-    /// Not a whole line yet.
-    Nothing,
-    /// A line.
-    Line(Box<Line>),
-    /// It is gone.
-    End,
-    /// It wrote something that is no answer.
-    Nonsense(String),
+/// Result of reading from the probe.
+pub(super) enum ProbeEvent {
+    /// No complete line yet.
+    Incomplete,
+    Reply(Box<ProbeReply>),
+    /// The probe closed its output.
+    Eof,
+    Malformed(String),
 }
 
-impl Probe {
-    /// Starts the program that is in `packed`, in zlib's form, from memory, or from a file in `state_dir` where memory
-    /// cannot be run.
-    pub fn start(
-        packed: &'static [u8],
-        arguments: &[OsString],
-        state_dir: &Path,
-    ) -> Result<Self, String> {
-        let program = decompress_to_vec_zlib_with_limit(packed, limits::PROBE_BYTES)
-            .map_err(|error| format!("the probe in this agent is damaged: {error}"))?;
-        Self::start_anywhere(&program, arguments, state_dir)
-    }
-
-    fn start_anywhere(
+impl ProbeProcess {
+    /// Starts `program`, which is in zlib format. Runs it from a memfd, or from a file in `state_dir` if the system does
+    /// not allow to execute a memfd.
+    pub(super) fn start(
         program: &[u8],
         arguments: &[OsString],
         state_dir: &Path,
     ) -> Result<Self, String> {
-        let from_memory = Self::from_memory(program, arguments);
-        let in_memory = match from_memory {
+        let program = decompress(program)
+            .map_err(|error| format!("the embedded probe is damaged: {}", reason(&error)))?;
+        let from_memory = match Self::from_memory(&program, arguments) {
             Ok(probe) => return Ok(probe),
             Err(error) => reason(&error),
         };
-        Self::from_file(program, arguments, state_dir).map_err(|error| {
-            let on_disk = reason(&error);
-            let why = format!("from memory: {in_memory}; from {}: {on_disk}", state_dir.display());
+        Self::from_file(&program, arguments, state_dir).map_err(|error| {
+            let from_file = reason(&error);
+            let why =
+                format!("from memory: {from_memory}; from {}: {from_file}", state_dir.display());
             match error.kind() {
-                // The program is there; its loader is not.
+                // The program exists, so the missing file is its ELF interpreter.
                 io::ErrorKind::NotFound => {
-                    format!("{why}; it needs glibc, as NVIDIA's library does")
+                    format!("{why}; the probe needs glibc, as NVIDIA's library does")
                 }
                 _ => why,
             }
@@ -84,13 +78,13 @@ impl Probe {
         state_dir::make(state_dir)?;
         state_dir::check_alone(state_dir)?;
         let path = state_dir.join(format!("gpu-probe.{}", std::process::id()));
-        // An agent of the same number may have left one there, as they all have in containers.
+        // In containers, where the agent always has the same PID, a previous run may have left the file behind.
         let started = state_dir::create(&path, 0o700).and_then(|mut file| {
             file.write_all(program)?;
             drop(file);
             Self::spawn(path.as_os_str(), arguments)
         });
-        // It runs or it does not: nobody needs the name any more, nor one that was left there.
+        // Whether the probe runs or not, its file is not needed any more. It may not exist.
         let _ = std::fs::remove_file(&path);
         started
     }
@@ -107,95 +101,121 @@ impl Probe {
         Ok(Self { child, stdin, stdout, unread: Vec::new() })
     }
 
-    /// Its number.
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Asks for a line.
-    pub fn ask(&mut self) -> io::Result<()> {
+    /// Requests a reply.
+    pub(super) fn request(&mut self) -> io::Result<()> {
         self.stdin.write_all(b"\n")
     }
 
-    /// Whether a whole line was read already that nobody has taken.
-    pub fn has_line(&self) -> bool {
+    /// Whether a complete line is buffered.
+    pub(super) fn has_line(&self) -> bool {
         self.unread.contains(&b'\n')
     }
 
-    /// Whether there is something to read.
-    pub fn has_spoken(&self) -> bool {
+    /// Whether [`Self::read`] would return without blocking.
+    pub(super) fn has_output(&self) -> bool {
         self.has_line() || wait_readable([self.as_fd()], Some(Duration::ZERO)) == [true]
     }
 
-    /// The next line, or what there is of it. Waits if nothing is there: poll first.
-    pub fn read(&mut self) -> Heard {
+    /// Returns the next buffered line or reads once, which blocks until there is output.
+    pub(super) fn read(&mut self) -> ProbeEvent {
         if self.has_line() {
-            return self.take();
+            return self.next_line();
         }
-        let mut part = [0; 16 << 10];
-        match self.stdout.read(&mut part) {
-            Ok(0) => Heard::End,
+        let mut chunk = [0; 16 << 10];
+        match self.stdout.read(&mut chunk) {
+            Ok(0) => ProbeEvent::Eof,
             Ok(length) => {
-                self.unread.extend_from_slice(&part[..length]);
-                self.take()
+                self.unread.extend_from_slice(&chunk[..length]);
+                self.next_line()
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Heard::Nothing,
-            Err(error) => Heard::Nonsense(reason(&error)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => ProbeEvent::Incomplete,
+            Err(error) => ProbeEvent::Malformed(reason(&error)),
         }
     }
 
-    fn take(&mut self) -> Heard {
+    fn next_line(&mut self) -> ProbeEvent {
         let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') else {
-            return match self.unread.len() > limits::PROBE_LINE_BYTES {
-                true => Heard::Nonsense("a line without end".to_owned()),
-                false => Heard::Nothing,
+            return match self.unread.len() > MAX_REPLY_BYTES {
+                true => ProbeEvent::Malformed("line too long".to_owned()),
+                false => ProbeEvent::Incomplete,
             };
         };
-        let line = serde_json::from_slice::<Line>(&self.unread[..end]);
+        let reply = serde_json::from_slice::<ProbeReply>(&self.unread[..end]);
         self.unread.drain(..=end);
-        match line {
-            Ok(line) if line.version == VERSION => Heard::Line(Box::new(line)),
-            Ok(line) => Heard::Nonsense(format!("a line of version {}", line.version)),
-            Err(error) => Heard::Nonsense(error.to_string()),
+        match reply {
+            Ok(reply) if reply.version == VERSION => ProbeEvent::Reply(Box::new(reply)),
+            Ok(reply) => ProbeEvent::Malformed(format!("unsupported version {}", reply.version)),
+            Err(error) => ProbeEvent::Malformed(error.to_string()),
         }
     }
 
-    /// Whether the kernel holds one of its threads in a call, so that killing it would not end it.
-    pub fn is_held(&self) -> bool {
+    /// Whether a thread of the probe is in uninterruptible sleep (state D), so that SIGKILL would have no effect.
+    pub(super) fn is_uninterruptible(&self) -> bool {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
         tasks.into_iter().flatten().flatten().any(|task| {
             let stat = std::fs::read(task.path().join("stat")).unwrap_or_default();
-            // pid (name) state …; a name may hold anything.
+            // `pid (name) state …`, where the name may contain any character.
             let after_name = stat.rsplit(|byte| *byte == b')').next();
             after_name.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"D"))
         })
     }
 
-    /// Kills it. What is left can only be waited for.
-    pub fn kill(mut self) -> Ending {
-        // It fails only when the child is gone already.
+    /// Sends SIGKILL. The process may still have to be waited for.
+    pub(super) fn kill(mut self) -> StoppingProcess {
+        // Fails only if the child has exited already.
         let _ = self.child.kill();
-        Ending(self.child)
+        StoppingProcess(self.child)
     }
 }
 
-impl AsFd for Probe {
+impl AsFd for ProbeProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stdout.as_fd()
     }
 }
 
-/// A probe on its way out. One that a driver call holds stays until that returns.
-pub struct Ending(Child);
+/// A killed probe. While a thread is blocked in a driver call, the process remains.
+pub(super) struct StoppingProcess(Child);
 
-impl Ending {
-    /// How it ended, once it has.
-    pub fn status(&mut self) -> Option<ExitStatus> {
+impl StoppingProcess {
+    /// Exit status, once the process is reaped.
+    pub(super) fn try_wait(&mut self) -> Option<ExitStatus> {
         self.0.try_wait().ok().flatten()
     }
 
-    /// Its number.
-    pub fn pid(&self) -> u32 {
+    pub(super) fn pid(&self) -> u32 {
         self.0.id()
+    }
+}
+
+fn decompress(program: &[u8]) -> io::Result<Vec<u8>> {
+    let mut decompressed = Vec::new();
+    ZlibDecoder::new(program).take(MAX_PROBE_BYTES + 1).read_to_end(&mut decompressed)?;
+    match decompressed.len() as u64 > MAX_PROBE_BYTES {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok(decompressed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::Compression;
+    use flate2::write::ZlibEncoder;
+
+    #[test]
+    fn rejects_damaged_embedded_probe() {
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(b"\x7fELF program").unwrap();
+        let packed = encoder.finish().unwrap();
+        assert_eq!(decompress(&packed).unwrap(), b"\x7fELF program");
+        for length in 0..packed.len() {
+            assert!(decompress(&packed[..length]).is_err(), "truncated to {length} bytes");
+        }
+        assert!(decompress(b"not zlib").is_err());
     }
 }

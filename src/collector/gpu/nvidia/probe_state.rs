@@ -1,43 +1,43 @@
-//! Where the probe is in its life, and how it goes on.
+//! State machine of the probe process.
 
 use std::time::Instant;
 
-use crate::collector::gpu::nvidia::probe_process::{Ending, Probe};
+use crate::collector::gpu::nvidia::probe_process::{ProbeProcess, StoppingProcess};
 
-/// Where the probe is.
-pub enum Phase {
-    /// None is wanted.
-    Off,
-    /// The next one is started then.
-    Resting(Instant),
-    /// It was asked then, and has not answered yet.
-    Asked(Probe, Instant),
-    /// It has answered.
-    Idle(Probe),
-    /// It was killed then, or ended by itself, and is not gone yet.
-    Ending { ending: Ending, since: Instant, why: Why, named: bool },
+pub(super) enum ProbeState {
+    /// No probe is needed.
+    Disabled,
+    /// The next probe is started at this time.
+    Backoff(Instant),
+    /// A request was sent at this time and the reply is outstanding.
+    Querying(ProbeProcess, Instant),
+    /// All requests are answered.
+    Idle(ProbeProcess),
+    /// The probe was killed or exited, and is not reaped yet. `logged`: that it cannot be killed is logged.
+    Stopping { process: StoppingProcess, since: Instant, reason: StopReason, logged: bool },
 }
 
-/// Why a probe ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// Another one is to take its place, or none.
+pub(super) enum StopReason {
+    /// Settings or GPUs changed: another probe is started, or none is needed.
     Replaced,
-    /// It did not answer, or has said itself why it cannot.
+    /// Timeout, malformed reply, or a failure that the probe reported itself.
     Failed,
-    /// Nobody told it to.
+    /// The probe exited by itself.
     Crashed,
 }
 
-/// Kills a probe.
-pub fn ending(probe: Probe, now: Instant, why: Why) -> Phase {
-    Phase::Ending { ending: probe.kill(), since: now, why, named: false }
-}
+impl ProbeState {
+    /// Sends a request to an idle probe.
+    pub(super) fn query(mut probe: ProbeProcess, now: Instant) -> Self {
+        match probe.request() {
+            Ok(()) => Self::Querying(probe, now),
+            Err(_) => Self::stop(probe, now, StopReason::Crashed),
+        }
+    }
 
-/// Asks a probe.
-pub fn ask(mut probe: Probe, now: Instant) -> Phase {
-    match probe.ask() {
-        Ok(()) => Phase::Asked(probe, now),
-        Err(_) => ending(probe, now, Why::Crashed),
+    /// Kills a probe.
+    pub(super) fn stop(probe: ProbeProcess, now: Instant, reason: StopReason) -> Self {
+        Self::Stopping { process: probe.kill(), since: now, reason, logged: false }
     }
 }

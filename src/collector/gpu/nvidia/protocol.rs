@@ -1,23 +1,23 @@
-//! What the GPU probe writes: one line of JSON for each line that it reads.
+//! Protocol between agent and GPU probe: for each line that the probe reads, it writes one line of JSON.
 //!
-//! Both ends are built together; the version is there for the one that is run by hand.
+//! Agent and probe are built together. The version detects a probe that was replaced by hand.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::gpu::{DriverState, Gpu};
 
-/// The version of this format.
+/// Version of this protocol.
 pub const VERSION: u32 = 1;
 
 /// One line.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Line {
+pub struct ProbeReply {
     /// [`VERSION`].
     pub version: u32,
-    /// Why there is nothing else; the probe ends after it.
+    /// Why NVML cannot be used. All other fields are empty, and the probe exits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure: Option<Failure>,
-    /// Nobody has answered yet, and this is only to say which errors were reported.
+    pub failure: Option<ProbeFailure>,
+    /// Contains XIDs only. Sent when no GPU has replied yet; the full reply follows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
     /// E.g. `550.54.14`.
@@ -26,10 +26,10 @@ pub struct Line {
     /// E.g. `12.4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cuda_version: Option<String>,
-    /// How many GPUs the driver lists and does not let us see.
+    /// Number of GPUs that the driver lists but denies access to.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub denied: usize,
-    /// By index. Names of processes are absent; `xids` are those since the previous line.
+    /// Sorted by index. Process names are absent; `xids` are those since the previous line.
     #[serde(default)]
     pub gpus: Vec<Gpu>,
 }
@@ -40,9 +40,8 @@ fn is_zero(number: &usize) -> bool {
 
 /// NVML cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// What that comes to.
+pub struct ProbeFailure {
     pub state: DriverState,
-    /// What NVML says.
+    /// NVML's error message.
     pub message: String,
 }

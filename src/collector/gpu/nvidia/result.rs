@@ -1,88 +1,138 @@
-//! What an answer of the probe comes to, or that there is none: the board is told, and the log when the state
-//! has changed.
+//! Handles replies of the probe: updates the shared state and logs when the driver's state changes.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::collector::gpu::nvidia::messages::say;
-use crate::collector::gpu::nvidia::protocol::Line;
-use crate::collector::gpu::nvidia::{NVIDIA_DEVICE, ProbeSupervisor};
+use crate::collector::gpu::nvidia::messages::{describe, log_state};
+use crate::collector::gpu::nvidia::probe_process::{ProbeEvent, ProbeProcess};
+use crate::collector::gpu::nvidia::probe_state::{ProbeState, StopReason};
+use crate::collector::gpu::nvidia::probe_supervisor::{
+    MIN_RESTART_DELAY, NVIDIA_DEVICE, ProbeSupervisor,
+};
+use crate::collector::gpu::nvidia::protocol::ProbeReply;
 use crate::config::{GpuSource, Roots};
-use crate::limits;
 use crate::model::gpu::{DriverState, Gpu, NvidiaDriver, Problem};
 
+/// Replies after which a probe counts as stable and the restart delay is reset. A probe can crash after its first reply.
+const STABLE_AFTER_REPLIES: u32 = 2;
+
 impl ProbeSupervisor<'_> {
-    /// No probe is wanted: because of what there is.
-    pub(super) fn say_why_off(&mut self, now: Instant) {
-        if self.bus.all_asleep() {
-            let gpus = self.roster.complete(Vec::new(), 0, &self.bus.expected());
-            self.nvidia.message = None;
+    /// Reads from the probe and handles its reply.
+    pub(super) fn on_probe_output(&mut self, now: Instant) {
+        let (mut probe, since) = match self.take_probe() {
+            ProbeState::Querying(probe, since) => (probe, since),
+            ProbeState::Idle(probe) => (probe, now),
+            state => {
+                self.probe = state;
+                return;
+            }
+        };
+        self.probe = match probe.read() {
+            ProbeEvent::Incomplete => ProbeState::Querying(probe, since),
+            ProbeEvent::Eof => ProbeState::stop(probe, now, StopReason::Crashed),
+            ProbeEvent::Malformed(what) => {
+                let message = format!("malformed reply of the GPU probe: {what}");
+                self.on_failure(DriverState::Crashed, message, now);
+                ProbeState::stop(probe, now, StopReason::Failed)
+            }
+            ProbeEvent::Reply(reply) => self.on_reply(probe, *reply, since, now),
+        };
+    }
+
+    fn on_reply(
+        &mut self,
+        probe: ProbeProcess,
+        reply: ProbeReply,
+        since: Instant,
+        now: Instant,
+    ) -> ProbeState {
+        if reply.partial {
+            self.inventory.count_errors(reply.gpus);
+            return ProbeState::Querying(probe, since);
+        }
+        if let Some(failure) = reply.failure {
+            self.on_failure(failure.state, describe(&failure), now);
+            return ProbeState::stop(probe, now, StopReason::Failed);
+        }
+        self.on_result(reply, since, now);
+        let poll_pending = std::mem::take(&mut self.poll_pending);
+        match poll_pending && !self.must_be_replaced(&probe, now) {
+            true => ProbeState::query(probe, now),
+            false => ProbeState::Idle(probe),
+        }
+    }
+
+    /// Reports why no probe is needed: all GPUs are suspended, or there is none.
+    pub(super) fn report_idle(&mut self, now: Instant) {
+        if self.pci.all_suspended() {
+            let gpus = self.inventory.merge(Vec::new(), 0, &self.pci.expected());
+            self.driver.message = None;
             self.report(DriverState::Suspended, gpus, now, Duration::ZERO);
         } else {
-            self.roster.forget();
-            self.nvidia = NvidiaDriver { state: self.nvidia.state, ..NvidiaDriver::default() };
+            self.inventory.clear();
+            self.driver = NvidiaDriver { state: self.driver.state, ..NvidiaDriver::default() };
             self.report(DriverState::NoGpu, Vec::new(), now, Duration::ZERO);
         }
     }
 
-    /// A good answer.
-    pub(super) fn take(&mut self, line: Line, since: Instant, now: Instant) {
-        (self.answers, self.stillborn) = (self.answers.saturating_add(1), 0);
-        if self.answers >= limits::GOOD_ANSWERS {
-            self.rest = limits::PROBE_REST.0;
+    /// Handles a complete reply without failure to the request sent at `since`.
+    fn on_result(&mut self, reply: ProbeReply, since: Instant, now: Instant) {
+        (self.good_replies, self.failed_starts) = (self.good_replies.saturating_add(1), 0);
+        if self.good_replies >= STABLE_AFTER_REPLIES {
+            self.restart_delay = MIN_RESTART_DELAY;
         }
-        let mut gpus = self.roster.complete(line.gpus, line.denied, &self.bus.expected());
+        let mut gpus = self.inventory.merge(reply.gpus, reply.denied, &self.pci.expected());
         for process in gpus.iter_mut().flat_map(|gpu| gpu.values.processes.iter_mut().flatten()) {
-            process.name = command_name(&self.roots, process.pid);
+            process.name = process_name(&self.roots, process.pid);
         }
         match gpus.iter().any(|gpu| gpu.problem == Some(Problem::Hung)) {
-            true => self.one_hangs = self.one_hangs.or(Some(now)),
-            false => self.one_hangs = None,
+            true => self.gpu_hung_since = self.gpu_hung_since.or(Some(now)),
+            false => self.gpu_hung_since = None,
         }
-        self.nvidia.message = None;
-        self.nvidia.driver_version = line.driver_version;
-        self.nvidia.cuda_version = line.cuda_version;
+        self.driver.message = None;
+        self.driver.driver_version = reply.driver_version;
+        self.driver.cuda_version = reply.cuda_version;
         self.report(DriverState::Ok, gpus, since, now - since);
     }
 
-    /// The driver as a whole is of no use now.
-    pub(super) fn fail(&mut self, state: DriverState, message: String, now: Instant) {
-        if state == DriverState::NoDriver && self.is_only_windows() {
-            // Windows shows its Linux a GPU, and it is not NVIDIA's.
+    /// Reports that the driver as a whole does not work.
+    pub(super) fn on_failure(&mut self, state: DriverState, message: String, now: Instant) {
+        if state == DriverState::NoDriver && self.is_wsl_without_nvidia() {
             return self.report(DriverState::NoGpu, Vec::new(), now, Duration::ZERO);
         }
         let problem = if state == DriverState::Hung { Problem::Hung } else { Problem::Failed };
-        let gpus = self.roster.failed(problem, &message, &self.bus.expected());
-        self.nvidia = NvidiaDriver {
-            state: self.nvidia.state,
+        let gpus = self.inventory.failed(problem, &message, &self.pci.expected());
+        self.driver = NvidiaDriver {
+            state: self.driver.state,
             message: Some(message),
             ..NvidiaDriver::default()
         };
         self.report(state, gpus, now, Duration::ZERO);
     }
 
-    fn is_only_windows(&self) -> bool {
-        let asked_for = self.gpu.source != GpuSource::Auto || self.gpu.nvml_library.is_some();
-        !asked_for && self.bus.gpus.is_empty() && !Path::new(NVIDIA_DEVICE).exists()
+    /// Whether the probe was started only because WSL has a GPU device, which may belong to a GPU of another vendor.
+    fn is_wsl_without_nvidia(&self) -> bool {
+        let is_configured = self.gpu.source != GpuSource::Auto || self.gpu.nvml_library.is_some();
+        !is_configured && self.pci.gpus.is_empty() && !Path::new(NVIDIA_DEVICE).exists()
     }
 
-    fn report(&mut self, state: DriverState, gpus: Vec<Gpu>, at: Instant, took: Duration) {
-        let before = std::mem::replace(&mut self.nvidia.state, state);
-        if before != state {
-            say(&self.nvidia, gpus.len());
+    fn report(&mut self, state: DriverState, gpus: Vec<Gpu>, at: Instant, duration: Duration) {
+        let previous = std::mem::replace(&mut self.driver.state, state);
+        if previous != state {
+            log_state(&self.driver, gpus.len());
         }
-        let looked = self.gpu.source != GpuSource::Nothing;
-        let nvidia = looked.then(|| self.nvidia.clone());
-        let places = gpus.len().max(self.bus.ours.len());
-        self.board.put_nvidia(nvidia, gpus, places, at, took);
-        self.board.set_known();
+        let is_enabled = self.gpu.source != GpuSource::Nothing;
+        let driver = is_enabled.then(|| self.driver.clone());
+        let count = gpus.len().max(self.pci.managed.len());
+        self.state.set_nvidia(driver, gpus, count, at, duration);
+        self.state.set_has_result();
     }
 }
 
-/// A process' name, which the kernel keeps at most 15 letters long.
-fn command_name(roots: &Roots, pid: u32) -> Option<String> {
+/// From `/proc/PID/comm`, which the kernel limits to 15 bytes.
+fn process_name(roots: &Roots, pid: u32) -> Option<String> {
     let mut name = Vec::new();
     let file = File::open(roots.proc.join(pid.to_string()).join("comm")).ok()?;
     file.take(64).read_to_end(&mut name).ok()?;
