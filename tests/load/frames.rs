@@ -1,64 +1,65 @@
-//! RFC 6455 frames as a client sees them: what a server sends, piece by piece, and what it is sent.
+//! RFC 6455 frames of a client: incremental parsing of what a server sends, and masked frames to send.
 
-/// Longer messages are a fault: none of the protocol comes near.
+/// Longer messages are an error. The protocol's messages are far shorter.
 const MESSAGE_BYTES: u64 = 1 << 20;
 const HEAD_BYTES: usize = 8 << 10;
-/// The example of RFC 6455 1.3, whose answer is known without SHA-1.
+/// The example of RFC 6455 1.3, so that no SHA-1 is needed to check the answer.
 pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// Not zero, so that the server really has to unmask.
+/// Not zero, so that a server that does not unmask fails.
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// Opcodes of what a client sends here.
 pub const TEXT: u8 = 1;
 pub const PONG: u8 = 10;
 
-/// What a server says.
+/// Received from a server.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard<'a> {
+pub enum Incoming<'a> {
     /// A whole message, out of one frame or several.
     Message(&'a [u8]),
-    /// One by permessage-deflate (RFC 7692). What it says is not looked at.
+    /// A message compressed with permessage-deflate (RFC 7692). It is not decompressed.
     Compressed,
     Ping(&'a [u8]),
     Close,
 }
 
-/// Bytes become frames; where one read ends and the next begins does not matter.
+/// Parses bytes that arrive in pieces of any size.
 #[derive(Default)]
 pub struct Frames {
     bytes: Vec<u8>,
-    taken: usize,
-    /// The parts so far of a message that comes in several frames.
+    consumed: usize,
+    /// The fragments received so far of the current message.
     message: Vec<u8>,
 }
 
 impl Frames {
     pub fn push(&mut self, bytes: &[u8]) {
-        self.bytes.drain(..self.taken);
-        self.taken = 0;
+        self.bytes.drain(..self.consumed);
+        self.consumed = 0;
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// What was pushed and is not taken yet.
+    /// Bytes that were pushed and not consumed.
     pub fn rest(&self) -> &[u8] {
-        &self.bytes[self.taken..]
+        &self.bytes[self.consumed..]
     }
 
-    /// Takes bytes that are no frames: the answer to the upgrade.
+    /// Consumes bytes that are no frames: the response to the upgrade.
     pub fn skip(&mut self, count: usize) {
-        self.taken += count;
+        self.consumed += count;
     }
 
-    /// The next thing said, if all of it is there.
-    pub fn next(&mut self) -> Result<Option<Heard<'_>>, &'static str> {
+    /// The next message or control frame, if it is complete.
+    pub fn next(&mut self) -> Result<Option<Incoming<'_>>, &'static str> {
         while let Some((first, length, header)) = head(self.rest())? {
-            let from = self.taken + header;
+            let from = self.consumed + header;
             let Some(payload) = self.bytes.get(from..from + length) else { break };
-            self.taken = from + length;
+            self.consumed = from + length;
             let last = first & 0x80 != 0;
             match first & 0x7f {
-                1 | 2 if last => return Ok(Some(Heard::Message(&self.bytes[from..self.taken]))),
+                1 | 2 if last => {
+                    return Ok(Some(Incoming::Message(&self.bytes[from..self.consumed])));
+                }
                 opcode @ 0..=2 => {
                     if opcode > 0 {
                         self.message.clear();
@@ -68,12 +69,12 @@ impl Frames {
                         return Err("a message over 1 MiB");
                     }
                     if last {
-                        return Ok(Some(Heard::Message(&self.message)));
+                        return Ok(Some(Incoming::Message(&self.message)));
                     }
                 }
-                0x41 | 0x42 if last => return Ok(Some(Heard::Compressed)),
-                8 => return Ok(Some(Heard::Close)),
-                9 => return Ok(Some(Heard::Ping(&self.bytes[from..self.taken]))),
+                0x41 | 0x42 if last => return Ok(Some(Incoming::Compressed)),
+                8 => return Ok(Some(Incoming::Close)),
+                9 => return Ok(Some(Incoming::Ping(&self.bytes[from..self.consumed]))),
                 10 => {}
                 _ => return Err("an unknown frame"),
             }
@@ -82,7 +83,7 @@ impl Frames {
     }
 }
 
-/// First byte, length of the payload and length of the header, if the header is there.
+/// First byte, length of the payload and length of the header, if the header is complete.
 fn head(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, &'static str> {
     let [first, second, more @ ..] = bytes else { return Ok(None) };
     let (length, header) = match (second, more) {
@@ -100,7 +101,7 @@ fn head(bytes: &[u8]) -> Result<Option<(u8, usize, usize)>, &'static str> {
     Ok(Some((*first, length as usize, header)))
 }
 
-/// The length of the answer to the upgrade, if all of it is there.
+/// Length of the response to the upgrade, if it is complete.
 pub fn upgrade(bytes: &[u8]) -> Result<Option<usize>, &'static str> {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if bytes.len() > HEAD_BYTES { Err("a head without an end") } else { Ok(None) };
@@ -116,7 +117,7 @@ pub fn contains(text: &[u8], what: &[u8]) -> bool {
     text.windows(what.len()).any(|window| window == what)
 }
 
-/// A masked frame; the payload is at most 125 bytes, as in everything a client says here.
+/// A masked frame. The payload is cut at 125 bytes; no client here sends more.
 pub fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let length = payload.len().min(125);
     let mut frame = vec![0x80 | opcode, 0x80 | length as u8];
@@ -146,19 +147,19 @@ mod tests {
         frame
     }
 
-    fn heard(frames: &mut Frames, into: &mut Vec<String>) {
-        while let Some(heard) = frames.next().expect("frames") {
-            into.push(match heard {
-                Heard::Message(bytes) => format!("message of {}", bytes.len()),
-                Heard::Compressed => "compressed".to_owned(),
-                Heard::Ping(bytes) => format!("ping {}", String::from_utf8_lossy(bytes)),
-                Heard::Close => "close".to_owned(),
+    fn parse(frames: &mut Frames, into: &mut Vec<String>) {
+        while let Some(incoming) = frames.next().expect("frames") {
+            into.push(match incoming {
+                Incoming::Message(bytes) => format!("message of {}", bytes.len()),
+                Incoming::Compressed => "compressed".to_owned(),
+                Incoming::Ping(bytes) => format!("ping {}", String::from_utf8_lossy(bytes)),
+                Incoming::Close => "close".to_owned(),
             });
         }
     }
 
     #[test]
-    fn where_reads_end_does_not_matter() {
+    fn parses_pieces_of_any_size() {
         let wire: Vec<u8> = [
             frame(0x81, b""),
             frame(0x81, &[b'x'; 125]),
@@ -166,7 +167,7 @@ mod tests {
             frame(0x89, b"still there?"),
             frame(0x00, b"message "),
             frame(0x80, b"in parts"),
-            frame(0x8a, b"unasked pong"),
+            frame(0x8a, b"unsolicited pong"),
             frame(0x82, &[0; 126]),
             frame(0x81, &[b'x'; 65_536]),
             frame(0xc1, &[0; 200]),
@@ -184,27 +185,29 @@ mod tests {
             "close",
         ];
         for step in [1, 2, 3, 7, 127, 4096, wire.len()] {
-            let (mut frames, mut said) = (Frames::default(), Vec::new());
+            let (mut frames, mut parsed) = (Frames::default(), Vec::new());
             for piece in wire.chunks(step) {
                 frames.push(piece);
-                heard(&mut frames, &mut said);
+                parse(&mut frames, &mut parsed);
             }
-            assert_eq!(said, expected, "in pieces of {step}");
+            assert_eq!(parsed, expected, "in pieces of {step}");
             assert!(frames.rest().is_empty());
         }
     }
 
     #[test]
-    fn the_longest_message_passes_and_a_longer_one_is_a_fault() {
+    fn rejects_message_over_1_mib() {
         let mut frames = Frames::default();
         frames.push(&frame(0x81, &vec![b'x'; 1 << 20]));
-        assert!(matches!(frames.next(), Ok(Some(Heard::Message(bytes))) if bytes.len() == 1 << 20));
+        assert!(
+            matches!(frames.next(), Ok(Some(Incoming::Message(bytes))) if bytes.len() == 1 << 20)
+        );
         frames.push(&frame(0x81, &vec![b'x'; (1 << 20) + 1])[..10]);
         assert_eq!(frames.next(), Err("a message over 1 MiB"));
     }
 
     #[test]
-    fn an_upgrade_is_accepted_or_refused() {
+    fn accepts_only_complete_and_correct_upgrade() {
         let accepted = "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
         assert_eq!(upgrade(accepted.as_bytes()), Ok(Some(accepted.len())));
         for cut in 0..accepted.len() {
@@ -216,14 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_must_not_mask() {
+    fn rejects_masked_frame_of_server() {
         let mut frames = Frames::default();
         frames.push(&masked(TEXT, b"hello"));
         assert!(frames.next().is_err());
     }
 
     #[test]
-    fn what_is_sent_is_masked() {
+    fn masks_sent_frames() {
         let sent = masked(PONG, b"still there?");
         assert_eq!(sent[..6], [0x8a, 0x80 | 12, 0x37, 0xfa, 0x21, 0x3d]);
         let unmasked: Vec<u8> =

@@ -1,74 +1,72 @@
-//! From arrival times to figures: which updates were due in the window, and how late each one was.
-//! Pure: times are numbers, in nanoseconds since the start.
+//! Computes from arrival times which updates were due in the window, and how late each was. Times are nanoseconds since the start.
 
 use std::ops::Range;
 
-/// Time since the start.
 pub type Nanos = u64;
 
-/// What happened to one subscriber.
+/// One subscriber.
 #[derive(Default)]
 pub struct Record {
     /// When the subscription was confirmed.
     pub confirmed: Option<Nanos>,
-    /// When updates came, the one that comes with the subscription excluded.
+    /// Arrival of each update, without the one that answers the subscription.
     pub updates: Vec<Nanos>,
-    /// The server ended it after the confirmation.
+    /// The server closed the connection after the confirmation.
     pub closed: bool,
 }
 
-/// What happened to all.
+/// All subscribers.
 #[derive(Default)]
 pub struct Figures {
-    /// Updates whose time and the whole interval after it lie in the window.
+    /// Updates that were due in the window, with the whole interval after them.
     pub expected: usize,
-    /// Of these, updates that had not come by the end of their tick (one grid) or of the window.
+    /// Of these, updates that did not arrive before the next tick (grid) or the end of the window (own timers).
     pub missed: usize,
-    /// Second ones of a tick, and ones that came half an interval too early.
+    /// Second updates of a tick, and updates more than half an interval early.
     pub unexpected: usize,
-    /// Updates that came in the window, expected or at its edges.
+    /// Updates that arrived in the window, including those at its edges.
     pub received: usize,
-    /// How late they were, sorted.
+    /// Sorted.
     lateness: Vec<i64>,
 }
 
 impl Figures {
-    /// All subscribers on one grid of ticks. When a tick really was only the server knows: its first
-    /// update, to whomever, stands for it.
+    /// All subscribers on one grid of ticks. The first update of a tick to any subscriber stands for the tick's time, which only the
+    /// server knows.
     pub fn on_grid<'a>(
         records: impl Iterator<Item = &'a Record> + Clone,
         window: &Range<Nanos>,
         interval: Nanos,
     ) -> Self {
-        let inside =
+        let in_window =
             |record: &'a Record| record.updates.iter().copied().filter(|at| window.contains(at));
-        let arrivals = records.clone().flat_map(inside);
+        let arrivals = records.clone().flat_map(in_window);
         let phase = phase(arrivals.map(|at| at % interval).collect(), interval);
         let since_grid = |at: Nanos| at + interval - phase;
         let whole = since_grid(window.start).div_ceil(interval)..since_grid(window.end) / interval;
         let mut figures = Self::default();
         for record in records.filter(|record| record.confirmed.is_some()) {
             let mut last = None;
-            let mut got = 0;
-            for at in inside(record) {
+            let mut on_time = 0;
+            for at in in_window(record) {
                 let tick = since_grid(at) / interval;
                 if last.replace(tick) == Some(tick) {
                     figures.unexpected += 1;
                 } else if whole.contains(&tick) {
-                    got += 1;
+                    on_time += 1;
                 }
                 figures.received += 1;
                 figures.lateness.push(signed(since_grid(at) % interval));
             }
             let due = whole.end.saturating_sub(whole.start) as usize;
             figures.expected += due;
-            figures.missed += due - got;
+            figures.missed += due - on_time;
         }
         figures.lateness.sort_unstable();
         figures
     }
 
-    /// Each subscriber by its own timer: its k-th update is due k intervals after its confirmation.
+    /// Each subscriber on its own timer: its k-th update is due k intervals after its confirmation.
     pub fn on_own_timers<'a>(
         records: impl Iterator<Item = &'a Record>,
         window: &Range<Nanos>,
@@ -80,10 +78,10 @@ impl Figures {
             let mut updates = record.updates.iter();
             let mut due = confirmed + interval;
             while due + interval <= window.end {
-                let came = updates.next().filter(|at| **at < window.end);
+                let arrival = updates.next().filter(|at| **at < window.end);
                 if due >= window.start {
                     figures.expected += 1;
-                    match came {
+                    match arrival {
                         Some(at) => figures.lateness.push(signed(*at) - signed(due)),
                         None => figures.missed += 1,
                     }
@@ -105,7 +103,7 @@ impl Figures {
     }
 }
 
-/// Where on the circle of one interval the updates begin: after its largest gap.
+/// Where in the interval the ticks are: after the largest gap between arrivals.
 fn phase(mut residues: Vec<Nanos>, interval: Nanos) -> Nanos {
     residues.sort_unstable();
     let Some(last) = residues.last() else { return 0 };
@@ -131,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grid_begins_after_the_largest_gap() {
+    fn grid_starts_after_largest_gap() {
         for (residues, expected) in [
             (vec![], 0),
             (vec![7], 7),
@@ -146,8 +144,8 @@ mod tests {
     }
 
     #[test]
-    fn lateness_counts_from_the_first_update_of_a_tick() {
-        // Ticks at 195, 295, 395, 495; those of 295 and 395 lie in the window with all that follows.
+    fn lateness_counts_from_first_update_of_tick() {
+        // Ticks at 195, 295, 395, 495; those of 295 and 395 are in the window with their intervals.
         let records = [
             record(10, &[195, 297, 395, 495]),
             record(12, &[199, 303, 404, 498]),
@@ -161,19 +159,19 @@ mod tests {
     }
 
     #[test]
-    fn a_tick_without_an_update_is_missed_and_a_second_one_is_unexpected() {
+    fn counts_missed_and_repeated_updates_of_tick() {
         let records = [record(10, &[300, 400, 500]), record(10, &[301, 302, 501]), record(10, &[])];
         let figures = Figures::on_grid(records.iter(), &(250..600), 100);
         assert_eq!(counts(&figures), [9, 4, 1, 6]);
     }
 
     #[test]
-    fn own_timers_count_from_the_confirmation() {
+    fn own_timers_count_from_confirmation() {
         let records = [
             record(10, &[110, 211, 325, 410]),
-            // The second one comes with the third; the fourth is due too close to the end.
+            // The second update arrives with the third; the fourth is due too close to the end.
             record(50, &[150, 352, 353]),
-            // Stalled: nothing came that was due in the window.
+            // Receives nothing that was due in the window.
             record(60, &[160]),
         ];
         let figures = Figures::on_own_timers(records.iter(), &(200..500), 100);
@@ -182,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_received_has_no_lateness() {
+    fn has_no_lateness_without_updates() {
         let figures = Figures::on_own_timers([record(10, &[])].iter(), &(20..300), 100);
         assert_eq!(counts(&figures), [1, 1, 0, 0]);
         assert_eq!(figures.percentile_ms(50), None);

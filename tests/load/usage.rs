@@ -1,5 +1,5 @@
-//! Load for `/usage`: one thread holds many subscriptions and says how late every update came.
-//! It knows the protocol and the schedule of the updates, and nothing of the server's inside.
+//! Load generator for `/usage`: one thread holds many subscriptions and measures how late each update arrives. It works with any server
+//! of the protocol.
 
 mod frames;
 mod lateness;
@@ -15,21 +15,21 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
-use frames::{Frames, Heard, KEY, PONG, TEXT, contains, masked, upgrade};
+use frames::{Frames, Incoming, KEY, PONG, TEXT, contains, masked, upgrade};
 use lateness::{Figures, Nanos, Record};
 
 const USAGE: &str = "\
 usage: usage-load HOST:PORT --subscribers N --interval SECONDS --seconds WINDOW --schedule grid|own
                   [--connect-limit SECONDS] [--detail] [--deflate] [--hold]
-  grid       every update lies on one grid of ticks; one more comes with the subscription
-  own        each subscriber gets its updates every interval after its own subscription
+  grid       all subscribers get updates at the same ticks, and one more with the subscription
+  own        each subscriber gets updates every interval after its own subscription
   --deflate  offer compression, as browsers do
-  --hold     after the JSON line keep the connections until standard input ends";
+  --hold     keep the connections after the JSON line, until standard input ends";
 
-/// Connections that are not subscribed yet; with more, the server's backlog would be measured.
+/// Connections that are not subscribed yet. More would measure the server's listen backlog.
 const OPENING: usize = 256;
-/// A connection that failed is tried again after this.
-const RETRY: Nanos = 1_000_000_000;
+/// Delay before a failed connection is retried.
+const RETRY_DELAY: Nanos = 1_000_000_000;
 
 fn main() -> ExitCode {
     let Some(options) = Options::parse(std::env::args().skip(1)) else {
@@ -103,12 +103,12 @@ struct Load {
     start: Instant,
     poll: Poll,
     clients: Vec<Client>,
-    /// Who is to connect, and not before when.
+    /// Clients to connect, each with its earliest time.
     waiting: VecDeque<(Nanos, usize)>,
     opening: usize,
     subscribed: usize,
-    /// Why a connection failed or ended, the latest.
-    trouble: Option<io::Error>,
+    /// The last error of a connection.
+    last_error: Option<io::Error>,
 }
 
 impl Load {
@@ -124,7 +124,7 @@ impl Load {
             waiting,
             opening: 0,
             subscribed: 0,
-            trouble: None,
+            last_error: None,
         })
     }
 
@@ -132,8 +132,8 @@ impl Load {
         let mut events = Events::with_capacity(1024);
         while self.subscribed < self.clients.len() && self.now() < self.options.connect_limit {
             self.connect_more()?;
-            // Briefly, because retries fall due without an event.
-            self.turn(&mut events, Duration::from_millis(20))?;
+            // A short timeout, because no event announces a retry.
+            self.poll_once(&mut events, Duration::from_millis(20))?;
         }
         for client in self.clients.iter_mut().filter(|client| client.record.confirmed.is_none()) {
             client.socket = None;
@@ -142,10 +142,10 @@ impl Load {
         let from = self.now();
         let window = from..from + self.options.window;
         while let Some(left) = window.end.checked_sub(self.now()).filter(|left| *left > 0) {
-            self.turn(&mut events, Duration::from_nanos(left))?;
+            self.poll_once(&mut events, Duration::from_nanos(left))?;
         }
         println!("{}", self.report(&window));
-        if let Some(error) = &self.trouble {
+        if let Some(error) = &self.last_error {
             eprintln!("usage-load: the last connection that failed or ended: {error}");
         }
         if self.options.hold {
@@ -171,7 +171,7 @@ impl Load {
         Ok(())
     }
 
-    fn turn(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
+    fn poll_once(&mut self, events: &mut Events, timeout: Duration) -> io::Result<()> {
         match self.poll.poll(events, Some(timeout)) {
             Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
             _ => {}
@@ -194,12 +194,12 @@ impl Load {
             }
             Ok(()) => {}
             Err(error) => {
-                self.trouble = Some(error);
+                self.last_error = Some(error);
                 client.socket = None;
                 if was_opening {
                     self.opening -= 1;
                     client.record.confirmed = None;
-                    self.waiting.push_back((since(self.start) + RETRY, at));
+                    self.waiting.push_back((since(self.start) + RETRY_DELAY, at));
                 } else {
                     client.record.closed = true;
                 }
@@ -218,7 +218,7 @@ impl Load {
             Some(milliseconds) => format!("{milliseconds:.3}"),
             None => "null".to_owned(),
         };
-        // Where not everybody got in, the time that was given.
+        // If not all clients connected, connect_seconds is the limit.
         format!(
             "{{\"subscribers\":{},\"connected\":{},\"connect_seconds\":{:.3},\
              \"updates_expected\":{},\"updates_received\":{},\"updates_missed\":{},\
@@ -250,10 +250,10 @@ struct Client {
     input: Frames,
     unsent: Vec<u8>,
     record: Record,
-    /// Compressed messages so far.
+    /// Number of compressed messages received.
     compressed: usize,
-    /// The update that comes with the subscription on a grid has come.
-    welcomed: bool,
+    /// The update that answers the subscription has arrived.
+    got_first_update: bool,
 }
 
 impl Client {
@@ -270,9 +270,9 @@ impl Client {
         Self { socket: Some(socket), unsent: request.into_bytes(), ..Self::default() }
     }
 
-    /// Reads and answers what there is. The error is the end of this connection.
+    /// Reads all that is available and sends answers. An error ends this connection.
     fn handle(&mut self, event: &Event, start: Instant, options: &Options) -> io::Result<()> {
-        // An event of a connection that ended earlier in the same turn.
+        // The connection ended earlier in the same poll.
         if self.socket.is_none() {
             return Ok(());
         }
@@ -290,7 +290,7 @@ impl Client {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     self.input.push(&buffer[..count]);
-                    self.hear(since(start), options).map_err(io::Error::other)?;
+                    self.process_input(since(start), options).map_err(io::Error::other)?;
                     // epoll(7): a short read has emptied the socket.
                     if count < buffer.len() && !ending {
                         return Ok(());
@@ -303,17 +303,17 @@ impl Client {
         }
     }
 
-    fn hear(&mut self, now: Nanos, options: &Options) -> Result<(), &'static str> {
+    fn process_input(&mut self, now: Nanos, options: &Options) -> Result<(), &'static str> {
         if !self.upgraded {
             let Some(length) = upgrade(self.input.rest())? else { return Ok(()) };
             self.input.skip(length);
             self.upgraded = true;
             self.unsent.extend(masked(TEXT, options.subscription.as_bytes()));
         }
-        while let Some(heard) = self.input.next()? {
-            match heard {
-                Heard::Compressed => {
-                    // Known by the order, which the protocol fixes.
+        while let Some(incoming) = self.input.next()? {
+            match incoming {
+                Incoming::Compressed => {
+                    // The protocol fixes the order of the first messages.
                     self.compressed += 1;
                     match self.compressed {
                         1 => self.record.confirmed = Some(now),
@@ -321,25 +321,25 @@ impl Client {
                         _ => self.updated(now, options),
                     }
                 }
-                Heard::Message(text) if contains(text, b"\"usage_update\"") => {
+                Incoming::Message(text) if contains(text, b"\"usage_update\"") => {
                     self.updated(now, options);
                 }
-                Heard::Message(text) if contains(text, b"\"subscribed\"") => {
+                Incoming::Message(text) if contains(text, b"\"subscribed\"") => {
                     self.record.confirmed.get_or_insert(now);
                 }
-                Heard::Message(_) => {}
-                Heard::Ping(payload) => self.unsent.extend(masked(PONG, payload)),
-                Heard::Close => return Err("the server closed it"),
+                Incoming::Message(_) => {}
+                Incoming::Ping(payload) => self.unsent.extend(masked(PONG, payload)),
+                Incoming::Close => return Err("the server closed the connection"),
             }
         }
         Ok(())
     }
 
     fn updated(&mut self, now: Nanos, options: &Options) {
-        if self.welcomed || !options.grid {
+        if self.got_first_update || !options.grid {
             self.record.updates.push(now);
         }
-        self.welcomed = true;
+        self.got_first_update = true;
     }
 
     fn send(&mut self) -> io::Result<()> {
@@ -358,24 +358,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_conversation_is_recorded() {
+    fn records_confirmation_and_updates() {
         let line = "127.0.0.1:1 --subscribers 1 --interval 10 --seconds 40 --schedule grid";
         let options = Options::parse(line.split(' ').map(str::to_owned)).expect("options");
         let mut client = Client { upgraded: true, ..Client::default() };
-        let said = ["{\"status\": \"subscribed\"}", "{\"type\":\"usage_update\"}"];
+        let messages = ["{\"status\": \"subscribed\"}", "{\"type\":\"usage_update\"}"];
         for (now, at) in [(10, 0), (11, 1), (20, 1), (30, 1)] {
-            client.input.push(&[&[0x81, said[at].len() as u8], said[at].as_bytes()].concat());
-            client.hear(now, &options).expect("frames");
+            client
+                .input
+                .push(&[&[0x81, messages[at].len() as u8], messages[at].as_bytes()].concat());
+            client.process_input(now, &options).expect("frames");
         }
         client.input.push(b"\x89\x02hi");
-        client.hear(31, &options).expect("frames");
+        client.process_input(31, &options).expect("frames");
         assert_eq!(client.record.confirmed, Some(10));
-        assert_eq!(client.record.updates, [20, 30], "the first one came with the subscription");
+        assert_eq!(client.record.updates, [20, 30], "the first one answers the subscription");
         assert_eq!(client.unsent, masked(PONG, b"hi"));
     }
 
     #[test]
-    fn arguments_are_checked() {
+    fn rejects_invalid_arguments() {
         let parse = |line: &str| Options::parse(line.split(' ').map(str::to_owned));
         let good = "127.0.0.1:1 --subscribers 1 --interval 0.5 --seconds 40 --schedule own";
         assert!(parse(good).is_some_and(|options| options.interval == 500_000_000));
