@@ -28,6 +28,8 @@ struct App {
     id: String,
     interval_ms: u64,
     behaviour: AppBehaviour,
+    /// The agent cannot drop an application that it has never seen.
+    is_known: bool,
     since: Instant,
     due: Instant,
 }
@@ -40,6 +42,7 @@ pub fn run(agent: &Agent, thread: usize, log: &FaultLog, mut rng: Rng) -> Silenc
             id: format!("app-{thread}-{number}"),
             interval_ms: 1500 + rng.below(4500),
             behaviour: AppBehaviour::Beats,
+            is_known: false,
             since: now,
             due: now + Duration::from_millis(rng.below(1500)),
         })
@@ -52,7 +55,7 @@ pub fn run(agent: &Agent, thread: usize, log: &FaultLog, mut rng: Rng) -> Silenc
         for app in apps.iter_mut().filter(|app| app.due <= now) {
             if app.behaviour == AppBehaviour::SilentUntilDropped {
                 app.poll(&mut connection, log, &mut silences);
-            } else if !log.is_stopping() && rng.below(100) == 0 {
+            } else if app.is_known && !log.is_stopping() && rng.below(100) == 0 {
                 (app.behaviour, app.since) = (AppBehaviour::SilentUntilDropped, now);
             } else {
                 app.beat(&mut connection, log);
@@ -69,6 +72,7 @@ pub fn run(agent: &Agent, thread: usize, log: &FaultLog, mut rng: Rng) -> Silenc
 impl App {
     fn beat(&mut self, connection: &mut Line, log: &FaultLog) {
         let answer = connection.get(&format!("/hb_ping?{}&appid={}", self.interval_ms, self.id));
+        self.is_known = true;
         log.count("heartbeats", 1);
         if answer.body.trim() != (self.interval_ms + 1000).to_string() {
             log.fail(format!("{}: the answer to a heartbeat is {:?}", self.id, answer.body));
