@@ -8,8 +8,8 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use support::attack::Attacker;
-use support::cable::{Cable, FAR, NEAR};
 use support::heartbeat::Line;
+use support::netns::{FAR, NEAR, TwoHosts};
 use support::{Agent, PATIENCE, at_best, wait_until};
 
 #[test]
@@ -194,7 +194,7 @@ impl Drop for Client {
 #[test]
 #[ignore = "needs root and ip; 35 s"]
 fn closes_connection_when_client_host_vanishes() {
-    let cable = Cable::new();
+    let cable = TwoHosts::new();
     let mut command = cable.on(&cable.near, env!("CARGO_BIN_EXE_hm-agent"));
     command.args(["-s", &format!("usage.listen={NEAR}:0"), "-s", "interval=1"]);
     command.args(["-s", "heartbeat.enabled=false", "-s", "log_level=debug"]);

@@ -7,10 +7,10 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use support::cable::taken;
 use support::core::Core;
 use support::heartbeat::lines_of;
 use support::hub::Hub;
+use support::netns::taken;
 use support::node::{self, User};
 use support::rng::Rng;
 use support::{Agent, Scratch, wait_until};

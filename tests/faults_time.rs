@@ -10,10 +10,10 @@ use serde_json::Value;
 use support::core::Core;
 use support::heartbeat::{lines_of, list_setting};
 use support::hub::Hub;
-use support::manager::Manager;
 use support::node;
+use support::notify_socket::NotifySocket;
 use support::relay::{Certificate, Relay, Way};
-use support::supervised::Post;
+use support::supervised::Setup;
 use support::wall_clock::WallClock;
 use support::{Agent, Client, SLACK, Scratch, wait_until};
 
@@ -32,7 +32,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(core_reachable: bool, manager: Option<&Manager>) -> Self {
+    fn new(core_reachable: bool, manager: Option<&NotifySocket>) -> Self {
         let (hub, core, files) = (Hub::start(), Core::start(), Scratch::new("time"));
         let certificate = Certificate::for_days(90);
         let to_core = Relay::to(core.address, Some(certificate.server.clone()));
@@ -152,7 +152,7 @@ fn certificate_with_wrong_clock(error: i64, why: &str) {
 
 #[test]
 fn reports_no_app_overdue_after_sigstop() {
-    let manager = Manager::new();
+    let manager = NotifySocket::new();
     let fixture = Fixture::new(true, Some(&manager));
     let mut client = fixture.agent.subscribe();
     // Without the agent's paused clock they would be dropped after 12 s.
@@ -166,7 +166,7 @@ fn reports_no_app_overdue_after_sigstop() {
     client.0.get_ref().set_nonblocking(true).unwrap();
     while client.0.read().is_ok() {}
     client.0.get_ref().set_nonblocking(false).unwrap();
-    while manager.hear(Duration::ZERO).is_some() {}
+    while manager.receive(Duration::ZERO).is_some() {}
     client.silent_for(stop_time);
     fixture.agent.signal("-CONT");
     let resumed = Instant::now();
@@ -177,7 +177,10 @@ fn reports_no_app_overdue_after_sigstop() {
         received.push(resumed.elapsed());
     }
     assert!(received[3] > Duration::from_secs(2), "a burst: {received:?}");
-    assert!(manager.beats(Duration::from_secs(2)) >= 1, "no watchdog notification after the stop");
+    assert!(
+        manager.count_watchdog(Duration::from_secs(2)) >= 1,
+        "no watchdog notification after the stop"
+    );
     for number in 0..20 {
         fixture.agent.tell(&format!("/hb_ping?1000&appid=app-{number}"));
     }
@@ -191,15 +194,16 @@ fn reports_no_app_overdue_after_sigstop() {
     fixture.agent.tell("/hb_init?0&appid=late");
     wait_until("three transitions", || (fixture.hooks().len() == 3).then_some(()));
     let log = fixture.agent.stop();
-    assert!(!log.iter().any(|line| line.contains("hangs")), "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("stalled")), "{log:#?}");
 }
 
 /// A frozen container stops both for longer than an agent may be silent.
 #[test]
 #[ignore = "a minute"]
 fn supervisor_does_not_kill_agent_after_both_were_stopped() {
-    let post = Post::new("frozen");
-    let supervisor = post.in_background(&[]);
+    let setup = Setup::new("frozen");
+    let supervisor = setup.in_foreground(&[]);
+    wait_until("an agent", || setup.is_listening().then_some(()));
     let agent = supervisor.agent();
     let both = |signal: &str| {
         supervisor.signal(signal);
@@ -208,10 +212,10 @@ fn supervisor_does_not_kill_agent_after_both_were_stopped() {
     both("-STOP");
     std::thread::sleep(WATCHDOG_TIMEOUT + Duration::from_secs(2));
     both("-CONT");
-    wait_until("service", || post.is_served().then_some(()));
+    wait_until("service", || setup.is_listening().then_some(()));
     // A kill would have happened by then.
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!(supervisor.agent(), agent, "{}", post.read("log"));
-    assert!(!post.read("log").contains("killing agent"), "{}", post.read("log"));
+    assert_eq!(supervisor.agent(), agent, "{}", setup.read("log"));
+    assert!(!setup.read("log").contains("killing agent"), "{}", setup.read("log"));
     supervisor.stop();
 }

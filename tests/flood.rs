@@ -113,7 +113,9 @@ impl Shortage<'_> {
             Self::AddressSpace => {
                 prlimit(agent, &format!("--as={}:", agent.status("VmSize") * 1024 + (900 << 10)));
             }
-            Self::Threads(group) => group.set("pids", &group.count("pids.current").to_string()),
+            Self::Threads(group) => {
+                group.set_limit("pids", &group.read("pids.current").to_string())
+            }
         }
     }
 
@@ -121,7 +123,7 @@ impl Shortage<'_> {
         match self {
             Self::Descriptors => prlimit(agent, "--nofile=20000:"),
             Self::AddressSpace => prlimit(agent, "--as=unlimited:"),
-            Self::Threads(group) => group.set("pids", "max"),
+            Self::Threads(group) => group.set_limit("pids", "max"),
         }
     }
 }
@@ -255,7 +257,7 @@ fn start_agent(state_dir: &Scratch, settings: &[&str], groups: &[&ControlGroup])
         // glibc gives each thread a heap of its own and keeps what is free in it.
         command.env("MALLOC_ARENA_MAX", "1");
         for group in groups {
-            *command = group.hold(command);
+            *command = group.wrap(command);
         }
     })
 }

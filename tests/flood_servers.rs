@@ -8,11 +8,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use support::attack::Attacker;
-use support::cable::taken;
 use support::core::Core;
 use support::core_wire::TOKEN;
 use support::hub::Hub;
 use support::inside::{APP, Inside};
+use support::netns::taken;
 use support::{Agent, Scratch, hm_agent, lasting_port, pass, wait_until};
 
 /// `SERVERS` in `tests/peers/flood.py`.

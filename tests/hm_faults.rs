@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hm_agent::limits;
 use hm_agent::util::logger::unix_milliseconds;
-use support::cable::{Cable, FAR, HubProcess, NOWHERE, recorded, taken};
+use support::netns::{FAR, HubProcess, NOWHERE, TwoHosts, recorded, taken};
 use support::{Agent, Scratch};
 
 /// What a busy machine may take beyond what is computed.
@@ -25,14 +25,14 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[test]
 #[ignore = "is the hub of the other tests, in a process of its own"]
 fn hub_process() {
-    HubProcess::be();
+    HubProcess::main();
 }
 
 /// An agent and a hub on two hosts, and what the hub has recorded.
 struct Scene {
     agent: Agent,
     hub: Option<HubProcess>,
-    cable: Cable,
+    cable: TwoHosts,
     state: Scratch,
     record: PathBuf,
     /// When the fault was over.
@@ -51,8 +51,8 @@ impl Scene {
     }
 
     /// `command` runs the agent, and says where its hub is.
-    fn with(command: impl FnOnce(&Cable) -> Command) -> Self {
-        let (cable, state) = (Cable::new(), Scratch::new("faults"));
+    fn with(command: impl FnOnce(&TwoHosts) -> Command) -> Self {
+        let (cable, state) = (TwoHosts::new(), Scratch::new("faults"));
         let record = state.0.join("record");
         let hub = Some(start_hub(&cable, &record));
         let mut command = command(&cable);
@@ -123,7 +123,7 @@ impl Scene {
     }
 }
 
-fn start_hub(cable: &Cable, record: &std::path::Path) -> HubProcess {
+fn start_hub(cable: &TwoHosts, record: &std::path::Path) -> HubProcess {
     let command = cable.on(&cable.far, std::env::current_exe().unwrap());
     HubProcess::start(command, &format!("{FAR}:9521"), DEADLINE, record)
 }

@@ -1,4 +1,4 @@
-//! Start, reload, stop; what the log says; what is left behind.
+//! Start, reload and stop, logging, and recovery from a lack of descriptors and memory.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 use support::{Agent, SLACK, Scratch, at_best, wait_until};
 
 #[test]
-fn it_says_hello_listens_and_stops_without_a_trace() {
+fn logs_startup_and_stops_on_sigterm() {
     let agent = Agent::start(&["node_id=n1"]);
-    let hello = agent.wait_log("started");
-    assert!(hello.contains(env!("CARGO_PKG_VERSION")) && hello.contains("on node n1"), "{hello}");
-    assert!(hello.contains("settings from no file; on: usage, heartbeat"), "{hello}");
+    let line = agent.wait_log("started");
+    assert!(line.contains(env!("CARGO_PKG_VERSION")) && line.contains("on node n1"), "{line}");
+    assert!(line.contains("started; settings from no file; on: usage, heartbeat"), "{line}");
     let log = agent.stop();
     assert!(log.last().unwrap().ends_with("info stopping"), "{log:#?}");
 }
 
 #[test]
-fn it_starts_and_stops_within_two_seconds() {
+fn starts_and_stops_within_two_seconds() {
     at_best(Duration::from_secs(2), || Agent::start(&[]).started.elapsed());
     at_best(Duration::from_secs(2), || {
         let mut agent = Agent::start(&[]);
-        // They ask for nothing, and do not leave.
+        // Clients that send nothing and do not disconnect.
         let (_idle, _silent) = (agent.socket(), agent.subscribe());
         agent.signal("-TERM");
         agent.wait().1
@@ -32,29 +32,29 @@ fn it_starts_and_stops_within_two_seconds() {
 }
 
 #[test]
-fn sigint_stops_it_too() {
+fn stops_on_sigint() {
     let mut agent = Agent::start(&[]);
     agent.signal("-INT");
     assert_eq!(agent.wait().0.code(), Some(0));
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn second_signal_kills_immediately() {
     at_best(Duration::from_millis(500), || {
         let mut agent = Agent::start(&[]);
-        // It answers nothing and does not leave: stopping waits a second for it.
+        // Shutdown waits a second for a client that does not answer the close frame.
         let _silent = agent.subscribe();
         agent.signal("-TERM");
         agent.wait_log("stopping");
         agent.signal("-TERM");
-        let (status, took) = agent.wait();
-        // It may be over before the second one comes.
-        if status.signal() == Some(15) { took } else { support::PATIENCE }
+        let (status, duration) = agent.wait();
+        // The agent may have stopped before the second signal.
+        if status.signal() == Some(15) { duration } else { support::PATIENCE }
     });
 }
 
 #[test]
-fn sighup_reads_the_settings_again_and_a_wrong_file_changes_nothing() {
+fn sighup_reloads_settings_and_invalid_file_changes_nothing() {
     let scratch = Scratch::new("reload");
     let file = scratch.write("a.toml", "interval = 3600\n");
     let agent = Agent::start_with(&[], &["-c", &file]);
@@ -79,7 +79,7 @@ fn sighup_reads_the_settings_again_and_a_wrong_file_changes_nothing() {
 }
 
 #[test]
-fn in_the_journal_lines_carry_their_level_and_no_time() {
+fn journal_lines_have_level_prefix_and_no_time() {
     let started_with = |journal: &str| {
         let mut command = Command::new("sh");
         let script = format!("export JOURNAL_STREAM={journal}; exec \"$0\" \"$@\"");
@@ -91,12 +91,12 @@ fn in_the_journal_lines_carry_their_level_and_no_time() {
         line
     };
     assert!(started_with("$(stat -Lc %d:%i /dev/stderr)").starts_with("<6>hm-agent "));
-    // Inherited from a service further up, whose standard error is not ours.
+    // Inherited from a parent service with another standard error.
     assert!(started_with("8:1").contains("Z info hm-agent "));
 }
 
 #[test]
-fn a_log_that_cannot_be_written_ends_nothing() {
+fn keeps_serving_when_log_cannot_be_written() {
     let mut command = Command::new("sh");
     // Standard error is a full disk after the lines that the test waits for.
     let agent = env!("CARGO_BIN_EXE_hm-agent");
@@ -130,15 +130,15 @@ fn listening_port(pid: u32) -> Option<u16> {
     })
 }
 
-/// A machine that was suspended, or a process that was stopped, takes up its ticks again.
+/// After the machine was suspended or the process stopped.
 #[test]
-fn after_a_pause_it_goes_on_with_one_update_not_with_all_it_missed() {
+fn sends_one_update_after_pause_instead_of_missed_ones() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.subscribe();
     client.json();
     agent.signal("-STOP");
     wait_until("it stopped", || (agent.state() == "T").then_some(()));
-    // What it said before.
+    // Discards earlier updates.
     client.0.get_ref().set_nonblocking(true).unwrap();
     while client.0.read().is_ok() {}
     client.0.get_ref().set_nonblocking(false).unwrap();
@@ -148,23 +148,24 @@ fn after_a_pause_it_goes_on_with_one_update_not_with_all_it_missed() {
     for _ in 0..3 {
         client.json();
     }
-    let took = start.elapsed();
-    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(3) + SLACK, "{took:?}");
+    let duration = start.elapsed();
+    let limit = Duration::from_secs(3) + SLACK;
+    assert!(duration > Duration::from_secs(1) && duration < limit, "{duration:?}");
     agent.stop();
 }
 
 #[test]
-fn out_of_descriptors_it_pauses_and_comes_back() {
+fn resumes_accepting_after_running_out_of_descriptors() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
     let agent = Agent::spawn(command);
-    let mut inside = agent.subscribe();
+    let mut subscriber = agent.subscribe();
     let flood: Vec<_> = (0..100).map(|_| agent.socket()).collect();
     agent.wait_log("cannot accept: ");
     for _ in 0..3 {
-        let update = inside.json();
-        assert!(update["cpu_percent"].is_number(), "who is inside is served on: {update}");
+        let update = subscriber.json();
+        assert!(update["cpu_percent"].is_number(), "open connections are served: {update}");
     }
     drop(flood);
     let start = Instant::now();
@@ -173,51 +174,51 @@ fn out_of_descriptors_it_pauses_and_comes_back() {
     agent.stop();
 }
 
-/// It used to abort: starting a thread panicked where its signal stack could not be mapped.
+/// Without a check of free memory the process would abort: std panics when it cannot map a new thread's signal stack.
 #[test]
-fn out_of_memory_for_threads_it_pauses_and_comes_back() {
+fn resumes_accepting_after_running_out_of_thread_memory() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -v 60000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
     command.args(["-s", "usage.max_connections=0", "-s", "usage.max_connections_per_ip=0"]);
     let agent = Agent::spawn(command);
-    let mut inside = agent.subscribe();
+    let mut subscriber = agent.subscribe();
     let mut flood = Vec::new();
     wait_until("a thread that does not start", || {
         flood.extend((0..20).map(|_| agent.socket()));
         agent.log().iter().any(|line| line.contains("cannot start a thread")).then_some(())
     });
     for _ in 0..3 {
-        assert_eq!(inside.json()["type"], "usage_update", "who is inside is served on");
+        assert_eq!(subscriber.json()["type"], "usage_update", "open connections are served");
     }
     drop(flood);
     let start = Instant::now();
-    wait_until("room again", || (agent.http("/usage", "").0 == 426).then_some(()));
+    wait_until("an accepted connection", || (agent.http("/usage", "").0 == 426).then_some(()));
     assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     agent.stop();
 }
 
 #[test]
-fn a_log_that_nobody_reads_keeps_nobody_from_being_served_or_the_agent_from_stopping() {
+fn serves_and_stops_while_log_pipe_is_full() {
     let mut command = support::hm_agent();
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "log_level=debug"]);
     command.args(["-s", "heartbeat.enabled=false"]);
     let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
     let unread = child.stderr.take().unwrap();
     let port = wait_until("a listening port", || listening_port(child.id()));
-    // Each writes a line; a pipe holds 64 KiB.
+    // Each connection writes a line; a pipe holds 64 KiB.
     for _ in 0..2000 {
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     }
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.set_read_timeout(Some(support::PATIENCE)).unwrap();
     std::io::Write::write_all(&mut client, b"GET /usage HTTP/1.1\r\n\r\n").unwrap();
-    let mut answer = [0; 12];
-    std::io::Read::read_exact(&mut client, &mut answer).unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 426");
+    let mut response = [0; 12];
+    std::io::Read::read_exact(&mut client, &mut response).unwrap();
+    assert_eq!(&response, b"HTTP/1.1 426");
     let start = Instant::now();
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
-    let status = wait_until("its end", || child.try_wait().unwrap());
+    let status = wait_until("its exit", || child.try_wait().unwrap());
     assert_eq!(status.code(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(2) + SLACK, "{:?}", start.elapsed());
     drop(unread);

@@ -8,8 +8,8 @@ use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use support::cable::{Cable, FAR, NOWHERE};
 use support::monitor::Monitor;
+use support::netns::{FAR, NOWHERE, TwoHosts};
 use support::sshd::{CC, PASSWORD, Sshd, User};
 use support::{PATIENCE, SLACK, wait_until};
 
@@ -138,7 +138,7 @@ fn servers_that_hang_end_at_their_deadlines() {
 
 #[test]
 fn a_host_behind_a_network_that_is_cut() {
-    let cable = Cable::new();
+    let cable = TwoHosts::new();
     let sshd = Sshd::start_in(&["ip", "netns", "exec", &cable.far], FAR, &[CC]);
     let monitor = Monitor::start_in(&cable.near);
     let mut watcher = monitor.connect();

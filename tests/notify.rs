@@ -1,4 +1,4 @@
-//! What a service manager hears of the agent, by the protocol of sd_notify(3), and what nobody else may.
+//! Messages to a service manager by the protocol of sd_notify(3).
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,11 +10,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use support::heartbeat::list_setting;
-use support::manager::Manager;
+use support::notify_socket::NotifySocket;
 use support::{Agent, PATIENCE, Scratch, hm_agent, wait_until};
 
-/// An agent that reports to `manager`.
-fn managed(manager: &Manager, settings: &[&str]) -> Command {
+/// The command of an agent that notifies `manager`.
+fn notifying(manager: &NotifySocket, settings: &[&str]) -> Command {
     let mut command = hm_agent();
     command.env("NOTIFY_SOCKET", &manager.name).args(["-s", "usage.listen=127.0.0.1:0"]);
     for setting in settings {
@@ -24,19 +24,19 @@ fn managed(manager: &Manager, settings: &[&str]) -> Command {
 }
 
 #[test]
-fn it_is_ready_when_every_port_can_be_connected_to() {
-    let manager = Manager::new();
-    // Free ones, just now: which they are the test has to know before the log says it.
+fn reports_ready_when_every_port_accepts_connections() {
+    let manager = NotifySocket::new();
+    // Ports that were free just now: the test must know them before the log shows them.
     let free: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     let ports: Vec<_> = free.iter().map(|port| port.local_addr().unwrap()).collect();
     drop(free);
-    let mut command = managed(&manager, &["monitor.enabled=true"]);
+    let mut command = notifying(&manager, &["monitor.enabled=true"]);
     for (name, port) in ["usage", "heartbeat", "monitor"].iter().zip(&ports) {
         command.args(["-s", &format!("{name}.listen={port}")]);
     }
     let scratch = Scratch::new("state");
     let mut child = command.env("HM_AGENT_STATE_DIR", &scratch.0).spawn().unwrap();
-    let ready = manager.word();
+    let ready = manager.next_message();
     let connected: Vec<_> = ports.iter().map(TcpStream::connect).collect();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -45,17 +45,17 @@ fn it_is_ready_when_every_port_can_be_connected_to() {
 }
 
 #[test]
-fn reloading_and_stopping_are_said() {
-    let (manager, scratch) = (Manager::new(), Scratch::new("reload"));
+fn reports_reloading_and_stopping() {
+    let (manager, scratch) = (NotifySocket::new(), Scratch::new("reload"));
     let file = scratch.write("a.toml", "interval = 7\n");
-    let mut command = managed(&manager, &[]);
+    let mut command = notifying(&manager, &[]);
     let agent = Agent::spawn({
         command.args(["-c", &file]);
         command
     });
-    assert_eq!(manager.word(), "READY=1\nSTATUS=on: usage, heartbeat");
+    assert_eq!(manager.next_message(), "READY=1\nSTATUS=on: usage, heartbeat");
     let mut last = 0;
-    for (text, news) in [
+    for (text, result) in [
         ("interval = 8\n", "configuration reloaded".to_owned()),
         (
             "interval = 0\n",
@@ -66,22 +66,25 @@ fn reloading_and_stopping_are_said() {
     ] {
         scratch.write("a.toml", text);
         agent.signal("-HUP");
-        let reloading = manager.word();
+        let reloading = manager.next_message();
         let at = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
         let at: u64 = at.parse().unwrap();
-        // The same clock, but for times in which the machine slept.
+        // The same clock, which excludes the time that the machine was suspended.
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
         assert!(at > last && at as f64 <= (uptime + 0.02) * 1e6, "{at} µs, up for {uptime} s");
         last = at;
-        assert_eq!(manager.word(), format!("READY=1\nSTATUS=on: usage, heartbeat; {news}"));
+        assert_eq!(
+            manager.next_message(),
+            format!("READY=1\nSTATUS=on: usage, heartbeat; {result}")
+        );
     }
     agent.stop();
-    assert_eq!(manager.word(), "STOPPING=1\nSTATUS=stopping");
+    assert_eq!(manager.next_message(), "STOPPING=1\nSTATUS=stopping");
 }
 
 #[test]
-fn a_socket_without_a_place_in_the_file_system_will_do() {
+fn notifies_abstract_socket() {
     let name = format!("hm-agent-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let socket = UnixDatagram::bind_addr(&address).unwrap();
@@ -96,66 +99,67 @@ fn a_socket_without_a_place_in_the_file_system_will_do() {
 }
 
 #[test]
-fn a_manager_that_does_not_listen_is_told_later_and_one_that_is_not_there_never() {
-    let manager = Manager::new();
+fn retries_full_socket_and_ignores_missing_one() {
+    let manager = NotifySocket::new();
     let filler = UnixDatagram::unbound().unwrap();
     filler.set_nonblocking(true).unwrap();
     while filler.send_to(b"WATCHDOG=1", &manager.name).is_ok() {}
-    let agent = Agent::spawn(managed(&manager, &["interval=1"]));
-    // It goes on.
+    let agent = Agent::spawn(notifying(&manager, &["interval=1"]));
+    // The agent is not blocked.
     let mut client = agent.subscribe();
     client.json();
-    assert_eq!(manager.word(), "READY=1\nSTATUS=on: usage, heartbeat");
+    assert_eq!(manager.next_message(), "READY=1\nSTATUS=on: usage, heartbeat");
     agent.stop();
-    for nowhere in ["/nonexistent/notify", "@nobody-is-here", "vsock:2:1", ""] {
-        let mut command = managed(&manager, &[]);
+    for nowhere in ["/nonexistent/notify", "@not-bound", "vsock:2:1", ""] {
+        let mut command = notifying(&manager, &[]);
         let agent = Agent::spawn({
             command.env("NOTIFY_SOCKET", nowhere);
             command
         });
         agent.wait_log("started");
         let log = agent.stop();
-        let said = log.iter().filter(|line| line.contains("nobody is told")).count();
-        assert_eq!(said, usize::from(nowhere.starts_with("vsock")), "{log:#?}");
+        let text = "the service manager is not notified";
+        let warnings = log.iter().filter(|line| line.contains(text)).count();
+        assert_eq!(warnings, usize::from(nowhere.starts_with("vsock")), "{log:#?}");
     }
 }
 
 #[test]
-fn it_beats_for_whom_it_is_meant() {
+fn sends_watchdog_messages_only_if_requested_for_own_pid() {
     let script = |set: &str| {
-        let manager = Manager::new();
+        let manager = NotifySocket::new();
         let mut command = Command::new("sh");
         command.args(["-c", &format!("{set}; exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_hm-agent")]);
         command.args(["-s", "usage.listen=127.0.0.1:0"]).env("NOTIFY_SOCKET", &manager.name);
         command.env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
         let agent = Agent::spawn(command);
-        manager.word();
+        manager.next_message();
         (manager, agent)
     };
     for set in ["export WATCHDOG_USEC=200000", "export WATCHDOG_USEC=200000 WATCHDOG_PID=$$"] {
         let (manager, agent) = script(set);
-        let mut beats = 0;
-        wait_until("beats", || {
-            beats += manager.beats(Duration::from_secs(1));
-            (beats >= 10).then_some(())
+        let mut count = 0;
+        wait_until("watchdog messages", || {
+            count += manager.count_watchdog(Duration::from_secs(1));
+            (count >= 10).then_some(())
         });
-        // Once in 100 ms, and not as fast as it can.
-        assert!(manager.beats(Duration::from_secs(1)) <= 30);
+        // Every 100 ms, and not as fast as possible.
+        assert!(manager.count_watchdog(Duration::from_secs(1)) <= 30);
         agent.stop();
     }
     for set in ["true", "export WATCHDOG_USEC=200000 WATCHDOG_PID=1", "export WATCHDOG_USEC=0"] {
         let (manager, agent) = script(set);
-        assert_eq!(manager.beats(Duration::from_secs(1)), 0, "{set}");
+        assert_eq!(manager.count_watchdog(Duration::from_secs(1)), 0, "{set}");
         agent.stop();
     }
 }
 
-/// Something that holds whoever reads in a directory, until it is dropped: a FUSE file system that does not answer.
-struct Hanging(Child);
+/// A FUSE filesystem that does not answer. Reading in its directory blocks until it is dropped.
+struct HungMount(Child);
 
-impl Hanging {
-    /// As `agent` sees it.
-    fn at(directory: &str, agent: &Agent) -> Self {
+impl HungMount {
+    /// Mounts it in the agent's mount namespace.
+    fn new(directory: &str, agent: &Agent) -> Self {
         const MOUNT: &str = "\
 import ctypes, os, sys
 device = os.open('/dev/fuse', os.O_RDWR)
@@ -175,7 +179,7 @@ sys.stdin.read()";
     }
 }
 
-impl Drop for Hanging {
+impl Drop for HungMount {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -184,8 +188,8 @@ impl Drop for Hanging {
 
 #[test]
 #[ignore = "needs root and /dev/fuse; half a minute"]
-fn it_does_not_beat_while_the_sampler_hangs() {
-    let (manager, scratch) = (Manager::new(), Scratch::new("proc"));
+fn sends_no_watchdog_messages_while_sampler_is_stalled() {
+    let (manager, scratch) = (NotifySocket::new(), Scratch::new("proc"));
     for file in ["stat", "meminfo"] {
         scratch.write(file, &std::fs::read_to_string(format!("/proc/{file}")).unwrap());
     }
@@ -195,27 +199,27 @@ fn it_does_not_beat_while_the_sampler_hangs() {
     command.env("NOTIFY_SOCKET", &manager.name).env("WATCHDOG_USEC", "1000000");
     command.env_remove("WATCHDOG_PID");
     let agent = Agent::spawn(command);
-    manager.word();
-    assert!(manager.beats(Duration::from_secs(3)) >= 3);
-    let hanging = Hanging::at(&scratch.0.display().to_string(), &agent);
-    agent.wait_log("the thread sampler hangs: the service manager is not told that all is well");
-    manager.beats(Duration::ZERO);
-    while manager.hear(Duration::from_millis(1)).is_some() {}
-    assert_eq!(manager.beats(Duration::from_secs(5)), 0);
-    // What does not need the sampler is there still.
+    manager.next_message();
+    assert!(manager.count_watchdog(Duration::from_secs(3)) >= 3);
+    let hung = HungMount::new(&scratch.0.display().to_string(), &agent);
+    agent.wait_log("thread sampler is stalled: no watchdog messages are sent");
+    manager.count_watchdog(Duration::ZERO);
+    while manager.receive(Duration::from_millis(1)).is_some() {}
+    assert_eq!(manager.count_watchdog(Duration::from_secs(5)), 0);
+    // What does not need the sampler still works.
     assert_eq!(agent.http("/nothing", "").0, 404);
-    drop(hanging);
-    agent.wait_log("no thread hangs any more");
-    assert!(manager.beats(Duration::from_secs(3)) >= 3);
+    drop(hung);
+    agent.wait_log("stalled thread recovered");
+    assert!(manager.count_watchdog(Duration::from_secs(3)) >= 3);
     agent.stop();
 }
 
 #[test]
-fn programs_that_it_starts_know_nothing_of_the_manager() {
-    let (manager, scratch) = (Manager::new(), Scratch::new("children"));
+fn hooks_do_not_inherit_service_manager_variables() {
+    let (manager, scratch) = (NotifySocket::new(), Scratch::new("children"));
     let script = format!("env > {0}/new; mv {0}/new {0}/environment", scratch.0.display());
     let hook = list_setting("heartbeat.on_overdue", &["sh", "-c", &script]);
-    let mut command = managed(&manager, &[&hook]);
+    let mut command = notifying(&manager, &[&hook]);
     command.env("WATCHDOG_USEC", "60000000").env("KEPT", "yes");
     let agent = Agent::spawn(command);
     agent.tell("/hb_init?1&appid=late");
@@ -228,9 +232,9 @@ fn programs_that_it_starts_know_nothing_of_the_manager() {
     agent.stop();
 }
 
-/// It stands before a program of somebody else, which may have a manager of its own.
+/// The command of `beat` may have its own service manager.
 #[test]
-fn beat_hands_its_environment_on() {
+fn beat_passes_environment_to_command() {
     let mut command = hm_agent();
     command.args(["beat", "--url", "http://127.0.0.1:1", "--", "env"]);
     command.env("NOTIFY_SOCKET", "/nonexistent").env("WATCHDOG_USEC", "5");
@@ -242,21 +246,21 @@ fn beat_hands_its_environment_on() {
 
 #[test]
 #[ignore = "needs systemd-notify"]
-fn its_words_are_those_of_systemd_notify() {
-    let manager = Manager::new();
+fn messages_equal_those_of_systemd_notify() {
+    let manager = NotifySocket::new();
     let mut command = Command::new("systemd-notify");
     command
         .args(["--no-block", "--ready", "--status=on: usage, heartbeat"])
         .env("NOTIFY_SOCKET", &manager.name);
     assert!(command.status().unwrap().success());
-    let sorted = |words: String| {
-        let mut words: Vec<_> = words.lines().map(str::to_owned).collect();
-        words.retain(|word| !word.starts_with("MAINPID=")); // that of whoever has called it
-        words.sort();
-        words
+    let sorted = |message: String| {
+        let mut fields: Vec<_> = message.lines().map(str::to_owned).collect();
+        fields.retain(|field| !field.starts_with("MAINPID=")); // that of systemd-notify's parent
+        fields.sort();
+        fields
     };
-    let theirs = sorted(manager.word());
-    let agent = Agent::spawn(managed(&manager, &[]));
-    assert_eq!(sorted(manager.word()), theirs);
+    let expected = sorted(manager.next_message());
+    let agent = Agent::spawn(notifying(&manager, &[]));
+    assert_eq!(sorted(manager.next_message()), expected);
     agent.stop();
 }

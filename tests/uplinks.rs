@@ -10,8 +10,8 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::cable::{Cable, FAR, HubProcess, recorded};
 use support::core_process::{CoreProcess, Noted, messages, noted};
+use support::netns::{FAR, HubProcess, TwoHosts, recorded};
 use support::node::{self, User};
 use support::{Agent, Client, Scratch};
 use tungstenite::{Error, Message};
@@ -26,7 +26,7 @@ const KEPT_KB: u64 = if cfg!(target_env = "musl") { 1024 } else { 24 << 10 };
 #[test]
 #[ignore = "is the hub of another test, in a process of its own"]
 fn hub_process() {
-    HubProcess::be();
+    HubProcess::main();
 }
 
 #[test]
@@ -122,7 +122,7 @@ struct Scene {
     agent: Agent,
     hub: Option<HubProcess>,
     core: Option<CoreProcess>,
-    cable: Cable,
+    cable: TwoHosts,
     user: User,
     state: Scratch,
     commands: usize,
@@ -137,7 +137,7 @@ struct Held {
 
 impl Scene {
     fn new() -> Self {
-        let (cable, user, state) = (Cable::new(), User::new(), Scratch::new("uplinks"));
+        let (cable, user, state) = (TwoHosts::new(), User::new(), Scratch::new("uplinks"));
         let core = format!("core.url=ws://{FAR}:9999/api/v1/ws");
         let hub = format!("hm.url=ws://{FAR}:9521/websocket");
         let settings = ["core.commands=any", &hub, "hm.report_interval=1", "hm.ping_interval=1"];

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hm_agent::limits;
 
-use crate::support::cable::{Cable, FAR, NEAR};
 use crate::support::core_process::{CoreProcess, Noted, messages, noted};
+use crate::support::netns::{FAR, NEAR, TwoHosts};
 use crate::support::node::{self, User, behind};
 use crate::support::{Agent, Scratch};
 use crate::{SLACK, pass};
@@ -21,14 +21,14 @@ struct Scene {
     // Ended in this order.
     agent: Agent,
     core: Option<CoreProcess>,
-    cable: Cable,
+    cable: TwoHosts,
     user: User,
     scratch: Scratch,
     record: PathBuf,
     _state: Scratch,
 }
 
-fn start_core(cable: &Cable, record: &std::path::Path) -> CoreProcess {
+fn start_core(cable: &TwoHosts, record: &std::path::Path) -> CoreProcess {
     let command = cable.on(&cable.far, std::env::current_exe().unwrap());
     CoreProcess::start(command, &format!("{FAR}:9999"), record)
 }
@@ -36,7 +36,7 @@ fn start_core(cable: &Cable, record: &std::path::Path) -> CoreProcess {
 impl Scene {
     /// The command lasts for so many seconds.
     fn new(seconds: u32) -> Self {
-        let (cable, user, state) = (Cable::new(), User::new(), Scratch::new("faults"));
+        let (cable, user, state) = (TwoHosts::new(), User::new(), Scratch::new("faults"));
         let scratch = user.scratch();
         let record = state.0.join("record");
         let core = Some(start_core(&cable, &record));

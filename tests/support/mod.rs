@@ -3,7 +3,6 @@
 
 pub mod attack;
 pub mod browser;
-pub mod cable;
 pub mod control_group;
 pub mod core;
 pub mod core_process;
@@ -13,10 +12,11 @@ pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
 pub mod inside;
-pub mod manager;
 pub mod monitor;
+pub mod netns;
 pub mod nginx;
 pub mod node;
+pub mod notify_socket;
 pub mod relay;
 pub mod rng;
 pub mod sshd;

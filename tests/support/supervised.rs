@@ -1,5 +1,6 @@
-//! An agent under its supervisor, as on a machine without a service manager.
+//! An agent under `run --supervise`.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -7,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use super::{SLACK, Scratch, hm_agent, wait_until};
 
-/// What belongs to one: a port, a directory, and a command line.
-pub struct Post {
+/// The directory, port and command line of one supervisor.
+pub struct Setup {
     pub scratch: Scratch,
     pub address: SocketAddr,
-    /// Before the agent's program.
+    /// A command that executes the agent with further arguments.
     pub wrapper: Vec<String>,
 }
 
-impl Post {
+impl Setup {
     pub fn new(name: &str) -> Self {
-        // The same one after every restart.
+        // A fixed port, so that it is the same after every restart.
         let address = SocketAddr::from(([127, 0, 0, 1], super::lasting_port()));
         Self { scratch: Scratch::new(name), address, wrapper: Vec::new() }
     }
@@ -30,16 +31,17 @@ impl Post {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    /// `run --supervise` with these arguments, in the directory, where its log is `log` and its pid file `pid`.
+    /// `run --supervise` with these arguments, in the directory.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let agent = hm_agent();
+        let program = agent.get_program();
         let mut command = match self.wrapper.split_first() {
-            Some((program, rest)) => {
-                let mut command = Command::new(program);
-                command.args(rest).arg(agent.get_program());
+            Some((wrapper, rest)) => {
+                let mut command = Command::new(wrapper);
+                command.args(rest).arg(program);
                 command
             }
-            None => Command::new(agent.get_program()),
+            None => Command::new(program),
         };
         for (name, value) in agent.get_envs() {
             match value {
@@ -53,47 +55,48 @@ impl Post {
         command
     }
 
-    /// Runs `--detach` with a pid file and these arguments, to the end of what runs at the terminal.
+    /// Runs `--detach` with the pid file `pid` and returns the output of the process at the terminal.
     pub fn detach(&self, arguments: &[&str]) -> Output {
         self.command(&["--detach", "--pid-file", "pid"]).args(arguments).output().unwrap()
     }
 
-    /// The same, with a log; it must go well.
+    /// The same, which must succeed.
     pub fn in_background(&self, arguments: &[&str]) -> Supervisor {
-        let output = self.detach(&[&["--log-file", "log"], arguments].concat());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!((output.status.code(), said.as_ref()), (Some(0), ""));
+        let output = self.detach(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), stderr.as_ref()), (Some(0), ""));
         assert!(output.stdout.is_empty());
         Supervisor { pid: self.read("pid").trim().parse().unwrap(), child: None }
     }
 
-    /// Runs in the foreground with these arguments.
+    /// Runs in the foreground with these arguments. Standard error is the file `log`.
     pub fn in_foreground(&self, arguments: &[&str]) -> Supervisor {
-        let child = self.command(arguments).stderr(Stdio::null()).spawn().unwrap();
+        let log = File::options().create(true).append(true).open(self.path("log")).unwrap();
+        let child = self.command(arguments).stderr(log).spawn().unwrap();
         Supervisor { pid: child.id(), child: Some(child) }
     }
 
-    /// Waits until the log has a line with that text in it so often.
-    pub fn wait_log(&self, text: &str, times: usize) -> String {
-        wait_until(&format!("{text:?}, {times} times"), || {
+    /// Waits until N lines of `log` contain the text.
+    pub fn wait_log(&self, text: &str, lines: usize) -> String {
+        wait_until(&format!("{text:?}, {lines} times"), || {
             let log = self.read("log");
-            (log.lines().filter(|line| line.contains(text)).count() >= times).then_some(log)
+            (log.lines().filter(|line| line.contains(text)).count() >= lines).then_some(log)
         })
     }
 
-    pub fn is_served(&self) -> bool {
+    pub fn is_listening(&self) -> bool {
         TcpStream::connect(self.address).is_ok()
     }
 }
 
-/// A running one; killed, and its agent with it, when it goes out of scope.
+/// A running supervisor; it and its agent are killed when it is dropped.
 pub struct Supervisor {
     pub pid: u32,
     pub child: Option<Child>,
 }
 
 impl Supervisor {
-    /// Its agent, when there is one.
+    /// The agent's PID.
     pub fn agent(&self) -> u32 {
         wait_until("an agent", || children(self.pid).first().copied())
     }
@@ -102,34 +105,33 @@ impl Supervisor {
         signal(self.pid, name);
     }
 
-    /// Whether it is still there.
-    pub fn lives(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         match &mut self.child {
             Some(child) => child.try_wait().unwrap().is_none(),
-            None => is_there(self.pid),
+            None => is_running(self.pid),
         }
     }
 
-    /// Waits for its end; the exit code, if it is known.
+    /// Waits for its exit. Returns the exit code if it is a child of the test.
     pub fn wait(&mut self) -> Option<i32> {
-        wait_until("the supervisor's end", || (!self.lives()).then_some(()));
+        wait_until("the supervisor's exit", || (!self.is_running()).then_some(()));
         self.child.as_mut().and_then(|child| child.wait().unwrap().code())
     }
 
-    /// SIGTERM; both end soon.
+    /// Sends SIGTERM; both must exit soon.
     pub fn stop(mut self) {
         let (agent, start) = (self.agent(), Instant::now());
         self.signal("-TERM");
         let code = self.wait();
         assert!(code.is_none_or(|code| code == 0), "{code:?}");
-        assert!(!is_there(agent));
+        assert!(!is_running(agent));
         assert!(start.elapsed() < Duration::from_secs(2) + SLACK, "{:?}", start.elapsed());
     }
 }
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        if self.lives() {
+        if self.is_running() {
             signal(self.pid, "-KILL");
             let _ = self.wait();
         }
@@ -140,12 +142,12 @@ pub fn signal(pid: u32, name: &str) {
     assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
 }
 
-/// Whether a process runs; one that only waits to be waited for does not.
-pub fn is_there(pid: u32) -> bool {
+/// Whether a process runs; a zombie does not.
+pub fn is_running(pid: u32) -> bool {
     stat(pid).is_some_and(|fields| !["Z", "X"].contains(&fields[0].as_str()))
 }
 
-/// What follows its name in `/proc/PID/stat`: state, parent, group, session, terminal.
+/// The fields of `/proc/PID/stat` after the name: state, parent, group, session, terminal.
 pub fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(stat.rsplit(") ").next()?.split(' ').map(str::to_owned).collect())

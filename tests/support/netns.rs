@@ -1,5 +1,5 @@
-//! Two hosts of our own with a router between them, as network namespaces, and a hub in a process of its own on one
-//! of them. Wants root and ip(8).
+//! Two hosts with a router between them, as network namespaces, and a hub in its own process on one of them. Needs root and
+//! ip(8).
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -10,38 +10,38 @@ use std::time::Duration;
 
 use super::hub::Hub;
 
-/// Where the agent is, and where the hub is.
+/// Addresses of the agent's host and the hub's host.
 pub const NEAR: &str = "10.77.1.2";
 pub const FAR: &str = "10.77.2.2";
-/// From here comes no answer, and no word that there is none.
+/// Packets to this address are dropped without an ICMP error.
 pub const NOWHERE: &str = "10.77.3.2";
 
-/// The two hosts and what is between them; they are gone when it goes out of scope.
-pub struct Cable {
+/// The namespaces; deleted when it is dropped.
+pub struct TwoHosts {
     pub near: String,
     router: String,
     pub far: String,
 }
 
-impl Cable {
+impl TwoHosts {
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let id = (std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let name = |end: &str| format!("hm{end}-{}-{}", id.0, id.1);
-        let cable = Self { near: name("a"), router: name("r"), far: name("b") };
-        let router = &cable.router;
+        let hosts = Self { near: name("a"), router: name("r"), far: name("b") };
+        let router = &hosts.router;
         all(&[format!("netns add {router}")]);
-        cable.host(&cable.near, NEAR, "10.77.1.1");
-        cable.host(&cable.far, FAR, "10.77.2.1");
+        hosts.add_host(&hosts.near, NEAR, "10.77.1.1");
+        hosts.add_host(&hosts.far, FAR, "10.77.2.1");
         all(&[format!("-n {router} route add blackhole {NOWHERE}/32")]);
         let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
-        let status = cable.on(router, "sh").args(["-c", forward]).status();
+        let status = hosts.on(router, "sh").args(["-c", forward]).status();
         assert!(status.unwrap().success());
-        cable
+        hosts
     }
 
-    /// A host with this address, behind that one of the router.
-    fn host(&self, name: &str, address: &str, gateway: &str) {
+    /// Adds a host with this address behind a port of the router.
+    fn add_host(&self, name: &str, address: &str, gateway: &str) {
         let router = &self.router;
         let port = gateway.replace('.', "-");
         all(&[
@@ -56,19 +56,18 @@ impl Cable {
         ]);
     }
 
-    /// A command on one of the hosts.
+    /// A command that runs on one of the hosts.
     pub fn on(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", host]).arg(program);
         command
     }
 
-    /// What is between them.
     pub fn router(&self) -> &str {
         &self.router
     }
 
-    /// From now on nothing gets through in either direction, and nobody is told: no answer, no reset.
+    /// Drops all packets in both directions, without an ICMP error or a reset.
     pub fn cut(&self) {
         self.route("add");
     }
@@ -82,16 +81,16 @@ impl Cable {
         all(&[line(NEAR), line(FAR)]);
     }
 
-    /// The far host crashes, with all that its kernel knew of connections, and is there again, with nothing on it.
-    /// What ran there reaches nobody any more.
+    /// The far host crashes with all its connections and comes back without any process. Processes that ran there lose the
+    /// network.
     pub fn crash_far(&self) {
-        // The router's end goes with the other one.
+        // This deletes the router's end as well.
         all(&[format!("-n {} link del hm0", self.far), format!("netns del {}", self.far)]);
-        self.host(&self.far, FAR, "10.77.2.1");
+        self.add_host(&self.far, FAR, "10.77.2.1");
     }
 }
 
-impl Drop for Cable {
+impl Drop for TwoHosts {
     fn drop(&mut self) {
         for name in [&self.near, &self.far, &self.router] {
             ip(&format!("netns del {name}"));
@@ -109,11 +108,11 @@ fn all(lines: &[String]) {
     }
 }
 
-/// A hub in a process of its own, so that it can be stopped and killed; it ends with this one.
+/// A hub in its own process, so that it can be stopped and killed; it exits with this one.
 pub struct HubProcess {
     child: Child,
     stdin: Option<ChildStdin>,
-    /// Not read, and there: what runs tests dies of a pipe without an end.
+    /// Kept open: the test harness exits when its standard output is closed.
     _stdout: ChildStdout,
 }
 
@@ -122,8 +121,8 @@ const RECORD: &str = "HM_TEST_HUB_RECORD";
 const DEADLINE: &str = "HM_TEST_HUB_DEADLINE";
 
 impl HubProcess {
-    /// Runs this test program again, which must have a test `hub_process` that calls [`HubProcess::be`]. `command`
-    /// is what comes before a program's name.
+    /// Runs this test program again, which must have a test `hub_process` that calls [`HubProcess::main`]. `command` ends with
+    /// the program.
     pub fn start(mut command: Command, address: &str, deadline: Duration, record: &Path) -> Self {
         let command = command.args(["--exact", "hub_process", "--ignored", "--nocapture"]);
         let command = command.env(ADDRESS, address).env(RECORD, record);
@@ -133,24 +132,24 @@ impl HubProcess {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().unwrap());
         let mut hub = Self { child, stdin, _stdout: stdout };
         let mut lines = BufReader::new(&mut hub._stdout).lines().map_while(Result::ok);
-        assert!(lines.any(|line| line.ends_with("the hub listens")), "the hub has ended");
+        assert!(lines.any(|line| line.ends_with("the hub listens")), "the hub has exited");
         hub
     }
 
-    /// The life of that process. Without what [`HubProcess::start`] sets it is none.
-    pub fn be() {
+    /// Runs the hub. Returns at once unless [`HubProcess::start`] has started this process.
+    pub fn main() {
         let variable = |name| std::env::var(name).ok();
         let (Some(address), Some(record)) = (variable(ADDRESS), variable(RECORD)) else { return };
         let deadline = Duration::from_secs(variable(DEADLINE).unwrap().parse().unwrap());
         let hub = Hub::on(address.parse().unwrap(), false, deadline);
         hub.record(File::options().append(true).create(true).open(record).unwrap());
         println!("the hub listens");
-        let mut order = String::new();
-        std::io::stdin().read_line(&mut order).unwrap();
-        if order == "shut down\n" {
+        let mut command = String::new();
+        std::io::stdin().read_line(&mut command).unwrap();
+        if command == "shut down\n" {
             hub.shut_down();
         }
-        // Not by its end: what it says then, nobody reads.
+        // The test harness would print a summary into a pipe that is not read.
         std::process::exit(0);
     }
 
@@ -159,13 +158,11 @@ impl HubProcess {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    /// `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Ends it in good order.
     pub fn shut_down(mut self) {
         self.stdin.take().unwrap().write_all(b"shut down\n").unwrap();
         assert!(self.child.wait().unwrap().success());
@@ -179,20 +176,19 @@ impl Drop for HubProcess {
     }
 }
 
-/// What a hub has recorded: timestamps of reports as they came, each with its connection.
+/// The reports that a hub has recorded, in order: timestamp and connection number.
 pub fn recorded(record: &Path) -> Vec<(u64, u64)> {
     let text = std::fs::read_to_string(record).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let reports = whole.lines().filter_map(|line| line.strip_prefix("2 "));
-    let numbers = |line: &str| {
+    let parse = |line: &str| {
         let (timestamp, connection) = line.split_once(' ').unwrap();
         (timestamp.parse().unwrap(), connection.parse().unwrap())
     };
-    reports.map(numbers).collect()
+    reports.map(parse).collect()
 }
 
-/// When reports were taken, those of the first minutes of an agent with this `state_dir`: its journal keeps also
-/// what was delivered, for a while.
+/// Timestamps of the reports in an agent's journal. It keeps delivered reports for a few minutes.
 pub fn taken(state_dir: &Path) -> Vec<u64> {
     let journal: PathBuf = state_dir.join("hm-reports");
     let text = std::fs::read_to_string(journal).unwrap_or_default();
