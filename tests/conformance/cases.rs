@@ -1,6 +1,6 @@
-//! The cases.
+//! The cases of framing, pings, reserved bits, fragmentation, closing and limits.
 
-use crate::judge::{Expect, Talk};
+use crate::judge::{Exchange, Expect};
 use crate::peer::Peer;
 use crate::utf8;
 use crate::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT};
@@ -8,32 +8,36 @@ use crate::wire::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT};
 pub struct Case {
     pub id: String,
     pub what: String,
-    /// `None`: it says nothing about this peer.
-    pub talk: Box<dyn Fn(Peer) -> Option<Talk> + Sync>,
+    /// `None` if the case does not apply to the peer.
+    pub exchange: Box<dyn Fn(Peer) -> Option<Exchange> + Sync>,
 }
 
 const PROTOCOL: &[u16] = &[1002];
 const TOO_LONG: &[u16] = &[1009];
 
-pub fn case(id: &str, what: &str, talk: impl Fn(Peer) -> Option<Talk> + Sync + 'static) -> Case {
-    Case { id: id.to_owned(), what: what.to_owned(), talk: Box::new(talk) }
+pub fn case(
+    id: &str,
+    what: &str,
+    exchange: impl Fn(Peer) -> Option<Exchange> + Sync + 'static,
+) -> Case {
+    Case { id: id.to_owned(), what: what.to_owned(), exchange: Box::new(exchange) }
 }
 
-pub fn open(said: Vec<Vec<u8>>, pongs: &[&[u8]], texts: &[&str]) -> Option<Talk> {
+pub fn open(sent: Vec<Vec<u8>>, pongs: &[&[u8]], texts: &[&str]) -> Option<Exchange> {
     let pongs = pongs.iter().map(|pong| pong.to_vec()).collect();
     let texts = texts.iter().map(ToString::to_string).collect();
-    Some(Talk { said, expect: Expect::Open { pongs, texts } })
+    Some(Exchange { sent, expect: Expect::Open { pongs, texts } })
 }
 
-pub fn fails(said: Vec<Vec<u8>>, codes: &'static [u16]) -> Option<Talk> {
-    Some(Talk { said, expect: Expect::Fails(codes) })
+pub fn fails(sent: Vec<Vec<u8>>, codes: &'static [u16]) -> Option<Exchange> {
+    Some(Exchange { sent, expect: Expect::Fails(codes) })
 }
 
-fn closes(said: Vec<Vec<u8>>, code: Option<u16>) -> Option<Talk> {
-    Some(Talk { said, expect: Expect::Closes(code) })
+fn closes(sent: Vec<Vec<u8>>, code: Option<u16>) -> Option<Exchange> {
+    Some(Exchange { sent, expect: Expect::Closes(code) })
 }
 
-/// In pieces of so many bytes, each written by itself.
+/// Splits the frames into pieces of `size` bytes, each sent by one write.
 fn chopped(frames: &[Vec<u8>], size: usize) -> Vec<Vec<u8>> {
     frames.concat().chunks(size).map(<[u8]>::to_vec).collect()
 }
@@ -76,25 +80,23 @@ fn framing(cases: &mut Vec<Case>) {
     for (number, length) in [0, 125, 126, 127, 128, 65_535, 65_536].into_iter().enumerate() {
         let (id, what) = (format!("1.2.{}", number + 1), format!("binary of {length} bytes"));
         cases.push(case(&id, &what, move |peer| {
-            let said = vec![peer.frame(FIN | BINARY, &vec![0xfe; length])];
+            let sent = vec![peer.frame(FIN | BINARY, &vec![0xfe; length])];
             match peer.is_server() {
-                true if length > peer.most() => fails(said, TOO_LONG),
-                true => fails(said, &[1003]),
-                false => open(said, &[], &[]),
+                true if length > peer.max_message() => fails(sent, TOO_LONG),
+                true => fails(sent, &[1003]),
+                false => open(sent, &[], &[]),
             }
         }));
     }
-    cases.push(case(
-        "1.3.1",
-        "a frame of a client that is not masked, or one of a server that is",
-        |peer| fails(vec![wire::frame(FIN | TEXT, &peer.text("a"), !peer.masked())], PROTOCOL),
-    ));
+    cases.push(case("1.3.1", "an unmasked frame of a client, a masked one of a server", |peer| {
+        fails(vec![wire::frame(FIN | TEXT, &peer.text("a"), !peer.masked())], PROTOCOL)
+    }));
     cases.push(case("1.3.2", "the same with a ping", |peer| {
         fails(vec![wire::frame(FIN | PING, b"a", !peer.masked())], PROTOCOL)
     }));
     // RFC 6455 5.2 requires senders to write the length in the shortest form, and does not say what a receiver does otherwise.
     // tungstenite accepts it.
-    cases.push(case("1.4.1", "a length of 16 bits where 7 are enough", |peer| {
+    cases.push(case("1.4.1", "a length of 16 bits where 7 suffice", |peer| {
         let text = peer.text("");
         let text = if text.is_empty() { b"a".to_vec() } else { text };
         let bit = if peer.masked() { 0x80 } else { 0 };
@@ -105,17 +107,17 @@ fn framing(cases: &mut Vec<Case>) {
     }));
 }
 
-/// A text of so many bytes, or as few as the peer's protocol allows; in pieces.
-fn text_of(peer: Peer, length: usize, size: usize) -> Option<Talk> {
+/// A text of `length` bytes, or the shortest that the peer's protocol allows, in pieces of `size` bytes.
+fn text_of(peer: Peer, length: usize, size: usize) -> Option<Exchange> {
     if !peer.is_server() && length == 0 {
-        return None; // that is no message of theirs
+        return None; // no message of these protocols
     }
     let text = if peer.is_server() { vec![b'*'; length] } else { peer.text_of(length) };
-    let said = vec![peer.frame(FIN | TEXT, &text)];
-    let said = if size < usize::MAX { chopped(&said, size) } else { said };
-    match text.len() > peer.most() {
-        true => fails(said, TOO_LONG),
-        false => open(said, &[], &[&"*".repeat(length)]),
+    let sent = vec![peer.frame(FIN | TEXT, &text)];
+    let sent = if size < usize::MAX { chopped(&sent, size) } else { sent };
+    match text.len() > peer.max_message() {
+        true => fails(sent, TOO_LONG),
+        false => open(sent, &[], &[&"*".repeat(length)]),
     }
 }
 
@@ -127,7 +129,7 @@ fn pings(cases: &mut Vec<Case>) {
     };
     one("2.1", "ping without a payload", b"");
     one("2.2", "ping with a text", b"Hello, world!");
-    one("2.3", "ping with bytes that are no text", b"\x00\xff\xfe\xfd\xfc\xfb\x00\xff");
+    one("2.3", "ping with bytes that are not UTF-8", b"\x00\xff\xfe\xfd\xfc\xfb\x00\xff");
     one("2.4", "ping of 125 bytes", &[0xfe; 125]);
     cases.push(case("2.5", "ping of 126 bytes", |peer| {
         fails(vec![peer.frame(FIN | PING, &[0xfe; 126])], PROTOCOL)
@@ -135,15 +137,15 @@ fn pings(cases: &mut Vec<Case>) {
     cases.push(case("2.6", "ping of 125 bytes, byte by byte", |peer| {
         open(chopped(&[peer.frame(FIN | PING, &[0xfe; 125])], 1), &[&[0xfe; 125]], &[])
     }));
-    for (id, payload) in [("2.7", &b""[..]), ("2.8", b"unasked for")] {
-        let what = format!("pong that nobody asked for, of {} bytes", payload.len());
+    for (id, payload) in [("2.7", &b""[..]), ("2.8", b"unsolicited")] {
+        let what = format!("unsolicited pong of {} bytes", payload.len());
         cases.push(case(id, &what, move |peer| {
             open(vec![peer.frame(FIN | PONG, payload)], &[], &[])
         }));
     }
-    cases.push(case("2.9", "pong that nobody asked for, then a ping", |peer| {
-        let said = vec![peer.frame(FIN | PONG, b"unasked for"), peer.frame(FIN | PING, b"ping")];
-        open(said, &[b"ping"], &[])
+    cases.push(case("2.9", "unsolicited pong, then a ping", |peer| {
+        let sent = vec![peer.frame(FIN | PONG, b"unsolicited"), peer.frame(FIN | PING, b"ping")];
+        open(sent, &[b"ping"], &[])
     }));
     for (id, what, size) in
         [("2.10", "ten pings", usize::MAX), ("2.11", "ten pings, byte by byte", 1)]
@@ -151,8 +153,8 @@ fn pings(cases: &mut Vec<Case>) {
         cases.push(case(id, what, move |peer| {
             const PAYLOADS: [&[u8]; 10] =
                 [b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"8", b"9"];
-            let said: Vec<_> = PAYLOADS.map(|payload| peer.frame(FIN | PING, payload)).into();
-            open(if size == 1 { chopped(&said, 1) } else { said }, &PAYLOADS, &[])
+            let sent: Vec<_> = PAYLOADS.map(|payload| peer.frame(FIN | PING, payload)).into();
+            open(if size == 1 { chopped(&sent, 1) } else { sent }, &PAYLOADS, &[])
         }));
     }
 }
@@ -174,8 +176,8 @@ fn reserved(cases: &mut Vec<Case>) {
         cases.push(case(&id, &what, move |peer| {
             let payload: &[u8] = if opcode == CLOSE { b"\x03\xe8" } else { b"a" };
             let text = peer.frame(FIN | TEXT, &peer.text("a"));
-            let said = vec![text, peer.frame(FIN | bits | opcode, payload)];
-            fails(if number == 2 { chopped(&said, 1) } else { said }, PROTOCOL)
+            let sent = vec![text, peer.frame(FIN | bits | opcode, payload)];
+            fails(if number == 2 { chopped(&sent, 1) } else { sent }, PROTOCOL)
         }));
     }
     for (section, first) in [(1, 3), (2, 11)] {
@@ -185,15 +187,15 @@ fn reserved(cases: &mut Vec<Case>) {
             cases.push(case(&id, &what, move |peer| {
                 let text = peer.frame(FIN | TEXT, &peer.text("a"));
                 let payload: &[u8] = if number % 2 == 0 { b"" } else { b"reserved" };
-                let said = vec![text, peer.frame(FIN | opcode, payload)];
-                fails(if number == 4 { chopped(&said, 1) } else { said }, PROTOCOL)
+                let sent = vec![text, peer.frame(FIN | opcode, payload)];
+                fails(if number == 4 { chopped(&sent, 1) } else { sent }, PROTOCOL)
             }));
         }
     }
 }
 
 fn fragmentation(cases: &mut Vec<Case>) {
-    const WORDS: &str = "fragment1fragment2";
+    const MESSAGE: &str = "fragment1fragment2";
     for (id, what, opcode) in [("5.1", "ping in two", PING), ("5.2", "pong in two", PONG)] {
         cases.push(case(id, what, move |peer| {
             fails(fragments(peer, opcode, [&b"one"[..], b"two"]), PROTOCOL)
@@ -205,9 +207,9 @@ fn fragmentation(cases: &mut Vec<Case>) {
         ("5.5", "text in two frames, byte by byte", 1),
     ] {
         cases.push(case(id, what, move |peer| {
-            let text = peer.text(WORDS);
-            let said = fragments(peer, TEXT, text.chunks(text.len().div_ceil(2)));
-            open(if size < 9 { chopped(&said, size) } else { said }, &[], &[WORDS])
+            let text = peer.text(MESSAGE);
+            let sent = fragments(peer, TEXT, text.chunks(text.len().div_ceil(2)));
+            open(if size < 9 { chopped(&sent, size) } else { sent }, &[], &[MESSAGE])
         }));
     }
     for (id, what, size) in [
@@ -216,55 +218,55 @@ fn fragmentation(cases: &mut Vec<Case>) {
         ("5.8", "the same, byte by byte", 1),
     ] {
         cases.push(case(id, what, move |peer| {
-            let text = peer.text(WORDS);
-            let mut said = fragments(peer, TEXT, text.chunks(text.len().div_ceil(2)));
-            said.insert(1, peer.frame(FIN | PING, b"ping"));
-            open(if size < 9 { chopped(&said, size) } else { said }, &[b"ping"], &[WORDS])
+            let text = peer.text(MESSAGE);
+            let mut sent = fragments(peer, TEXT, text.chunks(text.len().div_ceil(2)));
+            sent.insert(1, peer.frame(FIN | PING, b"ping"));
+            open(if size < 9 { chopped(&sent, size) } else { sent }, &[b"ping"], &[MESSAGE])
         }));
     }
     for (number, (fin, size)) in
         [(FIN, 99), (FIN, 3), (FIN, 1), (0, 99), (0, 3), (0, 1)].into_iter().enumerate()
     {
-        let last = if fin == FIN { "last" } else { "further" };
-        let what = format!("a {last} part of nothing, then text, in pieces of {size}");
+        let last = if fin == FIN { "last" } else { "non-final" };
+        let what = format!("a {last} continuation of no message, then text, in pieces of {size}");
         cases.push(case(&format!("5.{}", number + 9), &what, move |peer| {
-            let said = [peer.frame(fin, b"part"), peer.frame(FIN | TEXT, &peer.text("a"))];
-            fails(chopped(&said, size), PROTOCOL)
+            let sent = [peer.frame(fin, b"part"), peer.frame(FIN | TEXT, &peer.text("a"))];
+            fails(chopped(&sent, size), PROTOCOL)
         }));
     }
     cases.push(case(
         "5.15",
-        "text in two frames, a last part of nothing, text in two frames",
+        "text in two frames, a continuation of no message, text in two frames",
         |peer| {
-            let text = peer.text(WORDS);
+            let text = peer.text(MESSAGE);
             let text = fragments(peer, TEXT, text.chunks(text.len().div_ceil(2)));
             fails([text.clone(), vec![peer.frame(FIN, b"part")], text].concat(), PROTOCOL)
         },
     ));
     for (id, fin) in [("5.16", 0), ("5.17", FIN)] {
-        let what = format!("a part of nothing ({fin:#x}), text in two frames, twice");
+        let what = format!("a continuation of no message ({fin:#x}), text in two frames, twice");
         cases.push(case(id, &what, move |peer| {
-            let text = peer.text(WORDS);
-            let mut said = vec![peer.frame(fin, b"part")];
-            said.extend(fragments(peer, TEXT, text.chunks(text.len().div_ceil(2))));
-            fails([said.clone(), said].concat(), PROTOCOL)
+            let text = peer.text(MESSAGE);
+            let mut sent = vec![peer.frame(fin, b"part")];
+            sent.extend(fragments(peer, TEXT, text.chunks(text.len().div_ceil(2))));
+            fails([sent.clone(), sent].concat(), PROTOCOL)
         }));
     }
-    cases.push(case("5.18", "a text begins within another", |peer| {
-        let said = vec![peer.frame(TEXT, b"fragment1"), peer.frame(FIN | TEXT, b"fragment2")];
-        fails(said, PROTOCOL)
+    cases.push(case("5.18", "a text starts within another", |peer| {
+        let sent = vec![peer.frame(TEXT, b"fragment1"), peer.frame(FIN | TEXT, b"fragment2")];
+        fails(sent, PROTOCOL)
     }));
     for (id, what, size) in [
-        ("5.19", "text in five frames, two pings within", usize::MAX),
+        ("5.19", "text in five frames with two pings between", usize::MAX),
         ("5.20", "the same, byte by byte", 1),
     ] {
         cases.push(case(id, what, move |peer| {
             let text = peer.text("fragment1fragment2fragment3fragment4fragment5");
-            let mut said = fragments(peer, TEXT, text.chunks(text.len().div_ceil(5)));
-            said.insert(4, peer.frame(FIN | PING, b"ping2"));
-            said.insert(2, peer.frame(FIN | PING, b"ping1"));
+            let mut sent = fragments(peer, TEXT, text.chunks(text.len().div_ceil(5)));
+            sent.insert(4, peer.frame(FIN | PING, b"ping2"));
+            sent.insert(2, peer.frame(FIN | PING, b"ping1"));
             let words = "fragment1fragment2fragment3fragment4fragment5";
-            open(if size == 1 { chopped(&said, 1) } else { said }, &[b"ping1", b"ping2"], &[words])
+            open(if size == 1 { chopped(&sent, 1) } else { sent }, &[b"ping1", b"ping2"], &[words])
         }));
     }
 }
@@ -276,9 +278,9 @@ fn close_frame(peer: Peer, code: u16, reason: &[u8]) -> Vec<u8> {
 fn closing(cases: &mut Vec<Case>) {
     let mut then = |id: &str, what: &str, more: fn(Peer) -> Vec<Vec<u8>>| {
         cases.push(case(id, what, move |peer| {
-            let mut said = vec![close_frame(peer, 1000, b"")];
-            said.extend(more(peer));
-            closes(said, Some(1000))
+            let mut sent = vec![close_frame(peer, 1000, b"")];
+            sent.extend(more(peer));
+            closes(sent, Some(1000))
         }));
     };
     then("7.1.1", "close", |_| vec![]);
@@ -288,11 +290,11 @@ fn closing(cases: &mut Vec<Case>) {
     then("7.1.5", "close, then 64 KiB of pings", |peer| {
         vec![peer.frame(FIN | PING, &[b'x'; 125]).repeat(500)]
     });
-    cases.push(case("7.1.6", "a text begins, close, the text ends", |peer| {
+    cases.push(case("7.1.6", "first half of a text, close, second half", |peer| {
         let text = peer.text("fragments");
-        let mut said = fragments(peer, TEXT, text.chunks(text.len().div_ceil(2)));
-        said.insert(1, close_frame(peer, 1000, b""));
-        closes(said, Some(1000))
+        let mut sent = fragments(peer, TEXT, text.chunks(text.len().div_ceil(2)));
+        sent.insert(1, close_frame(peer, 1000, b""));
+        closes(sent, Some(1000))
     }));
     cases.push(case("7.3.1", "close without a code", |peer| {
         closes(vec![peer.frame(FIN | CLOSE, b"")], None)
@@ -309,7 +311,7 @@ fn closing(cases: &mut Vec<Case>) {
     cases.push(case("7.3.6", "close with a reason of 124 bytes", |peer| {
         fails(vec![close_frame(peer, 1000, &[b'*'; 124])], PROTOCOL)
     }));
-    cases.push(case("7.5.1", "close with a reason that is no UTF-8", |peer| {
+    cases.push(case("7.5.1", "close with a reason that is not UTF-8", |peer| {
         fails(vec![close_frame(peer, 1000, b"\xce\xba\xed\xa0\x80edited")], &[1007])
     }));
     let known =
@@ -334,12 +336,12 @@ fn closing(cases: &mut Vec<Case>) {
 fn limits(cases: &mut Vec<Case>) {
     let text = |peer: Peer, more: usize| {
         if peer.is_server() {
-            vec![b'*'; peer.most() + more]
+            vec![b'*'; peer.max_message() + more]
         } else {
-            peer.text_of(peer.most() + more)
+            peer.text_of(peer.max_message() + more)
         }
     };
-    let words = |peer: Peer| "*".repeat(peer.most());
+    let words = |peer: Peer| "*".repeat(peer.max_message());
     cases.push(case("9.1.1", "the longest text", move |peer| {
         open(vec![peer.frame(FIN | TEXT, &text(peer, 0))], &[], &[&words(peer)])
     }));
@@ -348,24 +350,24 @@ fn limits(cases: &mut Vec<Case>) {
     }));
     cases.push(case("9.3.1", "the longest text, in frames of 64 bytes", move |peer| {
         let text = text(peer, 0);
-        let said = fragments(peer, TEXT, text.chunks(64)).concat();
-        open(vec![said], &[], &[&words(peer)])
+        let sent = fragments(peer, TEXT, text.chunks(64)).concat();
+        open(vec![sent], &[], &[&words(peer)])
     }));
-    cases.push(case("9.3.2", "one byte more, in frames of 64 bytes", move |peer| {
+    cases.push(case("9.3.2", "a text of one byte more, in frames of 64 bytes", move |peer| {
         let text = text(peer, 1);
         fails(vec![fragments(peer, TEXT, text.chunks(64)).concat()], TOO_LONG)
     }));
     cases.push(case("9.3.3", "frames of a text without end", move |peer| {
         let first = peer.frame(TEXT, b"*");
-        let more = peer.frame(CONTINUATION, &[b'*'; 1000]).repeat(peer.most() / 1000 + 2);
+        let more = peer.frame(CONTINUATION, &[b'*'; 1000]).repeat(peer.max_message() / 1000 + 2);
         fails(vec![first, more], TOO_LONG)
     }));
     cases.push(case("9.5.1", "the longest text, in pieces of 64 bytes", move |peer| {
         if !peer.is_server() {
-            return None; // 9.3.1 is as many, and this would take long
+            return None; // slow, and 9.3.1 has as many frames
         }
-        let said = chopped(&[peer.frame(FIN | TEXT, &text(peer, 0))], 64);
-        open(said, &[], &[&words(peer)])
+        let sent = chopped(&[peer.frame(FIN | TEXT, &text(peer, 0))], 64);
+        open(sent, &[], &[&words(peer)])
     }));
     for (id, length) in [("9.6.1", 1_u64 << 32), ("9.6.2", 1 << 63), ("9.6.3", u64::MAX)] {
         let what = format!("the head of a frame of {length} bytes");
@@ -376,21 +378,21 @@ fn limits(cases: &mut Vec<Case>) {
         }));
     }
     cases.push(case("9.7.1", "a thousand pings", |peer| {
-        let said = vec![peer.frame(FIN | PING, b"p").repeat(1000)];
-        open(said, &[&b"p"[..]; 1000], &[])
+        let sent = vec![peer.frame(FIN | PING, b"p").repeat(1000)];
+        open(sent, &[&b"p"[..]; 1000], &[])
     }));
-    cases.push(case("9.7.2", "a hundred thousand frames without a payload, of one text", |peer| {
+    cases.push(case("9.7.2", "a text in a hundred thousand empty frames", |peer| {
         let (before, behind) = peer.around();
-        let mut said = peer.frame(TEXT, &before);
-        said.extend(peer.frame(CONTINUATION, b"").repeat(100_000));
-        said.extend(peer.frame(FIN | CONTINUATION, &[b"a", &behind[..]].concat()));
-        open(vec![said], &[], &["a"])
+        let mut sent = peer.frame(TEXT, &before);
+        sent.extend(peer.frame(CONTINUATION, b"").repeat(100_000));
+        sent.extend(peer.frame(FIN | CONTINUATION, &[b"a", &behind[..]].concat()));
+        open(vec![sent], &[], &["a"])
     }));
     cases.push(case(
         "10.1.1",
         "a text of half the longest, in frames of 1300 bytes",
         move |peer| {
-            let length = peer.most() / 2;
+            let length = peer.max_message() / 2;
             let text = if peer.is_server() { vec![b'*'; length] } else { peer.text_of(length) };
             open(fragments(peer, TEXT, text.chunks(1300)), &[], &[&"*".repeat(length)])
         },

@@ -56,9 +56,9 @@ fn run(cases: &[Case], ports: &Ports) -> Results {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     let (case, peer) = (number / PEERS.len(), number % PEERS.len());
                     let Some(one) = cases.get(case) else { return };
-                    let Some(talk) = (one.talk)(PEERS[peer]) else { continue };
+                    let Some(exchange) = (one.exchange)(PEERS[peer]) else { continue };
                     let result =
-                        peer::with(PEERS[peer], ports, |wire| judge(wire, PEERS[peer], &talk));
+                        peer::with(PEERS[peer], ports, |wire| judge(wire, PEERS[peer], &exchange));
                     results.lock().unwrap().insert((case, peer), result);
                 }
             });

@@ -1,5 +1,5 @@
-//! Those that are tested, and how each is reached: two ports of a running agent, and the two links, of which each case gets
-//! a new one (a link that was ended waits before it comes back).
+//! The peers under test: two ports of a running agent, and the clients of hm and Core. Each case gets a new client, because a client
+//! waits before it reconnects.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -35,8 +35,8 @@ impl Peer {
         match self {
             Self::Usage => "`/usage`",
             Self::Monitor => "`/monitor`",
-            Self::Hm => "hm link",
-            Self::Core => "Core link",
+            Self::Hm => "hm client",
+            Self::Core => "Core client",
         }
     }
 
@@ -44,8 +44,8 @@ impl Peer {
         matches!(self, Self::Usage | Self::Monitor)
     }
 
-    /// The longest message that it takes, in bytes.
-    pub fn most(self) -> usize {
+    /// The longest message that it accepts, in bytes.
+    pub fn max_message(self) -> usize {
         match self {
             Self::Usage => subscription::MAX_CLIENT_MESSAGE_BYTES,
             Self::Monitor => limits::MONITOR_MESSAGE_BYTES,
@@ -53,7 +53,7 @@ impl Peer {
         }
     }
 
-    /// What is said to it is masked.
+    /// Whether frames to it are masked.
     pub fn masked(self) -> bool {
         self.is_server()
     }
@@ -62,8 +62,8 @@ impl Peer {
         wire::frame(first, payload, self.masked())
     }
 
-    /// A text with these words in it that it takes, and does no more than answer with an error: a link wants a message
-    /// of its protocol, and passes over one that it did not ask for.
+    /// A text that contains `words`, which a server answers with an error and a client ignores. Clients accept messages of their protocol
+    /// only.
     pub fn text(self, words: &str) -> Vec<u8> {
         let text = match self {
             Self::Usage | Self::Monitor => return words.as_bytes().to_vec(),
@@ -73,12 +73,12 @@ impl Peer {
         text.to_string().into_bytes()
     }
 
-    /// The same of a length, in bytes, or of the least that is possible.
+    /// The same with a length in bytes, or the shortest possible.
     pub fn text_of(self, length: usize) -> Vec<u8> {
         self.text(&"*".repeat(length.saturating_sub(self.text("").len())))
     }
 
-    /// What stands before and behind the words.
+    /// The text before and after the words.
     pub fn around(self) -> (Vec<u8>, Vec<u8>) {
         let text = self.text("\u{1}");
         if self.is_server() {
@@ -90,18 +90,17 @@ impl Peer {
     }
 }
 
-/// Where the two ports are.
 pub struct Ports {
     pub usage: SocketAddr,
     pub monitor: SocketAddr,
 }
 
-/// Lets `talk` have a new connection to it.
-pub fn with<R>(peer: Peer, ports: &Ports, talk: impl FnOnce(&mut Wire) -> R) -> R {
+/// Calls `exchange` with a new connection.
+pub fn with<R>(peer: Peer, ports: &Ports, exchange: impl FnOnce(&mut Wire) -> R) -> R {
     match peer {
-        Peer::Usage => talk(&mut connect(ports.usage, "/usage")),
-        Peer::Monitor => talk(&mut connect(ports.monitor, "/monitor")),
-        Peer::Hm | Peer::Core => with_link(peer, talk),
+        Peer::Usage => exchange(&mut connect(ports.usage, "/usage")),
+        Peer::Monitor => exchange(&mut connect(ports.monitor, "/monitor")),
+        Peer::Hm | Peer::Core => with_client(peer, exchange),
     }
 }
 
@@ -117,12 +116,12 @@ fn connect(address: SocketAddr, path: &str) -> Wire {
     socket.write_all(request.as_bytes()).unwrap();
     let (answer, rest) = head(&mut socket);
     assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains(ACCEPT), "{answer}");
-    // It was not asked for any.
+    // The request offers no extension.
     assert!(!answer.to_ascii_lowercase().contains("sec-websocket-extensions"), "{answer}");
     Wire::new(socket, false, rest)
 }
 
-fn with_link<R>(peer: Peer, talk: impl FnOnce(&mut Wire) -> R) -> R {
+fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ws://{}/", listener.local_addr().unwrap());
     let key = if peer == Peer::Hm { "hm.url" } else { "core.url" };
@@ -155,9 +154,9 @@ fn with_link<R>(peer: Peer, talk: impl FnOnce(&mut Wire) -> R) -> R {
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
         );
         socket.write_all(answer.as_bytes()).unwrap();
-        // Whatever happens, the link's thread ends.
+        // The client's thread must end even if the exchange panics.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            talk(&mut Wire::new(socket, true, rest))
+            exchange(&mut Wire::new(socket, true, rest))
         }));
         stop.trigger();
         result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))

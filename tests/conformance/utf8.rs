@@ -1,15 +1,15 @@
-//! Section 6: what is UTF-8 (RFC 3629) and what is not, in one frame and in one for each byte.
+//! Section 6: valid and invalid UTF-8 (RFC 3629), in one frame and in one frame for each byte.
 
 use crate::cases::{Case, case, fails, fragments, open};
 use crate::wire::{FIN, TEXT};
 
 const NOT_UTF8: &[u16] = &[1007];
 
-/// Number, what it is, the bytes.
+/// Number, description, bytes.
 type Sequence = (&'static str, &'static str, &'static [u8]);
 
 const GOOD: &[Sequence] = &[
-    ("6.2", "two to four bytes a letter", "Hello-µ@ßöäüàá-€-𐍈-UTF-8!!".as_bytes()),
+    ("6.2", "characters of two to four bytes", "Hello-µ@ßöäüàá-€-𐍈-UTF-8!!".as_bytes()),
     ("6.5", "Greek", "κόσμε".as_bytes()),
     ("6.7.1", "the first of one byte", b"\0"),
     ("6.7.2", "the first of two bytes", b"\xc2\x80"),
@@ -20,11 +20,11 @@ const GOOD: &[Sequence] = &[
     ("6.9.3", "the last of three bytes", b"\xef\xbf\xbf"),
     ("6.9.4", "the last of four bytes", b"\xf4\x8f\xbf\xbf"),
     ("6.11.1", "the last before the surrogates", b"\xed\x9f\xbf"),
-    ("6.11.2", "the first behind the surrogates", b"\xee\x80\x80"),
+    ("6.11.2", "the first after the surrogates", b"\xee\x80\x80"),
     ("6.11.3", "the replacement character", b"\xef\xbf\xbd"),
-    ("6.22.1", "no character, U+FFFE", b"\xef\xbf\xbe"),
-    ("6.22.2", "no character, U+1FFFE", b"\xf0\x9f\xbf\xbe"),
-    ("6.22.3", "no character, U+10FFFF", b"\xf4\x8f\xbf\xbf"),
+    ("6.22.1", "noncharacter U+FFFE", b"\xef\xbf\xbe"),
+    ("6.22.2", "noncharacter U+1FFFE", b"\xf0\x9f\xbf\xbe"),
+    ("6.22.3", "noncharacter U+10FFFF", b"\xf4\x8f\xbf\xbf"),
     ("6.23.1", "a byte order mark", b"\xef\xbb\xbf"),
 ];
 
@@ -36,10 +36,10 @@ const BAD: &[Sequence] = &[
     ),
     (
         "6.4",
-        "above U+10FFFF between letters",
+        "a code point above U+10FFFF between letters",
         b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xf4\x90\x80\x80edited",
     ),
-    ("6.6", "a letter that is cut", b"\xce\xba\xe1\xbd"),
+    ("6.6", "a truncated character", b"\xce\xba\xe1\xbd"),
     ("6.8.1", "the first of five bytes", b"\xf8\x88\x80\x80\x80"),
     ("6.8.2", "the first of six bytes", b"\xfc\x84\x80\x80\x80\x80"),
     ("6.10.1", "the last of five bytes", b"\xfb\xbf\xbf\xbf\xbf"),
@@ -62,9 +62,9 @@ const BAD: &[Sequence] = &[
     ("6.17.1", "a slash in two bytes", b"\xc0\xaf"),
     ("6.17.2", "a slash in three bytes", b"\xe0\x80\xaf"),
     ("6.17.3", "a slash in four bytes", b"\xf0\x80\x80\xaf"),
-    ("6.18.1", "the longest of too long ones, two bytes", b"\xc1\xbf"),
-    ("6.18.2", "the longest of too long ones, three bytes", b"\xe0\x9f\xbf"),
-    ("6.18.3", "the longest of too long ones, four bytes", b"\xf0\x8f\xbf\xbf"),
+    ("6.18.1", "the longest overlong form, two bytes", b"\xc1\xbf"),
+    ("6.18.2", "the longest overlong form, three bytes", b"\xe0\x9f\xbf"),
+    ("6.18.3", "the longest overlong form, four bytes", b"\xf0\x8f\xbf\xbf"),
     ("6.19.1", "zero in two bytes", b"\xc0\x80"),
     ("6.19.2", "zero in three bytes", b"\xe0\x80\x80"),
     ("6.19.3", "zero in four bytes", b"\xf0\x80\x80\x80"),
@@ -77,15 +77,15 @@ const BAD: &[Sequence] = &[
 ];
 
 pub fn cases(cases: &mut Vec<Case>) {
-    cases.push(case("6.1.1", "text without a byte", |peer| {
-        let said = vec![peer.frame(FIN | TEXT, b"")];
-        if peer.is_server() { open(said, &[], &[""]) } else { None }
+    cases.push(case("6.1.1", "empty text", |peer| {
+        let sent = vec![peer.frame(FIN | TEXT, b"")];
+        if peer.is_server() { open(sent, &[], &[""]) } else { None }
     }));
-    cases.push(case("6.1.2", "text of three frames without a byte", |peer| {
-        let said = fragments(peer, TEXT, [&b""[..]; 3]);
-        if peer.is_server() { open(said, &[], &[""]) } else { None }
+    cases.push(case("6.1.2", "text in three empty frames", |peer| {
+        let sent = fragments(peer, TEXT, [&b""[..]; 3]);
+        if peer.is_server() { open(sent, &[], &[""]) } else { None }
     }));
-    cases.push(case("6.1.3", "text of three frames, two without a byte", |peer| {
+    cases.push(case("6.1.3", "text in three frames, two of them empty", |peer| {
         let text = peer.text("middle");
         open(fragments(peer, TEXT, [b"", &text[..], b""]), &[], &["middle"])
     }));
@@ -113,10 +113,10 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
     cases.push(case(
         "6.4.1",
-        "what is no UTF-8 in a frame that is not the last: at once",
+        "invalid UTF-8 in a frame that is not the last fails at once",
         |peer| {
-            let said = peer.frame(TEXT, &[&peer.around().0[..], b"\xf4\x90\x80\x80"].concat());
-            fails(vec![said], NOT_UTF8)
+            let sent = peer.frame(TEXT, &[&peer.around().0[..], b"\xf4\x90\x80\x80"].concat());
+            fails(vec![sent], NOT_UTF8)
         },
     ));
 }

@@ -1,11 +1,11 @@
-//! Frames of RFC 6455 as somebody writes them who may write them wrongly, and what comes back.
+//! Valid and invalid RFC 6455 frames over a raw socket.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// Nothing takes so long that is not a fault.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The peer answers within this time.
+const TIMEOUT: Duration = Duration::from_secs(10);
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 pub const FIN: u8 = 0x80;
@@ -16,16 +16,16 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
-/// What comes from the other end.
+/// Received from the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     /// First byte and payload.
     Frame(u8, Vec<u8>),
-    /// It has ended in good order.
+    /// The peer closed the connection (FIN).
     End,
-    /// It has ended without reading everything.
+    /// The peer reset the connection, because it had unread data.
     Reset,
-    /// Nothing, for too long.
+    /// Nothing within the timeout.
     Nothing,
 }
 
@@ -48,7 +48,7 @@ pub fn frame(first: u8, payload: &[u8], masked: bool) -> Vec<u8> {
     frame
 }
 
-/// Mask and payload.
+/// Appends mask and payload.
 pub fn put(frame: &mut Vec<u8>, payload: &[u8], masked: bool) {
     if masked {
         frame.extend(MASK);
@@ -58,63 +58,63 @@ pub fn put(frame: &mut Vec<u8>, payload: &[u8], masked: bool) {
     }
 }
 
-/// One end of a connection.
+/// A connection after the upgrade.
 pub struct Wire {
     socket: TcpStream,
-    /// What it hears must be masked, or must not.
-    hears_masked: bool,
+    /// Whether the peer has to mask its frames.
+    peer_masks: bool,
     unread: Vec<u8>,
 }
 
 impl Wire {
-    /// The upgrade is done; `unread` came behind it.
-    pub fn new(socket: TcpStream, hears_masked: bool, unread: Vec<u8>) -> Self {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    /// `unread` was received together with the upgrade.
+    pub fn new(socket: TcpStream, peer_masks: bool, unread: Vec<u8>) -> Self {
+        socket.set_read_timeout(Some(TIMEOUT)).unwrap();
+        socket.set_write_timeout(Some(TIMEOUT)).unwrap();
         socket.set_nodelay(true).unwrap();
-        Self { socket, hears_masked, unread }
+        Self { socket, peer_masks, unread }
     }
 
-    /// The other end may have closed before it was all said: what it said is looked at then.
-    pub fn say(&mut self, bytes: &[u8]) {
+    /// Ignores errors: the peer may have closed already, and its answer is still to be read.
+    pub fn send(&mut self, bytes: &[u8]) {
         let _ = self.socket.write_all(bytes);
     }
 
-    /// This end is done with writing.
+    /// Closes the sending side.
     pub fn finish(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Write);
     }
 
-    pub fn hear(&mut self) -> Heard {
+    pub fn receive(&mut self) -> Received {
         loop {
-            if let Some((heard, length)) = self.whole() {
+            if let Some((frame, length)) = self.next_frame() {
                 self.unread.drain(..length);
-                return heard;
+                return frame;
             }
             let mut part = [0; 16 << 10];
             match self.socket.read(&mut part) {
-                Ok(0) => return Heard::End,
+                Ok(0) => return Received::End,
                 Ok(read) => self.unread.extend(&part[..read]),
-                Err(error) if is_timeout(&error) => return Heard::Nothing,
-                Err(_) => return Heard::Reset,
+                Err(error) if is_timeout(&error) => return Received::Nothing,
+                Err(_) => return Received::Reset,
             }
         }
     }
 
-    /// The next frame and its length, if it is there.
-    fn whole(&self) -> Option<(Heard, usize)> {
+    /// The next frame and its length, if it is complete.
+    fn next_frame(&self) -> Option<(Received, usize)> {
         let (first, second) = (*self.unread.first()?, *self.unread.get(1)?);
-        assert_eq!(second & 0x80 != 0, self.hears_masked, "the other end's own masking");
+        assert_eq!(second & 0x80 != 0, self.peer_masks, "masking by the peer");
         let (length, from) = match second & 0x7f {
             126 => (u16::from_be_bytes(*self.unread[2..].first_chunk()?).into(), 4),
             127 => (u64::from_be_bytes(*self.unread[2..].first_chunk()?) as usize, 10),
             short => (usize::from(short), 2),
         };
-        let key = if self.hears_masked { *self.unread.get(from..)?.first_chunk()? } else { [0; 4] };
-        let from = if self.hears_masked { from + 4 } else { from };
+        let key = if self.peer_masks { *self.unread.get(from..)?.first_chunk()? } else { [0; 4] };
+        let from = if self.peer_masks { from + 4 } else { from };
         let payload = self.unread.get(from..from + length)?;
         let payload = payload.iter().zip(key.iter().cycle()).map(|(byte, mask)| byte ^ mask);
-        Some((Heard::Frame(first, payload.collect()), from + length))
+        Some((Received::Frame(first, payload.collect()), from + length))
     }
 }
 
@@ -122,9 +122,9 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
 }
 
-/// Reads a head of HTTP; the head, and what came behind it.
+/// Reads an HTTP head. Returns it and the bytes after it.
 pub fn head(socket: &mut TcpStream) -> (String, Vec<u8>) {
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut bytes = Vec::new();
     loop {
         if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -133,7 +133,7 @@ pub fn head(socket: &mut TcpStream) -> (String, Vec<u8>) {
         }
         let mut part = [0; 1024];
         let read = socket.read(&mut part).unwrap();
-        assert!(read > 0, "it ended in its head: {:?}", String::from_utf8_lossy(&bytes));
+        assert!(read > 0, "end within the head: {:?}", String::from_utf8_lossy(&bytes));
         bytes.extend(&part[..read]);
     }
 }
