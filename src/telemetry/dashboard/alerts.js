@@ -1,70 +1,70 @@
-// What of an update needs somebody's attention: the worst first, each in a sentence that says where.
+// The alerts of an update, critical ones first. Each names the device it concerns.
 
-const DRIVER_TROUBLES = {
-  no_driver: "is not loaded",
-  version_mismatch: "was upgraded underneath (its library and its kernel module differ)",
-  hung: "does not answer",
+const DRIVER_PROBLEMS = {
+  no_driver: "not loaded",
+  version_mismatch: "upgraded while loaded (versions of library and kernel module differ)",
+  hung: "does not respond",
   crashed: "crashed",
-  unavailable: "cannot be asked",
+  unavailable: "cannot be queried",
 };
-const SLOWED = ["hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"];
+const THROTTLE_REASONS = ["hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"];
 const DAY = 86400;
-const MANY = 5;
+const MAX_LISTED_APPS = 5;
 
 const time = unix => new Date(unix * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
-const sentence = (...parts) => parts.filter(Boolean).join(": ");
+const joinColon = (...parts) => parts.filter(Boolean).join(": ");
 
-/** What is wrong with a GPU: `[level, text]` each. Those for the card alone are of level `note`. */
-const gpuTroubles = (gpu, now) => {
+/** Alerts of a GPU as `[level, text]`. Level `note` is shown on its card only. */
+const gpuAlerts = (gpu, now) => {
   const found = [];
-  if (gpu.problem) found.push([gpu.problem === "suspended" ? "note" : "bad", sentence(words(gpu.problem), gpu.message)]);
-  const slowed = (gpu.clock_event_reasons ?? []).filter(reason => SLOWED.includes(reason));
-  if (slowed.length) found.push(["poor", `slowed down: ${slowed.map(words).join(", ")}`]);
+  if (gpu.problem) found.push([gpu.problem === "suspended" ? "note" : "critical", joinColon(humanize(gpu.problem), gpu.message)]);
+  const slowed = (gpu.clock_event_reasons ?? []).filter(reason => THROTTLE_REASONS.includes(reason));
+  if (slowed.length) found.push(["warning", `throttled: ${slowed.map(humanize).join(", ")}`]);
   const rows = gpu.remapped_rows;
-  if (rows?.failed) found.push(["bad", "memory rows could not be remapped"]);
-  if (rows?.pending) found.push(["poor", "remapped memory rows wait for a reset"]);
+  if (rows?.failed) found.push(["critical", "row remapping failed"]);
+  if (rows?.pending) found.push(["warning", "row remapping pending, needs a reset"]);
   const uncorrected = gpu.ecc?.volatile_uncorrected;
-  if (uncorrected) found.push(["bad", plural(uncorrected, "uncorrected memory error")]);
-  if (gpu.nvlink?.links_down) found.push(["poor", `${plural(gpu.nvlink.links_down, "NVLink")} down`]);
+  if (uncorrected) found.push(["critical", plural(uncorrected, "uncorrected memory error")]);
+  if (gpu.nvlink?.links_down) found.push(["warning", `${plural(gpu.nvlink.links_down, "NVLink")} down`]);
   for (const { code, count, last_unix_seconds: last } of gpu.xids ?? []) {
-    found.push([now - last < DAY ? "poor" : "note", `XID ${code}${count > 1 ? ` ${count} times` : ""}, ${time(last)}`]);
+    found.push([now - last < DAY ? "warning" : "note", `XID ${code}${count > 1 ? ` ${count} times` : ""}, ${time(last)}`]);
   }
   return found;
 };
 
 const linkLevel = ({ state, last_outage: outage }) =>
-  state === "online" ? "good" : state === "waiting" || outage ? "poor" : "unknown";
+  state === "online" ? "ok" : state === "waiting" || outage ? "warning" : "unknown";
 
 const appLevel = ({ state, maintenance_seconds: maintenance }) =>
-  known(maintenance) ? "unknown" : { OK: "good", WARNING: "poor" }[state] ?? "bad";
+  isKnown(maintenance) ? "unknown" : { OK: "ok", WARNING: "warning" }[state] ?? "critical";
 
 const mountLevel = ({ used_percent: used = 0, read_only: fixed }) =>
-  fixed || used < 90 ? "" : used < 97 ? "poor" : "bad";
+  fixed || used < 90 ? "" : used < 97 ? "warning" : "critical";
 
-const troublesOf = update => {
+const alertsOf = update => {
   const found = [];
   const driver = update.nvidia;
-  if (driver && DRIVER_TROUBLES[driver.state]) {
-    found.push(["bad", sentence(`NVIDIA's driver ${DRIVER_TROUBLES[driver.state]}`, driver.message)]);
+  if (driver && DRIVER_PROBLEMS[driver.state]) {
+    found.push(["critical", joinColon(`NVIDIA driver ${DRIVER_PROBLEMS[driver.state]}`, driver.message)]);
   }
   for (const gpu of update.gpus) {
-    for (const [level, text] of gpuTroubles(gpu, update.timestamp)) {
+    for (const [level, text] of gpuAlerts(gpu, update.timestamp)) {
       if (level !== "note") found.push([level, `GPU ${gpu.index} ${text}`]);
     }
   }
-  const late = update.heartbeats.filter(app => ["poor", "bad"].includes(appLevel(app)));
-  for (const app of late.slice(0, late.length > MANY ? 0 : MANY)) {
-    found.push([appLevel(app), `Application ${app.app_id} is late, ${app.od} times what it promised`]);
+  const late = update.heartbeats.filter(app => ["warning", "critical"].includes(appLevel(app)));
+  for (const app of late.slice(0, late.length > MAX_LISTED_APPS ? 0 : MAX_LISTED_APPS)) {
+    found.push([appLevel(app), `Application ${app.app_id} is overdue (${app.od} times its timeout)`]);
   }
-  if (late.length > MANY) found.push(["bad", `${late.length} applications are late`]);
+  if (late.length > MAX_LISTED_APPS) found.push(["critical", `${late.length} applications are overdue`]);
   for (const each of update.links) {
-    const why = sentence(`${each.name} is not online`, each.last_outage);
-    if (linkLevel(each) === "poor") found.push(["poor", why]);
-    if (each.dropped) found.push(["poor", `${each.name}: ${plural(each.dropped, "report")} dropped`]);
+    const why = joinColon(`${each.name} is not online`, each.last_outage);
+    if (linkLevel(each) === "warning") found.push(["warning", why]);
+    if (each.dropped) found.push(["warning", `${each.name}: ${plural(each.dropped, "report")} dropped`]);
   }
   for (const mount of update.file_systems) {
     const level = mountLevel(mount);
     if (level) found.push([level, `${mount.mount_point} is ${percent(mount.used_percent)} full`]);
   }
-  return found.sort(([one], [two]) => (one === "bad" ? 0 : 1) - (two === "bad" ? 0 : 1));
+  return found.sort(([one], [two]) => (one === "critical" ? 0 : 1) - (two === "critical" ? 0 : 1));
 };

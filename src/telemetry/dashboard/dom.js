@@ -1,35 +1,35 @@
-// Words and numbers for people, and the few ways in which this page touches its document. Data become text nodes and
-// nothing else: names of processes, mounts and applications may be anything.
+// Formatting, and the only functions that change the document. Data becomes text nodes, never markup: names of processes,
+// mounts and applications may contain anything.
 
 const $ = id => document.getElementById(id);
 
-/** An element with attributes and children; strings become text. */
+/** Creates an element. Children that are strings become text nodes. */
 const make = (tag, attributes = {}, ...children) => {
-  const drawn = ["svg", "path", "line"].includes(tag);
-  const node = drawn ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  const isSvg = ["svg", "path", "line"].includes(tag);
+  const node = isSvg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
 };
 
-// What has not changed is not touched: the browser then has nothing to lay out again.
-const say = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const show = (node, shown) => { if (node.hidden === shown) node.hidden = !shown; };
-const attribute = (node, name, value) => { if (node.getAttribute(name) !== value) node.setAttribute(name, value); };
-const mark = (node, level) => attribute(node, "class", `mark ${level}`);
+// Unchanged values are not written, so that the browser does not lay out the page again.
+const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+const setVisible = (node, shown) => { if (node.hidden === shown) node.hidden = !shown; };
+const setAttribute = (node, name, value) => { if (node.getAttribute(name) !== value) node.setAttribute(name, value); };
+const setMark = (node, level) => setAttribute(node, "class", `mark ${level}`);
 
-const lists = new WeakMap();
+const childrenByParent = new WeakMap();
 
 /**
- * Makes the children of `parent` those of `items`, in order. A child lives as long as its item's key, so that focus
- * and open details survive an update. `create` returns its parts, one of which is `node`.
+ * Reconciles the children of `parent` with `items`, in order. A child is kept as long as its item's key exists, so that focus
+ * and open details survive an update. `create` returns an object with the child as `node`; `update` receives it again.
  */
-const keep = (parent, items, keyOf, create, update) => {
-  const before = lists.get(parent) ?? new Map();
+const reconcile = (parent, items, keyOf, create, update) => {
+  const before = childrenByParent.get(parent) ?? new Map();
   const now = new Map();
   for (const item of items) {
     let key = keyOf(item);
-    while (now.has(key)) key += "'"; // two file systems may be mounted at one place
+    while (now.has(key)) key += "'"; // two filesystems may have the same mount point
     now.set(key, [before.get(key) ?? create(item), item]);
   }
   for (const [key, parts] of before) if (!now.has(key)) parts.node.remove();
@@ -41,12 +41,12 @@ const keep = (parent, items, keyOf, create, update) => {
     update(parts, item);
     after.set(key, parts);
   }
-  lists.set(parent, after);
+  childrenByParent.set(parent, after);
 };
 
-const known = value => value !== undefined && value !== null;
+const isKnown = value => value !== undefined && value !== null;
 const number = value => (value < 9.95 ? value.toFixed(1) : Math.round(value).toString());
-const percent = value => (known(value) ? `${number(value)} %` : "–");
+const percent = value => (isKnown(value) ? `${number(value)} %` : "–");
 
 const scaled = (value, base, units) => {
   let unit = 0;
@@ -58,8 +58,8 @@ const scaled = (value, base, units) => {
 };
 
 const BINARY = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-const bytes = value => (known(value) ? scaled(value, 1024, BINARY).join(" ") : "–");
-const rate = value => (known(value) ? scaled(value, 1000, ["B/s", "kB/s", "MB/s", "GB/s"]).join(" ") : "–");
+const bytes = value => (isKnown(value) ? scaled(value, 1024, BINARY).join(" ") : "–");
+const rate = value => (isKnown(value) ? scaled(value, 1000, ["B/s", "kB/s", "MB/s", "GB/s"]).join(" ") : "–");
 
 /** `62.1 of 80.0 GiB`: both in the unit of the whole. */
 const share = (used, total) => {
@@ -75,5 +75,5 @@ const duration = seconds => {
 };
 
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
-const dots = parts => parts.filter(Boolean).join("  ·  ");
-const words = text => text.replaceAll("_", " ");
+const joinDots = parts => parts.filter(Boolean).join("  ·  ");
+const humanize = text => text.replaceAll("_", " ");

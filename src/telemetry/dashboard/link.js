@@ -1,39 +1,39 @@
-// The connection to the agent. It comes back by itself, after random and growing waits, and finds out by a plain
-// request why a WebSocket was refused: a browser does not say.
+// The connection to the agent. It reconnects by itself with backoff and jitter. If the handshake fails, a plain HTTP request
+// finds the reason, which browsers do not tell scripts.
 
-const SHORTEST_WAIT = 1;
-const LONGEST_WAIT = 30;
-/** A connection that lasted for so long was a good one: the next wait is short again. Seconds. */
-const STAYED = 10;
+const MIN_RETRY_SECONDS = 1;
+const MAX_RETRY_SECONDS = 30;
+/** A connection that lasted this many seconds resets the backoff. */
+const STABLE_SECONDS = 10;
 
-const KEPT_TOKEN = `hm-agent token ${new URL(".", location.href).pathname}`;
+const TOKEN_KEY = `hm-agent token ${new URL(".", location.href).pathname}`;
 
 const link = {
   socket: null,
-  state: "connecting", // live, waiting, asking
+  state: "connecting", // or live, waiting, token
   tries: 0,
   retryAt: 0,
   timer: 0,
-  heardAt: 0,
+  lastMessageAt: 0,
   reason: "",
   token: "",
 };
 
-const clock = () => Date.now() / 1000; // unlike performance.now(), it goes on while a laptop sleeps
+const clock = () => Date.now() / 1000; // unlike performance.now(), it advances while a laptop is suspended
 
-/** The token of the page's own address, which is taken out of sight, or the one that was typed in before. */
+/** The token from the page's address, from which it is removed, or else the one entered before. */
 const findToken = () => {
   const address = new URL(location.href);
-  // A `+` is a `+`, as the agent reads it; URLSearchParams would make it a space.
+  // `+` stays `+`, as in the agent; URLSearchParams would turn it into a space.
   const given = address.search.slice(1).split("&").find(item => item.startsWith("token="));
-  if (!given) return sessionStorage.getItem(KEPT_TOKEN) ?? "";
+  if (!given) return sessionStorage.getItem(TOKEN_KEY) ?? "";
   let token = given.slice("token=".length);
   try {
     token = decodeURIComponent(token);
   } catch {
-    // Not encoded, then.
+    // It is not percent-encoded.
   }
-  sessionStorage.setItem(KEPT_TOKEN, token);
+  sessionStorage.setItem(TOKEN_KEY, token);
   address.search = address.search.slice(1).split("&").filter(item => item !== given).join("&");
   window.history.replaceState(null, "", address);
   return token;
@@ -47,7 +47,7 @@ const connect = () => {
   const socket = new WebSocket(address);
   const began = clock();
   let opened = false;
-  Object.assign(link, { socket, state: "connecting", heardAt: began });
+  Object.assign(link, { socket, state: "connecting", lastMessageAt: began });
   socket.onopen = () => {
     opened = true;
     socket.send("subscribe:detail");
@@ -55,71 +55,71 @@ const connect = () => {
   socket.onmessage = event => {
     if (link.socket !== socket) return;
     const message = JSON.parse(event.data);
-    link.heardAt = clock();
+    link.lastMessageAt = clock();
     if (message.type === "usage_update") link.state = "live";
-    if (link.heardAt - began > STAYED) link.tries = 0;
-    heard(message);
+    if (link.lastMessageAt - began > STABLE_SECONDS) link.tries = 0;
+    onMessage(message);
   };
   socket.onclose = async event => {
     if (link.socket !== socket) return;
     link.socket = null;
-    if (opened) return retry(event.code === 1001 ? "The agent was stopped." : "The connection was lost.");
+    if (opened) return scheduleRetry(event.code === 1001 ? "The agent was stopped." : "Connection lost.");
     link.state = "connecting";
-    const [reason, asks] = await refusal();
-    if (link.socket) return; // "Try now" was faster
-    if (asks) ask();
-    else retry(reason);
+    const [reason, asks] = await diagnoseFailure();
+    if (link.socket) return; // the "Try now" button was pressed meanwhile
+    if (asks) askForToken();
+    else scheduleRetry(reason);
   };
-  changed();
+  renderConnection();
 };
 
-/** Why there was no WebSocket, and whether a token would help. */
-const refusal = async () => {
+/** Why the WebSocket handshake failed, and whether a token is needed. */
+const diagnoseFailure = async () => {
   try {
     const headers = link.token ? { Authorization: `Bearer ${link.token}` } : {};
     const signal = AbortSignal.timeout(10_000);
-    const answer = await fetch(new URL("usage", location.href), { headers, cache: "no-store", signal });
-    if (answer.status === 401) return ["", true];
-    if (answer.status === 426) return ["The agent answers, but something in between passes no WebSockets on.", false];
-    if (answer.status === 403) return ["The agent refuses pages of this origin (usage.allowed_origins).", false];
-    if (answer.status === 503) return ["The agent has too many connections.", false];
-    return [`The agent, or a proxy, answers ${answer.status}.`, false];
+    const response = await fetch(new URL("usage", location.href), { headers, cache: "no-store", signal });
+    if (response.status === 401) return ["", true];
+    if (response.status === 426) return ["A proxy does not forward WebSockets.", false];
+    if (response.status === 403) return ["The agent does not allow this origin (usage.allowed_origins).", false];
+    if (response.status === 503) return ["The connection limit of the agent is reached.", false];
+    return [`The agent or a proxy responded with status ${response.status}.`, false];
   } catch {
-    return ["The agent cannot be reached.", false];
+    return ["The agent is unreachable.", false];
   }
 };
 
-const retry = reason => {
-  const most = Math.min(LONGEST_WAIT, SHORTEST_WAIT * 2 ** link.tries++);
-  const wait = 0.2 + Math.random() * most; // spread, so that a wall of dashboards does not come back at once
+const scheduleRetry = reason => {
+  const most = Math.min(MAX_RETRY_SECONDS, MIN_RETRY_SECONDS * 2 ** link.tries++);
+  const wait = 0.2 + Math.random() * most; // jitter, so that many dashboards do not reconnect at once
   Object.assign(link, { state: "waiting", reason, retryAt: clock() + wait, timer: setTimeout(connect, wait * 1000) });
-  changed();
+  renderConnection();
 };
 
-const tryNow = () => {
+const retryNow = () => {
   if (link.state === "waiting") connect();
 };
 
-/** Gives a connection up on which nothing comes any more. */
-const giveUp = () => {
+/** Closes a connection that has received nothing for too long. */
+const abandonConnection = () => {
   const socket = link.socket;
   link.socket = null;
   socket?.close();
-  retry("Nothing came any more.");
+  scheduleRetry("Timeout: no data received.");
 };
 
-const ask = () => {
-  link.state = "asking";
-  sessionStorage.removeItem(KEPT_TOKEN);
-  say($("ask-wrong"), link.token ? "The agent refused this token." : "");
+const askForToken = () => {
+  link.state = "token";
+  sessionStorage.removeItem(TOKEN_KEY);
+  setText($("token-error"), link.token ? "Wrong token." : "");
   link.token = "";
   $("token").value = "";
-  changed();
+  renderConnection();
   $("token").focus();
 };
 
-const answerWith = token => {
-  sessionStorage.setItem(KEPT_TOKEN, token);
+const submitToken = token => {
+  sessionStorage.setItem(TOKEN_KEY, token);
   Object.assign(link, { token, tries: 0 });
   connect();
 };

@@ -1,39 +1,39 @@
-// What runs: messages come in, one picture a message goes out, and a clock says how old it is.
+// The entry point: renders each message, and the age of the data once a second.
 
-/** Behind this many intervals, and a second for the way, data are old. */
-const OLD = 1.5;
-/** Behind this many, and some seconds, the connection is given up. */
-const DEAD = 3;
+/** Data older than this many intervals, plus a second for the network, is stale. */
+const STALE_INTERVALS = 1.5;
+/** After this many intervals without a message, plus 15 s, the connection is closed. */
+const DEAD_INTERVALS = 3;
 
 let info = {};
 let update = null;
-let sampledAt = 0; // by this machine's clock
+let sampledAt = 0; // by the browser's clock
 let gaps = [];
-let drawing = false;
-let spoken = "";
-let spokenAt = 0;
+let redrawScheduled = false;
+let announced = "";
+let announcedAt = 0;
 
 const age = () => Math.max(0, clock() - sampledAt);
-const isOld = () => update && age() > OLD * (history.interval || 5) + 1;
+const isStale = () => update && age() > STALE_INTERVALS * (history.interval || 5) + 1;
 
-const heard = message => {
+const onMessage = message => {
   if (message.type === "system_info") {
     info = message;
-    if (history.host !== info.hostname) forget();
+    if (history.host !== info.hostname) clearHistory();
     history.host = info.hostname;
   } else if (message.type === "usage_update") {
-    sampled(message);
-    if (!drawing) requestAnimationFrame(redraw);
-    drawing = true;
+    onUpdate(message);
+    if (!redrawScheduled) requestAnimationFrame(redraw);
+    redrawScheduled = true;
   }
 };
 
-/** The first sample on a connection is as old as the agent's clock says; those that follow are new. */
-const sampled = message => {
+/** The age of the first sample on a connection is known from the agent's clock; later samples are new. */
+const onUpdate = message => {
   const again = history.times.at(-1) === message.timestamp;
   const old = info.received ? 0 : Math.max(0, info.timestamp - message.timestamp);
-  // The interval is not said: it is the usual gap. Before there are gaps, it is no less than any age that was seen, so
-  // that an agent that samples every hour is not taken for dead.
+  // The agent does not send its interval; it is the median gap. Before there are gaps, it is at least the highest age seen, so
+  // that an agent with an hourly interval is not considered dead.
   if (info.received) gaps = [...gaps, Math.round(clock() - sampledAt)].slice(-5);
   info.received = true;
   if (!again || !update) sampledAt = clock() - old;
@@ -55,98 +55,98 @@ const sampled = message => {
     values[`disk ${disk.device} read`] = disk.read_bytes_per_second;
     values[`disk ${disk.device} write`] = disk.write_bytes_per_second;
   }
-  remember(message.timestamp, values, cores);
+  recordSample(message.timestamp, values, cores);
 };
 
 const redraw = () => {
-  drawing = false;
-  show($("main"), true);
-  show($("ask"), false);
-  say($("host"), info.hostname || "a node without a name");
-  say($("machine"), dots([info.os, info.kernel && `Linux ${info.kernel}`, info.architecture, info.cpu_model]));
-  facts(update);
-  const found = troublesOf(update);
-  troubles(found);
-  tiles(update, info);
-  gpus(update);
-  cores(update);
-  networks(update);
-  disks(update);
-  mounts(update);
-  pressures(update);
-  links(update);
-  apps(update);
-  say($("foot"), `${dots([`hm-agent ${info.agent}`, `a sample every ${duration(history.interval)}`,
-    `curves show the last ${duration(windowSeconds())}`])}, this one of `);
+  redrawScheduled = false;
+  setVisible($("main"), true);
+  setVisible($("token-form"), false);
+  setText($("host"), info.hostname || "(no host name)");
+  setText($("machine"), joinDots([info.os, info.kernel && `Linux ${info.kernel}`, info.architecture, info.cpu_model]));
+  renderFacts(update);
+  const found = alertsOf(update);
+  renderAlerts(found);
+  renderTiles(update, info);
+  renderGpus(update);
+  renderCores(update);
+  renderNetworks(update);
+  renderDisks(update);
+  renderMounts(update);
+  renderPressures(update);
+  renderUpstreams(update);
+  renderApps(update);
+  setText($("foot"), `${joinDots([`hm-agent ${info.agent}`, `sample interval ${duration(history.interval)}`,
+    `curves show the last ${duration(windowSeconds())}`])}, sampled `);
   const sampledOn = new Date(update.timestamp * 1000);
-  attribute($("sampled"), "datetime", sampledOn.toISOString());
-  say($("sampled"), sampledOn.toLocaleString());
-  show($("raw"), !link.token); // a link carries none
-  tab(found.length);
-  changed();
+  setAttribute($("sampled"), "datetime", sampledOn.toISOString());
+  setText($("sampled"), sampledOn.toLocaleString());
+  setVisible($("raw"), !link.token); // the links carry no token
+  updateTab(found.length);
+  renderConnection();
 };
 
-/** The tab's name and sign. */
-const tab = count => {
+/** Title and icon of the tab. */
+const updateTab = count => {
   const name = info.hostname || "hm-agent";
-  say(document.querySelector("title"), `${isOld() ? "no data: " : count ? `(${count}) ` : ""}${name}`);
-  const colour = isOld() ? "gray" : count ? "orange" : "teal";
-  const shape = count && !isOld() ? "M8 1l7 14H1z" : "M8 1a7 7 0 1 0 .01 0z";
-  attribute($("icon"), "href", "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+  setText(document.querySelector("title"), `${isStale() ? "no data: " : count ? `(${count}) ` : ""}${name}`);
+  const colour = isStale() ? "gray" : count ? "orange" : "teal";
+  const shape = count && !isStale() ? "M8 1l7 14H1z" : "M8 1a7 7 0 1 0 .01 0z";
+  setAttribute($("icon"), "href", "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
     + `<path fill='${colour}' d='${shape}'/></svg>`);
 };
 
-/** How it stands with the connection and the age of what is seen; once a second, and whenever it changes. */
-const changed = () => {
-  const old = isOld();
+/** Renders the connection state and the age of the data: once a second, and on every change. */
+const renderConnection = () => {
+  const old = isStale();
   const { state } = link;
-  show($("ask"), state === "asking" || ($("ask").hidden === false && state === "connecting"));
-  if (state === "asking") show($("main"), false);
-  document.body.classList.toggle("old", Boolean(old));
+  setVisible($("token-form"), state === "token" || ($("token-form").hidden === false && state === "connecting"));
+  if (state === "token") setVisible($("main"), false);
+  document.body.classList.toggle("stale", Boolean(old));
   const wait = Math.max(0, Math.ceil(link.retryAt - clock()));
-  const [level, text] = state === "asking" ? ["unknown", "Token needed"]
-    : state === "live" ? (old ? ["poor", `${duration(age())} old`] : ["good", "Live"])
-    : state === "waiting" ? ["poor", "Reconnecting"] : ["unknown", "Connecting"];
-  mark($("pill-mark"), level);
-  say($("pill-text"), text);
-  const lost = state !== "asking" && (old || (state === "waiting" && !update));
-  show($("notice"), Boolean(lost));
+  const [level, text] = state === "token" ? ["unknown", "Token required"]
+    : state === "live" ? (old ? ["warning", `${duration(age())} old`] : ["ok", "Live"])
+    : state === "waiting" ? ["warning", "Reconnecting"] : ["unknown", "Connecting"];
+  setMark($("pill-mark"), level);
+  setText($("pill-text"), text);
+  const lost = state !== "token" && (old || (state === "waiting" && !update));
+  setVisible($("notice"), Boolean(lost));
   const next = state === "waiting" ? `${link.reason} Next try in ${wait} s.` : state === "connecting" ? "Connecting …" : "";
-  say($("notice-text"), lost ? [update && `No data for ${duration(age())}.`, next].filter(Boolean).join(" ") : "");
-  show($("again"), state === "waiting");
-  speak(old || state === "waiting" ? `No connection. ${link.reason}` : state === "live" ? summary() : "");
-  if (old) tab(0);
+  setText($("notice-text"), lost ? [update && `No data for ${duration(age())}.`, next].filter(Boolean).join(" ") : "");
+  setVisible($("retry"), state === "waiting");
+  announce(old || state === "waiting" ? `No connection. ${link.reason}` : state === "live" ? statusText() : "");
+  if (old) updateTab(0);
 };
 
-const summary = () => {
-  const count = update ? troublesOf(update).length : 0;
-  return `${info.hostname}: live, ${count ? `${plural(count, "thing")} to look at` : "all is well"}`;
+const statusText = () => {
+  const count = update ? alertsOf(update).length : 0;
+  return `${info.hostname}: live, ${count ? plural(count, "alert") : "no alerts"}`;
 };
 
-/** For screen readers, seldom: what is said twice in ten seconds is noise. */
-const speak = text => {
-  if (!text || text === spoken || clock() - spokenAt < 10) return;
-  [spoken, spokenAt] = [text, clock()];
-  say($("spoken"), text);
+/** Announces a text to screen readers, at most every ten seconds. */
+const announce = text => {
+  if (!text || text === announced || clock() - announcedAt < 10) return;
+  [announced, announcedAt] = [text, clock()];
+  setText($("announcement"), text);
 };
 
 const tick = () => {
-  changed();
-  if (link.socket && clock() - link.heardAt > DEAD * (history.interval || 5) + 15) giveUp();
+  renderConnection();
+  if (link.socket && clock() - link.lastMessageAt > DEAD_INTERVALS * (history.interval || 5) + 15) abandonConnection();
 };
 
-$("ask").addEventListener("submit", event => {
+$("token-form").addEventListener("submit", event => {
   event.preventDefault();
-  answerWith($("token").value);
+  submitToken($("token").value);
 });
-$("again").addEventListener("click", tryNow);
-addEventListener("online", tryNow);
-addEventListener("pagehide", store);
+$("retry").addEventListener("click", retryNow);
+addEventListener("online", retryNow);
+addEventListener("pagehide", saveHistory);
 document.addEventListener("visibilitychange", () => {
-  if (document.hidden) return store();
-  tryNow();
+  if (document.hidden) return saveHistory();
+  retryNow();
 });
 setInterval(tick, 1000);
-restore();
+restoreHistory();
 link.token = findToken();
 connect();
