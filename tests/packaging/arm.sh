@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Arm binary under QEMU: a look at a machine of files, /usage, heartbeats, its own supervisor.
+# Runs the Arm binary under QEMU: `sample` of a fixture, /usage, heartbeats.
 # arm.sh BINARY
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -10,7 +10,7 @@ agent=
 arm() { qemu-aarch64-static "$binary" "$@"; }
 binary=$1
 say "$(arm --version)"
-arm --version | grep -q 'aarch64-unknown-linux-musl' || fail "it is another one"
+arm --version | grep -q 'aarch64-unknown-linux-musl' || fail "wrong target"
 roots=(-s path.proc="$PWD/tests/fixtures/arm/a/proc" -s path.sys="$PWD/tests/fixtures/arm/a/sys"
     -s path.root="$PWD/tests/fixtures/arm/a/root" -s gpu.source=none)
 arm sample "${roots[@]}" >"$work/sample"
@@ -26,7 +26,7 @@ port() { sed -n "s/.*$1 listening on 127.0.0.1:\([0-9]*\)\$/\1/p" "$work/log"; }
 HB_URL="http://127.0.0.1:$(port heartbeat)" arm status arm | grep '^OK' || fail "status"
 curl -sf "http://127.0.0.1:$(port usage)/snapshot" >"$work/snapshot"
 grep -q Cortex-A72 "$work/snapshot" || fail "$(head -c 600 "$work/snapshot")"
-# The first three messages of /usage, masked as a client must.
+# The first messages of /usage. A client must mask its frames.
 python3 - "$(port usage)" <<'PYTHON'
 import base64, json, os, socket, struct, sys
 peer = socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Boots a Debian under QEMU, with systemd and the packages, and runs boot-inside.sh there.
-# boot.sh ROOT PKG: a clean root (it is changed), the directory of old.deb and new.deb
+# Boots Debian with systemd and the packages under QEMU and runs boot-inside.sh there.
+# boot.sh ROOT PKG: a clean root (modified), the directory of old.deb and new.deb
 set -euo pipefail
 root=$1 pkg=$2
 here=$(cd "$(dirname "$0")" && pwd)
@@ -18,13 +18,13 @@ rm -rf "$root/tests" "$root/pkg"
 cp -R "$here" "$root/tests"
 cp -R "$pkg" "$root/pkg"
 mkdir -p "$root/opt/fake"
-# With the Zig of packaging/build-static, for the glibc of any root.
+# Built with packaging/build-static's Zig, for any root's glibc.
 zig=(python3 -m ziglang)
 own="$here/../../target/zig-venv/bin/python"
 if command -v zig >/dev/null; then zig=(zig); elif [ -x "$own" ]; then zig=("$own" -m ziglang); fi
 "${zig[@]}" cc -target x86_64-linux-gnu.2.17 -shared -fPIC -O1 -pthread -Wl,-z,nodelete -Wl,--no-gc-sections \
     -o "$root/opt/fake/libnvidia-ml.so.1" "$here"/../fake-nvml/*.c
-cat >"$root/etc/systemd/system/proof.service" <<'UNIT'
+cat >"$root/etc/systemd/system/test.service" <<'UNIT'
 [Unit]
 After=multi-user.target
 [Service]
@@ -35,17 +35,17 @@ ExecStopPost=/bin/systemctl poweroff --force
 WantedBy=multi-user.target
 UNIT
 ln -sf /dev/null "$root/etc/systemd/system/serial-getty@ttyS0.service"
-ln -sf ../proof.service "$root/etc/systemd/system/multi-user.target.wants/proof.service"
+ln -sf ../test.service "$root/etc/systemd/system/multi-user.target.wants/test.service"
 echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
 image="$root.ext4"
 truncate -s 2G "$image"
 mkfs.ext4 -q -F -d "$root" "$image"
 kernel=("$root"/boot/vmlinuz-*)
 initrd=("$root"/boot/initrd.img-*)
-# Emulated: /dev/kvm may be there and not work, in a machine that is virtual itself.
-# Without cmpxchg16b: QEMU 7.2 stumbles over it in kernels of today.
+# Emulated: in a virtual machine /dev/kvm may exist and not work.
+# Without cmpxchg16b: QEMU 7.2 crashes on it with current kernels.
 timeout 1500 qemu-system-x86_64 -machine accel=tcg -cpu max,-cx16 -m 1024 -smp 2 -nographic -no-reboot -net none \
     -drive "file=$image,format=raw,if=virtio" -kernel "${kernel[0]}" -initrd "${initrd[0]}" \
     -append 'root=/dev/vda rw console=ttyS0 loglevel=4 panic=-1 systemd.show_status=0' </dev/null | tee "$root.log"
 rm "$image"
-grep -q '^PROVEN' "$root.log"
+grep -q '^PASSED' "$root.log"

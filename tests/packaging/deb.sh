@@ -1,66 +1,66 @@
 #!/bin/sh
-# The .deb in a clean root, without systemd: installed, upgraded from the previous version, removed, purged.
+# Installs, upgrades, removes and purges the .deb in a clean root without systemd.
 set -eu
 . /tests/lib.sh
 export DEBIAN_FRONTEND=noninteractive
 settings=/etc/hm-agent/hm-agent.toml
-# The previous version's settings file differs, and so does the administrator's.
+# Both the previous version's settings file and the administrator's differ.
 install() { dpkg --force-confold -i "$1" >/tmp/dpkg.log 2>&1 || { cat /tmp/dpkg.log >&2; fail "dpkg -i $1"; }; }
 version() { dpkg-query -W -f '${Version}' hm-agent; }
 
-say "policy-rc.d forbids to start it"
+say "policy-rc.d denies starting"
 printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
 chmod 755 /usr/sbin/policy-rc.d
 install /pkg/old.deb
 none_runs || fail "it was started"
 dpkg -P hm-agent >/dev/null 2>&1
 
-say "installed"
-# Where no init system runs, nothing is started unless a policy allows it.
+say "install"
+# Without an init system, services start only if a policy allows it.
 printf '#!/bin/sh\nexit 0\n' >/usr/sbin/policy-rc.d
 install /pkg/old.deb
-answers >/dev/null || fail "it does not answer"
+responds >/dev/null || fail "it does not respond"
 [ "$(stat -c '%U %G %a' /var/lib/hm-agent)" = "hm-agent hm-agent 750" ] || fail "state directory"
 [ "$(stat -c '%U %a' "$settings")" = "root 644" ] || fail "settings file"
 uid=$(id -u hm-agent)
 getent passwd hm-agent | grep -q ':/var/lib/hm-agent:/usr/sbin/nologin$' || fail "$(getent passwd hm-agent)"
 hm-agent check >/dev/null || fail "hm-agent check"
-ls /etc/rc2.d/S*hm-agent >/dev/null || fail "it is not started at boot"
+ls /etc/rc2.d/S*hm-agent >/dev/null || fail "not enabled at boot"
 before=$(cat /var/run/hm-agent/hm-agent.pid)
 
-say "upgraded: state, settings and user stay, and the new one runs"
+say "upgrade: keeps state, settings and user, and runs the new version"
 echo '# mine' >>"$settings"
 echo kept >/var/lib/hm-agent/mark
 install /pkg/new.deb
 [ "$(version)" != "$(dpkg-deb -f /pkg/old.deb Version)" ] || fail "$(version)"
 tail -n 1 "$settings" | grep -q '^# mine' || fail "the settings were replaced"
 [ "$(cat /var/lib/hm-agent/mark)" = kept ] && [ "$(id -u hm-agent)" = "$uid" ] || fail "state or user"
-answers >/dev/null || fail "it does not answer"
+responds >/dev/null || fail "it does not respond"
 after=$(cat /var/run/hm-agent/hm-agent.pid)
-[ "$after" != "$before" ] && [ ! -e "/proc/$before/exe" ] || fail "the old one still runs"
-case $(readlink "/proc/$after/exe") in *deleted*) fail "the old program runs" ;; esac
+[ "$after" != "$before" ] && [ ! -e "/proc/$before/exe" ] || fail "the old one is still running"
+case $(readlink "/proc/$after/exe") in *deleted*) fail "the old program is running" ;; esac
 
-say "wrong settings do not break dpkg"
+say "invalid settings do not break dpkg"
 cp "$settings" "$settings.good"
 echo 'interval = "often"' >"$settings"
 install /pkg/new.deb
-grep -q 'interval' /tmp/dpkg.log || fail "nothing is said about them: $(cat /tmp/dpkg.log)"
+grep -q 'interval' /tmp/dpkg.log || fail "no error about them: $(cat /tmp/dpkg.log)"
 mv "$settings.good" "$settings"
 install /pkg/new.deb
-answers >/dev/null || fail "it does not answer"
+responds >/dev/null || fail "it does not respond"
 
-say "removed"
+say "remove"
 dpkg -r hm-agent >/dev/null 2>&1 || fail "dpkg -r"
-none_runs || fail "it still runs: $(agents)"
-[ ! -e /usr/bin/hm-agent ] && [ -e "$settings" ] && [ -e /var/lib/hm-agent/mark ] || fail "too much or too little is gone"
+none_runs || fail "it is still running: $(agents)"
+[ ! -e /usr/bin/hm-agent ] && [ -e "$settings" ] && [ -e /var/lib/hm-agent/mark ] || fail "wrong files were removed"
 code 0 /etc/init.d/hm-agent stop
 install /pkg/new.deb
-tail -n 1 "$settings" | grep -q '^# mine' || fail "the settings are gone"
-answers >/dev/null || fail "it does not answer"
+tail -n 1 "$settings" | grep -q '^# mine' || fail "the settings were removed"
+responds >/dev/null || fail "it does not respond"
 
-say "purged"
+say "purge"
 dpkg -P hm-agent >/dev/null 2>&1 || fail "dpkg -P"
-none_runs || fail "it still runs: $(agents)"
+none_runs || fail "it is still running: $(agents)"
 left=$(find / -xdev \( -path /pkg -o -path /tests -o -path /proc -o -path /var/lib/dpkg \) -prune -o -name '*hm-agent*' -print)
 [ -z "$left" ] || fail "left: $left"
-[ "$(id -u hm-agent)" = "$uid" ] || fail "the user is gone"
+[ "$(id -u hm-agent)" = "$uid" ] || fail "the user was removed"

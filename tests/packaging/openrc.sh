@@ -1,16 +1,16 @@
 #!/bin/sh
-# The tarball under OpenRC, in a root that has it.
+# Installs the tarball in a root with OpenRC.
 set -eu
 . /tests/lib.sh
 settings=/etc/hm-agent/hm-agent.toml
 pidfile=/run/hm-agent/hm-agent.pid
 mkdir -p /run/openrc
-touch /run/openrc/softlevel # as if OpenRC had started this root
+touch /run/openrc/softlevel # makes OpenRC believe that it has booted this root
 
-say "installed"
-/pkg/hm-agent/install.sh >/tmp/said 2>&1 || { cat /tmp/said >&2; fail "install.sh"; }
-answers >/dev/null || fail "it does not answer"
-[ -e /etc/runlevels/default/hm-agent ] || fail "it is not started at boot"
+say "install"
+/pkg/hm-agent/install.sh >/tmp/output 2>&1 || { cat /tmp/output >&2; fail "install.sh"; }
+responds >/dev/null || fail "it does not respond"
+[ -e /etc/runlevels/default/hm-agent ] || fail "not enabled at boot"
 code 0 rc-service hm-agent status
 before=$(cat "$pidfile")
 [ "$(stat -c %U "/proc/$before")" = hm-agent ] || fail "it runs as root"
@@ -18,22 +18,22 @@ code 0 rc-service hm-agent restart
 [ "$(cat "$pidfile")" != "$before" ] || fail "it was not restarted"
 code 0 rc-service hm-agent reload
 
-say "a crash: it is started again"
+say "a crashed agent is restarted"
 kill -KILL "$(agents | tail -n 1)"
-soon answers
+soon responds
 
-say "wrong settings"
+say "invalid settings"
 cp "$settings" "$settings.original"
 echo 'interval = "often"' >"$settings"
 code 2 rc-service hm-agent reload
 code 1 rc-service hm-agent restart
-answers >/dev/null || fail "wrong settings ended it"
+responds >/dev/null || fail "invalid settings stopped it"
 cp "$settings.original" "$settings"
 
-say "uninstalled"
+say "uninstall"
 code 0 rc-service hm-agent stop
-none_runs || fail "it still runs"
+none_runs || fail "it is still running"
 code 0 rc-service hm-agent start
-sh /usr/local/share/hm-agent/uninstall.sh >/tmp/said 2>&1 || { cat /tmp/said >&2; fail "uninstall.sh"; }
-none_runs || fail "it still runs"
-[ ! -e /etc/init.d/hm-agent ] && [ ! -L /etc/runlevels/default/hm-agent ] || fail "its script is left"
+sh /usr/local/share/hm-agent/uninstall.sh >/tmp/output 2>&1 || { cat /tmp/output >&2; fail "uninstall.sh"; }
+none_runs || fail "it is still running"
+[ ! -e /etc/init.d/hm-agent ] && [ ! -L /etc/runlevels/default/hm-agent ] || fail "the init script was not removed"

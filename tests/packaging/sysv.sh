@@ -1,30 +1,37 @@
 #!/bin/sh
-# The init script, for real, in a root of its own: as LSB says it, under the shell that is given.
+# Runs the init script in a clean root, under the given shell, and checks LSB's exit codes.
 # sysv.sh SHELL...
 set -eu
 . /tests/lib.sh
 script="$* /etc/init.d/hm-agent"
 pidfile=/var/run/hm-agent/hm-agent.pid
 settings=/etc/hm-agent/hm-agent.toml
-log=/var/log/hm-agent/hm-agent.log
+log=/tmp/syslog
+
+# A syslog daemon, in the language that every Debian root has.
+perl -MSocket -e '$| = 1; unlink "/dev/log"; socket(S, AF_UNIX, SOCK_DGRAM, 0) or die; bind(S, sockaddr_un("/dev/log")) or die;
+    chmod 0666, "/dev/log"; print "$_\n" while recv(S, $_, 9999, 0), length' >"$log" &
+syslog=$!
+trap 'kill $syslog' EXIT
+soon [ -S /dev/log ]
 
 code 3 $script status
 code 0 $script start
-answers >/dev/null || fail "it was started and does not answer"
+responds >/dev/null || fail "started, but it does not respond"
 supervisor=$(cat "$pidfile")
 owner=$(stat -c %U "/proc/$supervisor")
 [ "$owner" = hm-agent ] || fail "it runs as $owner"
 code 0 $script status
-[ "$(agents | wc -l)" -eq 2 ] || fail "not one agent and one supervisor: $(agents)"
+[ "$(agents | wc -l)" -eq 2 ] || fail "expected one agent and one supervisor: $(agents)"
 
 say "a double start changes nothing"
 code 0 $script start
-[ "$(cat "$pidfile")" = "$supervisor" ] && [ "$(agents | wc -l)" -eq 2 ] || fail "there are two"
+[ "$(cat "$pidfile")" = "$supervisor" ] && [ "$(agents | wc -l)" -eq 2 ] || fail "a second one was started"
 
-say "a crash: it is started again"
+say "a crashed agent is restarted"
 agent=$(agents | grep -v "^$supervisor\$")
 kill -KILL "$agent"
-soon answers
+soon responds
 [ "$(agents | grep -v "^$supervisor\$")" != "$agent" ] || fail "the same process"
 code 0 $script status
 
@@ -36,52 +43,52 @@ soon reloaded
 echo 'log_level = "loud"' | cat - "$settings.original" >"$settings"
 code 6 $script reload
 code 6 $script restart
-answers >/dev/null || fail "wrong settings ended it"
+responds >/dev/null || fail "invalid settings stopped it"
 cp "$settings.original" "$settings"
 code 0 $script force-reload
 
 say "restart"
 code 0 $script restart
 [ "$(cat "$pidfile")" != "$supervisor" ] || fail "the same supervisor"
-answers >/dev/null || fail "it does not answer"
+responds >/dev/null || fail "it does not respond"
 supervisor=$(cat "$pidfile")
 code 0 $script try-restart
 [ "$(cat "$pidfile")" != "$supervisor" ] || fail "the same supervisor"
 
 say "stop"
 code 0 $script stop
-none_runs || fail "there are processes left: $(agents)"
-[ ! -e "$pidfile" ] || fail "the pid file is left"
+none_runs || fail "processes left: $(agents)"
+[ ! -e "$pidfile" ] || fail "the pid file was not removed"
 code 0 $script stop
 code 3 $script status
 code 7 $script reload
 code 0 $script try-restart
 code 0 $script condrestart
-none_runs || fail "try-restart started what did not run"
+none_runs || fail "try-restart started a stopped agent"
 
-say "a killed supervisor leaves a stale pid file, and no agent"
+say "a killed supervisor leaves a stale pid file and no agent"
 code 0 $script start
 kill -KILL "$(cat "$pidfile")"
 soon none_runs
 code 1 $script status
 code 0 $script start
-answers >/dev/null || fail "a stale pid file keeps it from starting"
+responds >/dev/null || fail "a stale pid file prevents starting"
 code 0 $script stop
 
-say "a pid file that names somebody else"
+say "a pid file with the PID of another process"
 sleep 1000 &
 echo $! >"$pidfile"
 code 1 $script status
 code 7 $script reload
 code 0 $script stop
-kill -0 $! || fail "somebody else was ended"
+kill -0 $! || fail "the other process was killed"
 echo $! >"$pidfile"
 code 0 $script start
-answers >/dev/null || fail "it does not start"
+responds >/dev/null || fail "it does not start"
 kill $!
 code 0 $script stop
 
-say "what is refused"
+say "errors"
 code 2 $script dance
 code 2 $script
 code 4 su -s /bin/sh -c "$script start" nobody
@@ -92,4 +99,4 @@ mv /usr/bin/hm-agent /usr/bin/hm-agent.away
 code 5 $script start
 code 0 $script stop
 mv /usr/bin/hm-agent.away /usr/bin/hm-agent
-none_runs || fail "something runs: $(agents)"
+none_runs || fail "still running: $(agents)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The man page is well-formed, and completions complete, in the shells themselves.
+# Lints the man page and runs the completions in their shells.
 # texts.sh AGENT
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -10,9 +10,9 @@ ln -s "$agent" "$work/hm-agent"
 export PATH="$work:$PATH" HOME="$work"
 fail() { printf '%s\n' "FAILED: $*" >&2; exit 1; }
 
-# Other pages may not be installed.
-said=$(mandoc -T lint packaging/hm-agent.8 2>&1 | grep -v -e 'referenced manual not found' -e 'outdated mandoc.db' || :)
-[ -z "$said" ] || fail "$said"
+# The pages that it refers to may not be installed.
+warnings=$(mandoc -T lint packaging/hm-agent.8 2>&1 | grep -v -e 'referenced manual not found' -e 'outdated mandoc.db' || :)
+[ -z "$warnings" ] || fail "$warnings"
 
 cat >"$work/bash" <<'BASH'
 . packaging/completions/hm-agent.bash
@@ -27,14 +27,14 @@ source packaging/completions/hm-agent.fish
 complete -C "$argv[1]"
 FISH
 cat >"$work/zsh" <<'ZSH'
-# An interactive shell at a terminal, whose list of choices is read.
+# Reads the list of choices from an interactive shell on a terminal.
 zmodload zsh/zpty
 zpty z zsh -f -i
 zpty -w z "PS1=; fpath=($PWD/packaging/completions \$fpath); autoload -Uz compinit; compinit -u -D; LISTMAX=1000
     bindkey '^I' list-choices; stty columns 200; COLUMNS=200; print -r RE''ADY"
 while zpty -r z line; do [[ $line != *READY* ]] || break; done
 zpty -w -n z "$1"$'\t'
-# Until nothing has come for a second, after something has.
+# Until there is no output for a second, after the first output.
 integer lines=0 quiet=0
 for try in {1..100}; do
     sleep 0.1
@@ -47,17 +47,17 @@ for try in {1..100}; do
 done
 ZSH
 
-completes() { # LINE WORD...: in every shell
+completes() { # LINE WORD...: in every shell, LINE must complete to the words
     local line=$1 shell word
     shift
     for shell in bash fish zsh; do
         case $shell in
-        bash) bash "$work/bash" "$line" >"$work/said" ;;
-        fish) fish "$work/fish" "$line" >"$work/said" ;;
-        zsh) zsh -f "$work/zsh" "$line" >"$work/said" 2>&1 ;;
+        bash) bash "$work/bash" "$line" >"$work/output" ;;
+        fish) fish "$work/fish" "$line" >"$work/output" ;;
+        zsh) zsh -f "$work/zsh" "$line" >"$work/output" 2>&1 ;;
         esac
         for word; do
-            grep -q -a -e "^[^a-z-]*$word" -e " $word" "$work/said" || fail "$shell: $line: no $word: $(cat "$work/said")"
+            grep -q -a -e "^[^a-z-]*$word" -e " $word" "$work/output" || fail "$shell: $line: no $word: $(cat "$work/output")"
         done
     done
     echo "   $line: $*"

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# The unit: well-formed, hardened as README says, and forbidding every system call that systemd's own list of what
-# services need does not have.
+# Checks the unit: syntax, exposure level, and that it denies every system call outside of systemd's @system-service.
 # unit.sh DEB
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -8,12 +7,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 dpkg-deb -x "$1" "$work"
 unit=usr/lib/systemd/system/hm-agent.service
-# The program is not installed here.
+# The program is not installed on this machine.
 sed "s,/usr/bin/hm-agent,$work/usr/bin/hm-agent," "$work/$unit" >"$work/hm-agent.service"
-said=$(systemd-analyze --man=no verify "$work/hm-agent.service" 2>&1) && [ -z "$said" ] || fail "$said"
+output=$(systemd-analyze --man=no verify "$work/hm-agent.service" 2>&1) && [ -z "$output" ] || fail "$output"
 score=$(systemd-analyze security --offline=yes "$work/$unit" --no-pager | sed -n 's/.*exposure level for .*: \([0-9.]*\) .*/\1/p')
 say "exposure $score"
-[ "$(printf '%s\n' 2.5 "$score" | sort -n | tail -n 1)" = 2.5 ] || fail "that is more than README says"
+[ "$(printf '%s\n' 2.5 "$score" | sort -n | tail -n 1)" = 2.5 ] || fail "above 2.5"
 python3 - "$work/$unit" <<'PYTHON'
 import re, subprocess, sys
 groups, name = {}, None
@@ -30,12 +29,12 @@ for line in open(sys.argv[1]):
     if line.startswith("SystemCallFilter=~"):
         for word in line.strip().removeprefix("SystemCallFilter=~").split():
             denied |= of(word) if word.startswith("@") else {word}
-# Of other machines than ours, of no kernel's, or harmless: waiting, reading, and making one's own sandbox.
-OTHERS = re.compile("^(arc_|osf_|or1k_|s390_|spu_|sys(call|mips)$|old|exec_with|execv$|atomic_|cachectl|dipc|get(dtable|page|xgid|"
+# Of other architectures, of no current kernel, or harmless: waiting, reading, and sandboxing oneself.
+ALLOWED = re.compile("^(arc_|osf_|or1k_|s390_|spu_|sys(call|mips)$|old|exec_with|execv$|atomic_|cachectl|dipc|get(dtable|page|xgid|"
                     "xpid|xuid|domainname|hostname)|kern_features|memory_ordering|multiplexer|perfctr|riscv_|sched_[gs]et_aff|"
                     "sethae|setpgrp|timerfd$|utrap|futex_|landlock_|seccomp$|mincore|map_shadow|cachestat|mseal|uretprobe|lsm_|"
                     "setxattrat|getxattrat|listxattrat|removexattrat|statmount|listmount)")
-left = sorted(call for call in of("@known") - of("@system-service") - denied if not OTHERS.search(call))
+left = sorted(call for call in of("@known") - of("@system-service") - denied if not ALLOWED.search(call))
 print("   allowed beyond @system-service:", *left or ["nothing"])
 sys.exit(bool(left))
 PYTHON
