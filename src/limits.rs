@@ -5,14 +5,10 @@ use std::time::Duration;
 /// A kernel file larger than this is refused, not truncated. `/proc/stat` of a machine with thousands of
 /// interrupt lines stays under 1 MiB; nothing else comes near.
 pub const KERNEL_FILE_BYTES: u64 = 4 << 20;
-/// A settings or token file larger than this is none.
-pub const SETTINGS_FILE_BYTES: u64 = 1 << 20;
 
 /// The first sample has nothing to be compared with; the next one comes so soon, so that nobody looks at
 /// a mean since boot for a whole interval. Long enough for whole percents on one processor.
 pub const WARM_UP: Duration = Duration::from_millis(500);
-/// `hm-agent sample` looks twice, so long apart.
-pub const SAMPLE_WINDOW: Duration = Duration::from_millis(500);
 
 /// A file system that has not answered statvfs for so long hangs, and so does sysfs as a whole. A healthy network mount
 /// answers in milliseconds, a disk that must spin up first in seconds.
@@ -39,42 +35,11 @@ pub const SENSORS: usize = 160;
 pub const SENSORS_PATIENCE: (Duration, Duration) =
     (Duration::from_millis(500), Duration::from_millis(20));
 
-/// `hm-agent sample` waits so long for them: longer than the default of `gpu.timeout`, so that it can say that
-/// the driver hangs.
-pub const GPU_PATIENCE: Duration = Duration::from_secs(11);
-
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
 
-/// Applications that may beat at once; each takes some 300 bytes.
-pub const HEARTBEAT_APPS: usize = 10_000;
-/// While an application is waited for, its thread looks at the clock so often.
-pub const HEARTBEAT_LOOK: Duration = Duration::from_secs(1);
-/// Longer without a look, and the agent was stopped, or frozen with its container: nobody has listened, and that time counts
-/// against nobody. Less cannot make an application late that beats as it promised: it has three times as long, and 3 s.
-pub const HEARTBEAT_DEAF: Duration = Duration::from_secs(3);
 /// Connections to the heartbeat port, for keep-alive clients of as many applications.
 pub const HEARTBEAT_CONNECTIONS: usize = 12_000;
-/// Changes of the table are written down so long after the first of them.
-pub const SAVE_PAUSE: Duration = Duration::from_secs(1);
-/// What is left of maintenance is written down anew so often.
-pub const SAVE_AGAIN: Duration = Duration::from_secs(60);
-/// The saved table is never so large: 10 000 applications, as many that were dropped, as many in maintenance,
-/// with ids of 256 bytes, each of which may be written with six letters.
-pub const STATE_FILE_BYTES: u64 = 64 << 20;
-/// `heartbeat.on_overdue` must end within this, or it is killed with everybody whom it started.
-pub const ACTION: Duration = Duration::from_secs(60);
-/// So many of them run at a time: when a whole host wakes up late, it has other things to do.
-pub const ACTIONS_AT_ONCE: usize = 8;
-/// So many wait for their turn; the oldest are left out.
-pub const ACTIONS_WAITING: usize = 1000;
-
-/// A question to a heartbeat server is answered within this, or not at all. The released clients wait as long.
-pub const QUESTION: Duration = Duration::from_secs(4);
-/// Applications that `hm-agent sample` asks for, one by one.
-pub const SHOWN_HEARTBEATS: usize = 100;
-/// The longest answer of one: a list of all applications.
-pub const ANSWER_BYTES: usize = 4 << 20;
 
 /// A TCP connection to one address is there within this, or the next address is tried.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -193,15 +158,6 @@ pub const REFUSED_LOGIN_AGAIN: Duration = Duration::from_secs(600);
 /// Clients that ask for a host anew have it tried before its time, but not more often than this.
 pub const LOGIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// Log lines that peers can cause: so many at once, then one a second; the rest is counted.
-pub const PEER_LOG_LINES: u32 = 20;
-
-/// A thread that the agent cannot do without and that has worked for so long hangs. A look at the machine takes milliseconds,
-/// on one that swaps seconds.
-pub const VITAL: Duration = Duration::from_secs(10);
-
-/// Threads that are still running this long after a request to stop are abandoned.
-pub const SHUTDOWN: Duration = Duration::from_millis(1800);
 /// A request head larger than this is refused (431). nginx's own bound.
 pub const HEAD_BYTES: usize = 8 << 10;
 /// Header lines in a head; browsers behind two proxies send about thirty.

@@ -9,7 +9,7 @@ use crate::collector::sampler_loop::{SamplerLoop, ServiceStatus};
 use crate::config::{Config, Current};
 use crate::core_client::client as core;
 use crate::heartbeat::monitor::HeartbeatMonitor;
-use crate::heartbeat::server::Heartbeat;
+use crate::heartbeat::server::HeartbeatServer;
 use crate::hm_client::client as hm;
 use crate::http::listener::{ConnectionLimits, Listener};
 use crate::http::pipeline::Pipeline;
@@ -94,7 +94,7 @@ impl Services {
 
     pub(super) fn serve_heartbeat(&self, listener: &Listener) -> Result<(), Error> {
         let Some(monitor) = &self.heartbeat else { return Ok(()) };
-        let server = Heartbeat::new(monitor, &self.settings);
+        let server = HeartbeatServer::new(monitor, &self.settings);
         listener.run(&self.shutdown, &self.settings, heartbeat_limits, |stream, client| {
             server.serve(stream, client);
         })

@@ -35,7 +35,7 @@ pub(super) fn start(config: Config, threads: &mut Threads) -> Result<Arc<Service
     let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
     let first = sampler.first()?;
     let listeners = bind(&config)?;
-    state_dir::remark(&config.state_dir);
+    state_dir::warn_if_world_writable(&config.state_dir);
     let latest = LatestSample::new(first).map_err(no_eventfd)?;
     let services = Arc::new(create_services(config, latest, &listeners)?);
     start_collector(&services, sampler, threads)?;

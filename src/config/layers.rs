@@ -1,10 +1,11 @@
-//! Who set what: defaults, file, environment, command line, in that order. The last one wins, and every
-//! value remembers where it came from.
+//! Merges the configuration sources: defaults, file, environment, command line. A later source overrides an earlier one, and
+//! every value keeps its origin.
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
@@ -12,9 +13,11 @@ use crate::config::sources::{ENVIRONMENT_PREFIX, Origin, Sources, default_file};
 use crate::config::table;
 use crate::config::table::{ROWS, Row, TakesEffect};
 use crate::config::value::{Kind, Value, without_query};
-use crate::limits;
 use crate::util::error::{Error, reason};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+
+/// A larger configuration or token file is rejected.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Every setting with its value and its origin.
 #[derive(Debug, Clone)]
@@ -22,12 +25,12 @@ pub struct Settings {
     values: BTreeMap<&'static str, (Value, Origin)>,
     /// The file that was read.
     pub file: Option<PathBuf>,
-    /// What is odd but does no harm.
+    /// Problems that do not prevent a start.
     pub warnings: Vec<String>,
 }
 
 impl Settings {
-    /// Collects all layers. The first thing that is wrong is the error.
+    /// Merges all sources. Fails at the first error.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
         let file = match &sources.file {
             Some(file) => Some(file.clone()),
@@ -36,7 +39,7 @@ impl Settings {
         let mut settings = Self { values: BTreeMap::new(), file: None, warnings: Vec::new() };
         for row in ROWS {
             let value = row.default.map_or(Ok(Value::Unset), |text| row.kind.parse(text));
-            settings.put(row, Origin::Default, value)?;
+            settings.set(row, Origin::Default, value)?;
         }
         if let Some(path) = &file {
             settings.add_file(path)?;
@@ -44,13 +47,13 @@ impl Settings {
         settings.file = file;
         settings.add_environment(&sources.environment)?;
         for (key, text) in &sources.overrides {
-            let row = table::find(key).ok_or_else(|| unknown(&Origin::CommandLine, key))?;
-            settings.put(row, Origin::CommandLine, row.kind.parse(text))?;
+            let row = table::find(key).ok_or_else(|| unknown_key(&Origin::CommandLine, key))?;
+            settings.set(row, Origin::CommandLine, row.kind.parse(text))?;
         }
         Ok(settings)
     }
 
-    fn put(
+    fn set(
         &mut self,
         row: &'static Row,
         origin: Origin,
@@ -65,47 +68,48 @@ impl Settings {
     }
 
     fn add_file(&mut self, path: &Path) -> Result<(), Error> {
-        let wrong = |line: usize, why: String| Error::Setting {
+        let invalid = |line: usize, why: String| Error::Setting {
             origin: Origin::File(path.to_owned(), line).to_string(),
             why,
         };
-        let text = read_text(path, limits::SETTINGS_FILE_BYTES)
-            .map_err(|why| Error::Setting { origin: "settings".into(), why })?;
+        let text =
+            read_text(path).map_err(|why| Error::Setting { origin: "settings".into(), why })?;
         let table = DeTable::parse(&text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            wrong(line_of(&text, at), error.message().replace('\n', ", "))
+            invalid(line_of(&text, at), error.message().replace('\n', ", "))
         })?;
         let mut leaves = Vec::new();
         collect_leaves("", table.get_ref(), &mut leaves);
         for (key, at, value) in leaves {
             let origin = Origin::File(path.to_owned(), line_of(&text, at));
-            let row = table::find(&key).ok_or_else(|| unknown(&origin, &key))?;
-            self.put(row, origin, row.kind.from_toml(value))?;
+            let row = table::find(&key).ok_or_else(|| unknown_key(&origin, &key))?;
+            self.set(row, origin, row.kind.from_toml(value))?;
         }
         Ok(())
     }
 
-    /// Unknown variables are a remark, not an error: Kubernetes sets `HM_AGENT_PORT` and more for a
-    /// service of that name.
+    /// Unknown variables are a warning, not an error: Kubernetes sets `HM_AGENT_PORT` and others for a service with that
+    /// name.
     fn add_environment(&mut self, variables: &[(String, String)]) -> Result<(), Error> {
         let mut ignored = Vec::new();
         for (name, text) in variables {
-            match ROWS.iter().find(|row| variable(row.key) == *name) {
+            match ROWS.iter().find(|row| variable_name(row.key) == *name) {
                 Some(row) => {
                     let origin = Origin::Environment(name.clone());
-                    self.put(row, origin, row.kind.parse(text))?;
+                    self.set(row, origin, row.kind.parse(text))?;
                 }
                 None => ignored.push(name.as_str()),
             }
         }
         if !ignored.is_empty() {
             let names = ignored.join(", ");
-            self.warnings.push(format!("environment variables that name no setting: {names}"));
+            self.warnings
+                .push(format!("ignored environment variables that match no setting: {names}"));
         }
         Ok(())
     }
 
-    /// Every setting as `hm-agent check` shows it: TOML with the origin as a comment, secrets hidden.
+    /// The output of `hm-agent check`: TOML with the origin of each value as a comment, without secrets.
     pub fn effective(&self) -> String {
         let mut out = String::new();
         for row in ROWS {
@@ -123,7 +127,7 @@ impl Settings {
         out
     }
 
-    /// Keys whose values differ from `other`'s and that a running agent cannot change.
+    /// Keys whose values differ from `other`'s and take effect on the next start only.
     pub fn changed_until_restart(&self, other: &Self) -> Vec<&'static str> {
         let value = |settings: &Self, key| settings.values.get(key).map(|(value, _)| value.clone());
         let changed = |row: &&Row| value(self, row.key) != value(other, row.key);
@@ -134,13 +138,13 @@ impl Settings {
             .collect()
     }
 
-    /// Whether nobody has set it.
+    /// Whether no source but the defaults sets the key.
     pub fn is_default(&self, key: &str) -> bool {
         self.values.get(key).is_none_or(|(_, origin)| *origin == Origin::Default)
     }
 
-    /// An error about a setting, with its origin.
-    pub fn wrong(&self, key: &str, why: &str) -> Error {
+    /// An error about the value of a setting, with its origin.
+    pub fn invalid(&self, key: &str, why: &str) -> Error {
         let origin = self.values.get(key).map_or(&Origin::Default, |(_, origin)| origin);
         Error::Setting { origin: origin.to_string(), why: format!("{key}: {why}") }
     }
@@ -163,6 +167,10 @@ impl Settings {
         }
     }
 
+    pub(super) fn seconds(&self, key: &str) -> Duration {
+        Duration::from_secs(self.int(key))
+    }
+
     pub(super) fn flag(&self, key: &str) -> bool {
         matches!(self.values.get(key), Some((Value::Flag(true), _)))
     }
@@ -175,27 +183,27 @@ impl Settings {
     }
 }
 
-/// Reads a whole text file, refusing one that is larger than `limit`. The error says why.
-pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, String> {
+/// Reads a text file of at most [`MAX_FILE_BYTES`].
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
     let cannot = |why: &str| format!("cannot read {}: {why}", path.display());
     let mut text = String::new();
     std::fs::File::open(path)
-        .and_then(|file| file.take(limit + 1).read_to_string(&mut text))
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
         .map_err(|error| match error.kind() {
             std::io::ErrorKind::InvalidData => cannot("it is not UTF-8 text"),
             _ => cannot(&reason(&error)),
         })?;
-    if text.len() as u64 > limit {
-        return Err(cannot(&format!("it is larger than {limit} bytes")));
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(cannot(&format!("it is larger than {MAX_FILE_BYTES} bytes")));
     }
     Ok(text)
 }
 
-fn variable(key: &str) -> String {
+fn variable_name(key: &str) -> String {
     format!("{ENVIRONMENT_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
 }
 
-fn unknown(origin: &Origin, key: &str) -> Error {
+fn unknown_key(origin: &Origin, key: &str) -> Error {
     let why = format!(
         "unknown key \"{}\", did you mean {}?",
         escape_for_log(key, EXCERPT_CHARS),
@@ -208,7 +216,7 @@ fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|&byte| byte == b'\n').count() + 1
 }
 
-/// Flattens tables into dotted keys, each with where its key stands in the text.
+/// Flattens tables into dotted keys, each with the byte offset of its key.
 fn collect_leaves<'a>(
     prefix: &str,
     table: &'a DeTable<'a>,
@@ -247,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn command_line_over_environment_over_file_over_default() {
+    fn later_sources_override_earlier_ones() {
         let mut settings =
             from_file("interval = 7\nlog_level = \"debug\"\n[usage]\nmax_connections = 1").unwrap();
         settings.add_environment(&[("HM_AGENT_USAGE_MAX_CONNECTIONS".into(), "2".into())]).unwrap();
@@ -267,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_which_line_which_key_and_what_was_expected() {
+    fn errors_name_line_key_and_expected_value() {
         for (text, message) in [
             (
                 "\n[usage]\nlisen = \"x\"",
@@ -290,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_survives_every_cut() {
+    fn truncated_files_do_not_panic() {
         let text = "interval = 7\n[usage]\nlisten = \"127.0.0.1:0\"\nallowed_origins = [\"*\"]\n";
         for end in 0..=text.len() {
             let _ = from_file(&text[..end]);
@@ -298,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_variables_are_remarks() {
+    fn unknown_environment_variables_are_warnings() {
         let sources = Sources {
             environment: vec![
                 ("HM_AGENT_PORT".into(), "tcp://10.0.0.1:33931".into()),
@@ -309,12 +317,14 @@ mod tests {
         let warnings = Settings::load(&sources).unwrap().warnings;
         assert_eq!(
             warnings,
-            ["environment variables that name no setting: HM_AGENT_PORT, HM_AGENT_SERVICE_HOST"]
+            [
+                "ignored environment variables that match no setting: HM_AGENT_PORT, HM_AGENT_SERVICE_HOST"
+            ]
         );
     }
 
     #[test]
-    fn effective_settings_are_toml_with_origins_and_without_secrets() {
+    fn effective_settings_are_toml_without_secrets() {
         let sources = Sources {
             overrides: vec![
                 ("usage.token".into(), "s3cret".into()),
@@ -333,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_a_restart_is_named() {
+    fn lists_changes_that_need_restart() {
         let with = |key: &str, value: &str| {
             let overrides = vec![(key.to_owned(), value.to_owned())];
             Settings::load(&Sources { overrides, ..Default::default() }).unwrap()

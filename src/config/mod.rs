@@ -1,7 +1,7 @@
-//! The settings, typed: what the rest of the agent reads.
+//! Configuration with types, as the rest of the agent reads it.
 //!
-//! [`table`] names every key with its default and range, [`layers`] finds out who set it: `-s KEY=VALUE`
-//! over environment over file over default.
+//! [`table`] has every key with its default and range. [`layers`] merges the sources: `-s KEY=VALUE` overrides the
+//! environment, which overrides the file, which overrides the default.
 
 pub mod layers;
 pub mod sources;
@@ -14,190 +14,166 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use log::LevelFilter;
+use subtle::ConstantTimeEq;
 
 pub use crate::config::layers::Settings;
 pub use crate::config::sources::Sources;
-use crate::heartbeat::protocol::Unit;
-use crate::limits;
 use crate::model::primary_gpu::Primary;
 use crate::util::error::Error;
 use crate::util::shell_words;
 use crate::util::sync::lock;
 
-/// Every setting that this version acts on.
+/// The value of every setting.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `node_id`: who this node is to its masters; `None`: machine id, else host name.
+    /// `node_id`; `None`: machine id, else host name.
     pub node_id: Option<String>,
-    /// `interval`: time between samples.
+    /// Time between samples.
     pub interval: Duration,
-    /// `log_level`.
     pub log_level: LevelFilter,
-    /// `path.*`: where the machine is mounted.
+    /// `path.*`.
     pub roots: Roots,
-    /// `state_dir`: what must survive a restart, and the GPU probe where memory cannot be run.
+    /// For state that survives a restart, and for the GPU probe where programs cannot be run from memory.
     pub state_dir: PathBuf,
-    /// `gpu.*`.
     pub gpu: GpuSettings,
-    /// `usage.*`.
     pub usage: Usage,
-    /// `heartbeat.*`.
     pub heartbeat: Heartbeat,
-    /// `hm.*`; `None`: off.
+    /// `None`: off.
     pub hm: Option<Hm>,
-    /// `core.*`; `None`: off.
+    /// `None`: off.
     pub core: Option<Core>,
-    /// `monitor.*`.
     pub monitor: Monitor,
-    /// `tls.ca_file`: authorities beside the system's.
+    /// `tls.ca_file`: certificate authorities in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Where the machine's `/proc`, `/sys` and `/` are.
+/// Paths of the host's `/proc`, `/sys` and `/`.
 #[derive(Debug, Clone)]
-#[allow(missing_docs)]
 pub struct Roots {
     pub proc: PathBuf,
     pub sys: PathBuf,
     pub root: PathBuf,
 }
 
-/// `gpu.*`: where GPUs are read, and which one is shown first.
+/// `gpu.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuSettings {
-    /// `gpu.source`.
     pub source: GpuSource,
-    /// `gpu.nvml_library`; `None`: the driver's.
+    /// `None`: the library in the standard directories.
     pub nvml_library: Option<PathBuf>,
-    /// `gpu.primary`.
     pub primary: Primary,
-    /// `gpu.timeout`: a driver that has not answered for so long hangs.
+    /// A driver that does not answer within it counts as hung.
     pub timeout: Duration,
 }
 
 /// `gpu.source`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GpuSource {
-    /// What is there.
+    /// Every supported GPU.
     Auto,
-    /// NVIDIA's alone, and always.
+    /// NVIDIA only, even if no device is found.
     Nvml,
-    /// None at all.
     Nothing,
 }
 
 /// `usage.*`: the telemetry port.
 #[derive(Debug, Clone)]
 pub struct Usage {
-    /// `usage.enabled`.
     pub enabled: bool,
-    /// `usage.listen`.
     pub listen: SocketAddr,
-    /// `usage.token` or what `usage.token_file` holds; `None`: everybody may look.
+    /// From `usage.token` or `usage.token_file`; `None`: every client has access.
     pub token: Option<Secret>,
-    /// `usage.max_connections`; 0: no limit.
+    /// 0: no limit.
     pub max_connections: usize,
-    /// `usage.max_connections_per_ip`; 0: no limit.
+    /// 0: no limit.
     pub max_connections_per_ip: usize,
-    /// `usage.trusted_proxies`: whose word on the client's address is believed.
+    /// Proxies whose forwarding headers are trusted.
     pub trusted_proxies: Vec<IpAddr>,
-    /// `usage.allowed_origins`: browser origins that may open a WebSocket, or `*`.
+    /// Browser origins that may open a WebSocket, or `*`.
     pub allowed_origins: Vec<String>,
 }
 
-/// `heartbeat.*`: the watchdog's port.
+/// `heartbeat.*`: the heartbeat port.
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
-    /// `heartbeat.enabled`.
     pub enabled: bool,
-    /// `heartbeat.listen`.
     pub listen: SocketAddr,
-    /// `heartbeat.unit`.
-    pub unit: Unit,
-    /// `heartbeat.on_overdue`: a program and its arguments; empty: none.
+    pub unit: TimeUnit,
+    /// A program and its arguments; empty: none.
     pub on_overdue: Vec<String>,
 }
 
-/// `hm.*`: the central health monitor.
+/// `heartbeat.unit`: the unit of times in requests and answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeUnit {
+    /// Protocol version 1.0.0.
+    Milliseconds,
+    /// The prototype of 2016.
+    Seconds,
+}
+
+/// `hm.*`: the connection to a central hm.
 #[derive(Debug, Clone)]
 pub struct Hm {
-    /// `hm.url`.
     pub url: String,
-    /// `hm.project`.
     pub project: String,
-    /// `hm.models`.
     pub models: Vec<String>,
-    /// `hm.report_interval`.
     pub report_interval: Duration,
-    /// `hm.ping_interval`.
     pub ping_interval: Duration,
 }
 
-/// `core.*`: the server manager.
+/// `core.*`: the connection to a Core (server manager).
 #[derive(Debug, Clone)]
 pub struct Core {
-    /// `core.url`.
     pub url: String,
-    /// `core.token`, or what `core.token_file` holds.
+    /// From `core.token` or `core.token_file`.
     pub token: Secret,
-    /// `core.heartbeat_interval`.
     pub heartbeat_interval: Duration,
-    /// `core.commands` and `core.allow`.
+    /// From `core.commands` and `core.allow`.
     pub commands: CommandPolicy,
-    /// `core.run_as`.
     pub run_as: Option<String>,
 }
 
-/// Which commands of Core are run.
+/// The commands of Core that are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandPolicy {
-    /// None.
     Off,
-    /// Those that begin with the words of one of these, without a shell.
+    /// Commands that begin with the words of one of these, without a shell.
     Allow(Vec<Vec<String>>),
-    /// All, by a shell.
+    /// All, by `sh -c`.
     Any,
 }
 
-/// `monitor.*`: other hosts, over SSH.
+/// `monitor.*`: monitoring of other hosts over SSH.
 #[derive(Debug, Clone)]
 pub struct Monitor {
-    /// `monitor.enabled`.
     pub enabled: bool,
-    /// `monitor.listen`.
     pub listen: SocketAddr,
-    /// `monitor.token`, or what `monitor.token_file` holds; `None`: everybody may.
+    /// From `monitor.token` or `monitor.token_file`; `None`: every client has access.
     pub token: Option<Secret>,
-    /// `monitor.allowed_origins`: browser origins that may open a WebSocket, or `*`.
+    /// Browser origins that may open a WebSocket, or `*`.
     pub allowed_origins: Vec<String>,
-    /// `monitor.known_hosts`; `None`: the user's.
+    /// `None`: `~/.ssh/known_hosts`.
     pub known_hosts: Option<PathBuf>,
 }
 
-/// A text that must not be shown: it has no `Display`, and its `Debug` says nothing.
+/// A text that must not be printed. It has no `Display`, and its `Debug` hides it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for the one who must send it.
+    /// The text, to be sent to a peer.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// A secret that somebody told.
     pub fn new(text: String) -> Self {
         Self(text)
     }
 
-    /// Compares in a time that depends on the candidate's length alone.
+    /// Compares in constant time, so that response times do not reveal the secret. They may reveal its length.
     pub fn matches(&self, candidate: &[u8]) -> bool {
-        let secret = self.0.as_bytes();
-        let mut difference = secret.len() ^ candidate.len();
-        for (at, byte) in candidate.iter().enumerate() {
-            let own = secret.get(at % secret.len().max(1)).copied().unwrap_or_default();
-            difference |= std::hint::black_box(usize::from(own ^ byte));
-        }
-        std::hint::black_box(difference) == 0
+        self.0.as_bytes().ct_eq(candidate).into()
     }
 }
 
@@ -208,11 +184,11 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Config {
-    /// Reads what the settings name (token files) and gives every value its type.
+    /// Converts every setting to its type and reads the token files.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         Ok(Self {
             node_id: settings.text("node_id").map(str::to_owned),
-            interval: Duration::from_secs(settings.int("interval")),
+            interval: settings.seconds("interval"),
             log_level: settings.parsed("log_level").unwrap_or(LevelFilter::Info),
             roots: Roots {
                 proc: settings.parsed("path.proc").unwrap_or_default(),
@@ -220,66 +196,78 @@ impl Config {
                 root: settings.parsed("path.root").unwrap_or_default(),
             },
             state_dir: settings.parsed("state_dir").unwrap_or_default(),
-            gpu: GpuSettings {
-                source: match settings.text("gpu.source") {
-                    Some("none") => GpuSource::Nothing,
-                    Some("nvml") => GpuSource::Nvml,
-                    _ => GpuSource::Auto,
-                },
-                nvml_library: settings.parsed("gpu.nvml_library"),
-                primary: settings.parsed("gpu.primary").map_or(Primary::Aggregate, Primary::Index),
-                timeout: Duration::from_secs(settings.int("gpu.timeout")),
-            },
-            usage: Usage {
-                enabled: settings.flag("usage.enabled"),
-                listen: settings
-                    .parsed("usage.listen")
-                    .ok_or_else(|| settings.wrong("usage.listen", "is not an address"))?,
-                token: token(settings, "usage.token", "usage.token_file")?,
-                max_connections: settings.int("usage.max_connections") as usize,
-                max_connections_per_ip: settings.int("usage.max_connections_per_ip") as usize,
-                trusted_proxies: settings
-                    .list("usage.trusted_proxies")
-                    .iter()
-                    .filter_map(|address| address.parse().ok())
-                    .map(|address: IpAddr| address.to_canonical())
-                    .collect(),
-                allowed_origins: settings.list("usage.allowed_origins").to_vec(),
-            },
-            heartbeat: Heartbeat {
-                enabled: settings.flag("heartbeat.enabled"),
-                listen: settings
-                    .parsed("heartbeat.listen")
-                    .ok_or_else(|| settings.wrong("heartbeat.listen", "is not an address"))?,
-                unit: match settings.text("heartbeat.unit") {
-                    Some("s") => Unit::Seconds,
-                    _ => Unit::Milliseconds,
-                },
-                on_overdue: settings.list("heartbeat.on_overdue").to_vec(),
-            },
-            hm: settings.text("hm.url").map(|url| Hm {
-                url: url.to_owned(),
-                project: settings.text("hm.project").unwrap_or_default().to_owned(),
-                models: settings.list("hm.models").to_vec(),
-                report_interval: Duration::from_secs(settings.int("hm.report_interval")),
-                ping_interval: Duration::from_secs(settings.int("hm.ping_interval")),
-            }),
-            core: match settings.text("core.url") {
-                Some(url) => Some(core(settings, url)?),
-                None => None,
-            },
-            monitor: Monitor {
-                enabled: settings.flag("monitor.enabled"),
-                listen: settings
-                    .parsed("monitor.listen")
-                    .ok_or_else(|| settings.wrong("monitor.listen", "is not an address"))?,
-                token: token(settings, "monitor.token", "monitor.token_file")?,
-                allowed_origins: settings.list("monitor.allowed_origins").to_vec(),
-                known_hosts: settings.parsed("monitor.known_hosts"),
-            },
+            gpu: gpu(settings),
+            usage: usage(settings)?,
+            heartbeat: heartbeat(settings)?,
+            hm: settings.text("hm.url").map(|url| hm(settings, url)),
+            core: settings.text("core.url").map(|url| core(settings, url)).transpose()?,
+            monitor: monitor(settings)?,
             ca_file: settings.parsed("tls.ca_file"),
         })
     }
+}
+
+fn gpu(settings: &Settings) -> GpuSettings {
+    GpuSettings {
+        source: match settings.text("gpu.source") {
+            Some("none") => GpuSource::Nothing,
+            Some("nvml") => GpuSource::Nvml,
+            _ => GpuSource::Auto,
+        },
+        nvml_library: settings.parsed("gpu.nvml_library"),
+        primary: settings.parsed("gpu.primary").map_or(Primary::Aggregate, Primary::Index),
+        timeout: settings.seconds("gpu.timeout"),
+    }
+}
+
+fn usage(settings: &Settings) -> Result<Usage, Error> {
+    let proxies = settings.list("usage.trusted_proxies").iter();
+    let proxies = proxies.filter_map(|address| address.parse().ok());
+    Ok(Usage {
+        enabled: settings.flag("usage.enabled"),
+        listen: listen(settings, "usage.listen")?,
+        token: token(settings, "usage.token", "usage.token_file")?,
+        max_connections: settings.int("usage.max_connections") as usize,
+        max_connections_per_ip: settings.int("usage.max_connections_per_ip") as usize,
+        trusted_proxies: proxies.map(|address: IpAddr| address.to_canonical()).collect(),
+        allowed_origins: settings.list("usage.allowed_origins").to_vec(),
+    })
+}
+
+fn heartbeat(settings: &Settings) -> Result<Heartbeat, Error> {
+    Ok(Heartbeat {
+        enabled: settings.flag("heartbeat.enabled"),
+        listen: listen(settings, "heartbeat.listen")?,
+        unit: match settings.text("heartbeat.unit") {
+            Some("s") => TimeUnit::Seconds,
+            _ => TimeUnit::Milliseconds,
+        },
+        on_overdue: settings.list("heartbeat.on_overdue").to_vec(),
+    })
+}
+
+fn hm(settings: &Settings, url: &str) -> Hm {
+    Hm {
+        url: url.to_owned(),
+        project: settings.text("hm.project").unwrap_or_default().to_owned(),
+        models: settings.list("hm.models").to_vec(),
+        report_interval: settings.seconds("hm.report_interval"),
+        ping_interval: settings.seconds("hm.ping_interval"),
+    }
+}
+
+fn monitor(settings: &Settings) -> Result<Monitor, Error> {
+    Ok(Monitor {
+        enabled: settings.flag("monitor.enabled"),
+        listen: listen(settings, "monitor.listen")?,
+        token: token(settings, "monitor.token", "monitor.token_file")?,
+        allowed_origins: settings.list("monitor.allowed_origins").to_vec(),
+        known_hosts: settings.parsed("monitor.known_hosts"),
+    })
+}
+
+fn listen(settings: &Settings, key: &str) -> Result<SocketAddr, Error> {
+    settings.parsed(key).ok_or_else(|| settings.invalid(key, "is not an address"))
 }
 
 fn core(settings: &Settings, url: &str) -> Result<Core, Error> {
@@ -287,8 +275,8 @@ fn core(settings: &Settings, url: &str) -> Result<Core, Error> {
     Ok(Core {
         url: url.to_owned(),
         token: token(settings, "core.token", "core.token_file")?
-            .ok_or_else(|| settings.wrong("core.token", "is empty"))?,
-        heartbeat_interval: Duration::from_secs(settings.int("core.heartbeat_interval")),
+            .ok_or_else(|| settings.invalid("core.token", "is empty"))?,
+        heartbeat_interval: settings.seconds("core.heartbeat_interval"),
         commands: match settings.text("core.commands") {
             Some("any") => CommandPolicy::Any,
             Some("allow") => {
@@ -300,40 +288,36 @@ fn core(settings: &Settings, url: &str) -> Result<Core, Error> {
     })
 }
 
-/// A secret that may be given in place or in a file of its own, but not both.
+/// A secret that is set directly or in a file, but not both.
 fn token(settings: &Settings, key: &str, file_key: &str) -> Result<Option<Secret>, Error> {
     let Some(path) = settings.text(file_key) else {
         return Ok(settings.text(key).map(|text| Secret(text.to_owned())));
     };
     if settings.text(key).is_some() && !settings.is_default(key) {
-        let why = format!("is set, and so is {key}; leave one of them out");
-        return Err(settings.wrong(file_key, &why));
+        let why = format!("is set together with {key}; remove one of them");
+        return Err(settings.invalid(file_key, &why));
     }
-    let text = layers::read_text(path.as_ref(), limits::SETTINGS_FILE_BYTES)
-        .map_err(|why| settings.wrong(file_key, &why))?;
+    let text = layers::read_text(path.as_ref()).map_err(|why| settings.invalid(file_key, &why))?;
     let text = text.trim();
     if text.is_empty() {
-        return Err(settings.wrong(file_key, &format!("{path} is empty")));
+        return Err(settings.invalid(file_key, &format!("{path} is empty")));
     }
     Ok(Some(Secret(text.to_owned())))
 }
 
-/// The settings in force. Whoever needs one asks at that moment, so a reload reaches everybody.
+/// The current configuration. Threads call [`Current::get`] each time they need a value, so that a reload takes effect.
 #[derive(Debug)]
 pub struct Current(Mutex<Arc<Config>>);
 
 impl Current {
-    /// Starts with these.
     pub fn new(config: Config) -> Self {
         Self(Mutex::new(Arc::new(config)))
     }
 
-    /// The settings in force now.
     pub fn get(&self) -> Arc<Config> {
         lock(&self.0).clone()
     }
 
-    /// New ones come into force.
     pub fn replace(&self, config: Config) {
         *lock(&self.0) = Arc::new(config);
     }
@@ -352,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_those_of_the_design() {
+    fn has_documented_defaults() {
         let config = with(&[]).unwrap();
         assert_eq!(config.interval, Duration::from_secs(5));
         assert_eq!(config.log_level, LevelFilter::Info);
@@ -366,19 +350,19 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_is_the_same_however_its_address_is_written() {
+    fn normalises_ipv4_mapped_address_of_proxy() {
         let config = with(&[("usage.trusted_proxies", "::ffff:192.0.2.1")]).unwrap();
         assert_eq!(config.usage.trusted_proxies, [IpAddr::from([192, 0, 2, 1])]);
     }
 
     #[test]
-    fn aggregate_is_a_primary_gpu_too() {
+    fn accepts_aggregate_as_primary_gpu() {
         assert_eq!(with(&[("gpu.primary", "aggregate")]).unwrap().gpu.primary, Primary::Aggregate);
         assert_eq!(with(&[("gpu.primary", "3")]).unwrap().gpu.primary, Primary::Index(3));
     }
 
     #[test]
-    fn a_secret_matches_itself_alone_and_is_never_shown() {
+    fn secret_matches_only_itself_and_is_not_printed() {
         let secret = Secret("s3cret".into());
         assert!(secret.matches(b"s3cret"));
         for wrong in [&b""[..], b"s3cre", b"s3crets", b"s3creT", b"s3crets3cret"] {

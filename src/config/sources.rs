@@ -1,27 +1,27 @@
-//! Where settings are looked for, and where a value came from.
+//! The configuration sources and the origin of a value.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::util::error::{Error, reason};
 
-/// The file that is read when none is named, if it is there.
+/// Read if `-c` is missing and the file exists.
 pub const DEFAULT_FILE: &str = "/etc/hm-agent/hm-agent.toml";
 pub(super) const ENVIRONMENT_PREFIX: &str = "HM_AGENT_";
 
-/// Where to look for settings.
+/// The configuration sources.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// `-c FILE`; without it the default file is read, if there is one.
+    /// `-c FILE`; `None`: [`DEFAULT_FILE`].
     pub file: Option<PathBuf>,
-    /// Variables that begin with `HM_AGENT_`.
+    /// Variables with the prefix `HM_AGENT_`.
     pub environment: Vec<(String, String)>,
-    /// `-s KEY=VALUE`, in their order.
+    /// `-s KEY=VALUE`, in order.
     pub overrides: Vec<(String, String)>,
 }
 
 impl Sources {
-    /// The command line's wishes, together with the environment.
+    /// Combines the command line with the environment of this process.
     pub fn new(file: Option<PathBuf>, overrides: Vec<(String, String)>) -> Result<Self, Error> {
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
@@ -40,14 +40,13 @@ impl Sources {
     }
 }
 
-/// Where a value came from.
+/// The source that set a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
     Default,
-    /// A line of the settings file.
+    /// File and line.
     File(PathBuf, usize),
-    /// An environment variable.
+    /// The variable's name.
     Environment(String),
     /// `-s`.
     CommandLine,
@@ -64,8 +63,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The default file, if there is one. One that may not be looked for is an error, not an absence: it may
-/// hold the token without which everybody is let in.
+/// The default file, if it exists. A directory without read permission is an error, because the file may contain the token
+/// without which every client has access.
 pub(super) fn default_file() -> Result<Option<PathBuf>, Error> {
     let path = PathBuf::from(DEFAULT_FILE);
     match path.try_exists() {

@@ -1,5 +1,4 @@
-//! What a setting can be, and how it is written: as text (behind `-s KEY=`, in the environment) or in
-//! TOML.
+//! Types of settings, and their parsing from text (after `-s KEY=`, in the environment) and from TOML.
 
 use std::fmt;
 
@@ -8,44 +7,40 @@ use toml::de::DeValue;
 use crate::net::url::Address;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
-/// What a setting may be.
+/// The type of a setting.
 pub enum Kind {
-    /// true or false.
+    /// `true` or `false`.
     Flag,
-    /// A whole number within bounds.
+    /// A whole number from `min` to `max`.
     Int {
-        /// The least.
         min: u64,
-        /// The most.
         max: u64,
-        /// What it counts, e.g. "whole seconds".
+        /// E.g. "whole seconds", for error messages.
         unit: &'static str,
     },
     /// A text that passes a check.
     Text {
-        /// What is expected, for the error.
+        /// What is expected, for error messages.
         what: &'static str,
-        /// The check.
         check: fn(&str) -> bool,
     },
-    /// A server's address, which is shown without what may be secret in it.
+    /// URL of a server, printed without the parts that may be secret.
     Address,
-    /// Where a secret is. What stands there and is no path may be the secret itself.
+    /// Path of a file with a secret. An invalid value is not printed: it may be the secret itself.
     SecretFile,
-    /// A text that is never shown, and never empty: an empty password lets everybody in.
+    /// A text that is never printed and never empty: an empty password would admit every client.
     Secret,
-    /// Texts that each pass a check; as text they are separated by commas, or a TOML array.
+    /// Texts that each pass a check, separated by commas or as a TOML array.
     List {
-        /// What is expected, for the error.
+        /// What is expected, for error messages.
         what: &'static str,
-        /// The check of each.
+        /// Checks one item.
         check: fn(&str) -> bool,
     },
 }
 
-/// A setting's value.
+/// The value of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
 pub enum Value {
     Unset,
     Flag(bool),
@@ -55,28 +50,28 @@ pub enum Value {
 }
 
 impl Kind {
-    /// Reads a value that was given as text.
+    /// Parses a value from the command line or the environment.
     pub fn parse(&self, text: &str) -> Result<Value, String> {
         match self {
             Self::Flag => match text {
                 "true" => Ok(Value::Flag(true)),
                 "false" => Ok(Value::Flag(false)),
-                _ => Err(self.refuse(text)),
+                _ => Err(self.describe_error(text)),
             },
             Self::Int { min, max, .. } => match text.parse() {
                 Ok(number) if (*min..=*max).contains(&number) => Ok(Value::Int(number)),
-                _ => Err(self.refuse(text)),
+                _ => Err(self.describe_error(text)),
             },
             Self::Text { check, .. } if check(text) => Ok(Value::Text(text.to_owned())),
             Self::Secret if !text.is_empty() => Ok(Value::Text(text.to_owned())),
             Self::Address if Address::parse(text).is_ok() => Ok(Value::Text(text.to_owned())),
             Self::SecretFile if text.starts_with('/') => Ok(Value::Text(text.to_owned())),
             Self::Text { .. } | Self::Address | Self::SecretFile | Self::Secret => {
-                Err(self.refuse(text))
+                Err(self.describe_error(text))
             }
             Self::List { .. } if text.starts_with('[') => match DeValue::parse(text) {
                 Ok(array) => self.from_toml(array.get_ref()),
-                Err(_) => Err(self.refuse(text)),
+                Err(_) => Err(self.describe_error(text)),
             },
             Self::List { .. } => {
                 let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
@@ -85,7 +80,7 @@ impl Kind {
         }
     }
 
-    /// Reads a value that was given in TOML. A number stands for itself where a text is wanted.
+    /// Parses a TOML value. A text setting also accepts a number.
     pub fn from_toml(&self, value: &DeValue<'_>) -> Result<Value, String> {
         match (self, value) {
             (Self::Flag, DeValue::Boolean(flag)) => Ok(Value::Flag(*flag)),
@@ -101,21 +96,23 @@ impl Kind {
                 let text = |item: &DeValue<'_>| item.as_str().map(str::to_owned);
                 let texts: Option<Vec<String>> =
                     items.iter().map(|item| text(item.get_ref())).collect();
-                self.list(texts.ok_or_else(|| self.refuse(&format!("{} items", items.len())))?)
+                self.list(
+                    texts.ok_or_else(|| self.describe_error(&format!("{} items", items.len())))?,
+                )
             }
-            (_, other) => Err(self.refuse(&shown(other))),
+            (_, other) => Err(self.describe_error(&describe(other))),
         }
     }
 
     fn list(&self, items: Vec<String>) -> Result<Value, String> {
-        let Self::List { check, .. } = self else { return Err(self.refuse("a list")) };
+        let Self::List { check, .. } = self else { return Err(self.describe_error("a list")) };
         match items.iter().find(|item| !check(item)) {
-            Some(bad) => Err(self.refuse(bad)),
+            Some(bad) => Err(self.describe_error(bad)),
             None => Ok(Value::List(items)),
         }
     }
 
-    fn refuse(&self, text: &str) -> String {
+    fn describe_error(&self, text: &str) -> String {
         let got = escape_for_log(text, EXCERPT_CHARS);
         match self {
             Self::Flag => format!("expected true or false, got \"{got}\""),
@@ -126,21 +123,20 @@ impl Kind {
                 format!("expected {what}, got \"{got}\"")
             }
             Self::Address => {
-                let shown = escape_for_log(without_secrets(text), EXCERPT_CHARS);
+                let shown = escape_for_log(redact_url(text), EXCERPT_CHARS);
                 format!(
                     "expected an address such as ws://host:port/path or wss://host/path, got \"{shown}\""
                 )
             }
             Self::SecretFile => "expected the absolute path of a file".to_owned(),
-            // What was meant as a secret is not repeated, not even when it is wrong.
+            // An invalid secret is not printed either.
             Self::Secret => "expected a text in quotes that is not empty".to_owned(),
         }
     }
 }
 
-/// What is left of a server's address for those who may not know what opens the door there: neither user nor password,
-/// wherever they end in an address that is none, and no query.
-fn without_secrets(url: &str) -> String {
+/// Removes user, password and query from a URL, also from an invalid one.
+fn redact_url(url: &str) -> String {
     let (scheme, rest) = url.split_at(url.find("://").map_or(0, |at| at + 3));
     let (user, rest) = match rest.rsplit_once('@') {
         Some((_, rest)) => ("(not shown)@", rest),
@@ -149,7 +145,7 @@ fn without_secrets(url: &str) -> String {
     format!("{scheme}{user}{}", without_query(rest))
 }
 
-/// An address without its query, of which nothing is left but that there is one.
+/// Replaces the query of a URL by a placeholder.
 pub fn without_query(url: &str) -> String {
     let end = url.find(['?', '#']).map_or(url.len(), |at| at + 1);
     let (shown, hidden) = url.split_at(end);
@@ -157,7 +153,7 @@ pub fn without_query(url: &str) -> String {
     format!("{shown}{hidden}")
 }
 
-fn shown(value: &DeValue<'_>) -> String {
+fn describe(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => text.to_string(),
         DeValue::Integer(number) => number.as_str().to_owned(),
@@ -168,7 +164,7 @@ fn shown(value: &DeValue<'_>) -> String {
 }
 
 impl fmt::Display for Value {
-    /// As it would stand in a settings file.
+    /// TOML syntax.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unset => f.write_str("(not set)"),
@@ -211,7 +207,7 @@ mod tests {
     const NAMES: Kind = Kind::List { what: "a list of names", check: |text| text != "bad" };
 
     #[test]
-    fn ranges_are_kept_and_named() {
+    fn rejects_numbers_out_of_range() {
         assert_eq!(SECONDS.parse("3600"), Ok(Value::Int(3600)));
         for bad in ["0", "3601", "-1", "1.5", "5s", "", "99999999999999999999"] {
             let why = SECONDS.parse(bad).unwrap_err();
@@ -220,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_commas_or_toml() {
+    fn parses_lists_as_commas_or_toml() {
         let both = Ok(Value::List(vec!["a".into(), "b c".into()]));
         assert_eq!(NAMES.parse("a, b c"), both);
         assert_eq!(NAMES.parse(r#"["a", "b c"]"#), both);
@@ -230,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_type_in_toml_is_named() {
+    fn rejects_wrong_toml_type() {
         let value = |text| DeValue::parse(text).unwrap();
         let refused = |kind: &Kind, text| kind.from_toml(value(text).get_ref()).unwrap_err();
         assert_eq!(refused(&Kind::Flag, "\"yes\""), "expected true or false, got \"yes\"");
@@ -240,14 +236,14 @@ mod tests {
     }
 
     #[test]
-    fn values_print_as_toml() {
+    fn prints_values_as_toml() {
         let list = Value::List(vec!["a\"b".into(), "c\\\n".into()]);
         assert_eq!(list.to_string(), r#"["a\"b", "c\\\u000A"]"#);
         assert_eq!(NAMES.parse(&list.to_string()), Ok(list));
     }
 
     #[test]
-    fn an_address_is_shown_without_what_may_be_secret() {
+    fn redacts_user_password_and_query_of_url() {
         for (url, shown) in [
             ("ws://h:1/x?token=a#b", "ws://h:1/x?(not shown)"),
             ("ws://h/", "ws://h/"),
@@ -258,7 +254,7 @@ mod tests {
             ("", ""),
             ("://", "://"),
         ] {
-            assert_eq!(without_secrets(url), shown, "{url}");
+            assert_eq!(redact_url(url), shown, "{url}");
         }
     }
 }

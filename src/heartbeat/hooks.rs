@@ -1,71 +1,69 @@
-//! `heartbeat.on_overdue`: a program that is run once for each transition, never twice at a time for one
-//! application.
+//! Runs the program `heartbeat.on_overdue` once for each transition, one at a time for each application.
 
 use std::collections::VecDeque;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::heartbeat::protocol::shown;
+use crate::heartbeat::nagios::escape_id;
 use crate::heartbeat::table::Transition;
-use crate::limits;
 use crate::sys::process::kill_process_group;
 use crate::util::child_env;
 use crate::util::error::reason;
 
-/// Transitions to act on, and programs that run.
+/// A hook that runs longer is killed together with its child processes.
+const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
+/// When every application of a host becomes overdue at once, the hooks must not use up the host's resources.
+const MAX_RUNNING: usize = 8;
+/// When more transitions are queued, the oldest are dropped.
+const MAX_QUEUED: usize = 1000;
+
+/// Queued transitions and running hooks.
 #[derive(Default)]
 pub struct HookRunner {
-    waiting: VecDeque<Transition>,
-    running: Vec<Running>,
-}
-
-struct Running {
-    transition: Transition,
-    child: Child,
-    since: Instant,
-    killed: bool,
+    queue: VecDeque<Transition>,
+    running: Vec<RunningHook>,
 }
 
 impl HookRunner {
-    /// These have happened.
-    pub fn add(&mut self, transitions: Vec<Transition>) {
-        self.waiting.extend(transitions);
-        let too_many = self.waiting.len().saturating_sub(limits::ACTIONS_WAITING);
-        if too_many > 0 {
-            log::warn!("heartbeat.on_overdue: too slow; the oldest {too_many} runs are left out");
-            self.waiting.drain(..too_many);
+    pub fn enqueue(&mut self, transitions: Vec<Transition>) {
+        self.queue.extend(transitions);
+        let excess = self.queue.len().saturating_sub(MAX_QUEUED);
+        if excess > 0 {
+            log::warn!("heartbeat.on_overdue: queue is full, dropping the oldest {excess} runs");
+            self.queue.drain(..excess);
         }
     }
 
-    /// Starts what can be started, and sees to what runs.
-    pub fn tend(&mut self, program: &[String], now: Instant) {
-        self.running.retain_mut(|running| !running.has_ended(now));
+    /// Reaps and kills running hooks, and starts queued ones.
+    pub fn poll(&mut self, program: &[String], now: Instant) {
+        self.running.retain_mut(|hook| !hook.has_exited(now));
         let Some((name, arguments)) = program.split_first() else {
-            self.waiting.clear();
+            self.queue.clear();
             return;
         };
-        let mut at = 0;
-        while self.running.len() < limits::ACTIONS_AT_ONCE && at < self.waiting.len() {
-            let busy = |running: &Running| running.transition.id == self.waiting[at].id;
-            if self.running.iter().any(busy) {
-                at += 1;
-            } else if let Some(transition) = self.waiting.remove(at) {
+        let mut index = 0;
+        while self.running.len() < MAX_RUNNING && index < self.queue.len() {
+            let is_same_app = |hook: &RunningHook| hook.transition.id == self.queue[index].id;
+            if self.running.iter().any(is_same_app) {
+                index += 1;
+            } else if let Some(transition) = self.queue.remove(index) {
                 self.running.extend(start(name, arguments, transition, now));
             }
         }
     }
 
-    /// When to tend again, if anything runs. A program that has ended tells nobody but who asks.
-    pub fn next_look(&self) -> Option<Duration> {
-        let youngest = self.running.iter().map(|running| running.since.elapsed()).min()?;
+    /// When to poll again while a hook runs. The exit of a child process wakes no thread here, so the delay grows with the
+    /// age of the youngest hook.
+    pub fn poll_after(&self) -> Option<Duration> {
+        let youngest = self.running.iter().map(|hook| hook.started.elapsed()).min()?;
         Some(youngest.clamp(Duration::from_millis(5), Duration::from_millis(250)))
     }
 
-    /// The agent ends: programs that run are left to finish on their own, those that wait are named.
-    pub fn end(self) {
-        for transition in &self.waiting {
-            let (id, state) = (shown(&transition.id), transition.to.name());
-            log::warn!("heartbeat.on_overdue: not run for [{id}], {state}: the agent is stopping");
+    /// Leaves running hooks to finish on their own and logs the queued ones.
+    pub fn shutdown(self) {
+        for transition in &self.queue {
+            let (id, state) = (escape_id(&transition.id), transition.to.name());
+            log::warn!("heartbeat.on_overdue: not run for app [{id}], {state}: shutting down");
         }
     }
 }
@@ -75,53 +73,62 @@ fn start(
     arguments: &[String],
     transition: Transition,
     now: Instant,
-) -> Option<Running> {
+) -> Option<RunningHook> {
     let mut command = Command::new(name);
     child_env::prepare(&mut command);
     command
         .args(arguments)
         .env("APP_ID", &transition.id)
         .env("HB_STATE", transition.to.name())
-        .env("HB_OD", format!("{:.2}", transition.od))
-        .env("HB_GRANTED_MS", transition.granted.as_millis().to_string())
+        .env("HB_OD", format!("{:.2}", transition.overdue_ratio))
+        .env("HB_GRANTED_MS", transition.timeout.as_millis().to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     match command.spawn() {
-        Ok(child) => Some(Running { transition, child, since: now, killed: false }),
+        Ok(child) => Some(RunningHook { transition, child, started: now, killed: false }),
         Err(error) => {
-            let id = shown(&transition.id);
-            log::warn!("heartbeat.on_overdue for [{id}]: run {name}: {}", reason(&error));
+            let id = escape_id(&transition.id);
+            log::warn!("heartbeat.on_overdue for app [{id}]: run {name}: {}", reason(&error));
             None
         }
     }
 }
 
-impl Running {
-    fn has_ended(&mut self, now: Instant) -> bool {
-        let what = || {
-            let id = shown(&self.transition.id);
-            format!("heartbeat.on_overdue for [{id}], {}", self.transition.to.name())
-        };
+struct RunningHook {
+    transition: Transition,
+    child: Child,
+    started: Instant,
+    killed: bool,
+}
+
+impl RunningHook {
+    /// Reaps the process if it has exited, and kills it after [`HOOK_TIMEOUT`].
+    fn has_exited(&mut self, now: Instant) -> bool {
         match self.child.try_wait() {
             Ok(Some(status)) => {
                 if !status.success() && !self.killed {
-                    log::warn!("{}: {status}", what());
+                    log::warn!("{}: {status}", self.describe());
                 }
                 true
             }
             Ok(None) => {
-                if now.saturating_duration_since(self.since) >= limits::ACTION && !self.killed {
-                    let seconds = limits::ACTION.as_secs();
-                    log::warn!("{}: killed, for it has not ended within {seconds} s", what());
+                if now.saturating_duration_since(self.started) >= HOOK_TIMEOUT && !self.killed {
+                    let seconds = HOOK_TIMEOUT.as_secs();
+                    log::warn!("{}: timeout ({seconds} s), killed", self.describe());
                     kill_process_group(self.child.id());
                     self.killed = true;
                 }
                 false
             }
             Err(error) => {
-                log::warn!("{}: {}", what(), reason(&error));
+                log::warn!("{}: {}", self.describe(), reason(&error));
                 true
             }
         }
+    }
+
+    fn describe(&self) -> String {
+        let (id, state) = (escape_id(&self.transition.id), self.transition.to.name());
+        format!("heartbeat.on_overdue for app [{id}], {state}")
     }
 }

@@ -1,3 +1,7 @@
+//! Port 8888: applications send heartbeats, and monitoring systems query whether any is overdue. Protocol, table, server,
+//! hooks, state file, client.
+
+pub mod active_clock;
 pub mod client;
 pub mod hooks;
 pub mod monitor;

@@ -1,5 +1,5 @@
-//! The heartbeat table, shared by the port's connections and its own thread: there time passes, transitions are
-//! logged and acted on, and what must survive a restart is written down.
+//! The heartbeat table, shared by the connections of the port and the thread `hb-monitor`, which advances the table, logs
+//! transitions, runs hooks and saves the state.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,169 +8,180 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::config::Current;
+use crate::heartbeat::active_clock::ActiveClock;
 use crate::heartbeat::hooks::HookRunner;
-use crate::heartbeat::protocol::shown;
+use crate::heartbeat::nagios::escape_id;
 use crate::heartbeat::store::Store;
-use crate::heartbeat::table::{ActiveClock, HeartbeatTable, Saved, Transition};
-use crate::limits;
-use crate::model::status::AppState;
-use crate::model::status::AppStatus;
+use crate::heartbeat::table::{HeartbeatTable, MAX_APPS, Transition};
+use crate::model::status::{AppState, AppStatus};
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::liveness::Liveness;
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
 
-/// The table's clock shows this when the agent starts: ages of applications that were saved reach back so
-/// far. Nobody is later than six weeks, six times the longest promise.
-const BEFORE_THE_START: Duration = Duration::from_secs(100 * 86_400);
+/// The table's time when the agent starts. It is larger than the age of any saved heartbeat: the longest timeout is a week,
+/// and an application is dropped after six of them.
+const START_TIME: Duration = Duration::from_secs(100 * 86_400);
+/// How often the thread reads the clock while an event is due, so that [`ActiveClock`] notices pauses of the process.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
+/// Changes are saved this long after the first of them, so that one write covers many.
+const SAVE_DELAY: Duration = Duration::from_secs(1);
+/// How often the remaining maintenance is saved, and a failed save is retried.
+const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The heartbeat table.
+/// The shared table and the work of the thread `hb-monitor`.
 pub struct HeartbeatMonitor {
-    table: Mutex<Table>,
+    state: Mutex<State>,
     store: Store,
-    /// By the clock that never jumps and stands still while the machine sleeps.
+    /// Monotonic clock that stops while the machine is suspended.
     started: Instant,
-    /// Rings when the thread has to look earlier than it planned.
-    news: EventFd,
-    /// Whether the thread gets on.
+    /// Wakes the thread before `wake_at`.
+    changed: EventFd,
     liveness: Arc<Liveness>,
 }
 
-struct Table {
-    watch: HeartbeatTable,
+struct State {
+    table: HeartbeatTable,
     clock: ActiveClock,
-    /// When the thread looks again.
-    planned: Duration,
-    /// The changes that it has seen.
-    seen: u64,
+    /// When the waiting thread wakes up; zero while it runs or has been notified.
+    wake_at: Duration,
+    /// The value of [`HeartbeatTable::changes`] that the thread has processed.
+    last_change: u64,
+}
+
+impl State {
+    fn has_news(&self) -> bool {
+        self.table.changes() != self.last_change || self.table.has_transitions()
+    }
 }
 
 impl HeartbeatMonitor {
-    /// Goes on with what was saved in `state_dir`.
+    /// Continues with the state saved in `state_dir`.
     pub fn open(state_dir: &Path) -> io::Result<Self> {
         let store = Store::open(state_dir);
-        let capacity = limits::HEARTBEAT_APPS;
-        let watch = match store.load() {
-            Some(saved) => HeartbeatTable::restore(capacity, saved, BEFORE_THE_START),
-            None => HeartbeatTable::new(capacity),
+        let table = match store.load() {
+            Some(saved) => HeartbeatTable::restore(MAX_APPS, saved, START_TIME),
+            None => HeartbeatTable::new(MAX_APPS),
         };
-        let clock = ActiveClock::new(BEFORE_THE_START);
-        let table = Table { seen: watch.changes(), watch, clock, planned: Duration::ZERO };
-        let (table, started) = (Mutex::new(table), Instant::now());
-        let liveness = Arc::new(Liveness::new("watch"));
-        Ok(Self { table, store, started, news: EventFd::new()?, liveness })
+        let clock = ActiveClock::new(START_TIME);
+        let last_change = table.changes();
+        Ok(Self {
+            state: Mutex::new(State { table, clock, wake_at: Duration::ZERO, last_change }),
+            store,
+            started: Instant::now(),
+            changed: EventFd::new()?,
+            liveness: Arc::new(Liveness::new("hb-monitor")),
+        })
     }
 
-    /// Whether its thread gets on.
+    /// Liveness of the thread `hb-monitor`.
     pub fn liveness(&self) -> Arc<Liveness> {
         self.liveness.clone()
     }
 
-    /// Does something with the table as it is now.
+    /// Calls `then` with the locked table and the current time, and wakes the thread if that caused an earlier event.
     pub fn with<R>(&self, then: impl FnOnce(&mut HeartbeatTable, Duration) -> R) -> R {
-        let mut table = lock(&self.table);
-        let now = self.time(&mut table);
-        let result = then(&mut table.watch, now);
-        let sooner = table.watch.next_deadline().is_some_and(|at| at < table.planned);
-        let news = table.watch.changes() != table.seen || table.watch.has_transitions();
-        let ring = (sooner || news) && !table.planned.is_zero();
-        if ring {
-            // Once is enough until it has looked.
-            table.planned = Duration::ZERO;
+        let mut state = lock(&self.state);
+        let now = self.now(&mut state);
+        let result = then(&mut state.table, now);
+        let is_earlier = state.table.next_event().is_some_and(|at| at < state.wake_at);
+        let notify = (is_earlier || state.has_news()) && !state.wake_at.is_zero();
+        if notify {
+            // One notification is enough until the thread has run.
+            state.wake_at = Duration::ZERO;
         }
-        drop(table);
-        if ring {
-            self.news.notify();
+        drop(state);
+        if notify {
+            self.changed.notify();
         }
         result
     }
 
-    /// How everybody is.
+    /// The status of every application.
     pub fn statuses(&self) -> Vec<AppStatus> {
         self.with(HeartbeatTable::statuses)
     }
 
-    fn time(&self, table: &mut Table) -> Duration {
-        table.clock.now(BEFORE_THE_START + self.started.elapsed())
-    }
-
-    /// The thread's life.
+    /// The loop of the thread `hb-monitor`.
     pub fn run(&self, settings: &Current, stop: &Shutdown) {
-        let mut actions = HookRunner::default();
-        // What is left of maintenance is written down, so from time to time it is written anew.
-        let mut save_by: Option<Duration> = None;
+        let mut hooks = HookRunner::default();
+        let mut save_at: Option<Duration> = None;
         let log = RateLimitedLog::new();
         while !stop.is_triggered() {
             self.liveness.busy();
-            self.news.reset();
-            let (transitions, changed, now) = self.look();
+            self.changed.reset();
+            let (transitions, changed, now) = self.advance();
             for transition in &transitions {
-                say(&log, transition);
+                log_transition(&log, transition);
             }
-            actions.add(transitions);
-            actions.tend(&settings.get().heartbeat.on_overdue, Instant::now());
+            hooks.enqueue(transitions);
+            hooks.poll(&settings.get().heartbeat.on_overdue, Instant::now());
             if changed {
-                let soon = now + limits::SAVE_PAUSE;
-                save_by = Some(save_by.map_or(soon, |by| by.min(soon)));
+                let soon = now + SAVE_DELAY;
+                save_at = Some(save_at.map_or(soon, |at| at.min(soon)));
             }
-            if save_by.is_some_and(|by| now >= by) {
-                // A disk that hangs is no reason to start anew: that would hang in reading it.
+            if save_at.is_some_and(|at| now >= at) {
+                // A hung disk must not make the service manager restart the agent, which would hang when it reads the file.
                 self.liveness.idle(None);
                 let saved = self.save();
                 self.liveness.busy();
-                let again = !saved || lock(&self.table).watch.in_maintenance();
-                save_by = again.then(|| now + limits::SAVE_AGAIN);
+                let again = !saved || lock(&self.state).table.in_maintenance();
+                save_at = again.then(|| now + SAVE_INTERVAL);
             }
-            self.sleep(stop, save_by, actions.next_look());
+            self.wait(stop, save_at, hooks.poll_after());
         }
         self.save();
-        actions.end();
+        hooks.shutdown();
     }
 
-    /// Lets time pass. Says what has happened, whether it must be saved, and what time it is.
-    fn look(&self) -> (Vec<Transition>, bool, Duration) {
-        let mut table = lock(&self.table);
-        let now = self.time(&mut table);
-        table.watch.advance(now);
-        let changes = table.watch.changes();
-        let changed = std::mem::replace(&mut table.seen, changes) != changes;
-        (table.watch.take_transitions(), changed, now)
+    /// Advances the table. Returns the transitions, whether the table must be saved, and the current time.
+    fn advance(&self) -> (Vec<Transition>, bool, Duration) {
+        let mut state = lock(&self.state);
+        let now = self.now(&mut state);
+        state.table.advance(now);
+        let changes = state.table.changes();
+        let changed = std::mem::replace(&mut state.last_change, changes) != changes;
+        (state.table.take_transitions(), changed, now)
     }
 
-    fn sleep(&self, stop: &Shutdown, save_by: Option<Duration>, look: Option<Duration>) {
-        let mut table = lock(&self.table);
-        let now = self.time(&mut table);
-        let deadlines = [table.watch.next_deadline(), save_by, look.map(|look| now + look)];
-        let until = deadlines.into_iter().flatten().min();
-        if table.watch.changes() != table.seen || table.watch.has_transitions() {
+    fn wait(&self, stop: &Shutdown, save_at: Option<Duration>, poll_hooks: Option<Duration>) {
+        let mut state = lock(&self.state);
+        let now = self.now(&mut state);
+        let times = [state.table.next_event(), save_at, poll_hooks.map(|after| now + after)];
+        let until = times.into_iter().flatten().min();
+        if state.has_news() {
             return;
         }
-        table.planned = until.unwrap_or(Duration::MAX);
-        drop(table);
-        let wait = until.map(|until| until.saturating_sub(now).min(limits::HEARTBEAT_LOOK));
-        self.liveness.idle(wait);
-        sys::wait_readable([stop.as_fd(), self.news.as_fd()], wait);
+        state.wake_at = until.unwrap_or(Duration::MAX);
+        drop(state);
+        let timeout = until.map(|until| until.saturating_sub(now).min(CLOCK_INTERVAL));
+        self.liveness.idle(timeout);
+        sys::wait_readable([stop.as_fd(), self.changed.as_fd()], timeout);
         self.liveness.busy();
-        lock(&self.table).planned = Duration::ZERO;
+        lock(&self.state).wake_at = Duration::ZERO;
     }
 
-    /// Says whether it is written.
+    /// Returns whether the state was written.
     fn save(&self) -> bool {
-        let saved: Saved = self.with(HeartbeatTable::save);
-        self.store.save(&saved)
+        self.store.save(&self.with(HeartbeatTable::save))
+    }
+
+    fn now(&self, state: &mut State) -> Duration {
+        state.clock.now(START_TIME + self.started.elapsed())
     }
 }
 
-fn say(log: &RateLimitedLog, transition: &Transition) {
-    let Transition { id, to, od, granted } = transition;
+fn log_transition(log: &RateLimitedLog, transition: &Transition) {
+    let Transition { id, to, overdue_ratio, timeout } = transition;
     let level = if *to == AppState::Ok { log::Level::Info } else { log::Level::Warn };
     log.write(level, || {
-        let (id, seconds) = (shown(id), granted.as_secs_f64());
+        let id = escape_id(id);
+        let how = format!("overdue ratio {overdue_ratio:.2}, timeout {} s", timeout.as_secs_f64());
         match to {
-            AppState::Ok => format!("heartbeat: [{id}] beats again"),
-            AppState::Dropped => format!("heartbeat: [{id}] is dropped, od {od:.2} of {seconds} s"),
-            late => format!("heartbeat: [{id}] is {}, od {od:.2} of {seconds} s", late.name()),
+            AppState::Ok => format!("heartbeat: app [{id}] recovered"),
+            AppState::Dropped => format!("heartbeat: app [{id}] dropped, {how}"),
+            state => format!("heartbeat: app [{id}] is {}, {how}", state.name()),
         }
     });
 }

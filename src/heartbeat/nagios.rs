@@ -1,53 +1,52 @@
-//! What is answered: numbers, lists, and lines in the form of Nagios' plugins.
+//! The answers of the heartbeat port: numbers, lists, and status lines in Nagios plugin format.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::heartbeat::protocol::Unit;
-use crate::model::status::AppState;
-use crate::model::status::AppStatus;
+use crate::config::TimeUnit;
+use crate::model::status::{AppState, AppStatus};
 use crate::model::status::{CRITICAL_RATIO, DROPPED_RATIO, WARNING_RATIO};
 
-/// Ids that a status line names; monitoring systems cut longer lines anyway.
-const NAMED: usize = 50;
+/// Ids in the status line of a host. Monitoring systems truncate long lines anyway.
+const MAX_LISTED_IDS: usize = 50;
 
-/// What the answer to `hb_done` says.
-pub const GOODBYE: &str = "So long, and thanks for all the beats!";
+/// The answer to `hb_done`.
+pub const DONE: &str = "So long, and thanks for all the beats!";
 
-/// How long the next beat is waited for: a bare number, never less than was promised.
-pub fn granted(granted: Duration, unit: Unit) -> String {
-    let milliseconds = granted.as_nanos().div_ceil(1_000_000);
+/// The answer to a heartbeat: the timeout as a bare number. Rounded up, so that it is never less than the announced interval.
+pub fn timeout(timeout: Duration, unit: TimeUnit) -> String {
+    let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
     match unit {
-        Unit::Milliseconds => milliseconds.to_string(),
-        Unit::Seconds if milliseconds.is_multiple_of(1000) => (milliseconds / 1000).to_string(),
-        Unit::Seconds => {
+        TimeUnit::Milliseconds => milliseconds.to_string(),
+        TimeUnit::Seconds if milliseconds.is_multiple_of(1000) => (milliseconds / 1000).to_string(),
+        TimeUnit::Seconds => {
             let text = format!("{}.{:03}", milliseconds / 1000, milliseconds % 1000);
             text.trim_end_matches('0').to_owned()
         }
     }
 }
 
-/// `/list`: one id a line.
+/// The answer to `/list`: one id per line.
 pub fn list(ids: &[&str]) -> String {
     ids.iter().fold(String::new(), |mut all, id| {
-        all.push_str(&shown(id));
+        all.push_str(&escape_id(id));
         all.push('\n');
         all
     })
 }
 
-/// The line of one application, in the form of Nagios' plugins.
-pub fn status_line(status: &AppStatus, unit: Unit) -> String {
-    let id = shown(&status.id);
-    let delay = granted(status.timeout, unit);
-    let unit = if unit == Unit::Seconds { "s" } else { "ms" };
+/// The answer to `/status` for an application.
+pub fn status_line(status: &AppStatus, unit: TimeUnit) -> String {
+    let id = escape_id(&status.id);
+    let delay = timeout(status.timeout, unit);
+    let unit = if unit == TimeUnit::Seconds { "s" } else { "ms" };
     let numbers = format!(
         "od={:.2};{WARNING_RATIO};{CRITICAL_RATIO};0;{DROPPED_RATIO} delay={delay}{unit};;;",
-        // Rounding must not show a threshold that is not reached.
+        // Rounded down, so that the line never shows a threshold that is not reached.
         (status.overdue_ratio * 100.0).floor() / 100.0
     );
-    if let Some(left) = status.maintenance {
-        return format!("{}| {numbers}", in_maintenance(&format!("application [{id}]"), left));
+    if let Some(remaining) = status.maintenance {
+        return format!("{}| {numbers}", in_maintenance(&format!("application [{id}]"), remaining));
     }
     let (state, how) = match status.state {
         AppState::Ok => ("OK", "fine"),
@@ -57,47 +56,41 @@ pub fn status_line(status: &AppStatus, unit: Unit) -> String {
     format!("{state} - {how} application [{id}]| {numbers}")
 }
 
-/// Reads such a line again. `None`: it says something else.
+/// Parses a line of [`status_line`]; `None` for other lines.
 pub fn parse_status_line(id: &str, line: &str) -> Option<AppStatus> {
-    let (words, numbers) = line.trim_end().split_once("| od=")?;
-    let (od, delay) = numbers.split_once(" delay=")?;
-    let od = od.split(';').next()?.parse().ok()?;
+    let (text, perfdata) = line.trim_end().split_once("| od=")?;
+    let (od, delay) = perfdata.split_once(" delay=")?;
+    let overdue_ratio = od.split(';').next()?.parse().ok()?;
     let delay = delay.split(';').next()?;
     let seconds: f64 = match delay.strip_suffix("ms") {
         Some(milliseconds) => milliseconds.parse::<f64>().ok()? / 1000.0,
         None => delay.strip_suffix('s')?.parse().ok()?,
     };
-    let lateness = match words.split(' ').next()? {
+    let state = match text.split(' ').next()? {
         "OK" => AppState::Ok,
         "WARNING" => AppState::Warning,
         "CRITICAL" => AppState::Critical,
         _ => return None,
     };
-    let left = words
+    let maintenance = text
         .rsplit_once(" in maintenance for ")
-        .and_then(|(_, left)| Some(Duration::from_secs(left.strip_suffix(" s")?.parse().ok()?)));
-    let granted = Duration::try_from_secs_f64(seconds).ok()?;
-    Some(AppStatus {
-        id: id.to_owned(),
-        state: lateness,
-        overdue_ratio: od,
-        timeout: granted,
-        maintenance: left,
-    })
+        .and_then(|(_, rest)| Some(Duration::from_secs(rest.strip_suffix(" s")?.parse().ok()?)));
+    let timeout = Duration::try_from_secs_f64(seconds).ok()?;
+    Some(AppStatus { id: id.to_owned(), state, overdue_ratio, timeout, maintenance })
 }
 
-/// The line of an application that is not in the table.
+/// The answer to `/status` for an application that is not in the table.
 pub fn unknown_line(id: &str, maintenance: Option<Duration>) -> String {
     match maintenance {
-        Some(left) => in_maintenance(&format!("application [{}]", shown(id)), left),
-        None => format!("CRITICAL - no application record for queried ID: [{}]", shown(id)),
+        Some(remaining) => in_maintenance(&format!("application [{}]", escape_id(id)), remaining),
+        None => format!("CRITICAL - no application record for queried ID: [{}]", escape_id(id)),
     }
 }
 
-/// The line of a host with no applications, or with several.
+/// The answer to `/status` for a host with no application, or with several.
 pub fn host_line(ids: &[&str], maintenance: Option<Duration>) -> String {
     let mut line = match maintenance {
-        Some(left) => in_maintenance("host", left),
+        Some(remaining) => in_maintenance("host", remaining),
         None if ids.is_empty() => {
             return "UNKNOWN - no heartbeat clients at the moment...".to_owned();
         }
@@ -105,31 +98,32 @@ pub fn host_line(ids: &[&str], maintenance: Option<Duration>) -> String {
     };
     if !ids.is_empty() {
         let comma = if maintenance.is_some() { "," } else { "" };
-        let names: Vec<String> = ids.iter().take(NAMED).map(|id| shown(id)).collect();
+        let names: Vec<String> = ids.iter().take(MAX_LISTED_IDS).map(|id| escape_id(id)).collect();
         let _ = write!(line, "{comma} ({}) applications: [{}", ids.len(), names.join(","));
-        if ids.len() > NAMED {
-            let _ = write!(line, " and {} more", ids.len() - NAMED);
+        if ids.len() > MAX_LISTED_IDS {
+            let _ = write!(line, " and {} more", ids.len() - MAX_LISTED_IDS);
         }
         line.push(']');
     }
     line
 }
 
-/// The confirmation of maintenance.
+/// The answer to `/maintenance`.
 pub fn maintenance_line(id: Option<&str>, length: Duration) -> String {
-    let what = id.map_or("host".to_owned(), |id| format!("application [{}]", shown(id)));
+    let what = id.map_or("host".to_owned(), |id| format!("application [{}]", escape_id(id)));
     match length.is_zero() {
         true => format!("OK - {what} not in maintenance any more"),
         false => in_maintenance(&what, length),
     }
 }
 
-fn in_maintenance(what: &str, left: Duration) -> String {
-    format!("OK - {what} in maintenance for {} s", left.as_millis().div_ceil(1000))
+fn in_maintenance(what: &str, remaining: Duration) -> String {
+    format!("OK - {what} in maintenance for {} s", remaining.as_millis().div_ceil(1000))
 }
 
-/// An id as it is shown. It may hold anything; a line must stay one, and `|` begins its numbers.
-pub fn shown(id: &str) -> String {
+/// Escapes an id for a status line or a log line. An id may contain any character, but control characters would break the line
+/// and `|` starts the performance data.
+pub fn escape_id(id: &str) -> String {
     id.chars().fold(String::with_capacity(id.len()), |mut out, letter| {
         match letter {
             '|' | '\\' => {
@@ -145,10 +139,10 @@ pub fn shown(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Unit::{Milliseconds, Seconds};
+    use TimeUnit::{Milliseconds, Seconds};
 
     #[test]
-    fn what_is_granted_is_a_bare_number() {
+    fn formats_timeout_as_bare_number() {
         for (micros, unit, text) in [
             (6_000_000, Milliseconds, "6000"),
             (1_000_500, Milliseconds, "1001"),
@@ -157,24 +151,18 @@ mod tests {
             (1_000_100, Seconds, "1.001"),
             (100_000_000, Seconds, "100"),
         ] {
-            assert_eq!(granted(Duration::from_micros(micros), unit), text);
+            assert_eq!(timeout(Duration::from_micros(micros), unit), text);
         }
     }
 
-    fn status(lateness: AppState, od: f64) -> AppStatus {
-        let granted = Duration::from_millis(2725);
-        AppStatus {
-            id: "Tetris".into(),
-            state: lateness,
-            overdue_ratio: od,
-            timeout: granted,
-            maintenance: None,
-        }
+    fn status(state: AppState, overdue_ratio: f64) -> AppStatus {
+        let timeout = Duration::from_millis(2725);
+        AppStatus { id: "Tetris".into(), state, overdue_ratio, timeout, maintenance: None }
     }
 
     #[test]
-    fn the_lines_of_the_released_server() {
-        let line = |lateness, od| status_line(&status(lateness, od), Milliseconds);
+    fn formats_lines_of_released_server() {
+        let line = |state, od| status_line(&status(state, od), Milliseconds);
         assert_eq!(
             line(AppState::Ok, 1.83),
             "OK - fine application [Tetris]| od=1.83;3;5;0;6 delay=2725ms;;;"
@@ -200,10 +188,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_can_be_read_again() {
+    fn parses_its_own_lines() {
         for unit in [Milliseconds, Seconds] {
-            for (lateness, od) in [(AppState::Ok, 0.25), (AppState::Critical, 5.5)] {
-                let status = status(lateness, od);
+            for (state, od) in [(AppState::Ok, 0.25), (AppState::Critical, 5.5)] {
+                let status = status(state, od);
                 let line = status_line(&status, unit);
                 assert_eq!(parse_status_line("Tetris", &line), Some(status));
             }
@@ -219,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn maintenance_is_ok_and_said() {
+    fn formats_maintenance_as_ok() {
         let left = Some(Duration::from_millis(54_100));
         let app = AppStatus { maintenance: left, ..status(AppState::Critical, 5.5) };
         assert_eq!(
@@ -237,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn ids_cannot_break_a_line() {
-        assert_eq!(shown("a|b\nc\\d\u{1b}"), r"a\x7cb\nc\x5cd\u{1b}");
+    fn escapes_ids_so_that_lines_stay_intact() {
+        assert_eq!(escape_id("a|b\nc\\d\u{1b}"), r"a\x7cb\nc\x5cd\u{1b}");
         assert_eq!(list(&["a\nb"]).lines().count(), 1);
         let many: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();

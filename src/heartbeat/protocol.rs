@@ -1,65 +1,54 @@
-//! Requests and answers of the heartbeat protocol: `specs/heartbeat.md` as it was released in version 1.0.0.
+//! Parses requests of the heartbeat protocol, version 1.0.0.
 //!
-//! A request is the last part of a path and a query whose first item, without a name, is a time `T`. The unit
-//! of `T` and of the answers is the server's: milliseconds, or seconds as in the prototype of 2016.
+//! A request is the last component of a path and a query whose first item, without a name, is a time `T`. The server's
+//! configuration sets the unit of `T` and of the answers: milliseconds, or seconds as in the prototype of 2016.
 
 use std::time::Duration;
 
-pub use crate::heartbeat::nagios::*;
+use crate::config::TimeUnit;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 use percent_encoding::percent_decode_str;
 
-/// The longest id, in bytes.
-pub const ID_BYTES: usize = 256;
-/// The longest time that can be promised: longer ones are mistakes.
-const LONGEST: Duration = Duration::from_secs(7 * 86_400);
-/// What `T` and the answers count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unit {
-    /// Version 1.0.0.
-    Milliseconds,
-    /// The prototype.
-    Seconds,
-}
-
-/// What is asked.
+pub const MAX_ID_BYTES: usize = 256;
+/// The longest time in a request. A longer one is a mistake.
+const MAX_TIME: Duration = Duration::from_secs(7 * 86_400);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// A beat; the next one is promised within a time. Its answer is in this unit.
-    Beat(String, Duration, Unit),
-    /// A goodbye.
+    /// A heartbeat of an application, with the interval to the next one. The answer is in this unit.
+    Heartbeat(String, Duration, TimeUnit),
+    /// An application has finished.
     Done(String),
-    /// Which applications are there?
     List,
-    /// How is an application, or the host?
+    /// Status of an application; `None`: of the host.
     Status(Option<String>),
-    /// Maintenance of an application, or of the host, for a time; for no time: it ends.
+    /// Start maintenance of an application, or of the host. A length of zero ends it.
     Maintenance(Option<String>, Duration),
 }
 
 impl Request {
-    /// Reads a request from its path and its query. The error says what is wrong with it.
-    pub fn parse(path: &str, query: &str, unit: Unit) -> Result<Self, String> {
+    /// Parses a request from its path and its query.
+    pub fn parse(path: &str, query: &str, unit: TimeUnit) -> Result<Self, String> {
         let command = path.rsplit('/').next().unwrap_or_default();
         let id = |name| item(query, name).map_or(Ok(None), valid_id);
         match command {
             "hb_init" | "hb_ping" => {
-                let promised = first(query).map_or(Ok(Duration::ZERO), |t| time("T", &t, unit))?;
-                Ok(Self::Beat(some_id(id("appid")?, "appid")?, promised, unit))
+                let interval =
+                    first(query).map_or(Ok(Duration::ZERO), |t| parse_time("T", &t, unit))?;
+                Ok(Self::Heartbeat(require(id("appid")?, "appid")?, interval, unit))
             }
-            "hb_done" => Ok(Self::Done(some_id(id("appid")?, "appid")?)),
+            "hb_done" => Ok(Self::Done(require(id("appid")?, "appid")?)),
             "list" => Ok(Self::List),
             "status" => Ok(Self::Status(id("appid")?)),
             "maintenance" => {
                 let length = first(query).ok_or("T is missing: /maintenance?T, or ?T&appid=ID")?;
-                Ok(Self::Maintenance(id("appid")?, time("T", &length, unit)?))
+                Ok(Self::Maintenance(id("appid")?, parse_time("T", &length, unit)?))
             }
-            // The form of the design notes, whose times are milliseconds.
+            // An older form of the protocol, whose times are always milliseconds.
             "heartbeat.html" => {
                 let next = item(query, "next").unwrap_or_else(|| b"0".to_vec());
-                let promised = time("next", &next, Unit::Milliseconds)?;
-                let id = some_id(id("container")?, "container")?;
-                Ok(Self::Beat(id, promised, Unit::Milliseconds))
+                let interval = parse_time("next", &next, TimeUnit::Milliseconds)?;
+                let id = require(id("container")?, "container")?;
+                Ok(Self::Heartbeat(id, interval, TimeUnit::Milliseconds))
             }
             other => Err(format!(
                 "there is no \"{}\" here; there are hb_init, hb_ping, hb_done, list, status and maintenance",
@@ -69,13 +58,13 @@ impl Request {
     }
 }
 
-/// The first item, if it has no name.
+/// The first item of the query, if it has no name.
 fn first(query: &str) -> Option<Vec<u8>> {
     let first = query.split('&').next().unwrap_or_default();
     (!first.is_empty() && !first.contains('=')).then(|| percent_decode_str(first).collect())
 }
 
-/// The value of a named item.
+/// The value of a named item of the query.
 fn item(query: &str, name: &str) -> Option<Vec<u8>> {
     let items = query.split('&').filter_map(|item| item.split_once('='));
     items
@@ -85,21 +74,21 @@ fn item(query: &str, name: &str) -> Option<Vec<u8>> {
 }
 
 fn valid_id(id: Vec<u8>) -> Result<Option<String>, String> {
-    if id.len() > ID_BYTES {
-        return Err(format!("the id has {} bytes; {ID_BYTES} are the most", id.len()));
+    if id.len() > MAX_ID_BYTES {
+        return Err(format!("the id has {} bytes; {MAX_ID_BYTES} are the most", id.len()));
     }
     let id = String::from_utf8(id).map_err(|_| "the id is not UTF-8".to_owned())?;
     Ok(Some(id).filter(|id| !id.is_empty()))
 }
 
-fn some_id(id: Option<String>, name: &str) -> Result<String, String> {
-    id.ok_or_else(|| format!("{name} is missing: who beats?"))
+fn require(id: Option<String>, name: &str) -> Result<String, String> {
+    id.ok_or_else(|| format!("{name} is missing: the application's id"))
 }
 
-/// A decimal number of the unit: digits, and perhaps a fraction.
-fn time(name: &str, text: &[u8], unit: Unit) -> Result<Duration, String> {
+/// Parses a decimal number: digits and an optional fraction. Rejects signs and exponents, which Rust's parser accepts.
+fn parse_time(name: &str, text: &[u8], unit: TimeUnit) -> Result<Duration, String> {
     let wrong = |why: &str| {
-        let unit = if unit == Unit::Seconds { "seconds" } else { "milliseconds" };
+        let unit = if unit == TimeUnit::Seconds { "seconds" } else { "milliseconds" };
         let shown = escape_for_log(text, EXCERPT_CHARS);
         Err(format!("{name} must be {unit} from 0 to a week, got \"{shown}\": {why}"))
     };
@@ -111,8 +100,8 @@ fn time(name: &str, text: &[u8], unit: Unit) -> Result<Duration, String> {
     let Some(number) = number.and_then(|number| number.parse::<f64>().ok()) else {
         return wrong("it is not a number");
     };
-    let seconds = if unit == Unit::Seconds { number } else { number / 1000.0 };
-    if seconds > LONGEST.as_secs_f64() {
+    let seconds = if unit == TimeUnit::Seconds { number } else { number / 1000.0 };
+    if seconds > MAX_TIME.as_secs_f64() {
         return wrong("it is longer than a week");
     }
     Ok(Duration::from_secs_f64(seconds))
@@ -121,10 +110,10 @@ fn time(name: &str, text: &[u8], unit: Unit) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Unit::{Milliseconds, Seconds};
+    use TimeUnit::{Milliseconds, Seconds};
 
-    fn beat(id: &str, milliseconds: u64, unit: Unit) -> Result<Request, String> {
-        Ok(Request::Beat(id.into(), Duration::from_millis(milliseconds), unit))
+    fn heartbeat(id: &str, milliseconds: u64, unit: TimeUnit) -> Result<Request, String> {
+        Ok(Request::Heartbeat(id.into(), Duration::from_millis(milliseconds), unit))
     }
 
     fn ms(target: &str) -> Result<Request, String> {
@@ -138,17 +127,20 @@ mod tests {
     }
 
     #[test]
-    fn beats_of_the_released_clients() {
-        let demo = beat("demo", 5000, Milliseconds);
+    fn parses_requests_of_released_clients() {
+        let demo = heartbeat("demo", 5000, Milliseconds);
         assert_eq!(ms("/hb_ping?5000&appid=demo&cache_buster=1700000000_123"), demo);
         assert_eq!(ms("/hb_init?5000&appid=demo&cache_buster=1521475200.5"), demo);
         assert_eq!(ms("//some/prefix/hb_init?5000&appid=demo"), demo);
-        assert_eq!(ms("/hb_ping?appid=demo"), beat("demo", 0, Milliseconds));
-        assert_eq!(ms("/hb_ping?&appid=demo"), beat("demo", 0, Milliseconds));
-        assert_eq!(ms("/hb_ping?0&appid=a%20b%26c"), beat("a b&c", 0, Milliseconds));
-        assert_eq!(ms("/heartbeat.html?container=pong&next=700"), beat("pong", 700, Milliseconds));
-        assert_eq!(s("/hb_ping?5&appid=demo"), beat("demo", 5000, Seconds));
-        assert_eq!(s("/hb_ping?0.5&appid=demo"), beat("demo", 500, Seconds));
+        assert_eq!(ms("/hb_ping?appid=demo"), heartbeat("demo", 0, Milliseconds));
+        assert_eq!(ms("/hb_ping?&appid=demo"), heartbeat("demo", 0, Milliseconds));
+        assert_eq!(ms("/hb_ping?0&appid=a%20b%26c"), heartbeat("a b&c", 0, Milliseconds));
+        assert_eq!(
+            ms("/heartbeat.html?container=pong&next=700"),
+            heartbeat("pong", 700, Milliseconds)
+        );
+        assert_eq!(s("/hb_ping?5&appid=demo"), heartbeat("demo", 5000, Seconds));
+        assert_eq!(s("/hb_ping?0.5&appid=demo"), heartbeat("demo", 500, Seconds));
         assert_eq!(ms("/hb_done?0&appid=demo"), Ok(Request::Done("demo".into())));
         assert_eq!(ms("/list?cache_buster=1"), Ok(Request::List));
         assert_eq!(ms("/status?cache_buster=1"), Ok(Request::Status(None)));
@@ -161,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said() {
+    fn rejects_invalid_requests_with_reason() {
         for (target, why) in [
             ("/hb_ping?-1&appid=a", "it is negative"),
             ("/hb_ping?1e3&appid=a", "got \"1e3\": it is not a number"),

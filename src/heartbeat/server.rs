@@ -1,27 +1,26 @@
-//! The heartbeat port: short HTTP requests, many on one connection, none of which waits for anything.
+//! The heartbeat port: short HTTP requests, many per connection, each answered at once in the connection's thread.
 //!
-//! Runs in the connection's thread. Pages of any origin may beat and ask; maintenance is not theirs to declare.
+//! Web pages of any origin may send heartbeats and query the status, but may not start maintenance.
 
 use std::time::Duration;
 
 use log::Level;
 
-use crate::config::Current;
+use crate::config::{Current, TimeUnit};
 use crate::heartbeat::monitor::HeartbeatMonitor;
-use crate::heartbeat::protocol;
-use crate::heartbeat::protocol::{Request, Unit};
-use crate::heartbeat::table::HeartbeatTable;
+use crate::heartbeat::nagios;
+use crate::heartbeat::protocol::Request;
+use crate::heartbeat::table::{HeartbeatTable, MAX_APPS};
 use crate::http::csrf::is_browser;
 use crate::http::listener::ClientConnection;
 use crate::http::pipeline::{Pipeline, Routed};
 use crate::http::request::RequestHead;
 use crate::http::response::{OK, Response};
-use crate::limits;
 use crate::util::deadline_stream::DeadlineStream;
 
 /// Shared by all connections of the heartbeat port.
-pub struct Heartbeat<'a> {
-    watchdog: &'a HeartbeatMonitor,
+pub struct HeartbeatServer<'a> {
+    monitor: &'a HeartbeatMonitor,
     settings: &'a Current,
     pipeline: Pipeline,
 }
@@ -29,90 +28,84 @@ pub struct Heartbeat<'a> {
 const ALLOW_ORIGIN: &str = "Access-Control-Allow-Origin: *";
 const ALLOW: &str = "Allow: GET, POST, HEAD, OPTIONS";
 
-impl<'a> Heartbeat<'a> {
-    pub fn new(watchdog: &'a HeartbeatMonitor, settings: &'a Current) -> Self {
+impl<'a> HeartbeatServer<'a> {
+    pub fn new(monitor: &'a HeartbeatMonitor, settings: &'a Current) -> Self {
         let pipeline = Pipeline::new("heartbeat").allow_idle_start();
         let pipeline = pipeline.with_rejection_header(ALLOW_ORIGIN);
-        Self { watchdog, settings, pipeline }
+        Self { monitor, settings, pipeline }
     }
 
-    /// Serves one connection to its end.
+    /// Serves one connection until it ends.
     pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
-        // No request on this port asks for an upgrade.
+        // This port has no WebSocket upgrade.
         self.pipeline.handle_connection(stream, &mut client, |head, client| {
             Ok(Routed::Response(self.respond(head, client)))
         });
     }
 
     fn respond(&self, head: &RequestHead<'_>, client: &ClientConnection<'_>) -> Response {
-        let response = |status, body: &str| {
-            let response = Response::text(status, body).header(ALLOW_ORIGIN);
-            response.header("Cache-Control: no-store")
-        };
         match head.method {
             "GET" | "POST" | "HEAD" => {}
             // A CORS preflight. From a public page to a private address, browsers require Private Network Access too.
             "OPTIONS" => {
-                return response(OK, "")
+                return text(OK, "")
                     .header("Access-Control-Allow-Methods: GET, POST, HEAD, OPTIONS")
                     .header("Access-Control-Allow-Headers: *")
                     .header("Access-Control-Allow-Private-Network: true")
                     .header("Access-Control-Max-Age: 86400");
             }
             _ => {
-                let text = "use GET, POST, HEAD or OPTIONS";
-                return response("405 Method Not Allowed", text).header(ALLOW);
+                return text("405 Method Not Allowed", "use GET, POST, HEAD or OPTIONS")
+                    .header(ALLOW);
             }
         }
         let unit = self.settings.get().heartbeat.unit;
-        let answered = Request::parse(head.path, head.query, unit)
-            .map_err(|text| ("400 Bad Request", text))
-            .and_then(|request| self.obey(request, head, unit));
-        match answered {
-            Ok(body) => response(OK, &body),
+        let answer = Request::parse(head.path, head.query, unit)
+            .map_err(|why| ("400 Bad Request", why))
+            .and_then(|request| self.execute(request, head, unit));
+        match answer {
+            Ok(body) => text(OK, &body),
             Err((status, body)) => {
                 self.pipeline.log_rejected(client, status, &body);
-                response(status, &body)
+                text(status, &body)
             }
         }
     }
 
-    fn obey(
+    /// Returns the body of the answer, or a status line and an error message.
+    fn execute(
         &self,
         request: Request,
         head: &RequestHead<'_>,
-        unit: Unit,
+        unit: TimeUnit,
     ) -> Result<String, (&'static str, String)> {
         let full = |what: &str| {
-            let most = limits::HEARTBEAT_APPS;
-            (
-                "503 Service Unavailable",
-                format!("there are {most} {what} already, the most that may be"),
-            )
+            let message = format!("the limit of {MAX_APPS} {what} is reached");
+            ("503 Service Unavailable", message)
         };
         match request {
-            Request::Beat(id, promised, unit) => self
-                .watchdog
-                .with(|watch, now| watch.beat(&id, promised, now))
-                .map(|granted| protocol::granted(granted, unit))
+            Request::Heartbeat(id, interval, unit) => self
+                .monitor
+                .with(|table, now| table.heartbeat(&id, interval, now))
+                .map(|timeout| nagios::timeout(timeout, unit))
                 .map_err(|_| full("applications")),
             Request::Done(id) => {
-                self.watchdog.with(|watch, now| watch.done(&id, now));
-                Ok(protocol::GOODBYE.to_owned())
+                self.monitor.with(|table, now| table.done(&id, now));
+                Ok(nagios::DONE.to_owned())
             }
-            Request::List => Ok(self.watchdog.with(|watch, now| protocol::list(&watch.ids(now)))),
+            Request::List => Ok(self.monitor.with(|table, now| nagios::list(&table.ids(now)))),
             Request::Status(id) => {
-                Ok(self.watchdog.with(|watch, now| status(watch, id.as_deref(), now, unit)))
+                Ok(self.monitor.with(|table, now| status(table, id.as_deref(), now, unit)))
             }
             Request::Maintenance(id, length) => {
                 if is_browser(head) {
-                    let text = "pages may not declare maintenance".to_owned();
-                    return Err(("403 Forbidden", text));
+                    let message = "web pages may not start or end maintenance".to_owned();
+                    return Err(("403 Forbidden", message));
                 }
-                self.watchdog
-                    .with(|watch, now| watch.maintain(id.as_deref(), length, now))
+                self.monitor
+                    .with(|table, now| table.set_maintenance(id.as_deref(), length, now))
                     .map_err(|_| full("applications in maintenance"))?;
-                let line = protocol::maintenance_line(id.as_deref(), length);
+                let line = nagios::maintenance_line(id.as_deref(), length);
                 self.pipeline.log.write(Level::Info, || format!("heartbeat: {line}"));
                 Ok(line)
             }
@@ -120,20 +113,24 @@ impl<'a> Heartbeat<'a> {
     }
 }
 
-/// The line of an application, or of the host: that of its only application, if it has one.
-fn status(watch: &mut HeartbeatTable, id: Option<&str>, now: Duration, unit: Unit) -> String {
+fn text(status: &'static str, body: &str) -> Response {
+    Response::text(status, body).header(ALLOW_ORIGIN).header("Cache-Control: no-store")
+}
+
+/// The status line of an application, or of the host. A host with a single application has that application's line.
+fn status(table: &mut HeartbeatTable, id: Option<&str>, now: Duration, unit: TimeUnit) -> String {
     let id = match id {
         Some(id) => id.to_owned(),
         None => {
-            let maintenance = watch.maintenance(None, now);
-            match watch.ids(now).as_slice() {
+            let maintenance = table.maintenance(None, now);
+            match table.ids(now).as_slice() {
                 [only] => (*only).to_owned(),
-                ids => return protocol::host_line(ids, maintenance),
+                ids => return nagios::host_line(ids, maintenance),
             }
         }
     };
-    match watch.status(&id, now) {
-        Some(status) => protocol::status_line(&status, unit),
-        None => protocol::unknown_line(&id, watch.maintenance(Some(&id), now)),
+    match table.status(&id, now) {
+        Some(status) => nagios::status_line(&status, unit),
+        None => nagios::unknown_line(&id, table.maintenance(Some(&id), now)),
     }
 }

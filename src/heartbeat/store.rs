@@ -1,4 +1,4 @@
-//! What survives a restart: one small file, replaced as a whole.
+//! The state file `heartbeat.json`, replaced as a whole with each save.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -6,99 +6,97 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::heartbeat::table::Saved;
-use crate::limits;
 use crate::util::error::reason;
 use crate::util::state_dir;
 
-/// The file, if there can be one.
+/// The file is smaller than this: 10 000 applications, as many dropped ones and as many in maintenance, with ids of 256 bytes,
+/// each of which JSON may escape with six characters.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+
 pub struct Store {
     path: PathBuf,
-    /// Whether the log has said already that it cannot be written.
+    /// Whether the last write failed. Only the first failure is logged.
     failing: AtomicBool,
 }
 
 impl Store {
-    /// The file in `state_dir`, which is made if it is not there. One that cannot be written is said once.
+    /// Opens the file in `state_dir`, and creates the directory if it does not exist. Logs if the file cannot be written.
     pub fn open(state_dir: &Path) -> Self {
         let store =
             Self { path: state_dir.join("heartbeat.json"), failing: AtomicBool::new(false) };
-        let made = state_dir::make(state_dir);
-        // Something else may be in its place, which the next line names better.
-        let made = made.or_else(|error| if state_dir.exists() { Ok(()) } else { Err(error) });
-        let writable = made.and_then(|()| {
-            state_dir::create(&store.beside("new"), 0o600)
-                .and_then(|_| fs::remove_file(store.beside("new")))
+        let created = state_dir::create_dir(state_dir);
+        // If something else has that name, creating the file below gives the better error.
+        let created = created.or_else(|error| if state_dir.exists() { Ok(()) } else { Err(error) });
+        let writable = created.and_then(|()| {
+            state_dir::create_file(&store.sibling("new"), 0o600)
+                .and_then(|_| fs::remove_file(store.sibling("new")))
         });
-        store.note(writable);
+        store.log_result(writable);
         store
     }
 
-    /// What was saved. A file that cannot be understood is kept beside, and said.
+    /// Loads the saved state. A damaged file is logged and renamed.
     pub fn load(&self) -> Option<Saved> {
         let mut text = Vec::new();
-        let read = state_dir::open(&self.path)
-            .and_then(|file| file.take(limits::STATE_FILE_BYTES).read_to_end(&mut text));
+        let read = state_dir::open_file(&self.path)
+            .and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut text));
         match read {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                log::warn!(
-                    "read {}: {}; heartbeats begin anew",
-                    self.path.display(),
-                    reason(&error)
-                );
+                let path = self.path.display();
+                log::warn!("read {path}: {}; starting without saved heartbeats", reason(&error));
                 return None;
             }
         }
         match serde_json::from_slice(&text) {
             Ok(saved) => Some(saved),
             Err(error) => {
-                let damaged = self.beside("damaged");
+                let damaged = self.sibling("damaged");
                 log::warn!(
-                    "{} is damaged ({error}); it is kept as {}, and heartbeats begin anew",
+                    "{} is damaged ({error}), renamed to {}; starting without saved heartbeats",
                     self.path.display(),
                     damaged.display()
                 );
-                // If it cannot be kept, it is written over with the next change.
+                // If the rename fails, the next save overwrites the damaged file.
                 let _ = fs::rename(&self.path, damaged);
                 None
             }
         }
     }
 
-    /// Writes it: whole or not at all, whatever happens meanwhile. Says whether it is written.
+    /// Replaces the file atomically. Returns whether it was written.
     pub fn save(&self, saved: &Saved) -> bool {
-        let new = self.beside("new");
+        let new = self.sibling("new");
         let written = serde_json::to_vec(saved).map_err(io::Error::from).and_then(|text| {
-            let mut file = state_dir::create(&new, 0o600)?;
+            let mut file = state_dir::create_file(&new, 0o600)?;
             file.write_all(&text)?;
             file.sync_all()?;
             fs::rename(&new, &self.path)
         });
-        let good = written.is_ok();
-        if !good {
-            // A full disk has better use for the room.
+        let is_written = written.is_ok();
+        if !is_written {
+            // Frees the space of a partial file on a full disk.
             let _ = fs::remove_file(&new);
         }
-        self.note(written);
-        good
+        self.log_result(written);
+        is_written
     }
 
-    fn note(&self, result: io::Result<()>) {
-        let failed = result.is_err();
-        let before = self.failing.swap(failed, Ordering::Relaxed);
+    fn log_result(&self, result: io::Result<()>) {
+        let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match result {
-            Err(error) if !before => log::warn!(
+            Err(error) if !was_failing => log::warn!(
                 "write {}: {}; heartbeats are kept in memory only, see state_dir",
                 self.path.display(),
                 reason(&error)
             ),
-            Ok(()) if before => log::info!("{} can be written again", self.path.display()),
+            Ok(()) if was_failing => log::info!("{} can be written again", self.path.display()),
             _ => {}
         }
     }
 
-    fn beside(&self, extension: &str) -> PathBuf {
+    fn sibling(&self, extension: &str) -> PathBuf {
         self.path.with_extension(format!("json.{extension}"))
     }
 }

@@ -1,59 +1,50 @@
-//! The one error type: messages that a tired operator can act on.
-//!
-//! Lower case, no full stop; what, where, and the offending text escaped and cut.
+//! The error type of the program. Messages are lower case without a full stop, and contain what failed, where, and the
+//! offending text, escaped and truncated.
 
 use std::fmt;
 use std::io;
 
 use crate::procfs::ParseError;
 
-/// Why something did not work.
 #[derive(Debug)]
 pub enum Error {
-    /// The command line is wrong.
+    /// Invalid command line.
     Arguments(String),
-    /// A setting is wrong.
+    /// Invalid setting.
     Setting {
-        /// Where it was set: a file and its line, an environment variable, `-s KEY`.
+        /// File and line, environment variable or command line.
         origin: String,
-        /// What is wrong with it, and what is expected.
         why: String,
     },
-    /// The operating system refused.
+    /// A system call failed.
     System {
-        /// What was being done, e.g. `read /proc/stat`.
-        doing: String,
-        /// What to do about it, if that is known.
+        /// The failed operation, e.g. `read /proc/stat`.
+        operation: String,
+        /// What the operator can do.
         hint: Option<String>,
-        /// The refusal.
         source: io::Error,
     },
-    /// A file of the kernel holds something unexpected.
-    Parse {
-        /// The file.
-        file: String,
-        /// Where in it, and what.
-        source: ParseError,
-    },
+    /// A kernel file has unexpected content.
+    Parse { file: String, source: ParseError },
 }
 
 impl Error {
-    /// An error of the operating system while `doing` something.
-    pub fn system(doing: impl Into<String>, source: io::Error) -> Self {
-        Self::System { doing: doing.into(), hint: None, source }
+    /// A failed system call of an operation, e.g. `read /proc/stat`.
+    pub fn system(operation: impl Into<String>, source: io::Error) -> Self {
+        Self::System { operation: operation.into(), hint: None, source }
     }
 
-    /// The same, with what to do about it.
+    /// Adds what the operator can do.
     pub fn with_hint(self, text: impl Into<String>) -> Self {
         match self {
-            Self::System { doing, source, .. } => {
-                Self::System { doing, hint: Some(text.into()), source }
+            Self::System { operation, source, .. } => {
+                Self::System { operation, hint: Some(text.into()), source }
             }
             other => other,
         }
     }
 
-    /// What the process ends with: 2 for wrong arguments or settings, 1 for everything else.
+    /// Exit code of the process: 2 for invalid arguments or settings, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Arguments(_) | Self::Setting { .. } => 2,
@@ -67,8 +58,8 @@ impl fmt::Display for Error {
         match self {
             Self::Arguments(why) => write!(f, "{why}; see hm-agent --help"),
             Self::Setting { origin, why } => write!(f, "{origin}: {why}"),
-            Self::System { doing, hint, source } => {
-                write!(f, "{doing}: {}", reason(source))?;
+            Self::System { operation, hint, source } => {
+                write!(f, "{operation}: {}", reason(source))?;
                 hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
             }
             Self::Parse { file, source } => write!(f, "parse {file} {source}"),
@@ -86,15 +77,14 @@ impl std::error::Error for Error {
     }
 }
 
-/// The system's words for an error, without the number that Rust puts behind them.
+/// The system's text for an error, without the number that Rust appends and with a lower case first letter.
 pub fn reason(error: &io::Error) -> String {
     let text = error.to_string();
-    let mut words = text.split(" (os error").next().unwrap_or_default().to_owned();
-    // The whole of Unicode's cases would be 25 KB.
-    if let Some(first) = words.get_mut(..1) {
+    let mut reason = text.split(" (os error").next().unwrap_or_default().to_owned();
+    if let Some(first) = reason.get_mut(..1) {
         first.make_ascii_lowercase();
     }
-    words
+    reason
 }
 
 #[cfg(test)]
@@ -103,7 +93,7 @@ mod tests {
     use std::error::Error as _;
 
     #[test]
-    fn messages_say_what_where_and_why() {
+    fn messages_contain_operation_reason_and_hint() {
         let missing = io::Error::from_raw_os_error(2);
         let error = Error::system("read /proc/stat", missing).with_hint("is path.proc right?");
         assert_eq!(
@@ -120,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_and_arguments_are_exit_code_2() {
+    fn exit_code_is_2_for_invalid_settings_and_arguments() {
         assert_eq!(Error::Arguments(String::new()).exit_code(), 2);
         assert_eq!(Error::Setting { origin: "-s x".into(), why: String::new() }.exit_code(), 2);
         assert_eq!(Error::system("x", io::Error::from_raw_os_error(1)).exit_code(), 1);

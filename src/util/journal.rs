@@ -88,7 +88,7 @@ impl Journal {
         lines: impl Iterator<Item = (char, std::borrow::Cow<'a, str>)>,
     ) -> io::Result<File> {
         if let Some(directory) = self.path.parent() {
-            state_dir::make(directory)?;
+            state_dir::create_dir(directory)?;
         }
         let new = self.path.with_extension("new");
         let written = write_all(&new, lines);
@@ -120,7 +120,7 @@ fn write_all<'a>(
     path: &Path,
     lines: impl Iterator<Item = (char, std::borrow::Cow<'a, str>)>,
 ) -> io::Result<File> {
-    let mut writer = io::BufWriter::new(state_dir::create(path, 0o600)?);
+    let mut writer = io::BufWriter::new(state_dir::create_file(path, 0o600)?);
     for (kind, text) in lines {
         writer.write_all(line(kind, &text).as_bytes())?;
     }
@@ -132,7 +132,7 @@ fn write_all<'a>(
 /// How many lines were damaged.
 fn read(path: &Path, mut each: impl FnMut(char, &str) -> bool) -> io::Result<usize> {
     let mut torn = 0;
-    let mut lines = BufReader::new(state_dir::open(path)?.take(limits::JOURNAL_BYTES));
+    let mut lines = BufReader::new(state_dir::open_file(path)?.take(limits::JOURNAL_BYTES));
     let mut bytes = Vec::new();
     while lines.read_until(b'\n', &mut bytes)? > 0 {
         let good = parse(&bytes).is_some_and(|(kind, text)| each(kind, text));

@@ -1,9 +1,8 @@
-//! Log lines on standard error.
+//! Logger that writes to standard error.
 //!
-//! A plain line is `2026-11-21T09:00:00Z warn text`. Into systemd's journal it is `<4>text`: the journal
-//! knows the time and reads the level from the prefix (sd-daemon(3)). Not `eprintln!`, which
-//! panics when the log's reader died or its disk is full: a line that cannot be written is lost, the
-//! agent goes on. It also does not wait for a reader that has stopped reading.
+//! A line is `2026-11-21T09:00:00Z warn text`, or `<4>text` for systemd's journal, which adds the time and reads the level from
+//! the prefix (sd-daemon(3)). It does not use `eprintln!`, which panics when the reader has closed the pipe or the disk is
+//! full: a line that cannot be written is lost and the agent continues. It never waits for a reader that does not read.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,13 +13,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::limits;
 use crate::sys;
 use crate::sys::Interest;
 use crate::util::sync::{TokenBucket, lock};
 
-/// The longest line; a pipe takes so much at once or not at all (pipe(7), PIPE_BUF).
-pub const LINE_BYTES: usize = 4096;
+/// Longer lines are truncated. A pipe accepts this much in one write or nothing (pipe(7), PIPE_BUF).
+pub const MAX_LINE_BYTES: usize = 4096;
 
 struct Logger {
     journal: bool,
@@ -29,26 +27,26 @@ struct Logger {
 /// Starts logging at `level`.
 pub fn init(level: LevelFilter) {
     let journal = writes_to_journal().unwrap_or(false);
-    // It fails only when a logger is there already, which then serves as well.
+    // It fails only if a logger is already set, which then stays in use.
     let _ = log::set_boxed_logger(Box::new(Logger { journal }));
     log::set_max_level(level);
 }
 
-/// systemd names the journal's socket in `JOURNAL_STREAM`; programs started further down inherit the
-/// variable, with standard error somewhere else.
+/// systemd sets `JOURNAL_STREAM` to the journal's socket. Child processes inherit the variable even if their standard error is
+/// redirected, so the value is compared with the actual stream.
 fn writes_to_journal() -> io::Result<bool> {
     let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return Ok(false) };
     Ok(journal == stream_name(io::stderr().as_fd())?)
 }
 
-/// What `JOURNAL_STREAM` holds for who writes to this: whoever reads it understands the prefixes.
+/// The value of `JOURNAL_STREAM` for a process whose standard error is this stream.
 pub fn stream_name(stream: BorrowedFd<'_>) -> io::Result<String> {
     let stream = File::from(stream.try_clone_to_owned()?).metadata()?;
     Ok(format!("{}:{}", stream.dev(), stream.ino()))
 }
 
 impl Log for Logger {
-    // Libraries write what peers send into their trace lines; ours decide what may be shown.
+    // Libraries log what peers send, unescaped and with secrets, so only lines of this crate are logged.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with(env!("CARGO_CRATE_NAME"))
     }
@@ -61,9 +59,9 @@ impl Log for Logger {
                 let level = record.level().as_str().to_ascii_lowercase();
                 format!("{} {level} {}\n", utc(unix_seconds()), record.args())
             };
-            // One write, so that lines of different threads do not mix; a pipe that has room at all has
-            // room for a page. See above for why a failure is passed over.
-            let line = &line.as_bytes()[..line.len().min(LINE_BYTES)];
+            // One write, so that lines of different threads do not mix. A writable pipe has room for a page. A failure is
+            // ignored, see the module documentation.
+            let line = &line.as_bytes()[..line.len().min(MAX_LINE_BYTES)];
             let stderr = io::stderr();
             let writable = (stderr.as_fd(), Interest::Writable);
             if sys::wait([writable], Some(Duration::ZERO)) == [true] {
@@ -75,7 +73,7 @@ impl Log for Logger {
     fn flush(&self) {}
 }
 
-/// The level as syslog(3) counts it.
+/// The priority of a level in syslog(3).
 pub fn syslog_priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -85,18 +83,18 @@ pub fn syslog_priority(level: Level) -> u8 {
     }
 }
 
-/// The wall clock, Unix seconds.
+/// Wall clock time in Unix seconds.
 pub fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The same, Unix milliseconds.
+/// Wall clock time in Unix milliseconds.
 pub fn unix_milliseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     u64::try_from(since).unwrap_or(u64::MAX)
 }
 
-/// RFC 3339 in UTC, to the second.
+/// Formats a time by RFC 3339, in UTC.
 pub fn utc(unix_seconds: u64) -> String {
     let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
     let (year, month, day) = civil(days);
@@ -104,8 +102,8 @@ pub fn utc(unix_seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Day, month and year of the proleptic Gregorian calendar, counted from 1970-01-01. Years are counted
-/// from March, so that the leap day is the last of its year.
+/// Converts days since 1970-01-01 to year, month and day of the proleptic Gregorian calendar. Years start in March here, so
+/// that the leap day is the last day of a year.
 fn civil(days: u64) -> (u64, u64, u64) {
     const DAYS_BEFORE_1970: u64 = 719_468; // from 0000-03-01
     let days = days + DAYS_BEFORE_1970;
@@ -120,17 +118,18 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
-/// Bounds the lines that peers can cause: a burst, then one a second; the rest is counted, and the next
-/// line that passes says how many there were.
+/// Limits log lines that peers can cause: a burst of 20, then one per second. Suppressed lines are counted, and the next line
+/// that is written contains their number.
 pub struct RateLimitedLog(Mutex<(TokenBucket, u64)>);
 
 impl RateLimitedLog {
-    /// A full allowance.
+    const BURST: u32 = 20;
+
     pub const fn new() -> Self {
-        Self(Mutex::new((TokenBucket::new(limits::PEER_LOG_LINES), 0)))
+        Self(Mutex::new((TokenBucket::new(Self::BURST), 0)))
     }
 
-    /// Logs `line` if the allowance is not used up. Text from a peer must be escaped already.
+    /// Writes `line` unless the limit is reached. Text from a peer must be escaped.
     pub fn write(&self, level: Level, line: impl FnOnce() -> String) {
         if level > log::max_level() {
             return;
@@ -145,7 +144,7 @@ impl RateLimitedLog {
         };
         match suppressed {
             0 => log::log!(level, "{}", line()),
-            more => log::log!(level, "{} ({more} lines like this were left out)", line()),
+            more => log::log!(level, "{} ({more} similar lines suppressed)", line()),
         }
     }
 }
@@ -161,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_calendar() {
+    fn formats_utc_around_leap_days() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399, "2000-02-28T23:59:59Z"),

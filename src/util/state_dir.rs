@@ -1,5 +1,5 @@
-//! Files in `state_dir`. Where others may write there, too, nothing is written through what they put in the way, and nothing
-//! that they put there is waited for.
+//! Files in `state_dir`. If other users can write to the directory, their symbolic links are never followed and their pipes
+//! never block the agent.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -8,47 +8,46 @@ use std::path::Path;
 
 use crate::sys::users;
 
-/// Makes the directory, if it is not there.
-pub fn make(directory: &Path) -> io::Result<()> {
+/// Creates the directory if it does not exist.
+pub fn create_dir(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o750).create(directory)
 }
 
-/// A new, empty file for this user alone. What has that name goes first: a link would lead the writer elsewhere, and
-/// somebody else's file would stay theirs to read.
-pub fn create(path: &Path, mode: u32) -> io::Result<File> {
+/// Creates an empty file for this user. An existing file of that name is removed first: a symbolic link would redirect the
+/// writes, and another user's file would stay readable for that user.
+pub fn create_file(path: &Path, mode: u32) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => OpenOptions::new().write(true).create_new(true).mode(mode).open(path),
     }
 }
 
-/// Opens a file to be read. A link is none, and a pipe, for which a writer would be waited for, neither.
-pub fn open(path: &Path) -> io::Result<File> {
+/// Opens a regular file for reading. Rejects symbolic links and pipes; opening a pipe would block until a writer opens it.
+pub fn open_file(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     match file.metadata()?.is_file() {
         true => Ok(file),
-        false => Err(io::Error::other("it is no file")),
+        false => Err(io::Error::other("not a regular file")),
     }
 }
 
-/// Why a program in that directory is not to be run: somebody else could have put another one in its place.
-pub fn check_alone(directory: &Path) -> io::Result<()> {
-    let found = fs::metadata(directory)?;
-    let sticky = found.mode() & 0o1000 != 0;
-    match found.mode() & 0o002 != 0 && !sticky
-        || ![0, users::effective_uid()].contains(&found.uid())
+/// Fails if another user could replace a program in that directory, which then must not be run.
+pub fn check_exclusive(directory: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(directory)?;
+    let sticky = metadata.mode() & 0o1000 != 0;
+    match metadata.mode() & 0o002 != 0 && !sticky
+        || ![0, users::effective_uid()].contains(&metadata.uid())
     {
         true => Err(io::Error::other("other users can write there")),
         false => Ok(()),
     }
 }
 
-/// Says in the log if everybody can write there.
-pub fn remark(directory: &Path) {
-    if fs::metadata(directory).is_ok_and(|found| found.mode() & 0o002 != 0) {
+pub fn warn_if_world_writable(directory: &Path) {
+    if fs::metadata(directory).is_ok_and(|metadata| metadata.mode() & 0o002 != 0) {
         log::warn!(
-            "{}: every user of this machine can write there, and have the agent believe what it finds; see state_dir",
+            "{} is world-writable: any user of this machine can change the agent's state; see state_dir",
             directory.display()
         );
     }
@@ -66,7 +65,7 @@ mod tests {
     impl Dir {
         fn new(name: &str) -> Self {
             let dir = std::env::temp_dir().join(format!("hm-state-{name}-{}", std::process::id()));
-            make(&dir).unwrap();
+            create_dir(&dir).unwrap();
             Self(dir)
         }
     }
@@ -78,42 +77,42 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_through_a_link_or_into_what_somebody_else_can_read() {
+    fn replaces_symbolic_link_and_readable_file() {
         let dir = Dir::new("create");
         let (path, target) = (dir.0.join("file"), dir.0.join("target"));
         fs::write(&target, "precious").unwrap();
         symlink(&target, &path).unwrap();
-        create(&path, 0o600).unwrap().write_all(b"new").unwrap();
+        create_file(&path, 0o600).unwrap().write_all(b"new").unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        let mut theirs = open(&path).unwrap();
-        let file = create(&path, 0o600).unwrap();
+        let mut old = open_file(&path).unwrap();
+        let file = create_file(&path, 0o600).unwrap();
         assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
         let mut read = String::new();
-        theirs.read_to_string(&mut read).unwrap();
-        assert_eq!(read, "new", "the old one stays what it was");
-        assert!(create(&dir.0, 0o600).is_err());
+        old.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "new", "the replaced file is unchanged");
+        assert!(create_file(&dir.0, 0o600).is_err());
     }
 
     #[test]
-    fn a_link_is_not_followed_and_a_pipe_not_waited_for() {
+    fn rejects_symbolic_link_and_pipe_without_blocking() {
         let dir = Dir::new("open");
         let (link, pipe) = (dir.0.join("link"), dir.0.join("pipe"));
         symlink("/etc/passwd", &link).unwrap();
-        assert!(open(&link).is_err());
+        assert!(open_file(&link).is_err());
         assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-        assert_eq!(open(&pipe).unwrap_err().to_string(), "it is no file");
-        assert_eq!(open(&dir.0.join("none")).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(open_file(&pipe).unwrap_err().to_string(), "not a regular file");
+        assert_eq!(open_file(&dir.0.join("none")).unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]
-    fn no_program_is_run_from_where_others_can_write() {
+    fn rejects_directory_writable_by_other_users() {
         let dir = Dir::new("alone");
         let with = |mode| fs::set_permissions(&dir.0, fs::Permissions::from_mode(mode)).unwrap();
         for (mode, good) in [(0o750, true), (0o777, false), (0o1777, true), (0o702, false)] {
             with(mode);
-            assert_eq!(check_alone(&dir.0).is_ok(), good, "{mode:o}");
+            assert_eq!(check_exclusive(&dir.0).is_ok(), good, "{mode:o}");
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Small things that threads share: a lock that cannot poison, the stop that wakes everybody, a bucket
-//! that bounds how often something happens.
+//! Synchronisation: a lock without poisoning, the shutdown signal for all threads, a token bucket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,43 +8,43 @@ use std::time::{Duration, Instant};
 
 use crate::sys::EventFd;
 
-/// Locks. A panic ends the process (`panic = "abort"`), so there is no poison to handle.
+/// Locks a mutex. A panic aborts the process (`panic = "abort"`), so no mutex is ever poisoned.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells every thread to end. Once rung it stays rung, so nobody can miss it.
+/// Signals all threads to exit. It stays triggered, so no thread can miss it: a thread polls its file descriptor together with
+/// its sockets, or checks [`Shutdown::is_triggered`].
 pub struct Shutdown {
-    stopped: AtomicBool,
+    triggered: AtomicBool,
     event: EventFd,
 }
 
 impl Shutdown {
-    /// Not yet rung.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { stopped: AtomicBool::new(false), event: EventFd::new()? })
+        Ok(Self { triggered: AtomicBool::new(false), event: EventFd::new()? })
     }
 
-    /// From now on everything ends.
+    /// Sets the flag before the event. A thread that the event wakes must find the flag set; in the other order it could see
+    /// an unset flag and wait again.
     pub fn trigger(&self) {
-        self.stopped.store(true, Ordering::Release);
+        self.triggered.store(true, Ordering::Release);
         self.event.notify();
     }
 
-    /// Has it been rung?
     pub fn is_triggered(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.triggered.load(Ordering::Acquire)
     }
 
-    /// Waits until it is rung, `timeout` at most; says whether it was.
+    /// Waits until it is triggered, at most `timeout`. Returns whether it is triggered.
     pub fn wait(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
         while !self.is_triggered() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
                 return false;
             }
-            crate::sys::wait_readable([self.as_fd()], Some(left));
+            crate::sys::wait_readable([self.as_fd()], Some(remaining));
         }
         true
     }
@@ -57,30 +56,30 @@ impl AsFd for Shutdown {
     }
 }
 
-/// A token bucket: `burst` at once, then one a second.
+/// A token bucket: `burst` tokens at once, then one per second.
 #[derive(Debug)]
 pub struct TokenBucket {
     burst: u32,
-    left: u32,
+    tokens: u32,
     refilled: Option<Instant>,
 }
 
 impl TokenBucket {
-    /// A full one.
+    /// A full bucket.
     pub const fn new(burst: u32) -> Self {
-        Self { burst, left: burst, refilled: None }
+        Self { burst, tokens: burst, refilled: None }
     }
 
-    /// Takes one token, if there is one at `now`.
+    /// Takes one token. Returns whether one was available.
     pub fn take(&mut self, now: Instant) -> bool {
         let since = self.refilled.map_or(0, |at| now.saturating_duration_since(at).as_secs());
         if since > 0 || self.refilled.is_none() {
             let since = u32::try_from(since).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(since).min(self.burst);
+            self.tokens = self.tokens.saturating_add(since).min(self.burst);
             self.refilled = Some(now);
         }
-        let taken = self.left > 0;
-        self.left = self.left.saturating_sub(1);
+        let taken = self.tokens > 0;
+        self.tokens = self.tokens.saturating_sub(1);
         taken
     }
 }
@@ -90,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_a_burst_and_then_one_a_second() {
+    fn token_bucket_allows_burst_then_one_per_second() {
         let mut bucket = TokenBucket::new(3);
         let start = Instant::now();
         let taken = |bucket: &mut TokenBucket, seconds: f64, times: u32| {
@@ -100,11 +99,11 @@ mod tests {
         assert_eq!(taken(&mut bucket, 0.9, 10), 0);
         assert_eq!(taken(&mut bucket, 1.0, 10), 1);
         assert_eq!(taken(&mut bucket, 3.5, 10), 2);
-        assert_eq!(taken(&mut bucket, 1e6, 10), 3, "never more than the burst");
+        assert_eq!(taken(&mut bucket, 1e6, 10), 3, "at most the burst");
     }
 
     #[test]
-    fn a_stop_wakes_who_waits_and_stays_rung() {
+    fn shutdown_wakes_waiting_thread_and_stays_triggered() {
         let stop = Shutdown::new().expect("an event");
         assert!(!stop.wait(Duration::from_millis(1)));
         std::thread::scope(|scope| {

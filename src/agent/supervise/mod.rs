@@ -280,8 +280,8 @@ mod tests {
     #[test]
     fn restart_delay_doubles_to_one_minute_and_resets_after_stable_run() {
         let short = STABLE_AFTER - Duration::from_millis(1);
-        let next = |delay: &Option<Duration>| Some(restart_delay(*delay, short));
-        let delays = std::iter::successors(next(&None), next).map(|delay| delay.as_secs());
+        let next = |delay: &Duration| Some(restart_delay(Some(*delay), short));
+        let delays = std::iter::successors(Some(restart_delay(None, short)), next).map(|delay| delay.as_secs());
         assert_eq!(delays.take(8).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(restart_delay(Some(MAX_RESTART_DELAY), STABLE_AFTER), MIN_RESTART_DELAY);
     }

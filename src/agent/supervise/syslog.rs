@@ -52,7 +52,7 @@ impl Syslog {
                 let line: Vec<u8> = self.partial.drain(..=end).collect();
                 lines.push(String::from_utf8_lossy(&line[..end]).into_owned());
             }
-            if self.partial.len() >= logger::LINE_BYTES {
+            if self.partial.len() >= logger::MAX_LINE_BYTES {
                 lines.extend(self.take_partial());
             }
         }

@@ -1,90 +1,84 @@
-//! The heartbeat table: who promised to beat, when it beat last, what that comes to. A pure state machine:
-//! `now` is a parameter, on a clock that never jumps and stands still while the machine sleeps or nobody listens
-//! ([`ActiveClock`]).
+//! The heartbeat table: a state machine without I/O. `now` is a parameter, read from an
+//! [`ActiveClock`](crate::heartbeat::active_clock::ActiveClock).
 //!
-//! Overdue ratio `od` = time since the last beat ÷ granted time. From 3 on an application is late, from 5 on
-//! very late, and at 6 it is dropped: the thresholds of the released heartbeat server 1.0.0.
+//! An application announces an interval with each heartbeat. Its timeout is that interval plus [`GRACE`]. The overdue ratio
+//! (`od` in the protocol) is the time since the last heartbeat ÷ timeout. From 3 on an application is in state WARNING, from
+//! 5 on CRITICAL, and at 6 it is dropped: the thresholds of the released heartbeat server 1.0.0.
 
-pub mod active_clock;
-pub mod saved;
+mod saved;
 
-use crate::model::status::{AppState, AppStatus};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use crate::heartbeat::table::active_clock::ActiveClock;
 pub use crate::heartbeat::table::saved::{Saved, SavedApp, SavedMaintenance};
+use crate::model::status::{AppState, AppStatus};
 
-/// What a beat grants beyond what it promised, as the released server does.
-pub const TOLERANCE: Duration = Duration::from_secs(1);
+/// Maximum number of applications; each takes about 300 bytes.
+pub const MAX_APPS: usize = 10_000;
+/// Added to the announced interval, as the released server does.
+pub const GRACE: Duration = Duration::from_secs(1);
 
-/// An application has become later, or is in time again.
+/// An application changed its state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transition {
-    /// Who.
     pub id: String,
-    /// What it has become.
     pub to: AppState,
-    /// Its overdue ratio at that moment; 0 when it is in time again.
-    pub od: f64,
-    /// What its last beat was granted.
-    pub granted: Duration,
+    /// At the time of the transition; 0 on recovery.
+    pub overdue_ratio: f64,
+    /// Granted with the last heartbeat.
+    pub timeout: Duration,
 }
 
-/// There is no room for another application.
+/// The table has reached its capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
 struct App {
-    /// When it beat last, or its maintenance ended.
-    since: Duration,
-    granted: Duration,
-    /// What the last transition was to.
-    told: AppState,
-    /// Who came first is listed first.
-    number: u64,
+    /// Or the end of its maintenance.
+    last_heartbeat: Duration,
+    timeout: Duration,
+    /// The state of the last transition.
+    last_reported: AppState,
+    /// Position in lists: the order of the first heartbeats.
+    sequence: u64,
 }
 
 impl App {
-    fn od(&self, now: Duration) -> f64 {
-        // Whole numbers, for which a float has room here: of seconds, three times as long may be less than three times.
-        now.saturating_sub(self.since).as_nanos() as f64 / self.granted.as_nanos() as f64
+    fn overdue_ratio(&self, now: Duration) -> f64 {
+        // Nanoseconds are exact in a float here. A quotient of float seconds can be below 3 at exactly three timeouts.
+        now.saturating_sub(self.last_heartbeat).as_nanos() as f64 / self.timeout.as_nanos() as f64
     }
 
-    /// When it next becomes later than it is known to be.
-    fn next_deadline(&self) -> Duration {
-        let ratio = match self.told {
+    /// When it enters the next state.
+    fn next_transition_at(&self) -> Duration {
+        let ratio = match self.last_reported {
             AppState::Ok => 3,
             AppState::Warning => 5,
             AppState::Critical | AppState::Dropped => 6,
         };
-        self.since.saturating_add(self.granted.saturating_mul(ratio))
+        self.last_heartbeat.saturating_add(self.timeout.saturating_mul(ratio))
     }
 }
 
-/// The table.
 pub struct HeartbeatTable {
     capacity: usize,
     apps: BTreeMap<String, App>,
-    /// Those that were dropped, so that their coming back is a recovery.
+    /// When applications were dropped. A heartbeat of one of them is a recovery.
     dropped: BTreeMap<String, Duration>,
-    /// Until when applications are in maintenance, in the table or not.
+    /// End of the maintenance of applications, in the table or not.
     maintenance: BTreeMap<String, Duration>,
-    /// Until when the whole host is.
     host_maintenance: Option<Duration>,
-    /// What has happened and nobody has taken yet.
+    /// Not yet taken by [`HeartbeatTable::take_transitions`].
     transitions: Vec<Transition>,
-    /// Counts changes that are worth saving.
+    /// Number of changes that must be saved.
     changes: u64,
-    /// Counts those who came.
-    comers: u64,
-    /// Nothing happens before this. Beats put deadlines off, so it may be too early, never too late: time
-    /// passes for all at once, and a beat costs no look at everybody.
-    quiet_until: Duration,
+    next_seq: u64,
+    /// No state changes before this time. It may be too early but never too late: a heartbeat only postpones transitions, so
+    /// a heartbeat need not search all applications for the next one.
+    next_event_at: Duration,
 }
 
 impl HeartbeatTable {
-    /// An empty table for so many applications.
     pub fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -94,41 +88,46 @@ impl HeartbeatTable {
             host_maintenance: None,
             transitions: Vec::new(),
             changes: 0,
-            comers: 0,
-            quiet_until: Duration::MAX,
+            next_seq: 0,
+            next_event_at: Duration::MAX,
         }
     }
 
-    /// A beat: the next one is promised within `promised`. Says how long it is waited for. Those who beat
-    /// already are never refused.
-    pub fn beat(&mut self, id: &str, promised: Duration, now: Duration) -> Result<Duration, Full> {
+    /// Records a heartbeat that announces the next one within `interval`. Returns the timeout. A full table rejects new
+    /// applications only.
+    pub fn heartbeat(
+        &mut self,
+        id: &str,
+        interval: Duration,
+        now: Duration,
+    ) -> Result<Duration, Full> {
         self.advance(now);
-        let granted = promised.saturating_add(TOLERANCE);
+        let timeout = interval.saturating_add(GRACE);
         if let Some(app) = self.apps.get_mut(id) {
-            self.changes += u64::from(app.granted != granted || app.told != AppState::Ok);
-            let late = std::mem::replace(&mut app.told, AppState::Ok) != AppState::Ok;
-            (app.since, app.granted) = (now, granted);
-            self.quiet_until = self.quiet_until.min(app.next_deadline());
-            if late {
-                self.recovered(id, granted, now);
+            self.changes += u64::from(app.timeout != timeout || app.last_reported != AppState::Ok);
+            let previous = std::mem::replace(&mut app.last_reported, AppState::Ok);
+            (app.last_heartbeat, app.timeout) = (now, timeout);
+            self.next_event_at = self.next_event_at.min(app.next_transition_at());
+            if previous != AppState::Ok {
+                self.report_recovery(id, timeout, now);
             }
-            return Ok(granted);
+            return Ok(timeout);
         }
         if self.apps.len() >= self.capacity {
             return Err(Full);
         }
         self.changes += 1;
-        self.comers += 1;
-        let app = App { since: now, granted, told: AppState::Ok, number: self.comers };
-        self.quiet_until = self.quiet_until.min(app.next_deadline());
+        let sequence = self.take_sequence();
+        let app = App { last_heartbeat: now, timeout, last_reported: AppState::Ok, sequence };
+        self.next_event_at = self.next_event_at.min(app.next_transition_at());
         self.apps.insert(id.to_owned(), app);
         if self.dropped.remove(id).is_some() {
-            self.recovered(id, granted, now);
+            self.report_recovery(id, timeout, now);
         }
-        Ok(granted)
+        Ok(timeout)
     }
 
-    /// A goodbye. Says whether it was known.
+    /// Removes an application that has finished. Returns whether it was in the table.
     pub fn done(&mut self, id: &str, now: Duration) -> bool {
         self.advance(now);
         let known = self.apps.remove(id).is_some();
@@ -137,8 +136,8 @@ impl HeartbeatTable {
         known
     }
 
-    /// Maintenance of one application, or of the host, for so long; for no time: it ends.
-    pub fn maintain(
+    /// Starts maintenance of an application, or of the host. A length of zero ends it.
+    pub fn set_maintenance(
         &mut self,
         id: Option<&str>,
         length: Duration,
@@ -147,17 +146,17 @@ impl HeartbeatTable {
         self.advance(now);
         self.changes += 1;
         let until = now.saturating_add(length);
-        self.quiet_until = self.quiet_until.min(until);
+        self.next_event_at = self.next_event_at.min(until);
         match id {
             None if length.is_zero() => {
                 if self.host_maintenance.take().is_some() {
-                    self.maintenance_ended(None, now);
+                    self.on_maintenance_end(None, now);
                 }
             }
             None => self.host_maintenance = Some(until),
             Some(id) if length.is_zero() => {
                 if self.maintenance.remove(id).is_some() {
-                    self.maintenance_ended(Some(id), now);
+                    self.on_maintenance_end(Some(id), now);
                 }
             }
             Some(id) => {
@@ -171,118 +170,125 @@ impl HeartbeatTable {
         Ok(())
     }
 
-    /// Who is in the table, in the order in which they came.
+    /// All ids, in the order of their first heartbeats.
     pub fn ids(&mut self, now: Duration) -> Vec<&str> {
         self.advance(now);
         self.in_order().map(|(id, _)| id.as_str()).collect()
     }
 
-    fn in_order(&self) -> impl Iterator<Item = (&String, &App)> {
-        let mut all: Vec<_> = self.apps.iter().collect();
-        all.sort_by_key(|(_, app)| app.number);
-        all.into_iter()
-    }
-
-    /// One application.
     pub fn status(&mut self, id: &str, now: Duration) -> Option<AppStatus> {
         self.advance(now);
         self.apps.get(id).map(|app| self.status_of(id, app, now))
     }
 
-    /// How many there are.
+    /// Number of applications.
     pub fn count(&mut self, now: Duration) -> usize {
         self.advance(now);
         self.apps.len()
     }
 
-    /// All of them, in the order in which they came.
+    /// The status of every application, in the order of their first heartbeats.
     pub fn statuses(&mut self, now: Duration) -> Vec<AppStatus> {
         self.advance(now);
         self.in_order().map(|(id, app)| self.status_of(id, app, now)).collect()
     }
 
-    /// For how long an application, or with `None` the host, is still in maintenance.
+    /// The remaining maintenance of an application, or with `None` of the host.
     pub fn maintenance(&self, id: Option<&str>, now: Duration) -> Option<Duration> {
         let own = id.and_then(|id| self.maintenance.get(id)).copied();
         let until = own.max(self.host_maintenance)?;
-        until.checked_sub(now).filter(|left| !left.is_zero())
+        until.checked_sub(now).filter(|remaining| !remaining.is_zero())
     }
 
-    /// Lets time pass: applications become late, are dropped, maintenance ends.
+    /// Advances to `now`: applications become overdue or are dropped, maintenance ends.
     pub fn advance(&mut self, now: Duration) {
-        if now < self.quiet_until {
+        if now < self.next_event_at {
             return;
         }
         self.end_maintenance(now);
         let (maintenance, host) = (&self.maintenance, self.host_maintenance.is_some());
-        let mut later = Vec::new();
+        let mut transitions = Vec::new();
         for (id, app) in &mut self.apps {
-            if now < app.next_deadline() || host || maintenance.contains_key(id) {
+            if now < app.next_transition_at() || host || maintenance.contains_key(id) {
                 continue;
             }
-            let od = app.od(now);
-            app.told = AppState::from_overdue_ratio(od);
-            later.push(Transition { id: id.clone(), to: app.told, od, granted: app.granted });
+            let overdue_ratio = app.overdue_ratio(now);
+            let to = AppState::from_overdue_ratio(overdue_ratio);
+            app.last_reported = to;
+            transitions.push(Transition {
+                id: id.clone(),
+                to,
+                overdue_ratio,
+                timeout: app.timeout,
+            });
         }
-        self.changes += later.len() as u64;
-        for transition in &later {
-            if transition.to == AppState::Dropped {
-                self.apps.remove(&transition.id);
-                self.remember_dropped(&transition.id, now);
-            }
+        self.changes += transitions.len() as u64;
+        for transition in transitions.iter().filter(|each| each.to == AppState::Dropped) {
+            self.apps.remove(&transition.id);
+            self.remember_dropped(&transition.id, now);
         }
-        self.transitions.extend(later);
-        self.quiet_until = self.find_next_deadline();
+        self.transitions.extend(transitions);
+        self.next_event_at = self.find_next_event();
     }
 
-    /// Whether something has happened since [`Watch::take_transitions`].
     pub fn has_transitions(&self) -> bool {
         !self.transitions.is_empty()
     }
 
-    /// What has happened since this was asked last, in order.
+    /// Takes the transitions since the last call, in order.
     pub fn take_transitions(&mut self) -> Vec<Transition> {
         std::mem::take(&mut self.transitions)
     }
 
-    /// Nothing happens before this, whoever beats; `None`: nothing at all. Then it is time to
-    /// [`Watch::advance`].
-    pub fn next_deadline(&self) -> Option<Duration> {
-        Some(self.quiet_until).filter(|until| *until < Duration::MAX)
+    /// When [`HeartbeatTable::advance`] must be called next; `None`: no event is due at any time.
+    pub fn next_event(&self) -> Option<Duration> {
+        Some(self.next_event_at).filter(|at| *at < Duration::MAX)
     }
 
-    /// Whether anybody is in maintenance.
     pub fn in_maintenance(&self) -> bool {
         self.host_maintenance.is_some() || !self.maintenance.is_empty()
     }
 
-    /// Grows with each change that a restart must not forget.
+    /// Grows with each change that must be saved.
     pub fn changes(&self) -> u64 {
         self.changes
+    }
+
+    fn take_sequence(&mut self) -> u64 {
+        self.next_seq += 1;
+        self.next_seq
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = (&String, &App)> {
+        let mut all: Vec<_> = self.apps.iter().collect();
+        all.sort_by_key(|(_, app)| app.sequence);
+        all.into_iter()
     }
 
     fn status_of(&self, id: &str, app: &App, now: Duration) -> AppStatus {
         AppStatus {
             id: id.to_owned(),
-            state: app.told,
-            overdue_ratio: app.od(now),
-            timeout: app.granted,
+            state: app.last_reported,
+            overdue_ratio: app.overdue_ratio(now),
+            timeout: app.timeout,
             maintenance: self.maintenance(Some(id), now),
         }
     }
 
-    fn find_next_deadline(&self) -> Duration {
+    fn find_next_event(&self) -> Duration {
         let host = self.host_maintenance.is_some();
-        let counted = |id: &String| !host && !self.maintenance.contains_key(id);
-        let apps = self.apps.iter().filter(|(id, _)| counted(id));
-        let ends = self.maintenance.values().copied().chain(self.host_maintenance);
-        apps.map(|(_, app)| app.next_deadline()).chain(ends).min().unwrap_or(Duration::MAX)
+        let active = |id: &String| !host && !self.maintenance.contains_key(id);
+        let apps = self.apps.iter().filter(|(id, _)| active(id));
+        let maintenance_ends = self.maintenance.values().copied().chain(self.host_maintenance);
+        let transitions = apps.map(|(_, app)| app.next_transition_at());
+        transitions.chain(maintenance_ends).min().unwrap_or(Duration::MAX)
     }
 
-    fn recovered(&mut self, id: &str, granted: Duration, now: Duration) {
+    fn report_recovery(&mut self, id: &str, timeout: Duration, now: Duration) {
         if self.maintenance(Some(id), now).is_none() {
             let id = id.to_owned();
-            self.transitions.push(Transition { id, to: AppState::Ok, od: 0.0, granted });
+            let (to, overdue_ratio) = (AppState::Ok, 0.0);
+            self.transitions.push(Transition { id, to, overdue_ratio, timeout });
         }
     }
 
@@ -300,28 +306,28 @@ impl HeartbeatTable {
         {
             self.host_maintenance = None;
             self.changes += 1;
-            self.maintenance_ended(None, until);
+            self.on_maintenance_end(None, until);
         }
-        let over: Vec<(String, Duration)> = self
+        let expired: Vec<(String, Duration)> = self
             .maintenance
             .iter()
             .filter(|(_, until)| now >= **until)
             .map(|(id, until)| (id.clone(), *until))
             .collect();
-        for (id, until) in over {
+        for (id, until) in expired {
             self.maintenance.remove(&id);
             self.changes += 1;
-            self.maintenance_ended(Some(&id), until);
+            self.on_maintenance_end(Some(&id), until);
         }
     }
 
-    /// Time in maintenance is nobody's fault: promises begin anew.
-    fn maintenance_ended(&mut self, id: Option<&str>, at: Duration) {
-        let all = self.apps.iter_mut().filter(|(app, _)| id.is_none_or(|id| id == *app));
-        for (_, app) in all {
-            app.since = app.since.max(at);
-            app.told = AppState::Ok;
-            self.quiet_until = self.quiet_until.min(app.next_deadline());
+    /// Restarts the timeouts, because time in maintenance does not count as overdue.
+    fn on_maintenance_end(&mut self, id: Option<&str>, at: Duration) {
+        let affected = self.apps.iter_mut().filter(|(app, _)| id.is_none_or(|id| id == *app));
+        for (_, app) in affected {
+            app.last_heartbeat = app.last_heartbeat.max(at);
+            app.last_reported = AppState::Ok;
+            self.next_event_at = self.next_event_at.min(app.next_transition_at());
         }
     }
 }

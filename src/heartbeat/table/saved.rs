@@ -1,7 +1,7 @@
-//! What of the table survives a restart of the agent.
+//! The part of the table that survives a restart of the agent.
 //!
-//! Ages, not times of day: a clock that was set meanwhile changes nothing. The time in which nobody listened
-//! does not count against anybody.
+//! It stores ages, not times of day, so setting the system clock changes nothing. Time during which the agent did not run does
+//! not count as overdue.
 
 use std::time::Duration;
 
@@ -10,39 +10,34 @@ use serde::{Deserialize, Serialize};
 use crate::heartbeat::table::{App, HeartbeatTable};
 use crate::model::status::AppState;
 
-/// The table in a form that can be written down.
+/// The content of the state file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// Those in the table.
     #[serde(default)]
     pub apps: Vec<SavedApp>,
-    /// Those that were dropped and have not come back.
+    /// Ids of applications that were dropped and have not recovered.
     #[serde(default)]
     pub dropped: Vec<String>,
-    /// Maintenance that is not over.
     #[serde(default)]
     pub maintenance: Vec<SavedMaintenance>,
 }
 
-/// An application.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedApp {
-    /// Who.
     pub id: String,
-    /// What its last beat was granted, in milliseconds.
-    pub granted_ms: u64,
-    /// How long ago that was, in milliseconds.
+    #[serde(rename = "granted_ms")]
+    pub timeout_ms: u64,
+    /// Time since the last heartbeat.
     pub age_ms: u64,
 }
 
-/// Maintenance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedMaintenance {
-    /// Of whom; absent: of the host.
+    /// Absent: the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// For how long, in milliseconds.
-    pub left_ms: u64,
+    #[serde(rename = "left_ms")]
+    pub remaining_ms: u64,
 }
 
 fn milliseconds(time: Duration) -> u64 {
@@ -50,20 +45,20 @@ fn milliseconds(time: Duration) -> u64 {
 }
 
 impl HeartbeatTable {
-    /// The table as it is at `now`.
+    /// The content to store at `now`.
     pub fn save(&mut self, now: Duration) -> Saved {
         self.advance(now);
         let app = |(id, app): (&String, &App)| SavedApp {
             id: id.clone(),
-            granted_ms: milliseconds(app.granted),
-            age_ms: milliseconds(now.saturating_sub(app.since)),
+            timeout_ms: milliseconds(app.timeout),
+            age_ms: milliseconds(now.saturating_sub(app.last_heartbeat)),
         };
-        let ends = |id: Option<&String>, until: Duration| SavedMaintenance {
+        let maintenance = |id: Option<&String>, until: Duration| SavedMaintenance {
             id: id.cloned(),
-            left_ms: milliseconds(until.saturating_sub(now)),
+            remaining_ms: milliseconds(until.saturating_sub(now)),
         };
-        let of_apps = self.maintenance.iter().map(|(id, until)| ends(Some(id), *until));
-        let of_host = self.host_maintenance.map(|until| ends(None, until));
+        let of_apps = self.maintenance.iter().map(|(id, until)| maintenance(Some(id), *until));
+        let of_host = self.host_maintenance.map(|until| maintenance(None, until));
         Saved {
             apps: self.in_order().map(app).collect(),
             dropped: self.dropped.keys().cloned().collect(),
@@ -71,33 +66,33 @@ impl HeartbeatTable {
         }
     }
 
-    /// A table as it was when it was saved, going on at `now`. More than there is room for is left out. What
-    /// had been told of an application then is not told again.
+    /// Restores a table that continues at `now`. Entries beyond `capacity` are discarded. States that were reported before
+    /// the restart are not reported again.
     pub fn restore(capacity: usize, saved: Saved, now: Duration) -> Self {
-        let mut watch = Self::new(capacity);
-        for app in saved.apps.into_iter().filter(|app| app.granted_ms > 0).take(capacity) {
-            let granted = Duration::from_millis(app.granted_ms);
-            // The clock may be younger than the age, just after the machine was started: then the age is
-            // cut, and the application has more time.
-            let since = now.saturating_sub(Duration::from_millis(app.age_ms));
-            watch.comers += 1;
-            let number = watch.comers;
-            let mut restored = App { since, granted, told: AppState::Ok, number };
-            restored.told = AppState::from_overdue_ratio(restored.od(now)).min(AppState::Critical);
-            watch.apps.insert(app.id, restored);
+        let mut table = Self::new(capacity);
+        for saved in saved.apps.into_iter().filter(|app| app.timeout_ms > 0).take(capacity) {
+            let timeout = Duration::from_millis(saved.timeout_ms);
+            // Just after boot the clock may be younger than the age. The age is then cut, which gives the application more
+            // time.
+            let last_heartbeat = now.saturating_sub(Duration::from_millis(saved.age_ms));
+            let sequence = table.take_sequence();
+            let mut app = App { last_heartbeat, timeout, last_reported: AppState::Ok, sequence };
+            let state = AppState::from_overdue_ratio(app.overdue_ratio(now));
+            app.last_reported = state.min(AppState::Critical);
+            table.apps.insert(saved.id, app);
         }
-        watch.dropped = saved.dropped.into_iter().take(capacity).map(|id| (id, now)).collect();
-        for maintenance in saved.maintenance {
-            let until = now.saturating_add(Duration::from_millis(maintenance.left_ms));
-            match maintenance.id {
-                None => watch.host_maintenance = Some(until),
-                Some(id) if watch.maintenance.len() < capacity => {
-                    watch.maintenance.insert(id, until);
+        table.dropped = saved.dropped.into_iter().take(capacity).map(|id| (id, now)).collect();
+        for saved in saved.maintenance {
+            let until = now.saturating_add(Duration::from_millis(saved.remaining_ms));
+            match saved.id {
+                None => table.host_maintenance = Some(until),
+                Some(id) if table.maintenance.len() < capacity => {
+                    table.maintenance.insert(id, until);
                 }
                 Some(_) => {}
             }
         }
-        watch.quiet_until = watch.find_next_deadline();
-        watch
+        table.next_event_at = table.find_next_event();
+        table
     }
 }

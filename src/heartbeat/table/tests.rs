@@ -1,7 +1,7 @@
 use super::*;
 
 fn at(seconds: f64) -> Duration {
-    // The clock is nobody's time of day; it starts anywhere.
+    // The clock's origin is arbitrary.
     Duration::from_secs_f64(1_000_000.0 + seconds)
 }
 
@@ -9,15 +9,15 @@ fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// A table with one application, granted two seconds at 0.
+/// A table with one application: heartbeat at 0, timeout 2 s.
 fn with_demo() -> HeartbeatTable {
-    let mut watch = HeartbeatTable::new(10);
-    assert_eq!(watch.beat("demo", ms(1000), at(0.0)), Ok(ms(2000)));
-    watch
+    let mut table = HeartbeatTable::new(10);
+    assert_eq!(table.heartbeat("demo", ms(1000), at(0.0)), Ok(ms(2000)));
+    table
 }
 
-fn told(watch: &mut HeartbeatTable) -> Vec<(String, AppState)> {
-    watch.take_transitions().into_iter().map(|each| (each.id, each.to)).collect()
+fn transitions(table: &mut HeartbeatTable) -> Vec<(String, AppState)> {
+    table.take_transitions().into_iter().map(|each| (each.id, each.to)).collect()
 }
 
 fn demo(to: AppState) -> (String, AppState) {
@@ -25,8 +25,8 @@ fn demo(to: AppState) -> (String, AppState) {
 }
 
 #[test]
-fn the_thresholds_are_3_5_and_6() {
-    for (seconds, lateness) in [
+fn changes_state_at_overdue_ratio_3_5_and_6() {
+    for (seconds, state) in [
         (0.0, AppState::Ok),
         (5.999, AppState::Ok),
         (6.0, AppState::Warning),
@@ -34,9 +34,9 @@ fn the_thresholds_are_3_5_and_6() {
         (10.0, AppState::Critical),
         (11.999, AppState::Critical),
     ] {
-        let mut watch = with_demo();
-        let status = watch.status("demo", at(seconds)).unwrap();
-        assert_eq!(status.state, lateness, "after {seconds} s");
+        let mut table = with_demo();
+        let status = table.status("demo", at(seconds)).unwrap();
+        assert_eq!(status.state, state, "after {seconds} s");
         assert!((status.overdue_ratio - seconds / 2.0).abs() < 1e-9);
         assert_eq!(status.timeout, ms(2000));
     }
@@ -44,203 +44,203 @@ fn the_thresholds_are_3_5_and_6() {
 }
 
 #[test]
-fn each_transition_is_told_once() {
-    let mut watch = with_demo();
+fn reports_each_transition_once() {
+    let mut table = with_demo();
     let mut all = Vec::new();
     for tenth in 0..200 {
-        watch.advance(at(f64::from(tenth) / 10.0));
-        all.extend(told(&mut watch));
+        table.advance(at(f64::from(tenth) / 10.0));
+        all.extend(transitions(&mut table));
     }
     assert_eq!(all, [demo(AppState::Warning), demo(AppState::Critical), demo(AppState::Dropped)]);
-    assert_eq!(watch.count(at(20.0)), 0);
-    watch.beat("demo", ms(0), at(21.0)).unwrap();
-    assert_eq!(told(&mut watch), [demo(AppState::Ok)], "it is back");
+    assert_eq!(table.count(at(20.0)), 0);
+    table.heartbeat("demo", ms(0), at(21.0)).unwrap();
+    assert_eq!(transitions(&mut table), [demo(AppState::Ok)], "recovered");
 }
 
 #[test]
-fn who_slept_through_it_all_is_told_the_end_only() {
-    let mut watch = with_demo();
-    watch.advance(at(1000.0));
-    assert_eq!(told(&mut watch), [demo(AppState::Dropped)]);
-    let mut watch = with_demo();
-    watch.advance(at(10.5));
-    let transition = watch.take_transitions().remove(0);
-    assert_eq!((transition.to, transition.od), (AppState::Critical, 5.25));
+fn reports_final_state_only_after_long_gap() {
+    let mut table = with_demo();
+    table.advance(at(1000.0));
+    assert_eq!(transitions(&mut table), [demo(AppState::Dropped)]);
+    let mut table = with_demo();
+    table.advance(at(10.5));
+    let transition = table.take_transitions().remove(0);
+    assert_eq!((transition.to, transition.overdue_ratio), (AppState::Critical, 5.25));
 }
 
 #[test]
-fn a_beat_makes_good() {
-    let mut watch = with_demo();
-    watch.beat("demo", ms(4000), at(7.0)).unwrap();
-    assert_eq!(told(&mut watch), [demo(AppState::Warning), demo(AppState::Ok)]);
-    let status = watch.status("demo", at(8.0)).unwrap();
+fn recovers_with_next_heartbeat() {
+    let mut table = with_demo();
+    table.heartbeat("demo", ms(4000), at(7.0)).unwrap();
+    assert_eq!(transitions(&mut table), [demo(AppState::Warning), demo(AppState::Ok)]);
+    let status = table.status("demo", at(8.0)).unwrap();
     assert_eq!((status.state, status.overdue_ratio, status.timeout), (AppState::Ok, 0.2, ms(5000)));
-    watch.beat("demo", ms(4000), at(9.0)).unwrap();
-    assert_eq!(told(&mut watch), [], "a beat in time is nothing new");
+    table.heartbeat("demo", ms(4000), at(9.0)).unwrap();
+    assert_eq!(transitions(&mut table), [], "a punctual heartbeat is no transition");
 }
 
 #[test]
-fn a_goodbye_is_no_drop() {
-    let mut watch = with_demo();
-    assert!(watch.done("demo", at(1.0)));
-    assert!(!watch.done("demo", at(1.0)));
-    watch.advance(at(100.0));
-    watch.beat("demo", ms(0), at(100.0)).unwrap();
-    assert_eq!(told(&mut watch), []);
+fn done_is_not_reported_as_dropped() {
+    let mut table = with_demo();
+    assert!(table.done("demo", at(1.0)));
+    assert!(!table.done("demo", at(1.0)));
+    table.advance(at(100.0));
+    table.heartbeat("demo", ms(0), at(100.0)).unwrap();
+    assert_eq!(transitions(&mut table), []);
 }
 
 #[test]
-fn a_full_table_refuses_new_ones_and_keeps_the_old() {
-    let mut watch = HeartbeatTable::new(2);
+fn full_table_rejects_new_applications_only() {
+    let mut table = HeartbeatTable::new(2);
     for id in ["a", "b"] {
-        watch.beat(id, ms(1000), at(0.0)).unwrap();
+        table.heartbeat(id, ms(1000), at(0.0)).unwrap();
     }
-    assert_eq!(watch.beat("c", ms(1000), at(0.0)), Err(Full));
-    watch.beat("a", ms(1000), at(1.0)).unwrap();
-    assert_eq!(watch.ids(at(1.0)), ["a", "b"]);
-    assert_eq!(watch.maintain(Some("x"), ms(1), at(1.0)), Ok(()));
-    assert_eq!(watch.maintain(Some("y"), ms(1), at(1.0)), Ok(()));
-    assert_eq!(watch.maintain(Some("z"), ms(1), at(1.0)), Err(Full));
-    watch.done("b", at(2.0));
-    assert!(watch.beat("c", ms(1000), at(2.0)).is_ok());
+    assert_eq!(table.heartbeat("c", ms(1000), at(0.0)), Err(Full));
+    table.heartbeat("a", ms(1000), at(1.0)).unwrap();
+    assert_eq!(table.ids(at(1.0)), ["a", "b"]);
+    assert_eq!(table.set_maintenance(Some("x"), ms(1), at(1.0)), Ok(()));
+    assert_eq!(table.set_maintenance(Some("y"), ms(1), at(1.0)), Ok(()));
+    assert_eq!(table.set_maintenance(Some("z"), ms(1), at(1.0)), Err(Full));
+    table.done("b", at(2.0));
+    assert!(table.heartbeat("c", ms(1000), at(2.0)).is_ok());
 }
 
 #[test]
-fn the_next_deadline_is_never_too_late() {
-    let mut watch = with_demo();
-    assert_eq!(watch.next_deadline(), Some(at(6.0)));
-    watch.beat("demo", ms(100_000), at(1.0)).unwrap();
-    assert_eq!(watch.next_deadline(), Some(at(6.0)), "early is allowed");
-    watch.advance(at(6.0));
-    assert_eq!(watch.next_deadline(), Some(at(304.0)));
-    watch.beat("demo", ms(0), at(7.0)).unwrap();
-    assert_eq!(watch.next_deadline(), Some(at(10.0)), "a shorter promise");
-    watch.done("demo", at(8.0));
-    watch.advance(at(10.0));
-    assert_eq!(watch.next_deadline(), None);
+fn next_event_is_never_too_late() {
+    let mut table = with_demo();
+    assert_eq!(table.next_event(), Some(at(6.0)));
+    table.heartbeat("demo", ms(100_000), at(1.0)).unwrap();
+    assert_eq!(table.next_event(), Some(at(6.0)), "may be too early");
+    table.advance(at(6.0));
+    assert_eq!(table.next_event(), Some(at(304.0)));
+    table.heartbeat("demo", ms(0), at(7.0)).unwrap();
+    assert_eq!(table.next_event(), Some(at(10.0)), "a shorter interval");
+    table.done("demo", at(8.0));
+    table.advance(at(10.0));
+    assert_eq!(table.next_event(), None);
 }
 
 #[test]
-fn a_year_of_beats_is_a_year_in_time() {
-    let mut watch = HeartbeatTable::new(10);
+fn stays_ok_for_a_year_of_hourly_heartbeats() {
+    let mut table = HeartbeatTable::new(10);
     let hour = Duration::from_secs(3600);
-    for beat in 0..365 * 24 {
-        let now = at(0.0) + hour * beat;
-        watch.beat("demo", hour, now).unwrap();
-        assert_eq!(watch.status("demo", now + hour).unwrap().state, AppState::Ok);
+    for number in 0..365 * 24 {
+        let now = at(0.0) + hour * number;
+        table.heartbeat("demo", hour, now).unwrap();
+        assert_eq!(table.status("demo", now + hour).unwrap().state, AppState::Ok);
     }
-    assert_eq!(watch.take_transitions(), []);
+    assert_eq!(table.take_transitions(), []);
     let year = at(365.0 * 86_400.0);
-    assert!(watch.status("demo", year).unwrap().overdue_ratio < 1.01);
+    assert!(table.status("demo", year).unwrap().overdue_ratio < 1.01);
 }
 
-/// The clock does not go back; if it did, an application would not be late for it.
+/// The clock never goes back. If it did, no application would become overdue.
 #[test]
-fn time_that_goes_back_harms_nobody() {
-    let mut watch = with_demo();
-    watch.beat("demo", ms(1000), at(100.0)).unwrap();
-    watch.take_transitions();
-    assert_eq!(watch.status("demo", at(50.0)).unwrap().overdue_ratio, 0.0);
-    assert_eq!(watch.take_transitions(), []);
+fn no_application_becomes_overdue_when_clock_goes_back() {
+    let mut table = with_demo();
+    table.heartbeat("demo", ms(1000), at(100.0)).unwrap();
+    table.take_transitions();
+    assert_eq!(table.status("demo", at(50.0)).unwrap().overdue_ratio, 0.0);
+    assert_eq!(table.take_transitions(), []);
 }
 
 #[test]
-fn maintenance_stops_the_clock() {
+fn maintenance_pauses_timeouts() {
     for id in [Some("demo"), None] {
-        let mut watch = with_demo();
-        watch.maintain(id, Duration::from_secs(100), at(1.0)).unwrap();
-        let status = watch.status("demo", at(90.0)).unwrap();
+        let mut table = with_demo();
+        table.set_maintenance(id, Duration::from_secs(100), at(1.0)).unwrap();
+        let status = table.status("demo", at(90.0)).unwrap();
         assert_eq!(status.maintenance, Some(Duration::from_secs(11)));
-        assert_eq!(watch.maintenance(None, at(90.0)).is_some(), id.is_none());
-        assert_eq!(watch.next_deadline(), Some(at(101.0)));
-        watch.advance(at(101.0));
-        assert_eq!(told(&mut watch), []);
-        assert_eq!(watch.status("demo", at(106.9)).unwrap().maintenance, None);
-        assert_eq!(watch.status("demo", at(107.0)).unwrap().state, AppState::Warning);
+        assert_eq!(table.maintenance(None, at(90.0)).is_some(), id.is_none());
+        assert_eq!(table.next_event(), Some(at(101.0)));
+        table.advance(at(101.0));
+        assert_eq!(transitions(&mut table), []);
+        assert_eq!(table.status("demo", at(106.9)).unwrap().maintenance, None);
+        assert_eq!(table.status("demo", at(107.0)).unwrap().state, AppState::Warning);
     }
 }
 
 #[test]
-fn maintenance_can_be_ended_and_is_for_strangers_too() {
-    let mut watch = with_demo();
-    watch.maintain(Some("tetris"), Duration::from_secs(100), at(0.0)).unwrap();
-    assert!(watch.maintenance(Some("tetris"), at(5.0)).is_some());
-    assert!(watch.maintenance(Some("demo"), at(5.0)).is_none());
-    watch.maintain(Some("tetris"), Duration::ZERO, at(6.0)).unwrap();
-    assert!(watch.maintenance(Some("tetris"), at(6.0)).is_none());
-    watch.maintain(None, Duration::from_secs(100), at(6.5)).unwrap();
-    watch.maintain(None, Duration::ZERO, at(50.0)).unwrap();
-    assert_eq!(watch.status("demo", at(55.9)).unwrap().state, AppState::Ok);
-    assert_eq!(watch.status("demo", at(56.0)).unwrap().state, AppState::Warning);
+fn ends_maintenance_early_and_accepts_unknown_applications() {
+    let mut table = with_demo();
+    table.set_maintenance(Some("tetris"), Duration::from_secs(100), at(0.0)).unwrap();
+    assert!(table.maintenance(Some("tetris"), at(5.0)).is_some());
+    assert!(table.maintenance(Some("demo"), at(5.0)).is_none());
+    table.set_maintenance(Some("tetris"), Duration::ZERO, at(6.0)).unwrap();
+    assert!(table.maintenance(Some("tetris"), at(6.0)).is_none());
+    table.set_maintenance(None, Duration::from_secs(100), at(6.5)).unwrap();
+    table.set_maintenance(None, Duration::ZERO, at(50.0)).unwrap();
+    assert_eq!(table.status("demo", at(55.9)).unwrap().state, AppState::Ok);
+    assert_eq!(table.status("demo", at(56.0)).unwrap().state, AppState::Warning);
 }
 
 #[test]
-fn a_restart_forgets_nobody_and_blames_nobody_for_it() {
-    let mut watch = with_demo();
-    watch.beat("late", ms(0), at(-3.5)).unwrap();
-    watch.beat("gone", ms(0), at(-9.0)).unwrap();
-    watch.maintain(Some("tetris"), Duration::from_secs(60), at(0.0)).unwrap();
-    watch.advance(at(0.0));
-    let saved = watch.save(at(1.0));
+fn restart_keeps_applications_and_does_not_count_downtime() {
+    let mut table = with_demo();
+    table.heartbeat("late", ms(0), at(-3.5)).unwrap();
+    table.heartbeat("gone", ms(0), at(-9.0)).unwrap();
+    table.set_maintenance(Some("tetris"), Duration::from_secs(60), at(0.0)).unwrap();
+    table.advance(at(0.0));
+    let saved = table.save(at(1.0));
     let text = serde_json::to_string(&saved).unwrap();
     let saved: Saved = serde_json::from_str(&text).unwrap();
-    // Another process, another clock.
+    // Another process with another clock.
     let later = |seconds: f64| Duration::from_secs_f64(5000.0 + seconds);
-    let mut watch = HeartbeatTable::restore(10, saved, later(0.0));
-    assert_eq!(watch.ids(later(0.0)), ["demo", "late"]);
-    assert_eq!(watch.status("demo", later(0.0)).unwrap().overdue_ratio, 0.5);
-    assert_eq!(watch.status("late", later(0.0)).unwrap().state, AppState::Warning);
-    assert_eq!(told(&mut watch), [], "that was told before");
-    assert_eq!(watch.maintenance(Some("tetris"), later(58.0)), Some(Duration::from_secs(1)));
-    assert_eq!(watch.next_deadline(), Some(later(0.5)));
-    watch.beat("gone", ms(0), later(0.0)).unwrap();
-    assert_eq!(told(&mut watch), [("gone".to_owned(), AppState::Ok)]);
-    watch.advance(later(5.0));
-    let all = told(&mut watch);
+    let mut table = HeartbeatTable::restore(10, saved, later(0.0));
+    assert_eq!(table.ids(later(0.0)), ["demo", "late"]);
+    assert_eq!(table.status("demo", later(0.0)).unwrap().overdue_ratio, 0.5);
+    assert_eq!(table.status("late", later(0.0)).unwrap().state, AppState::Warning);
+    assert_eq!(transitions(&mut table), [], "reported before the restart");
+    assert_eq!(table.maintenance(Some("tetris"), later(58.0)), Some(Duration::from_secs(1)));
+    assert_eq!(table.next_event(), Some(later(0.5)));
+    table.heartbeat("gone", ms(0), later(0.0)).unwrap();
+    assert_eq!(transitions(&mut table), [("gone".to_owned(), AppState::Ok)]);
+    table.advance(later(5.0));
+    let all = transitions(&mut table);
     assert!(all.contains(&demo(AppState::Warning)) && all.len() == 3, "{all:?}");
 }
 
 #[test]
-fn what_was_saved_by_a_larger_agent_or_damaged_fits() {
-    let app = |id: &str, granted_ms| SavedApp { id: id.into(), granted_ms, age_ms: u64::MAX };
+fn restore_discards_invalid_entries_and_those_beyond_capacity() {
+    let app = |id: &str, timeout_ms| SavedApp { id: id.into(), timeout_ms, age_ms: u64::MAX };
     let apps = vec![app("a", 1), app("zero", 0), app("b", u64::MAX), app("c", 5)];
     let saved = Saved { apps, ..Saved::default() };
-    let mut watch = HeartbeatTable::restore(2, saved, at(0.0));
-    watch.advance(at(0.0));
-    assert_eq!(watch.ids(at(0.0)), ["b"]);
+    let mut table = HeartbeatTable::restore(2, saved, at(0.0));
+    table.advance(at(0.0));
+    assert_eq!(table.ids(at(0.0)), ["b"]);
 }
 
 #[test]
-fn changes_are_counted_when_they_matter() {
-    let mut watch = with_demo();
-    let before = watch.changes();
-    watch.beat("demo", ms(1000), at(1.0)).unwrap();
-    assert_eq!(watch.changes(), before, "the same promise again");
-    watch.beat("demo", ms(2000), at(2.0)).unwrap();
-    assert!(watch.changes() > before);
+fn counts_changes_that_must_be_saved() {
+    let mut table = with_demo();
+    let before = table.changes();
+    table.heartbeat("demo", ms(1000), at(1.0)).unwrap();
+    assert_eq!(table.changes(), before, "the same interval");
+    table.heartbeat("demo", ms(2000), at(2.0)).unwrap();
+    assert!(table.changes() > before);
 }
 
 #[test]
-fn a_host_in_maintenance_was_forgotten_with_as_many_applications_as_there_is_room_for() {
-    let mut watch = with_demo();
+fn restores_host_maintenance_when_capacity_is_used_by_applications() {
+    let mut table = with_demo();
     for number in 0..10 {
-        watch.maintain(Some(&format!("app{number}")), ms(60_000), at(0.0)).unwrap();
+        table.set_maintenance(Some(&format!("app{number}")), ms(60_000), at(0.0)).unwrap();
     }
-    watch.maintain(None, ms(60_000), at(0.0)).unwrap();
-    let saved = watch.save(at(30.0));
+    table.set_maintenance(None, ms(60_000), at(0.0)).unwrap();
+    let saved = table.save(at(30.0));
     let mut restored = HeartbeatTable::restore(10, saved, at(30.0));
     assert_eq!(restored.maintenance(None, at(30.0)), Some(ms(30_000)));
-    assert_eq!(restored.ids(at(30.0)), ["demo"], "it would be dropped otherwise");
+    assert_eq!(restored.ids(at(30.0)), ["demo"], "not dropped during maintenance");
 }
 
 #[test]
-fn at_the_very_deadline_it_was_told_to_be_in_time_and_looked_at_again_at_once() {
-    // 5.997 / 1.999 is less than 3 as floating numbers go.
-    let mut watch = HeartbeatTable::new(10);
-    watch.beat("demo", ms(999), at(0.0)).unwrap();
+fn is_overdue_exactly_at_next_event() {
+    // 5.997 / 1.999 < 3 in floating point arithmetic. The state stayed Ok at the event, and the thread did not wait.
+    let mut table = HeartbeatTable::new(10);
+    table.heartbeat("demo", ms(999), at(0.0)).unwrap();
     let now = at(0.0) + ms(5997);
-    assert_eq!(watch.next_deadline(), Some(now));
-    watch.advance(now);
-    assert_eq!(told(&mut watch), [demo(AppState::Warning)]);
-    assert!(watch.next_deadline() > Some(now));
+    assert_eq!(table.next_event(), Some(now));
+    table.advance(now);
+    assert_eq!(transitions(&mut table), [demo(AppState::Warning)]);
+    assert!(table.next_event() > Some(now));
 }

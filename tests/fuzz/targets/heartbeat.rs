@@ -1,123 +1,124 @@
-//! Requests of the heartbeat protocol to the table, with time between them: what is told of an application agrees with
-//! what is shown, deadlines are never late, and a table that is saved and restored goes on as it was.
+//! Sends heartbeat requests to the table with time between them. States follow from the overdue ratio, no event is late, and a
+//! saved and restored table is equal to the original.
 #![no_main]
 
 use std::time::Duration;
 
-use hm_agent::heartbeat::protocol;
-use hm_agent::heartbeat::protocol::{Request, Unit};
+use hm_agent::config::TimeUnit;
+use hm_agent::heartbeat::nagios;
+use hm_agent::heartbeat::protocol::{MAX_ID_BYTES, Request};
 use hm_agent::heartbeat::table::HeartbeatTable;
 use hm_agent::model::status::AppState;
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
 
-/// Small, so that it becomes full.
+/// Small, so that inputs fill the table.
 const CAPACITY: usize = 4;
 
 fuzz_target!(|data: &[u8]| {
     let mut program = Program(data);
-    let unit = if program.byte() == Some(b's') { Unit::Seconds } else { Unit::Milliseconds };
-    let mut watch = HeartbeatTable::new(CAPACITY);
+    let unit =
+        if program.byte() == Some(b's') { TimeUnit::Seconds } else { TimeUnit::Milliseconds };
+    let mut table = HeartbeatTable::new(CAPACITY);
     let mut now = Duration::from_secs(100 * 86_400);
     while let Some(line) = program.line() {
         match line.split_first() {
-            Some((b'+', milliseconds)) => now += passed(milliseconds),
-            Some((b'!', _)) => watch = again(watch, now),
-            _ => ask(&mut watch, &text(line), unit, now),
+            Some((b'+', milliseconds)) => now += parse_pause(milliseconds),
+            Some((b'!', _)) => table = save_and_restore(table, now),
+            _ => request(&mut table, &text(line), unit, now),
         }
-        judge(&mut watch, now);
+        check(&mut table, now);
     }
 });
 
-fn passed(milliseconds: &[u8]) -> Duration {
+fn parse_pause(milliseconds: &[u8]) -> Duration {
     let milliseconds = hm_agent::procfs::decimal(milliseconds).unwrap_or(1);
     Duration::from_millis(milliseconds.min(30 * 86_400_000))
 }
 
-fn ask(watch: &mut HeartbeatTable, line: &str, unit: Unit, now: Duration) {
+fn request(table: &mut HeartbeatTable, line: &str, unit: TimeUnit, now: Duration) {
     let (path, query) = line.split_once('?').unwrap_or((line, ""));
     match Request::parse(path, query, unit) {
         Err(why) => assert!(!why.is_empty() && why.lines().count() == 1, "{why:?}"),
-        Ok(Request::Beat(id, promised, unit)) => {
-            assert!(id.len() <= protocol::ID_BYTES && !id.is_empty());
-            let known = watch.status(&id, now).is_some();
-            match watch.beat(&id, promised, now) {
-                Ok(granted) => {
-                    assert!(granted > promised);
-                    let told: f64 = protocol::granted(granted, unit).parse().expect("a number");
-                    assert!(told > 0.0);
-                    let status = watch.status(&id, now).expect("who beat is there");
-                    assert_eq!((status.lateness, status.od), (AppState::Ok, 0.0));
+        Ok(Request::Heartbeat(id, interval, unit)) => {
+            assert!(id.len() <= MAX_ID_BYTES && !id.is_empty());
+            let known = table.status(&id, now).is_some();
+            match table.heartbeat(&id, interval, now) {
+                Ok(timeout) => {
+                    assert!(timeout > interval);
+                    let answer: f64 = nagios::timeout(timeout, unit).parse().expect("a number");
+                    assert!(answer > 0.0);
+                    let status = table.status(&id, now).expect("in the table");
+                    assert_eq!((status.state, status.overdue_ratio), (AppState::Ok, 0.0));
                 }
-                Err(_) => assert!(!known && watch.count(now) >= CAPACITY),
+                Err(_) => assert!(!known && table.count(now) >= CAPACITY),
             }
         }
         Ok(Request::Done(id)) => {
-            watch.done(&id, now);
-            assert_eq!(watch.status(&id, now), None);
+            table.done(&id, now);
+            assert_eq!(table.status(&id, now), None);
         }
         Ok(Request::List) => {
-            let ids = watch.ids(now);
-            assert_eq!(protocol::list(&ids).lines().count(), ids.len());
+            let ids = table.ids(now);
+            assert_eq!(nagios::list(&ids).lines().count(), ids.len());
         }
         Ok(Request::Status(id)) => {
-            let Some(status) = watch.status(&id.unwrap_or_default(), now) else { return };
-            let line = protocol::status_line(&status, unit);
-            let read = protocol::parse_status_line(&status.id, &line).expect("a status");
-            // In maintenance all is well, whatever was before.
-            let expected = status.maintenance.map_or(status.lateness, |_| AppState::Ok);
-            assert_eq!(read.lateness, expected, "{line}");
+            let Some(status) = table.status(&id.unwrap_or_default(), now) else { return };
+            let line = nagios::status_line(&status, unit);
+            let parsed = nagios::parse_status_line(&status.id, &line).expect("a status line");
+            // The line of an application in maintenance is always OK.
+            let expected = status.maintenance.map_or(status.state, |_| AppState::Ok);
+            assert_eq!(parsed.state, expected, "{line}");
         }
         Ok(Request::Maintenance(id, length)) => {
-            let done = watch.maintain(id.as_deref(), length, now).is_ok();
-            if done && length > Duration::ZERO {
-                assert!(watch.maintenance(id.as_deref(), now) >= Some(length));
+            let accepted = table.set_maintenance(id.as_deref(), length, now).is_ok();
+            if accepted && length > Duration::ZERO {
+                assert!(table.maintenance(id.as_deref(), now) >= Some(length));
             }
         }
     }
 }
 
-/// What is saved, written, read and restored is what was there.
-fn again(mut watch: HeartbeatTable, now: Duration) -> HeartbeatTable {
-    watch.take_transitions();
-    let saved = watch.save(now);
+fn save_and_restore(mut table: HeartbeatTable, now: Duration) -> HeartbeatTable {
+    table.take_transitions();
+    let saved = table.save(now);
     let written = serde_json::to_vec(&saved).expect("JSON");
-    let read = serde_json::from_slice(&written).expect("what was written");
+    let read = serde_json::from_slice(&written).expect("valid state");
     assert_eq!(saved, read);
     let mut restored = HeartbeatTable::restore(CAPACITY, read, now);
-    let ids = |watch: &mut HeartbeatTable| {
-        watch.ids(now).iter().map(ToString::to_string).collect::<Vec<_>>()
+    let ids = |table: &mut HeartbeatTable| {
+        table.ids(now).iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(ids(&mut watch), ids(&mut restored));
-    assert!(!restored.has_transitions(), "told a second time");
+    assert_eq!(ids(&mut table), ids(&mut restored));
+    assert!(!restored.has_transitions(), "reported twice");
     restored
 }
 
-fn judge(watch: &mut HeartbeatTable, now: Duration) {
-    let statuses = watch.statuses(now);
+fn check(table: &mut HeartbeatTable, now: Duration) {
+    let statuses = table.statuses(now);
     assert!(statuses.len() <= CAPACITY);
     for status in &statuses {
-        let line = protocol::status_line(status, Unit::Milliseconds);
+        let line = nagios::status_line(status, TimeUnit::Milliseconds);
         assert_eq!(line.lines().count(), 1, "{line:?}");
-        // Whoever is in maintenance, or was until now, is judged from its end on.
-        let expected = match status.od {
-            od if od >= 6.0 => AppState::Dropped,
-            od if od >= 5.0 => AppState::Critical,
-            od if od >= 3.0 => AppState::Warning,
+        let expected = match status.overdue_ratio {
+            ratio if ratio >= 6.0 => AppState::Dropped,
+            ratio if ratio >= 5.0 => AppState::Critical,
+            ratio if ratio >= 3.0 => AppState::Warning,
             _ => AppState::Ok,
         };
+        // The state of an application in maintenance does not change.
         if status.maintenance.is_none() {
-            assert_eq!(status.lateness, expected, "{status:?}");
+            assert_eq!(status.state, expected, "{status:?}");
         }
     }
-    if let Some(deadline) = watch.next_deadline() {
-        assert!(deadline > now, "it is late already");
+    if let Some(at) = table.next_event() {
+        assert!(at > now, "missed event");
     }
-    for transition in watch.take_transitions() {
-        assert!(transition.od.is_finite());
+    for transition in table.take_transitions() {
+        assert!(transition.overdue_ratio.is_finite());
         if transition.to == AppState::Dropped {
-            let id = &transition.id;
-            assert!(statuses.iter().all(|status| status.id != *id) || transition.od >= 6.0);
+            let is_absent = statuses.iter().all(|status| status.id != transition.id);
+            assert!(is_absent || transition.overdue_ratio >= 6.0);
         }
     }
 }

@@ -1,5 +1,5 @@
-//! A settings file: it is refused in one line that says where, or it becomes settings whose effective form is TOML and
-//! means the same when it is read again. No secret is in it.
+//! Loads a configuration file. Either the error is one line, or the effective settings are TOML that loads to the same settings
+//! and contains no secret.
 #![no_main]
 
 use std::fs;
@@ -22,14 +22,14 @@ fuzz_target!(|data: &[u8]| {
             return;
         }
     };
-    // Token files that do not exist are its only reason to refuse, and addresses that are no addresses.
+    // May fail for missing token files and invalid addresses.
     if let Err(error) = Config::new(&settings) {
         assert_eq!(error.to_string().lines().count(), 1, "{error}");
     }
-    let shown = settings.effective();
-    let again = load(shown.as_bytes()).unwrap_or_else(|error| panic!("{error}: {shown}"));
+    let effective = settings.effective();
+    let again = load(effective.as_bytes()).unwrap_or_else(|error| panic!("{error}: {effective}"));
     let changed = again.changed_until_restart(&settings);
-    // Addresses with a query are not shown whole.
+    // URLs are printed without their query.
     let secret = |key: &&str| key.ends_with("token") || key.ends_with(".url");
-    assert!(changed.iter().all(|key| secret(key)), "{changed:?} of {shown}");
+    assert!(changed.iter().all(|key| secret(key)), "{changed:?} of {effective}");
 });

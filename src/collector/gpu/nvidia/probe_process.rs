@@ -75,11 +75,11 @@ impl ProbeProcess {
     }
 
     fn from_file(program: &[u8], arguments: &[OsString], state_dir: &Path) -> io::Result<Self> {
-        state_dir::make(state_dir)?;
-        state_dir::check_alone(state_dir)?;
+        state_dir::create_dir(state_dir)?;
+        state_dir::check_exclusive(state_dir)?;
         let path = state_dir.join(format!("gpu-probe.{}", std::process::id()));
         // In containers, where the agent always has the same PID, a previous run may have left the file behind.
-        let started = state_dir::create(&path, 0o700).and_then(|mut file| {
+        let started = state_dir::create_file(&path, 0o700).and_then(|mut file| {
             file.write_all(program)?;
             drop(file);
             Self::spawn(path.as_os_str(), arguments)
