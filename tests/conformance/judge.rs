@@ -83,7 +83,7 @@ fn stays_open(
         for (answer, text) in answers.iter().zip(texts) {
             let quoted = hm_agent::util::text::escape_for_log(text.trim_ascii(), 40);
             let message = answer["message"].as_str().unwrap_or_default();
-            if !message.starts_with(&format!("\"{quoted}\"")) {
+            if !message.starts_with(&format!("unknown request \"{quoted}\"")) {
                 return Err(format!("unexpected answer: {message}"));
             }
         }
