@@ -1,5 +1,4 @@
-//! What goes into packages beside the program says what the program says: the example settings, the man page, the
-//! completions. The packages themselves are tested by `tests/packages`.
+//! The example settings, the man page and the completions agree with the program. `tests/packages` tests the packages.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -14,14 +13,14 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(path).unwrap()
 }
 
-/// What `hm-agent` prints with these arguments; the error where it fails.
-fn said(arguments: &[&str]) -> Result<String, String> {
+/// Runs `hm-agent` and returns its standard output, or its standard error if it fails.
+fn run(arguments: &[&str]) -> Result<String, String> {
     let output = hm_agent().args(arguments).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-/// The settings that `hm-agent check` prints, with their values; `None`: not set, or not shown.
+/// Parses the settings that `hm-agent check` prints; `None`: without a default, or secret.
 fn settings(checked: &str) -> BTreeMap<String, Option<String>> {
     let lines = checked.lines().filter(|line| !line.starts_with("# this node"));
     let setting = |line: &str| {
@@ -37,8 +36,8 @@ fn settings(checked: &str) -> BTreeMap<String, Option<String>> {
     lines.map(setting).collect()
 }
 
-/// The example's settings, and in which lines they are.
-fn in_example(example: &str) -> Vec<(String, usize)> {
+/// Finds the settings of the example, with their line numbers.
+fn find_settings(example: &str) -> Vec<(String, usize)> {
     let mut section = String::new();
     let mut found = Vec::new();
     for (number, line) in example.lines().enumerate() {
@@ -52,10 +51,10 @@ fn in_example(example: &str) -> Vec<(String, usize)> {
     found
 }
 
-/// The example with the mark of one line taken away, as an administrator would.
-fn with_line(example: &str, wanted: usize) -> String {
+/// Uncomments one line of the example.
+fn uncomment(example: &str, uncommented: usize) -> String {
     let lines = example.lines().enumerate();
-    let line = |(number, line): (usize, &str)| match number == wanted {
+    let line = |(number, line): (usize, &str)| match number == uncommented {
         true => line.strip_prefix('#').unwrap().to_owned() + "\n",
         false => line.to_owned() + "\n",
     };
@@ -63,10 +62,10 @@ fn with_line(example: &str, wanted: usize) -> String {
 }
 
 #[test]
-fn the_example_has_every_setting_with_its_default() {
+fn example_contains_every_setting_with_its_default() {
     let example = file("hm-agent.toml");
-    let defaults = settings(&said(&["check"]).unwrap());
-    let found = in_example(&example);
+    let defaults = settings(&run(&["check"]).unwrap());
+    let found = find_settings(&example);
     let mut keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
     keys.sort_unstable();
     let known: Vec<&str> = defaults.keys().map(String::as_str).collect();
@@ -74,13 +73,13 @@ fn the_example_has_every_setting_with_its_default() {
 
     let scratch = Scratch::new("example");
     for (key, number) in &found {
-        let path = scratch.write("hm-agent.toml", &with_line(&example, *number));
-        let checked = said(&["check", "-c", &path]);
+        let path = scratch.write("hm-agent.toml", &uncomment(&example, *number));
+        let checked = run(&["check", "-c", &path]);
         match &defaults[key] {
             Some(default) => {
                 assert_eq!(settings(&checked.unwrap())[key].as_ref(), Some(default), "{key}");
             }
-            // An example, whose files and users are not here.
+            // An example value: its files and users may not exist on this machine.
             None => {
                 let wrong = ["unknown key", "expected", "TOML"];
                 let why = checked.err().unwrap_or_default();
@@ -91,16 +90,16 @@ fn the_example_has_every_setting_with_its_default() {
 }
 
 #[test]
-fn the_example_as_it_is_changes_nothing() {
+fn unmodified_example_changes_no_setting() {
     let scratch = Scratch::new("example");
     let path = scratch.write("hm-agent.toml", &file("hm-agent.toml"));
-    let checked = said(&["check", "-c", &path]).unwrap();
-    assert_eq!(settings(&checked), settings(&said(&["check"]).unwrap()));
+    let checked = run(&["check", "-c", &path]).unwrap();
+    assert_eq!(settings(&checked), settings(&run(&["check"]).unwrap()));
 }
 
-/// The long options of `--help`.
+/// The long options in `--help`.
 fn options() -> Vec<String> {
-    let help = said(&["--help"]).unwrap();
+    let help = run(&["--help"]).unwrap();
     let words = help.split(|byte: char| !byte.is_ascii_alphanumeric() && byte != '-');
     let long = words.filter(|word| word.strip_prefix("--").is_some_and(|name| !name.is_empty()));
     let mut found: Vec<String> = long.map(str::to_owned).collect();
@@ -111,13 +110,13 @@ fn options() -> Vec<String> {
 }
 
 #[test]
-fn the_man_page_has_every_option_setting_and_command() {
+fn man_page_contains_every_option_setting_and_command() {
     let page = file("hm-agent.8");
     for option in options() {
         let short = option.trim_start_matches('-');
         assert!(page.contains(&format!("-{short}")), "{option}");
     }
-    for key in settings(&said(&["check"]).unwrap()).keys() {
+    for key in settings(&run(&["check"]).unwrap()).keys() {
         assert!(page.contains(&format!("Ic {key}")), "{key}");
     }
     for command in ["run", "check", "sample", "status", "beat"] {
@@ -126,17 +125,17 @@ fn the_man_page_has_every_option_setting_and_command() {
 }
 
 #[test]
-fn completions_know_every_option() {
+fn completions_contain_every_option() {
     for (shell, name) in
         [("bash", "hm-agent.bash"), ("zsh", "_hm-agent"), ("fish", "hm-agent.fish")]
     {
         let completions = file(&format!("completions/{name}"));
         for option in options() {
-            let wanted = match shell {
+            let expected = match shell {
                 "fish" => format!("-l {}", option.trim_start_matches('-')),
                 _ => option,
             };
-            assert!(completions.contains(&wanted), "{shell}: {wanted}");
+            assert!(completions.contains(&expected), "{shell}: {expected}");
         }
     }
 }

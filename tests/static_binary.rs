@@ -1,31 +1,34 @@
-//! What is shipped: one static file, stripped, within its budgets, that runs where there is nothing else; and in it the
-//! GPU probe, which runs with an old glibc.
+//! The release binary: static, stripped, within its budgets, runs in an empty root, and contains a GPU probe that runs with an
+//! old glibc.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use miniz_oxide::deflate::compress_to_vec_zlib;
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
 use support::hub::Hub;
 use support::supervised::Supervisor;
 use support::{Agent, Scratch, at_best, wait_until};
 
-const BUDGET_BYTES: u64 = 2_500_000;
-const BUDGET_IDLE_KB: u64 = 2048;
-const BUDGET_SUBSCRIBER_BYTES: u64 = 14_000;
+const BUDGET_BYTES: u64 = 4_000_000;
+/// Resident, and the private part of it.
+const BUDGET_RESIDENT_KB: (u64, u64) = (4096, 1024);
+const BUDGET_SUBSCRIBER_BYTES: u64 = 20_000;
 const SUBSCRIBERS: u64 = 300;
-/// Of it, a megabyte is the program's file, which the agent has in memory as well.
-const BUDGET_SUPERVISOR_KB: u64 = 1536;
+/// Private memory; the rest is the program's file, which it shares with the agent.
+const BUDGET_SUPERVISOR_PRIVATE_KB: u64 = 256;
 const BUDGET_START: Duration = Duration::from_millis(50);
 
 /// The glibc of CentOS 7.
 const BUDGET_GLIBC: (u32, u32) = (2, 17);
 
-/// Builds it, once.
+/// Builds the binary for this machine, once.
 fn built() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| built_for(std::env::consts::ARCH))
@@ -51,9 +54,9 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 
 #[test]
 #[ignore = "builds a release"]
-fn static_stripped_and_small() {
-    assert!(!readelf("--program-headers", built()).contains("INTERP"), "it asks for a loader");
-    assert!(!readelf("--dynamic", built()).contains("(NEEDED)"), "it asks for a library");
+fn binary_is_static_stripped_and_within_size_budget() {
+    assert!(!readelf("--program-headers", built()).contains("INTERP"), "it needs a loader");
+    assert!(!readelf("--dynamic", built()).contains("(NEEDED)"), "it needs a library");
     let sections = readelf("--sections", built());
     assert!(sections.contains(".text") && !sections.contains(".symtab"), "{sections}");
     let size = std::fs::metadata(built()).unwrap().len();
@@ -61,23 +64,9 @@ fn static_stripped_and_small() {
     assert!(size <= BUDGET_BYTES, "{size} bytes");
 }
 
-/// What is run all the time is laid out together: else an idle agent has twice as much of its program in memory.
 #[test]
 #[ignore = "builds a release"]
-fn what_it_does_all_the_time_is_in_one_place() {
-    for arch in ["x86_64", "aarch64"] {
-        let sections = readelf("--sections", &built_for(arch));
-        let mut words = sections.split_whitespace().skip_while(|word| *word != ".text.hot");
-        // Type, address, offset, size.
-        let size = u64::from_str_radix(words.nth(4).expect("a section for it"), 16).unwrap();
-        println!("{arch}: {size} bytes");
-        assert!((100_000..600_000).contains(&size), "packaging/hot-functions must be run again");
-    }
-}
-
-#[test]
-#[ignore = "builds a release"]
-fn it_names_nobodys_directories() {
+fn binary_contains_no_paths_of_build_machine() {
     let bytes = std::fs::read(built()).unwrap();
     let home = std::env::var("HOME").unwrap();
     for private in [home.as_str(), env!("CARGO_MANIFEST_DIR")] {
@@ -87,7 +76,7 @@ fn it_names_nobodys_directories() {
 
 #[test]
 #[ignore = "builds two releases"]
-fn it_carries_a_probe_that_runs_with_an_old_glibc() {
+fn embedded_probe_needs_glibc_2_17_at_most() {
     for (arch, machine) in [("x86_64", "X86-64"), ("aarch64", "AArch64")] {
         let agent = built_for(arch);
         let probe = agent.with_file_name("gpu-probe");
@@ -96,12 +85,15 @@ fn it_carries_a_probe_that_runs_with_an_old_glibc() {
         let newest = newest_glibc(&readelf("--version-info", &probe)).unwrap();
         println!("{arch}: needs glibc {newest:?}");
         assert!(newest <= BUDGET_GLIBC, "{arch}: it needs glibc {newest:?}");
-        let packed = compress_to_vec_zlib(&std::fs::read(&probe).unwrap(), 10);
-        assert!(contains(&std::fs::read(agent).unwrap(), &packed), "{arch}: another one");
+        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(&std::fs::read(&probe).unwrap()).unwrap();
+        let compressed = encoder.finish().unwrap();
+        let binary = std::fs::read(agent).unwrap();
+        assert!(contains(&binary, &compressed), "{arch}: the embedded probe is another one");
     }
 }
 
-/// The greatest of the `GLIBC_2.17` in what readelf says.
+/// The highest version among the `GLIBC_2.17` in readelf's output.
 fn newest_glibc(version_info: &str) -> Option<(u32, u32)> {
     let version = |text: &str| -> Option<(u32, u32)> {
         let mut numbers = text.split(|byte: char| !byte.is_ascii_digit());
@@ -112,7 +104,7 @@ fn newest_glibc(version_info: &str) -> Option<(u32, u32)> {
 
 #[test]
 #[ignore = "builds a release; needs root"]
-fn it_runs_in_a_root_with_nothing_else_in_it() {
+fn runs_in_root_without_any_other_file() {
     let root = Scratch::new("root");
     std::fs::copy(built(), root.0.join("hm-agent")).unwrap();
     let output = Command::new("chroot").arg(&root.0).args(["/hm-agent", "check"]).output().unwrap();
@@ -124,23 +116,23 @@ fn it_runs_in_a_root_with_nothing_else_in_it() {
 
 #[test]
 #[ignore = "builds a release"]
-fn it_starts_at_once() {
-    // The best of five: a busy machine adds to times and takes nothing off.
+fn listens_within_50_ms() {
+    // The best of five: load of the machine only makes it slower.
     at_best(BUDGET_START, || {
         let mut command = Command::new(built());
         command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
         let start = Instant::now();
         let agent = Agent::spawn(command);
-        let took = start.elapsed();
-        println!("listening after {} ms", took.as_millis());
+        let duration = start.elapsed();
+        println!("listening after {} ms", duration.as_millis());
         agent.stop();
-        took
+        duration
     });
 }
 
 #[test]
 #[ignore = "builds a release"]
-fn with_every_service_on_it_idles_in_two_megabytes() {
+fn resident_memory_is_within_budget_with_all_services() {
     let (hub, scratch) = (Hub::start(), Scratch::new("idle"));
     let mut command = Command::new(built());
     for setting in [
@@ -154,17 +146,20 @@ fn with_every_service_on_it_idles_in_two_megabytes() {
         command.args(["-s", setting]);
     }
     let agent = Agent::spawn(command);
-    // What starting needed is given back after five seconds, and what is needed all the time comes again.
     hub.wait_reports(10);
-    let idle = agent.status("VmRSS");
-    println!("{idle} kB");
-    assert!(idle <= BUDGET_IDLE_KB, "{idle} kB");
+    for _ in 0..50 {
+        assert_eq!(agent.http("/metrics", "").0, 200);
+    }
+    let (resident, private) = (agent.status("VmRSS"), agent.status("RssAnon"));
+    println!("{resident} kB, {private} kB of them private");
+    assert!(resident <= BUDGET_RESIDENT_KB.0, "{resident} kB");
+    assert!(private <= BUDGET_RESIDENT_KB.1, "{private} kB");
     agent.stop();
 }
 
 #[test]
 #[ignore = "builds a release"]
-fn a_subscriber_takes_little_memory() {
+fn subscriber_memory_is_within_budget() {
     let mut command = Command::new(built());
     for setting in [
         "usage.listen=127.0.0.1:0",
@@ -178,7 +173,7 @@ fn a_subscriber_takes_little_memory() {
     let mut clients: Vec<_> = (0..20).map(|_| agent.subscribe()).collect();
     let before = agent.status("RssAnon");
     clients.extend((0..SUBSCRIBERS).map(|_| agent.subscribe()));
-    // Each has had some updates, of which one thread or another has made or sent one.
+    // Each connection's thread has sent some updates.
     (0..3).for_each(|_| clients.iter_mut().for_each(|client| drop(client.json())));
     let each = (agent.status("RssAnon") - before) * 1024 / SUBSCRIBERS;
     println!("{each} bytes");
@@ -188,10 +183,10 @@ fn a_subscriber_takes_little_memory() {
 
 #[test]
 #[ignore = "builds a release"]
-fn its_supervisor_is_small() {
+fn supervisor_memory_is_within_budget() {
     let scratch = Scratch::new("supervisor");
     let mut command = Command::new(built());
-    command.args(["run", "--supervise", "--log-file"]).arg(scratch.0.join("log"));
+    command.args(["run", "--supervise"]);
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     command.args(["-s", &format!("usage.listen={address}"), "-s", "heartbeat.enabled=false"]);
     command.args(["-s", &format!("state_dir={}", scratch.0.display())]);
@@ -203,8 +198,8 @@ fn its_supervisor_is_small() {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
     };
-    let (all, own) = (kilobytes("VmRSS"), kilobytes("RssAnon"));
-    println!("{all} kB, {own} kB of them its own");
-    assert!(all <= BUDGET_SUPERVISOR_KB && own <= 256, "{all} kB, {own} kB of them its own");
+    let (resident, private) = (kilobytes("VmRSS"), kilobytes("RssAnon"));
+    println!("{resident} kB, {private} kB of them private");
+    assert!(private <= BUDGET_SUPERVISOR_PRIVATE_KB, "{private} kB");
     supervisor.stop();
 }
