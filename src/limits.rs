@@ -2,38 +2,9 @@
 
 use std::time::Duration;
 
-/// A kernel file larger than this is refused, not truncated. `/proc/stat` of a machine with thousands of
-/// interrupt lines stays under 1 MiB; nothing else comes near.
-pub const KERNEL_FILE_BYTES: u64 = 4 << 20;
-
 /// The first sample has nothing to be compared with; the next one comes so soon, so that nobody looks at
 /// a mean since boot for a whole interval. Long enough for whole percents on one processor.
 pub const WARM_UP: Duration = Duration::from_millis(500);
-
-/// A file system that has not answered statvfs for so long hangs, and so does sysfs as a whole. A healthy network mount
-/// answers in milliseconds, a disk that must spin up first in seconds.
-pub const STATVFS: Duration = Duration::from_secs(3);
-/// Threads left behind in hanging file systems. Beyond these, of the others only the machine's own disks
-/// are asked.
-pub const HUNG_MOUNTS: usize = 16;
-
-/// How long a sample waits for its file systems; what answers later is in the next sample. So old may be what was asked
-/// ahead of it.
-pub const ASIDE_PATIENCE: Duration = Duration::from_millis(50);
-/// So long before a look is due file systems and sysfs are asked: what answers as fast as most do has answered then, and the
-/// sample need not wait for it.
-pub const ASIDE_LEAD: Duration = Duration::from_millis(1);
-
-/// Thermal zones, sensors and interfaces are looked up anew so often: they seldom come and go, and listing them
-/// costs more than reading them.
-pub const DEVICE_SEARCH: Duration = Duration::from_secs(60);
-/// So many of each are read: on a host of containers every one of them has an interface.
-pub const DEVICES: usize = 256;
-/// Temperature sensors of one chip; the largest processors have one for each of 128 cores.
-pub const SENSORS: usize = 160;
-/// How long the first look waits for them, and every later one; what answers later is in the next sample.
-pub const SENSORS_PATIENCE: (Duration, Duration) =
-    (Duration::from_millis(500), Duration::from_millis(20));
 
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;

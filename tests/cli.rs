@@ -158,7 +158,10 @@ fn check_shows_every_setting_with_its_origin() {
     assert!(line("usage.listen = \"0.0.0.0:33931\" ").ends_with("# default"));
     assert!(line("# usage.token is set and not shown ").ends_with(&format!("# {file} line 4")));
     assert!(!ran.stdout.contains("s3cret"));
-    assert_eq!(ran.stderr, "hm-agent: ignored environment variables that match no setting: HM_AGENT_PORT\n");
+    assert_eq!(
+        ran.stderr,
+        "hm-agent: ignored environment variables that match no setting: HM_AGENT_PORT\n"
+    );
     // What it prints is a settings file.
     let again = scratch.write("b.toml", &ran.stdout);
     let ran = run(&["check", "-c", &again]);

@@ -138,8 +138,7 @@ fn malformed_kernel_file_affects_only_its_collector() {
         fs::copy(captured.join("b/proc").join(file), &path).unwrap();
         wait_until(&format!("{collector} again"), || succeeds(collector).then_some(()));
     }
-    let (lost, again) =
-        (agent.said(" are left out until it can be read"), agent.said(" can be read again"));
+    let (lost, again) = (agent.said(" are omitted until it recovers"), agent.said(" recovered"));
     assert_eq!((lost, again), (READ.len(), READ.len()), "{:#?}", agent.log());
     agent.stop();
 }
@@ -229,7 +228,7 @@ fn unreadable_kernel_file_affects_only_its_collector() {
     // Load, pressure and mounts are optional: some kernels and containers lack them, so a missing file is not logged.
     let silent = 3;
     let expected = READ.len() * UNREADABLE.len() - silent;
-    let (lost, again) = (count(" are left out until it can be read"), count(" can be read again"));
+    let (lost, again) = (count(" are omitted until it recovers"), count(" recovered"));
     assert_eq!((lost, again), (expected, expected), "{log:#?}");
 }
 

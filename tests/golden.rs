@@ -33,7 +33,7 @@ fn read(tree: &str, monotonic_seconds: u64) -> RawSample {
         files_free: 900,
         read_only: false,
     };
-    let mut reading = Sampler::new(roots(tree), move |_| Ok(size)).first().unwrap();
+    let mut reading = Sampler::new(roots(tree), move |_| Ok(size)).collect_first().unwrap();
     reading.monotonic = Duration::from_secs(monotonic_seconds);
     reading.unix_seconds = 1_795_216_252 + monotonic_seconds;
     reading
@@ -109,7 +109,7 @@ fn an_old_kernel_computes_what_it_can_and_leaves_out_the_rest() {
         std::fs::copy(modern.proc.join(file), old.join("proc").join(file)).unwrap();
     }
     let roots = Roots { proc: old.join("proc"), sys: old.join("sys"), root: old.clone() };
-    let reading = Sampler::new(roots.clone(), |_| unreachable!()).first().unwrap();
+    let reading = Sampler::new(roots.clone(), |_| unreachable!()).collect_first().unwrap();
     let name = host_info::read(&roots);
     std::fs::remove_dir_all(&old).unwrap();
 

@@ -36,7 +36,7 @@ fn captured(tree: &str, format: Format) -> String {
         read_only: false,
     };
     let host = host_info::read(&roots);
-    let mut sample = Sampler::new(roots, move |_| Ok(size)).first().unwrap();
+    let mut sample = Sampler::new(roots, move |_| Ok(size)).collect_first().unwrap();
     (sample.unix_seconds, sample.duration) = (1_795_216_252, Duration::from_micros(250));
     for source in &mut sample.collectors {
         source.duration = Duration::from_micros(20);

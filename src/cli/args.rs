@@ -11,8 +11,8 @@ use lexopt::{Arg, Parser};
 use crate::agent::supervise::{SuperviseOptions, Target};
 use crate::cli::{Command, Options, absolute};
 use crate::core_client::command_supervisor;
-use crate::procfs::decimal;
 use crate::util::error::Error;
+use crate::util::text::parse_decimal;
 
 /// A subcommand that users call.
 pub struct Subcommand {
@@ -303,7 +303,7 @@ fn parse_override(text: &str) -> Result<(String, String), Error> {
 
 /// Parses milliseconds, at most a week: the longest interval of the heartbeat protocol.
 fn parse_interval(text: &OsStr) -> Result<Duration, Error> {
-    let number = text.to_str().and_then(|text| decimal(text.as_bytes()));
+    let number = text.to_str().and_then(|text| parse_decimal(text.as_bytes()));
     number
         .filter(|number| (1..=604_800_000).contains(number))
         .map(Duration::from_millis)

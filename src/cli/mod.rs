@@ -19,7 +19,7 @@ use crate::agent;
 use crate::agent::supervise::{self, SuperviseOptions};
 pub use crate::cli::args::parse;
 use crate::cli::beat::Beat;
-use crate::collector::cached_file::Files;
+use crate::collector::cached_file::FileReader;
 use crate::collector::host_info;
 use crate::config::{Config, Settings, Sources};
 use crate::core_client::client as core;
@@ -162,7 +162,7 @@ fn check(sources: &Sources) -> Result<(), Error> {
     if let Some(core) = &config.core {
         let ip_address = "…".to_owned();
         let os_info = host_info::read(&config.roots).os;
-        let hostname = host_info::hostname(&mut Files::default(), &config.roots);
+        let hostname = host_info::hostname(&mut FileReader::default(), &config.roots);
         let hostname = hostname.unwrap_or_else(|| node.clone());
         let node = Node { node_id: node, hostname, ip_address, os_info };
         text += &core::Link::rehearse(core, &node, config.ca_file.as_deref())?;

@@ -33,7 +33,7 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
     let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
     let (first, second) = std::thread::scope(|scope| {
         scope.spawn(|| ProbeSupervisor::new(&gpus, &settings, GPU_PROBE).run(&stop));
-        let first = sampler.first();
+        let first = sampler.collect_first();
         let start = Instant::now();
         sys::wait_readable([gpus.first_result()], Some(GPU_TIMEOUT));
         std::thread::sleep(SAMPLE_WINDOW.saturating_sub(start.elapsed()));
@@ -48,7 +48,7 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
             false => Vec::new(),
         };
         let (heartbeats, upstreams) = (heartbeats.into(), upstreams.into());
-        let second = RawSample { gpus, heartbeats, upstreams, ..sampler.read(None) };
+        let second = RawSample { gpus, heartbeats, upstreams, ..sampler.collect(None) };
         stop.trigger();
         (first, second)
     });

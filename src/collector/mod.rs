@@ -1,7 +1,5 @@
-//! Reads this machine: files below the roots of `path.*`, with [`crate::procfs`] to understand them.
-//!
-//! The sampler's thread runs everything here but what [`aside`] asks, [`sensors`] and statvfs, whose calls may hang, and
-//! [`gpu`] with [`amd`], which have a thread of their own for the same reason.
+//! Reads this host: files below the roots of `path.*`, parsed by [`crate::procfs`]. The sampler's thread runs everything but the
+//! calls that may block indefinitely: [`sysfs`] and statvfs run on [`blocking_worker`], GPUs in [`gpu`] on a thread of their own.
 
 pub mod blocking_worker;
 pub mod cached_file;
@@ -13,5 +11,5 @@ pub mod mounts;
 pub mod process_stats;
 pub mod sampler;
 pub mod sampler_loop;
-pub mod status;
+mod status;
 pub mod sysfs;

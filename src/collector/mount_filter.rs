@@ -1,4 +1,4 @@
-//! Which of the mounts are worth a line on a dashboard. Pure: mounts in, mounts out.
+//! Which mounts are reported.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::procfs::mountinfo::Mount;
 
-/// File systems that hold no data of anybody's, or whose size says nothing.
-const PSEUDO: &[&[u8]] = &[
+/// Types that hold no user data, or whose size is meaningless.
+const PSEUDO_TYPES: &[&[u8]] = &[
     b"autofs",
     b"binfmt_misc",
     b"bpf",
@@ -40,8 +40,8 @@ const PSEUDO: &[&[u8]] = &[
     b"tracefs",
 ];
 
-/// Directories at and below which mounts come and go with containers and logins.
-const TRANSIENT: &[&str] = &[
+/// Mounts at and below these come and go with containers and logins.
+const TRANSIENT_DIRECTORIES: &[&str] = &[
     "/dev",
     "/proc",
     "/sys",
@@ -53,13 +53,13 @@ const TRANSIENT: &[&str] = &[
     "/snap",
 ];
 
-/// Directories below which containers have their mounts; a disk may be mounted at them.
-const OF_CONTAINERS: &[&str] =
+/// Mounts below these belong to containers. A disk may be mounted at them.
+const CONTAINER_DIRECTORIES: &[&str] =
     &["/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet"];
 
-/// Whether a file system answers for another machine or program, which may be dead.
-pub fn is_remote(mount: &Mount) -> bool {
-    const REMOTE: &[&[u8]] = &[
+/// Whether another machine or process serves the file system, so that calls block while it does not respond.
+pub fn is_network_fs(mount: &Mount) -> bool {
+    const TYPES: &[&[u8]] = &[
         b"9p",
         b"afs",
         b"beegfs",
@@ -76,20 +76,20 @@ pub fn is_remote(mount: &Mount) -> bool {
         b"virtiofs",
         b"wekafs",
     ];
-    REMOTE.contains(&&mount.fs_type[..]) || mount.fs_type.starts_with(b"fuse")
+    TYPES.contains(&&mount.fs_type[..]) || mount.fs_type.starts_with(b"fuse")
 }
 
-/// The mounts that hold data, each file system once: where a mount hides another, the one on top; where
-/// a file system is mounted several times, its whole rather than a part, and then the first.
+/// Keeps the mounts that hold data, each file system once. Of mounts at the same directory the last one is kept, which hides the
+/// others; of several mounts of a file system the first, but one of its root rather than of a subdirectory.
 ///
-/// `root` is where the machine is mounted (`path.root`): our own view of it, `/host/data`, is its `/data`.
-pub fn worth_asking(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
+/// `root` is where the host's root is mounted (`path.root`): what the agent sees at `/host/data` is the host's `/data`.
+pub fn filter_mounts(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
     let mut kept: Vec<Mount> = Vec::new();
     for mut mount in mounts {
-        mount.mount_point = inside(mount.mount_point, root);
-        // The list is the machine's, and what we see of it is mounted for us, read-only as a rule.
-        mount.shielded = root != Path::new("/");
-        kept.retain(|earlier| earlier.mount_point != mount.mount_point);
+        mount.mount_point = relative_to(mount.mount_point, root);
+        // The table is the host's. Its directories are usually mounted read-only for the agent's container.
+        mount.ro_from_sandbox = root != Path::new("/");
+        kept.retain(|hidden| hidden.mount_point != mount.mount_point);
         if !holds_data(&mount) {
             continue;
         }
@@ -102,23 +102,23 @@ pub fn worth_asking(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
     kept
 }
 
-/// A service manager's sandbox has nearly everything mounted read-only for its service, and so no disk would ever be one
-/// that can fill up: what counts is how process 1 has it mounted.
-pub fn unshield(mounts: &mut [Mount], of_init: &[Mount]) {
+/// Takes over from process 1 (`pid1_mounts`) whether a mount is read-only. A systemd sandbox mounts nearly everything read-only for
+/// its service, and a read-only disk is never reported as one that can fill up.
+pub fn apply_host_read_only(mounts: &mut [Mount], pid1_mounts: &[Mount]) {
     for mount in mounts.iter_mut().filter(|mount| mount.read_only) {
         let is_same = |other: &&Mount| {
             other.device_number == mount.device_number && other.mount_point == mount.mount_point
         };
-        if of_init.iter().rfind(is_same).is_some_and(|other| !other.read_only) {
-            (mount.read_only, mount.shielded) = (false, true);
+        if pid1_mounts.iter().rfind(is_same).is_some_and(|other| !other.read_only) {
+            (mount.read_only, mount.ro_from_sandbox) = (false, true);
         }
     }
 }
 
-fn inside(mount_point: Vec<u8>, root: &Path) -> Vec<u8> {
+fn relative_to(mount_point: Vec<u8>, root: &Path) -> Vec<u8> {
     match Path::new(OsStr::from_bytes(&mount_point)).strip_prefix(root) {
-        Ok(inside) if root != Path::new("/") => {
-            Path::new("/").join(inside).into_os_string().into_vec()
+        Ok(relative) if root != Path::new("/") => {
+            Path::new("/").join(relative).into_os_string().into_vec()
         }
         _ => mount_point,
     }
@@ -127,11 +127,14 @@ fn inside(mount_point: Vec<u8>, root: &Path) -> Vec<u8> {
 fn holds_data(mount: &Mount) -> bool {
     let fs_type = &mount.fs_type[..];
     let point = Path::new(OsStr::from_bytes(&mount.mount_point));
-    // A container's own root is an overlay; those elsewhere belong to other containers.
-    let overlay = fs_type == b"overlay" && point != Path::new("/");
-    let transient = TRANSIENT.iter().any(|directory| point.starts_with(directory));
+    // The root of the agent's own container is an overlay; overlays elsewhere belong to other containers.
+    let is_overlay = fs_type == b"overlay" && point != Path::new("/");
+    let is_transient = TRANSIENT_DIRECTORIES.iter().any(|directory| point.starts_with(directory));
     let below = |directory: &&str| point.starts_with(directory) && point != Path::new(directory);
-    !PSEUDO.contains(&fs_type) && !overlay && !transient && !OF_CONTAINERS.iter().any(below)
+    !PSEUDO_TYPES.contains(&fs_type)
+        && !is_overlay
+        && !is_transient
+        && !CONTAINER_DIRECTORIES.iter().any(below)
 }
 
 #[cfg(test)]
@@ -140,16 +143,17 @@ mod tests {
     use crate::procfs::mountinfo::parse;
 
     #[test]
-    fn what_a_sandbox_has_made_read_only_is_not_so_for_the_machine() {
-        let list = |text: &[u8]| worth_asking(parse(text).unwrap(), Path::new("/"));
-        let mut ours = list(
+    fn ignores_read_only_that_a_sandbox_added() {
+        let list = |text: &[u8]| filter_mounts(parse(text).unwrap(), Path::new("/"));
+        let mut mounts = list(
             b"1 0 8:1 / / ro - ext4 /dev/a rw\n2 1 8:2 / /cd ro - ext4 /dev/b rw\n3 1 8:3 / /z ro - xfs /dev/c rw\n",
         );
-        let of_init = parse(
+        let pid1_mounts = parse(
             b"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 8:2 / /cd ro - ext4 /dev/b rw\n3 1 8:4 / /z rw - xfs /dev/d rw\n",
         );
-        unshield(&mut ours, &of_init.unwrap());
-        let found: Vec<_> = ours.iter().map(|mount| (mount.read_only, mount.shielded)).collect();
+        apply_host_read_only(&mut mounts, &pid1_mounts.unwrap());
+        let found: Vec<_> =
+            mounts.iter().map(|mount| (mount.read_only, mount.ro_from_sandbox)).collect();
         assert_eq!(found, [(false, true), (true, false), (true, false)]);
     }
 
@@ -158,12 +162,12 @@ mod tests {
     }
 
     fn kept_below(root: &str, mountinfo: &str) -> Vec<String> {
-        let mounts = worth_asking(parse(mountinfo.as_bytes()).unwrap(), Path::new(root));
+        let mounts = filter_mounts(parse(mountinfo.as_bytes()).unwrap(), Path::new(root));
         mounts.iter().map(|m| String::from_utf8_lossy(&m.mount_point).into_owned()).collect()
     }
 
     #[test]
-    fn what_holds_data_stays() {
+    fn keeps_file_systems_that_hold_data() {
         let points = kept(
             "22 27 0:21 / /proc rw - proc proc rw
 24 27 0:6 / /dev rw - devtmpfs devtmpfs rw
@@ -181,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn a_container_sees_its_own_root() {
+    fn keeps_overlay_root_of_a_container() {
         assert_eq!(kept("1 0 0:50 / / rw - overlay overlay rw\n"), ["/"]);
     }
 
     #[test]
-    fn each_file_system_once_and_its_whole_before_a_part() {
+    fn keeps_each_file_system_once_and_prefers_its_root() {
         let points = kept(
             "27 1 254:0 /part /bind rw - ext4 /dev/vda rw
 28 1 254:0 / /whole rw - ext4 /dev/vda rw
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mount_on_top_hides_the_one_below() {
+    fn keeps_only_the_topmost_mount_at_a_directory() {
         let points = kept(
             "27 1 254:0 / /data rw - ext4 /dev/vda rw
 28 1 254:1 / /data rw - xfs /dev/vdb rw
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_mounted_in_a_container_is_seen_as_itself() {
+    fn maps_mount_points_to_those_of_the_host() {
         let seen = |root: &str| {
             kept_below(
                 root,

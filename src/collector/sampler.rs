@@ -1,21 +1,19 @@
-//! One look at this machine. Each file reports its own failure, once; the others go on.
+//! Collects one sample of this host. A file that cannot be read is logged once and its values are missing; the others are not
+//! affected.
 
-use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::collector::blocking_worker::BlockingWorker;
-use crate::collector::cached_file::{Files, Made};
+use crate::collector::cached_file::FileReader;
 use crate::collector::host_info;
-use crate::collector::mount_filter::{unshield, worth_asking};
-use crate::collector::mounts::{Place, Places};
-use crate::collector::status::Ledger;
+use crate::collector::mount_filter::{apply_host_read_only, filter_mounts};
+use crate::collector::mounts::{MountTable, open_mountinfo_watch};
+use crate::collector::status::CollectorStatuses;
 use crate::collector::sysfs::SysfsCollector;
 use crate::config::Roots;
-use crate::limits;
 use crate::model::devices::Devices;
 use crate::model::{FileSystem, Pressures, RawSample};
 use crate::procfs::{
@@ -27,126 +25,111 @@ use crate::sys::FsSize;
 use crate::util::error::Error;
 use crate::util::logger::unix_seconds;
 
-/// Reads the machine's counters.
+/// How long a sample waits for sysfs, and then for file systems. A result that arrives later is part of the next sample.
+const COLLECT_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// How long the first sample waits for sysfs, so that temperatures are not missing at the start.
+const FIRST_SYSFS_TIMEOUT: Duration = Duration::from_millis(500);
+
 pub struct Sampler {
     roots: Roots,
-    files: Files,
-    aside: BlockingWorker,
-    mounts: Mounts,
+    files: FileReader,
+    worker: BlockingWorker,
+    mounts: MountTable,
     started: Instant,
-    /// Wall clock of this look, Unix seconds.
-    now: u64,
-    /// The file that is read, in memory that stays.
-    path: PathBuf,
-    ledger: Ledger,
+    /// Wall clock of the current sample.
+    unix_seconds: u64,
+    statuses: CollectorStatuses,
 }
 
-/// The list of mounts as it was read last, and what came of it.
-#[derive(Default)]
-struct Mounts {
-    text: Vec<u8>,
-    places: Arc<Places>,
-}
-
-/// A file of /proc, and the source that it is part of.
+/// A file below `/proc`, and the collector it belongs to.
 #[derive(Clone, Copy)]
-struct Part {
-    source: &'static str,
-    file: &'static str,
-    made: Made,
+struct ProcFile {
+    collector: &'static str,
+    path: &'static str,
 }
 
-const fn at_once(source: &'static str, file: &'static str) -> Part {
-    Part { source, file, made: Made::AtOnce }
+const fn proc_file(collector: &'static str, path: &'static str) -> ProcFile {
+    ProcFile { collector, path }
 }
 
-const fn by_line(source: &'static str, file: &'static str) -> Part {
-    Part { source, file, made: Made::ByLine }
-}
-
-const STAT: Part = at_once("stat", "stat");
-const MEMINFO: Part = at_once("meminfo", "meminfo");
+const STAT: ProcFile = proc_file("stat", "stat");
+const MEMINFO: ProcFile = proc_file("meminfo", "meminfo");
 
 impl Sampler {
-    /// A sampler of the machine mounted at `roots`, whose file systems are asked with `statvfs`.
     pub fn new(
         roots: Roots,
         statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
     ) -> Self {
-        let mut sensors = SysfsCollector::new(&roots.sys);
+        let mut sysfs = SysfsCollector::new(&roots.sys);
         Self {
             roots,
-            files: Files::default(),
-            aside: BlockingWorker::new(statvfs, move || sensors.read()),
-            mounts: Mounts::default(),
+            files: FileReader::default(),
+            worker: BlockingWorker::new(statvfs, move || sysfs.collect()),
+            mounts: MountTable::default(),
             started: Instant::now(),
-            now: 0,
-            path: PathBuf::new(),
-            ledger: Ledger::default(),
+            unix_seconds: 0,
+            statuses: CollectorStatuses::default(),
         }
     }
 
-    /// The first look. Without `/proc/stat` and `/proc/meminfo` there is nothing to serve: an error.
-    pub fn first(&mut self) -> Result<RawSample, Error> {
+    /// Collects the first sample. Fails without `/proc/stat` and `/proc/meminfo`, because the agent has nothing to serve then.
+    pub fn collect_first(&mut self) -> Result<RawSample, Error> {
         let hint = "path.proc must be where the machine's /proc is";
         self.parse(STAT, stat::parse).map_err(|error| error.with_hint(hint))?;
         self.parse(MEMINFO, meminfo::parse).map_err(|error| error.with_hint(hint))?;
-        Ok(self.look(limits::SENSORS_PATIENCE.0, None))
+        Ok(self.collect_sample(FIRST_SYSFS_TIMEOUT, None))
     }
 
-    /// Another look, without GPUs and heartbeats, which others look after. What cannot be read is absent and
-    /// said in the log, once. The next look is an `interval` later, if that is known.
-    pub fn read(&mut self, interval: Option<Duration>) -> RawSample {
-        self.look(limits::SENSORS_PATIENCE.1, interval)
+    /// Collects a sample, without GPUs and the status of services. `interval` is the time until the next sample, if it is known.
+    pub fn collect(&mut self, interval: Option<Duration>) -> RawSample {
+        self.collect_sample(COLLECT_TIMEOUT, interval)
     }
 
-    fn look(&mut self, patience: Duration, interval: Option<Duration>) -> RawSample {
-        let since = Instant::now();
-        self.now = unix_seconds();
-        let mounted = self.mounts();
-        let (stat, meminfo) =
-            (self.needed(STAT, stat::parse), self.needed(MEMINFO, meminfo::parse));
-        // They answer while the other files are read.
-        self.aside.ask(&self.mounts.places, interval);
-        let mut reading = RawSample {
+    /// Records the result of a collector that runs elsewhere, as part of the next sample.
+    pub fn record(&mut self, collector: &'static str, success: bool, duration: Duration) {
+        self.statuses.record(collector, success, duration, unix_seconds());
+    }
+
+    fn collect_sample(&mut self, sysfs_timeout: Duration, interval: Option<Duration>) -> RawSample {
+        let started = Instant::now();
+        self.unix_seconds = unix_seconds();
+        let mounts_known = self.refresh_mounts();
+        // Runs while the other files are read.
+        self.worker.start_round(self.mounts.mount_points(), interval);
+        let mut sample = RawSample {
             monotonic: self.started.elapsed(),
-            unix_seconds: self.now,
+            unix_seconds: self.unix_seconds,
             hostname: host_info::hostname(&mut self.files, &self.roots),
-            stat,
-            meminfo,
-            loadavg: self.optional(at_once("loadavg", "loadavg"), loadavg::parse),
-            uptime_seconds: self.optional(at_once("uptime", "uptime"), uptime::parse),
+            stat: self.required(STAT, stat::parse),
+            meminfo: self.required(MEMINFO, meminfo::parse),
+            loadavg: self.optional(proc_file("loadavg", "loadavg"), loadavg::parse),
+            uptime_seconds: self.optional(proc_file("uptime", "uptime"), uptime::parse),
             pressure: self.pressure(),
             diskstats: self
-                .optional(by_line("diskstats", "diskstats"), diskstats::parse)
+                .optional(proc_file("diskstats", "diskstats"), diskstats::parse)
                 .unwrap_or_default(),
             net_dev: self
-                .of_init(("netdev", "net/dev"), "net/dev", net_dev::parse)
+                .read_from_pid1_ns(("netdev", "net/dev"), "net/dev", net_dev::parse)
                 .unwrap_or_default(),
-            vmstat: self.optional(by_line("vmstat", "vmstat"), vmstat::parse),
-            file_nr: self.optional(at_once("filefd", "sys/fs/file-nr"), file_nr::parse),
+            vmstat: self.optional(proc_file("vmstat", "vmstat"), vmstat::parse),
+            file_nr: self.optional(proc_file("filefd", "sys/fs/file-nr"), file_nr::parse),
             ..RawSample::default()
         };
-        reading.low_watermark_bytes = self.low_watermark_bytes(reading.meminfo.as_ref());
-        // Which the mounts of other machines are asked after.
-        reading.devices = self.devices(patience);
-        reading.file_systems = self.file_systems(mounted);
-        reading.file_systems_stuck = self.aside.hung_mounts();
-        reading.collectors = self.ledger.end();
-        reading.duration = since.elapsed();
-        reading
-    }
-
-    /// Notes how somebody else's source did, before the next look.
-    pub fn record(&mut self, name: &'static str, success: bool, took: Duration) {
-        self.ledger.record(name, success, took, unix_seconds());
+        sample.low_watermark_bytes = self.low_watermark_bytes(sample.meminfo.as_ref());
+        sample.devices = self.devices(sysfs_timeout);
+        sample.file_systems = self.file_systems(mounts_known);
+        sample.file_systems_stuck = self.worker.stuck_mounts();
+        sample.collectors = self.statuses.finish_sample();
+        sample.duration = started.elapsed();
+        sample
     }
 
     fn pressure(&mut self) -> Pressures {
         Pressures {
-            cpu: self.optional(at_once("pressure", "pressure/cpu"), pressure::parse),
-            memory: self.optional(at_once("pressure", "pressure/memory"), pressure::parse),
-            io: self.optional(at_once("pressure", "pressure/io"), pressure::parse),
+            cpu: self.optional(proc_file("pressure", "pressure/cpu"), pressure::parse),
+            memory: self.optional(proc_file("pressure", "pressure/memory"), pressure::parse),
+            io: self.optional(proc_file("pressure", "pressure/io"), pressure::parse),
         }
     }
 
@@ -155,142 +138,109 @@ impl Sampler {
             return None;
         }
         let parse = zoneinfo::parse_low_watermark_pages;
-        let pages = self.optional(by_line("zoneinfo", "zoneinfo"), parse)?;
+        let pages = self.optional(proc_file("zoneinfo", "zoneinfo"), parse)?;
         Some(pages.saturating_mul(sys::page_size_bytes()))
     }
 
-    /// What sysfs says. If it hangs, it is left out until it does not.
-    fn devices(&mut self, patience: Duration) -> Arc<Devices> {
-        let since = Instant::now();
-        let found = self.aside.devices(patience).ok_or_else(|| {
+    fn devices(&mut self, timeout: Duration) -> Arc<Devices> {
+        let started = Instant::now();
+        let devices = self.worker.devices(timeout).ok_or_else(|| {
             Error::system("read sensors and interfaces".to_owned(), io::ErrorKind::TimedOut.into())
         });
-        self.ledger.note(("sysfs", "sysfs"), found, since, self.now).unwrap_or_default()
+        let file = ("sysfs", "sysfs");
+        self.statuses.record_result(file, devices, started, self.unix_seconds).unwrap_or_default()
     }
 
-    /// Between looks: leaves what hangs behind. Says when to come again, if not with the next
-    /// look.
-    pub fn tend(&mut self) -> Option<Duration> {
-        self.aside.tend()
+    fn file_systems(&mut self, mounts_known: bool) -> Vec<FileSystem> {
+        let started = Instant::now();
+        let file_systems = self.worker.file_systems(COLLECT_TIMEOUT);
+        if mounts_known {
+            self.statuses.record("filesystem", true, started.elapsed(), self.unix_seconds);
+        }
+        file_systems
+    }
+
+    /// Reads the mount table if it has changed. Returns whether it is known.
+    fn refresh_mounts(&mut self) -> bool {
+        if self.mounts.is_unchanged() {
+            return true;
+        }
+        // Opened before the table is read, so that a change in between is noticed with the next sample.
+        let watch = open_mountinfo_watch(&self.roots.proc);
+        let file = ("filesystem", "mountinfo");
+        let Some(all) = self.read_from_pid1_ns(file, "self/mountinfo", mountinfo::parse) else {
+            return false;
+        };
+        let mut mounts = filter_mounts(all, &self.roots.root);
+        if mounts.iter().any(|mount| mount.read_only) {
+            // Without permission to read it, the agent's own view is used.
+            let pid1 = self.roots.proc.join("1/mountinfo");
+            if let Ok(pid1_mounts) = self.files.parse(&pid1, mountinfo::parse) {
+                apply_host_read_only(&mut mounts, &pid1_mounts);
+            }
+        }
+        self.mounts = MountTable::new(&self.roots.root, mounts, watch);
+        true
     }
 
     fn parse<T>(
         &mut self,
-        part: Part,
+        file: ProcFile,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Result<T, Error> {
-        self.path.as_mut_os_string().clear();
-        self.path.push(&self.roots.proc);
-        self.path.push(part.file);
-        self.files.parse(&self.path, part.made, parse)
+        self.files.parse(&self.roots.proc.join(file.path), parse)
     }
 
-    /// A file that every kernel has.
-    fn needed<T>(
+    /// Reads a file that every kernel has.
+    fn required<T>(
         &mut self,
-        part: Part,
+        file: ProcFile,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
-        let since = Instant::now();
-        let result = self.parse(part, parse);
-        self.ledger.note((part.source, part.file), result, since, self.now)
+        let started = Instant::now();
+        let result = self.parse(file, parse);
+        let ProcFile { collector, path } = file;
+        self.statuses.record_result((collector, path), result, started, self.unix_seconds)
     }
 
-    /// A file that this kernel may not have: then it is absent, and nothing is said.
+    /// Reads a file that not every kernel has. If it does not exist, nothing is recorded or logged.
     fn optional<T>(
         &mut self,
-        part: Part,
+        file: ProcFile,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
-        let since = Instant::now();
-        match self.parse(part, parse) {
-            Err(Error::System { ref source, .. }) if is_absent(source) => None,
-            result => self.ledger.note((part.source, part.file), result, since, self.now),
+        let started = Instant::now();
+        let result = self.parse(file, parse);
+        if let Err(Error::System { source, .. }) = &result
+            && is_unsupported(source)
+        {
+            return None;
         }
+        let ProcFile { collector, path } = file;
+        self.statuses.record_result((collector, path), result, started, self.unix_seconds)
     }
 
-    /// Files below `self` speak of the reader's own namespaces. Where /proc is not our own (a container
-    /// with the host's mounted elsewhere), the machine's are those of its process 1.
-    fn of_init<T>(
+    /// Reads a file that differs between namespaces. Files below `/proc/self` describe the namespaces of the reader. If `/proc` is
+    /// that of the host, mounted into a container, those of process 1 are the host's.
+    fn read_from_pid1_ns<T>(
         &mut self,
-        (source, name): (&'static str, &'static str),
-        own: &'static str,
+        (collector, name): (&'static str, &'static str),
+        own_path: &'static str,
         mut parse: impl FnMut(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
-        let since = Instant::now();
-        if self.roots.proc.as_os_str() != "/proc" {
+        let started = Instant::now();
+        if self.roots.proc != Path::new("/proc") {
             let path = self.roots.proc.join("1").join(name);
-            if let Ok(found) = self.files.parse(&path, Made::ByLine, &mut parse) {
-                self.ledger.record(source, true, since.elapsed(), self.now);
-                return Some(found);
+            if let Ok(value) = self.files.parse(&path, &mut parse) {
+                self.statuses.record(collector, true, started.elapsed(), self.unix_seconds);
+                return Some(value);
             }
         }
-        self.optional(by_line(source, own), parse)
-    }
-
-    /// Looks what is mounted; whether that is known. Mounts seldom change, and parsing their list costs more than
-    /// all other files together: it is done when the list's text has changed.
-    fn mounts(&mut self) -> bool {
-        if self.mounts.places.are_as_they_were() {
-            return true;
-        }
-        let mut mounts = std::mem::take(&mut self.mounts);
-        let root = self.roots.root.clone();
-        let watched = self.watch_mounts();
-        let mut changed = None;
-        let read = self.of_init(("filesystem", "mountinfo"), "self/mountinfo", |text| {
-            if text != mounts.text {
-                changed = Some(worth_asking(mountinfo::parse(text)?, &root));
-                text.clone_into(&mut mounts.text);
-            }
-            Ok(())
-        });
-        if let Some(mut changed) = changed {
-            if changed.iter().any(|mount| mount.read_only) {
-                // Where we may not read it, ours is believed.
-                let of_init = self.roots.proc.join("1/mountinfo");
-                if let Ok(of_init) = self.files.parse(&of_init, Made::ByLine, mountinfo::parse) {
-                    unshield(&mut changed, &of_init);
-                }
-            }
-            let place = |mount| Arc::new(Place::new(&root, mount));
-            let all = changed.into_iter().map(place).collect();
-            mounts.places = Arc::new(Places::new(all, watched));
-        } else if watched.is_some() {
-            mounts.places = Arc::new(Places::new(mounts.places.all.clone(), watched));
-        }
-        if read.is_some() {
-            self.mounts = mounts;
-        }
-        read.is_some()
-    }
-
-    /// The list of mounts, if it is the kernel's own. It is opened before it is read: what changes in between is
-    /// seen the next time.
-    fn watch_mounts(&self) -> Option<File> {
-        let proc = &self.roots.proc;
-        let of_init = (proc.as_os_str() != "/proc").then(|| proc.join("1/mountinfo"));
-        // Without waiting: a pipe in its place has nothing to say.
-        let open = |path: PathBuf| {
-            OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
-        };
-        let list = of_init.and_then(open).or_else(|| open(proc.join("self/mountinfo")))?;
-        let is_kernels = list.metadata().is_ok_and(|metadata| metadata.len() == 0);
-        is_kernels.then_some(list)
-    }
-
-    /// How full the file systems are.
-    fn file_systems(&mut self, mounted: bool) -> Vec<FileSystem> {
-        let since = Instant::now();
-        let found = self.aside.file_systems();
-        if mounted {
-            self.ledger.record("filesystem", true, since.elapsed(), self.now);
-        }
-        found
+        self.optional(proc_file(collector, own_path), parse)
     }
 }
 
-/// No such file, or pressure accounting that is compiled in and switched off.
-fn is_absent(error: &io::Error) -> bool {
+/// The file does not exist, or pressure accounting is compiled in but switched off.
+fn is_unsupported(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::EOPNOTSUPP)
 }

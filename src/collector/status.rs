@@ -1,4 +1,4 @@
-//! How reading each source went: what failed is said in the log once, and what is known of it goes with the sample.
+//! Success and duration of each collector, as part of the sample. A failing file is logged once.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,82 +6,89 @@ use std::time::{Duration, Instant};
 use crate::model::devices::CollectorStatus;
 use crate::util::error::Error;
 
-/// The sources of one sampler, in the order in which they were read first.
+/// Collectors in the order in which they ran first.
 #[derive(Default)]
-pub(super) struct Ledger {
-    sources: Vec<CollectorStatus>,
-    /// Those that were read in this look.
-    read: Vec<bool>,
-    failures: BTreeMap<&'static str, String>,
+pub(super) struct CollectorStatuses {
+    entries: Vec<Entry>,
+    /// Files that could not be read or parsed.
+    failing: BTreeMap<&'static str, String>,
 }
 
-impl Ledger {
-    /// Notes how a source did that was asked at `since`. One of several files makes a whole source fail.
+struct Entry {
+    status: CollectorStatus,
+    ran_in_this_sample: bool,
+}
+
+impl CollectorStatuses {
+    /// Records the result of a collector, or of one of its files: each failure makes the collector fail, durations add up.
     pub(super) fn record(
         &mut self,
         name: &'static str,
         success: bool,
-        took: Duration,
+        duration: Duration,
         unix_seconds: u64,
     ) {
-        let at = match self.sources.iter().position(|source| source.name == name) {
-            Some(at) => at,
-            None => {
-                let (duration, last_success_unix_seconds) = (Duration::ZERO, None);
-                let success = true;
-                self.read.push(false);
-                self.sources.push(CollectorStatus {
-                    name,
-                    success,
-                    duration,
-                    last_success_unix_seconds,
-                });
-                self.sources.len() - 1
-            }
-        };
-        let (source, again) = (&mut self.sources[at], self.read[at]);
-        source.success = success && (source.success || !again);
-        source.duration = if again { source.duration + took } else { took };
-        if source.success {
-            source.last_success_unix_seconds = Some(unix_seconds);
+        let Entry { status, ran_in_this_sample } = self.entry(name);
+        if *ran_in_this_sample {
+            status.success &= success;
+            status.duration += duration;
+        } else {
+            (status.success, status.duration) = (success, duration);
         }
-        self.read[at] = true;
+        if status.success {
+            status.last_success_unix_seconds = Some(unix_seconds);
+        }
+        *ran_in_this_sample = true;
     }
 
-    /// The same of a reading that ends now; logs when a file begins to fail, and when it is well again.
-    pub(super) fn note<T>(
+    /// Records the result of a read that began at `started`. Logs when a file begins to fail and when it recovers.
+    pub(super) fn record_result<T>(
         &mut self,
-        (source, file): (&'static str, &'static str),
+        (collector, file): (&'static str, &'static str),
         result: Result<T, Error>,
-        since: Instant,
+        started: Instant,
         unix_seconds: u64,
     ) -> Option<T> {
-        self.record(source, result.is_ok(), since.elapsed(), unix_seconds);
+        self.record(collector, result.is_ok(), started.elapsed(), unix_seconds);
         match result {
             Ok(value) => {
-                if self.failures.remove(file).is_some() {
-                    log::info!("{file} can be read again");
+                if self.failing.remove(file).is_some() {
+                    log::info!("{file} recovered");
                 }
                 Some(value)
             }
             Err(error) => {
                 let message = error.to_string();
-                if !self.failures.contains_key(file) {
-                    log::warn!("{message}; its values are left out until it can be read");
-                    self.failures.insert(file, message);
+                if !self.failing.contains_key(file) {
+                    log::warn!("{message}; its values are omitted until it recovers");
+                    self.failing.insert(file, message);
                 }
                 None
             }
         }
     }
 
-    /// Those that were read in this look, which ends.
-    pub(super) fn end(&mut self) -> Vec<CollectorStatus> {
-        let read = self.sources.iter().zip(&self.read).filter(|(_, read)| **read);
-        let mut found = Vec::with_capacity(self.sources.len());
-        found.extend(read.map(|(source, _)| source.clone()));
-        self.read.fill(false);
-        found
+    /// Ends a sample and returns the collectors that ran in it.
+    pub(super) fn finish_sample(&mut self) -> Vec<CollectorStatus> {
+        let ran = self.entries.iter_mut().filter_map(|entry| {
+            std::mem::take(&mut entry.ran_in_this_sample).then(|| entry.status.clone())
+        });
+        ran.collect()
+    }
+
+    fn entry(&mut self, name: &'static str) -> &mut Entry {
+        let index = self.entries.iter().position(|entry| entry.status.name == name);
+        let index = index.unwrap_or_else(|| {
+            let status = CollectorStatus {
+                name,
+                success: false,
+                duration: Duration::ZERO,
+                last_success_unix_seconds: None,
+            };
+            self.entries.push(Entry { status, ran_in_this_sample: false });
+            self.entries.len() - 1
+        });
+        &mut self.entries[index]
     }
 }
 
@@ -90,29 +97,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_well_when_all_its_files_are_and_remembers_when_it_was() {
-        let mut ledger = Ledger::default();
+    fn collector_fails_when_one_of_its_files_fails() {
+        let mut statuses = CollectorStatuses::default();
         let second = Duration::from_secs(1);
-        let told = |ledger: &mut Ledger| {
-            let sources = ledger.end();
-            let tell = |source: &CollectorStatus| {
-                (
-                    source.name,
-                    source.success,
-                    source.duration.as_secs(),
-                    source.last_success_unix_seconds,
-                )
+        let finish = |statuses: &mut CollectorStatuses| {
+            let fields = |status: &CollectorStatus| {
+                let seconds = status.duration.as_secs();
+                (status.name, status.success, seconds, status.last_success_unix_seconds)
             };
-            sources.iter().map(tell).collect::<Vec<_>>()
+            statuses.finish_sample().iter().map(fields).collect::<Vec<_>>()
         };
-        ledger.record("pressure", true, second, 100);
-        ledger.record("pressure", true, second, 100);
-        ledger.record("stat", false, second, 100);
-        assert_eq!(told(&mut ledger), [("pressure", true, 2, Some(100)), ("stat", false, 1, None)]);
-        ledger.record("pressure", false, second, 105);
-        ledger.record("pressure", true, second, 105);
-        assert_eq!(told(&mut ledger), [("pressure", false, 2, Some(100))], "stat was not read");
-        ledger.record("pressure", true, second, 110);
-        assert_eq!(told(&mut ledger), [("pressure", true, 1, Some(110))]);
+        statuses.record("pressure", true, second, 100);
+        statuses.record("pressure", true, second, 100);
+        statuses.record("stat", false, second, 100);
+        assert_eq!(
+            finish(&mut statuses),
+            [("pressure", true, 2, Some(100)), ("stat", false, 1, None)]
+        );
+        statuses.record("pressure", false, second, 105);
+        statuses.record("pressure", true, second, 105);
+        assert_eq!(finish(&mut statuses), [("pressure", false, 2, Some(100))], "stat did not run");
+        statuses.record("pressure", true, second, 110);
+        assert_eq!(finish(&mut statuses), [("pressure", true, 1, Some(110))]);
     }
 }

@@ -186,7 +186,7 @@ fn body_length(head: &RequestHead<'_>) -> Result<usize, ErrorResponse> {
     if lengths.any(|other| other != length) {
         return Err(ErrorResponse::new("400 Bad Request", "conflicting Content-Length headers"));
     }
-    match crate::procfs::decimal(length.as_bytes()) {
+    match crate::util::text::parse_decimal(length.as_bytes()) {
         Some(length) if length > MAX_BODY_BYTES => {
             let text = format!("body exceeds {MAX_BODY_BYTES} bytes");
             Err(ErrorResponse::new("413 Content Too Large", text))

@@ -10,7 +10,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::procfs::{cgroup, decimal};
+use crate::procfs::cgroup;
+use crate::util::text::parse_decimal;
 
 /// A connection is accepted only while this much memory can still be allocated: a failed allocation aborts the process, and
 /// the connections that are open need some.
@@ -133,7 +134,7 @@ impl MemoryCgroup {
 fn number(file: &File) -> Option<u64> {
     let mut text = [0; 32];
     let read = file.read_at(&mut text, 0).ok()?;
-    decimal(text[..read].trim_ascii())
+    parse_decimal(text[..read].trim_ascii())
 }
 
 #[cfg(test)]

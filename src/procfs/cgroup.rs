@@ -5,7 +5,8 @@
 //! 0::/system.slice/hm-agent.service
 //! ```
 
-use crate::procfs::{ParseError, decimal};
+use crate::procfs::ParseError;
+use crate::util::text::parse_decimal;
 
 /// Where a process's memory is accounted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub fn parse_reclaimable(text: &[u8]) -> u64 {
     let value = |line: &[u8]| {
         let line = line.strip_prefix(b"total_").unwrap_or(line);
         let number = line.strip_prefix(b"inactive_file ").or(line.strip_prefix(b"active_file "))?;
-        decimal(number)
+        parse_decimal(number)
     };
     // Version 1 has each twice: the group's own, and with all groups below it, which comes last.
     let lines: Vec<u64> = text.split(|&byte| byte == b'\n').filter_map(value).collect();

@@ -6,7 +6,8 @@
 //! 0.20 0.18 0.12 1/80 11206
 //! ```
 
-use crate::procfs::{ParseError, decimal, fields, fraction, number};
+use crate::procfs::{ParseError, fields, fraction, number};
+use crate::util::text::parse_decimal;
 
 /// Load averages and what the same line says beside them.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,7 +40,7 @@ pub fn parse(text: &[u8]) -> Result<LoadAvg, ParseError> {
 
 fn running_of(field: &[u8]) -> Option<(u64, u64)> {
     let mut halves = field.split(|&byte| byte == b'/');
-    Some((decimal(halves.next()?)?, decimal(halves.next()?)?))
+    Some((parse_decimal(halves.next()?)?, parse_decimal(halves.next()?)?))
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@
 //! HugePages_Total:       0
 //! ```
 
-use crate::procfs::{ParseError, decimal, fields, key_value, lines, number};
+use crate::procfs::{ParseError, fields, key_value, lines, number};
+use crate::util::text::parse_decimal;
 
 /// `/proc/meminfo`: what this agent computes with, in bytes (the kernel prints kB and means KiB), and every line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,7 +79,7 @@ pub fn parse(text: &[u8]) -> Result<MemInfo, ParseError> {
 /// `None` for a name or unit that no known kernel prints: future formats must not break the lines that are needed.
 fn parse_line(key: &[u8], value: &[u8]) -> Option<Line> {
     let mut fields = fields(value);
-    let number = decimal(fields.next()?)?;
+    let number = parse_decimal(fields.next()?)?;
     let (value, is_bytes) = match fields.next() {
         Some(b"kB") => (number.checked_mul(1024)?, true),
         Some(_) => return None,

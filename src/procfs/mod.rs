@@ -45,7 +45,7 @@ pub mod zoneinfo;
 
 use std::fmt;
 
-use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log, parse_decimal};
 
 /// Why a text could not be understood. Who read it adds where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub(crate) fn key_value(line: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
 pub(crate) fn number(line: usize, field: Option<&[u8]>) -> Result<u64, ParseError> {
     const EXPECTED: &str = "a number";
     let field = field.ok_or_else(|| ParseError::new(line, EXPECTED, b""))?;
-    decimal(field).ok_or_else(|| ParseError::new(line, EXPECTED, field))
+    parse_decimal(field).ok_or_else(|| ParseError::new(line, EXPECTED, field))
 }
 
 /// A decimal number with a fraction, such as a load average.
@@ -117,17 +117,6 @@ pub(crate) fn fraction(line: usize, field: Option<&[u8]>) -> Result<f64, ParseEr
         .ok_or_else(|| ParseError::new(line, EXPECTED, field))
 }
 
-/// Digits only, no sign, no overflow.
-pub fn decimal(field: &[u8]) -> Option<u64> {
-    if field.is_empty() {
-        return None;
-    }
-    field.iter().try_fold(0u64, |sum, byte| {
-        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
-        sum.checked_mul(10)?.checked_add(u64::from(digit))
-    })
-}
-
 #[cfg(test)]
 pub(crate) mod testing {
     /// Runs a parser on every prefix of a text: it may refuse, it must not panic.
@@ -141,14 +130,6 @@ pub(crate) mod testing {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_digits_only_and_never_overflow() {
-        assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
-        for bad in [&b"18446744073709551616"[..], b"", b"-1", b"+1", b"1.0", b"0x10", b"12x4"] {
-            assert_eq!(decimal(bad), None, "{}", escape_for_log(bad, EXCERPT_CHARS));
-        }
-    }
 
     #[test]
     fn fractions_are_plain_decimals() {

@@ -24,7 +24,7 @@ pub struct Mount {
     /// Mounted read-only, here or as a whole.
     pub read_only: bool,
     /// Read-only for us alone, perhaps, so that what statvfs says of that counts for nothing. No list says so.
-    pub shielded: bool,
+    pub ro_from_sandbox: bool,
 }
 
 /// Parses `/proc/self/mountinfo`.
@@ -59,7 +59,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
         fs_type: fs_type.to_vec(),
         source: source.first().map(|source| unescape(source)).unwrap_or_default(),
         read_only: is_read_only(options) || is_read_only(super_options),
-        shielded: false,
+        ro_from_sandbox: false,
     })
 }
 

@@ -28,7 +28,7 @@ pub struct OsRelease {
 
 impl OsRelease {
     /// The distribution's name for people, e.g. `Debian GNU/Linux 12 (bookworm)`.
-    pub fn name_for_people(&self) -> Option<String> {
+    pub fn display_name(&self) -> Option<String> {
         let names = [&self.pretty_name, &self.name];
         names.into_iter().find(|name| !name.is_empty()).cloned()
     }
@@ -80,7 +80,7 @@ mod tests {
     use crate::procfs::testing::survives_every_cut;
 
     fn people(text: &[u8]) -> Option<String> {
-        parse(text).name_for_people()
+        parse(text).display_name()
     }
 
     #[test]

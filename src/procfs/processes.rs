@@ -6,7 +6,8 @@
 //! 15718 (cat) R 15714 15714 10924 0 -1 4194304 99 0 0 0 3 1 0 0 20 0 1 0 2384670 3133440 388 18446744073709551615 …
 //! ```
 
-use crate::procfs::{decimal, lines, pid_stat};
+use crate::procfs::{lines, pid_stat};
+use crate::util::text::parse_decimal;
 
 /// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub fn parse(text: &[u8]) -> Vec<Process> {
 fn process(line: &[u8]) -> Option<Process> {
     let open = line.iter().position(|&byte| byte == b'(')?;
     let close = line.iter().rposition(|&byte| byte == b')')?;
-    let pid = u32::try_from(decimal(line.get(..open)?.trim_ascii())?).ok()?;
+    let pid = u32::try_from(parse_decimal(line.get(..open)?.trim_ascii())?).ok()?;
     let name = line.get(open.checked_add(1)?..close)?.to_vec();
     let used = pid_stat::parse(line).ok()?;
     Some(Process {

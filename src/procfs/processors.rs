@@ -9,7 +9,8 @@
 //! CPU implementer : 0x41
 //! ```
 
-use crate::procfs::{decimal, fields, fraction, key_value, lines};
+use crate::procfs::{fields, fraction, key_value, lines};
+use crate::util::text::parse_decimal;
 
 /// One processor: its lines, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +46,7 @@ pub fn parse(text: &[u8]) -> Vec<Processor> {
             continue;
         };
         // Old 32-bit Arm has one "Processor" with a name for all.
-        if let (b"processor", Some(number)) = (key, decimal(value)) {
+        if let (b"processor", Some(number)) = (key, parse_decimal(value)) {
             let Ok(number) = u32::try_from(number) else { continue };
             processors.push(Processor { number, lines: Vec::new() });
             within = true;
@@ -62,9 +63,9 @@ pub fn parse(text: &[u8]) -> Vec<Processor> {
 pub fn parse_places(text: &[u8]) -> Vec<Place> {
     let place = |line| {
         let mut fields = fields(line);
-        let number = u32::try_from(decimal(fields.next()?)?).ok()?;
-        let (package, core) = (decimal(fields.next()?), decimal(fields.next()?));
-        let mhz = decimal(fields.next()?).map(|khz| khz as f64 / 1000.0);
+        let number = u32::try_from(parse_decimal(fields.next()?)?).ok()?;
+        let (package, core) = (parse_decimal(fields.next()?), parse_decimal(fields.next()?));
+        let mhz = parse_decimal(fields.next()?).map(|khz| khz as f64 / 1000.0);
         Some(Place { number, package, core, mhz })
     };
     lines(text).filter_map(|(_, line)| place(line)).collect()
@@ -83,7 +84,7 @@ impl Processor {
 
     /// The same, if it is a whole number.
     pub fn number(&self, key: &str) -> Option<u64> {
-        decimal(self.value(key)?)
+        parse_decimal(self.value(key)?)
     }
 
     /// The same, if it is a number with a fraction.

@@ -7,7 +7,8 @@
 //! Udp: 2109 40 0 2149 0 0 0 12 0
 //! ```
 
-use crate::procfs::{ParseError, decimal, fields, lines};
+use crate::procfs::{ParseError, fields, lines};
+use crate::util::text::parse_decimal;
 
 /// The counters that are wanted; `None` where the kernel has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,7 +47,8 @@ pub fn parse(text: &[u8]) -> Result<Snmp, ParseError> {
         for (key, value) in keys.zip(values) {
             if let Some(slot) = slot(&mut snmp, protocol.unwrap_or_default(), key) {
                 // MaxConn, which is not wanted, may be -1; so may nothing that is.
-                let value = decimal(value).ok_or_else(|| ParseError::new(at, "a number", value))?;
+                let value =
+                    parse_decimal(value).ok_or_else(|| ParseError::new(at, "a number", value))?;
                 *slot = Some(value);
             }
         }

@@ -7,7 +7,8 @@
 //! cpu0 1393280 32966 572056 13343292 6130 0 17875 0 23933 0
 //! ```
 
-use crate::procfs::{ParseError, decimal, fields, lines, number};
+use crate::procfs::{ParseError, fields, lines, number};
+use crate::util::text::parse_decimal;
 
 /// Time spent since boot in each state, in ticks of `USER_HZ` (100 per second).
 ///
@@ -71,7 +72,7 @@ pub fn parse(text: &[u8]) -> Result<Stat, ParseError> {
                 stat.total = times;
                 seen_total = true;
             } else {
-                let cpu = decimal(cpu).and_then(|cpu| u32::try_from(cpu).ok());
+                let cpu = parse_decimal(cpu).and_then(|cpu| u32::try_from(cpu).ok());
                 let cpu = cpu.ok_or_else(|| ParseError::new(at, "a processor", key))?;
                 stat.cpus.push((cpu, times));
             }

@@ -7,7 +7,8 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::parent_id;
 
-use crate::procfs::{decimal, fields};
+use crate::procfs::fields;
+use crate::util::text::parse_decimal;
 
 /// Where the path is passed on.
 pub const VARIABLE: &str = "HM_AGENT_ASKPASS";
@@ -28,7 +29,7 @@ pub fn answer() -> Option<u8> {
 /// The process whose pipe it is. By number: nothing else is ever read.
 fn owner(path: &str) -> Option<u32> {
     let number =
-        |text: &str| decimal(text.as_bytes()).and_then(|number| u32::try_from(number).ok());
+        |text: &str| parse_decimal(text.as_bytes()).and_then(|number| u32::try_from(number).ok());
     let (process, fd) = path.strip_prefix("/proc/")?.split_once("/fd/")?;
     number(fd).and(number(process))
 }
@@ -38,7 +39,7 @@ fn owner(path: &str) -> Option<u32> {
 fn parent_of(process: u32) -> Option<u32> {
     let stat = std::fs::read(format!("/proc/{process}/stat")).ok()?;
     let after_name = stat.rsplit(|&byte| byte == b')').next()?;
-    u32::try_from(decimal(fields(after_name).nth(1)?)?).ok()
+    u32::try_from(parse_decimal(fields(after_name).nth(1)?)?).ok()
 }
 
 fn hand_over(path: &str) -> std::io::Result<()> {

@@ -7,7 +7,8 @@
 //! /dev/vda         264212084 40182460  55103428      43% /
 //! ```
 
-use crate::procfs::{decimal, lines};
+use crate::procfs::lines;
+use crate::util::text::parse_decimal;
 
 /// One file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +36,7 @@ fn size(line: &[u8]) -> Option<Size> {
     let (capacity, rest) = field(rest)?;
     let is_capacity = capacity.ends_with(b"%") || capacity == b"-";
     let mount_point = rest.trim_ascii_start();
-    let bytes = |field: &[u8]| decimal(field)?.checked_mul(1024);
+    let bytes = |field: &[u8]| parse_decimal(field)?.checked_mul(1024);
     (is_capacity && mount_point.starts_with(b"/")).then_some(())?;
     Some(Size {
         device: device.to_vec(),

@@ -8,7 +8,8 @@
 //! ```
 
 use crate::model::gpu::{Gpu, Values};
-use crate::procfs::{decimal, fraction, lines};
+use crate::procfs::{fraction, lines};
+use crate::util::text::parse_decimal;
 
 /// What is asked for, in the order in which it is parsed. All of it is older than driver 470.
 pub const FIELDS: &str = "index,name,uuid,pci.bus_id,memory.total,memory.used,memory.free,utilization.gpu,utilization.memory,temperature.gpu,temperature.memory,power.draw,power.limit,clocks.sm,clocks.mem,pstate,fan.speed";
@@ -20,7 +21,7 @@ pub fn parse(text: &[u8]) -> Vec<Gpu> {
 
 fn gpu(line: &[u8]) -> Option<Gpu> {
     let mut fields = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
-    let index = u32::try_from(decimal(fields.next()?)?).ok()?;
+    let index = u32::try_from(parse_decimal(fields.next()?)?).ok()?;
     let mut text = || {
         let text = String::from_utf8_lossy(fields.next()?).into_owned();
         Some(text).filter(|text| !text.starts_with('[') && text != "N/A")
@@ -49,7 +50,7 @@ fn gpu(line: &[u8]) -> Option<Gpu> {
         memory_clock_mhz: whole(number()),
         ..Values::default()
     };
-    let state = fields.next().and_then(|state| decimal(state.strip_prefix(b"P")?));
+    let state = fields.next().and_then(|state| parse_decimal(state.strip_prefix(b"P")?));
     let performance_state = state.and_then(|state| u32::try_from(state).ok());
     let fan_percent = whole(fields.next().and_then(|fan| fraction(0, Some(fan)).ok()));
     let values = Values { performance_state, fan_percent, ..values };

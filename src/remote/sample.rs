@@ -22,9 +22,10 @@ use crate::procfs::snmp;
 use crate::procfs::snmp::Snmp;
 use crate::procfs::stat;
 use crate::procfs::stat::Stat;
-use crate::procfs::{decimal, fields, lines, uptime};
+use crate::procfs::{fields, lines, uptime};
 use crate::remote::df::Size;
 use crate::remote::{df, ip_address, nvidia_smi};
+use crate::util::text::parse_decimal;
 
 /// What was printed of a look, by name.
 #[derive(Debug, Default)]
@@ -113,7 +114,7 @@ impl Look {
 /// Number and thousandths of a degree; firmware without a reading says absolute zero, or less.
 fn zone(line: &[u8]) -> Option<(u32, i64)> {
     let mut fields = fields(line);
-    let number = u32::try_from(decimal(fields.next()?)?).ok()?;
+    let number = u32::try_from(parse_decimal(fields.next()?)?).ok()?;
     let text = std::str::from_utf8(fields.next()?).ok()?;
     let temperature = text.trim().parse().ok().filter(|degrees| *degrees > -273_000);
     Some((number, temperature?))
@@ -124,7 +125,7 @@ impl Host {
     pub fn take(&mut self, sections: &Sections, uptime: f64) -> News {
         let mut news = News::default();
         if let Some(text) = sections.get("hello") {
-            self.page_bytes = decimal(text.trim_ascii()).unwrap_or(4096);
+            self.page_bytes = parse_decimal(text.trim_ascii()).unwrap_or(4096);
         }
         if let Some(text) = sections.get("cpuinfo") {
             self.processors = few(processors::parse(text));

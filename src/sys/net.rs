@@ -1,18 +1,14 @@
-//! Sockets: non-blocking connect, listener options, and changes of network interfaces.
+//! Sockets: non-blocking connect and listener options.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, SockaddrIn,
-    SockaddrIn6, bind, connect, listen, recv, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, SockaddrIn6, connect, listen,
+    setsockopt, socket, sockopt,
 };
-
-/// Notifications of interface changes that are read at once. The interfaces' files say what has changed, so the rest may
-/// wait for the next call; without a limit, a fast enough sender could hold the caller.
-const MAX_NOTIFICATIONS: u32 = 100;
 
 /// Starts a connection. The socket does not block; it becomes writable when the connection is established or has failed,
 /// and [`TcpStream::take_error`] tells which.
@@ -55,38 +51,4 @@ pub fn set_listener_options(listener: &TcpListener, send_buffer_bytes: usize) ->
     enable_keepalive(listener)?;
     // A second listen(2) only changes the backlog.
     Ok(listen(listener, Backlog::MAXALLOWABLE)?)
-}
-
-/// The kernel's index of a network interface in this network namespace; `None` if there is none of this name.
-pub fn interface_index(name: &str) -> Option<u32> {
-    nix::net::if_::if_nametoindex(name).ok()
-}
-
-/// Detects that a network interface of this network namespace was added, removed or changed: rtnetlink(7), `RTMGRP_LINK`.
-#[derive(Debug)]
-pub struct LinkMonitor(OwnedFd);
-
-impl LinkMonitor {
-    pub fn new() -> io::Result<Self> {
-        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-        let protocol = SockProtocol::NetlinkRoute;
-        let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-        // The smallest buffer that the kernel allows: a message that does not fit is reported as an error, which is as good.
-        setsockopt(&fd, sockopt::RcvBuf, &0)?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, libc::RTMGRP_LINK as u32))?;
-        Ok(Self(fd))
-    }
-
-    /// Whether an interface has changed since the last call.
-    pub fn has_changed(&self) -> bool {
-        let mut changed = false;
-        for _ in 0..MAX_NOTIFICATIONS {
-            // The rest of a message is discarded.
-            match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::empty()) {
-                Err(Errno::EAGAIN) => break,
-                _ => changed = true,
-            }
-        }
-        changed
-    }
 }

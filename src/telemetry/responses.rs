@@ -135,7 +135,7 @@ impl Responses<'_> {
             now: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
             interval: self.settings.get().interval,
             samples: sample.tick() + 1,
-            process: process_stats::process(boot_time_seconds(sample)),
+            process: process_stats::self_stats(boot_time_seconds(sample)),
             ports: &self.port_statuses(),
         };
         render(&input, format).into_bytes()
@@ -143,7 +143,7 @@ impl Responses<'_> {
 
     fn snapshot(&self, sample: &PublishedSample) -> String {
         let primary = self.settings.get().gpu.primary;
-        let process = process_stats::process(boot_time_seconds(sample));
+        let process = process_stats::self_stats(boot_time_seconds(sample));
         let own = messages::AgentStatus { process, ports: &self.port_statuses() };
         messages::snapshot(self.host_info, &sample.raw, &sample.snapshot, primary, own)
     }

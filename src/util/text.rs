@@ -1,4 +1,4 @@
-//! Text from outside made safe for a log line.
+//! Text from outside: escaped for the log, parsed as a number.
 
 /// Enough of an offending text for an error message.
 pub const EXCERPT_CHARS: usize = 40;
@@ -28,9 +28,28 @@ pub fn escape_for_log(text: impl AsRef<[u8]>, max_chars: usize) -> String {
     out
 }
 
+/// Parses digits only, without a sign. `None` if the number overflows.
+pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parses_only_digits_that_fit() {
+        assert_eq!(parse_decimal(b"18446744073709551615"), Some(u64::MAX));
+        for bad in [&b"18446744073709551616"[..], b"", b"-1", b"+1", b"1.0", b"0x10", b"12x4"] {
+            assert_eq!(parse_decimal(bad), None, "{}", escape_for_log(bad, EXCERPT_CHARS));
+        }
+    }
 
     #[test]
     fn escapes_control_characters_and_invalid_bytes() {

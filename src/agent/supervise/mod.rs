@@ -281,7 +281,8 @@ mod tests {
     fn restart_delay_doubles_to_one_minute_and_resets_after_stable_run() {
         let short = STABLE_AFTER - Duration::from_millis(1);
         let next = |delay: &Duration| Some(restart_delay(Some(*delay), short));
-        let delays = std::iter::successors(Some(restart_delay(None, short)), next).map(|delay| delay.as_secs());
+        let delays = std::iter::successors(Some(restart_delay(None, short)), next)
+            .map(|delay| delay.as_secs());
         assert_eq!(delays.take(8).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(restart_delay(Some(MAX_RESTART_DELAY), STABLE_AFTER), MIN_RESTART_DELAY);
     }

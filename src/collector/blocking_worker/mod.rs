@@ -1,9 +1,6 @@
-//! What may take long to answer, or for ever: statvfs on a dead network mount, the firmware behind a sensor, a network driver that
-//! holds the lock its files want. No thread can be killed: so a thread of its own asks, one after the other, and when it
-//! hangs it is left behind and another one goes on. One for all of them, for to wake a thread costs more than what most of
-//! them take.
-//!
-//! What hangs is not asked again until its call returns; a mount that does is named in the log once.
+//! Runs calls that may block indefinitely (statvfs on a dead NFS mount, sysfs attributes backed by firmware or by a network driver
+//! that holds a lock) on a worker thread. If a call does not return within 3 s, the worker is abandoned, because a thread cannot be
+//! killed, and a new one takes over. The stuck call is not repeated until it returns.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,126 +8,76 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::collector::mounts::{Place, Places};
-use crate::limits;
-use crate::limits::{ASIDE_LEAD as LEAD, ASIDE_PATIENCE as PATIENCE};
+use crate::collector::mounts::MountPoint;
 use crate::model::FileSystem;
 use crate::model::devices::Devices;
-use crate::sys;
 use crate::sys::FsSize;
 use crate::util::error::reason;
 use crate::util::sync::lock;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
+/// A call that has not returned after this is stuck. A healthy network mount answers in milliseconds, a disk that must spin up
+/// first in seconds.
+const STUCK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Number of threads abandoned in stuck mounts from which on only local disks are queried.
+const MAX_STUCK_MOUNTS: usize = 16;
+
+/// The worker only makes system calls and formats paths.
+const STACK_BYTES: usize = 256 << 10;
+
 type Statvfs = dyn Fn(&Path) -> io::Result<FsSize> + Send + Sync;
 type ReadDevices = Box<dyn FnMut() -> Devices + Send>;
 
-/// The end of who wants to know. Dropping it ends the thread, as soon as that can.
+/// Handle of the worker. When it is dropped, the thread exits as soon as its current call returns.
 pub struct BlockingWorker {
     statvfs: Arc<Statvfs>,
     shared: Arc<Shared>,
+    /// Whether a thread runs that is not abandoned.
     started: bool,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// There is something to ask, or nobody wants to know any more.
-    asked: Condvar,
-    /// Something has answered, and somebody waits for it.
-    answered: Condvar,
+    /// Notified when jobs are enqueued and when the handle is dropped.
+    enqueued: Condvar,
+    /// Notified when a job is finished.
+    finished: Condvar,
 }
 
 struct State {
-    /// Which thread is the one that asks; any other was left behind.
+    /// Incremented when a thread is abandoned; a thread of an earlier generation exits.
     generation: u64,
-    /// Counts how often all was asked.
     round: u64,
-    /// What to ask.
-    places: Arc<Places>,
-    /// How often there is a look, and when the next one is due. The thread gets up by itself then: being woken by another
-    /// one costs both of them as much as asking, on an idle machine.
+    mount_points: Arc<[Arc<MountPoint>]>,
+    /// Time between two rounds; `None` if it is not known.
     interval: Option<Duration>,
-    due: Option<Instant>,
-    /// When it did so, and nobody has come yet.
-    ahead_since: Option<Instant>,
-    /// Still to be asked, the next one last.
-    waiting: Vec<Question>,
-    asking: Option<(Question, Instant)>,
-    file_systems: BTreeMap<Arc<Place>, (Instant, FileSystem)>,
-    devices: Option<Found>,
-    hung: Vec<Question>,
-    /// With the thread while it reads.
+    /// The next job is the last item.
+    pending: Vec<Job>,
+    in_flight: Option<(Job, Instant)>,
+    /// Last result of each mount point and when it arrived.
+    file_systems: BTreeMap<Arc<MountPoint>, (Instant, FileSystem)>,
+    devices: Option<DevicesResult>,
+    /// Jobs in which an abandoned thread is stuck.
+    stuck: Vec<Job>,
+    /// `None` while a thread calls it.
     read_devices: Option<ReadDevices>,
-    is_awaited: bool,
     stopped: bool,
 }
 
-/// What sysfs said, in which round it was asked, and when it answered.
-struct Found {
+struct DevicesResult {
     round: u64,
     at: Instant,
     devices: Arc<Devices>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Question {
-    Place(Arc<Place>),
-    /// What sysfs says.
-    Devices,
-}
-
-impl State {
-    /// The next look will be so much less than an interval after this one.
-    fn expect(&mut self, now: Instant, lead: Duration) {
-        self.due = self.interval.map(|interval| now + interval.saturating_sub(lead));
-    }
-
-    fn begin(&mut self) {
-        self.round += 1;
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.clear();
-        waiting.extend(self.questions());
-        self.waiting = waiting;
-    }
-
-    fn is_under_way(&self, is_meant: impl Fn(&Question) -> bool) -> bool {
-        self.waiting.iter().chain(self.asking.iter().map(|(asked, _)| asked)).any(is_meant)
-    }
-
-    /// Whether an answer is still shown. Who is slow, or waits for who hangs until that is clear, does not vanish meanwhile.
-    fn is_shown(&self, at: Instant) -> bool {
-        at.elapsed() <= self.interval.unwrap_or_default() + limits::STATVFS
-    }
-
-    /// Forgets what is not asked any more.
-    fn tidy(&mut self) {
-        let mut known = std::mem::take(&mut self.file_systems);
-        let kept = self.places.all.iter().filter_map(|place| known.remove_entry(place)).collect();
-        self.file_systems = kept;
-    }
-
-    fn hung_mounts(&self) -> usize {
-        self.hung.iter().filter(|hung| **hung != Question::Devices).count()
-    }
-
-    /// What to ask of all there is, the next one last: the machine's own disks are asked first.
-    fn questions(&self) -> impl Iterator<Item = Question> {
-        let enough = self.hung_mounts() >= limits::HUNG_MOUNTS;
-        let of = move |remote: bool| {
-            let places =
-                self.places.all.iter().rev().filter(move |place| place.is_remote() == remote);
-            places.filter(move |_| !(enough && remote)).cloned().map(Question::Place)
-        };
-        let all = of(true).chain([Question::Devices]).chain(of(false));
-        all.filter(|question| {
-            !self.hung.contains(question)
-                && !self.asking.as_ref().is_some_and(|(asked, _)| asked == question)
-        })
-    }
+enum Job {
+    Statvfs(Arc<MountPoint>),
+    Sysfs,
 }
 
 impl BlockingWorker {
-    /// Will ask file systems with `statvfs`, and sysfs with `read_devices`.
     pub fn new(
         statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
         read_devices: impl FnMut() -> Devices + Send + 'static,
@@ -138,133 +85,110 @@ impl BlockingWorker {
         let state = State {
             generation: 0,
             round: 0,
-            places: Arc::default(),
+            mount_points: Arc::default(),
             interval: None,
-            due: None,
-            ahead_since: None,
-            waiting: Vec::new(),
-            asking: None,
+            pending: Vec::new(),
+            in_flight: None,
             file_systems: BTreeMap::new(),
             devices: None,
-            hung: Vec::new(),
+            stuck: Vec::new(),
             read_devices: Some(Box::new(read_devices)),
-            is_awaited: false,
             stopped: false,
         };
         let shared =
-            Shared { state: Mutex::new(state), asked: Condvar::new(), answered: Condvar::new() };
+            Shared { state: Mutex::new(state), enqueued: Condvar::new(), finished: Condvar::new() };
         Self { statvfs: Arc::new(statvfs), shared: Arc::new(shared), started: false }
     }
 
-    /// Asks sysfs and all `places`, if that was not done just now. The next time will be an `interval` later, if that is
-    /// known.
-    pub fn ask(&mut self, places: &Arc<Places>, interval: Option<Duration>) {
+    /// Starts to query sysfs and all mount points. `interval` is the time until the next round, if that is known.
+    pub fn start_round(
+        &mut self,
+        mount_points: &Arc<[Arc<MountPoint>]>,
+        interval: Option<Duration>,
+    ) {
+        self.replace_if_stuck();
         let mut state = lock(&self.shared.state);
         state.interval = interval;
-        state.expect(Instant::now(), LEAD);
-        let is_done = state.ahead_since.take().is_some_and(|since| since.elapsed() < PATIENCE);
-        if is_done && Arc::ptr_eq(&state.places, places) {
-            return;
+        if !Arc::ptr_eq(&state.mount_points, mount_points) {
+            state.mount_points = mount_points.clone();
+            state.forget_unmounted();
         }
-        if !Arc::ptr_eq(&state.places, places) {
-            state.places = places.clone();
-            state.tidy();
-        }
-        // What is left of the round before must not keep a new thread from this one's first.
-        state.waiting.clear();
+        state.enqueue_all();
         drop(state);
-        self.tend();
-        if !self.started {
-            self.started = self.start();
+        if self.started {
+            self.shared.enqueued.notify_one();
+        } else {
+            self.started = self.start_thread();
         }
-        lock(&self.shared.state).begin();
-        // Who is woken finds the lock free.
-        self.shared.asked.notify_one();
     }
 
-    /// How full they are that answered, in this round or, where a slow mount keeps others waiting, lately.
-    pub fn file_systems(&self) -> Vec<FileSystem> {
-        let is_place = |question: &Question| *question != Question::Devices;
-        let state = self.wait_while(PATIENCE, |state| state.is_under_way(is_place));
-        let mut found = Vec::with_capacity(state.places.all.len());
-        found.extend(state.places.all.iter().filter_map(|place| {
-            let (at, found) = state.file_systems.get(place)?;
-            state.is_shown(*at).then(|| found.clone())
-        }));
-        found
-    }
-
-    /// What sysfs says, if that comes within `patience`, or else what it said lately. `None`: it takes longer than that.
-    pub fn devices(&self, patience: Duration) -> Option<Arc<Devices>> {
-        let is_late = |state: &State| {
-            state.devices.as_ref().is_none_or(|found| found.round < state.round)
-                && !state.hung.contains(&Question::Devices)
+    /// Waits for the file systems for up to `timeout`. Returns the results of this round, or of an earlier one for those that are
+    /// slow or wait behind a stuck one.
+    pub fn file_systems(&self, timeout: Duration) -> Vec<FileSystem> {
+        let state = self.wait_while(timeout, |state| state.has_unfinished_statvfs());
+        let fresh = |point: &Arc<MountPoint>| {
+            let (at, file_system) = state.file_systems.get(point)?;
+            state.is_fresh(*at).then(|| file_system.clone())
         };
-        let state = self.wait_while(patience, is_late);
-        let found = state.devices.as_ref()?;
-        state.is_shown(found.at).then(|| found.devices.clone())
+        state.mount_points.iter().filter_map(fresh).collect()
+    }
+
+    /// Waits for sysfs for up to `timeout`. Returns the result of this round, or else of an earlier one; `None` if that is too old.
+    pub fn devices(&self, timeout: Duration) -> Option<Arc<Devices>> {
+        let is_unfinished = |state: &State| {
+            state.devices.as_ref().is_none_or(|result| result.round < state.round)
+                && !state.stuck.contains(&Job::Sysfs)
+        };
+        let state = self.wait_while(timeout, is_unfinished);
+        let result = state.devices.as_ref()?;
+        state.is_fresh(result.at).then(|| result.devices.clone())
+    }
+
+    pub fn stuck_mounts(&self) -> usize {
+        lock(&self.shared.state).stuck_mounts()
     }
 
     fn wait_while(
         &self,
-        patience: Duration,
-        is_late: impl Fn(&State) -> bool,
+        timeout: Duration,
+        is_unfinished: impl Fn(&State) -> bool,
     ) -> MutexGuard<'_, State> {
-        let mut state = lock(&self.shared.state);
-        if is_late(&state) {
-            state.is_awaited = true;
-            let waited =
-                self.shared.answered.wait_timeout_while(state, patience, |state| is_late(state));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            state.is_awaited = false;
-        }
-        state
+        let state = lock(&self.shared.state);
+        let waited =
+            self.shared.finished.wait_timeout_while(state, timeout, |state| is_unfinished(state));
+        waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// How many file systems hang.
-    pub fn hung_mounts(&self) -> usize {
-        lock(&self.shared.state).hung_mounts()
-    }
-
-    /// Leaves the thread behind if it hangs. Says when to look again, if a call is under way.
-    pub fn tend(&mut self) -> Option<Duration> {
+    fn replace_if_stuck(&mut self) {
         let mut state = lock(&self.shared.state);
-        let (_, since) = state.asking.as_ref()?;
-        let left = limits::STATVFS.saturating_sub(since.elapsed());
-        if !left.is_zero() {
-            return Some(left);
-        }
-        let (question, _) = state.asking.take()?;
+        let is_stuck = |(_, since): &mut (Job, Instant)| since.elapsed() >= STUCK_TIMEOUT;
+        let Some((job, _)) = state.in_flight.take_if(is_stuck) else { return };
         state.generation += 1;
-        state.hung.push(question.clone());
-        match question {
-            // Who asks for it next says in the log that it is missing.
-            Question::Devices => drop(state),
-            Question::Place(place) => {
-                state.file_systems.remove(&place);
-                let enough = state.hung_mounts() == limits::HUNG_MOUNTS;
-                drop(state);
-                let at = escape_for_log(place.mount_point(), EXCERPT_CHARS);
-                log::warn!("file system {at} does not answer; it is left out until it does");
-                if enough {
-                    let hung = limits::HUNG_MOUNTS;
-                    log::warn!(
-                        "{hung} file systems do not answer; of the others only disks are asked"
-                    );
-                }
+        state.stuck.push(job.clone());
+        self.started = false;
+        // The sampler logs that sysfs does not respond, as for any collector.
+        if let Job::Statvfs(point) = job {
+            state.file_systems.remove(&point);
+            let stuck_mounts = state.stuck_mounts();
+            drop(state);
+            let point = escape_for_log(point.mount_point(), EXCERPT_CHARS);
+            log::warn!("filesystem {point} is not responding; omitting it until it recovers");
+            if stuck_mounts == MAX_STUCK_MOUNTS {
+                log::warn!(
+                    "{MAX_STUCK_MOUNTS} filesystems are not responding; querying local disks only"
+                );
             }
         }
-        self.started = self.start();
-        None
     }
 
-    fn start(&self) -> bool {
+    fn start_thread(&self) -> bool {
         let generation = lock(&self.shared.state).generation;
         let (shared, statvfs) = (self.shared.clone(), self.statvfs.clone());
-        let work = Box::new(move || keep_asking(&shared, generation, &*statvfs));
-        let started = sys::start_thread(c"aside", limits::SERVICE_STACK_BYTES, work);
+        let thread = std::thread::Builder::new().name("blocking-io".into()).stack_size(STACK_BYTES);
+        // Never joined: it may be stuck.
+        let started = thread.spawn(move || worker_loop(&shared, generation, &*statvfs));
         if let Err(error) = &started {
-            log::warn!("start the thread aside: {}", reason(error));
+            log::warn!("start thread blocking-io: {}", reason(error));
         }
         started.is_ok()
     }
@@ -273,98 +197,118 @@ impl BlockingWorker {
 impl Drop for BlockingWorker {
     fn drop(&mut self) {
         lock(&self.shared.state).stopped = true;
-        self.shared.asked.notify_all();
+        self.shared.enqueued.notify_all();
     }
 }
 
-/// The thread's life: asks one after the other, until nobody wants to know any more.
-fn keep_asking(shared: &Shared, generation: u64, statvfs: &Statvfs) {
+impl State {
+    fn enqueue_all(&mut self) {
+        self.round += 1;
+        self.pending = self.jobs();
+    }
+
+    /// All jobs but those in flight or stuck; the next one is the last item. Local disks come first, so that they do not wait for
+    /// sysfs and network file systems.
+    fn jobs(&self) -> Vec<Job> {
+        let local_only = self.stuck_mounts() >= MAX_STUCK_MOUNTS;
+        let of_kind = |network: bool| {
+            let points = self.mount_points.iter().rev();
+            points.filter(move |point| point.is_network_fs() == network).cloned().map(Job::Statvfs)
+        };
+        let network = of_kind(true).filter(|_| !local_only);
+        let jobs = network.chain([Job::Sysfs]).chain(of_kind(false));
+        jobs.filter(|job| !self.stuck.contains(job) && !self.is_in_flight(job)).collect()
+    }
+
+    fn is_in_flight(&self, job: &Job) -> bool {
+        self.in_flight.as_ref().is_some_and(|(in_flight, _)| in_flight == job)
+    }
+
+    fn has_unfinished_statvfs(&self) -> bool {
+        let in_flight = self.in_flight.iter().map(|(job, _)| job);
+        self.pending.iter().chain(in_flight).any(|job| *job != Job::Sysfs)
+    }
+
+    /// A slow mount, or one that waits behind a stuck one, keeps its last value for up to 3 s past the interval, so it does not
+    /// flap.
+    fn is_fresh(&self, at: Instant) -> bool {
+        at.elapsed() <= self.interval.unwrap_or_default() + STUCK_TIMEOUT
+    }
+
+    fn forget_unmounted(&mut self) {
+        let mut known = std::mem::take(&mut self.file_systems);
+        let mounted = self.mount_points.iter();
+        self.file_systems = mounted.filter_map(|point| known.remove_entry(point)).collect();
+    }
+
+    fn stuck_mounts(&self) -> usize {
+        self.stuck.iter().filter(|job| **job != Job::Sysfs).count()
+    }
+}
+
+/// Runs jobs until the handle is dropped or the thread is abandoned.
+fn worker_loop(shared: &Shared, generation: u64, statvfs: &Statvfs) {
     let mut state = lock(&shared.state);
     while !state.stopped && state.generation == generation {
-        let Some(question) = state.waiting.pop() else {
-            state = wait(shared, state);
+        let Some(job) = state.pending.pop() else {
+            state = shared.enqueued.wait(state).unwrap_or_else(PoisonError::into_inner);
             continue;
         };
-        state.asking = Some((question.clone(), Instant::now()));
-        state = match &question {
-            Question::Place(place) => ask_place(shared, state, generation, place, statvfs),
-            Question::Devices => ask_devices(shared, state),
+        state.in_flight = Some((job.clone(), Instant::now()));
+        state = match &job {
+            Job::Statvfs(point) => run_statvfs(shared, state, generation, point, statvfs),
+            Job::Sysfs => run_sysfs(shared, state),
         };
         if state.generation == generation {
-            state.asking = None;
+            state.in_flight = None;
         } else {
-            // It was left behind, and another thread asks now.
-            state.hung.retain(|hung| *hung != question);
+            // This thread has been abandoned. The next round repeats the job.
+            state.stuck.retain(|stuck| *stuck != job);
         }
-        if state.is_awaited {
-            shared.answered.notify_one();
-        }
+        shared.finished.notify_all();
     }
 }
 
-/// Waits until there is something to ask, or a look is due.
-fn wait<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-    let now = Instant::now();
-    let left = state.due.map(|due| due.saturating_duration_since(now));
-    match left {
-        // To sleep for less than this is not worth it.
-        Some(left) if left > LEAD / 2 => {
-            let waited = shared.asked.wait_timeout(state, left);
-            waited.unwrap_or_else(PoisonError::into_inner).0
-        }
-        Some(_) if state.ahead_since.is_none() && state.places.are_as_they_were() => {
-            state.ahead_since = Some(now);
-            state.expect(now, Duration::ZERO);
-            state.begin();
-            state
-        }
-        // Nobody comes any more, or who comes knows what else to ask.
-        _ => shared.asked.wait(state).unwrap_or_else(PoisonError::into_inner),
-    }
-}
-
-fn ask_place<'a>(
+fn run_statvfs<'a>(
     shared: &'a Shared,
     state: MutexGuard<'a, State>,
     generation: u64,
-    place: &Arc<Place>,
+    point: &Arc<MountPoint>,
     statvfs: &Statvfs,
 ) -> MutexGuard<'a, State> {
     drop(state);
-    let size = statvfs(&place.path);
+    let size = statvfs(&point.path);
     if let Err(error) = &size {
-        // Not there below this root, or not ours to see.
-        log::debug!("statvfs {}: {}", place.path.display(), reason(error));
+        // Not visible below this root, or not permitted.
+        log::debug!("statvfs {}: {}", point.path.display(), reason(error));
     }
     let mut state = lock(&shared.state);
     if state.generation != generation {
         drop(state);
-        log::info!(
-            "file system {} answers again",
-            escape_for_log(place.mount_point(), EXCERPT_CHARS)
-        );
+        let point = escape_for_log(point.mount_point(), EXCERPT_CHARS);
+        log::info!("filesystem {point} recovered");
         return lock(&shared.state);
     }
     match size {
         Ok(size) => {
-            state.file_systems.insert(place.clone(), (Instant::now(), place.holding(size)));
+            state.file_systems.insert(point.clone(), (Instant::now(), point.with_usage(size)));
         }
         Err(_) => {
-            state.file_systems.remove(place);
+            state.file_systems.remove(point);
         }
     }
     state
 }
 
-/// What comes late is better than nothing: a machine with hundreds of sensors may take seconds for them.
-fn ask_devices<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+/// Stores the result even if the thread has been abandoned: a machine with hundreds of sensors may take seconds.
+fn run_sysfs<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
     let round = state.round;
-    let Some(mut read) = state.read_devices.take() else { return state };
+    let Some(mut read_devices) = state.read_devices.take() else { return state };
     drop(state);
-    let devices = Arc::new(read());
+    let devices = Arc::new(read_devices());
     let mut state = lock(&shared.state);
-    state.read_devices = Some(read);
-    state.devices = Some(Found { round, at: Instant::now(), devices });
+    state.read_devices = Some(read_devices);
+    state.devices = Some(DevicesResult { round, at: Instant::now(), devices });
     state
 }
 

@@ -1,9 +1,14 @@
+use std::sync::mpsc::sync_channel;
+
 use super::*;
 use crate::model::Temperature;
 use crate::procfs::mountinfo::parse;
-use std::sync::mpsc::sync_channel;
 
+/// Never reached.
 const LONG: Duration = Duration::from_secs(60);
+
+/// How long a test waits for results that arrive at once or never.
+const SHORT: Duration = Duration::from_millis(50);
 
 const SIZE: FsSize = FsSize {
     total_bytes: 9,
@@ -14,251 +19,232 @@ const SIZE: FsSize = FsSize {
     read_only: false,
 };
 
-fn places(mountinfo: &[u8]) -> Arc<Places> {
-    let place = |mount| Arc::new(Place::new(Path::new("/"), mount));
-    let all = parse(mountinfo).unwrap().into_iter().map(place).collect();
-    Arc::new(Places::new(all, None))
+type MountPoints = Arc<[Arc<MountPoint>]>;
+
+fn mount_points(mountinfo: &str) -> MountPoints {
+    let mounts = parse(mountinfo.as_bytes()).unwrap().into_iter();
+    mounts.map(|mount| Arc::new(MountPoint::new(Path::new("/"), mount))).collect()
 }
 
-/// A list of mounts that does not change: nothing is ever told of this file.
-fn unchanging() -> std::fs::File {
-    std::fs::File::open("/dev/null").unwrap()
+fn local_disk() -> MountPoints {
+    mount_points("1 0 8:1 / / rw - ext4 /dev/a rw\n")
 }
 
-fn mounts(points: &[&str]) -> Arc<Places> {
+fn nfs_mounts(points: &[&str]) -> MountPoints {
     let line = |(at, point): (usize, &&str)| format!("1 0 0:{at} / {point} rw - nfs4 nas:/ rw\n");
-    let text: String = points.iter().enumerate().map(line).collect();
-    places(text.as_bytes())
+    mount_points(&points.iter().enumerate().map(line).collect::<String>())
 }
 
-fn of_mounts(
+fn statvfs_worker(
     statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
 ) -> BlockingWorker {
     BlockingWorker::new(statvfs, Devices::default)
 }
 
-/// One that reads what `next` says, as a temperature.
-fn of_devices(mut next: impl FnMut() -> f64 + Send + 'static) -> BlockingWorker {
+/// A worker whose sysfs has one temperature, returned by `celsius`.
+fn sysfs_worker(mut celsius: impl FnMut() -> f64 + Send + 'static) -> BlockingWorker {
     let read = move || {
-        let one = Temperature { zone: 0, sensor: String::new(), celsius: next() };
-        Devices { temperatures: vec![one], ..Devices::default() }
+        let zone = Temperature { zone: 0, sensor: String::new(), celsius: celsius() };
+        Devices { temperatures: vec![zone], ..Devices::default() }
     };
     BlockingWorker::new(|_| Ok(SIZE), read)
 }
 
-fn ask(aside: &mut BlockingWorker, places: &Arc<Places>) -> Vec<FileSystem> {
-    aside.ask(places, None);
-    aside.file_systems()
+fn run_round(worker: &mut BlockingWorker, points: &MountPoints) -> Vec<FileSystem> {
+    worker.start_round(points, None);
+    worker.file_systems(SHORT)
 }
 
-fn celsius(aside: &BlockingWorker, patience: Duration) -> Option<f64> {
-    aside.devices(patience).map(|devices| devices.temperatures[0].celsius)
+fn celsius(worker: &BlockingWorker, timeout: Duration) -> Option<f64> {
+    worker.devices(timeout).map(|devices| devices.temperatures[0].celsius)
 }
 
-/// Waits until the thread that asks has come so far, on a machine that is busy.
-fn wait_until(aside: &BlockingWorker, come_so_far: impl Fn(&State) -> bool) {
+fn wait_until(worker: &BlockingWorker, condition: impl Fn(&State) -> bool) {
     let deadline = Instant::now() + LONG;
-    while !come_so_far(&lock(&aside.shared.state)) {
-        assert!(Instant::now() < deadline, "waited too long");
-        std::thread::sleep(PATIENCE / 50);
+    while !condition(&lock(&worker.shared.state)) {
+        assert!(Instant::now() < deadline, "condition not met in time");
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// As if three seconds had passed.
-fn let_time_pass(aside: &BlockingWorker) {
-    if let Some((_, since)) = &mut lock(&aside.shared.state).asking {
-        *since -= limits::STATVFS;
+fn is_idle(state: &State) -> bool {
+    state.pending.is_empty() && state.in_flight.is_none()
+}
+
+/// Makes the job in flight old enough to count as stuck.
+fn expire_job_in_flight(worker: &BlockingWorker) {
+    if let Some((_, since)) = &mut lock(&worker.shared.state).in_flight {
+        *since -= STUCK_TIMEOUT;
     }
 }
 
 #[test]
-fn a_mount_that_hangs_is_left_out_until_it_answers_and_others_go_on() {
-    let mountinfo = b"1 0 8:1 / / rw - ext4 /dev/a rw\n2 1 0:9 / /nfs rw - nfs4 nas:/ rw\n3 1 8:2 / /z rw - xfs /dev/b rw\n";
-    let mounts = places(mountinfo);
-    let (release, hanging) = sync_channel::<()>(0);
-    let hanging = Mutex::new(hanging);
+fn omits_stuck_mount_until_it_recovers() {
+    let points = mount_points(
+        "1 0 8:1 / / rw - ext4 /dev/a rw\n\
+         2 1 0:9 / /nfs rw - nfs4 nas:/ rw\n\
+         3 1 8:2 / /z rw - xfs /dev/b rw\n",
+    );
+    let (release, blocked) = sync_channel::<()>(0);
+    let blocked = Mutex::new(blocked);
     let statvfs = move |path: &Path| {
         if path == Path::new("/nfs") {
-            let _ = lock(&hanging).recv();
+            let _ = lock(&blocked).recv();
         }
         Ok(SIZE)
     };
-    let mut aside = of_mounts(statvfs);
-    let mut ask_until = |wanted: &[&str]| {
+    let mut worker = statvfs_worker(statvfs);
+    let mut run_until = |expected: &[&str]| {
         let deadline = Instant::now() + LONG;
         loop {
-            let found = ask(&mut aside, &mounts);
-            let points: Vec<_> = found.iter().map(|fs| &*fs.mount_point).collect();
-            if points == wanted {
+            let found = run_round(&mut worker, &points);
+            let found: Vec<_> = found.iter().map(|each| &*each.mount_point).collect();
+            if found == expected {
                 break;
             }
-            assert!(Instant::now() < deadline, "{points:?}, wanted {wanted:?}");
+            assert!(Instant::now() < deadline, "{found:?}, expected {expected:?}");
         }
     };
-    ask_until(&["/", "/z"]);
+    run_until(&["/", "/z"]);
     release.send(()).unwrap();
     drop(release);
-    ask_until(&["/", "/nfs", "/z"]);
+    run_until(&["/", "/nfs", "/z"]);
 }
 
 #[test]
-fn what_answers_after_the_sample_is_in_the_next_one() {
-    let points = ["/a", "/slow", "/z"];
-    let mut aside = of_mounts(|path| {
+fn late_result_is_part_of_next_round() {
+    let points = nfs_mounts(&["/a", "/slow", "/z"]);
+    let mut worker = statvfs_worker(|path| {
         if path == Path::new("/slow") {
-            std::thread::sleep(PATIENCE * 2);
+            std::thread::sleep(SHORT * 2);
         }
         Ok(SIZE)
     });
-    ask(&mut aside, &mounts(&points));
-    wait_until(&aside, |state| !state.is_under_way(|_| true));
-    assert_eq!(ask(&mut aside, &mounts(&points)).len(), 3);
+    run_round(&mut worker, &points);
+    wait_until(&worker, is_idle);
+    assert_eq!(run_round(&mut worker, &points).len(), 3);
 }
 
 #[test]
-fn beyond_the_cap_of_hanging_mounts_disks_are_still_asked() {
-    let mut aside = of_mounts(|path| {
+fn queries_local_disks_when_too_many_mounts_are_stuck() {
+    let mut worker = statvfs_worker(|path| {
         while path != Path::new("/") {
             std::thread::park();
         }
         Ok(SIZE)
     });
-    let names: Vec<String> = (0..=limits::HUNG_MOUNTS).map(|at| format!("/{at}")).collect();
-    let remote = mounts(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    let root = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
-    let all = remote.all.iter().chain(&root.all).cloned().collect();
-    let all = Arc::new(Places::new(all, None));
-    for hung in 0..=limits::HUNG_MOUNTS + 1 {
+    let names: Vec<String> = (0..=MAX_STUCK_MOUNTS).map(|at| format!("/{at}")).collect();
+    let network = nfs_mounts(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let points: MountPoints = network.iter().chain(local_disk().iter()).cloned().collect();
+    for stuck in 0..=MAX_STUCK_MOUNTS + 1 {
         let since = Instant::now();
-        ask(&mut aside, &all);
-        let asked = |state: &State| match &state.asking {
-            Some((Question::Place(place), _)) => place.mount_point() != b"/",
-            Some((Question::Devices, _)) => false,
-            None => hung >= limits::HUNG_MOUNTS && state.waiting.is_empty(),
-        };
-        wait_until(&aside, asked);
-        let state = lock(&aside.shared.state);
+        run_round(&mut worker, &points);
+        wait_until(&worker, |state| match &state.in_flight {
+            Some((Job::Statvfs(point), _)) => point.mount_point() != b"/",
+            Some((Job::Sysfs, _)) => false,
+            None => stuck >= MAX_STUCK_MOUNTS && state.pending.is_empty(),
+        });
+        let state = lock(&worker.shared.state);
         let found: Vec<_> = state
             .file_systems
             .iter()
-            .map(|(place, (at, _))| (place.mount_point(), *at >= since))
+            .map(|(point, (at, _))| (point.mount_point(), *at >= since))
             .collect();
-        assert_eq!(found, [(&b"/"[..], true)], "{hung} hang");
-        let answered = state.devices.as_ref().map(|found| found.round);
-        assert_eq!(answered, Some(state.round), "nor does sysfs wait for them");
+        assert_eq!(found, [(&b"/"[..], true)], "with {stuck} stuck mounts");
+        let round = state.devices.as_ref().map(|result| result.round);
+        assert_eq!(round, Some(state.round), "sysfs does not wait for stuck mounts");
         drop(state);
-        let_time_pass(&aside);
+        expire_job_in_flight(&worker);
     }
-    assert_eq!(aside.hung_mounts(), limits::HUNG_MOUNTS);
+    assert_eq!(worker.stuck_mounts(), MAX_STUCK_MOUNTS);
 }
 
 #[test]
-fn who_is_late_is_shown_as_it_was_for_as_long_as_it_may_take() {
-    let (release, hanging) = sync_channel::<f64>(2);
-    let mut aside = of_devices(move || hanging.recv().unwrap_or_default());
-    let answered = |aside: &BlockingWorker, at: Instant| {
-        if let Some(found) = &mut lock(&aside.shared.state).devices {
-            found.at = at;
+fn keeps_last_result_up_to_timeout_past_interval() {
+    let (release, blocked) = sync_channel::<f64>(2);
+    let mut worker = sysfs_worker(move || blocked.recv().unwrap_or_default());
+    let set_time = |worker: &BlockingWorker, at: Instant| {
+        if let Some(result) = &mut lock(&worker.shared.state).devices {
+            result.at = at;
         }
     };
-    aside.ask(&Arc::default(), None);
-    assert_eq!(celsius(&aside, Duration::ZERO), None, "it hangs");
+    worker.start_round(&Arc::default(), None);
+    assert_eq!(celsius(&worker, Duration::ZERO), None, "blocked");
     release.send(1.0).unwrap();
-    assert_eq!(celsius(&aside, LONG), Some(1.0));
+    assert_eq!(celsius(&worker, LONG), Some(1.0));
     for _ in 0..3 {
-        aside.ask(&Arc::default(), None);
-        answered(&aside, Instant::now());
-        assert_eq!(celsius(&aside, Duration::ZERO), Some(1.0), "the one before");
+        worker.start_round(&Arc::default(), None);
+        set_time(&worker, Instant::now());
+        assert_eq!(celsius(&worker, Duration::ZERO), Some(1.0), "result of an earlier round");
     }
-    answered(&aside, Instant::now() - limits::STATVFS * 2);
-    assert_eq!(celsius(&aside, Duration::ZERO), None, "that is too old");
-    lock(&aside.shared.state).interval = Some(limits::STATVFS * 2);
-    assert_eq!(celsius(&aside, Duration::ZERO), Some(1.0), "not where looks are rare");
+    set_time(&worker, Instant::now() - STUCK_TIMEOUT * 2);
+    assert_eq!(celsius(&worker, Duration::ZERO), None, "too old");
+    lock(&worker.shared.state).interval = Some(STUCK_TIMEOUT * 2);
+    assert_eq!(celsius(&worker, Duration::ZERO), Some(1.0), "within a longer interval");
     release.send(2.0).unwrap();
-    wait_until(&aside, |state| !state.is_under_way(|_| true));
-    assert_eq!(celsius(&aside, Duration::ZERO), Some(2.0));
+    wait_until(&worker, is_idle);
+    assert_eq!(celsius(&worker, Duration::ZERO), Some(2.0));
     release.send(3.0).unwrap();
-    aside.ask(&Arc::default(), None);
-    assert_eq!(celsius(&aside, LONG), Some(3.0));
+    worker.start_round(&Arc::default(), None);
+    assert_eq!(celsius(&worker, LONG), Some(3.0));
 }
 
 #[test]
-fn sysfs_that_hangs_is_left_behind_until_it_answers_and_disks_go_on() {
-    let (release, hanging) = sync_channel::<f64>(0);
-    let mut aside = of_devices(move || hanging.recv().unwrap_or(3.0));
-    let root = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
-    assert_eq!(ask(&mut aside, &root).len(), 1);
-    wait_until(&aside, |state| matches!(state.asking, Some((Question::Devices, _))));
-    let_time_pass(&aside);
+fn stuck_sysfs_does_not_block_disks() {
+    let (release, blocked) = sync_channel::<f64>(0);
+    let mut worker = sysfs_worker(move || blocked.recv().unwrap_or(3.0));
+    let points = local_disk();
+    assert_eq!(run_round(&mut worker, &points).len(), 1);
+    wait_until(&worker, |state| matches!(state.in_flight, Some((Job::Sysfs, _))));
+    expire_job_in_flight(&worker);
     for _ in 0..3 {
-        assert_eq!(ask(&mut aside, &root).len(), 1);
-        assert_eq!(celsius(&aside, LONG), None, "nobody waits for it");
+        assert_eq!(run_round(&mut worker, &points).len(), 1);
+        assert_eq!(celsius(&worker, LONG), None, "does not wait for a stuck job");
     }
-    assert_eq!(aside.hung_mounts(), 0);
+    assert_eq!(worker.stuck_mounts(), 0);
     release.send(2.0).unwrap();
     drop(release);
-    wait_until(&aside, |state| state.hung.is_empty());
-    assert_eq!(celsius(&aside, Duration::ZERO), Some(2.0), "late is better than never");
-    ask(&mut aside, &root);
-    assert_eq!(celsius(&aside, LONG), Some(3.0));
+    wait_until(&worker, |state| state.stuck.is_empty());
+    assert_eq!(celsius(&worker, Duration::ZERO), Some(2.0), "uses the result of a stuck job");
+    run_round(&mut worker, &points);
+    assert_eq!(celsius(&worker, LONG), Some(3.0));
 }
 
 #[test]
-fn when_a_look_is_due_all_is_asked_already() {
-    let mut asked = 0.0;
-    let mut aside = of_devices(move || {
-        asked += 1.0;
-        asked
+fn queries_nothing_between_rounds() {
+    let mut calls = 0.0;
+    let mut worker = sysfs_worker(move || {
+        calls += 1.0;
+        calls
     });
-    let none = Arc::new(Places::new(Vec::new(), Some(unchanging())));
-    let is_ahead = |state: &State| state.ahead_since.is_some() && !state.is_under_way(|_| true);
-    aside.ask(&none, Some(PATIENCE));
-    assert_eq!(celsius(&aside, LONG), Some(1.0));
-    for round in [2, 3] {
-        wait_until(&aside, is_ahead);
-        // As if that had been this very moment.
-        lock(&aside.shared.state).ahead_since = Some(Instant::now() + LONG);
-        aside.ask(&none, Some(PATIENCE));
-        assert_eq!(celsius(&aside, LONG), Some(f64::from(round)));
+    for round in [1.0, 2.0] {
+        worker.start_round(&Arc::default(), Some(SHORT / 10));
+        assert_eq!(celsius(&worker, LONG), Some(round));
+        // An automounter would mount again what was unmounted meanwhile.
+        std::thread::sleep(SHORT);
+        assert_eq!(lock(&worker.shared.state).round, round as u64);
     }
-    wait_until(&aside, is_ahead);
-    // Who comes late wants to know how it is now; in the meantime it is not asked again and again.
-    std::thread::sleep(PATIENCE * 3);
-    assert_eq!(lock(&aside.shared.state).round, 4);
-    aside.ask(&none, None);
-    assert_eq!(celsius(&aside, LONG), Some(5.0));
-    // Who wants to know of others is told of them.
-    lock(&aside.shared.state).ahead_since = Some(Instant::now() + LONG);
-    assert_eq!(ask(&mut aside, &places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n")).len(), 1);
 }
 
 #[test]
-fn what_is_not_mounted_any_more_is_not_asked_ahead_and_forgotten() {
-    let root = places(b"1 0 8:1 / / rw - ext4 /dev/a rw\n");
-    let mut aside = of_mounts(|_| Ok(SIZE));
-    // Nobody says whether it is mounted still: to ask could mount it again.
-    aside.ask(&root, Some(PATIENCE));
-    assert_eq!(aside.file_systems().len(), 1);
-    std::thread::sleep(PATIENCE * 3);
-    assert_eq!(lock(&aside.shared.state).round, 1);
-    let unchanged = Arc::new(Places::new(root.all.clone(), Some(unchanging())));
-    aside.ask(&unchanged, Some(PATIENCE));
-    wait_until(&aside, |state| state.round == 3);
-    assert_eq!(ask(&mut aside, &Arc::default()), []);
-    assert!(lock(&aside.shared.state).file_systems.is_empty());
+fn forgets_unmounted_file_systems() {
+    let mut worker = statvfs_worker(|_| Ok(SIZE));
+    assert_eq!(run_round(&mut worker, &local_disk()).len(), 1);
+    assert_eq!(run_round(&mut worker, &Arc::default()), []);
+    assert!(lock(&worker.shared.state).file_systems.is_empty());
 }
 
 #[test]
-fn who_asks_no_more_leaves_no_thread() {
+fn thread_exits_when_handle_is_dropped() {
     let held = Arc::new(());
     let watched = Arc::downgrade(&held);
-    let mut aside = of_devices(move || Arc::strong_count(&held) as f64);
-    aside.ask(&Arc::default(), None);
-    assert!(aside.devices(LONG).is_some());
-    drop(aside);
-    let until = Instant::now() + LONG;
+    let mut worker = sysfs_worker(move || Arc::strong_count(&held) as f64);
+    worker.start_round(&Arc::default(), None);
+    assert!(worker.devices(LONG).is_some());
+    drop(worker);
+    let deadline = Instant::now() + LONG;
     while watched.upgrade().is_some() {
-        assert!(Instant::now() < until, "the thread is still there");
+        assert!(Instant::now() < deadline, "the thread still runs");
         std::thread::yield_now();
     }
 }

@@ -12,7 +12,7 @@ pub mod networks;
 
 use serde_json::{Value, json};
 
-use crate::procfs::decimal;
+use crate::util::text::parse_decimal;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// What a client may ask for.
@@ -173,7 +173,7 @@ fn wanted(at: usize, mut host: Value) -> Result<Wanted, String> {
     }
     let port = match host.get("port") {
         None | Some(Value::Null) => Some(22),
-        Some(Value::String(text)) => decimal(text.trim().as_bytes()),
+        Some(Value::String(text)) => parse_decimal(text.trim().as_bytes()),
         Some(port) => port.as_u64(),
     };
     let port = port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);

@@ -45,7 +45,7 @@ pub fn reading(sections: &[(String, Vec<u8>)]) -> RawSample {
         match name.as_str() {
             "clock" => {
                 let mut numbers = body.split(|byte| *byte == b' ' || *byte == b'\n');
-                let mut number = || numbers.next().and_then(procfs::decimal).unwrap_or_default();
+                let mut number = || numbers.next().and_then(hm_agent::util::text::parse_decimal).unwrap_or_default();
                 (reading.monotonic, reading.unix_seconds) =
                     (Duration::from_millis(number() & 0xff_ffff_ffff), number());
             }

@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn parse_pause(milliseconds: &[u8]) -> Duration {
-    let milliseconds = hm_agent::procfs::decimal(milliseconds).unwrap_or(1);
+    let milliseconds = hm_agent::util::text::parse_decimal(milliseconds).unwrap_or(1);
     Duration::from_millis(milliseconds.min(30 * 86_400_000))
 }
 

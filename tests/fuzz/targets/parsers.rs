@@ -40,7 +40,7 @@ fuzz_target!(|data: &[u8]| {
             let json = serde_json::to_string(&gpus).unwrap();
             assert_eq!(serde_json::from_str::<Vec<_>>(&json).ok().as_ref(), Some(&gpus));
         }
-        b'm' => drop(os_release::parse(text).name_for_people()),
+        b'm' => drop(os_release::parse(text).display_name()),
         b'n' => drop(pid_stat::parse(text)),
         b'o' => {
             if let Ok(pressure) = pressure::parse(text) {
@@ -80,7 +80,7 @@ fuzz_target!(|data: &[u8]| {
         b'y' => {
             let read = str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
             let signed = text.first().is_some_and(|byte| !byte.is_ascii_digit());
-            assert_eq!(decimal(text), read.filter(|_| !signed));
+            assert_eq!(parse_decimal(text), read.filter(|_| !signed));
         }
         b'z' => {
             let shown = hm_agent::util::text::escape_for_log(text, 40);

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::collector::cached_file::{Files, Made};
+use crate::collector::cached_file::FileReader;
 use crate::model::gpu::{Ecc, Gpu, Problem, Values, Vendor};
 use crate::procfs::{amdgpu_ids, link_speed, ras_err_count};
 
@@ -59,7 +59,7 @@ impl Card {
         device: &Path,
         previous: Option<Self>,
         name_lists: &[PathBuf],
-        files: &mut Files,
+        files: &mut FileReader,
     ) -> Option<Self> {
         if hexadecimal(files, &device.join("vendor")) != Some(AMD_VENDOR) {
             return None;
@@ -93,7 +93,7 @@ impl Card {
     }
 
     /// Reads all values. Nothing is read from a suspended GPU, because before Linux 6.15 reading most of its files resumes it.
-    pub(super) fn read(&mut self, index: u32, files: &mut Files) -> Gpu {
+    pub(super) fn read(&mut self, index: u32, files: &mut FileReader) -> Gpu {
         let is_suspended = self.is_suspended(files);
         if !is_suspended && self.sensors.is_none() {
             self.read_identity(files);
@@ -112,35 +112,32 @@ impl Card {
         }
     }
 
-    fn is_suspended(&self, files: &mut Files) -> bool {
-        let status = files.line(&self.device.join("power/runtime_status"));
+    fn is_suspended(&self, files: &mut FileReader) -> bool {
+        let status = files.read_line(&self.device.join("power/runtime_status"));
         matches!(status.as_deref(), Some("suspended" | "suspending"))
     }
 
     /// Reads what does not change until the GPU is suspended or the driver reloaded.
-    fn read_identity(&mut self, files: &mut Files) {
+    fn read_identity(&mut self, files: &mut FileReader) {
         let printable = |name: &String| name.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
         // From the EEPROM of the board; empty on most consumer boards.
-        if let Some(name) = files.line(&self.device.join("product_name")).filter(printable) {
+        if let Some(name) = files.read_line(&self.device.join("product_name")).filter(printable) {
             self.name = name;
         }
-        let id = files.line(&self.device.join("unique_id"));
+        let id = files.read_line(&self.device.join("unique_id"));
         // In the format of AMD's tools and of `ROCR_VISIBLE_DEVICES`.
         let id = id.and_then(|id| u64::from_str_radix(&id, 16).ok()).filter(|id| *id != 0);
         self.uuid = id.map(|id| format!("GPU-{id:016x}")).or(self.uuid.take());
         self.sensors = HwmonFiles::find(&self.device, files);
     }
 
-    fn values(&self, files: &mut Files) -> Values {
+    fn values(&self, files: &mut FileReader) -> Values {
         let path = |file: &str| self.device.join(file);
         let total = number(files, &path("mem_info_vram_total")).filter(|total: &u64| *total > 0);
         let used = number(files, &path("mem_info_vram_used"));
         let used = used.filter(|used| total.is_none_or(|total| *used <= total));
-        let speed = files.parse(
-            &self.link.join("current_link_speed"),
-            Made::AtOnce,
-            link_speed::parse_generation,
-        );
+        let speed =
+            files.parse(&self.link.join("current_link_speed"), link_speed::parse_generation);
         let mut values = Values {
             memory_total_bytes: total,
             memory_used_bytes: used,
@@ -161,11 +158,11 @@ impl Card {
     }
 
     /// Memory errors. The file depends on the model: newer Instincts have the second one.
-    fn ecc(&self, files: &mut Files) -> Option<Ecc> {
+    fn ecc(&self, files: &mut FileReader) -> Option<Ecc> {
         let candidates = ["ras/umc_err_count", "ras/aca_umc"];
-        let errors = candidates.iter().find_map(|file| {
-            files.parse(&self.device.join(file), Made::AtOnce, ras_err_count::parse).ok()
-        })?;
+        let errors = candidates
+            .iter()
+            .find_map(|file| files.parse(&self.device.join(file), ras_err_count::parse).ok())?;
         Some(Ecc {
             volatile_corrected: Some(errors.corrected),
             volatile_uncorrected: Some(errors.uncorrected),
@@ -181,7 +178,7 @@ impl fmt::Display for Card {
 }
 
 impl HwmonFiles {
-    fn find(device: &Path, files: &mut Files) -> Option<Self> {
+    fn find(device: &Path, files: &mut FileReader) -> Option<Self> {
         let entries = std::fs::read_dir(device.join("hwmon")).ok()?.flatten();
         let directory = entries
             .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"hwmon"))
@@ -200,7 +197,7 @@ impl HwmonFiles {
         })
     }
 
-    fn read(&self, files: &mut Files, values: &mut Values) {
+    fn read(&self, files: &mut FileReader, values: &mut Values) {
         let mut celsius = |file: &PathBuf| {
             let millidegrees: i32 = number(files, file)?;
             let degrees = millidegrees.checked_add(500)?.div_euclid(1000);
@@ -226,7 +223,7 @@ impl HwmonFiles {
     }
 
     /// PWM duty cycle of the fan; 0 if it is stopped, which is normal at low temperatures.
-    fn fan_percent(&self, files: &mut Files) -> Option<u32> {
+    fn fan_percent(&self, files: &mut FileReader) -> Option<u32> {
         let duty: u32 = number(files, &self.directory.join("pwm1"))?;
         let max = number(files, &self.directory.join("pwm1_max")).unwrap_or(255);
         (duty <= max && max <= 255).then(|| (200 * duty + max).checked_div(2 * max)).flatten()
@@ -239,10 +236,10 @@ fn find_sensor(
     kind: &str,
     label: &str,
     unlabelled: Option<u32>,
-    files: &mut Files,
+    files: &mut FileReader,
 ) -> Option<PathBuf> {
     let mut labels = (1..=8).filter_map(|number| {
-        Some((number, files.line(&directory.join(format!("{kind}{number}_label")))?))
+        Some((number, files.read_line(&directory.join(format!("{kind}{number}_label")))?))
     });
     let number = match labels.next() {
         None => unlabelled,
@@ -256,14 +253,14 @@ fn find_sensor(
 /// Device at the GPU's end of the PCIe link to the host. Most boards contain a PCIe switch, and the link between switch and
 /// GPU always has full speed. The link to the host is that of the topmost AMD device (kernel `amdgpu_device.c`,
 /// `amdgpu_device_partner_bandwidth`).
-fn host_link(device: &Path, files: &mut Files) -> PathBuf {
+fn host_link(device: &Path, files: &mut FileReader) -> PathBuf {
     let mut is_amd =
         |device: &&Path| hexadecimal(files, &device.join("vendor")) == Some(AMD_VENDOR);
     device.ancestors().take_while(&mut is_amd).last().unwrap_or(device).to_owned()
 }
 
 /// Model name from the lists or, if it is not listed, made of the PCI device ID.
-fn model_name(device: &Path, name_lists: &[PathBuf], files: &mut Files) -> String {
+fn model_name(device: &Path, name_lists: &[PathBuf], files: &mut FileReader) -> String {
     let device_id = hexadecimal(files, &device.join("device"));
     let revision = hexadecimal(files, &device.join("revision"));
     let revision = revision.and_then(|revision| u8::try_from(revision).ok());
@@ -276,15 +273,15 @@ fn model_name(device: &Path, name_lists: &[PathBuf], files: &mut Files) -> Strin
 }
 
 /// A PCI ID such as `0x1002`.
-fn hexadecimal(files: &mut Files, path: &Path) -> Option<u16> {
-    let text = files.line(path)?;
+fn hexadecimal(files: &mut FileReader, path: &Path) -> Option<u16> {
+    let text = files.read_line(path)?;
     u16::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
-fn number<T: FromStr>(files: &mut Files, path: &Path) -> Option<T> {
-    files.line(path)?.parse().ok()
+fn number<T: FromStr>(files: &mut FileReader, path: &Path) -> Option<T> {
+    files.read_line(path)?.parse().ok()
 }
 
-fn percent(files: &mut Files, path: &Path) -> Option<u32> {
+fn percent(files: &mut FileReader, path: &Path) -> Option<u32> {
     number(files, path).filter(|percent| *percent <= 100)
 }

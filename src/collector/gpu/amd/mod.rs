@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::collector::cached_file::Files;
+use crate::collector::cached_file::FileReader;
 use crate::collector::gpu::RESCAN_INTERVAL;
 use crate::collector::gpu::amd::card::Card;
 use crate::config::Roots;
@@ -22,7 +22,7 @@ pub(super) struct AmdCollector {
     drm: PathBuf,
     /// Lists of model names.
     name_lists: [PathBuf; 2],
-    files: Files,
+    files: FileReader,
     cards: Vec<Card>,
     next_scan: Option<Instant>,
 }
@@ -34,7 +34,7 @@ impl AmdCollector {
         Self {
             drm: roots.sys.join("class/drm"),
             name_lists: name_lists.map(|file| roots.root.join(file)),
-            files: Files::default(),
+            files: FileReader::default(),
             cards: Vec::new(),
             next_scan: None,
         }
