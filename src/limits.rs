@@ -9,8 +9,6 @@ pub const WARM_UP: Duration = Duration::from_millis(500);
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
 
-/// Connections to the heartbeat port, for keep-alive clients of as many applications.
-pub const HEARTBEAT_CONNECTIONS: usize = 12_000;
 
 /// A TCP connection to one address is there within this, or the next address is tried.
 pub const CONNECT: Duration = Duration::from_secs(10);
@@ -86,8 +84,6 @@ pub const COMMAND_STACK_BYTES: usize = 128 << 10;
 
 /// Hosts that are watched over SSH.
 pub const MONITOR_HOSTS: usize = 256;
-/// Clients of /monitor.
-pub const MONITOR_CONNECTIONS: usize = 256;
 /// A client's message may be so long: 256 hosts, each with a password.
 pub const MONITOR_MESSAGE_BYTES: usize = 128 << 10;
 /// Requests of one client to /monitor: so many at once, then one a second, then it is closed (1008).

@@ -14,7 +14,6 @@ use crate::hm_client::client as hm;
 use crate::http::listener::{ConnectionLimits, Listener};
 use crate::http::pipeline::Pipeline;
 use crate::http::stats::ListenerStats;
-use crate::limits;
 use crate::model::host_info::HostInfo;
 use crate::remote::hosts::Hosts;
 use crate::remote::server::Monitor;
@@ -26,6 +25,11 @@ use crate::telemetry::subscription;
 use crate::util::error::Error;
 use crate::util::liveness::Liveness;
 use crate::util::sync::Shutdown;
+
+/// Clients of /monitor.
+const MAX_MONITOR_CONNECTIONS: usize = 256;
+/// Connections to the heartbeat port: a kept-alive one for each application, and some more.
+const MAX_HEARTBEAT_CONNECTIONS: usize = 12_000;
 
 pub(super) struct Services {
     pub(super) shutdown: Shutdown,
@@ -114,7 +118,7 @@ impl Services {
 
 fn monitor_limits(_: &Config) -> ConnectionLimits<'_> {
     ConnectionLimits {
-        max_connections: limits::MONITOR_CONNECTIONS,
+        max_connections: MAX_MONITOR_CONNECTIONS,
         max_connections_per_ip: 0,
         trusted_proxies: &[],
     }
@@ -122,7 +126,7 @@ fn monitor_limits(_: &Config) -> ConnectionLimits<'_> {
 
 fn heartbeat_limits(_: &Config) -> ConnectionLimits<'_> {
     ConnectionLimits {
-        max_connections: limits::HEARTBEAT_CONNECTIONS,
+        max_connections: MAX_HEARTBEAT_CONNECTIONS,
         max_connections_per_ip: 0,
         trusted_proxies: &[],
     }
