@@ -177,7 +177,7 @@ fn closes_connection_when_empty_fragments_never_end() {
         assert!(start.elapsed() < PATIENCE, "{:#?}", agent.log());
     }
     assert!(start.elapsed() >= Duration::from_secs(9), "{:?}", start.elapsed());
-    agent.wait_log("lost: its message does not end");
+    agent.wait_log("disconnected: message not complete within 10 s");
     agent.stop();
 }
 
@@ -208,7 +208,7 @@ fn closes_connection_when_client_host_vanishes() {
     std::thread::park_timeout(Duration::from_secs(2));
     cable.cut();
     let start = Instant::now();
-    while !agent.log().iter().any(|line| line.contains(" lost: ")) {
+    while !agent.log().iter().any(|line| line.contains(" disconnected: ")) {
         assert!(start.elapsed() < PATIENCE, "{:#?}", agent.log());
         std::thread::park_timeout(Duration::from_millis(100));
     }

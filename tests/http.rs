@@ -1,4 +1,4 @@
-//! What the telemetry port answers to requests that are no subscription, and whom it lets in.
+//! HTTP on the telemetry port: routing, limits, authentication and malformed requests.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,7 +11,7 @@ use support::{Agent, SLACK, Scratch, wait_until};
 
 const UPGRADE: &str = "Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// Asks for an upgrade and keeps the connection; the status.
+/// Requests an upgrade. Returns the status and the open connection.
 fn upgrade(agent: &Agent, target: &str, headers: &str) -> (u16, TcpStream) {
     let mut socket = agent.socket();
     write!(socket, "GET {target} HTTP/1.1\r\n{UPGRADE}{headers}\r\n").unwrap();
@@ -30,12 +30,12 @@ fn status(agent: &Agent, target: &str, headers: &str) -> u16 {
 }
 
 #[test]
-fn what_is_no_upgrade_is_told_what_to_do() {
+fn rejected_upgrade_explains_what_is_missing() {
     let agent = Agent::start(&[]);
     let (code, answer) = agent.http("/usage", "Host: a\r\n");
     assert_eq!(code, 426);
     assert!(answer.contains("\r\nUpgrade: websocket\r\n"), "{answer}");
-    assert!(answer.ends_with("connect to it with ws://\n"), "{answer}");
+    assert!(answer.ends_with("connect with ws://\n"), "{answer}");
     let (code, answer) = agent.http("/elsewhere?x=/usage", UPGRADE);
     assert_eq!(code, 404);
     assert!(answer.contains("telemetry is at /, /usage"), "{answer}");
@@ -46,7 +46,7 @@ fn what_is_no_upgrade_is_told_what_to_do() {
 }
 
 #[test]
-fn the_answer_to_an_upgrade_is_the_rfcs() {
+fn upgrade_response_matches_rfc_6455_example() {
     let agent = Agent::start(&[]);
     let mut socket = agent.socket();
     write!(socket, "GET /usage HTTP/1.1\r\n{UPGRADE}\r\n").unwrap();
@@ -58,7 +58,7 @@ fn the_answer_to_an_upgrade_is_the_rfcs() {
 }
 
 #[test]
-fn bad_heads_are_answered_and_closed() {
+fn malformed_or_oversized_head_is_rejected() {
     let agent = Agent::start(&[]);
     let long = format!("GET /usage HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(9000));
     assert!(agent.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
@@ -78,7 +78,7 @@ fn bad_heads_are_answered_and_closed() {
 
 #[test]
 #[ignore = "waits 10 s"]
-fn a_drip_fed_head_is_answered_with_408_after_10_s() {
+fn slow_head_is_rejected_with_408_after_10_s() {
     let agent = Agent::start(&[]);
     let start = Instant::now();
     let mut socket = agent.socket();
@@ -103,7 +103,7 @@ fn a_drip_fed_head_is_answered_with_408_after_10_s() {
 }
 
 #[test]
-fn a_token_is_asked_for_and_accepted_in_header_and_query() {
+fn token_is_accepted_in_header_and_query() {
     let scratch = Scratch::new("token");
     let file = scratch.write("token", "s3cret+x\n");
     let agent = Agent::start(&[&format!("usage.token_file={file}"), "log_level=trace"]);
@@ -123,7 +123,7 @@ fn a_token_is_asked_for_and_accepted_in_header_and_query() {
 }
 
 #[test]
-fn pages_of_other_origins_are_refused() {
+fn rejects_websocket_from_other_origin() {
     let agent = Agent::start(&["usage.allowed_origins=https://dash.example"]);
     assert_eq!(status(&agent, "/usage", ""), 101);
     assert_eq!(status(&agent, "/usage", "Origin: https://dash.example\r\n"), 101);
@@ -135,8 +135,8 @@ fn pages_of_other_origins_are_refused() {
 }
 
 #[test]
-fn a_page_that_says_this_address_is_its_own_is_refused() {
-    // As it arrives after DNS rebinding: of the same origin, so without Origin.
+fn rejects_browser_after_dns_rebinding() {
+    // After DNS rebinding the request is of the same origin, so it has no Origin.
     let page = "Connection: close\r\nUser-Agent: Mozilla/5.0\r\nAccept-Language: en\r\nHost: evil.example:33931\r\n";
     let agent = Agent::start(&["usage.allowed_origins=https://dash.example"]);
     for path in ["/snapshot", "/metrics"] {
@@ -168,7 +168,7 @@ fn a_page_that_says_this_address_is_its_own_is_refused() {
 }
 
 #[test]
-fn over_the_limit_503_and_room_again_when_somebody_leaves() {
+fn connection_over_limit_gets_503_until_one_closes() {
     let agent = Agent::start(&["usage.max_connections=2"]);
     let (_, first) = upgrade(&agent, "/usage", "");
     let (_, _second) = upgrade(&agent, "/usage", "");
@@ -176,14 +176,16 @@ fn over_the_limit_503_and_room_again_when_somebody_leaves() {
     assert_eq!(code, 503);
     assert!(answer.contains("\r\nRetry-After: 10\r\n"), "{answer}");
     drop(first);
-    wait_until("a free place", || (agent.http("/usage", "Host: a\r\n").0 == 426).then_some(()));
+    wait_until("a free connection", || {
+        (agent.http("/usage", "Host: a\r\n").0 == 426).then_some(())
+    });
     agent.stop();
 }
 
 #[test]
-fn an_address_has_its_own_limit_and_a_trusted_proxy_speaks_for_others() {
+fn per_ip_limit_applies_to_clients_behind_trusted_proxy() {
     let agent = Agent::start(&["usage.max_connections_per_ip=1"]);
-    let (code, _here) = upgrade(&agent, "/usage", "");
+    let (code, _direct) = upgrade(&agent, "/usage", "");
     assert_eq!(code, 101);
     assert_eq!(status(&agent, "/usage", ""), 503);
     let (code, _a) = upgrade(&agent, "/usage", "X-Forwarded-For: 192.0.2.1\r\n");
@@ -194,14 +196,14 @@ fn an_address_has_its_own_limit_and_a_trusted_proxy_speaks_for_others() {
     assert_eq!(code, 101);
     agent.stop();
     let strict = Agent::start(&["usage.max_connections_per_ip=1", "usage.trusted_proxies="]);
-    let (code, _here) = upgrade(&strict, "/usage", "X-Forwarded-For: 192.0.2.1\r\n");
+    let (code, _direct) = upgrade(&strict, "/usage", "X-Forwarded-For: 192.0.2.1\r\n");
     assert_eq!(code, 101);
     assert_eq!(strict.http("/usage", "X-Forwarded-For: 192.0.2.2\r\n").0, 503);
     strict.stop();
 }
 
 #[test]
-fn snapshot_is_one_object_with_everything() {
+fn snapshot_contains_host_agent_and_gpus() {
     let agent = Agent::start(&[]);
     let (status, answer) = agent.http("/snapshot", "Connection: close\r\n");
     assert_eq!(status, 200);

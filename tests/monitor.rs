@@ -190,7 +190,7 @@ fn a_client_that_does_not_read_is_cut_and_the_others_do_not_notice() {
     reader.start(&hosts);
     idle.start(&hosts);
     let deadline = Instant::now() + 4 * PATIENCE;
-    let is_cut = || monitor.agent.log().iter().any(|line| line.contains("did not read for 10 s"));
+    let is_cut = || monitor.agent.log().iter().any(|line| line.contains("write timeout (10 s)"));
     while !is_cut() {
         assert!(Instant::now() < deadline, "{:#?}", monitor.agent.log());
         for name in &names {

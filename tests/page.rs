@@ -1,5 +1,5 @@
-//! The page, in real Chromium: what it shows is what the agent says, it keeps up, it says when it cannot, and nothing
-//! that has a name can become markup. Pictures of it are left in `target/page`.
+//! The dashboard in Chromium: it shows the agent's data, follows updates, shows when data is stale, and never parses names as
+//! markup. Screenshots are saved in `target/page`.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -13,13 +13,12 @@ use support::heartbeat::Line;
 use support::nginx::{Nginx, PASS_UPGRADES};
 use support::{Agent, Scratch, wait_until};
 
-/// What stands between two texts.
 fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
     text.split_once(start).unwrap().1.split_once(end).unwrap().0
 }
 
 #[test]
-fn one_small_document_under_a_strict_policy_and_without_a_token() {
+fn document_is_public_small_and_has_strict_policy() {
     let agent = Agent::start(&["usage.token=secret"]);
     for target in ["/", "/?token=wrong"] {
         let (status, answer) = agent.http(target, "Host: a\r\nConnection: close\r\n");
@@ -66,13 +65,13 @@ fn one_small_document_under_a_strict_policy_and_without_a_token() {
     agent.stop();
 }
 
-/// As the page writes percentages.
-fn written(percent: &Value) -> String {
+/// Formats a percentage like the page.
+fn formatted(percent: &Value) -> String {
     let percent = percent.as_f64().unwrap();
     if percent < 9.95 { format!("{percent:.1}") } else { format!("{}", percent.round()) }
 }
 
-/// What the page shows, with the time of the sample.
+/// The data that the page shows, with the time of the sample.
 const SHOWN: &str = "(() => {
     const texts = selector => [...document.querySelectorAll(selector)].map(each => each.textContent);
     return {
@@ -86,7 +85,7 @@ const SHOWN: &str = "(() => {
 
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
-fn real_data_are_shown_and_keep_up() {
+fn shows_current_data_of_the_agent() {
     let agent = Agent::start(&["interval=1", "gpu.source=none"]);
     let mut updates = Updates::of(&agent);
     let mut browser = browser_at(&agent);
@@ -94,24 +93,24 @@ fn real_data_are_shown_and_keep_up() {
     assert_eq!(browser.seen("h1"), info["hostname"].as_str().unwrap());
     assert!(browser.seen("#machine").contains(info["kernel"].as_str().unwrap()));
     browser.until_seen("#pill", "Live");
-    assert!(browser.seen("#gpus").contains("not looked for"));
-    let (mut said, mut lines) = (Vec::new(), Vec::new());
+    assert!(browser.seen("#gpus").contains("monitoring is disabled"));
+    let (mut received, mut lines) = (Vec::new(), Vec::new());
     let mut last = updates.next_update()["timestamp"].clone();
     while lines.len() < 4 {
-        // Who connects is told of the sample of the moment, which may be none that others were told of; these are.
+        // The first sample on a connection may have been sent to no other client; later ones are sent to all.
         browser.until(&format!("({SHOWN}).at > {last}"));
         let shown = browser.run(SHOWN);
         last = shown["at"].clone();
-        let same = wait_until("the sample that the page shows", || {
-            said.extend(updates.seen());
+        let same = wait_until("the displayed sample", || {
+            received.extend(updates.seen());
             let same = |update: &&Value| {
                 update["timestamp"] == shown["at"]
-                    && json!([written(&update["cpu_percent"]), written(&update["ram_percent"])])
+                    && json!([formatted(&update["cpu_percent"]), formatted(&update["ram_percent"])])
                         == shown["figures"]
             };
-            let found = said.iter().find(same).cloned();
-            let late = said.last()?["timestamp"].as_f64() > Some(shown["at"].as_f64()? + 3.0);
-            assert!(found.is_some() || !late, "{shown:#} is none of {said:#?}");
+            let found = received.iter().find(same).cloned();
+            let late = received.last()?["timestamp"].as_f64() > Some(shown["at"].as_f64()? + 3.0);
+            assert!(found.is_some() || !late, "{shown:#} is none of {received:#?}");
             found
         });
         let cores = same["cpus"].as_array().unwrap().iter();
@@ -121,7 +120,7 @@ fn real_data_are_shown_and_keep_up() {
         for mount in same["file_systems"].as_array().unwrap() {
             let (place, used) = (mount["mount_point"].as_str().unwrap(), &mount["used_percent"]);
             let shown = shown["mounts"].as_array().unwrap().iter();
-            let used = format!("{} %", used.as_f64().map_or("–".into(), |_| written(used)));
+            let used = format!("{} %", used.as_f64().map_or("–".into(), |_| formatted(used)));
             let mut rows = shown.map(|row| row.as_str().unwrap());
             assert!(
                 rows.any(|row| row.starts_with(place) && row.contains(&used)),
@@ -131,7 +130,7 @@ fn real_data_are_shown_and_keep_up() {
         lines.push(shown["line"].clone());
     }
     lines.dedup();
-    assert_eq!(lines.len(), 4, "the curve moves: {lines:#?}");
+    assert_eq!(lines.len(), 4, "the curve does not move: {lines:#?}");
     assert_quiet(&mut browser, &agent);
     browser.shot("real");
     agent.stop();
@@ -139,101 +138,102 @@ fn real_data_are_shown_and_keep_up() {
 
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
-fn it_says_when_data_are_old_and_comes_back_by_itself() {
+fn shows_stale_data_and_reconnects() {
     let agent = Agent::start(&["interval=1"]);
     let mut browser = browser_at(&agent);
     let points =
         "(document.querySelector('#hero .line').getAttribute('d').match(/[ML]/g) ?? []).length";
     browser.until(&format!("{points} >= 4"));
-    // The agent hangs: the connection is there, and nothing comes.
+    // The agent hangs: the connection stays open without data.
     agent.signal("-STOP");
     browser.until_seen("#notice", "No data for");
-    browser.until("document.body.classList.contains('old')");
+    browser.until("document.body.classList.contains('stale')");
     browser.until_seen("#pill", "old");
     browser.until("document.title.startsWith('no data')");
     agent.signal("-CONT");
     browser.until("document.querySelector('#notice').hidden");
     browser.until_seen("#pill", "Live");
-    // A reload keeps the curves.
+    // The curves survive a reload.
     let before = browser.run(points).as_u64().unwrap();
     browser.reload();
     browser.until("document.querySelector('#hero .line')");
-    assert!(browser.run(points).as_u64().unwrap() >= before, "the curves begin anew");
-    // The agent ends, and another one comes at the same address.
+    assert!(browser.run(points).as_u64().unwrap() >= before, "the curves are empty");
+    // The agent exits, and another one starts at the same address.
     let address = agent.address;
     agent.stop();
     browser.until_seen("#notice", "No data for");
-    browser.until_seen("#notice", "cannot be reached. Next try in");
-    assert!(browser.run("document.querySelector('#again').hidden") == json!(false));
+    browser.until_seen("#notice", "is unreachable. Next try in");
+    assert!(browser.run("document.querySelector('#retry').hidden") == json!(false));
     let grey = "getComputedStyle(document.querySelector('main')).filter";
     assert_eq!(browser.text(grey), "grayscale(1)");
     browser
         .until("document.querySelector('[role=status]').textContent.startsWith('No connection.')");
-    browser.shot("old");
+    browser.shot("stale");
     let agent = Agent::start(&["interval=1", &format!("usage.listen={address}")]);
     browser.until_seen("#pill", "Live");
     browser.until("document.querySelector('#notice').hidden");
-    // There is a gap in the curve, and what was before it.
+    // The curve has a gap and the samples before it.
     browser
         .until("document.querySelector('#hero .line').getAttribute('d').match(/M/g).length >= 2");
     assert!(browser.run(points).as_u64().unwrap() > before);
-    // In between there were refusals, which Chromium writes into the console, and nothing else.
+    // Chromium logs the failed connections to the console; nothing else is logged.
     for line in browser.console() {
-        let refusal = ["ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "WebSocket connection to"];
-        assert!(refusal.iter().any(|each| line.contains(each)), "{line}");
+        let failures = ["ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "WebSocket connection to"];
+        assert!(failures.iter().any(|each| line.contains(each)), "{line}");
     }
     agent.stop();
 }
 
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
-fn a_token_is_asked_for_and_kept_in_the_tab() {
+fn asks_for_token_and_keeps_it_in_the_tab() {
     let agent = Agent::start(&["interval=1", "usage.token=s3cr+t/%"]);
     let mut browser = Browser::at(&page_of(&agent));
-    browser.until_seen("#ask", "wants a token");
+    browser.until_seen("#token-form", "Token required");
     assert_eq!(browser.text("document.activeElement.id"), "token");
     assert!(browser.run("document.querySelector('main').hidden") == json!(true));
     browser.shot("token");
     browser.fill("#token", "wrong");
     browser.press("Enter");
-    browser.until_seen("#ask-wrong", "refused this token");
+    browser.until_seen("#token-error", "Wrong token");
     browser.fill("#token", "s3cr+t/%");
     browser.press("Enter");
     browser.until_seen("#pill", "Live");
-    browser
-        .until("document.querySelector('#ask').hidden && !document.querySelector('main').hidden");
+    browser.until(
+        "document.querySelector('#token-form').hidden && !document.querySelector('main').hidden",
+    );
     browser.reload();
     browser.until_seen("#pill", "Live");
-    // Another tab does not know it, but its address may.
+    // Another tab does not have the token, but its address may contain it.
     browser.open(&format!("{}?a=1&token=s3cr+t/%25#x", page_of(&agent)), &json!({}));
     browser.until_seen("#pill", "Live");
     assert_eq!(browser.text("location.search + location.hash"), "?a=1#x");
     assert_eq!(browser.console(), [""; 0]);
     browser.reload();
     browser.until_seen("#pill", "Live");
-    assert!(browser.seen("#ask").is_empty());
+    assert!(browser.seen("#token-form").is_empty());
     agent.stop();
 }
 
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
-fn applications_and_uplinks_whatever_their_names() {
+fn shows_applications_and_upstreams_with_any_name() {
     let agent = Agent::start(&["interval=1", "hm.url=ws://127.0.0.1:1/websocket"]);
     let mut line = Line::to(&agent);
     let hostile = "<script>alert(1)</script>\"'&amp;";
     let encoded: String = hostile.bytes().map(|byte| format!("%{byte:02x}")).collect();
     assert_eq!(line.get(&format!("/hb_init?600000&appid={encoded}")).status, 200);
-    // Late 9 s from now, and dropped, which maintenance prevents, 18 s from now: time enough to see it.
+    // Overdue in 9 s and removed in 18 s unless in maintenance: enough time to observe it.
     assert_eq!(line.get("/hb_init?2000&appid=late").status, 200);
     let mut browser = browser_at(&agent);
     browser.until_seen("#apps", hostile);
     browser.until_seen("#facts", "of 2 OK");
-    browser.until_seen("#attention", "Application late is late");
+    browser.until_seen("#alert-panel", "Application late is overdue");
     assert_eq!(line.get("/maintenance?600000&appid=late").status, 200);
     browser.until_seen("#apps", "late maintenance");
     browser.until_seen("#links", "hm");
-    browser.until_seen("#attention", "hm is not online");
-    browser.until_seen("#apps", "ago, promised within 10 min");
+    browser.until_seen("#alert-panel", "hm is not online");
+    browser.until_seen("#apps", "ago, timeout 10 min");
     assert_eq!(browser.run("document.querySelectorAll('script').length"), json!(1));
     assert_eq!(browser.console(), [""; 0]);
     browser.shot("applications");
@@ -242,7 +242,7 @@ fn applications_and_uplinks_whatever_their_names() {
 
 #[test]
 #[ignore = "needs Chromium, playwright-core and nginx"]
-fn below_a_path_of_a_proxy() {
+fn works_below_a_proxy_path() {
     let agent = Agent::start(&["interval=1", "usage.token=secret"]);
     let location =
         format!("location /node1/ {{ proxy_pass http://{}/; {PASS_UPGRADES} }}", agent.address);
@@ -267,10 +267,10 @@ fn below_a_path_of_a_proxy() {
     agent.stop();
 }
 
-/// The kernel's files with 256 cores: core N is busy for N/256 of the time, and the last all the time.
+/// /proc with 256 cores: core N is busy for N/256 of the time, and the last one always.
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
-fn cores_without_end_fit() {
+fn shows_256_cores_without_overflow() {
     let proc = Scratch::new("proc");
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         if entry.file_name() != "stat" {
@@ -306,7 +306,7 @@ fn cores_without_end_fit() {
     for width in [360, 1440] {
         browser.resize(width, 900);
         let over = "document.documentElement.scrollWidth - innerWidth";
-        assert!(browser.run(over).as_i64() <= Some(0), "it is wider than {width} pixels");
+        assert!(browser.run(over).as_i64() <= Some(0), "the page is wider than {width} pixels");
     }
     let high = browser.run("document.querySelector('#cores').offsetHeight").as_u64().unwrap();
     assert!(high < 450, "256 cores take {high} pixels");

@@ -61,7 +61,7 @@ fn eight_gpus_and_what_is_wrong_with_them() {
         "Power 354 of 700 W",
         "Temperature 56 °C",
         "Clock 1935 MHz, P0",
-        "No process uses it.",
+        "No processes.",
     ] {
         assert!(card.contains(text), "no {text:?} in {card}");
     }
@@ -73,7 +73,7 @@ fn eight_gpus_and_what_is_wrong_with_them() {
     browser.run("document.querySelector('.card:nth-child(3) summary').focus()");
     browser.press("Enter");
     browser.until_seen(".card:nth-child(3) details", "4199010 1.0 GiB");
-    assert!(browser.seen("#attention").is_empty());
+    assert!(browser.seen("#alert-panel").is_empty());
     browser.shot("eight-light");
 
     driver.becomes(&format!(
@@ -81,9 +81,9 @@ fn eight_gpus_and_what_is_wrong_with_them() {
         eight(process.0.id())
     ));
     for text in
-        ["GPU 5 lost", "GPU 2 slowed down: hw thermal slowdown", "wait for a reset", "GPU 1 XID 79"]
+        ["GPU 5 lost", "GPU 2 throttled: hw thermal slowdown", "needs a reset", "GPU 1 XID 79"]
     {
-        browser.until_seen("#attention", text);
+        browser.until_seen("#alert-panel", text);
     }
     browser.until_seen(".card:nth-child(6)", "lost");
     assert!(!browser.seen(".card:nth-child(6)").contains('%'), "no values of a lost GPU");
@@ -92,7 +92,7 @@ fn eight_gpus_and_what_is_wrong_with_them() {
     assert!(
         browser.run("document.querySelector('.card:nth-child(3) details').open") == json!(true)
     );
-    let labels = browser.text("document.querySelector('#troubles').textContent");
+    let labels = browser.text("document.querySelector('#alerts').textContent");
     assert!(labels.contains("Critical: GPU 5") && labels.contains("Warning: GPU 2"), "{labels}");
     assert_well_made(&mut browser);
     browser.media(&json!({ "colorScheme": "dark" }));
@@ -137,8 +137,8 @@ fn a_driver_that_was_upgraded_underneath_is_named() {
     let driver = Driver::new("init = 18");
     let watched = driver.start(&[]);
     let mut browser = browser_at(&watched.agent);
-    browser.until_seen("#driver-message", "upgraded underneath");
-    browser.until_seen("#attention", "NVIDIA's driver was upgraded underneath");
+    browser.until_seen("#driver-message", "upgraded while loaded");
+    browser.until_seen("#alert-panel", "NVIDIA driver upgraded while loaded");
     assert_eq!(browser.run("document.querySelectorAll('.card').length"), json!(0));
     browser.shot("no-driver");
     driver.becomes("gpus = 1");

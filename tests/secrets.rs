@@ -198,7 +198,7 @@ fn at_level_trace_nothing_that_goes_wrong_shows_one() {
     assert_hidden("arguments", &command_line(agent.pid()));
     let log = agent.stop().join("\n");
     for code in [400, 401, 403, 404, 405, 426] {
-        assert!(log.contains(&format!("refused: {code} ")), "{code}: {log}");
+        assert!(log.contains(&format!("rejected: {code} ")), "{code}: {log}");
     }
     assert!(!log.contains("left out"), "not all of it was looked at: {log}");
     assert_hidden("the log", &log);

@@ -1,4 +1,4 @@
-//! The conversation on `/usage`, as a dashboard sees it.
+//! WebSocket sessions on `/usage`.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,7 +10,7 @@ use support::{Agent, PATIENCE, SLACK, at_best};
 use tungstenite::Message;
 
 #[test]
-fn confirmation_system_info_and_the_current_update_come_at_once() {
+fn subscribe_is_answered_with_system_info_and_current_update() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.connect();
     let start = Instant::now();
@@ -34,16 +34,16 @@ fn confirmation_system_info_and_the_current_update_come_at_once() {
     let keys: Vec<_> = update.as_object().unwrap().keys().map(String::as_str).collect();
     let expected =
         ["cpu_percent", "ram_percent", "ram_total_mb", "ram_used_mb", "timestamp", "type"];
-    assert_eq!(keys, expected, "a machine without a GPU has no GPU fields");
+    assert_eq!(keys, expected, "a host without a GPU has no GPU fields");
     assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     let cpu = update["cpu_percent"].as_f64().unwrap();
     assert!((0.0..=100.0).contains(&cpu));
-    client.silent_for(Duration::from_millis(700)); // past the warm-up, which wakes nobody
+    client.silent_for(Duration::from_millis(700)); // past the warm-up sample, which replaces the first one silently
     agent.stop();
 }
 
 #[test]
-fn one_update_a_tick_and_on_time() {
+fn sends_one_update_per_interval_on_time() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.subscribe();
     at_best(0.2, || {
@@ -58,7 +58,7 @@ fn one_update_a_tick_and_on_time() {
 }
 
 #[test]
-fn subscribing_twice_confirms_twice_and_streams_once() {
+fn second_subscribe_is_confirmed_but_updates_are_sent_once() {
     let agent = Agent::start(&["interval=1"]);
     let start = Instant::now();
     let mut client = agent.subscribe();
@@ -70,7 +70,7 @@ fn subscribing_twice_confirms_twice_and_streams_once() {
     while count(&messages, "type", "usage_update") < 6 {
         messages.push(client.json());
     }
-    // Twice as many would come within three seconds.
+    // With two subscriptions, six updates would take three seconds.
     assert!(start.elapsed() > Duration::from_secs(4), "{messages:?}");
     assert_eq!(count(&messages, "status", "subscribed"), 1);
     assert_eq!(count(&messages, "type", "system_info"), 0);
@@ -78,7 +78,7 @@ fn subscribing_twice_confirms_twice_and_streams_once() {
 }
 
 #[test]
-fn unsubscribing_stops_the_stream_and_subscribing_starts_it_anew() {
+fn unsubscribe_stops_updates_until_next_subscribe() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.subscribe();
     client.say("unsubscribe:usage");
@@ -92,7 +92,7 @@ fn unsubscribing_stops_the_stream_and_subscribing_starts_it_anew() {
 }
 
 #[test]
-fn detail_is_the_same_and_more_and_plain_stays_plain() {
+fn detailed_and_plain_subscriptions_coexist_and_can_be_switched() {
     let agent = Agent::start(&["interval=1"]);
     let mut plain = agent.subscribe();
     let mut client = agent.connect();
@@ -110,12 +110,12 @@ fn detail_is_the_same_and_more_and_plain_stays_plain() {
     assert!(update["swap_total_bytes"].is_number());
     let networks = update["networks"].as_array().unwrap();
     let lo = networks.iter().find(|each| each["device"] == "lo").unwrap();
-    assert!(lo["receive"]["bytes_per_second"].as_u64().unwrap() > 0, "these very conversations");
+    assert!(lo["receive"]["bytes_per_second"].as_u64().unwrap() > 0, "traffic of this test");
     let files = update["file_systems"].as_array().unwrap();
     let root = files.iter().find(|each| each["mount_point"] == "/").unwrap();
     assert!(root["total_bytes"].as_u64().unwrap() > root["used_bytes"].as_u64().unwrap());
     assert_eq!(plain.json().as_object().unwrap().len(), 6);
-    // Asking for the other kind switches over, with everything a new subscriber gets.
+    // Switching to the other form is answered like a new subscription.
     client.say("subscribe:usage");
     while client.json()["status"] != "subscribed" {}
     assert_eq!(client.json().as_object().unwrap().len(), 8);
@@ -124,7 +124,7 @@ fn detail_is_the_same_and_more_and_plain_stays_plain() {
 }
 
 #[test]
-fn other_text_is_answered_at_a_bounded_rate() {
+fn unknown_messages_are_answered_at_limited_rate() {
     let agent = Agent::start(&["interval=3600"]);
     let start = Instant::now();
     let mut client = agent.connect();
@@ -140,25 +140,25 @@ fn other_text_is_answered_at_a_bounded_rate() {
     while client.json()["status"] == "error" {
         answers += 1;
     }
-    // Ten at once, the first of them among them, then one a second.
+    // A burst of ten, including the first one, then one per second.
     let most = 9 + start.elapsed().as_secs();
     assert!((9..=most).contains(&answers), "{answers} answers");
     agent.stop();
 }
 
 #[test]
-fn what_is_not_text_or_too_long_or_not_websocket_is_closed_with_its_code() {
+fn closes_with_code_on_binary_oversized_or_malformed_message() {
     let agent = Agent::start(&["interval=3600"]);
     let mut binary = agent.connect();
     binary.0.send(Message::binary(vec![1, 2, 3])).unwrap();
     assert_eq!(u16::from(binary.closed().code), 1003);
     let mut long = agent.connect();
     long.say(&"x".repeat(4096));
-    assert_eq!(long.json()["status"], "error", "4 KiB are read");
+    assert_eq!(long.json()["status"], "error", "4 KiB are accepted");
     long.say(&"x".repeat(4097));
     assert_eq!(u16::from(long.closed().code), 1009);
     let mut huge = agent.connect();
-    let _ = huge.0.send(Message::text("x".repeat(1 << 20))); // it may be closed before all is said
+    let _ = huge.0.send(Message::text("x".repeat(1 << 20))); // may fail: the agent closes before it has read everything
     assert_eq!(u16::from(huge.closed().code), 1009);
     let mut unmasked = agent.connect();
     std::io::Write::write_all(unmasked.0.get_mut(), b"\x81\x01x").unwrap();
@@ -170,11 +170,11 @@ fn what_is_not_text_or_too_long_or_not_websocket_is_closed_with_its_code() {
 }
 
 #[test]
-fn a_client_that_asks_without_end_is_closed_with_1008() {
+fn closes_client_with_1008_after_too_many_requests() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.connect();
     for _ in 0..30 {
-        // Closed before all is said.
+        // May fail: the agent closes before it has read everything.
         let _ = client.0.send(Message::text("subscribe:usage"));
         let _ = client.0.send(Message::text("subscribe:detail"));
     }
@@ -183,7 +183,7 @@ fn a_client_that_asks_without_end_is_closed_with_1008() {
 }
 
 #[test]
-fn a_fragmented_subscription_with_a_ping_in_between_is_one_subscription() {
+fn accepts_fragmented_subscribe_with_interleaved_ping() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.connect();
     let mut bytes = Vec::new();
@@ -199,7 +199,7 @@ fn a_fragmented_subscription_with_a_ping_in_between_is_one_subscription() {
 }
 
 #[test]
-fn a_ping_is_answered_at_once_not_at_the_next_tick() {
+fn ping_is_answered_immediately() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.subscribe();
     at_best(Duration::from_secs(1), || {
@@ -214,11 +214,11 @@ fn a_ping_is_answered_at_once_not_at_the_next_tick() {
 }
 
 #[test]
-fn a_chatterer_gets_its_updates_all_the_same() {
+fn client_that_floods_pings_still_receives_updates() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.subscribe();
     let mut writer = client.0.get_ref().try_clone().unwrap();
-    let chatter = std::thread::spawn(move || {
+    let flood = std::thread::spawn(move || {
         let ping = [0x89, 0x80, 0, 0, 0, 0].repeat(1000);
         while std::io::Write::write_all(&mut writer, &ping).is_ok() {}
     });
@@ -232,26 +232,29 @@ fn a_chatterer_gets_its_updates_all_the_same() {
         start.elapsed()
     });
     client.0.get_ref().shutdown(std::net::Shutdown::Both).unwrap();
-    chatter.join().unwrap();
+    flood.join().unwrap();
     agent.stop();
 }
 
 #[test]
-fn stopping_closes_with_1001_within_two_seconds() {
+fn shutdown_closes_sessions_with_1001() {
     let agent = Agent::start(&["interval=3600"]);
     let mut clients: Vec<_> = (0..20).map(|_| agent.subscribe()).collect();
     let mut unsubscribed = agent.connect();
-    let _asks_for_nothing = agent.socket();
+    let _without_request = agent.socket();
     agent.stop();
     for client in clients.iter_mut().chain([&mut unsubscribed]) {
         let frame = client.closed();
-        assert_eq!((u16::from(frame.code), frame.reason.as_str()), (1001, "the agent is stopping"));
+        assert_eq!(
+            (u16::from(frame.code), frame.reason.as_str()),
+            (1001, "agent is shutting down")
+        );
     }
 }
 
 #[test]
 #[ignore = "waits 30 s"]
-fn without_a_subscription_within_30_s_closed_with_1008() {
+fn closes_with_1008_without_subscription_within_30_s() {
     let agent = Agent::start(&["interval=1"]);
     let start = Instant::now();
     let mut client = agent.connect();
@@ -261,27 +264,27 @@ fn without_a_subscription_within_30_s_closed_with_1008() {
     assert_eq!(u16::from(client.closed().code), 1008);
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(30) + SLACK, "{took:?}");
-    // Who has subscribed once may pause for as long as it likes.
+    // A client that has subscribed once has no timeout afterwards.
     subscriber.silent_for(Duration::from_secs(2));
     agent.stop();
 }
 
 #[test]
 #[ignore = "waits for a write deadline"]
-fn a_client_that_stops_reading_is_cut_and_nobody_else_notices() {
+fn client_that_stops_reading_is_disconnected_without_delaying_others() {
     let agent = Agent::start(&["interval=1"]);
     let mut good = agent.subscribe();
     let mut stalled = agent.connect();
-    // Pings until every buffer on the way is full of pongs, and the agent no longer reads either.
+    // Pings until all buffers are full of pongs and the agent stops reading.
     stalled.0.get_ref().set_write_timeout(Some(Duration::from_secs(3))).unwrap();
     while stalled.0.send(Message::Ping(vec![0; 125].into())).is_ok() {}
     let started = Instant::now();
     let mut last = Instant::now();
-    while !agent.log().iter().any(|line| line.contains("cut: it did not read for 10 s")) {
+    while !agent.log().iter().any(|line| line.contains("disconnected: write timeout (10 s)")) {
         good.json();
         let gap = last.elapsed();
-        // Less than the write deadline, by far.
-        assert!(gap < SLACK, "an update was {gap:?} after the one before");
+        // Far less than the write timeout.
+        assert!(gap < SLACK, "{gap:?} between two updates");
         last = Instant::now();
         assert!(started.elapsed() < PATIENCE, "{:#?}", agent.log());
     }
