@@ -9,7 +9,6 @@ pub const WARM_UP: Duration = Duration::from_millis(500);
 /// Stack of the other threads: reading and serialising a machine of 1 000 processors fits many times.
 pub const SERVICE_STACK_BYTES: usize = 256 << 10;
 
-
 /// A TCP connection to one address is there within this, or the next address is tried.
 pub const CONNECT: Duration = Duration::from_secs(10);
 /// A proxy's answer, TLS, and the upgrade to a WebSocket take each no longer than this.

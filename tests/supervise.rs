@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::supervised::{Setup, Supervisor, children, is_running, signal, stat};
+use support::supervised::{Setup, children, is_running, signal, stat};
 use support::{SLACK, wait_until};
 
 #[test]
@@ -291,7 +291,7 @@ fn hook_that_outlives_agent_still_logs_to_syslog() {
     with_syslog(&mut setup, &socket);
     let syslog = bind_syslog(&socket);
     let hook = "heartbeat.on_overdue=[\"sh\", \"-c\", \"echo begun >&2; sleep 3; echo done >&2\"]";
-    let supervisor: Supervisor = setup.in_background(&["-s", hook]);
+    let supervisor = setup.in_background(&["-s", hook]);
     let line = std::iter::repeat_with(|| receive(&syslog))
         .find(|line| line.contains("heartbeat listening on "))
         .unwrap();

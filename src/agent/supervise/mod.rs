@@ -59,7 +59,6 @@ pub struct SuperviseOptions {
 pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
     logger::init(LevelFilter::Info);
     process::set_cloexec_on_inherited_fds();
-    let pid_file = options.pid_file.map(PidFile::lock).transpose()?;
     let syslog = (options.log == Target::Syslog).then(Syslog::open);
     let syslog = syslog.transpose().map_err(|error| Error::system("open syslog", error))?;
     let terminal = match options.detach.then(detach).transpose()? {
@@ -80,14 +79,15 @@ pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
         kill_at: None,
         was_ready: false,
     };
-    let code = match pid_file.as_ref().map_or(Ok(()), PidFile::write) {
-        Ok(()) => supervisor.supervise(),
+    // Not before detach(): dropping it in the process at the terminal would remove the file and release the lock.
+    let code = match options.pid_file.map(PidFile::create).transpose() {
+        Ok(_pid_file) => supervisor.supervise(),
+        Err(error) if supervisor.terminal.is_none() => return Err(error),
         Err(error) => {
             supervisor.log(Level::Error, &error.to_string());
             error.exit_code()
         }
     };
-    drop(pid_file);
     if let Some(terminal) = supervisor.terminal {
         terminal.exit(code);
     }

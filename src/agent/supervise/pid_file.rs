@@ -18,21 +18,25 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    /// Locks the file, which may be a stale one. The error names the process that has locked it.
-    pub fn lock(path: PathBuf) -> Result<Self, Error> {
+    /// Locks the file, which may be a stale one, and writes this process's number. The error names the process that has
+    /// locked it.
+    pub fn create(path: PathBuf) -> Result<Self, Error> {
         let fail = |error| Error::system(format!("lock pid file {}", path.display()), error);
         loop {
             match service::try_lock(open(&path).map_err(fail)?).map_err(fail)? {
                 Err(file) => return Err(fail(io::Error::other(owner(&file)))),
                 // Between open and lock, the owner may have removed it.
-                Ok(file) if is_at(&file, &path) => return Ok(Self { path, file }),
+                Ok(file) if is_at(&file, &path) => {
+                    let created = Self { path, file };
+                    created.write()?;
+                    return Ok(created);
+                }
                 Ok(_) => {}
             }
         }
     }
 
-    /// Writes this process's number. The lock stays when a process forks, so this is for the process that stays.
-    pub fn write(&self) -> Result<(), Error> {
+    fn write(&self) -> Result<(), Error> {
         let number = format!("{}\n", std::process::id());
         let written =
             self.file.set_len(0).and_then(|()| self.file.write_all_at(number.as_bytes(), 0));
@@ -82,15 +86,14 @@ mod tests {
     fn pid_file_is_exclusive_and_stale_one_is_taken_over() {
         let path = std::env::temp_dir().join(format!("hm-agent-pid-{}", std::process::id()));
         fs::write(&path, "999999999\n").unwrap();
-        let first = PidFile::lock(path.clone()).unwrap();
-        first.write().unwrap();
+        let first = PidFile::create(path.clone()).unwrap();
         let own = std::process::id();
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{own}\n"));
-        let refused = PidFile::lock(path.clone()).map(drop).unwrap_err().to_string();
+        let refused = PidFile::create(path.clone()).map(drop).unwrap_err().to_string();
         assert!(refused.ends_with(&format!("held by running process {own}")), "{refused}");
         drop(first);
         assert!(!path.exists());
-        let second = PidFile::lock(path.clone()).unwrap();
+        let second = PidFile::create(path.clone()).unwrap();
         // Another process's by now.
         fs::remove_file(&path).unwrap();
         fs::write(&path, "1\n").unwrap();
