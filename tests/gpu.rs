@@ -301,7 +301,7 @@ fn sample_prints_a_table_of_them() {
         assert!(line("HBM3").contains(cell), "no {cell:?} in {text}");
     }
     assert!(line("1.0 MiB").ends_with(&format!(" ({own})")), "{text}");
-    line("LOST: it fell off the bus");
+    line("LOST: fell off the bus");
 }
 
 #[test]

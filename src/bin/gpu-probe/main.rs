@@ -1,8 +1,8 @@
-//! The GPU probe: asks NVIDIA's library what the GPUs do, in a process that can be killed.
+//! The GPU probe: reads values through NVML in a process of its own, so that the agent can kill it.
 //!
-//! For each line on standard input it writes one line of JSON ([`hm_agent::collector::gpu::nvidia::protocol`]). It ends when
-//! standard input closes, whatever its other threads are doing, and when the agent's thread that started it
-//! is gone. The agent decides when a missing line means that the driver hangs.
+//! For each line on stdin it writes one line of JSON ([`hm_agent::collector::gpu::nvidia::protocol`]). It exits when stdin
+//! closes, even if other threads are blocked in driver calls, and when the agent's thread that started it ends. The agent
+//! decides how long it waits for a line before it considers the driver hung.
 
 mod measure;
 mod worker;
@@ -27,10 +27,9 @@ use hm_agent::util::logger::unix_seconds;
 use lexopt::prelude::{Long, ValueExt};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
-use worker::{Said, Target, Word};
+use worker::{Target, WorkerMsg, WorkerReply};
 
-/// Where the driver's library is, if not in the loader's path: WSL, NixOS, and what Kubernetes' device
-/// plugins mount.
+/// NVML's library in the loader's search path and where it is on WSL, NixOS and with Kubernetes device plugins.
 const LIBRARIES: [&str; 4] = [
     "libnvidia-ml.so.1",
     "/usr/lib/wsl/lib/libnvidia-ml.so.1",
@@ -38,16 +37,15 @@ const LIBRARIES: [&str; 4] = [
     "/usr/local/nvidia/lib64/libnvidia-ml.so.1",
 ];
 
-/// How the agent wants it.
 #[derive(Default)]
 struct Options {
-    /// `--library`: the only one to try.
+    /// `--library`: tried instead of [`LIBRARIES`].
     library: Option<OsString>,
-    /// `--only`: PCI addresses of the GPUs to look at; none: all that NVML lists.
+    /// `--only`: PCI addresses of the GPUs to query. If empty, all that NVML lists.
     only: Vec<String>,
-    /// `--timeout`: after so many milliseconds the agent takes the driver for hung.
+    /// `--timeout` in milliseconds: when the agent considers the driver hung.
     timeout: Option<Duration>,
-    /// `--parent`: whose end is this process' end, too.
+    /// `--parent`: PID of the agent. The probe exits with it.
     parent: Option<u32>,
 }
 
@@ -55,7 +53,7 @@ fn main() -> ExitCode {
     let options = match parse() {
         Ok(options) => options,
         Err(error) => {
-            // Nothing is left to tell if this cannot be written; the exit code still says it.
+            // If stderr cannot be written to, the exit code still reports the error.
             let _ = writeln!(std::io::stderr(), "gpu-probe: {error}");
             return ExitCode::from(2);
         }
@@ -64,15 +62,15 @@ fn main() -> ExitCode {
     if let Some(parent) = options.parent {
         exit_with_parent(parent);
     }
-    if let Err(error) = keep_stdout() {
+    if let Err(error) = reserve_stdout() {
         let _ = writeln!(std::io::stderr(), "gpu-probe: {error}");
         return ExitCode::FAILURE;
     }
-    let questions = listen();
+    let requests = read_requests();
     match Probe::new(&options) {
-        Ok(probe) => probe.run(&questions),
+        Ok(probe) => probe.run(&requests),
         Err(failure) => {
-            if questions.recv().is_ok() {
+            if requests.recv().is_ok() {
                 write(&ProbeReply {
                     version: VERSION,
                     failure: Some(failure),
@@ -101,57 +99,59 @@ fn parse() -> Result<Options, lexopt::Error> {
     Ok(options)
 }
 
-/// Reads standard input in a thread of its own, which ends the process with it.
-fn listen() -> Receiver<()> {
-    let (asked, questions) = channel();
+/// Reads stdin in a thread, which exits the process at the end of input.
+fn read_requests() -> Receiver<()> {
+    let (sender, requests) = channel();
     std::thread::spawn(move || {
         for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
-            if asked.send(()).is_err() {
+            if sender.send(()).is_err() {
                 break;
             }
         }
         exit_immediately(0)
     });
-    questions
+    requests
 }
 
-/// Where lines go.
-static LINES: OnceLock<File> = OnceLock::new();
+/// The original stdout.
+static OUTPUT: OnceLock<File> = OnceLock::new();
 
-/// Keeps standard output for lines: what a library prints there goes to standard error.
-fn keep_stdout() -> std::io::Result<()> {
+/// Reserves stdout for replies: output of libraries goes to stderr.
+fn reserve_stdout() -> std::io::Result<()> {
     let stdout = std::io::stdout().as_fd().try_clone_to_owned()?;
     redirect_stdout_to_stderr()?;
-    LINES.get_or_init(|| File::from(stdout));
+    OUTPUT.get_or_init(|| File::from(stdout));
     Ok(())
 }
 
-fn write(line: &ProbeReply) {
-    // Serialising it cannot fail: no maps with odd keys. Nobody to write to: nobody to work for.
-    let mut text = serde_json::to_vec(line).unwrap_or_default();
-    text.push(b'\n');
-    let written = LINES.get().map(|mut lines| lines.write_all(&text));
+fn write(reply: &ProbeReply) {
+    // Serialization cannot fail, because the type has no maps with non-string keys.
+    let mut line = serde_json::to_vec(reply).unwrap_or_default();
+    line.push(b'\n');
+    let written = OUTPUT.get().map(|mut output| output.write_all(&line));
+    // The agent closed the pipe.
     if !matches!(written, Some(Ok(()))) {
         exit_immediately(0);
     }
 }
 
-/// A GPU's worker, seen from here.
+/// Main thread's view of a GPU and its worker thread.
 struct Slot {
     target: Target,
-    rounds: Sender<u64>,
+    requests: Sender<u64>,
+    /// The worker has not replied to the last request.
     busy: bool,
-    /// Since when it is.
-    asked: Instant,
-    /// What it said in this round.
-    answer: Option<Option<Gpu>>,
-    /// What it said to the question before, too late for that.
-    late: Option<Gpu>,
-    /// What it was like last.
-    known: Option<Gpu>,
-    /// It has said something.
-    heard: bool,
-    /// Errors that are not reported yet.
+    /// When the last request was sent.
+    requested_at: Instant,
+    /// Reply in this round; the inner `None` means that access is denied.
+    reply: Option<Option<Gpu>>,
+    /// Reply to an earlier round that arrived after it.
+    late_reply: Option<Gpu>,
+    /// Last reply.
+    last: Option<Gpu>,
+    /// The worker has replied at least once.
+    has_replied: bool,
+    /// XIDs that are not reported yet.
     xids: Vec<u64>,
 }
 
@@ -159,33 +159,35 @@ struct Probe {
     driver_version: Option<String>,
     cuda_version: Option<String>,
     slots: Vec<Slot>,
-    words: Receiver<Word>,
+    messages: Receiver<WorkerMsg>,
     timeout: Duration,
 }
 
 impl Probe {
     fn new(options: &Options) -> Result<Self, ProbeFailure> {
-        // Never given back: workers use it to the end, and shutting NVML down may hang.
+        // Leaked: workers use it until the process exits, and nvmlShutdown may hang.
         let nvml: &'static Nvml = Box::leak(Box::new(load(options)?));
         let count = nvml.device_count().map_err(|error| failure(&error))?;
         let targets: Vec<Target> = match options.only.is_empty() {
             true => (0..count).map(Target::Index).collect(),
             false => options.only.iter().cloned().map(Target::Address).collect(),
         };
-        let (word, words) = channel();
+        let (sender, messages) = channel();
         let slots = targets.into_iter().enumerate().map(|(slot, target)| {
-            let (rounds, waiting) = channel();
-            let (word, asked) = (word.clone(), target.clone());
-            std::thread::spawn(move || worker::work(nvml, slot, &asked, &waiting, &word));
+            let (requests, rounds) = channel();
+            let (sender, worker_target) = (sender.clone(), target.clone());
+            std::thread::spawn(move || {
+                worker::run(nvml, slot, &worker_target, &rounds, &sender);
+            });
             Slot {
                 target,
-                rounds,
+                requests,
                 busy: false,
-                asked: Instant::now(),
-                answer: None,
-                late: None,
-                known: None,
-                heard: false,
+                requested_at: Instant::now(),
+                reply: None,
+                late_reply: None,
+                last: None,
+                has_replied: false,
                 xids: Vec::new(),
             }
         });
@@ -195,80 +197,80 @@ impl Probe {
                 .ok()
                 .map(|version| format!("{}.{}", version / 1000, version % 1000 / 10)),
             slots: slots.collect(),
-            words,
+            messages,
             timeout: options.timeout.unwrap_or(Duration::from_secs(10)),
         })
     }
 
-    fn run(mut self, questions: &Receiver<()>) {
+    fn run(mut self, requests: &Receiver<()>) {
         for round in 0.. {
-            if questions.recv().is_err() {
+            if requests.recv().is_err() {
                 return;
             }
-            self.ask(round);
-            write(&self.line(unix_seconds()));
+            self.query(round);
+            write(&self.build_reply(unix_seconds()));
         }
     }
 
-    /// Has every GPU looked at. One that is slow does not keep the others: what it says later is in the next
-    /// line, and it is not waited for again until then.
-    fn ask(&mut self, round: u64) {
-        // Until a GPU has answered once, the driver may have to wake it first.
-        let all_known = self.slots.iter().all(|slot| slot.heard || slot.busy);
-        let patience = if all_known { self.timeout / 5 } else { patience(self.timeout) };
-        let mut waiting = 0;
+    /// Queries all GPUs. A slow GPU does not delay the others: its reply is part of the next line, and until then it is not
+    /// waited for.
+    fn query(&mut self, round: u64) {
+        // Before the first reply of a GPU, the driver may have to initialize it.
+        let all_initialized = self.slots.iter().all(|slot| slot.has_replied || slot.busy);
+        let timeout = if all_initialized { self.timeout / 5 } else { hang_timeout(self.timeout) };
+        let mut outstanding = 0;
         for slot in &mut self.slots {
-            slot.answer = None;
-            waiting += usize::from(slot.ask(round));
+            slot.reply = None;
+            outstanding += usize::from(slot.request(round));
         }
-        // From now, when all have been asked: whoever is late then has been so for all of it.
-        let deadline = Instant::now() + patience;
-        let mut answered = self.slots.is_empty();
-        while waiting > 0 || !answered {
+        // The deadline starts after the last request, so that a late GPU has had the whole timeout.
+        let deadline = Instant::now() + timeout;
+        let mut has_reply = self.slots.is_empty();
+        while outstanding > 0 || !has_reply {
             let left = deadline.saturating_duration_since(Instant::now());
-            let word = match self.words.recv_timeout(left) {
-                Ok(word) => word,
-                Err(_) if answered => return,
-                // If nobody answers at all, neither does the probe: the agent knows what that means. But it
-                // must hear of errors that were reported before.
+            let message = match self.messages.recv_timeout(left) {
+                Ok(message) => message,
+                Err(_) if has_reply => return,
+                // If no GPU replies, the probe does not reply either, and the agent considers the driver hung. XIDs
+                // reported before must reach the agent nevertheless.
                 Err(_) => {
-                    self.write_errors();
-                    let Ok(word) = self.words.recv() else { return };
-                    word
+                    self.write_xids();
+                    let Ok(message) = self.messages.recv() else { return };
+                    message
                 }
             };
-            let slot = &mut self.slots[word.slot];
-            match word.said {
-                Said::Xids(xids) => slot.xids.extend(xids),
-                Said::Answer(of, gpu) => {
-                    (slot.busy, slot.heard) = (false, true);
-                    slot.known = gpu.as_deref().cloned();
+            let slot = &mut self.slots[message.slot];
+            match message.reply {
+                WorkerReply::Xids(xids) => slot.xids.extend(xids),
+                WorkerReply::Gpu(reply_round, gpu) => {
+                    (slot.busy, slot.has_replied) = (false, true);
+                    slot.last = gpu.as_deref().cloned();
                     let gpu = gpu.map(|gpu| *gpu);
-                    answered = true;
-                    if of == round {
-                        slot.answer = Some(gpu);
-                        waiting -= 1;
+                    has_reply = true;
+                    if reply_round == round {
+                        slot.reply = Some(gpu);
+                        outstanding -= 1;
                     } else {
-                        // Good enough if it is not too old, and better than nothing until it says more.
-                        let young = slot.asked.elapsed() < self.timeout;
-                        slot.late = gpu.filter(|_| young);
-                        waiting += usize::from(slot.ask(round));
+                        // Used if it is not too old and no newer reply arrives in time.
+                        let is_recent = slot.requested_at.elapsed() < self.timeout;
+                        slot.late_reply = gpu.filter(|_| is_recent);
+                        outstanding += usize::from(slot.request(round));
                     }
                 }
             }
         }
     }
 
-    fn write_errors(&mut self) {
+    fn write_xids(&mut self) {
         let (now, timeout) = (unix_seconds(), self.timeout);
-        let with_errors = self.slots.iter_mut().filter(|slot| !slot.xids.is_empty());
-        let gpus: Vec<Gpu> = with_errors.filter_map(|slot| slot.report(now, timeout)).collect();
+        let with_xids = self.slots.iter_mut().filter(|slot| !slot.xids.is_empty());
+        let gpus: Vec<Gpu> = with_xids.filter_map(|slot| slot.report(now, timeout)).collect();
         if !gpus.is_empty() {
             write(&ProbeReply { version: VERSION, partial: true, gpus, ..ProbeReply::default() });
         }
     }
 
-    fn line(&mut self, now: u64) -> ProbeReply {
+    fn build_reply(&mut self, now: u64) -> ProbeReply {
         let timeout = self.timeout;
         ProbeReply {
             version: VERSION,
@@ -276,74 +278,74 @@ impl Probe {
             partial: false,
             driver_version: self.driver_version.clone(),
             cuda_version: self.cuda_version.clone(),
-            denied: self.slots.iter().filter(|slot| matches!(slot.answer, Some(None))).count(),
+            denied: self.slots.iter().filter(|slot| matches!(slot.reply, Some(None))).count(),
             gpus: self.slots.iter_mut().filter_map(|slot| slot.report(now, timeout)).collect(),
         }
     }
 }
 
-/// A GPU that has not answered for so long hangs: a little less than that of the agent, which is to hear it.
-fn patience(timeout: Duration) -> Duration {
+/// A GPU that does not reply within this time hangs. Less than the agent's timeout, so that the report arrives in time.
+fn hang_timeout(timeout: Duration) -> Duration {
     timeout * 4 / 5
 }
 
 impl Slot {
-    /// Asks it, if it is not still at work; says whether an answer is to come.
-    fn ask(&mut self, round: u64) -> bool {
-        let asked = !self.busy && self.rounds.send(round).is_ok();
-        if asked {
-            (self.busy, self.asked) = (true, Instant::now());
+    /// Sends a request unless the worker is busy. Returns whether it was sent.
+    fn request(&mut self, round: u64) -> bool {
+        let is_sent = !self.busy && self.requests.send(round).is_ok();
+        if is_sent {
+            (self.busy, self.requested_at) = (true, Instant::now());
         }
-        asked
+        is_sent
     }
 
-    /// The GPU as it is now, with its errors of `now`; `None`: it is not for us to see. One that has not
-    /// answered for most of `timeout` hangs; before, it has no values, or late ones.
+    /// The GPU with its new XIDs; `None` if access is denied. Without a reply for most of `timeout` it is reported as hung;
+    /// before that it has no values, or those of a late reply.
     fn report(&mut self, now: u64, timeout: Duration) -> Option<Gpu> {
-        // Late words are good for one line: who then hangs must not go on with them.
-        let mut gpu = match (self.answer.take(), self.late.take()) {
+        // A late reply is used once only, so that a GPU that hangs afterwards does not keep old values.
+        let mut gpu = match (self.reply.take(), self.late_reply.take()) {
             (Some(gpu), _) => gpu?,
             (None, Some(late)) => late,
             (None, None) => {
-                let known = self.known.clone().unwrap_or_else(|| worker::unknown(&self.target));
-                let hangs = self.asked.elapsed() >= patience(timeout);
+                let last = self.last.clone().unwrap_or_else(|| worker::unidentified(&self.target));
+                let hangs = self.requested_at.elapsed() >= hang_timeout(timeout);
                 Gpu {
                     values: Values::default(),
                     problem: hangs.then_some(Problem::Hung),
-                    message: hangs.then(|| "the driver does not answer".to_owned()),
-                    ..known
+                    message: hangs.then(|| "the driver does not reply".to_owned()),
+                    ..last
                 }
             }
         };
-        gpu.xids = count(&std::mem::take(&mut self.xids), now);
+        gpu.xids = count_xids(&std::mem::take(&mut self.xids), now);
         Some(gpu)
     }
 }
 
-/// Loads the library: the one that the agent names, else the first that is there.
+/// Loads and initializes NVML from `--library` or from the first of [`LIBRARIES`] that works.
 fn load(options: &Options) -> Result<Nvml, ProbeFailure> {
     let candidates = match &options.library {
         Some(path) => vec![path.clone()],
         None => LIBRARIES.map(OsString::from).to_vec(),
     };
-    // The first place is the loader's own path; why nothing is there says most.
-    let mut nowhere = None;
+    // The first candidate uses the loader's search path, so its error is the most useful one.
+    let mut last_error = None;
     for path in &candidates {
         match Nvml::builder().lib_path(path).init() {
-            // A library without its driver may be one of several: a distribution's beside that of WSL.
+            // Another candidate may have a driver: on WSL, the distribution's library may be installed too.
             Err(
                 error @ (NvmlError::LibloadingError(_)
                 | NvmlError::LibraryNotFound
                 | NvmlError::DriverNotLoaded),
-            ) => nowhere = worse(nowhere, error),
+            ) => last_error = most_useful(last_error, error),
             found => return found.map_err(|error| failure(&error)),
         }
     }
-    Err(failure(&nowhere.unwrap_or(NvmlError::LibraryNotFound)))
+    Err(failure(&last_error.unwrap_or(NvmlError::LibraryNotFound)))
 }
 
-/// Which of two failures says more: the first, unless that is only a library that is not there.
-fn worse(first: Option<NvmlError>, next: NvmlError) -> Option<NvmlError> {
+/// The first error, unless it is only that the library was not found and a later candidate has no driver.
+fn most_useful(first: Option<NvmlError>, next: NvmlError) -> Option<NvmlError> {
     match (&first, &next) {
         (Some(NvmlError::LibloadingError(_)), NvmlError::DriverNotLoaded) | (None, _) => Some(next),
         _ => first,
@@ -365,8 +367,8 @@ fn failure(error: &NvmlError) -> ProbeFailure {
     ProbeFailure { state, message }
 }
 
-/// How often each code comes.
-fn count(codes: &[u64], now: u64) -> Vec<Xid> {
+/// Counts the XIDs by code.
+fn count_xids(codes: &[u64], now: u64) -> Vec<Xid> {
     let mut counts = BTreeMap::new();
     for code in codes {
         *counts.entry(*code).or_default() += 1;

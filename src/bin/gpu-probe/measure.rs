@@ -1,4 +1,4 @@
-//! What one GPU measures: every value that its driver offers, each asked for on its own.
+//! Values of a GPU. Each one is queried separately, because drivers and GPUs do not support all of them.
 
 use std::cell::RefCell;
 
@@ -19,111 +19,111 @@ use nvml_wrapper::structs::device::FieldId;
 /// NVML_NVLINK_MAX_LINKS.
 const MAX_LINKS: u32 = 18;
 
-/// Asks the driver, and remembers how it refused. What is not supported is absent; once the GPU is lost
-/// nothing more is asked.
+/// Makes the driver calls of one round and records errors. Unsupported values are absent; once the GPU is lost, no more
+/// calls are made.
 #[derive(Default)]
-pub struct Asking {
-    refusal: RefCell<Option<NvmlError>>,
+pub struct Query {
+    error: RefCell<Option<NvmlError>>,
 }
 
-impl Asking {
-    /// The answer, if there is one.
-    pub fn ask<T>(&self, question: impl FnOnce() -> Result<T, NvmlError>) -> Option<T> {
+impl Query {
+    /// Result of the call, or `None` if it failed.
+    pub fn get<T>(&self, call: impl FnOnce() -> Result<T, NvmlError>) -> Option<T> {
         if self.is_lost() {
             return None;
         }
-        match question() {
-            Ok(answer) => Some(answer),
+        match call() {
+            Ok(value) => Some(value),
             Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => None,
             Err(error) => {
-                let mut refusal = self.refusal.borrow_mut();
-                if refusal.is_none() || matches!(error, NvmlError::GpuLost) {
-                    *refusal = Some(error);
+                let mut recorded = self.error.borrow_mut();
+                if recorded.is_none() || matches!(error, NvmlError::GpuLost) {
+                    *recorded = Some(error);
                 }
                 None
             }
         }
     }
 
-    /// The driver says that the GPU is gone.
+    /// Whether a call returned `NVML_ERROR_GPU_IS_LOST`.
     pub fn is_lost(&self) -> bool {
-        matches!(*self.refusal.borrow(), Some(NvmlError::GpuLost))
+        matches!(*self.error.borrow(), Some(NvmlError::GpuLost))
     }
 
-    /// The first refusal that was not for want of support, or that the GPU is lost.
-    pub fn refusal(self) -> Option<NvmlError> {
-        self.refusal.into_inner()
+    /// `GpuLost` or else the first error other than missing support.
+    pub fn error(self) -> Option<NvmlError> {
+        self.error.into_inner()
     }
 }
 
-/// Everything.
-pub fn values(device: &Device<'_>, asking: &Asking) -> Values {
+/// All values.
+pub fn values(device: &Device<'_>, query: &Query) -> Values {
     let mut values = Values::default();
-    memory(device, asking, &mut values);
-    use_of(device, asking, &mut values);
-    power_and_clocks(device, asking, &mut values);
-    fields(device, asking, &mut values);
-    values.ecc = ecc(device, asking);
-    values.pcie_generation = asking.ask(|| device.current_pcie_link_gen());
-    values.pcie_width = asking.ask(|| device.current_pcie_link_width());
-    values.pcie_replays = asking.ask(|| device.pcie_replay_counter()).map(u64::from);
-    links(device, asking, &mut values);
-    values.mig_enabled = asking.ask(|| device.mig_mode()).map(|mode| mode.current == 1);
+    memory(device, query, &mut values);
+    utilization(device, query, &mut values);
+    power_and_clocks(device, query, &mut values);
+    fields(device, query, &mut values);
+    values.ecc = ecc(device, query);
+    values.pcie_generation = query.get(|| device.current_pcie_link_gen());
+    values.pcie_width = query.get(|| device.current_pcie_link_width());
+    values.pcie_replays = query.get(|| device.pcie_replay_counter()).map(u64::from);
+    nvlinks(device, query, &mut values);
+    values.mig_enabled = query.get(|| device.mig_mode()).map(|mode| mode.current == 1);
     let mut instances = Vec::new();
     if values.mig_enabled == Some(true) {
-        instances = mig_devices(device, asking);
-        values.mig_instances = Some(instances.iter().map(|each| instance(each, asking)).collect());
+        instances = mig_devices(device, query);
+        values.mig_instances = Some(instances.iter().map(|each| instance(each, query)).collect());
     }
-    values.processes = processes(device, &instances, asking);
+    values.processes = processes(device, &instances, query);
     values
 }
 
-fn memory(device: &Device<'_>, asking: &Asking, values: &mut Values) {
-    if let Some(memory) = asking.ask(|| device.memory_info()) {
+fn memory(device: &Device<'_>, query: &Query, values: &mut Values) {
+    if let Some(memory) = query.get(|| device.memory_info()) {
         values.memory_total_bytes = Some(memory.total);
         values.memory_used_bytes = Some(memory.used);
         values.memory_free_bytes = Some(memory.free);
         values.memory_reserved_bytes = Some(memory.reserved);
-    } else if let Some((total, used, free)) = asking.ask(|| nvml::memory_v1(device)) {
+    } else if let Some((total, used, free)) = query.get(|| nvml::memory_v1(device)) {
         values.memory_total_bytes = Some(total);
         values.memory_used_bytes = Some(used);
         values.memory_free_bytes = Some(free);
     }
 }
 
-fn use_of(device: &Device<'_>, asking: &Asking, values: &mut Values) {
-    if let Some(rates) = asking.ask(|| device.utilization_rates()) {
+fn utilization(device: &Device<'_>, query: &Query, values: &mut Values) {
+    if let Some(rates) = query.get(|| device.utilization_rates()) {
         values.utilization_percent = Some(rates.gpu);
         values.memory_utilization_percent = Some(rates.memory);
     }
-    let coder = |rate: nvml_wrapper::structs::device::UtilizationInfo| rate.utilization;
-    values.encoder_utilization_percent = asking.ask(|| device.encoder_utilization()).map(coder);
-    values.decoder_utilization_percent = asking.ask(|| device.decoder_utilization()).map(coder);
+    let percent = |rate: nvml_wrapper::structs::device::UtilizationInfo| rate.utilization;
+    values.encoder_utilization_percent = query.get(|| device.encoder_utilization()).map(percent);
+    values.decoder_utilization_percent = query.get(|| device.decoder_utilization()).map(percent);
 }
 
-fn power_and_clocks(device: &Device<'_>, asking: &Asking, values: &mut Values) {
+fn power_and_clocks(device: &Device<'_>, query: &Query, values: &mut Values) {
     let thousandths = |value: u32| f64::from(value) / 1000.0;
     let sensor = TemperatureSensor::Gpu;
     values.temperature_celsius =
-        asking.ask(|| device.temperature(sensor)).and_then(|celsius| i32::try_from(celsius).ok());
-    values.power_watts = asking.ask(|| device.power_usage()).map(thousandths);
-    values.power_limit_watts = asking
-        .ask(|| device.enforced_power_limit().or_else(|_| device.power_management_limit()))
+        query.get(|| device.temperature(sensor)).and_then(|celsius| i32::try_from(celsius).ok());
+    values.power_watts = query.get(|| device.power_usage()).map(thousandths);
+    values.power_limit_watts = query
+        .get(|| device.enforced_power_limit().or_else(|_| device.power_management_limit()))
         .map(thousandths);
     values.energy_joules =
-        asking.ask(|| device.total_energy_consumption()).map(|mj| mj as f64 / 1000.0);
-    values.sm_clock_mhz = asking.ask(|| device.clock_info(Clock::SM));
-    values.memory_clock_mhz = asking.ask(|| device.clock_info(Clock::Memory));
-    values.fan_percent = asking.ask(|| fan_percent(device));
+        query.get(|| device.total_energy_consumption()).map(|mj| mj as f64 / 1000.0);
+    values.sm_clock_mhz = query.get(|| device.clock_info(Clock::SM));
+    values.memory_clock_mhz = query.get(|| device.clock_info(Clock::Memory));
+    values.fan_percent = query.get(|| fan_percent(device));
     values.performance_state =
-        asking.ask(|| device.performance_state()).and_then(|state| match state {
+        query.get(|| device.performance_state()).and_then(|state| match state {
             PerformanceState::Unknown => None,
             state => Some(state.as_c()),
         });
-    values.clock_event_reasons = asking.ask(|| nvml::clock_event_reasons(device)).map(reasons);
+    values.clock_event_reasons = query.get(|| nvml::clock_event_reasons(device)).map(reasons);
 }
 
-/// The fastest fan, so that one that stands still does not hide another one that races.
+/// Speed of the fastest fan. A fan may be stopped while another one runs at full speed.
 fn fan_percent(device: &Device<'_>) -> Result<u32, NvmlError> {
     match device.num_fans() {
         Ok(0) => Err(NvmlError::NotSupported),
@@ -145,13 +145,13 @@ fn reasons(mask: u64) -> Vec<String> {
     .collect()
 }
 
-/// Values that have no call of their own, by their NVML_FI_DEV_ numbers in nvml.h.
-fn fields(device: &Device<'_>, asking: &Asking, values: &mut Values) {
+/// Values that are available as fields only, by their NVML_FI_DEV_* IDs in nvml.h.
+fn fields(device: &Device<'_>, query: &Query, values: &mut Values) {
     const MEMORY_TEMP: u32 = 82;
     const REMAPPED: [u32; 4] = [142, 143, 144, 145]; // corrected, uncorrected, pending, failure
     let ids = [&[MEMORY_TEMP][..], &REMAPPED].concat();
-    let found = numbers(device, asking, &ids);
-    // A GPU without the sensor says 0, or nothing.
+    let found = field_values(device, query, &ids);
+    // A GPU without the sensor returns 0 or an error.
     values.memory_temperature_celsius =
         found[0].and_then(|celsius| i32::try_from(celsius).ok()).filter(|celsius| *celsius != 0);
     if let [Some(correctable), Some(uncorrectable), Some(pending), Some(failed)] = found[1..] {
@@ -164,11 +164,11 @@ fn fields(device: &Device<'_>, asking: &Asking, values: &mut Values) {
     }
 }
 
-/// Fields that are whole numbers, in the order asked for: newer drivers answer with other numbers than
-/// those asked, so the place tells which is which.
-fn numbers(device: &Device<'_>, asking: &Asking, ids: &[u32]) -> Vec<Option<u64>> {
+/// Values of integer fields in the order of `ids`. The order identifies them, because newer drivers return other IDs than
+/// those requested.
+fn field_values(device: &Device<'_>, query: &Query, ids: &[u32]) -> Vec<Option<u64>> {
     let ids: Vec<FieldId> = ids.iter().map(|id| FieldId(*id)).collect();
-    let found = asking.ask(|| device.field_values_for(&ids)).unwrap_or_default();
+    let found = query.get(|| device.field_values_for(&ids)).unwrap_or_default();
     let number = |value: SampleValue| match value {
         SampleValue::U32(value) => Some(u64::from(value)),
         SampleValue::U64(value) => Some(value),
@@ -181,9 +181,9 @@ fn numbers(device: &Device<'_>, asking: &Asking, ids: &[u32]) -> Vec<Option<u64>
     numbers
 }
 
-fn ecc(device: &Device<'_>, asking: &Asking) -> Option<Ecc> {
+fn ecc(device: &Device<'_>, query: &Query) -> Option<Ecc> {
     use {EccCounter::*, MemoryError::*};
-    let count = |error, counter| asking.ask(|| device.total_ecc_errors(error, counter));
+    let count = |error, counter| query.get(|| device.total_ecc_errors(error, counter));
     let ecc = Ecc {
         volatile_corrected: count(Corrected, Volatile),
         volatile_uncorrected: count(Uncorrected, Volatile),
@@ -193,8 +193,8 @@ fn ecc(device: &Device<'_>, asking: &Asking) -> Option<Ecc> {
     (ecc != Ecc::default()).then_some(ecc)
 }
 
-fn links(device: &Device<'_>, asking: &Asking, values: &mut Values) {
-    // The first link that is refused is the first one there is not.
+fn nvlinks(device: &Device<'_>, query: &Query, values: &mut Values) {
+    // The call fails for the first link that does not exist.
     let states: Vec<bool> =
         (0..MAX_LINKS).map_while(|link| device.link_wrapper_for(link).is_active().ok()).collect();
     if states.is_empty() {
@@ -203,7 +203,7 @@ fn links(device: &Device<'_>, asking: &Asking, values: &mut Values) {
     let up = states.iter().filter(|up| **up).count();
     // NVLINK_{REPLAY,RECOVERY,CRC_FLIT,CRC_DATA}_ERROR_COUNT_TOTAL, over all links.
     const TOTALS: [u32; 4] = [52, 59, 38, 45];
-    let totals = numbers(device, asking, &TOTALS);
+    let totals = field_values(device, query, &TOTALS);
     let errors = |at: usize, counter: ErrorCounter| {
         totals[at].or_else(|| {
             let links = (0..).zip(&states).filter(|(_, up)| **up);
@@ -222,21 +222,21 @@ fn links(device: &Device<'_>, asking: &Asking, values: &mut Values) {
     });
 }
 
-/// The instances that exist, with their places; most places are empty.
-fn mig_devices<'a>(device: &Device<'a>, asking: &Asking) -> Vec<(u32, Device<'a>)> {
-    let places = asking.ask(|| device.mig_device_count()).unwrap_or_default();
-    (0..places).filter_map(|place| Some((place, device.mig_device_by_index(place).ok()?))).collect()
+/// Existing MIG devices with their indices. Most indices are unused.
+fn mig_devices<'a>(device: &Device<'a>, query: &Query) -> Vec<(u32, Device<'a>)> {
+    let count = query.get(|| device.mig_device_count()).unwrap_or_default();
+    (0..count).filter_map(|index| Some((index, device.mig_device_by_index(index).ok()?))).collect()
 }
 
-fn instance((place, device): &(u32, Device<'_>), asking: &Asking) -> MigInstance {
+fn instance((index, device): &(u32, Device<'_>), query: &Query) -> MigInstance {
     let (gpu, compute) = nvml::instance_ids(device);
-    let memory = asking.ask(|| device.memory_info()).map(|memory| (memory.total, memory.used));
+    let memory = query.get(|| device.memory_info()).map(|memory| (memory.total, memory.used));
     let memory = memory
-        .or_else(|| asking.ask(|| nvml::memory_v1(device)).map(|(total, used, _)| (total, used)));
+        .or_else(|| query.get(|| nvml::memory_v1(device)).map(|(total, used, _)| (total, used)));
     MigInstance {
-        index: *place,
-        name: asking.ask(|| device.name()),
-        uuid: asking.ask(|| device.uuid()),
+        index: *index,
+        name: query.get(|| device.name()),
+        uuid: query.get(|| device.uuid()),
         gpu_instance: gpu.ok(),
         compute_instance: compute.ok(),
         memory_total_bytes: memory.map(|(total, _)| total),
@@ -244,9 +244,8 @@ fn instance((place, device): &(u32, Device<'_>), asking: &Asking) -> MigInstance
     }
 }
 
-/// A device's processes of one kind, by the best call that the driver has. Version 2 goes before
-/// version 3, which says the same: drivers from 535.43 to 535.86 fill longer entries in version 3 than all
-/// others do.
+/// Lists processes of one kind with the best version of the call that the driver has. Version 2 is preferred to version 3,
+/// which returns the same data, because drivers 535.43 to 535.86 write longer entries in version 3 than other drivers.
 macro_rules! processes_of_kind {
     ($name:ident, $v2:ident, $v3:ident, $v1:path) => {
         fn $name(device: &Device<'_>) -> Result<Vec<ProcessInfo>, NvmlError> {
@@ -272,15 +271,15 @@ processes_of_kind!(
     nvml::graphics_processes_v1
 );
 
-/// The GPU's processes. In MIG mode the GPU itself may refuse, and then its instances are asked.
+/// Processes of the GPU. In MIG mode the call may fail for the GPU itself; then those of its instances are listed.
 fn processes(
     device: &Device<'_>,
     instances: &[(u32, Device<'_>)],
-    asking: &Asking,
+    query: &Query,
 ) -> Option<Vec<GpuProcess>> {
     let of = |device: &Device<'_>| {
-        let computing = asking.ask(|| compute_processes(device));
-        let drawing = asking.ask(|| graphics_processes(device));
+        let computing = query.get(|| compute_processes(device));
+        let drawing = query.get(|| graphics_processes(device));
         (computing.is_some() || drawing.is_some())
             .then(|| merge(computing.unwrap_or_default(), drawing.unwrap_or_default()))
     };

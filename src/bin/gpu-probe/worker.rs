@@ -1,4 +1,4 @@
-//! One GPU's thread. A driver call that hangs for one GPU hangs that thread alone; the others go on.
+//! Worker thread of a GPU. A driver call that hangs for one GPU blocks only the thread of this GPU.
 
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -10,74 +10,75 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::event::EventSet;
 use nvml_wrapper::{Device, Nvml};
 
-use crate::measure::{self, Asking};
+use crate::measure::{self, Query};
 
-/// XIDs taken in one go; a GPU in trouble can report them faster than anybody reads.
-const XIDS_AT_ONCE: usize = 64;
+/// XIDs read per round. A failing GPU can report them faster than they are read.
+const MAX_XIDS_PER_ROUND: usize = 64;
 
-/// A GPU that the driver refuses is asked for again so much later: each time it tries to start it, and
-/// writes into the kernel's log that it cannot.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+/// Delay before a GPU that the driver cannot open is opened again. With each attempt the driver tries to initialize the
+/// GPU and logs the failure in the kernel log.
+const REOPEN_DELAY: Duration = Duration::from_secs(60);
 
-const LOST: &str = "it fell off the bus, or cannot be reached for another reason";
+const LOST: &str = "fell off the bus or is unreachable";
 
-/// Which GPU to ask about.
+/// Which GPU to query.
 #[derive(Debug, Clone)]
 pub enum Target {
-    /// The one at this place in NVML's list.
+    /// NVML index.
     Index(u32),
-    /// The one at this PCI address.
+    /// PCI address.
     Address(String),
 }
 
-/// What a worker says.
-pub struct Word {
+/// Message from a worker to the main thread.
+pub struct WorkerMsg {
     /// Which worker.
     pub slot: usize,
-    /// What.
-    pub said: Said,
+    pub reply: WorkerReply,
 }
 
-/// See [`Word`].
-pub enum Said {
-    /// Codes of errors that were reported since it was asked last. Said at once: what it is asked for next
-    /// may hang, just because of them.
+pub enum WorkerReply {
+    /// XIDs reported since the last round. Sent before the GPU is queried, because those calls may hang after an error.
     Xids(Vec<u64>),
-    /// What came of a round: the GPU; `None`: it is not for us to see.
-    Answer(u64, Option<Box<Gpu>>),
+    /// The round and the GPU; `None` if access is denied.
+    Gpu(u64, Option<Box<Gpu>>),
 }
 
-/// The thread's life: one answer for each round.
-pub fn work(
+/// Thread function: sends one reply for each round.
+pub fn run(
     nvml: &'static Nvml,
     slot: usize,
     target: &Target,
     rounds: &Receiver<u64>,
-    words: &Sender<Word>,
+    messages: &Sender<WorkerMsg>,
 ) {
     let mut state = State::New;
     for round in rounds {
         if let State::New = state {
-            state = find(nvml, target);
+            state = open(nvml, target);
         }
         let gpu = match &state {
-            State::New => Some(unknown(target)),
-            State::Found(known) => {
-                let xids = known.events.as_ref().map(xids).unwrap_or_default();
-                if !xids.is_empty() && words.send(Word { slot, said: Said::Xids(xids) }).is_err() {
-                    return;
+            State::New => Some(unidentified(target)),
+            State::Opened(opened) => {
+                let xids = opened.events.as_ref().map(read_xids).unwrap_or_default();
+                if !xids.is_empty() {
+                    let reply = WorkerReply::Xids(xids);
+                    if messages.send(WorkerMsg { slot, reply }).is_err() {
+                        return;
+                    }
                 }
-                Some(look(known))
+                Some(measure_gpu(opened))
             }
-            State::Refused(gpu, since) => {
+            State::Failed(gpu, since) => {
                 let gpu = gpu.clone();
-                if since.elapsed() >= ASK_AGAIN {
+                if since.elapsed() >= REOPEN_DELAY {
                     state = State::New;
                 }
                 gpu
             }
         };
-        if words.send(Word { slot, said: Said::Answer(round, gpu.map(Box::new)) }).is_err() {
+        let reply = WorkerReply::Gpu(round, gpu.map(Box::new));
+        if messages.send(WorkerMsg { slot, reply }).is_err() {
             return;
         }
     }
@@ -85,28 +86,27 @@ pub fn work(
 
 enum State {
     New,
-    Found(Known),
-    /// What the driver's refusal comes to, and since when.
-    Refused(Option<Gpu>, Instant),
+    Opened(OpenedGpu),
+    /// What to report for a GPU that could not be opened, and when that was.
+    Failed(Option<Gpu>, Instant),
 }
 
-fn find(nvml: &'static Nvml, target: &Target) -> State {
-    match Known::find(nvml, target) {
-        Ok(known) => State::Found(known),
-        Err(NvmlError::NoPermission) => State::Refused(None, Instant::now()),
-        Err(error) => State::Refused(Some(refused(target, &error)), Instant::now()),
+fn open(nvml: &'static Nvml, target: &Target) -> State {
+    match OpenedGpu::open(nvml, target) {
+        Ok(opened) => State::Opened(opened),
+        Err(NvmlError::NoPermission) => State::Failed(None, Instant::now()),
+        Err(error) => State::Failed(Some(failed(target, &error)), Instant::now()),
     }
 }
 
-/// A GPU that was found, with what does not change about it.
-struct Known {
+struct OpenedGpu {
     device: Device<'static>,
     events: Option<EventSet<'static>>,
     identity: Gpu,
 }
 
-impl Known {
-    fn find(nvml: &'static Nvml, target: &Target) -> Result<Self, NvmlError> {
+impl OpenedGpu {
+    fn open(nvml: &'static Nvml, target: &Target) -> Result<Self, NvmlError> {
         let device = match target {
             Target::Index(index) => nvml.device_by_index(*index),
             Target::Address(address) => nvml.device_by_pci_bus_id(address.as_str()),
@@ -123,7 +123,7 @@ impl Known {
     }
 }
 
-/// Watches for critical errors, where the GPU can report them.
+/// Subscribes to critical errors if the GPU can report them.
 fn xid_events(nvml: &'static Nvml, device: &Device<'static>) -> Option<EventSet<'static>> {
     let wanted = EventTypes::CRITICAL_XID_ERROR;
     if !device.supported_event_types().ok()?.contains(wanted) {
@@ -132,15 +132,15 @@ fn xid_events(nvml: &'static Nvml, device: &Device<'static>) -> Option<EventSet<
     device.register_events(wanted, nvml.create_event_set().ok()?).ok()
 }
 
-fn look(known: &Known) -> Gpu {
-    let asking = Asking::default();
-    let values = measure::values(&known.device, &asking);
-    let mut gpu = Gpu { values, ..known.identity.clone() };
-    if asking.is_lost() {
+fn measure_gpu(opened: &OpenedGpu) -> Gpu {
+    let query = Query::default();
+    let values = measure::values(&opened.device, &query);
+    let mut gpu = Gpu { values, ..opened.identity.clone() };
+    if query.is_lost() {
         gpu.values = Values::default();
         gpu.problem = Some(Problem::Lost);
         gpu.message = Some(LOST.to_owned());
-    } else if let Some(error) = asking.refusal()
+    } else if let Some(error) = query.error()
         && gpu.values == Values::default()
     {
         gpu.problem = Some(Problem::Failed);
@@ -149,23 +149,23 @@ fn look(known: &Known) -> Gpu {
     gpu
 }
 
-fn xids(events: &EventSet<'_>) -> Vec<u64> {
+fn read_xids(events: &EventSet<'_>) -> Vec<u64> {
     let next = || nvml::next_xid(events).ok().flatten();
-    std::iter::from_fn(next).take(XIDS_AT_ONCE).collect()
+    std::iter::from_fn(next).take(MAX_XIDS_PER_ROUND).collect()
 }
 
-/// A GPU of which nothing but its place is known.
-fn refused(target: &Target, error: &NvmlError) -> Gpu {
+/// A GPU that could not be opened.
+fn failed(target: &Target, error: &NvmlError) -> Gpu {
     let (problem, message) = match error {
         NvmlError::GpuLost => (Problem::Lost, LOST.to_owned()),
-        NvmlError::NotFound => (Problem::Lost, "the driver does not list it".to_owned()),
+        NvmlError::NotFound => (Problem::Lost, "not listed by the driver".to_owned()),
         error => (Problem::Failed, error.to_string()),
     };
-    Gpu { problem: Some(problem), message: Some(message), ..unknown(target) }
+    Gpu { problem: Some(problem), message: Some(message), ..unidentified(target) }
 }
 
-/// A GPU of which nothing but its place is known yet.
-pub fn unknown(target: &Target) -> Gpu {
+/// A GPU of which only the index or the address is known.
+pub fn unidentified(target: &Target) -> Gpu {
     match target {
         Target::Index(index) => Gpu { index: *index, ..Gpu::default() },
         Target::Address(address) => Gpu { pci_address: Some(address.clone()), ..Gpu::default() },

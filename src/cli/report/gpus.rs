@@ -1,14 +1,14 @@
-//! The GPUs' part of the table: a line for each, with a column for whatever at least one of them has.
+//! GPUs in the report of `hm-agent sample`: a line for each GPU, with the columns that at least one GPU has a value for.
 
 use crate::cli::report::{Table, of, size};
 use crate::model::Snapshot;
 use crate::model::gpu::{DriverState, Gpu, GpuProcess, Gpus, NvidiaDriver, Values};
 
-/// Processes that are listed below a GPU.
-const PROCESSES: usize = 8;
+/// Processes listed per GPU.
+const MAX_PROCESSES: usize = 8;
 
-const HEAD: [&str; 9] = ["", "", "busy", "memory", "core", "hbm", "power", "clock", "fan"];
-const COLUMNS: usize = HEAD.len();
+const HEADER: [&str; 9] = ["", "", "busy", "memory", "core", "hbm", "power", "clock", "fan"];
+const COLUMNS: usize = HEADER.len();
 
 pub(super) fn gpus(out: &mut Table, snapshot: &Snapshot) {
     let Gpus { nvidia, each } = &*snapshot.gpus;
@@ -21,10 +21,10 @@ pub(super) fn gpus(out: &mut Table, snapshot: &Snapshot) {
     let rows: Vec<[String; COLUMNS]> = each.iter().map(cells).collect();
     let widths: [usize; COLUMNS] = std::array::from_fn(|column| {
         let widest = rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-        // The head of a column that nobody needs is not shown.
-        if widest == 0 { 0 } else { widest.max(HEAD[column].chars().count()) }
+        // Columns without values are hidden.
+        if widest == 0 { 0 } else { widest.max(HEADER[column].chars().count()) }
     });
-    out.line("gpu", &aligned(&HEAD.map(str::to_owned), &widths));
+    out.line("gpu", &aligned(&HEADER.map(str::to_owned), &widths));
     for (gpu, row) in each.iter().zip(&rows) {
         let line = format!("{}  {}", aligned(row, &widths), notes(gpu).join(", "));
         out.line("", &line);
@@ -37,12 +37,12 @@ fn driver(out: &mut Table, nvidia: &NvidiaDriver) {
     match nvidia.state {
         DriverState::NoGpu => {}
         DriverState::Ok => {
-            let version = nvidia.driver_version.as_deref().unwrap_or("of unknown version");
+            let version = nvidia.driver_version.as_deref().unwrap_or("(unknown version)");
             let cuda = nvidia.cuda_version.as_ref().map(|cuda| format!(", CUDA {cuda}"));
             out.line("nvidia", &format!("driver {version}{}", cuda.unwrap_or_default()));
         }
-        DriverState::Suspended => out.line("nvidia", "all GPUs sleep"),
-        DriverState::Starting => out.line("nvidia", "the driver has not answered yet"),
+        DriverState::Suspended => out.line("nvidia", "all GPUs are suspended"),
+        DriverState::Starting => out.line("nvidia", "no reply from the driver yet"),
         DriverState::NoDriver => out.line("nvidia", &format!("no driver: {message}")),
         DriverState::VersionMismatch => out.line("nvidia", &format!("version mismatch: {message}")),
         DriverState::Hung => out.line("nvidia", &format!("the driver hangs: {message}")),
@@ -54,7 +54,7 @@ fn aligned(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
     let shown = cells.iter().zip(widths).enumerate().filter(|(_, (_, width))| **width > 0);
     let padded = shown.map(|(column, (cell, width))| {
         let space = " ".repeat(width.saturating_sub(cell.chars().count()));
-        // Names to the left, numbers to the right.
+        // Names are left-aligned, numbers right-aligned.
         if column == 1 { format!("{cell}{space}") } else { format!("{space}{cell}") }
     });
     padded.collect::<Vec<_>>().join("  ")
@@ -83,7 +83,7 @@ fn cells(gpu: &Gpu) -> [String; COLUMNS] {
     ]
 }
 
-/// What an operator should know of it.
+/// Problems, performance state, limits and error counts.
 fn notes(gpu: &Gpu) -> Vec<String> {
     let values = &gpu.values;
     let mut notes = Vec::new();
@@ -102,14 +102,14 @@ fn notes(gpu: &Gpu) -> Vec<String> {
     count("PCIe replays", values.pcie_replays);
     count("NVLinks down", values.nvlink.and_then(|link| link.links_down).map(u64::from));
     if let Some(rows) = values.remapped_rows {
-        notes.extend(rows.pending.then(|| "a remapped row waits for a reset".to_owned()));
-        notes.extend(rows.failed.then(|| "no spare row left".to_owned()));
+        notes.extend(rows.pending.then(|| "row remapping pending until GPU reset".to_owned()));
+        notes.extend(rows.failed.then(|| "row remapping failed".to_owned()));
     }
     notes.extend(gpu.xids.iter().map(|xid| format!("XID {} × {}", xid.code, xid.count)));
     notes
 }
 
-/// What uses it: instances, and the processes that use most of it.
+/// MIG instances and the processes that use most memory.
 fn details(out: &mut Table, values: &Values) {
     for instance in values.mig_instances.iter().flatten() {
         let name = instance.name.as_deref().unwrap_or("MIG instance");
@@ -121,13 +121,13 @@ fn details(out: &mut Table, values: &Values) {
     }
     let mut processes: Vec<&GpuProcess> = values.processes.iter().flatten().collect();
     processes.sort_by_key(|process| std::cmp::Reverse(process.memory_used_bytes));
-    for process in processes.iter().take(PROCESSES) {
+    for process in processes.iter().take(MAX_PROCESSES) {
         let name = process.name.as_deref().unwrap_or("?");
         let memory = process.memory_used_bytes.map_or(String::new(), |used| size(used as f64));
         out.line("", &format!("     {memory:>10}  {name} ({})", process.pid));
     }
-    if processes.len() > PROCESSES {
-        out.line("", &format!("     and {} processes more", processes.len() - PROCESSES));
+    if processes.len() > MAX_PROCESSES {
+        out.line("", &format!("     and {} more processes", processes.len() - MAX_PROCESSES));
     }
 }
 
@@ -139,7 +139,7 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn a_table_that_leaves_out_what_no_gpu_has() {
+    fn hides_columns_without_values() {
         let process = |pid, name: &str, gib: u64| GpuProcess {
             pid,
             name: Some(name.into()),
@@ -165,7 +165,7 @@ mod tests {
             index: 1,
             name: "NVIDIA L4".into(),
             problem: Some(Problem::Lost),
-            message: Some("it fell off the bus".into()),
+            message: Some("fell off the bus".into()),
             ..Gpu::default()
         };
         let nvidia = NvidiaDriver {
@@ -186,7 +186,7 @@ mod tests {
                 "           0  NVIDIA L4  97 %  20.0 GiB of 22.0 GiB  72 of 72 W  P0, sw_power_cap",
                 "                  19.0 GiB  python3 (7)",
                 "                   1.0 GiB  sh (9)",
-                "           1  NVIDIA L4                                          LOST: it fell off the bus",
+                "           1  NVIDIA L4                                          LOST: fell off the bus",
             ]
         );
     }
