@@ -7,10 +7,10 @@ use crate::collector::latest::LatestSample;
 use crate::collector::sampler::Sampler;
 use crate::collector::sampler_loop::{SamplerLoop, ServiceStatus};
 use crate::config::{Config, Current};
-use crate::core_client::client as core;
+use crate::core_client::client::CoreClient;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::server::HeartbeatServer;
-use crate::hm_client::client as hm;
+use crate::hm_client::client::HmClient;
 use crate::http::listener::{ConnectionLimits, Listener};
 use crate::http::pipeline::Pipeline;
 use crate::http::stats::ListenerStats;
@@ -49,19 +49,19 @@ pub(super) struct Services {
     /// `None`: heartbeat.enabled is false.
     pub(super) heartbeat: Option<HeartbeatMonitor>,
     /// `None`: no hm is configured.
-    pub(super) hm: Option<hm::Link>,
+    pub(super) hm: Option<HmClient>,
     /// `None`: no Core is configured.
-    pub(super) core: Option<core::Link>,
+    pub(super) core: Option<CoreClient>,
 }
 
 impl Services {
     pub(super) fn run_sampler(&self, sampler: Sampler) {
         let status = || {
-            let upstreams = self.hm.iter().map(hm::Link::status);
+            let upstreams = self.hm.iter().map(HmClient::status);
             let apps = self.heartbeat.as_ref().map(HeartbeatMonitor::statuses);
             ServiceStatus {
                 heartbeats: apps.unwrap_or_default().into(),
-                upstreams: upstreams.chain(self.core.iter().map(core::Link::status)).collect(),
+                upstreams: upstreams.chain(self.core.iter().map(CoreClient::status)).collect(),
             }
         };
         let sampler_loop = SamplerLoop {

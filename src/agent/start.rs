@@ -11,9 +11,9 @@ use crate::collector::host_info;
 use crate::collector::latest::LatestSample;
 use crate::collector::sampler::Sampler;
 use crate::config::{Config, Current};
-use crate::core_client::client as core;
+use crate::core_client::client::CoreClient;
 use crate::heartbeat::monitor::HeartbeatMonitor;
-use crate::hm_client::client as hm;
+use crate::hm_client::client::HmClient;
 use crate::http::listener::Listener;
 use crate::model::host_info::HostInfo;
 use crate::sys;
@@ -94,21 +94,21 @@ fn create_services(
     })
 }
 
-fn hm_client(config: &Config, node_id: &str) -> Result<Option<hm::Link>, Error> {
+fn hm_client(config: &Config, node_id: &str) -> Result<Option<HmClient>, Error> {
     let Some(settings) = &config.hm else { return Ok(None) };
     let (primary, ca_file) = (config.gpu.primary, config.ca_file.as_deref());
     let node_id = node_id.to_owned();
-    hm::Link::new(settings.clone(), node_id, primary, &config.state_dir, ca_file).map(Some)
+    HmClient::new(settings.clone(), node_id, primary, &config.state_dir, ca_file).map(Some)
 }
 
 fn core_client(
     config: &Config,
     node_id: String,
     host: &HostInfo,
-) -> Result<Option<core::Link>, Error> {
+) -> Result<Option<CoreClient>, Error> {
     let Some(settings) = &config.core else { return Ok(None) };
     let (os, ca_file) = (host.os.clone(), config.ca_file.as_deref());
-    core::Link::new(settings.clone(), node_id, os, &config.state_dir, ca_file).map(Some)
+    CoreClient::new(settings.clone(), node_id, os, &config.state_dir, ca_file).map(Some)
 }
 
 fn start_collector(
@@ -133,14 +133,14 @@ fn start_clients(services: &Arc<Services>, threads: &mut Threads) -> Result<(), 
         let context = services.clone();
         threads.start("hm", move || {
             if let Some(hm) = &context.hm {
-                hm.deliver(&context.shutdown);
+                hm.run(&context.shutdown);
             }
             Ok(())
         })?;
         let context = services.clone();
         threads.start("hm-report", move || {
             if let Some(hm) = &context.hm {
-                hm.report(&context.latest, &context.gpus_ready, &context.shutdown);
+                hm.run_reports(&context.latest, &context.gpus_ready, &context.shutdown);
             }
             Ok(())
         })?;
@@ -149,7 +149,7 @@ fn start_clients(services: &Arc<Services>, threads: &mut Threads) -> Result<(), 
         let context = services.clone();
         threads.start("core", move || {
             if let Some(core) = &context.core {
-                core.keep(&context.latest, &context.gpus_ready, &context.shutdown);
+                core.run(&context.latest, &context.gpus_ready, &context.shutdown);
             }
             Ok(())
         })?;

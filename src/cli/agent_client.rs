@@ -7,8 +7,9 @@ use tungstenite::Message;
 
 use crate::config::Usage;
 use crate::model::status::UpstreamStatus;
-use crate::net::url::Address;
-use crate::net::websocket::{Route, Socket};
+use crate::net::url::{Scheme, Url};
+use crate::net::endpoint::Endpoint;
+use crate::net::websocket::WebSocketClient;
 use crate::util::percent;
 use crate::util::sync::Shutdown;
 
@@ -33,10 +34,15 @@ fn request_update(usage: &Usage, stop: &Shutdown) -> Option<Update> {
     let token = usage.token.as_ref();
     let token = token.map(|token| format!("?token={}", percent::encode(token.expose())));
     let target = format!("/usage{}", token.unwrap_or_default());
-    let address =
-        Address { secure: false, host: address.ip().to_string(), port: address.port(), target };
-    let route = Route { address, proxy: None, tls: None };
-    let mut socket = Socket::connect(&route, stop).ok()?;
+    let url = Url {
+        scheme: Scheme::Ws,
+        host: address.ip().to_string(),
+        port: address.port(),
+        target,
+        userinfo: None,
+    };
+    let endpoint = Endpoint { url, proxy: None, ca_file: None };
+    let mut socket = WebSocketClient::connect(&endpoint, stop).ok()?;
     socket.send(Message::text("subscribe:detail")).ok()?;
     let deadline = Instant::now() + REPLY_TIMEOUT;
     loop {

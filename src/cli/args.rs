@@ -210,7 +210,7 @@ impl Arguments {
         match self.subcommand.as_deref() {
             None => self.subcommand = Some(text(value)?),
             Some("status") if self.app_id.is_none() => self.app_id = Some(text(value)?),
-            Some("beat" | command_supervisor::VERB) => {
+            Some("beat" | command_supervisor::SUBCOMMAND) => {
                 // The rest belongs to the command, flags included.
                 self.command.push(value);
                 self.command.extend(parser.raw_args().map_err(invalid)?);
@@ -254,7 +254,7 @@ impl Arguments {
                 let Self { id, every, url, command, .. } = self;
                 Ok(Command::Beat { id, every, url, command })
             }
-            Some(command_supervisor::VERB) => Ok(Command::SuperviseCommand(self.command)),
+            Some(command_supervisor::SUBCOMMAND) => Ok(Command::SuperviseCommand(self.command)),
             Some("help") => Ok(Command::Help),
             Some(other) => Err(Error::Arguments(format!(
                 "unknown command \"{}\": expected run, check, sample, status or beat",

@@ -22,11 +22,11 @@ use crate::cli::beat::Beat;
 use crate::collector::cached_file::FileReader;
 use crate::collector::host_info;
 use crate::config::{Config, Settings, Sources};
-use crate::core_client::client as core;
+use crate::core_client::client::CoreClient;
 use crate::core_client::command_supervisor;
 use crate::core_client::messages::Node;
 use crate::heartbeat::client::HeartbeatClient;
-use crate::hm_client::client as hm;
+use crate::hm_client::client::HmClient;
 use crate::telemetry::messages;
 use crate::util::error::Error;
 use crate::util::logger;
@@ -157,7 +157,7 @@ fn check(sources: &Sources) -> Result<(), Error> {
     let node = host_info::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
     let mut text = format!("{}# this node is \"{}\"\n", settings.effective(), node.escape_debug());
     if let Some(hm) = &config.hm {
-        text += &hm::Link::rehearse(hm, &node, config.ca_file.as_deref())?;
+        text += &HmClient::describe(hm, &node, config.ca_file.as_deref())?;
     }
     if let Some(core) = &config.core {
         let ip_address = "…".to_owned();
@@ -165,7 +165,7 @@ fn check(sources: &Sources) -> Result<(), Error> {
         let hostname = host_info::hostname(&mut FileReader::default(), &config.roots);
         let hostname = hostname.unwrap_or_else(|| node.clone());
         let node = Node { node_id: node, hostname, ip_address, os_info };
-        text += &core::Link::rehearse(core, &node, config.ca_file.as_deref())?;
+        text += &CoreClient::describe(core, &node, config.ca_file.as_deref())?;
     }
     print(&text)
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use toml::de::DeValue;
 
-use crate::net::url::Address;
+use crate::net::url::Url;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// The type of a setting.
@@ -64,7 +64,7 @@ impl Kind {
             },
             Self::Text { check, .. } if check(text) => Ok(Value::Text(text.to_owned())),
             Self::Secret if !text.is_empty() => Ok(Value::Text(text.to_owned())),
-            Self::Address if Address::parse(text).is_ok() => Ok(Value::Text(text.to_owned())),
+            Self::Address if Url::parse_websocket(text).is_ok() => Ok(Value::Text(text.to_owned())),
             Self::SecretFile if text.starts_with('/') => Ok(Value::Text(text.to_owned())),
             Self::Text { .. } | Self::Address | Self::SecretFile | Self::Secret => {
                 Err(self.describe_error(text))

@@ -1,47 +1,50 @@
-//! The link to Core: registers this node, sends its heartbeats, and answers for the commands that Core asks for. One
-//! thread keeps the link; each command that runs has another.
+//! The thread `core`: registers the node, sends heartbeats and results, and submits commands.
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::thread::Scope;
+use std::time::Duration;
 
 use log::Level;
 use tungstenite::Message;
 
 use crate::collector::latest::LatestSample;
 use crate::config::{CommandPolicy, Core as Settings};
-use crate::core_client::commands;
-use crate::core_client::commands::Commands;
+use crate::core_client::command_queue::{CommandQueue, Submitted, user_to_run_as};
 use crate::core_client::messages::{
-    Envelope, Incoming, Node, command_result, command_started, heartbeat, register, uuid_v4,
+    CommandRequest, CoreMessage, Envelope, Node, command_result, command_started, heartbeat,
+    register, uuid_v4,
 };
-use crate::core_client::session::{Conversation, Step, Verdict};
-use crate::limits;
+use crate::core_client::session::{Action, CoreSession, Event};
 use crate::model::Snapshot;
 use crate::model::status::UpstreamStatus;
-use crate::net::reconnect::DisconnectReason;
-use crate::net::reconnecting_client;
-use crate::net::reconnecting_client::{Heard, ReconnectingClient, chance, quoted};
-use crate::net::websocket::Socket;
+use crate::net::backoff::random_unit;
+use crate::net::disconnect::DisconnectReason;
+use crate::net::log_dedup::LogDedup;
+use crate::net::reconnecting_client::{
+    Incoming, MAX_LOGGED_CHARS, ReconnectingClient, UpstreamSession, classify, endpoint,
+};
+use crate::net::websocket::WebSocketClient;
 use crate::sys;
-use crate::sys::{Crew, EventFd};
+use crate::sys::EventFd;
 use crate::util::error::Error;
 use crate::util::logger::{unix_seconds, utc};
-use crate::util::percent::encode;
+use crate::util::percent;
 use crate::util::sync::Shutdown;
+use crate::util::text::escape_for_log;
 
-type Said = crate::net::log_dedup::Said<Verdict>;
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The link to Core.
-pub struct Link {
+pub struct CoreClient {
     settings: Settings,
     node_id: String,
     os: Option<String>,
-    uplink: ReconnectingClient,
-    commands: Commands,
+    upstream: ReconnectingClient,
+    commands: CommandQueue,
 }
 
-impl Link {
-    /// A link to where the settings say. Results of commands that Core has not confirmed go on to be sent.
+impl CoreClient {
+    /// Reads unconfirmed results of commands from `state_dir`.
     pub fn new(
         settings: Settings,
         node_id: String,
@@ -49,251 +52,264 @@ impl Link {
         state_dir: &Path,
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
-        let query =
-            format!("token={}&node_id={}", encode(settings.token.expose()), encode(&node_id));
-        let route = reconnecting_client::route("core.url", &settings.url, &query, ca_file)?;
-        let mut secrets = reconnecting_client::secrets(&settings.url);
-        secrets.push(settings.token.clone());
-        let uplink = ReconnectingClient::new("core", route, secrets)?;
-        let on = settings.commands != CommandPolicy::Off;
-        let user = commands::user(settings.run_as.as_deref(), on)?;
-        let commands = Commands::open(settings.commands.clone(), user, state_dir);
-        let link = Self { settings, node_id, os, uplink, commands };
-        link.changed();
-        Ok(link)
+        let token = settings.token.expose();
+        let query = format!("token={}&node_id={}", percent::encode(token), percent::encode(&node_id));
+        let endpoint = endpoint("core.url", &settings.url, ca_file)?;
+        let secrets = vec![token.to_owned()];
+        let upstream = ReconnectingClient::new("core", endpoint, &query, secrets)?;
+        let enabled = settings.commands != CommandPolicy::Off;
+        let user = user_to_run_as(settings.run_as.as_deref(), enabled)?;
+        let policy = settings.commands.clone();
+        let commands = CommandQueue::open(policy, user, state_dir, upstream.outbox_ready());
+        Ok(Self { settings, node_id, os, upstream, commands })
     }
 
-    /// What would be sent where, for `hm-agent check`: the route and the messages, without connecting. The error is a
-    /// setting that is wrong.
-    pub fn rehearse(
+    /// What `hm-agent check` prints: the endpoint and the messages. Does not connect. The error is an invalid setting.
+    pub fn describe(
         settings: &Settings,
         node: &Node,
         ca_file: Option<&Path>,
     ) -> Result<String, Error> {
-        let route = reconnecting_client::route("core.url", &settings.url, "", ca_file)?;
-        let on = settings.commands != CommandPolicy::Off;
-        let user = commands::user(settings.run_as.as_deref(), on)?;
-        let stamp = Envelope { id: "…", timestamp: "…" };
+        let endpoint = endpoint("core.url", &settings.url, ca_file)?;
+        let enabled = settings.commands != CommandPolicy::Off;
+        let user = user_to_run_as(settings.run_as.as_deref(), enabled)?;
+        let envelope = Envelope { id: "…", timestamp: "…" };
         let commands = match &settings.commands {
-            CommandPolicy::Off => "no commands are run".to_owned(),
-            CommandPolicy::Any => format!("any command is run as {}", user.name),
+            CommandPolicy::Off => "runs no commands".to_owned(),
+            CommandPolicy::Any => format!("runs any command as {}", user.name),
             CommandPolicy::Allow(prefixes) => {
                 let prefixes: Vec<String> = prefixes.iter().map(|words| words.join(" ")).collect();
                 let prefixes = prefixes.join("; ").escape_debug().to_string();
-                format!("commands that begin with one of [{prefixes}] are run as {}", user.name)
+                format!("runs commands that begin with one of [{prefixes}] as {}", user.name)
             }
         };
         Ok(format!(
-            "# core: to {} would be sent {}, and every {} s {}; {commands}\n",
-            reconnecting_client::shown(&route),
-            register(stamp, node),
+            "# core: would send to {}: {}, and every {} s {}; {commands}\n",
+            endpoint.describe(),
+            register(envelope, node),
             settings.heartbeat_interval.as_secs(),
-            heartbeat(stamp, &node.node_id, &Snapshot::default()),
+            heartbeat(envelope, &node.node_id, &Snapshot::default()),
         ))
     }
 
-    /// How it stands. Waits for no disk: the sampler asks.
+    /// Never blocks on disk I/O, because the sampler calls it.
     pub fn status(&self) -> UpstreamStatus {
-        self.uplink.status()
+        UpstreamStatus { backlog: self.commands.unconfirmed(), ..self.upstream.status() }
     }
 
-    /// The life of its thread, from the first complete sample on.
-    pub fn keep(&self, feed: &LatestSample, complete: &EventFd, stop: &Shutdown) {
-        sys::wait_readable([stop.as_fd(), complete.as_fd()], None);
-        sys::crew(|crew| {
-            let begin = |keepalive, socket: &Socket<'_>| {
-                let every = self.settings.heartbeat_interval;
-                let talk = Conversation::new(keepalive, every, self.uplink.now());
-                let ip_address = socket.local_ip().map_or_else(String::new, |ip| ip.to_string());
-                Connection { talk, ip_address }
-            };
-            self.uplink.keep(limits::CORE_PING, stop, begin, |socket, connection, said| {
-                let context = Context { feed, crew, stop };
-                self.turn(socket, connection, said, &context)
-            });
+    /// The thread `core`. It connects when `gpus_ready` is readable, and returns after the last command's thread.
+    pub fn run(&self, latest: &LatestSample, gpus_ready: &EventFd, shutdown: &Shutdown) {
+        sys::wait_readable([shutdown.as_fd(), gpus_ready.as_fd()], None);
+        std::thread::scope(|scope| {
+            let context = Context { latest, scope, shutdown };
+            self.upstream.run(
+                PING_INTERVAL,
+                shutdown,
+                |keepalive, socket| {
+                    let interval = self.settings.heartbeat_interval;
+                    let session = CoreSession::new(keepalive, interval, self.upstream.now());
+                    let ip_address =
+                        socket.local_ip().map_or_else(String::new, |ip| ip.to_string());
+                    Connection { session, ip_address }
+                },
+                |socket, connection, dedup| self.step(socket, connection, dedup, &context),
+            );
         });
     }
 
-    /// One thing: a message that came, a message to send, or a wait for either.
-    fn turn<'env>(
-        &'env self,
-        socket: &mut Socket<'_>,
+    fn step<'scope>(
+        &'scope self,
+        socket: &mut WebSocketClient<'_>,
         connection: &mut Connection,
-        said: &mut Said,
-        context: &Context<'_, 'env>,
+        dedup: &mut LogDedup<Event>,
+        context: &Context<'scope, '_>,
     ) -> Result<(), DisconnectReason> {
+        let session = &mut connection.session;
         if let Some(message) = socket.receive()? {
-            return match reconnecting_client::sort(&message)? {
-                Heard::Text(text) => self.hear(text, &mut connection.talk, said, context),
-                Heard::Pong => {
-                    connection.talk.pong(self.uplink.now());
-                    Ok(())
-                }
-                Heard::Nothing => Ok(()),
-            };
+            match classify(&message)? {
+                Incoming::Text(text) => self.handle_message(text, session, dedup, context)?,
+                Incoming::Pong => session.on_pong(self.upstream.now()),
+                Incoming::Ignored => {}
+            }
+            return Ok(());
         }
-        if connection.talk.is_registered()
-            && let Some((message_id, command_id)) = self.commands.take_begun()
+        if session.is_registered()
+            && let Some(started) = self.commands.take_started()
         {
-            return send(socket, &message_id, |envelope| command_started(envelope, &command_id));
+            let message = |envelope: Envelope<'_>| command_started(envelope, &started.command_id);
+            return send(socket, &started.request_id, message);
         }
-        let now = self.uplink.now();
-        let step = self
-            .commands
-            .with_ledger(|ledger| connection.talk.next(ledger.waiting(), uuid, now))?;
-        match step {
-            Step::Register(id) => {
-                let node = self.node(connection, &context.feed.current().snapshot);
+        let now = self.upstream.now();
+        let action = self.commands.with_log(|log| session.next_action(log.pending(), uuid, now))?;
+        match action {
+            Action::Register(id) => {
+                let snapshot = &context.latest.current().snapshot;
+                let node = self.node(&connection.ip_address, snapshot);
                 send(socket, &id, |envelope| register(envelope, &node))
             }
-            Step::Heartbeat(id) => {
-                let snapshot = &context.feed.current().snapshot;
+            Action::Heartbeat(id) => {
+                let snapshot = &context.latest.current().snapshot;
                 send(socket, &id, |envelope| heartbeat(envelope, &self.node_id, snapshot))
             }
-            Step::Result(id) => {
-                let text = self.commands.with_ledger(|ledger| {
-                    let result = ledger.result(&id)?;
-                    let timestamp = utc(unix_seconds());
-                    Some(command_result(Envelope { id: &id, timestamp: &timestamp }, &result))
-                });
-                text.map_or(Ok(()), |text| socket.send(Message::text(text)))
-            }
-            Step::Ping => socket.send(Message::Ping(Default::default())),
-            Step::Wait(until) => {
-                self.uplink.wait(socket, until, context.stop);
+            Action::Result(id) => self.send_result(socket, &id),
+            Action::Ping => socket.send(Message::Ping(Default::default())),
+            Action::Wait(until) => {
+                self.upstream.wait(socket, until, context.shutdown);
                 Ok(())
             }
         }
     }
 
-    fn node(&self, connection: &Connection, snapshot: &Snapshot) -> Node {
+    fn send_result(
+        &self,
+        socket: &mut WebSocketClient<'_>,
+        id: &str,
+    ) -> Result<(), DisconnectReason> {
+        let text = self.commands.with_log(|log| {
+            let result = log.result(id)?;
+            let timestamp = utc(unix_seconds());
+            Some(command_result(Envelope { id, timestamp: &timestamp }, &result))
+        });
+        text.map_or(Ok(()), |text| socket.send(Message::text(text)))
+    }
+
+    fn node(&self, ip_address: &str, snapshot: &Snapshot) -> Node {
         Node {
             node_id: self.node_id.clone(),
             hostname: snapshot.hostname.clone().unwrap_or_else(|| self.node_id.clone()),
-            ip_address: connection.ip_address.clone(),
+            ip_address: ip_address.to_owned(),
             os_info: self.os.clone(),
         }
     }
 
-    fn hear<'env>(
-        &'env self,
+    fn handle_message<'scope>(
+        &'scope self,
         text: &str,
-        talk: &mut Conversation,
-        said: &mut Said,
-        context: &Context<'_, 'env>,
+        session: &mut CoreSession,
+        dedup: &mut LogDedup<Event>,
+        context: &Context<'scope, '_>,
     ) -> Result<(), DisconnectReason> {
-        let message = match Incoming::parse(text) {
+        let message = match CoreMessage::parse(text) {
             Ok(message) => message,
             Err(why) => {
-                // Not the end of the connection: the next one may be better.
-                self.uplink
-                    .warn(&format!("says \"{}\", which is not understood: {why}", quoted(text)));
+                // The connection stays open: the next message may be valid.
+                self.upstream.warn(&format!("sent an invalid message \"{}\": {why}", escape(text)));
                 return Ok(());
             }
         };
-        let verdict =
-            talk.heard(message, chance(), self.uplink.now()).map_err(|outage| match outage {
-                DisconnectReason::Refused(why) => DisconnectReason::Refused(quoted(&why)),
-                outage => outage,
-            })?;
-        let is_new = said.is_new(&verdict);
-        let limited = |what: String| {
-            if is_new {
-                self.uplink.warn(&what);
-            }
-        };
-        match verdict {
-            Verdict::Registered => {
-                self.uplink.note_answer();
-                self.uplink.set_state("online");
-                if is_new {
-                    let backlog = self.commands.with_ledger(|ledger| ledger.waiting().count());
-                    let node = quoted(&self.node_id);
-                    let what = format!("registered as {node}, {backlog} results wait");
-                    self.uplink.say(Level::Info, &what);
-                }
-            }
-            Verdict::Acknowledged => {
-                self.uplink.note_answer();
-                said.over();
-            }
-            Verdict::NotRegistered(why) => {
-                limited(format!("does not register this node: {}", quoted(&why)));
-            }
-            Verdict::Forgotten(why) => {
-                self.uplink.set_state("connected");
-                limited(format!("does not know this node any more: {}", quoted(&why)));
-            }
-            Verdict::Execute(order) => {
-                // Not as other lines about Core, of which some are left out when there are many.
-                let say = |level, what: &str| {
-                    let what = self.uplink.without_secret(what);
-                    log::log!(level, "core: {} {what}", self.uplink.shown());
-                };
-                let changed = || self.changed();
-                self.commands.order(order, say, uuid(), context.crew, context.stop, changed);
-            }
-            Verdict::Confirmed(id) => self.confirmed(&id),
-            Verdict::Unreadable(id, why) => {
-                limited(format!("cannot read a result: {}", quoted(&why)));
-                if self.commands.with_ledger(|ledger| ledger.unreadable(&id)) {
-                    self.uplink.warn("could not read a result again and again, which is dropped");
-                    self.uplink.note(|status| status.dropped += 1);
-                    self.changed();
-                }
-            }
-            Verdict::AcceptError(why) => limited(format!("has a trouble: {}", quoted(&why))),
-            Verdict::Ignored(what) => {
-                let what = self.uplink.without_secret(&quoted(&what));
-                log::debug!("core: {}: {what}", self.uplink.shown());
-            }
-        }
+        let event = session.on_message(message, random_unit(), self.upstream.now());
+        let event = event.map_err(|reason| match reason {
+            DisconnectReason::Refused(why) => DisconnectReason::Refused(escape(&why)),
+            reason => reason,
+        })?;
+        self.handle_event(event, dedup, context);
         Ok(())
     }
 
-    fn confirmed(&self, message_id: &str) {
-        self.uplink.note_answer();
-        let command_id = self.commands.with_ledger(|ledger| ledger.confirm(message_id));
-        if let Some(command_id) = command_id {
-            log::debug!("core: the result of command {} has arrived", quoted(&command_id));
+    fn handle_event<'scope>(
+        &'scope self,
+        event: Event,
+        dedup: &mut LogDedup<Event>,
+        context: &Context<'scope, '_>,
+    ) {
+        let should_log = dedup.should_log_event(&event);
+        let warn_once = |text: String| {
+            if should_log {
+                self.upstream.warn(&text);
+            }
+        };
+        match event {
+            Event::Registered => self.on_registered(should_log),
+            Event::Acknowledged => {
+                self.upstream.on_response();
+                dedup.reset();
+            }
+            Event::NotRegistered(why) => {
+                warn_once(format!("rejected the registration: {}", escape(&why)));
+            }
+            Event::Forgotten(why) => {
+                self.upstream.set_state("connected");
+                warn_once(format!("no longer knows this node: {}", escape(&why)));
+            }
+            Event::Execute(request) => self.submit(request, context),
+            Event::Confirmed(id) => self.on_confirmed(&id),
+            Event::ResultRejected(id, why) => {
+                warn_once(format!("cannot parse a result: {}", escape(&why)));
+                if self.commands.with_log(|log| log.reject(&id)) {
+                    self.upstream.warn("repeatedly cannot parse a result, dropped");
+                    self.upstream.update_status(|status| status.dropped += 1);
+                }
+            }
+            Event::ServerError(why) => warn_once(format!("reports an error: {}", escape(&why))),
+            Event::Ignored(what) => {
+                log::debug!("{}", self.upstream.log_line(&format!("ignored: {}", escape(&what))));
+            }
         }
-        self.changed();
     }
 
-    /// There is something new to tell Core, or no more.
-    fn changed(&self) {
-        let waiting = self.commands.with_ledger(|ledger| ledger.waiting().count() as u64);
-        self.uplink.note(|status| status.backlog = waiting);
-        self.uplink.wake();
+    fn on_registered(&self, should_log: bool) {
+        self.upstream.on_response();
+        self.upstream.set_state("online");
+        if should_log {
+            let (node, backlog) = (escape(&self.node_id), self.commands.unconfirmed());
+            let text = format!("registered as {node}, backlog of {backlog} results");
+            self.upstream.log(Level::Info, &text);
+        }
+    }
+
+    /// Each command is logged without a rate limit, because the log is the record of what ran.
+    fn submit<'scope>(&'scope self, request: CommandRequest, context: &Context<'scope, '_>) {
+        let id = escape(&request.command_id);
+        let text = escape(request.text.as_deref().unwrap_or(""));
+        let Context { scope, shutdown, .. } = *context;
+        let (level, line) = match self.commands.submit(request, uuid(), scope, shutdown) {
+            Submitted::Accepted => {
+                let user = self.commands.user_name();
+                (Level::Info, format!("requests command {id} as {user}: {text}"))
+            }
+            Submitted::Duplicate => {
+                (Level::Info, format!("requests command {id} again; not run twice"))
+            }
+            Submitted::Rejected(why) => {
+                (Level::Warn, format!("requests command {id}, rejected: {why}: {text}"))
+            }
+        };
+        log::log!(level, "{}", self.upstream.log_line(&line));
+    }
+
+    fn on_confirmed(&self, result_id: &str) {
+        self.upstream.on_response();
+        let command_id = self.commands.with_log(|log| log.confirm(result_id));
+        if let Some(command_id) = command_id {
+            log::debug!("core: result of command {} confirmed", escape(&command_id));
+        }
     }
 }
 
-/// What one connection has.
 struct Connection {
-    talk: Conversation,
-    /// Of this machine, towards Core.
+    session: CoreSession,
+    /// This machine's address in the connection.
     ip_address: String,
 }
 
-impl crate::net::reconnect::Conversation for Connection {
-    fn has_pongs(&self) -> bool {
-        self.talk.has_pongs()
+impl UpstreamSession for Connection {
+    fn peer_sends_pongs(&self) -> bool {
+        self.session.peer_sends_pongs()
     }
 
-    fn is_stable(&self, now: std::time::Duration) -> bool {
-        self.talk.is_stable(now)
+    fn is_stable(&self, now: Duration) -> bool {
+        self.session.is_stable(now)
     }
 }
 
-/// What the agent has for it.
-struct Context<'a, 'env> {
-    feed: &'env LatestSample,
-    crew: &'a Crew<'env>,
-    stop: &'env Shutdown,
+struct Context<'scope, 'env> {
+    latest: &'scope LatestSample,
+    scope: &'scope Scope<'scope, 'env>,
+    shutdown: &'scope Shutdown,
 }
 
 fn send(
-    socket: &mut Socket<'_>,
+    socket: &mut WebSocketClient<'_>,
     id: &str,
     message: impl FnOnce(Envelope<'_>) -> String,
 ) -> Result<(), DisconnectReason> {
@@ -302,12 +318,15 @@ fn send(
 }
 
 fn uuid() -> String {
-    use ring::rand::{SecureRandom, SystemRandom};
     let mut random = [0; 16];
-    // Where the system has no random numbers, ids need only differ.
-    if SystemRandom::new().fill(&mut random).is_err() {
-        random[..8].copy_from_slice(&chance().to_bits().to_ne_bytes());
-        random[8..].copy_from_slice(&chance().to_bits().to_ne_bytes());
+    // If the system has no random numbers, ids must still be unique.
+    if rustls::crypto::ring::default_provider().secure_random.fill(&mut random).is_err() {
+        random[..8].copy_from_slice(&random_unit().to_bits().to_ne_bytes());
+        random[8..].copy_from_slice(&random_unit().to_bits().to_ne_bytes());
     }
     uuid_v4(random)
+}
+
+fn escape(text: &str) -> String {
+    escape_for_log(text, MAX_LOGGED_CHARS)
 }

@@ -75,7 +75,7 @@ fn start(
     now: Instant,
 ) -> Option<RunningHook> {
     let mut command = Command::new(name);
-    child_env::prepare(&mut command);
+    child_env::isolate(&mut command);
     command
         .args(arguments)
         .env("APP_ID", &transition.id)

@@ -1,5 +1,5 @@
-//! The link to hm: one thread takes a report at its time and puts it into the spool, whatever the link does; the
-//! other one connects, delivers, and never gives up.
+//! Two threads: `hm-report` takes a report at each interval and puts it into the spool, connected or not; `hm` connects
+//! and delivers.
 
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -10,40 +10,40 @@ use tungstenite::Message;
 
 use crate::collector::latest::LatestSample;
 use crate::config::Hm as Settings;
-use crate::hm_client::messages::{Answer, Kind, machine_info, online, request};
+use crate::hm_client::messages::{RequestKind, Response, machine_info, online, request};
 use crate::hm_client::report_clock::MonotonicTimestamps;
-use crate::hm_client::session::{Conversation, Step, Verdict};
+use crate::hm_client::session::{Action, Event, HmSession};
 use crate::hm_client::spool::{Report, Spool};
 use crate::model::Snapshot;
 use crate::model::primary_gpu::Primary;
 use crate::model::status::UpstreamStatus;
-use crate::net::reconnect::DisconnectReason;
-use crate::net::reconnecting_client;
-use crate::net::reconnecting_client::{Heard, ReconnectingClient, chance};
-use crate::net::websocket::Socket;
+use crate::net::backoff::random_unit;
+use crate::net::disconnect::DisconnectReason;
+use crate::net::log_dedup::LogDedup;
+use crate::net::reconnecting_client::{
+    Incoming, MAX_LOGGED_CHARS, ReconnectingClient, classify, endpoint,
+};
+use crate::net::websocket::WebSocketClient;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::error::Error;
 use crate::util::logger::unix_milliseconds;
 use crate::util::sync::{Shutdown, lock};
-use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+use crate::util::text::escape_for_log;
 
-type Said = crate::net::log_dedup::Said<Verdict>;
-
-/// The link to a hub.
-pub struct Link {
+pub struct HmClient {
     settings: Settings,
     node_id: String,
     primary: Primary,
-    uplink: ReconnectingClient,
-    /// Held while the journal is written, so by the link's own two threads alone.
+    upstream: ReconnectingClient,
+    /// Held during journal writes, so only the client's own two threads lock it.
     spool: Mutex<Spool>,
-    /// The report that is under way. The spool may drop it meanwhile, to make room for newer ones.
-    sent: Mutex<Option<Report>>,
+    /// The report that was sent and not answered. The spool may drop it meanwhile to make room.
+    in_flight: Mutex<Option<Report>>,
 }
 
-impl Link {
-    /// A link to where the settings say. What was not delivered before goes on to be.
+impl HmClient {
+    /// Reads undelivered reports from `state_dir`.
     pub fn new(
         settings: Settings,
         node_id: String,
@@ -51,23 +51,21 @@ impl Link {
         state_dir: &Path,
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
-        let route = reconnecting_client::route("hm.url", &settings.url, "", ca_file)?;
-        let uplink =
-            ReconnectingClient::new("hm", route, reconnecting_client::secrets(&settings.url))?;
+        let endpoint = endpoint("hm.url", &settings.url, ca_file)?;
+        let upstream = ReconnectingClient::new("hm", endpoint, "", Vec::new())?;
         let spool = Spool::open(state_dir, "hm-reports");
-        uplink.note(|status| status.backlog = spool.len() as u64);
-        let (spool, sent) = (Mutex::new(spool), Mutex::new(None));
-        Ok(Self { settings, node_id, primary, uplink, spool, sent })
+        upstream.update_status(|status| status.backlog = spool.len() as u64);
+        let (spool, in_flight) = (Mutex::new(spool), Mutex::new(None));
+        Ok(Self { settings, node_id, primary, upstream, spool, in_flight })
     }
 
-    /// What would be sent where, for `hm-agent check`: the route and the two messages, without connecting. The
-    /// error is a setting that is wrong.
-    pub fn rehearse(
+    /// What `hm-agent check` prints: the endpoint and both messages. Does not connect. The error is an invalid setting.
+    pub fn describe(
         settings: &Settings,
         node_id: &str,
         ca_file: Option<&Path>,
     ) -> Result<String, Error> {
-        let route = reconnecting_client::route("hm.url", &settings.url, "", ca_file)?;
+        let endpoint = endpoint("hm.url", &settings.url, ca_file)?;
         let report = machine_info(
             &settings.project,
             &settings.models,
@@ -75,199 +73,212 @@ impl Link {
             Primary::Index(0),
         );
         Ok(format!(
-            "# hm: to {} would be sent {}, and every {} s what is known of the GPU, as {report}\n",
-            reconnecting_client::shown(&route),
+            "# hm: would send to {}: {}, and every {} s the state of the GPU as {report}\n",
+            endpoint.describe(),
             online(node_id),
             settings.report_interval.as_secs(),
         ))
     }
 
-    /// How it stands. Waits for no disk: the sampler asks.
+    /// Never blocks on disk I/O, because the sampler calls it.
     pub fn status(&self) -> UpstreamStatus {
-        self.uplink.status()
+        self.upstream.status()
     }
 
-    /// Changes the spool, and notes what is in it then.
-    fn with_spool<R>(&self, then: impl FnOnce(&mut Spool) -> R) -> R {
+    /// The thread `hm-report`: enqueues a report at each `hm.report_interval`. It starts when `gpus_ready` is readable.
+    pub fn run_reports(&self, latest: &LatestSample, gpus_ready: &EventFd, shutdown: &Shutdown) {
+        sys::wait_readable([shutdown.as_fd(), gpus_ready.as_fd()], None);
+        let mut logged_no_gpu = false;
+        let mut timestamps = MonotonicTimestamps::default();
+        let mut next = Instant::now();
+        while !shutdown.is_triggered() {
+            let snapshot = &latest.current().snapshot;
+            if snapshot.gpus.each.is_empty() && !logged_no_gpu {
+                log::info!("hm: node has no GPU; reports contain an empty name and zeros");
+                logged_no_gpu = true;
+            }
+            let (timestamp, set_back) = timestamps.next(unix_milliseconds(), self.upstream.now());
+            if let Some(by) = set_back {
+                let seconds = by.as_secs_f64();
+                log::warn!("hm: clock was set back by {seconds:.0} s; reports follow it");
+            }
+            self.enqueue(snapshot, timestamp);
+            let now = Instant::now();
+            next += self.settings.report_interval;
+            if next < now {
+                // Reports missed while the process was stopped are skipped.
+                next = now + self.settings.report_interval;
+            }
+            shutdown.wait(next - now);
+        }
+    }
+
+    /// The thread `hm`: connects and delivers reports.
+    pub fn run(&self, shutdown: &Shutdown) {
+        let mut rejections = Rejections::default();
+        self.upstream.run(
+            self.settings.ping_interval,
+            shutdown,
+            |keepalive, _| HmSession::new(keepalive, self.upstream.now()),
+            |socket, session, dedup| self.step(socket, session, dedup, &mut rejections, shutdown),
+        );
+    }
+
+    fn enqueue(&self, snapshot: &Snapshot, unix_milliseconds: u64) {
+        let Settings { project, models, .. } = &self.settings;
+        let body = machine_info(project, models, snapshot, self.primary).into();
+        let report = Report { unix_milliseconds, body };
+        self.with_spool(|spool| spool.push(report));
+        self.upstream.wake();
+    }
+
+    fn with_spool<R>(&self, change: impl FnOnce(&mut Spool) -> R) -> R {
         let mut spool = lock(&self.spool);
         let dropped = spool.dropped();
-        let result = then(&mut spool);
-        self.uplink.note(|status| {
+        let result = change(&mut spool);
+        self.upstream.update_status(|status| {
             status.backlog = spool.len() as u64;
             status.dropped += spool.dropped() - dropped;
         });
         result
     }
 
-    /// The report under way is done with. `None`: it was dropped already, for want of room.
-    fn finish(&self) -> Option<Report> {
-        let sent = lock(&self.sent).take()?;
+    /// Removes the report in flight from the spool. `None`: the spool has dropped it already to make room.
+    fn ack(&self) -> Option<Report> {
+        let sent = lock(&self.in_flight).take()?;
         self.with_spool(|spool| match spool.first() == Some(&sent) {
             true => spool.pop(),
             false => None,
         })
     }
 
-    /// The life of the thread that takes reports, one every `hm.report_interval` from the first complete
-    /// sample on.
-    pub fn report(&self, feed: &LatestSample, complete: &EventFd, stop: &Shutdown) {
-        sys::wait_readable([stop.as_fd(), complete.as_fd()], None);
-        let mut said = false;
-        let mut stamps = MonotonicTimestamps::default();
-        let mut next = Instant::now();
-        while !stop.is_triggered() {
-            let snapshot = &feed.current().snapshot;
-            if snapshot.gpus.each.is_empty() && !said {
-                log::info!("hm: this node has no GPU; reports have an empty name and zeros");
-            }
-            said |= snapshot.gpus.each.is_empty();
-            let (unix_milliseconds, set_back) = stamps.next(unix_milliseconds(), self.uplink.now());
-            if let Some(by) = set_back {
-                log::warn!(
-                    "hm: the clock was set back by {:.0} s, and so are reports",
-                    by.as_secs_f64()
-                );
-            }
-            self.put(snapshot, unix_milliseconds);
-            let now = Instant::now();
-            next += self.settings.report_interval;
-            if next < now {
-                next = now + self.settings.report_interval; // reports that were slept through are not made up
-            }
-            stop.wait(next - now);
-        }
-    }
-
-    fn put(&self, snapshot: &Snapshot, unix_milliseconds: u64) {
-        let Settings { project, models, .. } = &self.settings;
-        let body = machine_info(project, models, snapshot, self.primary).into();
-        let report = Report { unix_milliseconds, body };
-        self.with_spool(|spool| spool.push(report));
-        self.uplink.wake();
-    }
-
-    /// The life of the thread that delivers them.
-    pub fn deliver(&self, stop: &Shutdown) {
-        let begin = |keepalive, _: &Socket<'_>| Conversation::new(keepalive, self.uplink.now());
-        self.uplink.keep(self.settings.ping_interval, stop, begin, |socket, conversation, said| {
-            self.turn(socket, conversation, said, stop)
-        });
-    }
-
-    /// One thing: a message that came, a message to send, or a wait for either.
-    fn turn(
+    fn step(
         &self,
-        socket: &mut Socket<'_>,
-        conversation: &mut Conversation,
-        said: &mut Said,
-        stop: &Shutdown,
+        socket: &mut WebSocketClient<'_>,
+        session: &mut HmSession,
+        dedup: &mut LogDedup<Event>,
+        rejections: &mut Rejections,
+        shutdown: &Shutdown,
     ) -> Result<(), DisconnectReason> {
         if let Some(message) = socket.receive()? {
-            return match reconnecting_client::sort(&message)? {
-                Heard::Text(text) => self.hear(text, conversation, said),
-                Heard::Pong => {
-                    conversation.pong(self.uplink.now());
-                    Ok(())
-                }
-                Heard::Nothing => Ok(()),
-            };
+            match classify(&message)? {
+                Incoming::Text(text) => self.handle_message(text, session, dedup, rejections)?,
+                Incoming::Pong => session.on_pong(self.upstream.now()),
+                Incoming::Ignored => {}
+            }
+            return Ok(());
         }
         let oldest = lock(&self.spool).first().cloned();
-        match conversation.next(oldest.is_some(), self.uplink.now())? {
-            Step::Online(id) => {
+        match session.next_action(oldest.is_some(), self.upstream.now())? {
+            Action::Online(id) => {
                 let body = online(&self.node_id);
                 let now = unix_milliseconds();
-                socket.send(Message::text(request(Kind::Online, id, now, &body)))
+                socket.send(Message::text(request(RequestKind::Online, id, now, &body)))
             }
-            Step::Report(id) => {
+            Action::Report(id) => {
                 let Some(report) = oldest else { return Ok(()) };
-                *lock(&self.sent) = Some(report.clone());
-                let (at, body) = (report.unix_milliseconds, report.body);
-                socket.send(Message::text(request(Kind::MachineInfo, id, at, &body)))
+                let timestamp = report.unix_milliseconds;
+                let text = request(RequestKind::MachineInfo, id, timestamp, &report.body);
+                *lock(&self.in_flight) = Some(report);
+                socket.send(Message::text(text))
             }
-            Step::Ping => socket.send(Message::Ping(Default::default())),
-            Step::Wait(until) => {
-                self.uplink.wait(socket, until, stop);
+            Action::Ping => socket.send(Message::Ping(Default::default())),
+            Action::Wait(until) => {
+                self.upstream.wait(socket, until, shutdown);
                 Ok(())
             }
         }
     }
 
-    fn hear(
+    fn handle_message(
         &self,
         text: &str,
-        conversation: &mut Conversation,
-        said: &mut Said,
+        session: &mut HmSession,
+        dedup: &mut LogDedup<Event>,
+        rejections: &mut Rejections,
     ) -> Result<(), DisconnectReason> {
-        let answer = Answer::parse(text)
-            .map_err(|why| DisconnectReason::Protocol(format!("\"{}\": {why}", quoted(text))))?;
-        let verdict = conversation.answered(&answer, chance(), self.uplink.now());
-        if verdict != Verdict::Stray {
-            self.uplink.note_answer();
+        let response = Response::parse(text)
+            .map_err(|why| DisconnectReason::Protocol(format!("\"{}\": {why}", escape(text))))?;
+        let event = session.on_response(&response, random_unit(), self.upstream.now());
+        if event != Event::Unsolicited {
+            self.upstream.on_response();
         }
-        self.obey(verdict, said);
+        self.handle_event(event, dedup, rejections);
         Ok(())
     }
 
-    fn obey(&self, verdict: Verdict, said: &mut Said) {
-        let is_new = said.is_new(&verdict);
-        let limited = |text: String| self.uplink.warn(&text);
-        match verdict {
-            Verdict::Online => {
-                self.uplink.set_state("online");
-                let (backlog, dropped) = {
-                    let spool = lock(&self.spool);
-                    (spool.len(), spool.dropped())
-                };
-                if is_new {
-                    let (shown, node) = (self.uplink.shown(), quoted(&self.node_id));
-                    log::info!("hm: {shown}: online as {node}, {backlog} reports wait");
+    fn handle_event(&self, event: Event, dedup: &mut LogDedup<Event>, rejections: &mut Rejections) {
+        let should_log = dedup.should_log_event(&event);
+        match event {
+            Event::Online => self.on_online(should_log, rejections),
+            Event::Delivered => {
+                if rejections.count > 1 {
+                    self.upstream.warn(&format!(
+                        "accepts reports again; {} were rejected and dropped",
+                        rejections.count
+                    ));
                 }
-                if dropped > said.dropped {
-                    let more = dropped - said.dropped;
-                    log::warn!("hm: {more} reports, the oldest, were dropped for want of room");
-                    said.dropped = dropped;
-                }
+                rejections.count = 0;
+                dedup.reset();
+                self.ack();
             }
-            Verdict::AlreadyOnline(message) if is_new => limited(format!(
-                "holds an older connection of this node (\"{}\"); waiting for it to expire",
-                quoted(&message)
+            Event::Rejected(message) => self.on_rejected(&message, should_log, rejections),
+            Event::AlreadyOnline(message) if should_log => self.upstream.warn(&format!(
+                "has an older connection of this node (\"{}\"); waiting until it expires",
+                escape(&message)
             )),
-            Verdict::Delivered => {
-                if said.refused > 1 {
-                    limited(format!(
-                        "takes reports again; {} were refused and dropped",
-                        said.refused
-                    ));
-                }
-                said.over();
-                self.finish();
+            Event::RetryLater(message) if should_log => {
+                self.upstream.warn(&format!("requests a retry later: \"{}\"", escape(&message)));
             }
-            Verdict::Refused(message) => {
-                let report = self.finish();
-                let lost = u64::from(report.is_some());
-                self.uplink.note(|status| status.dropped += lost);
-                said.refused += lost;
-                if is_new {
-                    let body = report.map(|report| report.body).unwrap_or_default();
-                    limited(format!(
-                        "refuses a report (\"{}\"), which is dropped: {}",
-                        quoted(&message),
-                        quoted(&body)
-                    ));
-                }
+            Event::AlreadyOnline(_) | Event::RetryLater(_) => {}
+            Event::Unsolicited => {
+                log::debug!("hm: {}: unsolicited response", self.upstream.redacted_url());
             }
-            Verdict::Later(message) if is_new => {
-                limited(format!("asks for later: \"{}\"", quoted(&message)));
-            }
-            Verdict::AlreadyOnline(_) | Verdict::Later(_) => {}
-            Verdict::Stray => {
-                log::debug!("hm: {}: an answer to nothing that was asked", self.uplink.shown());
-            }
+        }
+    }
+
+    fn on_online(&self, should_log: bool, rejections: &mut Rejections) {
+        self.upstream.set_state("online");
+        let (backlog, dropped) = {
+            let spool = lock(&self.spool);
+            (spool.len(), spool.dropped())
+        };
+        if should_log {
+            let (url, node) = (self.upstream.redacted_url(), escape(&self.node_id));
+            log::info!("hm: {url}: online as {node}, backlog of {backlog} reports");
+        }
+        if dropped > rejections.logged_overflow {
+            let more = dropped - rejections.logged_overflow;
+            log::warn!("hm: backlog was full, dropped the {more} oldest reports");
+            rejections.logged_overflow = dropped;
+        }
+    }
+
+    fn on_rejected(&self, message: &str, should_log: bool, rejections: &mut Rejections) {
+        let report = self.ack();
+        let lost = u64::from(report.is_some());
+        self.upstream.update_status(|status| status.dropped += lost);
+        rejections.count += lost;
+        if should_log {
+            let body = report.map(|report| report.body).unwrap_or_default();
+            self.upstream.warn(&format!(
+                "rejected a report (\"{}\"), dropped: {}",
+                escape(message),
+                escape(&body)
+            ));
         }
     }
 }
 
-fn quoted(text: &str) -> String {
-    escape_for_log(text, EXCERPT_CHARS)
+/// What the log reports about lost reports, across connections.
+#[derive(Default)]
+struct Rejections {
+    /// Reports rejected since the last delivery.
+    count: u64,
+    /// Reports dropped from a full backlog that the log has reported.
+    logged_overflow: u64,
+}
+
+fn escape(text: &str) -> String {
+    escape_for_log(text, MAX_LOGGED_CHARS)
 }

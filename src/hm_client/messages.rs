@@ -1,8 +1,7 @@
-//! Messages of hm, the central health monitor: what is reported to it, and what it answers.
+//! Messages of hm: text frames of JSON, where `body`, `pub_key` and `sign` are base64.
 //!
-//! Format: `specs/hm.md`, and what its published server does. Text frames of JSON; `body`, `pub_key` and `sign`
-//! are bytes in base64. A request's timestamp is Unix milliseconds, an answer's Unix seconds. Memory is in MiB,
-//! utilisation a whole percentage.
+//! Source: `specs/hm.md` and the behaviour of the published server. A request's timestamp is in Unix milliseconds, a
+//! response's in Unix seconds. Memory is in MiB, utilization in whole percent.
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -10,16 +9,15 @@ use serde::{Deserialize, Serialize};
 use crate::model::Snapshot;
 use crate::model::primary_gpu::{Primary, primary_gpu};
 
-/// What a request is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// This connection is that node's.
+pub enum RequestKind {
+    /// Assigns this connection to a node.
     Online,
-    /// Models and GPU use.
+    /// Models and GPU utilization.
     MachineInfo,
 }
 
-impl Kind {
+impl RequestKind {
     fn number(self) -> u32 {
         match self {
             Self::Online => 1,
@@ -39,8 +37,8 @@ struct Request<'a> {
     body: String,
 }
 
-/// A request as it goes over the wire. `body` is JSON.
-pub fn request(kind: Kind, id: u64, unix_milliseconds: u64, body: &str) -> String {
+/// A request with the JSON `body`.
+pub fn request(kind: RequestKind, id: u64, unix_milliseconds: u64, body: &str) -> String {
     let request = Request {
         version: 0,
         timestamp: unix_milliseconds,
@@ -50,55 +48,51 @@ pub fn request(kind: Kind, id: u64, unix_milliseconds: u64, body: &str) -> Strin
         sign: "",
         body: BASE64.encode(body.as_bytes()),
     };
-    // Serialising it cannot fail: no maps with odd keys, no foreign implementations.
+    // Serialization cannot fail: the type has neither maps nor custom implementations.
     serde_json::to_string(&request).unwrap_or_default()
 }
 
-/// What the hub says to a request.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Answer {
-    /// The request's.
+pub struct Response {
+    /// Of the request.
     #[serde(default)]
     pub id: u64,
-    /// 0: done; anything else is one of [`Code`]'s.
+    /// See [`ResponseCode`].
     #[serde(default)]
     pub code: u32,
-    /// For a person.
     #[serde(default)]
     pub message: String,
 }
 
-impl Answer {
-    /// Reads an answer. The error says what is wrong with it.
+impl Response {
     pub fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
 }
 
-/// What an answer's code asks of us.
+/// What the client does about a response's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Code {
-    /// It is done.
+pub enum ResponseCode {
+    /// 0.
     Done,
-    /// The hub will never take this (1 parameter, 2 parse, 3 signature).
+    /// 1 parameter, 2 parse, 3 signature: the server will never accept this request.
     Malformed,
-    /// The hub cannot do it now (4 database, and codes that nobody knows yet).
-    Later,
-    /// The node is online on another connection, which must expire first (5).
+    /// 4 database, and unknown codes: the server cannot process the request now.
+    RetryLater,
+    /// 5: the node is online on another connection, which must expire first.
     AlreadyOnline,
-    /// This connection is not online (6).
+    /// 6: this connection is not online.
     NotOnline,
 }
 
-impl Code {
-    /// The meaning of a number.
-    pub fn of(number: u32) -> Self {
+impl ResponseCode {
+    pub fn from_number(number: u32) -> Self {
         match number {
             0 => Self::Done,
             1..=3 => Self::Malformed,
             5 => Self::AlreadyOnline,
             6 => Self::NotOnline,
-            _ => Self::Later,
+            _ => Self::RetryLater,
         }
     }
 }
@@ -108,7 +102,7 @@ struct Online<'a> {
     node_id: &'a str,
 }
 
-/// The body of a request of [`Kind::Online`].
+/// The body of a [`RequestKind::Online`] request.
 pub fn online(node_id: &str) -> String {
     serde_json::to_string(&Online { node_id }).unwrap_or_default()
 }
@@ -128,8 +122,8 @@ struct Model<'a> {
     model: &'a str,
 }
 
-/// The body of a request of [`Kind::MachineInfo`]. The message has room for one GPU; what is not known of it
-/// is zero, as the document's types demand.
+/// The body of a [`RequestKind::MachineInfo`] request. It describes one GPU; unknown values are 0, because the protocol's
+/// types have no null.
 pub fn machine_info(
     project: &str,
     models: &[String],
@@ -160,15 +154,15 @@ mod tests {
     use std::sync::Arc;
 
     #[test]
-    fn a_request_as_the_published_server_accepts_it() {
+    fn request_has_the_published_format() {
         assert_eq!(
-            request(Kind::Online, 1, 1_795_216_252_000, &online("n1")),
+            request(RequestKind::Online, 1, 1_795_216_252_000, &online("n1")),
             r#"{"version":0,"timestamp":1795216252000,"id":1,"type":1,"pub_key":"","sign":"","body":"eyJub2RlX2lkIjoibjEifQ=="}"#
         );
     }
 
     #[test]
-    fn the_documents_report() {
+    fn report_matches_the_specification() {
         let gpu = Gpu {
             name: "NVIDIA RTX A5000".into(),
             values: Values {
@@ -193,16 +187,25 @@ mod tests {
     }
 
     #[test]
-    fn answers_and_their_codes() {
+    fn parses_responses_and_their_codes() {
         let text = r#"{"version":0,"timestamp":1795216252,"id":1,"type":1,"pub_key":"","sign":"","code":0,"message":"ok","body":""}"#;
-        let answer = Answer::parse(text).unwrap();
-        assert_eq!((answer.id, answer.code, answer.message.as_str()), (1, 0, "ok"));
-        assert!(Answer::parse("{}").is_ok() && Answer::parse("[]x").is_err());
-        let codes = [0, 1, 2, 3, 4, 5, 6, 7].map(Code::of);
-        use Code::{AlreadyOnline, Done, Later, Malformed, NotOnline};
+        let response = Response::parse(text).unwrap();
+        assert_eq!((response.id, response.code, response.message.as_str()), (1, 0, "ok"));
+        assert!(Response::parse("{}").is_ok() && Response::parse("[]x").is_err());
+        let codes = [0, 1, 2, 3, 4, 5, 6, 7].map(ResponseCode::from_number);
+        use ResponseCode::{AlreadyOnline, Done, Malformed, NotOnline, RetryLater};
         assert_eq!(
             codes,
-            [Done, Malformed, Malformed, Malformed, Later, AlreadyOnline, NotOnline, Later]
+            [
+                Done,
+                Malformed,
+                Malformed,
+                Malformed,
+                RetryLater,
+                AlreadyOnline,
+                NotOnline,
+                RetryLater
+            ]
         );
     }
 }

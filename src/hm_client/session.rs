@@ -1,129 +1,134 @@
-//! The conversation with hm over one connection: online first, then one report at a time, each until it is
-//! answered. One at a time keeps them in order, and is a bounded pace.
+//! The hm protocol on one connection: the node goes online, then sends one report at a time, each until it is answered.
+//! One at a time keeps reports in order and bounds the pace. A state machine without I/O: `now` and random numbers are
+//! parameters.
 
 use std::time::Duration;
 
-use crate::hm_client::messages::{Answer, Code};
-use crate::limits;
-use crate::net::reconnect::{DisconnectReason, Keepalive};
+use crate::hm_client::messages::{Response, ResponseCode};
+use crate::net::backoff::{Backoff, half_jitter};
+use crate::net::disconnect::DisconnectReason;
+use crate::net::keepalive::Keepalive;
+use crate::net::reconnecting_client::{
+    RESPONSE_TIMEOUT, RETRY_LATER_BACKOFF, STABLE_AFTER, UpstreamSession,
+};
+
+/// Between two reports of a backlog, because a server that comes back receives the backlogs of all its nodes.
+const REPORT_PAUSE: Duration = Duration::from_millis(50);
+/// A server that still has an older connection of this node detects within 30 s that it is gone.
+const ALREADY_ONLINE_RETRY: Duration = Duration::from_secs(10);
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Send "online" under this number.
+pub enum Action {
+    /// Send "online" with this request id.
     Online(u64),
-    /// Send the oldest report under this number.
+    /// Send the oldest report with this request id.
     Report(u64),
-    /// Send a ping.
     Ping,
-    /// Nothing before this.
+    /// Wait until this time, or until something arrives.
     Wait(Duration),
 }
 
-/// What an answer means.
+/// What a response means. Texts are the server's messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// The node is online.
+pub enum Event {
     Online,
-    /// The hub holds this node on another connection, which must expire.
+    /// The server has an older connection of this node, which must expire first.
     AlreadyOnline(String),
-    /// The oldest report is delivered.
+    /// The oldest report is stored.
     Delivered,
-    /// The hub will never take the oldest report.
-    Refused(String),
-    /// The hub asks to try again later.
-    Later(String),
-    /// It is the answer to nothing that was asked.
-    Stray,
+    /// The server will never accept the oldest report.
+    Rejected(String),
+    RetryLater(String),
+    /// A response that matches no request.
+    Unsolicited,
 }
 
-/// The conversation.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct HmSession {
     state: State,
-    /// The number of the next request.
     next_id: u64,
     keepalive: Keepalive,
-    /// Nothing is sent before this.
+    /// Nothing is sent earlier.
     not_before: Duration,
-    /// How long the next "later" is.
-    patience: Duration,
-    /// The hub said that the node is not online, and has taken no report since.
-    disowned: bool,
-    /// Since when the node is online.
+    retry_later: Backoff,
+    /// The server answered "not online" and has accepted no report since it went online again.
+    kicked_since_online: bool,
     online_since: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Offline,
-    /// Sent under this number, then.
+    /// "Online" was sent with this id at this time.
     GoingOnline(u64, Duration),
     Online,
-    /// A report is sent, and not answered yet.
+    /// A report was sent with this id at this time.
     Reporting(u64, Duration),
 }
 
-impl Conversation {
-    /// From the moment of connecting on.
+impl HmSession {
     pub fn new(keepalive: Keepalive, now: Duration) -> Self {
         Self {
             state: State::Offline,
             next_id: 1,
             keepalive,
             not_before: now,
-            patience: limits::LATER.0,
-            disowned: false,
+            retry_later: Backoff::new(RETRY_LATER_BACKOFF.0, RETRY_LATER_BACKOFF.1),
+            kicked_since_online: false,
             online_since: None,
         }
     }
 
-    /// What to do now, with or without reports to send; an error when the other end is gone.
-    pub fn next(&mut self, has_report: bool, now: Duration) -> Result<Step, DisconnectReason> {
-        if self.keepalive.due(now)? {
-            return Ok(Step::Ping);
+    /// The next action; an error when the server timed out.
+    pub fn next_action(
+        &mut self,
+        has_report: bool,
+        now: Duration,
+    ) -> Result<Action, DisconnectReason> {
+        if self.keepalive.poll(now)? {
+            return Ok(Action::Ping);
         }
         let may_send = now >= self.not_before;
         let deadline = match self.state {
-            State::GoingOnline(_, since) | State::Reporting(_, since) => since + limits::ANSWER,
+            State::GoingOnline(_, since) | State::Reporting(_, since) => since + RESPONSE_TIMEOUT,
             State::Offline if may_send => {
                 self.state = State::GoingOnline(self.next_id, now);
-                return Ok(Step::Online(self.take_id()));
+                return Ok(Action::Online(self.take_id()));
             }
             State::Online if has_report && may_send => {
                 self.state = State::Reporting(self.next_id, now);
-                return Ok(Step::Report(self.take_id()));
+                return Ok(Action::Report(self.take_id()));
             }
             State::Online if !has_report => Duration::MAX,
             State::Offline | State::Online => self.not_before,
         };
-        let asked = matches!(self.state, State::GoingOnline(..) | State::Reporting(..));
-        if asked && now >= deadline {
-            return Err(DisconnectReason::Unanswered(limits::ANSWER));
+        let pending = matches!(self.state, State::GoingOnline(..) | State::Reporting(..));
+        if pending && now >= deadline {
+            return Err(DisconnectReason::Unanswered(RESPONSE_TIMEOUT));
         }
-        Ok(Step::Wait(deadline.min(self.keepalive.next())))
+        Ok(Action::Wait(deadline.min(self.keepalive.next_poll())))
     }
 
-    /// An answer came. `chance` spreads what all agents would do at the same time.
-    pub fn answered(&mut self, answer: &Answer, chance: f64, now: Duration) -> Verdict {
-        self.keepalive.sign_of_life(now);
-        let code = Code::of(answer.code);
-        // A request that the hub could not even read is answered without its number.
-        let unread = answer.id == 0 && code == Code::Malformed;
+    /// Handles a response. `random` (0 to 1) spreads what all nodes would do at the same time.
+    pub fn on_response(&mut self, response: &Response, random: f64, now: Duration) -> Event {
+        self.keepalive.on_activity(now);
+        let code = ResponseCode::from_number(response.code);
+        // The server answers a request that it cannot parse with the id 0.
+        let unparsed = response.id == 0 && code == ResponseCode::Malformed;
         match self.state {
-            State::GoingOnline(id, _) if answer.id == id || unread => {
-                self.went_online(answer, code, chance, now)
+            State::GoingOnline(id, _) if response.id == id || unparsed => {
+                self.on_online_response(response, code, random, now)
             }
-            State::Reporting(id, _) if answer.id == id || unread => {
-                self.reported(answer, code, chance, now)
+            State::Reporting(id, _) if response.id == id || unparsed => {
+                self.on_report_response(response, code, random, now)
             }
-            _ => Verdict::Stray,
+            _ => Event::Unsolicited,
         }
     }
 
-    /// A pong came.
-    pub fn pong(&mut self, now: Duration) {
-        self.keepalive.pong(now);
+    pub fn on_pong(&mut self, now: Duration) {
+        self.keepalive.on_pong(now);
     }
 
     fn take_id(&mut self) -> u64 {
@@ -131,235 +136,254 @@ impl Conversation {
         self.next_id - 1
     }
 
-    fn went_online(&mut self, answer: &Answer, code: Code, chance: f64, now: Duration) -> Verdict {
+    fn on_online_response(
+        &mut self,
+        response: &Response,
+        code: ResponseCode,
+        random: f64,
+        now: Duration,
+    ) -> Event {
         self.state = State::Offline;
         match code {
-            Code::Done => {
+            ResponseCode::Done => {
                 self.state = State::Online;
                 self.online_since = Some(now);
-                Verdict::Online
+                Event::Online
             }
-            Code::AlreadyOnline => {
-                self.wait(limits::ALREADY_ONLINE, chance, now);
-                Verdict::AlreadyOnline(answer.message.clone())
+            ResponseCode::AlreadyOnline => {
+                self.delay(ALREADY_ONLINE_RETRY, random, now);
+                Event::AlreadyOnline(response.message.clone())
             }
-            Code::Malformed | Code::Later | Code::NotOnline => {
-                self.wait_longer(chance, now);
-                Verdict::Later(answer.message.clone())
+            ResponseCode::Malformed | ResponseCode::RetryLater | ResponseCode::NotOnline => {
+                self.back_off(random, now);
+                Event::RetryLater(response.message.clone())
             }
         }
     }
 
-    fn reported(&mut self, answer: &Answer, code: Code, chance: f64, now: Duration) -> Verdict {
+    fn on_report_response(
+        &mut self,
+        response: &Response,
+        code: ResponseCode,
+        random: f64,
+        now: Duration,
+    ) -> Event {
         self.state = State::Online;
         match code {
-            Code::Done => {
-                (self.patience, self.disowned) = (limits::LATER.0, false);
-                self.not_before = now + limits::REPORT_PAUSE;
-                Verdict::Delivered
+            ResponseCode::Done => {
+                self.retry_later.reset();
+                self.kicked_since_online = false;
+                self.not_before = now + REPORT_PAUSE;
+                Event::Delivered
             }
-            Code::Malformed => {
-                self.not_before = now + limits::REPORT_PAUSE;
-                Verdict::Refused(answer.message.clone())
+            ResponseCode::Malformed => {
+                self.not_before = now + REPORT_PAUSE;
+                Event::Rejected(response.message.clone())
             }
-            Code::Later => {
-                self.wait_longer(chance, now);
-                Verdict::Later(answer.message.clone())
+            ResponseCode::RetryLater => {
+                self.back_off(random, now);
+                Event::RetryLater(response.message.clone())
             }
-            Code::AlreadyOnline | Code::NotOnline => {
+            ResponseCode::AlreadyOnline | ResponseCode::NotOnline => {
                 self.state = State::Offline;
                 self.online_since = None;
                 match code {
-                    Code::AlreadyOnline => self.wait(limits::ALREADY_ONLINE, chance, now),
-                    // It takes the node in and disowns it again: at once would be for ever.
-                    _ if self.disowned => self.wait_longer(chance, now),
-                    _ => self.wait(limits::REPORT_PAUSE, chance, now),
+                    ResponseCode::AlreadyOnline => self.delay(ALREADY_ONLINE_RETRY, random, now),
+                    // A server that accepts the node and kicks it again would otherwise loop without a delay.
+                    _ if self.kicked_since_online => self.back_off(random, now),
+                    _ => self.delay(REPORT_PAUSE, random, now),
                 }
-                self.disowned |= code == Code::NotOnline;
-                Verdict::Later(answer.message.clone())
+                self.kicked_since_online |= code == ResponseCode::NotOnline;
+                Event::RetryLater(response.message.clone())
             }
         }
     }
 
-    fn wait(&mut self, time: Duration, chance: f64, now: Duration) {
-        self.not_before = now + time.mul_f64(0.5 + 0.5 * chance);
+    fn delay(&mut self, time: Duration, random: f64, now: Duration) {
+        self.not_before = now + time.mul_f64(half_jitter(random));
     }
 
-    fn wait_longer(&mut self, chance: f64, now: Duration) {
-        self.wait(self.patience, chance, now);
-        self.patience = (self.patience * 2).min(limits::LATER.1);
+    fn back_off(&mut self, random: f64, now: Duration) {
+        self.not_before = now + self.retry_later.next_delay(half_jitter(random), Duration::ZERO);
     }
 }
 
-impl crate::net::reconnect::Conversation for Conversation {
-    fn has_pongs(&self) -> bool {
-        self.keepalive.answers()
+impl UpstreamSession for HmSession {
+    fn peer_sends_pongs(&self) -> bool {
+        self.keepalive.peer_sends_pongs()
     }
 
     fn is_stable(&self, now: Duration) -> bool {
-        self.online_since.is_some_and(|since| now >= since + limits::STABLE)
+        self.online_since.is_some_and(|since| now >= since + STABLE_AFTER)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::reconnect::Conversation as _;
 
     fn s(seconds: f64) -> Duration {
         Duration::from_secs_f64(100.0 + seconds)
     }
 
-    fn conversation() -> Conversation {
-        let every = Duration::from_secs(10);
-        Conversation::new(Keepalive::new(every, Duration::from_secs(35), false, s(0.0)), s(0.0))
+    fn connected() -> HmSession {
+        let interval = Duration::from_secs(10);
+        let timeout = Duration::from_secs(35);
+        HmSession::new(Keepalive::new(interval, timeout, false, s(0.0)), s(0.0))
     }
 
-    fn answer(id: u64, code: u32) -> Answer {
-        Answer { id, code, message: format!("code {code}") }
+    fn response(id: u64, code: u32) -> Response {
+        Response { id, code, message: format!("code {code}") }
     }
 
-    fn online() -> Conversation {
-        let mut conversation = conversation();
-        assert_eq!(conversation.next(true, s(0.0)), Ok(Step::Online(1)));
-        assert_eq!(conversation.answered(&answer(1, 0), 0.5, s(0.1)), Verdict::Online);
-        conversation
-    }
-
-    #[test]
-    fn online_first_then_one_report_at_a_time() {
-        let mut link = conversation();
-        assert_eq!(link.next(true, s(0.0)), Ok(Step::Online(1)));
-        assert_eq!(link.next(true, s(0.0)), Ok(Step::Wait(s(10.0))), "not before it was accepted");
-        assert_eq!(link.answered(&answer(7, 0), 0.5, s(0.1)), Verdict::Stray);
-        assert_eq!(link.answered(&answer(1, 0), 0.5, s(0.1)), Verdict::Online);
-        assert_eq!(link.next(false, s(0.2)), Ok(Step::Wait(s(10.0))));
-        assert_eq!(link.next(true, s(0.2)), Ok(Step::Report(2)));
-        assert_eq!(link.next(true, s(0.2)), Ok(Step::Wait(s(10.0))));
-        assert_eq!(link.answered(&answer(2, 0), 0.5, s(0.3)), Verdict::Delivered);
-        let pause = s(0.3) + limits::REPORT_PAUSE;
-        assert_eq!(link.next(true, s(0.3)), Ok(Step::Wait(pause)), "a bounded pace");
-        assert_eq!(link.next(true, pause), Ok(Step::Report(3)));
+    fn online() -> HmSession {
+        let mut session = connected();
+        assert_eq!(session.next_action(true, s(0.0)), Ok(Action::Online(1)));
+        assert_eq!(session.on_response(&response(1, 0), 0.5, s(0.1)), Event::Online);
+        session
     }
 
     #[test]
-    fn pings_go_out_from_the_moment_of_connecting() {
-        let mut link = conversation();
-        link.next(false, s(0.0)).unwrap();
-        assert_eq!(link.next(false, s(10.0)), Ok(Step::Ping));
-        assert_eq!(link.next(false, s(10.0)), Ok(Step::Wait(s(20.0))));
-        assert_eq!(link.next(false, s(20.0)), Ok(Step::Ping), "before anything else");
-        assert_eq!(link.next(false, s(20.0)), Err(DisconnectReason::Unanswered(limits::ANSWER)));
+    fn goes_online_then_sends_one_report_at_a_time() {
+        let mut session = connected();
+        let wait = Ok(Action::Wait(s(10.0)));
+        assert_eq!(session.next_action(true, s(0.0)), Ok(Action::Online(1)));
+        assert_eq!(session.next_action(true, s(0.0)), wait, "not before it is online");
+        assert_eq!(session.on_response(&response(7, 0), 0.5, s(0.1)), Event::Unsolicited);
+        assert_eq!(session.on_response(&response(1, 0), 0.5, s(0.1)), Event::Online);
+        assert_eq!(session.next_action(false, s(0.2)), wait);
+        assert_eq!(session.next_action(true, s(0.2)), Ok(Action::Report(2)));
+        assert_eq!(session.next_action(true, s(0.2)), wait);
+        assert_eq!(session.on_response(&response(2, 0), 0.5, s(0.3)), Event::Delivered);
+        let pause = s(0.3) + REPORT_PAUSE;
+        assert_eq!(session.next_action(true, s(0.3)), Ok(Action::Wait(pause)), "bounded pace");
+        assert_eq!(session.next_action(true, pause), Ok(Action::Report(3)));
     }
 
     #[test]
-    fn a_report_unanswered_for_20_s_ends_the_connection() {
-        let mut link = online();
-        assert_eq!(link.next(true, s(5.0)), Ok(Step::Report(2)));
-        link.next(true, s(10.0)).unwrap();
-        link.next(true, s(20.0)).unwrap();
-        assert!(link.next(true, s(24.9)).is_ok());
-        assert_eq!(
-            link.next(true, s(25.0)),
-            Err(DisconnectReason::Unanswered(Duration::from_secs(20)))
-        );
-        // A missing pong alone does not.
-        let mut idle = online();
+    fn pings_from_the_moment_of_connecting() {
+        let mut session = connected();
+        session.next_action(false, s(0.0)).unwrap();
+        assert_eq!(session.next_action(false, s(10.0)), Ok(Action::Ping));
+        assert_eq!(session.next_action(false, s(10.0)), Ok(Action::Wait(s(20.0))));
+        assert_eq!(session.next_action(false, s(20.0)), Ok(Action::Ping), "before anything else");
+        let timeout = Err(DisconnectReason::Unanswered(RESPONSE_TIMEOUT));
+        assert_eq!(session.next_action(false, s(20.0)), timeout);
+    }
+
+    #[test]
+    fn disconnects_when_report_is_unanswered_for_20_s() {
+        let mut session = online();
+        assert_eq!(session.next_action(true, s(5.0)), Ok(Action::Report(2)));
+        session.next_action(true, s(10.0)).unwrap();
+        session.next_action(true, s(20.0)).unwrap();
+        assert!(session.next_action(true, s(24.9)).is_ok());
+        let timeout = Err(DisconnectReason::Unanswered(Duration::from_secs(20)));
+        assert_eq!(session.next_action(true, s(25.0)), timeout);
+    }
+
+    #[test]
+    fn stays_connected_when_server_never_sends_pongs() {
+        let mut session = online();
         for second in (0..600).map(f64::from) {
-            assert!(idle.next(false, s(second)).is_ok());
+            assert!(session.next_action(false, s(second)).is_ok());
         }
     }
 
     #[test]
-    fn codes_do_what_they_mean() {
-        for (code, verdict) in [
-            (0, Verdict::Delivered),
-            (1, Verdict::Refused("code 1".into())),
-            (2, Verdict::Refused("code 2".into())),
-            (3, Verdict::Refused("code 3".into())),
-            (4, Verdict::Later("code 4".into())),
-            (6, Verdict::Later("code 6".into())),
+    fn every_response_code_has_its_event() {
+        for (code, event) in [
+            (0, Event::Delivered),
+            (1, Event::Rejected("code 1".into())),
+            (2, Event::Rejected("code 2".into())),
+            (3, Event::Rejected("code 3".into())),
+            (4, Event::RetryLater("code 4".into())),
+            (6, Event::RetryLater("code 6".into())),
         ] {
-            let mut link = online();
-            assert_eq!(link.next(true, s(1.0)), Ok(Step::Report(2)));
-            assert_eq!(link.answered(&answer(2, code), 0.0, s(1.0)), verdict);
-            let next = link.next(true, s(9.0)).unwrap();
-            assert_eq!(next, if code == 6 { Step::Online(3) } else { Step::Report(3) }, "{code}");
+            let mut session = online();
+            assert_eq!(session.next_action(true, s(1.0)), Ok(Action::Report(2)));
+            assert_eq!(session.on_response(&response(2, code), 0.0, s(1.0)), event);
+            let next = session.next_action(true, s(9.0)).unwrap();
+            let expected = if code == 6 { Action::Online(3) } else { Action::Report(3) };
+            assert_eq!(next, expected, "{code}");
         }
     }
 
     #[test]
-    fn what_the_hub_could_not_read_has_no_number() {
-        let mut link = online();
-        link.next(true, s(1.0)).unwrap();
-        let unread = Answer { id: 0, code: 1, message: "parse request failed".into() };
-        assert_eq!(
-            link.answered(&unread, 0.0, s(1.0)),
-            Verdict::Refused("parse request failed".into())
-        );
+    fn accepts_id_0_for_requests_that_server_cannot_parse() {
+        let mut session = online();
+        session.next_action(true, s(1.0)).unwrap();
+        let unparsed = Response { id: 0, code: 1, message: "parse request failed".into() };
+        let rejected = Event::Rejected("parse request failed".into());
+        assert_eq!(session.on_response(&unparsed, 0.0, s(1.0)), rejected);
     }
 
     #[test]
-    fn an_old_connection_is_waited_for_and_later_is_ever_later() {
-        let mut link = conversation();
+    fn retries_at_bounded_pace_while_already_online() {
+        let mut session = connected();
         let mut now = s(0.0);
-        let mut tries = 0;
+        let mut attempts = 0;
         while now < s(60.0) {
-            match link.next(false, now).unwrap() {
-                Step::Online(id) => {
-                    tries += 1;
-                    let verdict = link.answered(&answer(id, 5), 1.0, now);
-                    assert_eq!(verdict, Verdict::AlreadyOnline("code 5".into()));
+            match session.next_action(false, now).unwrap() {
+                Action::Online(id) => {
+                    attempts += 1;
+                    let event = session.on_response(&response(id, 5), 1.0, now);
+                    assert_eq!(event, Event::AlreadyOnline("code 5".into()));
                 }
-                Step::Wait(until) => now = until,
+                Action::Wait(until) => now = until,
                 _ => {}
             }
         }
-        assert!((5..=15).contains(&tries), "{tries}");
-        let mut link = online();
+        assert!((5..=15).contains(&attempts), "{attempts}");
+    }
+
+    #[test]
+    fn backs_off_while_server_answers_later() {
+        let mut session = online();
         let (mut now, mut sent) = (s(1.0), Vec::new());
         while sent.len() < 8 {
-            match link.next(true, now).unwrap() {
-                Step::Report(id) => {
+            match session.next_action(true, now).unwrap() {
+                Action::Report(id) => {
                     sent.push(now);
-                    link.answered(&answer(id, 4), 1.0, now);
+                    session.on_response(&response(id, 4), 1.0, now);
                 }
-                Step::Wait(until) => now = until,
+                Action::Wait(until) => now = until,
                 _ => {}
             }
         }
-        let waits: Vec<u64> = sent.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
-        assert_eq!(waits, [3, 6, 12, 24, 48, 60, 60]);
+        assert_eq!(intervals(&sent), [3, 6, 12, 24, 48, 60, 60]);
     }
 
     #[test]
-    fn a_hub_that_takes_a_node_in_and_disowns_it_is_asked_ever_later() {
-        let mut link = online();
+    fn backs_off_when_server_accepts_and_kicks_repeatedly() {
+        let mut session = online();
         let (mut now, mut onlines) = (s(1.0), Vec::new());
         while onlines.len() < 8 {
-            match link.next(true, now).unwrap() {
-                Step::Online(id) => {
+            match session.next_action(true, now).unwrap() {
+                Action::Online(id) => {
                     onlines.push(now);
-                    assert_eq!(link.answered(&answer(id, 0), 1.0, now), Verdict::Online);
+                    assert_eq!(session.on_response(&response(id, 0), 1.0, now), Event::Online);
                 }
-                Step::Report(id) => drop(link.answered(&answer(id, 6), 1.0, now)),
-                Step::Wait(until) => now = until,
-                Step::Ping => {}
+                Action::Report(id) => drop(session.on_response(&response(id, 6), 1.0, now)),
+                Action::Wait(until) => now = until,
+                Action::Ping => {}
             }
         }
-        let waits: Vec<u64> =
-            onlines.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect();
-        assert_eq!(onlines[0], s(1.0) + limits::REPORT_PAUSE, "once at once");
-        assert_eq!(waits, [3, 6, 12, 24, 48, 60, 60]);
+        assert_eq!(onlines[0], s(1.0) + REPORT_PAUSE, "the first time without a delay");
+        assert_eq!(intervals(&onlines), [3, 6, 12, 24, 48, 60, 60]);
     }
 
     #[test]
-    fn a_link_is_stable_after_two_minutes_of_answers() {
-        let mut link = online();
-        assert!(!link.is_stable(s(60.0)));
-        assert!(link.is_stable(s(121.0)));
-        link.next(true, s(1.0)).unwrap();
-        link.answered(&answer(2, 6), 0.0, s(122.0));
-        assert!(!link.is_stable(s(123.0)), "it is not online any more");
+    fn is_stable_after_two_minutes_online() {
+        let mut session = online();
+        assert!(!session.is_stable(s(60.0)));
+        assert!(session.is_stable(s(121.0)));
+        session.next_action(true, s(1.0)).unwrap();
+        session.on_response(&response(2, 6), 0.0, s(122.0));
+        assert!(!session.is_stable(s(123.0)), "not online any more");
+    }
+
+    fn intervals(times: &[Duration]) -> Vec<u64> {
+        times.windows(2).map(|pair| (pair[1] - pair[0]).as_secs()).collect()
     }
 }

@@ -1,96 +1,94 @@
-//! Reports that are not delivered yet, oldest first, in memory and in a journal of what came (`r`) and what went (`d`, the
-//! oldest one).
+//! Queue of undelivered reports, oldest first, in memory and in a journal. Journal lines: `r`, a report was added; `d`, the
+//! oldest report was removed.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::path::Path;
 
-use crate::limits;
 use crate::util::journal::Journal;
 
-/// One report.
+/// Three and a half days of reports every 30 s.
+pub const MAX_BACKLOG_REPORTS: usize = 10_000;
+/// Lines of removed reports in the journal before it is rewritten.
+const MAX_STALE_LINES: usize = 2000;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// When it was sampled, Unix milliseconds.
     pub unix_milliseconds: u64,
-    /// Its body, JSON.
+    /// JSON.
     pub body: Box<str>,
 }
 
-/// The queue.
 pub struct Spool {
-    waiting: VecDeque<Report>,
+    reports: VecDeque<Report>,
     journal: Journal,
-    /// Lines of the journal that mean nothing any more.
+    /// Journal lines of reports that are no longer in the queue.
     stale_lines: usize,
-    /// Left out because there were too many.
+    /// Reports dropped from the full queue since the agent started.
     dropped: u64,
-    /// The log has said that it is full, and it has been ever since.
-    full: bool,
+    /// The log has reported that the queue is full.
+    logged_full: bool,
 }
 
 impl Spool {
-    /// Goes on with what `state_dir/name` holds. Without write access it is a queue in memory, and the log
-    /// says so.
+    /// Reads `state_dir/name`. Without write access the queue is in memory only, and the log reports it.
     pub fn open(state_dir: &Path, name: &str) -> Self {
-        let mut waiting = VecDeque::new();
+        let mut reports = VecDeque::new();
         let journal =
             Journal::read(state_dir, name, "undelivered reports", |kind, text| match kind {
                 'd' => {
-                    waiting.pop_front();
+                    reports.pop_front();
                     text.is_empty()
                 }
                 'r' => {
                     let report = parse(text);
                     let good = report.is_some();
-                    waiting.extend(report);
+                    reports.extend(report);
                     good
                 }
                 _ => false,
             });
-        let mut spool = Self { waiting, journal, stale_lines: 0, dropped: 0, full: false };
+        let mut spool = Self { reports, journal, stale_lines: 0, dropped: 0, logged_full: false };
         spool.trim();
         spool.rewrite();
         spool
     }
 
-    /// How many wait.
     pub fn len(&self) -> usize {
-        self.waiting.len()
+        self.reports.len()
     }
 
-    /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.reports.is_empty()
     }
 
-    /// How many were left out since the agent started.
+    /// Reports dropped from the full queue since the agent started.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// The oldest.
+    /// The oldest report.
     pub fn first(&self) -> Option<&Report> {
-        self.waiting.front()
+        self.reports.front()
     }
 
-    /// Another one. If there are too many, the oldest goes.
+    /// Adds a report. If the queue is full, drops the oldest.
     pub fn push(&mut self, report: Report) {
         self.journal.append('r', &text(&report));
-        self.waiting.push_back(report);
+        self.reports.push_back(report);
         self.trim();
-        if self.journal.wants_another_try() {
+        if self.journal.should_retry() {
             self.rewrite();
         }
     }
 
-    /// The oldest is delivered, or never will be.
+    /// Removes the oldest report, because it was delivered or dropped.
     pub fn pop(&mut self) -> Option<Report> {
-        let report = self.waiting.pop_front()?;
+        let report = self.reports.pop_front()?;
         self.stale_lines += 2;
-        // Not as soon as there is room for one: it may come and go with every report.
-        self.full &= self.waiting.len() > limits::BACKLOG_REPORTS / 2;
-        if self.stale_lines > limits::STALE_LINES && self.stale_lines > self.waiting.len() {
+        // With hysteresis: a queue that stays nearly full would log with every report.
+        self.logged_full &= self.reports.len() > MAX_BACKLOG_REPORTS / 2;
+        if self.stale_lines > MAX_STALE_LINES && self.stale_lines > self.reports.len() {
             self.rewrite();
         } else {
             self.journal.append('d', "");
@@ -99,12 +97,13 @@ impl Spool {
     }
 
     fn trim(&mut self) {
-        while self.waiting.len() > limits::BACKLOG_REPORTS {
-            if !self.full {
-                self.full = true;
-                let most = limits::BACKLOG_REPORTS;
+        while self.reports.len() > MAX_BACKLOG_REPORTS {
+            if !self.logged_full {
+                self.logged_full = true;
                 let path = self.journal.path().display();
-                log::warn!("{path}: {most} reports wait; from now on the oldest go");
+                log::warn!(
+                    "{path}: backlog full ({MAX_BACKLOG_REPORTS} reports), dropping the oldest"
+                );
             }
             self.pop();
             self.dropped += 1;
@@ -112,7 +111,7 @@ impl Spool {
     }
 
     fn rewrite(&mut self) {
-        let lines = self.waiting.iter().map(|report| ('r', Cow::from(text(report))));
+        let lines = self.reports.iter().map(|report| ('r', Cow::from(text(report))));
         self.journal.rewrite(lines);
         self.stale_lines = 0;
     }
@@ -166,13 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn reports_outlive_the_process_in_order() {
+    fn restores_reports_in_order_after_restart() {
         let dir = Dir::new("order");
         let mut spool = dir.open();
         (1..=5).for_each(|number| spool.push(report(number)));
         assert_eq!(spool.pop(), Some(report(1)));
         assert_eq!(spool.first(), Some(&report(2)));
-        // Nothing is closed in good order: as if it was killed.
+        // Without dropping it, as after kill -9.
         std::mem::forget(spool);
         let mut spool = dir.open();
         assert_eq!(spool.len(), 4);
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_torn_costs_itself() {
+    fn torn_or_damaged_line_loses_only_itself() {
         let dir = Dir::new("torn");
         let mut spool = dir.open();
         (1..=3).for_each(|number| spool.push(report(number)));
@@ -199,23 +198,23 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_go_when_there_are_too_many_and_the_file_stays_small() {
+    fn drops_the_oldest_when_full_and_bounds_the_file() {
         let dir = Dir::new("bound");
         let mut spool = dir.open();
-        let most = limits::BACKLOG_REPORTS as u64;
-        for number in 0..most + 5000 {
+        let max = MAX_BACKLOG_REPORTS as u64;
+        for number in 0..max + 5000 {
             spool.push(report(number));
         }
-        assert_eq!((spool.len() as u64, spool.dropped()), (most, 5000));
+        assert_eq!((spool.len() as u64, spool.dropped()), (max, 5000));
         assert_eq!(spool.first(), Some(&report(5000)));
         let size = fs::metadata(dir.file()).unwrap().len();
-        assert!(size < 2 * most * 60, "{size} bytes");
+        assert!(size < 2 * max * 60, "{size} bytes");
         drop(spool);
         assert_eq!(dir.open().first(), Some(&report(5000)));
     }
 
     #[test]
-    fn a_directory_that_is_none_means_memory() {
+    fn keeps_reports_in_memory_without_state_dir() {
         let dir = Dir::new("none");
         let file = dir.0.join("file");
         fs::write(&file, "").unwrap();

@@ -1,95 +1,94 @@
-//! What the log has said of a link since it was last all right: each trouble once, until there is another one or
-//! it is over.
+//! Which problems of an upstream the log has reported since it last worked.
 
 use std::mem::{Discriminant, discriminant};
 
-use crate::net::reconnect::DisconnectReason;
+use crate::net::disconnect::DisconnectReason;
 
-/// What was said; `V` is what the server's messages can mean.
+/// Each kind of problem is logged once, until a different one occurs or the upstream works again. `E` is the event type
+/// of the protocol's session.
 #[derive(Debug)]
-pub struct Said<V> {
-    outage: Option<DisconnectReason>,
-    verdicts: Vec<Discriminant<V>>,
-    /// Reports that were refused since then.
-    pub refused: u64,
-    /// Reports that were dropped for want of room since the agent started, as it was said last.
-    pub dropped: u64,
+pub struct LogDedup<E> {
+    disconnect: Option<DisconnectReason>,
+    events: Vec<Discriminant<E>>,
 }
 
-impl<V> Default for Said<V> {
+impl<E> Default for LogDedup<E> {
     fn default() -> Self {
-        Self { outage: None, verdicts: Vec::new(), refused: 0, dropped: 0 }
+        Self { disconnect: None, events: Vec::new() }
     }
 }
 
-impl<V> Said<V> {
-    /// Whether the log must name this outage.
-    pub fn is_news(&mut self, outage: &DisconnectReason) -> bool {
-        let known = self.outage.as_ref().is_some_and(|before| before.is_like(outage));
+impl<E> LogDedup<E> {
+    pub fn should_log_disconnect(&mut self, reason: &DisconnectReason) -> bool {
+        let known = self.disconnect.as_ref().is_some_and(|logged| logged.same_kind(reason));
         if !known {
-            self.outage = Some(outage.clone());
-            // Being online again is worth a line then.
-            self.verdicts.clear();
+            self.disconnect = Some(reason.clone());
+            // After a new kind of failure, being online again is worth a line.
+            self.events.clear();
         }
         !known
     }
 
-    /// Whether the log must name this verdict.
-    pub fn is_new(&mut self, verdict: &V) -> bool {
-        let kind = discriminant(verdict);
-        let known = self.verdicts.contains(&kind);
+    pub fn should_log_event(&mut self, event: &E) -> bool {
+        let kind = discriminant(event);
+        let known = self.events.contains(&kind);
         if !known {
-            self.verdicts.push(kind);
+            self.events.push(kind);
         }
         !known
     }
 
-    /// Reports are delivered, or the link has been good for long: what comes now is another trouble.
-    pub fn over(&mut self) {
-        *self = Self { dropped: self.dropped, ..Self::default() };
+    /// The upstream works: the next problem is a new one.
+    pub fn reset(&mut self) {
+        *self = Self::default();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hm_client::session::Verdict;
     use std::time::Duration;
 
-    #[test]
-    fn each_trouble_once_until_there_is_another_one_or_it_is_over() {
-        let mut said = Said::<Verdict>::default();
-        let refused = |why: &str| DisconnectReason::Unreachable(why.to_owned());
-        assert!(said.is_news(&refused("a")) && !said.is_news(&refused("b")));
-        assert!(
-            said.is_news(&DisconnectReason::Timeout("connecting")) && said.is_news(&refused("a"))
-        );
-        said.over();
-        assert!(said.is_news(&refused("a")));
+    #[derive(Debug)]
+    enum Event {
+        Online,
+        RetryLater(&'static str),
     }
 
     #[test]
-    fn a_hub_that_is_online_and_answers_nothing_is_no_news_each_time() {
-        let mut said = Said::<Verdict>::default();
-        let silent = DisconnectReason::Unanswered(Duration::from_secs(20));
-        let mut lines = Vec::new();
+    fn logs_a_disconnect_again_after_other_kind_or_reset() {
+        let mut dedup = LogDedup::<Event>::default();
+        let unreachable = |why: &str| DisconnectReason::Unreachable(why.to_owned());
+        assert!(dedup.should_log_disconnect(&unreachable("a")));
+        assert!(!dedup.should_log_disconnect(&unreachable("b")));
+        assert!(dedup.should_log_disconnect(&DisconnectReason::Timeout("TCP connect")));
+        assert!(dedup.should_log_disconnect(&unreachable("a")));
+        dedup.reset();
+        assert!(dedup.should_log_disconnect(&unreachable("a")));
+    }
+
+    #[test]
+    fn logs_a_server_that_never_answers_only_twice() {
+        let mut dedup = LogDedup::<Event>::default();
+        let unanswered = DisconnectReason::Unanswered(Duration::from_secs(20));
+        let mut logged = Vec::new();
         for _ in 0..10 {
-            lines.push((said.is_new(&Verdict::Online), said.is_news(&silent)));
+            let event = dedup.should_log_event(&Event::Online);
+            logged.push((event, dedup.should_log_disconnect(&unanswered)));
         }
-        // Online, silent, online again, and no more.
-        assert_eq!(lines[..3], [(true, true), (true, false), (false, false)]);
-        assert!(lines[2..].iter().all(|line| *line == (false, false)));
+        // Online, response timeout, online again, and nothing more.
+        assert_eq!(logged[..3], [(true, true), (true, false), (false, false)]);
+        assert!(logged[2..].iter().all(|line| *line == (false, false)));
     }
 
     #[test]
-    fn the_same_answer_is_the_same_in_other_words() {
-        let mut said = Said::<Verdict>::default();
-        let later = |why: &str| Verdict::Later(why.to_owned());
-        assert!(said.is_new(&Verdict::Online) && said.is_new(&later("a")));
-        assert!(!said.is_new(&Verdict::Online) && !said.is_new(&later("b")));
-        (said.refused, said.dropped) = (3, 4);
-        said.over();
-        assert!(said.is_new(&later("a")));
-        assert_eq!((said.refused, said.dropped), (0, 4));
+    fn compares_events_by_kind_not_by_text() {
+        let mut dedup = LogDedup::<Event>::default();
+        assert!(dedup.should_log_event(&Event::Online));
+        assert!(dedup.should_log_event(&Event::RetryLater("a")));
+        assert!(!dedup.should_log_event(&Event::Online));
+        assert!(!dedup.should_log_event(&Event::RetryLater("b")));
+        dedup.reset();
+        assert!(dedup.should_log_event(&Event::RetryLater("a")));
     }
 }

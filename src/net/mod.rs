@@ -1,7 +1,11 @@
-//! What the agent connects to.
+//! Outbound connections: URL, proxy, TLS, WebSocket client, reconnecting with backoff.
 
+pub mod backoff;
+pub mod disconnect;
+pub mod endpoint;
+pub mod keepalive;
 pub mod log_dedup;
-pub mod reconnect;
+pub mod proxy;
 pub mod reconnecting_client;
 pub mod tls;
 pub mod url;
@@ -9,7 +13,7 @@ pub mod websocket;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Where to reach what listens on `address` of this machine.
+/// The address to connect to for a listener of this machine that is bound to `address`.
 pub fn local(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

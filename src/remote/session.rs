@@ -8,8 +8,7 @@ use log::Level;
 
 use crate::config::Secret;
 use crate::limits;
-use crate::net::reconnect::Backoff;
-use crate::net::reconnecting_client::chance;
+use crate::net::backoff::{Backoff, random_unit};
 use crate::remote::client_outbox::Kind;
 use crate::remote::hosts::{Host, Hosts, Phase};
 use crate::remote::login_limiter::Turn;
@@ -60,7 +59,7 @@ impl Hosts<'_> {
                         format!("monitor: {}: {}", host.key, failure.reason)
                     });
                     host.failed(&failure, era);
-                    self.rest(host, &failure, backoff.next(chance(), failure.floor()));
+                    self.rest(host, &failure, backoff.next_delay(random_unit(), failure.floor()));
                 }
             }
         }

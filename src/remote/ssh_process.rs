@@ -144,7 +144,7 @@ fn password_pipe(password: &Secret) -> io::Result<PipeReader> {
 /// overridden.
 fn command(target: &Target, by_password: bool, known_hosts: Option<&Path>) -> Command {
     let mut command = Command::new("ssh");
-    child_env::forget(&mut command);
+    child_env::clear_agent_env(&mut command);
     children::start_in_session(&mut command);
     command.args(["-T", "-a", "-x", "-e", "none"]);
     let mut option = |name: &str, value: &str| {

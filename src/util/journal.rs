@@ -1,85 +1,87 @@
-//! A file of lines that survives a restart and a `kill -9`: each has a kind, a text, and a checksum, so that one that is
-//! torn costs itself and no other.
+//! An append-only file of lines that survives a restart and `kill -9`. A line is `CHECKSUM KINDTEXT`; a torn or damaged line
+//! loses only itself.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::limits;
 use crate::util::error::reason;
 use crate::util::state_dir;
 
-/// The file, or the memory of it where it cannot be written.
+/// A longer file is not read to its end. Its owners rewrite it long before.
+const MAX_FILE_BYTES: u64 = 64 << 20;
+/// After a write error, the time until the next attempt, which happens with the next append.
+const RETRY_INTERVAL: Duration = Duration::from_secs(10);
+
+/// If the file cannot be written, its owner continues in memory only.
 pub struct Journal {
     path: PathBuf,
-    /// What it holds, for the log.
-    holds: &'static str,
+    /// What the file contains, for the log.
+    contents: &'static str,
     /// `None`: in memory only.
     file: Option<File>,
-    /// When writing it last failed, if that was the last thing that happened to it.
-    failed: Option<Instant>,
+    /// Time of the last write error, until a write succeeds.
+    failed_at: Option<Instant>,
 }
 
 impl Journal {
-    /// Hands every good line of `state_dir/name` to `each`, which says whether it understands it. Nothing can be
-    /// appended before [`Journal::rewrite`].
+    /// Passes kind and text of every intact line of `state_dir/name` to `replay`, which returns whether the line makes
+    /// sense. [`Journal::rewrite`] must be called before anything is appended.
     pub fn read(
         state_dir: &Path,
         name: &str,
-        holds: &'static str,
-        each: impl FnMut(char, &str) -> bool,
+        contents: &'static str,
+        replay: impl FnMut(char, &str) -> bool,
     ) -> Self {
         let path = state_dir.join(name);
-        match read(&path, each) {
+        match read(&path, replay) {
             Ok(0) => {}
-            Ok(torn) => log::warn!("{}: {torn} damaged lines are left out", path.display()),
+            Ok(damaged) => log::warn!("{}: skipped {damaged} damaged lines", path.display()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                log::warn!("read {}: {}; its {holds} are lost", path.display(), reason(&error));
+                log::warn!("read {}: {}; {contents} are lost", path.display(), reason(&error));
             }
         }
-        Self { path, holds, file: None, failed: None }
+        Self { path, contents, file: None, failed_at: None }
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Writes it anew, whole or not at all, and goes on from there.
+    /// Replaces the file atomically; later lines are appended to the new one.
     pub fn rewrite<'a>(&mut self, lines: impl Iterator<Item = (char, std::borrow::Cow<'a, str>)>) {
         match self.replace(lines) {
             Ok(file) => {
                 self.file = Some(file);
-                if self.failed.take().is_some() {
-                    log::info!("{} can be written again", self.path.display());
+                if self.failed_at.take().is_some() {
+                    log::info!("{} is writable again", self.path.display());
                 }
             }
-            Err(error) => self.memory_only(&error),
+            Err(error) => self.continue_in_memory(&error),
         }
     }
 
-    /// It could not be written, and that is a while ago: it is worth writing anew.
-    pub fn wants_another_try(&self) -> bool {
-        self.failed.is_some_and(|at| at.elapsed() >= limits::JOURNAL_AGAIN)
+    /// Whether to call [`Journal::rewrite`] again after a write error.
+    pub fn should_retry(&self) -> bool {
+        self.failed_at.is_some_and(|at| at.elapsed() >= RETRY_INTERVAL)
     }
 
-    /// Adds a line.
     pub fn append(&mut self, kind: char, text: &str) {
         if let Some(file) = &mut self.file
             && let Err(error) = file.write_all(line(kind, text).as_bytes())
         {
-            self.memory_only(&error);
+            self.continue_in_memory(&error);
         }
     }
 
-    /// Returns when all lines are on the disk.
+    /// Returns when all lines are on disk.
     pub fn sync(&mut self) {
         if let Some(file) = &self.file
             && let Err(error) = file.sync_data()
         {
-            self.memory_only(&error);
+            self.continue_in_memory(&error);
         }
     }
 
@@ -93,7 +95,7 @@ impl Journal {
         let new = self.path.with_extension("new");
         let written = write_all(&new, lines);
         if written.is_err() {
-            // A full disk has better use for the room.
+            // Do not occupy a full disk with an incomplete file.
             let _ = fs::remove_file(&new);
         }
         let file = written?;
@@ -101,16 +103,16 @@ impl Journal {
         Ok(file)
     }
 
-    /// A disk that is full, or not ours: it goes on in memory, and what the file holds is what it held.
-    fn memory_only(&mut self, error: &io::Error) {
+    /// After a write error, for example on a full disk. The file keeps its old content.
+    fn continue_in_memory(&mut self, error: &io::Error) {
         self.file = None;
-        // Said once, not at each try.
-        if self.failed.replace(Instant::now()).is_none() {
+        // Logged once, not with each attempt.
+        if self.failed_at.replace(Instant::now()).is_none() {
             log::warn!(
-                "write {}: {}; {} are kept in memory only, see state_dir",
+                "write {}: {}; {} are kept in memory only; see state_dir",
                 self.path.display(),
                 reason(error),
-                self.holds
+                self.contents
             );
         }
     }
@@ -129,17 +131,17 @@ fn write_all<'a>(
     Ok(file)
 }
 
-/// How many lines were damaged.
-fn read(path: &Path, mut each: impl FnMut(char, &str) -> bool) -> io::Result<usize> {
-    let mut torn = 0;
-    let mut lines = BufReader::new(state_dir::open_file(path)?.take(limits::JOURNAL_BYTES));
+/// Returns the number of damaged lines.
+fn read(path: &Path, mut replay: impl FnMut(char, &str) -> bool) -> io::Result<usize> {
+    let mut damaged = 0;
+    let mut lines = BufReader::new(state_dir::open_file(path)?.take(MAX_FILE_BYTES));
     let mut bytes = Vec::new();
     while lines.read_until(b'\n', &mut bytes)? > 0 {
-        let good = parse(&bytes).is_some_and(|(kind, text)| each(kind, text));
-        torn += usize::from(!good);
+        let intact = parse(&bytes).is_some_and(|(kind, text)| replay(kind, text));
+        damaged += usize::from(!intact);
         bytes.clear();
     }
-    Ok(torn)
+    Ok(damaged)
 }
 
 fn line(kind: char, text: &str) -> String {
@@ -153,11 +155,11 @@ fn parse(line: &[u8]) -> Option<(char, &str)> {
     if u64::from_str_radix(sum, 16).ok()? != checksum(content.as_bytes()) {
         return None;
     }
-    let mut letters = content.chars();
-    Some((letters.next()?, letters.as_str()))
+    let mut chars = content.chars();
+    Some((chars.next()?, chars.as_str()))
 }
 
-/// FNV-1a: enough to notice a line that was not written to its end.
+/// FNV-1a, which is part of the file format. It detects lines that were not written completely.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)

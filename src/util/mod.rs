@@ -8,6 +8,7 @@ pub mod journal;
 pub mod liveness;
 pub mod logger;
 pub mod percent;
+pub mod redact;
 pub mod render_cache;
 pub mod shell_words;
 pub mod state_dir;

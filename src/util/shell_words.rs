@@ -1,66 +1,61 @@
-//! A command line becomes words, as a POSIX shell splits and quotes them (XCU 2.2, 2.3) and without anything else that a
-//! shell does: what it would interpret is an error.
+//! Splits a command line into words with the quoting rules of a POSIX shell (XCU 2.2, 2.3). Everything else that a shell
+//! would interpret is an error, so that nothing is expanded, redirected or chained. This refusal is why no crate is used.
 
 use std::fmt;
 
-/// Why a command line is not plain words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WordError {
-    /// It is empty.
     Empty,
-    /// A quote is not closed, or a backslash ends it.
-    Unfinished,
-    /// A byte 0, which no argument can hold.
+    /// An unclosed quote, or a backslash at the end.
+    Unterminated,
+    /// NUL, which no argument can contain.
     Nul,
     /// A shell would interpret this character.
-    Shell(char),
-    /// Its first word sets a variable.
+    Metacharacter(char),
+    /// The first word assigns a variable.
     Assignment,
 }
 
 impl fmt::Display for WordError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("it is empty"),
-            Self::Unfinished => f.write_str("a quote is not closed"),
-            Self::Nul => f.write_str("it holds a byte 0"),
-            Self::Shell(character) => {
-                write!(
-                    f,
-                    "a shell would interpret \"{}\", and none is used",
-                    character.escape_debug()
-                )
+            Self::Empty => f.write_str("command is empty"),
+            Self::Unterminated => f.write_str("unterminated quote"),
+            Self::Nul => f.write_str("command contains a NUL byte"),
+            Self::Metacharacter(char) => {
+                let char = char.escape_debug();
+                write!(f, "unquoted shell metacharacter \"{char}\"; commands run without a shell")
             }
-            Self::Assignment => f.write_str("its first word sets a variable"),
+            Self::Assignment => f.write_str("first word assigns a variable"),
         }
     }
 }
 
-/// What a shell gives a meaning wherever it stands unquoted.
-const MEANT: &str = "|&;<>()$`*?[]{}!\n";
-/// What it gives a meaning between double quotes.
-const MEANT_IN_QUOTES: &str = "$`";
+/// Metacharacters outside quotes.
+const METACHARACTERS: &str = "|&;<>()$`*?[]{}!\n";
+/// Metacharacters within double quotes.
+const QUOTED_METACHARACTERS: &str = "$`";
 
-/// The words of `line`; there is at least one.
+/// The words of `line`; at least one.
 pub fn split(line: &str) -> Result<Vec<String>, WordError> {
     let mut words = Words::default();
-    let mut letters = line.chars();
-    while let Some(letter) = letters.next() {
-        match letter {
+    let mut chars = line.chars();
+    while let Some(char) = chars.next() {
+        match char {
             '\0' => return Err(WordError::Nul),
             ' ' | '\t' => words.end(),
-            '\'' => words.single_quoted(&mut letters)?,
-            '"' => words.double_quoted(&mut letters)?,
-            '\\' => match letters.next() {
-                None => return Err(WordError::Unfinished),
-                Some(letter @ ('\n' | '\0')) => return Err(WordError::Shell(letter)),
-                Some(letter) => words.push(letter),
+            '\'' => words.single_quoted(&mut chars)?,
+            '"' => words.double_quoted(&mut chars)?,
+            '\\' => match chars.next() {
+                None => return Err(WordError::Unterminated),
+                Some(char @ ('\n' | '\0')) => return Err(WordError::Metacharacter(char)),
+                Some(char) => words.push(char),
             },
-            // Home directories and comments, at the beginning of a word only.
-            '~' | '#' if words.word.is_none() => return Err(WordError::Shell(letter)),
+            // Home directories and comments, only at the start of a word.
+            '~' | '#' if words.word.is_none() => return Err(WordError::Metacharacter(char)),
             '=' if words.done.is_empty() && words.is_name() => return Err(WordError::Assignment),
-            letter if MEANT.contains(letter) => return Err(WordError::Shell(letter)),
-            letter => words.push(letter),
+            char if METACHARACTERS.contains(char) => return Err(WordError::Metacharacter(char)),
+            char => words.push(char),
         }
     }
     words.end();
@@ -70,13 +65,13 @@ pub fn split(line: &str) -> Result<Vec<String>, WordError> {
 #[derive(Default)]
 struct Words {
     done: Vec<String>,
-    /// The one that has begun; it may be empty if it was quoted.
+    /// The current word; it may be empty if it is quoted.
     word: Option<String>,
 }
 
 impl Words {
-    fn push(&mut self, letter: char) {
-        self.word.get_or_insert_default().push(letter);
+    fn push(&mut self, char: char) {
+        self.word.get_or_insert_default().push(char);
     }
 
     fn end(&mut self) {
@@ -88,37 +83,37 @@ impl Words {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
     }
 
-    fn single_quoted(&mut self, letters: &mut std::str::Chars<'_>) -> Result<(), WordError> {
+    fn single_quoted(&mut self, chars: &mut std::str::Chars<'_>) -> Result<(), WordError> {
         let word = self.word.get_or_insert_default();
         loop {
-            match letters.next() {
-                None => return Err(WordError::Unfinished),
+            match chars.next() {
+                None => return Err(WordError::Unterminated),
                 Some('\0') => return Err(WordError::Nul),
                 Some('\'') => return Ok(()),
-                Some(letter) => word.push(letter),
+                Some(char) => word.push(char),
             }
         }
     }
 
-    fn double_quoted(&mut self, letters: &mut std::str::Chars<'_>) -> Result<(), WordError> {
+    fn double_quoted(&mut self, chars: &mut std::str::Chars<'_>) -> Result<(), WordError> {
         let word = self.word.get_or_insert_default();
         loop {
-            match letters.next() {
-                None => return Err(WordError::Unfinished),
+            match chars.next() {
+                None => return Err(WordError::Unterminated),
                 Some('\0') => return Err(WordError::Nul),
                 Some('"') => return Ok(()),
-                Some('\\') => match letters.next() {
-                    None => return Err(WordError::Unfinished),
-                    Some(letter @ ('"' | '\\')) => word.push(letter),
-                    // A shell keeps the backslash before others, drops it before these: nobody is sure.
-                    Some(letter @ ('$' | '`' | '\n')) => return Err(WordError::Shell(letter)),
+                Some('\\') => match chars.next() {
+                    None => return Err(WordError::Unterminated),
+                    Some(char @ ('"' | '\\')) => word.push(char),
+                    // A shell drops the backslash before these and keeps it before others, which is easy to get wrong.
+                    Some(char @ ('$' | '`' | '\n')) => return Err(WordError::Metacharacter(char)),
                     Some('\0') => return Err(WordError::Nul),
-                    Some(letter) => word.extend(['\\', letter]),
+                    Some(char) => word.extend(['\\', char]),
                 },
-                Some(letter) if MEANT_IN_QUOTES.contains(letter) => {
-                    return Err(WordError::Shell(letter));
+                Some(char) if QUOTED_METACHARACTERS.contains(char) => {
+                    return Err(WordError::Metacharacter(char));
                 }
-                Some(letter) => word.push(letter),
+                Some(char) => word.push(char),
             }
         }
     }
@@ -133,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_those_of_a_shell() {
+    fn splits_words_as_a_shell() {
         assert_eq!(words("ls -la /home"), ["ls", "-la", "/home"]);
         assert_eq!(words("  a\t b  "), ["a", "b"]);
         assert_eq!(
@@ -144,22 +139,22 @@ mod tests {
     }
 
     #[test]
-    fn what_a_shell_would_interpret_is_refused() {
-        for character in MEANT.chars() {
-            assert_eq!(split(&format!("ls {character}")), Err(WordError::Shell(character)));
-            let quoted = format!("ls '{character}' x");
-            assert_eq!(words(&quoted)[1], character.to_string());
+    fn rejects_shell_metacharacters() {
+        for char in METACHARACTERS.chars() {
+            assert_eq!(split(&format!("ls {char}")), Err(WordError::Metacharacter(char)));
+            let quoted = format!("ls '{char}' x");
+            assert_eq!(words(&quoted)[1], char.to_string());
         }
         for (line, error) in [
-            ("ls ~", WordError::Shell('~')),
-            ("ls # x", WordError::Shell('#')),
-            ("ls \"$HOME\"", WordError::Shell('$')),
-            ("ls \"`id`\"", WordError::Shell('`')),
-            ("ls \"\\$HOME\"", WordError::Shell('$')),
+            ("ls ~", WordError::Metacharacter('~')),
+            ("ls # x", WordError::Metacharacter('#')),
+            ("ls \"$HOME\"", WordError::Metacharacter('$')),
+            ("ls \"`id`\"", WordError::Metacharacter('`')),
+            ("ls \"\\$HOME\"", WordError::Metacharacter('$')),
             ("LD_PRELOAD=x ls", WordError::Assignment),
-            ("ls 'a", WordError::Unfinished),
-            ("ls \"a", WordError::Unfinished),
-            ("ls \\", WordError::Unfinished),
+            ("ls 'a", WordError::Unterminated),
+            ("ls \"a", WordError::Unterminated),
+            ("ls \\", WordError::Unterminated),
             ("ls \0", WordError::Nul),
             ("ls '\0'", WordError::Nul),
             ("ls \"\0\"", WordError::Nul),
@@ -172,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_anywhere_it_is_words_or_an_error() {
+    fn every_prefix_is_words_or_an_error() {
         let line = r#"a 'b $c' "d \" e" \f g=h"#;
         for cut in 0..=line.len() {
             let cut: String = line.chars().take(cut).collect();

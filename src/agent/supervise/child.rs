@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::agent::supervise::OPTION;
 use crate::sys::{children, process};
-use crate::util::child_env::OF_THE_MANAGER;
+use crate::util::child_env::SD_NOTIFY_VARS;
 use crate::util::logger;
 
 /// The agent must be ready within this. Starting takes milliseconds; a state_dir on a disk that has to spin up, seconds.
@@ -40,7 +40,7 @@ impl AgentProcess {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("hm-agent").args(["run", OPTION, &std::process::id().to_string()]);
         command.args(arguments);
-        for name in OF_THE_MANAGER {
+        for name in SD_NOTIFY_VARS {
             command.env_remove(name);
         }
         command.env("WATCHDOG_USEC", WATCHDOG_TIMEOUT.as_micros().to_string());

@@ -1,9 +1,8 @@
-//! Which commands of Core were accepted, what came of them, and whether Core knows: in memory and in a journal, so that
-//! none is run twice and no result is lost, whatever happens to the agent.
+//! Which commands were accepted, their results, and whether Core has confirmed them: in memory and in a journal, so that no
+//! command runs twice and no result is lost when the agent restarts.
 //!
-//! Lines of the journal: `a` accepted, with the id of the result's message and the command's; `n` the same, and it is a
-//! new one although there was one of that name, for which there was no room; `e` ended, with that id of the
-//! message and the result; `c` confirmed, with that id.
+//! Journal lines: `a`, accepted: id of the result's message, command id. `n`, accepted again after a rejection that allows
+//! a retry: the same. `e`, ended: id of the command's first message, result. `c`, confirmed: id of the result's message.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -11,251 +10,282 @@ use std::path::Path;
 
 use crate::core_client::command_supervisor::exit;
 use crate::core_client::messages::CommandResult;
-use crate::limits;
 use crate::util::journal::Journal;
 
-/// What is known of commands.
-pub struct Ledger {
+/// Remembered, so that none runs twice.
+const MAX_COMMANDS: usize = 1000;
+/// Replies to one command that Core requests again and again without confirming any.
+const MAX_PENDING_REPLIES: usize = 16;
+/// Unconfirmed results: four of the longest, whose bytes may each be escaped as six characters, and twenty usual ones.
+const MAX_UNCONFIRMED_BYTES: usize = 12 << 20;
+/// Confirmed results: a repeated request is rare, and comes soon.
+const MAX_CONFIRMED_BYTES: usize = 1 << 20;
+/// A result that Core rejects as unparsable this often is dropped.
+const MAX_REJECTIONS: u32 = 3;
+/// Approximate length of a command's lines without its result.
+const RECORD_BYTES: usize = 100;
+
+pub struct CommandLog {
     /// Oldest first.
-    commands: VecDeque<Known>,
+    commands: VecDeque<CommandRecord>,
     journal: Journal,
-    /// Bytes of the journal that mean nothing any more.
+    /// Bytes in the journal that a rewrite would remove.
     stale_bytes: usize,
 }
 
-struct Known {
+struct CommandRecord {
     command_id: Box<str>,
-    outcome: Outcome,
-    /// One for each time it was asked for and has no answer yet.
-    due: Vec<Due>,
-    /// Of the first of them, which names the command in the journal.
+    state: CommandState,
+    /// One for each request that has no confirmed result.
+    replies: Vec<PendingReply>,
+    /// Id of the first reply, which identifies the command in the journal.
     key: Box<str>,
-    /// It was refused for want of room, so that asking once more makes sense.
-    again: bool,
+    /// It was rejected because too many commands were waiting, so a repeated request may run.
+    retry_allowed: bool,
 }
 
-enum Outcome {
-    /// It waits or runs.
+enum CommandState {
+    /// Waiting or running.
     Pending,
-    /// With the length of its line in the journal, bytes.
-    Ended(Box<CommandResult>, usize),
-    /// It has ended; there was no room to keep how.
-    Forgotten,
+    /// With the length of its journal line in bytes.
+    Finished(Box<CommandResult>, usize),
+    /// Finished; the result was removed to make room.
+    ResultEvicted,
 }
 
-struct Due {
+struct PendingReply {
     message_id: Box<str>,
-    unreadable: u32,
+    rejected_count: u32,
 }
 
-/// What to do about a command.
+/// What to do about a requested command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Accepted {
     /// Run it.
     New,
-    /// It waits or runs already, and its end will be told once more.
+    /// It is waiting or running; its result will be sent once more.
     Pending,
-    /// It has ended, which is told once more.
-    Ended,
+    /// It has finished; its result is sent once more.
+    Finished,
 }
 
-impl Ledger {
-    /// Goes on with what `state_dir` holds. Commands that were accepted and have not ended were interrupted.
+impl CommandLog {
+    /// Reads `state_dir`. Commands that were accepted and have not finished were interrupted.
     pub fn open(state_dir: &Path) -> Self {
         let mut commands = VecDeque::new();
         let journal =
             Journal::read(state_dir, "core-commands", "results of commands", |kind, text| {
                 replay(&mut commands, kind, text).is_some()
             });
-        let mut ledger = Self { commands, journal, stale_bytes: 0 };
-        for known in &mut ledger.commands {
-            if matches!(known.outcome, Outcome::Pending) {
+        let mut log = Self { commands, journal, stale_bytes: 0 };
+        for record in &mut log.commands {
+            if matches!(record.state, CommandState::Pending) {
                 let why =
                     "interrupted: the agent ended before the command did; it was not run again";
-                let result = result(&known.command_id, exit::INTERRUPTED, why);
-                log::warn!("core: command {:?} was interrupted", known.command_id);
-                let length = ended(&known.key, &result).len();
-                known.outcome = Outcome::Ended(Box::new(result), length);
+                let result = failure(&record.command_id, exit::INTERRUPTED, why);
+                log::warn!("core: command {:?} was interrupted", record.command_id);
+                let length = finished_line(&record.key, &result).len();
+                record.state = CommandState::Finished(Box::new(result), length);
             }
         }
-        ledger.make_room();
-        ledger.rewrite();
-        ledger
+        log.evict();
+        log.rewrite();
+        log
     }
 
-    /// Core asks for a command. Its result will go under `message_id`. On the disk before this returns, if it is new.
+    /// Records a request. Its result will be sent in the message `message_id`. A new command is on disk before this returns.
     pub fn accept(&mut self, command_id: &str, message_id: String) -> Accepted {
-        let line = accepted(&message_id, command_id);
-        let due = Due { message_id: message_id.as_str().into(), unreadable: 0 };
-        if let Some(known) = self.commands.iter_mut().find(|known| *known.command_id == *command_id)
-        {
-            if std::mem::take(&mut known.again) {
+        let line = accepted_line(&message_id, command_id);
+        let reply = PendingReply { message_id: message_id.as_str().into(), rejected_count: 0 };
+        if let Some(record) = find(&mut self.commands, command_id) {
+            if std::mem::take(&mut record.retry_allowed) {
                 self.journal.append('n', &line);
                 self.journal.sync();
-                (known.outcome, known.key) = (Outcome::Pending, message_id.into());
-                known.due.push(due);
+                (record.state, record.key) = (CommandState::Pending, message_id.into());
+                record.replies.push(reply);
                 return Accepted::New;
             }
-            // Who asks on and on and confirms nothing gets so many answers.
-            if known.due.len() < limits::ANSWERS_DUE {
-                known.due.push(due);
+            if record.replies.len() < MAX_PENDING_REPLIES {
+                record.replies.push(reply);
                 self.journal.append('a', &line);
                 self.stale_bytes += line.len();
             }
-            return match known.outcome {
-                Outcome::Pending => Accepted::Pending,
-                Outcome::Ended(..) | Outcome::Forgotten => Accepted::Ended,
+            return match record.state {
+                CommandState::Pending => Accepted::Pending,
+                CommandState::Finished(..) | CommandState::ResultEvicted => Accepted::Finished,
             };
         }
         self.journal.append('a', &line);
         self.journal.sync();
-        self.commands.push_back(Known {
+        self.commands.push_back(CommandRecord {
             command_id: command_id.into(),
-            outcome: Outcome::Pending,
-            due: vec![due],
+            state: CommandState::Pending,
+            replies: vec![reply],
             key: message_id.into(),
-            again: false,
+            retry_allowed: false,
         });
-        self.make_room();
+        self.evict();
         Accepted::New
     }
 
-    /// There was no room for it; the next time that it is asked for, it is a new one.
-    pub fn allow_again(&mut self, command_id: &str) {
-        let same = |known: &&mut Known| *known.command_id == *command_id;
-        if let Some(known) = self.commands.iter_mut().find(same) {
-            known.again = true;
+    /// The command is rejected because too many are waiting: the next request for it is a new one.
+    pub fn allow_retry(&mut self, command_id: &str) {
+        if let Some(record) = find(&mut self.commands, command_id) {
+            record.retry_allowed = true;
         }
     }
 
-    /// It has ended so.
-    pub fn end(&mut self, result: CommandResult) {
-        let same = |known: &&mut Known| *known.command_id == *result.command_id;
-        let Some(known) = self.commands.iter_mut().find(same) else { return };
-        let line = ended(&known.key, &result);
+    /// Records the result of a command.
+    pub fn finish(&mut self, result: CommandResult) {
+        let Some(record) = find(&mut self.commands, &result.command_id) else { return };
+        let line = finished_line(&record.key, &result);
         self.journal.append('e', &line);
-        known.outcome = Outcome::Ended(Box::new(result), line.len());
-        self.make_room();
+        record.state = CommandState::Finished(Box::new(result), line.len());
+        self.evict();
     }
 
-    /// Ids of the messages that Core must still get, oldest command first.
-    pub fn waiting(&self) -> impl Iterator<Item = &str> {
-        let ended = self.commands.iter().filter(|known| !matches!(known.outcome, Outcome::Pending));
-        ended.flat_map(|known| known.due.iter().map(|due| &*due.message_id))
+    /// Ids of messages with results to send until Core confirms them, oldest command first.
+    pub fn pending(&self) -> impl Iterator<Item = &str> {
+        let finished = self.commands.iter().filter(|record| record.is_finished());
+        finished.flat_map(|record| record.replies.iter().map(|reply| &*reply.message_id))
     }
 
-    /// The result that goes under that id.
+    /// The result that the message `message_id` contains.
     pub fn result(&self, message_id: &str) -> Option<Cow<'_, CommandResult>> {
-        let known = self.commands.iter().find(|known| known.is_due(message_id))?;
-        match &known.outcome {
-            Outcome::Pending => None,
-            Outcome::Ended(result, _) => Some(Cow::Borrowed(result)),
-            Outcome::Forgotten => {
-                let why = "it has run already, and its result is not kept any more";
-                Some(Cow::Owned(result(&known.command_id, exit::NOT_RUN, why)))
+        let record = self.commands.iter().find(|record| record.has_reply(message_id))?;
+        match &record.state {
+            CommandState::Pending => None,
+            CommandState::Finished(result, _) => Some(Cow::Borrowed(result)),
+            CommandState::ResultEvicted => {
+                let why = "command has run before, and its result is no longer kept";
+                Some(Cow::Owned(failure(&record.command_id, exit::NOT_RUN, why)))
             }
         }
     }
 
-    /// Core has it. What comes back is which command it was, if it was waited for.
+    /// Core has stored the result in the message `message_id`. Returns the command's id, if that was pending.
     pub fn confirm(&mut self, message_id: &str) -> Option<String> {
-        let known = self.commands.iter_mut().find(|known| known.is_due(message_id))?;
-        known.due.retain(|due| *due.message_id != *message_id);
+        let record = self.commands.iter_mut().find(|record| record.has_reply(message_id))?;
+        record.replies.retain(|reply| *reply.message_id != *message_id);
         self.journal.append('c', message_id);
         self.stale_bytes += message_id.len();
-        let command_id = known.command_id.to_string();
-        if known.due.is_empty() {
-            self.make_room();
-            if self.stale_bytes > limits::RESULTS_BYTES {
+        let command_id = record.command_id.to_string();
+        if record.replies.is_empty() {
+            self.evict();
+            if self.stale_bytes > MAX_UNCONFIRMED_BYTES {
                 self.rewrite();
             }
         }
         Some(command_id)
     }
 
-    /// Core could not read it. Whether that was once too often, and it is given up.
-    pub fn unreadable(&mut self, message_id: &str) -> bool {
-        let mut due = self.commands.iter_mut().flat_map(|known| known.due.iter_mut());
-        let Some(due) = due.find(|due| *due.message_id == *message_id) else { return false };
-        due.unreadable += 1;
-        due.unreadable >= limits::UNREADABLE && self.confirm(message_id).is_some()
+    /// Core cannot parse the result in the message `message_id`. Returns whether that happened too often and the result is
+    /// dropped.
+    pub fn reject(&mut self, message_id: &str) -> bool {
+        let mut replies = self.commands.iter_mut().flat_map(|record| record.replies.iter_mut());
+        let Some(reply) = replies.find(|reply| *reply.message_id == *message_id) else {
+            return false;
+        };
+        reply.rejected_count += 1;
+        reply.rejected_count >= MAX_REJECTIONS && self.confirm(message_id).is_some()
     }
 
-    /// Keeps within bounds: the oldest results that Core has, and the oldest others, are forgotten; and so are commands
-    /// that were answered, the oldest first.
-    fn make_room(&mut self) {
-        for (answered, most) in [(true, limits::ANSWERED_BYTES), (false, limits::RESULTS_BYTES)] {
-            let is_meant = |known: &Known| known.due.is_empty() == answered;
-            let meant = self.commands.iter().filter(|known| is_meant(known));
-            let mut bytes: usize = meant.map(Known::bytes).sum();
-            for known in &mut self.commands {
-                if bytes <= most {
-                    break;
-                }
-                if !is_meant(known) || known.bytes() == 0 {
-                    continue;
-                }
-                if !answered {
-                    log::warn!(
-                        "core: the result of command {:?} is dropped: too many are not confirmed",
-                        known.command_id
-                    );
-                }
-                bytes -= known.bytes();
-                self.stale_bytes += known.bytes();
-                known.outcome = Outcome::Forgotten;
-            }
-        }
-        while self.commands.len() > limits::COMMANDS_REMEMBERED {
-            let has_ended = |known: &Known| !matches!(known.outcome, Outcome::Pending);
-            let answered = |known: &Known| has_ended(known) && known.due.is_empty();
+    /// Enforces the limits, oldest first: on the results of confirmed commands, on those of others, and on commands.
+    fn evict(&mut self) {
+        self.evict_results(true, MAX_CONFIRMED_BYTES);
+        self.evict_results(false, MAX_UNCONFIRMED_BYTES);
+        while self.commands.len() > MAX_COMMANDS {
+            let confirmed = |record: &CommandRecord| record.is_finished() && record.is_confirmed();
             let commands = &self.commands;
-            let oldest = || commands.iter().position(has_ended);
-            let Some(at) = commands.iter().position(answered).or_else(oldest) else { break };
-            self.stale_bytes += self.commands.remove(at).map_or(0, |known| known.bytes() + 100);
+            let oldest_finished = || commands.iter().position(CommandRecord::is_finished);
+            let Some(at) = commands.iter().position(confirmed).or_else(oldest_finished) else {
+                break;
+            };
+            let removed = self.commands.remove(at);
+            self.stale_bytes += removed.map_or(0, |record| record.result_bytes() + RECORD_BYTES);
         }
-        if self.stale_bytes > 2 * limits::RESULTS_BYTES || self.journal.wants_another_try() {
+        if self.stale_bytes > 2 * MAX_UNCONFIRMED_BYTES || self.journal.should_retry() {
             self.rewrite();
         }
     }
 
+    fn evict_results(&mut self, confirmed: bool, max_bytes: usize) {
+        let selected = |record: &CommandRecord| record.is_confirmed() == confirmed;
+        let records = self.commands.iter().filter(|record| selected(record));
+        let mut bytes: usize = records.map(CommandRecord::result_bytes).sum();
+        for record in &mut self.commands {
+            if bytes <= max_bytes {
+                return;
+            }
+            if !selected(record) || record.result_bytes() == 0 {
+                continue;
+            }
+            if !confirmed {
+                log::warn!(
+                    "core: dropped the result of command {:?}: too many unconfirmed results",
+                    record.command_id
+                );
+            }
+            bytes -= record.result_bytes();
+            self.stale_bytes += record.result_bytes();
+            record.state = CommandState::ResultEvicted;
+        }
+    }
+
     fn rewrite(&mut self) {
-        self.journal.rewrite(self.commands.iter().flat_map(Known::lines));
+        self.journal.rewrite(self.commands.iter().flat_map(CommandRecord::lines));
         self.stale_bytes = 0;
     }
 }
 
-impl Known {
-    fn is_due(&self, message_id: &str) -> bool {
-        self.due.iter().any(|due| *due.message_id == *message_id)
+impl CommandRecord {
+    fn has_reply(&self, message_id: &str) -> bool {
+        self.replies.iter().any(|reply| *reply.message_id == *message_id)
     }
 
-    fn bytes(&self) -> usize {
-        match &self.outcome {
-            Outcome::Ended(_, length) => *length,
-            Outcome::Pending | Outcome::Forgotten => 0,
+    fn is_confirmed(&self) -> bool {
+        self.replies.is_empty()
+    }
+
+    fn is_finished(&self) -> bool {
+        !matches!(self.state, CommandState::Pending)
+    }
+
+    fn result_bytes(&self) -> usize {
+        match &self.state {
+            CommandState::Finished(_, length) => *length,
+            CommandState::Pending | CommandState::ResultEvicted => 0,
         }
     }
 
     fn lines(&self) -> Vec<(char, Cow<'_, str>)> {
         let line = |kind, text: String| (kind, Cow::Owned(text));
-        let mut lines = vec![line('a', accepted(&self.key, &self.command_id))];
-        for due in self.due.iter().filter(|due| due.message_id != self.key) {
-            lines.push(line('a', accepted(&due.message_id, &self.command_id)));
+        let mut lines = vec![line('a', accepted_line(&self.key, &self.command_id))];
+        for reply in self.replies.iter().filter(|reply| reply.message_id != self.key) {
+            lines.push(line('a', accepted_line(&reply.message_id, &self.command_id)));
         }
-        match &self.outcome {
-            Outcome::Pending => {}
-            Outcome::Ended(result, _) => lines.push(line('e', ended(&self.key, result))),
-            Outcome::Forgotten => lines.push(line('e', self.key.to_string())),
+        match &self.state {
+            CommandState::Pending => {}
+            CommandState::Finished(result, _) => {
+                lines.push(line('e', finished_line(&self.key, result)));
+            }
+            CommandState::ResultEvicted => lines.push(line('e', self.key.to_string())),
         }
-        if !self.is_due(&self.key) {
+        if !self.has_reply(&self.key) {
             lines.push(('c', Cow::Borrowed(&*self.key)));
         }
         lines
     }
 }
 
-fn result(command_id: &str, exit_code: i32, stderr: &str) -> CommandResult {
+fn find<'a>(
+    commands: &'a mut VecDeque<CommandRecord>,
+    command_id: &str,
+) -> Option<&'a mut CommandRecord> {
+    commands.iter_mut().find(|record| *record.command_id == *command_id)
+}
+
+fn failure(command_id: &str, exit_code: i32, stderr: &str) -> CommandResult {
     CommandResult {
         command_id: command_id.to_owned(),
         exit_code,
@@ -265,51 +295,49 @@ fn result(command_id: &str, exit_code: i32, stderr: &str) -> CommandResult {
     }
 }
 
-/// Ids of messages are our own and have no spaces; those of commands may hold anything.
-fn accepted(message_id: &str, command_id: &str) -> String {
+/// Message ids are generated here and contain no spaces; command ids may contain anything.
+fn accepted_line(message_id: &str, command_id: &str) -> String {
     format!("{message_id} {}", serde_json::to_string(command_id).unwrap_or_default())
 }
 
-fn ended(key: &str, result: &CommandResult) -> String {
+fn finished_line(key: &str, result: &CommandResult) -> String {
     format!("{key} {}", serde_json::to_string(result).unwrap_or_default())
 }
 
-/// Does again what a line says. `None`: it makes no sense.
-fn replay(commands: &mut VecDeque<Known>, kind: char, text: &str) -> Option<()> {
+/// Applies a journal line. `None`: it makes no sense.
+fn replay(commands: &mut VecDeque<CommandRecord>, kind: char, text: &str) -> Option<()> {
     let (message_id, rest) = text.split_once(' ').unwrap_or((text, ""));
-    let by_key = |known: &&mut Known| *known.key == *message_id;
+    let by_key = |record: &&mut CommandRecord| *record.key == *message_id;
+    let reply = || PendingReply { message_id: message_id.into(), rejected_count: 0 };
     match kind {
         'a' => {
             let command_id: String = serde_json::from_str(rest).ok()?;
-            let due = Due { message_id: message_id.into(), unreadable: 0 };
-            let same = |known: &&mut Known| *known.command_id == *command_id;
-            match commands.iter_mut().find(same) {
-                Some(known) => known.due.push(due),
-                None => commands.push_back(Known {
+            match find(commands, &command_id) {
+                Some(record) => record.replies.push(reply()),
+                None => commands.push_back(CommandRecord {
                     command_id: command_id.into(),
-                    outcome: Outcome::Pending,
-                    due: vec![due],
+                    state: CommandState::Pending,
+                    replies: vec![reply()],
                     key: message_id.into(),
-                    again: false,
+                    retry_allowed: false,
                 }),
             }
         }
         'n' => {
             let command_id: String = serde_json::from_str(rest).ok()?;
-            let same = |known: &&mut Known| *known.command_id == *command_id;
-            let known = commands.iter_mut().find(same)?;
-            (known.outcome, known.key) = (Outcome::Pending, message_id.into());
-            known.due.push(Due { message_id: message_id.into(), unreadable: 0 });
+            let record = find(commands, &command_id)?;
+            (record.state, record.key) = (CommandState::Pending, message_id.into());
+            record.replies.push(reply());
         }
         'e' => {
-            commands.iter_mut().find(by_key)?.outcome = match rest {
-                "" => Outcome::Forgotten,
-                rest => Outcome::Ended(serde_json::from_str(rest).ok()?, text.len()),
+            commands.iter_mut().find(by_key)?.state = match rest {
+                "" => CommandState::ResultEvicted,
+                rest => CommandState::Finished(serde_json::from_str(rest).ok()?, text.len()),
             };
         }
         'c' => {
-            let known = commands.iter_mut().find(|known| known.is_due(message_id))?;
-            known.due.retain(|due| *due.message_id != *message_id);
+            let record = commands.iter_mut().find(|record| record.has_reply(message_id))?;
+            record.replies.retain(|reply| *reply.message_id != *message_id);
         }
         _ => return None,
     }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::core_client::command::MAX_OUTPUT_BYTES;
 use std::fs;
 use std::path::PathBuf;
 
@@ -6,13 +7,14 @@ struct Dir(PathBuf);
 
 impl Dir {
     fn new(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("hm-ledger-{name}-{}", std::process::id()));
+        let dir =
+            std::env::temp_dir().join(format!("hm-command-log-{name}-{}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         Self(dir)
     }
 
-    fn open(&self) -> Ledger {
-        Ledger::open(&self.0)
+    fn open(&self) -> CommandLog {
+        CommandLog::open(&self.0)
     }
 
     fn file(&self) -> PathBuf {
@@ -27,175 +29,172 @@ impl Drop for Dir {
 }
 
 fn done(command_id: &str, stdout: &str) -> CommandResult {
-    CommandResult { stdout: stdout.to_owned(), exit_code: 0, ..result(command_id, 0, "") }
+    CommandResult { stdout: stdout.to_owned(), exit_code: 0, ..failure(command_id, 0, "") }
 }
 
-fn waiting(ledger: &Ledger) -> Vec<&str> {
-    ledger.waiting().collect()
+fn pending(log: &CommandLog) -> Vec<&str> {
+    log.pending().collect()
 }
 
 #[test]
-fn a_result_waits_until_it_is_confirmed_also_across_restarts() {
+fn result_stays_pending_until_confirmed_across_restarts() {
     let dir = Dir::new("confirm");
-    let mut ledger = dir.open();
-    assert_eq!(ledger.accept("c 1\n", "m1".into()), Accepted::New);
-    assert!(waiting(&ledger).is_empty(), "it runs");
-    ledger.end(done("c 1\n", "out"));
-    assert_eq!(waiting(&ledger), ["m1"]);
-    std::mem::forget(ledger);
-    let mut ledger = dir.open();
-    assert_eq!(waiting(&ledger), ["m1"]);
-    assert_eq!(ledger.result("m1").unwrap().stdout, "out");
-    assert_eq!(ledger.confirm("m1").as_deref(), Some("c 1\n"));
-    assert_eq!(ledger.confirm("m1"), None);
-    drop(ledger);
-    assert!(waiting(&dir.open()).is_empty());
+    let mut log = dir.open();
+    assert_eq!(log.accept("c 1\n", "m1".into()), Accepted::New);
+    assert!(pending(&log).is_empty(), "running");
+    log.finish(done("c 1\n", "out"));
+    assert_eq!(pending(&log), ["m1"]);
+    std::mem::forget(log);
+    let mut log = dir.open();
+    assert_eq!(pending(&log), ["m1"]);
+    assert_eq!(log.result("m1").unwrap().stdout, "out");
+    assert_eq!(log.confirm("m1").as_deref(), Some("c 1\n"));
+    assert_eq!(log.confirm("m1"), None);
+    drop(log);
+    assert!(pending(&dir.open()).is_empty());
 }
 
 #[test]
-fn the_same_command_runs_once_and_is_answered_twice() {
+fn duplicate_command_runs_once_and_gets_two_results() {
     let dir = Dir::new("twice");
-    let mut ledger = dir.open();
-    assert_eq!(ledger.accept("c", "m1".into()), Accepted::New);
-    assert_eq!(ledger.accept("c", "m2".into()), Accepted::Pending);
-    ledger.end(done("c", "out"));
-    assert_eq!(waiting(&ledger), ["m1", "m2"]);
-    ledger.confirm("m1");
-    ledger.confirm("m2");
-    let mut ledger = dir.open();
-    assert_eq!(ledger.accept("c", "m3".into()), Accepted::Ended);
-    assert_eq!(
-        (waiting(&ledger), ledger.result("m3").unwrap().stdout.as_str()),
-        (vec!["m3"], "out")
-    );
-    let ledger = dir.open();
-    assert_eq!(waiting(&ledger), ["m3"]);
+    let mut log = dir.open();
+    assert_eq!(log.accept("c", "m1".into()), Accepted::New);
+    assert_eq!(log.accept("c", "m2".into()), Accepted::Pending);
+    log.finish(done("c", "out"));
+    assert_eq!(pending(&log), ["m1", "m2"]);
+    log.confirm("m1");
+    log.confirm("m2");
+    let mut log = dir.open();
+    assert_eq!(log.accept("c", "m3".into()), Accepted::Finished);
+    assert_eq!((pending(&log), log.result("m3").unwrap().stdout.as_str()), (vec!["m3"], "out"));
+    let log = dir.open();
+    assert_eq!(pending(&log), ["m3"]);
 }
 
 #[test]
-fn what_had_not_ended_was_interrupted() {
+fn unfinished_command_is_interrupted_after_restart() {
     let dir = Dir::new("interrupted");
-    let mut ledger = dir.open();
-    ledger.accept("c", "m1".into());
-    std::mem::forget(ledger);
+    let mut log = dir.open();
+    log.accept("c", "m1".into());
+    std::mem::forget(log);
     for _ in 0..2 {
-        let mut ledger = dir.open();
-        assert_eq!(waiting(&ledger), ["m1"]);
-        let result = ledger.result("m1").unwrap().into_owned();
+        let mut log = dir.open();
+        assert_eq!(pending(&log), ["m1"]);
+        let result = log.result("m1").unwrap().into_owned();
         assert_eq!((result.exit_code, &result.stderr[..11]), (125, "interrupted"));
-        assert_eq!(ledger.accept("c", "m2".into()), Accepted::Ended, "not run again");
-        ledger.confirm("m2");
+        assert_eq!(log.accept("c", "m2".into()), Accepted::Finished, "not run again");
+        log.confirm("m2");
     }
 }
 
 #[test]
-fn what_is_torn_costs_itself() {
+fn torn_line_loses_only_itself() {
     let dir = Dir::new("torn");
-    let mut ledger = dir.open();
+    let mut log = dir.open();
     for id in ["c1", "c2"] {
-        ledger.accept(id, format!("m-{id}"));
-        ledger.end(done(id, "out"));
+        log.accept(id, format!("m-{id}"));
+        log.finish(done(id, "out"));
     }
-    drop(ledger);
+    drop(log);
     let whole = fs::read(dir.file()).unwrap();
     for cut in 0..whole.len() {
         fs::write(dir.file(), &whole[..cut]).unwrap();
         let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
-        let ledger = dir.open();
-        assert_eq!(waiting(&ledger).len(), lines.div_ceil(2), "cut at {cut}");
+        let log = dir.open();
+        assert_eq!(pending(&log).len(), lines.div_ceil(2), "cut at {cut}");
     }
 }
 
 #[test]
-fn memory_and_file_are_bounded() {
+fn bounds_memory_and_file() {
     let dir = Dir::new("bounds");
-    let mut ledger = dir.open();
-    let large = "x".repeat(limits::OUTPUT_BYTES);
+    let mut log = dir.open();
+    let large = "x".repeat(MAX_OUTPUT_BYTES);
     for number in 0..200 {
-        ledger.accept(&format!("c{number}"), format!("m{number}"));
-        ledger.end(done(&format!("c{number}"), &large));
+        log.accept(&format!("c{number}"), format!("m{number}"));
+        log.finish(done(&format!("c{number}"), &large));
         if number % 2 == 0 {
-            ledger.confirm(&format!("m{number}"));
+            log.confirm(&format!("m{number}"));
         }
     }
-    let kept: usize = ledger.commands.iter().map(Known::bytes).sum();
-    assert!(kept <= limits::RESULTS_BYTES + limits::ANSWERED_BYTES, "{kept}");
-    assert_eq!(waiting(&ledger).len(), 100, "those that were dropped are answered too");
-    assert_eq!(ledger.result("m1").unwrap().exit_code, exit::NOT_RUN);
-    assert_eq!(ledger.result("m199").unwrap().stdout.len(), large.len());
+    let kept: usize = log.commands.iter().map(CommandRecord::result_bytes).sum();
+    assert!(kept <= MAX_UNCONFIRMED_BYTES + MAX_CONFIRMED_BYTES, "{kept}");
+    assert_eq!(pending(&log).len(), 100, "evicted results are pending too");
+    assert_eq!(log.result("m1").unwrap().exit_code, exit::NOT_RUN);
+    assert_eq!(log.result("m199").unwrap().stdout.len(), large.len());
     for number in 200..3000 {
-        ledger.accept(&format!("c{number}"), format!("m{number}"));
-        ledger.end(done(&format!("c{number}"), ""));
-        ledger.confirm(&format!("m{number}"));
+        log.accept(&format!("c{number}"), format!("m{number}"));
+        log.finish(done(&format!("c{number}"), ""));
+        log.confirm(&format!("m{number}"));
     }
-    assert!(ledger.commands.len() <= limits::COMMANDS_REMEMBERED);
+    assert!(log.commands.len() <= MAX_COMMANDS);
     let size = fs::metadata(dir.file()).unwrap().len();
-    assert!(size < 5 * limits::RESULTS_BYTES as u64, "{size}");
+    assert!(size < 5 * MAX_UNCONFIRMED_BYTES as u64, "{size}");
 }
 
 #[test]
-fn one_that_runs_is_never_forgotten_and_answers_to_one_are_bounded() {
+fn running_command_is_not_evicted_and_its_replies_bounded() {
     let dir = Dir::new("pending");
-    let mut ledger = dir.open();
-    ledger.accept("long", "m-long".into());
-    for number in 0..2 * limits::COMMANDS_REMEMBERED {
-        ledger.accept(&format!("c{number}"), format!("m{number}"));
-        ledger.end(done(&format!("c{number}"), ""));
+    let mut log = dir.open();
+    log.accept("long", "m-long".into());
+    for number in 0..2 * MAX_COMMANDS {
+        log.accept(&format!("c{number}"), format!("m{number}"));
+        log.finish(done(&format!("c{number}"), ""));
     }
-    assert_eq!(ledger.accept("long", "m-again".into()), Accepted::Pending);
+    assert_eq!(log.accept("long", "m-again".into()), Accepted::Pending);
     for number in 0..100 {
-        ledger.accept("long", format!("more{number}"));
+        log.accept("long", format!("more{number}"));
     }
-    ledger.end(done("long", "out"));
-    assert_eq!(ledger.commands[0].due.len(), limits::ANSWERS_DUE);
+    log.finish(done("long", "out"));
+    assert_eq!(log.commands[0].replies.len(), MAX_PENDING_REPLIES);
 }
 
 #[test]
-fn what_was_refused_for_want_of_room_may_be_asked_for_again() {
+fn command_rejected_for_full_queue_may_be_requested_again() {
     let dir = Dir::new("again");
-    let mut ledger = dir.open();
-    ledger.accept("c", "m1".into());
-    ledger.allow_again("c");
-    ledger.end(done("c", "no room"));
-    ledger.confirm("m1");
-    assert_eq!(ledger.accept("c", "m2".into()), Accepted::New);
+    let mut log = dir.open();
+    log.accept("c", "m1".into());
+    log.allow_retry("c");
+    log.finish(done("c", "queue full"));
+    log.confirm("m1");
+    assert_eq!(log.accept("c", "m2".into()), Accepted::New);
     assert_eq!(dir.open().result("m2").unwrap().exit_code, exit::INTERRUPTED);
-    let mut ledger = dir.open();
-    assert_eq!(ledger.accept("c", "m3".into()), Accepted::Ended);
-    assert_eq!(waiting(&ledger), ["m2", "m3"]);
+    let mut log = dir.open();
+    assert_eq!(log.accept("c", "m3".into()), Accepted::Finished);
+    assert_eq!(pending(&log), ["m2", "m3"]);
 }
 
 #[test]
-fn and_then_it_ends_as_any_other() {
+fn retried_command_keeps_its_result_across_restart() {
     let dir = Dir::new("again-end");
-    let mut ledger = dir.open();
-    ledger.accept("c", "m1".into());
-    ledger.allow_again("c");
-    ledger.end(done("c", "no room"));
-    ledger.accept("c", "m2".into());
-    ledger.end(done("c", "out"));
-    let ledger = dir.open();
-    assert_eq!(ledger.result("m2").unwrap().stdout, "out");
+    let mut log = dir.open();
+    log.accept("c", "m1".into());
+    log.allow_retry("c");
+    log.finish(done("c", "queue full"));
+    log.accept("c", "m2".into());
+    log.finish(done("c", "out"));
+    let log = dir.open();
+    assert_eq!(log.result("m2").unwrap().stdout, "out");
 }
 
 #[test]
-fn control_characters_do_not_make_the_file_too_long_to_read() {
+fn control_characters_in_output_do_not_exceed_file_bound() {
     let dir = Dir::new("control");
-    let mut ledger = dir.open();
+    let mut log = dir.open();
     for number in 0..40 {
-        ledger.accept(&format!("c{number}"), format!("m{number}"));
-        ledger.end(done(&format!("c{number}"), &"\x01".repeat(limits::OUTPUT_BYTES)));
+        log.accept(&format!("c{number}"), format!("m{number}"));
+        log.finish(done(&format!("c{number}"), &"\x01".repeat(MAX_OUTPUT_BYTES)));
     }
     let size = fs::metadata(dir.file()).unwrap().len();
-    assert!(size < 5 * limits::RESULTS_BYTES as u64, "{size}");
+    assert!(size < 5 * MAX_UNCONFIRMED_BYTES as u64, "{size}");
 }
 
 #[test]
-fn what_core_cannot_read_is_given_up() {
+fn result_is_dropped_after_three_parse_errors() {
     let dir = Dir::new("unreadable");
-    let mut ledger = dir.open();
-    ledger.accept("c", "m".into());
-    ledger.end(done("c", ""));
-    assert_eq!([(); 4].map(|()| ledger.unreadable("m")), [false, false, true, false]);
-    assert!(waiting(&ledger).is_empty());
+    let mut log = dir.open();
+    log.accept("c", "m".into());
+    log.finish(done("c", ""));
+    assert_eq!([(); 4].map(|()| log.reject("m")), [false, false, true, false]);
+    assert!(pending(&log).is_empty());
 }

@@ -1,96 +1,77 @@
-//! Messages of Core. Each is `{"type", "id", "timestamp", "data"}`; ids are UUIDs of version 4, timestamps RFC 3339 in UTC.
-//! Source: the Core document, and what the published Core service does.
+//! Messages of Core: `{"type", "id", "timestamp", "data"}`, with ids that are UUIDs (version 4) and RFC 3339 timestamps in
+//! UTC. Source: the Core document and the behaviour of the published service.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{FileSystem, Snapshot};
 
-/// What every message has beside its data.
+/// What every message has in addition to its data.
 #[derive(Debug, Clone, Copy)]
 pub struct Envelope<'a> {
-    /// Of the message; an answer has that of its request.
+    /// A response has the id of its request.
     pub id: &'a str,
     /// RFC 3339.
     pub timestamp: &'a str,
 }
 
-/// Who this node is.
 #[derive(Debug, Clone, Serialize)]
 pub struct Node {
-    /// To all its masters.
     pub node_id: String,
-    /// Its name in the network.
     pub hostname: String,
-    /// The address that it uses towards Core.
+    /// This machine's address in the connection to Core.
     pub ip_address: String,
-    /// `PRETTY_NAME` of os-release(5); left out where there is none.
+    /// `PRETTY_NAME` of os-release(5).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub os_info: Option<String>,
 }
 
-/// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandResult {
-    /// Which.
     pub command_id: String,
-    /// As a shell has it: 124 timeout, 126 refused or not to be run, 127 not found, 128 + n ended by signal n; and 125:
-    /// the agent ended first.
+    /// As in a shell: 124 timeout, 126 rejected or not executable, 127 not found, 128 + n killed by signal n; and 125: the
+    /// agent stopped first.
     pub exit_code: i32,
-    /// What it wrote.
     pub stdout: String,
-    /// What it wrote there, or the agent about it.
+    /// Of the command, or why it did not run.
     pub stderr: String,
-    /// Milliseconds.
     pub execution_time_ms: u64,
 }
 
-/// A command to run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order {
-    /// Of the message.
+pub struct CommandRequest {
     pub message_id: String,
-    /// Of the command; the same one is never run twice.
+    /// A command with the same id is not run twice.
     pub command_id: String,
-    /// The command line; the error says what is wrong with the order.
+    /// The command line; or why the request is invalid, which the result reports.
     pub text: Result<String, &'static str>,
-    /// Seconds; `None`: not said.
     pub timeout_seconds: Option<u64>,
 }
 
-/// What Core says.
+/// A message from Core. `id` is that of the request that it answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Incoming {
+pub enum CoreMessage {
     /// The first message of a connection.
     Welcome,
-    /// The answer to `node_register`.
+    /// `register_response`.
     Registered {
-        /// Of the request.
         id: String,
-        /// The node is known now; else why not.
-        refused: Option<String>,
+        /// Why the node is not registered.
+        rejected: Option<String>,
     },
-    /// The answer to a heartbeat.
-    Acknowledged {
-        /// Of the heartbeat.
-        id: String,
-    },
+    /// `heartbeat_ack`.
+    HeartbeatAck { id: String },
     /// `execute_command`.
-    Execute(Order),
-    /// A result has arrived.
-    Received {
-        /// Of the result's message.
-        id: String,
-    },
-    /// Something is wrong.
+    Execute(CommandRequest),
+    /// `command_received`: the result is stored.
+    ResultReceived { id: String },
+    /// `error`. The id may match no request.
     Error {
-        /// Of what it is about, or a fresh one.
         id: String,
-        /// E.g. `NODE_NOT_FOUND`.
+        /// For example `NODE_NOT_FOUND`.
         code: String,
-        /// For people.
         text: String,
     },
-    /// A type that this version does not know.
+    /// An unknown type.
     Unknown(String),
 }
 
@@ -104,7 +85,7 @@ struct Received {
     data: Option<Data>,
 }
 
-/// All fields that any message may have.
+/// The fields of all messages.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Data {
@@ -118,7 +99,7 @@ struct Data {
     timeout: Option<Scalar>,
 }
 
-/// Whoever waits for a command gets an answer also if this is not what it should be.
+/// Any JSON value, so that a request with a field of the wrong type gets a result instead of a parse error.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Scalar {
@@ -128,7 +109,7 @@ enum Scalar {
 }
 
 impl Data {
-    fn order(self, message_id: String) -> Result<Order, &'static str> {
+    fn command_request(self, message_id: String) -> Result<CommandRequest, &'static str> {
         let seconds = match self.timeout {
             None => Ok(None),
             Some(Scalar::Number(seconds)) => Ok(Some(seconds)),
@@ -137,10 +118,10 @@ impl Data {
         };
         let text = match (self.command_text, &seconds) {
             (Some(Scalar::Text(text)), Ok(_)) => Ok(text),
-            (Some(Scalar::Text(_)), Err(())) => Err("its timeout is no number"),
-            _ => Err("it has no command_text"),
+            (Some(Scalar::Text(_)), Err(())) => Err("timeout is not a number"),
+            _ => Err("command_text is missing"),
         };
-        Ok(Order {
+        Ok(CommandRequest {
             message_id,
             command_id: self.command_id.ok_or("execute_command without a command_id")?,
             text,
@@ -149,8 +130,7 @@ impl Data {
     }
 }
 
-impl Incoming {
-    /// Reads a message. The error says what is wrong with it.
+impl CoreMessage {
     pub fn parse(text: &str) -> Result<Self, String> {
         let received: Received = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let id = received.id.unwrap_or_default();
@@ -159,12 +139,11 @@ impl Incoming {
             "welcome" => Self::Welcome,
             "register_response" => {
                 let why = || data.message.unwrap_or_else(|| "no reason given".to_owned());
-                Self::Registered { id, refused: (data.success == Some(false)).then(why) }
+                Self::Registered { id, rejected: (data.success == Some(false)).then(why) }
             }
-            "heartbeat_ack" => Self::Acknowledged { id },
-            // One that says "not received" is none.
-            "command_received" if data.received != Some(false) => Self::Received { id },
-            "execute_command" => Self::Execute(data.order(id)?),
+            "heartbeat_ack" => Self::HeartbeatAck { id },
+            "command_received" if data.received != Some(false) => Self::ResultReceived { id },
+            "execute_command" => Self::Execute(data.command_request(id)?),
             "error" => {
                 let texts = [data.message, data.details].into_iter().flatten();
                 let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
@@ -190,7 +169,7 @@ struct Message<'a, T> {
 
 fn message(kind: &str, envelope: Envelope<'_>, data: impl Serialize) -> String {
     let Envelope { id, timestamp } = envelope;
-    // Texts, numbers and structures always become JSON.
+    // Serialization cannot fail: the data has neither maps nor custom implementations.
     serde_json::to_string(&Message { kind, id, timestamp, data }).unwrap_or_default()
 }
 
@@ -206,7 +185,7 @@ struct Heartbeat<'a> {
     metrics: Metrics,
 }
 
-/// Percentages have one decimal. What cannot be measured is left out.
+/// Percentages have one decimal. Unknown values are omitted.
 #[derive(Serialize)]
 struct Metrics {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,7 +198,7 @@ struct Metrics {
     load_average: Option<f64>,
 }
 
-/// `heartbeat`, with the four metrics.
+/// `heartbeat` with metrics.
 pub fn heartbeat(envelope: Envelope<'_>, node_id: &str, snapshot: &Snapshot) -> String {
     let tenths = |percent: f64| (percent * 10.0).round() / 10.0;
     let memory = snapshot.memory.and_then(|memory| {
@@ -241,7 +220,7 @@ struct Started<'a> {
     command_id: &'a str,
 }
 
-/// `command_started`, under the id of the request.
+/// `command_started`; the envelope has the id of the request.
 pub fn command_started(envelope: Envelope<'_>, command_id: &str) -> String {
     message("command_started", envelope, Started { command_id })
 }
@@ -251,7 +230,7 @@ pub fn command_result(envelope: Envelope<'_>, result: &CommandResult) -> String 
     message("command_result", envelope, result)
 }
 
-/// A UUID of version 4 (RFC 9562 section 5.4) made of random bytes.
+/// A version 4 UUID (RFC 9562 section 5.4) from random bytes.
 pub fn uuid_v4(mut random: [u8; 16]) -> String {
     random[6] = random[6] & 0x0f | 0x40;
     random[8] = random[8] & 0x3f | 0x80;

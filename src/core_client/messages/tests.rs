@@ -9,13 +9,13 @@ fn value(text: &str) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-fn incoming(kind: &str, data: Value) -> Result<Incoming, String> {
+fn parse(kind: &str, data: Value) -> Result<CoreMessage, String> {
     let all = json!({"type": kind, "id": "i", "timestamp": "t", "data": data});
-    Incoming::parse(&all.to_string())
+    CoreMessage::parse(&all.to_string())
 }
 
 #[test]
-fn what_is_sent_is_what_the_document_has() {
+fn sent_messages_match_the_specification() {
     let node = Node {
         node_id: "node-001".into(),
         hostname: "server-01".into(),
@@ -45,7 +45,7 @@ fn what_is_sent_is_what_the_document_has() {
 }
 
 #[test]
-fn a_heartbeat_has_what_is_known() {
+fn heartbeat_omits_unknown_metrics() {
     let snapshot = Snapshot {
         cpu: Some(Cpu { percent: 45.16, each_percent: Vec::new() }),
         memory: Some(Memory {
@@ -80,25 +80,25 @@ fn a_heartbeat_has_what_is_known() {
         json!({"node_id": "node-001", "status": "online", "metrics": {
             "cpu_usage": 45.2, "memory_usage": 68.5, "disk_usage": 34.1, "load_average": 1.23}})
     );
-    let nothing = value(&heartbeat(ENVELOPE, "n", &Snapshot::default()));
-    assert_eq!(nothing["data"]["metrics"], json!({}));
+    let unknown = value(&heartbeat(ENVELOPE, "n", &Snapshot::default()));
+    assert_eq!(unknown["data"]["metrics"], json!({}));
 }
 
 #[test]
-fn what_core_says_is_understood() {
-    assert_eq!(incoming("welcome", json!({"message": "…", "node_id": "n"})), Ok(Incoming::Welcome));
+fn parses_messages_from_core() {
+    assert_eq!(parse("welcome", json!({"message": "…", "node_id": "n"})), Ok(CoreMessage::Welcome));
     assert_eq!(
-        incoming("register_response", json!({"success": true, "action": "created"})),
-        Ok(Incoming::Registered { id: "i".into(), refused: None })
+        parse("register_response", json!({"success": true, "action": "created"})),
+        Ok(CoreMessage::Registered { id: "i".into(), rejected: None })
     );
     assert_eq!(
-        incoming("register_response", json!({"success": false, "message": "no"})),
-        Ok(Incoming::Registered { id: "i".into(), refused: Some("no".into()) })
+        parse("register_response", json!({"success": false, "message": "no"})),
+        Ok(CoreMessage::Registered { id: "i".into(), rejected: Some("no".into()) })
     );
-    let order = json!({"command_id": "c", "command_text": "ls", "timeout": 30});
+    let request = json!({"command_id": "c", "command_text": "ls", "timeout": 30});
     assert_eq!(
-        incoming("execute_command", order),
-        Ok(Incoming::Execute(Order {
+        parse("execute_command", request),
+        Ok(CoreMessage::Execute(CommandRequest {
             message_id: "i".into(),
             command_id: "c".into(),
             text: Ok("ls".into()),
@@ -106,33 +106,33 @@ fn what_core_says_is_understood() {
         }))
     );
     assert_eq!(
-        incoming("error", json!({"error_code": "X", "message": "m", "details": "d"})),
-        Ok(Incoming::Error { id: "i".into(), code: "X".into(), text: "m: d".into() })
+        parse("error", json!({"error_code": "X", "message": "m", "details": "d"})),
+        Ok(CoreMessage::Error { id: "i".into(), code: "X".into(), text: "m: d".into() })
     );
-    assert_eq!(incoming("news\n", json!(null)), Ok(Incoming::Unknown("news\n".into())));
+    assert_eq!(parse("unknown\n", json!(null)), Ok(CoreMessage::Unknown("unknown\n".into())));
     for (data, text, seconds) in [
-        (json!({"command_id": "c"}), Err("it has no command_text"), None),
-        (json!({"command_id": "c", "command_text": 7}), Err("it has no command_text"), None),
+        (json!({"command_id": "c"}), Err("command_text is missing"), None),
+        (json!({"command_id": "c", "command_text": 7}), Err("command_text is missing"), None),
         (json!({"command_id": "c", "command_text": "ls", "timeout": "2.5"}), Ok("ls"), Some(3)),
         (json!({"command_id": "c", "command_text": "ls", "timeout": null}), Ok("ls"), None),
         (
             json!({"command_id": "c", "command_text": "ls", "timeout": [1]}),
-            Err("its timeout is no number"),
+            Err("timeout is not a number"),
             None,
         ),
     ] {
-        let Ok(Incoming::Execute(order)) = incoming("execute_command", data) else { panic!() };
+        let Ok(CoreMessage::Execute(request)) = parse("execute_command", data) else { panic!() };
         let expected = (text.map(str::to_owned), seconds);
-        assert_eq!((order.text, order.timeout_seconds), expected);
+        assert_eq!((request.text, request.timeout_seconds), expected);
     }
-    assert!(incoming("execute_command", json!({"command_text": "ls"})).is_err());
-    assert!(incoming("execute_command", json!({"command_id": 1})).is_err());
-    assert!(Incoming::parse("{").is_err());
-    assert_eq!(Incoming::parse(r#"{"type":"welcome"}"#), Ok(Incoming::Welcome));
+    assert!(parse("execute_command", json!({"command_text": "ls"})).is_err());
+    assert!(parse("execute_command", json!({"command_id": 1})).is_err());
+    assert!(CoreMessage::parse("{").is_err());
+    assert_eq!(CoreMessage::parse(r#"{"type":"welcome"}"#), Ok(CoreMessage::Welcome));
 }
 
 #[test]
-fn a_uuid_says_its_version() {
+fn uuid_has_version_and_variant() {
     assert_eq!(uuid_v4([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
     assert_eq!(uuid_v4([0; 16]), "00000000-0000-4000-8000-000000000000");
 }

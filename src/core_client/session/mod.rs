@@ -1,63 +1,69 @@
-//! The conversation with Core over one connection: welcome, registration, then heartbeats, each of which must be
-//! answered, and results of commands, each until Core has it.
+//! The Core protocol on one connection: welcome, registration, then heartbeats, each of which must be acknowledged, and
+//! results of commands, each repeated until it is confirmed. A state machine without I/O: `now`, ids and random numbers
+//! are parameters.
 
 use std::time::Duration;
 
-use crate::core_client::messages::{Incoming, Order};
-use crate::limits;
-use crate::net::reconnect::{DisconnectReason, Keepalive};
+use crate::core_client::messages::{CommandRequest, CoreMessage};
+use crate::net::backoff::{Backoff, half_jitter};
+use crate::net::disconnect::DisconnectReason;
+use crate::net::keepalive::Keepalive;
+use crate::net::reconnecting_client::{
+    RESPONSE_TIMEOUT, RETRY_LATER_BACKOFF, STABLE_AFTER, UpstreamSession,
+};
+
+/// After this time without a welcome, the client registers without it.
+const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
+/// An unconfirmed result is sent again after this.
+const RESULT_RETRY: Duration = Duration::from_secs(30);
+/// Before the first registration after Core forgot the node, so that the nodes of a restarted Core spread out.
+const REGISTER_AGAIN_DELAY: Duration = Duration::from_millis(50);
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// Register under this id.
+pub enum Action {
+    /// Send the registration with this id.
     Register(String),
-    /// Send a heartbeat under this id.
+    /// Send a heartbeat with this id.
     Heartbeat(String),
-    /// Send the result of this id.
+    /// Send the result with this id.
     Result(String),
-    /// Send a ping.
     Ping,
-    /// Nothing before this.
+    /// Wait until this time, or until something arrives.
     Wait(Duration),
 }
 
-/// What a message means.
+/// What a message means. Texts come from Core.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Core knows the node now.
+pub enum Event {
     Registered,
-    /// It does not want to; tried again later.
+    /// The registration is retried later.
     NotRegistered(String),
-    /// It has forgotten the node, which registers again.
+    /// Core no longer knows the node, which registers again.
     Forgotten(String),
-    /// A heartbeat has arrived.
+    /// A heartbeat was acknowledged.
     Acknowledged,
-    /// A command to run.
-    Execute(Order),
-    /// The result of this id has arrived.
+    Execute(CommandRequest),
+    /// The result with this id is stored.
     Confirmed(String),
-    /// Core cannot read the result of this id, as far as can be told.
-    Unreadable(String, String),
-    /// Something is wrong, and the next heartbeat may do better.
-    AcceptError(String),
-    /// Nothing to do about it.
+    /// Core cannot parse a message, probably the result with this id.
+    ResultRejected(String, String),
+    /// An error that ends nothing; the next heartbeat may succeed.
+    ServerError(String),
     Ignored(String),
 }
 
-/// The conversation.
 #[derive(Debug)]
-pub struct Conversation {
+pub struct CoreSession {
     state: State,
     keepalive: Keepalive,
     heartbeat_interval: Duration,
     next_heartbeat: Duration,
-    /// Heartbeats that are not answered, oldest first.
-    asked: Vec<(String, Duration)>,
-    /// Results sent on this connection and not confirmed.
-    sent: Vec<(String, Duration)>,
-    /// How long to wait before the next registration that follows a failed one.
-    patience: Duration,
+    /// Unacknowledged heartbeats and when they were sent, oldest first.
+    pending_heartbeats: Vec<(String, Duration)>,
+    /// Unconfirmed results of this connection, and when they were sent.
+    sent_results: Vec<(String, Duration)>,
+    retry_later: Backoff,
     registered_since: Option<Duration>,
     /// Core has forgotten the node and acknowledged nothing since.
     forgotten: bool,
@@ -65,228 +71,230 @@ pub struct Conversation {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
-    /// Nothing is said before this, or before the welcome.
-    Unwelcome(Duration),
-    /// Not registered; nothing is asked before this.
+    /// Until the welcome, or until this time.
+    AwaitingWelcome(Duration),
+    /// Not before this time.
     Unregistered(Duration),
-    /// Asked under this id, then.
+    /// The registration was sent with this id at this time.
     Registering(String, Duration),
     Registered,
 }
 
-impl Conversation {
-    /// From the moment of connecting on.
+impl CoreSession {
     pub fn new(keepalive: Keepalive, heartbeat_interval: Duration, now: Duration) -> Self {
         Self {
-            state: State::Unwelcome(now + limits::WELCOME),
+            state: State::AwaitingWelcome(now + WELCOME_TIMEOUT),
             keepalive,
             heartbeat_interval,
             next_heartbeat: now,
-            asked: Vec::new(),
-            sent: Vec::new(),
-            patience: limits::LATER.0,
+            pending_heartbeats: Vec::new(),
+            sent_results: Vec::new(),
+            retry_later: Backoff::new(RETRY_LATER_BACKOFF.0, RETRY_LATER_BACKOFF.1),
             registered_since: None,
             forgotten: false,
         }
     }
 
-    /// What to do now, with the ids of results that wait, oldest first; `fresh` makes an id. An error when the other end
-    /// is gone.
-    pub fn next<'a>(
+    /// The next action; an error when the server timed out. `results` are ids of unconfirmed results, oldest first;
+    /// `new_id` generates an id.
+    pub fn next_action<'a>(
         &mut self,
         results: impl Iterator<Item = &'a str>,
-        fresh: impl FnOnce() -> String,
+        new_id: impl FnOnce() -> String,
         now: Duration,
-    ) -> Result<Step, DisconnectReason> {
-        if self.keepalive.due(now)? {
-            return Ok(Step::Ping);
+    ) -> Result<Action, DisconnectReason> {
+        if self.keepalive.poll(now)? {
+            return Ok(Action::Ping);
         }
         let until = match &self.state {
-            State::Unwelcome(until) | State::Unregistered(until) if now >= *until => {
-                let id = fresh();
+            State::AwaitingWelcome(until) | State::Unregistered(until) if now >= *until => {
+                let id = new_id();
                 self.state = State::Registering(id.clone(), now);
-                return Ok(Step::Register(id));
+                return Ok(Action::Register(id));
             }
-            State::Unwelcome(until) | State::Unregistered(until) => *until,
-            State::Registering(_, since) if now >= *since + limits::ANSWER => {
-                return Err(DisconnectReason::Unanswered(limits::ANSWER));
+            State::AwaitingWelcome(until) | State::Unregistered(until) => *until,
+            State::Registering(_, since) if now >= *since + RESPONSE_TIMEOUT => {
+                return Err(DisconnectReason::Unanswered(RESPONSE_TIMEOUT));
             }
-            State::Registering(_, since) => *since + limits::ANSWER,
-            State::Registered => match self.next_of_registered(results, fresh, now)? {
-                Step::Wait(until) => until,
-                step => return Ok(step),
+            State::Registering(_, since) => *since + RESPONSE_TIMEOUT,
+            State::Registered => match self.next_when_registered(results, new_id, now)? {
+                Action::Wait(until) => until,
+                action => return Ok(action),
             },
         };
-        Ok(Step::Wait(until.min(self.keepalive.next())))
+        Ok(Action::Wait(until.min(self.keepalive.next_poll())))
     }
 
-    fn next_of_registered<'a>(
+    /// Handles a message. `random` (0 to 1) spreads what all nodes would do at the same time. An error ends the connection.
+    pub fn on_message(
         &mut self,
-        results: impl Iterator<Item = &'a str>,
-        fresh: impl FnOnce() -> String,
+        message: CoreMessage,
+        random: f64,
         now: Duration,
-    ) -> Result<Step, DisconnectReason> {
-        let mut until = self.next_heartbeat;
-        if let Some((_, since)) = self.asked.first() {
-            let deadline = *since + limits::ANSWER;
-            if now >= deadline {
-                return Err(DisconnectReason::Unanswered(limits::ANSWER));
-            }
-            until = until.min(deadline);
-        }
-        if now >= self.next_heartbeat {
-            // Those that were slept through are not made up for.
-            self.next_heartbeat = (self.next_heartbeat + self.heartbeat_interval).max(now);
-            let id = fresh();
-            self.asked.push((id.clone(), now));
-            return Ok(Step::Heartbeat(id));
-        }
-        for result in results {
-            match self.sent.iter_mut().find(|(id, _)| id == result) {
-                Some((_, since)) if now < *since + limits::RESULT_AGAIN => {
-                    until = until.min(*since + limits::RESULT_AGAIN);
-                }
-                Some((_, since)) => {
-                    *since = now;
-                    return Ok(Step::Result(result.to_owned()));
-                }
-                None => {
-                    self.sent.push((result.to_owned(), now));
-                    return Ok(Step::Result(result.to_owned()));
-                }
-            }
-        }
-        Ok(Step::Wait(until))
-    }
-
-    /// A message came. `chance` spreads what all agents would do at the same time. An error ends the connection.
-    pub fn heard(
-        &mut self,
-        message: Incoming,
-        chance: f64,
-        now: Duration,
-    ) -> Result<Verdict, DisconnectReason> {
-        self.keepalive.sign_of_life(now);
+    ) -> Result<Event, DisconnectReason> {
+        self.keepalive.on_activity(now);
         Ok(match message {
-            Incoming::Welcome => {
-                if matches!(self.state, State::Unwelcome(_)) {
+            CoreMessage::Welcome => {
+                if matches!(self.state, State::AwaitingWelcome(_)) {
                     self.state = State::Unregistered(now);
                 }
-                Verdict::Ignored("welcome".to_owned())
+                Event::Ignored("welcome".to_owned())
             }
-            Incoming::Registered { id, refused } if self.is_registering(&id) => match refused {
-                None => {
-                    self.state = State::Registered;
-                    self.registered_since = self.registered_since.or(Some(now));
-                    self.next_heartbeat = now;
-                    Verdict::Registered
+            CoreMessage::Registered { id, rejected } if self.is_registering(&id) => {
+                match rejected {
+                    None => self.on_registered(now),
+                    Some(why) => self.on_not_registered(why, random, now),
                 }
-                Some(why) => self.not_registered(why, chance, now),
-            },
-            Incoming::Acknowledged { id } => match self.answered(&id) {
+            }
+            CoreMessage::HeartbeatAck { id } => match self.acknowledge(&id) {
                 true => {
-                    (self.patience, self.forgotten) = (limits::LATER.0, false);
-                    Verdict::Acknowledged
+                    self.retry_later.reset();
+                    self.forgotten = false;
+                    Event::Acknowledged
                 }
-                false => Verdict::Ignored("heartbeat_ack for nothing that was asked".to_owned()),
+                false => Event::Ignored("heartbeat_ack without a request".to_owned()),
             },
-            Incoming::Execute(order) => Verdict::Execute(order),
-            Incoming::Received { id } => {
-                self.sent.retain(|(sent, _)| *sent != id);
-                Verdict::Confirmed(id)
+            CoreMessage::Execute(request) => Event::Execute(request),
+            CoreMessage::ResultReceived { id } => {
+                self.sent_results.retain(|(sent, _)| *sent != id);
+                Event::Confirmed(id)
             }
-            Incoming::Error { id, code, text } => {
-                return self.failed(&id, &code, &text, chance, now);
+            CoreMessage::Error { id, code, text } => {
+                return self.on_error(&id, &code, &text, random, now);
             }
-            Incoming::Registered { .. } => {
-                Verdict::Ignored("register_response for nothing that was asked".to_owned())
+            CoreMessage::Registered { .. } => {
+                Event::Ignored("register_response without a request".to_owned())
             }
-            Incoming::Unknown(kind) => {
-                Verdict::Ignored(format!("message of the unknown type {kind}"))
-            }
+            CoreMessage::Unknown(kind) => Event::Ignored(format!("unknown message type {kind}")),
         })
     }
 
-    /// A pong came.
-    pub fn pong(&mut self, now: Duration) {
-        self.keepalive.pong(now);
+    pub fn on_pong(&mut self, now: Duration) {
+        self.keepalive.on_pong(now);
     }
 
-    /// Whether Core knows the node.
     pub fn is_registered(&self) -> bool {
         self.state == State::Registered
     }
 
-    fn is_registering(&self, id: &str) -> bool {
-        matches!(&self.state, State::Registering(asked, _) if asked == id)
+    fn next_when_registered<'a>(
+        &mut self,
+        results: impl Iterator<Item = &'a str>,
+        new_id: impl FnOnce() -> String,
+        now: Duration,
+    ) -> Result<Action, DisconnectReason> {
+        let mut until = self.next_heartbeat;
+        if let Some((_, since)) = self.pending_heartbeats.first() {
+            let deadline = *since + RESPONSE_TIMEOUT;
+            if now >= deadline {
+                return Err(DisconnectReason::Unanswered(RESPONSE_TIMEOUT));
+            }
+            until = until.min(deadline);
+        }
+        if now >= self.next_heartbeat {
+            // Heartbeats missed while the process was stopped are skipped.
+            self.next_heartbeat = (self.next_heartbeat + self.heartbeat_interval).max(now);
+            let id = new_id();
+            self.pending_heartbeats.push((id.clone(), now));
+            return Ok(Action::Heartbeat(id));
+        }
+        for result in results {
+            match self.sent_results.iter_mut().find(|(id, _)| id == result) {
+                Some((_, since)) if now < *since + RESULT_RETRY => {
+                    until = until.min(*since + RESULT_RETRY);
+                }
+                Some((_, since)) => {
+                    *since = now;
+                    return Ok(Action::Result(result.to_owned()));
+                }
+                None => {
+                    self.sent_results.push((result.to_owned(), now));
+                    return Ok(Action::Result(result.to_owned()));
+                }
+            }
+        }
+        Ok(Action::Wait(until))
     }
 
-    /// Whether a heartbeat of that id was waited for. Those before it will not be answered any more.
-    fn answered(&mut self, id: &str) -> bool {
-        let at = self.asked.iter().position(|(asked, _)| asked == id);
+    fn is_registering(&self, id: &str) -> bool {
+        matches!(&self.state, State::Registering(sent, _) if sent == id)
+    }
+
+    /// Whether a heartbeat with this id was pending. Older heartbeats will not be acknowledged any more.
+    fn acknowledge(&mut self, id: &str) -> bool {
+        let at = self.pending_heartbeats.iter().position(|(sent, _)| sent == id);
         if let Some(at) = at {
-            self.asked.drain(..=at);
+            self.pending_heartbeats.drain(..=at);
         }
         at.is_some()
     }
 
-    fn not_registered(&mut self, why: String, chance: f64, now: Duration) -> Verdict {
-        self.state = State::Unregistered(now + self.patience.mul_f64(0.5 + 0.5 * chance));
-        self.patience = (self.patience * 2).min(limits::LATER.1);
-        Verdict::NotRegistered(why)
+    fn on_registered(&mut self, now: Duration) -> Event {
+        self.state = State::Registered;
+        self.registered_since = self.registered_since.or(Some(now));
+        self.next_heartbeat = now;
+        Event::Registered
     }
 
-    fn failed(
+    fn on_not_registered(&mut self, why: String, random: f64, now: Duration) -> Event {
+        let delay = self.retry_later.next_delay(half_jitter(random), Duration::ZERO);
+        self.state = State::Unregistered(now + delay);
+        Event::NotRegistered(why)
+    }
+
+    fn on_forgotten(&mut self, why: String, random: f64, now: Duration) -> Event {
+        self.pending_heartbeats.clear();
+        // Core may have lost these, too.
+        self.sent_results.clear();
+        // A Core that forgets the node again after registering it would otherwise loop without a delay.
+        let delay = match self.forgotten {
+            true => self.retry_later.next_delay(half_jitter(random), Duration::ZERO),
+            false => REGISTER_AGAIN_DELAY.mul_f64(half_jitter(random)),
+        };
+        self.state = State::Unregistered(now + delay);
+        (self.forgotten, self.registered_since) = (true, None);
+        Event::Forgotten(why)
+    }
+
+    fn on_error(
         &mut self,
         id: &str,
         code: &str,
         text: &str,
-        chance: f64,
+        random: f64,
         now: Duration,
-    ) -> Result<Verdict, DisconnectReason> {
+    ) -> Result<Event, DisconnectReason> {
         let what = format!("{code}: {text}");
-        let is_heartbeat = self.answered(id);
-        let is_result = self.sent.iter().any(|(sent, _)| sent == id);
-        let strange = !is_heartbeat && !is_result && !self.is_registering(id);
+        let is_heartbeat = self.acknowledge(id);
+        let is_result = self.sent_results.iter().any(|(sent, _)| sent == id);
+        let matches_nothing = !is_heartbeat && !is_result && !self.is_registering(id);
         Ok(match code {
             "INVALID_TOKEN" => return Err(DisconnectReason::Refused(what)),
-            "NODE_NOT_FOUND" => {
-                self.asked.clear();
-                // It may have forgotten these, too.
-                self.sent.clear();
-                // At once, unless it forgets again what it has just been told.
-                let pause = if self.forgotten { self.patience } else { limits::REPORT_PAUSE };
-                self.state = State::Unregistered(now + pause.mul_f64(0.5 + 0.5 * chance));
-                if self.forgotten {
-                    self.patience = (self.patience * 2).min(limits::LATER.1);
-                }
-                (self.forgotten, self.registered_since) = (true, None);
-                Verdict::Forgotten(what)
-            }
-            // Its answer to command_started, which it does not know, under an id of its own.
-            "UNKNOWN_MESSAGE_TYPE" if strange => Verdict::Ignored(what),
-            // An error whose id matches nothing is about what was asked: there is one such thing only.
+            "NODE_NOT_FOUND" => self.on_forgotten(what, random, now),
+            // The published service does not know command_started, and answers it with an id of its own.
+            "UNKNOWN_MESSAGE_TYPE" if matches_nothing => Event::Ignored(what),
+            // While a registration is pending, an error whose id matches nothing is about it.
             _ if matches!(self.state, State::Registering(..)) && !is_heartbeat && !is_result => {
-                self.not_registered(what, chance, now)
+                self.on_not_registered(what, random, now)
             }
             "PARSE_ERROR" | "UNKNOWN_MESSAGE_TYPE" if is_result => {
-                Verdict::Unreadable(id.to_owned(), what)
+                Event::ResultRejected(id.to_owned(), what)
             }
-            "PARSE_ERROR" if strange && !self.sent.is_empty() => {
-                Verdict::Unreadable(self.sent[0].0.clone(), what)
+            "PARSE_ERROR" if matches_nothing && !self.sent_results.is_empty() => {
+                Event::ResultRejected(self.sent_results[0].0.clone(), what)
             }
-            _ => Verdict::AcceptError(what),
+            _ => Event::ServerError(what),
         })
     }
 }
 
-impl crate::net::reconnect::Conversation for Conversation {
-    fn has_pongs(&self) -> bool {
-        self.keepalive.answers()
+impl UpstreamSession for CoreSession {
+    fn peer_sends_pongs(&self) -> bool {
+        self.keepalive.peer_sends_pongs()
     }
 
     fn is_stable(&self, now: Duration) -> bool {
-        self.registered_since.is_some_and(|since| now >= since + limits::STABLE)
+        self.registered_since.is_some_and(|since| now >= since + STABLE_AFTER)
     }
 }
 

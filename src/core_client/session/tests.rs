@@ -1,172 +1,189 @@
 use super::*;
-use crate::net::reconnect::Conversation as _;
 
 fn s(seconds: f64) -> Duration {
     Duration::from_secs_f64(100.0 + seconds)
 }
 
-fn conversation() -> Conversation {
-    let every = Duration::from_secs(10);
-    let keepalive = Keepalive::new(every, Duration::from_secs(45), false, s(0.0));
-    Conversation::new(keepalive, Duration::from_secs(30), s(0.0))
+fn connected() -> CoreSession {
+    let interval = Duration::from_secs(10);
+    let keepalive = Keepalive::new(interval, Duration::from_secs(45), false, s(0.0));
+    CoreSession::new(keepalive, Duration::from_secs(30), s(0.0))
 }
 
-/// The next step without pings, which have tests of their own.
+/// The next action other than a ping; pings have their own tests.
 fn next(
-    link: &mut Conversation,
+    session: &mut CoreSession,
     results: &[&str],
     id: &str,
     at: f64,
-) -> Result<Step, DisconnectReason> {
+) -> Result<Action, DisconnectReason> {
     loop {
-        let step = link.next(results.iter().copied(), || id.to_owned(), s(at));
-        if step != Ok(Step::Ping) {
-            return step;
+        let action = session.next_action(results.iter().copied(), || id.to_owned(), s(at));
+        if action != Ok(Action::Ping) {
+            return action;
         }
     }
 }
 
-fn error(id: &str, code: &str) -> Incoming {
-    Incoming::Error { id: id.into(), code: code.into(), text: "why".into() }
+fn error(id: &str, code: &str) -> CoreMessage {
+    CoreMessage::Error { id: id.into(), code: code.into(), text: "why".into() }
 }
 
-fn hear(link: &mut Conversation, message: Incoming, at: f64) -> Verdict {
-    link.heard(message, 1.0, s(at)).unwrap()
+fn registered_message(id: &str) -> CoreMessage {
+    CoreMessage::Registered { id: id.into(), rejected: None }
 }
 
-fn registered() -> Conversation {
-    let mut link = conversation();
-    hear(&mut link, Incoming::Welcome, 0.1);
-    assert_eq!(next(&mut link, &[], "r", 0.1), Ok(Step::Register("r".into())));
-    let yes = Incoming::Registered { id: "r".into(), refused: None };
-    assert_eq!(hear(&mut link, yes, 0.2), Verdict::Registered);
-    assert_eq!(next(&mut link, &[], "h1", 0.2), Ok(Step::Heartbeat("h1".into())));
-    assert_eq!(
-        hear(&mut link, Incoming::Acknowledged { id: "h1".into() }, 0.3),
-        Verdict::Acknowledged
-    );
-    link
+fn on_message(session: &mut CoreSession, message: CoreMessage, at: f64) -> Event {
+    session.on_message(message, 1.0, s(at)).unwrap()
+}
+
+fn acknowledge(session: &mut CoreSession, id: &str, at: f64) {
+    let ack = CoreMessage::HeartbeatAck { id: id.into() };
+    assert_eq!(on_message(session, ack, at), Event::Acknowledged);
+}
+
+fn registered() -> CoreSession {
+    let mut session = connected();
+    on_message(&mut session, CoreMessage::Welcome, 0.1);
+    assert_eq!(next(&mut session, &[], "r", 0.1), Ok(Action::Register("r".into())));
+    assert_eq!(on_message(&mut session, registered_message("r"), 0.2), Event::Registered);
+    assert_eq!(next(&mut session, &[], "h1", 0.2), Ok(Action::Heartbeat("h1".into())));
+    acknowledge(&mut session, "h1", 0.3);
+    session
+}
+
+const TIMEOUT: Result<Action, DisconnectReason> =
+    Err(DisconnectReason::Unanswered(RESPONSE_TIMEOUT));
+
+#[test]
+fn registers_after_welcome_then_sends_heartbeats_on_a_grid() {
+    let mut session = registered();
+    assert_eq!(next(&mut session, &[], "x", 29.0), Ok(Action::Wait(s(30.2))));
+    assert_eq!(next(&mut session, &[], "h2", 30.3), Ok(Action::Heartbeat("h2".into())));
+    acknowledge(&mut session, "h2", 30.4);
+    assert_eq!(next(&mut session, &[], "h3", 60.2), Ok(Action::Heartbeat("h3".into())));
+    // After an hour of sleep the old heartbeat is unacknowledged, so the connection is dead.
+    assert!(next(&mut session, &[], "h4", 3600.0).is_err());
+    assert!(!session.is_stable(s(100.0)) && session.is_stable(s(121.0)));
 }
 
 #[test]
-fn welcome_then_registration_then_heartbeats_on_a_grid() {
-    let mut link = registered();
-    assert_eq!(next(&mut link, &[], "x", 29.0), Ok(Step::Wait(s(30.2))));
-    assert_eq!(next(&mut link, &[], "h2", 30.3), Ok(Step::Heartbeat("h2".into())));
-    assert_eq!(
-        hear(&mut link, Incoming::Acknowledged { id: "h2".into() }, 30.4),
-        Verdict::Acknowledged
-    );
-    assert_eq!(next(&mut link, &[], "h3", 60.2), Ok(Step::Heartbeat("h3".into())));
-    // Asleep for an hour: the old one is not answered, so the connection is dead.
-    assert!(next(&mut link, &[], "h4", 3600.0).is_err());
-    assert!(!link.is_stable(s(100.0)) && link.is_stable(s(121.0)));
+fn registers_without_welcome_after_3_s() {
+    let mut session = connected();
+    assert_eq!(next(&mut session, &[], "r", 0.0), Ok(Action::Wait(s(3.0))));
+    assert_eq!(next(&mut session, &[], "r", 3.0), Ok(Action::Register("r".into())));
+    assert_eq!(next(&mut session, &[], "r", 22.9), Ok(Action::Wait(s(23.0))));
+    assert_eq!(next(&mut session, &[], "r", 23.0), TIMEOUT);
 }
 
 #[test]
-fn a_core_that_says_no_welcome_is_spoken_to_all_the_same() {
-    let mut link = conversation();
-    assert_eq!(next(&mut link, &[], "r", 0.0), Ok(Step::Wait(s(3.0))));
-    assert_eq!(next(&mut link, &[], "r", 3.0), Ok(Step::Register("r".into())));
-    assert_eq!(next(&mut link, &[], "r", 22.9), Ok(Step::Wait(s(23.0))));
-    assert_eq!(next(&mut link, &[], "r", 23.0), Err(DisconnectReason::Unanswered(limits::ANSWER)));
+fn disconnects_when_heartbeat_is_not_acknowledged() {
+    let mut session = registered();
+    assert_eq!(next(&mut session, &[], "h2", 30.2), Ok(Action::Heartbeat("h2".into())));
+    assert_eq!(next(&mut session, &[], "x", 50.1), Ok(Action::Wait(s(50.2))));
+    assert_eq!(next(&mut session, &[], "x", 50.2), TIMEOUT);
 }
 
 #[test]
-fn a_heartbeat_that_is_not_answered_ends_the_connection() {
-    let mut link = registered();
-    assert_eq!(next(&mut link, &[], "h2", 30.2), Ok(Step::Heartbeat("h2".into())));
-    assert_eq!(next(&mut link, &[], "x", 50.1), Ok(Step::Wait(s(50.2))));
-    assert_eq!(next(&mut link, &[], "x", 50.2), Err(DisconnectReason::Unanswered(limits::ANSWER)));
+fn later_acknowledgement_covers_earlier_heartbeats() {
+    let mut session = registered();
+    session.heartbeat_interval = Duration::from_secs(5);
+    session.next_heartbeat = s(5.0);
+    session.keepalive = Keepalive::new(s(1e6), s(1e6), false, s(0.0));
+    assert_eq!(next(&mut session, &[], "h2", 5.0), Ok(Action::Heartbeat("h2".into())));
+    assert_eq!(next(&mut session, &[], "h3", 10.0), Ok(Action::Heartbeat("h3".into())));
+    acknowledge(&mut session, "h3", 11.0);
+    assert!(session.pending_heartbeats.is_empty());
+    let again = on_message(&mut session, CoreMessage::HeartbeatAck { id: "h2".into() }, 11.0);
+    assert!(matches!(again, Event::Ignored(_)), "{again:?}");
 }
 
 #[test]
-fn a_later_answer_answers_for_those_before() {
-    let mut link = registered();
-    link.heartbeat_interval = Duration::from_secs(5);
-    (link.next_heartbeat, link.keepalive) = (s(5.0), Keepalive::new(s(1e6), s(1e6), false, s(0.0)));
-    assert_eq!(next(&mut link, &[], "h2", 5.0), Ok(Step::Heartbeat("h2".into())));
-    assert_eq!(next(&mut link, &[], "h3", 10.0), Ok(Step::Heartbeat("h3".into())));
-    assert_eq!(
-        hear(&mut link, Incoming::Acknowledged { id: "h3".into() }, 11.0),
-        Verdict::Acknowledged
-    );
-    assert!(link.asked.is_empty());
-    let again = hear(&mut link, Incoming::Acknowledged { id: "h2".into() }, 11.0);
-    assert!(matches!(again, Verdict::Ignored(_)), "{again:?}");
+fn repeats_results_until_confirmed() {
+    let mut session = registered();
+    let results = ["a", "b"];
+    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(Action::Result("a".into())));
+    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(Action::Result("b".into())));
+    assert!(matches!(next(&mut session, &results, "x", 1.0), Ok(Action::Wait(_))));
+    let confirmed = on_message(&mut session, CoreMessage::ResultReceived { id: "a".into() }, 1.5);
+    assert_eq!(confirmed, Event::Confirmed("a".into()));
+    assert_eq!(next(&mut session, &["b"], "h", 30.9), Ok(Action::Heartbeat("h".into())));
+    assert!(matches!(next(&mut session, &["b"], "x", 30.9), Ok(Action::Wait(_))));
+    assert_eq!(next(&mut session, &["b"], "x", 31.0), Ok(Action::Result("b".into())));
 }
 
 #[test]
-fn results_are_repeated_until_they_are_confirmed() {
-    let mut link = registered();
-    let waiting = ["a", "b"];
-    assert_eq!(next(&mut link, &waiting, "x", 1.0), Ok(Step::Result("a".into())));
-    assert_eq!(next(&mut link, &waiting, "x", 1.0), Ok(Step::Result("b".into())));
-    assert!(matches!(next(&mut link, &waiting, "x", 1.0), Ok(Step::Wait(_))));
-    let confirmed = hear(&mut link, Incoming::Received { id: "a".into() }, 1.5);
-    assert_eq!(confirmed, Verdict::Confirmed("a".into()));
-    assert_eq!(next(&mut link, &["b"], "h", 30.9), Ok(Step::Heartbeat("h".into())));
-    assert!(matches!(next(&mut link, &["b"], "x", 30.9), Ok(Step::Wait(_))));
-    assert_eq!(next(&mut link, &["b"], "x", 31.0), Ok(Step::Result("b".into())));
+fn sends_nothing_else_before_registration() {
+    let mut session = connected();
+    assert!(matches!(next(&mut session, &["a"], "x", 0.0), Ok(Action::Wait(_))));
+    on_message(&mut session, CoreMessage::Welcome, 0.1);
+    assert_eq!(next(&mut session, &["a"], "r", 0.1), Ok(Action::Register("r".into())));
+    assert!(matches!(next(&mut session, &["a"], "x", 0.1), Ok(Action::Wait(_))));
 }
 
 #[test]
-fn nothing_but_registration_before_it_is_done() {
-    let mut link = conversation();
-    assert!(matches!(next(&mut link, &["a"], "x", 0.0), Ok(Step::Wait(_))));
-    hear(&mut link, Incoming::Welcome, 0.1);
-    assert_eq!(next(&mut link, &["a"], "r", 0.1), Ok(Step::Register("r".into())));
-    assert!(matches!(next(&mut link, &["a"], "x", 0.1), Ok(Step::Wait(_))));
-}
-
-#[test]
-fn every_error_code_has_its_reaction() {
-    // While it registers, whatever the id.
+fn any_error_while_registering_backs_off() {
     for code in ["CREATE_NODE_FAILED", "DATABASE_ERROR", "PARSE_ERROR", "SOMETHING_NEW"] {
-        let mut link = conversation();
-        hear(&mut link, Incoming::Welcome, 0.0);
-        assert!(matches!(next(&mut link, &[], "r", 0.0), Ok(Step::Register(_))));
-        let verdict = hear(&mut link, error("fresh", code), 1.0);
-        assert_eq!(verdict, Verdict::NotRegistered(format!("{code}: why")));
-        assert_eq!(next(&mut link, &[], "r2", 3.9), Ok(Step::Wait(s(4.0))));
-        assert_eq!(next(&mut link, &[], "r2", 4.0), Ok(Step::Register("r2".into())));
-        hear(&mut link, error("r2", code), 5.0);
-        assert!(matches!(next(&mut link, &[], "r3", 10.9), Ok(Step::Wait(_))), "twice as long");
-        assert_eq!(next(&mut link, &[], "r3", 11.0), Ok(Step::Register("r3".into())));
+        let mut session = connected();
+        on_message(&mut session, CoreMessage::Welcome, 0.0);
+        assert!(matches!(next(&mut session, &[], "r", 0.0), Ok(Action::Register(_))));
+        let event = on_message(&mut session, error("other id", code), 1.0);
+        assert_eq!(event, Event::NotRegistered(format!("{code}: why")));
+        assert_eq!(next(&mut session, &[], "r2", 3.9), Ok(Action::Wait(s(4.0))));
+        assert_eq!(next(&mut session, &[], "r2", 4.0), Ok(Action::Register("r2".into())));
+        on_message(&mut session, error("r2", code), 5.0);
+        let wait = next(&mut session, &[], "r3", 10.9);
+        assert!(matches!(wait, Ok(Action::Wait(_))), "twice as long");
+        assert_eq!(next(&mut session, &[], "r3", 11.0), Ok(Action::Register("r3".into())));
     }
-    let mut link = registered();
-    assert!(matches!(hear(&mut link, error("x", "NODE_NOT_FOUND"), 1.0), Verdict::Forgotten(_)));
-    assert_eq!(next(&mut link, &[], "r", 1.1), Ok(Step::Register("r".into())));
-    let yes = Incoming::Registered { id: "r".into(), refused: None };
-    hear(&mut link, yes, 1.2);
-    assert_eq!(next(&mut link, &[], "h", 1.2), Ok(Step::Heartbeat("h".into())));
-    hear(&mut link, error("h", "NODE_NOT_FOUND"), 1.3);
-    assert!(matches!(next(&mut link, &[], "r", 4.2), Ok(Step::Wait(_))), "not at once again");
+}
 
-    let mut link = registered();
-    assert_eq!(next(&mut link, &["a"], "x", 1.0), Ok(Step::Result("a".into())));
-    hear(&mut link, error("x", "NODE_NOT_FOUND"), 1.1);
-    assert_eq!(next(&mut link, &["a"], "r", 1.2), Ok(Step::Register("r".into())));
-    hear(&mut link, Incoming::Registered { id: "r".into(), refused: None }, 1.3);
-    assert_eq!(next(&mut link, &["a"], "h", 1.3), Ok(Step::Heartbeat("h".into())));
-    assert_eq!(next(&mut link, &["a"], "x", 1.3), Ok(Step::Result("a".into())), "once more");
+#[test]
+fn registers_again_when_core_forgot_the_node() {
+    let mut session = registered();
+    let event = on_message(&mut session, error("x", "NODE_NOT_FOUND"), 1.0);
+    assert!(matches!(event, Event::Forgotten(_)));
+    assert_eq!(next(&mut session, &[], "r", 1.1), Ok(Action::Register("r".into())));
+    on_message(&mut session, registered_message("r"), 1.2);
+    assert_eq!(next(&mut session, &[], "h", 1.2), Ok(Action::Heartbeat("h".into())));
+    on_message(&mut session, error("h", "NODE_NOT_FOUND"), 1.3);
+    let wait = next(&mut session, &[], "r", 4.2);
+    assert!(matches!(wait, Ok(Action::Wait(_))), "the second time with a delay");
+}
 
-    let mut link = registered();
-    let refused = link.heard(error("x", "INVALID_TOKEN"), 1.0, s(1.0));
+#[test]
+fn sends_results_again_when_core_forgot_the_node() {
+    let mut session = registered();
+    assert_eq!(next(&mut session, &["a"], "x", 1.0), Ok(Action::Result("a".into())));
+    on_message(&mut session, error("x", "NODE_NOT_FOUND"), 1.1);
+    assert_eq!(next(&mut session, &["a"], "r", 1.2), Ok(Action::Register("r".into())));
+    on_message(&mut session, registered_message("r"), 1.3);
+    assert_eq!(next(&mut session, &["a"], "h", 1.3), Ok(Action::Heartbeat("h".into())));
+    assert_eq!(next(&mut session, &["a"], "x", 1.3), Ok(Action::Result("a".into())));
+}
+
+#[test]
+fn invalid_token_ends_the_connection() {
+    let mut session = registered();
+    let refused = session.on_message(error("x", "INVALID_TOKEN"), 1.0, s(1.0));
     assert_eq!(refused, Err(DisconnectReason::Refused("INVALID_TOKEN: why".into())));
+}
 
-    let mut link = registered();
-    let ignored = hear(&mut link, error("x", "UNKNOWN_MESSAGE_TYPE"), 1.0);
-    assert!(matches!(ignored, Verdict::Ignored(_)));
-    assert!(matches!(next(&mut link, &["a"], "x", 2.0), Ok(Step::Result(_))));
-    let unreadable = |id: &str| Verdict::Unreadable(id.into(), "PARSE_ERROR: why".into());
-    assert_eq!(hear(&mut link, error("a", "PARSE_ERROR"), 2.0), unreadable("a"));
-    assert_eq!(hear(&mut link, error("x", "PARSE_ERROR"), 2.0), unreadable("a"));
-    let trouble = Verdict::AcceptError("DATABASE_ERROR: why".into());
-    assert_eq!(hear(&mut link, error("a", "DATABASE_ERROR"), 2.0), trouble);
+#[test]
+fn errors_of_a_registered_session_have_their_events() {
+    let mut session = registered();
+    let ignored = on_message(&mut session, error("x", "UNKNOWN_MESSAGE_TYPE"), 1.0);
+    assert!(matches!(ignored, Event::Ignored(_)));
+    assert!(matches!(next(&mut session, &["a"], "x", 2.0), Ok(Action::Result(_))));
+    let rejected = |id: &str| Event::ResultRejected(id.into(), "PARSE_ERROR: why".into());
+    assert_eq!(on_message(&mut session, error("a", "PARSE_ERROR"), 2.0), rejected("a"));
+    assert_eq!(on_message(&mut session, error("x", "PARSE_ERROR"), 2.0), rejected("a"));
+    let server_error = Event::ServerError("DATABASE_ERROR: why".into());
+    assert_eq!(on_message(&mut session, error("a", "DATABASE_ERROR"), 2.0), server_error);
 
-    let mut link = registered();
-    assert!(matches!(next(&mut link, &[], "h2", 30.2), Ok(Step::Heartbeat(_))));
-    assert_eq!(hear(&mut link, error("h2", "DATABASE_ERROR"), 30.3), trouble);
-    assert!(matches!(next(&mut link, &[], "x", 55.0), Ok(Step::Wait(_))), "it was an answer");
+    let mut session = registered();
+    assert!(matches!(next(&mut session, &[], "h2", 30.2), Ok(Action::Heartbeat(_))));
+    assert_eq!(on_message(&mut session, error("h2", "DATABASE_ERROR"), 30.3), server_error);
+    let wait = next(&mut session, &[], "x", 55.0);
+    assert!(matches!(wait, Ok(Action::Wait(_))), "an error is a response, too");
 }

@@ -93,7 +93,7 @@ impl ProbeProcess {
         let mut command = Command::new(program);
         command.arg0("gpu-probe").args(["--parent", &std::process::id().to_string()]);
         command.args(arguments);
-        child_env::prepare(&mut command);
+        child_env::isolate(&mut command);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
         let stdin = child.stdin.take().ok_or_else(missing)?;
