@@ -13,9 +13,9 @@ use crate::net::reconnecting_client::{
 };
 
 /// Between two reports of a backlog, because a server that comes back receives the backlogs of all its nodes.
-const REPORT_PAUSE: Duration = Duration::from_millis(50);
+pub const REPORT_PAUSE: Duration = Duration::from_millis(50);
 /// A server that still has an older connection of this node detects within 30 s that it is gone.
-const ALREADY_ONLINE_RETRY: Duration = Duration::from_secs(10);
+pub const ALREADY_ONLINE_RETRY: Duration = Duration::from_secs(10);
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,9 +26,9 @@ use crate::util::error::reason;
 use crate::util::sync::Shutdown;
 
 /// TCP connect to one address; then the next address is tried.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For each of: the proxy's response, the TLS handshake, the WebSocket handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A proxy's response head must fit.
 const MAX_PROXY_RESPONSE_BYTES: usize = 8 << 10;
 const MAX_PROXY_RESPONSE_HEADERS: usize = 64;
