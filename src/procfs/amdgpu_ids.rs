@@ -1,8 +1,7 @@
-//! `amdgpu.ids`: what AMD's GPUs are called in shops.
+//! `amdgpu.ids`: product names of AMD GPUs.
 //!
-//! Format: its own first lines, as libdrm installs it: number of the device, its revision, its name; both
-//! numbers hexadecimal, with a tab after each comma. After the comments comes a version, then one GPU a line.
-//! Two real lines:
+//! Format: described in the first lines of the file, which libdrm installs: device id and revision in hexadecimal, and the name,
+//! with a tab after each comma. Comments come first, then a version, then one GPU a line. Two real lines:
 //!
 //! ```text
 //! 1.0.0
@@ -11,7 +10,7 @@
 
 use crate::procfs::lines;
 
-/// The name of the device with this number and revision, if the list has it.
+/// The name of the GPU with this PCI device id and revision, if it is listed.
 pub fn parse_name(text: &[u8], device: u16, revision: u8) -> Option<String> {
     lines(text).find_map(|(_, line)| {
         let mut fields = line.splitn(3, |&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -29,7 +28,7 @@ fn hexadecimal(field: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const LIST: &[u8] = b"# List of AMDGPU IDs
 #
@@ -44,7 +43,7 @@ mod tests {
 ";
 
     #[test]
-    fn device_and_revision_make_a_name() {
+    fn finds_name_by_device_and_revision() {
         let name = |device, revision| parse_name(LIST, device, revision);
         assert_eq!(name(0x744c, 0xcc).as_deref(), Some("AMD Radeon RX 7900 XT"));
         assert_eq!(name(0x74a1, 0).as_deref(), Some("AMD Instinct MI300X, by the dozen"));
@@ -53,10 +52,10 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_understand_is_no_name() {
+    fn ignores_malformed_lines() {
         for bad in [&b""[..], b"744C", b"744C,C8", b"+744C,C8,x", b"x,C8,x", &[b'9'; 400]] {
             assert_eq!(parse_name(bad, 0x744c, 0xc8), None);
         }
-        survives_every_cut(LIST, |text| parse_name(text, 0x74a1, 0).ok_or(()));
+        parse_every_prefix(LIST, |text| parse_name(text, 0x74a1, 0).ok_or(()));
     }
 }

@@ -1,7 +1,7 @@
-//! `/proc/cpuinfo`: what the processor is called.
+//! `/proc/cpuinfo`: name of the processor.
 //!
-//! Its lines differ by architecture. x86 has a name; 64-bit Arm has numbers, of which Arm's MIDR_EL1
-//! register defines the meaning (implementer, part). Two real lines of each:
+//! Its lines differ by architecture. x86 has a name; 64-bit Arm has the implementer and part number of the MIDR_EL1 register.
+//! Real lines of both:
 //!
 //! ```text
 //! model name      : AMD Ryzen 9 5950X 16-Core Processor
@@ -11,16 +11,15 @@
 
 use crate::procfs::{key_value, lines};
 
-/// The processor's name for people; `None` if the text has neither a name nor Arm's numbers.
+/// The name of the processor; `None` if the text has neither a name nor Arm's numbers.
 ///
-/// Where cores differ (big.LITTLE), each kind is named once, in the order of the text:
-/// `ARM Cortex-A55 + Cortex-A76`.
+/// If cores differ (big.LITTLE), each kind is named once, in the order of the text: `ARM Cortex-A55 + Cortex-A76`.
 pub fn parse_model(text: &[u8]) -> Option<String> {
     let mut implementer = None;
     let mut arm: Vec<(u64, u64)> = Vec::new();
     for (_, line) in lines(text) {
         match key_value(line, b':') {
-            Some((b"model name", name)) if !name.is_empty() => return Some(squeeze(name)),
+            Some((b"model name", name)) if !name.is_empty() => return Some(collapse_spaces(name)),
             Some((b"CPU implementer", value)) => implementer = hexadecimal(value),
             Some((b"CPU part", value)) => {
                 let core = implementer.zip(hexadecimal(value));
@@ -39,13 +38,13 @@ pub fn parse_model(text: &[u8]) -> Option<String> {
     (!names.is_empty()).then(|| names.join(" + "))
 }
 
-/// Runs of spaces, with which some vendors pad their names, become one.
-fn squeeze(name: &[u8]) -> String {
+/// Some vendors pad the name with spaces.
+fn collapse_spaces(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     name.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Who made an Arm processor, by the text behind `CPU implementer`.
+/// The vendor of an Arm processor, by the value of `CPU implementer`.
 pub fn arm_vendor(implementer: &str) -> Option<&'static str> {
     let vendor = vendor(hexadecimal(implementer.as_bytes())?);
     (!vendor.is_empty()).then_some(vendor)
@@ -87,7 +86,7 @@ fn arm_name(implementer: u64, part: u64, with_vendor: bool) -> String {
     }
 }
 
-/// Part numbers as their makers' reference manuals give them: servers, boards and what GPUs sit in.
+/// Part numbers from the vendors' reference manuals: processors of servers, boards and hosts of GPUs.
 fn arm_core(implementer: u64, part: u64) -> Option<&'static str> {
     Some(match (implementer, part) {
         (0x41, 0xc07) => "Cortex-A7",
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn x86_says_its_name() {
+    fn returns_model_name_of_x86() {
         let real = b"processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 85\nmodel name\t: Intel(R) Xeon(R)  Processor @ 2.60GHz\nflags\t\t: fpu\n\n";
         assert_eq!(parse_model(real).unwrap(), "Intel(R) Xeon(R) Processor @ 2.60GHz");
         for end in 0..real.len() {
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn arm_numbers_become_a_name() {
+    fn maps_arm_part_numbers_to_names() {
         let core = |implementer: &str, part: &str| {
             format!(
                 "processor : 0\nCPU implementer\t: {implementer}\nCPU architecture: 8\nCPU variant\t: 0x0\nCPU part\t: {part}\n\n"
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_known_is_nothing_said() {
+    fn returns_none_without_name_or_numbers() {
         assert_eq!(parse_model(b""), None);
         assert_eq!(parse_model(b"processor : 0\nCPU part : 0xd08\n"), None);
         assert_eq!(parse_model(b"CPU implementer : 41\nCPU part : d08\n"), None);

@@ -1,4 +1,4 @@
-//! `/proc/diskstats`: what every block device has done since boot.
+//! `/proc/diskstats`: I/O counters of every block device.
 //!
 //! Format: kernel `Documentation/admin-guide/iostats.rst`. A real line (further columns came later):
 //!
@@ -8,48 +8,40 @@
 
 use crate::procfs::{ParseError, fields, lines, number};
 
-/// The kernel counts in sectors of 512 bytes, whatever the device's own sectors are.
+/// The kernel counts sectors of 512 bytes, whatever the sector size of the device.
 const SECTOR_BYTES: u64 = 512;
 
-/// One block device. Counters are since boot; the kernel's may wrap.
+/// A block device. Counters start at boot; in the kernel they may wrap.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskStat {
     /// Name under `/dev`, any bytes.
     pub name: Vec<u8>,
-    /// Its number, major and minor.
+    /// Major and minor.
     pub number: (u64, u64),
-    /// Reads completed.
     pub reads: u64,
-    /// Reads that were joined with others.
     pub reads_merged: u64,
-    /// Bytes read.
     pub read_bytes: u64,
-    /// Time spent reading, summed over requests, in milliseconds.
+    /// Summed over requests.
     pub read_milliseconds: u64,
-    /// Writes completed.
     pub writes: u64,
-    /// Writes that were joined with others.
     pub writes_merged: u64,
-    /// Bytes written.
     pub written_bytes: u64,
-    /// Time spent writing, summed over requests, in milliseconds.
+    /// Summed over requests.
     pub write_milliseconds: u64,
-    /// Requests in flight now.
+    /// Number of requests in flight now.
     pub in_flight: u64,
-    /// Time in which at least one request was in flight, in milliseconds.
+    /// Time with at least one request in flight.
     pub busy_milliseconds: u64,
-    /// `busy` weighted with the requests in flight, in milliseconds.
+    /// Busy time weighted with the number of requests in flight.
     pub weighted_milliseconds: u64,
-    /// Space given back; kernels before 4.18 do not count it.
+    /// `None` before Linux 4.18.
     pub discards: Option<Discards>,
-    /// Flushes of the device's own cache, and the time spent on them in milliseconds; kernels before 5.5 do not
-    /// count them.
+    /// Number of cache flushes, and the time spent on them in milliseconds; `None` before Linux 5.5.
     pub flushes: Option<(u64, u64)>,
 }
 
-/// Space that was given back to a device.
+/// Counters of discard (TRIM) requests.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // as for reads and writes
 pub struct Discards {
     pub completed: u64,
     pub merged: u64,
@@ -58,7 +50,7 @@ pub struct Discards {
     pub milliseconds: u64,
 }
 
-/// Parses `/proc/diskstats`. Lines shorter than eleven counters (partitions before 2.6.25) are left out.
+/// Lines with fewer than eleven counters (partitions before Linux 2.6.25) are skipped.
 pub fn parse(text: &[u8]) -> Result<Vec<DiskStat>, ParseError> {
     let mut disks = Vec::new();
     for (at, line) in lines(text) {
@@ -106,10 +98,10 @@ fn disk<'a>(at: usize, mut fields: impl Iterator<Item = &'a [u8]>) -> Result<Dis
     })
 }
 
-/// Keeps the devices a person calls a disk: no memory or loop device, and no partition of a device
-/// that is listed itself (`sda1` beside `sda`, `nvme0n1p2` beside `nvme0n1`).
+/// Skips RAM, loop, floppy and CD devices, and partitions of a device that is listed itself (`sda1` of `sda`, `nvme0n1p2` of
+/// `nvme0n1`).
 pub fn whole_disks(disks: &[DiskStat]) -> impl Iterator<Item = &DiskStat> {
-    // In order, so that a machine of a thousand disks costs no million comparisons.
+    // Sorted, so that a machine with a thousand disks does not need a million comparisons.
     let mut names: Vec<&[u8]> = disks.iter().map(|disk| &disk.name[..]).collect();
     names.sort_unstable();
     let is_listed = move |name: &[u8]| names.binary_search(&name).is_ok();
@@ -117,19 +109,19 @@ pub fn whole_disks(disks: &[DiskStat]) -> impl Iterator<Item = &DiskStat> {
         let virtual_device = [&b"ram"[..], b"zram", b"loop", b"fd", b"sr"]
             .iter()
             .any(|prefix| disk.name.strip_prefix(*prefix).is_some_and(is_number));
-        !virtual_device && !whose_partition(&disk.name).is_some_and(&is_listed)
+        !virtual_device && !parent_disk(&disk.name).is_some_and(&is_listed)
     })
 }
 
-/// The disk whose partition this would be.
-fn whose_partition(name: &[u8]) -> Option<&[u8]> {
+/// The name of the disk, if this is the name of a partition.
+fn parent_disk(name: &[u8]) -> Option<&[u8]> {
     let mut base = name;
     while let [shorter @ .., b'0'..=b'9'] = base {
         base = shorter;
     }
     match base {
         _ if base.len() == name.len() => None,
-        // The name of a disk that ends in a digit is told from the partition's number by this letter.
+        // If the name of the disk ends in a digit, `p` separates it from the number of the partition.
         [disk @ .., b'p'] if disk.last().is_some_and(u8::is_ascii_digit) => Some(disk),
         _ => Some(base),
     }
@@ -142,7 +134,7 @@ fn is_number(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b" 254       0 vda 30462 4386 1652106 5221 21520 11042 1053968 17338 1 10568 23110 0 0 0 0 1025 550
    7       0 loop0 0 0 0 0 0 0 0 0 0 0 0
@@ -150,7 +142,7 @@ mod tests {
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let disks = parse(REAL).unwrap();
         let vda = &disks[0];
         assert_eq!((&vda.name[..], vda.reads, vda.writes), (&b"vda"[..], 30462, 21520));
@@ -160,16 +152,16 @@ mod tests {
         assert_eq!(vda.weighted_milliseconds, 23110);
         assert_eq!((vda.number, vda.reads_merged, vda.writes_merged), ((254, 0), 4386, 11042));
         assert_eq!((vda.discards, vda.flushes), (Some(Discards::default()), Some((1025, 550))));
-        assert_eq!((disks[1].discards, disks[1].flushes), (None, None), "an older kernel's line");
+        assert_eq!((disks[1].discards, disks[1].flushes), (None, None), "line of an older kernel");
     }
 
     #[test]
-    fn partitions_before_2_6_25_are_left_out() {
+    fn skips_short_lines_of_old_kernels() {
         assert_eq!(parse(b"   8       1 sda1 35486 38030 38030 38030\n"), Ok(vec![]));
     }
 
     #[test]
-    fn partitions_and_memory_devices_are_no_disks() {
+    fn whole_disks_skips_partitions_and_virtual_devices() {
         let names = [
             "sda",
             "sda1",
@@ -212,11 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         assert!(parse(b"8 x sda 1 2 3 4 5 6 7 8 9 10 11\n").is_err());
         assert!(parse(b"8 0 sda 1 2 3 4 5 6 7 8 9 10 11 12 13 14 many\n").is_err());
         assert!(parse(b"8 0 sda 1 2 3 4 5 6 seven 8 9 10 11\n").is_err());
         assert!(parse(b"8 0 sda 1 2 3 4 5 6 99999999999999999999 8 9 10 11\n").is_err());
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

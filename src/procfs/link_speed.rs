@@ -1,7 +1,7 @@
-//! `current_link_speed` of a PCI device: how fast its link runs now.
+//! `current_link_speed` of a PCI device.
 //!
 //! Format: kernel `drivers/pci/probe.c`, `pci_speed_string`; before 5.6 without the decimals and `PCIe`.
-//! Two real files, and what a device says that does not answer:
+//! Two real files, and the content for a device that does not respond:
 //!
 //! ```text
 //! 16.0 GT/s PCIe
@@ -11,7 +11,7 @@
 
 use crate::procfs::{ParseError, fields};
 
-/// Transfers per lane, in GT/s, of each generation from the first.
+/// Transfer rates per lane in GT/s, and their PCI Express generation.
 const GENERATIONS: [(&[u8], u32); 9] = [
     (b"2.5", 1),
     (b"5.0", 2),
@@ -24,23 +24,23 @@ const GENERATIONS: [(&[u8], u32); 9] = [
     (b"64.0", 6),
 ];
 
-/// Parses a link's speed into its PCI Express generation.
+/// Returns the PCI Express generation.
 pub fn parse_generation(text: &[u8]) -> Result<u32, ParseError> {
-    let refuse = || ParseError::new(1, "a link speed in GT/s", text);
+    let malformed = || ParseError::new(1, "a link speed in GT/s", text);
     let mut fields = fields(text.split(|&byte| byte == b'\n').next().unwrap_or_default());
     let (speed, unit) = (fields.next(), fields.next());
     let known = GENERATIONS.iter().find(|(known, _)| Some(*known) == speed);
-    let (_, generation) = known.filter(|_| unit == Some(b"GT/s")).ok_or_else(refuse)?;
+    let (_, generation) = known.filter(|_| unit == Some(b"GT/s")).ok_or_else(malformed)?;
     Ok(*generation)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     #[test]
-    fn every_generation_of_old_and_new_kernels() {
+    fn parses_each_generation_of_old_and_new_kernels() {
         let texts = ["2.5", "5.0", "8.0", "16.0", "32.0", "64.0"];
         let new = texts.map(|speed| parse_generation(format!("{speed} GT/s PCIe\n").as_bytes()));
         assert_eq!(new, [1, 2, 3, 4, 5, 6].map(Ok));
@@ -50,12 +50,12 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         let bad =
             [&b""[..], b"Unknown\n", b"Unknown speed\n", b"16.0\n", b"160 GT/s\n", b"66 MHz PCI\n"];
         for bad in bad.into_iter().chain([&[b'9'; 400][..]]) {
             assert!(parse_generation(bad).is_err());
         }
-        survives_every_cut(b"16.0 GT/s PCIe\n", parse_generation);
+        parse_every_prefix(b"16.0 GT/s PCIe\n", parse_generation);
     }
 }

@@ -1,4 +1,4 @@
-//! `/proc/loadavg`: how many threads want to run.
+//! `/proc/loadavg`: load averages.
 //!
 //! Format: proc(5). A real line:
 //!
@@ -9,24 +9,19 @@
 use crate::procfs::{ParseError, fields, fraction, number};
 use crate::util::text::parse_decimal;
 
-/// Load averages and what the same line says beside them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoadAvg {
-    /// Threads running or waiting for a processor or a disk, mean of the last minute.
+    /// Mean number of threads that run or wait for a CPU or disk, over one minute.
     pub one: f64,
-    /// The same over five minutes.
     pub five: f64,
-    /// The same over fifteen minutes.
     pub fifteen: f64,
-    /// Threads that run or are ready to, now.
+    /// Threads that run or are ready to run now.
     pub running: u64,
-    /// All threads.
     pub threads: u64,
-    /// The process id given out last.
+    /// The process id that was assigned last.
     pub last_pid: u64,
 }
 
-/// Parses `/proc/loadavg`.
 pub fn parse(text: &[u8]) -> Result<LoadAvg, ParseError> {
     let mut fields = fields(text.trim_ascii());
     let one = fraction(1, fields.next())?;
@@ -34,11 +29,11 @@ pub fn parse(text: &[u8]) -> Result<LoadAvg, ParseError> {
     let fifteen = fraction(1, fields.next())?;
     let threads = fields.next().unwrap_or_default();
     let (running, threads) =
-        running_of(threads).ok_or_else(|| ParseError::new(1, "running/threads", threads))?;
+        parse_threads(threads).ok_or_else(|| ParseError::new(1, "running/threads", threads))?;
     Ok(LoadAvg { one, five, fifteen, running, threads, last_pid: number(1, fields.next())? })
 }
 
-fn running_of(field: &[u8]) -> Option<(u64, u64)> {
+fn parse_threads(field: &[u8]) -> Option<(u64, u64)> {
     let mut halves = field.split(|&byte| byte == b'/');
     Some((parse_decimal(halves.next()?)?, parse_decimal(halves.next()?)?))
 }
@@ -46,22 +41,22 @@ fn running_of(field: &[u8]) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"0.20 0.18 0.12 1/80 11206\n";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let load = parse(REAL).unwrap();
         assert_eq!((load.one, load.five, load.fifteen), (0.20, 0.18, 0.12));
         assert_eq!((load.running, load.threads, load.last_pid), (1, 80, 11206));
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         for bad in [&b""[..], b"0.20 0.18\n", b"0.20 0.18 x 1/80 1\n", b"0.2 0.1 0.1 180 1\n"] {
             assert!(parse(bad).is_err());
         }
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

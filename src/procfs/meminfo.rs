@@ -1,4 +1,4 @@
-//! `/proc/meminfo`: where the memory is.
+//! `/proc/meminfo`: memory usage.
 //!
 //! Format: kernel `Documentation/filesystems/proc.rst`, "meminfo". Two real lines:
 //!
@@ -10,13 +10,12 @@
 use crate::procfs::{ParseError, fields, key_value, lines, number};
 use crate::util::text::parse_decimal;
 
-/// `/proc/meminfo`: what this agent computes with, in bytes (the kernel prints kB and means KiB), and every line.
+/// The values that the agent computes with, in bytes (the kernel prints kB and means KiB), and every line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // named after their lines, defined by the kernel's document
 pub struct MemInfo {
     pub mem_total_bytes: u64,
     pub mem_free_bytes: Option<u64>,
-    /// What new programs can have without swapping; kernels before 3.14 do not say.
+    /// What new programs can allocate without swapping; `None` before Linux 3.14.
     pub mem_available_bytes: Option<u64>,
     pub buffers_bytes: Option<u64>,
     pub cached_bytes: Option<u64>,
@@ -27,7 +26,7 @@ pub struct MemInfo {
     pub swap_free_bytes: Option<u64>,
     pub dirty_bytes: Option<u64>,
     pub slab_reclaimable_bytes: Option<u64>,
-    /// Every line, in the kernel's order.
+    /// In the order of the file.
     pub lines: Vec<Line>,
 }
 
@@ -46,7 +45,7 @@ pub struct Line {
     pub is_bytes: bool,
 }
 
-/// Parses `/proc/meminfo`. Without MemTotal there is nothing to compare with: an error.
+/// Fails without MemTotal.
 pub fn parse(text: &[u8]) -> Result<MemInfo, ParseError> {
     let mut info = MemInfo::default();
     let mut total = None;
@@ -95,12 +94,12 @@ fn bytes(at: usize, value: &[u8]) -> Result<u64, ParseError> {
 }
 
 impl MemInfo {
-    /// Memory that new programs can have without swapping: MemAvailable, or on a kernel that does not
-    /// print it (before 3.14) the kernel's own estimate, from the sum of the zones' low watermarks.
+    /// Memory that new programs can allocate without swapping: MemAvailable, or before Linux 3.14 the same estimate, computed from
+    /// the sum of the zones' low watermarks.
     ///
-    /// The estimate is that of `si_mem_available()`, described with MemAvailable in the kernel's
-    /// `proc.rst`: free memory above the watermarks, plus page cache and reclaimable slab, each less
-    /// the half (or the watermark, if smaller) that the system needs to keep working.
+    /// The estimate is that of `si_mem_available()`, described with MemAvailable in the kernel's `proc.rst`: free memory above the
+    /// watermarks, plus page cache and reclaimable slab, each less the half (or the watermark, if smaller) that the system needs to
+    /// keep working.
     pub fn available_bytes(&self, low_watermark_bytes: Option<u64>) -> Option<u64> {
         if let Some(available) = self.mem_available_bytes {
             return Some(available.min(self.mem_total_bytes));
@@ -119,7 +118,7 @@ impl MemInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"MemTotal:       24731712 kB
 MemFree:        23105060 kB
@@ -139,7 +138,7 @@ DirectMap4k:       40960 kB
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let info = parse(REAL).unwrap();
         assert_eq!(info.mem_total_bytes, 24731712 * 1024);
         assert_eq!(info.available_bytes(None), Some(23880244 * 1024));
@@ -148,7 +147,7 @@ DirectMap4k:       40960 kB
     }
 
     #[test]
-    fn every_line_is_kept_with_its_name_and_unit() {
+    fn keeps_each_line_with_name_and_unit() {
         let info = parse(REAL).unwrap();
         assert_eq!(info.lines.len(), 15);
         let line = |name: &str| info.lines.iter().find(|line| line.name == name).unwrap();
@@ -168,7 +167,7 @@ DirectMap4k:       40960 kB
     }
 
     #[test]
-    fn an_old_kernel_gets_the_kernels_own_estimate() {
+    fn estimates_available_memory_of_old_kernels() {
         let old: Vec<u8> = REAL
             .split_inclusive(|&byte| byte == b'\n')
             .filter(|line| !line.starts_with(b"MemAvailable"))
@@ -176,18 +175,18 @@ DirectMap4k:       40960 kB
             .copied()
             .collect();
         let info = parse(&old).unwrap();
-        assert_eq!(info.available_bytes(None), None, "without watermarks nothing is made up");
-        // By hand, in kB, low watermark 45056: free 23105060 - 45056; page cache 800000 - 45056;
+        assert_eq!(info.available_bytes(None), None, "no estimate without watermarks");
+        // Computed by hand, in kB, with a low watermark of 45056: free 23105060 - 45056; page cache 800000 - 45056;
         // slab 80000 - min(45056, 40000).
         let expected = (23105060 - 45056) + (800000 - 45056) + (80000 - 40000);
         assert_eq!(info.available_bytes(Some(45056 * 1024)), Some(expected * 1024));
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         assert!(parse(b"MemFree: 12 kB\n").is_err());
         assert!(parse(b"MemTotal: twelve kB\n").is_err());
         assert!(parse(b"MemTotal: 18446744073709551615 kB\n").is_err());
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

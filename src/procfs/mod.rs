@@ -1,8 +1,7 @@
-//! Bytes of the kernel's files become data here.
+//! Parsers of kernel files, one module per file.
 //!
-//! One file per kernel file. A parser is `&[u8] -> Result<T, ParseError>`: it opens nothing, asks no
-//! clock and cannot panic, so the same code reads local files and text that came over SSH.
-//! Input is bytes: names of interfaces, mounts and processes may be anything.
+//! A parser is `&[u8] -> Result<T, ParseError>`. It does no I/O and cannot panic, so the same code parses local files and text from
+//! other hosts. Input is bytes, because names of interfaces, mounts and processes may be any bytes.
 #![deny(
     clippy::indexing_slicing,
     clippy::string_slice,
@@ -47,14 +46,14 @@ use std::fmt;
 
 use crate::util::text::{EXCERPT_CHARS, escape_for_log, parse_decimal};
 
-/// Why a text could not be understood. Who read it adds where it came from.
+/// Why a text could not be parsed. The caller adds the file name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParseError {
-    /// Line of the text, from 1; 0 when a whole line is missing.
+    /// Line number, from 1; 0 if a whole line is missing.
     pub line: usize,
-    /// What the format asks for there, e.g. "a number".
+    /// What the format requires there, e.g. "a number".
     pub expected: &'static str,
-    /// The offending text, escaped and cut.
+    /// The offending text, escaped and truncated.
     pub got: String,
 }
 
@@ -90,21 +89,21 @@ pub(crate) fn fields(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|&byte| byte == b' ' || byte == b'\t').filter(|field| !field.is_empty())
 }
 
-/// A line of the form `key: value`, both trimmed.
+/// Splits a line at the separator and trims both parts.
 pub(crate) fn key_value(line: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = line.iter().position(|&byte| byte == separator)?;
     let (key, value) = line.split_at_checked(at)?;
     Some((key.trim_ascii(), value.get(1..)?.trim_ascii()))
 }
 
-/// An unsigned decimal number, as the kernel prints its counters.
+/// Parses an unsigned decimal number, as the kernel prints its counters.
 pub(crate) fn number(line: usize, field: Option<&[u8]>) -> Result<u64, ParseError> {
     const EXPECTED: &str = "a number";
     let field = field.ok_or_else(|| ParseError::new(line, EXPECTED, b""))?;
     parse_decimal(field).ok_or_else(|| ParseError::new(line, EXPECTED, field))
 }
 
-/// A decimal number with a fraction, such as a load average.
+/// Parses a decimal number with a fraction, such as a load average.
 pub(crate) fn fraction(line: usize, field: Option<&[u8]>) -> Result<f64, ParseError> {
     const EXPECTED: &str = "a decimal fraction";
     let field = field.ok_or_else(|| ParseError::new(line, EXPECTED, b""))?;
@@ -119,8 +118,8 @@ pub(crate) fn fraction(line: usize, field: Option<&[u8]>) -> Result<f64, ParseEr
 
 #[cfg(test)]
 pub(crate) mod testing {
-    /// Runs a parser on every prefix of a text: it may refuse, it must not panic.
-    pub fn survives_every_cut<T, E>(text: &[u8], parse: impl Fn(&[u8]) -> Result<T, E>) {
+    /// Runs a parser on every prefix of a text: it may return an error, it must not panic.
+    pub fn parse_every_prefix<T, E>(text: &[u8], parse: impl Fn(&[u8]) -> Result<T, E>) {
         for end in 0..=text.len() {
             let _ = parse(&text[..end]);
         }
@@ -132,16 +131,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fractions_are_plain_decimals() {
+    fn accepts_only_plain_decimal_fractions() {
         assert_eq!(fraction(1, Some(b"0.05")), Ok(0.05));
-        assert!(fraction(1, Some(&[b'9'; 400])).is_err(), "more than a number holds");
+        assert!(fraction(1, Some(&[b'9'; 400])).is_err(), "overflows");
         for bad in [&b"inf"[..], b"NaN", b"1e9", b"-0.1", b".", b"1.2.3"] {
             assert!(fraction(1, Some(bad)).is_err(), "{}", escape_for_log(bad, EXCERPT_CHARS));
         }
     }
 
     #[test]
-    fn errors_say_where_and_repeat_the_text_escaped_and_cut() {
+    fn error_contains_line_and_truncated_text() {
         let error = number(3, Some(b"12x4\x1b[2J")).unwrap_err();
         assert_eq!(error.to_string(), r#"line 3: expected a number, got "12x4\x1b[2J""#);
         let long = number(1, Some(&[b'9'; 400])).unwrap_err().to_string();

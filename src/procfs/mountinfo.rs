@@ -1,4 +1,4 @@
-//! `/proc/self/mountinfo`: what is mounted where.
+//! `/proc/self/mountinfo`: the mount table.
 //!
 //! Format: kernel `Documentation/filesystems/proc.rst` 3.5. A real line:
 //!
@@ -8,26 +8,25 @@
 
 use crate::procfs::{ParseError, fields, lines};
 
-/// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// `major:minor` of the file system: the same for every mount of it.
+    /// `major:minor`, the same for all mounts of a file system.
     pub device_number: Vec<u8>,
-    /// Directory of the file system that is mounted; `/` unless this is a bind mount or subvolume.
+    /// Directory within the file system; `/` unless this is a bind mount or subvolume.
     pub root: Vec<u8>,
-    /// Where it is mounted, any bytes.
+    /// Any bytes.
     pub mount_point: Vec<u8>,
-    /// Type of the file system, e.g. `ext4`.
+    /// E.g. `ext4`.
     pub fs_type: Vec<u8>,
-    /// What it was mounted from, e.g. `/dev/vda` or `server:/export`.
+    /// E.g. `/dev/vda` or `server:/export`.
     pub source: Vec<u8>,
-    /// Mounted read-only, here or as a whole.
+    /// This mount, or the file system as a whole.
     pub read_only: bool,
-    /// Read-only for us alone, perhaps, so that what statvfs says of that counts for nothing. No list says so.
+    /// The agent's own sandbox may have made the mount read-only, so that statvfs is no evidence. Not part of the file; the parser
+    /// sets it to false.
     pub ro_from_sandbox: bool,
 }
 
-/// Parses `/proc/self/mountinfo`.
 pub fn parse(text: &[u8]) -> Result<Vec<Mount>, ParseError> {
     let mut mounts = Vec::new();
     for (at, line) in lines(text) {
@@ -45,10 +44,10 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let root = fields.next()?;
     let mount_point = fields.next()?;
     let options = fields.next()?;
-    // Any number of optional fields, ended by a lone hyphen.
+    // Any number of optional fields, terminated by a hyphen.
     fields.find(|field| *field == b"-")?;
     let fs_type = fields.next()?;
-    // A source may be empty, which leaves one field fewer; the options are always last.
+    // An empty source leaves one field fewer; the options are always last.
     let rest: Vec<&[u8]> = fields.collect();
     let (super_options, source) = rest.split_last()?;
     let is_read_only = |options: &[u8]| options.split(|&byte| byte == b',').any(|o| o == b"ro");
@@ -63,7 +62,7 @@ fn mount(line: &[u8]) -> Option<Mount> {
     })
 }
 
-/// The kernel writes space, tab, newline and backslash as `\040`, `\011`, `\012`, `\134`.
+/// The kernel escapes space, tab, newline and backslash as `\040`, `\011`, `\012`, `\134`.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -92,7 +91,7 @@ fn octal(digits: &[u8]) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
@@ -101,7 +100,7 @@ mod tests {
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let mounts = parse(REAL).unwrap();
         assert_eq!(mounts.len(), 4);
         assert_eq!((&mounts[1].fs_type[..], mounts[1].read_only), (&b"ext4"[..], false));
@@ -112,21 +111,21 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_source_leaves_one_field_fewer() {
+    fn parses_line_with_empty_source() {
         let mounts = parse(b"27 1 0:30 / /x rw - tmpfs  rw\n").unwrap();
         assert_eq!((&mounts[0].source[..], &mounts[0].fs_type[..]), (&b""[..], &b"tmpfs"[..]));
     }
 
     #[test]
-    fn an_escape_that_is_none_stays_as_it_is() {
+    fn keeps_invalid_escapes() {
         assert_eq!(unescape(b"a\\04"), b"a\\04");
         assert_eq!(unescape(b"a\\999b"), b"a\\999b");
-        assert_eq!(unescape(b"a\\777b"), b"a\\777b", "more than a byte holds");
+        assert_eq!(unescape(b"a\\777b"), b"a\\777b", "overflows a byte");
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         assert!(parse(b"27 1 254:0 / / rw,relatime ext4 /dev/vda rw\n").is_err());
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

@@ -1,6 +1,6 @@
-//! `/proc/net/dev`: what every network interface has moved since it exists.
+//! `/proc/net/dev`: traffic counters of every network interface.
 //!
-//! Format: proc(5); two heading lines, then sixteen counters behind each name. Two real lines:
+//! Format: proc(5); two header lines, then a name and sixteen counters per line. Two real lines:
 //!
 //! ```text
 //!     lo: 2776770   11307    0    0    0     0          0         0  2776770   11307    0    0    0     0       0          0
@@ -11,44 +11,37 @@ use crate::procfs::{ParseError, fields, lines, number};
 
 /// Counters of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // the kernel's words
 pub struct Traffic {
     pub bytes: u64,
     pub packets: u64,
     pub errors: u64,
     pub drops: u64,
-    /// Lost because the device's queue was full.
+    /// Lost because the queue of the device was full.
     pub fifo: u64,
     pub compressed: u64,
 }
 
-/// One network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetDev {
-    /// Name of the interface: any bytes but white space, `/` and `:`.
+    /// Any bytes but white space, `/` and `:`.
     pub name: Vec<u8>,
-    /// What came in.
     pub receive: Traffic,
-    /// Frames whose length or form is wrong.
+    /// Framing errors.
     pub receive_frame: u64,
-    /// Frames to many.
     pub receive_multicast: u64,
-    /// What went out.
     pub transmit: Traffic,
-    /// Collisions.
     pub collisions: u64,
-    /// Losses of the carrier while something was sent.
+    /// Carrier losses while transmitting.
     pub carrier: u64,
 }
 
-/// Parses `/proc/net/dev`.
 pub fn parse(text: &[u8]) -> Result<Vec<NetDev>, ParseError> {
     let mut devices = Vec::new();
     for (at, line) in lines(text).skip(2) {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        // The last colon: an alias ("eth0:1") has one in its name, and counters have none.
+        // The last colon, because the name of an alias ("eth0:1") contains one.
         let colon = line.iter().rposition(|&byte| byte == b':');
         let (name, counters) = colon
             .and_then(|colon| line.split_at_checked(colon))
@@ -88,7 +81,7 @@ fn device<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
@@ -98,7 +91,7 @@ br-1:2:1 1 0 0 0 0 0 0 2 2 0 0 0 0 0 0
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let devices = parse(REAL).unwrap();
         assert_eq!(devices.len(), 3);
         assert_eq!(devices[1].name, b"eth0");
@@ -114,7 +107,7 @@ br-1:2:1 1 0 0 0 0 0 0 2 2 0 0 0 0 0 0
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         assert_eq!(parse(b""), Ok(vec![]));
         assert!(parse(b"a\nb\neth0 1 2 3\n").is_err());
         assert!(parse(b"a\nb\neth0: 1 2 3\n").is_err());
@@ -123,6 +116,6 @@ br-1:2:1 1 0 0 0 0 0 0 2 2 0 0 0 0 0 0
         assert!(
             parse(b"a\nb\neth0: 99999999999999999999 2 3 4 5 6 7 8 1 2 3 4 5 6 7 8\n").is_err()
         );
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

@@ -1,6 +1,6 @@
-//! `/etc/os-release`: which distribution this is.
+//! `/etc/os-release`: the distribution.
 //!
-//! Format: os-release(5): shell assignments, one a line. A real line:
+//! Format: os-release(5), one shell assignment a line. A real line:
 //!
 //! ```text
 //! PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"
@@ -8,9 +8,8 @@
 
 use crate::procfs::{key_value, lines};
 
-/// What of it identifies the system; empty where the file does not say.
+/// The variables that identify the system; empty if the file does not set them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // the names of os-release(5)
 pub struct OsRelease {
     pub build_id: String,
     pub id: String,
@@ -27,14 +26,14 @@ pub struct OsRelease {
 }
 
 impl OsRelease {
-    /// The distribution's name for people, e.g. `Debian GNU/Linux 12 (bookworm)`.
+    /// E.g. `Debian GNU/Linux 12 (bookworm)`.
     pub fn display_name(&self) -> Option<String> {
         let names = [&self.pretty_name, &self.name];
         names.into_iter().find(|name| !name.is_empty()).cloned()
     }
 }
 
-/// Parses `/etc/os-release`. Lines that are not understood are nobody's.
+/// Unknown and malformed lines are ignored.
 pub fn parse(text: &[u8]) -> OsRelease {
     let mut found = OsRelease::default();
     for (_, line) in lines(text) {
@@ -77,28 +76,28 @@ fn unquote(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
-    fn people(text: &[u8]) -> Option<String> {
+    fn display_name(text: &[u8]) -> Option<String> {
         parse(text).display_name()
     }
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let real = b"# a comment\nNAME=\"Debian GNU/Linux\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nID=debian\nVERSION_ID=\"12\"\nVERSION=\"12 (bookworm)\"\nHOME_URL=\"https://www.debian.org/\"\n";
-        assert_eq!(people(real).unwrap(), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(display_name(real).unwrap(), "Debian GNU/Linux 12 (bookworm)");
         let found = parse(real);
         assert_eq!((&*found.id, &*found.version_id, &*found.variant), ("debian", "12", ""));
         assert_eq!(found.version, "12 (bookworm)");
-        survives_every_cut(real, |text| Ok::<_, ()>(parse(text)));
+        parse_every_prefix(real, |text| Ok::<_, ()>(parse(text)));
     }
 
     #[test]
-    fn quotes_and_escapes_are_those_of_a_shell() {
-        assert_eq!(people(b"PRETTY_NAME='Alpine Linux'\n").unwrap(), "Alpine Linux");
-        assert_eq!(people(b"NAME=Gentoo\n").unwrap(), "Gentoo");
-        assert_eq!(people(b"NAME=\"a \\\"b\\\" \\\\ c\"\n").unwrap(), "a \"b\" \\ c");
-        assert_eq!(people(b"PRETTY_NAME=\"\"\n"), None);
-        assert_eq!(people(b"\xff\xfe"), None);
+    fn removes_shell_quotes_and_escapes() {
+        assert_eq!(display_name(b"PRETTY_NAME='Alpine Linux'\n").unwrap(), "Alpine Linux");
+        assert_eq!(display_name(b"NAME=Gentoo\n").unwrap(), "Gentoo");
+        assert_eq!(display_name(b"NAME=\"a \\\"b\\\" \\\\ c\"\n").unwrap(), "a \"b\" \\ c");
+        assert_eq!(display_name(b"PRETTY_NAME=\"\"\n"), None);
+        assert_eq!(display_name(b"\xff\xfe"), None);
     }
 }

@@ -1,6 +1,6 @@
-//! `/proc/PID/stat`: what a process has used.
+//! `/proc/PID/stat`: resource usage of a process.
 //!
-//! Format: proc_pid_stat(5). The name, in brackets, may hold anything; numbers follow the last bracket. A real line:
+//! Format: proc_pid_stat(5). The name, in parentheses, may be any bytes; numbers follow the last parenthesis. A real line:
 //!
 //! ```text
 //! 15718 (cat) R 15714 15714 10924 0 -1 4194304 99 0 0 0 0 0 0 0 20 0 1 0 2384670 3133440 388 18446744073709551615 …
@@ -8,29 +8,25 @@
 
 use crate::procfs::{ParseError, fields, number};
 
-/// Parts of the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PidStat {
-    /// Processor time in user mode, in ticks of `USER_HZ` (100 per second).
+    /// CPU time in user mode, in ticks of `USER_HZ` (100 per second).
     pub user_ticks: u64,
-    /// Processor time in the kernel, in ticks.
+    /// CPU time in kernel mode, in ticks.
     pub system_ticks: u64,
-    /// Threads.
     pub threads: u64,
-    /// When it was started, in ticks since boot.
+    /// Start time, in ticks since boot.
     pub start_ticks: u64,
-    /// Its address space.
+    /// Size of the address space.
     pub virtual_bytes: u64,
-    /// Memory it occupies, in pages.
     pub resident_pages: u64,
 }
 
-/// Parses `/proc/PID/stat`.
 pub fn parse(text: &[u8]) -> Result<PidStat, ParseError> {
     let bracket = text.iter().rposition(|&byte| byte == b')');
     let rest = bracket.and_then(|at| text.get(at.checked_add(1)?..));
-    let rest = rest.ok_or_else(|| ParseError::new(1, "a name in brackets", text))?;
-    // The first field here is the third of the line, the state.
+    let rest = rest.ok_or_else(|| ParseError::new(1, "a name in parentheses", text))?;
+    // The first of these fields is the third one of the line, the state.
     let mut fields = fields(rest.trim_ascii()).skip(11);
     let (user_ticks, system_ticks) = (number(1, fields.next())?, number(1, fields.next())?);
     let mut fields = fields.skip(4);
@@ -44,12 +40,12 @@ pub fn parse(text: &[u8]) -> Result<PidStat, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"15718 (c ) (at) R 15714 15714 10924 0 -1 4194304 99 0 0 0 7 9 0 0 20 0 3 0 2384670 3133440 388 18446744073709551615 94758809419776\n";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let found = parse(REAL).unwrap();
         assert_eq!((found.user_ticks, found.system_ticks, found.threads), (7, 9, 3));
         assert_eq!((found.start_ticks, found.virtual_bytes), (2384670, 3133440));
@@ -57,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         let with = |from: &str, to: &str| {
             parse(String::from_utf8_lossy(REAL).replace(from, to).as_bytes())
         };
@@ -65,6 +61,6 @@ mod tests {
         assert!(with("2384670", "soon").is_err());
         assert!(with("2384670", "99999999999999999999").is_err());
         assert!(parse(b"").is_err() && parse(b"1 (a)").is_err());
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

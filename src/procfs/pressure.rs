@@ -1,5 +1,4 @@
-//! `/proc/pressure/{cpu,memory,io}`: how much time was lost waiting (kernel 4.20 and later, where it is
-//! switched on).
+//! `/proc/pressure/{cpu,memory,io}`: time lost waiting for a resource, since Linux 4.20, if it is switched on.
 //!
 //! Format: kernel `Documentation/accounting/psi.rst`. Two real lines:
 //!
@@ -10,29 +9,23 @@
 
 use crate::procfs::{ParseError, fields, fraction, key_value, lines, number};
 
-/// One line of a pressure file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Stall {
-    /// Share of the last 10 seconds, in percent.
     pub avg10_percent: f64,
-    /// Share of the last 60 seconds, in percent.
     pub avg60_percent: f64,
-    /// Share of the last 300 seconds, in percent.
     pub avg300_percent: f64,
-    /// Since boot, in microseconds.
+    /// Since boot.
     pub total_microseconds: u64,
 }
 
-/// One pressure file.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pressure {
-    /// Time in which at least one task waited.
+    /// Time with at least one waiting task.
     pub some: Stall,
-    /// Time in which every task that was not idle waited; the cpu file has it since 5.13.
+    /// Time in which all tasks that were not idle waited; in the cpu file since Linux 5.13.
     pub full: Option<Stall>,
 }
 
-/// Parses one pressure file.
 pub fn parse(text: &[u8]) -> Result<Pressure, ParseError> {
     let (mut some, mut full) = (None, None);
     for (at, line) in lines(text) {
@@ -69,14 +62,14 @@ fn stall<'a>(at: usize, fields: impl Iterator<Item = &'a [u8]>) -> Result<Stall,
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"some avg10=0.00 avg60=0.12 avg300=1.53 total=4294967
 full avg10=0.00 avg60=0.00 avg300=0.02 total=12345
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let pressure = parse(REAL).unwrap();
         assert_eq!(pressure.some.avg60_percent, 0.12);
         assert_eq!(pressure.some.total_microseconds, 4294967);
@@ -84,16 +77,16 @@ full avg10=0.00 avg60=0.00 avg300=0.02 total=12345
     }
 
     #[test]
-    fn cpu_pressure_before_5_13_has_no_full_line() {
+    fn full_line_is_optional() {
         let some = REAL.split(|&byte| byte == b'\n').next().unwrap();
         assert_eq!(parse(some).unwrap().full, None);
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         assert!(parse(b"").is_err());
         assert!(parse(b"some avg10=0.00 avg60=0.12 total=1\n").is_err());
         assert!(parse(b"some avg10=x avg60=0.12 avg300=1.53 total=1\n").is_err());
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

@@ -1,6 +1,6 @@
-//! `/proc/PID/stat` of every process, one after the other, as `cat` prints them.
+//! `/proc/PID/stat` of every process, concatenated.
 //!
-//! Format: proc_pid_stat(5). The name, in brackets, may hold anything but a newline, which the kernel escapes. A real line:
+//! Format: proc_pid_stat(5). The name, in parentheses, may be any bytes but a newline, which the kernel escapes. A real line:
 //!
 //! ```text
 //! 15718 (cat) R 15714 15714 10924 0 -1 4194304 99 0 0 0 3 1 0 0 20 0 1 0 2384670 3133440 388 18446744073709551615 …
@@ -9,22 +9,19 @@
 use crate::procfs::{lines, pid_stat};
 use crate::util::text::parse_decimal;
 
-/// One process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
     pub pid: u32,
-    /// The name of its program, at most 15 bytes; kernel threads have longer ones.
+    /// At most 15 bytes; longer for kernel threads.
     pub name: Vec<u8>,
-    /// Processor time since it was started, in ticks of `USER_HZ` (100 per second).
+    /// CPU time since its start, in ticks of `USER_HZ` (100 per second).
     pub ticks: u64,
-    /// When it was started, in ticks since boot: a number that is used again has another.
+    /// In ticks since boot. Distinguishes processes that reuse a pid.
     pub start_ticks: u64,
-    /// Memory it occupies, in pages.
     pub resident_pages: u64,
 }
 
-/// Parses the lines. One that is no process is left out: it may have ended while it was read.
+/// Skips malformed lines: a process may exit while its file is read.
 pub fn parse(text: &[u8]) -> Vec<Process> {
     lines(text).filter_map(|(_, line)| process(line)).collect()
 }
@@ -53,7 +50,7 @@ mod tests {
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let found = parse(REAL);
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].pid, &found[0].name[..]), (15718, &b"c ) (at"[..]));
@@ -63,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_understand_is_left_out() {
+    fn skips_malformed_lines() {
         for bad in [&b""[..], b"1 (a)", b"1 )a( R", b"x (a) R 1", b"(a", b"1 a) R"] {
             assert_eq!(parse(bad), [], "{}", crate::util::text::escape_for_log(bad, 40));
         }

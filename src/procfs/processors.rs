@@ -1,6 +1,6 @@
-//! `/proc/cpuinfo`, processor by processor.
+//! `/proc/cpuinfo`, by processor.
 //!
-//! Lines differ by architecture; each processor is a block of them. Two real lines of x86 and two of Arm:
+//! A block of lines per processor, which differ by architecture. Two real lines of x86 and two of Arm:
 //!
 //! ```text
 //! processor       : 0
@@ -12,31 +12,29 @@
 use crate::procfs::{fields, fraction, key_value, lines};
 use crate::util::text::parse_decimal;
 
-/// One processor: its lines, by name.
+/// One processor and its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Processor {
-    /// Its number.
     pub number: u32,
     lines: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// Where a processor is, from `/sys/devices/system/cpu`.
+/// Topology and frequency of a processor, from `/sys/devices/system/cpu`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Place {
-    /// The processor's number.
+pub struct CpuTopology {
     pub number: u32,
-    /// In which package; absent where the kernel does not know.
+    /// `None` if the kernel does not know.
     pub package: Option<u64>,
-    /// In which of its cores.
+    /// Core within the package.
     pub core: Option<u64>,
-    /// How fast it runs now.
+    /// Current frequency.
     pub mhz: Option<f64>,
 }
 
-/// The longest value that is kept: flags, with which nothing is done, are longer.
-const VALUE_BYTES: usize = 128;
+/// Longer values, such as flags, are not needed and skipped.
+const MAX_VALUE_BYTES: usize = 128;
 
-/// Parses `/proc/cpuinfo`. Blocks that are no processor (a board's serial number) are left out.
+/// Skips blocks that are not a processor, such as the serial number of a board.
 pub fn parse(text: &[u8]) -> Vec<Processor> {
     let mut processors: Vec<Processor> = Vec::new();
     let mut within = false;
@@ -45,13 +43,13 @@ pub fn parse(text: &[u8]) -> Vec<Processor> {
             within = false;
             continue;
         };
-        // Old 32-bit Arm has one "Processor" with a name for all.
+        // Old 32-bit Arm kernels print one line "Processor" with a name for all.
         if let (b"processor", Some(number)) = (key, parse_decimal(value)) {
             let Ok(number) = u32::try_from(number) else { continue };
             processors.push(Processor { number, lines: Vec::new() });
             within = true;
         } else if let Some(processor) = processors.last_mut().filter(|_| within)
-            && value.len() <= VALUE_BYTES
+            && value.len() <= MAX_VALUE_BYTES
         {
             processor.lines.push((key.to_vec(), value.to_vec()));
         }
@@ -59,16 +57,16 @@ pub fn parse(text: &[u8]) -> Vec<Processor> {
     processors
 }
 
-/// Parses lines of number, package, core and kHz; `-` or a negative number is none.
-pub fn parse_places(text: &[u8]) -> Vec<Place> {
-    let place = |line| {
+/// Parses lines of number, package, core and kHz; `-` and negative numbers mean unknown.
+pub fn parse_topology(text: &[u8]) -> Vec<CpuTopology> {
+    let topology = |line| {
         let mut fields = fields(line);
         let number = u32::try_from(parse_decimal(fields.next()?)?).ok()?;
         let (package, core) = (parse_decimal(fields.next()?), parse_decimal(fields.next()?));
         let mhz = parse_decimal(fields.next()?).map(|khz| khz as f64 / 1000.0);
-        Some(Place { number, package, core, mhz })
+        Some(CpuTopology { number, package, core, mhz })
     };
-    lines(text).filter_map(|(_, line)| place(line)).collect()
+    lines(text).filter_map(|(_, line)| topology(line)).collect()
 }
 
 impl Processor {
@@ -77,22 +75,19 @@ impl Processor {
         line.map(|(_, value)| &value[..]).filter(|value| !value.is_empty())
     }
 
-    /// A line's value.
     pub fn text(&self, key: &str) -> Option<String> {
         self.value(key).map(|value| String::from_utf8_lossy(value).into_owned())
     }
 
-    /// The same, if it is a whole number.
     pub fn number(&self, key: &str) -> Option<u64> {
         parse_decimal(self.value(key)?)
     }
 
-    /// The same, if it is a number with a fraction.
     pub fn fraction(&self, key: &str) -> Option<f64> {
         fraction(0, self.value(key)).ok()
     }
 
-    /// The same, if it is `yes` or `no`.
+    /// `yes` or `no`.
     pub fn flag(&self, key: &str) -> Option<bool> {
         match self.value(key)? {
             b"yes" => Some(true),
@@ -101,7 +96,7 @@ impl Processor {
         }
     }
 
-    /// Its lines as the kernel writes them, but for the number.
+    /// Its lines without the number, as [`super::cpuinfo::parse_model`] accepts them.
     pub fn as_lines(&self) -> Vec<u8> {
         self.lines.iter().flat_map(|(key, value)| [key, &b":"[..], value, b"\n"].concat()).collect()
     }
@@ -115,18 +110,18 @@ mod tests {
     const ARM: &[u8] = include_bytes!("../../tests/fixtures/arm/a/proc/cpuinfo");
 
     #[test]
-    fn a_real_x86() {
+    fn parses_real_x86() {
         let found = parse(X86);
         assert_eq!(found.iter().map(|one| one.number).collect::<Vec<_>>(), [0, 1]);
         assert_eq!(found[0].text("vendor_id").as_deref(), Some("GenuineIntel"));
         assert_eq!(found[1].number("core id"), Some(1));
         assert_eq!(found[0].flag("fpu"), Some(true));
         assert!(found[0].fraction("cpu MHz").is_some_and(|mhz| mhz > 100.0));
-        assert_eq!(found[0].text("flags"), None, "too long to be kept");
+        assert_eq!(found[0].text("flags"), None, "too long");
     }
 
     #[test]
-    fn a_real_arm() {
+    fn parses_real_arm() {
         let found = parse(ARM);
         assert_eq!(found.len(), 4);
         assert_eq!(found[3].text("CPU part").as_deref(), Some("0xd08"));
@@ -137,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_processor_is_left_out() {
+    fn skips_blocks_that_are_not_processors() {
         let board = b"Processor\t: ARMv7 rev 4\nprocessor\t: 0\nBogoMIPS\t: 38.40\n\nHardware\t: BCM2835\nSerial\t\t: 1\n";
         let found = parse(board);
         assert_eq!((found.len(), found[0].fraction("BogoMIPS")), (1, Some(38.4)));
@@ -149,13 +144,13 @@ mod tests {
     }
 
     #[test]
-    fn places() {
-        let found = parse_places(b"0 0 1 1500000\n1 -1 - -\nx 0 0 0\n");
+    fn parses_topology() {
+        let found = parse_topology(b"0 0 1 1500000\n1 -1 - -\nx 0 0 0\n");
         assert_eq!(
             found,
             [
-                Place { number: 0, package: Some(0), core: Some(1), mhz: Some(1500.0) },
-                Place { number: 1, package: None, core: None, mhz: None },
+                CpuTopology { number: 0, package: Some(0), core: Some(1), mhz: Some(1500.0) },
+                CpuTopology { number: 1, package: None, core: None, mhz: None },
             ]
         );
     }

@@ -1,7 +1,7 @@
-//! `ras/umc_err_count` and `ras/aca_umc` of an AMD GPU: errors of its memory.
+//! `ras/umc_err_count` and `ras/aca_umc` of an AMD GPU: memory errors.
 //!
 //! Format: kernel `drivers/gpu/drm/amd/amdgpu/amdgpu_ras.c`, "AMDGPU RAS sysfs Error Count Interface".
-//! Errors that were not corrected, that were, and (since 6.8) that wait to be consumed:
+//! Uncorrected errors, corrected errors, and (since Linux 6.8) deferred errors:
 //!
 //! ```text
 //! ue: 0
@@ -9,21 +9,18 @@
 //! de: 0
 //! ```
 //!
-//! While the GPU is reset, `Query currently inaccessible` stands there instead.
+//! While the GPU is being reset, the file contains `Query currently inaccessible`.
 
 use crate::procfs::{ParseError, key_value, lines, number};
 
-/// Errors of one part of a GPU since its driver was loaded.
+/// Errors since the driver was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Errors {
-    /// Those that were not corrected.
+pub struct RasErrorCount {
     pub uncorrected: u64,
-    /// Those that were.
     pub corrected: u64,
 }
 
-/// Parses one part's counts.
-pub fn parse(text: &[u8]) -> Result<Errors, ParseError> {
+pub fn parse(text: &[u8]) -> Result<RasErrorCount, ParseError> {
     let (mut uncorrected, mut corrected) = (None, None);
     for (at, line) in lines(text) {
         match key_value(line, b':') {
@@ -32,7 +29,7 @@ pub fn parse(text: &[u8]) -> Result<Errors, ParseError> {
             _ => continue,
         }
     }
-    Ok(Errors {
+    Ok(RasErrorCount {
         uncorrected: uncorrected.ok_or(ParseError::missing("a line \"ue\""))?,
         corrected: corrected.ok_or(ParseError::missing("a line \"ce\""))?,
     })
@@ -41,25 +38,25 @@ pub fn parse(text: &[u8]) -> Result<Errors, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const DOCUMENTED: &[u8] = b"ue: 2\nce: 1\nde: 7\n";
 
     #[test]
-    fn what_the_kernel_documents() {
-        assert_eq!(parse(DOCUMENTED), Ok(Errors { uncorrected: 2, corrected: 1 }));
+    fn parses_documented_sample() {
+        assert_eq!(parse(DOCUMENTED), Ok(RasErrorCount { uncorrected: 2, corrected: 1 }));
         let before_6_8 = b"ue: 2\nce: 1\n";
         assert_eq!(parse(before_6_8), parse(DOCUMENTED));
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         let bad = [&b""[..], b"ue: 1\n", b"ce: 1\n", b"ue: x\nce: 1\n", b"ue: -1\nce: 1\n"];
         for bad in bad.into_iter().chain([&b"Query currently inaccessible\n"[..]]) {
             assert!(parse(bad).is_err());
         }
         let long = [b"ue: ", &[b'9'; 400][..], b"\nce: 1\n"].concat();
         assert!(parse(&long).is_err());
-        survives_every_cut(DOCUMENTED, parse);
+        parse_every_prefix(DOCUMENTED, parse);
     }
 }

@@ -1,6 +1,6 @@
-//! `/proc/net/snmp`: what the network's protocols have counted since boot.
+//! `/proc/net/snmp`: counters of the network protocols since boot.
 //!
-//! Format: pairs of lines, names and then values, each after the protocol's name. A real pair:
+//! Format: pairs of lines, names and then values, each prefixed with the protocol. A real pair:
 //!
 //! ```text
 //! Udp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors SndbufErrors InCsumErrors IgnoredMulti MemErrors
@@ -10,9 +10,8 @@
 use crate::procfs::{ParseError, fields, lines};
 use crate::util::text::parse_decimal;
 
-/// The counters that are wanted; `None` where the kernel has none.
+/// A selection of the counters, defined by RFC 4022 and RFC 4113; `None` if the kernel does not have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs)] // named after the kernel's, defined by RFC 4022 and RFC 4113
 pub struct Snmp {
     pub tcp_active_opens: Option<u64>,
     pub tcp_passive_opens: Option<u64>,
@@ -27,7 +26,6 @@ pub struct Snmp {
     pub udp_sndbuf_errors: Option<u64>,
 }
 
-/// Parses `/proc/net/snmp`.
 pub fn parse(text: &[u8]) -> Result<Snmp, ParseError> {
     let mut snmp = Snmp::default();
     let mut names: Option<&[u8]> = None;
@@ -42,11 +40,11 @@ pub fn parse(text: &[u8]) -> Result<Snmp, ParseError> {
         let (mut keys, mut values) = (fields(before), fields(line));
         let protocol = keys.next();
         if protocol != values.next() {
-            return Err(ParseError::new(at, "values of the line before", line));
+            return Err(ParseError::new(at, "the values of the previous line", line));
         }
         for (key, value) in keys.zip(values) {
             if let Some(slot) = slot(&mut snmp, protocol.unwrap_or_default(), key) {
-                // MaxConn, which is not wanted, may be -1; so may nothing that is.
+                // Only MaxConn, which is not selected, may be -1.
                 let value =
                     parse_decimal(value).ok_or_else(|| ParseError::new(at, "a number", value))?;
                 *slot = Some(value);
@@ -76,7 +74,7 @@ fn slot<'a>(snmp: &'a mut Snmp, protocol: &[u8], key: &[u8]) -> Option<&'a mut O
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"Ip: Forwarding DefaultTTL InReceives
 Ip: 2 64 86413202
@@ -87,7 +85,7 @@ Udp: 2109 40 0 2149 3 4 0 12 0
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let snmp = parse(REAL).unwrap();
         assert_eq!((snmp.tcp_active_opens, snmp.tcp_passive_opens), (Some(1203), Some(842)));
         assert_eq!((snmp.tcp_attempt_fails, snmp.tcp_curr_estab), (Some(31), Some(12)));
@@ -98,17 +96,17 @@ Udp: 2109 40 0 2149 3 4 0 12 0
     }
 
     #[test]
-    fn what_an_old_kernel_does_not_count_is_absent() {
+    fn counters_missing_in_old_kernels_are_none() {
         let snmp = parse(b"Udp: InDatagrams OutDatagrams\nUdp: 1 2\n").unwrap();
         assert_eq!((snmp.udp_out_datagrams, snmp.udp_rcvbuf_errors), (Some(2), None));
         assert_eq!(parse(b""), Ok(Snmp::default()));
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         assert!(parse(b"Udp: InDatagrams\nTcp: 1\n").is_err());
         assert!(parse(b"Udp: InDatagrams\nUdp: many\n").is_err());
         assert!(parse(b"Udp: InDatagrams\nUdp: 99999999999999999999\n").is_err());
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

@@ -1,4 +1,4 @@
-//! `/proc/stat`: what every processor has done since boot.
+//! `/proc/stat`: CPU times and other counters since boot.
 //!
 //! Format: kernel `Documentation/filesystems/proc.rst` 1.7, proc(5). Two real lines:
 //!
@@ -12,54 +12,44 @@ use crate::util::text::parse_decimal;
 
 /// Time spent since boot in each state, in ticks of `USER_HZ` (100 per second).
 ///
-/// `guest` is part of `user`, `guest_nice` of `nice`. A column that an old kernel does not print yet
-/// (steal came with 2.6.11, guest_nice with 2.6.33) is a state it does not count: 0.
+/// A column that an old kernel does not print (steal since Linux 2.6.11, guest_nice since 2.6.33) is a state that it does not
+/// count: 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuTimes {
-    /// Normal processes in user mode.
     pub user: u64,
-    /// Niced processes in user mode.
     pub nice: u64,
-    /// Kernel mode.
     pub system: u64,
-    /// Nothing to do.
     pub idle: u64,
-    /// Nothing to do while input or output was outstanding.
+    /// Idle while I/O was outstanding.
     pub iowait: u64,
-    /// Servicing interrupts.
     pub irq: u64,
-    /// Servicing soft interrupts.
     pub softirq: u64,
-    /// Taken by the hypervisor for others.
+    /// Taken by the hypervisor.
     pub steal: u64,
-    /// Running a guest (contained in `user`).
+    /// Included in `user`.
     pub guest: u64,
-    /// Running a niced guest (contained in `nice`).
+    /// Included in `nice`.
     pub guest_nice: u64,
 }
 
-/// The parts of `/proc/stat` that this agent uses.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stat {
-    /// All processors together.
     pub total: CpuTimes,
-    /// Each online processor with its number; an offline one leaves a gap.
+    /// Online CPUs with their numbers; an offline one leaves a gap.
     pub cpus: Vec<(u32, CpuTimes)>,
-    /// Interrupts served since boot.
     pub interrupts: Option<u64>,
-    /// Context switches since boot.
     pub context_switches: Option<u64>,
-    /// When the machine booted, Unix seconds.
+    /// Unix time.
     pub boot_time_seconds: Option<u64>,
-    /// Processes and threads created since boot.
+    /// Number of processes and threads created.
     pub forks: Option<u64>,
-    /// Threads that run or are ready to.
+    /// Number of threads that run or are ready to run.
     pub procs_running: Option<u64>,
-    /// Threads that wait for input or output.
+    /// Number of threads that wait for I/O.
     pub procs_blocked: Option<u64>,
 }
 
-/// Parses `/proc/stat`. Without its first line there is nothing to say: an error.
+/// Fails without the total of all CPUs.
 pub fn parse(text: &[u8]) -> Result<Stat, ParseError> {
     let mut stat = Stat::default();
     let mut seen_total = false;
@@ -73,7 +63,7 @@ pub fn parse(text: &[u8]) -> Result<Stat, ParseError> {
                 seen_total = true;
             } else {
                 let cpu = parse_decimal(cpu).and_then(|cpu| u32::try_from(cpu).ok());
-                let cpu = cpu.ok_or_else(|| ParseError::new(at, "a processor", key))?;
+                let cpu = cpu.ok_or_else(|| ParseError::new(at, "a CPU number", key))?;
                 stat.cpus.push((cpu, times));
             }
             continue;
@@ -118,7 +108,7 @@ fn cpu_times<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"cpu  10132153 290696 3084719 46828483 16683 0 25195 0 175628 0
 cpu0 1393280 32966 572056 13343292 6130 0 17875 0 23933 0
@@ -133,7 +123,7 @@ softirq 54117 0 1 2
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let stat = parse(REAL).unwrap();
         assert_eq!(stat.total.user, 10132153);
         assert_eq!(stat.total.guest, 175628);
@@ -145,14 +135,14 @@ softirq 54117 0 1 2
     }
 
     #[test]
-    fn a_kernel_of_2002_prints_four_columns() {
+    fn parses_four_columns_of_linux_2_4() {
         let stat = parse(b"cpu  1 2 3 4\ncpu0 1 2 3 4\n").unwrap();
         assert_eq!((stat.total.idle, stat.total.steal), (4, 0));
         assert_eq!(stat.context_switches, None);
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         for bad in [
             &b""[..],
             b"cpu0 1 2 3 4\n",
@@ -163,6 +153,6 @@ softirq 54117 0 1 2
         ] {
             assert!(parse(bad).is_err(), "{}", crate::util::text::escape_for_log(bad, 40));
         }
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

@@ -1,4 +1,4 @@
-//! `/proc/uptime`: seconds since boot, and seconds that processors were idle, summed.
+//! `/proc/uptime`: seconds since boot, and idle seconds summed over all CPUs.
 //!
 //! Format: proc(5). A real line:
 //!
@@ -8,7 +8,7 @@
 
 use crate::procfs::{ParseError, fields, fraction};
 
-/// Parses the seconds since boot out of `/proc/uptime`.
+/// Returns the seconds since boot.
 pub fn parse(text: &[u8]) -> Result<f64, ParseError> {
     fraction(1, fields(text.trim_ascii()).next())
 }
@@ -16,13 +16,13 @@ pub fn parse(text: &[u8]) -> Result<f64, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         assert_eq!(parse(b"350735.47 234388.90\n"), Ok(350735.47));
         assert!(parse(b"").is_err());
         assert!(parse(b"soon\n").is_err());
-        survives_every_cut(b"350735.47 234388.90\n", parse);
+        parse_every_prefix(b"350735.47 234388.90\n", parse);
     }
 }

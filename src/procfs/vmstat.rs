@@ -1,4 +1,4 @@
-//! `/proc/vmstat`: counters of the memory management, of which a few are wanted.
+//! `/proc/vmstat`: counters of memory management, of which a few are used.
 //!
 //! Format: one `name value` a line; `oom_kill` since kernel 4.13. Two real lines:
 //!
@@ -9,14 +9,12 @@
 
 use crate::procfs::{ParseError, fields, lines, number};
 
-/// What happened since boot; `None` where the kernel does not count it.
+/// Counters since boot; `None` if the kernel does not have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VmStat {
-    /// Processes killed because memory ran out.
     pub oom_kill: Option<u64>,
-    /// Page faults.
     pub pgfault: Option<u64>,
-    /// Page faults that waited for a disk.
+    /// Page faults that needed I/O.
     pub pgmajfault: Option<u64>,
     /// Read from block devices, in KiB.
     pub pgpgin: Option<u64>,
@@ -28,14 +26,9 @@ pub struct VmStat {
     pub pswpout: Option<u64>,
 }
 
-/// Parses `/proc/vmstat`.
 pub fn parse(text: &[u8]) -> Result<VmStat, ParseError> {
     let mut found = VmStat::default();
     for (at, line) in lines(text) {
-        // Of two hundred lines, a quarter.
-        if !matches!(line.first(), Some(b'o' | b'p')) {
-            continue;
-        }
         let mut fields = fields(line);
         let slot = match fields.next() {
             Some(b"oom_kill") => &mut found.oom_kill,
@@ -55,7 +48,7 @@ pub fn parse(text: &[u8]) -> Result<VmStat, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"nr_free_pages 5786345
 pgpgin 19374929
@@ -69,7 +62,7 @@ oom_kill_nothing many
 ";
 
     #[test]
-    fn a_real_sample() {
+    fn parses_a_real_sample() {
         let found = parse(REAL).unwrap();
         assert_eq!(
             (found.oom_kill, found.pgfault, found.pgmajfault),
@@ -80,16 +73,16 @@ oom_kill_nothing many
     }
 
     #[test]
-    fn what_an_old_kernel_does_not_count_is_absent() {
+    fn counters_missing_in_old_kernels_are_none() {
         assert_eq!(parse(b"nr_free_pages 5786345\n"), Ok(VmStat::default()));
         assert_eq!(parse(b""), Ok(VmStat::default()));
     }
 
     #[test]
-    fn refuses_what_it_does_not_understand() {
+    fn rejects_malformed_text() {
         assert!(parse(b"oom_kill many\n").is_err());
         assert!(parse(b"pgfault\n").is_err());
         assert!(parse(b"pgfault 18446744073709551616\n").is_err());
-        survives_every_cut(REAL, parse);
+        parse_every_prefix(REAL, parse);
     }
 }

@@ -1,7 +1,6 @@
-//! `/proc/zoneinfo`: the watermarks of the memory zones, read only where `/proc/meminfo` has no
-//! MemAvailable (kernels before 3.14).
+//! `/proc/zoneinfo`: watermarks of the memory zones, read only if `/proc/meminfo` has no MemAvailable (before Linux 3.14).
 //!
-//! Format: `mm/vmstat.c` of the kernel, `zoneinfo_show_print`. The lines that count:
+//! Format: kernel `mm/vmstat.c`, `zoneinfo_show_print`. Two real lines:
 //!
 //! ```text
 //! Node 0, zone    DMA32
@@ -10,7 +9,7 @@
 
 use crate::procfs::{ParseError, fields, lines, number};
 
-/// The sum of all zones' low watermarks, in pages.
+/// The sum of the low watermarks of all zones, in pages.
 pub fn parse_low_watermark_pages(text: &[u8]) -> Result<u64, ParseError> {
     let mut sum: Option<u64> = None;
     for (at, line) in lines(text) {
@@ -26,7 +25,7 @@ pub fn parse_low_watermark_pages(text: &[u8]) -> Result<u64, ParseError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::procfs::testing::survives_every_cut;
+    use crate::procfs::testing::parse_every_prefix;
 
     const REAL: &[u8] = b"Node 0, zone      DMA
   per-node stats
@@ -45,9 +44,9 @@ Node 0, zone    DMA32
 ";
 
     #[test]
-    fn sums_the_zones() {
+    fn sums_low_watermarks_of_all_zones() {
         assert_eq!(parse_low_watermark_pages(REAL), Ok(2874));
         assert!(parse_low_watermark_pages(b"Node 0, zone DMA\n").is_err());
-        survives_every_cut(REAL, parse_low_watermark_pages);
+        parse_every_prefix(REAL, parse_low_watermark_pages);
     }
 }

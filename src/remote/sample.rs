@@ -17,7 +17,7 @@ use crate::procfs::net_dev::NetDev;
 use crate::procfs::processes;
 use crate::procfs::processes::Process;
 use crate::procfs::processors;
-use crate::procfs::processors::{Place, Processor};
+use crate::procfs::processors::{CpuTopology, Processor};
 use crate::procfs::snmp;
 use crate::procfs::snmp::Snmp;
 use crate::procfs::stat;
@@ -58,7 +58,7 @@ pub struct Look {
 pub struct Host {
     pub page_bytes: u64,
     pub processors: Vec<Processor>,
-    pub places: Vec<Place>,
+    pub places: Vec<CpuTopology>,
     /// With the uptime at which they were read, by number.
     pub processes: (f64, Vec<Process>),
     /// Interfaces that are hardware.
@@ -132,7 +132,7 @@ impl Host {
             news.processors = !self.processors.is_empty();
         }
         if let Some(text) = sections.get("topology") {
-            self.places = few(processors::parse_places(text));
+            self.places = few(processors::parse_topology(text));
         }
         if let Some(text) = sections.get("processes") {
             let mut list = processes::parse(text);

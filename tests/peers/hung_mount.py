@@ -76,7 +76,7 @@ async def watch(url, directory, device, log):
             if now - hung_since > 8:
                 break
         assert "/" in points(update), update["file_systems"]
-        named = [line for line in log if f"{directory} does not answer" in line]
+        named = [line for line in log if f"filesystem {directory} is not responding" in line]
         assert len(named) == 1, log
         threading.Thread(target=answer, args=[device], daemon=True).start()
         async for update in updates(socket):
@@ -85,7 +85,7 @@ async def watch(url, directory, device, log):
             assert time.monotonic() - last < 60, "it answers, and is not reported"
         size = next(e for e in update["file_systems"] if e["mount_point"] == directory)
         assert size["total_bytes"] == 1000 * 4096, size
-        assert any(f"{directory} answers again" in line for line in log), log
+        assert any(f"filesystem {directory} recovered" in line for line in log), log
 
 
 def collect(lines, log):

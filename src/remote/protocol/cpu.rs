@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::model::previous::PreviousItems;
 use crate::procfs::cpuinfo;
-use crate::procfs::processors::{Place, Processor};
+use crate::procfs::processors::{CpuTopology, Processor};
 use crate::procfs::stat::{CpuTimes, Stat};
 use crate::remote::protocol::fields::{Fields, two_decimals};
 use crate::remote::sample::Host;
@@ -38,7 +38,7 @@ pub(super) fn info(host: &Host) -> Value {
 /// A processor's package and core.
 type Placed<'a> = (u64, u64, &'a Processor);
 
-fn place<'a>(host: &'a Host, processor: &Processor) -> Option<&'a Place> {
+fn place<'a>(host: &'a Host, processor: &Processor) -> Option<&'a CpuTopology> {
     host.places.iter().find(|place| place.number == processor.number)
 }
 
@@ -163,7 +163,7 @@ mod tests {
 
     fn host(cpuinfo: &[u8], places: &[u8]) -> Host {
         let processors = processors::parse(cpuinfo);
-        Host { processors, places: processors::parse_places(places), ..Host::default() }
+        Host { processors, places: processors::parse_topology(places), ..Host::default() }
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hm_agent::collector::gpu::nvidia::protocol::ProbeReply;
-use hm_agent::collector::mount_filter::worth_asking;
-use hm_agent::collector::mounts::Place;
+use hm_agent::collector::mount_filter::filter_mounts;
+use hm_agent::collector::mounts::MountPoint;
 use hm_agent::heartbeat::table::HeartbeatTable;
 use hm_agent::limits;
 use hm_agent::model::devices::{Chip, Devices, InterfaceAttributes, Interface, Sensor};
@@ -97,7 +97,7 @@ pub fn machine(sections: &[(String, Vec<u8>)]) -> HostInfo {
 
 fn file_systems(body: &[u8]) -> Vec<FileSystem> {
     let mounts = mountinfo::parse(body).unwrap_or_default();
-    let mounts = worth_asking(mounts, Path::new("/"));
+    let mounts = filter_mounts(mounts, Path::new("/"));
     let numbers = body.len() as u64;
     let size = FsSize {
         total_bytes: numbers << (numbers % 50),
@@ -107,7 +107,7 @@ fn file_systems(body: &[u8]) -> Vec<FileSystem> {
         files_free: numbers / 2,
         read_only: false,
     };
-    mounts.into_iter().map(|mount| Place::new(Path::new("/"), mount).holding(size)).collect()
+    mounts.into_iter().map(|mount| MountPoint::new(Path::new("/"), mount).with_usage(size)).collect()
 }
 
 /// A line is the name of a zone, of a chip and its sensor, and of an interface.

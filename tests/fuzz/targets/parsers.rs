@@ -57,7 +57,7 @@ fuzz_target!(|data: &[u8]| {
                 one.fraction("cpu MHz");
                 one.flag("fpu");
             }
-            processors::parse_places(text);
+            processors::parse_topology(text);
         }
         b'r' => drop(ras_err_count::parse(text)),
         b's' => drop(snmp::parse(text)),
