@@ -8,7 +8,6 @@
 //! - waitid(2) and waitpid(2): nix returns `EINVAL` for a child that a real-time signal killed.
 //! - fcntl(2) with `F_SETFD` on inherited descriptors: this process has no owner for them from which nix could borrow.
 //! - getgrouplist(3): nix fails on musl for a user of more than 32 groups.
-//! - localtime_r(3): nix does not wrap it.
 //! - [`nvml`] calls NVIDIA's library through raw pointers. Only the GPU probe contains it.
 #![allow(unsafe_code)]
 

@@ -1,8 +1,7 @@
-//! What `run --supervise` needs besides: signals as a descriptor, going to the background, file locks, local time.
+//! What `run --supervise` needs besides: signals as a descriptor, going to the background, file locks.
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
@@ -60,12 +59,15 @@ pub fn setsid() -> io::Result<()> {
     Ok(nix::unistd::setsid().map(drop)?)
 }
 
-/// Redirects the three standard streams to /dev/null.
+/// Redirects standard input and output to /dev/null.
 pub fn redirect_stdio_to_null() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    Ok(dup2_stderr(&null)?)
+    Ok(dup2_stdout(&null)?)
+}
+
+pub fn redirect_stderr_to_stdout() -> io::Result<()> {
+    Ok(dup2_stderr(io::stdout())?)
 }
 
 /// Locks a file for as long as it is open; flock(2). `None` if another process has locked it.
@@ -75,20 +77,6 @@ pub fn try_lock(file: File) -> io::Result<Result<Flock<File>, File>> {
         Err((file, Errno::EWOULDBLOCK)) => Ok(Err(file)),
         Err((_, error)) => Err(error.into()),
     }
-}
-
-/// Month (from 0), day, hour, minute and second of a time in the machine's time zone.
-pub fn local_time(unix_seconds: u64) -> [i32; 5] {
-    // As wide as the C library's time_t: where that has 32 bits, stamps after 2038 are wrong.
-    let time = unix_seconds as _;
-    let mut parts = MaybeUninit::<libc::tm>::zeroed();
-    // SAFETY: the time is initialised, and there is room for its parts, for which zeroes are valid. The C library reads the
-    // environment for it, which no thread changes.
-    let parts = unsafe {
-        libc::localtime_r(&raw const time, parts.as_mut_ptr());
-        parts.assume_init()
-    };
-    [parts.tm_mon, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec]
 }
 
 #[cfg(test)]

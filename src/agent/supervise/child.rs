@@ -1,10 +1,10 @@
 //! The agent as a child process of its supervisor.
 
 use std::ffi::OsString;
-use std::io::{self, PipeWriter};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,15 +25,17 @@ pub struct AgentProcess {
     child: Child,
     /// Messages of sd_notify(3).
     notifications: UnixDatagram,
-    started_at: Instant,
-    ready: bool,
-    stalled_at: Instant,
+    pub started_at: Instant,
+    /// It has reported readiness.
+    pub ready: bool,
+    /// When it counts as stalled.
+    pub stalled_at: Instant,
     in_grace: bool,
 }
 
 impl AgentProcess {
     /// Starts an agent. Its standard error is `stderr`, or this process's own.
-    pub fn start(arguments: &[OsString], stderr: Option<&PipeWriter>) -> io::Result<Self> {
+    pub fn start(arguments: &[OsString], stderr: Option<&UnixStream>) -> io::Result<Self> {
         let (notifications, stdin) = UnixDatagram::pair()?;
         notifications.set_nonblocking(true)?;
         // The same program, even if its file was replaced meanwhile.
@@ -47,10 +49,10 @@ impl AgentProcess {
         // A terminal signals its whole process group; the agent receives only what the supervisor forwards.
         command.process_group(0).stdin(OwnedFd::from(stdin));
         // Signals stay blocked, as they are here, until the agent waits for them: an earlier SIGHUP would kill it.
-        if let Some(pipe) = stderr {
+        if let Some(stderr) = stderr {
             // Makes the logger prefix lines with their level, as for the journal.
-            command.env("JOURNAL_STREAM", logger::stream_name(pipe.as_fd())?);
-            command.stderr(Stdio::from(pipe.try_clone()?));
+            command.env("JOURNAL_STREAM", logger::stream_name(stderr.as_fd())?);
+            command.stderr(Stdio::from(OwnedFd::from(stderr.try_clone()?)));
         }
         let (child, started_at) = (command.spawn()?, Instant::now());
         let stalled_at = started_at + START_TIMEOUT;
@@ -59,20 +61,6 @@ impl AgentProcess {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
-    }
-
-    /// Whether it has reported readiness.
-    pub fn is_ready(&self) -> bool {
-        self.ready
-    }
-
-    /// When it counts as stalled.
-    pub fn stalled_at(&self) -> Instant {
-        self.stalled_at
-    }
-
-    pub fn uptime(&self) -> Duration {
-        self.started_at.elapsed()
     }
 
     /// Whether it is stalled. The first time it gets [`STALL_GRACE`] instead.
@@ -112,13 +100,5 @@ impl AgentProcess {
 impl AsFd for AgentProcess {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.notifications.as_fd()
-    }
-}
-
-/// An exit status for the log.
-pub fn describe(status: ExitStatus) -> String {
-    match status.code() {
-        Some(code) => format!("exited with code {code}"),
-        None => format!("was killed by signal {}", status.signal().unwrap_or_default()),
     }
 }

@@ -1,8 +1,6 @@
 //! `--detach`: the supervisor leaves the terminal, where its parent waits until the first agent is ready.
 
-use std::fs::File;
 use std::io::{self, PipeWriter, Read, Write};
-use std::os::fd::AsFd;
 
 use crate::sys::{process, service};
 use crate::util::error::Error;
@@ -11,26 +9,19 @@ use crate::util::error::Error;
 pub enum Side {
     /// The one at the terminal, with the exit code that the other one has sent.
     Foreground(u8),
-    /// The one that stays.
+    /// The one that stays. Standard error is the terminal until [`Terminal::release`].
     Background(Terminal),
 }
 
-/// The terminal, and the process that waits there.
-pub struct Terminal {
-    exit_code: PipeWriter,
-    stderr: File,
-}
+/// The process that waits at the terminal.
+pub struct Terminal(PipeWriter);
 
 impl Terminal {
-    /// Ends the process at the terminal.
-    pub fn exit(mut self, code: u8) {
+    /// Ends it with this exit code, and closes standard error.
+    pub fn release(mut self, code: u8) {
         // It fails only when that process was interrupted.
-        let _ = self.exit_code.write_all(&[code]);
-    }
-
-    /// Writes an error as the process at the terminal would. If it fails, the log still has it.
-    pub fn write(&mut self, text: &str) {
-        let _ = self.stderr.write_all(format!("hm-agent: {text}\n").as_bytes());
+        let _ = self.0.write_all(&[code]);
+        let _ = service::redirect_stderr_to_stdout();
     }
 }
 
@@ -38,10 +29,9 @@ impl Terminal {
 /// does not lead, so that it cannot acquire one.
 pub fn detach() -> Result<Side, Error> {
     let fail = |error| Error::system("go to the background", error);
-    let stderr = File::from(io::stderr().as_fd().try_clone_to_owned().map_err(fail)?);
-    let (mut reader, exit_code) = io::pipe().map_err(fail)?;
+    let (mut reader, writer) = io::pipe().map_err(fail)?;
     if let Some(child) = service::fork().map_err(fail)? {
-        drop(exit_code);
+        drop(writer);
         service::wait_child(child);
         let mut code = [0];
         let ended = |_| io::Error::other("the background process ended unexpectedly");
@@ -54,5 +44,5 @@ pub fn detach() -> Result<Side, Error> {
     }
     std::env::set_current_dir("/").map_err(fail)?;
     service::redirect_stdio_to_null().map_err(|error| Error::system("open /dev/null", error))?;
-    Ok(Side::Background(Terminal { exit_code, stderr }))
+    Ok(Side::Background(Terminal(writer)))
 }

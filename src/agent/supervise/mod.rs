@@ -9,6 +9,7 @@ mod pid_file;
 mod syslog;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -16,15 +17,15 @@ use std::time::{Duration, Instant};
 
 use log::{Level, LevelFilter};
 
-use crate::agent::supervise::child::{AgentProcess, START_TIMEOUT, WATCHDOG_TIMEOUT, describe};
+use crate::agent::supervise::child::{AgentProcess, START_TIMEOUT, WATCHDOG_TIMEOUT};
 use crate::agent::supervise::detach::{Side, Terminal, detach};
 use crate::agent::supervise::pid_file::PidFile;
-use crate::agent::supervise::syslog::{Syslog, parse_level};
+use crate::agent::supervise::syslog::{Syslog, parse_priority};
 use crate::sys;
 use crate::sys::service::SupervisorSignals;
 use crate::sys::{children, process};
 use crate::util::error::{Error, reason};
-use crate::util::logger;
+use crate::util::logger::{self, syslog_priority};
 
 /// The internal option that passes the supervisor's PID to the agent.
 pub const OPTION: &str = "--supervised";
@@ -89,7 +90,7 @@ pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
         }
     };
     if let Some(terminal) = supervisor.terminal {
-        terminal.exit(code);
+        terminal.release(code);
     }
     Ok(code)
 }
@@ -120,7 +121,7 @@ impl Supervisor {
                 self.start_agent();
             }
             self.wait();
-            self.read_agent();
+            self.read_agent(false);
             while let Some(signal) = self.signals.next() {
                 self.handle_signal(signal);
             }
@@ -142,7 +143,10 @@ impl Supervisor {
 
     fn start_agent(&mut self) {
         self.start_at = None;
-        match AgentProcess::start(&self.arguments, self.syslog.as_ref().map(Syslog::pipe)) {
+        match AgentProcess::start(
+            &self.arguments,
+            self.syslog.as_ref().map(|syslog| &syslog.writer),
+        ) {
             Ok(agent) => self.agent = Some(agent),
             Err(error) => {
                 let delay = self.schedule_restart(Duration::ZERO);
@@ -164,45 +168,44 @@ impl Supervisor {
         let signals = self.signals.as_fd();
         let log = self.syslog.as_ref().map_or(signals, AsFd::as_fd);
         let agent = self.agent.as_ref().map_or(signals, AsFd::as_fd);
-        let stalled_at = self.agent.as_ref().map(AgentProcess::stalled_at);
+        let stalled_at = self.agent.as_ref().map(|agent| agent.stalled_at);
         let until = [self.start_at, stalled_at, self.kill_at].into_iter().flatten().min();
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         sys::wait_readable([signals, log, agent], timeout);
     }
 
     /// Reads the agent's log lines and notifications.
-    fn read_agent(&mut self) {
-        let lines = self.syslog.as_mut().map(Syslog::read_lines).unwrap_or_default();
-        lines.iter().for_each(|line| self.log_agent_line(line));
+    fn read_agent(&mut self, exited: bool) {
+        let lines = self.syslog.as_mut().map(|syslog| syslog.read_lines(exited));
+        for line in lines.unwrap_or_default() {
+            let pid = self.agent.as_ref().map_or(std::process::id(), AgentProcess::pid);
+            let (priority, text) = parse_priority(&line);
+            self.send(pid, priority, text);
+        }
         let Some(agent) = &mut self.agent else { return };
         agent.read_notifications();
-        if agent.is_ready() {
+        if agent.ready {
             self.was_ready = true;
             if let Some(terminal) = self.terminal.take() {
-                terminal.exit(0);
+                terminal.release(0);
             }
         }
     }
 
-    fn log_agent_line(&mut self, line: &str) {
-        let pid = self.agent.as_ref().map_or(std::process::id(), AgentProcess::pid);
-        let (level, text) = parse_level(line);
-        self.write(pid, level, text);
-    }
-
     fn log(&mut self, level: Level, text: &str) {
-        self.write(std::process::id(), level, text);
-    }
-
-    fn write(&mut self, pid: u32, level: Level, text: &str) {
-        match &self.syslog {
-            Some(syslog) => syslog.send(pid, level, text),
+        match self.syslog {
+            Some(_) => self.send(std::process::id(), syslog_priority(level), text),
             None => log::log!(level, "{text}"),
         }
-        if level <= Level::Warn
-            && let Some(terminal) = &mut self.terminal
-        {
-            terminal.write(text);
+    }
+
+    fn send(&self, pid: u32, priority: u8, text: &str) {
+        if let Some(syslog) = &self.syslog {
+            syslog.send(pid, priority, text);
+        }
+        if self.terminal.is_some() && priority <= syslog_priority(Level::Warn) {
+            // If it fails, the log still has it.
+            let _ = writeln!(std::io::stderr(), "hm-agent: {text}");
         }
     }
 
@@ -233,7 +236,7 @@ impl Supervisor {
             format!("it did not stop within {} s", STOP_TIMEOUT.as_secs())
         } else if !agent.is_stalled(now) {
             return;
-        } else if agent.is_ready() {
+        } else if agent.ready {
             format!("no watchdog message for {} s", WATCHDOG_TIMEOUT.as_secs())
         } else {
             format!("it is not ready after {} s", START_TIMEOUT.as_secs())
@@ -244,24 +247,21 @@ impl Supervisor {
 
     /// Returns the exit code if the agent is not restarted.
     fn on_exit(&mut self, status: ExitStatus) -> Option<u8> {
-        self.read_agent();
-        if let Some(line) = self.syslog.as_mut().and_then(Syslog::take_partial) {
-            self.log_agent_line(&line);
-        }
-        let uptime = self.agent.take().map_or(Duration::ZERO, |agent| agent.uptime());
-        let (code, ended) = (status.code(), describe(status));
+        self.read_agent(true);
+        let uptime = self.agent.take().map_or(Duration::ZERO, |agent| agent.started_at.elapsed());
+        let code = status.code();
         if code == Some(0) || self.kill_at.is_some() {
             return Some(0);
         }
         // Wrong settings, or the operator waits at the terminal: restarting does not help.
         if !self.was_ready && (code == Some(2) || self.terminal.is_some()) {
             if code != Some(2) {
-                self.log(Level::Error, &format!("agent {ended}, giving up"));
+                self.log(Level::Error, &format!("agent exited ({status}), giving up"));
             }
             return Some(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
         }
         let delay = self.schedule_restart(uptime);
-        self.log(Level::Warn, &format!("agent {ended}; restarting in {delay} s"));
+        self.log(Level::Warn, &format!("agent exited ({status}); restarting in {delay} s"));
         None
     }
 }
