@@ -1,5 +1,5 @@
-//! /metrics and who it is for: Prometheus' own checks, a real Prometheus that scrapes us and is asked what dashboards
-//! ask it, and node_exporter beside us on the same machine.
+//! `/metrics` with its consumers: promtool, a real Prometheus that answers the queries of dashboards, and a comparison with node_exporter
+//! on the same machine.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -21,11 +21,11 @@ fn documented() -> String {
     std::fs::read_to_string(file("docs/metrics.md")).unwrap()
 }
 
-/// A program that listens; killed when it goes out of scope.
+/// A listening program. Dropping it kills the program.
 struct Server(Child, SocketAddr);
 
 impl Server {
-    /// Starts it on a port that was free a moment ago, and waits until it answers.
+    /// Starts it on a free port and waits until it listens.
     fn start(program: &str, arguments: &[String], listen: &str) -> Self {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let mut command = Command::new(program);
@@ -48,7 +48,7 @@ impl Drop for Server {
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 fn get(address: SocketAddr, target: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
@@ -71,13 +71,13 @@ fn promtool(arguments: &[&str], input: Option<&str>) -> (bool, String) {
 
 #[test]
 #[ignore = "needs Prometheus and node_exporter"]
-fn promtool_finds_nothing_but_what_the_peers_names_are() {
+fn promtool_objects_only_to_names_taken_from_other_exporters() {
     let driver = Driver::new("gpus = 8\ngpu.0.mig = 1\ngpu.0.mig_instances = 2\nxid = 1:1:79");
     let mut watched = driver.start(&[]);
     watched.until("an error", |update| update["gpus"][1]["xids"][0]["count"].as_u64());
     let (_, found) = promtool(&["check", "metrics"], Some(&get(watched.agent.address, "/metrics")));
     assert!(!found.contains("error while linting"), "{found}");
-    // Ours of GPUs have dcgm-exporter's labels, so that they can be joined.
+    // hm_agent_gpu_* has dcgm-exporter's labels, so that both can be joined.
     let of_peers = |line: &&str| {
         let label = line.starts_with("hm_agent_gpu_") && line.contains("label names");
         line.starts_with("node_memory_") || line.starts_with("DCGM_FI_") || label
@@ -85,20 +85,20 @@ fn promtool_finds_nothing_but_what_the_peers_names_are() {
     let (peers, ours): (Vec<&str>, Vec<&str>) = found.lines().partition(of_peers);
     assert!(ours.is_empty() && !peers.is_empty(), "{ours:#?}");
     let (_, broken) = promtool(&["check", "metrics"], Some("a{ 1\n"));
-    assert!(broken.contains("error while linting"), "it can fail: {broken}");
+    assert!(broken.contains("error while linting"), "promtool accepts invalid input: {broken}");
     watched.stop();
 }
 
 #[test]
 #[ignore = "needs Prometheus and node_exporter"]
-fn every_alert_is_tested_and_right() {
+fn every_alert_has_passing_tests() {
     for arguments in [
         &["check", "config", "prometheus.yml"][..],
         &["check", "rules", "rules.yml"],
         &["test", "rules", "rules_test.yml"],
     ] {
-        let (good, said) = promtool(arguments, None);
-        assert!(good, "{arguments:?}: {said}");
+        let (passed, output) = promtool(arguments, None);
+        assert!(passed, "{arguments:?}: {output}");
     }
     let read = |name| std::fs::read_to_string(file("packaging/prometheus").join(name)).unwrap();
     let (rules, tests) = (read("rules.yml"), read("rules_test.yml"));
@@ -112,7 +112,7 @@ fn every_alert_is_tested_and_right() {
     }
 }
 
-/// What the rows Quick, Basic, CPU, memory, network, disk and filesystem of dashboard 1860 ask, and more of its rows.
+/// Queries of Grafana dashboard 1860: the rows Quick, Basic, CPU, memory, network, disk, filesystem and others.
 const NODE_QUERIES: &[&str] = &[
     "node_uname_info{nodename!=\"\"}",
     "irate(node_pressure_cpu_waiting_seconds_total[10s])",
@@ -156,7 +156,7 @@ const NODE_QUERIES: &[&str] = &[
     "process_resident_memory_bytes + process_virtual_memory_bytes",
 ];
 
-/// What dashboard 12239 asks.
+/// Queries of Grafana dashboard 12239.
 const GPU_QUERIES: &[&str] = &[
     "DCGM_FI_DEV_GPU_TEMP{instance=~\".+\", gpu=~\".+\"}",
     "avg(DCGM_FI_DEV_GPU_TEMP)",
@@ -167,7 +167,7 @@ const GPU_QUERIES: &[&str] = &[
     "DCGM_FI_DEV_FB_USED",
 ];
 
-/// What they ask that cannot be answered; docs/metrics.md says why.
+/// Series of these dashboards that the agent does not export, for the reasons in docs/metrics.md.
 const UNANSWERED: &[&str] = &[
     "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
     "node_timex_offset_seconds",
@@ -188,7 +188,7 @@ const UNANSWERED: &[&str] = &[
 
 #[test]
 #[ignore = "needs Prometheus and node_exporter"]
-fn a_real_prometheus_scrapes_us_and_answers_what_dashboards_ask() {
+fn prometheus_answers_dashboard_queries() {
     let driver = Driver::new("gpus = 8");
     let watched = driver.start(&[]);
     let scratch = Scratch::new("prometheus");
@@ -204,39 +204,44 @@ fn a_real_prometheus_scrapes_us_and_answers_what_dashboards_ask() {
         format!("--storage.tsdb.path={}", scratch.0.join("data").display()),
     ];
     let prometheus = Server::start("prometheus", &arguments, "--web.listen-address");
-    let ask = |query: &str| -> Vec<serde_json::Value> {
+    let query_all = |query: &str| -> Vec<serde_json::Value> {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = get(prometheus.1, &format!("/api/v1/query?query={encoded}"));
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
         answer["data"]["result"].as_array().cloned().unwrap_or_default()
     };
     for query in NODE_QUERIES.iter().chain(GPU_QUERIES) {
-        wait_until(query, || (!ask(query).is_empty()).then_some(()));
+        wait_until(query, || (!query_all(query).is_empty()).then_some(()));
     }
-    assert_eq!(ask("DCGM_FI_DEV_GPU_TEMP").len(), 8);
-    assert_eq!(ask("up == 1 and scrape_samples_scraped > 500").len(), 1, "{:?}", ask("up"));
+    assert_eq!(query_all("DCGM_FI_DEV_GPU_TEMP").len(), 8);
+    assert_eq!(
+        query_all("up == 1 and scrape_samples_scraped > 500").len(),
+        1,
+        "{:?}",
+        query_all("up")
+    );
     let documented = documented();
     for name in UNANSWERED {
-        assert!(ask(name).is_empty(), "{name} is answered: the document may say so");
+        assert!(query_all(name).is_empty(), "{name} exists, but is in UNANSWERED");
         let family = documented.lines().any(|line| covers(line, name));
-        assert!(family, "docs/metrics.md does not say why {name} is not there");
+        assert!(family, "docs/metrics.md does not explain why {name} is missing");
     }
     drop(prometheus);
     watched.stop();
 }
 
-/// Whether a line of the document's tables is about a series: `| `node_netstat_*` | why |`.
+/// Whether a line of the document's tables explains a series: `| `node_netstat_*` | why |`.
 fn covers(line: &str, name: &str) -> bool {
     let Some(row) = line.strip_prefix("| `") else { return false };
     let Some((pattern, reason)) = row.split_once("` |") else { return false };
-    let is_it = match pattern.strip_suffix('*') {
+    let matches = match pattern.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix),
         None => name == pattern,
     };
-    is_it && reason.trim().len() > 10
+    matches && reason.trim().len() > 10
 }
 
-/// Series by name and labels, in order; labels without a value are none.
+/// Values by name and sorted labels, without labels whose value is empty.
 fn series(text: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -259,7 +264,7 @@ fn family(series: &str) -> &str {
 
 #[test]
 #[ignore = "needs Prometheus and node_exporter"]
-fn values_are_node_exporters_and_what_is_not_here_has_a_reason() {
+fn values_equal_node_exporter_and_missing_series_are_documented() {
     let agent = Agent::start(&["interval=1"]);
     let peer = Server::node_exporter();
     let theirs = || series(&get(peer.1, "/metrics"));
@@ -277,7 +282,7 @@ fn values_are_node_exporters_and_what_is_not_here_has_a_reason() {
     let mut settled = BTreeSet::new();
     for round in 0..12 {
         let before = theirs();
-        // The sample after the next one was begun when they had answered.
+        // The sample after the next one starts after node_exporter's response.
         let (ours, at) = fresh(sampled + 2.0);
         sampled = at;
         let after = theirs();
@@ -288,9 +293,9 @@ fn values_are_node_exporters_and_what_is_not_here_has_a_reason() {
                 continue;
             };
             let Some(our) = ours.get(name) else {
-                // Each file system is told once, and they tell every place where it is mounted.
+                // The agent exports each filesystem once, node_exporter each of its mount points.
                 if !of_themselves(family(name)) && !name.starts_with("node_filesystem_") {
-                    open.insert(name.clone(), "not here".to_owned());
+                    open.insert(name.clone(), "missing".to_owned());
                 }
                 continue;
             };
@@ -300,7 +305,7 @@ fn values_are_node_exporters_and_what_is_not_here_has_a_reason() {
             if same {
                 settled.insert(name.clone());
             } else if !settled.contains(name) {
-                open.insert(name.clone(), format!("{our}, theirs {low} to {high}"));
+                open.insert(name.clone(), format!("{our}, node_exporter {low} to {high}"));
             }
         }
         if round > 0 && open.is_empty() {
@@ -315,15 +320,15 @@ fn values_are_node_exporters_and_what_is_not_here_has_a_reason() {
     let theirs: BTreeSet<String> = theirs().keys().map(|name| family(name).to_owned()).collect();
     for name in theirs.iter().filter(|name| name.starts_with("node_") && !ours.contains(*name)) {
         let reason = documented.lines().any(|line| covers(line, name));
-        assert!(reason, "docs/metrics.md does not say why {name} is not here");
+        assert!(reason, "docs/metrics.md does not explain why {name} is missing");
     }
     agent.stop();
 }
 
-/// What Prometheus sends.
+/// The request of Prometheus 2.42.
 const REQUEST: &str = "GET /metrics HTTP/1.1\r\nHost: a\r\nUser-Agent: Prometheus/2.42.0\r\nAccept: application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\nAccept-Encoding: gzip\r\nX-Prometheus-Scrape-Timeout-Seconds: 10\r\n\r\n";
 
-/// Processor time of one scrape, in milliseconds.
+/// CPU time of one scrape in milliseconds.
 fn cost(pid: u32, address: SocketAddr, times: u32) -> f64 {
     let used = || {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
@@ -361,21 +366,24 @@ fn cost(pid: u32, address: SocketAddr, times: u32) -> f64 {
 
 #[test]
 #[ignore = "builds a release"]
-fn a_scrape_costs_a_fraction_of_node_exporters() {
+fn scrape_costs_a_tenth_of_node_exporter_at_most() {
     let built = Command::new(file("packaging/build-static")).output().unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     let mut command = Command::new(String::from_utf8(built.stdout).unwrap().trim());
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=3600"]);
     let agent = Agent::spawn(command);
     let peer = Server::node_exporter();
-    // In turn, so that what else the machine does is shared.
+    // In turn, so that other load affects both.
     let (mut ours, mut theirs) = (0.0, 0.0);
     for _ in 0..3 {
         theirs += cost(peer.0.id(), peer.1, 100) / 3.0;
         ours += cost(agent.pid(), agent.address, 1000) / 3.0;
     }
-    println!("a scrape costs {ours:.3} ms, node_exporter's {theirs:.3} ms: 1/{:.0}", theirs / ours);
-    assert!(ours < theirs / 10.0, "{ours} ms, theirs {theirs} ms");
+    println!(
+        "a scrape costs {ours:.3} ms, of node_exporter {theirs:.3} ms: 1/{:.0}",
+        theirs / ours
+    );
+    assert!(ours < theirs / 10.0, "{ours} ms, node_exporter {theirs} ms");
     agent.stop();
     drop(peer);
 }

@@ -1,5 +1,4 @@
-//! Real counterparts: Python's websockets, Node's ws, nginx in between, psutil beside us, a file system
-//! that hangs. `./tests/run` installs them; without it these tests are left out.
+//! Real peers: Python's websockets, Node's ws, nginx as proxy, psutil, a hanging filesystem. `tests/run` installs them.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -15,7 +14,7 @@ fn peer(script: &str) -> String {
     path.display().to_string()
 }
 
-/// The interpreter that has the peers' packages.
+/// The interpreter with the packages of the peers.
 fn python() -> String {
     std::env::var("HM_TEST_PYTHON").expect("HM_TEST_PYTHON is set by ./tests/run")
 }
@@ -30,16 +29,16 @@ fn succeeds(command: &mut Command) -> String {
 }
 
 /// nginx with the protocol document's location block, in front of an agent.
-fn nginx_before(agent: &Agent) -> Nginx {
+fn start_nginx(agent: &Agent) -> Nginx {
     let pass = format!("proxy_pass http://{}/usage; {PASS_UPGRADES}", agent.address);
     Nginx::start("", &format!("location /gpu-ws {{ {pass} }}"))
 }
 
 #[test]
 #[ignore = "needs Python's websockets; 26 s"]
-fn python_websockets_directly_and_through_nginx() {
+fn serves_python_websockets_directly_and_through_nginx() {
     let agent = Agent::start(&["interval=2"]);
-    let nginx = nginx_before(&agent);
+    let nginx = start_nginx(&agent);
     let direct = format!("ws://{}/usage", agent.address);
     let proxied = format!("ws://127.0.0.1:{}/gpu-ws", nginx.port);
     std::thread::scope(|scope| {
@@ -56,9 +55,9 @@ fn python_websockets_directly_and_through_nginx() {
 
 #[test]
 #[ignore = "needs Node's ws"]
-fn node_ws_directly_and_through_nginx() {
+fn serves_node_ws_directly_and_through_nginx() {
     let agent = Agent::start(&["interval=1"]);
-    let nginx = nginx_before(&agent);
+    let nginx = start_nginx(&agent);
     let direct = format!("ws://{}/usage", agent.address);
     let proxied = format!("ws://127.0.0.1:{}/gpu-ws", nginx.port);
     for url in [direct, proxied] {
@@ -70,9 +69,9 @@ fn node_ws_directly_and_through_nginx() {
 
 #[test]
 #[ignore = "needs nginx"]
-fn behind_nginx_a_stop_reaches_the_client_as_1001_and_addresses_are_the_clients() {
+fn nginx_forwards_client_address_and_close_code() {
     let agent = Agent::start(&["usage.max_connections_per_ip=2", "interval=1"]);
-    let nginx = nginx_before(&agent);
+    let nginx = start_nginx(&agent);
     let connect = || {
         let socket = std::net::TcpStream::connect(("127.0.0.1", nginx.port)).unwrap();
         socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
@@ -81,7 +80,7 @@ fn behind_nginx_a_stop_reaches_the_client_as_1001_and_addresses_are_the_clients(
     };
     let mut first = connect().unwrap();
     let _second = connect().unwrap();
-    assert!(connect().is_none(), "the third of one address");
+    assert!(connect().is_none(), "the third connection of one address was accepted");
     first.say("subscribe:usage");
     assert_eq!(first.json()["status"], "subscribed");
     agent.stop();
@@ -90,7 +89,7 @@ fn behind_nginx_a_stop_reaches_the_client_as_1001_and_addresses_are_the_clients(
 
 #[test]
 #[ignore = "needs psutil"]
-fn cpu_and_ram_agree_with_psutil() {
+fn cpu_and_memory_agree_with_psutil() {
     let agent = Agent::start(&["interval=2"]);
     let url = format!("ws://{}/usage", agent.address);
     succeeds(Command::new(python()).args([&peer("compare_psutil.py"), &url]));
@@ -99,7 +98,7 @@ fn cpu_and_ram_agree_with_psutil() {
 
 #[test]
 #[ignore = "needs root and /dev/fuse"]
-fn a_file_system_that_hangs_is_left_out_until_it_answers() {
+fn omits_hung_filesystem_until_it_recovers() {
     let scratch = Scratch::new("hung");
     let directory = scratch.0.display().to_string();
     succeeds(Command::new("unshare").args(["--mount", &python()]).args([
@@ -111,11 +110,11 @@ fn a_file_system_that_hangs_is_left_out_until_it_answers() {
 
 #[test]
 #[ignore = "needs root"]
-fn in_a_container_the_hosts_interfaces_and_mounts_are_seen() {
+fn reports_host_interfaces_and_mounts_from_container() {
     let scratch = Scratch::new("container");
     let host = scratch.0.display();
     let sample = |settings: &str| {
-        // A network and a mount namespace of its own, with the host's root somewhere inside.
+        // A container's network and mount namespaces, with the host's root mounted in a directory.
         let script = format!("mount --rbind / {host}; exec \"$0\" sample --json {settings}");
         let mut command = Command::new("unshare");
         command.args(["--net", "--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_hm-agent")]);
@@ -127,7 +126,7 @@ fn in_a_container_the_hosts_interfaces_and_mounts_are_seen() {
         (names("networks", "device"), names("file_systems", "mount_point"))
     };
     let (networks, _) = sample("");
-    assert_eq!(networks, ["lo"], "its own");
+    assert_eq!(networks, ["lo"], "the container's interfaces");
     let (networks, mounts) =
         sample(&format!("-s path.proc={host}/proc -s path.sys={host}/sys -s path.root={host}"));
     let text = std::fs::read_to_string("/proc/net/dev").unwrap();

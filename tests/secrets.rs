@@ -1,5 +1,5 @@
-//! No secret is in any log, answer, file or list of processes, whatever goes wrong around it. Every one of them holds
-//! `s3cret`, so that one search finds them all. Passwords of hosts are in `monitor.rs`, Core's token is in `core/link.rs`, too.
+//! No log, response, file or process list contains a secret, also when something fails. Every secret contains `s3cret`, so that one
+//! search finds all. Passwords of hosts are also tested in `monitor.rs`, Core's token in `core/link.rs`.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -16,7 +16,7 @@ use support::{Agent, Client, Scratch, hm_agent, wait_until};
 
 const MARK: &str = "s3cret";
 
-/// Also where it was encoded.
+/// Plain and in base64.
 fn assert_hidden(what: &str, text: &str) {
     let encoded = BASE64.encode(b"me:pr0xy-s3cret");
     for secret in [MARK, &encoded] {
@@ -24,40 +24,40 @@ fn assert_hidden(what: &str, text: &str) {
     }
 }
 
-/// A server that refuses everybody, and says back all that it was told, in every place that an answer has.
-fn repeating() -> SocketAddr {
+/// A server that answers every request with 403 and repeats the request in each part of the response.
+fn echoing_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let (mut client, mut part) = (client.unwrap(), [0; 4096]);
             let read = client.read(&mut part).unwrap_or_default();
-            let told = String::from_utf8_lossy(&part[..read]).replace("\r\n", " ");
+            let request = String::from_utf8_lossy(&part[..read]).replace("\r\n", " ");
             let answer = format!(
-                "HTTP/1.1 403 {told}\r\nLocation: {told}\r\nContent-Length: {}\r\n\r\n{told}",
-                told.len()
+                "HTTP/1.1 403 {request}\r\nLocation: {request}\r\nContent-Length: {}\r\n\r\n{request}",
+                request.len()
             );
-            let _ = client.write_all(answer.as_bytes()); // it may have gone
+            let _ = client.write_all(answer.as_bytes()); // the client may have closed
         }
     });
     address
 }
 
-/// Every file of a directory, as text.
+/// The text of all files in a directory.
 fn files(directory: &Path) -> String {
     let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
     let read = |entry: std::fs::DirEntry| std::fs::read(entry.path()).unwrap();
     entries.map(|entry| String::from_utf8_lossy(&read(entry)).into_owned()).collect()
 }
 
-fn said(command: &mut Command) -> (Option<i32>, String) {
+fn output_of(command: &mut Command) -> (Option<i32>, String) {
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout) + &text(&output.stderr))
 }
 
 #[test]
-fn settings_that_are_wrong_are_not_repeated_where_they_may_be_secret() {
+fn configuration_errors_do_not_repeat_values_of_secret_settings() {
     let scratch = Scratch::new("secrets");
     for (wrong, expected) in [
         ("[usage]\ntoken = us4ge-s3cret", "line 2"),
@@ -71,7 +71,7 @@ fn settings_that_are_wrong_are_not_repeated_where_they_may_be_secret() {
         ("[hm]\nurl = \"ws://me:hub/s3cret@h/\"", "got \"ws://(not shown)@h/\""),
     ] {
         let file = scratch.write("hm-agent.toml", wrong);
-        let (code, text) = said(hm_agent().args(["check", "-c", &file]));
+        let (code, text) = output_of(hm_agent().args(["check", "-c", &file]));
         assert_eq!(code, Some(2), "{text}");
         assert!(text.contains(expected), "{expected}: {text}");
         assert_hidden(wrong, &text);
@@ -79,16 +79,17 @@ fn settings_that_are_wrong_are_not_repeated_where_they_may_be_secret() {
     for proxy in ["http://me:pr0xy/s3cret@p", "http://p:s3cret", "me:s3cret", "s3cret://p"] {
         let mut command = hm_agent();
         command.env("HTTPS_PROXY", proxy).args(["check", "-s", "hm.url=wss://h/"]);
-        let (code, text) = said(&mut command);
+        let (code, text) = output_of(&mut command);
         assert_eq!(code, Some(2), "{text}");
         assert_hidden(proxy, &text);
     }
-    let (code, text) = said(hm_agent().env("HM_AGENT_USAGE_TOKN", "us4ge-s3cret").arg("check"));
+    let (code, text) =
+        output_of(hm_agent().env("HM_AGENT_USAGE_TOKN", "us4ge-s3cret").arg("check"));
     assert!(code == Some(0) && text.contains("HM_AGENT_USAGE_TOKN"), "{text}");
     assert_hidden("an unknown variable", &text);
 }
 
-/// Settings in which everything is secret that can be; all servers are at `server`.
+/// Settings with every kind of secret. All servers are at `server`.
 fn settings(scratch: &Scratch, server: SocketAddr, more: &str) -> String {
     let file = scratch.write("token", "c0re-s3cret+&%\n");
     let text = format!(
@@ -102,8 +103,8 @@ fn settings(scratch: &Scratch, server: SocketAddr, more: &str) -> String {
 }
 
 #[test]
-fn check_and_the_other_commands_show_none() {
-    let (scratch, server) = (Scratch::new("secrets"), repeating());
+fn commands_print_no_secret() {
+    let (scratch, server) = (Scratch::new("secrets"), echoing_server());
     let file = settings(&scratch, server, "");
     for arguments in
         [&["check"][..], &["sample"], &["sample", "--json"], &["--version"], &["--help"]]
@@ -113,7 +114,7 @@ fn check_and_the_other_commands_show_none() {
         if !arguments[0].starts_with('-') {
             command.args(["-c", &file]);
         }
-        let (code, text) = said(&mut command);
+        let (code, text) = output_of(&mut command);
         assert_eq!(code, Some(0), "{text}");
         assert_hidden(arguments[0], &text);
         if arguments == ["check"] {
@@ -125,8 +126,7 @@ fn check_and_the_other_commands_show_none() {
     }
 }
 
-/// Requests for `path` that hold its token where it is right, nearly right, or no token at all. No more than the log has
-/// room for.
+/// Requests for `path` with its token in correct and wrong places. No more than the log's rate limit lets through.
 fn requests(path: &str, token: &str) -> [String; 12] {
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
     [
@@ -145,19 +145,19 @@ fn requests(path: &str, token: &str) -> [String; 12] {
     ]
 }
 
-fn tell(address: SocketAddr, request: &str) -> String {
+fn send(address: SocketAddr, request: &str) -> String {
     let mut socket = std::net::TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
     socket.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = Vec::new();
-    let _ = socket.read_to_end(&mut answer); // a reset after the answer is an end too
+    let _ = socket.read_to_end(&mut answer); // the server may reset the connection after its response
     String::from_utf8_lossy(&answer).into_owned()
 }
 
 #[test]
-fn at_level_trace_nothing_that_goes_wrong_shows_one() {
-    let (scratch, server) = (Scratch::new("secrets"), repeating());
+fn trace_log_responses_and_state_contain_no_secret() {
+    let (scratch, server) = (Scratch::new("secrets"), echoing_server());
     let report = scratch.0.join("children");
     let script = format!("cat /proc/self/environ /proc/self/cmdline >>{}", report.display());
     let action = list_setting("on_overdue", &["/bin/sh", "-c", &script]);
@@ -174,7 +174,7 @@ fn at_level_trace_nothing_that_goes_wrong_shows_one() {
         [(agent.address, "/usage", "us4ge-s3cret"), (monitor, "/monitor", "m0nitor-s3cret")]
     {
         for request in requests(path, token) {
-            assert_hidden(&request.replace(MARK, "…"), &tell(address, &request));
+            assert_hidden(&request.replace(MARK, "…"), &send(address, &request));
         }
     }
     let authorized = "Connection: close\r\nAuthorization: Bearer us4ge-s3cret\r\n";
@@ -185,11 +185,11 @@ fn at_level_trace_nothing_that_goes_wrong_shows_one() {
     }
     assert_hidden("the page", &agent.http("/", authorized).1);
     hosts(monitor);
-    // A program that it runs, and what it has asked for of a file with a mistake in it.
+    // The environment of a hook, and a reload of a file with an error.
     agent.signal("-HUP");
     agent.wait_log("settings");
-    tell(agent.heartbeat(), "GET /hb_ping?1&appid=late HTTP/1.0\r\n\r\n");
-    wait_until("the program's report", || report.exists().then_some(()));
+    send(agent.heartbeat(), "GET /hb_ping?1&appid=late HTTP/1.0\r\n\r\n");
+    wait_until("the hook's output", || report.exists().then_some(()));
     std::fs::write(&file, "[usage]\ntoken = \"us4ge-s3cret\n").unwrap();
     agent.signal("-HUP");
     agent.wait_log("line 2");
@@ -200,12 +200,12 @@ fn at_level_trace_nothing_that_goes_wrong_shows_one() {
     for code in [400, 401, 403, 404, 405, 426] {
         assert!(log.contains(&format!("rejected: {code} ")), "{code}: {log}");
     }
-    assert!(!log.contains("left out"), "not all of it was looked at: {log}");
+    assert!(!log.contains("left out"), "some lines were suppressed: {log}");
     assert_hidden("the log", &log);
     let kept = files(&state);
     assert!(kept.contains("late"), "{kept}");
     assert_hidden("state", &kept);
-    assert_hidden("what a program inherits", &std::fs::read_to_string(report).unwrap());
+    assert_hidden("the environment of a hook", &std::fs::read_to_string(report).unwrap());
 }
 
 fn client(address: SocketAddr, target: &str) -> Client {
@@ -214,7 +214,7 @@ fn client(address: SocketAddr, target: &str) -> Client {
     Client(tungstenite::client(format!("ws://{address}/{target}"), socket).unwrap().0)
 }
 
-/// Passwords for hosts that cannot be, and for one that refuses.
+/// Passwords for invalid hosts, and for one that refuses connections.
 fn hosts(monitor: SocketAddr) {
     let mut client = client(monitor, "monitor?token=m0nitor-s3cret");
     let host = |host: &str, port: &str, user: &str| {
@@ -238,8 +238,8 @@ fn hosts(monitor: SocketAddr) {
 }
 
 #[test]
-fn a_proxy_that_repeats_its_password_does_not_bring_it_into_the_log() {
-    let proxy = repeating();
+fn proxy_password_is_redacted_when_the_proxy_repeats_it() {
+    let proxy = echoing_server();
     let scratch = Scratch::new("secrets");
     let file = settings(&scratch, "192.0.2.1:9".parse().unwrap(), "");
     let mut command = hm_agent();
@@ -252,7 +252,7 @@ fn a_proxy_that_repeats_its_password_does_not_bring_it_into_the_log() {
     agent.wait_log("core: ws://192.0.2.1:9/y the proxy: answers 403");
     let mut client = client(agent.address, "usage?token=us4ge-s3cret");
     client.say("subscribe:detail");
-    let update = wait_until("a link that is waiting", || {
+    let update = wait_until("a failed upstream", || {
         let update = client.json();
         update["links"][0]["last_outage"].is_string().then(|| update.to_string())
     });

@@ -1,4 +1,4 @@
-//! `wss://` to what stands before hubs: nginx with OpenSSL, with every sort of certificate and version.
+//! `wss://` to nginx with OpenSSL as TLS proxy of a hub, with all kinds of certificates and TLS versions.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,12 +9,12 @@ use support::hub::Hub;
 use support::nginx::{Nginx, PASS_UPGRADES};
 use support::{Agent, Scratch};
 
-/// A certificate for `localhost` of OpenSSL's making, signed by itself, in `cert.pem` and `key.pem`.
+/// Creates a self-signed certificate for `localhost` with OpenSSL, in `cert.pem` and `key.pem`.
 fn make_certificate(scratch: &Scratch, key: &[&str]) {
     let mut command = Command::new("openssl");
     command.args(["req", "-x509", "-nodes", "-subj", "/CN=localhost", "-days", "30"]);
     command.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
-    // Not an authority: a certificate that vouches for others is none for a server.
+    // webpki rejects a CA certificate as a server certificate.
     command.args(["-addext", "basicConstraints=critical,CA:FALSE"]).args(key);
     let output = command.args(["-keyout", "key.pem", "-out", "cert.pem"]).current_dir(&scratch.0);
     let output = output.output().unwrap();
@@ -23,7 +23,7 @@ fn make_certificate(scratch: &Scratch, key: &[&str]) {
 
 #[test]
 #[ignore = "needs nginx and openssl"]
-fn nginx_with_every_sort_of_certificate() {
+fn connects_to_nginx_with_each_kind_of_certificate() {
     let curve = |name| vec!["-newkey", "ec", "-pkeyopt", name];
     let cases = [
         (vec!["-newkey", "rsa:2048", "-sha256"], "TLSv1.2", "localhost"),

@@ -1,7 +1,7 @@
-"""Our numbers beside psutil's over the same windows, idle and under load.
+"""Compares the agent with psutil over the same windows, idle and under load.
 
-compare_psutil.py URL: wants the agent to sample every 2 s. Fails when cpu_percent is 5 points or more
-off, or RAM 1 % of its total, in more than four of six windows: a busy machine shifts some of them.
+compare_psutil.py URL: the agent has to sample every 2 s. Fails if cpu_percent differs by 5 points or more, or memory by 1 % of the
+total, in more than four of six windows: a busy machine shifts some of them.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ async def update(socket):
 
 
 async def compare(socket, load):
-    # The window begins with one update and ends with the next; psutil counts from call to call.
+    # A window lasts from one update to the next; psutil measures from call to call.
     await update(socket)
     psutil.cpu_percent()
     good = 0
@@ -44,13 +44,13 @@ async def compare(socket, load):
         )
         if good == 2:
             return
-    raise AssertionError(f"{load}: they do not agree")
+    raise AssertionError(f"{load}: the values differ")
 
 
 async def main(url):
     async with websockets.connect(url) as socket:
         await socket.send("subscribe:usage")
-        await compare(socket, "as it is")
+        await compare(socket, "idle")
         for processes in (1, psutil.cpu_count()):
             busy = [subprocess.Popen(BUSY) for _ in range(processes)]
             try:

@@ -1,8 +1,7 @@
-"""A file system that never answers, as a dead network mount does, under a running agent.
+"""A filesystem whose server never answers, like a dead NFS mount, under a running agent.
 
-hung_mount.py AGENT DIRECTORY: mounts a FUSE file system whose server stays silent, in a mount namespace
-of its own (run it under `unshare --mount`). Fails unless updates stay on time, the other file systems
-are reported, the mount is named in the log once, and it is reported again when it answers.
+hung_mount.py AGENT DIRECTORY: mounts a FUSE filesystem without a server; run it under `unshare --mount`. Fails unless updates
+stay on time, other filesystems are reported, the log names the mount once, and the mount is reported once its server answers.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ def mount(directory):
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
     if LIBC.mount(b"hung", directory.encode(), b"fuse.hung", 0, options) != 0:
-        raise OSError(ctypes.get_errno(), "mount of a FUSE file system")
+        raise OSError(ctypes.get_errno(), "mount of a FUSE filesystem")
     return device
 
 
@@ -68,9 +67,9 @@ async def watch(url, directory, device, log):
         last, hung_since, late = None, time.monotonic(), 0
         async for update in updates(socket):
             now = time.monotonic()
-            # Waiting for it would put off each of them. A busy machine may put off one or two.
+            # Waiting for the mount would delay every update. A busy machine may delay one or two.
             late += last is not None and now - last > 1.5
-            assert late <= 2, f"{now - last} s between updates, and not for the first time"
+            assert late <= 2, f"{now - last} s between updates, for the third time"
             last = now
             assert directory not in points(update)
             if now - hung_since > 8:
@@ -82,7 +81,7 @@ async def watch(url, directory, device, log):
         async for update in updates(socket):
             if directory in points(update):
                 break
-            assert time.monotonic() - last < 60, "it answers, and is not reported"
+            assert time.monotonic() - last < 60, "the mount answers, but is not reported"
         size = next(e for e in update["file_systems"] if e["mount_point"] == directory)
         assert size["total_bytes"] == 1000 * 4096, size
         assert any(f"filesystem {directory} recovered" in line for line in log), log
@@ -108,7 +107,7 @@ def main(agent, directory):
         asyncio.run(watch(f"ws://{found[1]}/usage", directory, device, log))
         process.terminate()
         assert process.wait(20) == 0, log
-        print("left out while it hung, named once, back when it answered")
+        print("omitted while it hung, logged once, reported after recovery")
     finally:
         process.kill()
         LIBC.umount2(directory.encode(), 2)

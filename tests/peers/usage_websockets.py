@@ -1,7 +1,7 @@
-"""A dashboard with Python's websockets and its defaults, its own pings among them.
+"""A client with Python's websockets and its defaults, including its pings.
 
-usage_websockets.py URL INTERVAL SECONDS: fails unless confirmation, system_info and the current
-update come at once, and then one update an interval, on time, for so long.
+usage_websockets.py URL INTERVAL SECONDS: fails unless confirmation, system_info and the current update arrive at once, followed by
+one update an interval, on time.
 """
 
 import asyncio
@@ -11,11 +11,11 @@ import time
 
 import websockets
 
-AT_ONCE = 5  # seconds; a busy machine may take its time
+AT_ONCE = 5  # seconds, for a busy machine
 
 
 def on_time(times, interval):
-    """How many came on one grid: a busy machine puts some of them off."""
+    """How many arrived at the same phase of the interval: a busy machine delays some."""
     off = lambda time, base: abs((time - base + interval / 2) % interval - interval / 2)
     return max(sum(off(time, base) < 0.25 for time in times) for base in times)
 
@@ -38,7 +38,7 @@ async def main(url, interval, seconds):
             assert abs(update["timestamp"] - time.time()) < AT_ONCE, update
         wanted, good = seconds / interval, on_time(times, interval)
         assert 0.75 * wanted <= good <= len(times) <= wanted + 3, times
-        # The latency is that of its own last ping: there was one, and it was answered.
+        # The latency of its last ping, so there was one and it was answered.
         assert seconds < 21 or 0 < socket.latency < AT_ONCE, socket.latency
         print(f"{good} of {len(times)} updates on time, ping answered in {socket.latency * 1000:.1f} ms")
 

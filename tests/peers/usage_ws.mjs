@@ -1,6 +1,6 @@
-// A dashboard with Node's ws and its defaults, written like the protocol document's client.
+// A client with Node's ws and its defaults, like the one of the protocol's document.
 //
-// usage_ws.mjs URL INTERVAL SECONDS: fails unless messages come in order and updates on time.
+// usage_ws.mjs URL INTERVAL SECONDS: fails unless messages arrive in order and updates on time.
 
 import assert from 'node:assert';
 import { createRequire } from 'node:module';
@@ -25,9 +25,9 @@ ws.on('message', (message, isBinary) => {
   ws.ping();
 });
 ws.on('close', (code) => {
-  assert.equal(code, 1005, 'we closed it, without a code');
+  assert.equal(code, 1005, 'closed by this client, without a code');
   assert.deepEqual(seen.slice(0, 3), ['subscribed', 'system_info', 'usage_update']);
-  // On one grid; a busy machine puts some of them off.
+  // How many arrived at the same phase of the interval: a busy machine delays some.
   const off = (time, base) => Math.abs((((time - base) % interval) + 1.5 * interval) % interval - interval / 2);
   const good = Math.max(...times.map((base) => times.filter((time) => off(time, base) < 0.25).length));
   assert(good >= 0.6 * (seconds / interval) && times.length <= seconds / interval + 5, `at ${times}`);
