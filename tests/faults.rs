@@ -280,7 +280,7 @@ fn restarts_gpu_probe_after_oom_kill() {
         Some(group) => {
             group.add(pid);
             // For more GPUs it allocates memory.
-            driver.becomes("gpus = 64");
+            driver.set_script("gpus = 64");
             wait_until("the kernel's kill", || (group.oom_kills()? == 1).then_some(()));
         }
         None => {
@@ -291,7 +291,7 @@ fn restarts_gpu_probe_after_oom_kill() {
     let update = watched.until_state("crashed");
     assert_no_values(&update);
     assert!(message(&update).contains("perhaps the kernel for want of memory"), "{update:#}");
-    driver.becomes("gpus = 2");
+    driver.set_script("gpus = 2");
     let update = watched.until_state("ok");
     assert_eq!(problems(&update), ["fine"; 2]);
     assert_ne!(watched.probe(), pid);

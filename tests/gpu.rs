@@ -1,7 +1,7 @@
-//! NVIDIA's GPUs as a dashboard sees them: the real agent, its real probe, a driver that follows a script.
+//! NVIDIA GPUs as a /usage client sees them: the real agent and probe with a scripted driver.
 //!
-//! What is absent is in `gpu_absent.rs`; drivers that do not behave are in `gpu_hangs.rs` and `gpu_faults.rs`, errors they
-//! report in `gpu_errors.rs`; what becomes of the probe is in `gpu_probe.rs`, `gpu_held.rs` and `gpu_noexec.rs`.
+//! Absent values are tested in `gpu_absent.rs`, hanging and failing drivers in `gpu_hangs.rs` and `gpu_faults.rs`, XIDs in
+//! `gpu_errors.rs`, the probe process in `gpu_probe.rs`, `gpu_held.rs` and `gpu_noexec.rs`.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -12,7 +12,7 @@ use hm_agent::model::gpu::Values;
 use support::fake_nvml::{Driver, assert_no_values, keys, state, values};
 
 #[test]
-fn no_gpu_one_gpu_eight_gpus() {
+fn reports_zero_one_and_eight_gpus() {
     for count in [0, 1, 8] {
         let driver = Driver::new(&format!("gpus = {count}"));
         let mut watched = driver.start(&[]);
@@ -42,7 +42,7 @@ fn no_gpu_one_gpu_eight_gpus() {
 }
 
 #[test]
-fn the_first_client_is_told_of_the_gpus_and_the_first_update_has_their_values() {
+fn first_client_gets_gpus_and_values_at_once() {
     let driver = Driver::new("gpus = 2");
     let watched = driver.start(&["interval=3600"]);
     assert_eq!(watched.info["gpu_count"], 2);
@@ -55,12 +55,12 @@ fn the_first_client_is_told_of_the_gpus_and_the_first_update_has_their_values() 
     assert_eq!(update["gpu_mem_total_mb"], 81559);
     assert!(
         update["gpus"].is_null() && update["nvidia"].is_null(),
-        "plain stays plain: {update:#}"
+        "only subscribe:detail has GPUs: {update:#}"
     );
     watched.stop();
 }
 
-/// A GPU that has everything, each number its own.
+/// A GPU with all values, all of them different.
 const FULL: &str = "
 gpu.0.name = NVIDIA Full \u{2122}
 gpu.0.uuid = GPU-8f6d2a10-0000-4000-8000-00000000abcd
@@ -100,7 +100,7 @@ gpu.0.mig = 0
 ";
 
 #[test]
-fn every_value_of_a_gpu_that_has_everything() {
+fn reports_every_value_of_a_gpu() {
     let own = std::process::id();
     let name = std::fs::read_to_string(format!("/proc/{own}/comm")).unwrap();
     let processes = format!("gpu.0.processes = {own}:1000001, 4199999:2000002, 4199998:none");
@@ -162,13 +162,13 @@ fn every_value_of_a_gpu_that_has_everything() {
         assert_eq!(&gpu[key], value, "{key}");
     }
     assert_eq!(keys(gpu), keys(&expected));
-    // Instances are those of a GPU in MIG mode. If this fails, a value was added that the test does not know.
+    // All but the MIG instances. If this fails, a value was added that is not tested here.
     let fields = format!("{:?}", Values::default()).matches(": None").count();
     assert_eq!(values(gpu).len() + 1, fields);
 }
 
 #[test]
-fn mig_instances_and_the_processes_in_them() {
+fn reports_mig_instances_and_their_processes() {
     let driver = Driver::new(
         "gpus = 2
          gpu.0.mig = 1
@@ -199,11 +199,11 @@ fn mig_instances_and_the_processes_in_them() {
     let processes =
         json!([process(4199991, 100, 7), process(4199992, 200, 8), process(4199993, 300, 7)]);
     assert_eq!(gpu["processes"], processes);
-    // Such a GPU does not say how busy it is.
+    // In MIG mode NVML reports no utilization.
     assert!(update["gpu_percent"].is_null() && gpu["utilization_percent"].is_null());
     assert_eq!(update["gpu_mem_total_mb"], 66757);
-    // The mode is switched while we look.
-    driver.becomes(
+    // The mode is changed while the agent runs.
+    driver.set_script(
         "gpus = 2
          gpu.0.mig = 1
          gpu.0.mig_instances = 1
@@ -220,7 +220,7 @@ fn mig_instances_and_the_processes_in_them() {
 }
 
 #[test]
-fn a_driver_of_2018_has_what_it_can_have() {
+fn reads_values_of_a_2018_driver_with_older_calls() {
     let driver = Driver::old(
         "gpu.0.memory_used = 1000
          gpu.0.memory_reserved = 24
@@ -240,7 +240,7 @@ fn a_driver_of_2018_has_what_it_can_have() {
     );
     let gpu = &update["gpus"][0];
     assert_eq!(gpu["name"], "Tesla V100-SXM2-32GB");
-    assert_eq!(gpu["memory_used_bytes"], 1024, "what the driver keeps is in it");
+    assert_eq!(gpu["memory_used_bytes"], 1024, "includes memory reserved by the driver");
     assert_eq!(gpu["memory_free_bytes"], (32480u64 << 20) - 1024);
     assert_eq!(gpu["fan_percent"], 31);
     assert_eq!(gpu["clock_event_reasons"], json!(["hw_slowdown"]));
@@ -263,7 +263,7 @@ fn a_driver_of_2018_has_what_it_can_have() {
 }
 
 #[test]
-fn the_primary_gpu_is_one_or_all_or_none() {
+fn primary_gpu_is_an_index_or_the_aggregate() {
     let driver = Driver::new(
         "gpus = 3
          gpu.0.util_gpu = 10
@@ -287,7 +287,7 @@ fn the_primary_gpu_is_one_or_all_or_none() {
 }
 
 #[test]
-fn sample_prints_a_table_of_them() {
+fn sample_command_prints_table_of_gpus() {
     let own = std::process::id();
     let driver = Driver::new(&format!("gpus = 2\nlost = 1\ngpu.0.processes = {own}:1048576"));
     let output = driver.command(&["sample"], &[]).output().unwrap();
@@ -305,7 +305,7 @@ fn sample_prints_a_table_of_them() {
 }
 
 #[test]
-fn thousands_of_processes() {
+fn reports_thousands_of_gpu_processes() {
     let mut script = "gpus = 8\n".to_owned();
     for gpu in 0..8 {
         let processes: Vec<String> = (0..2000)

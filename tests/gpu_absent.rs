@@ -1,4 +1,4 @@
-//! What a GPU or its driver does not offer is absent: one thing after the other, and nothing else with it.
+//! A value that the GPU or the driver does not provide is absent, and all others are present.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -7,21 +7,21 @@ use serde_json::{Value, json};
 
 use support::fake_nvml::{Driver, keys, values};
 
-/// What a driver does not have, one thing for each GPU: the calls that it refuses, and what is absent then.
-const REFUSALS: &[(&str, &[&str])] = &[
+/// One case for each GPU: calls that fail, and values that are absent then.
+const FAILING_CALLS: &[(&str, &[&str])] = &[
     ("nvmlDeviceGetUtilizationRates", &["memory_utilization_percent", "utilization_percent"]),
     ("nvmlDeviceGetEncoderUtilization", &["encoder_utilization_percent"]),
     ("nvmlDeviceGetDecoderUtilization", &["decoder_utilization_percent"]),
     ("nvmlDeviceGetTemperature", &["temperature_celsius"]),
     ("nvmlDeviceGetPowerUsage", &["power_watts"]),
-    ("nvmlDeviceGetEnforcedPowerLimit", &[]), // there is another call
+    ("nvmlDeviceGetEnforcedPowerLimit", &[]), // falls back to another call
     ("nvmlDeviceGetEnforcedPowerLimit, nvmlDeviceGetPowerManagementLimit", &["power_limit_watts"]),
     ("nvmlDeviceGetTotalEnergyConsumption", &["energy_joules"]),
     ("nvmlDeviceGetClockInfo", &["memory_clock_mhz", "sm_clock_mhz"]),
     ("nvmlDeviceGetNumFans", &["fan_percent"]),
     ("nvmlDeviceGetFanSpeed_v2", &["fan_percent"]),
     ("nvmlDeviceGetPerformanceState", &["performance_state"]),
-    ("nvmlDeviceGetCurrentClocksEventReasons", &[]), // there is another call
+    ("nvmlDeviceGetCurrentClocksEventReasons", &[]), // falls back to another call
     (
         "nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetCurrentClocksThrottleReasons",
         &["clock_event_reasons"],
@@ -33,7 +33,7 @@ const REFUSALS: &[(&str, &[&str])] = &[
     ("nvmlDeviceGetPcieReplayCounter", &["pcie_replays"]),
     ("nvmlDeviceGetNvLinkState", &["nvlink"]),
     ("nvmlDeviceGetMigMode", &["mig_enabled"]),
-    ("nvmlDeviceGetComputeRunningProcesses_v2", &[]), // those that draw are left
+    ("nvmlDeviceGetComputeRunningProcesses_v2", &[]), // graphics processes remain
     ("nvmlDeviceGetGraphicsRunningProcesses_v2", &[]),
     (
         "nvmlDeviceGetComputeRunningProcesses_v2, nvmlDeviceGetGraphicsRunningProcesses_v2",
@@ -50,10 +50,10 @@ const REFUSALS: &[(&str, &[&str])] = &[
     ("nvmlDeviceRegisterEvents", &[]),
 ];
 
-/// The same for values of the script.
-const NOTHINGS: &[(&str, &[&str])] = &[
+/// The same for values in the script.
+const UNAVAILABLE_VALUES: &[(&str, &[&str])] = &[
     ("temp_mem = none", &["memory_temperature_celsius"]),
-    ("temp_mem = 0", &["memory_temperature_celsius"]), // what a GPU without the sensor says, too
+    ("temp_mem = 0", &["memory_temperature_celsius"]), // some GPUs without the sensor report 0
     ("remapped_pending = none", &["remapped_rows"]),
     ("nvlinks = none", &["nvlink"]),
     ("ecc = 0", &["ecc"]),
@@ -67,20 +67,20 @@ const NOTHINGS: &[(&str, &[&str])] = &[
 ];
 
 #[test]
-fn what_a_driver_does_not_offer_is_absent_and_nothing_else() {
-    let refuse = |rule: fn(usize, &str) -> String| {
-        let cases = REFUSALS.iter().enumerate();
+fn omits_exactly_the_values_that_are_unavailable() {
+    let per_gpu = |rule: fn(usize, &str) -> String| {
+        let cases = FAILING_CALLS.iter().enumerate();
         cases.map(move |(at, (calls, absent))| (rule(at, calls), *absent)).collect::<Vec<_>>()
     };
-    let unsupported = refuse(|at, calls| format!("unsupported.{at} = {calls}"));
-    let failing = refuse(|at, calls| {
+    let unsupported = per_gpu(|at, calls| format!("unsupported.{at} = {calls}"));
+    let failing = per_gpu(|at, calls| {
         let codes: Vec<String> = calls.split(", ").map(|call| format!("{call}:999")).collect();
         format!("error.{at} = {}", codes.join(", "))
     });
-    let nothings = NOTHINGS.iter().enumerate();
-    let nothings = nothings.map(|(at, (line, absent))| (format!("gpu.{at}.{line}"), *absent));
-    for cases in [unsupported, failing, nothings.collect()] {
-        let full = cases.len(); // the last one lacks nothing
+    let unavailable = UNAVAILABLE_VALUES.iter().enumerate();
+    let unavailable = unavailable.map(|(at, (line, absent))| (format!("gpu.{at}.{line}"), *absent));
+    for cases in [unsupported, failing, unavailable.collect()] {
+        let full = cases.len(); // the last GPU has all values
         let mut script = format!("gpus = {}\n", full + 1);
         for at in 0..=full {
             script += &format!("gpu.{at}.fan = 50\ngpu.{at}.mig = 0\n");
@@ -111,7 +111,7 @@ fn assert_no_null(value: &Value) {
 }
 
 #[test]
-fn a_call_that_is_not_supported_has_the_value_of_the_older_one() {
+fn falls_back_to_older_calls_if_unsupported() {
     let driver = Driver::new(
         "gpu.0.nvlink_errors = 2
          gpu.0.reasons = 1
@@ -121,8 +121,8 @@ fn a_call_that_is_not_supported_has_the_value_of_the_older_one() {
            nvmlDeviceGetCurrentClocksEventReasons",
     );
     let gpu = driver.sample(&[])["usage_update"]["gpus"][0].clone();
-    assert_eq!(gpu["nvlink"]["crc_flit_errors"], 36, "one link after the other");
+    assert_eq!(gpu["nvlink"]["crc_flit_errors"], 36, "sum over the links");
     assert_eq!(gpu["clock_event_reasons"], json!(["gpu_idle"]));
-    assert_eq!(gpu["memory_used_bytes"], 1024, "what the driver keeps is in it");
+    assert_eq!(gpu["memory_used_bytes"], 1024, "includes memory reserved by the driver");
     assert_eq!(gpu["power_limit_watts"], 700.0);
 }

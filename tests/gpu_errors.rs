@@ -1,4 +1,4 @@
-//! Errors that the driver reports, NVIDIA's XIDs: none is lost, none is counted twice.
+//! Errors that the driver reports (XIDs): none is lost and none is counted twice.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use support::fake_nvml::{Driver, Watched, kill, problems};
 
 #[test]
-fn errors_are_counted_by_code_and_outlive_the_probe() {
+fn counts_xids_by_code_across_probe_restarts() {
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[]);
@@ -23,17 +23,17 @@ fn errors_are_counted_by_code_and_outlive_the_probe() {
         })
     };
     let before = now();
-    driver.becomes("gpus = 2\nxid = 1:1:31, 2:1:31");
+    driver.set_script("gpus = 2\nxid = 1:1:31, 2:1:31");
     let xids = wait_for(&mut watched, 1, &[(31, 2)]);
     let last = xids[0]["last_unix_seconds"].as_u64().unwrap();
     assert!((before..=now()).contains(&last), "{last} is not between {before} and {}", now());
-    driver.becomes("gpus = 2\nxid = 1:1:31, 2:1:31, 3:1:31, 4:1:79, 5:0:48");
+    driver.set_script("gpus = 2\nxid = 1:1:31, 2:1:31, 3:1:31, 4:1:79, 5:0:48");
     let xids = wait_for(&mut watched, 1, &[(31, 3), (79, 1)]);
     assert!(xids[0]["last_unix_seconds"].as_u64().unwrap() >= last);
     wait_for(&mut watched, 0, &[(48, 1)]);
     watched.agent.wait_log("GPU 1 (NVIDIA H100 80GB HBM3, 0000:11:00.0) reported XID 79, 1 since");
-    // One that is lost has no values, and its errors.
-    driver.becomes("gpus = 2\nlost = 1");
+    // A lost GPU has no values, but keeps its XIDs.
+    driver.set_script("gpus = 2\nlost = 1");
     let update = watched.until("a lost GPU", |update| {
         (problems(update) == ["fine", "lost"]).then(|| update.clone())
     });
@@ -41,18 +41,18 @@ fn errors_are_counted_by_code_and_outlive_the_probe() {
     kill(watched.probe());
     let update = watched.until_state("crashed");
     assert_eq!(update["gpus"][1]["xids"].as_array().unwrap().len(), 2);
-    driver.becomes("gpus = 2\nxid = 1:1:79");
+    driver.set_script("gpus = 2\nxid = 1:1:79");
     wait_for(&mut watched, 1, &[(31, 3), (79, 2)]);
     watched.stop();
 }
 
-/// XID 79 and its like come just before a driver hangs.
+/// XID 79 and others are often reported just before a driver hangs.
 #[test]
-fn an_error_is_reported_though_the_gpu_hangs_right_after_it() {
+fn reports_xid_when_the_gpu_hangs_right_after_it() {
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
-    driver.becomes("gpus = 2\nxid = 1:0:79\nhang.0 = nvmlDeviceGetMemoryInfo_v2");
+    driver.set_script("gpus = 2\nxid = 1:0:79\nhang.0 = nvmlDeviceGetMemoryInfo_v2");
     watched.until("one GPU hanging", |update| (problems(update) == ["hung", "fine"]).then_some(()));
     let update = watched.next_update();
     assert_eq!(update["gpus"][0]["xids"][0]["code"], 79, "{:#}", update["gpus"][0]);
@@ -60,24 +60,24 @@ fn an_error_is_reported_though_the_gpu_hangs_right_after_it() {
 }
 
 #[test]
-fn an_error_is_reported_though_the_driver_hangs_right_after_it() {
+fn reports_xid_when_the_driver_hangs_right_after_it() {
     let driver = Driver::new("");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
-    driver.becomes("xid = 1:0:79\nhang = nvmlDeviceGetMemoryInfo_v2");
+    driver.set_script("xid = 1:0:79\nhang = nvmlDeviceGetMemoryInfo_v2");
     let update = watched.until_state("hung");
-    driver.becomes("");
+    driver.set_script("");
     assert_eq!(update["gpus"][0]["xids"][0]["code"], 79, "{:#}", update["gpus"][0]);
     watched.stop();
 }
 
 #[test]
-fn a_storm_of_errors_is_counted_to_the_last_and_bounded_in_the_log() {
+fn counts_every_xid_of_a_burst_but_limits_the_log() {
     let driver = Driver::new("");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
-    let storm: Vec<String> = (0..150).map(|number| format!("{number}:0:{}", number % 30)).collect();
-    driver.becomes(&format!("xid = {}", storm.join(", ")));
+    let burst: Vec<String> = (0..150).map(|number| format!("{number}:0:{}", number % 30)).collect();
+    driver.set_script(&format!("xid = {}", burst.join(", ")));
     let xids = watched.until("all errors", |update| {
         let xids = update["gpus"][0]["xids"].as_array()?.clone();
         let total: u64 = xids.iter().map(|xid| xid["count"].as_u64().unwrap()).sum();

@@ -1,5 +1,5 @@
-//! A driver that crashes, refuses or loses GPUs costs their values and nothing else, and is said. Every update that
-//! these tests look at was on time and had the rest of the machine in it: `Watched` sees to that.
+//! A driver that crashes, fails or loses GPUs: values of the GPUs are absent, the problem is reported, and nothing else is
+//! affected. `Watched` checks that each update arrives on time and contains the host's values.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -15,33 +15,33 @@ use support::fake_nvml::{
 use support::{SLACK, at_best, wait_until};
 
 #[test]
-fn a_crash_in_the_library_is_said_and_the_probe_comes_back_ever_more_slowly() {
+fn reports_library_crash_and_restarts_probe_with_backoff() {
     let driver = Driver::new("");
     let mut watched = driver.start(&["log_level=debug"]);
     watched.until_state("ok");
-    driver.becomes("crash = nvmlDeviceGetTemperature");
+    driver.set_script("crash = nvmlDeviceGetTemperature");
     let update = watched.until_state("crashed");
     assert_no_values(&update);
     assert_eq!(problems(&update), ["failed"]);
     assert!(message(&update).contains("signal: 11"), "{update:#}");
-    driver.forget_calls();
+    driver.clear_calls();
     let inits = || driver.calls().iter().filter(|call| call.0 == "nvmlInit_v2").count();
-    // When it was looked for in vain for the last time, and when it was seen.
-    let tries = [1, 2].map(|number| {
+    // Each start of a probe is between the last check without it and the first check with it.
+    let starts = [1, 2].map(|number| {
         let mut before = Instant::now();
-        wait_until("a try", || {
+        wait_until("a start", || {
             let now = Instant::now();
             let found = (inits() >= number).then(|| (before, Instant::now()));
             before = now;
             found
         })
     });
-    let (longest, shortest) = (tries[1].1 - tries[0].0, tries[1].0 - tries[0].1);
+    let (longest, shortest) = (starts[1].1 - starts[0].0, starts[1].0 - starts[0].1);
     assert!(longest >= Duration::from_millis(1800), "{longest:?}");
     assert!(shortest < Duration::from_millis(3200) + SLACK, "{shortest:?}");
-    driver.becomes("");
+    driver.set_script("");
     watched.until_state("ok");
-    // After good answers the next pause is short again.
+    // After good replies the next delay is short again.
     let mut kills = 0;
     at_best(Duration::from_millis(1800), || {
         watched.whole();
@@ -51,36 +51,36 @@ fn a_crash_in_the_library_is_said_and_the_probe_comes_back_ever_more_slowly() {
         kills += 1;
         let new = |watched: &Watched| watched.probes().into_iter().find(|new| *new != pid);
         wait_until("another probe", || new(&watched));
-        let pause = start.elapsed();
-        assert!(pause >= Duration::from_millis(1000), "{pause:?}");
-        pause
+        let delay = start.elapsed();
+        assert!(delay >= Duration::from_millis(1000), "{delay:?}");
+        delay
     });
     let log = watched.stop();
-    let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-    assert_eq!(said("the GPU probe crashed in the driver's library: signal: 11"), 1, "{log:#?}");
-    assert_eq!(said("the GPU probe was killed, perhaps by the kernel"), kills, "{log:#?}");
+    let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("the GPU probe crashed in the driver's library: signal: 11"), 1, "{log:#?}");
+    assert_eq!(count("the GPU probe was killed, perhaps by the kernel"), kills, "{log:#?}");
 }
 
 #[test]
-fn a_crash_in_any_function_at_start_is_no_hang() {
+fn crash_during_startup_is_not_reported_as_hang() {
     let driver = Driver::new("crash = nvmlDeviceGetHandleByIndex_v2");
     let mut watched = driver.start(&["gpu.timeout=10"]);
     let update = watched.update();
     assert_eq!(state(&update), "crashed");
     assert_eq!(watched.info["gpu_count"], 0);
-    driver.becomes("");
+    driver.set_script("");
     watched.until_state("ok");
     watched.stop();
 }
 
 #[test]
-fn a_driver_upgraded_underneath_is_said_and_heals() {
+fn reports_driver_upgrade_without_reboot_and_recovers() {
     let driver = Driver::new("");
     let mut watched = driver.start(&[]);
     let pid = watched.probe();
     watched.until_state("ok");
-    // The library in use goes on; who loads it anew finds the other version.
-    driver.becomes("init = 18");
+    // A loaded library continues to work; a new probe loads the other version.
+    driver.set_script("init = 18");
     kill(pid);
     let update = watched.until_state("version_mismatch");
     assert_no_values(&update);
@@ -88,7 +88,7 @@ fn a_driver_upgraded_underneath_is_said_and_heals() {
     assert!(message(&update).contains("the driver was upgraded"), "{update:#}");
     assert!(update["nvidia"]["driver_version"].is_null(), "{update:#}");
     watched.agent.wait_log("NVIDIA driver and library versions do not match");
-    driver.becomes("driver = 580.82.07\ncuda = 13000");
+    driver.set_script("driver = 580.82.07\ncuda = 13000");
     let update = watched.until_state("ok");
     assert_eq!(
         update["nvidia"],
@@ -98,7 +98,7 @@ fn a_driver_upgraded_underneath_is_said_and_heals() {
 }
 
 #[test]
-fn no_driver_is_no_hang_and_no_crash() {
+fn missing_driver_is_not_reported_as_hang_or_crash() {
     std::thread::scope(|scope| {
         for code in [9, 12] {
             scope.spawn(move || no_driver(code));
@@ -113,13 +113,13 @@ fn no_driver(code: u32) {
     assert_eq!(state(&update), "no_driver", "{code}: {update:#}");
     assert!(message(&update).contains("is the NVIDIA driver installed and loaded?"), "{update:#}");
     assert_eq!((&update["gpus"], &watched.info["gpu_count"]), (&json!([]), &json!(0)));
-    driver.becomes("");
+    driver.set_script("");
     watched.until_state("ok");
     watched.stop();
 }
 
 #[test]
-fn a_library_that_is_not_there_or_is_none_is_said() {
+fn reports_missing_and_invalid_library() {
     let driver = Driver::new("");
     let no_library = driver.scratch.write("text", "not a library\n");
     let other = driver.scratch.0.join("other.so").display().to_string();
@@ -142,20 +142,20 @@ fn a_library_that_is_not_there_or_is_none_is_said() {
 }
 
 #[test]
-fn a_library_that_prints_does_not_speak_for_the_probe() {
+fn output_of_the_library_does_not_corrupt_replies() {
     let driver = Driver::of(chatty_library(), "");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
     let log = watched.stop();
-    assert!(log.iter().any(|line| line.contains("a library has no business here")), "{log:#?}");
+    assert!(log.iter().any(|line| line.contains("printed by the library")), "{log:#?}");
 }
 
 #[test]
-fn a_gpu_that_is_lost_is_named_and_the_others_go_on() {
+fn reports_lost_gpu_and_keeps_values_of_others() {
     let driver = Driver::new("gpus = 3");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
-    driver.becomes("gpus = 3\nlost = 1");
+    driver.set_script("gpus = 3\nlost = 1");
     let update = watched.until("a lost GPU", |update| {
         (problems(update) == ["fine", "lost", "fine"]).then(|| update.clone())
     });
@@ -166,30 +166,30 @@ fn a_gpu_that_is_lost_is_named_and_the_others_go_on() {
     assert!(lost["message"].as_str().unwrap().contains("fell off the bus"));
     assert_eq!(update["gpus"][2]["temperature_celsius"], 46);
     watched.agent.wait_log("GPU 1 (NVIDIA H100 80GB HBM3, 0000:11:00.0) is lost");
-    // A new probe is refused even the handle: who it was is still known.
+    // A new probe cannot even get its handle, but the agent remembers its identity.
     kill(watched.probe());
     watched.until_state("crashed");
     let update = watched.until_state("ok");
     assert_eq!(problems(&update), ["fine", "lost", "fine"]);
     assert_eq!(update["gpus"][1]["uuid"], "GPU-fa4e0001-fa4e-4fa4-8fa4-000000000001");
-    // Lost before the agent came, only its place is known.
+    // If it was lost before the agent started, only its index is known.
     let update = driver.sample(&[])["usage_update"].clone();
     assert_eq!(problems(&update), ["fine", "lost", "fine"]);
     assert_eq!(update["gpus"][1]["name"], "NVIDIA GPU");
-    driver.becomes("gpus = 3");
+    driver.set_script("gpus = 3");
     kill(watched.probe());
-    watched.until("it back", |update| (problems(update) == ["fine"; 3]).then_some(()));
+    watched.until("its recovery", |update| (problems(update) == ["fine"; 3]).then_some(()));
     watched.agent.wait_log("GPU 1 (NVIDIA H100 80GB HBM3, 0000:11:00.0) recovered");
     watched.stop();
 }
 
 #[test]
-fn a_gpu_that_the_driver_dropped_keeps_its_index_where_the_bus_shows_it() {
+fn lost_gpu_keeps_its_index_if_it_is_on_the_bus() {
     let bus = Bus::new(&["0000:10:00.0", "0000:11:00.0"]);
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[&bus.setting(), "gpu.primary=1"]);
     assert_eq!(watched.whole()["gpu_percent"], 33);
-    driver.becomes("gpus = 2\ngone = 0");
+    driver.set_script("gpus = 2\ngone = 0");
     watched.until("a lost GPU", |update| (problems(update) == ["lost", "fine"]).then_some(()));
     kill(watched.probe());
     watched.until_state("crashed");
@@ -197,7 +197,7 @@ fn a_gpu_that_the_driver_dropped_keeps_its_index_where_the_bus_shows_it() {
     assert_eq!(problems(&update), ["lost", "fine"]);
     assert_eq!(update["gpus"][0]["name"], "NVIDIA H100 80GB HBM3");
     assert_eq!(update["gpus"][1]["index"], 1);
-    assert_eq!(update["gpu_percent"], 33, "still the second one: {update:#}");
+    assert_eq!(update["gpu_percent"], 33, "still the second GPU: {update:#}");
     let update = driver.sample(&[&bus.setting()])["usage_update"].clone();
     assert_eq!(problems(&update), ["lost", "fine"]);
     assert_eq!(update["gpus"][0]["name"], "NVIDIA GPU");
@@ -205,11 +205,11 @@ fn a_gpu_that_the_driver_dropped_keeps_its_index_where_the_bus_shows_it() {
     watched.stop();
 }
 
-/// It was listed twice, and the healthy one moved or was called lost.
+/// Regression: the GPU was listed twice, and the healthy one got another index or was reported as lost.
 #[test]
-fn a_gpu_that_was_dead_before_the_agent_came_is_there_once_and_moves_nobody() {
+fn gpu_lost_before_start_is_listed_once_at_its_index() {
     let bus = Bus::new(&["0000:10:00.0", "0000:11:00.0"]);
-    for (script, dead, problem) in [
+    for (script, broken, problem) in [
         ("lost = 0", 0, "lost"),
         ("lost = 1", 1, "lost"),
         ("error.0 = nvmlDeviceGetHandleByIndex_v2:999", 0, "failed"),
@@ -218,21 +218,21 @@ fn a_gpu_that_was_dead_before_the_agent_came_is_there_once_and_moves_nobody() {
         let driver = Driver::new(&format!("gpus = 2\n{script}"));
         let mut watched = driver.start(&[&bus.setting(), "gpu.timeout=2"]);
         let mut expected = ["fine"; 2];
-        expected[dead] = problem;
+        expected[broken] = problem;
         watched.until(script, |update| (problems(update) == expected).then_some(()));
         for _ in 0..3 {
             let update = watched.next_update();
             assert_eq!(problems(&update), expected, "{script}: {update:#}");
             let addresses = [&update["gpus"][0], &update["gpus"][1]].map(|gpu| &gpu["pci_address"]);
             assert_eq!(addresses, ["0000:10:00.0", "0000:11:00.0"], "{script}");
-            assert_eq!(update["gpus"][dead]["name"], "NVIDIA GPU", "{script}");
+            assert_eq!(update["gpus"][broken]["name"], "NVIDIA GPU", "{script}");
         }
         watched.stop();
     }
 }
 
 #[test]
-fn a_gpu_that_we_may_not_see_is_not_lost() {
+fn inaccessible_gpu_is_not_reported_as_lost() {
     let bus = Bus::new(&["0000:10:00.0", "0000:11:00.0"]);
     let driver = Driver::new("gpus = 2\nerror.1 = nvmlDeviceGetHandleByIndex_v2:4");
     let mut watched = driver.start(&[&bus.setting()]);
@@ -242,11 +242,11 @@ fn a_gpu_that_we_may_not_see_is_not_lost() {
 }
 
 #[test]
-fn a_gpu_that_is_nowhere_any_more_is_not_listed() {
+fn removed_gpu_is_not_listed() {
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
-    driver.becomes("gpus = 2\ngone = 0");
+    driver.set_script("gpus = 2\ngone = 0");
     kill(watched.probe());
     watched.until_state("crashed");
     let update = watched.until_state("ok");
@@ -258,8 +258,8 @@ fn a_gpu_that_is_nowhere_any_more_is_not_listed() {
 }
 
 #[test]
-fn a_gpu_that_the_driver_refuses_is_said_and_not_asked_for_again_at_once() {
-    // 999 is an unknown error, 4 no permission: a container was not given that one.
+fn reports_failed_gpu_and_does_not_reopen_it_at_once() {
+    // 999 is an unknown error; 4 is no permission, as for a GPU that a container has no access to.
     let driver = Driver::new(
         "gpus = 3
          error.0 = nvmlDeviceGetHandleByIndex_v2:999
@@ -274,7 +274,7 @@ fn a_gpu_that_the_driver_refuses_is_said_and_not_asked_for_again_at_once() {
         assert_eq!(values(&update["gpus"][0]), [""; 0]);
     }
     let calls = driver.calls();
-    let asked = calls.iter().filter(|call| call.0 == "nvmlDeviceGetHandleByIndex_v2");
-    assert_eq!(asked.count(), 3, "each once");
+    let opened = calls.iter().filter(|call| call.0 == "nvmlDeviceGetHandleByIndex_v2");
+    assert_eq!(opened.count(), 3, "each once");
     watched.stop();
 }

@@ -1,5 +1,5 @@
-//! A driver that hangs, for all GPUs or one, costs values and nothing else. Every update that these tests look at was
-//! on time and had the rest of the machine in it: `Watched` sees to that.
+//! A driver that hangs for one GPU or all: values of the GPUs are absent and nothing else is affected. `Watched` checks that
+//! each update arrives on time and contains the host's values.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -18,8 +18,8 @@ use support::fake_nvml::{
 };
 use support::{Agent, SLACK, at_best, wait_until};
 
-/// Has a GPU call as many functions as it can.
-const BUSY: &str = "
+/// A GPU for which the probe calls as many functions as possible.
+const FULL_GPU: &str = "
 gpus = 1
 gpu.0.fan = 50
 gpu.0.mig = 1
@@ -27,9 +27,9 @@ gpu.0.mig_instances = 1
 gpu.0.processes = 4199999:1
 ";
 
-/// The functions that a healthy probe calls, as the library's log has them.
+/// The functions that the probe calls with a healthy driver.
 fn functions(library: &'static Path) -> BTreeSet<String> {
-    let driver = Driver::of(library, BUSY);
+    let driver = Driver::of(library, FULL_GPU);
     driver.sample(&[]);
     let functions: BTreeSet<String> =
         driver.calls().into_iter().map(|(function, _)| function).collect();
@@ -38,7 +38,7 @@ fn functions(library: &'static Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_hang_in_any_function_at_start_is_said_and_heals() {
+fn reports_hang_in_any_function_at_startup_and_recovers() {
     let current = functions(current_library());
     let mut old = functions(old_library());
     old.retain(|function| !current.contains(function));
@@ -59,7 +59,7 @@ fn a_hang_in_any_function_at_start_is_said_and_heals() {
 }
 
 fn hang_at_start(library: &'static Path, function: &str) {
-    let driver = Driver::of(library, &format!("{BUSY}\nhang = {function}"));
+    let driver = Driver::of(library, &format!("{FULL_GPU}\nhang = {function}"));
     let agent = Agent::spawn(driver.command(&[], &["gpu.timeout=1"]));
     wait_first_word(&agent);
     let mut watched = Watched::new(agent);
@@ -67,19 +67,19 @@ fn hang_at_start(library: &'static Path, function: &str) {
     assert_eq!(state(&update), "hung", "{function}: {update:#}");
     assert_no_values(&update);
     // The second probe gets twice the time.
-    let said = ["has not answered for 1 s", "has not answered for 2 s"];
-    assert!(said.iter().any(|said| message(&update).contains(said)), "{function}: {update:#}");
+    let messages = ["no reply for 1 s", "no reply for 2 s"];
+    assert!(messages.contains(&message(&update)), "{function}: {update:#}");
     assert_eq!(watched.info["gpu_count"], 0, "{function}");
-    driver.becomes(BUSY);
+    driver.set_script(FULL_GPU);
     watched.until(function, |update| {
-        let well = state(update) == "ok" && problems(update) == ["fine"];
-        (well && update["gpu_mem_total_mb"].is_number()).then_some(())
+        let is_healthy = state(update) == "ok" && problems(update) == ["fine"];
+        (is_healthy && update["gpu_mem_total_mb"].is_number()).then_some(())
     });
     watched.stop();
 }
 
 #[test]
-fn a_hang_later_takes_the_values_away_in_time_and_heals() {
+fn removes_values_when_the_driver_hangs_later_and_recovers() {
     let functions = [
         "nvmlDeviceGetMemoryInfo_v2",
         "nvmlDeviceGetUtilizationRates",
@@ -99,7 +99,7 @@ fn hang_later(function: &str) {
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&["gpu.timeout=1"]);
     watched.until_state("ok");
-    driver.becomes(&format!("gpus = 2\nhang = {function}"));
+    driver.set_script(&format!("gpus = 2\nhang = {function}"));
     watched.seen();
     let start = Instant::now();
     let mut with_values = 0;
@@ -107,17 +107,17 @@ fn hang_later(function: &str) {
         with_values += u32::from(update["gpu_mem_used_mb"].is_number());
         (state(update) == "hung").then(|| update.clone())
     });
-    // The next question, its deadline, and the next tick.
-    let took = start.elapsed();
-    assert!(took < Duration::from_secs(4) + SLACK, "{function}: {took:?}");
-    assert!(with_values <= 3, "{function}: values of {with_values} s ago");
+    // The next request, its timeout and the next tick.
+    let elapsed = start.elapsed();
+    assert!(elapsed < Duration::from_secs(4) + SLACK, "{function}: {elapsed:?}");
+    assert!(with_values <= 3, "{function}: values for {with_values} s");
     assert_no_values(&update);
     assert_eq!(problems(&update), ["hung", "hung"], "{function}");
     assert_eq!(update["gpus"][1]["uuid"], "GPU-fa4e0001-fa4e-4fa4-8fa4-000000000001");
     let info = Updates::of(&watched.agent).info.clone();
     assert_eq!(info["gpus"][1], json!({"index": 1, "name": "NVIDIA H100 80GB HBM3"}));
     watched.agent.wait_log("NVIDIA driver hangs: no reply for 1 s");
-    driver.becomes("gpus = 2");
+    driver.set_script("gpus = 2");
     watched.until(function, |update| {
         (state(update) == "ok" && problems(update) == ["fine", "fine"]).then_some(())
     });
@@ -125,7 +125,7 @@ fn hang_later(function: &str) {
 }
 
 #[test]
-fn a_driver_that_hangs_on_is_killed_again_and_again_and_updates_keep_coming() {
+fn restarts_probe_repeatedly_while_the_driver_hangs() {
     let driver = Driver::new("hang = nvmlInit_v2");
     let mut watched = driver.start(&["gpu.timeout=1"]);
     watched.until_state("hung");
@@ -135,16 +135,16 @@ fn a_driver_that_hangs_on_is_killed_again_and_again_and_updates_keep_coming() {
     });
     assert!(watched.probes().len() <= 1, "{:?}", watched.probes());
     let log = watched.stop();
-    let said = log.iter().filter(|line| line.contains("driver hangs")).count();
-    assert_eq!(said, 1, "a change of state is said, not each try: {log:#?}");
+    let count = log.iter().filter(|line| line.contains("driver hangs")).count();
+    assert_eq!(count, 1, "only the change of state is logged: {log:#?}");
 }
 
 #[test]
-fn values_vanish_long_before_a_patient_agent_gives_a_driver_up() {
+fn removes_stale_values_long_before_the_driver_timeout() {
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&["gpu.timeout=30"]);
     watched.until_state("ok");
-    driver.becomes("gpus = 2\nhang = nvmlDeviceGetTemperature");
+    driver.set_script("gpus = 2\nhang = nvmlDeviceGetTemperature");
     let with_values = watched.count_until(|update| update["gpu_mem_used_mb"].is_null());
     assert!(with_values <= 4, "{with_values} updates with values");
     for _ in 0..2 {
@@ -157,15 +157,15 @@ fn values_vanish_long_before_a_patient_agent_gives_a_driver_up() {
 }
 
 #[test]
-fn one_gpu_hangs_in_any_function_and_the_others_go_on() {
+fn other_gpus_keep_values_if_one_hangs_in_any_function() {
     let functions: Vec<String> = {
-        let driver = Driver::new(BUSY);
+        let driver = Driver::new(FULL_GPU);
         driver.sample(&[]);
         let calls: BTreeSet<_> = driver.calls().into_iter().filter(|(_, gpu)| gpu == "0").collect();
         calls.into_iter().map(|(function, _)| function).collect()
     };
     assert!(functions.len() > 25, "{functions:?}");
-    // More would need more sets of events than the library has for one process.
+    // The fake library supports a limited number of event sets per process.
     std::thread::scope(|scope| {
         for some in functions.chunks(12) {
             scope.spawn(|| all_hang_but_one(some));
@@ -173,13 +173,13 @@ fn one_gpu_hangs_in_any_function_and_the_others_go_on() {
     });
 }
 
-/// Each GPU hangs in a function of its own, and the last one in none.
+/// Each GPU hangs in another function, and the last one is healthy.
 fn all_hang_but_one(functions: &[String]) {
     let healthy = functions.len();
     let script = |temperature: usize| {
         let mut script = format!("gpus = {}\ngpu.{healthy}.temp = {temperature}\n", healthy + 1);
         for (at, function) in functions.iter().enumerate() {
-            let busy = BUSY.replace("gpus = 1", "").replace("gpu.0", &format!("gpu.{at}"));
+            let busy = FULL_GPU.replace("gpus = 1", "").replace("gpu.0", &format!("gpu.{at}"));
             script += &format!("hang.{at} = {function}\n{busy}");
         }
         script
@@ -188,7 +188,7 @@ fn all_hang_but_one(functions: &[String]) {
     let mut watched = Watched::new(Agent::spawn(driver.command(&[], &["gpu.timeout=2"])));
     let mut update = watched.update();
     if watched.agent.started.elapsed() > Duration::from_secs(3) {
-        update = watched.until_state("ok"); // a busy machine
+        update = watched.until_state("ok"); // slow machine
     }
     assert_eq!(state(&update), "ok", "{update:#}");
     assert_eq!(watched.info["gpu_count"], healthy + 1);
@@ -201,32 +201,32 @@ fn all_hang_but_one(functions: &[String]) {
     assert_eq!(gpus[healthy]["temperature_celsius"], 30);
     let mut temperature = 30;
     for _ in 0..2 {
-        // No older than a tick.
+        // Not older than a tick.
         at_best(3, || {
             temperature += 1;
-            driver.becomes(&script(temperature));
+            driver.set_script(&script(temperature));
             watched
                 .count_until(|update| update["gpus"][healthy]["temperature_celsius"] == temperature)
         });
     }
-    // What hung does not come back by itself; a new probe finds it well.
-    driver.becomes("gpus = 2");
+    // A blocked thread does not recover; a new probe finds the GPU healthy.
+    driver.set_script("gpus = 2");
     kill(watched.probe());
-    watched.until("all well", |update| (problems(update) == ["fine", "fine"]).then_some(()));
+    watched.until("recovery", |update| (problems(update) == ["fine", "fine"]).then_some(()));
     watched.stop();
 }
 
 #[test]
-fn one_gpu_of_two_hangs_later_and_the_other_ones_values_go_on() {
+fn other_gpu_keeps_values_if_one_hangs_later() {
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&["gpu.primary=1"]);
     watched.until_state("ok");
-    driver.becomes("gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage");
+    driver.set_script("gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage");
     let pid = watched.probe();
     let (mut last, mut without) = (Value::Null, 0);
     watched.until("one GPU hanging", |update| {
         without += usize::from(update["gpu_percent"] != 33);
-        assert!(without < 2, "never without, but on a busy machine: {update:#}");
+        assert!(without < 2, "at most one update without values, on a slow machine: {update:#}");
         last = update["gpus"][0].clone();
         (problems(update) == ["hung", "fine"]).then_some(())
     });
@@ -235,20 +235,20 @@ fn one_gpu_of_two_hangs_later_and_the_other_ones_values_go_on() {
     watched.agent.wait_log("GPU 0 (NVIDIA H100 80GB HBM3, 0000:10:00.0) is hung");
     let mut percent = 50;
     for _ in 0..3 {
-        // No older than a tick.
+        // Not older than a tick.
         at_best(3, || {
             percent += 1;
             let script = format!("hang.0 = nvmlDeviceGetPowerUsage\ngpu.1.util_gpu = {percent}");
-            driver.becomes(&format!("gpus = 2\n{script}"));
+            driver.set_script(&format!("gpus = 2\n{script}"));
             watched.count_until(|update| update["gpu_percent"] == percent)
         });
     }
-    assert_eq!(watched.probes(), [pid], "the others are not disturbed");
+    assert_eq!(watched.probes(), [pid], "the probe is not restarted");
     watched.stop();
 }
 
 #[test]
-fn a_new_timeout_is_the_running_probes_too() {
+fn new_timeout_applies_after_reload() {
     let driver = Driver::new("gpus = 2");
     let library = current_library().display().to_string();
     let settings = |timeout: u32| {
@@ -263,16 +263,16 @@ fn a_new_timeout_is_the_running_probes_too() {
     watched.agent.signal("-HUP");
     watched.agent.wait_log("configuration reloaded");
     watched.next_update();
-    driver.becomes("gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage");
+    driver.set_script("gpus = 2\nhang.0 = nvmlDeviceGetPowerUsage");
     watched.until("one GPU hanging", |update| {
-        assert_eq!(state(update), "ok", "one GPU is not the driver");
+        assert_eq!(state(update), "ok", "only one GPU hangs");
         (problems(update) == ["hung", "fine"]).then_some(())
     });
     watched.stop();
 }
 
 #[test]
-fn an_agent_that_was_stopped_does_not_blame_the_driver() {
+fn stopped_agent_does_not_report_the_driver_as_hung() {
     let driver = Driver::new("");
     let mut watched = driver.start(&["gpu.timeout=4"]);
     watched.until_state("ok");
@@ -281,7 +281,7 @@ fn an_agent_that_was_stopped_does_not_blame_the_driver() {
         assert!(Command::new("kill").args([name, pid]).status().unwrap().success());
     };
     signal("-STOP", &probe);
-    watched.next_update(); // asked, and not answered
+    watched.next_update(); // a request is outstanding
     watched.agent.signal("-STOP");
     signal("-CONT", &probe);
     let until = Instant::now() + Duration::from_secs(5);
@@ -297,9 +297,9 @@ fn an_agent_that_was_stopped_does_not_blame_the_driver() {
     assert!(!log.iter().any(|line| line.contains("hangs")), "{log:#?}");
 }
 
-/// It used to be noticed for ever: the agent span on the event that nobody waited for any more.
+/// Regression: the agent spun on the event of the first result after it had stopped waiting for it.
 #[test]
-fn a_first_word_that_comes_after_everybody_gave_up_waiting_costs_no_time() {
+fn late_first_result_does_not_cause_busy_loop() {
     let driver = Driver::new("hang = nvmlInit_v2");
     let mut watched = driver.start(&["gpu.timeout=8"]);
     assert_eq!(state(&watched.update()), "starting");
@@ -309,17 +309,17 @@ fn a_first_word_that_comes_after_everybody_gave_up_waiting_costs_no_time() {
         watched.next_update();
     }
     let used = watched.agent.cpu_seconds() - before;
-    assert!(used < 0.5, "{used} s of processor time in two");
+    assert!(used < 0.5, "{used} s of CPU time in 2 s");
     watched.stop();
 }
 
 #[test]
-fn a_first_word_that_comes_late_does_not_wait_for_the_next_tick() {
+fn late_first_result_is_published_before_the_next_tick() {
     let driver = Driver::new("hang = nvmlInit_v2");
     let watched = driver.start(&["gpu.timeout=4", "interval=3600"]);
     watched.agent.wait_log("NVIDIA driver hangs");
     let start = Instant::now();
-    wait_until("a client that is told", || {
+    wait_until("an update with the state", || {
         let update = Updates::of(&watched.agent).update();
         assert!(start.elapsed() < SLACK, "{:#}", update["nvidia"]);
         (state(&update) == "hung").then_some(())
@@ -328,7 +328,7 @@ fn a_first_word_that_comes_late_does_not_wait_for_the_next_tick() {
 }
 
 #[test]
-fn a_sample_ends_though_the_driver_hangs() {
+fn sample_command_ends_if_the_driver_hangs() {
     let driver = Driver::new("hang = nvmlDeviceGetCount_v2");
     let start = Instant::now();
     let update = driver.sample(&["gpu.timeout=2"])["usage_update"].clone();
@@ -342,7 +342,7 @@ fn a_sample_ends_though_the_driver_hangs() {
 
 #[test]
 #[ignore = "waits 10 s"]
-fn a_sample_does_not_wait_as_long_as_the_agent_would() {
+fn sample_command_does_not_wait_for_a_long_driver_timeout() {
     let driver = Driver::new("hang = nvmlInit_v2");
     let start = Instant::now();
     let update = driver.sample(&["gpu.timeout=60"])["usage_update"].clone();
@@ -351,7 +351,7 @@ fn a_sample_does_not_wait_as_long_as_the_agent_would() {
 }
 
 #[test]
-fn a_probe_that_does_not_run_any_more_is_killed_like_one_that_hangs() {
+fn replaces_a_stopped_probe() {
     let driver = Driver::new("");
     let mut watched = driver.start(&["gpu.timeout=2"]);
     watched.until_state("ok");

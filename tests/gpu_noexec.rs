@@ -1,4 +1,4 @@
-//! Machines where a program in memory may not be run: the probe runs from a file, or not at all.
+//! Machines that do not allow to execute a memfd: the probe runs from a file, or the agent reports why not.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,8 +11,8 @@ use support::fake_nvml::{
 };
 use support::{Agent, Scratch, wait_until};
 
-/// In a process namespace of its own, where nothing in memory may be run.
-fn where_memory_cannot_be_run(driver: &Driver, script: &str, settings: &[&str]) -> Agent {
+/// Starts the agent in a PID namespace in which memfds cannot be executed.
+fn start_without_memfd_exec(driver: &Driver, script: &str, settings: &[&str]) -> Agent {
     let agent = driver.command(&[], settings);
     let mut command = Command::new("unshare");
     command.args(["-pf", "--kill-child", "--mount-proc", "sh", "-ec"]);
@@ -27,7 +27,7 @@ fn where_memory_cannot_be_run(driver: &Driver, script: &str, settings: &[&str]) 
     Agent::spawn(command)
 }
 
-/// The only child, from outside.
+/// PID of the only child, in the namespace of the test.
 fn only_child(pid: u32) -> u32 {
     wait_until("a child", || match children(pid)[..] {
         [child] => Some(child),
@@ -37,12 +37,12 @@ fn only_child(pid: u32) -> u32 {
 
 #[test]
 #[ignore = "needs root"]
-fn where_memory_cannot_be_run_the_probe_runs_from_a_file_that_nobody_sees() {
+fn runs_probe_from_an_unlinked_file() {
     let driver = Driver::new("gpus = 2");
     let directory = Scratch::new("state");
     let state_dir = directory.0.join("new");
     let setting = format!("state_dir={}", state_dir.display());
-    let agent = where_memory_cannot_be_run(&driver, "true", &[&setting]);
+    let agent = start_without_memfd_exec(&driver, "true", &[&setting]);
     let mut updates = Updates::of(&agent);
     let update = updates.until_state("ok");
     assert_eq!(problems(&update), ["fine", "fine"]);
@@ -51,19 +51,21 @@ fn where_memory_cannot_be_run_the_probe_runs_from_a_file_that_nobody_sees() {
     let program = std::fs::read_link(format!("/proc/{probe}/exe")).unwrap();
     assert!(program.starts_with(&state_dir), "{program:?}");
     assert_eq!(std::fs::read_dir(&state_dir).unwrap().count(), 0);
-    // One that was left there by an agent that was killed in between is no obstacle.
-    std::fs::write(state_dir.join("gpu-probe.1"), "rubbish").unwrap();
+    // A file left behind by a killed agent is replaced.
+    std::fs::write(state_dir.join("gpu-probe.1"), "garbage").unwrap();
     kill(probe);
     updates.until_state("crashed");
     updates.until_state("ok");
     assert_eq!(std::fs::read_dir(&state_dir).unwrap().count(), 0);
     assert!(Command::new("kill").arg(inside.to_string()).status().unwrap().success());
-    wait_until("its end", || (!Path::new(&format!("/proc/{probe}")).exists()).then_some(()));
+    wait_until("the end of the probe", || {
+        (!Path::new(&format!("/proc/{probe}")).exists()).then_some(())
+    });
 }
 
 #[test]
 #[ignore = "needs root"]
-fn where_no_probe_can_be_run_the_agent_goes_on_and_says_so() {
+fn keeps_running_and_reports_that_probe_cannot_run() {
     let directory = Scratch::new("state");
     let file = directory.write("file", "");
     let tmpfs = directory.0.join("noexec");
@@ -77,7 +79,7 @@ fn where_no_probe_can_be_run_the_agent_goes_on_and_says_so() {
     for (state_dir, script) in &cases {
         let driver = Driver::new("gpus = 2");
         let setting = format!("state_dir={state_dir}");
-        let agent = where_memory_cannot_be_run(&driver, script, &[&setting]);
+        let agent = start_without_memfd_exec(&driver, script, &[&setting]);
         wait_first_word(&agent);
         let mut updates = Updates::of(&agent);
         let update = updates.update();

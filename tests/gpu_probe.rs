@@ -1,4 +1,4 @@
-//! The probe as a process: when there is one, what it may see, and that nothing of it is ever left.
+//! The probe process: when it runs, what it has access to, and that it never outlives the agent.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -19,9 +19,9 @@ use support::{Agent, SLACK, at_best, wait_until};
 const ADDRESSES: [&str; 2] = ["0000:10:00.0", "0000:11:00.0"];
 
 #[test]
-fn a_gpu_that_sleeps_is_not_touched_and_is_measured_when_it_wakes() {
+fn suspended_gpu_is_not_queried_until_it_resumes() {
     let bus = Bus::new(&ADDRESSES);
-    bus.power(ADDRESSES[0], "suspended");
+    bus.set_power(ADDRESSES[0], "suspended");
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[&bus.setting(), "gpu.primary=1"]);
     let touched = |gpu: &str| driver.calls().iter().any(|call| call.1 == gpu);
@@ -32,18 +32,18 @@ fn a_gpu_that_sleeps_is_not_touched_and_is_measured_when_it_wakes() {
         assert_eq!(update["gpus"][0]["pci_address"], ADDRESSES[0]);
     }
     assert!(touched("1") && !touched("0"), "{:?}", driver.calls());
-    bus.power(ADDRESSES[0], "active");
+    bus.set_power(ADDRESSES[0], "active");
     let both = |update: &Value| problems(update) == ["fine", "fine"];
-    assert!(watched.count_until(both) <= 4, "not measured soon");
+    assert!(watched.count_until(both) <= 4, "queried too late");
     assert_eq!(watched.whole()["gpus"][0]["temperature_celsius"], 40);
-    // Now the other one falls asleep.
-    bus.power(ADDRESSES[1], "suspended");
-    assert!(watched.count_until(|update| !both(update)) <= 4, "not noticed soon");
-    driver.forget_calls();
+    // Now the other GPU is suspended.
+    bus.set_power(ADDRESSES[1], "suspended");
+    assert!(watched.count_until(|update| !both(update)) <= 4, "noticed too late");
+    driver.clear_calls();
     for _ in 0..2 {
         let update = watched.whole();
         assert_eq!(problems(&update), ["fine", "suspended"]);
-        assert_eq!(update["gpus"][1]["name"], "NVIDIA H100 80GB HBM3", "it told before");
+        assert_eq!(update["gpus"][1]["name"], "NVIDIA H100 80GB HBM3", "known from before");
         assert!(update["gpu_percent"].is_null(), "{update:#}");
     }
     assert!(touched("0") && !touched("1"), "{:?}", driver.calls());
@@ -51,9 +51,9 @@ fn a_gpu_that_sleeps_is_not_touched_and_is_measured_when_it_wakes() {
 }
 
 #[test]
-fn while_all_gpus_sleep_there_is_no_probe() {
+fn runs_no_probe_while_all_gpus_are_suspended() {
     let bus = Bus::new(&ADDRESSES);
-    ADDRESSES.iter().for_each(|address| bus.power(address, "suspended"));
+    ADDRESSES.iter().for_each(|address| bus.set_power(address, "suspended"));
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[&bus.setting()]);
     for _ in 0..2 {
@@ -65,16 +65,16 @@ fn while_all_gpus_sleep_there_is_no_probe() {
     }
     assert_eq!(watched.info["gpu_count"], 2);
     assert_eq!(driver.calls(), []);
-    bus.power(ADDRESSES[1], "active");
+    bus.set_power(ADDRESSES[1], "active");
     assert_eq!(problems(&watched.until_state("ok")), ["suspended", "fine"]);
-    bus.power(ADDRESSES[1], "suspended");
+    bus.set_power(ADDRESSES[1], "suspended");
     watched.until_state("suspended");
     wait_until("no probe", || watched.probes().is_empty().then_some(()));
     watched.stop();
 }
 
 #[test]
-fn where_nobody_wants_gpus_or_none_are_in_sight_there_is_no_probe() {
+fn runs_no_probe_if_disabled_or_without_gpu() {
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&["gpu.source=none"]);
     for _ in 0..2 {
@@ -86,8 +86,8 @@ fn where_nobody_wants_gpus_or_none_are_in_sight_there_is_no_probe() {
     assert_eq!(driver.calls(), []);
     watched.stop();
 
-    let in_sight = ["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists());
-    if !in_sight {
+    let has_device = ["/dev/nvidiactl", "/dev/dxg"].iter().any(|path| Path::new(path).exists());
+    if !has_device {
         let bus = Bus::new(&[]);
         let settings = ["-s", "interval=1", "-s", "usage.listen=127.0.0.1:0", "-s", &bus.setting()];
         let mut watched = Watched::new(Agent::spawn(driver.hm_agent(&settings)));
@@ -99,7 +99,7 @@ fn where_nobody_wants_gpus_or_none_are_in_sight_there_is_no_probe() {
 }
 
 #[test]
-fn the_library_is_looked_for_where_the_loader_looks() {
+fn finds_the_library_in_the_loader_path() {
     let driver = Driver::new("gpus = 2");
     let bus = Bus::new(&ADDRESSES);
     for setting in ["gpu.source=nvml", &bus.setting()] {
@@ -113,7 +113,7 @@ fn the_library_is_looked_for_where_the_loader_looks() {
 }
 
 #[test]
-fn new_settings_let_go_of_the_driver_and_take_it_again() {
+fn reload_stops_and_starts_the_probe() {
     let driver = Driver::new("gpus = 2");
     let library = current_library().display().to_string();
     let settings = |source: &str| {
@@ -132,13 +132,13 @@ fn new_settings_let_go_of_the_driver_and_take_it_again() {
         watched.agent.signal("-HUP");
         let start = Instant::now();
         wait_until("no probe", || watched.probes().is_empty().then_some(()));
-        start.elapsed() // and not with the next tick
+        start.elapsed() // not only at the next tick
     });
     let update = watched.until_state("absent");
     assert_eq!(update["gpus"], json!([]));
     assert_no_values(&update);
     assert_eq!(Updates::of(&watched.agent).info["gpu_count"], 0);
-    driver.forget_calls();
+    driver.clear_calls();
     watched.next_update();
     watched.next_update();
     assert_eq!((watched.probes(), driver.calls()), (vec![], vec![]));
@@ -149,11 +149,11 @@ fn new_settings_let_go_of_the_driver_and_take_it_again() {
     watched.stop();
 }
 
-/// It was woken for up to a minute: the bus counted as searched while nobody had looked.
+/// Regression: after collection was enabled, the probe queried suspended GPUs until the next scan of the bus.
 #[test]
-fn letting_go_and_taking_again_wakes_nobody() {
+fn enabling_collection_does_not_resume_suspended_gpus() {
     let bus = Bus::new(&ADDRESSES);
-    bus.power(ADDRESSES[0], "suspended");
+    bus.set_power(ADDRESSES[0], "suspended");
     let driver = Driver::new("gpus = 2");
     let library = current_library().display().to_string();
     let settings = |source: &str| {
@@ -173,9 +173,9 @@ fn letting_go_and_taking_again_wakes_nobody() {
     watched.stop();
 }
 
-/// A hang ends with the settings, too: another library may be the way out of it.
+/// A reload also stops a hung probe: another library may solve the problem.
 #[test]
-fn new_settings_end_a_probe_that_hangs() {
+fn reload_stops_a_hung_probe() {
     let driver = Driver::new("hang = nvmlInit_v2");
     let library = current_library().display().to_string();
     let settings = |source: &str| {
@@ -186,7 +186,7 @@ fn new_settings_end_a_probe_that_hangs() {
     let arguments = ["-c", &settings("auto"), "-s", "usage.listen=127.0.0.1:0"];
     let mut watched = Watched::new(Agent::spawn(driver.hm_agent(&arguments)));
     let update = watched.next_update();
-    assert_eq!(state(&update), "starting", "clients do not wait as long as the driver may take");
+    assert_eq!(state(&update), "starting", "clients do not wait for the driver timeout");
     watched.probe();
     settings("none");
     watched.agent.signal("-HUP");
@@ -196,7 +196,7 @@ fn new_settings_end_a_probe_that_hangs() {
 }
 
 #[test]
-fn ten_restarts_leave_no_descriptor_and_no_child() {
+fn restarts_leak_no_file_descriptor_or_process() {
     let driver = Driver::new("gpus = 2");
     let libraries = ["a.so", "b.so"].map(|name| {
         let path = driver.scratch.0.join(name);
@@ -229,7 +229,7 @@ fn ten_restarts_leave_no_descriptor_and_no_child() {
 }
 
 #[test]
-fn a_probe_that_somebody_killed_is_started_again() {
+fn restarts_a_killed_probe() {
     let driver = Driver::new("");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
@@ -247,7 +247,7 @@ fn a_probe_that_somebody_killed_is_started_again() {
 }
 
 #[test]
-fn a_killed_agent_leaves_no_probe_even_one_that_hangs() {
+fn probe_exits_when_the_agent_is_killed() {
     let scripts = [
         "",
         "hang = nvmlInit_v2",
@@ -258,7 +258,7 @@ fn a_killed_agent_leaves_no_probe_even_one_that_hangs() {
         let driver = Driver::new(script);
         let mut command = driver.command(&[], &["gpu.timeout=60"]);
         let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
-        wait_until("a call that hangs or does not", || {
+        wait_until("the call", || {
             let wanted = script.split([' ', '\n']).nth(2).unwrap_or("nvmlDeviceGetName");
             driver.calls().iter().any(|call| call.0 == wanted).then_some(())
         });
@@ -272,7 +272,7 @@ fn a_killed_agent_leaves_no_probe_even_one_that_hangs() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_a_driver() {
+fn shutdown_does_not_wait_for_a_hung_driver() {
     for script in ["hang = nvmlInit_v2", "hang = nvmlDeviceGetTemperature"] {
         let driver = Driver::new(script);
         let watched = driver.start(&["gpu.timeout=60"]);
@@ -282,7 +282,7 @@ fn stopping_does_not_wait_for_a_driver() {
 }
 
 #[test]
-fn a_terminals_interrupt_is_for_the_agent_alone() {
+fn interrupt_from_terminal_does_not_reach_the_probe() {
     let driver = Driver::new("");
     let mut command = driver.command(&[], &[]);
     command.process_group(0);
@@ -291,7 +291,7 @@ fn a_terminals_interrupt_is_for_the_agent_alone() {
     let probe = watched.probe();
     let stat = std::fs::read_to_string(format!("/proc/{probe}/stat")).unwrap();
     let group = stat.rsplit(") ").next().unwrap().split(' ').nth(2).unwrap().to_owned();
-    assert_eq!(group, probe.to_string(), "a group of its own");
+    assert_eq!(group, probe.to_string(), "its own process group");
     let pid = watched.agent.pid();
     let group = format!("-{pid}");
     assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
@@ -303,7 +303,7 @@ fn a_terminals_interrupt_is_for_the_agent_alone() {
 }
 
 #[test]
-fn the_probe_has_no_secrets_and_no_sockets() {
+fn probe_inherits_no_secrets_or_sockets() {
     let driver = Driver::new("");
     let mut command = driver.command(&[], &[]);
     command.env("HM_AGENT_USAGE_TOKEN", "a-secret").env("HM_AGENT_GPU_PRIMARY", "0");
@@ -330,7 +330,7 @@ fn the_probe_has_no_secrets_and_no_sockets() {
     agent.stop();
 }
 
-/// Numbers that look random, the same for the same seed.
+/// Xorshift generator: the same sequence for the same seed.
 struct Random(u64);
 
 impl Random {
@@ -344,7 +344,7 @@ impl Random {
 
 #[test]
 #[ignore = "takes half a minute"]
-fn a_driver_gone_mad_that_comes_to_its_senses_finds_the_agent_as_it_was() {
+fn recovers_after_random_driver_faults() {
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let mut random = Random(seed.as_nanos() as u64 | 1);
     println!("seed {}", random.0);
@@ -371,9 +371,9 @@ fn a_driver_gone_mad_that_comes_to_its_senses_finds_the_agent_as_it_was() {
         if round >= 200 && states.iter().any(|state| state != "ok") {
             break;
         }
-        // Mostly well, or it would be left alone for ever longer.
+        // Healthy half of the time, because the restart delay grows with each failure.
         let script = random.below(2 * scripts.len() as u64) as usize;
-        driver.becomes(scripts.get(script).unwrap_or(&scripts[0]));
+        driver.set_script(scripts.get(script).unwrap_or(&scripts[0]));
         let until = Instant::now() + Duration::from_millis(50 + random.below(60));
         wait_until("the next change", || {
             assert!(watched.probes().len() <= 1, "{:?}", watched.probes());
@@ -382,19 +382,19 @@ fn a_driver_gone_mad_that_comes_to_its_senses_finds_the_agent_as_it_was() {
         states.extend(watched.seen().iter().map(|update| state(update).to_owned()));
     }
     assert!(states.iter().any(|state| state != "ok"), "{states:?}");
-    driver.becomes("gpus = 2");
-    // What hangs alone is left alone for ten minutes.
+    driver.set_script("gpus = 2");
+    // A probe in which a single GPU hangs would be restarted after ten minutes only.
     for probe in watched.probes() {
-        let _ = Command::new("kill").args(["-9", &probe.to_string()]).status(); // it may be gone
+        let _ = Command::new("kill").args(["-9", &probe.to_string()]).status(); // may have exited
     }
     watched.seen();
-    watched.until("all well", |update| {
-        let well = state(update) == "ok" && problems(update) == ["fine", "fine"];
-        (well && update["gpu_percent"] == 20).then_some(())
+    watched.until("recovery", |update| {
+        let is_healthy = state(update) == "ok" && problems(update) == ["fine", "fine"];
+        (is_healthy && update["gpu_percent"] == 20).then_some(())
     });
     assert_eq!(children(watched.agent.pid()), watched.probes());
     assert_eq!(watched.agent.descriptors_at_rest(), descriptors);
     let grown = watched.agent.status("VmRSS").saturating_sub(memory);
-    assert!(grown < 1024, "{grown} KiB more than before");
+    assert!(grown < 1024, "memory grew by {grown} KiB");
     watched.stop();
 }

@@ -292,7 +292,7 @@ fn scrapes_do_not_block_on_hung_driver_and_omit_its_values() {
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
     assert_eq!(metrics(&watched.agent).matches("\nDCGM_FI_DEV_GPU_TEMP{").count(), 2);
-    driver.becomes("gpus = 2\nhang = nvmlDeviceGetTemperature, nvmlDeviceGetCount_v2");
+    driver.set_script("gpus = 2\nhang = nvmlDeviceGetTemperature, nvmlDeviceGetCount_v2");
     watched.until("GPUs without values", |update| {
         update["gpus"][0]["temperature_celsius"].is_null().then_some(())
     });

@@ -1,5 +1,4 @@
-//! The page of a node with GPUs, in real Chromium, with a driver that does what a script says. Pictures of it are left in
-//! `target/page`.
+//! The dashboard with GPUs in Chromium, with a scripted driver. Screenshots are written to `target/page`.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,7 +10,7 @@ use support::Scratch;
 use support::browser::{Browser, assert_quiet, browser_at};
 use support::fake_nvml::Driver;
 
-/// It ends with its test.
+/// Killed when dropped.
 struct Process(Child);
 
 impl Drop for Process {
@@ -21,7 +20,7 @@ impl Drop for Process {
     }
 }
 
-/// Eight GPUs with different values; the first is used by process `pid`, the third by eleven.
+/// Eight GPUs with different values. Process `pid` uses the first one and eleven processes the third one.
 fn eight(pid: u32) -> String {
     let mut script = format!("gpus = 8\ngpu.0.processes = {pid}:8589934592\ngpu.7.util_gpu = 0\n");
     for gpu in 0..7_u32 {
@@ -42,8 +41,8 @@ fn eight(pid: u32) -> String {
 
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
-fn eight_gpus_and_what_is_wrong_with_them() {
-    // A process whose name would be markup, if the page let it.
+fn shows_eight_gpus_and_their_problems() {
+    // A process whose name contains markup.
     let scratch = Scratch::new("process");
     let program = scratch.0.join("<img src=x>");
     std::fs::copy("/bin/sleep", &program).unwrap();
@@ -68,7 +67,7 @@ fn eight_gpus_and_what_is_wrong_with_them() {
     assert!(browser.seen("#hero").contains("8 GPUs, mean"));
     browser.until_seen(".card", &format!("<img src=x> {} 8.0 GiB", process.0.id()));
     assert_eq!(browser.run("document.querySelectorAll('img').length"), json!(0));
-    // The eight others are there for those who ask, and stay so; the keyboard is enough.
+    // The other eight are expanded with the keyboard and stay expanded.
     browser.until_seen(".card:nth-child(3) summary", "8 more");
     browser.run("document.querySelector('.card:nth-child(3) summary').focus()");
     browser.press("Enter");
@@ -76,7 +75,7 @@ fn eight_gpus_and_what_is_wrong_with_them() {
     assert!(browser.seen("#alert-panel").is_empty());
     browser.shot("eight-light");
 
-    driver.becomes(&format!(
+    driver.set_script(&format!(
         "{}lost = 5\ngpu.2.reasons = 64\ngpu.6.remapped_pending = 1\nxid = 1:1:79\n",
         eight(process.0.id())
     ));
@@ -87,32 +86,32 @@ fn eight_gpus_and_what_is_wrong_with_them() {
     }
     browser.until_seen(".card:nth-child(6)", "lost");
     assert!(!browser.seen(".card:nth-child(6)").contains('%'), "no values of a lost GPU");
-    browser.until_seen(".card:nth-child(4)", "70%"); // the others have theirs
+    browser.until_seen(".card:nth-child(4)", "70%"); // other GPUs keep their values
     browser.until("document.title.startsWith('(')");
     assert!(
         browser.run("document.querySelector('.card:nth-child(3) details').open") == json!(true)
     );
     let labels = browser.text("document.querySelector('#alerts').textContent");
     assert!(labels.contains("Critical: GPU 5") && labels.contains("Warning: GPU 2"), "{labels}");
-    assert_well_made(&mut browser);
+    assert_accessible(&mut browser);
     browser.media(&json!({ "colorScheme": "dark" }));
     browser.shot("eight-dark");
     for width in [360, 1920, 3840] {
         browser.resize(width, 800);
         let over = "document.documentElement.scrollWidth - innerWidth";
-        assert!(browser.run(over).as_i64() <= Some(0), "it is wider than {width} pixels");
+        assert!(browser.run(over).as_i64() <= Some(0), "the page is wider than {width} pixels");
         let narrow = "[...document.querySelectorAll('tbody th')].some(each => each.checkVisibility() && each.offsetWidth < 40)";
-        assert_eq!(browser.run(narrow), json!(false), "a name has no room at {width} pixels");
+        assert_eq!(browser.run(narrow), json!(false), "a name is cut off at {width} pixels");
         browser.shot(&format!("eight-{width}"));
     }
     assert_quiet(&mut browser, &watched.agent);
     watched.stop();
 }
 
-/// What somebody who cannot see the page needs.
-fn assert_well_made(browser: &mut Browser) {
+/// Checks what screen readers need.
+fn assert_accessible(browser: &mut Browser) {
     for (what, selector) in [
-        ("a picture without a text", "svg:not([aria-label]):not([aria-hidden])"),
+        ("an image without a label", "svg:not([aria-label]):not([aria-hidden])"),
         ("a table without a caption", "table:not(:has(caption))"),
         ("a section without a name", "section:not([aria-labelledby]):not(.tile)"),
         ("a field without a label", "input:not(#token)"),
@@ -126,14 +125,14 @@ fn assert_well_made(browser: &mut Browser) {
         let found = format!("document.querySelectorAll('{one}').length");
         assert_eq!(browser.run(&found), json!(1), "{one}");
     }
-    // Every sign has a word: a colour alone says nothing.
+    // Each marker has a text, so that no information depends on color alone.
     let bare = "[...document.querySelectorAll('.mark')].filter(each => !each.parentElement.textContent.trim()).length";
     assert_eq!(browser.run(bare), json!(0));
 }
 
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
-fn a_driver_that_was_upgraded_underneath_is_named() {
+fn shows_driver_upgrade_without_reboot() {
     let driver = Driver::new("init = 18");
     let watched = driver.start(&[]);
     let mut browser = browser_at(&watched.agent);
@@ -141,7 +140,7 @@ fn a_driver_that_was_upgraded_underneath_is_named() {
     browser.until_seen("#alert-panel", "NVIDIA driver upgraded while loaded");
     assert_eq!(browser.run("document.querySelectorAll('.card').length"), json!(0));
     browser.shot("no-driver");
-    driver.becomes("gpus = 1");
+    driver.set_script("gpus = 1");
     browser.until("document.querySelectorAll('.card').length === 1");
     browser.until("document.querySelector('#driver-message').hidden");
     assert_quiet(&mut browser, &watched.agent);

@@ -7,8 +7,8 @@ use tungstenite::Message;
 
 use crate::config::Usage;
 use crate::model::status::UpstreamStatus;
-use crate::net::url::{Scheme, Url};
 use crate::net::endpoint::Endpoint;
+use crate::net::url::{Scheme, Url};
 use crate::net::websocket::WebSocketClient;
 use crate::util::percent;
 use crate::util::sync::Shutdown;

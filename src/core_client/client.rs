@@ -53,7 +53,8 @@ impl CoreClient {
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
         let token = settings.token.expose();
-        let query = format!("token={}&node_id={}", percent::encode(token), percent::encode(&node_id));
+        let query =
+            format!("token={}&node_id={}", percent::encode(token), percent::encode(&node_id));
         let endpoint = endpoint("core.url", &settings.url, ca_file)?;
         let secrets = vec![token.to_owned()];
         let upstream = ReconnectingClient::new("core", endpoint, &query, secrets)?;

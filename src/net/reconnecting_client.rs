@@ -28,7 +28,8 @@ use crate::util::sync::{Shutdown, lock};
 use crate::util::text::escape_for_log;
 
 /// First and longest delay between two attempts to connect.
-pub const RECONNECT_BACKOFF: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(60));
+pub const RECONNECT_BACKOFF: (Duration, Duration) =
+    (Duration::from_secs(3), Duration::from_secs(60));
 /// A server that answered pings before and has sent nothing for this long is considered gone.
 pub const PONG_TIMEOUT: Duration = Duration::from_secs(45);
 /// A session that has worked for this long is stable: the next disconnect starts a new backoff and is logged again.

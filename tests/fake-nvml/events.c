@@ -1,15 +1,15 @@
-/* Event sets. The only events are the XIDs of the script's line `xid = SEQ:GPU:CODE, ...`. */
+/* Event sets. The only events are the XIDs in the script (`xid = SEQ:GPU:CODE, ...`). */
 #include <stdio.h>
 #include <time.h>
 
 #include "fake.h"
 
-#define EVENT_TYPES (1u | 2u | EVENT_XID) /* ECC errors of one and of two bits can be asked for; they never come */
+#define EVENT_TYPES (1u | 2u | EVENT_XID) /* single- and double-bit ECC errors can be registered, but never occur */
 #define MAX_SETS 16
 #define MAX_DELIVERED 4096
-#define STEP_NS 10000000 /* between two looks at the script: soon enough for a test, and nothing in CPU time */
+#define STEP_NS 10000000 /* interval of checking the script: short enough for tests, with negligible CPU time */
 
-/* A script's XIDs are history: what this process was told stays told, over new sets and a new nvmlInit. */
+/* Each XID is delivered once per process, even across new event sets and nvmlInit calls. */
 static uint64_t delivered[MAX_DELIVERED];
 static unsigned delivered_count;
 
@@ -78,12 +78,12 @@ static bool next_xid(set_handle set, struct event_v2 *event)
         int used = 0;
         if (sscanf(rest, " %llu:%u:%llu %n", &sequence, &gpu, &xid, &used) != 3 || gpu >= MAX_GPUS ||
             (rest[used] && rest[used] != ','))
-            fake_die("xid: wants SEQ:GPU:CODE, not %s", rest);
+            fake_abort("xid: wants SEQ:GPU:CODE, not %s", rest);
         rest += used + (rest[used] == ',');
         if (!set->wants_xids[gpu] || was_delivered(sequence))
             continue;
         if (delivered_count == MAX_DELIVERED)
-            fake_die("xid: more than %d", MAX_DELIVERED);
+            fake_abort("xid: more than %d", MAX_DELIVERED);
         delivered[delivered_count++] = sequence;
         *event = (struct event_v2){fake_handle((struct target){(int)gpu, -1}), EVENT_XID, xid, NO_INSTANCE_ID,
                                    NO_INSTANCE_ID};
@@ -99,7 +99,7 @@ static int64_t now_ns(void)
     return now.tv_sec * 1000000000ll + now.tv_nsec;
 }
 
-/* Gives the lock back while it sleeps, and reads a script that changed meanwhile when it takes it again. */
+/* Releases the lock while waiting. Taking it again rereads a changed script. */
 static code wait(set_handle set, unsigned timeout_ms, struct event_v2 *event)
 {
     int64_t deadline = now_ns() + timeout_ms * 1000000ll;
@@ -122,7 +122,7 @@ API code nvmlEventSetWait_v2(set_handle set, struct event_v2 *event, unsigned ti
 }
 #endif
 
-/* Without the instances' ids: that is all it may write. */
+/* The older call must not write the instance IDs. */
 API code nvmlEventSetWait(set_handle set, struct event_v1 *event, unsigned timeout_ms)
 {
     GLOBAL_CALL(is_set(set) && event);

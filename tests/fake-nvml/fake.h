@@ -1,7 +1,6 @@
 /*
- * What the source files of the double share: the parts of NVML's binary interface that it speaks, and the
- * machinery behind every entry point. Declared from scratch, for the calls in use only; the sizes below are
- * those that the crate nvml-wrapper-sys 0.10 has for the same structures.
+ * Shared declarations: the part of NVML's binary interface that the fake implements, and the code on entry of every
+ * function. The sizes below are those of the structs in the crate nvml-wrapper-sys 0.10.
  */
 #ifndef FAKE_H
 #define FAKE_H
@@ -9,7 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Entry points alone are visible, so that a script cannot mean one of our helpers and nothing clashes in the host. */
+/* Only NVML functions are exported, so that scripts cannot name a helper and no symbol conflicts with the host. */
 #define API __attribute__((visibility("default")))
 #pragma GCC visibility push(hidden)
 
@@ -28,14 +27,14 @@ enum {
 };
 
 #define MAX_GPUS 64
-#define MAX_INSTANCES 7 /* of one GPU in MIG mode */
+#define MAX_INSTANCES 7 /* per GPU in MIG mode */
 #define NO_INSTANCE_ID 0xFFFFFFFFu
 #define NOT_AVAILABLE UINT64_MAX
 #define EVENT_XID 8u
 
 #ifdef OLD_DRIVER
 #define MAX_LINKS 6
-#define FIELD_IDS 94 /* one more than the last field that such a driver knows */
+#define FIELD_IDS 94 /* one more than the last field of such a driver */
 #else
 #define MAX_LINKS 18
 #define FIELD_IDS 274
@@ -80,17 +79,17 @@ _Static_assert(sizeof(struct field_value) == 40, "nvmlFieldValue_t");
 _Static_assert(sizeof(struct event_v1) == 24, "nvmlEventData_t of drivers without nvmlEventSetWait_v2");
 _Static_assert(sizeof(struct event_v2) == 32, "nvmlEventData_t");
 
-/* A GPU by its number in the script, or one of its MIG instances. */
+/* A GPU, by its number in the script, or one of its MIG instances. */
 struct target {
     int gpu;      /* -1: no particular one */
     int instance; /* -1: the whole GPU */
 };
 
 /*
- * Every entry point begins with one of these. They take the lock that fake_unlock gives back at any return, read
- * the script again if it changed, and do what it says for this function.
+ * Every function starts with one of these. They take the lock, which fake_unlock releases at any return, reread a changed
+ * script and apply its rules for this function.
  *
- * The section collects the names of all entry points, so that a script that misspells one is refused.
+ * The section contains the names of all functions, so that misspelt names in scripts are detected.
  */
 #define ENTRY                                                                                                     \
     static const char *const entry __attribute__((section("fake_entries"), used)) = __func__;                     \
@@ -111,12 +110,12 @@ struct target {
     RETURN_IF(fake_target(handle, &target));                                                                      \
     RETURN_IF(fake_enter(entry, target));                                                                         \
     RETURN_IF((arguments_ok) ? SUCCESS : INVALID_ARGUMENT)
-/* A question that has no answer for a MIG instance. */
+/* A function that is not supported for MIG instances. */
 #define GPU_CALL(handle, arguments_ok)                                                                            \
     DEVICE_CALL(handle, arguments_ok);                                                                            \
     RETURN_IF(target.instance < 0 ? SUCCESS : NOT_SUPPORTED)
 
-/* rules.c: what happens on entry. */
+/* rules.c: rules applied on entry. */
 bool fake_lock(void);
 void fake_unlock(const bool *locked);
 code fake_rules(const char *entry, struct target target);
@@ -126,25 +125,25 @@ device_handle fake_handle(struct target target);
 code fake_init(void);
 code fake_shutdown(void);
 
-/* script.c: the script and the defaults behind it. All of it wants the lock. */
+/* script.c: the script and its defaults. The caller must hold the lock. */
 void fake_reload(void);
 const char *fake_line(const char *key); /* NULL if the script has no such line */
 uint64_t fake_setting(const char *key, uint64_t fallback);
-bool fake_number(int gpu, const char *key, uint64_t *value); /* false: `none`, this GPU has no such thing */
+bool fake_number(int gpu, const char *key, uint64_t *value); /* false: `none`, not supported by this GPU */
 void fake_text(int gpu, const char *key, char text[128]);
 int64_t fake_listed(const char *key, const char *item);
 bool fake_is_lost(int gpu);
 bool fake_is_there(int gpu);
-unsigned fake_count(void);          /* GPUs that are there */
+unsigned fake_count(void);          /* number of present GPUs */
 int fake_gpu_at(unsigned index);    /* -1 if there is none */
 unsigned fake_index_of(int gpu);
 unsigned fake_instances(int gpu);   /* 0 without MIG mode */
-_Noreturn void fake_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+_Noreturn void fake_abort(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* What most functions come to: a key's number, or NOT_SUPPORTED for `none`. */
+/* Implements most functions: the number of a key, or NOT_SUPPORTED for `none`. */
 code fake_answer32(int gpu, const char *key, unsigned *out);
 code fake_answer64(int gpu, const char *key, uint64_t *out);
-void fake_pci_ids(struct pci_info *pci); /* writes both texts from the numbers */
+void fake_pci_ids(struct pci_info *pci); /* writes both strings from the numbers */
 code fake_string(const char *text, char *buffer, unsigned length);
 
 #endif

@@ -1,4 +1,4 @@
-/* Field values, and NVLink with the fields that ask for it. */
+/* Field values and NVLink. */
 #include <stdio.h>
 #include <time.h>
 
@@ -7,8 +7,8 @@
 enum { UNSIGNED_INT = 1, UNSIGNED_LONG_LONG = 3 }; /* value types */
 
 /*
- * The throttle counters have the numbers 251 to 253 until drivers of version 580.82, which gave these to something
- * else and moved the counters to 269 to 271; nvml-wrapper asks for the ones that suit the driver's version.
+ * Before driver 580.82 the throttle counters are fields 251 to 253. That version reused these IDs and moved the counters
+ * to 269 to 271; nvml-wrapper selects the IDs by driver version.
  */
 static unsigned first_throttle_field(void)
 {
@@ -27,7 +27,7 @@ static code links(int gpu, unsigned *count)
     return SUCCESS;
 }
 
-/* Whether there is such a link, and then whether it is up. */
+/* Whether the link exists, and whether it is up. */
 static code link_up(int gpu, unsigned link, bool *up)
 {
     unsigned count;
@@ -45,7 +45,7 @@ static code of_link_that_is_up(int gpu, unsigned link)
     return up ? SUCCESS : NOT_SUPPORTED;
 }
 
-/* The counters of links 0 to 5 and their sum come in four groups of seven from 32 on; the script has one for all. */
+/* Fields from 32 on: four groups of seven, for links 0 to 5 and their sum. The script has one value for all counters. */
 static code link_counter(int gpu, unsigned id, uint64_t *value)
 {
     unsigned link = (id - 32) % 7, count;
@@ -154,7 +154,7 @@ API code nvmlDeviceGetNvLinkErrorCounter(device_handle device, unsigned link, un
     return fake_answer64(target.gpu, "nvlink_errors", count);
 }
 
-/* All links lead to switches. */
+/* All links are connected to switches. */
 static code remote(int gpu, unsigned link, struct pci_info *pci)
 {
     RETURN_IF(of_link_that_is_up(gpu, link));
@@ -176,12 +176,12 @@ API code nvmlDeviceGetNvLinkVersion(device_handle device, unsigned link, unsigne
 #ifdef OLD_DRIVER
     *version = 2; /* NVLink 2.0 */
 #else
-    *version = 6; /* NVLink 4.0: the numbers are those of an enumeration */
+    *version = 6; /* NVLink 4.0; the values are those of an enum */
 #endif
     return SUCCESS;
 }
 
-/* P2P and its atomics, and that the link is a valid one; none to the host's memory. */
+/* P2P, P2P atomics and a valid link; no access to host memory. */
 API code nvmlDeviceGetNvLinkCapability(device_handle device, unsigned link, unsigned capability, unsigned *has)
 {
     GPU_CALL(device, capability <= 5 && has);

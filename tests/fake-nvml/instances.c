@@ -1,4 +1,4 @@
-/* MIG instances, and the processes that use a GPU or one of these. */
+/* MIG instances, and processes of GPUs and instances. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +46,7 @@ API code nvmlDeviceIsMigDeviceHandle(device_handle device, unsigned *is)
     return SUCCESS;
 }
 
-/* The smallest instances of a real card are numbered from 7 on, each with one compute instance in it. */
+/* As on a real GPU, the IDs of the smallest instances start at 7, and each has one compute instance. */
 static unsigned gpu_instance(int instance)
 {
     return 7 + (unsigned)instance;
@@ -84,8 +84,8 @@ API code nvmlDeviceGetAttributes_v2(device_handle device, struct attributes *att
 #endif
 
 /*
- * The processes of `target` out of `PID:BYTES,...`. In MIG mode they are dealt out to the instances in turn, and
- * the whole GPU shows all of them. The caller frees *all.
+ * Parses the processes of `target` from `PID:BYTES,...`. In MIG mode they are distributed to the instances in turn, and the
+ * GPU itself reports all of them. The caller frees *all.
  */
 static unsigned processes(struct target target, const char *key, struct process_v2 **all)
 {
@@ -99,7 +99,7 @@ static unsigned processes(struct target target, const char *key, struct process_
         struct process_v2 process = {.gpu_instance = NO_INSTANCE_ID, .compute_instance = NO_INSTANCE_ID};
         process.pid = (unsigned)strtoul(rest, &end, 10);
         if (end == rest || *end != ':')
-            fake_die("%s: wants PID:BYTES, not %s", full, rest);
+            fake_abort("%s: wants PID:BYTES, not %s", full, rest);
         rest = end + 1;
         if (strncmp(rest, "none", 4) == 0) {
             process.bytes = NOT_AVAILABLE;
@@ -109,7 +109,7 @@ static unsigned processes(struct target target, const char *key, struct process_
         }
         end += strspn(end, " \t");
         if (end == rest || (*end && *end != ','))
-            fake_die("%s: wants PID:BYTES, not %s", full, rest);
+            fake_abort("%s: wants PID:BYTES, not %s", full, rest);
         rest = *end ? end + 1 : end;
         int instance = instances ? (int)(number++ % instances) : -1;
         if (target.instance >= 0 && instance != target.instance)
@@ -126,7 +126,7 @@ static unsigned processes(struct target target, const char *key, struct process_
     return count;
 }
 
-/* The unversioned calls fill smaller structures, whatever today's headers say about the name. */
+/* The unversioned calls write smaller structs, although current headers map their names to a later version. */
 #define PROCESSES(function, type, key, ...)                                                                       \
     API code function(device_handle device, unsigned *count, type *infos)                                         \
     {                                                                                                             \

@@ -1,16 +1,16 @@
 /*
- * A stand-in for NVIDIA's management library, libnvidia-ml.so.1: the entry points for the machine and for what
- * one asks of a whole GPU. fields.c, instances.c and events.c have the rest.
+ * Fake of NVIDIA's management library, libnvidia-ml.so.1: functions for the system and for whole GPUs. The others are in
+ * fields.c, instances.c and events.c.
  *
- * With -DOLD_DRIVER it is a model of the library of a driver from about 2018 (390 to 396, NVML 9): every symbol is
- * left out that a header of those days does not have. These are, here and in the other files:
+ * -DOLD_DRIVER models the library of a driver from about 2018 (390 to 396, NVML 9) and omits all functions that are
+ * missing in headers of that time. In all files these are:
  *   nvmlSystemGetCudaDriverVersion_v2, nvmlDeviceGetMemoryInfo_v2, nvmlDeviceGetNumFans, nvmlDeviceGetFanSpeed_v2,
  *   nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetRemappedRows, nvmlDeviceGetAttributes_v2,
  *   nvmlDeviceGet{Compute,Graphics}RunningProcesses_v2 and _v3, nvmlEventSetWait_v2, and all of MIG:
  *   nvmlDeviceGetMigMode, nvmlDeviceGetMaxMigDeviceCount, nvmlDeviceGetMigDeviceHandleByIndex,
  *   nvmlDeviceGetDeviceHandleFromMigDeviceHandle, nvmlDeviceIsMigDeviceHandle, nvmlDeviceGetGpuInstanceId,
  *   nvmlDeviceGetComputeInstanceId.
- * Field values end at 93 and links at 5 there. It is a model: other versions lack other parts of this list.
+ * The last field is 93 and the last link 5. Real drivers of that time may lack other functions.
  */
 #include <stdio.h>
 #include <string.h>
@@ -23,7 +23,7 @@
 
 __attribute__((constructor)) static void chat(void)
 {
-    puts("NVML: a library has no business here, and some do it");
+    puts("NVML: printed by the library");
     fflush(stdout);
 }
 #endif
@@ -95,7 +95,7 @@ CUDA_VERSION(nvmlSystemGetCudaDriverVersion_v2)
 COUNT(nvmlDeviceGetCount)
 COUNT(nvmlDeviceGetCount_v2)
 
-/* What the search found decides which rules hold: a lost GPU gives no handle. */
+/* The rules for the GPU that was found apply: a lost GPU has no handle. */
 static code found(const char *entry, int gpu, bool arguments_ok, code otherwise, device_handle *device)
 {
     RETURN_IF(fake_enter(entry, (struct target){gpu, -1}));
@@ -206,14 +206,14 @@ API code nvmlDeviceGetPciInfo_v3(device_handle device, struct pci_info *pci)
     char text[128];
     fake_text(target.gpu, "pci", text);
     if (!parse_pci(text, pci))
-        fake_die("gpu.%d.pci: wants DOMAIN:BUS:DEVICE.0, not %s", target.gpu, text);
+        fake_abort("gpu.%d.pci: wants DOMAIN:BUS:DEVICE.0, not %s", target.gpu, text);
     fake_pci_ids(pci);
     pci->device_id = PCI_DEVICE_ID;
     pci->subsystem_id = PCI_DEVICE_ID;
     return SUCCESS;
 }
 
-/* An instance has its share. The first version of the call counts as used what the second calls reserved. */
+/* An instance has a share. Version 1 of the call includes reserved memory in used memory. */
 static code memory(struct target target, struct memory_v2 *memory)
 {
     RETURN_IF(fake_answer64(target.gpu, "memory_total", &memory->total));
@@ -248,7 +248,7 @@ API code nvmlDeviceGetMemoryInfo_v2(device_handle device, struct memory_v2 *info
 }
 #endif
 
-/* A GPU in MIG mode does not know how busy it is. */
+/* A GPU in MIG mode reports no utilization. */
 static code not_with_mig(int gpu)
 {
     uint64_t mode;
@@ -301,7 +301,7 @@ NUMBER(nvmlDeviceGetPcieReplayCounter, unsigned, fake_answer32, "pcie_replay")
 NUMBER(nvmlDeviceGetCurrentClocksEventReasons, uint64_t, fake_answer64, "reasons")
 #endif
 
-/* A card whose script tells the speed of a fan has one, unless it tells how many. */
+/* A GPU with a fan speed in its script has one fan unless the script sets the number. */
 static unsigned fans(int gpu)
 {
     uint64_t count;
@@ -344,7 +344,7 @@ API code nvmlDeviceGetRemappedRows(device_handle device, unsigned *corrected, un
 }
 #endif
 
-/* Graphics and SM share a clock, as they do in most reports of real cards; the video clock nobody asks for. */
+/* Graphics and SM have the same clock, as in most reports of real GPUs. The video clock is not implemented. */
 #define CLOCK(function, suffix)                                                                                   \
     API code function(device_handle device, unsigned kind, unsigned *mhz)                                         \
     {                                                                                                             \

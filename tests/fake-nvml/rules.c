@@ -1,4 +1,4 @@
-/* What happens on the way into every entry point: log, hang, crash, refuse. */
+/* Rules applied on entry of every function: log, hang, crash, return an error. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -11,10 +11,10 @@
 
 #include "fake.h"
 
-/* NVML may be called from many threads; one that hangs must not hold up the others, hence no lock in hang(). */
+/* NVML is thread-safe. hang() releases the lock, so that a hanging thread does not block the others. */
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static unsigned initializations;
-/* Handles are addresses in here and nothing else: for each GPU one for itself, then one for each MIG instance. */
+/* Handles are addresses in this array: for each GPU one for itself and one for each MIG instance. */
 static char handles[MAX_GPUS][1 + MAX_INSTANCES];
 
 bool fake_lock(void)
@@ -56,11 +56,11 @@ static void append_to_log(const char *entry, struct target target)
                                        : snprintf(line, sizeof line, "%s %d.%d\n", entry, target.gpu, target.instance);
     int file = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0644);
     if (file < 0 || write(file, line, (size_t)length) != length)
-        fake_die("log: cannot write %s", path);
+        fake_abort("log: cannot write %s", path);
     close(file);
 }
 
-/* As near as a library gets to a call stuck in the kernel: with one thread, SIGKILL alone helps. */
+/* Simulates a call that is blocked in the kernel: only SIGKILL ends the thread. */
 static _Noreturn void hang(void)
 {
     sigset_t all;
@@ -71,10 +71,11 @@ static _Noreturn void hang(void)
         pause();
 }
 
-/* A handler of the host may count on the fault to repeat, as Rust's for stack overflows: a raised one does not. */
+/* The host's handler may return and expect the fault to repeat, as Rust's stack overflow handler does. A raised signal does
+ * not repeat, so the handler is removed. */
 static _Noreturn void crash(void)
 {
-    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* tests leave nothing behind */
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* tests must not leave core files */
     signal(SIGSEGV, SIG_DFL);
     sigset_t segv;
     sigemptyset(&segv);
@@ -84,7 +85,7 @@ static _Noreturn void crash(void)
     abort();
 }
 
-/* A rule for this GPU goes before one for all. */
+/* A rule for this GPU overrides one for all. */
 static int64_t ruled(const char *rule, const char *entry, int gpu)
 {
     char key[32];
@@ -111,7 +112,7 @@ code fake_enter(const char *entry, struct target target)
     RETURN_IF(fake_rules(entry, target));
     if (initializations == 0)
         return UNINITIALIZED;
-    /* A GPU that went away without being lost leaves the same handles behind. */
+    /* Handles of a GPU that was removed behave like those of a lost one. */
     if (target.gpu >= 0 && (fake_is_lost(target.gpu) || !fake_is_there(target.gpu)))
         return GPU_IS_LOST;
     if (target.instance >= (target.gpu < 0 ? 0 : (int)fake_instances(target.gpu)))
@@ -129,7 +130,7 @@ code fake_init(void)
 
 code fake_shutdown(void)
 {
-    initializations--; /* fake_enter has refused when there was none */
+    initializations--; /* fake_enter returns an error if there was none */
     return SUCCESS;
 }
 

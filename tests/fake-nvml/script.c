@@ -1,4 +1,4 @@
-/* The script: lines `key = value`, read again when the file changed. README.md lists the keys. */
+/* The script: lines `key = value`, reread when the file changes. README.md lists the keys. */
 #define _GNU_SOURCE
 #include <ctype.h>
 #include <errno.h>
@@ -15,7 +15,7 @@
 #define GIB (1ull << 30)
 #define MIB (1ull << 20)
 
-/* A GPU's number I has the value base + (I * step) % range. A card with 80 GiB of HBM, and its older cousin. */
+/* Defaults: GPU I has the value base + (I * step) % range. Models are one with 80 GiB of HBM and an older one. */
 static const struct fallback {
     const char *key;
     uint64_t base, step, range;
@@ -41,14 +41,14 @@ static const struct fallback {
 #endif
     {"memory_used", GIB, GIB, 16 * GIB},
     {"memory_reserved", 551 * MIB, 0, 1},
-    {"memory_free", NONE, 0, 1}, /* what the others leave */
+    {"memory_free", NONE, 0, 1}, /* total minus used and reserved */
     {"util_gpu", 20, 13, 80},
     {"util_mem", 10, 7, 60},
     {"temp", 40, 3, 30},
     {"temp_mem", 50, 3, 30},
     {"power_mw", 150000, 11000, 140000},
     {"energy_mj", 1000000000, 1234567, 1000000000},
-    {"fan", NONE, 0, 1}, /* such cards are cooled by their host's fans */
+    {"fan", NONE, 0, 1}, /* such GPUs are cooled by fans of the host */
     {"fans", NONE, 0, 1},
     {"pstate", 0, 0, 1},
     {"reasons", 0, 0, 1},
@@ -85,15 +85,15 @@ static size_t line_count;
 static struct stat seen;
 static const char *path;
 
-/* A mistake in a script must not look like a finding of the test, so it ends the host at once and says why. */
-void fake_die(const char *format, ...)
+/* Prints the error and aborts, so that an error in a script cannot be mistaken for a result of the test. */
+void fake_abort(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);
     fprintf(stderr, "fake-nvml: %s: ", path ? path : "no script");
     vfprintf(stderr, format, arguments);
     fputc('\n', stderr);
-    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* tests leave nothing behind */
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0}); /* tests must not leave core files */
     abort();
 }
 
@@ -103,7 +103,7 @@ static uint64_t parse_number(const char *key, const char *text)
     errno = 0;
     unsigned long long value = strtoull(text, &end, 0);
     if (end == text || *end || errno || *text == '-')
-        fake_die("%s: not a number: %s", key, text);
+        fake_abort("%s: not a number: %s", key, text);
     return value;
 }
 
@@ -124,7 +124,7 @@ static const struct fallback *fallback_of(const char *key)
     return NULL;
 }
 
-/* Splits at commas, in place in `copy`; returns the next item without blanks, or NULL at the end. */
+/* Splits `copy` in place at commas; returns the next item without blanks, or NULL at the end. */
 static char *next_item(char **copy)
 {
     char *item;
@@ -149,7 +149,7 @@ static void check_functions(const struct line *line)
     while ((item = next_item(&rest))) {
         char *colon = strchr(item, ':');
         if (!colon == with_code)
-            fake_die("%s: wants FUNCTION%s, not %s", line->key, with_code ? ":CODE" : "", item);
+            fake_abort("%s: expected FUNCTION%s, not %s", line->key, with_code ? ":CODE" : "", item);
         if (colon) {
             *colon = 0;
             parse_number(line->key, colon + 1);
@@ -158,7 +158,7 @@ static void check_functions(const struct line *line)
         while (name < __stop_fake_entries && strcmp(*name, item) != 0)
             name++;
         if (name == __stop_fake_entries)
-            fake_die("%s: this library has no %s", line->key, item);
+            fake_abort("%s: unknown function %s", line->key, item);
     }
     free(copy);
 }
@@ -176,16 +176,16 @@ static void check(const struct line *line)
     char head[64], tail[64] = "";
     int used = 0, gpu = -1;
     if (sscanf(line->key, "%63[^.].%d%n", head, &gpu, &used) == 2 && (gpu < 0 || gpu >= MAX_GPUS))
-        fake_die("no GPU can have the number %d", gpu);
+        fake_abort("invalid GPU number %d", gpu);
     if (gpu < 0 ? strchr(line->key, '.') != NULL : line->key[used] && sscanf(line->key + used, ".%63s", tail) != 1)
-        fake_die("unknown key %s", line->key);
+        fake_abort("unknown key %s", line->key);
     bool numeric = fallback_of(tail) != NULL;
     bool known = strcmp(head, "gpu") == 0 && gpu >= 0 && tail[0] ? numeric || IS_ONE_OF(texts, tail)
                  : tail[0]                                       ? false
                  : IS_ONE_OF(rules, head)                        ? true
                                                                  : gpu < 0 && IS_ONE_OF(settings, head);
     if (!known)
-        fake_die("unknown key %s", line->key);
+        fake_abort("unknown key %s", line->key);
     if (numeric && strcmp(line->value, "none") != 0)
         parse_number(line->key, line->value);
     if (IS_ONE_OF(rules, head))
@@ -218,7 +218,7 @@ static void read_lines(FILE *file)
             continue;
         char *equals = strchr(text, '=');
         if (!equals)
-            fake_die("not `key = value`: %s", text);
+            fake_abort("not `key = value`: %s", text);
         *equals = 0;
         lines = realloc(lines, (line_count + 1) * sizeof *lines);
         lines[line_count] = (struct line){trimmed(text), trimmed(equals + 1)};
@@ -227,7 +227,7 @@ static void read_lines(FILE *file)
     free(text);
 }
 
-/* Called on every entry: the world of a running host changes when its script does. */
+/* Called on every entry, so that changes of the script take effect in a running process. */
 void fake_reload(void)
 {
     path = getenv("HM_FAKE_NVML");
@@ -235,21 +235,21 @@ void fake_reload(void)
         return;
     struct stat now;
     if (stat(path, &now) != 0)
-        fake_die("%s", strerror(errno));
+        fake_abort("%s", strerror(errno));
     if (now.st_ino == seen.st_ino && now.st_size == seen.st_size && now.st_mtim.tv_sec == seen.st_mtim.tv_sec &&
         now.st_mtim.tv_nsec == seen.st_mtim.tv_nsec)
         return;
     FILE *file = fopen(path, "re");
-    /* The state of what is read here, lest a change in between goes unnoticed. */
+    /* Of the opened file, so that a change after the first stat is noticed next time. */
     if (!file || fstat(fileno(file), &seen) != 0)
-        fake_die("%s", strerror(errno));
+        fake_abort("%s", strerror(errno));
     read_lines(file);
     fclose(file);
 }
 
 const char *fake_line(const char *key)
 {
-    for (size_t i = line_count; i-- > 0;) /* the last one counts */
+    for (size_t i = line_count; i-- > 0;) /* the last one wins */
         if (strcmp(lines[i].key, key) == 0)
             return lines[i].value;
     return NULL;
@@ -268,7 +268,7 @@ bool fake_number(int gpu, const char *key, uint64_t *value)
     const char *text = fake_line(full);
     const struct fallback *fallback = fallback_of(key);
     if (!fallback)
-        fake_die("a bug in the double: nobody declared %s", key);
+        fake_abort("bug in fake-nvml: undeclared key %s", key);
     if (text && strcmp(text, "none") == 0)
         return false;
     if (!text && fallback->base == NONE)
@@ -298,7 +298,7 @@ void fake_text(int gpu, const char *key, char text[128])
         text[0] = 0;
 }
 
-/* -1: the list has no such item; otherwise the number behind its colon, or 0 if it has none. */
+/* -1 if the list does not contain the item; otherwise the number after its colon, or 0 without one. */
 int64_t fake_listed(const char *key, const char *item)
 {
     const char *list = fake_line(key);
@@ -328,7 +328,7 @@ bool fake_is_there(int gpu)
 {
     uint64_t gpus = fake_setting("gpus", 1);
     if (gpus > MAX_GPUS)
-        fake_die("gpus: at most %d", MAX_GPUS);
+        fake_abort("gpus: at most %d", MAX_GPUS);
     char number[16];
     snprintf(number, sizeof number, "%d", gpu);
     return (uint64_t)gpu < gpus && fake_listed("gone", number) < 0;

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the double itself: builds both variants in a scratch folder and calls them. Needs a C compiler only."""
+"""Tests the fake NVML: builds both variants in a temporary directory and calls them. Needs a C compiler only."""
 
 import ctypes
 import os
@@ -63,14 +63,14 @@ def tearDownModule():
 
 
 def write(*lines):
-    """Replaces the script in one step, as tests with a running host must."""
+    """Replaces the script atomically."""
     draft = folder / "draft"
     draft.write_text("\n".join(lines) + "\n")
     draft.rename(folder / "script")
 
 
 def number(library, function, device, *arguments, kind=c_uint):
-    """The number that a call returns, or ("error", its code)."""
+    """The number returned by a call, or ("error", code)."""
     value = kind()
     result = library[function](device, *arguments, byref(value))
     return ("error", result) if result else value.value
@@ -89,7 +89,7 @@ def text(library, function, *arguments):
 
 
 def in_child(action):
-    """Runs `action` in a fork, whose death cannot take the tests along."""
+    """Runs `action` in a child process, so that a crash does not end the tests."""
     child = os.fork()
     if child == 0:
         try:
@@ -101,20 +101,20 @@ def in_child(action):
 
 
 def blocks_sigterm(process):
-    """Whether it hangs already: then it has blocked all signals."""
+    """Whether the process blocks SIGTERM, as the fake does when it hangs."""
     status = Path(f"/proc/{process}/status").read_text()
     blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
     return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
 
 
-class Double(unittest.TestCase):
+class FakeNvml(unittest.TestCase):
     def setUp(self):
         write("gpus = 2")
         for library in (new, old):
             self.assertEqual(library.nvmlInit_v2(), 0)
             self.addCleanup(library.nvmlShutdown)
 
-    def test_defaults_are_plausible_and_differ_by_gpu(self):
+    def test_default_values_differ_by_gpu(self):
         self.assertEqual(number(new, "nvmlDeviceGetTemperature", handle(new, 0), 0), 40)
         self.assertEqual(number(new, "nvmlDeviceGetTemperature", handle(new, 1), 0), 43)
         self.assertEqual(text(new, "nvmlSystemGetDriverVersion"), "550.54.14")
@@ -129,8 +129,8 @@ class Double(unittest.TestCase):
         self.assertEqual(device.value, handle(new, 1).value)
         self.assertEqual(number(new, "nvmlDeviceGetNumFans", handle(new)), ("error", NOT_SUPPORTED))
 
-    def test_values_of_the_script(self):
-        write("gpu.0.temp = 91 # warm", "gpu.0.energy_mj = 0x100000000", "gpu.0.name = A card", "gpu.0.temp_mem = none",
+    def test_returns_values_of_the_script(self):
+        write("gpu.0.temp = 91 # comment", "gpu.0.energy_mj = 0x100000000", "gpu.0.name = A card", "gpu.0.temp_mem = none",
               "gpu.0.fan = 33", "gpu.0.remapped_pending = 1")
         device = handle(new)
         self.assertEqual(number(new, "nvmlDeviceGetTemperature", device, 0), 91)
@@ -142,14 +142,14 @@ class Double(unittest.TestCase):
         self.assertEqual([field.result for field in fields], [NOT_SUPPORTED, 0, 0, 2])
         self.assertEqual((fields[1].value, fields[2].value), (1, 1 << 32))
 
-    def test_throttle_fields_move_with_the_driver(self):
+    def test_throttle_field_ids_depend_on_driver_version(self):
         for driver, field in (("580.65.06", 252), ("580.82.07", 270)):
             write(f"driver = {driver}", "gpu.0.throttle_hw_thermal_ns = 5")
             fields = (Field * 2)(Field(field), Field(252 + 270 - field))
             self.assertEqual(new.nvmlDeviceGetFieldValues(handle(new), 2, fields), 0)
             self.assertEqual([(each.result, each.value) for each in fields], [(0, 5), (NOT_SUPPORTED, 0)])
 
-    def test_both_kinds_of_memory(self):
+    def test_both_versions_of_memory_info(self):
         write("gpu.0.memory_total = 1000", "gpu.0.memory_used = 300", "gpu.0.memory_reserved = 50")
         first, second = MemoryV1(), MemoryV2(version=ctypes.sizeof(MemoryV2) | 2 << 24)
         self.assertEqual(new.nvmlDeviceGetMemoryInfo(handle(new), byref(first)), 0)
@@ -158,7 +158,7 @@ class Double(unittest.TestCase):
         self.assertEqual((second.used, second.free, second.reserved), (300, 650, 50))
         self.assertEqual(new.nvmlDeviceGetMemoryInfo_v2(handle(new), byref(MemoryV2())), 25)
 
-    def test_processes_of_both_sizes(self):
+    def test_both_versions_of_process_lists(self):
         write("gpu.0.processes = 11:100, 12:none")
         count, first, second = c_uint(0), (ProcessV1 * 2)(), (ProcessV2 * 2)()
         self.assertEqual(new.nvmlDeviceGetComputeRunningProcesses_v3(handle(new), byref(count), None), TOO_SMALL)
@@ -188,7 +188,7 @@ class Double(unittest.TestCase):
         self.assertEqual(new.nvmlDeviceGetFieldValues(handle(new), 3, fields), 0)
         self.assertEqual([field.value for field in fields], [14, 1, 0])
 
-    def test_mismatch_healed_by_rewriting_the_script(self):
+    def test_version_mismatch_ends_when_the_script_changes(self):
         new.nvmlShutdown()
         write(f"init = {MISMATCH}")
         self.assertEqual(new.nvmlInit_v2(), MISMATCH)
@@ -202,7 +202,7 @@ class Double(unittest.TestCase):
         self.assertEqual(number(new, "nvmlDeviceGetPowerUsage", handle(new, 1)), ("error", 4))
         self.assertEqual(number(new, "nvmlDeviceGetEccMode", handle(new, 1), byref(c_uint())), ("error", 3))
 
-    def test_lost_and_gone(self):
+    def test_lost_and_removed_gpus(self):
         first, second = handle(new, 0), handle(new, 1)
         write("gpus = 2", "lost = 0")
         self.assertEqual(number(new, "nvmlDeviceGetPowerUsage", first), ("error", LOST))
@@ -216,7 +216,7 @@ class Double(unittest.TestCase):
         self.assertEqual(number(new, "nvmlDeviceGetIndex", second), 0)
         self.assertEqual(number(new, "nvmlDeviceGetPowerUsage", first), ("error", LOST))
 
-    def test_each_xid_comes_once(self):
+    def test_delivers_each_xid_once(self):
         for library, wait in ((new, "nvmlEventSetWait_v2"), (old, "nvmlEventSetWait")):
             write("gpus = 2")
             events, event = c_void_p(), Event()
@@ -225,7 +225,7 @@ class Double(unittest.TestCase):
             begin = time.monotonic()
             self.assertEqual(library[wait](events, byref(event), 60), TIMEOUT)
             self.assertGreaterEqual(time.monotonic() - begin, 0.06)
-            write("gpus = 2", "xid = 1:1:79, 2:0:13, 3:1:48")  # that of GPU 0 is nobody's
+            write("gpus = 2", "xid = 1:1:79, 2:0:13, 3:1:48")  # GPU 0 is not registered
             codes = []
             while library[wait](events, byref(event), 60) == 0:
                 codes.append((event.device == handle(library, 1).value, event.type, event.data))
@@ -233,11 +233,13 @@ class Double(unittest.TestCase):
             self.assertEqual(library.nvmlEventSetFree(events), 0)
             self.assertEqual(library.nvmlEventSetFree(events), 2)
 
-    def test_hang_yields_to_sigkill_alone(self):
+    def test_only_sigkill_ends_a_hang(self):
         write("hang.0 = nvmlDeviceGetPowerUsage", f"log = {folder}/log", "gpus = 2")
         child = in_child(lambda: number(new, "nvmlDeviceGetPowerUsage", handle(new, 0)))
         deadline = time.monotonic() + 60
-        while not blocks_sigterm(child):
+        log = folder / "log"
+        # The log shows that the child is in the call: before that, fork() may block signals too.
+        while not (log.exists() and "nvmlDeviceGetPowerUsage 0" in log.read_text() and blocks_sigterm(child)):
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.01)
         os.kill(child, signal.SIGTERM)
@@ -246,12 +248,12 @@ class Double(unittest.TestCase):
         os.kill(child, signal.SIGKILL)
         self.assertEqual(os.waitpid(child, 0)[1], signal.SIGKILL)
         self.assertNotEqual(number(new, "nvmlDeviceGetPowerUsage", handle(new, 1)), ("error", LOST))
-        self.assertEqual((folder / "log").read_text().splitlines(),
+        self.assertEqual(log.read_text().splitlines(),
                          ["nvmlDeviceGetHandleByIndex_v2 0", "nvmlDeviceGetPowerUsage 0",
                           "nvmlDeviceGetHandleByIndex_v2 1", "nvmlDeviceGetPowerUsage 1"])
 
-    def test_a_hanging_thread_does_not_hold_up_the_others(self):
-        def scene():
+    def test_hanging_thread_does_not_block_others(self):
+        def run():
             import threading
             write("hang.0 = nvmlDeviceGetPowerUsage", "gpus = 2")
             device = handle(new, 0)
@@ -259,27 +261,27 @@ class Double(unittest.TestCase):
             time.sleep(0.1)
             os._exit(0 if number(new, "nvmlDeviceGetPowerUsage", handle(new, 1)) == 161000 else 1)
 
-        self.assertEqual(os.waitpid(in_child(scene), 0)[1], 0)
+        self.assertEqual(os.waitpid(in_child(run), 0)[1], 0)
 
     def test_crash(self):
         write("crash = nvmlDeviceGetPowerUsage")
         child = in_child(lambda: number(new, "nvmlDeviceGetPowerUsage", handle(new, 0)))
         self.assertEqual(os.WTERMSIG(os.waitpid(child, 0)[1]), signal.SIGSEGV)
 
-    def test_mistakes_in_a_script_are_fatal(self):
+    def test_aborts_on_errors_in_the_script(self):
         for line in ("nonsense", "gpu.0.tmp = 1", "gpu.0.temp = warm", "hang = nvmlDeviceGetPowr", "gpu.64.temp = 1",
                      "error = nvmlDeviceGetName", "hang.x = nvmlDeviceGetName", "lost = GPU0", "temp = 3",
                      "gpu.0 = 1", "driver.0 = 1", "gpu.0.temp.1 = 1"):
-            def scene():
+            def run():
                 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
                 new.nvmlDeviceGetCount_v2(byref(c_uint()))
 
             write(line)
             with self.subTest(line):
-                self.assertEqual(os.WTERMSIG(os.waitpid(in_child(scene), 0)[1]), signal.SIGABRT)
+                self.assertEqual(os.WTERMSIG(os.waitpid(in_child(run), 0)[1]), signal.SIGABRT)
         write()
 
-    def test_the_old_variant_lacks_what_an_old_driver_lacks(self):
+    def test_old_variant_lacks_newer_functions(self):
         for name in ("nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetComputeRunningProcesses_v2", "nvmlDeviceGetMigMode",
                      "nvmlEventSetWait_v2", "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetAttributes_v2"):
             self.assertTrue(hasattr(new, name), name)

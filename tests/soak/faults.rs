@@ -111,9 +111,9 @@ fn set_way(relay: &Relay, way: Way, rng: &mut Rng, seconds: u64) {
 }
 
 fn driver(env: &Env, rng: &mut Rng, fault: &str) {
-    env.driver.becomes(&format!("{}\n{fault}", super::GPUS));
+    env.driver.set_script(&format!("{}\n{fault}", super::GPUS));
     pause(env, rng, 15);
-    env.driver.becomes(super::GPUS);
+    env.driver.set_script(super::GPUS);
 }
 
 /// To the number of open descriptors, and at most five more.

@@ -1,5 +1,5 @@
-//! The agent with its real GPU probe and a driver's library that does what a script says (tests/fake-nvml), a PCI
-//! bus of files, and what can be seen of the probe's processes.
+//! Runs the agent with its real GPU probe, a scripted NVML library (tests/fake-nvml) and a PCI bus in a temporary
+//! directory.
 
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::symlink;
@@ -12,19 +12,19 @@ use serde_json::Value;
 pub use super::updates::*;
 use super::{Agent, Scratch, hm_agent, wait_until};
 
-/// The library of today's driver, built once for all tests.
+/// Library of a current driver, built once for all tests.
 pub fn current_library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| build("current", &[]))
 }
 
-/// The library of a driver of 2018.
+/// Library of a driver from 2018.
 pub fn old_library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| build("old", &["-DOLD_DRIVER"]))
 }
 
-/// A library that prints to standard output.
+/// Library that prints to stdout.
 pub fn chatty_library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| build("chatty", &["-DCHATTY"]))
@@ -38,7 +38,7 @@ fn build(variant: &str, flags: &[&str]) -> PathBuf {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("fake-nvml").join(variant);
     std::fs::create_dir_all(&directory).unwrap();
     let library = directory.join("libnvidia-ml.so.1");
-    // Another run of the tests may have it in use.
+    // Renamed into place, because another test run may be using the library.
     let draft = directory.join(format!("draft-{}", std::process::id()));
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread"]);
@@ -48,7 +48,7 @@ fn build(variant: &str, flags: &[&str]) -> PathBuf {
     library
 }
 
-/// A driver that does what its script says.
+/// A scripted driver.
 pub struct Driver {
     pub scratch: Scratch,
     library: &'static Path,
@@ -65,7 +65,7 @@ impl Driver {
 
     pub fn of(library: &'static Path, script: &str) -> Self {
         let driver = Self { scratch: Scratch::new("gpu"), library };
-        driver.becomes(script);
+        driver.set_script(script);
         driver
     }
 
@@ -73,25 +73,25 @@ impl Driver {
         self.scratch.0.join(name).display().to_string()
     }
 
-    /// The script, in one step, as a running probe reads it at any time.
-    pub fn becomes(&self, script: &str) {
+    /// Replaces the script atomically, because a running probe may read it at any time.
+    pub fn set_script(&self, script: &str) {
         let script = format!("log = {}\n{script}\n", self.path("calls"));
         let draft = self.scratch.write("draft", &script);
         std::fs::rename(draft, self.path("script")).unwrap();
     }
 
-    /// Every call so far: its function, and the GPU's number, `-` without one.
+    /// All calls so far: function, and number of the GPU or `-`.
     pub fn calls(&self) -> Vec<(String, String)> {
         let log = std::fs::read_to_string(self.path("calls")).unwrap_or_default();
         let calls = log.lines().filter_map(|line| line.split_once(' '));
         calls.map(|(function, gpu)| (function.to_owned(), gpu.to_owned())).collect()
     }
 
-    pub fn forget_calls(&self) {
+    pub fn clear_calls(&self) {
         let _ = std::fs::remove_file(self.path("calls"));
     }
 
-    /// `hm-agent` with these arguments, which finds this driver in its environment.
+    /// `hm-agent` with these arguments and an environment that selects this driver.
     pub fn hm_agent(&self, arguments: &[&str]) -> Command {
         let mut command = hm_agent();
         command.env("HM_FAKE_NVML", self.path("script")).args(arguments);
@@ -99,7 +99,7 @@ impl Driver {
         command
     }
 
-    /// `hm-agent`, its settings and then `settings`, which go before them.
+    /// `hm-agent` with settings for tests, which `settings` override.
     pub fn command(&self, arguments: &[&str], settings: &[&str]) -> Command {
         let mut command = self.hm_agent(arguments);
         let library = format!("gpu.nvml_library={}", self.library.display());
@@ -110,7 +110,7 @@ impl Driver {
         command
     }
 
-    /// A running agent. Unless the driver hangs, the first word on its GPUs was said.
+    /// Starts the agent and, unless the driver hangs, waits for the first result.
     pub fn start(&self, settings: &[&str]) -> Watched {
         let agent = Agent::spawn(self.command(&[], settings));
         if !std::fs::read_to_string(self.path("script")).unwrap().contains("hang") {
@@ -119,7 +119,7 @@ impl Driver {
         Watched::new(agent)
     }
 
-    /// `hm-agent sample --json`: both messages.
+    /// Output of `hm-agent sample --json`.
     pub fn sample(&self, settings: &[&str]) -> Value {
         let output = self.command(&["sample", "--json"], settings).output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -127,8 +127,8 @@ impl Driver {
     }
 }
 
-/// An agent with a subscriber to everything. Each update that is looked at must have been on time and have what is
-/// not the GPUs', so that no test can miss a driver that holds up the rest.
+/// An agent with a client subscribed to details. Each update that a test reads is checked: it must arrive on time and
+/// contain the host's values, so that every test detects a driver that delays the rest.
 pub struct Watched {
     pub agent: Agent,
     updates: Updates,
@@ -153,7 +153,7 @@ impl Watched {
         Self { agent, updates }
     }
 
-    /// The probe's process, once there is one.
+    /// Waits for the probe and returns its PID.
     pub fn probe(&self) -> u32 {
         wait_until("a probe", || self.probes().first().copied())
     }
@@ -166,20 +166,20 @@ impl Watched {
         self.agent
     }
 
-    /// Stops the agent. It has not spun, and nothing of the probe is left.
+    /// Stops the agent. Checks that it used little CPU time and that no probe is left.
     pub fn stop(self) -> Vec<String> {
         let (used, age) = (self.agent.cpu_seconds(), self.agent.started.elapsed().as_secs_f64());
-        assert!(used < 0.5 + 0.2 * age, "{used} s of processor time in {age} s");
+        assert!(used < 0.5 + 0.2 * age, "{used} s of CPU time in {age} s");
         let pid = self.agent.pid();
         drop(self.updates);
         let log = self.agent.stop();
-        // A process that was killed dies when it is its turn.
+        // A killed process exits asynchronously.
         wait_until("no probe", || probes_of(pid).is_empty().then_some(()));
         log
     }
 }
 
-/// Processes whose parent this one is or was, zombies too.
+/// Child processes, including zombies.
 pub fn children(pid: u32) -> Vec<u32> {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let lists =
@@ -191,7 +191,7 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Probes of an agent, which may be gone itself.
+/// Probes of an agent, which may have exited.
 pub fn probes_of(agent: u32) -> Vec<u32> {
     let pids = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -207,11 +207,11 @@ pub fn kill(pid: u32) {
     assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
 }
 
-/// A PCI bus of files: what `path.sys` may name.
+/// A PCI bus in a temporary directory, for `path.sys`.
 pub struct Bus(Scratch);
 
 impl Bus {
-    /// With NVIDIA's GPUs at these addresses.
+    /// A bus with NVIDIA GPUs at these addresses.
     pub fn new(addresses: &[&str]) -> Self {
         let bus = Self(Scratch::new("sys"));
         for address in addresses {
@@ -220,7 +220,7 @@ impl Bus {
             std::fs::write(device.join("vendor"), "0x10de\n").unwrap();
             std::fs::write(device.join("class"), "0x030200\n").unwrap();
             symlink("../../../bus/pci/drivers/nvidia", device.join("driver")).unwrap();
-            bus.power(address, "active");
+            bus.set_power(address, "active");
         }
         bus
     }
@@ -229,13 +229,13 @@ impl Bus {
         self.0.0.join("bus/pci/devices").join(address)
     }
 
-    /// `active` or `suspended`.
-    pub fn power(&self, address: &str, status: &str) {
+    /// Sets the runtime status: `active` or `suspended`.
+    pub fn set_power(&self, address: &str, status: &str) {
         let draft = self.0.write("draft", &format!("{status}\n"));
         std::fs::rename(draft, self.device(address).join("power/runtime_status")).unwrap();
     }
 
-    /// The setting.
+    /// The setting `path.sys`.
     pub fn setting(&self) -> String {
         format!("path.sys={}", self.0.0.display())
     }
