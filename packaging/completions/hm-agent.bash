@@ -1,40 +1,40 @@
-# Completion of hm-agent for bash. It needs nothing of bash-completion but to be loaded by it.
+# Bash completion for hm-agent. Needs no functions of bash-completion.
 
 _hm_agent() {
-    local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} verb= at list
+    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} subcommand= index list
     COMPREPLY=()
-    for ((at = 1; at < COMP_CWORD; at++)); do
-        case ${COMP_WORDS[at]} in
-        -c | --config | -s | --set | --url | --id | --every | --pid-file |) at=$((at + 1)) ;;
-        --) # a command of the user's own
-            [[ $verb == beat ]] || return
-            if ((at + 1 == COMP_CWORD)); then
-                mapfile -t COMPREPLY < <(compgen -c -- "$word")
+    for ((index = 1; index < COMP_CWORD; index++)); do
+        case ${COMP_WORDS[index]} in
+        -c | --config | -s | --set | --url | --id | --every | --pid-file) index=$((index + 1)) ;;
+        --) # the command of beat
+            [[ $subcommand == beat ]] || return
+            if ((index + 1 == COMP_CWORD)); then
+                mapfile -t COMPREPLY < <(compgen -c -- "$current")
             else
-                mapfile -t COMPREPLY < <(compgen -f -- "$word")
+                mapfile -t COMPREPLY < <(compgen -f -- "$current")
             fi
             return
             ;;
         -*) ;;
-        *) [[ -n $verb ]] || verb=${COMP_WORDS[at]} ;;
+        *) [[ -n $subcommand ]] || subcommand=${COMP_WORDS[index]} ;;
         esac
     done
     case $previous in
-    -c | --config | --pid-file |)
-        mapfile -t COMPREPLY < <(compgen -f -- "$word")
+    -c | --config | --pid-file)
+        mapfile -t COMPREPLY < <(compgen -f -- "$current")
         compopt -o filenames 2>/dev/null
         return
         ;;
     -s | --set)
-        # The agent knows its settings itself.
+        # `hm-agent check` prints every setting.
         list=$("${COMP_WORDS[0]}" check 2>/dev/null | sed -n 's/^\(# \)\{0,1\}\([a-z_.]\{1,\}\) \(=\|is\) .*# .*/\2=/p')
-        mapfile -t COMPREPLY < <(compgen -W "$list" -- "$word")
+        mapfile -t COMPREPLY < <(compgen -W "$list" -- "$current")
         compopt -o nospace 2>/dev/null
         return
         ;;
     --url | --id | --every) return ;;
     esac
-    case $verb in
+    case $subcommand in
     '') list='run check sample status beat --config --set --supervise --detach --pid-file --syslog --help --version' ;;
     run) list='--config --set --supervise --detach --pid-file --syslog' ;;
     check) list='--config --set' ;;
@@ -43,6 +43,6 @@ _hm_agent() {
     beat) list='--id --every --url --' ;;
     *) return ;;
     esac
-    mapfile -t COMPREPLY < <(compgen -W "$list" -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W "$list" -- "$current")
 }
 complete -F _hm_agent hm-agent

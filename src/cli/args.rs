@@ -143,7 +143,7 @@ pub const FLAGS: &[Flag] = &[
         short: Some('h'),
         value: None,
         subcommands: &[],
-        description: "Print this help.",
+        description: "Print the help.",
     },
     Flag {
         long: "version",

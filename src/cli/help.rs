@@ -71,20 +71,75 @@ fn entry(out: &mut String, name: &str, description: &str) {
 mod tests {
     use super::*;
 
+    const MAN_PAGE: &str = include_str!("../../packaging/hm-agent.8");
+    const EXAMPLE: &str = include_str!("../../packaging/hm-agent.toml");
+    const COMPLETIONS: [&str; 3] = [
+        include_str!("../../packaging/completions/_hm-agent"),
+        include_str!("../../packaging/completions/hm-agent.bash"),
+        include_str!("../../packaging/completions/hm-agent.fish"),
+    ];
+
+    fn visible_flags() -> impl Iterator<Item = &'static Flag> {
+        FLAGS.iter().filter(|flag| flag.long != "supervised")
+    }
+
+    /// Joins the lines of a text, without comment signs, so that wrapped sentences can be found.
+    fn unwrap_lines(text: &str) -> String {
+        let words = text.split_whitespace().filter(|word| *word != "#");
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     #[test]
-    fn lists_every_flag_and_setting_within_line_width() {
+    fn help_lists_every_flag_and_setting_within_line_width() {
         let help = help();
-        for flag in FLAGS.iter().filter(|flag| flag.long != "supervised") {
+        for flag in visible_flags() {
             assert!(help.contains(&format!("--{}", flag.long)), "{}", flag.long);
         }
         for row in ROWS {
-            assert!(
-                help.contains(&format!("\n  {} ", row.key))
-                    || help.contains(&format!("\n  {}\n", row.key)),
-                "{}",
-                row.key
-            );
+            let starts = |line: &str| line.split_whitespace().next() == Some(row.key);
+            assert!(help.lines().any(starts), "{}", row.key);
+        }
+        let words = unwrap_lines(&help);
+        for row in ROWS {
+            assert!(words.contains(row.description), "{}", row.key);
         }
         assert!(help.lines().all(|line| line.chars().count() <= 120), "{help}");
+    }
+
+    #[test]
+    fn man_page_describes_every_flag_and_setting() {
+        let words = unwrap_lines(MAN_PAGE);
+        for flag in visible_flags() {
+            assert!(words.contains(&format!("-{}", flag.long)), "{}", flag.long);
+            assert!(words.contains(flag.description), "{}: {}", flag.long, flag.description);
+        }
+        for row in ROWS {
+            let default = row.default.filter(|default| !default.is_empty());
+            let default = default.map_or(String::new(), |default| format!(" Default: {default}."));
+            let entry = format!(".It Ic {} {}{default}", row.key, row.description);
+            assert!(words.contains(&entry), "{entry}");
+        }
+    }
+
+    #[test]
+    fn example_file_describes_every_setting() {
+        let words = unwrap_lines(EXAMPLE);
+        for row in ROWS {
+            let name = row.key.rsplit('.').next().unwrap();
+            let entry = format!("{} #{name} = ", row.description);
+            assert!(words.contains(&entry), "{entry}");
+        }
+    }
+
+    #[test]
+    fn completions_have_every_flag() {
+        for completion in COMPLETIONS {
+            for flag in visible_flags() {
+                let (bash_or_zsh, fish) =
+                    (format!("--{}", flag.long), format!("-l {} ", flag.long));
+                let has = completion.contains(&bash_or_zsh) || completion.contains(&fish);
+                assert!(has, "{completion}: {}", flag.long);
+            }
+        }
     }
 }
