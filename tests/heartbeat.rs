@@ -1,4 +1,4 @@
-//! The heartbeat port on the wire: what it answers, in which unit, and what it refuses.
+//! The heartbeat port on the wire: responses, units and rejected requests.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -6,7 +6,7 @@ mod support;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use support::heartbeat::{Line, od_of};
+use support::heartbeat::{HttpConnection, od_of};
 use support::{Agent, PATIENCE, SLACK, wait_until};
 
 fn start(settings: &[&str]) -> Agent {
@@ -14,9 +14,9 @@ fn start(settings: &[&str]) -> Agent {
 }
 
 #[test]
-fn an_answer_to_the_byte() {
+fn response_is_byte_exact() {
     let agent = start(&[]);
-    let mut line = Line::to(&agent);
+    let mut line = HttpConnection::open(&agent);
     let answer = line.get("/hb_ping?5000&appid=demo&cache_buster=1700000000_123");
     assert_eq!(
         answer.head,
@@ -29,85 +29,85 @@ fn an_answer_to_the_byte() {
 }
 
 #[test]
-fn every_command_in_milliseconds() {
+fn answers_every_command_in_milliseconds() {
     let agent = start(&[]);
-    assert_eq!(agent.tell("/status"), "UNKNOWN - no heartbeat clients at the moment...");
-    assert_eq!(agent.tell("/list"), "");
-    assert_eq!(agent.tell("/hb_init?5000&appid=Tetris"), "6000");
-    assert_eq!(agent.tell("/hb_init?0&appid=Tetris"), "1000", "an init of one that is known");
-    assert_eq!(agent.tell("/hb_ping?1725&appid=Tetris"), "2725");
-    let line = agent.tell("/status?cache_buster=1");
+    assert_eq!(agent.get_ok("/status"), "UNKNOWN - no heartbeat clients at the moment...");
+    assert_eq!(agent.get_ok("/list"), "");
+    assert_eq!(agent.get_ok("/hb_init?5000&appid=Tetris"), "6000");
+    assert_eq!(agent.get_ok("/hb_init?0&appid=Tetris"), "1000", "init of a known application");
+    assert_eq!(agent.get_ok("/hb_ping?1725&appid=Tetris"), "2725");
+    let line = agent.get_ok("/status?cache_buster=1");
     assert!(line.starts_with("OK - fine application [Tetris]| od="), "{line}");
     assert!(od_of(&line) < 3.0 && line.ends_with(";3;5;0;6 delay=2725ms;;;"), "{line}");
-    assert!(agent.tell("/status?0&appid=Tetris&cache_buster=1").starts_with("OK - fine"));
-    assert_eq!(agent.tell("/hb_ping?0.5&appid=Zelda"), "1001", "never less than T");
-    assert_eq!(agent.tell("/heartbeat.html?container=Sonic&next=700"), "1700");
-    assert_eq!(agent.tell("/hb_ping?appid=Abba"), "1000", "no T");
-    // In the order in which they came, not in that of the alphabet; who goes and comes back is last.
+    assert!(agent.get_ok("/status?0&appid=Tetris&cache_buster=1").starts_with("OK - fine"));
+    assert_eq!(agent.get_ok("/hb_ping?0.5&appid=Zelda"), "1001", "never less than T");
+    assert_eq!(agent.get_ok("/heartbeat.html?container=Sonic&next=700"), "1700");
+    assert_eq!(agent.get_ok("/hb_ping?appid=Abba"), "1000", "no T");
+    // In the order of their first heartbeats, not alphabetical. An application that returns after done is last.
     assert_eq!(agent.list(), ["Tetris", "Zelda", "Sonic", "Abba"]);
     assert_eq!(
-        agent.tell("/status"),
+        agent.get_ok("/status"),
         "WARNING - multiple (4) applications: [Tetris,Zelda,Sonic,Abba]"
     );
-    let goodbye = agent.tell("/hb_done?0&appid=Tetris");
+    let goodbye = agent.get_ok("/hb_done?0&appid=Tetris");
     assert!(goodbye.starts_with("So long"), "{goodbye}");
-    assert_eq!(agent.tell("/hb_done?0&appid=Tetris"), goodbye, "once more is no error");
-    agent.tell("/hb_ping?60000&appid=Tetris");
+    assert_eq!(agent.get_ok("/hb_done?0&appid=Tetris"), goodbye, "a repetition is no error");
+    agent.get_ok("/hb_ping?60000&appid=Tetris");
     assert_eq!(agent.list(), ["Zelda", "Sonic", "Abba", "Tetris"]);
     assert_eq!(
-        agent.tell("/status?appid=Pong"),
+        agent.get_ok("/status?appid=Pong"),
         "CRITICAL - no application record for queried ID: [Pong]"
     );
     agent.stop();
 }
 
 #[test]
-fn every_command_in_the_prototypes_seconds() {
+fn answers_every_command_in_seconds_of_prototype() {
     let agent = start(&["heartbeat.unit=s"]);
-    assert_eq!(agent.tell("/hb_init?5&appid=a"), "6");
-    assert_eq!(agent.tell("/hb_ping?0.5&appid=a"), "1.5");
-    assert_eq!(agent.tell("/hb_ping?604800&appid=a"), "604801");
-    assert_eq!(agent.ask("/hb_ping?604801&appid=a").0, 400);
-    agent.tell("/hb_ping?1.725&appid=a");
-    let line = agent.tell("/status?appid=a");
+    assert_eq!(agent.get_ok("/hb_init?5&appid=a"), "6");
+    assert_eq!(agent.get_ok("/hb_ping?0.5&appid=a"), "1.5");
+    assert_eq!(agent.get_ok("/hb_ping?604800&appid=a"), "604801");
+    assert_eq!(agent.get("/hb_ping?604801&appid=a").0, 400);
+    agent.get_ok("/hb_ping?1.725&appid=a");
+    let line = agent.get_ok("/status?appid=a");
     assert!(line.ends_with(";3;5;0;6 delay=2.725s;;;"), "{line}");
-    // The older form says in its own words that its times are milliseconds.
-    assert_eq!(agent.tell("/heartbeat.html?container=a&next=700"), "1700");
-    assert_eq!(agent.tell("/maintenance?60"), "OK - host in maintenance for 60 s");
+    // The times of the older form are always milliseconds.
+    assert_eq!(agent.get_ok("/heartbeat.html?container=a&next=700"), "1700");
+    assert_eq!(agent.get_ok("/maintenance?60"), "OK - host in maintenance for 60 s");
     agent.stop();
 }
 
 #[test]
-fn methods_and_bodies() {
+fn accepts_get_post_head_and_ignores_bodies() {
     let agent = start(&[]);
-    let mut line = Line::to(&agent);
-    // As the clients post, and as a page's beacon does at unload.
-    line.say(
+    let mut line = HttpConnection::open(&agent);
+    // As the clients send it, and as a page's beacon does at unload.
+    line.send(
         "POST /hb_init?5000&appid=a HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n\
          Content-Length: 13\r\n\r\n{\"appid\":\"a\"}",
     );
-    assert_eq!(line.hear().body, "6000");
-    line.say("POST /hb_ping?1&appid=a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(line.hear().body, "1001");
-    // A body that comes late, and one as long as may be.
-    line.say("POST /hb_ping?2&appid=a HTTP/1.1\r\nContent-Length: 65536\r\n\r\n");
-    line.say(vec![b'x'; 65_536]);
-    assert_eq!(line.hear().body, "1002");
-    line.say("HEAD /hb_ping?41&appid=b HTTP/1.1\r\n\r\n");
+    assert_eq!(line.read().body, "6000");
+    line.send("POST /hb_ping?1&appid=a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(line.read().body, "1001");
+    // A body that arrives later and has the maximum length.
+    line.send("POST /hb_ping?2&appid=a HTTP/1.1\r\nContent-Length: 65536\r\n\r\n");
+    line.send(vec![b'x'; 65_536]);
+    assert_eq!(line.read().body, "1002");
+    line.send("HEAD /hb_ping?41&appid=b HTTP/1.1\r\n\r\n");
     let answer = line.next(false).unwrap();
     assert_eq!((answer.status, answer.header("Content-Length")), (200, Some("4")));
-    assert_eq!(line.get("/list").body, "a\nb\n", "HEAD has no body, and counts as a beat");
-    line.say("DELETE /hb_done?0&appid=a HTTP/1.1\r\n\r\n");
-    let answer = line.hear();
+    assert_eq!(line.get("/list").body, "a\nb\n", "HEAD has no body and counts as a heartbeat");
+    line.send("DELETE /hb_done?0&appid=a HTTP/1.1\r\n\r\n");
+    let answer = line.read();
     assert_eq!((answer.status, answer.header("Allow")), (405, Some("GET, POST, HEAD, OPTIONS")));
     assert_eq!(line.get("/list").body, "a\nb\n");
     agent.stop();
 }
 
 #[test]
-fn a_page_of_any_origin_may_beat() {
+fn accepts_heartbeats_of_pages_of_any_origin() {
     let agent = start(&[]);
-    let answer = agent.say(
+    let answer = agent.request(
         "OPTIONS /hb_ping?5000&appid=page HTTP/1.1\r\nOrigin: https://exhibit.example\r\n\
          Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: x-a\r\n\
          Access-Control-Request-Private-Network: true\r\n\r\n",
@@ -121,14 +121,14 @@ fn a_page_of_any_origin_may_beat() {
     ] {
         assert_eq!(answer.header(name), Some(value), "{answer:?}");
     }
-    assert!(agent.list().is_empty(), "a question beforehand is no beat");
+    assert!(agent.list().is_empty(), "a preflight request is no heartbeat");
     let origin = "Origin: https://exhibit.example\r\nSec-Fetch-Site: cross-site\r\n";
-    assert_eq!(agent.ask_with("/hb_ping?5000&appid=page", origin), (200, "6000".to_owned()));
+    assert_eq!(agent.get_with_headers("/hb_ping?5000&appid=page", origin), (200, "6000".to_owned()));
     agent.stop();
 }
 
 #[test]
-fn connections_end_and_stay_as_http_has_it() {
+fn keeps_or_closes_connection_as_http_requires() {
     let agent = start(&[]);
     for (version, header, stays) in [
         ("1.0", "", false),
@@ -139,25 +139,25 @@ fn connections_end_and_stay_as_http_has_it() {
         ("1.1", "Connection: close\r\n", false),
         ("1.1", "Connection: TE, Close\r\n", false),
     ] {
-        let mut line = Line::to(&agent);
+        let mut line = HttpConnection::open(&agent);
         let request = format!("GET /hb_ping?5000&appid=a HTTP/{version}\r\n{header}\r\n");
-        line.say(&request);
-        let answer = line.hear();
+        line.send(&request);
+        let answer = line.read();
         let connection = if stays { "keep-alive" } else { "close" };
         assert_eq!(answer.header("Connection"), Some(connection), "{request}");
         assert_eq!(answer.body, "6000");
         match stays {
             true => assert_eq!(line.get("/list").body, "a\n", "{request}"),
-            false => line.closed(),
+            false => line.assert_closed(),
         }
     }
     agent.stop();
 }
 
 #[test]
-fn requests_that_come_all_at_once_are_answered_in_order() {
+fn answers_pipelined_requests_in_order() {
     let agent = start(&[]);
-    let mut line = Line::to(&agent);
+    let mut line = HttpConnection::open(&agent);
     let mut all = Vec::new();
     for number in 0..200 {
         match number % 3 {
@@ -172,9 +172,9 @@ fn requests_that_come_all_at_once_are_answered_in_order() {
             _ => write!(all, "HEAD /hb_ping?{number}&appid=a HTTP/1.1\r\n\r\n").unwrap(),
         }
     }
-    // Cut anywhere.
+    // Split at arbitrary positions.
     for part in all.chunks(997) {
-        line.say(part);
+        line.send(part);
     }
     for number in 0..200 {
         let answer = line.next(number % 3 != 2).unwrap();
@@ -185,10 +185,10 @@ fn requests_that_come_all_at_once_are_answered_in_order() {
 }
 
 #[test]
-fn what_is_wrong_with_a_request_is_said_and_the_connection_goes_on() {
+fn rejects_invalid_request_with_reason_and_keeps_connection() {
     let agent = start(&[]);
-    agent.tell("/hb_ping?60000&appid=a");
-    let mut line = Line::to(&agent);
+    agent.get_ok("/hb_ping?60000&appid=a");
+    let mut line = HttpConnection::open(&agent);
     for (target, why) in [
         ("/", "there is no \"\" here; there are hb_init, hb_ping, hb_done, list, status"),
         ("/favicon.ico", "there is no \"favicon.ico\" here"),
@@ -216,19 +216,19 @@ fn what_is_wrong_with_a_request_is_said_and_the_connection_goes_on() {
 }
 
 #[test]
-fn what_cannot_be_understood_is_refused_and_closed() {
+fn rejects_malformed_http_and_closes_connection() {
     let agent = start(&[]);
     let refused = |request: &[u8], status: u16| {
-        let mut line = Line::to(&agent);
-        // It may have answered and closed before all was said.
+        let mut line = HttpConnection::open(&agent);
+        // The agent may respond and close before the whole request is sent.
         let _ = line.socket().write_all(request);
-        let answer = line.hear();
+        let answer = line.read();
         let begin = String::from_utf8_lossy(&request[..request.len().min(60)]).into_owned();
         assert_eq!(answer.status, status, "{begin:?}: {}", answer.body);
         assert_eq!(answer.header("Connection"), Some("close"));
         assert_eq!(answer.header("Access-Control-Allow-Origin"), Some("*"));
-        assert!(answer.body.len() > 10, "{begin:?} without a word");
-        line.closed();
+        assert!(answer.body.len() > 10, "{begin:?}: no message");
+        line.assert_closed();
     };
     let ping = "/hb_ping?1&appid=a HTTP/1.1\r\n";
     refused(format!("GET {ping}X: {}\r\n\r\n", "x".repeat(9000)).as_bytes(), 431);
@@ -244,27 +244,27 @@ fn what_cannot_be_understood_is_refused_and_closed() {
     for bad in ["\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "hello\r\n\r\n", "GET /list\r\n\r\n"] {
         refused(bad.as_bytes(), 400);
     }
-    assert!(agent.list().is_empty(), "who was refused has not beaten");
+    assert!(agent.list().is_empty(), "a rejected request is no heartbeat");
     agent.stop();
 }
 
 #[test]
-fn half_a_request_is_waited_for_10_s() {
+fn rejects_incomplete_request_after_10_s() {
     let agent = start(&[]);
     let start = Instant::now();
     let mut lines: Vec<_> =
         ["GET /hb_ping?1&app", "POST /list HTTP/1.1\r\nContent-Length: 5\r\n\r\nx"]
             .map(|half| {
-                let mut line = Line::to(&agent);
+                let mut line = HttpConnection::open(&agent);
                 assert_eq!(line.get("/hb_ping?60000&appid=a").body, "61000");
-                line.say(half);
+                line.send(half);
                 line
             })
             .into();
     for line in &mut lines {
-        let answer = line.hear();
+        let answer = line.read();
         assert_eq!(answer.status, 408, "{}", answer.body);
-        line.closed();
+        line.assert_closed();
     }
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(10) && took < Duration::from_secs(10) + SLACK, "{took:?}");
@@ -273,20 +273,20 @@ fn half_a_request_is_waited_for_10_s() {
 
 #[test]
 #[ignore = "waits 60 s"]
-fn a_connection_on_which_nothing_is_asked_is_closed_after_60_s() {
+fn closes_idle_connection_after_60_s() {
     let agent = start(&[]);
-    let mut line = Line::to(&agent);
+    let mut line = HttpConnection::open(&agent);
     line.socket().set_read_timeout(Some(PATIENCE * 4)).unwrap();
     let start = Instant::now();
     line.get("/list");
-    line.closed();
+    line.assert_closed();
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(60) && took < Duration::from_secs(60) + SLACK, "{took:?}");
     agent.stop();
 }
 
 #[test]
-fn ids_may_be_anything_and_break_no_line() {
+fn escapes_ids_with_special_characters() {
     let agent = start(&[]);
     for (sent, shown) in [
         ("a%20b%26c", "a b&c"),
@@ -300,93 +300,93 @@ fn ids_may_be_anything_and_break_no_line() {
         ("%1b[31m%00", r"\u{1b}[31m\u{0}"),
         ("<script>", "<script>"),
     ] {
-        agent.tell(&format!("/hb_init?60000&appid={sent}"));
+        agent.get_ok(&format!("/hb_init?60000&appid={sent}"));
         assert_eq!(agent.list(), [shown]);
-        for line in [agent.tell(&format!("/status?0&appid={sent}")), agent.tell("/status")] {
+        for line in [agent.get_ok(&format!("/status?0&appid={sent}")), agent.get_ok("/status")] {
             let start = format!("OK - fine application [{shown}]| od=0.");
             assert!(line.starts_with(&start) && line.matches('|').count() == 1, "{line}");
         }
-        agent.tell(&format!("/hb_done?0&appid={sent}"));
+        agent.get_ok(&format!("/hb_done?0&appid={sent}"));
         assert!(agent.list().is_empty());
-        let line = agent.tell(&format!("/status?0&appid={sent}"));
+        let line = agent.get_ok(&format!("/status?0&appid={sent}"));
         assert_eq!(line, format!("CRITICAL - no application record for queried ID: [{shown}]"));
     }
-    assert_eq!(agent.ask(&format!("/hb_init?0&appid={}", "x".repeat(256))).0, 200);
-    let (status, body) = agent.ask(&format!("/hb_init?0&appid={}", "x".repeat(257)));
+    assert_eq!(agent.get(&format!("/hb_init?0&appid={}", "x".repeat(256))).0, 200);
+    let (status, body) = agent.get(&format!("/hb_init?0&appid={}", "x".repeat(257)));
     assert_eq!((status, body.as_str()), (400, "the id has 257 bytes; 256 are the most"));
-    assert_eq!(agent.ask(&format!("/hb_init?0&appid={}", "%e2%98%83".repeat(85))).0, 200);
-    assert_eq!(agent.ask(&format!("/hb_init?0&appid={}", "%e2%98%83".repeat(86))).0, 400);
+    assert_eq!(agent.get(&format!("/hb_init?0&appid={}", "%e2%98%83".repeat(85))).0, 200);
+    assert_eq!(agent.get(&format!("/hb_init?0&appid={}", "%e2%98%83".repeat(86))).0, 400);
     let log = agent.stop();
     assert!(!log.iter().any(|line| line.contains('\x1b')), "{log:#?}");
 }
 
 #[test]
-fn of_ten_thousand_applications_none_is_lost_to_one_more() {
+fn full_table_rejects_new_applications_and_keeps_others() {
     let agent = start(&[]);
-    let mut line = Line::to(&agent);
+    let mut line = HttpConnection::open(&agent);
     for hundred in 0..100 {
         let ids = (0..100).map(|number| hundred * 100 + number);
         let beats: String =
             ids.map(|id| format!("GET /hb_ping?600000&appid=app{id} HTTP/1.1\r\n\r\n")).collect();
-        line.say(beats);
+        line.send(beats);
         for _ in 0..100 {
-            assert_eq!(line.hear().status, 200);
+            assert_eq!(line.read().status, 200);
         }
     }
     let answer = line.get("/hb_init?600000&appid=one_more");
     assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("there are 10000 applications already"), "{}", answer.body);
-    assert_eq!(line.get("/hb_ping?600000&appid=app7").status, 200, "who beats is not refused");
+    assert!(answer.body.contains("the limit of 10000 applications is reached"), "{}", answer.body);
+    assert_eq!(line.get("/hb_ping?600000&appid=app7").status, 200, "known applications are accepted");
     assert_eq!(line.get("/list").body.lines().count(), 10_000);
     let host = line.get("/status").body;
     assert!(host.starts_with("WARNING - multiple (10000) applications: [app0,app1,"), "{host}");
     assert!(host.len() < 2000, "{host}");
     assert_eq!(line.get("/hb_done?0&appid=app7").status, 200);
-    assert_eq!(line.get("/hb_init?600000&appid=one_more").status, 200, "there is room again");
+    assert_eq!(line.get("/hb_init?600000&appid=one_more").status, 200, "after one is done");
     agent.stop();
 }
 
 #[test]
-fn while_the_agent_stops_idle_clients_are_let_go() {
+fn closes_idle_connections_on_shutdown() {
     let agent = start(&[]);
-    let mut idle: Vec<_> = (0..50).map(|_| Line::to(&agent)).collect();
+    let mut idle: Vec<_> = (0..50).map(|_| HttpConnection::open(&agent)).collect();
     for line in &mut idle {
         line.get("/hb_ping?60000&appid=a");
     }
     let before = agent.status("Threads");
-    let mut half = Line::to(&agent);
-    half.say("GET /hb");
+    let mut half = HttpConnection::open(&agent);
+    half.send("GET /hb");
     agent.stop();
     assert!(before > 50, "{before}");
     for line in &mut idle {
-        line.closed();
+        line.assert_closed();
     }
-    // Half a request that the agent has not read makes the end a reset.
+    // Unread bytes of the incomplete request make the kernel send a reset.
     let mut rest = Vec::new();
     let _ = half.socket().read_to_end(&mut rest);
     assert_eq!(rest, b"");
 }
 
 #[test]
-fn who_comes_and_goes_leaves_nothing_behind() {
+fn closed_connections_leave_no_thread_or_descriptor() {
     let agent = start(&[]);
-    agent.tell("/list");
+    agent.get_ok("/list");
     let count = |agent: &Agent| (agent.status("Threads"), agent.descriptors());
-    let before = wait_until("rest", || {
+    let before = wait_until("constant numbers", || {
         let before = count(&agent);
         std::thread::park_timeout(Duration::from_millis(200));
         (count(&agent) == before).then_some(before)
     });
     for number in 0..200 {
-        let mut line = Line::to(&agent);
+        let mut line = HttpConnection::open(&agent);
         match number % 4 {
             0 => drop(line.get("/list")),
-            1 => line.say("GET /lis"),
-            2 => line.say("POST /list HTTP/1.1\r\nContent-Length: 9\r\n\r\n"),
+            1 => line.send("GET /lis"),
+            2 => line.send("POST /list HTTP/1.1\r\nContent-Length: 9\r\n\r\n"),
             _ => {}
         }
     }
-    // Those who came first may not have gone yet when it was counted.
+    // The first connections may still have been open when the number was read.
     let few = |now: (u64, usize)| now.0 <= before.0 && now.1 <= before.1;
     wait_until("as few as before", || few(count(&agent)).then_some(()));
     agent.stop();

@@ -1,8 +1,8 @@
-//! The released clients of the protocol, hilbert-heartbeat 1.0.0, and the prototype's.
+//! Clients of the protocol: those of hilbert-heartbeat 1.0.0 and of the prototype.
 //!
-//! Their requests, captured byte for byte (`tests/fixtures/heartbeat`), are replayed always. If
-//! `HM_TEST_HEARTBEAT_CLIENTS` names a checkout of the hilbert-heartbeat repository (with `bc` and `wget` or `curl`
-//! installed), its bash and Python clients run unchanged too, and its JavaScript library in Chromium.
+//! Their captured requests (`tests/fixtures/heartbeat`) are always replayed. If `HM_TEST_HEARTBEAT_CLIENTS` names a checkout
+//! of the hilbert-heartbeat repository, and `bc` and `wget` or `curl` are installed, its bash and Python clients run too, and
+//! its JavaScript library in Chromium.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,30 +11,30 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use support::Agent;
-use support::heartbeat::Line;
+use support::heartbeat::HttpConnection;
 
-/// Sends what a client sent; the body of the answer, without the numbers of a status line.
+/// Sends a captured request. Returns the body of the response, without performance data.
 fn replay(agent: &Agent, name: &str) -> String {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let request = std::fs::read(tests.join(format!("fixtures/heartbeat/{name}.http"))).unwrap();
-    let mut line = Line::to(agent);
-    line.say(&request);
-    let answer = line.hear();
+    let mut line = HttpConnection::open(agent);
+    line.send(&request);
+    let answer = line.read();
     assert_eq!(answer.status, 200, "{name}: {answer:?}");
     assert_eq!(answer.header("Access-Control-Allow-Origin"), Some("*"), "{name}");
     let text = String::from_utf8_lossy(&request).to_lowercase();
     match text.contains("\r\nconnection: close\r\n") {
-        true => line.closed(),
-        // Nothing of it was left over.
+        true => line.assert_closed(),
+        // The agent has read the whole request.
         false => assert_eq!(line.get("/hb_done?0&appid=none").status, 200, "{name}"),
     }
     answer.body.split("| od=").next().unwrap().to_owned()
 }
 
-const GOODBYE: &str = "So long, and thanks for all the beats!";
+const DONE: &str = "So long, and thanks for all the beats!";
 
 #[test]
-fn what_the_released_clients_send_is_answered() {
+fn answers_requests_of_released_clients() {
     let agent = Agent::start(&[]);
     let none = "UNKNOWN - no heartbeat clients at the moment...";
     for tool in ["wget", "curl"] {
@@ -48,7 +48,7 @@ fn what_the_released_clients_send_is_answered() {
             ("host", &fine),
             ("check", &fine),
             ("list", &list),
-            ("done", GOODBYE),
+            ("done", DONE),
             ("check", none),
         ] {
             let name = format!("bash-{tool}-{command}");
@@ -62,12 +62,12 @@ fn what_the_released_clients_send_is_answered() {
         ("python-check", "OK - fine application [test_python]"),
         ("python-status", "CRITICAL - no application record for queried ID: [x]"),
         ("python-list", "test_python\n"),
-        ("python-done", GOODBYE),
+        ("python-done", DONE),
         ("python-list", ""),
         ("js-init", "2000"),
         ("js-ping", "2000"),
         ("python-list", "newjs\n"),
-        ("js-done", GOODBYE),
+        ("js-done", DONE),
         ("python-list", ""),
     ] {
         assert_eq!(replay(&agent, name), answer, "{name}");
@@ -76,23 +76,23 @@ fn what_the_released_clients_send_is_answered() {
 }
 
 #[test]
-fn what_the_prototypes_clients_send_is_answered_in_seconds() {
+fn answers_requests_of_prototype_clients_in_seconds() {
     let agent = Agent::start(&["heartbeat.unit=s"]);
     for (name, answer) in [
         ("prototype-bash-init", "4"),
         ("prototype-bash-ping", "6"),
-        ("prototype-bash-done", GOODBYE),
+        ("prototype-bash-done", DONE),
         ("prototype-js-init", "2.5"),
         ("prototype-js-ping", "2.5"),
         ("python-check", "OK - fine application [oldjs]"),
     ] {
         assert_eq!(replay(&agent, name), answer, "{name}");
     }
-    assert!(agent.tell("/status").ends_with(" delay=2.5s;;;"));
+    assert!(agent.get_ok("/status").ends_with(" delay=2.5s;;;"));
     agent.stop();
 }
 
-/// A client in its own directory: standard output without the numbers, and the exit code.
+/// Runs a client in its directory. Returns standard output without performance data, and the exit code.
 fn run(agent: &Agent, program: &Path, id: Option<&str>, arguments: &[&str]) -> (String, i32) {
     let mut command = Command::new(program);
     command.current_dir(program.parent().unwrap()).args(arguments);
@@ -110,14 +110,14 @@ fn run(agent: &Agent, program: &Path, id: Option<&str>, arguments: &[&str]) -> (
 fn checkout() -> Option<PathBuf> {
     let path = std::env::var_os("HM_TEST_HEARTBEAT_CLIENTS").map(PathBuf::from);
     if path.is_none() {
-        println!("left out: HM_TEST_HEARTBEAT_CLIENTS is not set");
+        println!("skipped: HM_TEST_HEARTBEAT_CLIENTS is not set");
     }
     path
 }
 
 #[test]
 #[ignore = "needs HM_TEST_HEARTBEAT_CLIENTS"]
-fn the_released_clients_themselves() {
+fn serves_released_clients() {
     let Some(checkout) = checkout() else { return };
     let agent = Agent::start(&[]);
     let bash = |script: &str, id, arguments: &[&str]| {
@@ -128,10 +128,10 @@ fn the_released_clients_themselves() {
     let none = ("UNKNOWN - no heartbeat clients at the moment...".to_owned(), 3);
     assert_eq!(bash("check_heartbeat.sh", None, &[]), none);
     assert_eq!(python("check_heartbeat.py", None), none);
-    let said =
+    let success =
         |what: &str, answer: &str| (format!("OK: Heartbeat server {what} response: [{answer}]"), 0);
-    assert_eq!(bash("hb_init.sh", Some("a"), &["5000"]), said("init", "6000"));
-    assert_eq!(bash("hb_ping.sh", Some("a"), &["7000"]), said("ping", "8000"));
+    assert_eq!(bash("hb_init.sh", Some("a"), &["5000"]), success("init", "6000"));
+    assert_eq!(bash("hb_ping.sh", Some("a"), &["7000"]), success("ping", "8000"));
     let fine = ("OK - fine application [a]".to_owned(), 0);
     assert_eq!(bash("hb_status.sh", Some("a"), &[]), fine);
     assert_eq!(bash("hb_status.sh", None, &[]), fine);
@@ -145,21 +145,21 @@ fn the_released_clients_themselves() {
     let unknown = ("CRITICAL - no application record for queried ID: [c]".to_owned(), 2);
     assert_eq!(python("check_heartbeat.py", Some("c")), unknown);
     for id in ["a", "b"] {
-        assert_eq!(bash("hb_done.sh", Some(id), &["0"]), said("done", GOODBYE));
+        assert_eq!(bash("hb_done.sh", Some(id), &["0"]), success("done", DONE));
     }
     assert!(agent.list().is_empty());
     for (script, code) in [("hb_wrapper.sh", 7), ("hb_dummy.sh", 7)] {
-        let (text, ended) = bash(script, Some("w"), &["sh", "-c", "sleep 1; exit 7"]);
-        assert_eq!(ended, code, "{text}");
+        let (text, exit_code) = bash(script, Some("w"), &["sh", "-c", "sleep 1; exit 7"]);
+        assert_eq!(exit_code, code, "{text}");
         assert!(
-            text.contains(&said("init", "11000").0) && text.ends_with(&said("done", GOODBYE).0),
+            text.contains(&success("init", "11000").0) && text.ends_with(&success("done", DONE).0),
             "{text}"
         );
     }
     assert_eq!(bash("test.sh", None, &[]).1, 0);
     let (text, code) = python("test.py", None);
     assert_eq!(code, 0);
-    assert!(text.ends_with(&format!("\n1500\n2000\n{GOODBYE}")), "{text}");
+    assert!(text.ends_with(&format!("\n1500\n2000\n{DONE}")), "{text}");
     assert!(agent.list().is_empty());
     agent.stop();
 }
@@ -178,13 +178,13 @@ fn page(library: Option<&Path>) {
 
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
-fn a_page_of_another_origin_beats_and_says_goodbye() {
+fn page_of_other_origin_sends_heartbeats_and_done() {
     page(None);
 }
 
 #[test]
 #[ignore = "needs Chromium, playwright-core and HM_TEST_HEARTBEAT_CLIENTS"]
-fn a_page_with_the_released_library_beats_and_says_goodbye() {
+fn page_with_released_library_sends_heartbeats_and_done() {
     let Some(checkout) = checkout() else { return };
     page(Some(&checkout.join("client/js/hilbert-heartbeat.js")));
 }

@@ -1,4 +1,4 @@
-//! A client of the heartbeat port that sends bytes as they are and takes answers apart.
+//! HTTP client for the heartbeat port that sends raw bytes and parses responses.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,35 +7,32 @@ use std::process::Command;
 
 use super::{Agent, PATIENCE, hm_agent, wait_until};
 
-/// An answer, whole.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
-    /// Status line and header lines, each with its line end.
+    /// Status line and header lines, with line ends.
     pub head: String,
     pub body: String,
 }
 
-impl Answer {
-    /// The value of a header.
+impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
         lines.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
-/// A connection to the port.
-pub struct Line(BufReader<TcpStream>);
+/// A kept-alive connection.
+pub struct HttpConnection(BufReader<TcpStream>);
 
-impl Line {
-    pub fn to(agent: &Agent) -> Self {
+impl HttpConnection {
+    pub fn open(agent: &Agent) -> Self {
         let socket = TcpStream::connect(agent.heartbeat()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self::on(socket)
+        Self::from_socket(socket)
     }
 
-    /// A connection to another port that speaks HTTP.
-    pub fn on(socket: TcpStream) -> Self {
+    pub fn from_socket(socket: TcpStream) -> Self {
         Self(BufReader::new(socket))
     }
 
@@ -43,109 +40,108 @@ impl Line {
         self.0.get_ref()
     }
 
-    pub fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.0.get_mut().write_all(bytes.as_ref()).unwrap();
     }
 
-    /// The next answer; `None`: the agent has closed.
-    pub fn next(&mut self, with_body: bool) -> Option<Answer> {
+    /// Reads the next response; `None`: the agent has closed the connection.
+    pub fn next(&mut self, with_body: bool) -> Option<Response> {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             if self.0.read_line(&mut head).unwrap() == 0 {
-                assert_eq!(head, "", "it ends in the middle");
+                assert_eq!(head, "", "incomplete response");
                 return None;
             }
         }
         let status = head.strip_prefix("HTTP/1.1 ").unwrap().split(' ').next().unwrap();
-        let mut answer = Answer { status: status.parse().unwrap(), head, body: String::new() };
-        let length: usize = answer.header("Content-Length").unwrap().parse().unwrap();
+        let mut response = Response { status: status.parse().unwrap(), head, body: String::new() };
+        let length: usize = response.header("Content-Length").unwrap().parse().unwrap();
         if with_body {
             let mut body = vec![0; length];
             self.0.read_exact(&mut body).unwrap();
-            answer.body = String::from_utf8(body).unwrap();
+            response.body = String::from_utf8(body).unwrap();
         }
-        Some(answer)
+        Some(response)
     }
 
-    pub fn hear(&mut self) -> Answer {
-        self.next(true).expect("an answer")
+    pub fn read(&mut self) -> Response {
+        self.next(true).expect("a response")
     }
 
-    /// Asks on this connection, which stays.
-    pub fn get(&mut self, target: &str) -> Answer {
-        self.say(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
-        self.hear()
+    /// Sends a GET request and reads the response.
+    pub fn get(&mut self, target: &str) -> Response {
+        self.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        self.read()
     }
 
-    /// The agent closes, and has said all before.
-    pub fn closed(&mut self) {
-        assert!(self.next(true).is_none(), "it said more, and did not close");
+    /// Asserts that the agent closes the connection without another response.
+    pub fn assert_closed(&mut self) {
+        assert!(self.next(true).is_none(), "not closed");
     }
 }
 
 impl Agent {
-    /// One request on a connection of its own.
-    pub fn say(&self, request: impl AsRef<[u8]>) -> Answer {
-        let mut line = Line::to(self);
-        line.say(request);
-        line.hear()
+    /// Sends one request on a new connection.
+    pub fn request(&self, request: impl AsRef<[u8]>) -> Response {
+        let mut connection = HttpConnection::open(self);
+        connection.send(request);
+        connection.read()
     }
 
-    /// GET; the status and the body.
-    pub fn ask(&self, target: &str) -> (u16, String) {
-        self.ask_with(target, "")
+    /// Sends GET and returns the status and the body.
+    pub fn get(&self, target: &str) -> (u16, String) {
+        self.get_with_headers(target, "")
     }
 
-    /// The same with header lines.
-    pub fn ask_with(&self, target: &str, headers: &str) -> (u16, String) {
+    pub fn get_with_headers(&self, target: &str, headers: &str) -> (u16, String) {
         let close = "Host: a\r\nConnection: close\r\n";
-        let answer = self.say(format!("GET {target} HTTP/1.1\r\n{close}{headers}\r\n"));
-        (answer.status, answer.body)
+        let response = self.request(format!("GET {target} HTTP/1.1\r\n{close}{headers}\r\n"));
+        (response.status, response.body)
     }
 
-    /// GET of what succeeds; the body.
-    pub fn tell(&self, target: &str) -> String {
-        let (status, body) = self.ask(target);
+    /// Sends GET, asserts status 200 and returns the body.
+    pub fn get_ok(&self, target: &str) -> String {
+        let (status, body) = self.get(target);
         assert_eq!(status, 200, "{target}: {body}");
         body
     }
 
-    /// What `/status` says, from its first word to the `|`.
-    pub fn line(&self, id: &str) -> String {
-        let line = self.tell(&format!("/status?0&appid={id}"));
+    /// The status line of an application without performance data.
+    pub fn status_line(&self, id: &str) -> String {
+        let line = self.get_ok(&format!("/status?0&appid={id}"));
         line.split('|').next().unwrap().to_owned()
     }
 
-    /// Asks again until the line begins so.
-    pub fn wait_line(&self, id: &str, start: &str) -> String {
+    /// Waits until the status line starts with `start`.
+    pub fn wait_status(&self, id: &str, start: &str) -> String {
         let what = format!("{id}: {start}");
-        wait_until(&what, || Some(self.line(id)).filter(|line| line.starts_with(start)))
+        wait_until(&what, || Some(self.status_line(id)).filter(|line| line.starts_with(start)))
     }
 
     pub fn list(&self) -> Vec<String> {
-        self.tell("/list").lines().map(str::to_owned).collect()
+        self.get_ok("/list").lines().map(str::to_owned).collect()
     }
 }
 
-/// `hm-agent` with a subcommand, which finds the server in its environment as the protocol's clients do.
+/// `hm-agent` with arguments and the environment variable that names the agent as heartbeat server.
 pub fn client_of(agent: &Agent, arguments: &[&str]) -> Command {
     let mut command = hm_agent();
     command.env("HB_URL", format!("http://{}", agent.heartbeat())).args(arguments);
     command
 }
 
-/// The overdue ratio in a line of `/status`.
+/// The overdue ratio in a status line.
 pub fn od_of(line: &str) -> f64 {
     let od = line.split("| od=").nth(1).and_then(|numbers| numbers.split(';').next());
     od.and_then(|od| od.parse().ok()).unwrap_or_else(|| panic!("no od in {line:?}"))
 }
 
-/// A setting that is a list.
+/// Formats a list setting for `-s`.
 pub fn list_setting(name: &str, items: &[&str]) -> String {
     format!("{name}={}", serde_json::to_string(items).unwrap())
 }
 
-/// The lines of a file that may not be there yet.
+/// The lines of a file; none if it does not exist.
 pub fn lines_of(file: &Path) -> Vec<String> {
     std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect()
 }

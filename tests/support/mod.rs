@@ -1,4 +1,4 @@
-//! Runs the real agent on ports of its own, and talks to it.
+//! Runs the real agent on free ports, and has clients for it.
 #![allow(clippy::unwrap_used, dead_code)]
 
 pub mod attack;
@@ -34,24 +34,24 @@ use std::time::{Duration, Instant};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
-/// Longer than anything should take on a busy machine.
+/// Longer than any operation should take on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a machine that has other things to do may add to a time, now and then.
+/// What a busy machine may occasionally add to a duration.
 pub const SLACK: Duration = Duration::from_secs(5);
 
-/// A running agent; killed when it goes out of scope.
+/// A running agent, killed on drop.
 pub struct Agent {
     child: Child,
-    /// Just before that.
+    /// Just before the process was started.
     pub started: Instant,
     pub address: SocketAddr,
     log: Arc<(Mutex<Vec<String>>, Condvar)>,
     _state_dir: Scratch,
 }
 
-/// The agent's program, without the settings of whoever runs the tests, and without the heartbeat port and the
-/// clients' settings of the machine. `HM_TEST_AGENT` names another one, as it is shipped, say: `tests/bench` measures that.
+/// The agent's program, isolated from the settings and variables in the environment of the test run, and with a free heartbeat
+/// port. `HM_TEST_AGENT` selects another binary, such as the shipped one for `tests/bench`.
 pub fn hm_agent() -> Command {
     let program = std::env::var_os("HM_TEST_AGENT");
     let mut command = Command::new(program.unwrap_or(env!("CARGO_BIN_EXE_hm-agent").into()));
@@ -68,12 +68,12 @@ pub fn hm_agent() -> Command {
 }
 
 impl Agent {
-    /// Starts with these `-s` settings and listens on free loopback ports.
+    /// Starts the agent with `-s` settings on free loopback ports.
     pub fn start(settings: &[&str]) -> Self {
         Self::start_with(settings, &[])
     }
 
-    /// The same with further arguments.
+    /// Starts the agent with settings and further arguments.
     pub fn start_with(settings: &[&str], arguments: &[&str]) -> Self {
         let mut command = hm_agent();
         command.args(arguments).args(["-s", "usage.listen=127.0.0.1:0"]);
@@ -83,8 +83,8 @@ impl Agent {
         Self::spawn(command)
     }
 
-    /// Starts a command that runs the agent, however wrapped. Unless it says otherwise with `-s`, its heartbeats
-    /// come to a free port and are kept in a directory of its own.
+    /// Starts a command that runs the agent, possibly through other programs. Unless `-s` overrides them, it has a free
+    /// heartbeat port and its own state directory.
     pub fn spawn(mut command: Command) -> Self {
         let (state_dir, started) = (Scratch::new("state"), Instant::now());
         let mut child = command
@@ -110,7 +110,7 @@ impl Agent {
         agent
     }
 
-    /// Where it listens for heartbeats.
+    /// The address of the heartbeat port.
     pub fn heartbeat(&self) -> SocketAddr {
         let line = self.wait_log("heartbeat listening on ");
         line.rsplit(' ').next().unwrap().parse().unwrap()
@@ -124,12 +124,12 @@ impl Agent {
         self.log.0.lock().unwrap().clone()
     }
 
-    /// How many lines of the log contain `text`.
-    pub fn said(&self, text: &str) -> usize {
+    /// Number of log lines that contain `text`.
+    pub fn count_log(&self, text: &str) -> usize {
         self.log().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits for a line of the log that contains `text`.
+    /// Waits for a log line that contains `text`.
     pub fn wait_log(&self, text: &str) -> String {
         let find = |lines: &[String]| lines.iter().find(|line| line.contains(text)).cloned();
         let lines = self.log.0.lock().unwrap();
@@ -143,14 +143,14 @@ impl Agent {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    /// Waits for the end; how it ended, and how long it took.
+    /// Waits until the process exits. Returns its status and the time that took.
     pub fn wait(&mut self) -> (ExitStatus, Duration) {
         let start = Instant::now();
-        let status = wait_until("the agent's end", || self.child.try_wait().unwrap());
+        let status = wait_until("exit of the agent", || self.child.try_wait().unwrap());
         (status, start.elapsed())
     }
 
-    /// SIGTERM, and a good end, soon. That it is within two seconds `lifecycle.rs` sees to.
+    /// Sends SIGTERM and asserts exit code 0 soon after. The exact limit of two seconds is tested in `lifecycle.rs`.
     pub fn stop(mut self) -> Vec<String> {
         self.signal("-TERM");
         let (status, took) = self.wait();
@@ -159,25 +159,25 @@ impl Agent {
         self.log()
     }
 
-    /// A number behind `name` in `/proc/PID/status`, e.g. VmRSS in kB.
+    /// A number in `/proc/PID/status`, e.g. VmRSS in kB.
     pub fn status(&self, name: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// What follows its name in `/proc/PID/stat`.
+    /// The fields of `/proc/PID/stat` after the name.
     fn stat(&self) -> Vec<String> {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
         stat.rsplit(") ").next().unwrap().split(' ').map(str::to_owned).collect()
     }
 
-    /// `T`: it is stopped.
+    /// The process state; `T`: stopped.
     pub fn state(&self) -> String {
         self.stat().swap_remove(0)
     }
 
-    /// Processor time so far.
+    /// CPU time since the start.
     pub fn cpu_seconds(&self) -> f64 {
         let fields = self.stat();
         let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
@@ -188,9 +188,9 @@ impl Agent {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
     }
 
-    /// The same, when it opens and closes nothing.
+    /// The number of descriptors once it no longer changes.
     pub fn descriptors_at_rest(&self) -> usize {
-        wait_until("rest", || {
+        wait_until("a constant number of descriptors", || {
             let count = || {
                 std::thread::park_timeout(Duration::from_millis(100));
                 self.descriptors()
@@ -200,21 +200,21 @@ impl Agent {
         })
     }
 
-    /// Sends text as it is and returns all that comes back until the agent closes.
+    /// Sends raw bytes and returns everything that is received until the agent closes the connection.
     pub fn raw(&self, request: &[u8]) -> String {
         let mut socket = self.socket();
         socket.write_all(request).unwrap();
         let mut answer = Vec::new();
-        // A reset after the answer is an end too.
+        // A reset after the response is accepted too.
         let _ = socket.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// An HTTP request with these header lines; the status line's number, and everything.
+    /// Sends GET with header lines. Returns the status and the whole response.
     pub fn http(&self, target: &str, headers: &str) -> (u16, String) {
         let answer = self.raw(format!("GET {target} HTTP/1.1\r\n{headers}\r\n").as_bytes());
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.unwrap_or_else(|| panic!("no answer: {answer:?}")), answer)
+        (status.unwrap_or_else(|| panic!("no response: {answer:?}")), answer)
     }
 
     pub fn socket(&self) -> TcpStream {
@@ -228,7 +228,7 @@ impl Agent {
         Client(tungstenite::client(url, self.socket()).unwrap().0)
     }
 
-    /// Connects and subscribes; swallows confirmation, system_info and the first update.
+    /// Connects, subscribes, and reads the confirmation, system_info and the first update.
     pub fn subscribe(&self) -> Client {
         let mut client = self.connect();
         client.say("subscribe:usage");
@@ -254,7 +254,7 @@ impl Client {
         self.0.send(Message::text(text)).unwrap();
     }
 
-    /// The next message. A read with a time-out is interrupted when the process is stopped and goes on.
+    /// Reads the next message. A read with a timeout is interrupted if the process is stopped and continued.
     fn read(&mut self) -> Message {
         loop {
             match self.0.read() {
@@ -271,7 +271,7 @@ impl Client {
         }
     }
 
-    /// Reads on to the close frame.
+    /// Reads until the close frame.
     pub fn closed(&mut self) -> CloseFrame {
         loop {
             if let Message::Close(frame) = self.read() {
@@ -280,7 +280,7 @@ impl Client {
         }
     }
 
-    /// Nothing comes for so long.
+    /// Asserts that no message arrives within `time`.
     pub fn silent_for(&mut self, time: Duration) {
         self.0.get_ref().set_read_timeout(Some(time)).unwrap();
         let read = self.0.read();
@@ -292,8 +292,8 @@ impl Client {
     }
 }
 
-/// A port that is free and stays so when it is not listened to for a while: it is none of those that the kernel gives to
-/// whoever asks for any, and other test processes begin elsewhere.
+/// A free port that stays free while no process listens on it: it is outside the kernel's ephemeral range, and other test
+/// processes start at other numbers.
 pub fn lasting_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 1_000) as u16 * 20;
@@ -302,29 +302,29 @@ pub fn lasting_port() -> u16 {
     ports.find(is_free).unwrap()
 }
 
-/// Tries again until something is there, at most for the usual patience.
+/// Polls until `found` returns a value, at most [`PATIENCE`].
 pub fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = found() {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited too long for {what}");
+        assert!(Instant::now() < deadline, "timeout waiting for {what}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 
-/// Lets so much time pass.
+/// Waits for `time`.
 pub fn pass(time: Duration) {
     let until = Instant::now() + time;
     while let Some(left) = until.checked_duration_since(Instant::now()) {
-        // It may return early, for what was said to this thread before.
+        // It may return early because of an earlier unpark of this thread.
         std::thread::park_timeout(left);
     }
 }
 
-/// Measures until something is less than `limit`, five times at the most. A busy machine adds to times and takes nothing
-/// off, and not always; what the agent does wrong it does wrong each time.
+/// Measures until a value is below `limit`, at most five times. A busy machine makes some measurements slower and none faster;
+/// a fault of the agent makes each of them slower.
 pub fn at_best<T: PartialOrd + std::fmt::Debug>(limit: T, mut measure: impl FnMut() -> T) {
     let mut measured = Vec::new();
     while measured.len() < 5 {
@@ -337,7 +337,7 @@ pub fn at_best<T: PartialOrd + std::fmt::Debug>(limit: T, mut measure: impl FnMu
     panic!("{measured:?}: never less than {limit:?}");
 }
 
-/// A directory of its own below the system's temporary one; removed when it goes out of scope.
+/// A new directory below the system's temporary directory, removed on drop.
 pub struct Scratch(pub std::path::PathBuf);
 
 impl Scratch {
