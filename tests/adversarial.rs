@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use support::attack::Attacker;
-use support::heartbeat::Line;
+use support::heartbeat::HttpConnection;
 use support::netns::{FAR, NEAR, TwoHosts};
 use support::{Agent, PATIENCE, at_best, wait_until};
 
@@ -115,8 +115,8 @@ fn clients_that_never_read_do_not_block_scrapes() {
     let busy = "Connection: close\r\nAccept-Encoding: gzip\r\n";
     for target in ["/metrics", "/snapshot", "/"] {
         for headers in [busy, "Connection: close\r\n"] {
-            let mut line = Line::on(agent.socket());
-            line.say(format!("GET {target} HTTP/1.1\r\n{headers}\r\n"));
+            let mut line = HttpConnection::from_socket(agent.socket());
+            line.send(format!("GET {target} HTTP/1.1\r\n{headers}\r\n"));
             let answer = line.next(false).unwrap();
             assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")));
         }

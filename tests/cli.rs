@@ -191,7 +191,7 @@ fn sample_shows_a_captured_machine() {
 #[test]
 fn a_sample_shows_who_beats_to_the_agent_that_runs() {
     let agent = Agent::start(&[]);
-    agent.tell("/hb_init?60000&appid=tetris");
+    agent.get_ok("/hb_init?60000&appid=tetris");
     let listen = format!("heartbeat.listen={}", agent.heartbeat());
     let settings = ["-s", &listen, "-s", "gpu.source=none", "-s", "usage.enabled=false"];
     let output = hm_agent().arg("sample").args(settings).output().unwrap();

@@ -80,7 +80,7 @@ impl Fixture {
         let mut step = 0;
         while start.elapsed() < length {
             let app = format!("run-{number}-{step}");
-            agent.tell(&format!("/hb_init?600000&appid={app}"));
+            agent.get_ok(&format!("/hb_init?600000&appid={app}"));
             beats.push((app, Instant::now()));
             if step % 3 == 0 {
                 let command = format!("c-{number}-{step}");

@@ -32,7 +32,7 @@ fn keeps_state_in_memory_while_disk_is_full() {
     let marks = user.scratch();
     let mark = marks.0.join("ran");
     let mut agent = start(&disk, &core, &hub, &user);
-    agent.tell("/hb_init?600000&appid=before");
+    agent.get_ok("/hb_init?600000&appid=before");
     hub.wait_reports(2);
     disk.fill();
     let mut number = 0;
@@ -45,19 +45,19 @@ fn keeps_state_in_memory_while_disk_is_full() {
         assert_eq!(core.result(&command).data["exit_code"], 0);
         number
     };
-    let in_memory = |agent: &Agent| agent.said(" are kept in memory only, see state_dir");
+    let in_memory = |agent: &Agent| agent.count_log(" are kept in memory only, see state_dir");
     wait_until("three warnings", || {
         run();
-        agent.tell(&format!("/hb_init?600000&appid=during-{}", run()));
+        agent.get_ok(&format!("/hb_init?600000&appid=during-{}", run()));
         (in_memory(&agent) == 3).then_some(())
     });
     let reports = hub.reports().len();
     hub.wait_reports(reports + 3);
     fs::remove_file(disk.file("fill")).unwrap();
     wait_until("three files that can be written again", || {
-        agent.tell(&format!("/hb_init?600000&appid=after-{}", run()));
+        agent.get_ok(&format!("/hb_init?600000&appid=after-{}", run()));
         std::thread::park_timeout(std::time::Duration::from_millis(500));
-        (agent.said(" can be written again") == 3).then_some(())
+        (agent.count_log(" can be written again") == 3).then_some(())
     });
     assert_eq!(in_memory(&agent), 3, "one line each: {:#?}", agent.log());
     let last = run();
@@ -138,7 +138,7 @@ fn malformed_kernel_file_affects_only_its_collector() {
         fs::copy(captured.join("b/proc").join(file), &path).unwrap();
         wait_until(&format!("{collector} again"), || succeeds(collector).then_some(()));
     }
-    let (lost, again) = (agent.said(" are omitted until it recovers"), agent.said(" recovered"));
+    let (lost, again) = (agent.count_log(" are omitted until it recovers"), agent.count_log(" recovered"));
     assert_eq!((lost, again), (READ.len(), READ.len()), "{:#?}", agent.log());
     agent.stop();
 }

@@ -97,9 +97,9 @@ fn clock_jumps_change_only_timestamps() {
     let mut client = fixture.agent.subscribe();
     // By the wall clock they would be dropped at the first jump, or never.
     for (id, interval) in [("long", 600_000), ("late", 1000)] {
-        fixture.agent.tell(&format!("/hb_init?{interval}&appid={id}"));
+        fixture.agent.get_ok(&format!("/hb_init?{interval}&appid={id}"));
     }
-    fixture.agent.tell("/maintenance?600000&appid=long");
+    fixture.agent.get_ok("/maintenance?600000&appid=long");
     let start = Instant::now();
     for error in [HOUR, 0, -HOUR, 0, YEAR, -YEAR, 0] {
         clock.wrong_by(error);
@@ -112,7 +112,7 @@ fn clock_jumps_change_only_timestamps() {
     assert!(start.elapsed() >= Duration::from_secs(12));
     assert_eq!(fixture.hooks(), ["late WARNING", "late CRITICAL", "late DROPPED"]);
     assert_eq!(fixture.agent.list(), ["long"]);
-    let line = fixture.agent.tell("/status?0&appid=long");
+    let line = fixture.agent.get_ok("/status?0&appid=long");
     assert!(line.starts_with("OK") && line.contains("maintenance"), "{line}");
     let log = fixture.agent.stop();
     let set_back = log.iter().filter(|line| line.contains("hm: the clock was set back")).count();
@@ -157,7 +157,7 @@ fn reports_no_app_overdue_after_sigstop() {
     let mut client = fixture.agent.subscribe();
     // Without the agent's paused clock they would be dropped after 12 s.
     for number in 0..20 {
-        fixture.agent.tell(&format!("/hb_init?1000&appid=app-{number}"));
+        fixture.agent.get_ok(&format!("/hb_init?1000&appid=app-{number}"));
     }
     let stop_time = Duration::from_secs(13);
     fixture.agent.signal("-STOP");
@@ -182,16 +182,16 @@ fn reports_no_app_overdue_after_sigstop() {
         "no watchdog notification after the stop"
     );
     for number in 0..20 {
-        fixture.agent.tell(&format!("/hb_ping?1000&appid=app-{number}"));
+        fixture.agent.get_ok(&format!("/hb_ping?1000&appid=app-{number}"));
     }
     assert_eq!(fixture.agent.list().len(), 20);
     fixture.assert_connected("after a stop");
     assert_eq!(fixture.hooks(), [""; 0], "an app was reported overdue");
     for number in 0..20 {
-        fixture.agent.tell(&format!("/hb_done?0&appid=app-{number}"));
+        fixture.agent.get_ok(&format!("/hb_done?0&appid=app-{number}"));
     }
     // An app that is silent while the agent runs is reported.
-    fixture.agent.tell("/hb_init?0&appid=late");
+    fixture.agent.get_ok("/hb_init?0&appid=late");
     wait_until("three transitions", || (fixture.hooks().len() == 3).then_some(()));
     let log = fixture.agent.stop();
     assert!(!log.iter().any(|line| line.contains("stalled")), "{log:#?}");

@@ -77,10 +77,10 @@ fn serves_existing_clients_when_resources_run_out() {
     if memory.is_some() {
         fixture.endure("control group memory", || {
             let message = "the memory of its control group is nearly used up";
-            let before = fixture.agent().said(message);
+            let before = fixture.agent().count_log(message);
             let counts = fixture.attack("crowd", SHORTAGE, 2);
             let log = fixture.agent().log();
-            assert!(fixture.agent().said(message) > before, "{counts:?} {log:#?}");
+            assert!(fixture.agent().count_log(message) > before, "{counts:?} {log:#?}");
         });
     }
     fixture.finish();
@@ -157,7 +157,7 @@ impl Fixture {
         let sshd = Sshd::start(&[CC]);
         let mut watcher = monitor.connect();
         watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
-        monitor.agent.tell("/hb_init?3600000&appid=kept");
+        monitor.agent.get_ok("/hb_init?3600000&appid=kept");
         let clients = Inside::of(&monitor.agent, Some(watcher));
         wait_until("service of all clients", || {
             clients.assert_all_here(&monitor.agent);
@@ -202,7 +202,7 @@ impl Fixture {
 
     fn run_out_of(&self, shortages: &[Shortage<'_>]) {
         let ports = [self.agent().address, self.agent().heartbeat(), self.monitor.address()];
-        let logged = |shortage: &Shortage<'_>| self.agent().said(shortage.message());
+        let logged = |shortage: &Shortage<'_>| self.agent().count_log(shortage.message());
         self.endure(&format!("{shortages:?}"), || {
             let before: Vec<_> = shortages.iter().map(logged).collect();
             let start = Instant::now();
@@ -237,7 +237,7 @@ impl Fixture {
         let elapsed = self.started.elapsed().as_secs();
         assert!(self.clients.counts()[0] as u64 + 2 >= elapsed, "updates are missing");
         self.clients.leave();
-        assert_eq!(agent.said(&format!("[{APP}] is ")), 0, "{:#?}", agent.log());
+        assert_eq!(agent.count_log(&format!("[{APP}] is ")), 0, "{:#?}", agent.log());
         let known = agent.list();
         assert!(known.iter().any(|app| app == "kept"), "{known:?}");
         let log = self.monitor.stop();

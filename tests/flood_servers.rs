@@ -83,7 +83,7 @@ impl Fixture {
             assert!(server.finish()["connections"] > 0, "{kind}");
         }
         clients.leave();
-        assert_eq!(agent.said(&format!("[{APP}] is ")), 0, "{:#?}", agent.log());
+        assert_eq!(agent.count_log(&format!("[{APP}] is ")), 0, "{:#?}", agent.log());
         let log = agent.stop();
         assert!(log.len() < 100, "{kind}: {log:#?}");
         let queued: BTreeSet<u64> = taken(&state_dir.0).into_iter().collect();

@@ -24,7 +24,7 @@ fn memory_stays_small_with_all_services_on() {
         assert_eq!(agent.http("/metrics", "Connection: close\r\n").0, 200);
     }
     drop(agent.subscribe());
-    support::heartbeat::Line::to(agent).get("/hb_init?600000&appid=demo");
+    support::heartbeat::HttpConnection::open(agent).get("/hb_init?600000&appid=demo");
     // The largest value of 20 s, in which both upstreams send reports and pings.
     let bytes = |name| agent.status(name) * 1024;
     let mut largest = (0, 0);

@@ -193,5 +193,5 @@ fn where_host_keys_cannot_be_remembered_the_log_says_so() {
     );
     let monitor = Monitor::start(&[]);
     assert!(monitor.connect().ask("ssh.stop_monitor", json!([])).is_null());
-    assert_eq!(monitor.agent.said("host keys"), 0);
+    assert_eq!(monitor.agent.count_log("host keys"), 0);
 }

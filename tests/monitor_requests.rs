@@ -232,5 +232,5 @@ fn what_is_off_takes_nothing() {
         (count("hm-agent") == 1 && count("heartbeat") == 1).then_some(names)
     });
     assert!(!names.iter().any(|name| name.trim() == "monitor"), "{names:?}");
-    assert_eq!(agent.said("monitor"), 0);
+    assert_eq!(agent.count_log("monitor"), 0);
 }

@@ -88,7 +88,7 @@ fn a_host_without_the_kernels_files_is_watched_all_the_same() {
     assert_eq!(watcher.ask("ssh.start_rough_monitor", json!([host])), serde_json::Value::Null);
     let key = sshd.key("cc");
     assert_eq!(watcher.event("rough", &key), json!({"ssh_key": key}));
-    assert_eq!(monitor.agent.said("logged in"), 1);
+    assert_eq!(monitor.agent.count_log("logged in"), 1);
     drop(watcher);
     support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
 }

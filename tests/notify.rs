@@ -222,7 +222,7 @@ fn hooks_do_not_inherit_service_manager_variables() {
     let mut command = notifying(&manager, &[&hook]);
     command.env("WATCHDOG_USEC", "60000000").env("KEPT", "yes");
     let agent = Agent::spawn(command);
-    agent.tell("/hb_init?1&appid=late");
+    agent.get_ok("/hb_init?1&appid=late");
     let file = scratch.0.join("environment");
     let environment = wait_until("the program", || std::fs::read_to_string(&file).ok());
     assert!(environment.contains("KEPT=yes"));

@@ -9,7 +9,7 @@ use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use support::browser::{Browser, assert_quiet, browser_at, page_of};
 use support::fake_nvml::Updates;
-use support::heartbeat::Line;
+use support::heartbeat::HttpConnection;
 use support::nginx::{Nginx, PASS_UPGRADES};
 use support::{Agent, Scratch, wait_until};
 
@@ -219,7 +219,7 @@ fn asks_for_token_and_keeps_it_in_the_tab() {
 #[ignore = "needs Chromium and playwright-core"]
 fn shows_applications_and_upstreams_with_any_name() {
     let agent = Agent::start(&["interval=1", "hm.url=ws://127.0.0.1:1/websocket"]);
-    let mut line = Line::to(&agent);
+    let mut line = HttpConnection::open(&agent);
     let hostile = "<script>alert(1)</script>\"'&amp;";
     let encoded: String = hostile.bytes().map(|byte| format!("%{byte:02x}")).collect();
     assert_eq!(line.get(&format!("/hb_init?600000&appid={encoded}")).status, 200);

@@ -58,7 +58,7 @@ fn the_program_for_late_applications_inherits_nothing_but_the_user() {
     let action = list_setting("heartbeat.on_overdue", &["/bin/sh", "-c", &script]);
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", &action]);
     let agent = Agent::spawn(burdened(&command));
-    agent.tell("/hb_init?1&appid=a");
+    agent.get_ok("/hb_init?1&appid=a");
     assert_unburdened(&wait_report(&scratch));
     agent.stop();
 }
@@ -186,7 +186,7 @@ fn in_a_directory_of_everybody_nothing_is_written_elsewhere_or_waited_for() {
     ];
     let agent = Agent::start(&settings.map(|setting| setting as &str));
     agent.wait_log("every user of this machine can write there");
-    agent.tell("/hb_init?1&appid=a");
+    agent.get_ok("/hb_init?1&appid=a");
     for name in ["heartbeat.json", "hm-reports"] {
         let file = wait_until(name, || {
             std::fs::symlink_metadata(state.0.join(name)).ok().filter(std::fs::Metadata::is_file)

@@ -48,7 +48,7 @@ fn a_node_that_is_never_found_does_not_flood() {
     pass(Duration::from_secs(8));
     let count = core.seen("node_register").len();
     assert!(count <= 10, "{count} in 8 s");
-    assert!(agent.said("NODE_NOT_FOUND") <= 5, "{:#?}", agent.log());
+    assert!(agent.count_log("NODE_NOT_FOUND") <= 5, "{:#?}", agent.log());
     agent.stop();
 }
 

@@ -181,9 +181,9 @@ fn a_core_that_is_frozen_for_longer_than_an_answer_may_take() {
     let patience = limits::ANSWER + FIRST + limits::HANDSHAKE + SLACK;
     // Its kernel goes on to accept connections.
     scene.wait("a slow upgrade", patience, |scene| {
-        scene.agent.said("the upgrade took too long") == 1
+        scene.agent.count_log("the upgrade took too long") == 1
     });
-    assert_eq!(scene.agent.said("no answer within 20 s"), 1);
+    assert_eq!(scene.agent.count_log("no answer within 20 s"), 1);
     scene.core().signal("-CONT");
     scene.assert_told_within("frozen", FIRST * 4);
 }

@@ -309,7 +309,7 @@ fn a_core_that_is_away_is_found_again_and_the_trouble_said_once() {
     let core = Core::on(address);
     core.wait("heartbeat", 2);
     let said = [" closed the connection", " cannot be reached", " registered as n1"];
-    let said = said.map(|text| agent.said(text));
+    let said = said.map(|text| agent.count_log(text));
     assert_eq!(said, [1, 1, 2], "{:#?}", agent.log());
     agent.stop();
 }
@@ -339,6 +339,6 @@ fn assert_answer_is_missed(kind: &str) {
     assert!(core.pings() >= 1, "also while nothing is answered");
     core.withhold(&[]);
     let answered = if kind == "heartbeat" { 2 } else { 1 };
-    wait_until("an answer", || (agent.said(" registered as n1") >= answered).then_some(()));
+    wait_until("an answer", || (agent.count_log(" registered as n1") >= answered).then_some(()));
     agent.stop();
 }

@@ -269,6 +269,6 @@ fn without_a_place_for_its_journal_commands_run_all_the_same() {
     assert_eq!(core.result("c").data["stdout"], "a\n");
     core.execute("d", "echo b", 10);
     core.result("d");
-    assert_eq!(agent.said("kept in memory only"), 1, "{:#?}", agent.log());
+    assert_eq!(agent.count_log("kept in memory only"), 1, "{:#?}", agent.log());
     agent.stop();
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::fault_log::{FaultLog, NO_DESCRIPTORS};
 use super::support::Agent;
-use super::support::heartbeat::{Line, lines_of};
+use super::support::heartbeat::{HttpConnection, lines_of};
 use super::support::rng::Rng;
 
 const APPS_PER_THREAD: usize = 50;
@@ -47,7 +47,7 @@ pub fn run(agent: &Agent, thread: usize, log: &FaultLog, mut rng: Rng) -> Silenc
             due: now + Duration::from_millis(rng.below(1500)),
         })
         .collect();
-    let mut connection = Line::to(agent);
+    let mut connection = HttpConnection::open(agent);
     let mut silences = Silences::new();
     // Silent applications are waited for, meanwhile the others go on.
     while !log.is_stopping() || apps.iter().any(|app| app.behaviour != AppBehaviour::Beats) {
@@ -70,7 +70,7 @@ pub fn run(agent: &Agent, thread: usize, log: &FaultLog, mut rng: Rng) -> Silenc
 }
 
 impl App {
-    fn beat(&mut self, connection: &mut Line, log: &FaultLog) {
+    fn beat(&mut self, connection: &mut HttpConnection, log: &FaultLog) {
         let answer = connection.get(&format!("/hb_ping?{}&appid={}", self.interval_ms, self.id));
         self.is_known = true;
         log.count("heartbeats", 1);
@@ -80,7 +80,7 @@ impl App {
         self.due = Instant::now() + Duration::from_millis(self.interval_ms * 4 / 5);
     }
 
-    fn poll(&mut self, connection: &mut Line, log: &FaultLog, silences: &mut Silences) {
+    fn poll(&mut self, connection: &mut HttpConnection, log: &FaultLog, silences: &mut Silences) {
         let status = connection.get(&format!("/status?0&appid={}", self.id)).body;
         self.due = Instant::now() + POLL_INTERVAL;
         // An application that is not known has no overdue ratio.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::heartbeat::Line;
+use super::heartbeat::HttpConnection;
 use super::monitor::Watcher;
 use super::{Agent, Client, PATIENCE, pass};
 
@@ -70,13 +70,13 @@ impl Inside {
         inside.keep(served, Duration::ZERO, move || {
             assert_eq!(dashboard.json()["type"], "usage_update");
         });
-        let mut application = Line::to(agent);
+        let mut application = HttpConnection::open(agent);
         let served = inside.beats.clone();
         inside.keep(served, Duration::from_secs(1), move || {
             let answer = application.get(&format!("/hb_ping?2000&appid={APP}"));
             assert_eq!((answer.status, answer.body.as_str()), (200, "3000"));
         });
-        let mut prometheus = Line::on(agent.socket());
+        let mut prometheus = HttpConnection::from_socket(agent.socket());
         let served = inside.scrapes.clone();
         inside.keep(served, Duration::from_secs(1), move || {
             let answer = prometheus.get("/metrics");
