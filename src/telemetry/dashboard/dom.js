@@ -12,17 +12,17 @@ const make = (tag, attributes = {}, ...children) => {
   return node;
 };
 
-// Unchanged values are not written, so that the browser does not lay out the page again.
+// Unchanged values are not written, which would cause a new layout.
 const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const setVisible = (node, shown) => { if (node.hidden === shown) node.hidden = !shown; };
-const setAttribute = (node, name, value) => { if (node.getAttribute(name) !== value) node.setAttribute(name, value); };
-const setMark = (node, level) => setAttribute(node, "class", `mark ${level}`);
+const show = (node, shown) => { if (node.hidden === shown) node.hidden = !shown; };
+const setAttr = (node, name, value) => { if (node.getAttribute(name) !== value) node.setAttribute(name, value); };
+const setMark = (node, level) => setAttr(node, "class", `mark ${level}`);
 
 const childrenByParent = new WeakMap();
 
 /**
- * Reconciles the children of `parent` with `items`, in order. A child is kept as long as its item's key exists, so that focus
- * and open details survive an update. `create` returns an object with the child as `node`; `update` receives it again.
+ * Makes the children of `parent` match `items`, in order. A child is kept while its key exists, so that focus and open details
+ * survive an update. `create` returns an object with the child as `node`; `update` receives that object.
  */
 const reconcile = (parent, items, keyOf, create, update) => {
   const before = childrenByParent.get(parent) ?? new Map();

@@ -18,7 +18,7 @@ const renderDriver = ({ nvidia, gpus }) => {
   const bad = DRIVER_PROBLEMS[state];
   const none = gpus.length ? "" : nvidia ? "The driver reports no GPU." : "GPU monitoring is disabled (gpu.source).";
   setText($("driver"), bad ? "" : DRIVER_STATES[state] ?? (versions || none));
-  setVisible($("driver-message"), Boolean(bad));
+  show($("driver-message"), Boolean(bad));
   setText($("driver-message"), bad ? `NVIDIA driver ${joinColon(bad, nvidia.message)}` : "");
 };
 
@@ -35,14 +35,14 @@ const createCard = gpu => {
   const wrong = make("ul", { class: "problems" });
   const [value, unit] = [make("span", { class: "value" }), make("span", { class: "unit" })];
   const picture = createCurve();
-  const gauges = ["Memory", "Power", "Temperature", "Clock"].map(gauge);
+  const gauges = ["Memory", "Power", "Temperature", "Clock"].map(createGauge);
   const readings = make("ul", { class: "readings" });
   const processes = make("tbody");
   const more = make("tbody");
   const summary = make("summary");
   const head = name => make("th", { scope: "col", class: name === "Process" ? "" : "number" }, name);
-  const caption = make("caption", {}, make("span", { class: "visually-hidden" }, `Processes on GPU ${gpu.index}`));
-  const heads = make("thead", { class: "visually-hidden" }, make("tr", {}, head("Process"), head("PID"), head("Memory")));
+  const caption = make("caption", {}, make("span", { class: "sr-only" }, `Processes on GPU ${gpu.index}`));
+  const heads = make("thead", { class: "sr-only" }, make("tr", {}, head("Process"), head("PID"), head("Memory")));
   const others = make("details", {}, summary, make("table", {}, caption.cloneNode(true), heads.cloneNode(true), more));
   const table = make("table", {}, caption, heads, processes);
   const noProcesses = make("p", { class: "rest" }, "No processes.");
@@ -83,11 +83,11 @@ const readingsOf = gpu => {
 
 /** Splits `62.1 of 80 GiB` into the value and a note. */
 const setGauge = ({ node, value, note, full }, text, used, level) => {
-  setVisible(node, text !== "");
+  show(node, text !== "");
   const [first, ...others] = text.split(" ");
   setText(value, first);
   setText(note, others.join(" "));
-  setVisible(full.node, isKnown(used));
+  show(full.node, isKnown(used));
   setBar(full, used, level);
 };
 
@@ -110,10 +110,10 @@ const updateCard = (parts, gpu, now) => {
   const found = gpuAlerts(gpu, now);
   const level = ["critical", "warning"].find(each => found.some(([of]) => of === each)) ?? (gpu.problem ? "unknown" : "ok");
   setMark(parts.sign, level);
-  setAttribute(parts.node, "class", `card ${level}${gpu.problem ? " no-data" : ""}`);
+  setAttr(parts.node, "class", `card ${level}${gpu.problem ? " no-data" : ""}`);
   setText(parts.name, gpu.name);
   reconcile(parts.wrong, found, ([, text]) => text, ([of, text]) => {
-    const kind = make("span", { class: "visually-hidden" }, LEVELS[of] ?? "");
+    const kind = make("span", { class: "sr-only" }, LEVELS[of] ?? "");
     return { node: make("li", { class: of }, kind, text) };
   }, () => {});
   const use = gpu.utilization_percent;
@@ -127,9 +127,9 @@ const updateCard = (parts, gpu, now) => {
   }, ({ value }, [, text]) => setText(value, text));
   const processes = [...(gpu.processes ?? [])].sort((a, b) => (b.memory_used_bytes ?? 0) - (a.memory_used_bytes ?? 0));
   const shown = processes.slice(0, SHOWN_PROCESSES);
-  setVisible(parts.noProcesses, Boolean(gpu.processes) && processes.length === 0 && !gpu.problem);
-  setVisible(parts.table, shown.length > 0);
-  setVisible(parts.others, processes.length > shown.length);
+  show(parts.noProcesses, Boolean(gpu.processes) && processes.length === 0 && !gpu.problem);
+  show(parts.table, shown.length > 0);
+  show(parts.others, processes.length > shown.length);
   setText(parts.summary, `${processes.length - shown.length} more`);
   renderProcesses(parts.processes, shown);
   renderProcesses(parts.more, processes.slice(shown.length));

@@ -1,8 +1,8 @@
-// The samples of the last minutes, and the curves that show them. Only this page has them. They survive a reload in the tab's
-// session storage, keyed by path and host name: behind a proxy, several agents share an origin.
+// The samples of the last minutes and their curves. They survive a reload in the tab's session storage, keyed by path and host
+// name: behind a proxy, several agents share an origin.
 
 const WINDOW_SECONDS = 300;
-/** The window holds at least this many samples, so that hourly samples make a curve, too. */
+/** The window holds at least this many samples, also hourly ones. */
 const MIN_SAMPLES = 60;
 
 const HISTORY_KEY = `hm-agent history ${new URL(".", location.href).pathname}`;
@@ -15,7 +15,7 @@ const clearHistory = () => Object.assign(history, { times: [], series: {}, cores
 /** Adds a sample: values by series name, and each core's percentage. Replaces a sample with the same time. */
 const recordSample = (time, values, cores) => {
   const { times, series } = history;
-  // After a clock is set back, samples in the future cannot be drawn.
+  // After a clock was set back, later samples cannot be drawn.
   while (times.length && times.at(-1) >= time) dropSample(times.length - 1);
   const layout = cores.map(each => each.cpu).join();
   if (layout !== history.layout) Object.assign(history, { cores: times.map(() => ""), layout });
@@ -105,8 +105,8 @@ const createCurve = (mirrored = false) => {
 };
 
 const setPaths = (paths, [line, area]) => {
-  setAttribute(paths[0], "d", area);
-  setAttribute(paths[1], "d", line);
+  setAttr(paths[0], "d", area);
+  setAttr(paths[1], "d", line);
 };
 
 const valuesOf = name => history.series[name] ?? [];
@@ -119,7 +119,7 @@ const drawCurve = ({ node, paths }, name, label, top, unit = "percent") => {
   setPaths(paths, curvePaths(segments(at => values[at] ?? -1), HEIGHT, toY));
   const seen = values.filter(isKnown);
   const [low, high] = [Math.min(...seen), Math.max(...seen)];
-  setAttribute(node, "aria-label", seen.length
+  setAttr(node, "aria-label", seen.length
     ? `${label}, last ${duration(windowSeconds())}: ${number(low)} to ${number(high)} ${unit}`
     : `${label}: no values`);
 };
@@ -134,6 +134,6 @@ const drawMirrored = ({ node, paths }, up, down, label) => {
     const toY = value => middle + direction * (middle - 2) * (value / top);
     setPaths(paths.slice(2 * at), curvePaths(segments(at => values[at] ?? -1), middle, toY));
   });
-  setAttribute(node, "aria-label", `${label}, last ${duration(windowSeconds())}: at most ${rate(peak)}`);
+  setAttr(node, "aria-label", `${label}, last ${duration(windowSeconds())}: at most ${rate(peak)}`);
   return peak;
 };

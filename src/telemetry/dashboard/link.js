@@ -91,7 +91,7 @@ const diagnoseFailure = async () => {
 
 const scheduleRetry = reason => {
   const most = Math.min(MAX_RETRY_SECONDS, MIN_RETRY_SECONDS * 2 ** link.tries++);
-  const wait = 0.2 + Math.random() * most; // jitter, so that many dashboards do not reconnect at once
+  const wait = 0.2 + Math.random() * most; // with jitter, for many dashboards
   Object.assign(link, { state: "waiting", reason, retryAt: clock() + wait, timer: setTimeout(connect, wait * 1000) });
   renderConnection();
 };

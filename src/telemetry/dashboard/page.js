@@ -60,8 +60,8 @@ const onUpdate = message => {
 
 const redraw = () => {
   redrawScheduled = false;
-  setVisible($("main"), true);
-  setVisible($("token-form"), false);
+  show($("main"), true);
+  show($("token-form"), false);
   setText($("host"), info.hostname || "(no host name)");
   setText($("machine"), joinDots([info.os, info.kernel && `Linux ${info.kernel}`, info.architecture, info.cpu_model]));
   renderFacts(update);
@@ -79,9 +79,9 @@ const redraw = () => {
   setText($("foot"), `${joinDots([`hm-agent ${info.agent}`, `sample interval ${duration(history.interval)}`,
     `curves show the last ${duration(windowSeconds())}`])}, sampled `);
   const sampledOn = new Date(update.timestamp * 1000);
-  setAttribute($("sampled"), "datetime", sampledOn.toISOString());
+  setAttr($("sampled"), "datetime", sampledOn.toISOString());
   setText($("sampled"), sampledOn.toLocaleString());
-  setVisible($("raw"), !link.token); // the links carry no token
+  show($("raw"), !link.token); // the links carry no token
   updateTab(found.length);
   renderConnection();
 };
@@ -92,7 +92,7 @@ const updateTab = count => {
   setText(document.querySelector("title"), `${isStale() ? "no data: " : count ? `(${count}) ` : ""}${name}`);
   const colour = isStale() ? "gray" : count ? "orange" : "teal";
   const shape = count && !isStale() ? "M8 1l7 14H1z" : "M8 1a7 7 0 1 0 .01 0z";
-  setAttribute($("icon"), "href", "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+  setAttr($("icon"), "href", "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
     + `<path fill='${colour}' d='${shape}'/></svg>`);
 };
 
@@ -100,8 +100,8 @@ const updateTab = count => {
 const renderConnection = () => {
   const old = isStale();
   const { state } = link;
-  setVisible($("token-form"), state === "token" || ($("token-form").hidden === false && state === "connecting"));
-  if (state === "token") setVisible($("main"), false);
+  show($("token-form"), state === "token" || ($("token-form").hidden === false && state === "connecting"));
+  if (state === "token") show($("main"), false);
   document.body.classList.toggle("stale", Boolean(old));
   const wait = Math.max(0, Math.ceil(link.retryAt - clock()));
   const [level, text] = state === "token" ? ["unknown", "Token required"]
@@ -110,10 +110,10 @@ const renderConnection = () => {
   setMark($("pill-mark"), level);
   setText($("pill-text"), text);
   const lost = state !== "token" && (old || (state === "waiting" && !update));
-  setVisible($("notice"), Boolean(lost));
+  show($("notice"), Boolean(lost));
   const next = state === "waiting" ? `${link.reason} Next try in ${wait} s.` : state === "connecting" ? "Connecting …" : "";
   setText($("notice-text"), lost ? [update && `No data for ${duration(age())}.`, next].filter(Boolean).join(" ") : "");
-  setVisible($("retry"), state === "waiting");
+  show($("retry"), state === "waiting");
   announce(old || state === "waiting" ? `No connection. ${link.reason}` : state === "live" ? statusText() : "");
   if (old) updateTab(0);
 };
@@ -123,7 +123,7 @@ const statusText = () => {
   return `${info.hostname}: live, ${count ? plural(count, "alert") : "no alerts"}`;
 };
 
-/** Announces a text to screen readers, at most every ten seconds. */
+/** Announces a text to screen readers, every ten seconds at most. */
 const announce = text => {
   if (!text || text === announced || clock() - announcedAt < 10) return;
   [announced, announcedAt] = [text, clock()];

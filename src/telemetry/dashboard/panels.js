@@ -1,7 +1,7 @@
 // The panels. Each function renders one part of an update.
 
 const SHOWN_APPS = 60;
-const LEVELS = { ok: "", warning: "Warning: ", critical: "Critical: ", unknown: "" };
+const LEVELS = { warning: "Warning: ", critical: "Critical: " };
 
 /** Creates a tile: a large number with its curve. */
 const createTile = name => {
@@ -76,17 +76,17 @@ const renderFacts = update => {
     const [sign, text] = [make("span"), make("span")];
     return { node: make("div", {}, make("dt", {}, name), make("dd", {}, sign, text)), sign, text };
   }, (parts, [, text, level]) => {
-    setMark(parts.sign, level || "visually-hidden");
+    setMark(parts.sign, level || "sr-only");
     setText(parts.text, text);
   });
 };
 
 const renderAlerts = found => {
-  setVisible($("alert-panel"), found.length > 0);
+  show($("alert-panel"), found.length > 0);
   const shown = found.slice(0, 8);
   if (found.length > shown.length) shown.push(["warning", `and ${found.length - shown.length} more`]);
   reconcile($("alerts"), shown, ([, text]) => text, () => {
-    const [sign, kind, text] = [make("span"), make("span", { class: "visually-hidden" }), make("span")];
+    const [sign, kind, text] = [make("span"), make("span", { class: "sr-only" }), make("span")];
     return { node: make("li", {}, sign, kind, text), sign, kind, text };
   }, (parts, [level, text]) => {
     setMark(parts.sign, level);
@@ -98,33 +98,33 @@ const renderAlerts = found => {
 /** Each core is a cell with its number, utilisation and curve. */
 const renderCores = update => {
   const each = update.cpus ?? [];
-  setVisible($("cpus"), each.length > 0);
+  show($("cpus"), each.length > 0);
   const busy = each.filter(core => core.percent >= 90).length;
   setText($("cores-aside"), each.length ? `${plural(each.length, "core")}, ${busy} above 90 %` : "");
-  setAttribute($("cores"), "class", `cores ${each.length <= 16 ? "few" : each.length <= 64 ? "some" : "many"}`);
+  setAttr($("cores"), "class", `cores ${each.length <= 16 ? "few" : each.length <= 64 ? "some" : "many"}`);
   const samples = sparseIndexes(each.length > 64 ? 40 : 200); // small cells need fewer points
   reconcile($("cores"), each.map((core, at) => ({ ...core, at })), core => String(core.cpu), core => {
     const value = make("b");
     const picture = createCurve();
-    picture.node.setAttribute("aria-hidden", "true"); // a screen reader reads the number; 256 curves would be too many
-    const hiddenText = text => make("span", { class: "visually-hidden" }, text);
+    picture.node.setAttribute("aria-hidden", "true"); // screen readers read the number
+    const hiddenText = text => make("span", { class: "sr-only" }, text);
     const name = make("span", { class: "name" }, hiddenText("core "), String(core.cpu), hiddenText(": "));
     return { node: make("li", {}, picture.node, name, value, hiddenText(" %")), value, picture };
   }, ({ node, value, picture }, core) => {
     setText(value, String(Math.round(core.percent)));
-    setAttribute(node, "class", core.percent >= 90 ? "hot" : "");
+    setAttr(node, "class", core.percent >= 90 ? "hot" : "");
     node.style.setProperty("--heat", `${Math.round(core.percent * 0.42)}%`);
     const valueAt = at => history.cores[at].charCodeAt(core.at) - 35;
     setPaths(picture.paths, curvePaths(segments(valueAt, samples), HEIGHT, value => HEIGHT - 1 - 0.98 * value));
   });
 };
 
-/** Devices with two rates each. Devices that were idle in the whole window share one line. */
+/** Devices with two rates each. Idle ones share one line. */
 const renderRates = (id, devices) => {
   const moved = devices.filter(each => peakOf(each.up) > 0 || peakOf(each.down) > 0);
   const shown = devices.length <= 3 ? devices : moved.length ? moved : devices.slice(0, 1);
   const idle = devices.filter(each => !shown.includes(each));
-  setVisible($(`${id}-idle`), idle.length > 0);
+  show($(`${id}-idle`), idle.length > 0);
   setText($(`${id}-idle`), `Idle: ${idle.map(each => each.name).join(", ")}`);
   reconcile($(id), shown, each => each.name, each => {
     const [first, second, note] = [make("b"), make("b"), make("p", { class: "rest" })];
@@ -171,7 +171,7 @@ const createBar = () => {
 };
 const setBar = (parts, share, level = "") => {
   parts.fill.style.width = `${Math.min(100, Math.max(0, share ?? 0)).toFixed(1)}%`;
-  setAttribute(parts.fill, "class", level);
+  setAttr(parts.fill, "class", level);
 };
 
 const renderMounts = update => {
@@ -183,7 +183,7 @@ const renderMounts = update => {
     return { node: make("tr", {}, head, make("td", { class: "wide" }, full.node), used, left), sign, kind, used, left, full };
   }, (parts, each) => {
     const level = mountLevel(each);
-    setMark(parts.sign, level || "visually-hidden");
+    setMark(parts.sign, level || "sr-only");
     setText(parts.kind, `${each.type}${each.read_only ? ", read-only" : ""}`);
     setText(parts.used, percent(each.used_percent));
     setText(parts.left, bytes(each.available_bytes));
@@ -202,8 +202,8 @@ const renderPressures = update => {
     [some.avg10_percent, some.avg60_percent, some.avg300_percent, full?.avg60_percent]
       .forEach((value, at) => setText(cells[at], percent(value)));
   });
-  setVisible($("h-pressure").parentElement, there.length + update.temperatures.length > 0);
-  setVisible($("heat"), update.temperatures.length > 0);
+  show($("h-pressure").parentElement, there.length + update.temperatures.length > 0);
+  show($("heat"), update.temperatures.length > 0);
   reconcile($("temperatures"), update.temperatures, each => `${each.zone} ${each.sensor}`, each => {
     const value = make("b");
     return { node: make("li", {}, make("span", {}, each.sensor), " ", value), value };
@@ -217,7 +217,7 @@ const createStateItem = name => {
 };
 
 const renderUpstreams = update => {
-  setVisible($("links-none"), update.links.length === 0);
+  show($("links-none"), update.links.length === 0);
   reconcile($("links"), update.links, each => each.name, each => createStateItem(each.name), (parts, each) => {
     setMark(parts.sign, linkLevel(each));
     setText(parts.word, each.state);
@@ -234,8 +234,8 @@ const renderApps = update => {
   const order = { critical: 0, warning: 1, unknown: 2, ok: 3 };
   const all = [...update.heartbeats].sort((a, b) => order[appLevel(a)] - order[appLevel(b)]);
   const shown = all.slice(0, SHOWN_APPS);
-  setVisible($("apps-none"), all.length === 0);
-  setVisible($("apps-rest"), all.length > shown.length);
+  show($("apps-none"), all.length === 0);
+  show($("apps-rest"), all.length > shown.length);
   setText($("apps-rest"), `and ${all.length - shown.length} more in the same or a better state`);
   reconcile($("apps"), shown, each => each.app_id, each => createStateItem(each.app_id), (parts, each) => {
     setMark(parts.sign, appLevel(each));
