@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // ssh runs this program as SSH_ASKPASS with a prompt as its only argument, not with a subcommand.
-    if let Some(code) = hm_agent::remote::askpass::answer() {
+    if let Some(code) = hm_agent::remote::ssh::askpass::run_if_requested() {
         return ExitCode::from(code);
     }
     let arguments = std::env::args_os().skip(1);

@@ -138,7 +138,8 @@ fn malformed_kernel_file_affects_only_its_collector() {
         fs::copy(captured.join("b/proc").join(file), &path).unwrap();
         wait_until(&format!("{collector} again"), || succeeds(collector).then_some(()));
     }
-    let (lost, again) = (agent.count_log(" are omitted until it recovers"), agent.count_log(" recovered"));
+    let (lost, again) =
+        (agent.count_log(" are omitted until it recovers"), agent.count_log(" recovered"));
     assert_eq!((lost, again), (READ.len(), READ.len()), "{:#?}", agent.log());
     agent.stop();
 }

@@ -123,7 +123,10 @@ fn accepts_heartbeats_of_pages_of_any_origin() {
     }
     assert!(agent.list().is_empty(), "a preflight request is no heartbeat");
     let origin = "Origin: https://exhibit.example\r\nSec-Fetch-Site: cross-site\r\n";
-    assert_eq!(agent.get_with_headers("/hb_ping?5000&appid=page", origin), (200, "6000".to_owned()));
+    assert_eq!(
+        agent.get_with_headers("/hb_ping?5000&appid=page", origin),
+        (200, "6000".to_owned())
+    );
     agent.stop();
 }
 
@@ -336,7 +339,11 @@ fn full_table_rejects_new_applications_and_keeps_others() {
     let answer = line.get("/hb_init?600000&appid=one_more");
     assert_eq!(answer.status, 503);
     assert!(answer.body.contains("the limit of 10000 applications is reached"), "{}", answer.body);
-    assert_eq!(line.get("/hb_ping?600000&appid=app7").status, 200, "known applications are accepted");
+    assert_eq!(
+        line.get("/hb_ping?600000&appid=app7").status,
+        200,
+        "known applications are accepted"
+    );
     assert_eq!(line.get("/list").body.lines().count(), 10_000);
     let host = line.get("/status").body;
     assert!(host.starts_with("WARNING - multiple (10000) applications: [app0,app1,"), "{host}");

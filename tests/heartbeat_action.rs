@@ -93,8 +93,7 @@ fn runs_hooks_of_one_application_one_at_a_time() {
 #[test]
 fn logs_failed_hooks() {
     let scratch = Scratch::new("failing");
-    let failing =
-        Agent::start(&[&hook(&scratch, "[ $HB_STATE = WARNING ] && exit 3; kill -9 $$")]);
+    let failing = Agent::start(&[&hook(&scratch, "[ $HB_STATE = WARNING ] && exit 3; kill -9 $$")]);
     failing.get_ok("/hb_init?1000&appid=a%1b%0A");
     let missing = Agent::start(&["heartbeat.on_overdue=/nonexistent/program"]);
     missing.get_ok("/hb_init?0&appid=a");
@@ -213,9 +212,7 @@ fn kills_hook_and_its_children_after_60_s() {
     agent.get_ok("/hb_init?0&appid=a");
     let pids = wait_lines(&scratch, 2);
     std::thread::park_timeout(Duration::from_secs(50));
-    agent.wait_log(
-        "heartbeat.on_overdue for app [a], WARNING: timeout (60 s), killed",
-    );
+    agent.wait_log("heartbeat.on_overdue for app [a], WARNING: timeout (60 s), killed");
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(63) && took < Duration::from_secs(63) + SLACK, "{took:?}");
     wait_until("exit of both processes", || {

@@ -81,7 +81,10 @@ fn status_prints_line_and_exit_code_of_nagios_plugin() {
     assert_eq!(status(&agent, &["unknown"]), (2, unknown.to_owned()));
     let (code, line) = status(&agent, &[&"x".repeat(257)]);
     assert_eq!(code, 3);
-    assert!(line.ends_with("returned HTTP status 400: the id has 257 bytes; 256 are the most"), "{line}");
+    assert!(
+        line.ends_with("returned HTTP status 400: the id has 257 bytes; 256 are the most"),
+        "{line}"
+    );
     agent.get_ok("/maintenance?60000&appid=unknown");
     assert_eq!(status(&agent, &["unknown"]).0, 0);
     agent.wait_status("late", "WARNING");
@@ -107,7 +110,11 @@ fn server_is_selected_by_variables_and_url_flag() {
     assert_eq!(with(&[("HB_HOST", "127.0.0.1"), ("HB_PORT", &port)], &["a"]), 0);
     assert_eq!(with(&[("HB_HOST", "localhost"), ("HB_PORT", &port)], &["a"]), 0);
     assert_eq!(with(&[("HB_PORT", &port), ("APP_ID", "b"), ("HB_URL", "")], &[]), 0);
-    assert_eq!(with(&[("HB_PORT", &port), ("APP_ID", "unknown")], &["b"]), 0, "the argument overrides APP_ID");
+    assert_eq!(
+        with(&[("HB_PORT", &port), ("APP_ID", "unknown")], &["b"]),
+        0,
+        "the argument overrides APP_ID"
+    );
     assert_eq!(with(&[dead], &["--url", &url, "a"]), 0);
     for bad in ["localhost:8888", "https://localhost", "http://", "http://a b"] {
         let (code, out, err) = run(hm_agent().args(["status", "--url", bad]));

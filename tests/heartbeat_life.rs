@@ -108,7 +108,10 @@ fn maintenance_of_application_and_host() {
     );
     agent.get_ok("/hb_init?0&appid=b");
     agent.wait_status("b", "WARNING");
-    assert!(agent.status_line("later").starts_with("CRITICAL - no application record"), "maintenance has ended");
+    assert!(
+        agent.status_line("later").starts_with("CRITICAL - no application record"),
+        "maintenance has ended"
+    );
     let line = agent.get_ok("/status?appid=a");
     agent.get_ok("/maintenance?60000");
     // The remaining seconds of maintenance in a status line.
@@ -130,7 +133,10 @@ fn maintenance_of_application_and_host() {
     assert_eq!(agent.list(), ["a", "b"]);
     let answer = agent.get_ok("/maintenance?0&appid=a");
     assert_eq!(answer, "OK - application [a] not in maintenance any more");
-    assert!(agent.status_line("a").starts_with("OK - application [a] in maintenance"), "maintenance of the host");
+    assert!(
+        agent.status_line("a").starts_with("OK - application [a] in maintenance"),
+        "maintenance of the host"
+    );
     assert_eq!(agent.get_ok("/maintenance?0"), "OK - host not in maintenance any more");
     // The end of maintenance restarts all timeouts.
     for id in ["a", "b"] {
@@ -160,7 +166,10 @@ fn rejects_maintenance_requests_of_web_pages() {
     ] {
         for target in ["/maintenance?60000", "/maintenance?60000&appid=a", "/maintenance?0"] {
             let (status, body) = agent.get_with_headers(target, header);
-            assert_eq!((status, body.as_str()), (403, "web pages may not start or end maintenance"));
+            assert_eq!(
+                (status, body.as_str()),
+                (403, "web pages may not start or end maintenance")
+            );
         }
     }
     assert_eq!(agent.status_line("a"), "OK - fine application [a]");
@@ -197,7 +206,9 @@ fn restart_keeps_all_applications() {
     assert_eq!(again.list(), list, "in the same order");
     // It was overdue before the restart, which is not logged again.
     assert_eq!(again.status_line("late"), "WARNING - somewhat late application [late]");
-    assert!(again.status_line("zebra").starts_with("OK - application [zebra] in maintenance for 5"));
+    assert!(
+        again.status_line("zebra").starts_with("OK - application [zebra] in maintenance for 5")
+    );
     let line = again.get_ok("/status?appid=short");
     assert!(line.starts_with("OK - fine") && line.ends_with(" delay=31000ms;;;"), "{line}");
     again.wait_log("heartbeat: app [late] is CRITICAL");

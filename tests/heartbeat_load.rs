@@ -75,7 +75,10 @@ fn answers_1000_applications_among_5000_idle_connections() {
         );
         assert_eq!(late.len(), APPS * SECONDS, "every heartbeat is answered");
         assert_eq!(agent.list().len(), APPS, "no application is missing");
-        assert!(!agent.log().iter().any(|line| line.contains("] is ")), "no application was overdue");
+        assert!(
+            !agent.log().iter().any(|line| line.contains("] is ")),
+            "no application was overdue"
+        );
         for (at, line) in idle.iter_mut().enumerate() {
             let done = line.get(&format!("/hb_done?0&appid=app{}", at % APPS));
             assert_eq!(done.status, 200, "idle connections still work");
@@ -100,7 +103,8 @@ fn send_heartbeats(agent: &Agent, seconds: usize) -> Vec<(u64, Duration)> {
         })
         .collect();
     let (start, total) = (Instant::now(), APPS * seconds);
-    let due_at = |index: usize| Duration::from_secs(1) * u32::try_from(index).unwrap() / APPS as u32;
+    let due_at =
+        |index: usize| Duration::from_secs(1) * u32::try_from(index).unwrap() / APPS as u32;
     let deadline = due_at(total) + support::PATIENCE;
     let (mut sent, mut late) = (0, Vec::with_capacity(total));
     let mut events = Events::with_capacity(1024);

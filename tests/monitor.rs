@@ -1,4 +1,4 @@
-//! `/monitor` with real hosts: what a client that does everything right sees.
+//! `/monitor` with real hosts, for well-behaved clients.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -11,51 +11,53 @@ use support::monitor::Monitor;
 use support::sshd::{CC, Keys, PASSWORD, Sshd, User};
 use support::{PATIENCE, SLACK, wait_until};
 
-const OF_EACH_LOOK: [&str; 7] =
+const SAMPLE_EVENTS: [&str; 7] =
     ["cpu_performance", "memory_performance", "uptime", "loadavg", "net_dev", "net_stat", "disk"];
 
 #[test]
-fn every_event_comes_at_its_pace_until_it_is_stopped() {
+#[ignore = "needs root and sshd"]
+fn sends_every_event_at_its_interval_until_stopped() {
     let sshd = Sshd::start(&[CC]);
     let (monitor, key) = (Monitor::start(&[]), sshd.key("cc"));
-    let mut watcher = monitor.connect();
+    let mut client = monitor.connect();
     let hosts = json!([sshd.host("cc", Some(PASSWORD))]);
-    assert_eq!(watcher.ask("ssh.start_monitor", hosts.clone()), Value::Null);
-    let events = watcher.gather(Duration::from_secs(17));
+    assert_eq!(client.request("ssh.start_monitor", hosts.clone()), Value::Null);
+    let events = client.collect_events(Duration::from_secs(17));
     let mut by_name: BTreeMap<String, Vec<(Instant, Value)>> = BTreeMap::new();
     for (at, event) in events {
         assert_eq!(event["message"]["ssh_key"], key.as_str());
         let name = event["event"].as_str().unwrap().to_owned();
         by_name.entry(name).or_default().push((at, event["message"].clone()));
     }
-    // Every 2 s, every 5 s, every 10 s; a busy machine may be late.
-    let counts = |name: &str| by_name.get(name).map_or(0, Vec::len);
-    for name in OF_EACH_LOOK {
-        assert!((6..=10).contains(&counts(name)), "{name}: {}", counts(name));
+    // Every 2 s, 5 s and 10 s; on a busy machine some may be late.
+    let count = |name: &str| by_name.get(name).map_or(0, Vec::len);
+    for name in SAMPLE_EVENTS {
+        assert!((6..=10).contains(&count(name)), "{name}: {}", count(name));
     }
-    assert!((3..=6).contains(&counts("process")), "{}", counts("process"));
-    assert!((2..=3).contains(&counts("cpu_info")), "{}", counts("cpu_info"));
-    assert_eq!((counts("connection"), counts("rough")), (1, 0));
+    assert!((3..=6).contains(&count("process")), "{}", count("process"));
+    assert!((2..=3).contains(&count("cpu_info")), "{}", count("cpu_info"));
+    assert_eq!((count("connection"), count("rough")), (1, 0));
     let has_gpus = std::process::Command::new("nvidia-smi").output().is_ok();
-    assert!(has_gpus || counts("gpu") == 0);
-    assert_eq!(watcher.ask("ssh.stop_monitor", hosts), Value::Null);
-    assert!(watcher.gather(Duration::from_secs(3)).is_empty());
-    wait_until("the session's end", || monitor.children("ssh").is_empty().then_some(()));
-    wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+    assert!(has_gpus || count("gpu") == 0);
+    assert_eq!(client.request("ssh.stop_monitor", hosts), Value::Null);
+    assert!(client.collect_events(Duration::from_secs(3)).is_empty());
+    wait_until("exit of ssh", || monitor.children("ssh").is_empty().then_some(()));
+    wait_until("exit of the host's processes", || sshd.processes().is_empty().then_some(()));
     let home = sshd.directory.0.join("cc");
-    assert_eq!(std::fs::read_dir(home).unwrap().count(), 0, "nothing is written there");
+    assert_eq!(std::fs::read_dir(home).unwrap().count(), 0, "no file is written to the host");
     let log = monitor.stop().join("\n");
     assert!(log.contains(&format!("{key} logged in")) && !log.contains(PASSWORD), "{log}");
 }
 
 #[test]
-fn rough_is_rough_alone_and_both_is_both() {
+#[ignore = "needs root and sshd"]
+fn sends_rough_events_separately_from_other_events() {
     let sshd = Sshd::start(&[CC]);
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
+    let mut client = monitor.connect();
     let hosts = json!([sshd.host("cc", Some(PASSWORD))]);
-    assert_eq!(watcher.ask("ssh.start_rough_monitor", hosts.clone()), Value::Null);
-    let rough = watcher.event("rough", &sshd.key("cc"));
+    assert_eq!(client.request("ssh.start_rough_monitor", hosts.clone()), Value::Null);
+    let rough = client.wait_event("rough", &sshd.key("cc"));
     assert!(
         rough["cpu"]["utilization"].is_number() && rough["memory"]["used_mem_occupy"].is_number()
     );
@@ -66,58 +68,61 @@ fn rough_is_rough_alone_and_both_is_both() {
     let names = |events: Vec<(Instant, Value)>| -> std::collections::BTreeSet<String> {
         events.iter().map(|(_, event)| event["event"].as_str().unwrap().to_owned()).collect()
     };
-    assert_eq!(names(watcher.gather(Duration::from_secs(5))), ["rough".to_owned()].into());
-    assert_eq!(watcher.ask("ssh.start_monitor", hosts.clone()), Value::Null);
-    let both = names(watcher.gather(Duration::from_secs(5)));
+    assert_eq!(names(client.collect_events(Duration::from_secs(5))), ["rough".to_owned()].into());
+    assert_eq!(client.request("ssh.start_monitor", hosts.clone()), Value::Null);
+    let both = names(client.collect_events(Duration::from_secs(5)));
     assert!(
         both.contains("rough") && both.contains("cpu_info") && both.contains("net_dev"),
         "{both:?}"
     );
-    assert_eq!(watcher.ask("ssh.stop_rough_monitor", hosts), Value::Null);
-    let rest = names(watcher.gather(Duration::from_secs(5)));
+    assert_eq!(client.request("ssh.stop_rough_monitor", hosts), Value::Null);
+    let rest = names(client.collect_events(Duration::from_secs(5)));
     assert!(!rest.contains("rough") && rest.contains("net_dev"), "{rest:?}");
     assert_eq!(monitor.children("ssh").len(), 1);
 }
 
 #[test]
-fn clients_share_a_session_if_they_know_its_password() {
+#[ignore = "needs root and sshd"]
+fn clients_share_a_session_if_they_have_its_password() {
     let sshd = Sshd::start(&[CC]);
     let (monitor, host) = (Monitor::start(&[]), sshd.host("cc", Some(PASSWORD)));
-    let (mut one, mut two, mut three) = (monitor.connect(), monitor.connect(), monitor.connect());
-    one.start(std::slice::from_ref(&host));
-    two.start(std::slice::from_ref(&host));
+    let (mut first, mut second) = (monitor.connect(), monitor.connect());
+    let mut third = monitor.connect();
+    first.start(std::slice::from_ref(&host));
+    second.start(std::slice::from_ref(&host));
     for password in [None, Some("guessed")] {
-        let error = three.refused(&sshd.host("cc", password));
+        let error = third.start_error(&sshd.host("cc", password));
         assert_eq!(
             error,
-            format!("{}: is watched already, with another password or none", sshd.key("cc"))
+            format!("{}: already monitored with different credentials", sshd.key("cc"))
         );
     }
     let ssh = monitor.children("ssh");
     assert_eq!(ssh.len(), 1);
-    drop(one);
-    two.event("uptime", &sshd.key("cc"));
-    two.event("uptime", &sshd.key("cc"));
-    assert_eq!(monitor.children("ssh"), ssh, "the session goes on");
-    drop(two);
-    wait_until("its end", || monitor.children("ssh").is_empty().then_some(()));
-    wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
-    assert!(three.gather(Duration::from_millis(100)).is_empty());
+    drop(first);
+    second.wait_event("uptime", &sshd.key("cc"));
+    second.wait_event("uptime", &sshd.key("cc"));
+    assert_eq!(monitor.children("ssh"), ssh, "the session continues");
+    drop(second);
+    wait_until("exit of ssh", || monitor.children("ssh").is_empty().then_some(()));
+    wait_until("exit of the host's processes", || sshd.processes().is_empty().then_some(()));
+    assert!(third.collect_events(Duration::from_millis(100)).is_empty());
 }
 
 #[test]
-fn a_password_is_in_no_argument_no_environment_no_file_and_no_log() {
+#[ignore = "needs root and sshd"]
+fn password_is_in_no_command_line_environment_file_or_log() {
     let sshd = Sshd::start(&[CC]);
     let monitor = Monitor::start(&["log_level=trace"]);
-    let mut watcher = monitor.connect();
+    let mut client = monitor.connect();
     let secret = PASSWORD.as_bytes();
     let holds = |bytes: &[u8]| bytes.windows(secret.len()).any(|window| window == secret);
-    // Looked at all the time, from before the login to after it.
+    // Searches continuously, from before the login until after it.
     let login = format!(
         r#"{{"id":1,"method":"ssh.start_monitor","params":[{}]}}"#,
         sshd.host("cc", Some(PASSWORD))
     );
-    watcher.client.say(&login);
+    client.socket.say(&login);
     let mut seen = 0;
     let deadline = Instant::now() + Duration::from_secs(4);
     while Instant::now() < deadline {
@@ -136,51 +141,54 @@ fn a_password_is_in_no_argument_no_environment_no_file_and_no_log() {
             }
         }
     }
-    assert!(seen > 0, "ssh was not looked at");
-    assert_eq!(watcher.answer()["error"], Value::Null);
+    assert!(seen > 0, "no ssh was searched");
+    assert_eq!(client.response()["error"], Value::Null);
     let known = std::fs::read(monitor.known_hosts.0.join("known")).unwrap();
     assert!(!known.is_empty() && !holds(&known));
     assert!(!holds(monitor.stop().join("\n").as_bytes()));
 }
 
 #[test]
-fn without_a_password_keys_are_used() {
+#[ignore = "needs root and sshd"]
+fn logs_in_with_keys_without_a_password() {
     let sshd = Sshd::start(&[User { password: None, ..CC }]);
-    let keys = Keys::of(&sshd);
+    let keys = Keys::accepted_by(&sshd);
     let monitor = Monitor::start_with(&[], |command| {
         command.env("SSH_AUTH_SOCK", keys.socket());
     });
-    let mut watcher = monitor.connect();
-    watcher.start(&[sshd.host("cc", None)]);
-    watcher.event("loadavg", &sshd.key("cc"));
+    let mut client = monitor.connect();
+    client.start(&[sshd.host("cc", None)]);
+    client.wait_event("loadavg", &sshd.key("cc"));
     let without = Monitor::start_with(&[], |command| {
         command.env_remove("SSH_AUTH_SOCK");
     });
-    let error = without.connect().refused(&sshd.host("cc", None));
-    assert!(error.ends_with("or not with the agent's keys, and no password was given"), "{error}");
+    let error = without.connect().start_error(&sshd.host("cc", None));
+    assert!(error.contains("login rejected: no password given, and no key"), "{error}");
 }
 
 #[test]
-fn nothing_is_left_whichever_way_the_agent_goes() {
+#[ignore = "needs root and sshd"]
+fn leaves_no_process_when_agent_is_stopped_or_killed() {
     for signal in ["-TERM", "-KILL"] {
         let sshd = Sshd::start(&[CC]);
         let mut monitor = Monitor::start(&[]);
-        let mut watcher = monitor.connect();
-        watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
-        watcher.event("uptime", &sshd.key("cc"));
+        let mut client = monitor.connect();
+        client.start(&[sshd.host("cc", Some(PASSWORD))]);
+        client.wait_event("uptime", &sshd.key("cc"));
         let ssh = monitor.children("ssh");
         assert!(ssh.len() == 1 && !sshd.processes().is_empty());
         monitor.agent.signal(signal);
-        let (_, took) = monitor.agent.wait();
-        assert!(took < Duration::from_secs(2) + SLACK, "{took:?}");
-        let is_there = |number: &u32| std::path::Path::new(&format!("/proc/{number}")).exists();
-        wait_until("ssh's end", || (!ssh.iter().any(is_there)).then_some(()));
-        wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+        let (_, duration) = monitor.agent.wait();
+        assert!(duration < Duration::from_secs(2) + SLACK, "{duration:?}");
+        let exists = |pid: &u32| std::path::Path::new(&format!("/proc/{pid}")).exists();
+        wait_until("exit of ssh", || (!ssh.iter().any(exists)).then_some(()));
+        wait_until("exit of the host's processes", || sshd.processes().is_empty().then_some(()));
     }
 }
 
 #[test]
-fn a_client_that_does_not_read_is_cut_and_the_others_do_not_notice() {
+#[ignore = "needs root and sshd"]
+fn disconnects_client_that_does_not_read_without_delaying_others() {
     let names: Vec<String> = (0..5).map(|number| format!("user{number}")).collect();
     let users: Vec<User> = names.iter().map(|name| User { name, ..CC }).collect();
     let sshd = Sshd::start(&users);
@@ -190,11 +198,12 @@ fn a_client_that_does_not_read_is_cut_and_the_others_do_not_notice() {
     reader.start(&hosts);
     idle.start(&hosts);
     let deadline = Instant::now() + 4 * PATIENCE;
-    let is_cut = || monitor.agent.log().iter().any(|line| line.contains("write timeout (10 s)"));
-    while !is_cut() {
+    let is_disconnected =
+        || monitor.agent.log().iter().any(|line| line.contains("write timeout (10 s)"));
+    while !is_disconnected() {
         assert!(Instant::now() < deadline, "{:#?}", monitor.agent.log());
         for name in &names {
-            reader.event("uptime", &sshd.key(name));
+            reader.wait_event("uptime", &sshd.key(name));
         }
     }
     assert!(monitor.agent.status("VmRSS") < 32 << 10, "{} kB", monitor.agent.status("VmRSS"));

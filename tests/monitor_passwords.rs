@@ -1,4 +1,4 @@
-//! `/monitor`: who gets in with which password, and who is told it.
+//! `/monitor`: passwords of hosts, and the clients and hosts that may see them.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -12,7 +12,8 @@ use support::sshd::{CC, Keys, PASSWORD, Sshd, User};
 use support::{Scratch, wait_until};
 
 #[test]
-fn passwords_may_hold_anything_but_a_line_break() {
+#[ignore = "needs root and sshd"]
+fn accepts_every_password_without_line_breaks() {
     let long = "x'\"".repeat(150);
     let passwords = [
         " leading and trailing ",
@@ -30,52 +31,51 @@ fn passwords_may_hold_anything_but_a_line_break() {
         users.map(|(name, password)| User { name, password: Some(password), ..CC }).collect();
     let sshd = Sshd::start(&users);
     let monitor = Monitor::start(&["log_level=trace"]);
-    let mut watcher = monitor.connect();
+    let mut client = monitor.connect();
     let hosts: Vec<Value> = users.iter().map(|user| sshd.host(user.name, user.password)).collect();
-    watcher.start(&hosts);
+    client.start(&hosts);
     for name in &names {
-        watcher.event("uptime", &sshd.key(name));
+        client.wait_event("uptime", &sshd.key(name));
     }
     for bad in ["two\nlines", "two\rlines", "nul\0", &"x".repeat(1001)] {
-        let error = watcher.refused(&sshd.host("user0", Some(bad)));
-        assert_eq!(error, "params[0]: \"passwd\" is too long, or has more than one line");
+        let error = client.start_error(&sshd.host("user0", Some(bad)));
+        assert_eq!(error, "params[0]: \"passwd\" is too long or has more than one line");
     }
-    let error = watcher.refused(&json!({"host": "a", "user": "b", "passwd": 12345}));
-    assert_eq!(error, "params[0]: \"passwd\" is no text");
-    // As long as they may be; it is wrong.
-    let error = monitor.connect().refused(&sshd.host("nobody.knows", Some(&"y".repeat(1000))));
-    assert!(error.contains("login refused"), "{error}");
+    let error = client.start_error(&json!({"host": "a", "user": "b", "passwd": 12345}));
+    assert_eq!(error, "params[0]: \"passwd\" is not a string");
+    // A wrong password of the maximal length.
+    let error = monitor.connect().start_error(&sshd.host("unknown.user", Some(&"y".repeat(1000))));
+    assert!(error.contains("login rejected"), "{error}");
     let log = monitor.stop().join("\n");
     assert!(!log.contains("ProxyCommand=x") && !log.contains("leading and"), "{log}");
     assert!(!log.contains("密码") && !log.contains("yyyy"), "{log}");
 }
 
 #[test]
-fn passwords_of_a_watched_host_cannot_be_guessed_fast() {
+#[ignore = "needs root and sshd"]
+fn limits_password_guesses_for_monitored_host() {
     let sshd = Sshd::start(&[CC]);
     let monitor = Monitor::start(&[]);
     let host = |password: &str| sshd.host("cc", Some(password));
-    let (mut one, mut two) = (monitor.connect(), monitor.connect());
-    one.start(&[host(PASSWORD)]);
+    let (mut owner, mut guesser) = (monitor.connect(), monitor.connect());
+    owner.start(&[host(PASSWORD)]);
     let start = Instant::now();
-    let theirs = two.refused(&host("guessed"));
-    assert!(theirs.ends_with("is watched already, with another password or none"), "{theirs}");
-    // Not even the right one is told from others now.
-    let theirs = two.refused(&host(PASSWORD));
-    assert!(
-        theirs.ends_with("somebody came with a wrong password just now; again in 3 s"),
-        "{theirs}"
-    );
+    let error = guesser.start_error(&host("guessed"));
+    assert!(error.ends_with("already monitored with different credentials"), "{error}");
+    // Even the right password is refused during the pause.
+    let error = guesser.start_error(&host(PASSWORD));
+    assert!(error.ends_with("wrong password given recently, retry in 3 s"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
     std::thread::sleep(Duration::from_secs(3));
-    two.start(&[host(PASSWORD)]);
-    one.event("uptime", &sshd.key("cc"));
-    two.event("uptime", &sshd.key("cc"));
-    assert_eq!(sshd.log().matches("Failed password").count(), 0, "the host was not asked");
+    guesser.start(&[host(PASSWORD)]);
+    owner.wait_event("uptime", &sshd.key("cc"));
+    guesser.wait_event("uptime", &sshd.key("cc"));
+    assert_eq!(sshd.log().matches("Failed password").count(), 0, "no guess reached the host");
 }
 
 #[test]
-fn a_password_that_was_changed_stands_in_nobodys_way() {
+#[ignore = "needs root and sshd"]
+fn changed_password_displaces_clients_with_old_one() {
     const CHANGED: &str = "changed";
     let mut sshd = Sshd::start(&[CC]);
     let monitor = Monitor::start(&[]);
@@ -84,33 +84,34 @@ fn a_password_that_was_changed_stands_in_nobodys_way() {
     let host = |password: &str, sshd: &Sshd| sshd.host("cc", Some(password));
     old.start(&[host(PASSWORD, &sshd)]);
     again.start(&[host(PASSWORD, &sshd)]);
-    sshd.new_password("cc", CHANGED);
+    sshd.change_password("cc", CHANGED);
     sshd.kill();
     sshd.run();
     loop {
-        let event = old.event("connection", &key);
-        if event["reason"].as_str().is_some_and(|reason| reason.contains("login refused")) {
+        let event = old.wait_event("connection", &key);
+        if event["reason"].as_str().is_some_and(|reason| reason.contains("login rejected")) {
             break;
         }
     }
-    // Who asks anew with the old one is told what comes of it now, and not that all is well.
-    let error = again.refused(&host(PASSWORD, &sshd));
-    assert!(error.contains("login refused"), "{error}");
+    // A new request with the old password fails, although the session had been established with it.
+    let error = again.start_error(&host(PASSWORD, &sshd));
+    assert!(error.contains("login rejected"), "{error}");
     new.start(&[host(CHANGED, &sshd)]);
-    new.event("uptime", &key);
-    // Who knows only the old one sees nothing of a session that was begun with the new one.
-    while old.event("connection", &key)["state"] != "ended" {}
-    let rest = old.gather(Duration::from_secs(4));
+    new.wait_event("uptime", &key);
+    // A client that has only the old password receives nothing of the new session.
+    while old.wait_event("connection", &key)["state"] != "ended" {}
+    let rest = old.collect_events(Duration::from_secs(4));
     assert!(rest.is_empty(), "{rest:?}");
-    let error = old.refused(&host(PASSWORD, &sshd));
-    assert!(error.ends_with("is watched already, with another password or none"), "{error}");
+    let error = old.start_error(&host(PASSWORD, &sshd));
+    assert!(error.ends_with("already monitored with different credentials"), "{error}");
 }
 
 #[test]
-fn a_jump_host_is_told_nobody_elses_password() {
+#[ignore = "needs root and sshd"]
+fn jump_host_does_not_receive_password_of_target() {
     let jump = Sshd::start(&[User { name: "jump", ..CC }]);
     let sshd = Sshd::start_in(&[], "127.0.0.2", &[CC]);
-    let keys = Keys::of(&jump);
+    let keys = Keys::accepted_by(&jump);
     let directory = Scratch::new("ssh config");
     let config = format!(
         "Host 127.0.0.2\nProxyJump jump@127.0.0.1:{}\nHost 127.0.0.1\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n",
@@ -135,21 +136,21 @@ fn a_jump_host_is_told_nobody_elses_password() {
         })
     };
     let host = json!({"host": "127.0.0.2", "port": sshd.port, "user": "cc", "passwd": PASSWORD});
-    let error = start(None).connect().refused(&host);
+    let error = start(None).connect().start_error(&host);
     assert!(
-        error.contains("a jump host lets only keys of the agent's in: jump@127.0.0.1: "),
+        error.contains("jump host rejected the login") && error.contains(": jump@127.0.0.1: "),
         "{error}"
     );
-    // It would have been the right one there, too.
+    // The password would have been accepted there.
     assert!(!jump.log().contains("Accepted password"), "{}", jump.log());
     let monitor = start(Some(keys.socket()));
-    let mut watcher = monitor.connect();
-    watcher.start(&[host]);
-    watcher.event("uptime", &format!("cc@127.0.0.2:{}", sshd.port));
+    let mut client = monitor.connect();
+    client.start(&[host]);
+    client.wait_event("uptime", &format!("cc@127.0.0.2:{}", sshd.port));
     assert!(jump.log().contains("Accepted publickey"), "{}", jump.log());
     assert!(sshd.log().contains("Accepted password"), "{}", sshd.log());
-    drop(watcher);
-    wait_until("the hosts' rest", || {
+    drop(client);
+    wait_until("exit of the hosts' processes", || {
         (jump.processes().is_empty() && sshd.processes().is_empty()).then_some(())
     });
 }

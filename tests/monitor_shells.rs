@@ -1,4 +1,4 @@
-//! `/monitor`: hosts with other shells, with little on them, and with GPUs.
+//! `/monitor`: hosts with different shells, with only BusyBox, with GPUs, and with misbehaving programs.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -7,25 +7,24 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
-use support::monitor::{Monitor, Watcher};
+use support::monitor::Monitor;
 use support::sshd::{CC, PASSWORD, Sshd, User, sh};
 
-/// The host is watched as any other.
-fn is_watched(sshd: &Sshd, user: &str) -> Watcher {
+/// Asserts that every kind of event arrives.
+fn assert_is_monitored(sshd: &Sshd, user: &str) {
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
-    watcher.start(&[sshd.host(user, Some(PASSWORD))]);
+    let mut client = monitor.connect();
+    client.start(&[sshd.host(user, Some(PASSWORD))]);
     let key = sshd.key(user);
     for event in ["cpu_info", "process", "cpu_performance", "memory_performance", "net_dev", "disk"]
     {
-        watcher.event(event, &key);
+        client.wait_event(event, &key);
     }
-    // The agent may go; what came is kept.
-    watcher
 }
 
 #[test]
-fn login_shells_of_other_families() {
+#[ignore = "needs root and sshd"]
+fn monitors_users_with_fish_csh_and_bash() {
     let users = [
         User { name: "fish", shell: "/usr/bin/fish", ..CC },
         User { name: "csh", shell: "/bin/csh", ..CC },
@@ -34,69 +33,78 @@ fn login_shells_of_other_families() {
     let sshd = Sshd::start(&users);
     for user in users {
         assert!(Path::new(user.shell).exists(), "{} is not installed", user.shell);
-        is_watched(&sshd, user.name);
+        assert_is_monitored(&sshd, user.name);
     }
 }
 
 #[test]
-fn a_shell_that_talks_at_login() {
+#[ignore = "needs root and sshd"]
+fn ignores_output_of_login_shell() {
     let noise = "#!/bin/sh\necho 'Last login: yesterday'\nhead -c 100000 /dev/urandom\nhead -c 9000 /dev/urandom >&2\nexec /bin/sh \"$@\"\n";
-    let (_directory, shell) = Sshd::script("noise", noise);
+    let (_directory, shell) = Sshd::write_shell("noise", noise);
     let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
-    is_watched(&sshd, "cc");
+    assert_is_monitored(&sshd, "cc");
 }
 
 #[test]
-fn a_shell_that_talks_without_end_is_given_up() {
-    let (_directory, shell) = Sshd::script("endless", "#!/bin/sh\nexec cat /dev/zero\n");
+#[ignore = "needs root and sshd"]
+fn gives_up_on_endless_output_of_login_shell() {
+    let (_directory, shell) = Sshd::write_shell("endless", "#!/bin/sh\nexec cat /dev/zero\n");
     let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
     let monitor = Monitor::start(&[]);
-    let error = monitor.connect().refused(&sshd.host("cc", Some(PASSWORD)));
-    assert!(error.ends_with("the host prints more than it may"), "{error}");
+    let error = monitor.connect().start_error(&sshd.host("cc", Some(PASSWORD)));
+    assert!(error.ends_with("the host's output exceeds the limit"), "{error}");
     assert!(monitor.agent.status("VmHWM") < 64 << 10, "{} kB", monitor.agent.status("VmHWM"));
 }
 
 #[test]
-fn a_host_with_busybox_only() {
+#[ignore = "needs root and sshd"]
+fn monitors_host_with_only_busybox() {
     let sshd = Sshd::start_with_busybox_only(&[CC], true);
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
-    watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
+    let mut client = monitor.connect();
+    client.start(&[sshd.host("cc", Some(PASSWORD))]);
     let key = sshd.key("cc");
     let shells = sshd.processes();
-    assert!(shells.iter().any(|one| one.contains("sh")), "{shells:?}");
+    assert!(shells.iter().any(|process| process.contains("sh")), "{shells:?}");
     for event in ["cpu_info", "process", "cpu_performance", "memory_performance", "net_stat"] {
-        watcher.event(event, &key);
+        client.wait_event(event, &key);
     }
-    let net = watcher.event("net_dev", &key);
+    let net = client.wait_event("net_dev", &key);
     assert!(net["net_dev"]["lo"]["ip"].as_array().unwrap().contains(&json!("127.0.0.1")), "{net}");
-    // Whole disks at least: nothing on a device is mounted there.
-    assert!(watcher.event("disk", &key)["disk_map"].is_object());
-    drop(watcher);
-    support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+    // Whole disks only: no device is mounted there.
+    assert!(client.wait_event("disk", &key)["disk_map"].is_object());
+    drop(client);
+    support::wait_until("exit of the host's processes", || {
+        sshd.processes().is_empty().then_some(())
+    });
 }
 
 #[test]
-fn a_host_without_the_kernels_files_is_watched_all_the_same() {
+#[ignore = "needs root and sshd"]
+fn monitors_host_without_proc_and_sys() {
     let sshd = Sshd::start_with_busybox_only(&[CC], false);
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
+    let mut client = monitor.connect();
     let host = sshd.host("cc", Some(PASSWORD));
-    watcher.start(std::slice::from_ref(&host));
-    let events = watcher.gather(Duration::from_secs(5));
+    client.start(std::slice::from_ref(&host));
+    let events = client.collect_events(Duration::from_secs(5));
     assert!(events.iter().all(|(_, event)| event["event"] == "connection"), "{events:?}");
-    assert_eq!(watcher.ask("ssh.start_rough_monitor", json!([host])), serde_json::Value::Null);
+    assert_eq!(client.request("ssh.start_rough_monitor", json!([host])), serde_json::Value::Null);
     let key = sshd.key("cc");
-    assert_eq!(watcher.event("rough", &key), json!({"ssh_key": key}));
+    assert_eq!(client.wait_event("rough", &key), json!({"ssh_key": key}));
     assert_eq!(monitor.agent.count_log("logged in"), 1);
-    drop(watcher);
-    support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+    drop(client);
+    support::wait_until("exit of the host's processes", || {
+        sshd.processes().is_empty().then_some(())
+    });
 }
 
-/// As with Dropbear, whose shells are in the server's own group of processes.
+/// Dropbear's shells are in the process group of the server.
 #[test]
-fn a_shell_that_leads_no_group_leaves_nothing_behind_either() {
-    let (directory, shell) = Sshd::script("wrapper", "");
+#[ignore = "needs root and sshd"]
+fn leaves_no_process_when_shell_leads_no_group() {
+    let (directory, shell) = Sshd::write_shell("wrapper", "");
     let path = directory.0.display();
     for name in ["nvidia-smi", "df"] {
         let file = directory.write(name, "#!/bin/sh\nsleep 1000 &\nwait\n");
@@ -105,23 +113,27 @@ fn a_shell_that_leads_no_group_leaves_nothing_behind_either() {
     let wrapper = format!("#!/bin/sh\nPATH={path}:$PATH\nexport PATH\n/bin/sh \"$@\"\n:\n");
     std::fs::write(&shell, wrapper).unwrap();
     let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
-    for goes in ["the client", "the agent"] {
+    for ending in ["client disconnects", "agent is killed"] {
         let monitor = Monitor::start(&[]);
-        let mut watcher = monitor.connect();
-        watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
-        let hang = || sshd.processes().iter().filter(|one| one.contains("sleep 1000")).count();
-        support::wait_until("what hangs", || (hang() == 2).then_some(()));
-        if goes == "the agent" {
+        let mut client = monitor.connect();
+        client.start(&[sshd.host("cc", Some(PASSWORD))]);
+        let hanging =
+            || sshd.processes().iter().filter(|process| process.contains("sleep 1000")).count();
+        support::wait_until("hanging commands", || (hanging() == 2).then_some(()));
+        if ending == "agent is killed" {
             monitor.agent.signal("-KILL");
         }
-        drop(watcher);
-        support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+        drop(client);
+        support::wait_until("exit of the host's processes", || {
+            sshd.processes().is_empty().then_some(())
+        });
     }
 }
 
 #[test]
-fn gpus_of_a_host_have_the_fields_of_our_own() {
-    let (directory, shell) = Sshd::script("gpus", "");
+#[ignore = "needs root and sshd"]
+fn reports_gpus_of_host() {
+    let (directory, shell) = Sshd::write_shell("gpus", "");
     let line = "0, NVIDIA A100-SXM4-40GB, GPU-8f6d2a10, 00000000:41:00.0, 40960, 1024, 39322, 37, 12, 45, [N/A], 61.23, 400.00, 1410, 1215, P0, [N/A]";
     let smi = directory.write(
         "nvidia-smi",
@@ -132,9 +144,9 @@ fn gpus_of_a_host_have_the_fields_of_our_own() {
     std::fs::write(&shell, format!("#!/bin/sh\nPATH=$PATH:{path} exec /bin/sh \"$@\"\n")).unwrap();
     let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
-    watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
-    let event = watcher.event("gpu", &sshd.key("cc"));
+    let mut client = monitor.connect();
+    client.start(&[sshd.host("cc", Some(PASSWORD))]);
+    let event = client.wait_event("gpu", &sshd.key("cc"));
     let expected = json!([{
         "index": 0, "vendor": "nvidia", "name": "NVIDIA A100-SXM4-40GB", "uuid": "GPU-8f6d2a10", "pci_address": "0000:41:00.0",
         "memory_total_bytes": 40960_u64 << 20, "memory_used_bytes": 1024_u64 << 20, "memory_free_bytes": 39322_u64 << 20,
@@ -145,25 +157,27 @@ fn gpus_of_a_host_have_the_fields_of_our_own() {
 }
 
 #[test]
-fn a_driver_that_is_not_well_is_no_gpu() {
-    let (directory, shell) = Sshd::script("unwell", "");
-    let words = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.";
-    let smi = directory.write("nvidia-smi", &format!("#!/bin/sh\necho \"{words}\"\nexit 9\n"));
+#[ignore = "needs root and sshd"]
+fn reports_no_gpu_when_driver_fails() {
+    let (directory, shell) = Sshd::write_shell("broken driver", "");
+    let message = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.";
+    let smi = directory.write("nvidia-smi", &format!("#!/bin/sh\necho \"{message}\"\nexit 9\n"));
     assert!(sh(&format!("chmod 755 {smi}")));
     let path = directory.0.display();
     std::fs::write(&shell, format!("#!/bin/sh\nPATH=$PATH:{path} exec /bin/sh \"$@\"\n")).unwrap();
     let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
-    watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
-    let events = watcher.gather(Duration::from_secs(6));
-    let is = |name: &str| events.iter().any(|(_, event)| event["event"] == name);
-    assert!(is("uptime") && !is("gpu"));
+    let mut client = monitor.connect();
+    client.start(&[sshd.host("cc", Some(PASSWORD))]);
+    let events = client.collect_events(Duration::from_secs(6));
+    let has = |name: &str| events.iter().any(|(_, event)| event["event"] == name);
+    assert!(has("uptime") && !has("gpu"));
 }
 
 #[test]
-fn a_driver_or_a_disk_that_hangs_holds_up_nothing_else() {
-    let (directory, shell) = Sshd::script("hangs", "");
+#[ignore = "needs root and sshd"]
+fn hanging_driver_or_disk_does_not_delay_samples() {
+    let (directory, shell) = Sshd::write_shell("hangs", "");
     let path = directory.0.display();
     for name in ["nvidia-smi", "df"] {
         let file = directory.write(name, "#!/bin/sh\nsleep 1000 &\nwait\n");
@@ -172,37 +186,46 @@ fn a_driver_or_a_disk_that_hangs_holds_up_nothing_else() {
     std::fs::write(&shell, format!("#!/bin/sh\nPATH={path}:$PATH exec /bin/sh \"$@\"\n")).unwrap();
     let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
-    watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
+    let mut client = monitor.connect();
+    client.start(&[sshd.host("cc", Some(PASSWORD))]);
     for _ in 0..8 {
-        watcher.event("uptime", &sshd.key("cc"));
+        client.wait_event("uptime", &sshd.key("cc"));
     }
-    assert_eq!(sshd.processes().iter().filter(|one| one.contains("sleep 1000")).count(), 2);
-    drop(watcher);
-    support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+    let hanging = sshd.processes().iter().filter(|process| process.contains("sleep 1000")).count();
+    assert_eq!(hanging, 2);
+    drop(client);
+    support::wait_until("exit of the host's processes", || {
+        sshd.processes().is_empty().then_some(())
+    });
 }
 
 #[test]
-fn a_host_that_prints_what_it_was_not_asked_for_is_left() {
-    // The marker is in what it is told to run.
-    let login = "#!/bin/sh\nwhile read -r line; do case $line in m=*) m=${line#m=} && break ;; esac; done\necho\necho \"$m hello\"\necho \"$m .\"\n";
-    let talk = |forever: &str| format!("{login}while :; do {forever}; done\n");
+#[ignore = "needs root and sshd"]
+fn ends_session_when_host_prints_unrequested_output() {
+    // The script on standard input contains the marker.
+    let login = "#!/bin/sh\nwhile read -r line; do case $line in m=*) m=${line#m=} && break ;; esac; done\necho\necho \"$m page-size\"\necho \"$m .\"\n";
+    let repeat = |command: &str| format!("{login}while :; do {command}; done\n");
     let kinds = [
-        ("whole", talk("echo \"$m .\""), "the host says what it was not asked for"),
-        ("parts", talk("echo \"$m stat\""), "the host prints more than it may"),
+        ("responses", repeat("echo \"$m .\""), "the host sent a response without a request"),
+        ("sections", repeat("echo \"$m stat\""), "the host's output exceeds the limit"),
         (
             "gpus",
-            talk("echo \"${m}g 0, A, B, C, 1\"; echo \"${m}g\""),
-            "the host prints more than it may",
+            repeat("echo \"${m}g 0, A, B, C, 1\"; echo \"${m}g\""),
+            "the host's output exceeds the limit",
         ),
         (
             "bytes",
             format!("{login}echo \"$m stat\"\nexec yes x\n"),
-            "the host prints more than it may",
+            "the host's output exceeds the limit",
         ),
-        ("asides", format!("{login}exec yes \"${{m}}z x\"\n"), "the host prints more than it may"),
+        (
+            "async parts",
+            format!("{login}exec yes \"${{m}}z x\"\n"),
+            "the host's output exceeds the limit",
+        ),
     ];
-    let scripts: Vec<_> = kinds.iter().map(|(name, text, _)| Sshd::script(name, text)).collect();
+    let scripts: Vec<_> =
+        kinds.iter().map(|(name, text, _)| Sshd::write_shell(name, text)).collect();
     let users: Vec<User> = kinds
         .iter()
         .zip(&scripts)
@@ -210,20 +233,22 @@ fn a_host_that_prints_what_it_was_not_asked_for_is_left() {
         .collect();
     let sshd = Sshd::start(&users);
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
+    let mut client = monitor.connect();
     for (name, _, reason) in kinds {
         let key = sshd.key(name);
-        watcher.start(&[sshd.host(name, Some(PASSWORD))]);
+        client.start(&[sshd.host(name, Some(PASSWORD))]);
         loop {
-            let event = watcher.event("connection", &key);
+            let event = client.wait_event("connection", &key);
             if event["state"] == "waiting" {
                 assert_eq!(event["reason"], reason, "{name}");
                 break;
             }
         }
-        let stop = watcher.ask("ssh.stop_monitor", json!([sshd.host(name, None)]));
+        let stop = client.request("ssh.stop_monitor", json!([sshd.host(name, None)]));
         assert!(stop.is_null());
     }
     assert!(monitor.agent.status("VmHWM") < 64 << 10, "{} kB", monitor.agent.status("VmHWM"));
-    support::wait_until("the host's rest", || sshd.processes().is_empty().then_some(()));
+    support::wait_until("exit of the host's processes", || {
+        sshd.processes().is_empty().then_some(())
+    });
 }

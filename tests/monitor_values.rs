@@ -1,4 +1,4 @@
-//! `/monitor`: its values, compared with those of the same moment on the host, which is this machine.
+//! `/monitor`: values of events, compared with the kernel files of the host, which is this machine.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,11 +10,11 @@ use serde_json::Value;
 use support::monitor::Monitor;
 use support::sshd::{CC, PASSWORD, Sshd};
 
-/// An event may be so old when it is looked at.
-const DELAY: Duration = Duration::from_secs(3);
+/// Maximum age of an event when it is received.
+const MAX_DELAY: Duration = Duration::from_secs(3);
 
-/// This machine's files at one moment.
-struct Moment {
+/// This machine's kernel files at one snapshot.
+struct FilesSnapshot {
     at: Instant,
     files: Vec<String>,
 }
@@ -29,7 +29,7 @@ const FILES: [&str; 7] = [
     "/proc/diskstats",
 ];
 
-impl Moment {
+impl FilesSnapshot {
     fn now() -> Self {
         let at = Instant::now();
         Self {
@@ -38,40 +38,47 @@ impl Moment {
         }
     }
 
-    /// A number of a line that begins with `line`, counted from the line's first field.
+    /// A field of the first line that begins with `line` and has a number there; field 0 is the first one.
     fn number(&self, file: &str, line: &str, field: usize) -> f64 {
         let text = &self.files[FILES.iter().position(|known| *known == file).unwrap()];
         let mut lines = text.lines().map(str::trim_start).filter(|text| text.starts_with(line));
-        // The names of /proc/net/snmp stand above the numbers.
+        // /proc/net/snmp has a line of names before each line of numbers.
         let line =
             lines.find(|line| line.split_whitespace().nth(field).unwrap().parse::<f64>().is_ok());
         line.unwrap().split_whitespace().nth(field).unwrap().parse().unwrap()
     }
 }
 
-/// What the machine showed at the times of events.
-struct Diary(Vec<Moment>);
+/// Snapshots taken during the test.
+struct SnapshotLog(Vec<FilesSnapshot>);
 
-impl Diary {
-    /// The value lies between those of before the event and after it, give or take `rounding`.
-    fn holds(&self, at: Instant, told: f64, rounding: f64, real: impl Fn(&Moment) -> f64) {
-        let before = self.0.iter().rfind(|moment| moment.at + DELAY < at).unwrap_or(&self.0[0]);
-        let after = self.0.iter().find(|moment| moment.at > at).unwrap();
+impl SnapshotLog {
+    /// Asserts that a value lies between those before and after the event, with a tolerance.
+    fn assert_contains(
+        &self,
+        at: Instant,
+        reported: f64,
+        tolerance: f64,
+        actual: impl Fn(&FilesSnapshot) -> f64,
+    ) {
+        let before =
+            self.0.iter().rfind(|snapshot| snapshot.at + MAX_DELAY < at).unwrap_or(&self.0[0]);
+        let after = self.0.iter().find(|snapshot| snapshot.at > at).unwrap();
         let within: Vec<f64> = self
             .0
             .iter()
-            .filter(|moment| moment.at >= before.at && moment.at <= after.at)
-            .map(&real)
+            .filter(|snapshot| snapshot.at >= before.at && snapshot.at <= after.at)
+            .map(&actual)
             .collect();
-        let (least, most) = (
-            within.iter().copied().fold(f64::INFINITY, f64::min) - rounding,
-            within.iter().copied().fold(f64::NEG_INFINITY, f64::max) + rounding,
+        let (min, max) = (
+            within.iter().copied().fold(f64::INFINITY, f64::min) - tolerance,
+            within.iter().copied().fold(f64::NEG_INFINITY, f64::max) + tolerance,
         );
-        assert!((least..=most).contains(&told), "{told} is not between {least} and {most}");
+        assert!((min..=max).contains(&reported), "{reported} is not between {min} and {max}");
     }
 }
 
-/// A size in bytes, and by how much it may be rounded.
+/// A size in bytes, and its maximal rounding error.
 fn size(object: &Value, name: &str) -> (f64, f64) {
     let units = ["B", "KB", "MB", "GB", "TB"];
     let unit = object[format!("{name}_unit")].as_str().unwrap();
@@ -80,25 +87,26 @@ fn size(object: &Value, name: &str) -> (f64, f64) {
 }
 
 #[test]
-fn each_value_is_that_of_the_moment_at_which_it_was_read() {
+#[ignore = "needs root and sshd"]
+fn values_equal_those_of_kernel_files() {
     let sshd = Sshd::start(&[CC]);
     let monitor = Monitor::start(&[]);
-    let mut watcher = monitor.connect();
+    let mut client = monitor.connect();
     let done = AtomicBool::new(false);
-    let (diary, events) = std::thread::scope(|scope| {
-        let diary = scope.spawn(|| {
-            let mut moments = vec![Moment::now()];
+    let (snapshots, events) = std::thread::scope(|scope| {
+        let snapshots = scope.spawn(|| {
+            let mut log = vec![FilesSnapshot::now()];
             while !done.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(50));
-                moments.push(Moment::now());
+                log.push(FilesSnapshot::now());
             }
-            moments
+            log
         });
-        watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
-        let events = watcher.gather(Duration::from_secs(9));
+        client.start(&[sshd.host("cc", Some(PASSWORD))]);
+        let events = client.collect_events(Duration::from_secs(9));
         std::thread::sleep(Duration::from_millis(200));
         done.store(true, Ordering::Relaxed);
-        (Diary(diary.join().unwrap()), events)
+        (SnapshotLog(snapshots.join().unwrap()), events)
     });
     let of = |name: &'static str| {
         let found: Vec<(Instant, Value)> = events
@@ -118,13 +126,18 @@ fn each_value_is_that_of_the_moment_at_which_it_was_read() {
             "H" => 3600.0,
             _ => 86_400.0,
         };
-        let ticks = |moment: &Moment| {
-            (1..=8).map(|at| moment.number("/proc/stat", "cpu ", at)).sum::<f64>() / 100.0
+        let ticks = |snapshot: &FilesSnapshot| {
+            (1..=8).map(|at| snapshot.number("/proc/stat", "cpu ", at)).sum::<f64>() / 100.0
         };
-        // The kernel may take some of iowait back.
-        diary.holds(at, total["total_time"].as_f64().unwrap() * unit, 0.0051 * unit + 1.0, ticks);
+        // The kernel may decrease iowait.
+        snapshots.assert_contains(
+            at,
+            total["total_time"].as_f64().unwrap() * unit,
+            0.0051 * unit + 1.0,
+            ticks,
+        );
     }
-    used_processor_time(&diary, &of("cpu_performance"));
+    compare_cpu_shares(&snapshots, &of("cpu_performance"));
     for (at, event) in of("memory_performance") {
         let memory = &event["memory"];
         for (name, line) in [
@@ -138,11 +151,11 @@ fn each_value_is_that_of_the_moment_at_which_it_was_read() {
             ("free_swap", "SwapFree:"),
             ("cached_swap", "SwapCached:"),
         ] {
-            let (told, rounding) = size(memory, name);
-            // It changes faster than it is looked at here.
-            let shakes = if name.starts_with("total") { 0.0 } else { 256.0 * 1_048_576.0 };
-            diary.holds(at, told, rounding + shakes, |moment| {
-                1024.0 * moment.number("/proc/meminfo", line, 1)
+            let (reported, rounding) = size(memory, name);
+            // Other values change between two snapshots.
+            let fluctuation = if name.starts_with("total") { 0.0 } else { 256.0 * 1_048_576.0 };
+            snapshots.assert_contains(at, reported, rounding + fluctuation, |snapshot| {
+                1024.0 * snapshot.number("/proc/meminfo", line, 1)
             });
         }
         let (total, used) = (size(memory, "total_mem").0, size(memory, "used_mem").0);
@@ -155,17 +168,21 @@ fn each_value_is_that_of_the_moment_at_which_it_was_read() {
     }
     for (at, event) in of("uptime") {
         let part = |name: &str| event["uptime"][name].as_f64().unwrap();
-        let told = part("up_day") * 86_400.0
+        let reported = part("up_day") * 86_400.0
             + part("up_hour") * 3600.0
             + part("up_min") * 60.0
             + part("up_sec");
-        diary.holds(at, told, 1.0, |moment| moment.number("/proc/uptime", "", 0));
+        snapshots
+            .assert_contains(at, reported, 1.0, |snapshot| snapshot.number("/proc/uptime", "", 0));
     }
     for (at, event) in of("loadavg") {
         for (field, name) in ["one", "five", "fifteen"].into_iter().enumerate() {
-            diary.holds(at, event["loadavg"][name].as_f64().unwrap(), 0.001, |moment| {
-                moment.number("/proc/loadavg", "", field)
-            });
+            snapshots.assert_contains(
+                at,
+                event["loadavg"][name].as_f64().unwrap(),
+                0.001,
+                |snapshot| snapshot.number("/proc/loadavg", "", field),
+            );
         }
     }
     for (at, event) in of("net_dev") {
@@ -173,8 +190,8 @@ fn each_value_is_that_of_the_moment_at_which_it_was_read() {
         for (name, field) in
             [("down_bytes", 1), ("down_packets", 2), ("up_bytes", 9), ("up_packets", 10)]
         {
-            diary.holds(at, lo[name].as_f64().unwrap(), 0.0, |moment| {
-                moment.number("/proc/net/dev", "lo:", field)
+            snapshots.assert_contains(at, lo[name].as_f64().unwrap(), 0.0, |snapshot| {
+                snapshot.number("/proc/net/dev", "lo:", field)
             });
         }
     }
@@ -186,86 +203,93 @@ fn each_value_is_that_of_the_moment_at_which_it_was_read() {
             ("out_segments", 11),
             ("re_trans_segments", 12),
         ] {
-            diary.holds(at, event["net_tcp"][name].as_f64().unwrap(), 0.0, |moment| {
-                moment.number("/proc/net/snmp", "Tcp:", field)
-            });
+            snapshots.assert_contains(
+                at,
+                event["net_tcp"][name].as_f64().unwrap(),
+                0.0,
+                |snapshot| snapshot.number("/proc/net/snmp", "Tcp:", field),
+            );
         }
         for (name, field) in [("in_datagrams", 1), ("out_datagrams", 4)] {
-            diary.holds(at, event["net_udp"][name].as_f64().unwrap(), 0.0, |moment| {
-                moment.number("/proc/net/snmp", "Udp:", field)
-            });
+            snapshots.assert_contains(
+                at,
+                event["net_udp"][name].as_f64().unwrap(),
+                0.0,
+                |snapshot| snapshot.number("/proc/net/snmp", "Udp:", field),
+            );
         }
     }
     let (_, net) = of("net_dev").remove(0);
     let lo = &net["net_dev"]["lo"];
     assert!(lo["ip"].as_array().unwrap().contains(&"127.0.0.1".into()), "{lo}");
     assert!(lo["virtual"] == true && lo["name"] == "lo", "{lo}");
-    processors(&of("cpu_info")[0].1["cpu_info"]);
-    disks(&diary, &of("disk"));
-    processes(&sshd, &of("process"));
+    compare_processors(&of("cpu_info")[0].1["cpu_info"]);
+    compare_disks(&snapshots, &of("disk"));
+    compare_processes(&sshd, &of("process"));
 }
 
-/// Over all of the time: the ends of each event's own are not known.
-fn used_processor_time(diary: &Diary, events: &[(Instant, Value)]) {
+/// Compares means over all events: the exact period of a single event is not known.
+fn compare_cpu_shares(snapshots: &SnapshotLog, events: &[(Instant, Value)]) {
     let of = |name: &str| {
         let each = events.iter().skip(1).map(|(_, event)| event["total"][name].as_f64().unwrap());
         each.sum::<f64>() / (events.len() - 1) as f64
     };
     let (start, end) = (events[0].0, events[events.len() - 1].0);
-    let near = |at: Instant| diary.0.iter().find(|moment| moment.at > at).unwrap();
+    let near = |at: Instant| snapshots.0.iter().find(|snapshot| snapshot.at > at).unwrap();
     let since = |field: usize| {
-        let at = |moment: &Moment| moment.number("/proc/stat", "cpu ", field);
+        let at = |snapshot: &FilesSnapshot| snapshot.number("/proc/stat", "cpu ", field);
         at(near(end)) - at(near(start))
     };
     let all: f64 = (1..=8).map(since).sum();
     let (user, system) = (since(1) + since(2), since(3) + since(6) + since(7));
-    for (name, real) in [
+    for (name, actual) in [
         ("user", user),
         ("system", system),
         ("free", since(4)),
         ("utilization", user + system + since(8)),
     ] {
-        let (told, real) = (of(name), 100.0 * real / all);
-        assert!((told - real).abs() < 12.0, "{name}: {told} % for {real} %");
+        let (reported, actual) = (of(name), 100.0 * actual / all);
+        assert!((reported - actual).abs() < 12.0, "{name}: {reported} % for {actual} %");
     }
 }
 
-/// By package, core and number: all of them, and what they are called.
-fn processors(packages: &Value) {
+/// All processors of this machine are reported, with their names.
+fn compare_processors(packages: &Value) {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap();
-    let mut real: Vec<&str> = text
+    let mut actual: Vec<&str> = text
         .lines()
         .filter(|line| line.starts_with("processor"))
         .filter_map(|line| line.split(": ").nth(1))
         .collect();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for package in packages.as_object().unwrap().values() {
         let name = package["model_name"].as_str().unwrap();
         assert!(text.contains(name) || cfg!(target_arch = "aarch64"), "{name}");
         for core in package["cpu_core_info"].as_object().unwrap().values() {
-            told.extend(core["cpu_processor_info"].as_object().unwrap().keys().map(String::as_str));
+            reported
+                .extend(core["cpu_processor_info"].as_object().unwrap().keys().map(String::as_str));
         }
     }
-    real.sort_unstable();
-    told.sort_unstable();
-    assert_eq!(told, real, "{packages}");
+    actual.sort_unstable();
+    reported.sort_unstable();
+    assert_eq!(reported, actual, "{packages}");
 }
 
-fn disks(diary: &Diary, events: &[(Instant, Value)]) {
+fn compare_disks(snapshots: &SnapshotLog, events: &[(Instant, Value)]) {
     let disk = |line: &str| line.split_whitespace().nth(2).unwrap().to_owned();
-    let diskstats = diary.0[0].files.last().unwrap();
+    let diskstats = snapshots.0[0].files.last().unwrap();
     let names: Vec<String> = diskstats.lines().map(disk).collect();
     let mut compared = 0;
     for (at, event) in events {
-        for (name, told) in event["disk_map"].as_object().unwrap() {
+        for (name, reported) in event["disk_map"].as_object().unwrap() {
             if !names.contains(name) {
                 continue;
             }
             compared += 1;
             for (name_of, field) in [("read", 5), ("write", 9)] {
-                let (told, rounding) = size(told, name_of);
-                diary.holds(*at, told, rounding, |moment| {
-                    let lines = moment.files.last().unwrap().lines();
+                let (reported, rounding) = size(reported, name_of);
+                snapshots.assert_contains(*at, reported, rounding, |snapshot| {
+                    let lines = snapshot.files.last().unwrap().lines();
                     let mut line = lines.filter(|line| disk(line) == *name);
                     512.0
                         * line
@@ -280,7 +304,7 @@ fn disks(diary: &Diary, events: &[(Instant, Value)]) {
             }
         }
     }
-    assert!(compared >= events.len(), "no disk was compared");
+    assert!(compared >= events.len(), "too few disks were compared");
     let root =
         events.iter().rev().flat_map(|(_, event)| event["disk_map"].as_object().unwrap().values());
     let root = root.into_iter().find(|disk| disk["mount"] == "/").unwrap();
@@ -288,19 +312,24 @@ fn disks(diary: &Diary, events: &[(Instant, Value)]) {
     let df = String::from_utf8(df.stdout).unwrap();
     let df: Vec<&str> = df.lines().nth(1).unwrap().split_whitespace().collect();
     for (name, field) in [("total", 1), ("used", 2), ("free", 3)] {
-        let (told, real) = (size(root, name).0, df[field].parse::<f64>().unwrap() * 1024.0);
-        // Others write meanwhile.
-        assert!((told - real).abs() < 2.0 * 1024f64.powi(3), "{name}: {told} for {real}");
+        let (reported, actual) = (size(root, name).0, df[field].parse::<f64>().unwrap() * 1024.0);
+        // Other processes write meanwhile.
+        assert!(
+            (reported - actual).abs() < 2.0 * 1024f64.powi(3),
+            "{name}: {reported} for {actual}"
+        );
     }
     assert_eq!(root["dev_name"], df[0].trim_start_matches("/dev/"));
 }
 
-/// The loop's own shell is a process of the host; what it is here tells how much memory it has.
-fn processes(sshd: &Sshd, events: &[(Instant, Value)]) {
+/// The shell that runs collect.sh is a process of the host. Compares its memory with that of the same process outside of the
+/// host's PID namespace.
+fn compare_processes(sshd: &Sshd, events: &[(Instant, Value)]) {
     let mut compared = 0;
     for process in sshd.processes() {
-        let number = process.split(' ').next().unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{number}/status")).unwrap_or_default();
+        let host_pid = process.split(' ').next().unwrap();
+        let status =
+            std::fs::read_to_string(format!("/proc/{host_pid}/status")).unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name));
             line.and_then(|line| line.split_whitespace().nth(if name == "NSpid:" { 2 } else { 1 }))
@@ -314,13 +343,13 @@ fn processes(sshd: &Sshd, events: &[(Instant, Value)]) {
             continue;
         };
         assert_eq!(row["name"], name);
-        let (told, real) = (size(row, "mem").0, rss.parse::<f64>().unwrap() * 1024.0);
-        assert!((told - real).abs() <= 0.25 * real, "{told} for {real}: {row}");
+        let (reported, actual) = (size(row, "mem").0, rss.parse::<f64>().unwrap() * 1024.0);
+        assert!((reported - actual).abs() <= 0.25 * actual, "{reported} for {actual}: {row}");
         assert!(
             row["cpu"].as_f64().is_some_and(|percent| (0.0..=110.0).contains(&percent)),
             "{row}"
         );
         compared += 1;
     }
-    assert!(compared >= 2, "the loop's shell and sshd are there");
+    assert!(compared >= 2, "collect.sh and sshd are processes of the host");
 }

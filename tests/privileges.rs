@@ -76,7 +76,7 @@ fn ssh_inherits_nothing_but_the_user_and_offers_no_way_back() {
         *command = burdened(command);
     });
     let host = json!({"host": "a", "user": "b", "passwd": "pa55word"});
-    monitor.connect().refused(&host);
+    monitor.connect().start_error(&host);
     let report = wait_report(&scratch);
     assert_unburdened(&report);
     assert!(!report.contains("pa55word"), "{report}");

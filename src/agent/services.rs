@@ -16,8 +16,7 @@ use crate::http::pipeline::Pipeline;
 use crate::http::stats::ListenerStats;
 use crate::model::host_info::HostInfo;
 use crate::remote::hosts::Hosts;
-use crate::remote::server::Monitor;
-use crate::sys;
+use crate::remote::server::{self, MonitorServer};
 use crate::sys::EventFd;
 use crate::telemetry::responses::Responses;
 use crate::telemetry::router::Router;
@@ -26,8 +25,6 @@ use crate::util::error::Error;
 use crate::util::liveness::Liveness;
 use crate::util::sync::Shutdown;
 
-/// Clients of /monitor.
-const MAX_MONITOR_CONNECTIONS: usize = 256;
 /// Connections to the heartbeat port: a kept-alive one for each application, and some more.
 const MAX_HEARTBEAT_CONNECTIONS: usize = 12_000;
 
@@ -106,11 +103,12 @@ impl Services {
 
     pub(super) fn serve_monitor(&self, listener: &Listener) -> Result<(), Error> {
         let hosts = Hosts::new(&self.settings, &self.shutdown);
-        sys::crew(|crew| {
+        std::thread::scope(|scope| {
             let pipeline = Pipeline::new("monitor");
-            let monitor = Monitor { hosts: &hosts, crew, settings: &self.settings, pipeline };
+            let settings = &self.settings;
+            let server = MonitorServer { hosts: &hosts, scope, settings, pipeline };
             listener.run(&self.shutdown, &self.settings, monitor_limits, |stream, client| {
-                monitor.serve(stream, client);
+                server.serve(stream, client);
             })
         })
     }
@@ -118,7 +116,7 @@ impl Services {
 
 fn monitor_limits(_: &Config) -> ConnectionLimits<'_> {
     ConnectionLimits {
-        max_connections: MAX_MONITOR_CONNECTIONS,
+        max_connections: server::MAX_CONNECTIONS,
         max_connections_per_ip: 0,
         trusted_proxies: &[],
     }

@@ -1,4 +1,5 @@
-//! What waits for one client: a slow one finds the latest of each host's events, not all of them.
+//! What waits to be sent to one client. Latest wins: for a slow client, a newer notification of a host replaces the
+//! older one.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,80 +8,83 @@ use std::sync::{Arc, Mutex};
 use crate::sys::EventFd;
 use crate::util::sync::lock;
 
-/// What became of a host that was asked for, by ticket.
-pub type Outcome = (u64, Result<(), String>);
+/// The ID of a login request, and its result or the reason of the failure.
+pub(super) type Completion = (u64, Result<(), String>);
 
-/// Which of a host's notifications; those of one kind replace each other.
+/// Kinds of notifications. A new one replaces the one of the same host and kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum NotificationKind {
     Connection,
-    Look,
+    Sample,
     CpuInfo,
     Process,
     Gpu,
     Rough,
 }
 
-/// A client's mailbox.
-pub struct ClientOutbox {
-    waiting: Mutex<Waiting>,
-    bell: EventFd,
+/// Filled by the threads of hosts, drained by the thread of the client's connection.
+pub(super) struct ClientOutbox {
+    pending: Mutex<Pending>,
+    changed: EventFd,
 }
 
 #[derive(Default)]
-struct Waiting {
-    outcomes: Vec<Outcome>,
-    /// Frames, by host and kind; at most so many as there are of those.
-    frames: Vec<(Arc<str>, Kind, Arc<[u8]>)>,
+struct Pending {
+    completions: Vec<Completion>,
+    /// WebSocket frames by host and kind, one entry for each pair.
+    frames: Vec<(Arc<str>, NotificationKind, Arc<[u8]>)>,
 }
 
 impl ClientOutbox {
-    /// An empty one.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { waiting: Mutex::default(), bell: EventFd::new()? })
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { pending: Mutex::default(), changed: EventFd::new()? })
     }
 
-    /// Says what became of a host that was asked for.
-    pub(super) fn tell(&self, ticket: u64, outcome: Result<(), String>) {
-        lock(&self.waiting).outcomes.push((ticket, outcome));
-        self.bell.notify();
+    /// Adds the result of a login request.
+    pub(super) fn complete(&self, request_id: u64, result: Result<(), String>) {
+        lock(&self.pending).completions.push((request_id, result));
+        self.changed.notify();
     }
 
-    /// Leaves frames; those of the same host and kind that are still there are out of date.
-    pub(super) fn leave(&self, host: &Arc<str>, kind: Kind, frames: &Arc<[u8]>) {
-        let mut waiting = lock(&self.waiting);
-        let same = |(known, its, _): &&mut (Arc<str>, Kind, _)| known == host && *its == kind;
-        match waiting.frames.iter_mut().find(same) {
+    /// Adds frames. They replace those of the same host and kind, which are out of date.
+    pub(super) fn put(&self, host: &Arc<str>, kind: NotificationKind, frames: &Arc<[u8]>) {
+        let mut pending = lock(&self.pending);
+        let queued =
+            pending.frames.iter_mut().find(|(known, queued, _)| known == host && *queued == kind);
+        match queued {
             Some((_, _, old)) => *old = frames.clone(),
-            None => waiting.frames.push((host.clone(), kind, frames.clone())),
+            None => pending.frames.push((host.clone(), kind, frames.clone())),
         }
-        drop(waiting);
-        self.bell.notify();
+        drop(pending);
+        self.changed.notify();
     }
 
-    /// Forgets what waits from a host that is no longer watched.
-    pub(super) fn forget(&self, host: &str, rough: Option<bool>) {
-        let is_meant = |kind: Kind| rough.is_none_or(|rough| (kind == Kind::Rough) == rough);
-        lock(&self.waiting).frames.retain(|(known, kind, _)| {
-            &**known != host || *kind == Kind::Connection || !is_meant(*kind)
+    /// Drops the notifications of a host that the client no longer watches; its connection state is still sent. `rough`
+    /// selects `rough` or everything else, `None` both.
+    pub(super) fn discard(&self, host: &str, rough: Option<bool>) {
+        let is_selected = |kind: NotificationKind| {
+            rough.is_none_or(|rough| (kind == NotificationKind::Rough) == rough)
+        };
+        lock(&self.pending).frames.retain(|(known, kind, _)| {
+            &**known != host || *kind == NotificationKind::Connection || !is_selected(*kind)
         });
     }
 
-    /// What became of hosts, since it was asked last.
-    pub fn outcomes(&self) -> Vec<Outcome> {
-        self.bell.reset();
-        std::mem::take(&mut lock(&self.waiting).outcomes)
+    /// Takes the results of login requests, and resets [`ClientOutbox::changed_fd`].
+    pub(super) fn take_completions(&self) -> Vec<Completion> {
+        self.changed.reset();
+        std::mem::take(&mut lock(&self.pending).completions)
     }
 
-    /// The frames that have waited longest, of one host and kind.
-    pub fn next(&self) -> Option<Arc<[u8]>> {
-        let mut waiting = lock(&self.waiting);
-        (!waiting.frames.is_empty()).then(|| waiting.frames.remove(0).2)
+    /// Takes the frames that were queued first, of one host and kind.
+    pub(super) fn next_frames(&self) -> Option<Arc<[u8]>> {
+        let mut pending = lock(&self.pending);
+        (!pending.frames.is_empty()).then(|| pending.frames.remove(0).2)
     }
 
-    /// Readable when something came since [`Mailbox::outcomes`].
-    pub fn bell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+    /// Readable if anything was added since the last [`ClientOutbox::take_completions`].
+    pub(super) fn changed_fd(&self) -> BorrowedFd<'_> {
+        self.changed.as_fd()
     }
 }
 
@@ -89,21 +93,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_client_finds_the_latest() {
-        let mailbox = ClientOutbox::new().expect("an event");
+    fn keeps_only_latest_notification_of_each_kind() {
+        let outbox = ClientOutbox::new().expect("an eventfd");
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let bytes = |text: &str| -> Arc<[u8]> { text.as_bytes().into() };
         for round in ["1", "2", "3"] {
-            mailbox.leave(&a, Kind::Look, &bytes(round));
-            mailbox.leave(&b, Kind::Look, &bytes(round));
-            mailbox.leave(&b, Kind::Rough, &bytes("r"));
+            outbox.put(&a, NotificationKind::Sample, &bytes(round));
+            outbox.put(&b, NotificationKind::Sample, &bytes(round));
+            outbox.put(&b, NotificationKind::Rough, &bytes("r"));
         }
-        mailbox.forget("b", Some(true));
-        let taken: Vec<_> = std::iter::from_fn(|| mailbox.next()).collect();
-        assert_eq!(taken, [bytes("3"), bytes("3")]);
-        mailbox.leave(&b, Kind::Rough, &bytes("r"));
-        mailbox.leave(&b, Kind::Connection, &bytes("c"));
-        mailbox.forget("b", None);
-        assert_eq!(mailbox.next(), Some(bytes("c")), "how it ended is told");
+        outbox.discard("b", Some(true));
+        let frames: Vec<_> = std::iter::from_fn(|| outbox.next_frames()).collect();
+        assert_eq!(frames, [bytes("3"), bytes("3")]);
+        outbox.put(&b, NotificationKind::Rough, &bytes("r"));
+        outbox.put(&b, NotificationKind::Connection, &bytes("c"));
+        outbox.discard("b", None);
+        assert_eq!(outbox.next_frames(), Some(bytes("c")), "the last connection state is sent");
     }
 }

@@ -1,127 +1,245 @@
-//! Who watches a host, who may, and what they are told.
+//! A monitored host: its watchers, which of them are authorized, and what they are sent.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use crate::config::Secret;
 use crate::http::frame;
-use crate::limits;
-use crate::remote::client_outbox::{ClientOutbox, Kind};
-use crate::remote::hosts::{Host, Phase, State, Watcher};
+use crate::remote::client_outbox::{ClientOutbox, NotificationKind};
 use crate::remote::protocol::events;
-use crate::remote::ssh_error::Failure;
+use crate::remote::protocol::request::Target;
+use crate::remote::ssh::error::SshError;
+use crate::sys::EventFd;
 use crate::util::sync::lock;
 
-impl State {
-    pub(super) fn new(password: Option<Secret>) -> Self {
-        let (phase, watchers) = (Phase::Trying, Vec::new());
-        Self { password, era: 0, phase, watchers, fresh: false, refused: false, guessed: None }
+/// After a wrong password or a rejected login, clients cannot try another password for this host within this time.
+pub(super) const REJECTED_LOGIN_PAUSE: Duration = Duration::from_secs(3);
+
+/// A user on a host, shared by the clients that watch it.
+pub(super) struct Host {
+    pub(super) target: Target,
+    pub(super) key: Arc<str>,
+    pub(super) state: Mutex<HostState>,
+    /// Notified when `state` changes.
+    pub(super) changed: EventFd,
+}
+
+pub(super) struct HostState {
+    pub(super) password: Option<Secret>,
+    /// Counts changes of the password: the login in progress may use an older one.
+    pub(super) password_generation: u64,
+    phase: Phase,
+    pub(super) watchers: Vec<Watcher>,
+    /// A new watcher needs everything, including what seldom changes.
+    pub(super) needs_full_update: bool,
+    /// The server rejected the last login with this password, or without one.
+    is_rejected: bool,
+    /// When a client last gave a password other than that of the session.
+    last_bad_password: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Logging in, waiting for a permit, or waiting for the next attempt.
+    Connecting,
+    Connected,
+}
+
+/// A client that receives one kind of notifications of a host.
+pub(super) struct Watcher {
+    client: Arc<ClientOutbox>,
+    pub(super) rough: bool,
+    /// The request that waits for the login. Until then the watcher receives nothing.
+    pending_request: Option<u64>,
+}
+
+/// A client's request to watch a host.
+#[derive(Clone, Copy)]
+pub(super) struct WatchRequest<'a> {
+    pub(super) client: &'a Arc<ClientOutbox>,
+    pub(super) rough: bool,
+    pub(super) id: u64,
+}
+
+impl HostState {
+    fn new(password: Option<Secret>) -> Self {
+        Self {
+            password,
+            password_generation: 0,
+            phase: Phase::Connecting,
+            watchers: Vec::new(),
+            needs_full_update: false,
+            is_rejected: false,
+            last_bad_password: None,
+        }
     }
 
-    /// A session belongs to those who know the password that it was begun with. Whether somebody with this one may watch;
-    /// it returns those who then may not.
-    pub(super) fn admit(&mut self, password: Option<Secret>) -> Result<Vec<Watcher>, &'static str> {
-        // It is no place to find out passwords faster than at the host itself.
-        if self.guessed.is_some_and(|at| at.elapsed() < limits::REFUSED_LOGIN) {
-            return Err("somebody came with a wrong password just now; again in 3 s");
+    /// Whether a client waits for the login.
+    pub(super) fn has_pending_request(&self) -> bool {
+        self.watchers.iter().any(|watcher| watcher.pending_request.is_some())
+    }
+
+    /// Checks whether a client with this password may watch: it must know the one with which the session was started.
+    /// Returns the watchers that a new password has displaced.
+    fn authorize(&mut self, password: Option<Secret>) -> Result<Vec<Watcher>, &'static str> {
+        // Guessing here must not be faster than at the host itself. Even the right password is refused.
+        if self.last_bad_password.is_some_and(|at| at.elapsed() < REJECTED_LOGIN_PAUSE) {
+            return Err("wrong password given recently, retry in 3 s");
         }
-        if same(self.password.as_ref(), password.as_ref()) {
+        if passwords_match(self.password.as_ref(), password.as_ref()) {
             return Ok(Vec::new());
         }
-        let waits_for_login = self.watchers.iter().any(|one| one.ticket.is_some());
-        // Who was let in once, and is no longer, stands in nobody's way: the password was changed.
-        if self.phase == Phase::Trying
-            && !waits_for_login
-            && (self.refused || self.watchers.is_empty())
+        let is_login_awaited = self.has_pending_request();
+        // Watchers of a session that is now rejected do not block the host: its password has changed.
+        if self.phase == Phase::Connecting
+            && !is_login_awaited
+            && (self.is_rejected || self.watchers.is_empty())
         {
             self.password = password;
-            self.era += 1;
+            self.password_generation += 1;
             return Ok(std::mem::take(&mut self.watchers));
         }
-        // One that no server has taken yet is worth no guess.
-        let proven =
-            self.phase == Phase::Up || self.watchers.iter().any(|one| one.ticket.is_none());
-        self.guessed = password.filter(|_| proven).map(|_| Instant::now());
-        Err(if waits_for_login {
-            "is being logged in already, with another password or none"
+        // A password that no server has accepted yet needs no protection from guessing.
+        let is_accepted = self.phase == Phase::Connected
+            || self.watchers.iter().any(|watcher| watcher.pending_request.is_none());
+        self.last_bad_password = password.filter(|_| is_accepted).map(|_| Instant::now());
+        Err(if is_login_awaited {
+            "login in progress with different credentials"
         } else {
-            "is watched already, with another password or none"
+            "already monitored with different credentials"
         })
     }
 }
 
 impl Host {
-    pub(super) fn leave(&self, client: &Arc<ClientOutbox>, rough: Option<bool>) {
-        let theirs = |one: &Watcher| {
-            Arc::ptr_eq(&one.client, client) && rough.is_none_or(|rough| one.rough == rough)
-        };
-        lock(&self.state).watchers.retain(|one| !theirs(one));
-        self.bell.notify();
+    pub(super) fn new(target: &Target, password: Option<Secret>) -> io::Result<Self> {
+        Ok(Self {
+            target: target.clone(),
+            key: target.key().into(),
+            state: Mutex::new(HostState::new(password)),
+            changed: EventFd::new()?,
+        })
     }
 
-    pub(super) fn has_watchers(&self, rough: bool) -> bool {
-        lock(&self.state).watchers.iter().any(|one| one.rough == rough)
-    }
-
-    /// It is logged in. Not if those who watch now came with another password meanwhile.
-    pub(super) fn is_up(&self, era: u64) -> bool {
+    /// Adds a client if it is authorized. On success the request is completed now or by the login.
+    pub(super) fn add_watcher(
+        &self,
+        password: Option<Secret>,
+        request: WatchRequest<'_>,
+    ) -> Result<(), String> {
+        let WatchRequest { client, rough, id } = request;
         let mut state = lock(&self.state);
-        if state.era != era {
-            return false;
+        for displaced in state.authorize(password)? {
+            let reason = "login failed, and another client gave different credentials";
+            self.send_state(&displaced.client, "ended", Some(reason));
         }
-        (state.phase, state.refused) = (Phase::Up, false);
-        for watcher in &mut state.watchers {
-            if let Some(ticket) = watcher.ticket.take() {
-                watcher.client.tell(ticket, Ok(()));
+        let is_connected = state.phase == Phase::Connected;
+        let pending_request = (!is_connected).then_some(id);
+        let is_same =
+            |known: &&mut Watcher| Arc::ptr_eq(&known.client, client) && known.rough == rough;
+        match state.watchers.iter_mut().find(is_same) {
+            Some(known) if known.pending_request.is_some() => {
+                return Err("already requested, login in progress".to_owned());
+            }
+            // The host waits for its next attempt; a pending request shortens that wait.
+            Some(known) => known.pending_request = pending_request,
+            None => {
+                state.watchers.push(Watcher { client: client.clone(), rough, pending_request });
+                state.needs_full_update = true;
             }
         }
         drop(state);
-        self.post(Kind::Connection, &[events::connection(&self.key, "connected", None)]);
+        if is_connected {
+            self.send_state(client, "connected", None);
+            client.complete(id, Ok(()));
+        }
+        self.changed.notify();
+        Ok(())
+    }
+
+    /// Removes a client; `rough` selects the kind of notifications, `None` both.
+    pub(super) fn remove_watcher(&self, client: &Arc<ClientOutbox>, rough: Option<bool>) {
+        let is_selected = |watcher: &Watcher| {
+            Arc::ptr_eq(&watcher.client, client) && rough.is_none_or(|rough| watcher.rough == rough)
+        };
+        lock(&self.state).watchers.retain(|watcher| !is_selected(watcher));
+        self.changed.notify();
+    }
+
+    pub(super) fn has_watchers(&self, rough: bool) -> bool {
+        lock(&self.state).watchers.iter().any(|watcher| watcher.rough == rough)
+    }
+
+    /// Completes the pending requests after a login. Returns false, and does nothing, if the watchers have given
+    /// another password meanwhile.
+    pub(super) fn on_login(&self, password_generation: u64) -> bool {
+        let mut state = lock(&self.state);
+        if state.password_generation != password_generation {
+            return false;
+        }
+        (state.phase, state.is_rejected) = (Phase::Connected, false);
+        for watcher in &mut state.watchers {
+            if let Some(id) = watcher.pending_request.take() {
+                watcher.client.complete(id, Ok(()));
+            }
+        }
+        drop(state);
+        let event = events::connection(&self.key, "connected", None);
+        self.publish(NotificationKind::Connection, &[event]);
         true
     }
 
-    /// It is not, or no longer. Those who wait for the first login wait no more, unless it was not with their password.
-    pub(super) fn failed(&self, failure: &Failure, era: u64) {
-        let reason = &failure.reason;
+    /// The session has ended, for whatever reason.
+    pub(super) fn on_session_end(&self) {
+        lock(&self.state).phase = Phase::Connecting;
+    }
+
+    /// Fails the pending requests and tells the other watchers that the host is retried. Does nothing if the watchers
+    /// have given another password meanwhile.
+    pub(super) fn on_failure(&self, error: &SshError, password_generation: u64) {
+        let reason = &error.reason;
         let mut state = lock(&self.state);
-        if state.era != era {
+        if state.password_generation != password_generation {
             return;
         }
-        state.refused = failure.refused;
-        state.watchers.retain(|watcher| match watcher.ticket {
-            Some(ticket) => {
-                watcher.client.tell(ticket, Err(reason.clone()));
+        state.is_rejected = error.is_rejected;
+        state.watchers.retain(|watcher| match watcher.pending_request {
+            Some(id) => {
+                watcher.client.complete(id, Err(reason.clone()));
                 false
             }
             None => true,
         });
         drop(state);
-        self.post(Kind::Connection, &[events::connection(&self.key, "waiting", Some(reason))]);
+        let event = events::connection(&self.key, "waiting", Some(reason));
+        self.publish(NotificationKind::Connection, &[event]);
     }
 
-    /// Tells one client how it stands.
-    pub(super) fn tell_state(&self, client: &Arc<ClientOutbox>, state: &str, reason: Option<&str>) {
+    /// Sends the state of the connection to one client.
+    fn send_state(&self, client: &Arc<ClientOutbox>, state: &str, reason: Option<&str>) {
         let event = events::connection(&self.key, state, reason);
-        client.leave(&self.key, Kind::Connection, &frame::text(&event).into());
+        client.put(&self.key, NotificationKind::Connection, &frame::text(&event).into());
     }
 
-    /// Leaves events with those who watch.
-    pub(super) fn post(&self, kind: Kind, texts: &[String]) {
+    /// Sends notifications of one kind to the watchers that receive it.
+    pub(super) fn publish(&self, kind: NotificationKind, texts: &[String]) {
         let frames: Vec<Box<[u8]>> = texts.iter().map(|text| frame::text(text)).collect();
         let frames: Arc<[u8]> = frames.concat().into();
-        // Under the lock, so that whoever stops watching gets nothing afterwards.
+        // Locked, so that a client that stops watching receives nothing afterwards.
         let state = lock(&self.state);
         for watcher in &state.watchers {
-            let wanted = kind == Kind::Connection || (kind == Kind::Rough) == watcher.rough;
-            if wanted && watcher.ticket.is_none() {
-                watcher.client.leave(&self.key, kind, &frames);
+            let is_selected = kind == NotificationKind::Connection
+                || (kind == NotificationKind::Rough) == watcher.rough;
+            if is_selected && watcher.pending_request.is_none() {
+                watcher.client.put(&self.key, kind, &frames);
             }
         }
     }
 }
 
-/// Compares in a time that does not depend on where they differ.
-fn same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
+/// Compares in constant time.
+fn passwords_match(one: Option<&Secret>, other: Option<&Secret>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => one.matches(other.expose().as_bytes()),
         (None, None) => true,
@@ -131,44 +249,42 @@ fn same(one: Option<&Secret>, other: Option<&Secret>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-    use crate::remote::protocol::Target;
-    use crate::sys::EventFd;
 
     fn secret(text: &str) -> Option<Secret> {
         Some(Secret::new(text.to_owned()))
     }
 
-    /// Whoever came with the right password has left, and the login with it is still under way.
+    fn client() -> Arc<ClientOutbox> {
+        Arc::new(ClientOutbox::new().expect("an eventfd"))
+    }
+
+    /// The client with the right password has left while its login is in progress.
     #[test]
-    fn a_login_that_is_under_way_lets_nobody_in_who_has_another_password() {
+    fn login_in_progress_does_not_admit_client_with_other_password() {
         let target = Target { user: "cc".into(), host: "h".into(), port: 22 };
-        let key = target.key().into();
-        let state = Mutex::new(State::new(secret("right")));
-        let host = Host { target, key, state, bell: EventFd::new().expect("an event") };
-        let client = Arc::new(ClientOutbox::new().expect("an event"));
-        let era = lock(&host.state).era;
-        assert!(lock(&host.state).admit(secret("guessed")).is_ok());
-        let watcher = Watcher { client: client.clone(), rough: false, ticket: Some(1) };
-        lock(&host.state).watchers.push(watcher);
-        assert!(!host.is_up(era));
-        host.failed(&Failure::new("the other one's"), era);
-        assert!(client.outcomes().is_empty(), "theirs has not been tried");
-        let era = lock(&host.state).era;
-        assert!(host.is_up(era));
-        assert_eq!(client.outcomes(), [(1, Ok(()))]);
+        let host = Host::new(&target, secret("right")).expect("an eventfd");
+        let client = client();
+        let generation = lock(&host.state).password_generation;
+        let request = WatchRequest { client: &client, rough: false, id: 1 };
+        assert_eq!(host.add_watcher(secret("guessed"), request), Ok(()));
+        assert!(!host.on_login(generation));
+        host.on_failure(&SshError::temporary("of the other password"), generation);
+        assert!(client.take_completions().is_empty(), "the new password has not been tried");
+        let generation = lock(&host.state).password_generation;
+        assert!(host.on_login(generation));
+        assert_eq!(client.take_completions(), [(1, Ok(()))]);
     }
 
     #[test]
-    fn only_a_password_that_was_taken_is_kept_from_being_guessed() {
-        let mut state = State::new(secret("right"));
-        let client = Arc::new(ClientOutbox::new().expect("an event"));
-        state.watchers.push(Watcher { client, rough: false, ticket: Some(1) });
-        assert!(state.admit(secret("guessed")).is_err() && state.admit(secret("right")).is_ok());
-        state.watchers[0].ticket = None;
-        assert!(state.admit(None).is_err() && state.admit(secret("right")).is_ok());
-        assert!(state.admit(secret("guessed")).is_err() && state.admit(secret("right")).is_err());
+    fn only_accepted_passwords_are_protected_from_guessing() {
+        let mut state = HostState::new(secret("right"));
+        state.watchers.push(Watcher { client: client(), rough: false, pending_request: Some(1) });
+        assert!(state.authorize(secret("guessed")).is_err());
+        assert!(state.authorize(secret("right")).is_ok());
+        state.watchers[0].pending_request = None;
+        assert!(state.authorize(None).is_err() && state.authorize(secret("right")).is_ok());
+        assert!(state.authorize(secret("guessed")).is_err());
+        assert!(state.authorize(secret("right")).is_err());
     }
 }

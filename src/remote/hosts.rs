@@ -1,194 +1,132 @@
-//! Other hosts, over SSH: one session of the system's OpenSSH client for each user on a host, however many clients watch it.
+//! Registry of the monitored hosts. Clients that name the same user on the same host share one session.
 //!
-//! A session is a thread ([`session`]) that starts `ssh` ([`client`]), has the host's `sh` run one fixed loop, and makes
-//! notifications of what that prints. It begins with the first client and ends a few seconds after the last one.
+//! Each host has a thread ([`crate::remote::ssh::host_thread`]), which starts with the first client and ends a few
+//! seconds after the last one.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
-
-pub use crate::remote::client_outbox::{ClientOutbox, Outcome};
+use std::thread;
 
 use crate::config::{Current, Secret};
-use crate::limits;
+use crate::remote::client_outbox::ClientOutbox;
+use crate::remote::host::{Host, WatchRequest};
 use crate::remote::login_limiter::LoginLimiter;
-use crate::remote::protocol::Target;
-use crate::sys::{Crew, EventFd};
+use crate::remote::protocol::request::Target;
+use crate::remote::ssh::known_hosts;
+use crate::util::error::reason;
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
 
-/// All hosts that are watched.
+/// Monitored hosts, and hosts in one request. Each has a thread and an ssh process.
+pub const MAX_HOSTS: usize = 256;
+/// Stack of a host's thread: parsing and serializing 20 000 processes uses the heap.
+const THREAD_STACK_BYTES: usize = 256 << 10;
+
+/// All monitored hosts.
 pub struct Hosts<'a> {
     pub(super) settings: &'a Current,
-    pub(super) stop: &'a Shutdown,
-    /// A few hundred at the most: a list is fast enough.
-    pub(super) hosts: Mutex<Vec<Arc<Host>>>,
-    pub(super) logins: LoginLimiter,
+    pub(super) shutdown: &'a Shutdown,
+    /// A linear search is fast enough for [`MAX_HOSTS`].
+    hosts: Mutex<Vec<Arc<Host>>>,
+    pub(super) login_limiter: LoginLimiter,
     pub(super) log: RateLimitedLog,
 }
 
-/// One of them.
-pub(super) struct Host {
-    pub(super) target: Target,
-    pub(super) key: Arc<str>,
-    pub(super) state: Mutex<State>,
-    /// Rings when `state` has changed.
-    pub(super) bell: EventFd,
-}
-
-pub(super) struct State {
-    pub(super) password: Option<Secret>,
-    /// How often that was changed. A login that is under way may be with another one.
-    pub(super) era: u64,
-    pub(super) phase: Phase,
-    pub(super) watchers: Vec<Watcher>,
-    /// There is a watcher who has not been told what is told seldom.
-    pub(super) fresh: bool,
-    /// The server does not let in whoever has this password, or none.
-    pub(super) refused: bool,
-    /// When somebody came with a wrong password last.
-    pub(super) guessed: Option<Instant>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// It is being logged in, or waits for its turn or for another try.
-    Trying,
-    /// It is logged in.
-    Up,
-}
-
-/// A client that wants one kind of a host's events.
-pub(super) struct Watcher {
-    pub(super) client: Arc<ClientOutbox>,
-    pub(super) rough: bool,
-    /// It waits for the first login, and what became of that is told under this number.
-    pub(super) ticket: Option<u64>,
-}
-
 impl<'a> Hosts<'a> {
-    /// None yet.
-    pub fn new(settings: &'a Current, stop: &'a Shutdown) -> Self {
-        crate::remote::known_hosts::check(settings);
+    /// Creates an empty registry, and warns of insecure settings.
+    pub fn new(settings: &'a Current, shutdown: &'a Shutdown) -> Self {
+        known_hosts::warn_if_not_writable(settings);
         let config = settings.get();
         let (listen, token) = (config.monitor.listen, config.monitor.token.as_ref());
         if !listen.ip().is_loopback() && token.is_none() {
             log::warn!(
-                "monitor: whoever reaches {listen} can log in anywhere with the keys of the agent's user; see monitor.token"
+                "monitor: every client that reaches {listen} can log in to other hosts with the SSH keys of the agent's user; see monitor.token"
             );
         }
-        let (hosts, logins) = (Mutex::default(), LoginLimiter::default());
-        Self { settings, stop, hosts, logins, log: RateLimitedLog::new() }
+        let (hosts, login_limiter) = (Mutex::default(), LoginLimiter::default());
+        Self { settings, shutdown, hosts, login_limiter, log: RateLimitedLog::new() }
     }
 
-    /// Has a client watch a host from now on. What becomes of it comes to the client's mailbox under this ticket.
-    pub fn attach<'env>(
-        &'env self,
-        crew: &Crew<'env>,
+    /// Adds a client to the watchers of a host. The result is put into the client's outbox.
+    pub(super) fn attach<'scope>(
+        &'scope self,
+        scope: &'scope thread::Scope<'scope, '_>,
         target: &Target,
         password: Option<Secret>,
-        watcher: (&Arc<ClientOutbox>, bool, u64),
+        request: WatchRequest<'_>,
     ) {
-        let (client, rough, ticket) = watcher;
-        let fail = |why: &str| client.tell(ticket, Err(why.to_owned()));
+        if let Err(reason) = self.try_attach(scope, target, password, request) {
+            request.client.complete(request.id, Err(reason));
+        }
+    }
+
+    fn try_attach<'scope>(
+        &'scope self,
+        scope: &'scope thread::Scope<'scope, '_>,
+        target: &Target,
+        password: Option<Secret>,
+        request: WatchRequest<'_>,
+    ) -> Result<(), String> {
+        // Locked to the end, so that the thread of the host does not end before it has the watcher.
         let mut hosts = lock(&self.hosts);
         let host = match find(&hosts, target) {
             Some(host) => host,
-            None if hosts.len() >= limits::MONITOR_HOSTS => {
-                let most = limits::MONITOR_HOSTS;
-                return fail(&format!("there are {most} hosts already, the most that may be"));
+            None if hosts.len() >= MAX_HOSTS => {
+                return Err(format!("limit of {MAX_HOSTS} hosts reached"));
             }
-            None => match self.begin(crew, target, password.clone()) {
-                Ok(host) => {
-                    hosts.push(host.clone());
-                    host
-                }
-                Err(error) => {
-                    return fail(&format!(
-                        "cannot be watched now: {}",
-                        crate::util::error::reason(&error)
-                    ));
-                }
-            },
-        };
-        let mut state = lock(&host.state);
-        match state.admit(password) {
-            Err(why) => return fail(why),
-            Ok(strangers) => {
-                let reason =
-                    "could not be logged in any more, and somebody came with another password";
-                strangers
-                    .iter()
-                    .for_each(|one| host.tell_state(&one.client, "ended", Some(reason)));
-            }
-        }
-        let up = state.phase == Phase::Up;
-        let ticket_left = (!up).then_some(ticket);
-        let is_theirs =
-            |known: &&mut Watcher| Arc::ptr_eq(&known.client, client) && known.rough == rough;
-        match state.watchers.iter_mut().find(is_theirs) {
-            Some(known) if known.ticket.is_some() => {
-                return fail("was asked for already, and is not logged in yet");
-            }
-            // It waits for another try, which comes the sooner.
-            Some(known) => known.ticket = ticket_left,
             None => {
-                state.watchers.push(Watcher { client: client.clone(), rough, ticket: ticket_left });
-                state.fresh = true;
+                let host = self
+                    .start_host(scope, target, password.clone())
+                    .map_err(|error| format!("cannot start a session: {}", reason(&error)))?;
+                hosts.push(host.clone());
+                host
             }
-        }
-        drop(state);
-        if up {
-            host.tell_state(client, "connected", None);
-            client.tell(ticket, Ok(()));
-        }
-        host.bell.notify();
+        };
+        host.add_watcher(password, request)
     }
 
-    pub(super) fn begin<'env>(
-        &'env self,
-        crew: &Crew<'env>,
+    fn start_host<'scope>(
+        &'scope self,
+        scope: &'scope thread::Scope<'scope, '_>,
         target: &Target,
         password: Option<Secret>,
-    ) -> std::io::Result<Arc<Host>> {
-        let state = State::new(password);
-        let host = Arc::new(Host {
-            target: target.clone(),
-            key: target.key().into(),
-            state: Mutex::new(state),
-            bell: EventFd::new()?,
-        });
-        let its = host.clone();
-        crew.start(c"ssh", limits::SERVICE_STACK_BYTES, move || self.keep(&its))?;
+    ) -> io::Result<Arc<Host>> {
+        let host = Arc::new(Host::new(target, password)?);
+        let thread_host = host.clone();
+        thread::Builder::new()
+            .name("ssh".to_owned())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn_scoped(scope, move || self.run_host(&thread_host))?;
         Ok(host)
     }
 
-    /// Has a client watch a host no longer; `rough` is which kind of events, `None` all.
-    pub fn detach(&self, target: &Target, client: &Arc<ClientOutbox>, rough: Option<bool>) {
+    /// Removes a client from the watchers of a host; `rough` selects the kind of notifications, `None` both.
+    pub(super) fn detach(&self, target: &Target, client: &Arc<ClientOutbox>, rough: Option<bool>) {
         let host = find(&lock(&self.hosts), target);
         if let Some(host) = host {
-            host.leave(client, rough);
-            client.forget(&host.key, rough);
+            host.remove_watcher(client, rough);
+            client.discard(&host.key, rough);
         }
     }
 
-    /// Has a client that is gone watch nothing.
-    pub fn detach_all(&self, client: &Arc<ClientOutbox>) {
+    /// Removes a disconnected client from the watchers of all hosts.
+    pub(super) fn detach_all(&self, client: &Arc<ClientOutbox>) {
         let hosts = lock(&self.hosts).clone();
-        hosts.iter().for_each(|host| host.leave(client, None));
+        hosts.iter().for_each(|host| host.remove_watcher(client, None));
     }
 
-    /// Takes a host off the list, unless somebody came.
-    pub(super) fn end(&self, host: &Arc<Host>) -> bool {
+    /// Removes a host from the registry if it has no watchers. Returns whether it was removed.
+    pub(super) fn remove_if_unwatched(&self, host: &Arc<Host>) -> bool {
         let mut hosts = lock(&self.hosts);
-        let empty = lock(&host.state).watchers.is_empty();
-        if empty {
+        let is_unwatched = lock(&host.state).watchers.is_empty();
+        if is_unwatched {
             hosts.retain(|other| !Arc::ptr_eq(other, host));
         }
-        empty
+        is_unwatched
     }
 
-    /// Where host keys are kept, if not where the user's are.
+    /// The configured file of host keys; `None` for that of the agent's user.
     pub(super) fn known_hosts(&self) -> Option<PathBuf> {
         self.settings.get().monitor.known_hosts.clone()
     }

@@ -1,62 +1,69 @@
-//! Who may log in: so many at a time, in the order in which they came.
+//! Limits the logins in progress; hosts wait in order of arrival.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
-use crate::limits;
-use crate::remote::hosts::Host;
+use crate::remote::host::Host;
 use crate::sys;
 use crate::util::sync::{Shutdown, lock};
 
-/// The line in which hosts wait for their turn.
+/// Logins in progress at a time: each takes 10 ms of processor time for its key exchange, and as much on a host that
+/// several targets may share.
+const MAX_CONCURRENT_LOGINS: usize = 16;
+
+/// The queue of hosts that wait to log in.
 #[derive(Default)]
-pub(super) struct LoginLimiter(Mutex<Line>);
+pub(super) struct LoginLimiter(Mutex<Waiters>);
 
 #[derive(Default)]
-struct Line {
-    under_way: usize,
+struct Waiters {
+    in_progress: usize,
     waiting: Vec<Arc<Host>>,
 }
 
-/// A turn; given back when it is dropped.
-pub(super) struct Turn<'a>(&'a LoginLimiter);
+/// Permission to log in, returned on drop.
+pub(super) struct LoginPermit<'a>(&'a LoginLimiter);
 
 impl LoginLimiter {
-    /// Waits for a turn; none if the agent stops, or nobody wants the host any more.
-    pub(super) fn wait<'a>(&'a self, host: &Arc<Host>, stop: &Shutdown) -> Option<Turn<'a>> {
-        let same = |other: &Arc<Host>| Arc::ptr_eq(other, host);
+    /// Waits for a permit; `None` if the agent shuts down or the host has no watchers left.
+    pub(super) fn acquire<'a>(
+        &'a self,
+        host: &Arc<Host>,
+        shutdown: &Shutdown,
+    ) -> Option<LoginPermit<'a>> {
+        let is_same = |other: &Arc<Host>| Arc::ptr_eq(other, host);
         loop {
-            // First: what changes from now on rings again.
-            host.bell.reset();
-            let mut line = lock(&self.0);
-            let wanted = !stop.is_triggered() && !lock(&host.state).watchers.is_empty();
-            let first = line.waiting.first().is_none_or(same);
-            if !wanted || (first && line.under_way < limits::LOGINS_AT_ONCE) {
-                line.waiting.retain(|other| !same(other));
-                line.under_way += usize::from(wanted);
-                let next = line.waiting.first().cloned();
-                drop(line);
-                // There may be room for that one, too.
+            // Reset before the checks, so that a change after them wakes this thread.
+            host.changed.reset();
+            let mut waiters = lock(&self.0);
+            let is_wanted = !shutdown.is_triggered() && !lock(&host.state).watchers.is_empty();
+            let is_first = waiters.waiting.first().is_none_or(is_same);
+            if !is_wanted || (is_first && waiters.in_progress < MAX_CONCURRENT_LOGINS) {
+                waiters.waiting.retain(|other| !is_same(other));
+                waiters.in_progress += usize::from(is_wanted);
+                let next = waiters.waiting.first().cloned();
+                drop(waiters);
+                // A permit may be free for the next host as well.
                 if let Some(next) = next {
-                    next.bell.notify();
+                    next.changed.notify();
                 }
-                return wanted.then(|| Turn(self));
+                return is_wanted.then(|| LoginPermit(self));
             }
-            if !line.waiting.iter().any(same) {
-                line.waiting.push(host.clone());
+            if !waiters.waiting.iter().any(is_same) {
+                waiters.waiting.push(host.clone());
             }
-            drop(line);
-            sys::wait_readable([host.bell.as_fd(), stop.as_fd()], None);
+            drop(waiters);
+            sys::wait_readable([host.changed.as_fd(), shutdown.as_fd()], None);
         }
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for LoginPermit<'_> {
     fn drop(&mut self) {
-        let mut line = lock(&self.0.0);
-        line.under_way -= 1;
-        if let Some(next) = line.waiting.first() {
-            next.bell.notify();
+        let mut waiters = lock(&self.0.0);
+        waiters.in_progress -= 1;
+        if let Some(next) = waiters.waiting.first() {
+            next.changed.notify();
         }
     }
 }

@@ -1,16 +1,11 @@
-pub mod askpass;
-pub mod client_outbox;
-pub mod df;
-pub mod host;
+//! Port 9097, `/monitor`: clients name hosts, the agent logs in to them over SSH and sends what changes there as
+//! notifications.
+
+mod client_outbox;
+pub mod collect;
+mod host;
 pub mod hosts;
-pub mod ip_address;
-pub mod known_hosts;
-pub mod login_limiter;
-pub mod nvidia_smi;
-pub mod output;
+mod login_limiter;
 pub mod protocol;
-pub mod sample;
 pub mod server;
-pub mod session;
-pub mod ssh_error;
-pub mod ssh_process;
+pub mod ssh;

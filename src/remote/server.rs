@@ -1,87 +1,84 @@
-//! The port of `/monitor`: clients name hosts, and get notifications of what those do.
+//! WebSocket server of `/monitor`: clients name hosts, and receive notifications of them.
 //!
-//! Runs in the connection's thread. Hosts are logged in by threads of their own ([`crate::remote::hosts`]); what those have for a
-//! client waits in its mailbox.
+//! Runs in the thread of the connection. The threads of hosts ([`crate::remote::ssh`]) put notifications into the
+//! client's outbox.
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-use crate::config;
-use crate::config::{Current, Secret};
+use crate::config::{self, Current, Secret};
 use crate::http::auth::check_token;
 use crate::http::frame;
 use crate::http::listener::ClientConnection;
 use crate::http::pipeline::{Pipeline, Routed};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, not_found_message};
-use crate::http::websocket;
-use crate::http::websocket::SessionEnd;
-use crate::limits;
-use crate::remote::hosts::{ClientOutbox, Hosts};
+use crate::http::websocket::{self, SessionEnd};
+use crate::remote::client_outbox::ClientOutbox;
+use crate::remote::host::WatchRequest;
+use crate::remote::hosts::{Hosts, MAX_HOSTS};
 use crate::remote::protocol;
-use crate::remote::protocol::{Malformed, Method, Request, Target};
+use crate::remote::protocol::request::{InvalidRequest, Method, Request, Target};
 use crate::sys;
-use crate::sys::Crew;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::sync::TokenBucket;
 
-/// What every connection of this port shares.
-pub struct Monitor<'a, 'env> {
-    /// The hosts that are watched.
-    pub hosts: &'env Hosts<'env>,
-    /// Who starts their threads.
-    pub crew: &'a Crew<'env>,
-    /// The settings in force.
-    pub settings: &'a Current,
+/// Connections of clients.
+pub const MAX_CONNECTIONS: usize = 256;
+/// Limit of a client's message: 256 hosts, each with a password.
+pub const MAX_MESSAGE_BYTES: usize = 128 << 10;
+/// Requests of a client at once; one more is allowed per second. A client that exceeds this is disconnected (1008).
+const REQUEST_BURST: u32 = 60;
+/// A request of many hosts is answered after this, even if some of them still wait for a login permit.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Shared by all connections of the port.
+pub struct MonitorServer<'scope, 'env> {
+    pub hosts: &'scope Hosts<'env>,
+    /// Runs the threads of the hosts.
+    pub scope: &'scope thread::Scope<'scope, 'env>,
+    pub settings: &'env Current,
     pub pipeline: Pipeline,
 }
 
-impl<'env> Monitor<'_, 'env> {
-    /// Serves one connection to its end.
+impl MonitorServer<'_, '_> {
+    /// Serves one connection until it ends.
     pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
         let upgrade = self.pipeline.handle_connection(stream, &mut client, |head, _| {
             route(head, &self.settings.get().monitor)
         });
         let Some(upgrade) = upgrade else { return };
-        let session = |socket: &mut WebSocket<DeadlineStream<'_>>| {
-            let mailbox = match ClientOutbox::new() {
-                Ok(mailbox) => Arc::new(mailbox),
+        self.pipeline.run_session(upgrade, &client, MAX_MESSAGE_BYTES, |socket| {
+            let outbox = match ClientOutbox::new() {
+                Ok(outbox) => Arc::new(outbox),
                 Err(error) => return SessionEnd::Io(error),
             };
-            let end = self.converse(socket, &mailbox);
-            self.hosts.detach_all(&mailbox);
+            let mut session = MonitorSession {
+                server: self,
+                socket,
+                outbox: &outbox,
+                pending_requests: Vec::new(),
+                next_request_id: 0,
+                request_bucket: TokenBucket::new(REQUEST_BURST),
+            };
+            let end = session.run().err().unwrap_or(SessionEnd::ClosedByClient);
+            self.hosts.detach_all(&outbox);
             end
-        };
-        self.pipeline.run_session(upgrade, &client, limits::MONITOR_MESSAGE_BYTES, session);
-    }
-
-    fn converse(
-        &self,
-        socket: &mut WebSocket<DeadlineStream<'_>>,
-        mailbox: &Arc<ClientOutbox>,
-    ) -> SessionEnd {
-        let mut conversation = Conversation {
-            monitor: self,
-            socket,
-            mailbox,
-            asked: Vec::new(),
-            tickets: 0,
-            requests: TokenBucket::new(limits::MONITOR_REQUESTS),
-        };
-        conversation.run().err().unwrap_or(SessionEnd::ClosedByClient)
+        });
     }
 }
 
-/// Authenticates a request; only an upgrade at `/monitor` is served.
+/// Authenticates a request. Only an upgrade at `/monitor` is served.
 fn route(head: &RequestHead<'_>, config: &config::Monitor) -> Result<Routed, ErrorResponse> {
     if head.path != "/monitor" {
-        let text = format!("{}; other hosts are at /monitor", not_found_message(head.path));
+        let text = format!("{}; hosts are monitored at /monitor", not_found_message(head.path));
         return Err(ErrorResponse::new("404 Not Found", text));
     }
     check_token(head, config.token.as_ref())?;
@@ -92,86 +89,94 @@ fn route(head: &RequestHead<'_>, config: &config::Monitor) -> Result<Routed, Err
     Ok(Routed::Upgrade(websocket::upgrade_key(head)?.to_owned()))
 }
 
-/// A request whose hosts have not all said how it went.
-struct Asked {
+/// A `start` request with hosts that have not been logged in yet.
+struct PendingRequest {
     id: Value,
     rough: bool,
-    left: Vec<(u64, Target)>,
+    /// Unfinished logins, with the ID under which their results arrive.
+    logins: Vec<(u64, Target)>,
     errors: Vec<String>,
     deadline: Instant,
 }
 
-struct Conversation<'a, 'b, 'env> {
-    monitor: &'a Monitor<'a, 'env>,
+/// The WebSocket session of a client.
+struct MonitorSession<'a, 'b, 'scope, 'env> {
+    server: &'a MonitorServer<'scope, 'env>,
     socket: &'a mut WebSocket<DeadlineStream<'b>>,
-    mailbox: &'a Arc<ClientOutbox>,
-    asked: Vec<Asked>,
-    tickets: u64,
-    requests: TokenBucket,
+    outbox: &'a Arc<ClientOutbox>,
+    pending_requests: Vec<PendingRequest>,
+    /// Identifies logins. The client's own IDs need not be unique.
+    next_request_id: u64,
+    request_bucket: TokenBucket,
 }
 
-impl Conversation<'_, '_, '_> {
+impl MonitorSession<'_, '_, '_, '_> {
     fn run(&mut self) -> Result<(), SessionEnd> {
         let mut readable = true;
         loop {
             if self.socket.get_ref().is_shutting_down() {
                 return Err(SessionEnd::shutting_down());
             }
-            self.settle(Instant::now())?;
-            // In turn, so that neither chatter nor a flood of events holds up the other.
-            if let Some(frames) = self.mailbox.next() {
+            self.resolve_finished(Instant::now())?;
+            // Alternates between notifications and requests, so that neither can delay the other.
+            if let Some(frames) = self.outbox.next_frames() {
                 self.socket.get_mut().write_message(&frames)?;
             } else if !readable {
-                let deadline = self.asked.iter().map(|asked| asked.deadline).min();
-                let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-                let stream = self.socket.get_ref();
-                let fds = [stream.as_fd(), self.mailbox.bell(), stream.shutdown_fd()];
-                [readable, ..] = sys::wait_readable(fds, left);
+                readable = self.wait();
                 continue;
             }
-            readable = self.read_one()?;
+            readable = self.read_message()?;
         }
     }
 
-    /// Answers requests of which everything is known, or the time is up.
-    fn settle(&mut self, now: Instant) -> Result<(), SessionEnd> {
-        for (ticket, outcome) in self.mailbox.outcomes() {
-            for asked in &mut self.asked {
-                if let Some(at) = asked.left.iter().position(|(known, _)| *known == ticket) {
-                    let (_, target) = asked.left.swap_remove(at);
-                    asked
-                        .errors
-                        .extend(outcome.err().map(|why| format!("{}: {why}", target.key())));
+    /// Waits for a message, the outbox, the next deadline of a request, or the shutdown. Returns whether the socket is
+    /// readable.
+    fn wait(&self) -> bool {
+        let deadline = self.pending_requests.iter().map(|request| request.deadline).min();
+        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let stream = self.socket.get_ref();
+        let fds = [stream.as_fd(), self.outbox.changed_fd(), stream.shutdown_fd()];
+        sys::wait_readable(fds, timeout)[0]
+    }
+
+    /// Answers the requests whose logins have all completed, failed or timed out.
+    fn resolve_finished(&mut self, now: Instant) -> Result<(), SessionEnd> {
+        for (request_id, result) in self.outbox.take_completions() {
+            for request in &mut self.pending_requests {
+                let finished = request.logins.iter().position(|(id, _)| *id == request_id);
+                if let Some(at) = finished {
+                    let (_, target) = request.logins.swap_remove(at);
+                    let error = result.err().map(|reason| format!("{}: {reason}", target.key()));
+                    request.errors.extend(error);
                     break;
                 }
             }
         }
-        for asked in self.asked.iter_mut().filter(|asked| asked.deadline <= now) {
-            for (_, target) in asked.left.drain(..) {
-                let seconds = limits::MONITOR_ANSWER.as_secs();
-                asked.errors.push(format!("{}: no login within {seconds} s", target.key()));
-                self.monitor.hosts.detach(&target, self.mailbox, Some(asked.rough));
+        for request in self.pending_requests.iter_mut().filter(|request| request.deadline <= now) {
+            for (_, target) in request.logins.drain(..) {
+                let seconds = START_TIMEOUT.as_secs();
+                request.errors.push(format!("{}: login timeout ({seconds} s)", target.key()));
+                self.server.hosts.detach(&target, self.outbox, Some(request.rough));
             }
         }
-        while let Some(at) = self.asked.iter().position(|asked| asked.left.is_empty()) {
-            let asked = self.asked.remove(at);
-            self.answer(&asked.id, &asked.errors)?;
+        let is_finished = |request: &PendingRequest| request.logins.is_empty();
+        while let Some(at) = self.pending_requests.iter().position(is_finished) {
+            let request = self.pending_requests.remove(at);
+            self.respond(&request.id, &request.errors)?;
         }
         Ok(())
     }
 
-    /// Handles one message of the client. Says whether there may be more.
-    fn read_one(&mut self) -> Result<bool, SessionEnd> {
+    /// Processes one message. Returns whether there may be another one.
+    fn read_message(&mut self) -> Result<bool, SessionEnd> {
         self.socket.get_mut().reset_read_deadline();
         match self.socket.read() {
-            Ok(Message::Text(text)) => self.take(&text)?,
+            Ok(Message::Text(text)) => self.process_request(&text)?,
             Ok(Message::Binary(_)) => {
-                return Err(SessionEnd::ClosedByServer(
-                    CloseCode::Unsupported,
-                    "only text messages are accepted",
-                ));
+                let reason = "only text messages are accepted";
+                return Err(SessionEnd::ClosedByServer(CloseCode::Unsupported, reason));
             }
-            // A pong is on its way with the next read.
+            // tungstenite writes the pong with the next read.
             Ok(_) => {}
             Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
                 return Ok(false);
@@ -181,13 +186,13 @@ impl Conversation<'_, '_, '_> {
         Ok(true)
     }
 
-    fn take(&mut self, text: &str) -> Result<(), SessionEnd> {
-        if !self.requests.take(Instant::now()) {
+    fn process_request(&mut self, text: &str) -> Result<(), SessionEnd> {
+        if !self.request_bucket.take(Instant::now()) {
             return Err(SessionEnd::ClosedByServer(CloseCode::Policy, "too many requests"));
         }
-        let request = match Request::parse(text, limits::MONITOR_HOSTS) {
+        let request = match Request::parse(text, MAX_HOSTS) {
             Ok(request) => request,
-            Err(Malformed(id, why)) => return self.answer(&id, &[why]),
+            Err(InvalidRequest(id, why)) => return self.respond(&id, &[why]),
         };
         match request.method {
             Method::Start { rough } => self.start(request, rough),
@@ -199,52 +204,57 @@ impl Conversation<'_, '_, '_> {
                         Err(why) => errors.push(why),
                     }
                 }
-                self.answer(&request.id, &errors)
+                self.respond(&request.id, &errors)
             }
         }
     }
 
     fn start(&mut self, request: Request, rough: bool) -> Result<(), SessionEnd> {
-        let mut asked = Asked {
+        let mut pending = PendingRequest {
             id: request.id,
             rough,
-            left: Vec::new(),
+            logins: Vec::new(),
             errors: Vec::new(),
-            deadline: Instant::now() + limits::MONITOR_ANSWER,
+            deadline: Instant::now() + START_TIMEOUT,
         };
         for host in request.hosts {
             match host {
-                Err(why) => asked.errors.push(why),
-                // Named twice, it is meant once.
-                Ok(host) if asked.left.iter().any(|(_, target)| *target == host.target) => {}
+                Err(why) => pending.errors.push(why),
+                // A host that is named twice is started once.
+                Ok(host) if pending.logins.iter().any(|(_, target)| *target == host.target) => {}
                 Ok(host) => {
-                    self.tickets += 1;
+                    let id = self.next_request_id;
+                    self.next_request_id += 1;
                     let password = host.password.map(Secret::new);
-                    let watcher = (self.mailbox, rough, self.tickets);
-                    asked.left.push((self.tickets, host.target.clone()));
-                    self.monitor.hosts.attach(self.monitor.crew, &host.target, password, watcher);
+                    let watch = WatchRequest { client: self.outbox, rough, id };
+                    pending.logins.push((id, host.target.clone()));
+                    let MonitorServer { hosts, scope, .. } = self.server;
+                    hosts.attach(scope, &host.target, password, watch);
                 }
             }
         }
-        self.asked.push(asked);
-        self.settle(Instant::now())
+        self.pending_requests.push(pending);
+        self.resolve_finished(Instant::now())
     }
 
-    /// Stops watching. A start that has not been answered will not be of any use to anybody.
+    /// Stops the notifications of a host. A pending `start` of it fails.
     fn stop(&mut self, target: &Target, rough: bool) {
-        self.monitor.hosts.detach(target, self.mailbox, Some(rough));
-        for asked in self.asked.iter_mut().filter(|asked| asked.rough == rough) {
-            let stopped = asked.left.iter().position(|(_, known)| known == target);
+        self.server.hosts.detach(target, self.outbox, Some(rough));
+        let same_kind = self.pending_requests.iter_mut().filter(|request| request.rough == rough);
+        for request in same_kind {
+            let stopped = request.logins.iter().position(|(_, known)| known == target);
             if let Some(at) = stopped {
-                asked.left.swap_remove(at);
-                asked.errors.push(format!("{}: stopped before it was logged in", target.key()));
+                request.logins.swap_remove(at);
+                request
+                    .errors
+                    .push(format!("{}: stopped before the login completed", target.key()));
             }
         }
     }
 
-    fn answer(&mut self, id: &Value, errors: &[String]) -> Result<(), SessionEnd> {
+    fn respond(&mut self, id: &Value, errors: &[String]) -> Result<(), SessionEnd> {
         let error = (!errors.is_empty()).then(|| errors.join("; "));
-        let text = protocol::answer(id, error.as_deref());
+        let text = protocol::response(id, error.as_deref());
         Ok(self.socket.get_mut().write_message(&frame::text(&text))?)
     }
 }

@@ -12,6 +12,7 @@ use hm_agent::hm_client::client as hm;
 use hm_agent::limits;
 use hm_agent::model::RawSample;
 use hm_agent::model::primary_gpu::Primary;
+use hm_agent::remote::server;
 use hm_agent::sys::EventFd;
 use hm_agent::telemetry::subscription;
 use hm_agent::util::sync::Shutdown;
@@ -48,7 +49,7 @@ impl Peer {
     pub fn max_message(self) -> usize {
         match self {
             Self::Usage => subscription::MAX_CLIENT_MESSAGE_BYTES,
-            Self::Monitor => limits::MONITOR_MESSAGE_BYTES,
+            Self::Monitor => server::MAX_MESSAGE_BYTES,
             Self::Hm | Self::Core => limits::SERVER_MESSAGE_BYTES,
         }
     }

@@ -48,18 +48,21 @@ pub fn monitor_hosts(monitor: &Monitor, hosts: &[Value], log: &FaultLog, mut rng
         let mut hosts = hosts.to_vec();
         rng.shuffle(&mut hosts);
         hosts.truncate(1 + rng.below(hosts.len() as u64) as usize);
-        match watcher.ask("ssh.start_monitor", json!(hosts)) {
+        match watcher.request("ssh.start_monitor", json!(hosts)) {
             Value::Null => log.count("hosts monitored", hosts.len() as u64),
             // A fault has just killed the host's sshd or an ssh, or prevents new processes.
             _ => log.count("hosts that failed to start", 1),
         }
         let end = Instant::now() + Duration::from_secs(3 + rng.below(12));
         while Instant::now() < end && !log.is_stopping() {
-            log.count("host events", watcher.gather(Duration::from_millis(500)).len() as u64);
+            log.count(
+                "host events",
+                watcher.collect_events(Duration::from_millis(500)).len() as u64,
+            );
         }
         if rng.below(2) == 0 {
-            let _ = watcher.client.0.close(None);
-            while watcher.client.0.read().is_ok() {}
+            let _ = watcher.socket.0.close(None);
+            while watcher.socket.0.read().is_ok() {}
         }
     }
 }

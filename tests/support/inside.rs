@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::heartbeat::HttpConnection;
-use super::monitor::Watcher;
+use super::monitor::MonitorClient;
 use super::{Agent, Client, PATIENCE, pass};
 
 /// When something came, and how long it was waited for.
@@ -56,7 +56,7 @@ pub const APP: &str = "inside";
 
 impl Inside {
     /// A dashboard, an application, a Prometheus, and who watches this machine over SSH, if somebody does.
-    pub fn of(agent: &Agent, watcher: Option<Watcher>) -> Self {
+    pub fn of(agent: &Agent, watcher: Option<MonitorClient>) -> Self {
         let mut inside = Self {
             over: Arc::default(),
             threads: Vec::new(),
@@ -86,7 +86,7 @@ impl Inside {
         if let Some(mut watcher) = watcher {
             let served = inside.events.clone();
             inside.keep(served, Duration::ZERO, move || {
-                let event: Value = watcher.client.json();
+                let event: Value = watcher.socket.json();
                 assert_eq!(event["method"], "ssh.notification", "{event}");
             });
         }

@@ -1,4 +1,4 @@
-//! A client of `/monitor`.
+//! An agent with the `/monitor` port, and its clients.
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use super::{Agent, Client, PATIENCE, SLACK, Scratch, hm_agent};
 
-/// An agent with that port, and known hosts of its own.
+/// An agent that serves `/monitor` and has its own file of host keys.
 pub struct Monitor {
     pub agent: Agent,
     pub known_hosts: Scratch,
-    /// Where its clients find it, if not where it listens.
+    /// Where clients connect, if they cannot reach the agent's own port.
     relay: Option<SocketAddr>,
 }
 
@@ -36,17 +36,17 @@ impl Monitor {
         Self { agent: Agent::spawn(command), known_hosts, relay: None }
     }
 
-    /// An agent that was started otherwise.
+    /// Wraps a running agent.
     pub fn of(agent: Agent, known_hosts: Scratch) -> Self {
         Self { agent, known_hosts, relay: None }
     }
 
-    /// In a network namespace. Clients are not there, so a process for each is between.
+    /// Starts the agent in a network namespace. Clients are outside of it, so a process relays each connection.
     pub fn start_in(network: &str) -> Self {
-        let inside = ["netns", "exec", network];
+        let netns_exec = ["netns", "exec", network];
         let mut monitor = Self::start_with(&[], |command| {
             let mut outer = Command::new("ip");
-            outer.args(inside).arg(command.get_program());
+            outer.args(netns_exec).arg(command.get_program());
             for (name, value) in command.get_envs() {
                 match value {
                     Some(value) => outer.env(name, value),
@@ -61,26 +61,23 @@ impl Monitor {
         let network = network.to_owned();
         std::thread::spawn(move || {
             while let Ok((socket, _)) = listener.accept() {
-                let mut between = Command::new("ip");
-                between.args(["netns", "exec", &network, "busybox", "nc", "127.0.0.1", &port]);
+                let mut relay = Command::new("ip");
+                relay.args(["netns", "exec", &network, "busybox", "nc", "127.0.0.1", &port]);
                 let input = std::os::fd::OwnedFd::from(socket.try_clone().unwrap());
-                let mut between = between
-                    .stdin(input)
-                    .stdout(std::os::fd::OwnedFd::from(socket))
-                    .spawn()
-                    .unwrap();
-                std::thread::spawn(move || between.wait());
+                let mut relay =
+                    relay.stdin(input).stdout(std::os::fd::OwnedFd::from(socket)).spawn().unwrap();
+                std::thread::spawn(move || relay.wait());
             }
         });
         monitor
     }
 
-    /// A good end; the log.
+    /// Stops the agent and returns its log.
     pub fn stop(mut self) -> Vec<String> {
         self.agent.signal("-TERM");
-        let (status, took) = self.agent.wait();
+        let (status, duration) = self.agent.wait();
         assert_eq!(status.code(), Some(0));
-        assert!(took < Duration::from_secs(2) + SLACK, "{took:?}");
+        assert!(duration < Duration::from_secs(2) + SLACK, "{duration:?}");
         self.agent.log()
     }
 
@@ -92,22 +89,22 @@ impl Monitor {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    pub fn connect(&self) -> Watcher {
+    pub fn connect(&self) -> MonitorClient {
         let socket = TcpStream::connect(self.address()).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let url = format!("ws://{}/monitor", self.address());
-        Watcher {
-            client: Client(tungstenite::client(url, socket).unwrap().0),
+        MonitorClient {
+            socket: Client(tungstenite::client(url, socket).unwrap().0),
             events: VecDeque::new(),
-            asked: 0,
+            requests: 0,
         }
     }
 
-    /// Children of the agent that run this program.
+    /// PIDs of the agent's children that run this program.
     pub fn children(&self, program: &str) -> Vec<u32> {
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let is_child = |number: &u32| {
-            let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        let is_child = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
             let Some((name, rest)) = stat.rsplit_once(") ") else { return false };
             let parent = rest.split(' ').nth(1).and_then(|parent| parent.parse().ok());
             parent == Some(self.agent.pid()) && name.ends_with(&format!("({program}"))
@@ -119,31 +116,33 @@ impl Monitor {
     }
 }
 
-pub struct Watcher {
-    pub client: Client,
-    /// Came while something else was waited for: when, and `params[0]`.
+/// A WebSocket client of `/monitor`.
+pub struct MonitorClient {
+    pub socket: Client,
+    /// Notifications that arrived during other waits: the time, and `params[0]`.
     events: VecDeque<(Instant, Value)>,
-    asked: u64,
+    requests: u64,
 }
 
-impl Watcher {
-    /// Asks for something and returns the answer's `error`.
-    pub fn ask(&mut self, method: &str, hosts: Value) -> Value {
-        self.asked += 1;
-        let id = format!("id-{}", self.asked);
-        self.client.say(&json!({"id": id, "method": method, "params": hosts}).to_string());
-        let answer = self.answer();
-        assert_eq!(answer["id"], id.as_str(), "{answer}");
-        assert!(answer.as_object().unwrap().contains_key("result") && answer["result"].is_null());
-        answer["error"].clone()
+impl MonitorClient {
+    /// Sends a request and returns the `error` of the response.
+    pub fn request(&mut self, method: &str, hosts: Value) -> Value {
+        self.requests += 1;
+        let id = format!("id-{}", self.requests);
+        self.socket.say(&json!({"id": id, "method": method, "params": hosts}).to_string());
+        let response = self.response();
+        assert_eq!(response["id"], id.as_str(), "{response}");
+        assert!(response.as_object().unwrap().contains_key("result"));
+        assert!(response["result"].is_null());
+        response["error"].clone()
     }
 
-    /// The next answer; what else comes is kept.
-    pub fn answer(&mut self) -> Value {
+    /// Waits for the next response, and keeps the notifications before it.
+    pub fn response(&mut self) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            assert!(Instant::now() < deadline, "no answer among {:?}", self.events);
-            let message = self.client.json();
+            assert!(Instant::now() < deadline, "no response, but {:?}", self.events);
+            let message = self.socket.json();
             if message.get("method").is_none() {
                 return message;
             }
@@ -151,14 +150,14 @@ impl Watcher {
         }
     }
 
-    /// All hosts are watched.
+    /// Starts hosts, and asserts that all of them log in.
     pub fn start(&mut self, hosts: &[Value]) {
-        assert_eq!(self.ask("ssh.start_monitor", hosts.into()), Value::Null);
+        assert_eq!(self.request("ssh.start_monitor", hosts.into()), Value::Null);
     }
 
-    /// One host cannot be; why.
-    pub fn refused(&mut self, host: &Value) -> String {
-        let error = self.ask("ssh.start_monitor", json!([host]));
+    /// Starts a host, and returns why it failed.
+    pub fn start_error(&mut self, host: &Value) -> String {
+        let error = self.request("ssh.start_monitor", json!([host]));
         error.as_str().expect("an error").to_owned()
     }
 
@@ -170,8 +169,8 @@ impl Watcher {
         self.events.push_back((Instant::now(), message["params"][0].clone()));
     }
 
-    /// The next event of this name from this host: its message.
-    pub fn event(&mut self, name: &str, key: &str) -> Value {
+    /// Waits for an event of a host, and returns its message.
+    pub fn wait_event(&mut self, name: &str, key: &str) -> Value {
         let deadline = Instant::now() + PATIENCE;
         loop {
             while let Some((_, event)) = self.events.pop_front() {
@@ -180,19 +179,19 @@ impl Watcher {
                 }
             }
             assert!(Instant::now() < deadline, "no {name} from {key}");
-            let message = self.client.json();
+            let message = self.socket.json();
             self.keep(message);
         }
     }
 
-    /// Everything that comes within a time, and when.
-    pub fn gather(&mut self, time: Duration) -> Vec<(Instant, Value)> {
+    /// Collects the notifications of a period, with their times.
+    pub fn collect_events(&mut self, time: Duration) -> Vec<(Instant, Value)> {
         let deadline = Instant::now() + time;
         while let Some(left) =
             deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
         {
-            self.client.0.get_ref().set_read_timeout(Some(left)).unwrap();
-            match self.client.0.read() {
+            self.socket.0.get_ref().set_read_timeout(Some(left)).unwrap();
+            match self.socket.0.read() {
                 Ok(message) => {
                     let message = serde_json::from_str(message.to_text().unwrap()).unwrap();
                     self.keep(message);
@@ -202,7 +201,7 @@ impl Watcher {
                 Err(error) => panic!("{error}"),
             }
         }
-        self.client.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        self.socket.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
         std::mem::take(&mut self.events).into()
     }
 }

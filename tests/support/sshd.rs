@@ -1,5 +1,5 @@
-//! A real sshd with users of its own, in namespaces of its own: its users are nobody's else, and all its processes end with
-//! it. Wants root.
+//! A real sshd with its own users, in its own mount and PID namespaces: all its processes are killed with it. Needs
+//! root.
 
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
@@ -7,33 +7,33 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Scratch, wait_until};
 
-/// A user there.
+/// A user that the sshd knows.
 pub struct User<'a> {
     pub name: &'a str,
-    /// None: logs in with a key.
+    /// `None` for a user that logs in with a key.
     pub password: Option<&'a str>,
     pub shell: &'a str,
 }
 
 pub const PASSWORD: &str = r#"pa ss"w0rd$1'"#;
 
-/// One user with a password and an ordinary shell.
+/// A user with a password and an ordinary shell.
 pub const CC: User<'static> = User { name: "cc", password: Some(PASSWORD), shell: "/bin/sh" };
 
-/// Where a host with BusyBox only is, in its mount namespace. sshd wants root alone to be able to write above it.
+/// The root of a host with only BusyBox, in its mount namespace. sshd requires that only root can write to its parents.
 const CHROOT: &str = "/mnt";
 
 pub struct Sshd {
     child: Option<Child>,
     pub port: u16,
     pub directory: Scratch,
-    /// The first user's number; the others follow.
+    /// UID of the first user; the others follow.
     first_uid: u32,
     users: u32,
     command: String,
     prefix: Vec<String>,
-    /// Further lines of its configuration.
-    more: String,
+    /// Additional lines of sshd_config.
+    extra_config: String,
 }
 
 impl Sshd {
@@ -41,16 +41,16 @@ impl Sshd {
         Self::start_in(&[], "127.0.0.1", users)
     }
 
-    /// Behind a command that puts it elsewhere, e.g. into a network namespace.
+    /// Starts it with a command prefix, e.g. to run it in a network namespace.
     pub fn start_in(prefix: &[&str], address: &str, users: &[User]) -> Self {
         Self::start_as(prefix, address, users, "")
     }
 
-    /// A host on which there is nothing but BusyBox, and what the kernel shows; or not even that.
+    /// Starts it on a host with only BusyBox, with or without /proc and /sys.
     pub fn start_with_busybox_only(users: &[User], with_proc: bool) -> Self {
         let kernel = "mount -t proc proc proc && mount --bind /sys sys &&";
         let kernel = if with_proc { kernel } else { "" };
-        // Links: as many programs as it has. What it needs itself, if it is not linked statically, comes along.
+        // Links for all of its applets, and its shared libraries if it is not linked statically.
         let chroot = format!(
             "mount -t tmpfs -o mode=755 none {CHROOT} && cd {CHROOT} && mkdir bin proc sys dev && touch dev/null && mount --bind /dev/null dev/null && {kernel} \
              cp $(command -v busybox) bin/busybox && {{ ldd bin/busybox | grep -o '/[^ ]*' | xargs -r cp -L --parents -t .; for name in $(bin/busybox --list); do [ -e bin/$name ] || ln -s busybox bin/$name; done; }}; cd /;"
@@ -61,15 +61,15 @@ impl Sshd {
     fn start_as(prefix: &[&str], address: &str, users: &[User], chroot: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Fifty of them in a process, and other processes beside it.
+        // Distinct UIDs for fifty sshds in a process, and for concurrent test processes.
         let first_uid = 100_000 + std::process::id() % 20_000 * 10_000 + number * 200;
         let directory = Scratch::new("sshd");
         let path = directory.0.display().to_string();
         assert!(sh(&format!("chmod 755 {path} && ssh-keygen -q -t ed25519 -N '' -f {path}/host")));
         let read = |file: &str| std::fs::read_to_string(file).unwrap();
         let (mut passwd, mut shadow) = (read("/etc/passwd"), read("/etc/shadow"));
-        for (at, user) in users.iter().enumerate() {
-            let uid = first_uid + at as u32;
+        for (index, user) in users.iter().enumerate() {
+            let uid = first_uid + index as u32;
             let (name, shell) = (user.name, user.shell);
             let home = format!("{path}/{name}");
             std::fs::create_dir(&home).unwrap();
@@ -85,14 +85,22 @@ impl Sshd {
         );
         let prefix = prefix.iter().map(ToString::to_string).collect();
         let users = users.len() as u32;
-        let more =
+        let extra_config =
             if chroot.is_empty() { String::new() } else { format!("ChrootDirectory {CHROOT}\n") };
-        let mut sshd =
-            Self { child: None, port: 0, directory, first_uid, users, command, prefix, more };
-        let mut tries = 0;
+        let mut sshd = Self {
+            child: None,
+            port: 0,
+            directory,
+            first_uid,
+            users,
+            command,
+            prefix,
+            extra_config,
+        };
+        let mut attempts = 0;
         while sshd.child.is_none() {
-            tries += 1;
-            assert!(tries < 10, "sshd does not start: {}", sshd.log());
+            attempts += 1;
+            assert!(attempts < 10, "sshd does not start: {}", sshd.log());
             sshd.port = super::lasting_port();
             sshd.configure(address);
             sshd.run();
@@ -101,16 +109,16 @@ impl Sshd {
     }
 
     fn configure(&self, address: &str) {
-        let (path, port, more) = (self.directory.0.display(), self.port, &self.more);
+        let (path, port, extra) = (self.directory.0.display(), self.port, &self.extra_config);
         self.directory.write(
             "config",
             &format!(
-                "Port {port}\nListenAddress {address}\nHostKey {path}/host\nPidFile none\nUsePAM no\nStrictModes no\nAuthorizedKeysFile {path}/keys\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\nMaxStartups 200\nUseDNS no\n{more}"
+                "Port {port}\nListenAddress {address}\nHostKey {path}/host\nPidFile none\nUsePAM no\nStrictModes no\nAuthorizedKeysFile {path}/keys\nPasswordAuthentication yes\nKbdInteractiveAuthentication no\nMaxStartups 200\nUseDNS no\n{extra}"
             ),
         );
     }
 
-    /// Starts it (again) on its port, and waits until it listens.
+    /// Starts sshd on its port, and waits until it listens.
     pub fn run(&mut self) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.directory.0.join("log"));
@@ -140,7 +148,7 @@ impl Sshd {
         self.child = listens.then_some(child);
     }
 
-    /// It is gone at once, with all its sessions.
+    /// Kills it with all its sessions.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -148,15 +156,14 @@ impl Sshd {
         }
     }
 
-    /// Another host key, as a host that was set up anew has.
-    pub fn new_host_key(&self) {
+    /// Replaces the host key, as a reinstallation does.
+    pub fn change_host_key(&self) {
         let path = self.directory.0.join("host");
         std::fs::remove_file(&path).unwrap();
         assert!(sh(&format!("ssh-keygen -q -t ed25519 -N '' -f {} </dev/null", path.display())));
     }
 
-    /// The user has another password from now on.
-    pub fn new_password(&self, user: &str, password: &str) {
+    pub fn change_password(&self, user: &str, password: &str) {
         let path = self.directory.0.join("shadow");
         let shadow = std::fs::read_to_string(&path).unwrap();
         let lines = shadow.lines().map(|line| match line.split_once(':') {
@@ -165,7 +172,7 @@ impl Sshd {
             }
             _ => format!("{line}\n"),
         });
-        // The same file, which is mounted over the system's.
+        // Written in place, because the file is bind-mounted over the system's.
         std::fs::write(&path, lines.collect::<String>()).unwrap();
     }
 
@@ -173,21 +180,21 @@ impl Sshd {
         std::fs::read_to_string(self.directory.0.join("log")).unwrap_or_default()
     }
 
-    /// Processes of its users: what is left of sessions.
+    /// PIDs and command lines of the processes of its users.
     pub fn processes(&self) -> Vec<String> {
-        let ours = self.first_uid..self.first_uid + self.users;
+        let uids = self.first_uid..self.first_uid + self.users;
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let name = |entry: std::fs::DirEntry| {
+        let describe = |entry: std::fs::DirEntry| {
             use std::os::unix::fs::MetadataExt;
-            let number: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let uid = entry.metadata().ok()?.uid();
             let command = std::fs::read_to_string(entry.path().join("cmdline")).ok()?;
-            ours.contains(&uid).then(|| format!("{number} {}", command.replace('\0', " ")))
+            uids.contains(&uid).then(|| format!("{pid} {}", command.replace('\0', " ")))
         };
-        entries.filter_map(name).collect()
+        entries.filter_map(describe).collect()
     }
 
-    /// As a client names it.
+    /// The host in a request of a client.
     pub fn host(&self, user: &str, password: Option<&str>) -> serde_json::Value {
         serde_json::json!({"host": "127.0.0.1", "port": self.port, "user": user, "passwd": password})
     }
@@ -196,8 +203,8 @@ impl Sshd {
         format!("{user}@127.0.0.1:{}", self.port)
     }
 
-    /// A program that is a user's shell.
-    pub fn script(name: &str, text: &str) -> (Scratch, String) {
+    /// Writes a program for a user's login shell, and returns its path.
+    pub fn write_shell(name: &str, text: &str) -> (Scratch, String) {
         let directory = Scratch::new(name);
         let path = directory.write("shell", text);
         assert!(sh(&format!("chmod 755 {} {path}", directory.0.display())));
@@ -211,7 +218,8 @@ impl Drop for Sshd {
     }
 }
 
-/// Through a pipe: tests look at everybody's arguments. Not by openssl(1), which takes 256 bytes at the most.
+/// The password is passed through a pipe, because tests search all command lines for it. openssl(1) would accept 256
+/// bytes at most.
 fn hash(password: &str) -> String {
     let mut command = Command::new("perl");
     command.args(["-e", r#"chomp($_ = <STDIN>); print crypt($_, '$6$hmagent$')"#]);
@@ -222,19 +230,20 @@ fn hash(password: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// Runs a command line, and returns whether it succeeded.
 pub fn sh(line: &str) -> bool {
     Command::new("sh").args(["-c", line]).status().unwrap().success()
 }
 
-/// A key in an ssh-agent of its own.
+/// A key in its own ssh-agent.
 pub struct Keys {
     agent: Child,
     directory: Scratch,
 }
 
 impl Keys {
-    /// A key that the sshd lets in.
-    pub fn of(sshd: &Sshd) -> Self {
+    /// Creates a key that the sshd accepts.
+    pub fn accepted_by(sshd: &Sshd) -> Self {
         let directory = Scratch::new("keys");
         let path = directory.0.display().to_string();
         let socket = format!("{path}/agent");

@@ -8,13 +8,12 @@ use hm_agent::collector::gpu::nvidia::protocol::ProbeReply;
 use hm_agent::collector::mount_filter::filter_mounts;
 use hm_agent::collector::mounts::MountPoint;
 use hm_agent::heartbeat::table::HeartbeatTable;
-use hm_agent::limits;
 use hm_agent::model::devices::{Chip, Devices, InterfaceAttributes, Interface, Sensor};
 use hm_agent::model::gpu::Gpus;
 use hm_agent::model::{FileSystem, RawSample, Temperature};
 use hm_agent::procfs;
 use hm_agent::procfs::mountinfo;
-use hm_agent::remote::output::{Part, Parts};
+use hm_agent::remote::collect::output::{MAX_PART_BYTES, OutputParser, OutputPart};
 use hm_agent::sys::FsSize;
 use hm_agent::model::host_info::HostInfo;
 
@@ -26,12 +25,12 @@ pub const MARKER: &str = "m3";
 /// The sections of each look; what is not whole is the last one.
 pub fn looks(bytes: &[u8]) -> Vec<Vec<(String, Vec<u8>)>> {
     let mut looks = vec![Vec::new()];
-    let parts = Parts::new(MARKER, limits::REMOTE_FILE_BYTES).push(bytes);
+    let parts = OutputParser::new(MARKER, MAX_PART_BYTES).push(bytes);
     for part in parts.unwrap_or_default() {
         match part {
-            Part::Section(name, body) => looks.last_mut().unwrap().push((name, body)),
-            Part::BlockingWorker(..) => {}
-            Part::Whole => looks.push(Vec::new()),
+            OutputPart::Section(name, body) => looks.last_mut().unwrap().push((name, body)),
+            OutputPart::Async(..) => {}
+            OutputPart::EndOfResponse => looks.push(Vec::new()),
         }
     }
     looks

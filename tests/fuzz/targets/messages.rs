@@ -7,10 +7,10 @@ use std::net::IpAddr;
 use hm_agent::collector::gpu::nvidia::protocol as probe;
 use hm_agent::core_client::messages as core;
 use hm_agent::hm_client::messages as hm;
-use hm_agent::limits;
 use hm_agent::net::url::{Address, Proxy};
-use hm_agent::remote::protocol as monitor;
-use hm_agent::remote::protocol::Malformed;
+use hm_agent::remote::hosts::MAX_HOSTS;
+use hm_agent::remote::protocol::request::{InvalidRequest, Request};
+use hm_agent::remote::protocol::response;
 use hm_agent::telemetry::messages as usage;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -56,19 +56,18 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn monitor_request(text: &str) {
-    let most = limits::MONITOR_HOSTS;
-    match monitor::Request::parse(text, most) {
-        Err(Malformed(id, why)) => {
+    match Request::parse(text, MAX_HOSTS) {
+        Err(InvalidRequest(id, why)) => {
             assert!(why.lines().count() == 1, "{why:?}");
-            let answer: Value =
-                serde_json::from_str(&monitor::answer(&id, Some(&why))).expect("JSON");
-            assert_eq!(answer["error"], why.as_str());
+            let response: Value =
+                serde_json::from_str(&response(&id, Some(&why))).expect("JSON");
+            assert_eq!(response["error"], why.as_str());
         }
         Ok(request) => {
-            assert!(request.hosts.len() <= most && !request.id.is_object());
+            assert!(request.hosts.len() <= MAX_HOSTS && !request.id.is_object());
             for host in request.hosts {
-                let Ok(wanted) = host else { continue };
-                let target = wanted.target;
+                let Ok(host) = host else { continue };
+                let target = host.target;
                 // They become arguments of ssh.
                 for argument in [&target.user, &target.host] {
                     assert!(!argument.is_empty() && !argument.starts_with('-'));
@@ -78,7 +77,7 @@ fn monitor_request(text: &str) {
                     assert!(argument.chars().all(plain), "{argument:?}");
                 }
                 assert!(target.port > 0);
-                assert!(wanted.password.is_none_or(|word| !word.contains(['\n', '\0'])));
+                assert!(host.password.is_none_or(|password| !password.contains(['\n', '\0'])));
                 let key = target.key();
                 assert!(key.ends_with(&format!(":{}", target.port)));
                 let _ = target.host.parse::<IpAddr>();

@@ -3,7 +3,7 @@
 
 use hm_agent::procfs;
 use hm_agent::procfs::*;
-use hm_agent::remote::{df, ip_address, nvidia_smi};
+use hm_agent::remote::collect::{df, ip_address, nvidia_smi};
 use hm_agent::util::shell_words;
 use libfuzzer_sys::fuzz_target;
 

@@ -1,79 +1,83 @@
-//! What a host prints over SSH. However it arrives in pieces it is the same, nothing that is kept grows without bounds, and
-//! each notification is JSON.
+//! Output of a remote host. The parser's result does not depend on the chunks in which the output arrives, no buffer
+//! grows without bound, and each notification is valid JSON.
 #![no_main]
 
-use hm_agent::remote::output::{Part, Parts, TooMuch};
+use hm_agent::remote::collect::output::{OutputParser, OutputPart, OutputTooLarge};
+use hm_agent::remote::collect::sample::{RemoteInventory, RemoteSample, Sections};
 use hm_agent::remote::protocol::events;
-use hm_agent::remote::sample::{Host, Look, Sections};
 use hm_agent_fuzz::machine::MARKER;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
-/// Less than in the agent, so that a short input reaches it.
-const MOST: usize = 3000;
+/// Lower than the agent's limit, so that a short input reaches it.
+const MAX_PART_BYTES: usize = 3000;
 
 fuzz_target!(|data: &[u8]| {
     let Some((size, text)) = data.split_first() else { return };
-    let whole = in_pieces(text, text.len().max(1));
-    let cut = in_pieces(text, usize::from(*size).max(1));
-    if let (Ok(whole), Ok(cut)) = (&whole, &cut) {
-        assert_eq!(whole, cut);
+    let whole = parse_in_chunks(text, text.len().max(1));
+    let chunked = parse_in_chunks(text, usize::from(*size).max(1));
+    if let (Ok(whole), Ok(chunked)) = (&whole, &chunked) {
+        assert_eq!(whole, chunked);
     }
-    session(whole.or(cut).unwrap_or_default());
+    run_session(whole.or(chunked).unwrap_or_default());
 });
 
-fn in_pieces(text: &[u8], size: usize) -> Result<Vec<Part>, TooMuch> {
-    let mut parts = Parts::new(MARKER, MOST);
-    let mut all = Vec::new();
-    for piece in text.chunks(size) {
-        for part in parts.push(piece)? {
+fn parse_in_chunks(text: &[u8], size: usize) -> Result<Vec<OutputPart>, OutputTooLarge> {
+    let mut parser = OutputParser::new(MARKER, MAX_PART_BYTES);
+    let mut parts = Vec::new();
+    for chunk in text.chunks(size) {
+        for part in parser.push(chunk)? {
             match &part {
-                Part::Section(_, body) => assert!(body.len() <= MOST),
-                Part::BlockingWorker(_, body) => assert!(body.len() <= MOST + size),
-                Part::Whole => {}
+                OutputPart::Section(_, body) => assert!(body.len() <= MAX_PART_BYTES),
+                OutputPart::Async(_, body) => assert!(body.len() <= MAX_PART_BYTES + size),
+                OutputPart::EndOfResponse => {}
             }
-            all.push(part);
+            parts.push(part);
         }
     }
-    assert!(parts.noise().len() <= 200);
-    Ok(all)
+    assert!(parser.unframed_output().len() <= 200);
+    Ok(parts)
 }
 
-/// As `ssh/session.rs` takes it in.
-fn session(parts: Vec<Part>) {
-    let (mut host, mut sections) = (Host::default(), Sections::default());
-    let mut earlier: Option<(f64, Look)> = None;
-    let mut told = Vec::new();
+/// Processes the parts as `src/remote/ssh/session.rs` does.
+fn run_session(parts: Vec<OutputPart>) {
+    let (mut inventory, mut sections) = (RemoteInventory::default(), Sections::default());
+    let mut previous: Option<(f64, RemoteSample)> = None;
+    let mut notifications = Vec::new();
     for part in parts {
         match part {
-            Part::Section(name, body) => sections.0.push((name, body)),
-            Part::BlockingWorker(letter, text) => {
-                if host.take_aside(letter, &text) {
-                    told.push(events::gpu("k", &host));
+            OutputPart::Section(name, body) => sections.0.push((name, body)),
+            OutputPart::Async(letter, text) => {
+                if inventory.update_async(letter, &text) {
+                    notifications.push(events::gpu("k", &inventory));
                 }
             }
-            Part::Whole => {
+            OutputPart::EndOfResponse => {
                 let sections = std::mem::take(&mut sections);
-                let look = Look::new(&sections);
-                let uptime = look.uptime_seconds.unwrap_or_default();
-                let news = host.take(&sections, uptime);
-                if news.processors {
-                    told.push(events::cpu_info("k", &host));
+                let sample = RemoteSample::parse(&sections);
+                let uptime = sample.uptime_seconds.unwrap_or_default();
+                let changes = inventory.update(&sections, uptime);
+                if changes.processors {
+                    notifications.push(events::cpu_info("k", &inventory));
                 }
-                told.extend(news.processes.and_then(|list| events::process("k", &host, &list)));
-                if let Some((then, earlier)) = &earlier
-                    && uptime > *then
+                let processes = changes.previous_processes;
+                notifications
+                    .extend(processes.and_then(|list| events::process("k", &inventory, &list)));
+                if let Some((previous_uptime, previous)) = &previous
+                    && uptime > *previous_uptime
                 {
-                    let seconds = uptime - then;
-                    told.extend(events::of_look("k", &host, earlier, &look, seconds));
-                    told.push(events::rough("k", &host, earlier, &look, seconds));
+                    let seconds = uptime - previous_uptime;
+                    let (key, previous, now) = ("k", previous, &sample);
+                    notifications
+                        .extend(events::of_sample(key, &inventory, previous, now, seconds));
+                    notifications.push(events::rough(key, &inventory, previous, now, seconds));
                 }
-                host.wants_places();
-                earlier = Some((uptime, look));
+                inventory.needs_topology();
+                previous = Some((uptime, sample));
             }
         }
     }
-    for text in told {
+    for text in notifications {
         let message: Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(message["method"], "ssh.notification");
         assert_eq!(message["params"][0]["message"]["ssh_key"], "k");

@@ -1,20 +1,20 @@
-//! Events of a host's looks.
+//! Tests of the notifications.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::*;
-use crate::remote::sample::Sections;
+use crate::remote::collect::sample::Sections;
 
 const KEY: &str = "cc@10.128.248.93:22";
 
-fn look(sections: &[(&str, &str)]) -> Look {
+fn sample(sections: &[(&str, &str)]) -> RemoteSample {
     let section = |(name, text): &(&str, &str)| ((*name).to_owned(), text.as_bytes().to_vec());
-    Look::new(&Sections(sections.iter().map(section).collect()))
+    RemoteSample::parse(&Sections(sections.iter().map(section).collect()))
 }
 
-fn fixture(tree: &str) -> Look {
+fn fixture(tree: &str) -> RemoteSample {
     let read = |name: &str| {
         std::fs::read_to_string(format!(
             "{}/tests/fixtures/{tree}/proc/{name}",
@@ -27,10 +27,10 @@ fn fixture(tree: &str) -> Look {
     texts.push(("net/dev", read("net/dev")));
     let texts: Vec<(&str, &str)> =
         texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    look(&texts)
+    sample(&texts)
 }
 
-/// The message of an event, by its name.
+/// Messages by name of their event.
 fn messages(events: &[String]) -> BTreeMap<String, Value> {
     let message = |text: &String| {
         let event: Value = serde_json::from_str(text).unwrap();
@@ -43,10 +43,10 @@ fn messages(events: &[String]) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn a_real_machine() {
+fn builds_all_events_of_real_sample() {
     let (earlier, now) = (fixture("x86/a"), fixture("x86/b"));
     let seconds = now.uptime_seconds.unwrap() - earlier.uptime_seconds.unwrap();
-    let events = messages(&of_look(KEY, &Host::default(), &earlier, &now, seconds));
+    let events = messages(&of_sample(KEY, &RemoteInventory::default(), &earlier, &now, seconds));
     let names: Vec<&String> = events.keys().collect();
     assert_eq!(
         names,
@@ -71,24 +71,27 @@ fn a_real_machine() {
 }
 
 #[test]
-fn what_a_host_lacks_is_no_event() {
-    let now = look(&[("uptime", "93784.99 1\n"), ("zones", "0 45000\n2 61500\n")]);
-    let events = messages(&of_look(KEY, &Host::default(), &Look::default(), &now, 2.0));
+fn skips_events_of_missing_kernel_files() {
+    let now = sample(&[("uptime", "93784.99 1\n"), ("zones", "0 45000\n2 61500\n")]);
+    let events =
+        messages(&of_sample(KEY, &RemoteInventory::default(), &RemoteSample::default(), &now, 2.0));
     assert_eq!(events.keys().collect::<Vec<_>>(), ["temp", "uptime"]);
     assert_eq!(events["temp"]["temp_map"], json!({"zone0": 45000, "zone2": 61500}));
     assert_eq!(
         events["uptime"]["uptime"],
         json!({"up_day": 1, "up_hour": 2, "up_min": 3, "up_sec": 4})
     );
-    let rough = messages(&[rough(KEY, &Host::default(), &Look::default(), &now, 2.0)]);
+    let rough =
+        messages(&[rough(KEY, &RemoteInventory::default(), &RemoteSample::default(), &now, 2.0)]);
     assert_eq!(rough["rough"], json!({"ssh_key": KEY, "temp": {"highest_temp": 61500}}));
 }
 
 #[test]
-fn loads_are_shown_beside_their_share_of_the_processors() {
+fn loadavg_has_load_per_processor() {
     let stat = "cpu 1 1 1 1\ncpu0 1 1 1 1\ncpu1 1 1 1 1\n";
-    let now = look(&[("loadavg", "0.51 1.00 3.00 2/80 11206\n"), ("stat", stat)]);
-    let events = messages(&of_look(KEY, &Host::default(), &Look::default(), &now, 2.0));
+    let now = sample(&[("loadavg", "0.51 1.00 3.00 2/80 11206\n"), ("stat", stat)]);
+    let events =
+        messages(&of_sample(KEY, &RemoteInventory::default(), &RemoteSample::default(), &now, 2.0));
     let expected = json!({
         "one": 0.51, "five": 1.0, "fifteen": 3.0, "one_occupy": 0.26, "five_occupy": 0.5, "fifteen_occupy": 1.5,
         "running": 2, "active": 80, "last_pid": 11206,
@@ -97,70 +100,76 @@ fn loads_are_shown_beside_their_share_of_the_processors() {
 }
 
 #[test]
-fn memory_without_swap() {
-    let now = look(&[(
+fn memory_without_swap_has_zero_share() {
+    let now = sample(&[(
         "meminfo",
         "MemTotal: 1000 kB\nMemFree: 100 kB\nMemAvailable: 250 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\nSwapCached: 0 kB\n",
     )]);
-    let rough = messages(&[rough(KEY, &Host::default(), &Look::default(), &now, 2.0)]);
+    let rough =
+        messages(&[rough(KEY, &RemoteInventory::default(), &RemoteSample::default(), &now, 2.0)]);
     let expected =
         json!({"free_mem_occupy": 0.1, "used_mem_occupy": 0.75, "cached_swap_occupy": 0.0});
     assert_eq!(rough["rough"]["memory"], expected);
 }
 
 #[test]
-fn processes_by_processor_time_and_then_memory() {
-    let host = |uptime: f64, ticks: [u64; 3]| {
+fn sorts_processes_by_cpu_time_then_memory() {
+    let inventory = |uptime_seconds: f64, ticks: [u64; 3]| {
         let line = |pid: usize, ticks: u64, pages: u64| {
             format!(
                 "{pid} (p{pid}) S 1 1 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 {pid} 0 {pages}\n"
             )
         };
         let text = line(1, ticks[0], 5) + &line(2, ticks[1], 256) + &line(3, ticks[2], 512);
-        let processes = (uptime, crate::procfs::processes::parse(text.as_bytes()));
-        Host { processes, page_bytes: 4096, ..Host::default() }
+        let processes = crate::procfs::processes::parse(text.as_bytes());
+        let processes = ProcessList { uptime_seconds, processes };
+        RemoteInventory { processes, page_size_bytes: 4096, ..RemoteInventory::default() }
     };
-    let (before, now) = (host(100.0, [0, 7, 7]), host(105.0, [50, 7, 7]));
+    let (before, now) = (inventory(100.0, [0, 7, 7]), inventory(105.0, [50, 7, 7]));
     let event = process(KEY, &now, &before.processes).unwrap();
     let expected = json!([
         {"pid": 1, "name": "p1", "cpu": 10.0, "mem": 20.0, "mem_unit": "KB"},
         {"pid": 3, "name": "p3", "cpu": 0.0, "mem": 2.0, "mem_unit": "MB"},
         {"pid": 2, "name": "p2", "cpu": 0.0, "mem": 1.0, "mem_unit": "MB"},
     ]);
-    assert_eq!(messages(&[event])["process"]["process"], expected, "three of them are enough");
+    assert_eq!(messages(&[event])["process"]["process"], expected, "three processes");
     assert!(process(KEY, &now, &now.processes).is_none());
 }
 
 #[test]
-fn two_long_lists_with_nothing_in_common_took_half_a_minute() {
+fn compares_long_lists_of_processes_in_linear_time() {
     let list = |start_ticks: u64| -> Vec<Process> {
-        let one = |pid| Process {
+        let process = |pid| Process {
             pid,
             name: Vec::new(),
             ticks: pid.into(),
             start_ticks,
             resident_pages: 1,
         };
-        (0..40_000).map(one).collect()
+        (0..40_000).map(process).collect()
     };
-    let host = Host { processes: (2.0, list(1)), ..Host::default() };
-    let begun = std::time::Instant::now();
-    let busiest = |earlier: Vec<Process>| {
-        let event = process(KEY, &host, &(1.0, earlier)).unwrap();
+    let list =
+        |uptime_seconds, start_ticks| ProcessList { uptime_seconds, processes: list(start_ticks) };
+    let inventory = RemoteInventory { processes: list(2.0, 1), ..RemoteInventory::default() };
+    let start = std::time::Instant::now();
+    let max_cpu = |previous: ProcessList| {
+        let event = process(KEY, &inventory, &previous).unwrap();
         messages(&[event])["process"]["process"][0]["cpu"].clone()
     };
-    assert_eq!(busiest(list(0)), json!(39_999.0), "all are new");
-    assert_eq!(busiest(list(1)), json!(0.0), "none is");
-    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    // Each pair of 40 000 processes was compared once: that took half a minute.
+    assert_eq!(max_cpu(list(1.0, 0)), json!(39_999.0), "all processes are new");
+    assert_eq!(max_cpu(list(1.0, 1)), json!(0.0), "no process is new");
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 
 #[test]
-fn connections_and_gpus() {
+fn builds_connection_and_gpu_events() {
     let lost = messages(&[connection(KEY, "waiting", Some("connection refused"))]);
     let expected = json!({"ssh_key": KEY, "state": "waiting", "reason": "connection refused"});
     assert_eq!(lost["connection"], expected);
-    let gpus = crate::remote::nvidia_smi::parse(b"0, A100, GPU-1, 00000000:41:00.0, 40960\n");
-    let found = messages(&[gpu(KEY, &Host { gpus, ..Host::default() })]);
+    let gpus =
+        crate::remote::collect::nvidia_smi::parse(b"0, A100, GPU-1, 00000000:41:00.0, 40960\n");
+    let found = messages(&[gpu(KEY, &RemoteInventory { gpus, ..RemoteInventory::default() })]);
     let expected = json!([{"index": 0, "vendor": "nvidia", "name": "A100", "uuid": "GPU-1", "pci_address": "0000:41:00.0", "memory_total_bytes": 42949672960_u64}]);
     assert_eq!(found["gpu"]["gpus"], expected);
 }

@@ -1,19 +1,20 @@
 {
-# What hm-agent has a host's sh run, over SSH: it prints kernel files when it is asked to. It writes nothing anywhere, and
-# ends with the connection. Plain POSIX sh, whatever the login shell is.
+# hm-agent runs this in sh on a remote host, over SSH. For each line on standard input it prints kernel files, framed by
+# lines that begin with the marker. It writes no files and exits with the connection. Plain POSIX sh: the login shell
+# may be any.
 m=MARKER
 exec 2>/dev/null
 LC_ALL=C PATH=$PATH:/usr/sbin:/sbin
 export LC_ALL PATH
 read -r _ _ _ _ group _ </proc/$$/stat
-# Ends this shell and whomever it has started.
-end() {
+# Kills this shell and its descendants.
+kill_tree() {
 	if [ "$group" = $$ ]; then kill -9 0; fi
-	# The group is the server's as well (Dropbear's): those who descend from this shell.
+	# This shell leads no process group, so its group contains the SSH server (Dropbear): kill only the descendants.
 	read -r self _ </proc/self/stat
-	# Without a /proc, those whom it knows.
-	[ "$self" ] || { kill -9 $watch $sizes $gpus; kill -9 $$; }
-	ours=" $$ " more=yes
+	# Without /proc, kill the known children.
+	[ "$self" ] || { kill -9 $timer $sizes $gpus; kill -9 $$; }
+	tree=" $$ " more=yes
 	while [ $more ]; do
 		more=
 		for stat in /proc/[0-9]*/stat; do
@@ -22,18 +23,19 @@ end() {
 			read -r text <"$stat"
 			parent=${text##*) ? }
 			parent=${parent%% *}
-			case $ours in
+			case $tree in
 			*" $pid "*) ;;
-			*" $parent "*) ours="$ours$pid " more=yes ;;
+			*" $parent "*) tree="$tree$pid " more=yes ;;
 			esac
 		done
 	done
-	for pid in $ours; do
+	for pid in $tree; do
 		if [ "$pid" != "$self" ]; then kill -9 "$pid"; fi
 	done
 	exit
 }
-# Nobody asks for 40 s: the network is cut, or a command hangs. Until it listens, the signal is for nobody.
+# Idle timer: without a request for 40 s, the network is cut or a command hangs, and everything is killed. SIGUSR1
+# restarts it; the signal is ignored until the timer handles it.
 trap '' USR1
 (
 	trap 'idle=0' USR1
@@ -43,9 +45,9 @@ trap '' USR1
 		idle=$((idle + 1))
 		sleep 5 || exit
 	done
-	end
+	kill_tree
 ) >/dev/null &
-watch=$!
+timer=$!
 section() {
 	echo "$m $1"
 	shift
@@ -71,19 +73,19 @@ topology() {
 		echo "${cpu##*cpu} ${package:--} ${core:--} ${khz:--}"
 	done
 }
-# Of memory, in bytes: BusyBox has no getconf.
-page() {
+# Page size of memory in bytes: BusyBox has no getconf.
+page_size() {
 	while read -r name size _; do
 		case $name in KernelPageSize:) echo $((size * 1024)) && return ;; esac
 	done </proc/self/smaps
 	echo 4096
 }
-# What may hang goes on beside the rest, a line at a time.
-aside() {
+# Prints the output of a background command that may hang, one framed line at a time, between the lines of sections.
+async_part() {
 	while read -r text; do echo "$m$1 $text"; done
 	echo "$m$1"
 }
-# File systems on devices of this machine: others may hang for ever.
+# Filesystems on devices of this machine: network filesystems may block indefinitely.
 sizes() {
 	set -- /
 	while read -r source point _; do
@@ -92,17 +94,17 @@ sizes() {
 		/dev/*) set -- "$@" "$point" ;;
 		esac
 	done </proc/mounts
-	df -P -k -- "$@" | aside d
+	df -P -k -- "$@" | async_part d
 }
 gpus() {
-	nvidia-smi --query-gpu=FIELDS --format=csv,noheader,nounits | aside g
+	nvidia-smi --query-gpu=FIELDS --format=csv,noheader,nounits | async_part g
 }
 echo
-echo "$m hello"
-getconf PAGESIZE || page
+echo "$m page-size"
+getconf PAGESIZE || page_size
 echo "$m ."
-while read -r wanted; do
-	kill -USR1 $watch
+while read -r request; do
+	kill -USR1 $timer
 	section uptime line /proc/uptime
 	section loadavg line /proc/loadavg
 	section stat cat /proc/stat
@@ -111,18 +113,18 @@ while read -r wanted; do
 	section net/snmp cat /proc/net/snmp
 	section diskstats cat /proc/diskstats
 	section zones zones
-	case $wanted in *p*) section processes cat /proc/[0-9]*/stat ;; esac
-	case $wanted in *c*) section cpuinfo grep -v -e ^flags -e '^vmx flags' -e ^bugs -e ^Features /proc/cpuinfo ;; esac
-	case $wanted in *t*) section topology topology ;; esac
-	case $wanted in *n*)
+	case $request in *p*) section processes cat /proc/[0-9]*/stat ;; esac
+	case $request in *c*) section cpuinfo grep -v -e ^flags -e '^vmx flags' -e ^bugs -e ^Features /proc/cpuinfo ;; esac
+	case $request in *t*) section topology topology ;; esac
+	case $request in *n*)
 		section devices devices
 		section addresses ip -o address
 		section mounts cat /proc/self/mountinfo
 		;;
 	esac
 	echo "$m ."
-	case $wanted in *d*) kill -0 $sizes || { sizes & sizes=$!; } ;; esac
-	case $wanted in *g*) kill -0 $gpus || { gpus & gpus=$!; } ;; esac
+	case $request in *d*) kill -0 $sizes || { sizes & sizes=$!; } ;; esac
+	case $request in *g*) kill -0 $gpus || { gpus & gpus=$!; } ;; esac
 done
-end
+kill_tree
 }

@@ -1,6 +1,6 @@
-//! `df -P -k`: how full file systems are, where statvfs cannot be called.
+//! `df -P -k`: filesystem usage of a host on which statvfs cannot be called.
 //!
-//! Format: POSIX, df, "-P"; the last column may hold spaces. Two real lines:
+//! Format: POSIX, df, "-P"; the last column may contain spaces. Two real lines:
 //!
 //! ```text
 //! Filesystem     1024-blocks     Used Available Capacity Mounted on
@@ -10,35 +10,34 @@
 use crate::procfs::lines;
 use crate::util::text::parse_decimal;
 
-/// One file system.
+/// A filesystem in df's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub struct Size {
+pub struct DfEntry {
     pub device: Vec<u8>,
     pub mount_point: Vec<u8>,
     pub total_bytes: u64,
     pub used_bytes: u64,
-    /// What an ordinary user can still write.
+    /// Space that an unprivileged user can still write.
     pub available_bytes: u64,
 }
 
-/// Parses what df printed. Lines that are no file system, its heading among them, are left out: it also prints what it
-/// could not ask.
-pub fn parse(text: &[u8]) -> Vec<Size> {
-    lines(text).filter_map(|(_, line)| size(line)).collect()
+/// Parses the output of df. Lines that describe no filesystem are skipped: the heading, and errors about filesystems
+/// that df could not query.
+pub fn parse(text: &[u8]) -> Vec<DfEntry> {
+    lines(text).filter_map(|(_, line)| entry(line)).collect()
 }
 
-fn size(line: &[u8]) -> Option<Size> {
-    let (device, rest) = field(line)?;
-    let (total, rest) = field(rest)?;
-    let (used, rest) = field(rest)?;
-    let (available, rest) = field(rest)?;
-    let (capacity, rest) = field(rest)?;
+fn entry(line: &[u8]) -> Option<DfEntry> {
+    let (device, rest) = split_field(line)?;
+    let (total, rest) = split_field(rest)?;
+    let (used, rest) = split_field(rest)?;
+    let (available, rest) = split_field(rest)?;
+    let (capacity, rest) = split_field(rest)?;
     let is_capacity = capacity.ends_with(b"%") || capacity == b"-";
     let mount_point = rest.trim_ascii_start();
     let bytes = |field: &[u8]| parse_decimal(field)?.checked_mul(1024);
     (is_capacity && mount_point.starts_with(b"/")).then_some(())?;
-    Some(Size {
+    Some(DfEntry {
         device: device.to_vec(),
         mount_point: mount_point.to_vec(),
         total_bytes: bytes(total)?,
@@ -47,8 +46,8 @@ fn size(line: &[u8]) -> Option<Size> {
     })
 }
 
-/// The first field of a line, and what follows it.
-fn field(line: &[u8]) -> Option<(&[u8], &[u8])> {
+/// Splits a line after its first field.
+fn split_field(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let line = line.trim_ascii_start();
     let end = line.iter().position(|byte| *byte == b' ' || *byte == b'\t')?;
     line.split_at_checked(end)
@@ -65,20 +64,20 @@ df: /mnt/gone: Input/output error
 ";
 
     #[test]
-    fn a_real_sample() {
-        let sizes = parse(REAL);
-        assert_eq!(sizes.len(), 2);
+    fn parses_real_output() {
+        let entries = parse(REAL);
+        assert_eq!(entries.len(), 2);
         assert_eq!(
-            (&sizes[0].device[..], &sizes[0].mount_point[..]),
+            (&entries[0].device[..], &entries[0].mount_point[..]),
             (&b"/dev/vda"[..], &b"/"[..])
         );
-        assert_eq!(sizes[0].total_bytes, 264_212_084 * 1024);
-        assert_eq!((sizes[1].used_bytes, sizes[1].available_bytes), (40 * 1024, 50 * 1024));
-        assert_eq!(sizes[1].mount_point, b"/mnt/my disk");
+        assert_eq!(entries[0].total_bytes, 264_212_084 * 1024);
+        assert_eq!((entries[1].used_bytes, entries[1].available_bytes), (40 * 1024, 50 * 1024));
+        assert_eq!(entries[1].mount_point, b"/mnt/my disk");
     }
 
     #[test]
-    fn what_it_does_not_understand_is_left_out() {
+    fn skips_malformed_and_truncated_lines() {
         assert_eq!(
             parse(b"/dev/x 99999999999999999999 1 1 1% /\n/dev/x 1 1 1 1 /\n/dev/x 1\n"),
             []

@@ -1,29 +1,31 @@
-//! `net_dev` and `net_stat`.
+//! `net_dev` and `net_stat`: throughput of interfaces, and counters of TCP and UDP.
 
 use serde_json::{Map, Value};
 
 use crate::model::previous::PreviousItems;
 use crate::procfs::net_dev::{NetDev, Traffic};
 use crate::procfs::snmp::Snmp;
-use crate::remote::protocol::fields::Fields;
-use crate::remote::sample::{Host, Look};
+use crate::remote::collect::sample::{RemoteInventory, RemoteSample};
+use crate::remote::protocol::events::fields::Fields;
 
-/// What interfaces moved, since they exist and now.
+/// Bytes and packets since the interface was created, and rates since the previous sample.
 #[derive(Default)]
-struct Moved {
+struct Delta {
+    /// Received bytes and packets.
     down: [f64; 2],
+    /// Transmitted bytes and packets.
     up: [f64; 2],
-    /// Bytes per second; `None` before the second look, or where a counter went backwards.
+    /// Bytes per second, received and transmitted. `None` without a previous sample, or if a counter has decreased.
     speeds: Option<[f64; 2]>,
 }
 
-impl Moved {
-    fn new(earlier: Option<(&NetDev, f64)>, now: &NetDev) -> Self {
+impl Delta {
+    fn new(previous: Option<(&NetDev, f64)>, now: &NetDev) -> Self {
         let both = |traffic: &Traffic| [traffic.bytes as f64, traffic.packets as f64];
-        let speeds = earlier.and_then(|(earlier, seconds)| {
-            let speed = |earlier: u64, now: u64| Some(now.checked_sub(earlier)? as f64 / seconds);
-            let down = speed(earlier.receive.bytes, now.receive.bytes)?;
-            Some([down, speed(earlier.transmit.bytes, now.transmit.bytes)?])
+        let speeds = previous.and_then(|(previous, seconds)| {
+            let speed = |previous: u64, now: u64| Some(now.checked_sub(previous)? as f64 / seconds);
+            let down = speed(previous.receive.bytes, now.receive.bytes)?;
+            Some([down, speed(previous.transmit.bytes, now.transmit.bytes)?])
         });
         Self { down: both(&now.receive), up: both(&now.transmit), speeds }
     }
@@ -43,43 +45,50 @@ impl Moved {
     fn fields(&self) -> Fields {
         let mut fields = Fields::default();
         let [down, up] = self.speeds.map_or([None; 2], |speeds| speeds.map(Some));
-        for (way, [bytes, packets], speed) in [("up", self.up, up), ("down", self.down, down)] {
+        for (direction, [bytes, packets], speed) in [("up", self.up, up), ("down", self.down, down)]
+        {
             fields
-                .count(&format!("{way}_bytes"), Some(bytes as u64))
-                .count(&format!("{way}_packets"), Some(packets as u64))
-                .size(&format!("{way}_bytes_h"), Some(bytes))
-                .size(&format!("{way}_speed"), speed);
+                .count(&format!("{direction}_bytes"), Some(bytes as u64))
+                .count(&format!("{direction}_packets"), Some(packets as u64))
+                .size(&format!("{direction}_bytes_h"), Some(bytes))
+                .size(&format!("{direction}_speed"), speed);
         }
         fields
     }
 }
 
-/// The total, and every interface by name.
-pub(super) fn devices(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> (Value, Value) {
-    let (mut total, mut each) = (Moved::default(), Map::new());
-    // What goes through a bridge or a tunnel goes through the hardware, too; where there is none, as in a container,
-    // what is there counts.
-    let is_hardware = |device: &NetDev| host.devices.iter().any(|name| **name == *device.name);
+/// The total, and each interface by name.
+pub(super) fn devices(
+    inventory: &RemoteInventory,
+    previous: &RemoteSample,
+    now: &RemoteSample,
+    seconds: f64,
+) -> (Value, Value) {
+    let (mut total, mut each) = (Delta::default(), Map::new());
+    // Traffic of bridges and tunnels is counted at the hardware already. Without hardware, as in a container, all
+    // interfaces but the loopback count.
+    let physical = &inventory.physical_interfaces;
+    let is_hardware = |device: &NetDev| physical.iter().any(|name| **name == *device.name);
     let any_hardware = now.net_dev.iter().any(is_hardware);
-    let mut before = PreviousItems::new(&earlier.net_dev);
+    let mut before = PreviousItems::new(&previous.net_dev);
     for device in &now.net_dev {
         let before = before.find(|before| before.name == device.name);
-        let moved = Moved::new(before.map(|before| (before, seconds)), device);
+        let delta = Delta::new(before.map(|before| (before, seconds)), device);
         if if any_hardware { is_hardware(device) } else { *device.name != *b"lo" } {
-            total.add(&moved);
+            total.add(&delta);
         }
         let name = String::from_utf8_lossy(&device.name).into_owned();
-        let own = host.addresses.iter().filter(|(name, _)| **name == *device.name);
+        let own = inventory.addresses.iter().filter(|(name, _)| **name == *device.name);
         let addresses: Vec<Value> = own.map(|(_, address)| address.to_string().into()).collect();
-        let mut fields = moved.fields();
+        let mut fields = delta.fields();
         fields.put("name", Some(name.as_str().into())).put("ip", Some(addresses.into()));
         fields.put("virtual", Some((!is_hardware(device)).into()));
-        each.insert(name, fields.done());
+        each.insert(name, fields.finish());
     }
-    (total.fields().done(), Value::Object(each))
+    (total.fields().finish(), Value::Object(each))
 }
 
-/// TCP and UDP.
+/// Counters of TCP and UDP.
 pub(super) fn protocols(snmp: &Snmp) -> (Value, Value) {
     let as_float = |count: Option<u64>| count.map(|count| count as f64);
     let mut tcp = Fields::default();
@@ -96,7 +105,7 @@ pub(super) fn protocols(snmp: &Snmp) -> (Value, Value) {
         .count("out_datagrams", snmp.udp_out_datagrams)
         .count("receive_buf_errors", snmp.udp_rcvbuf_errors)
         .count("send_buf_errors", snmp.udp_sndbuf_errors);
-    (tcp.done(), udp.done())
+    (tcp.finish(), udp.finish())
 }
 
 #[cfg(test)]
@@ -105,28 +114,32 @@ mod tests {
     use crate::procfs::net_dev;
     use serde_json::json;
 
-    fn look(eth0: [u64; 4], docker0: u64) -> Look {
+    fn sample(eth0: [u64; 4], docker0: u64) -> RemoteSample {
         let line = |name: &str, [down, down_packets, up, up_packets]: [u64; 4]| {
             format!("{name}: {down} {down_packets} 0 0 0 0 0 0 {up} {up_packets} 0 0 0 0 0 0\n")
         };
         let text =
             ["a\nb\n", &line("eth0", eth0), &line("docker0", [docker0; 4]), &line("lo", [9; 4])];
-        Look { net_dev: net_dev::parse(text.concat().as_bytes()).unwrap(), ..Look::default() }
+        let net_dev = net_dev::parse(text.concat().as_bytes()).unwrap();
+        RemoteSample { net_dev, ..RemoteSample::default() }
     }
 
     #[test]
-    fn interfaces_and_their_total() {
-        let mut host = Host { devices: vec![b"eth0".to_vec()], ..Host::default() };
-        host.addresses = vec![(b"eth0".to_vec(), [192, 0, 2, 7].into())];
-        let (one, two) = (look([1000, 10, 100, 1], 50), look([5096, 20, 300, 3], 70));
-        let (total, each) = devices(&host, &one, &two, 2.0);
+    fn total_counts_hardware_interfaces_if_any() {
+        let mut inventory = RemoteInventory {
+            physical_interfaces: vec![b"eth0".to_vec()],
+            ..RemoteInventory::default()
+        };
+        inventory.addresses = vec![(b"eth0".to_vec(), [192, 0, 2, 7].into())];
+        let (one, two) = (sample([1000, 10, 100, 1], 50), sample([5096, 20, 300, 3], 70));
+        let (total, each) = devices(&inventory, &one, &two, 2.0);
         let expected = json!({
             "down_bytes": 5096, "down_packets": 20, "down_bytes_h": 4.98, "down_bytes_h_unit": "KB",
             "down_speed": 2.0, "down_speed_unit": "KB",
             "up_bytes": 300, "up_packets": 3, "up_bytes_h": 300.0, "up_bytes_h_unit": "B",
             "up_speed": 100.0, "up_speed_unit": "B",
         });
-        assert_eq!(total, expected, "what goes through docker0 went through eth0");
+        assert_eq!(total, expected, "traffic of docker0 is counted at eth0");
         assert_eq!(
             (&each["eth0"]["ip"], &each["eth0"]["virtual"]),
             (&json!(["192.0.2.7"]), &json!(false))
@@ -135,19 +148,19 @@ mod tests {
             (&each["docker0"]["name"], &each["docker0"]["virtual"]),
             (&json!("docker0"), &json!(true))
         );
-        host.devices.clear();
-        let (total, _) = devices(&host, &one, &two, 2.0);
-        assert_eq!(total["up_bytes"], 370, "in a container all but the loopback counts");
-        let (total, _) = devices(&host, &two, &one, 2.0);
+        inventory.physical_interfaces.clear();
+        let (total, _) = devices(&inventory, &one, &two, 2.0);
+        assert_eq!(total["up_bytes"], 370, "without hardware, all but the loopback");
+        let (total, _) = devices(&inventory, &two, &one, 2.0);
         assert_eq!(
             (&total["up_speed"], &total["up_bytes"]),
             (&Value::Null, &json!(150)),
-            "it went backwards"
+            "the counters have decreased"
         );
     }
 
     #[test]
-    fn retransmissions_are_a_share_of_what_was_sent() {
+    fn retransmission_rate_is_share_of_sent_segments() {
         let snmp = Snmp { tcp_out_segs: Some(200), tcp_retrans_segs: Some(3), ..Snmp::default() };
         let (tcp, udp) = protocols(&snmp);
         assert_eq!(

@@ -1,28 +1,29 @@
-//! `disk`: what is on devices, and what moves to and from them.
+//! `disk`: usage of filesystems, and throughput of disks.
 
 use serde_json::{Map, Value};
 
 use crate::model::previous::PreviousItems;
-use crate::procfs::diskstats;
-use crate::procfs::diskstats::DiskStat;
+use crate::procfs::diskstats::{self, DiskStat};
 use crate::procfs::mountinfo::Mount;
-use crate::remote::df::Size;
-use crate::remote::protocol::fields::Fields;
-use crate::remote::sample::{Host, Look};
+use crate::remote::collect::df::DfEntry;
+use crate::remote::collect::sample::{RemoteInventory, RemoteSample};
+use crate::remote::protocol::events::fields::Fields;
 
-/// What moved since boot and, per second, now.
+/// Bytes since boot, and rates since the previous sample.
 #[derive(Default)]
-struct Moved {
+struct Delta {
+    /// Read and written since boot.
     bytes: [f64; 2],
-    /// Bytes read and written, reads and writes per second.
+    /// Bytes read and written, reads and writes, per second. `None` without a previous sample, or if a counter has
+    /// decreased.
     rates: Option<[f64; 4]>,
 }
 
-impl Moved {
-    fn new(earlier: Option<(&DiskStat, f64)>, now: &DiskStat) -> Self {
-        let rates = earlier.and_then(|(earlier, seconds)| {
+impl Delta {
+    fn new(previous: Option<(&DiskStat, f64)>, now: &DiskStat) -> Self {
+        let rates = previous.and_then(|(previous, seconds)| {
             let rate = |pick: fn(&DiskStat) -> u64| {
-                Some(pick(now).checked_sub(pick(earlier))? as f64 / seconds)
+                Some(pick(now).checked_sub(pick(previous))? as f64 / seconds)
             };
             let bytes = (rate(|disk| disk.read_bytes)?, rate(|disk| disk.written_bytes)?);
             Some([bytes.0, bytes.1, rate(|disk| disk.reads)?, rate(|disk| disk.writes)?])
@@ -53,82 +54,96 @@ impl Moved {
     }
 }
 
-/// All disks together.
-pub(super) fn totals(earlier: &Look, now: &Look, seconds: f64, fields: &mut Fields) {
-    let mut total = Moved::default();
-    let mut before = PreviousItems::new(&earlier.diskstats);
+/// Adds the totals of all disks.
+pub(super) fn totals(
+    previous: &RemoteSample,
+    now: &RemoteSample,
+    seconds: f64,
+    fields: &mut Fields,
+) {
+    let mut total = Delta::default();
+    let mut before = PreviousItems::new(&previous.diskstats);
     for disk in diskstats::whole_disks(&now.diskstats) {
-        // What is made of disks (LVM, RAID) moves what they move.
+        // I/O of devices on top of disks (LVM, RAID) is counted at the disks already.
         if !disk.name.starts_with(b"dm-") && !disk.name.starts_with(b"md") {
-            total.add(&moved(&mut before, disk, seconds));
+            total.add(&delta(&mut before, disk, seconds));
         }
     }
     total.put_into(fields);
 }
 
-fn moved(before: &mut PreviousItems<DiskStat>, disk: &DiskStat, seconds: f64) -> Moved {
+fn delta(before: &mut PreviousItems<DiskStat>, disk: &DiskStat, seconds: f64) -> Delta {
     let before = before.find(|before| before.name == disk.name);
-    Moved::new(before.map(|before| (before, seconds)), disk)
+    Delta::new(before.map(|before| (before, seconds)), disk)
 }
 
-/// Whole disks, and every device with a file system, by name.
-pub(super) fn each(host: &Host, earlier: &Look, now: &Look, seconds: f64) -> Value {
+/// Whole disks, and devices with a filesystem, by name.
+pub(super) fn each(
+    inventory: &RemoteInventory,
+    previous: &RemoteSample,
+    now: &RemoteSample,
+    seconds: f64,
+) -> Value {
     let mut map = Map::new();
-    let mut before = PreviousItems::new(&earlier.diskstats);
+    let mut before = PreviousItems::new(&previous.diskstats);
     for disk in diskstats::whole_disks(&now.diskstats) {
         let name = String::from_utf8_lossy(&disk.name).into_owned();
         let mut fields = Fields::default();
         fields.put("dev_name", Some(name.as_str().into()));
-        moved(&mut before, disk, seconds).put_into(&mut fields);
-        map.insert(name, fields.done());
+        delta(&mut before, disk, seconds).put_into(&mut fields);
+        map.insert(name, fields.finish());
     }
     let mut seen: Vec<&[u8]> = Vec::new();
-    for size in &host.sizes {
-        // A device that is mounted several times is listed where it was mounted first.
-        if seen.contains(&&size.device[..]) {
+    for filesystem in &inventory.filesystems {
+        // A device that is mounted several times is listed with its first mount point.
+        if seen.contains(&&filesystem.device[..]) {
             continue;
         }
-        seen.push(&size.device);
-        let device = size.device.strip_prefix(b"/dev/").unwrap_or(&size.device);
+        seen.push(&filesystem.device);
+        let device = &filesystem.device;
+        let device = device.strip_prefix(b"/dev/").unwrap_or(device);
         let name = String::from_utf8_lossy(device).into_owned();
-        let fields = file_system(host, &mut before, now, seconds, &name, size);
+        let fields = filesystem_fields(inventory, &mut before, now, seconds, &name, filesystem);
         map.insert(name, fields);
     }
     Value::Object(map)
 }
 
-fn file_system(
-    host: &Host,
+fn filesystem_fields(
+    inventory: &RemoteInventory,
     before: &mut PreviousItems<DiskStat>,
-    now: &Look,
+    now: &RemoteSample,
     seconds: f64,
     name: &str,
-    size: &Size,
+    filesystem: &DfEntry,
 ) -> Value {
-    let mount = host.mounts.iter().rev().find(|mount| mount.mount_point == size.mount_point);
+    let mounts = &inventory.mounts;
+    let mount = mounts.iter().rev().find(|mount| mount.mount_point == filesystem.mount_point);
     let text = |bytes: &[u8]| Some(Value::from(String::from_utf8_lossy(bytes)));
-    let total = size.total_bytes as f64;
+    let total = filesystem.total_bytes as f64;
     let mut fields = Fields::default();
     fields
         .put("dev_name", Some(name.into()))
-        .put("mount", text(&size.mount_point))
+        .put("mount", text(&filesystem.mount_point))
         .put("file_system", mount.and_then(|mount| text(&mount.fs_type)))
         .size("total", Some(total));
-    for (part, bytes) in [("free", size.available_bytes as f64), ("used", size.used_bytes as f64)] {
+    for (part, bytes) in
+        [("free", filesystem.available_bytes as f64), ("used", filesystem.used_bytes as f64)]
+    {
         fields.size(part, Some(bytes));
         fields.share_of(&format!("{part}_rate"), Some(bytes), Some(total));
     }
-    // LVM's devices are called otherwise in the kernel's list; their numbers are the same.
+    // Devices of LVM have other names in /proc/diskstats, but the same numbers.
     let disks = &now.diskstats;
     let by_number = || disks.iter().find(|disk| Some(disk.number) == mount.and_then(device_number));
     let disk = disks.iter().find(|disk| *disk.name == *name.as_bytes()).or_else(by_number);
     if let Some(disk) = disk {
-        moved(before, disk, seconds).put_into(&mut fields);
+        delta(before, disk, seconds).put_into(&mut fields);
     }
-    fields.done()
+    fields.finish()
 }
 
-/// Major and minor.
+/// Major and minor number.
 fn device_number(mount: &Mount) -> Option<(u64, u64)> {
     let (major, minor) = std::str::from_utf8(&mount.device_number).ok()?.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
@@ -138,28 +153,29 @@ fn device_number(mount: &Mount) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
     use crate::procfs::mountinfo;
-    use crate::remote::df;
+    use crate::remote::collect::df;
     use serde_json::json;
 
-    fn look(sda: [u64; 4], sda1: [u64; 4]) -> Look {
+    fn sample(sda: [u64; 4], sda1: [u64; 4]) -> RemoteSample {
         let line = |name: &str, [reads, read, writes, written]: [u64; 4]| {
             format!("{name} {reads} 0 {read} 0 {writes} 0 {written} 0 0 0 0\n")
         };
         let text = line("8 0 sda", sda) + &line("8 1 sda1", sda1) + &line("254 3 dm-3", sda1);
-        Look { diskstats: diskstats::parse(text.as_bytes()).unwrap(), ..Look::default() }
+        let diskstats = diskstats::parse(text.as_bytes()).unwrap();
+        RemoteSample { diskstats, ..RemoteSample::default() }
     }
 
     #[test]
-    fn devices_and_their_total() {
+    fn totals_count_whole_disks_only() {
         let sizes = "/dev/sda1 1000 250 700 27% /\n/dev/sda1 1000 250 700 27% /again\noverlay 10 5 5 50% /x\n/dev/mapper/vg-home 10 5 5 50% /home\n";
         let mounts = b"27 1 8:1 / / rw - ext4 /dev/sda1 rw\n28 1 254:3 / /home rw - xfs /dev/mapper/vg-home rw\n";
-        let host = Host {
-            sizes: df::parse(sizes.as_bytes()),
+        let inventory = RemoteInventory {
+            filesystems: df::parse(sizes.as_bytes()),
             mounts: mountinfo::parse(mounts).unwrap(),
-            ..Host::default()
+            ..RemoteInventory::default()
         };
-        let (one, two) = (look([0; 4], [0; 4]), look([10, 20, 30, 4096], [1, 2, 3, 4]));
-        let map = each(&host, &one, &two, 2.0);
+        let (one, two) = (sample([0; 4], [0; 4]), sample([10, 20, 30, 4096], [1, 2, 3, 4]));
+        let map = each(&inventory, &one, &two, 2.0);
         let names: Vec<&String> = map.as_object().unwrap().keys().collect();
         assert_eq!(names, ["dm-3", "mapper/vg-home", "overlay", "sda", "sda1"]);
         assert_eq!(
@@ -177,11 +193,11 @@ mod tests {
         assert_eq!((&map["sda"]["mount"], &map["sda"]["read_iops"]), (&Value::Null, &json!(5.0)));
         let mut fields = Fields::default();
         totals(&one, &two, 2.0, &mut fields);
-        let totals = fields.done();
+        let totals = fields.finish();
         assert_eq!(
             (&totals["write"], &totals["write_unit"]),
             (&json!(2.0), &json!("MB")),
-            "sda alone"
+            "sda only"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! `ip -o address`: which interface has which addresses.
+//! `ip -o address`: the addresses of each interface.
 //!
-//! Format: ip-address(8), one address a line. Two real lines:
+//! Format: ip-address(8), one address per line. Two real lines:
 //!
 //! ```text
 //! 2: eth0    inet 192.0.2.7/24 brd 192.0.2.255 scope global eth0\       valid_lft forever preferred_lft forever
@@ -11,14 +11,14 @@ use std::net::IpAddr;
 
 use crate::procfs::{fields, lines};
 
-/// Parses the list into names and addresses, in its order. Lines without an address are left out.
+/// Parses the output into interface names and addresses, in its order. Lines without an address are skipped.
 pub fn parse(text: &[u8]) -> Vec<(Vec<u8>, IpAddr)> {
     lines(text).filter_map(|(_, line)| address(line)).collect()
 }
 
 fn address(line: &[u8]) -> Option<(Vec<u8>, IpAddr)> {
     let mut fields = fields(line).skip(1);
-    // A virtual interface may be shown with what it is on: eth0.5@eth0.
+    // A virtual interface may be printed with the interface below it: eth0.5@eth0.
     let name = fields.next()?.split(|&byte| byte == b'@').next()?.to_vec();
     if !matches!(fields.next()?, b"inet" | b"inet6") {
         return None;
@@ -41,7 +41,7 @@ mod tests {
 ";
 
     #[test]
-    fn a_real_list() {
+    fn parses_real_output_cut_at_every_byte() {
         let found: Vec<String> = parse(REAL)
             .iter()
             .map(|(name, address)| format!("{} {address}", String::from_utf8_lossy(name)))

@@ -1,4 +1,5 @@
-//! Whether host keys can be remembered. ssh says nothing aloud if they cannot, and then nobody is ever found to be another.
+//! Checks at startup that ssh can store host keys. ssh does not report it if it cannot, and then a changed key goes
+//! unnoticed.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -8,36 +9,36 @@ use crate::config::Current;
 use crate::sys::users;
 use crate::util::error::reason;
 
-/// Says in the log if they cannot.
-pub(super) fn check(settings: &Current) {
+/// Logs a warning if host keys cannot be stored.
+pub(in crate::remote) fn warn_if_not_writable(settings: &Current) {
     let config = settings.get();
-    let named = config.monitor.known_hosts.as_deref();
+    let configured = config.monitor.known_hosts.as_deref();
     let home =
         || users::user_by_uid(users::effective_uid()).ok().flatten().map(|user| user.home.into());
-    if let Some((path, error)) = trouble(named, home) {
+    if let Some((path, error)) = find_problem(configured, home) {
         log::warn!(
-            "monitor: host keys are remembered nowhere, and a changed one will not be noticed: {}: {}; see monitor.known_hosts",
+            "monitor: cannot store host keys, changed keys will go unnoticed: {}: {}; see monitor.known_hosts",
             path.display(),
             reason(&error),
         );
     }
 }
 
-/// What is wrong, if there is something: with the file that is named, or with the user's own.
-fn trouble(
-    named: Option<&Path>,
+/// Checks the configured file or, without one, that of the user.
+fn find_problem(
+    configured: Option<&Path>,
     home: impl FnOnce() -> Option<PathBuf>,
 ) -> Option<(PathBuf, io::Error)> {
-    if let Some(path) = named {
+    if let Some(path) = configured {
         let opened = File::options().append(true).create(true).open(path);
         return opened.err().map(|error| (path.to_owned(), error));
     }
-    // A user that the C library does not know may still have a home that ssh knows of.
+    // The C library may not know a user whose home ssh finds nevertheless.
     let home = home()?;
     if let Err(error) = std::fs::metadata(&home) {
         return Some((home, error));
     }
-    // ssh makes it with the first key.
+    // ssh creates a missing file with the first key.
     let path = home.join(".ssh/known_hosts");
     let opened = File::options().append(true).open(&path);
     opened.err().filter(|error| error.kind() != ErrorKind::NotFound).map(|error| (path, error))
@@ -48,13 +49,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_that_is_none_is_named() {
+    fn reports_path_that_cannot_be_written() {
         let path = |text: &str| Some(PathBuf::from(text));
-        let (found, error) = trouble(None, || path("/nonexistent")).expect("no such directory");
+        let (found, error) = find_problem(None, || path("/nonexistent")).expect("no home");
         assert_eq!((found.to_str(), error.kind()), (Some("/nonexistent"), ErrorKind::NotFound));
-        assert!(trouble(Some(Path::new("/nonexistent/known")), || None).is_some());
-        assert!(trouble(None, || None).is_none());
+        assert!(find_problem(Some(Path::new("/nonexistent/known")), || None).is_some());
+        assert!(find_problem(None, || None).is_none());
         let directory = std::env::temp_dir();
-        assert!(trouble(None, || Some(directory.clone())).is_none(), "ssh makes what is missing");
+        assert!(find_problem(None, || Some(directory.clone())).is_none(), "ssh creates the file");
     }
 }

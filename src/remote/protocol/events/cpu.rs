@@ -6,53 +6,55 @@ use crate::model::previous::PreviousItems;
 use crate::procfs::cpuinfo;
 use crate::procfs::processors::{CpuTopology, Processor};
 use crate::procfs::stat::{CpuTimes, Stat};
-use crate::remote::protocol::fields::{Fields, two_decimals};
-use crate::remote::sample::Host;
-
-/// Ticks of a processor's time in a second; the kernel shows all programs the same.
-const USER_HZ: f64 = 100.0;
+use crate::remote::collect::sample::RemoteInventory;
+use crate::remote::protocol::events::USER_HZ;
+use crate::remote::protocol::events::fields::{Fields, two_decimals};
 
 /// Processors by package, core and number.
-pub(super) fn info(host: &Host) -> Value {
-    let placed: Vec<Placed> = host
+pub(super) fn info(inventory: &RemoteInventory) -> Value {
+    let placed: Vec<Placed> = inventory
         .processors
         .iter()
         .map(|processor| {
-            let place = place(host, processor);
-            let package = processor.number("physical id").or(place.and_then(|place| place.package));
-            let core = processor.number("core id").or(place.and_then(|place| place.core));
-            // A kernel that does not tell has each processor in a core of its own.
+            let topology = find_topology(inventory, processor);
+            let package = processor.number("physical id").or(topology.and_then(|cpu| cpu.package));
+            let core = processor.number("core id").or(topology.and_then(|cpu| cpu.core));
+            // If the kernel does not report cores, each processor is a core.
             (package.unwrap_or(0), core.unwrap_or(processor.number.into()), processor)
         })
         .collect();
     let mut packages = Map::new();
     for (id, ..) in &placed {
         if !packages.contains_key(&id.to_string()) {
-            let own: Vec<Placed> = placed.iter().copied().filter(|(its, ..)| its == id).collect();
-            packages.insert(id.to_string(), package(host, *id, &own));
+            let own: Vec<Placed> =
+                placed.iter().copied().filter(|(other, ..)| other == id).collect();
+            packages.insert(id.to_string(), package(inventory, *id, &own));
         }
     }
     Value::Object(packages)
 }
 
-/// A processor's package and core.
+/// A processor with its package and core.
 type Placed<'a> = (u64, u64, &'a Processor);
 
-fn place<'a>(host: &'a Host, processor: &Processor) -> Option<&'a CpuTopology> {
-    host.places.iter().find(|place| place.number == processor.number)
+fn find_topology<'a>(
+    inventory: &'a RemoteInventory,
+    processor: &Processor,
+) -> Option<&'a CpuTopology> {
+    inventory.topology.iter().find(|cpu| cpu.number == processor.number)
 }
 
-fn package(host: &Host, id: u64, placed: &[Placed]) -> Value {
+fn package(inventory: &RemoteInventory, id: u64, placed: &[Placed]) -> Value {
     let mut by_core = Map::new();
     for (_, core, _) in placed {
         if !by_core.contains_key(&core.to_string()) {
             let mut each = Fields::default();
-            for (.., one) in placed.iter().filter(|(_, its, _)| its == core) {
-                each.put(&one.number.to_string(), Some(processor(host, one)));
+            for (.., member) in placed.iter().filter(|(_, other, _)| other == core) {
+                each.put(&member.number.to_string(), Some(processor(inventory, member)));
             }
             let mut fields = Fields::default();
-            fields.put("cpu_processor_info", Some(each.done()));
-            by_core.insert(core.to_string(), fields.count("core_id", Some(*core)).done());
+            fields.put("cpu_processor_info", Some(each.finish()));
+            by_core.insert(core.to_string(), fields.count("core_id", Some(*core)).finish());
         }
     }
     let (processors, cores) = (placed.len(), by_core.len());
@@ -83,47 +85,47 @@ fn package(host: &Host, id: u64, placed: &[Placed]) -> Value {
         .count("cl_flush_size", first.number("clflush size"))
         .count("cache_alignment", first.number("cache_alignment"))
         .put("address_sizes", text("address sizes"));
-    fields.done()
+    fields.finish()
 }
 
-fn processor(host: &Host, processor: &Processor) -> Value {
+fn processor(inventory: &RemoteInventory, processor: &Processor) -> Value {
     let mhz = processor.fraction("cpu MHz");
-    let mhz = mhz.or_else(|| place(host, processor)?.mhz).map(|mhz| {
-        // The document shows whole ones without a point, and others with the kernel's three decimals.
+    let mhz = mhz.or_else(|| find_topology(inventory, processor)?.mhz).map(|mhz| {
+        // The document shows integers without a point, and other values with the kernel's three decimals.
         if mhz.fract() == 0.0 { Value::from(mhz as u64) } else { Value::from(mhz) }
     });
     let mut fields = Fields::default();
     fields.count("processor", Some(processor.number.into())).put("CPUMHz", mhz);
-    fields.count("apicid", processor.number("apicid")).done()
+    fields.count("apicid", processor.number("apicid")).finish()
 }
 
-/// What the processors did between two looks: the total, and each by number.
-pub(super) fn performance(earlier: &Stat, now: &Stat) -> (Value, Value) {
+/// Use of processor time between two samples: the total, and each processor by number.
+pub(super) fn performance(previous: &Stat, now: &Stat) -> (Value, Value) {
     let total = &now.total;
     let ticks = [total.user, total.nice, total.system, total.idle, total.iowait];
     let ticks = ticks.into_iter().chain([total.irq, total.softirq, total.steal]);
-    let (time, unit) = time(ticks.fold(0, u64::saturating_add) as f64 / USER_HZ);
-    let mut fields = shares(&earlier.total, total);
+    let (time, unit) = scale_time(ticks.fold(0, u64::saturating_add) as f64 / USER_HZ);
+    let mut fields = shares(&previous.total, total);
     fields.put("total_time", Some(two_decimals(time))).put("total_time_unit", Some(unit.into()));
     let mut each = Fields::default();
-    let mut before = PreviousItems::new(&earlier.cpus);
+    let mut before = PreviousItems::new(&previous.cpus);
     for (number, times) in &now.cpus {
         let before = before.find(|(known, _)| known == number);
         let before = before.map_or(CpuTimes::default(), |(_, times)| *times);
-        each.put(&number.to_string(), Some(shares(&before, times).done()));
+        each.put(&number.to_string(), Some(shares(&before, times).finish()));
     }
-    (fields.done(), each.done())
+    (fields.finish(), each.finish())
 }
 
-/// Use of all processors between two looks, in percent.
-pub(super) fn utilization(earlier: &Stat, now: &Stat) -> Option<Value> {
-    let fields = shares(&earlier.total, &now.total).done();
+/// Utilization of all processors between two samples, in percent.
+pub(super) fn utilization(previous: &Stat, now: &Stat) -> Option<Value> {
+    let fields = shares(&previous.total, &now.total).finish();
     fields.get("utilization").cloned()
 }
 
-fn shares(earlier: &CpuTimes, now: &CpuTimes) -> Fields {
-    // iowait may go backwards, and others when a processor comes back.
-    let since = |pick: fn(&CpuTimes) -> u64| pick(now).saturating_sub(pick(earlier)) as f64;
+fn shares(previous: &CpuTimes, now: &CpuTimes) -> Fields {
+    // iowait may decrease, and the others may when a processor comes online again.
+    let since = |pick: fn(&CpuTimes) -> u64| pick(now).saturating_sub(pick(previous)) as f64;
     let user = since(|times| times.user) + since(|times| times.nice);
     let system =
         since(|times| times.system) + since(|times| times.irq) + since(|times| times.softirq);
@@ -143,8 +145,8 @@ fn shares(earlier: &CpuTimes, now: &CpuTimes) -> Fields {
     fields
 }
 
-/// A time in the largest unit of which it has one: seconds, minutes, hours, days.
-fn time(seconds: f64) -> (f64, &'static str) {
+/// Converts a time to the largest unit in which it is at least 1: seconds, minutes, hours, days.
+fn scale_time(seconds: f64) -> (f64, &'static str) {
     match seconds {
         ..60.0 => (seconds, "S"),
         ..3600.0 => (seconds / 60.0, "M"),
@@ -159,25 +161,26 @@ mod tests {
     use crate::procfs::{processors, stat};
     use serde_json::json;
 
-    const XEON: &str = include_str!("../../../tests/fixtures/monitor/xeon-e3-1265l.cpuinfo");
+    const XEON: &str = include_str!("../../../../tests/fixtures/monitor/xeon-e3-1265l.cpuinfo");
 
-    fn host(cpuinfo: &[u8], places: &[u8]) -> Host {
+    fn inventory(cpuinfo: &[u8], topology: &[u8]) -> RemoteInventory {
         let processors = processors::parse(cpuinfo);
-        Host { processors, places: processors::parse_topology(places), ..Host::default() }
+        let topology = processors::parse_topology(topology);
+        RemoteInventory { processors, topology, ..RemoteInventory::default() }
     }
 
     #[test]
-    fn the_documents_example() {
+    fn cpu_info_equals_example_of_document() {
         let expected: Value =
-            serde_json::from_str(include_str!("../../../tests/fixtures/monitor/cpu_info.json"))
+            serde_json::from_str(include_str!("../../../../tests/fixtures/monitor/cpu_info.json"))
                 .unwrap();
-        assert_eq!(info(&host(XEON.as_bytes(), b"")), expected);
+        assert_eq!(info(&inventory(XEON.as_bytes(), b"")), expected);
     }
 
     #[test]
-    fn an_arm_has_the_same_shape() {
-        let arm = include_bytes!("../../../tests/fixtures/arm/a/proc/cpuinfo");
-        let found = info(&host(arm, b"0 0 0 1500000\n1 0 1 -\n2 0 0 -\n3 - - -\n"));
+    fn cpu_info_of_arm_has_same_shape() {
+        let arm = include_bytes!("../../../../tests/fixtures/arm/a/proc/cpuinfo");
+        let found = info(&inventory(arm, b"0 0 0 1500000\n1 0 1 -\n2 0 0 -\n3 - - -\n"));
         let package = &found["0"];
         assert_eq!(
             (&package["vendor_id"], &package["model_name"]),
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_processors_did() {
+    fn computes_shares_between_two_samples() {
         let one = stat::parse(b"cpu 0 0 0 0 0 0 0 0\ncpu0 0 0 0 0 0 0 0 0\n").unwrap();
         let two = stat::parse(b"cpu 10 10 20 100 40 10 5 5\ncpu0 1 0 0 2 0 0 0 0\ncpu7 1 0 0 1\n")
             .unwrap();
@@ -202,8 +205,8 @@ mod tests {
         assert_eq!(total, expected);
         assert_eq!((&each["0"]["user"], &each["7"]["free"]), (&json!(33.33), &json!(50.0)));
         assert_eq!(utilization(&one, &two), Some(json!(30.0)));
-        assert_eq!(utilization(&two, &two), None, "no tick has passed");
-        assert_eq!((time(59.0), time(90.0)), ((59.0, "S"), (1.5, "M")));
-        assert_eq!((time(7200.0), time(2.0 * 86_400.0)), ((2.0, "H"), (2.0, "D")));
+        assert_eq!(utilization(&two, &two), None, "no tick between the samples");
+        assert_eq!((scale_time(59.0), scale_time(90.0)), ((59.0, "S"), (1.5, "M")));
+        assert_eq!((scale_time(7200.0), scale_time(2.0 * 86_400.0)), ((2.0, "H"), (2.0, "D")));
     }
 }

@@ -1,7 +1,7 @@
-//! `nvidia-smi --query-gpu=… --format=csv,noheader,nounits`: the GPUs of a host on which nothing of ours can run.
+//! `nvidia-smi --query-gpu=… --format=csv,noheader,nounits`: the GPUs of a remote host, where the GPU probe cannot run.
 //!
-//! Format: `nvidia-smi --help-query-gpu`; a line for each GPU, values in the order of the question. What a GPU does not
-//! offer is a text in brackets, or `N/A`. A line of an A100:
+//! Format: `nvidia-smi --help-query-gpu`; a line for each GPU, with values in the order of the query. A value that the
+//! GPU does not support is a text in brackets, or `N/A`. A line of an A100:
 //!
 //! ```text
 //! 0, NVIDIA A100-SXM4-40GB, GPU-8f6d2a10-1b2c-4d5e-8f90-123456789abc, 00000000:41:00.0, 40960, 1024, 39322, 37, 12, 45, [N/A], 61.23, 400.00, 1410, 1215, P0, [N/A]
@@ -11,10 +11,10 @@ use crate::model::gpu::{Gpu, Values};
 use crate::procfs::{fraction, lines};
 use crate::util::text::parse_decimal;
 
-/// What is asked for, in the order in which it is parsed. All of it is older than driver 470.
+/// The queried fields, in the order in which they are parsed. Every driver since 470 has them.
 pub const FIELDS: &str = "index,name,uuid,pci.bus_id,memory.total,memory.used,memory.free,utilization.gpu,utilization.memory,temperature.gpu,temperature.memory,power.draw,power.limit,clocks.sm,clocks.mem,pstate,fan.speed";
 
-/// Parses the lines. One that is no GPU is left out: a driver that is not well says so in words.
+/// Parses the output. Lines that describe no GPU are skipped: a broken driver prints an error message there.
 pub fn parse(text: &[u8]) -> Vec<Gpu> {
     lines(text).filter_map(|(_, line)| gpu(line)).collect()
 }
@@ -27,7 +27,7 @@ fn gpu(line: &[u8]) -> Option<Gpu> {
         Some(text).filter(|text| !text.starts_with('[') && text != "N/A")
     };
     let (name, uuid, bus) = (text().unwrap_or_default(), text(), text());
-    // As the kernel writes it, with four digits of the domain.
+    // The kernel writes the domain with four digits.
     let pci_address = bus.map(|bus| {
         let bus = bus.to_ascii_lowercase();
         bus.strip_prefix("0000").filter(|short| short.len() == 12).unwrap_or(&bus).to_owned()
@@ -66,7 +66,7 @@ mod tests {
 ";
 
     #[test]
-    fn values_have_the_names_and_units_of_our_own() {
+    fn converts_values_to_units_of_the_model() {
         let gpus = parse(LINES);
         assert_eq!(gpus.len(), 2);
         let (gpu, values) = (&gpus[0], &gpus[0].values);
@@ -80,10 +80,10 @@ mod tests {
     }
 
     #[test]
-    fn words_are_no_gpu() {
+    fn skips_driver_error_messages() {
         assert!(parse(b"No devices were found\n").is_empty());
         assert!(parse(b"Failed to initialize NVML: Driver/library version mismatch\n").is_empty());
-        assert_eq!(parse(b"3\n").len(), 1, "all else is absent");
+        assert_eq!(parse(b"3\n").len(), 1, "missing values are absent");
         for end in 0..LINES.len() {
             assert!(parse(&LINES[..end]).len() <= 2);
         }
