@@ -3,7 +3,7 @@
 //! Two kinds of threads start elsewhere: a listener starts and joins those of its connections, and the collector starts the
 //! one for blocking I/O, which may hang and is then abandoned.
 
-pub mod sd_notify;
+mod sd_notify;
 mod services;
 mod signals;
 mod start;

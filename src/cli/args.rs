@@ -8,7 +8,7 @@ use std::time::Duration;
 use lexopt::prelude::{Long, Short, Value, ValueExt};
 use lexopt::{Arg, Parser};
 
-use crate::agent::supervise::{SuperviseOptions, Target};
+use crate::agent::supervise::{LogTarget, SuperviseOptions};
 use crate::cli::{Command, Options, absolute};
 use crate::core_client::command_supervisor;
 use crate::util::error::Error;
@@ -272,7 +272,7 @@ impl Arguments {
         }
         let detach = self.has("detach");
         // A detached supervisor has no terminal for standard error.
-        let log = if detach || self.has("syslog") { Target::Syslog } else { Target::Stderr };
+        let log = if detach || self.has("syslog") { LogTarget::Syslog } else { LogTarget::Stderr };
         let (arguments, pid_file) = (self.options.into_arguments()?, self.pid_file);
         Ok(Command::Supervise(SuperviseOptions { arguments, pid_file, log, detach }))
     }
@@ -354,12 +354,12 @@ mod tests {
         };
         let options = supervise("--supervise -c /a.toml -s interval=1 --pid-file /b");
         assert_eq!(options.arguments, ["-c", "/a.toml", "-s", "interval=1"]);
-        assert_eq!((options.pid_file, options.log), (Some("/b".into()), Target::Stderr));
+        assert_eq!((options.pid_file, options.log), (Some("/b".into()), LogTarget::Stderr));
         let relative = supervise("run --supervise -c a --detach");
         assert!(relative.arguments[1].as_encoded_bytes()[0] == b'/');
         let detached = supervise("run --supervise --detach");
-        assert_eq!((detached.detach, detached.log), (true, Target::Syslog));
-        assert_eq!(supervise("run --supervise --syslog").log, Target::Syslog);
+        assert_eq!((detached.detach, detached.log), (true, LogTarget::Syslog));
+        assert_eq!(supervise("run --supervise --syslog").log, LogTarget::Syslog);
         let options = Options { overrides: vec![("a".into(), "b".into())], ..Default::default() };
         assert_eq!(parsed("run --supervised 7 -s a=b"), Ok(Command::Supervised(options, 7)));
     }

@@ -41,7 +41,7 @@ const STABLE_AFTER: Duration = Duration::from_secs(120);
 
 /// Where log lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Target {
+pub enum LogTarget {
     Stderr,
     Syslog,
 }
@@ -52,7 +52,7 @@ pub struct SuperviseOptions {
     /// The agent's own arguments.
     pub arguments: Vec<OsString>,
     pub pid_file: Option<PathBuf>,
-    pub log: Target,
+    pub log: LogTarget,
     pub detach: bool,
 }
 
@@ -60,7 +60,7 @@ pub struct SuperviseOptions {
 pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
     logger::init(LevelFilter::Info);
     process::set_cloexec_on_inherited_fds();
-    let syslog = (options.log == Target::Syslog).then(Syslog::open);
+    let syslog = (options.log == LogTarget::Syslog).then(Syslog::open);
     let syslog = syslog.transpose().map_err(|error| Error::system("open syslog", error))?;
     let terminal = match options.detach.then(detach).transpose()? {
         Some(Side::Foreground(code)) => return Ok(code),
