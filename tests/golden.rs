@@ -1,5 +1,5 @@
-//! Captured machines give exactly these messages. After a wanted change: `UPDATE_GOLDEN=1 cargo test
-//! --test golden`, then read the difference.
+//! Compares the messages for captured machines with `tests/golden`. After an intended change run `UPDATE_GOLDEN=1 cargo test --test
+//! golden` and review the difference.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -22,8 +22,8 @@ fn roots(tree: &str) -> Roots {
     Roots { proc: tree.join("proc"), sys: tree.join("sys"), root: tree.join("root") }
 }
 
-/// Reads a tree as if its file systems were half full; sizes are not in any file.
-fn read(tree: &str, monotonic_seconds: u64) -> RawSample {
+/// Collects a sample of a captured machine whose file systems are half full: a capture contains no sizes.
+fn collect(tree: &str, monotonic_seconds: u64) -> RawSample {
     let gib = 1 << 30;
     let size = FsSize {
         total_bytes: 100 * gib,
@@ -33,22 +33,22 @@ fn read(tree: &str, monotonic_seconds: u64) -> RawSample {
         files_free: 900,
         read_only: false,
     };
-    let mut reading = Sampler::new(roots(tree), move |_| Ok(size)).collect_first().unwrap();
-    reading.monotonic = Duration::from_secs(monotonic_seconds);
-    reading.unix_seconds = 1_795_216_252 + monotonic_seconds;
-    reading
+    let mut sample = Sampler::new(roots(tree), move |_| Ok(size)).collect_first().unwrap();
+    sample.monotonic = Duration::from_secs(monotonic_seconds);
+    sample.unix_seconds = 1_795_216_252 + monotonic_seconds;
+    sample
 }
 
-/// Every message of a machine that was captured twice, `seconds` apart.
+/// All messages of a machine that was captured twice, `seconds` apart.
 fn messages(name: &str, seconds: u64) -> String {
     let (a, b) = (format!("{name}/a"), format!("{name}/b"));
-    let machine = host_info::read(&roots(&a));
-    let (first, second) = (read(&a, 0), read(&b, seconds));
+    let host = host_info::read(&roots(&a));
+    let (first, second) = (collect(&a, 0), collect(&b, seconds));
     let boot = Snapshot::derive(None, &first);
     let now = Snapshot::derive(Some((&first, &boot)), &second);
     let primary = Primary::Index(0);
     let lines = [
-        system_info(&machine, &now, false, now.unix_seconds),
+        system_info(&host, &now, false, now.unix_seconds),
         usage_update(&boot, primary, false),
         usage_update(&now, primary, false),
         usage_update(&now, primary, true),
@@ -69,57 +69,56 @@ fn compare(name: &str, found: &str) {
 }
 
 #[test]
-fn an_x86_server() {
+fn messages_of_x86_server_match() {
     compare("x86.jsonl", &messages("x86", 5));
 }
 
 #[test]
-fn an_arm_machine() {
+fn messages_of_arm_machine_match() {
     compare("arm.jsonl", &messages("arm", 5));
 }
 
 #[test]
-fn a_board_without_disks_has_a_temperature() {
-    let reading = read("raspi", 0);
-    let snapshot = Snapshot::derive(None, &reading);
-    let machine = host_info::read(&roots("raspi"));
+fn messages_of_board_without_disks_match() {
+    let snapshot = Snapshot::derive(None, &collect("raspi", 0));
+    let host = host_info::read(&roots("raspi"));
     compare("raspi.jsonl", &(usage_update(&snapshot, Primary::Index(0), true) + "\n"));
-    assert_eq!(machine.cpu_model, "ARM Cortex-A53");
-    // A kernel whose cpuinfo has no numbers either: the board's device tree has a name.
-    let nameless = Roots { proc: "/nonexistent".into(), ..roots("raspi") };
-    assert_eq!(host_info::read(&nameless).cpu_model, "Raspberry Pi 3 Model B");
+    assert_eq!(host.cpu_model, "ARM Cortex-A53");
+    // Without a name in cpuinfo, the device tree names the board.
+    let without_cpuinfo = Roots { proc: "/nonexistent".into(), ..roots("raspi") };
+    assert_eq!(host_info::read(&without_cpuinfo).cpu_model, "Raspberry Pi 3 Model B");
 }
 
-/// CentOS 7 and older: no MemAvailable, no pressure, no oom_kill. Made from the x86 tree by leaving
-/// those out, because such a kernel could not be had.
+/// CentOS 7 and older have no MemAvailable, no pressure and no oom_kill. Derived from the x86 capture by removing those, because no
+/// such kernel was available.
 #[test]
-fn an_old_kernel_computes_what_it_can_and_leaves_out_the_rest() {
+fn omits_values_that_old_kernels_do_not_have() {
     let old = std::env::temp_dir().join(format!("hm-agent-old-kernel-{}", std::process::id()));
     std::fs::create_dir_all(old.join("proc")).unwrap();
     let modern = roots("x86/a");
-    let without = |file: &str, line: &str| {
+    let copy_without = |file: &str, line: &str| {
         let text = std::fs::read_to_string(modern.proc.join(file)).unwrap();
         let kept: Vec<&str> = text.lines().filter(|each| !each.starts_with(line)).collect();
         assert!(kept.len() < text.lines().count());
         std::fs::write(old.join("proc").join(file), kept.join("\n") + "\n").unwrap();
     };
-    without("meminfo", "MemAvailable");
-    without("vmstat", "oom_kill");
+    copy_without("meminfo", "MemAvailable");
+    copy_without("vmstat", "oom_kill");
     for file in ["stat", "zoneinfo", "loadavg", "uptime"] {
         std::fs::copy(modern.proc.join(file), old.join("proc").join(file)).unwrap();
     }
     let roots = Roots { proc: old.join("proc"), sys: old.join("sys"), root: old.clone() };
-    let reading = Sampler::new(roots.clone(), |_| unreachable!()).collect_first().unwrap();
-    let name = host_info::read(&roots);
+    let sample = Sampler::new(roots.clone(), |_| unreachable!()).collect_first().unwrap();
+    let host = host_info::read(&roots);
     std::fs::remove_dir_all(&old).unwrap();
 
-    let snapshot = Snapshot::derive(None, &reading);
-    let modern = Snapshot::derive(None, &read("x86/a", 0));
+    let snapshot = Snapshot::derive(None, &sample);
+    let modern = Snapshot::derive(None, &collect("x86/a", 0));
     let used = |snapshot: &Snapshot| snapshot.memory.unwrap().used_bytes.unwrap() as f64;
     let total = modern.memory.unwrap().total_bytes as f64;
     assert!((used(&snapshot) - used(&modern)).abs() < 0.01 * total, "{}", used(&snapshot));
     let detail = usage_update(&snapshot, Primary::Index(0), true);
     assert!(detail.contains(r#""pressure":{},"disks":[],"networks":[]"#), "{detail}");
     assert!(!detail.contains("oom_kills"));
-    assert_eq!(name.cpu_model, "unknown");
+    assert_eq!(host.cpu_model, "unknown");
 }

@@ -123,12 +123,7 @@ impl SamplerLoop<'_> {
             sampler.record("nvidia", success, self.gpus.poll_duration());
         }
         let ServiceStatus { heartbeats, upstreams } = (self.services)();
-        RawSample {
-            gpus,
-            heartbeats,
-            upstreams: upstreams,
-            ..sampler.collect(Some(config.interval))
-        }
+        RawSample { gpus, heartbeats, upstreams, ..sampler.collect(Some(config.interval)) }
     }
 }
 
