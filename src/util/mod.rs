@@ -1,6 +1,5 @@
 //! Parts without a feature of their own: errors, log, files in the state directory, synchronisation.
 
-pub mod byte_sink;
 pub mod child_env;
 pub mod deadline_stream;
 pub mod error;

@@ -243,18 +243,11 @@ impl Probe {
             match message.reply {
                 WorkerReply::Xids(xids) => slot.xids.extend(xids),
                 WorkerReply::Gpu(reply_round, gpu) => {
-                    (slot.busy, slot.has_replied) = (false, true);
-                    slot.last = gpu.as_deref().cloned();
-                    let gpu = gpu.map(|gpu| *gpu);
                     has_reply = true;
-                    if reply_round == round {
-                        slot.reply = Some(gpu);
-                        outstanding -= 1;
-                    } else {
-                        // Used if it is not too old and no newer reply arrives in time.
-                        let is_recent = slot.requested_at.elapsed() < self.timeout;
-                        slot.late_reply = gpu.filter(|_| is_recent);
-                        outstanding += usize::from(slot.request(round));
+                    slot.on_reply(gpu.map(|gpu| *gpu), reply_round == round, self.timeout);
+                    match reply_round == round {
+                        true => outstanding -= 1,
+                        false => outstanding += usize::from(slot.request(round)),
                     }
                 }
             }
@@ -297,6 +290,18 @@ impl Slot {
             (self.busy, self.requested_at) = (true, Instant::now());
         }
         is_sent
+    }
+
+    fn on_reply(&mut self, gpu: Option<Gpu>, is_current: bool, timeout: Duration) {
+        (self.busy, self.has_replied) = (false, true);
+        self.last.clone_from(&gpu);
+        if is_current {
+            self.reply = Some(gpu);
+        } else {
+            // Used if it is not too old and no newer reply arrives in time.
+            let is_recent = self.requested_at.elapsed() < timeout;
+            self.late_reply = gpu.filter(|_| is_recent);
+        }
     }
 
     /// The GPU with its new XIDs; `None` if access is denied. Without a reply for most of `timeout` it is reported as hung;

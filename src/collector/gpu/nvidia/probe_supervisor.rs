@@ -247,7 +247,9 @@ impl<'a> ProbeSupervisor<'a> {
         self.pci.at_probe_start = self.pci.managed.clone();
         (self.gpu_hung_since, self.good_replies, self.poll_pending) = (None, 0, false);
         let started = match self.program {
-            [] => Err("this agent was built without the probe; see README".to_owned()),
+            [] => {
+                Err("this agent was built without the probe; see docs/installation.md".to_owned())
+            }
             program => ProbeProcess::start(program, &self.probe_arguments(), &config.state_dir),
         };
         match started {
