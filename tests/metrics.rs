@@ -258,7 +258,7 @@ fn serves_pipelined_requests_then_upgrades_the_connection() {
 
 #[test]
 fn requires_token_except_for_health_endpoints() {
-    let agent = Agent::start(&["usage.token=s3cret"]);
+    let agent = Agent::start(&["usage.token=s3cret", "interval=1"]);
     for path in ["/metrics", "/snapshot"] {
         let (status, answer) = agent.http(path, CLOSE);
         assert_eq!(status, 401);
@@ -271,8 +271,12 @@ fn requires_token_except_for_health_endpoints() {
     for path in ["/-/healthy", "/-/ready", "/healthz"] {
         assert_eq!(agent.http(path, CLOSE).0, 200, "{path}");
     }
-    let text = agent.http("/metrics?token=s3cret", CLOSE).1;
-    assert_eq!(value(&text, "hm_agent_http_rejected_total{port=\"usage\",code=\"401\"}"), 4.0);
+    // The response is rendered once per sample.
+    let rejected = "hm_agent_http_rejected_total{port=\"usage\",code=\"401\"}";
+    wait_until("all rejections", || {
+        let text = agent.http("/metrics?token=s3cret", CLOSE).1;
+        (value(&text, rejected) == 4.0).then_some(())
+    });
     agent.stop();
 }
 
@@ -282,7 +286,7 @@ fn becomes_ready_after_three_seconds_if_the_gpu_driver_hangs() {
     let agent = Agent::spawn(driver.command(&[], &["gpu.source=nvml", "gpu.timeout=60"]));
     let (status, answer) = agent.http("/-/ready", CLOSE);
     assert_eq!(status, 503, "{answer}");
-    assert!(answer.ends_with("the first word on the GPUs is still to come\n"), "{answer}");
+    assert!(answer.ends_with("waiting for the first GPU sample\n"), "{answer}");
     assert_eq!(agent.http("/-/healthy", CLOSE).0, 200);
     // Three seconds after the start, even without a result from the driver.
     wait_until("the agent to be ready", || (agent.http("/-/ready", CLOSE).0 == 200).then_some(()));
