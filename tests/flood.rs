@@ -10,8 +10,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::attack::{Attacker, Counts};
+use support::bystanders::{APP, Bystanders, new_client_delays};
 use support::control_group::ControlGroup;
-use support::inside::{APP, Inside, newcomers};
 use support::monitor::Monitor;
 use support::sshd::{CC, PASSWORD, Sshd};
 use support::{Agent, Scratch, pass, wait_until};
@@ -143,7 +143,7 @@ fn resources(agent: &Agent) -> Resources {
 /// An agent with clients on all ports, one of which watches a host over SSH.
 struct Fixture {
     monitor: Monitor,
-    clients: Inside,
+    clients: Bystanders,
     before: Resources,
     started: Instant,
     state_dir: Scratch,
@@ -158,9 +158,9 @@ impl Fixture {
         let mut watcher = monitor.connect();
         watcher.start(&[sshd.host("cc", Some(PASSWORD))]);
         monitor.agent.get_ok("/hb_init?3600000&appid=kept");
-        let clients = Inside::of(&monitor.agent, Some(watcher));
+        let clients = Bystanders::start(&monitor.agent, Some(watcher));
         wait_until("service of all clients", || {
-            clients.assert_all_here(&monitor.agent);
+            clients.assert_all_served(&monitor.agent);
             clients.counts().iter().all(|count| *count > 2).then_some(())
         });
         let (before, started) = (resources(&monitor.agent), Instant::now());
@@ -183,11 +183,11 @@ impl Fixture {
             let start = Instant::now();
             event();
             let end = Instant::now();
-            let new = newcomers(self.agent(), Some(self.monitor.address()), end);
+            let new = new_client_delays(self.agent(), Some(self.monitor.address()), end);
             let waits = self.clients.since(start);
-            self.clients.assert_all_here(self.agent());
+            self.clients.assert_all_served(self.agent());
             println!("{name}, {:.1?}: existing {waits:.0?}; new {new:.0?}", end - start);
-            if waits.are_fine() && new.iter().all(|wait| *wait < NEW_CLIENT_TIMEOUT) {
+            if waits.within_limits() && new.iter().all(|wait| *wait < NEW_CLIENT_TIMEOUT) {
                 return;
             }
             attempts.push((waits, new));
@@ -236,7 +236,7 @@ impl Fixture {
         assert!(cpu < 0.5, "{cpu} s of CPU in two seconds without load");
         let elapsed = self.started.elapsed().as_secs();
         assert!(self.clients.counts()[0] as u64 + 2 >= elapsed, "updates are missing");
-        self.clients.leave();
+        self.clients.stop();
         assert_eq!(agent.count_log(&format!("[{APP}] is ")), 0, "{:#?}", agent.log());
         let known = agent.list();
         assert!(known.iter().any(|app| app == "kept"), "{known:?}");

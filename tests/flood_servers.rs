@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use support::attack::Attacker;
+use support::bystanders::{APP, Bystanders};
 use support::core::Core;
 use support::core_wire::TOKEN;
 use support::hub::Hub;
-use support::inside::{APP, Inside};
 use support::netns::taken;
 use support::{Agent, Scratch, hm_agent, lasting_port, pass, wait_until};
 
@@ -53,7 +53,7 @@ struct Fixture {
     kind: &'static str,
     state_dir: Scratch,
     agent: Agent,
-    clients: Inside,
+    clients: Bystanders,
     ports: [u16; 2],
     servers: [Attacker; 2],
 }
@@ -64,13 +64,13 @@ impl Fixture {
         let servers = ports.map(|port| Attacker::serve(kind, port));
         let state_dir = Scratch::new("servers");
         let agent = start_agent(&state_dir, ports);
-        let clients = Inside::of(&agent, None);
+        let clients = Bystanders::start(&agent, None);
         Self { kind, state_dir, agent, clients, ports, servers }
     }
 
     fn assert_clients_served(&self, start: Instant) {
         let (waits, kb) = (self.clients.since(start), self.agent.status("VmHWM"));
-        self.clients.assert_all_here(&self.agent);
+        self.clients.assert_all_served(&self.agent);
         println!("{}: clients {waits:.0?}; {kb} kB at most", self.kind);
         assert!(kb < MAX_MEMORY_KB, "{}: {kb} kB", self.kind);
         // Fourteen agents share the machine with as many pairs of servers.
@@ -82,7 +82,7 @@ impl Fixture {
         for server in servers {
             assert!(server.finish()["connections"] > 0, "{kind}");
         }
-        clients.leave();
+        clients.stop();
         assert_eq!(agent.count_log(&format!("[{APP}] is ")), 0, "{:#?}", agent.log());
         let log = agent.stop();
         assert!(log.len() < 100, "{kind}: {log:#?}");

@@ -16,7 +16,7 @@ fn reports_zero_one_and_eight_gpus() {
     for count in [0, 1, 8] {
         let driver = Driver::new(&format!("gpus = {count}"));
         let mut watched = driver.start(&[]);
-        let update = watched.whole();
+        let update = watched.complete_update();
         assert_eq!(
             update["nvidia"],
             json!({"state": "ok", "driver_version": "550.54.14", "cuda_version": "12.4"})
@@ -179,7 +179,7 @@ fn reports_mig_instances_and_their_processes() {
          gpu.1.mig = 1",
     );
     let mut watched = driver.start(&[]);
-    let update = watched.whole();
+    let update = watched.complete_update();
     let [gpu, empty] = [0, 1].map(|index| &update["gpus"][index]);
     assert_eq!((&gpu["mig_enabled"], &empty["mig_enabled"]), (&json!(true), &json!(true)));
     assert_eq!(empty["mig_instances"], json!([]));
@@ -233,7 +233,7 @@ fn reads_values_of_a_2018_driver_with_older_calls() {
          xid = 1:0:31, 2:0:31",
     );
     let mut watched = driver.start(&[]);
-    let update = watched.whole();
+    let update = watched.complete_update();
     assert_eq!(
         update["nvidia"],
         json!({"state": "ok", "driver_version": "390.157", "cuda_version": "9.1"})

@@ -44,8 +44,8 @@ fn reports_library_crash_and_restarts_probe_with_backoff() {
     // After good replies the next delay is short again.
     let mut kills = 0;
     at_best(Duration::from_millis(1800), || {
-        watched.whole();
-        watched.whole();
+        watched.complete_update();
+        watched.complete_update();
         let (pid, start) = (watched.probe(), Instant::now());
         kill(pid);
         kills += 1;
@@ -188,7 +188,7 @@ fn lost_gpu_keeps_its_index_if_it_is_on_the_bus() {
     let bus = Bus::new(&["0000:10:00.0", "0000:11:00.0"]);
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[&bus.setting(), "gpu.primary=1"]);
-    assert_eq!(watched.whole()["gpu_percent"], 33);
+    assert_eq!(watched.complete_update()["gpu_percent"], 33);
     driver.set_script("gpus = 2\ngone = 0");
     watched.until("a lost GPU", |update| (problems(update) == ["lost", "fine"]).then_some(()));
     kill(watched.probe());

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use support::fake_nvml::{
-    Driver, Updates, Watched, assert_no_values, current_library, kill, message, old_library,
-    probes_of, problems, state, values, wait_first_word,
+    Driver, UpdateStream, Watched, assert_no_values, current_library, kill, message, old_library,
+    probes_of, problems, state, values, wait_first_gpu_state,
 };
 use support::{Agent, SLACK, at_best, wait_until};
 
@@ -61,7 +61,7 @@ fn reports_hang_in_any_function_at_startup_and_recovers() {
 fn hang_at_start(library: &'static Path, function: &str) {
     let driver = Driver::of(library, &format!("{FULL_GPU}\nhang = {function}"));
     let agent = Agent::spawn(driver.command(&[], &["gpu.timeout=1"]));
-    wait_first_word(&agent);
+    wait_first_gpu_state(&agent);
     let mut watched = Watched::new(agent);
     let update = watched.update();
     assert_eq!(state(&update), "hung", "{function}: {update:#}");
@@ -100,7 +100,7 @@ fn hang_later(function: &str) {
     let mut watched = driver.start(&["gpu.timeout=1"]);
     watched.until_state("ok");
     driver.set_script(&format!("gpus = 2\nhang = {function}"));
-    watched.seen();
+    watched.received();
     let start = Instant::now();
     let mut with_values = 0;
     let update = watched.until("hung", |update| {
@@ -114,7 +114,7 @@ fn hang_later(function: &str) {
     assert_no_values(&update);
     assert_eq!(problems(&update), ["hung", "hung"], "{function}");
     assert_eq!(update["gpus"][1]["uuid"], "GPU-fa4e0001-fa4e-4fa4-8fa4-000000000001");
-    let info = Updates::of(&watched.agent).info.clone();
+    let info = UpdateStream::subscribe(&watched.agent).info.clone();
     assert_eq!(info["gpus"][1], json!({"index": 1, "name": "NVIDIA H100 80GB HBM3"}));
     watched.agent.wait_log("NVIDIA driver hangs: no reply for 1 s");
     driver.set_script("gpus = 2");
@@ -152,7 +152,7 @@ fn removes_stale_values_long_before_the_driver_timeout() {
         assert_no_values(&update);
         assert_eq!(update["gpus"][1]["name"], "NVIDIA H100 80GB HBM3");
     }
-    assert_eq!(Updates::of(&watched.agent).info["gpu_count"], 2);
+    assert_eq!(UpdateStream::subscribe(&watched.agent).info["gpu_count"], 2);
     watched.stop();
 }
 
@@ -288,7 +288,7 @@ fn stopped_agent_does_not_report_the_driver_as_hung() {
     wait_until("more than the timeout", || (Instant::now() > until).then_some(()));
     watched.agent.signal("-CONT");
     let agent = watched.into_agent();
-    let mut later = Updates::of(&agent);
+    let mut later = UpdateStream::subscribe(&agent);
     for _ in 0..2 {
         assert_eq!(state(&later.update()), "ok");
     }
@@ -320,7 +320,7 @@ fn late_first_result_is_published_before_the_next_tick() {
     watched.agent.wait_log("NVIDIA driver hangs");
     let start = Instant::now();
     wait_until("an update with the state", || {
-        let update = Updates::of(&watched.agent).update();
+        let update = UpdateStream::subscribe(&watched.agent).update();
         assert!(start.elapsed() < SLACK, "{:#}", update["nvidia"]);
         (state(&update) == "hung").then_some(())
     });

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use support::fake_nvml::{
-    Driver, Updates, assert_no_values, children, kill, message, problems, state, wait_first_word,
+    Driver, UpdateStream, assert_no_values, children, kill, message, problems, state,
+    wait_first_gpu_state,
 };
 use support::{Agent, Scratch, wait_until};
 
@@ -43,7 +44,7 @@ fn runs_probe_from_an_unlinked_file() {
     let state_dir = directory.0.join("new");
     let setting = format!("state_dir={}", state_dir.display());
     let agent = start_without_memfd_exec(&driver, "true", &[&setting]);
-    let mut updates = Updates::of(&agent);
+    let mut updates = UpdateStream::subscribe(&agent);
     let update = updates.until_state("ok");
     assert_eq!(problems(&update), ["fine", "fine"]);
     let inside = only_child(agent.pid());
@@ -80,8 +81,8 @@ fn keeps_running_and_reports_that_probe_cannot_run() {
         let driver = Driver::new("gpus = 2");
         let setting = format!("state_dir={state_dir}");
         let agent = start_without_memfd_exec(&driver, script, &[&setting]);
-        wait_first_word(&agent);
-        let mut updates = Updates::of(&agent);
+        wait_first_gpu_state(&agent);
+        let mut updates = UpdateStream::subscribe(&agent);
         let update = updates.update();
         assert_eq!(state(&update), "unavailable", "{state_dir}");
         let message = message(&update);

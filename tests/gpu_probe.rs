@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use support::fake_nvml::{
-    Bus, Driver, Updates, Watched, assert_no_values, children, current_library, kill, message,
+    Bus, Driver, UpdateStream, Watched, assert_no_values, children, current_library, kill, message,
     probes_of, problems, state,
 };
 use support::{Agent, SLACK, at_best, wait_until};
@@ -26,7 +26,7 @@ fn suspended_gpu_is_not_queried_until_it_resumes() {
     let mut watched = driver.start(&[&bus.setting(), "gpu.primary=1"]);
     let touched = |gpu: &str| driver.calls().iter().any(|call| call.1 == gpu);
     for _ in 0..3 {
-        let update = watched.whole();
+        let update = watched.complete_update();
         assert_eq!((state(&update), problems(&update)), ("ok", vec!["suspended", "fine"]));
         assert_eq!(update["gpu_percent"], 33);
         assert_eq!(update["gpus"][0]["pci_address"], ADDRESSES[0]);
@@ -35,13 +35,13 @@ fn suspended_gpu_is_not_queried_until_it_resumes() {
     bus.set_power(ADDRESSES[0], "active");
     let both = |update: &Value| problems(update) == ["fine", "fine"];
     assert!(watched.count_until(both) <= 4, "queried too late");
-    assert_eq!(watched.whole()["gpus"][0]["temperature_celsius"], 40);
+    assert_eq!(watched.complete_update()["gpus"][0]["temperature_celsius"], 40);
     // Now the other GPU is suspended.
     bus.set_power(ADDRESSES[1], "suspended");
     assert!(watched.count_until(|update| !both(update)) <= 4, "noticed too late");
     driver.clear_calls();
     for _ in 0..2 {
-        let update = watched.whole();
+        let update = watched.complete_update();
         assert_eq!(problems(&update), ["fine", "suspended"]);
         assert_eq!(update["gpus"][1]["name"], "NVIDIA H100 80GB HBM3", "known from before");
         assert!(update["gpu_percent"].is_null(), "{update:#}");
@@ -137,7 +137,7 @@ fn reload_stops_and_starts_the_probe() {
     let update = watched.until_state("absent");
     assert_eq!(update["gpus"], json!([]));
     assert_no_values(&update);
-    assert_eq!(Updates::of(&watched.agent).info["gpu_count"], 0);
+    assert_eq!(UpdateStream::subscribe(&watched.agent).info["gpu_count"], 0);
     driver.clear_calls();
     watched.next_update();
     watched.next_update();
@@ -379,7 +379,7 @@ fn recovers_after_random_driver_faults() {
             assert!(watched.probes().len() <= 1, "{:?}", watched.probes());
             (Instant::now() >= until).then_some(())
         });
-        states.extend(watched.seen().iter().map(|update| state(update).to_owned()));
+        states.extend(watched.received().iter().map(|update| state(update).to_owned()));
     }
     assert!(states.iter().any(|state| state != "ok"), "{states:?}");
     driver.set_script("gpus = 2");
@@ -387,7 +387,7 @@ fn recovers_after_random_driver_faults() {
     for probe in watched.probes() {
         let _ = Command::new("kill").args(["-9", &probe.to_string()]).status(); // may have exited
     }
-    watched.seen();
+    watched.received();
     watched.until("recovery", |update| {
         let is_healthy = state(update) == "ok" && problems(update) == ["fine", "fine"];
         (is_healthy && update["gpu_percent"] == 20).then_some(())

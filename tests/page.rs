@@ -8,7 +8,7 @@ use data_encoding::BASE64;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use support::browser::{Browser, assert_quiet, browser_at, page_of};
-use support::fake_nvml::Updates;
+use support::fake_nvml::UpdateStream;
 use support::heartbeat::HttpConnection;
 use support::nginx::{Nginx, PASS_UPGRADES};
 use support::{Agent, Scratch, wait_until};
@@ -87,7 +87,7 @@ const SHOWN: &str = "(() => {
 #[ignore = "needs Chromium and playwright-core"]
 fn shows_current_data_of_the_agent() {
     let agent = Agent::start(&["interval=1", "gpu.source=none"]);
-    let mut updates = Updates::of(&agent);
+    let mut updates = UpdateStream::subscribe(&agent);
     let mut browser = browser_at(&agent);
     let info = updates.info.clone();
     assert_eq!(browser.seen("h1"), info["hostname"].as_str().unwrap());
@@ -102,7 +102,7 @@ fn shows_current_data_of_the_agent() {
         let shown = browser.run(SHOWN);
         last = shown["at"].clone();
         let same = wait_until("the displayed sample", || {
-            received.extend(updates.seen());
+            received.extend(updates.received());
             let same = |update: &&Value| {
                 update["timestamp"] == shown["at"]
                     && json!([formatted(&update["cpu_percent"]), formatted(&update["ram_percent"])])

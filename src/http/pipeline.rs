@@ -23,7 +23,7 @@ pub enum Routed {
     Upgrade(String),
 }
 
-/// A connection whose client has asked for a WebSocket.
+/// A connection whose client has requested a WebSocket.
 pub struct Upgrade<'a> {
     stream: DeadlineStream<'a>,
     key: String,

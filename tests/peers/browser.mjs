@@ -1,27 +1,27 @@
-// A Chromium that does what it is told: a JSON command a line on standard input, a JSON answer a line on standard
-// output, {"value": …} or {"error": …}. It ends with its input. tests/support/browser.rs speaks to it.
+// Controls Chromium for tests/support/browser.rs: reads a JSON command per line from standard input and writes a JSON answer per
+// line to standard output, {"value": …} or {"error": …}. Exits at the end of its input.
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
 
 const { chromium } = createRequire(`${process.env.HM_TEST_NODE}/`)("playwright-core");
-const PATIENCE = 60_000;
+const TIMEOUT = 60_000;
 
 const browser = await chromium.launch({
   executablePath: process.env.HM_TEST_CHROMIUM ?? "/usr/bin/chromium",
   args: process.getuid() === 0 ? ["--no-sandbox"] : [],
 });
 let page;
-let heard;
+let recorded;
 
 const commands = {
-  /** A new page without a past; options are those of a browser context. */
+  /** Opens a page without history or storage; options are those of a browser context. */
   async open({ url, options }) {
     await page?.context().close();
     const context = await browser.newContext(options);
-    context.setDefaultTimeout(PATIENCE);
+    context.setDefaultTimeout(TIMEOUT);
     page = await context.newPage();
-    heard = { console: [], requests: [] };
-    const { console, requests } = heard;
+    recorded = { console: [], requests: [] };
+    const { console, requests } = recorded;
     page.on("console", message => ["error", "warning"].includes(message.type()) && console.push(message.text()));
     page.on("pageerror", error => console.push(error.stack));
     page.on("request", request => requests.push(request.url()));
@@ -35,8 +35,8 @@ const commands = {
   resize: ({ width, height }) => page.setViewportSize({ width, height }),
   media: ({ media }) => page.emulateMedia(media),
   shot: ({ file }) => page.screenshot({ path: file, fullPage: true, animations: "disabled" }),
-  /** What the page wrote into its console, and what it asked for. */
-  heard: () => heard,
+  /** Console messages and requests of the page. */
+  recorded: () => recorded,
 };
 
 for await (const line of createInterface({ input: process.stdin })) {
@@ -44,7 +44,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   let answer;
   try {
     const value = await commands[name](details);
-    // A screenshot's bytes are in its file.
+    // A screenshot is in its file already.
     answer = { value: Buffer.isBuffer(value) || name === "reload" ? null : (value ?? null) };
   } catch (error) {
     answer = { error: String(error.stack) };

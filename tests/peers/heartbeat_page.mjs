@@ -1,6 +1,6 @@
-// A page in Chromium that beats to an agent of another origin: XMLHttpRequest while it is open, a beacon when it is
-// left. usage: heartbeat_page.mjs AGENT_URL APP_ID [LIBRARY]
-// With LIBRARY, the protocol's own hilbert-heartbeat.js makes the calls, without it a script of ours that makes the same.
+// A page in Chromium that sends heartbeats to an agent of another origin: XMLHttpRequest while it is open, a beacon when the user
+// leaves it. usage: heartbeat_page.mjs AGENT_URL APP_ID [LIBRARY]
+// With LIBRARY, the published hilbert-heartbeat.js sends them; without it, a script with the same requests.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
@@ -9,9 +9,9 @@ import { createRequire } from "node:module";
 const [agent, id, library] = process.argv.slice(2);
 const { chromium } = createRequire(`${process.env.HM_TEST_NODE}/`)("playwright-core");
 const INTERVAL = 300;
-const PATIENCE = 60_000;
+const TIMEOUT = 60_000;
 
-const ours = `
+const ownScript = `
   const url = command => \`${agent}/\${command}&appid=${id}&cache_buster=\${Date.now()}\`;
   const send = command => {
     const request = new XMLHttpRequest();
@@ -25,7 +25,7 @@ const ours = `
     setInterval(() => send("hb_ping?${INTERVAL}"), ${INTERVAL});
   });
   addEventListener("pagehide", () => navigator.sendBeacon(url("hb_done?0")));`;
-const theirs = `
+const libraryScript = `
   new Heartbeat({
     url: "${agent}", appId: "${id}", interval: ${INTERVAL}, sendInitCommand: true, sendDoneCommand: true,
     debugLog: text => { if (text.startsWith("RESPONSE: ")) answers.push(text.slice(10)); },
@@ -33,8 +33,8 @@ const theirs = `
 
 const pages = {
   "/": `<!doctype html><script>const answers = []</script>
-    ${library ? '<script src="library.js"></script>' : ""}<script>${library ? theirs : ours}</script>`,
-  "/elsewhere": "<!doctype html>nothing beats here",
+    ${library ? '<script src="library.js"></script>' : ""}<script>${library ? libraryScript : ownScript}</script>`,
+  "/elsewhere": "<!doctype html>no heartbeats",
 };
 const server = createServer((request, response) => {
   const script = request.url === "/library.js";
@@ -42,12 +42,12 @@ const server = createServer((request, response) => {
   response.end(script ? readFileSync(library) : (pages[request.url] ?? ""));
 }).listen(0, "127.0.0.1");
 await new Promise(done => server.on("listening", done));
-// Another host name than the agent's: another site, not only another origin.
+// Another host name than the agent's makes it another site, not only another origin.
 const origin = `http://localhost:${server.address().port}`;
 
 const list = async () => (await (await fetch(`${agent}/list`)).text()).split("\n").filter(Boolean);
 const until = async (what, found) => {
-  for (const end = Date.now() + PATIENCE; !(await found()); await new Promise(next => setTimeout(next, 50))) {
+  for (const end = Date.now() + TIMEOUT; !(await found()); await new Promise(next => setTimeout(next, 50))) {
     assert.ok(Date.now() < end, `waited too long for ${what}`);
   }
 };
@@ -65,9 +65,9 @@ try {
     assert.deepEqual(new Set(await page.evaluate("answers")), new Set([String(INTERVAL + 1000)]));
     assert.deepEqual(await list(), [id]);
     await leave();
-    await until("the goodbye", async () => (await list()).length === 0);
+    await until("the removal of the application", async () => (await list()).length === 0);
   }
-  console.log(`${await browser.version()}: every beat answered, and the goodbye of a page that was left heard`);
+  console.log(`${await browser.version()}: every heartbeat answered, and hb_done received from a page that was left`);
 } finally {
   await browser.close();
   server.close();

@@ -1,4 +1,4 @@
-//! A Chromium with one page, through tests/peers/browser.mjs.
+//! Chromium with one page, controlled through tests/peers/browser.mjs.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Agent, PATIENCE};
 
-/// Ends when it goes out of scope.
+/// Closed when dropped.
 pub struct Browser {
     child: Child,
     input: Option<ChildStdin>,
@@ -26,14 +26,14 @@ impl Browser {
         Self { input: child.stdin.take(), output, child }
     }
 
-    /// One with this page on a wide screen.
+    /// Opens a page on a wide screen.
     pub fn at(url: &str) -> Self {
         let mut browser = Self::start();
         browser.open(url, &json!({ "viewport": { "width": 1440, "height": 900 } }));
         browser
     }
 
-    fn ask(&mut self, command: &Value) -> Value {
+    fn execute(&mut self, command: &Value) -> Value {
         let input = self.input.as_mut().unwrap();
         writeln!(input, "{command}").unwrap();
         let mut line = String::new();
@@ -43,31 +43,31 @@ impl Browser {
         answer["value"].clone()
     }
 
-    /// A page without a past; options are those of playwright's browser contexts.
+    /// Opens a page without history or storage. Options are those of playwright's browser contexts.
     pub fn open(&mut self, url: &str, options: &Value) {
-        self.ask(&json!({ "name": "open", "url": url, "options": options }));
+        self.execute(&json!({ "name": "open", "url": url, "options": options }));
     }
 
     pub fn reload(&mut self) {
-        self.ask(&json!({ "name": "reload" }));
+        self.execute(&json!({ "name": "reload" }));
     }
 
-    /// The value of an expression.
+    /// Evaluates an expression.
     pub fn run(&mut self, code: &str) -> Value {
-        self.ask(&json!({ "name": "run", "code": code }))
+        self.execute(&json!({ "name": "run", "code": code }))
     }
 
-    /// The same, a text.
+    /// Evaluates an expression to a string.
     pub fn text(&mut self, code: &str) -> String {
         self.run(code).as_str().unwrap_or_default().to_owned()
     }
 
-    /// What can be seen of an element, its line ends made spaces; nothing if there is none.
+    /// The visible text of an element with white space collapsed; empty if there is none.
     pub fn seen(&mut self, selector: &str) -> String {
         self.text(&visible(selector)).split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
-    /// Waits for an expression to be true.
+    /// Waits until an expression is true.
     pub fn until(&mut self, code: &str) {
         let deadline = Instant::now() + PATIENCE;
         while self.run(&format!("Boolean({code})")) != json!(true) {
@@ -77,53 +77,53 @@ impl Browser {
         }
     }
 
-    /// Waits for a text that can be seen in an element.
+    /// Waits until the visible text of an element contains `text`.
     pub fn until_seen(&mut self, selector: &str, text: &str) {
-        let words = "?.replace(/\\s+/g, ' ').includes";
-        self.until(&format!("{}{words}({})", visible(selector), json!(text)));
+        let contains = "?.replace(/\\s+/g, ' ').includes";
+        self.until(&format!("{}{contains}({})", visible(selector), json!(text)));
     }
 
     pub fn fill(&mut self, selector: &str, text: &str) {
-        self.ask(&json!({ "name": "fill", "at": selector, "text": text }));
+        self.execute(&json!({ "name": "fill", "at": selector, "text": text }));
     }
 
     pub fn press(&mut self, key: &str) {
-        self.ask(&json!({ "name": "press", "key": key }));
+        self.execute(&json!({ "name": "press", "key": key }));
     }
 
     pub fn resize(&mut self, width: u32, height: u32) {
-        self.ask(&json!({ "name": "resize", "width": width, "height": height }));
+        self.execute(&json!({ "name": "resize", "width": width, "height": height }));
     }
 
     /// E.g. `{"colorScheme": "dark"}`.
     pub fn media(&mut self, media: &Value) {
-        self.ask(&json!({ "name": "media", "media": media }));
+        self.execute(&json!({ "name": "media", "media": media }));
     }
 
-    /// Leaves a picture for people in `target/page`.
+    /// Saves a screenshot in `target/page`.
     pub fn shot(&mut self, name: &str) {
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../page");
         std::fs::create_dir_all(&directory).unwrap();
-        self.ask(&json!({ "name": "shot", "file": directory.join(format!("{name}.png")) }));
+        self.execute(&json!({ "name": "shot", "file": directory.join(format!("{name}.png")) }));
     }
 
-    /// Errors and warnings in the console, refusals by the page's own policy among them.
+    /// Errors and warnings in the console, including violations of the content security policy.
     pub fn console(&mut self) -> Vec<String> {
-        self.heard("console")
+        self.recorded("console")
     }
 
-    /// The addresses that the page asked for.
+    /// The URLs that the page requested.
     pub fn requests(&mut self) -> Vec<String> {
-        self.heard("requests")
+        self.recorded("requests")
     }
 
-    fn heard(&mut self, what: &str) -> Vec<String> {
-        let heard = self.ask(&json!({ "name": "heard" }));
-        serde_json::from_value(heard[what].clone()).unwrap()
+    fn recorded(&mut self, what: &str) -> Vec<String> {
+        let recorded = self.execute(&json!({ "name": "recorded" }));
+        serde_json::from_value(recorded[what].clone()).unwrap()
     }
 }
 
-/// An expression: the text of an element as it can be seen. What is hidden would have an `innerText`, too.
+/// An expression for the visible text of an element. Hidden elements have an `innerText`, too.
 fn visible(selector: &str) -> String {
     let seen = "(each => each?.checkVisibility() ? each.innerText : '')";
     format!("{seen}(document.querySelector({}))", json!(selector))
@@ -131,7 +131,7 @@ fn visible(selector: &str) -> String {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        self.input = None; // it ends with it, and takes Chromium along
+        self.input = None; // at the end of its input the script closes Chromium and exits
         let deadline = Instant::now() + super::SLACK;
         while self.child.try_wait().unwrap().is_none() && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(20));
@@ -141,24 +141,24 @@ impl Drop for Browser {
     }
 }
 
-/// Where an agent has its page.
+/// URL of an agent's dashboard.
 pub fn page_of(agent: &Agent) -> String {
     format!("http://{}/", agent.address)
 }
 
-/// A browser that shows an agent's page, with values.
+/// Opens an agent's dashboard and waits for values.
 pub fn browser_at(agent: &Agent) -> Browser {
     let mut browser = Browser::at(&page_of(agent));
     browser.until("document.querySelector('#hero .value')");
     browser
 }
 
-/// Nothing went wrong in the page, and it asked nobody but its agent.
+/// Asserts that the page logged no errors and sent requests to its agent only.
 pub fn assert_quiet(browser: &mut Browser, agent: &Agent) {
     assert_eq!(browser.console(), [""; 0]);
     let own = [page_of(agent), format!("ws://{}/usage", agent.address)];
     for request in browser.requests() {
         let inside = request.starts_with("data:");
-        assert!(inside || own.contains(&request), "it asks for {request}");
+        assert!(inside || own.contains(&request), "unexpected request: {request}");
     }
 }

@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-pub use super::updates::*;
+pub use super::update_stream::*;
 use super::{Agent, Scratch, hm_agent, wait_until};
 
 /// Library of a current driver, built once for all tests.
@@ -114,7 +114,7 @@ impl Driver {
     pub fn start(&self, settings: &[&str]) -> Watched {
         let agent = Agent::spawn(self.command(&[], settings));
         if !std::fs::read_to_string(self.path("script")).unwrap().contains("hang") {
-            wait_first_word(&agent);
+            wait_first_gpu_state(&agent);
         }
         Watched::new(agent)
     }
@@ -131,25 +131,25 @@ impl Driver {
 /// contain the host's values, so that every test detects a driver that delays the rest.
 pub struct Watched {
     pub agent: Agent,
-    updates: Updates,
+    updates: UpdateStream,
 }
 
 impl Deref for Watched {
-    type Target = Updates;
-    fn deref(&self) -> &Updates {
+    type Target = UpdateStream;
+    fn deref(&self) -> &UpdateStream {
         &self.updates
     }
 }
 
 impl DerefMut for Watched {
-    fn deref_mut(&mut self) -> &mut Updates {
+    fn deref_mut(&mut self) -> &mut UpdateStream {
         &mut self.updates
     }
 }
 
 impl Watched {
     pub fn new(agent: Agent) -> Self {
-        let updates = Updates::of(&agent);
+        let updates = UpdateStream::subscribe(&agent);
         Self { agent, updates }
     }
 

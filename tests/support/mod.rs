@@ -3,6 +3,7 @@
 
 pub mod attack;
 pub mod browser;
+pub mod bystanders;
 pub mod control_group;
 pub mod core;
 pub mod core_process;
@@ -11,7 +12,6 @@ pub mod disk;
 pub mod fake_nvml;
 pub mod heartbeat;
 pub mod hub;
-pub mod inside;
 pub mod monitor;
 pub mod netns;
 pub mod nginx;
@@ -21,7 +21,7 @@ pub mod relay;
 pub mod rng;
 pub mod sshd;
 pub mod supervised;
-pub mod updates;
+pub mod update_stream;
 pub mod wall_clock;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};

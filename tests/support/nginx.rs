@@ -1,11 +1,11 @@
-//! nginx, in front of something.
+//! nginx as a reverse proxy.
 
 use std::net::TcpStream;
 use std::process::{Child, Command};
 
 use super::{Scratch, wait_until};
 
-/// What a location must say for WebSockets to pass: the protocol document's block, but for the upstream.
+/// Directives of a location that forwards WebSockets: the block of the protocol specification without the upstream.
 pub const PASS_UPGRADES: &str = "
       proxy_http_version 1.1;
       proxy_set_header   Upgrade           $http_upgrade;
@@ -18,7 +18,7 @@ pub const PASS_UPGRADES: &str = "
       proxy_buffering off;
 ";
 
-/// A running nginx; it stops when it goes out of scope.
+/// A running nginx, stopped when dropped.
 pub struct Nginx {
     child: Child,
     pub port: u16,
@@ -26,10 +26,10 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Listens on 127.0.0.1, with `listen` after the port (e.g. `ssl`) and `server` in the server's block.
+    /// Listens on 127.0.0.1. `listen` follows the port (e.g. `ssl`); `server` is inserted in the server block.
     pub fn start(listen: &str, server: &str) -> Self {
         let scratch = Scratch::new("nginx");
-        // nginx cannot choose one itself.
+        // nginx cannot listen on port 0.
         let port = super::lasting_port();
         let dir = scratch.0.display();
         let config = format!(
@@ -56,7 +56,7 @@ http {{
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its master ends its workers on SIGTERM, not on SIGKILL.
+        // The master stops its workers on SIGTERM, not on SIGKILL.
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }

@@ -16,7 +16,7 @@ impl<'a> Program<'a> {
         Some(u32::from_le_bytes(*first))
     }
 
-    /// So many bytes, or what is left.
+    /// The next `length` bytes, or all that are left.
     pub fn bytes(&mut self, length: usize) -> &'a [u8] {
         let (first, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;

@@ -1,5 +1,5 @@
-//! What a subscriber of an agent with GPUs is told: each update on time, with what is not the GPUs'; and what of an
-//! update is the GPUs'.
+//! A subscriber to `/usage` that checks each update: it must be on time and contain the values that do not depend on GPUs. And
+//! accessors for the GPU part of an update.
 
 use std::io::ErrorKind;
 use std::sync::Mutex;
@@ -12,21 +12,20 @@ use tungstenite::{Error, Message};
 
 use super::{Agent, PATIENCE, wait_until};
 
-/// Two updates of an agent with `interval=1` are not further apart, whatever a driver does.
-const LARGEST_GAP: Duration = Duration::from_millis(1500);
-/// A busy machine may be the reason for a gap that is no larger than this, in one of so many updates.
-const GAP_OF_A_BUSY_MACHINE: Duration = Duration::from_secs(4);
-const UPDATES_FOR_A_GAP: usize = 50;
+/// Two updates of an agent with `interval=1` must not be further apart, whatever a driver does.
+const MAX_GAP: Duration = Duration::from_millis(1500);
+/// A busy host may cause gaps up to this, one per [`UPDATES_PER_GAP`] updates.
+const MAX_GAP_ON_BUSY_HOST: Duration = Duration::from_secs(4);
+const UPDATES_PER_GAP: usize = 50;
 
-/// What [`Updates::look_at`] has seen of all agents of this process: how many updates, and the ends of large gaps.
-static LOOKED_AT: Mutex<(usize, Vec<Instant>)> = Mutex::new((0, Vec::new()));
+/// What [`UpdateStream::look_at`] has seen of all agents of this process: how many updates, and the ends of large gaps.
+static CHECKED: Mutex<(usize, Vec<Instant>)> = Mutex::new((0, Vec::new()));
 
-/// The agent lets no client in before the first word on the GPUs, or before this has passed.
-const FIRST_GPUS: Duration = Duration::from_secs(3);
+/// The agent answers no client before the GPUs' state is known or this has passed.
+const FIRST_GPU_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a subscriber gets, read by a thread that is always there to read.
-pub struct Updates {
-    /// The `system_info` that came first.
+/// The updates of a subscription, read by a thread so that arrival times are exact.
+pub struct UpdateStream {
     pub info: Value,
     received: Receiver<(Instant, Value)>,
     last: Option<Instant>,
@@ -34,8 +33,8 @@ pub struct Updates {
     reader: Option<JoinHandle<()>>,
 }
 
-impl Updates {
-    pub fn of(agent: &Agent) -> Self {
+impl UpdateStream {
+    pub fn subscribe(agent: &Agent) -> Self {
         let mut client = agent.connect();
         client.say("subscribe:detail");
         assert_eq!(client.json()["status"], "subscribed");
@@ -47,7 +46,7 @@ impl Updates {
             loop {
                 let text = match client.0.read() {
                     Ok(Message::Text(text)) => text,
-                    // A process that was stopped for a while.
+                    // The process was stopped for a while.
                     Err(Error::Io(error)) if error.kind() == ErrorKind::Interrupted => continue,
                     _ => return,
                 };
@@ -60,19 +59,19 @@ impl Updates {
         Self { info, received, last: None, socket, reader: Some(reader) }
     }
 
-    /// The next update, which may have come a while ago.
+    /// The next update, which may have been received earlier.
     pub fn update(&mut self) -> Value {
         let received = self.received.recv_timeout(PATIENCE).unwrap();
-        self.look_at(received)
+        self.check(received)
     }
 
-    /// Those that have come.
-    pub fn seen(&mut self) -> Vec<Value> {
-        let seen: Vec<_> = self.received.try_iter().collect();
-        seen.into_iter().map(|received| self.look_at(received)).collect()
+    /// The updates received since the last call.
+    pub fn received(&mut self) -> Vec<Value> {
+        let updates: Vec<_> = self.received.try_iter().collect();
+        updates.into_iter().map(|received| self.check(received)).collect()
     }
 
-    fn look_at(&mut self, (at, update): (Instant, Value)) -> Value {
+    fn check(&mut self, (at, update): (Instant, Value)) -> Value {
         if let Some(last) = self.last.replace(at) {
             assert_on_time(last, at);
         }
@@ -82,7 +81,7 @@ impl Updates {
         update
     }
 
-    /// The update that is to come: those that have come are let go, each looked at.
+    /// The next update that is received from now on. Earlier ones are checked and dropped.
     pub fn next_update(&mut self) -> Value {
         let now = Instant::now();
         loop {
@@ -93,7 +92,7 @@ impl Updates {
         }
     }
 
-    /// The first update that was not looked at yet in which something is found.
+    /// The first update for which `found` returns something.
     pub fn until<T>(&mut self, what: &str, mut found: impl FnMut(&Value) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -110,76 +109,76 @@ impl Updates {
         }
     }
 
-    /// The first of them in which the driver is in this state; if it is well, with values.
+    /// The first update in which the driver is in this state; for `ok`, with values.
     pub fn until_state(&mut self, state: &str) -> Value {
         self.until(state, |update| {
-            let found = self::state(update) == state && (state != "ok" || is_whole(update));
+            let found = self::state(update) == state && (state != "ok" || is_complete(update));
             found.then(|| update.clone())
         })
     }
 
-    /// The update to come, or one of the next four: values that a busy machine had no time for are not in it.
-    pub fn whole(&mut self) -> Value {
+    /// One of the next five updates that has all GPU values: a busy host may omit them from some.
+    pub fn complete_update(&mut self) -> Value {
         let mut updates = (0..5).map(|_| self.next_update());
-        updates.find(is_whole).expect("an update with values")
+        updates.find(is_complete).expect("an update with GPU values")
     }
 
-    /// How many updates come until something is found in one; at the most ten.
+    /// Number of the first update for which `found` is true, at most ten.
     pub fn count_until(&mut self, found: impl Fn(&Value) -> bool) -> usize {
         (1..10).find(|_| found(&self.next_update())).unwrap_or(10)
     }
 }
 
-impl Drop for Updates {
+impl Drop for UpdateStream {
     fn drop(&mut self) {
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         self.reader.take().unwrap().join().unwrap();
     }
 }
 
-/// That an update came soon enough after the one before, or that the machine may be the reason.
+/// Asserts that the gap between two updates is short, or can be explained by a busy host.
 fn assert_on_time(last: Instant, at: Instant) {
-    let mut looked_at = LOOKED_AT.lock().unwrap();
-    let (updates, gaps) = &mut *looked_at;
+    let mut checked = CHECKED.lock().unwrap();
+    let (updates, gaps) = &mut *checked;
     *updates += 1;
     let gap = at - last;
-    if gap < LARGEST_GAP {
+    if gap < MAX_GAP {
         return;
     }
-    // What holds up the whole machine lets go of all agents at once: that is one gap.
+    // A delay of the whole host ends for all agents at once and counts as one gap.
     let apart = |end: &Instant| at.max(*end) - at.min(*end);
     if !gaps.iter().any(|end| apart(end) < Duration::from_millis(200)) {
         gaps.push(at);
     }
-    let (found, most) = (gaps.len(), 2 + *updates / UPDATES_FOR_A_GAP);
-    drop(looked_at);
-    let message = format!("an update came {gap:?} after the one before; {found} such");
-    assert!(gap < GAP_OF_A_BUSY_MACHINE && found <= most, "{message}");
+    let (found, max) = (gaps.len(), 2 + *updates / UPDATES_PER_GAP);
+    drop(checked);
+    let message = format!("{gap:?} between two updates; {found} such gaps");
+    assert!(gap < MAX_GAP_ON_BUSY_HOST && found <= max, "{message}");
 }
 
-/// Waits until clients are told how it stands with the GPUs. The first one is, unless that takes a busy machine longer
-/// than clients have to wait.
-pub fn wait_first_word(agent: &Agent) {
-    wait_until("the first word", || {
-        let update = Updates::of(agent).update();
-        let told = state(&update) != "starting";
-        assert!(told || agent.started.elapsed() >= FIRST_GPUS, "not told: {update:#}");
-        told.then_some(())
+/// Waits until updates contain the GPUs' state. The first one must, unless a busy host takes longer than the agent lets clients
+/// wait.
+pub fn wait_first_gpu_state(agent: &Agent) {
+    wait_until("the first GPU state", || {
+        let update = UpdateStream::subscribe(agent).update();
+        let known = state(&update) != "starting";
+        assert!(known || agent.started.elapsed() >= FIRST_GPU_TIMEOUT, "no GPU state: {update:#}");
+        known.then_some(())
     });
 }
 
 /// Whether each GPU of an update has values, or a problem.
-fn is_whole(update: &Value) -> bool {
+fn is_complete(update: &Value) -> bool {
     let gpus = update["gpus"].as_array().unwrap();
     gpus.iter().all(|gpu| !gpu["problem"].is_null() || !values(gpu).is_empty())
 }
 
-/// The state of NVIDIA's driver in an update; `absent` without one.
+/// The NVIDIA driver's state; `absent` without one.
 pub fn state(update: &Value) -> &str {
     update["nvidia"]["state"].as_str().unwrap_or("absent")
 }
 
-/// What is wrong with the driver.
+/// The driver's error message.
 pub fn message(update: &Value) -> &str {
     update["nvidia"]["message"].as_str().unwrap_or_default()
 }
@@ -197,7 +196,7 @@ pub fn keys(object: &Value) -> Vec<&str> {
     keys
 }
 
-/// What a GPU has besides values.
+/// Keys of a GPU that are not values.
 pub const IDENTITY: [&str; 8] =
     ["index", "message", "name", "pci_address", "problem", "uuid", "vendor", "xids"];
 
@@ -206,7 +205,7 @@ pub fn values(gpu: &Value) -> Vec<&str> {
     keys(gpu).into_iter().filter(|key| !IDENTITY.contains(key)).collect()
 }
 
-/// That nothing is said of what a GPU measures.
+/// Asserts that the update contains no GPU values.
 pub fn assert_no_values(update: &Value) {
     for key in ["gpu_percent", "gpu_mem_used_mb", "gpu_mem_total_mb"] {
         assert!(update[key].is_null(), "{key} in {update:#}");

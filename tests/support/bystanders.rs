@@ -1,5 +1,5 @@
-//! Those who are inside while something happens to an agent: each is served all the time, on the connections it has; and
-//! those who come afterwards, who are let in soon.
+//! Clients that use an agent during an attack or a fault: each must be served without interruption on its open connection. And
+//! new clients afterwards, which must be served soon.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,51 +14,51 @@ use super::heartbeat::HttpConnection;
 use super::monitor::MonitorClient;
 use super::{Agent, Client, PATIENCE, pass};
 
-/// When something came, and how long it was waited for.
-type Served = Arc<Mutex<Vec<(Instant, Duration)>>>;
+/// Time of each answer, and how long the client waited for it.
+type Answers = Arc<Mutex<Vec<(Instant, Duration)>>>;
 
 /// Clients of an agent with `interval=1`, each with a thread of its own.
-pub struct Inside {
-    over: Arc<AtomicBool>,
+pub struct Bystanders {
+    stopping: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
-    updates: Served,
-    beats: Served,
-    scrapes: Served,
-    events: Served,
+    updates: Answers,
+    beats: Answers,
+    scrapes: Answers,
+    events: Answers,
 }
 
-/// The longest that somebody waited.
+/// The longest waits.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub struct Waits {
-    /// From one update of `/usage` to the next.
+    /// Between two updates of `/usage`.
     pub update: Duration,
-    /// For the answer to a beat.
+    /// For the response to a heartbeat.
     pub beat: Duration,
-    /// For the answer to a scrape.
+    /// For the response to a scrape.
     pub scrape: Duration,
-    /// From one event of `/monitor` to the next.
+    /// Between two events of `/monitor`.
     pub event: Duration,
 }
 
 impl Waits {
-    /// All that is due every second came in time; events of a host come every two.
-    pub fn are_fine(&self) -> bool {
-        let most = Duration::from_millis(1500);
-        self.update < most
+    /// Everything due each second arrived in time. Events of a host are due every two seconds.
+    pub fn within_limits(&self) -> bool {
+        let max = Duration::from_millis(1500);
+        self.update < max
             && self.beat < Duration::from_secs(1)
             && self.scrape < Duration::from_secs(1)
-            && self.event < 2 * most
+            && self.event < 2 * max
     }
 }
 
-/// It beats every second, and has promised to within two, to which the agent adds half.
-pub const APP: &str = "inside";
+/// Sends a heartbeat every second with an interval of two seconds, to which the agent adds half.
+pub const APP: &str = "bystander";
 
-impl Inside {
-    /// A dashboard, an application, a Prometheus, and who watches this machine over SSH, if somebody does.
-    pub fn of(agent: &Agent, watcher: Option<MonitorClient>) -> Self {
-        let mut inside = Self {
-            over: Arc::default(),
+impl Bystanders {
+    /// Starts a dashboard, an application, a Prometheus, and optionally a client that watches this host over SSH.
+    pub fn start(agent: &Agent, watcher: Option<MonitorClient>) -> Self {
+        let mut bystanders = Self {
+            stopping: Arc::default(),
             threads: Vec::new(),
             updates: Arc::default(),
             beats: Arc::default(),
@@ -66,39 +66,39 @@ impl Inside {
             events: Arc::default(),
         };
         let mut dashboard = agent.subscribe();
-        let served = inside.updates.clone();
-        inside.keep(served, Duration::ZERO, move || {
+        let served = bystanders.updates.clone();
+        bystanders.spawn(served, Duration::ZERO, move || {
             assert_eq!(dashboard.json()["type"], "usage_update");
         });
         let mut application = HttpConnection::open(agent);
-        let served = inside.beats.clone();
-        inside.keep(served, Duration::from_secs(1), move || {
+        let served = bystanders.beats.clone();
+        bystanders.spawn(served, Duration::from_secs(1), move || {
             let answer = application.get(&format!("/hb_ping?2000&appid={APP}"));
             assert_eq!((answer.status, answer.body.as_str()), (200, "3000"));
         });
         let mut prometheus = HttpConnection::from_socket(agent.socket());
-        let served = inside.scrapes.clone();
-        inside.keep(served, Duration::from_secs(1), move || {
+        let served = bystanders.scrapes.clone();
+        bystanders.spawn(served, Duration::from_secs(1), move || {
             let answer = prometheus.get("/metrics");
             assert_eq!(answer.status, 200, "{}", answer.body);
             assert!(answer.body.contains("\nnode_load1 "), "{}", answer.body);
         });
         if let Some(mut watcher) = watcher {
-            let served = inside.events.clone();
-            inside.keep(served, Duration::ZERO, move || {
+            let served = bystanders.events.clone();
+            bystanders.spawn(served, Duration::ZERO, move || {
                 let event: Value = watcher.socket.json();
                 assert_eq!(event["method"], "ssh.notification", "{event}");
             });
         }
-        inside
+        bystanders
     }
 
-    /// Lets somebody wait for what it gets, again and again, with a pause. What it does not get ends the test.
-    fn keep(&mut self, served: Served, pause: Duration, mut wait: impl FnMut() + Send + 'static) {
-        let over = self.over.clone();
+    /// Runs `wait` repeatedly with a pause in between. A failure ends the thread, which the test notices.
+    fn spawn(&mut self, served: Answers, pause: Duration, mut wait: impl FnMut() + Send + 'static) {
+        let stopping = self.stopping.clone();
         let mut last = Instant::now();
         self.threads.push(std::thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
+            while !stopping.load(Ordering::Relaxed) {
                 wait();
                 let now = Instant::now();
                 served.lock().unwrap().push((now, now - last));
@@ -108,9 +108,9 @@ impl Inside {
         }));
     }
 
-    /// How long they waited at the most since then. Whoever waits still counts as well.
+    /// The longest waits since `start`, including those that are not over.
     pub fn since(&self, start: Instant) -> Waits {
-        let longest = |served: &Served, pending: bool| {
+        let longest = |served: &Answers, pending: bool| {
             let served = served.lock().unwrap();
             let until_now = served.last().map_or(start.elapsed(), |(at, _)| at.elapsed());
             let waits = served.iter().rev().take_while(|(at, _)| *at > start);
@@ -120,7 +120,7 @@ impl Inside {
         let due = Duration::from_secs(1);
         Waits {
             update: longest(&self.updates, true),
-            // Those who ask have a pause behind each answer.
+            // These clients pause after each answer.
             beat: longest(&self.beats, false).max(self.late(&self.beats, due)),
             scrape: longest(&self.scrapes, false).max(self.late(&self.scrapes, due)),
             event: if self.threads.len() > 3 {
@@ -131,62 +131,68 @@ impl Inside {
         }
     }
 
-    fn late(&self, served: &Served, due: Duration) -> Duration {
+    fn late(&self, served: &Answers, due: Duration) -> Duration {
         let last = served.lock().unwrap().last().map(|(at, _)| at.elapsed());
         last.unwrap_or_default().saturating_sub(due)
     }
 
-    /// How many updates, beats, scrapes and events there were.
+    /// Numbers of updates, heartbeats, scrapes and events.
     pub fn counts(&self) -> [usize; 4] {
         [&self.updates, &self.beats, &self.scrapes, &self.events]
             .map(|served| served.lock().unwrap().len())
     }
 
-    /// Whether somebody was not served.
-    pub fn assert_all_here(&self, agent: &Agent) {
+    /// Asserts that every client is still served.
+    pub fn assert_all_served(&self, agent: &Agent) {
         assert!(
             !self.threads.iter().any(JoinHandle::is_finished),
-            "somebody inside was not served: {:#?}",
+            "a client was not served: {:#?}",
             agent.log()
         );
     }
 
-    /// They leave.
-    pub fn leave(self) {
-        self.over.store(true, Ordering::Relaxed);
+    /// Stops all clients.
+    pub fn stop(self) {
+        self.stopping.store(true, Ordering::Relaxed);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
 
-/// How long each kind of new client needs, from `since`, to be served: a dashboard to its first update, an application to
-/// the answer to its beat, one of /monitor to be let in.
-pub fn newcomers(agent: &Agent, monitor: Option<SocketAddr>, since: Instant) -> [Duration; 3] {
+/// How long a new client of each kind needs, from `since`, to be served: a dashboard until its first update, an application until
+/// the response to its heartbeat, a client of /monitor until the upgrade.
+pub fn new_client_delays(
+    agent: &Agent,
+    monitor: Option<SocketAddr>,
+    since: Instant,
+) -> [Duration; 3] {
     let usage = agent.address;
     let heartbeat = agent.heartbeat();
     std::thread::scope(|scope| {
         let kinds = [
-            scope.spawn(move || served(since, || dashboard(usage))),
-            scope.spawn(move || served(since, || beat(heartbeat))),
-            scope.spawn(move || monitor.map_or(Duration::ZERO, |at| served(since, || watch(at)))),
+            scope.spawn(move || time_until_served(since, || dashboard(usage))),
+            scope.spawn(move || time_until_served(since, || beat(heartbeat))),
+            scope.spawn(move || {
+                monitor.map_or(Duration::ZERO, |at| time_until_served(since, || watch(at)))
+            }),
         ];
         kinds.map(|kind| kind.join().unwrap())
     })
 }
 
-fn served(since: Instant, come: impl Fn() -> Option<()>) -> Duration {
-    while come().is_none() {
-        assert!(since.elapsed() < PATIENCE, "nobody new is served");
+fn time_until_served(since: Instant, connect: impl Fn() -> Option<()>) -> Duration {
+    while connect().is_none() {
+        assert!(since.elapsed() < PATIENCE, "no new client is served");
         std::thread::park_timeout(Duration::from_millis(5));
     }
     since.elapsed()
 }
 
-/// Whoever has waited for so long tries again.
-const TRY: Duration = Duration::from_millis(500);
+/// A client that has waited this long tries again.
+const RETRY_TIMEOUT: Duration = Duration::from_millis(500);
 
 fn socket(address: SocketAddr) -> Option<TcpStream> {
-    let socket = TcpStream::connect_timeout(&address, TRY).ok()?;
-    socket.set_read_timeout(Some(TRY)).ok()?;
+    let socket = TcpStream::connect_timeout(&address, RETRY_TIMEOUT).ok()?;
+    socket.set_read_timeout(Some(RETRY_TIMEOUT)).ok()?;
     Some(socket)
 }
 
