@@ -64,7 +64,7 @@ fn serves_existing_clients_when_resources_run_out() {
             .ok()
     };
     let (pids, memory) = (group("pids"), group("memory"));
-    memory.iter().for_each(|memory| memory.set("memory", &GROUP_BYTES.to_string()));
+    memory.iter().for_each(|memory| memory.set_limit("memory", &GROUP_BYTES.to_string()));
     let groups: Vec<_> = pids.iter().chain(&memory).collect();
     let unlimited = ["usage.max_connections=0", "usage.max_connections_per_ip=0"];
     let fixture = Fixture::new(&unlimited, &groups);

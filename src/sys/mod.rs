@@ -12,7 +12,6 @@
 #![allow(unsafe_code)]
 
 pub mod children;
-mod crew;
 mod fs;
 pub mod net;
 #[cfg(feature = "gpu-probe")]
@@ -24,7 +23,6 @@ pub mod service;
 mod signals;
 pub mod users;
 
-pub use crate::sys::crew::{Crew, crew, start_thread};
 pub use crate::sys::fs::{FsSize, statvfs};
 pub use crate::sys::poll::{EventFd, Interest, wait, wait_readable};
 pub use crate::sys::resources::{
