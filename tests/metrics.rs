@@ -114,9 +114,9 @@ fn has(text: &str, family: &str) -> bool {
 }
 
 fn metrics(agent: &Agent) -> String {
-    let (status, answer) = agent.http("/metrics", CLOSE);
-    assert_eq!(status, 200, "{answer}");
-    answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    let (status, response) = agent.http("/metrics", CLOSE);
+    assert_eq!(status, 200, "{response}");
+    response.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 #[test]
@@ -139,8 +139,8 @@ fn serves_the_format_requested_by_accept() {
 fn exposes_every_family_and_series_once() {
     let agent = Agent::start(&[]);
     for accept in ["", "Accept: application/openmetrics-text\r\n"] {
-        let (_, answer) = agent.http("/metrics", &format!("{accept}{CLOSE}"));
-        let text = answer.split_once("\r\n\r\n").unwrap().1;
+        let (_, response) = agent.http("/metrics", &format!("{accept}{CLOSE}"));
+        let text = response.split_once("\r\n\r\n").unwrap().1;
         let mut seen = std::collections::BTreeSet::new();
         for line in text.lines().filter(|line| *line != "# EOF") {
             let key = if line.starts_with('#') { line } else { line.rsplit_once(' ').unwrap().0 };
@@ -180,8 +180,8 @@ fn serves_the_same_page_with_and_without_gzip() {
     assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
     assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
     assert_eq!(request_gzip(&agent, "HEAD", "/"), (head.clone(), Vec::new()));
-    let (status, answer) = agent.http("/", CLOSE);
-    let (plain_head, page) = answer.split_once("\r\n\r\n").unwrap();
+    let (status, response) = agent.http("/", CLOSE);
+    let (plain_head, page) = response.split_once("\r\n\r\n").unwrap();
     assert_eq!(status, 200);
     assert!(!plain_head.contains("Content-Encoding"), "{plain_head}");
     assert_eq!(gunzip(&body), page.as_bytes());
@@ -204,28 +204,28 @@ fn request_gzip(agent: &Agent, method: &str, path: &str) -> (String, Vec<u8>) {
     let mut socket = agent.socket();
     let request = format!("{method} {path} HTTP/1.1\r\nAccept-Encoding: gzip\r\n{CLOSE}\r\n");
     socket.write_all(request.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    socket.read_to_end(&mut answer).unwrap();
-    let head = answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap() + 4;
-    let body = answer.split_off(head);
-    (String::from_utf8(answer).unwrap(), body)
+    let mut response = Vec::new();
+    socket.read_to_end(&mut response).unwrap();
+    let head = response.windows(4).position(|part| part == b"\r\n\r\n").unwrap() + 4;
+    let body = response.split_off(head);
+    (String::from_utf8(response).unwrap(), body)
 }
 
 #[test]
 fn head_has_no_body_and_other_methods_return_405() {
     let agent = Agent::start(&[]);
     for path in ["/metrics", "/snapshot", "/-/healthy", "/healthz", "/-/ready"] {
-        let answer = agent.raw(format!("HEAD {path} HTTP/1.1\r\n{CLOSE}\r\n").as_bytes());
+        let response = agent.raw(format!("HEAD {path} HTTP/1.1\r\n{CLOSE}\r\n").as_bytes());
         assert!(
-            answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"),
-            "{answer}"
+            response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("\r\n\r\n"),
+            "{response}"
         );
-        assert!(!answer.contains("Content-Length: 0\r\n"), "{answer}");
+        assert!(!response.contains("Content-Length: 0\r\n"), "{response}");
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
             let request = format!("{method} {path} HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
-            let answer = agent.raw(request.as_bytes());
-            assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
-            assert!(answer.contains("\r\nAllow: GET, HEAD\r\n"), "{answer}");
+            let response = agent.raw(request.as_bytes());
+            assert!(response.starts_with("HTTP/1.1 405 "), "{method} {path}: {response}");
+            assert!(response.contains("\r\nAllow: GET, HEAD\r\n"), "{response}");
         }
     }
     for path in ["/metrics/", "/Metrics", "/-/", "/healthz?x", "/-/healthy/"] {
@@ -242,12 +242,12 @@ fn serves_pipelined_requests_then_upgrades_the_connection() {
     let one = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
     let with_body = "GET /-/healthy HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello";
     socket.write_all([one, with_body, one].concat().as_bytes()).unwrap();
-    let mut answers = Vec::new();
-    while answers.windows(7).filter(|part| part == b"\r\n\r\nok\n").count() < 3 {
+    let mut responses = Vec::new();
+    while responses.windows(7).filter(|part| part == b"\r\n\r\nok\n").count() < 3 {
         let mut part = [0; 1024];
         let read = socket.read(&mut part).unwrap();
-        assert!(read > 0, "{}", String::from_utf8_lossy(&answers));
-        answers.extend(&part[..read]);
+        assert!(read > 0, "{}", String::from_utf8_lossy(&responses));
+        responses.extend(&part[..read]);
     }
     let url = format!("ws://{}/usage", agent.address);
     let mut client = support::Client(tungstenite::client(url, socket).unwrap().0);
@@ -260,10 +260,10 @@ fn serves_pipelined_requests_then_upgrades_the_connection() {
 fn requires_token_except_for_health_endpoints() {
     let agent = Agent::start(&["usage.token=s3cret", "interval=1"]);
     for path in ["/metrics", "/snapshot"] {
-        let (status, answer) = agent.http(path, CLOSE);
+        let (status, response) = agent.http(path, CLOSE);
         assert_eq!(status, 401);
-        assert!(answer.contains("\r\nWWW-Authenticate: Bearer\r\n") && answer.contains(path));
-        assert!(!answer.contains("node_"), "{answer}");
+        assert!(response.contains("\r\nWWW-Authenticate: Bearer\r\n") && response.contains(path));
+        assert!(!response.contains("node_"), "{response}");
         assert_eq!(agent.http(&format!("{path}?token=s3cre"), CLOSE).0, 401);
         assert_eq!(agent.http(&format!("{path}?token=s3cret"), CLOSE).0, 200);
         assert_eq!(agent.http(path, &format!("Authorization: Bearer s3cret\r\n{CLOSE}")).0, 200);
@@ -284,9 +284,9 @@ fn requires_token_except_for_health_endpoints() {
 fn becomes_ready_after_three_seconds_if_the_gpu_driver_hangs() {
     let driver = Driver::new("gpus = 1\nhang = nvmlInit_v2");
     let agent = Agent::spawn(driver.command(&[], &["gpu.source=nvml", "gpu.timeout=60"]));
-    let (status, answer) = agent.http("/-/ready", CLOSE);
-    assert_eq!(status, 503, "{answer}");
-    assert!(answer.ends_with("waiting for the first GPU sample\n"), "{answer}");
+    let (status, response) = agent.http("/-/ready", CLOSE);
+    assert_eq!(status, 503, "{response}");
+    assert!(response.ends_with("waiting for the first GPU sample\n"), "{response}");
     assert_eq!(agent.http("/-/healthy", CLOSE).0, 200);
     // Three seconds after the start, even without a result from the driver.
     wait_until("the agent to be ready", || (agent.http("/-/ready", CLOSE).0 == 200).then_some(()));
@@ -383,8 +383,8 @@ fn exposes_the_200_most_overdue_applications() {
     let mut socket = std::net::TcpStream::connect(agent.heartbeat()).unwrap();
     let mut beat = |id: &str| {
         write!(socket, "GET /hb_ping?60000&appid={id} HTTP/1.1\r\n\r\n").unwrap();
-        let mut answer = [0; 1024];
-        assert!(socket.read(&mut answer).unwrap() > 0);
+        let mut response = [0; 1024];
+        assert!(socket.read(&mut response).unwrap() > 0);
     };
     beat("first%22one");
     for number in 0..249 {

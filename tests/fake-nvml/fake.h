@@ -94,11 +94,11 @@ struct target {
 #define ENTRY                                                                                                     \
     static const char *const entry __attribute__((section("fake_entries"), used)) = __func__;                     \
     bool locked __attribute__((cleanup(fake_unlock))) = fake_lock()
-#define RETURN_IF(refusal)                                                                                        \
+#define RETURN_IF(result)                                                                                         \
     do {                                                                                                          \
-        code refused_ = (refusal);                                                                                \
-        if (refused_ != SUCCESS)                                                                                  \
-            return refused_;                                                                                      \
+        code result_ = (result);                                                                                  \
+        if (result_ != SUCCESS)                                                                                   \
+            return result_;                                                                                       \
     } while (0)
 #define GLOBAL_CALL(arguments_ok)                                                                                 \
     ENTRY;                                                                                                        \
@@ -141,8 +141,8 @@ unsigned fake_instances(int gpu);   /* 0 without MIG mode */
 _Noreturn void fake_abort(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* Implements most functions: the number of a key, or NOT_SUPPORTED for `none`. */
-code fake_answer32(int gpu, const char *key, unsigned *out);
-code fake_answer64(int gpu, const char *key, uint64_t *out);
+code fake_value32(int gpu, const char *key, unsigned *out);
+code fake_value64(int gpu, const char *key, uint64_t *out);
 void fake_pci_ids(struct pci_info *pci); /* writes both strings from the numbers */
 code fake_string(const char *text, char *buffer, unsigned length);
 

@@ -21,7 +21,7 @@ static unsigned first_throttle_field(void)
 
 static code links(int gpu, unsigned *count)
 {
-    RETURN_IF(fake_answer32(gpu, "nvlinks", count));
+    RETURN_IF(fake_value32(gpu, "nvlinks", count));
     if (*count > MAX_LINKS)
         *count = MAX_LINKS;
     return SUCCESS;
@@ -52,7 +52,7 @@ static code link_counter(int gpu, unsigned id, uint64_t *value)
     RETURN_IF(links(gpu, &count));
     if (link < 6)
         RETURN_IF(of_link_that_is_up(gpu, link));
-    RETURN_IF(fake_answer64(gpu, "nvlink_errors", value));
+    RETURN_IF(fake_value64(gpu, "nvlink_errors", value));
     *value *= link < 6 ? 1 : count;
     return SUCCESS;
 }
@@ -63,29 +63,29 @@ static code small_field(int gpu, unsigned id, unsigned scope, unsigned *value)
     switch (id) {
     case 1:
     case 2:
-        return fake_answer32(gpu, "ecc", value);
+        return fake_value32(gpu, "ecc", value);
     case 82:
-        return fake_answer32(gpu, "temp_mem", value);
+        return fake_value32(gpu, "temp_mem", value);
     case 91:
         *value = MAX_LINKS;
         return links(gpu, &(unsigned){0});
     case 94:
-        return fake_answer32(gpu, "pcie_replay", value);
+        return fake_value32(gpu, "pcie_replay", value);
     case 142:
-        return fake_answer32(gpu, "remapped_corrected", value);
+        return fake_value32(gpu, "remapped_corrected", value);
     case 143:
-        return fake_answer32(gpu, "remapped_uncorrected", value);
+        return fake_value32(gpu, "remapped_uncorrected", value);
     case 144:
-        return fake_answer32(gpu, "remapped_pending", value);
+        return fake_value32(gpu, "remapped_pending", value);
     case 145:
-        return fake_answer32(gpu, "remapped_failure", value);
+        return fake_value32(gpu, "remapped_failure", value);
     case 165:
         RETURN_IF(link_up(gpu, scope, &up));
         *value = up;
         return SUCCESS;
     case 185:
     case 186:
-        return fake_answer32(gpu, "power_mw", value);
+        return fake_value32(gpu, "power_mw", value);
     default:
         return NOT_SUPPORTED;
     }
@@ -98,21 +98,21 @@ static code large_field(int gpu, unsigned id, unsigned scope, uint64_t *value)
     static const char *const throttle[] = {"throttle_sw_thermal_ns", "throttle_hw_thermal_ns", "throttle_hw_brake_ns"};
     unsigned first = first_throttle_field();
     if (id >= 3 && id <= 6)
-        return fake_answer64(gpu, ecc[id - 3], value);
+        return fake_value64(gpu, ecc[id - 3], value);
     if (id >= 32 && id <= 59)
         return link_counter(gpu, id, value);
     if (id == 74)
-        return fake_answer64(gpu, "throttle_power_ns", value);
+        return fake_value64(gpu, "throttle_power_ns", value);
     if (id == 76)
-        return fake_answer64(gpu, "throttle_sync_ns", value);
+        return fake_value64(gpu, "throttle_sync_ns", value);
     if (id == 83)
-        return fake_answer64(gpu, "energy_mj", value);
+        return fake_value64(gpu, "energy_mj", value);
     if (id >= 161 && id <= 163) {
         RETURN_IF(of_link_that_is_up(gpu, scope));
-        return fake_answer64(gpu, "nvlink_errors", value);
+        return fake_value64(gpu, "nvlink_errors", value);
     }
     if (id >= first && id - first < 3)
-        return fake_answer64(gpu, throttle[id - first], value);
+        return fake_value64(gpu, throttle[id - first], value);
     return NOT_SUPPORTED;
 }
 
@@ -151,7 +151,7 @@ API code nvmlDeviceGetNvLinkErrorCounter(device_handle device, unsigned link, un
 {
     GPU_CALL(device, counter <= 4 && count);
     RETURN_IF(of_link_that_is_up(target.gpu, link));
-    return fake_answer64(target.gpu, "nvlink_errors", count);
+    return fake_value64(target.gpu, "nvlink_errors", count);
 }
 
 /* All links are connected to switches. */

@@ -9,7 +9,7 @@
 API code nvmlDeviceGetMigMode(device_handle device, unsigned *current, unsigned *pending)
 {
     GPU_CALL(device, current && pending);
-    RETURN_IF(fake_answer32(target.gpu, "mig", current));
+    RETURN_IF(fake_value32(target.gpu, "mig", current));
     *pending = *current;
     return SUCCESS;
 }
@@ -71,7 +71,7 @@ API code nvmlDeviceGetAttributes_v2(device_handle device, struct attributes *att
     DEVICE_CALL(device, attributes);
     uint64_t bytes;
     RETURN_IF(target.instance >= 0 ? SUCCESS : NOT_SUPPORTED);
-    RETURN_IF(fake_answer64(target.gpu, "memory_total", &bytes));
+    RETURN_IF(fake_value64(target.gpu, "memory_total", &bytes));
     *attributes = (struct attributes){.multiprocessors = 16,
                                       .copy_engines = 1,
                                       .decoders = 1,

@@ -216,9 +216,9 @@ API code nvmlDeviceGetPciInfo_v3(device_handle device, struct pci_info *pci)
 /* An instance has a share. Version 1 of the call includes reserved memory in used memory. */
 static code memory(struct target target, struct memory_v2 *memory)
 {
-    RETURN_IF(fake_answer64(target.gpu, "memory_total", &memory->total));
-    RETURN_IF(fake_answer64(target.gpu, "memory_used", &memory->used));
-    RETURN_IF(fake_answer64(target.gpu, "memory_reserved", &memory->reserved));
+    RETURN_IF(fake_value64(target.gpu, "memory_total", &memory->total));
+    RETURN_IF(fake_value64(target.gpu, "memory_used", &memory->used));
+    RETURN_IF(fake_value64(target.gpu, "memory_reserved", &memory->reserved));
     if (!fake_number(target.gpu, "memory_free", &memory->free))
         memory->free = memory->total - memory->used - memory->reserved;
     if (target.instance >= 0) {
@@ -259,8 +259,8 @@ API code nvmlDeviceGetUtilizationRates(device_handle device, struct utilization 
 {
     GPU_CALL(device, utilization);
     RETURN_IF(not_with_mig(target.gpu));
-    RETURN_IF(fake_answer32(target.gpu, "util_gpu", &utilization->gpu));
-    return fake_answer32(target.gpu, "util_mem", &utilization->memory);
+    RETURN_IF(fake_value32(target.gpu, "util_gpu", &utilization->gpu));
+    return fake_value32(target.gpu, "util_mem", &utilization->memory);
 }
 
 #define CODER(function, key)                                                                                      \
@@ -269,7 +269,7 @@ API code nvmlDeviceGetUtilizationRates(device_handle device, struct utilization 
         GPU_CALL(device, utilization && period_us);                                                               \
         RETURN_IF(not_with_mig(target.gpu));                                                                      \
         *period_us = 167000;                                                                                      \
-        return fake_answer32(target.gpu, key, utilization);                                                       \
+        return fake_value32(target.gpu, key, utilization);                                                        \
     }
 CODER(nvmlDeviceGetEncoderUtilization, "enc")
 CODER(nvmlDeviceGetDecoderUtilization, "dec")
@@ -277,28 +277,28 @@ CODER(nvmlDeviceGetDecoderUtilization, "dec")
 API code nvmlDeviceGetTemperature(device_handle device, unsigned sensor, unsigned *celsius)
 {
     GPU_CALL(device, sensor == 0 && celsius);
-    return fake_answer32(target.gpu, "temp", celsius);
+    return fake_value32(target.gpu, "temp", celsius);
 }
 
-#define NUMBER(function, type, answer, key)                                                                       \
+#define NUMBER(function, type, implement, key)                                                                    \
     API code function(device_handle device, type *value)                                                          \
     {                                                                                                             \
         GPU_CALL(device, value);                                                                                  \
-        return answer(target.gpu, key, value);                                                                    \
+        return implement(target.gpu, key, value);                                                                 \
     }
-NUMBER(nvmlDeviceGetPowerUsage, unsigned, fake_answer32, "power_mw")
-NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, fake_answer32, "power_limit_mw")
-NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned, fake_answer32, "power_limit_mw")
-NUMBER(nvmlDeviceGetTotalEnergyConsumption, uint64_t, fake_answer64, "energy_mj")
-NUMBER(nvmlDeviceGetPerformanceState, unsigned, fake_answer32, "pstate")
-NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, uint64_t, fake_answer64, "reasons")
-NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned, fake_answer32, "pcie_gen")
-NUMBER(nvmlDeviceGetCurrPcieLinkWidth, unsigned, fake_answer32, "pcie_width")
-NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, unsigned, fake_answer32, "pcie_gen_max")
-NUMBER(nvmlDeviceGetMaxPcieLinkWidth, unsigned, fake_answer32, "pcie_width_max")
-NUMBER(nvmlDeviceGetPcieReplayCounter, unsigned, fake_answer32, "pcie_replay")
+NUMBER(nvmlDeviceGetPowerUsage, unsigned, fake_value32, "power_mw")
+NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, fake_value32, "power_limit_mw")
+NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned, fake_value32, "power_limit_mw")
+NUMBER(nvmlDeviceGetTotalEnergyConsumption, uint64_t, fake_value64, "energy_mj")
+NUMBER(nvmlDeviceGetPerformanceState, unsigned, fake_value32, "pstate")
+NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, uint64_t, fake_value64, "reasons")
+NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, unsigned, fake_value32, "pcie_gen")
+NUMBER(nvmlDeviceGetCurrPcieLinkWidth, unsigned, fake_value32, "pcie_width")
+NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, unsigned, fake_value32, "pcie_gen_max")
+NUMBER(nvmlDeviceGetMaxPcieLinkWidth, unsigned, fake_value32, "pcie_width_max")
+NUMBER(nvmlDeviceGetPcieReplayCounter, unsigned, fake_value32, "pcie_replay")
 #ifndef OLD_DRIVER
-NUMBER(nvmlDeviceGetCurrentClocksEventReasons, uint64_t, fake_answer64, "reasons")
+NUMBER(nvmlDeviceGetCurrentClocksEventReasons, uint64_t, fake_value64, "reasons")
 #endif
 
 /* A GPU with a fan speed in its script has one fan unless the script sets the number. */
@@ -314,7 +314,7 @@ API code nvmlDeviceGetFanSpeed(device_handle device, unsigned *percent)
 {
     GPU_CALL(device, percent);
     RETURN_IF(fans(target.gpu) ? SUCCESS : NOT_SUPPORTED);
-    return fake_answer32(target.gpu, "fan", percent);
+    return fake_value32(target.gpu, "fan", percent);
 }
 
 #ifndef OLD_DRIVER
@@ -323,7 +323,7 @@ API code nvmlDeviceGetFanSpeed_v2(device_handle device, unsigned fan, unsigned *
     GPU_CALL(device, percent);
     unsigned count = fans(target.gpu);
     RETURN_IF(count == 0 ? NOT_SUPPORTED : fan >= count ? INVALID_ARGUMENT : SUCCESS);
-    return fake_answer32(target.gpu, "fan", percent);
+    return fake_value32(target.gpu, "fan", percent);
 }
 
 API code nvmlDeviceGetNumFans(device_handle device, unsigned *count)
@@ -337,10 +337,10 @@ API code nvmlDeviceGetRemappedRows(device_handle device, unsigned *corrected, un
                                    unsigned *pending, unsigned *failure)
 {
     GPU_CALL(device, corrected && uncorrected && pending && failure);
-    RETURN_IF(fake_answer32(target.gpu, "remapped_corrected", corrected));
-    RETURN_IF(fake_answer32(target.gpu, "remapped_uncorrected", uncorrected));
-    RETURN_IF(fake_answer32(target.gpu, "remapped_pending", pending));
-    return fake_answer32(target.gpu, "remapped_failure", failure);
+    RETURN_IF(fake_value32(target.gpu, "remapped_corrected", corrected));
+    RETURN_IF(fake_value32(target.gpu, "remapped_uncorrected", uncorrected));
+    RETURN_IF(fake_value32(target.gpu, "remapped_pending", pending));
+    return fake_value32(target.gpu, "remapped_failure", failure);
 }
 #endif
 
@@ -349,7 +349,7 @@ API code nvmlDeviceGetRemappedRows(device_handle device, unsigned *corrected, un
     API code function(device_handle device, unsigned kind, unsigned *mhz)                                         \
     {                                                                                                             \
         GPU_CALL(device, kind <= 2 && mhz);                                                                       \
-        return fake_answer32(target.gpu, kind == 2 ? "clock_mem" suffix : "clock_sm" suffix, mhz);                \
+        return fake_value32(target.gpu, kind == 2 ? "clock_mem" suffix : "clock_sm" suffix, mhz);                 \
     }
 CLOCK(nvmlDeviceGetClockInfo, "")
 CLOCK(nvmlDeviceGetMaxClockInfo, "_max")
@@ -357,7 +357,7 @@ CLOCK(nvmlDeviceGetMaxClockInfo, "_max")
 API code nvmlDeviceGetEccMode(device_handle device, unsigned *current, unsigned *pending)
 {
     GPU_CALL(device, current && pending);
-    RETURN_IF(fake_answer32(target.gpu, "ecc", current));
+    RETURN_IF(fake_value32(target.gpu, "ecc", current));
     *pending = *current;
     return SUCCESS;
 }
@@ -369,5 +369,5 @@ API code nvmlDeviceGetTotalEccErrors(device_handle device, unsigned uncorrected,
     GPU_CALL(device, uncorrected <= 1 && aggregate <= 1 && count);
     uint64_t mode;
     RETURN_IF(fake_number(target.gpu, "ecc", &mode) && mode ? SUCCESS : NOT_SUPPORTED);
-    return fake_answer64(target.gpu, keys[uncorrected][aggregate], count);
+    return fake_value64(target.gpu, keys[uncorrected][aggregate], count);
 }

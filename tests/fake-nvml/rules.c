@@ -134,15 +134,15 @@ code fake_shutdown(void)
     return SUCCESS;
 }
 
-code fake_answer64(int gpu, const char *key, uint64_t *out)
+code fake_value64(int gpu, const char *key, uint64_t *out)
 {
     return fake_number(gpu, key, out) ? SUCCESS : NOT_SUPPORTED;
 }
 
-code fake_answer32(int gpu, const char *key, unsigned *out)
+code fake_value32(int gpu, const char *key, unsigned *out)
 {
     uint64_t value;
-    RETURN_IF(fake_answer64(gpu, key, &value));
+    RETURN_IF(fake_value64(gpu, key, &value));
     *out = (unsigned)value;
     return SUCCESS;
 }
