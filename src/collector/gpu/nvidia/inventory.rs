@@ -167,7 +167,7 @@ impl GpuInventory {
             (previous, now) if previous == now => {}
             (Some(_), None) => log::info!("{} recovered", describe(gpu)),
             (_, Some(Problem::Suspended)) => {
-                log::info!("{} is suspended: {message}", describe(gpu))
+                log::info!("{} is suspended: {message}", describe(gpu));
             }
             (_, Some(problem)) => {
                 let problem = format!("{problem:?}").to_ascii_lowercase();
