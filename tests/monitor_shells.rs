@@ -159,7 +159,7 @@ fn reports_gpus_of_host() {
 #[test]
 #[ignore = "needs root and sshd"]
 fn reports_no_gpu_when_driver_fails() {
-    let (directory, shell) = Sshd::write_shell("broken driver", "");
+    let (directory, shell) = Sshd::write_shell("failing-driver", "");
     let message = "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver. Make sure that the latest NVIDIA driver is installed and running.";
     let smi = directory.write("nvidia-smi", &format!("#!/bin/sh\necho \"{message}\"\nexit 9\n"));
     assert!(sh(&format!("chmod 755 {smi}")));
@@ -219,7 +219,7 @@ fn ends_session_when_host_prints_unrequested_output() {
             "the host's output exceeds the limit",
         ),
         (
-            "async parts",
+            "async",
             format!("{login}exec yes \"${{m}}z x\"\n"),
             "the host's output exceeds the limit",
         ),

@@ -13,7 +13,7 @@ use support::sshd::{CC, PASSWORD, Sshd};
 /// Maximum age of an event when it is received.
 const MAX_DELAY: Duration = Duration::from_secs(3);
 
-/// This machine's kernel files at one snapshot.
+/// This machine's kernel files at one moment.
 struct FilesSnapshot {
     at: Instant,
     files: Vec<String>,
