@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use support::core::Core;
+use support::core_fixture::{self, User};
 use support::heartbeat::lines_of;
-use support::hub::Hub;
+use support::hm_server::HmServer;
 use support::netns::taken;
-use support::node::{self, User};
 use support::rng::Rng;
 use support::{Agent, Scratch, wait_until};
 
@@ -21,7 +21,7 @@ const SAVED_AFTER: Duration = Duration::from_millis(2500);
 const EXPECTED_WARNINGS: [&str; 2] = [" was interrupted", "read sensors and interfaces: timed out"];
 
 struct Fixture {
-    hub: Hub,
+    hub: HmServer,
     core: Core,
     user: User,
     state: Scratch,
@@ -44,7 +44,7 @@ fn loses_and_repeats_nothing_when_killed_at_random_moments() {
     let user = User::new();
     let marks = user.scratch();
     let mut fixture = Fixture {
-        hub: Hub::start(),
+        hub: HmServer::start(),
         core: Core::start(),
         user,
         state: Scratch::new("crash"),
@@ -64,7 +64,7 @@ impl Fixture {
     fn start(&self) -> Agent {
         let settings = [self.hub.setting(), "hm.report_interval=1".to_owned()];
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-        let agent = node::start(&self.core, &self.user, &self.state, &settings);
+        let agent = core_fixture::start(&self.core, &self.user, &self.state, &settings);
         let listed: BTreeSet<String> = agent.list().into_iter().collect();
         let lost: Vec<&String> = self.known.difference(&listed).collect();
         assert!(lost.is_empty(), "forgotten applications: {lost:?}");
@@ -140,7 +140,7 @@ impl Fixture {
                 }
             }
         }
-        self.user.assert_gone("the agent was killed");
+        self.user.assert_no_processes("the agent was killed");
         println!(
             "{} reports, {} applications, {} commands, {} of them ran, {interrupted} interrupted",
             self.accepted.len(),

@@ -9,18 +9,18 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::core::Core;
-use support::disk::Disk;
+use support::core_fixture::{self, User, wrap};
 use support::fake_nvml::{self, Driver, assert_no_values, message, problems};
+use support::full_disk::FullDisk;
 use support::heartbeat::lines_of;
-use support::hub::Hub;
-use support::node::{self, User, behind};
+use support::hm_server::HmServer;
 use support::{Agent, Scratch, hm_agent, wait_until};
 
-fn start(disk: &Disk, core: &Core, hub: &Hub, user: &User) -> Agent {
+fn start(disk: &FullDisk, core: &Core, hub: &HmServer, user: &User) -> Agent {
     let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // makes reports large
     let settings = ["core.commands=any", "hm.report_interval=1", &models, &hub.setting()];
-    let command = node::command(&core.setting(), &disk.directory, &settings);
-    let agent = Agent::spawn(disk.before(&user.known_to(&command)));
+    let command = core_fixture::command(&core.setting(), &disk.directory, &settings);
+    let agent = Agent::spawn(disk.run_inside(&user.with_user_database(&command)));
     agent.wait_log("registered as n1");
     agent
 }
@@ -28,7 +28,7 @@ fn start(disk: &Disk, core: &Core, hub: &Hub, user: &User) -> Agent {
 #[test]
 #[ignore = "needs root"]
 fn keeps_state_in_memory_while_disk_is_full() {
-    let (disk, hub, core, user) = (Disk::new(), Hub::start(), Core::start(), User::new());
+    let (disk, hub, core, user) = (FullDisk::new(), HmServer::start(), Core::start(), User::new());
     let marks = user.scratch();
     let mark = marks.0.join("ran");
     let mut agent = start(&disk, &core, &hub, &user);
@@ -194,7 +194,7 @@ fn unreadable_kernel_file_affects_only_its_collector() {
     // Without the capabilities that let root read every file.
     let without = "-dac_override,-dac_read_search";
     let (inherit, bound) = (format!("--inh-caps={without}"), format!("--bounding-set={without}"));
-    let agent = Agent::spawn(behind(&["setpriv", &inherit, &bound], &command));
+    let agent = Agent::spawn(wrap(&["setpriv", &inherit, &bound], &command));
     let mut client = agent.subscribe();
     let is_exported = |collector: &str, value: &str| {
         let success = format!("\nnode_scrape_collector_success{{collector=\"{collector}\"}} 1\n");

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use hm_agent::util::logger::{unix_seconds, utc};
 use serde_json::Value;
 use support::core::Core;
+use support::core_fixture;
 use support::heartbeat::{lines_of, list_setting};
-use support::hub::Hub;
-use support::node;
+use support::hm_server::HmServer;
 use support::notify_socket::NotifySocket;
-use support::relay::{Certificate, Relay, Way};
 use support::supervised::Setup;
+use support::tcp_proxy::{Certificate, ProxyMode, TcpProxy};
 use support::wall_clock::WallClock;
 use support::{Agent, Client, SLACK, Scratch, wait_until};
 
@@ -25,18 +25,18 @@ const YEAR: i64 = 365 * 24 * HOUR;
 /// An agent with both upstreams, Core over TLS, and a hook for overdue applications. Dropped in this order.
 struct Fixture {
     agent: Agent,
-    to_core: Relay,
-    hub: Hub,
+    to_core: TcpProxy,
+    hub: HmServer,
     core: Core,
     files: Scratch,
 }
 
 impl Fixture {
     fn new(core_reachable: bool, manager: Option<&NotifySocket>) -> Self {
-        let (hub, core, files) = (Hub::start(), Core::start(), Scratch::new("time"));
+        let (hub, core, files) = (HmServer::start(), Core::start(), Scratch::new("time"));
         let certificate = Certificate::for_days(90);
-        let to_core = Relay::to(core.address, Some(certificate.server.clone()));
-        to_core.is(if core_reachable { Way::Open } else { Way::Cut });
+        let to_core = TcpProxy::to(core.address, Some(certificate.server.clone()));
+        to_core.set_mode(if core_reachable { ProxyMode::Forward } else { ProxyMode::Cut });
         let hook = format!("echo \"$APP_ID $HB_STATE\" >> {}", files.0.join("overdue").display());
         let url = format!("core.url=wss://localhost:{}/api/v1/ws", to_core.address.port());
         let more = [
@@ -46,7 +46,7 @@ impl Fixture {
             "hm.report_interval=1".to_owned(),
         ];
         let more: Vec<&str> = more.iter().map(String::as_str).collect();
-        let mut command = node::command(&url, &files, &more);
+        let mut command = core_fixture::command(&url, &files, &more);
         if let Some(manager) = manager {
             command.env("NOTIFY_SOCKET", &manager.name).env("WATCHDOG_USEC", "2000000");
         }
@@ -139,7 +139,7 @@ fn certificate_with_wrong_clock(error: i64, why: &str) {
         return;
     };
     clock.wrong_by(error);
-    fixture.to_core.is(Way::Open);
+    fixture.to_core.set_mode(ProxyMode::Forward);
     let line = fixture.agent.wait_log(&format!("TLS: invalid peer certificate: {why}"));
     let year = utc((unix_seconds() as i64 + error) as u64)[..4].to_owned();
     assert!(line.contains(&format!("; the clock here shows {year}")), "{line}");

@@ -11,7 +11,7 @@ use support::attack::Attacker;
 use support::bystanders::{APP, Bystanders};
 use support::core::Core;
 use support::core_wire::TOKEN;
-use support::hub::Hub;
+use support::hm_server::HmServer;
 use support::netns::taken;
 use support::{Agent, Scratch, hm_agent, lasting_port, pass, wait_until};
 
@@ -88,7 +88,7 @@ impl Fixture {
         assert!(log.len() < 100, "{kind}: {log:#?}");
         let queued: BTreeSet<u64> = taken(&state_dir.0).into_iter().collect();
         assert!(queued.len() >= 5, "{kind}: {} reports", queued.len());
-        let hub = Hub::on(([127, 0, 0, 1], ports[0]).into(), true, Duration::from_secs(30));
+        let hub = HmServer::on(([127, 0, 0, 1], ports[0]).into(), true, Duration::from_secs(30));
         let _core = Core::on(([127, 0, 0, 1], ports[1]).into());
         let agent = start_agent(&state_dir, ports);
         agent.wait_log(" registered as ");

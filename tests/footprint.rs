@@ -8,13 +8,13 @@ use std::time::Duration;
 use serde_json::json;
 use support::core::Core;
 use support::core_wire::TOKEN;
-use support::hub::Hub;
+use support::hm_server::HmServer;
 use support::monitor::Monitor;
 
 #[test]
 #[ignore = "a measurement, run by tests/bench"]
 fn memory_stays_small_with_all_services_on() {
-    let (hub, core) = (Hub::start(), Core::start());
+    let (hub, core) = (HmServer::start(), Core::start());
     let token = format!("core.token={TOKEN}");
     let monitor = Monitor::start(&[&hub.setting(), &core.setting(), &token]);
     let agent = &monitor.agent;

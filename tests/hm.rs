@@ -1,4 +1,4 @@
-//! The link to hm, against a hub that behaves as the published one does.
+//! The hm client against a server that behaves as the published one.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use support::hub::Hub;
+use support::hm_server::HmServer;
 use support::{Agent, Scratch, wait_until};
 
-/// An agent that reports every second and keeps what it must in `state`.
-fn agent(hub: &Hub, state: &Scratch) -> Agent {
+/// An agent that reports every second.
+fn agent(hub: &HmServer, state: &Scratch) -> Agent {
     let state = format!("state_dir={}", state.0.display());
     Agent::start(&[
         &hub.setting(),
@@ -29,11 +29,11 @@ fn agent(hub: &Hub, state: &Scratch) -> Agent {
     ])
 }
 
-/// In order, each once, and none missing: reports are a second apart.
+/// In order, without duplicates or gaps: reports are a second apart.
 fn assert_complete(reports: &[u64]) {
     for pair in reports.windows(2) {
         let apart = pair[1].checked_sub(pair[0]);
-        // A busy machine takes one later. One that is missing leaves whole seconds.
+        // On a busy machine a report is late. A missing one leaves a gap of whole seconds.
         let late = |ms: u64| ms < 5000 && (20..980).contains(&(ms % 1000));
         let good = apart.is_some_and(|ms| (1..1500).contains(&ms) || late(ms));
         assert!(good, "{pair:?} of {reports:?}");
@@ -41,8 +41,8 @@ fn assert_complete(reports: &[u64]) {
 }
 
 #[test]
-fn online_first_then_reports_as_the_document_has_them() {
-    let (hub, state) = (Hub::start(), Scratch::new("hm"));
+fn goes_online_then_sends_reports_in_published_format() {
+    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
     let agent = agent(&hub, &state);
     hub.wait_reports(3);
     let seen = hub.seen();
@@ -54,39 +54,38 @@ fn online_first_then_reports_as_the_document_has_them() {
     assert!(seen[1].timestamp > 1_700_000_000_000, "milliseconds: {}", seen[1].timestamp);
     assert_complete(&hub.reports());
     wait_until("a ping", || (hub.pings() >= 1).then_some(()));
-    agent.wait_log("this node has no GPU");
+    agent.wait_log("node has no GPU");
     let log = agent.stop();
-    let said = log.iter().filter(|line| line.contains("this node has no GPU")).count();
-    assert_eq!(said, 1, "{log:#?}");
+    let logged = log.iter().filter(|line| line.contains("node has no GPU")).count();
+    assert_eq!(logged, 1, "{log:#?}");
 }
 
 #[test]
-fn a_hub_that_was_away_gets_everything_in_order() {
-    let (hub, state) = (Hub::start(), Scratch::new("hm"));
+fn delivers_backlog_in_order_when_server_returns() {
+    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
     let agent = agent(&hub, &state);
     hub.wait_reports(2);
     let address = hub.address;
     let before = hub.stop();
-    agent.wait_log("cannot be reached");
-    let hub = Hub::on(address, false, Duration::from_secs(30));
+    agent.wait_log("connect failed");
+    let hub = HmServer::on(address, false, Duration::from_secs(30));
     let mut all: Vec<u64> =
         before.iter().filter(|seen| seen.kind == 2).map(|seen| seen.timestamp).collect();
     let missed = hub.wait_reports(5);
     all.extend(missed);
-    all.dedup(); // the last one before may have been answered too late for us
+    all.dedup(); // the last response before the stop may have been lost
     assert_complete(&all);
     agent.stop();
 }
 
 #[test]
-fn an_agent_that_was_killed_delivers_what_it_had() {
-    let (hub, state) = (Hub::start(), Scratch::new("hm"));
+fn delivers_spooled_reports_after_kill() {
+    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
     let address = hub.address;
     let first = agent(&hub, &state);
     let mut all = hub.wait_reports(1);
     drop(hub);
     let spool = state.0.join("hm-reports");
-    // Some wait in the file.
     wait_until("a backlog", || {
         let text = std::fs::read_to_string(&spool).unwrap_or_default();
         (text.lines().filter(|line| line[17..].starts_with('r')).count() >= 4).then_some(())
@@ -94,28 +93,28 @@ fn an_agent_that_was_killed_delivers_what_it_had() {
     first.signal("-KILL");
     let mut first = first;
     first.wait();
-    // Torn in the middle of a line.
+    // A torn line.
     let mut text = std::fs::read(&spool).unwrap();
     text.extend(b"0123456789abcdef r17");
     std::fs::write(&spool, text).unwrap();
-    let hub = Hub::on(address, false, Duration::from_secs(30));
+    let hub = HmServer::on(address, false, Duration::from_secs(30));
     let second = agent(&hub, &state);
     all.extend(hub.wait_reports(4));
     all.dedup();
     assert_complete(&all[..4]);
-    second.wait_log("1 damaged lines are left out");
+    second.wait_log("skipped 1 damaged lines");
     second.stop();
 }
 
 #[test]
-fn codes_do_what_they_mean() {
-    let (hub, state) = (Hub::start(), Scratch::new("hm"));
-    // Online: an older connection is there. Then a report is refused, one is wanted again, one not online.
+fn handles_every_response_code() {
+    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    // "Online" is answered with "already online", then a report with "malformed", then one with "not online".
     hub.codes(&[5, 0, 1, 0, 6]);
     let agent = agent(&hub, &state);
     let reports = hub.wait_reports(3);
-    agent.wait_log("holds an older connection of this node");
-    agent.wait_log("refuses a report (\"no\"), which is dropped: {\\\"project\\\"");
+    agent.wait_log("has an older connection of this node");
+    agent.wait_log("rejected a report (\"no\"), dropped: {\\\"project\\\"");
     assert_complete(&reports);
     let onlines = hub.seen().iter().filter(|seen| seen.kind == 1).count();
     assert_eq!((onlines, hub.connections()), (2, 1), "{:#?}", hub.seen());
@@ -123,19 +122,19 @@ fn codes_do_what_they_mean() {
 }
 
 #[test]
-fn a_hub_that_asks_for_later_gets_the_same_report_again() {
-    let (hub, state) = (Hub::start(), Scratch::new("hm"));
+fn repeats_report_when_server_answers_later() {
+    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
     hub.codes(&[0, 0, 4]);
     let agent = agent(&hub, &state);
     assert_complete(&hub.wait_reports(4));
-    agent.wait_log("asks for later");
+    agent.wait_log("requests a retry later");
     agent.stop();
 }
 
 #[test]
-#[ignore = "waits for the 20 s that an answer may take"]
-fn a_report_that_is_not_answered_ends_the_connection_and_is_sent_again() {
-    let (hub, state) = (Hub::start(), Scratch::new("hm"));
+#[ignore = "waits for the response timeout of 20 s"]
+fn reconnects_and_repeats_report_after_response_timeout() {
+    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
     hub.codes(&[0, 0, 99]);
     let start = Instant::now();
     let agent = agent(&hub, &state);
@@ -144,24 +143,24 @@ fn a_report_that_is_not_answered_ends_the_connection_and_is_sent_again() {
     wait_until("the 18th second", || (start.elapsed() > early).then_some(()));
     assert_eq!(hub.connections(), 1);
     wait_until("another connection", || (hub.connections() == 2).then_some(()));
-    agent.wait_log("no answer within 20 s");
+    agent.wait_log("response timeout (20 s)");
     assert_complete(&hub.wait_reports(20));
     agent.stop();
 }
 
 #[test]
-#[ignore = "waits for the hub's deadline"]
-fn pings_alone_keep_the_hub_patient() {
+#[ignore = "waits for the server's deadline"]
+fn stays_connected_when_server_sends_no_pongs() {
     let state = Scratch::new("hm");
-    let hub = Hub::on("127.0.0.1:0".parse().unwrap(), false, Duration::from_secs(6));
+    let hub = HmServer::on("127.0.0.1:0".parse().unwrap(), false, Duration::from_secs(6));
     let agent = agent(&hub, &state);
     hub.wait_reports(14);
-    assert_eq!(hub.connections(), 1, "a missing pong is no reason to go");
+    assert_eq!(hub.connections(), 1, "a missing pong does not end a connection");
     agent.stop();
 }
 
 #[test]
-fn what_answers_http_is_said_and_left_alone_for_a_while() {
+fn respects_retry_after_of_http_error() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = std::thread::spawn(move || {
@@ -173,7 +172,8 @@ fn what_answers_http_is_said_and_left_alone_for_a_while() {
         String::from_utf8_lossy(&request[..read]).into_owned()
     });
     let agent = Agent::start(&[&format!("hm.url=ws://{address}/x?secret=1"), "gpu.source=none"]);
-    let line = agent.wait_log("answers 503: later; next try in 1");
+    let line =
+        agent.wait_log("HTTP status 503 instead of a WebSocket upgrade: later; next attempt in 1");
     let seconds: f64 = line.rsplit(' ').nth(1).unwrap().parse().unwrap();
     assert!((120.0..=145.0).contains(&seconds), "{line}");
     assert!(!line.contains("secret"), "{line}");
@@ -184,7 +184,7 @@ fn what_answers_http_is_said_and_left_alone_for_a_while() {
 }
 
 #[test]
-fn what_is_wrong_with_an_address_is_said_before_anything_starts() {
+fn rejects_invalid_url_before_start() {
     for (url, why) in [
         ("http://hub/", "expected an address such as ws://"),
         ("ws://", "expected an address such as ws://"),
@@ -198,18 +198,19 @@ fn what_is_wrong_with_an_address_is_said_before_anything_starts() {
 }
 
 #[test]
-fn the_link_is_shown() {
-    let (hub, state) = (Hub::start(), Scratch::new("hm"));
+fn shows_upstream_in_usage_and_sample() {
+    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
     let agent = agent(&hub, &state);
     hub.wait_reports(2);
     let mut client = agent.connect();
     client.say("subscribe:detail");
-    let link = wait_until("a link that is online", || {
+    let upstream = wait_until("an upstream that is online", || {
         let update = client.json();
-        let link = update["links"][0].clone();
-        (link["state"] == "online" && link["last_answer_unix_seconds"].is_u64()).then_some(link)
+        let upstream = update["links"][0].clone();
+        let online = upstream["state"] == "online";
+        (online && upstream["last_answer_unix_seconds"].is_u64()).then_some(upstream)
     });
-    assert_eq!((&link["name"], &link["dropped"]), (&json!("hm"), &json!(0)), "{link}");
+    assert_eq!((&upstream["name"], &upstream["dropped"]), (&json!("hm"), &json!(0)), "{upstream}");
     let listen = format!("usage.listen={}", agent.address);
     let sample = |arguments: &[&str]| -> String {
         let settings = ["-s", &listen, "-s", &hub.setting(), "-s", "gpu.source=none"];

@@ -1,5 +1,5 @@
-//! What a link costs: memory and processor time of an agent that reports, and of one with as many undelivered
-//! reports as it keeps. `tests/soak reports` runs the same for an hour.
+//! Memory and CPU time of an agent that reports, without and with a full backlog. `tests/soak reports` runs the same for an
+//! hour.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -7,9 +7,10 @@ mod support;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use hm_agent::hm_client::spool::{Report, Spool};
-use hm_agent::limits;
-use support::hub::Hub;
+use hm_agent::hm_client::session::REPORT_PAUSE;
+use hm_agent::hm_client::spool::{MAX_BACKLOG_REPORTS, Report, Spool};
+use hm_agent::net::reconnecting_client::RECONNECT_BACKOFF;
+use support::hm_server::HmServer;
 use support::{Agent, Scratch};
 
 fn agent(hub: &str, state: &Scratch) -> Agent {
@@ -18,33 +19,33 @@ fn agent(hub: &str, state: &Scratch) -> Agent {
     Agent::start(&[&[hub, &state], &settings[..]].concat())
 }
 
-/// How long these tests look; `HM_SOAK_SECONDS` in `tests/soak reports`.
+/// Duration of the soak; `HM_SOAK_SECONDS` is set by `tests/soak reports`.
 fn soak() -> Option<Duration> {
     let seconds = std::env::var("HM_SOAK_SECONDS").ok()?;
     Some(Duration::from_secs(seconds.parse().unwrap()))
 }
 
-fn wait(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) {
+fn wait(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < patience, "waited too long for {what}");
+    while !condition() {
+        assert!(start.elapsed() < timeout, "timeout waiting for {what}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
-/// A spool with as many reports as it keeps, taken at 1 ms, 2 ms, … Each is as long as a real one.
+/// A full spool with the timestamps 1, 2, … Each report is as long as a real one.
 fn fill(state: &Scratch) {
     let body = r#"{"project":"DecentralGPT","models":[{"model":"Codestral-22B-v0.1"}],"gpu_name":"NVIDIA RTX A5000","utilization_gpu":30,"memory_total":24564,"memory_used":22128}"#;
     let mut spool = Spool::open(&state.0, "hm-reports");
-    for number in 1..=limits::BACKLOG_REPORTS as u64 {
+    for number in 1..=MAX_BACKLOG_REPORTS as u64 {
         spool.push(Report { unix_milliseconds: number, body: body.into() });
     }
-    assert_eq!((spool.len(), spool.dropped()), (limits::BACKLOG_REPORTS, 0));
+    assert_eq!((spool.len(), spool.dropped()), (MAX_BACKLOG_REPORTS, 0));
 }
 
 #[test]
 #[ignore = "half a minute; nine in tests/soak reports"]
-fn a_full_backlog_goes_in_order_and_at_a_bounded_pace_and_costs_no_more_than_its_memory() {
+fn delivers_full_backlog_in_order_at_bounded_pace() {
     let (idle, state) = (Scratch::new("backlog"), Scratch::new("backlog"));
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("hm.url=ws://{address}/");
@@ -52,9 +53,8 @@ fn a_full_backlog_goes_in_order_and_at_a_bounded_pace_and_costs_no_more_than_its
     fill(&state);
     let start = Instant::now();
     let agent = agent(&url, &state);
-    println!("an agent with a full backlog listens after {:.0?}", start.elapsed());
-    // Newer reports come, and the oldest go.
-    let full = agent.wait_log("10000 reports wait; from now on the oldest go");
+    println!("listening after {:.0?} with a full backlog", start.elapsed());
+    let full = agent.wait_log("backlog full (10000 reports), dropping the oldest");
     assert!(full.contains(" warn "), "{full}");
     std::thread::park_timeout(Duration::from_secs(5));
     let (without, with) = (memory_kb(&empty), memory_kb(&agent));
@@ -62,21 +62,21 @@ fn a_full_backlog_goes_in_order_and_at_a_bounded_pace_and_costs_no_more_than_its
     assert!(with < without + (8 << 10), "{without} kB without, {with} kB with");
     drop(empty);
 
-    let hub = Hub::on(address, false, Duration::from_secs(30));
-    wait("the first report", limits::RECONNECT.1 * 2, || !hub.reports().is_empty());
-    let said = agent.wait_log("reports, the oldest, were dropped for want of room");
-    let dropped: u64 =
-        said.split("hm: ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    let hub = HmServer::on(address, false, Duration::from_secs(30));
+    wait("the first report", RECONNECT_BACKOFF.1 * 2, || !hub.reports().is_empty());
+    let line = agent.wait_log("backlog was full, dropped the ");
+    let count = line.split("dropped the ").nth(1).unwrap().split(' ').next();
+    let dropped: u64 = count.unwrap().parse().unwrap();
     let first = hub.reports()[0];
-    // Between that line and the first report, one more may have gone.
-    assert!(dropped >= 3 && (dropped + 1..=dropped + 2).contains(&first), "{first}: {said}");
+    // One more may have been dropped between that line and the first report.
+    assert!(dropped >= 3 && (dropped + 1..=dropped + 2).contains(&first), "{first}: {line}");
 
     let (start, cpu) = (Instant::now(), agent.cpu_seconds());
     let before = hub.reports().len();
     match soak() {
         None => std::thread::park_timeout(Duration::from_secs(15)),
         Some(_) => wait("all of them", Duration::from_secs(1800), || {
-            hub.reports().len() >= limits::BACKLOG_REPORTS
+            hub.reports().len() >= MAX_BACKLOG_REPORTS
         }),
     }
     let (reports, took) = (hub.reports(), start.elapsed());
@@ -86,60 +86,58 @@ fn a_full_backlog_goes_in_order_and_at_a_bounded_pace_and_costs_no_more_than_its
     println!(
         "{sent} reports in {took:.1?}: {pace:.1} a second, {each:.0} µs each; then {after} kB"
     );
-    // One every 50 ms and its answer; a second must not have more, whatever the machine.
-    assert!((4.0..=1.05 / limits::REPORT_PAUSE.as_secs_f64()).contains(&pace), "{pace} a second");
+    // One every 50 ms plus the response.
+    assert!((4.0..=1.05 / REPORT_PAUSE.as_secs_f64()).contains(&pace), "{pace} a second");
     assert!(reports.windows(2).all(|pair| pair[0] < pair[1]), "not in order");
     let old: Vec<u64> =
-        reports.into_iter().take_while(|at| *at <= limits::BACKLOG_REPORTS as u64).collect();
+        reports.into_iter().take_while(|at| *at <= MAX_BACKLOG_REPORTS as u64).collect();
     assert!(old.iter().copied().eq(first..first + old.len() as u64), "some are missing");
     assert!(after <= with + 512, "{with} kB before, {after} kB after");
     assert!(cpu < 0.3 * took.as_secs_f64(), "{cpu} s of {took:?}");
     let log = agent.stop();
-    let said = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-    assert_eq!((said("from now on the oldest go"), said("for want of room")), (1, 1), "{log:#?}");
+    let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((count("backlog full"), count("backlog was full")), (1, 1), "{log:#?}");
 }
 
-/// A report a second, with a hub that is there and away in turn.
+/// A report a second, to a server that stops and returns repeatedly.
 #[test]
 #[ignore = "a minute; an hour in tests/soak reports"]
-fn memory_and_processor_time_are_flat() {
+fn memory_and_cpu_time_stay_constant() {
     let whole = soak().unwrap_or(Duration::from_secs(60));
     let state = Scratch::new("flat");
-    let mut hub = Some(Hub::start());
+    let mut hub = Some(HmServer::start());
     let address = hub.as_ref().unwrap().address;
     let agent = agent(&hub.as_ref().unwrap().setting(), &state);
-    // What is there from the start is there: buffers, the first connection, the first outage.
+    // The first round allocates buffers, connects and disconnects once.
     let mut samples: Vec<(u64, f64, usize)> = Vec::new();
     let start = Instant::now();
     // Ten minutes each in an hour.
-    let turns = (whole.as_secs() as u32 / 600).max(3);
-    for turn in 1..=turns {
-        // Away for the last third of each turn but the last one.
-        let end = whole * turn / turns;
-        if turn < turns {
-            pass_until(start, end - whole / turns / 3);
-            hub.take().map(Hub::stop);
+    let rounds = (whole.as_secs() as u32 / 600).max(3);
+    for round in 1..=rounds {
+        // The server is down for the last third of each round but the last.
+        let end = whole * round / rounds;
+        if round < rounds {
+            pass_until(start, end - whole / rounds / 3);
+            hub.take().map(HmServer::stop);
         }
         pass_until(start, end);
         if hub.is_none() {
-            hub = Some(Hub::on(address, false, Duration::from_secs(30)));
+            hub = Some(HmServer::on(address, false, Duration::from_secs(30)));
         }
         let hub = hub.as_ref().unwrap();
-        let patience = limits::RECONNECT.1 + end;
-        wait("what was missed", patience, || hub.connections() > 0 && backlog(&agent) <= 1);
+        let timeout = RECONNECT_BACKOFF.1 + end;
+        wait("the backlog", timeout, || hub.connections() > 0 && backlog(&agent) <= 1);
         samples.push((memory_kb(&agent), agent.cpu_seconds(), agent.descriptors()));
         let (memory, cpu, descriptors) = samples[samples.len() - 1];
         let at = start.elapsed();
-        println!(
-            "{at:>8.1?}: {memory} kB, {cpu:.2} s of processor time, {descriptors} descriptors"
-        );
+        println!("{at:>8.1?}: {memory} kB, {cpu:.2} s of CPU time, {descriptors} descriptors");
     }
     let (first, last) = (samples[0], samples[samples.len() - 1]);
     assert!(last.0 <= first.0 + 256, "{samples:?}");
-    // Whoever asked for the backlog may still be closing.
+    // The connections of `backlog` may still be closing.
     assert!(last.2 <= first.2 + 2, "{samples:?}");
-    let (cpu, took) = (last.1 - first.1, start.elapsed() - whole / turns);
-    println!("{:.2} % of a processor", 100.0 * cpu / took.as_secs_f64());
+    let (cpu, took) = (last.1 - first.1, start.elapsed() - whole / rounds);
+    println!("{:.2} % of a CPU", 100.0 * cpu / took.as_secs_f64());
     assert!(cpu < 0.1 * took.as_secs_f64(), "{samples:?}");
     agent.stop();
 }
@@ -150,20 +148,20 @@ fn pass_until(start: Instant, end: Duration) {
     }
 }
 
-/// What is its own: resident, but no pages of the program's file, of which more are touched with time.
+/// Without pages of the program's file, of which more become resident with time.
 fn memory_kb(agent: &Agent) -> u64 {
     agent.status("RssAnon")
 }
 
-/// Reports that wait, as the agent shows it.
+/// Undelivered reports, from `/usage`.
 fn backlog(agent: &Agent) -> u64 {
     let mut client = agent.connect();
     client.say("subscribe:detail");
     std::thread::park_timeout(Duration::from_millis(200));
     loop {
         let update = client.json();
-        if let Some(link) = update["links"].get(0) {
-            return link["backlog"].as_u64().unwrap();
+        if let Some(upstream) = update["links"].get(0) {
+            return upstream["backlog"].as_u64().unwrap();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Wall clocks that jump: reports go on, in order, over the same connection.
+//! Reports while the wall clock jumps: in order, over the same connection.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -8,16 +8,16 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use hm_agent::util::logger::unix_milliseconds;
-use support::hub::Hub;
+use support::hm_server::HmServer;
 use support::{Agent, Scratch, hm_agent};
 
-/// What makes the agent's wall clock a test's; built once.
+/// The preloaded library that shifts the agent's wall clock; built once.
 fn clock() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clock/clock.c");
         let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clock.so");
-        // Another run of the tests may have it in use.
+        // Atomically, because another test process may use it.
         let draft = library.with_extension(format!("draft-{}", std::process::id()));
         let mut cc = Command::new("cc");
         cc.args(["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]);
@@ -27,10 +27,10 @@ fn clock() -> &'static Path {
     })
 }
 
-/// An agent that reports every second, and its clock, which is set by so many seconds after three reports; what the
-/// hub has then, after five more, and the log.
+/// Sets the clock of an agent that reports every second by `step` seconds after three reports. Returns the reports before,
+/// five reports after it, and the log.
 fn reports_around(step: i64) -> (Vec<u64>, Vec<u64>, Vec<String>) {
-    let (hub, state) = (Hub::start(), Scratch::new("clock"));
+    let (hub, state) = (HmServer::start(), Scratch::new("clock"));
     let error = state.write("error", "0");
     let mut command = hm_agent();
     command.env("LD_PRELOAD", clock()).env("HM_TEST_CLOCK", &error);
@@ -42,12 +42,12 @@ fn reports_around(step: i64) -> (Vec<u64>, Vec<u64>, Vec<String>) {
     }
     let agent = Agent::spawn(command);
     let before = hub.wait_reports(3);
-    // Whole or not at all.
+    // Atomically.
     std::fs::rename(state.write("new", &step.to_string()), error).unwrap();
-    // One may be under way, and one taken just now.
+    // One may be in flight, and one just taken.
     let stepped = before.len() + 2;
     let reports = hub.wait_reports(stepped + 5);
-    assert_eq!(hub.connections(), 1, "a clock is no reason to go");
+    assert_eq!(hub.connections(), 1, "a clock step does not end the connection");
     (before, reports[stepped..].to_vec(), agent.stop())
 }
 
@@ -56,27 +56,27 @@ fn is_ordered(reports: &[u64]) -> bool {
 }
 
 #[test]
-fn a_clock_that_is_set_back_a_little_leaves_reports_in_order() {
+fn small_step_back_keeps_reports_in_order() {
     let (before, after, log) = reports_around(-20);
     assert!(is_ordered(&[before.clone(), after.clone()].concat()), "{before:?} {after:?}");
-    // Half a second apart, for 40 s; not in a heap.
+    // Half a second apart for 40 s.
     let apart = (after[4] - after[0]) / 4;
     assert!((350..800).contains(&apart), "{after:?}");
     assert!(!log.iter().any(|line| line.contains("set back")), "{log:#?}");
 }
 
 #[test]
-fn a_clock_that_was_wrong_by_an_hour_is_obeyed() {
+fn step_back_by_an_hour_is_followed_and_logged() {
     let (before, after, log) = reports_around(-3600);
     assert!(is_ordered(&before) && is_ordered(&after), "{before:?} {after:?}");
     assert!(after[4].abs_diff(unix_milliseconds() - 3_600_000) < 10_000, "{after:?}");
-    let said =
-        log.iter().filter(|line| line.contains("hm: the clock was set back by 3600 s")).count();
-    assert_eq!(said, 1, "{log:#?}");
+    let logged =
+        log.iter().filter(|line| line.contains("hm: clock was set back by 3600 s")).count();
+    assert_eq!(logged, 1, "{log:#?}");
 }
 
 #[test]
-fn a_clock_that_is_set_forward_is_believed_at_once() {
+fn step_forward_is_followed() {
     let (before, after, log) = reports_around(3600);
     assert!(is_ordered(&[before.clone(), after.clone()].concat()), "{before:?} {after:?}");
     assert!(after[4].abs_diff(unix_milliseconds() + 3_600_000) < 10_000, "{after:?}");

@@ -1,5 +1,5 @@
-//! What the programs that the agent starts may do, and what they inherit: nothing of the agent but its user, and a command of
-//! Core not even that. What their environment is, `gpu_probe.rs`, `heartbeat_action.rs` and `core/commands.rs` say as well.
+//! Privileges of programs that the agent starts: they inherit only its user, and commands of Core not even that. See also
+//! `gpu_probe.rs`, `heartbeat_action.rs` and `core/commands.rs` for their environment.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,35 +9,35 @@ use std::process::Command;
 
 use serde_json::json;
 use support::core::Core;
+use support::core_fixture::{CoreFixture, User, command, wrap};
 use support::heartbeat::list_setting;
 use support::monitor::Monitor;
-use support::node::{Scene, User, behind, command};
 use support::{Agent, Scratch, hm_agent, wait_until};
 
-/// Runs what follows with open files, ignored signals and, if it is root, every capability for whomever it starts.
-fn burdened(before: &Command) -> Command {
+/// Runs a command with open files, ignored signals and, as root, inheritable and ambient capabilities.
+fn with_inheritable_state(before: &Command) -> Command {
     let script = "caps=+setuid,+setgid,+dac_override,+kill,+sys_ptrace; trap '' HUP INT QUIT PIPE USR1; exec 7</etc/passwd 9>/dev/null; \
                   [ \"$(id -u)\" != 0 ] || set -- setpriv --inh-caps $caps --ambient-caps $caps \"$@\"; exec \"$@\"";
-    let mut burdened = behind(&["sh", "-c", script, "sh"], before);
-    burdened.env("HM_AGENT_USAGE_TOKEN", "us4ge").env("NOTIFY_SOCKET", "/nonexistent");
-    burdened
+    let mut command = wrap(&["sh", "-c", script, "sh"], before);
+    command.env("HM_AGENT_USAGE_TOKEN", "us4ge").env("NOTIFY_SOCKET", "/nonexistent");
+    command
 }
 
-/// Writes down what it is: its state, its descriptors, its environment.
+/// A script that writes its status, descriptors and environment to a file.
 const REPORT: &str = "{ cat /proc/self/status; for fd in 3 4 5 6 7 8 9; do \
      [ ! -e /proc/$$/fd/$fd ] || echo \"open: $fd\"; done; tr '\\0' '\\n' </proc/$$/environ; } >$D/new; mv $D/new $D/report";
 
-/// What stands behind a name in a report.
+/// The value of a field in a report.
 fn field(report: &str, name: &str) -> String {
     let line = report.lines().find_map(|line| line.strip_prefix(name));
     line.unwrap_or_else(|| panic!("no {name} in {report}")).trim().to_owned()
 }
 
-/// Nothing but a user was inherited.
-fn assert_unburdened(report: &str) {
+/// Nothing but the user was inherited.
+fn assert_nothing_inherited(report: &str) {
     for signals in ["SigBlk:", "SigIgn:"] {
         let mask = u64::from_str_radix(&field(report, signals), 16).unwrap();
-        // What nohup(1) and its like have a program ignore is for whomever it starts as well.
+        // Signals that nohup(1) sets to ignored stay ignored in hooks.
         let inherited = if signals == "SigIgn:" { 0x1_2207 } else { 0 };
         assert_eq!(mask & 0x7fff_ffff & !inherited, 0, "{signals} {report}");
     }
@@ -51,20 +51,20 @@ fn wait_report(scratch: &Scratch) -> String {
 }
 
 #[test]
-fn the_program_for_late_applications_inherits_nothing_but_the_user() {
+fn hook_inherits_nothing_but_the_user() {
     let scratch = Scratch::new("action");
     let script = REPORT.replace("$D", &scratch.0.display().to_string());
     let mut command = hm_agent();
     let action = list_setting("heartbeat.on_overdue", &["/bin/sh", "-c", &script]);
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", &action]);
-    let agent = Agent::spawn(burdened(&command));
+    let agent = Agent::spawn(with_inheritable_state(&command));
     agent.get_ok("/hb_init?1&appid=a");
-    assert_unburdened(&wait_report(&scratch));
+    assert_nothing_inherited(&wait_report(&scratch));
     agent.stop();
 }
 
 #[test]
-fn ssh_inherits_nothing_but_the_user_and_offers_no_way_back() {
+fn ssh_inherits_nothing_and_forwards_nothing() {
     let scratch = Scratch::new("ssh");
     let script = format!("#!/bin/sh\necho \"$*\" >$D/arguments\n{REPORT}\n")
         .replace("$D", &scratch.0.display().to_string());
@@ -73,15 +73,15 @@ fn ssh_inherits_nothing_but_the_user_and_offers_no_way_back() {
     let path = format!("{}:{}", scratch.0.display(), std::env::var("PATH").unwrap());
     let monitor = Monitor::start_with(&[], |command| {
         command.env("PATH", &path);
-        *command = burdened(command);
+        *command = with_inheritable_state(command);
     });
     let host = json!({"host": "a", "user": "b", "passwd": "pa55word"});
     monitor.connect().start_error(&host);
     let report = wait_report(&scratch);
-    assert_unburdened(&report);
+    assert_nothing_inherited(&report);
     assert!(!report.contains("pa55word"), "{report}");
     monitor.stop();
-    // Whatever the user's own ssh_config says: the host gets nothing to come back by.
+    // Whatever the user's ssh_config contains, nothing is forwarded.
     let arguments = std::fs::read_to_string(scratch.0.join("arguments")).unwrap();
     for wanted in [
         " -a ",
@@ -98,7 +98,7 @@ fn ssh_inherits_nothing_but_the_user_and_offers_no_way_back() {
     }
 }
 
-/// What another user tries against the agent, each on a line of its own; `AGENT`: its number, `STATE`: its `state_dir`.
+/// What another user tries against the agent; `AGENT` is its pid, `STATE` its `state_dir`.
 const ATTEMPTS: &[&str] = &[
     "kill -0 AGENT",
     "kill -STOP AGENT",
@@ -125,24 +125,25 @@ const ATTEMPTS: &[&str] = &[
 ];
 
 #[test]
-fn a_command_is_another_user_for_good() {
+fn command_cannot_regain_privileges() {
     let (core, user, state) = (Core::start(), User::new(), Scratch::new("state"));
     std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(0o750)).unwrap();
     let settings = ["core.commands=any"];
-    let command = user.known_to(&command(&core.setting(), &state, &settings));
-    let scene = Scene { agent: Agent::spawn(burdened(&command)), core, user, state };
-    let status = scene.run("cat /proc/self/status", 10)["stdout"].as_str().unwrap().to_owned();
+    let command = user.with_user_database(&command(&core.setting(), &state, &settings));
+    let fixture =
+        CoreFixture { agent: Agent::spawn(with_inheritable_state(&command)), core, user, state };
+    let status = fixture.run("cat /proc/self/status", 10)["stdout"].as_str().unwrap().to_owned();
     for signals in ["SigBlk:", "SigIgn:"] {
         let mask = u64::from_str_radix(&field(&status, signals), 16).unwrap();
-        // SIGPIPE and SIGUSR1 stay as they were given to the agent.
+        // SIGPIPE and SIGUSR1 stay as the agent inherited them.
         assert_eq!(mask & 0x7fff_ffff & !0x1200, 0, "{signals} {status}");
     }
-    assert_eq!(scene.run("ls /proc/self/fd", 10)["stdout"], "0\n1\n2\n3\n");
-    if !scene.user.is_own() {
-        scene.agent.stop();
+    assert_eq!(fixture.run("ls /proc/self/fd", 10)["stdout"], "0\n1\n2\n3\n");
+    if !fixture.user.is_dedicated() {
+        fixture.agent.stop();
         return;
     }
-    let id = scene.user.id.to_string();
+    let id = fixture.user.id.to_string();
     for name in ["Uid:", "Gid:"] {
         let four: Vec<String> = field(&status, name).split('\t').map(str::to_owned).collect();
         assert_eq!(four, [&*id; 4], "{status}");
@@ -150,23 +151,23 @@ fn a_command_is_another_user_for_good() {
     for sets in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
         assert_eq!(field(&status, sets), "0000000000000000", "{status}");
     }
-    // As the agent was started: rules of sudo work, unless the unit forbids it.
+    // Unchanged: sudo works, unless the service unit forbids it.
     assert_eq!(field(&status, "NoNewPrivs:"), "0");
     for attempt in ATTEMPTS {
         let text = attempt
-            .replace("AGENT", &scene.agent.pid().to_string())
-            .replace("STATE", &scene.state.0.display().to_string());
-        let data = scene.run(&text, 10);
+            .replace("AGENT", &fixture.agent.pid().to_string())
+            .replace("STATE", &fixture.state.0.display().to_string());
+        let data = fixture.run(&text, 10);
         assert_ne!(data["exit_code"], 0, "{text}: {data}");
         assert!(!data["stderr"].as_str().unwrap().contains("not found"), "{text}: {data}");
     }
-    assert_ne!(scene.agent.state(), "T");
-    scene.assert_gone("attempts");
-    scene.agent.stop();
+    assert_ne!(fixture.agent.state(), "T");
+    fixture.assert_no_processes("attempts");
+    fixture.agent.stop();
 }
 
 #[test]
-fn in_a_directory_of_everybody_nothing_is_written_elsewhere_or_waited_for() {
+fn world_writable_state_dir_does_not_redirect_or_block_writes() {
     let (state, other) = (Scratch::new("open"), Scratch::new("other"));
     std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(0o777)).unwrap();
     let precious = other.write("precious", "precious");

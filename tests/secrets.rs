@@ -11,7 +11,7 @@ use std::process::Command;
 
 use data_encoding::BASE64;
 use support::heartbeat::list_setting;
-use support::node::{children, command_line};
+use support::core_fixture::{children, command_line};
 use support::{Agent, Client, Scratch, hm_agent, wait_until};
 
 const MARK: &str = "s3cret";
@@ -167,7 +167,7 @@ fn trace_log_responses_and_state_contain_no_secret() {
     command.args(["-c", &file, "-s", &format!("state_dir={}", state.display())]);
     command.env("HM_AGENT_MONITOR_TOKEN", "m0nitor-s3cret");
     let agent = Agent::spawn(command);
-    agent.wait_log("answers 403");
+    agent.wait_log("HTTP status 403");
     let line = agent.wait_log("monitor listening on ");
     let monitor: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
     for (address, path, token) in
@@ -248,8 +248,8 @@ fn proxy_password_is_redacted_when_the_proxy_repeats_it() {
         command.env_remove(name);
     }
     let agent = Agent::spawn(command);
-    agent.wait_log("hm: ws://192.0.2.1:9/x the proxy: answers 403");
-    agent.wait_log("core: ws://192.0.2.1:9/y the proxy: answers 403");
+    agent.wait_log("hm: ws://192.0.2.1:9/x proxy: HTTP status 403");
+    agent.wait_log("core: ws://192.0.2.1:9/y proxy: HTTP status 403");
     let mut client = client(agent.address, "usage?token=us4ge-s3cret");
     client.say("subscribe:detail");
     let update = wait_until("a failed upstream", || {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use flate2::Compression;
 use flate2::write::ZlibEncoder;
-use support::hub::Hub;
+use support::hm_server::HmServer;
 use support::supervised::Supervisor;
 use support::{Agent, Scratch, at_best, wait_until};
 
@@ -133,7 +133,7 @@ fn listens_within_50_ms() {
 #[test]
 #[ignore = "builds a release"]
 fn resident_memory_is_within_budget_with_all_services() {
-    let (hub, scratch) = (Hub::start(), Scratch::new("idle"));
+    let (hub, scratch) = (HmServer::start(), Scratch::new("idle"));
     let mut command = Command::new(built());
     for setting in [
         "usage.listen=127.0.0.1:0",

@@ -1,4 +1,4 @@
-//! `wss://`: good certificates are accepted, bad ones refused with the reason, and a proxy is used.
+//! `wss://`: certificate verification, renewed authorities, and proxies.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -18,7 +18,7 @@ use support::{Agent, Scratch};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
-/// What is wrong with a certificate.
+/// What is wrong with the server's certificate.
 #[derive(PartialEq)]
 enum Flaw {
     None,
@@ -45,14 +45,15 @@ impl Authority {
             params.not_after = date_time_ymd(2020, 1, 1);
         }
         let key = KeyPair::generate().unwrap();
-        // The authority that is known has not signed it, but one that has.
-        let mut between = CertificateParams::default();
-        between.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        between.distinguished_name.push(rcgen::DnType::CommonName, "between");
-        let between =
-            CertifiedIssuer::signed_by(between, KeyPair::generate().unwrap(), &self.0).unwrap();
-        let certificate = params.signed_by(&key, &between).unwrap();
-        let chain = [certificate.der(), between.der()];
+        // Signed by an intermediate.
+        let mut intermediate = CertificateParams::default();
+        intermediate.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        intermediate.distinguished_name.push(rcgen::DnType::CommonName, "intermediate");
+        let intermediate =
+            CertifiedIssuer::signed_by(intermediate, KeyPair::generate().unwrap(), &self.0)
+                .unwrap();
+        let certificate = params.signed_by(&key, &intermediate).unwrap();
+        let chain = [certificate.der(), intermediate.der()];
         let chain = chain.map(|each| CertificateDer::from(each.to_vec())).to_vec();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -66,14 +67,14 @@ impl Authority {
     }
 }
 
-/// Serves one connection; what comes back is the first request, if it came so far.
+/// Serves one connection; returns the first request, if there is one.
 fn hub(config: Arc<ServerConfig>) -> (SocketAddr, JoinHandle<Option<Value>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     (address, std::thread::spawn(move || serve(&listener, config, || {})))
 }
 
-/// The same in this thread; `before` is done before the answer.
+/// The same in this thread; calls `before` before the response.
 fn serve(
     listener: &TcpListener,
     config: Arc<ServerConfig>,
@@ -85,8 +86,8 @@ fn serve(
     let text = socket.read().ok()?.into_text().ok()?;
     let request: Value = serde_json::from_str(&text).unwrap();
     before();
-    let answer = json!({"id": request["id"], "code": 0, "message": "ok"}).to_string();
-    socket.send(Message::text(answer)).unwrap();
+    let response = json!({"id": request["id"], "code": 0, "message": "ok"}).to_string();
+    socket.send(Message::text(response)).unwrap();
     Some(request)
 }
 
@@ -111,7 +112,7 @@ fn url(address: SocketAddr) -> String {
 }
 
 #[test]
-fn a_good_chain_is_accepted() {
+fn accepts_valid_chain_with_intermediate() {
     let (authority, scratch) = (Authority::new(), Scratch::new("tls"));
     let (address, hub) = hub(authority.server(&Flaw::None));
     let agent = agent(&url(address), &scratch, Some(&authority.file(&scratch)));
@@ -121,9 +122,9 @@ fn a_good_chain_is_accepted() {
 }
 
 #[test]
-fn bad_certificates_are_refused_with_the_reason() {
+fn rejects_invalid_certificates_with_reason() {
     for (flaw, known, why) in [
-        (Flaw::None, false, "TLS: invalid peer certificate: UnknownIssuer"),
+        (Flaw::None, false, "TLS handshake failed: invalid peer certificate: UnknownIssuer"),
         (Flaw::Name, true, "not valid for name"),
         (Flaw::Expired, true, "expired"),
     ] {
@@ -134,29 +135,32 @@ fn bad_certificates_are_refused_with_the_reason() {
         let line = agent.wait_log("hm: wss://localhost");
         assert!(line.contains(why), "{line}");
         let seconds: f64 = line.rsplit(' ').nth(1).unwrap().parse().unwrap();
-        assert!(seconds >= 30.0, "it will not mend itself soon: {line}");
-        assert!(hub.join().unwrap().is_none(), "nothing was told to a stranger");
+        assert!(seconds >= 30.0, "needs an operator: {line}");
+        assert!(hub.join().unwrap().is_none(), "nothing was sent to an unverified server");
         agent.stop();
     }
 }
 
 #[test]
-fn authorities_that_were_renewed_are_known_without_a_restart() {
+fn renewed_ca_file_takes_effect_without_restart() {
     let (old, new, scratch) = (Authority::new(), Authority::new(), Scratch::new("tls"));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let agent = agent(&url(listener.local_addr().unwrap()), &scratch, Some(&old.file(&scratch)));
     let renew = || drop(new.file(&scratch));
     assert!(serve(&listener, old.server(&Flaw::None), renew).is_some());
     agent.wait_log("online as n1");
-    assert!(serve(&listener, new.server(&Flaw::None), || {}).is_some(), "the new one is known");
+    assert!(
+        serve(&listener, new.server(&Flaw::None), || {}).is_some(),
+        "the new authority is accepted"
+    );
     scratch.write("ca.pem", "");
     assert!(serve(&listener, new.server(&Flaw::None), || {}).is_none());
-    agent.wait_log("ca.pem holds no certificate");
+    agent.wait_log("ca.pem contains no certificate");
     agent.stop();
 }
 
 #[test]
-fn a_port_without_tls_is_said() {
+fn logs_server_that_does_not_speak_tls() {
     let scratch = Scratch::new("tls");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -166,13 +170,13 @@ fn a_port_without_tls_is_said() {
         let _ = socket.read(&mut [0; 1024]);
     });
     let agent = agent(&url(address), &scratch, None);
-    agent.wait_log("TLS: received corrupt message");
+    agent.wait_log("TLS handshake failed: received corrupt message");
     server.join().unwrap();
     agent.stop();
 }
 
 #[test]
-fn a_file_without_certificates_is_no_start() {
+fn ca_file_without_certificates_prevents_start() {
     let scratch = Scratch::new("tls");
     let file = scratch.write("ca.pem", "nothing\n");
     let mut command = support::hm_agent();
@@ -183,11 +187,11 @@ fn a_file_without_certificates_is_no_start() {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(stderr.contains("ca.pem holds no certificate"), "{stderr}");
+    assert!(stderr.contains("ca.pem contains no certificate"), "{stderr}");
 }
 
-/// Passes one connection on, as `CONNECT` asks; what comes back is what it was asked.
-fn proxy(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
+/// Tunnels one connection; returns the CONNECT request.
+fn proxy(response: &'static str) -> (SocketAddr, JoinHandle<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let thread = std::thread::spawn(move || {
@@ -198,9 +202,9 @@ fn proxy(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
             client.read_exact(&mut byte).unwrap();
             request.extend(byte);
         }
-        client.write_all(answer.as_bytes()).unwrap();
+        client.write_all(response.as_bytes()).unwrap();
         let request = String::from_utf8(request).unwrap();
-        if answer.contains("200") {
+        if response.contains("200") {
             let target = request.split(' ').nth(1).unwrap().replace("localhost", "127.0.0.1");
             let mut server = TcpStream::connect(target).unwrap();
             let (mut up, mut down) = (client.try_clone().unwrap(), server.try_clone().unwrap());
@@ -213,7 +217,7 @@ fn proxy(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
 }
 
 #[test]
-fn the_proxy_of_the_environment_is_used() {
+fn uses_proxy_from_environment() {
     let (authority, scratch) = (Authority::new(), Scratch::new("tls"));
     let (hub_address, hub) = hub(authority.server(&Flaw::None));
     let (proxy_address, proxy) = proxy("HTTP/1.1 200 Connection established\r\n\r\n");
@@ -235,7 +239,7 @@ fn the_proxy_of_the_environment_is_used() {
 }
 
 #[test]
-fn a_proxy_that_refuses_is_named() {
+fn logs_status_of_proxy_that_rejects() {
     let scratch = Scratch::new("tls");
     let (proxy_address, _proxy) = proxy("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
     let mut command = support::hm_agent();
@@ -245,6 +249,6 @@ fn a_proxy_that_refuses_is_named() {
         command.args(["-s", &setting]);
     }
     let agent = Agent::spawn(command);
-    agent.wait_log("the proxy: answers 407 Proxy Authentication Required");
+    agent.wait_log("proxy: HTTP status 407 Proxy Authentication Required");
     agent.stop();
 }

@@ -1,20 +1,20 @@
-//! `wss://` to nginx with OpenSSL as TLS proxy of a hub, with all kinds of certificates and TLS versions.
+//! `wss://` to nginx with OpenSSL, with several key types and protocol versions.
 #![allow(clippy::unwrap_used)]
 
 mod support;
 
 use std::process::Command;
 
-use support::hub::Hub;
+use support::hm_server::HmServer;
 use support::nginx::{Nginx, PASS_UPGRADES};
 use support::{Agent, Scratch};
 
-/// Creates a self-signed certificate for `localhost` with OpenSSL, in `cert.pem` and `key.pem`.
+/// Creates a self-signed certificate for `localhost` in `cert.pem` and `key.pem`.
 fn make_certificate(scratch: &Scratch, key: &[&str]) {
     let mut command = Command::new("openssl");
     command.args(["req", "-x509", "-nodes", "-subj", "/CN=localhost", "-days", "30"]);
     command.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
-    // webpki rejects a CA certificate as a server certificate.
+    // rustls rejects CA certificates as server certificates.
     command.args(["-addext", "basicConstraints=critical,CA:FALSE"]).args(key);
     let output = command.args(["-keyout", "key.pem", "-out", "cert.pem"]).current_dir(&scratch.0);
     let output = output.output().unwrap();
@@ -23,7 +23,7 @@ fn make_certificate(scratch: &Scratch, key: &[&str]) {
 
 #[test]
 #[ignore = "needs nginx and openssl"]
-fn connects_to_nginx_with_each_kind_of_certificate() {
+fn connects_to_nginx_with_every_key_type() {
     let curve = |name| vec!["-newkey", "ec", "-pkeyopt", name];
     let cases = [
         (vec!["-newkey", "rsa:2048", "-sha256"], "TLSv1.2", "localhost"),
@@ -33,7 +33,7 @@ fn connects_to_nginx_with_each_kind_of_certificate() {
         (vec!["-newkey", "ed25519"], "TLSv1.3", "localhost"),
     ];
     for (key, version, host) in cases {
-        let (hub, scratch) = (Hub::start(), Scratch::new("tls"));
+        let (hub, scratch) = (HmServer::start(), Scratch::new("tls"));
         make_certificate(&scratch, &key);
         let dir = scratch.0.display();
         let upstream = hub.address;

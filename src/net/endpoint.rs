@@ -36,7 +36,7 @@ const MAX_PROXY_RESPONSE_HEADERS: usize = 64;
 const READ_BUFFER_BYTES: usize = 4 << 10;
 /// A longer message from the server ends the connection. It allows for a command that is longer than any that can run, so
 /// that such a command gets an answer.
-const MAX_MESSAGE_BYTES: usize = 4 << 20;
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 
 /// A server and how to reach it.
 pub struct Endpoint {

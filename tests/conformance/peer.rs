@@ -7,11 +7,11 @@ use std::thread;
 
 use hm_agent::collector::latest::LatestSample;
 use hm_agent::config::{Config, Settings, Sources};
-use hm_agent::core_client::client as core;
-use hm_agent::hm_client::client as hm;
-use hm_agent::limits;
+use hm_agent::core_client::client::CoreClient;
+use hm_agent::hm_client::client::HmClient;
 use hm_agent::model::RawSample;
 use hm_agent::model::primary_gpu::Primary;
+use hm_agent::net::endpoint::MAX_MESSAGE_BYTES;
 use hm_agent::remote::server;
 use hm_agent::sys::EventFd;
 use hm_agent::telemetry::subscription;
@@ -50,7 +50,7 @@ impl Peer {
         match self {
             Self::Usage => subscription::MAX_CLIENT_MESSAGE_BYTES,
             Self::Monitor => server::MAX_MESSAGE_BYTES,
-            Self::Hm | Self::Core => limits::SERVER_MESSAGE_BYTES,
+            Self::Hm | Self::Core => MAX_MESSAGE_BYTES,
         }
     }
 
@@ -137,13 +137,13 @@ fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
         scope.spawn(|| match peer {
             Peer::Hm => {
                 let (primary, settings) = (Primary::Index(0), config.hm.clone().unwrap());
-                let link = hm::Link::new(settings, node(), primary, &state_dir.0, None);
-                link.unwrap().deliver(&stop);
+                let client = HmClient::new(settings, node(), primary, &state_dir.0, None);
+                client.unwrap().run(&stop);
             }
             _ => {
                 let settings = config.core.clone().unwrap();
-                let link = core::Link::new(settings, node(), None, &state_dir.0, None);
-                link.unwrap().keep(&feed, &complete, &stop);
+                let client = CoreClient::new(settings, node(), None, &state_dir.0, None);
+                client.unwrap().run(&feed, &complete, &stop);
             }
         });
         let (mut socket, _) = listener.accept().unwrap();

@@ -1,5 +1,4 @@
-//! What Core and those who set up the agent can get wrong: every error code and example of the document, messages that
-//! nobody expects, settings that cannot be.
+//! Every error code and example of the Core document, unexpected messages, and invalid settings.
 
 use std::time::{Duration, Instant};
 
@@ -9,19 +8,19 @@ use tungstenite::Message;
 use crate::pass;
 use crate::support::core::Core;
 use crate::support::core_wire::{TOKEN, error, fresh_id, message};
-use crate::support::{Agent, Scratch, hm_agent, node, wait_until};
+use crate::support::{Agent, Scratch, core_fixture, hm_agent, wait_until};
 
 fn agent(core: &Core, state: &Scratch, settings: &[&str]) -> Agent {
-    Agent::spawn(node::command(&core.setting(), state, settings))
+    Agent::spawn(core_fixture::command(&core.setting(), state, settings))
 }
 
-/// Two more than there were.
-fn more_beats(core: &Core) {
+/// Waits for two more heartbeats.
+fn wait_two_heartbeats(core: &Core) {
     core.wait("heartbeat", core.seen("heartbeat").len() + 2);
 }
 
 #[test]
-fn a_node_that_is_not_found_registers_again_on_the_same_connection() {
+fn registers_again_on_same_connection_when_node_not_found() {
     let (core, state) = (Core::start(), Scratch::new("errors"));
     let agent = agent(&core, &state, &[]);
     core.wait("heartbeat", 2);
@@ -29,17 +28,17 @@ fn a_node_that_is_not_found_registers_again_on_the_same_connection() {
     let registers = core.wait("node_register", 2);
     assert_eq!(registers[0].data, registers[1].data);
     assert_ne!(registers[0].id, registers[1].id);
-    more_beats(&core);
+    wait_two_heartbeats(&core);
     assert_eq!((core.seen("node_register").len(), core.connections()), (2, 1));
     agent.wait_log("NODE_NOT_FOUND");
     agent.stop();
 }
 
-/// A Core that has forgotten a node and does not want it back either.
+/// Core answers every heartbeat with NODE_NOT_FOUND.
 #[test]
-fn a_node_that_is_never_found_does_not_flood() {
+fn backs_off_when_node_is_never_found() {
     let (core, state) = (Core::start(), Scratch::new("errors"));
-    core.withhold(&["command_result"]);
+    core.ignore_kinds(&["command_result"]);
     for _ in 0..50 {
         core.error("heartbeat", "NODE_NOT_FOUND");
     }
@@ -53,21 +52,21 @@ fn a_node_that_is_never_found_does_not_flood() {
 }
 
 #[test]
-fn a_registration_that_is_refused_is_tried_again_later() {
-    let refused = json!({"success": false, "message": "数据库错误", "node_id": "n1"});
+fn retries_rejected_registration_with_delay() {
+    let rejected = json!({"success": false, "message": "数据库错误", "node_id": "n1"});
     for code in
         ["INVALID_REGISTER_DATA", "CREATE_NODE_FAILED", "UPDATE_NODE_FAILED", "DATABASE_ERROR", ""]
     {
         let (core, state) = (Core::start(), Scratch::new("errors"));
         let start = Instant::now();
         if code.is_empty() {
-            core.instead("node_register", &message("register_response", "$ID", &refused));
+            core.respond_once("node_register", &message("register_response", "$ID", &rejected));
         } else {
             core.error("node_register", code);
         }
         let agent = agent(&core, &state, &[]);
-        let said = if code.is_empty() { "数据库错误" } else { code };
-        let line = agent.wait_log(said);
+        let text = if code.is_empty() { "数据库错误" } else { code };
+        let line = agent.wait_log(text);
         assert!(line.contains(" warn core: "), "{line}");
         agent.wait_log(" registered as n1");
         let registers = core.seen("node_register");
@@ -80,7 +79,7 @@ fn a_registration_that_is_refused_is_tried_again_later() {
 }
 
 #[test]
-fn errors_that_ask_for_nothing_change_nothing() {
+fn other_errors_do_not_end_the_session() {
     let (core, state) = (Core::start(), Scratch::new("errors"));
     let agent = agent(&core, &state, &[]);
     core.wait("heartbeat", 1);
@@ -95,7 +94,7 @@ fn errors_that_ask_for_nothing_change_nothing() {
     for code in codes {
         core.error("heartbeat", code);
         core.push(error(code).to_string());
-        more_beats(&core);
+        wait_two_heartbeats(&core);
     }
     agent.wait_log("SOMETHING_NEW");
     assert_eq!((core.seen("node_register").len(), core.connections()), (1, 1));
@@ -104,19 +103,19 @@ fn errors_that_ask_for_nothing_change_nothing() {
 }
 
 #[test]
-fn after_a_parse_error_it_comes_back() {
+fn reconnects_after_parse_error() {
     let (core, state) = (Core::start(), Scratch::new("errors"));
     let agent = agent(&core, &state, &[]);
     core.wait("heartbeat", 2);
-    core.error("heartbeat", "PARSE_ERROR"); // and Core hangs up
+    core.error("heartbeat", "PARSE_ERROR"); // and Core closes the connection
     agent.wait_log("PARSE_ERROR");
     wait_until("another connection", || (core.connections() == 2).then_some(()));
-    more_beats(&core);
+    wait_two_heartbeats(&core);
     agent.stop();
 }
 
 #[test]
-fn messages_that_nobody_expects_are_survived() {
+fn survives_unexpected_messages() {
     let (core, state) = (Core::start(), Scratch::new("errors"));
     let agent = agent(&core, &state, &["log_level=debug"]);
     core.wait("heartbeat", 1);
@@ -125,7 +124,7 @@ fn messages_that_nobody_expects_are_survived() {
     let texts = [
         "".to_owned(),
         "null".to_owned(),
-        "no JSON".to_owned(),
+        "not JSON".to_owned(),
         "{}".to_owned(),
         "[1, 2]".to_owned(),
         deep,
@@ -153,7 +152,7 @@ fn messages_that_nobody_expects_are_survived() {
     core.push(Message::Pong(vec![7; 100].into()));
     core.push(message("last_one", "x", &json!({})).to_string());
     agent.wait_log("last_one");
-    more_beats(&core);
+    wait_two_heartbeats(&core);
     assert_eq!(core.connections(), 1, "{:#?}", agent.log());
     for line in agent.stop() {
         assert!(line.len() < 2000, "{line}");
@@ -161,35 +160,35 @@ fn messages_that_nobody_expects_are_survived() {
 }
 
 /// The same keys, and values of the same types.
-fn assert_same_shape(ours: &Value, example: &Value, at: &str) {
-    match (ours, example) {
-        (Value::Object(ours), Value::Object(example)) => {
+fn assert_same_shape(actual: &Value, example: &Value, at: &str) {
+    match (actual, example) {
+        (Value::Object(actual), Value::Object(example)) => {
             let keys =
                 |map: &serde_json::Map<String, Value>| map.keys().cloned().collect::<Vec<_>>();
-            assert_eq!(keys(ours), keys(example), "{at}");
-            for (key, value) in ours {
+            assert_eq!(keys(actual), keys(example), "{at}");
+            for (key, value) in actual {
                 assert_same_shape(value, &example[key], &format!("{at}.{key}"));
             }
         }
         _ => assert_eq!(
-            std::mem::discriminant(ours),
+            std::mem::discriminant(actual),
             std::mem::discriminant(example),
-            "{at}: {ours}, {example}"
+            "{at}: {actual}, {example}"
         ),
     }
 }
 
-/// What the document has, in its order.
+/// The examples of the document, in its order.
 fn examples() -> Vec<Value> {
     let text = include_str!("../fixtures/core/examples.jsonl");
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
-fn every_example_of_the_document_is_understood_and_every_message_is_like_one() {
+fn accepts_every_example_and_sends_messages_of_their_shape() {
     let (core, state) = (Core::start(), Scratch::new("errors"));
-    let user = node::User::new();
-    let agent = node::start(&core, &user, &state, &[]);
+    let user = core_fixture::User::new();
+    let agent = core_fixture::start(&core, &user, &state, &[]);
     let from_core = [
         "register_response",
         "heartbeat_ack",
@@ -200,7 +199,7 @@ fn every_example_of_the_document_is_understood_and_every_message_is_like_one() {
     ];
     for example in examples() {
         let is_from_core = from_core.iter().any(|kind| example["type"] == *kind);
-        // One of them ends the connection, and another one would be too late for this test.
+        // INVALID_TOKEN ends the connection; it is sent at the end.
         if is_from_core && example["data"]["error_code"] != "INVALID_TOKEN" {
             core.push(example.to_string());
         }
@@ -209,7 +208,7 @@ fn every_example_of_the_document_is_understood_and_every_message_is_like_one() {
     assert_eq!(result.data["exit_code"], 0, "{:#?}", result.data);
     assert!(result.data["stdout"].as_str().unwrap().starts_with("total "), "{:#?}", result.data);
     assert_eq!(core.wait("command_started", 1)[0].id, "323e4567-e89b-12d3-a456-426614174002");
-    more_beats(&core);
+    wait_two_heartbeats(&core);
     assert_eq!(core.connections(), 1);
     for kind in ["node_register", "heartbeat", "command_started", "command_result"] {
         let example = examples().into_iter().find(|example| example["type"] == kind).unwrap();
@@ -221,14 +220,14 @@ fn every_example_of_the_document_is_understood_and_every_message_is_like_one() {
         examples().into_iter().find(|example| example["data"]["error_code"] == "INVALID_TOKEN");
     core.push(wrong.unwrap().to_string());
     agent.wait_log(
-        "refuses this node: INVALID_TOKEN: 认证令牌无效: Token已过期或格式错误; next try in ",
+        "node rejected: INVALID_TOKEN: 认证令牌无效: Token已过期或格式错误; next attempt in ",
     );
     agent.stop();
 }
 
-/// The Core of these tests takes what the document's node says, and nothing less.
+/// The test server accepts the document's examples and rejects incomplete messages.
 #[test]
-fn this_core_is_the_documents() {
+fn test_server_behaves_as_documented() {
     let core = Core::start();
     let token: String = TOKEN.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let connect =
@@ -237,17 +236,18 @@ fn this_core_is_the_documents() {
         assert!(connect(query).unwrap_err().to_string().contains("200"), "{query}");
     }
     let (mut socket, _) = connect(&format!("?token={token}")).unwrap();
-    let mut hear =
+    let mut read =
         || -> Value { serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap() };
-    assert_eq!(hear()["type"], "welcome");
-    let answers = ["register_response", "heartbeat_ack", "error", "command_received"];
+    assert_eq!(read()["type"], "welcome");
+    let responses = ["register_response", "heartbeat_ack", "error", "command_received"];
     let kinds = ["node_register", "heartbeat", "command_started", "command_result"];
-    for (kind, answer) in kinds.iter().zip(answers) {
+    for (kind, response) in kinds.iter().zip(responses) {
         let example = examples().into_iter().find(|example| example["type"] == *kind).unwrap();
         socket.send(Message::text(example.to_string())).unwrap();
-        let heard: Value = serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
-        assert_eq!(heard["type"], answer);
-        assert_eq!(heard["id"] == example["id"], answer != "error");
+        let received: Value =
+            serde_json::from_str(socket.read().unwrap().to_text().unwrap()).unwrap();
+        assert_eq!(received["type"], response);
+        assert_eq!(received["id"] == example["id"], response != "error");
     }
     let short = json!({"type": "heartbeat", "id": fresh_id(), "data": {}});
     socket.send(Message::text(short.to_string())).unwrap();
@@ -255,14 +255,14 @@ fn this_core_is_the_documents() {
     wait_until("the end", || socket.read().is_err().then_some(()));
 }
 
-/// `check` and `run` refuse them alike.
+/// By `check` and by `run`.
 #[test]
-fn commands_as_root_need_to_be_named() {
-    let is_root = node::User::new().is_own();
-    let run = |verb: &str, settings: &[&str]| {
+fn rejects_commands_as_root_without_run_as() {
+    let is_root = core_fixture::User::new().is_dedicated();
+    let run = |subcommand: &str, settings: &[&str]| {
         let mut command = hm_agent();
-        let state = Scratch::new("refused");
-        command.arg(verb).args(["-s", "core.url=ws://127.0.0.1:1/", "-s", "gpu.source=none"]);
+        let state = Scratch::new("rejected");
+        command.arg(subcommand).args(["-s", "core.url=ws://127.0.0.1:1/", "-s", "gpu.source=none"]);
         command.args(["-s", "usage.listen=127.0.0.1:0"]).env("HM_AGENT_STATE_DIR", &state.0);
         for setting in settings {
             command.args(["-s", setting]);
@@ -270,17 +270,17 @@ fn commands_as_root_need_to_be_named() {
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
-    let mut refused = vec![
-        vec!["core.commands=any", "core.run_as=nobody-has-this-name"],
+    let mut rejected = vec![
+        vec!["core.commands=any", "core.run_as=no-such-user"],
         vec!["core.commands=sometimes"],
     ];
     if is_root {
-        refused.push(vec!["core.commands=any"]);
-        refused.push(vec!["core.commands=allow", "core.allow=true"]);
+        rejected.push(vec!["core.commands=any"]);
+        rejected.push(vec!["core.commands=allow", "core.allow=true"]);
     } else {
-        refused.push(vec!["core.commands=any", "core.run_as=root"]);
+        rejected.push(vec!["core.commands=any", "core.run_as=root"]);
     }
-    for settings in &refused {
+    for settings in &rejected {
         let (code, stderr) = run("run", settings);
         assert_eq!(code, Some(2), "{settings:?}: {stderr}");
         let key = if settings.len() == 1 && !is_root || settings[0].ends_with("sometimes") {
@@ -298,17 +298,17 @@ fn commands_as_root_need_to_be_named() {
     assert_eq!(run("check", &["core.commands=off"]).0, Some(0));
 }
 
-/// What nobody may send makes nobody suffer: Core is told nothing of it, and the agent goes on.
+/// The agent disconnects, reconnects, and continues.
 #[test]
-#[ignore = "waits for half a minute, as after all that is no protocol"]
-fn a_message_that_is_too_large_is_survived() {
-    let (core, user, state) = (Core::start(), node::User::new(), Scratch::new("errors"));
-    let agent = node::start(&core, &user, &state, &[]);
+#[ignore = "waits 30 s, the retry delay after a protocol error"]
+fn survives_message_that_exceeds_size_limit() {
+    let (core, user, state) = (Core::start(), core_fixture::User::new(), Scratch::new("errors"));
+    let agent = core_fixture::start(&core, &user, &state, &[]);
     core.wait("heartbeat", 1);
     let size = agent.status("VmRSS");
     core.execute("large", &"x".repeat(30 << 20), 5);
-    let beats = core.seen("heartbeat").len();
-    wait_until("more beats", || (core.seen("heartbeat").len() > beats + 2).then_some(()));
+    let heartbeats = core.seen("heartbeat").len();
+    wait_until("more heartbeats", || (core.seen("heartbeat").len() > heartbeats + 2).then_some(()));
     core.execute("small", "echo a", 5);
     assert_eq!(core.result("small").data["stdout"], "a\n");
     assert!(agent.status("VmRSS") < size + 8192, "{size} kB, {} kB", agent.status("VmRSS"));

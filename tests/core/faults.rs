@@ -1,23 +1,24 @@
-//! Cables and Cores fail in the middle of a command, between network namespaces: its result arrives all the same, once
-//! on a connection, and not again after it was acknowledged.
+//! Network and Core failures during a command, between network namespaces. The result is delivered, once per connection, and
+//! not again after it was confirmed.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hm_agent::limits;
+use hm_agent::net::endpoint::HANDSHAKE_TIMEOUT;
+use hm_agent::net::reconnecting_client::{RECONNECT_BACKOFF, RESPONSE_TIMEOUT};
 
-use crate::support::core_process::{CoreProcess, Noted, messages, noted};
+use crate::support::core_fixture::{self, User, wrap};
+use crate::support::core_process::{CoreProcess, CoreRecord, core_records, messages};
 use crate::support::netns::{FAR, NEAR, TwoHosts};
-use crate::support::node::{self, User, behind};
 use crate::support::{Agent, Scratch};
 use crate::{SLACK, pass};
 
-/// The first and the longest wait for the next try.
-const FIRST: Duration = limits::RECONNECT.0;
-const LONGEST: Duration = limits::RECONNECT.1;
+/// The first and the longest reconnect delay.
+const FIRST: Duration = RECONNECT_BACKOFF.0;
+const LONGEST: Duration = RECONNECT_BACKOFF.1;
 
-/// An agent and a Core on two hosts, and a command that runs.
-struct Scene {
+/// An agent and a Core on two hosts, and a running command.
+struct Fixture {
     // Ended in this order.
     agent: Agent,
     core: Option<CoreProcess>,
@@ -33,27 +34,28 @@ fn start_core(cable: &TwoHosts, record: &std::path::Path) -> CoreProcess {
     CoreProcess::start(command, &format!("{FAR}:9999"), record)
 }
 
-impl Scene {
-    /// The command lasts for so many seconds.
+impl Fixture {
+    /// The command takes `seconds`.
     fn new(seconds: u32) -> Self {
         let (cable, user, state) = (TwoHosts::new(), User::new(), Scratch::new("faults"));
         let scratch = user.scratch();
         let record = state.0.join("record");
         let core = Some(start_core(&cable, &record));
         let url = format!("core.url=ws://{FAR}:9999/api/v1/ws");
-        let command = node::command(&url, &state, &["core.commands=any"]);
-        let agent =
-            Agent::spawn(user.known_to(&behind(&["ip", "netns", "exec", &cable.near], &command)));
-        let mut scene = Self { agent, core, cable, user, scratch, record, _state: state };
-        let ran = scene.scratch.0.join("ran");
+        let command = core_fixture::command(&url, &state, &["core.commands=any"]);
+        let agent = Agent::spawn(
+            user.with_user_database(&wrap(&["ip", "netns", "exec", &cable.near], &command)),
+        );
+        let mut fixture = Self { agent, core, cable, user, scratch, record, _state: state };
+        let ran = fixture.scratch.0.join("ran");
         let text = format!("echo x >> {}; sleep {seconds}; echo done", ran.display());
-        scene.core().execute("c", &text, 120);
-        scene.wait("the command", SLACK, |scene| {
-            !messages(&scene.record, "command_started").is_empty() && ran.exists()
+        fixture.core().execute("c", &text, 120);
+        fixture.wait("the command", SLACK, |fixture| {
+            !messages(&fixture.record, "command_started").is_empty() && ran.exists()
         });
-        let register = &messages(&scene.record, "node_register")[0].1;
+        let register = &messages(&fixture.record, "node_register")[0].1;
         assert_eq!(register["data"]["ip_address"], NEAR);
-        scene
+        fixture
     }
 
     fn core(&mut self) -> &mut CoreProcess {
@@ -68,29 +70,30 @@ impl Scene {
         self.core = Some(start_core(&self.cable, &self.record));
     }
 
-    fn wait(&self, what: &str, patience: Duration, mut is_so: impl FnMut(&Self) -> bool) {
+    fn wait(&self, what: &str, timeout: Duration, mut condition: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
-        while !is_so(self) {
+        while !condition(self) {
             let log = || self.agent.log();
-            assert!(start.elapsed() < patience, "{what}: not in {patience:?} {:#?}", log());
+            assert!(start.elapsed() < timeout, "{what}: not in {timeout:?} {:#?}", log());
             std::thread::park_timeout(Duration::from_millis(20));
         }
     }
 
-    fn acknowledged(&self) -> usize {
-        let is_it = |(_, what): &(_, Noted)| matches!(what, Noted::Acknowledged(_));
-        noted(&self.record).iter().filter(|line| is_it(line)).count()
+    fn confirmed(&self) -> usize {
+        let is_confirmation =
+            |(_, what): &(_, CoreRecord)| matches!(what, CoreRecord::Acknowledged(_));
+        core_records(&self.record).iter().filter(|line| is_confirmation(line)).count()
     }
 
-    /// The fault is over; the result arrives within `bound`.
-    fn assert_told_within(mut self, name: &str, bound: Duration) {
-        let over = Instant::now();
-        self.wait("the result", bound + SLACK, |scene| scene.acknowledged() > 0);
-        println!("{name}: told {:.1?} after the fault", over.elapsed());
-        // The acknowledgement may have been lost. If not, that was all.
-        let beats = messages(&self.record, "heartbeat").len();
-        self.wait("more beats", limits::ANSWER + LONGEST, |scene| {
-            messages(&scene.record, "heartbeat").len() > beats + 3
+    /// After the fault, the result is delivered within `bound`.
+    fn assert_delivered_within(mut self, name: &str, bound: Duration) {
+        let fault_end = Instant::now();
+        self.wait("the result", bound + SLACK, |fixture| fixture.confirmed() > 0);
+        println!("{name}: delivered {:.1?} after the fault", fault_end.elapsed());
+        // If the confirmation was lost, the result is sent again.
+        let heartbeats = messages(&self.record, "heartbeat").len();
+        self.wait("more heartbeats", RESPONSE_TIMEOUT + LONGEST, |fixture| {
+            messages(&fixture.record, "heartbeat").len() > heartbeats + 3
         });
         let results = messages(&self.record, "command_result");
         let (_, first) = &results[0];
@@ -105,99 +108,99 @@ impl Scene {
             connections.push(*connection);
         }
         assert_eq!(std::fs::read_to_string(self.scratch.0.join("ran")).unwrap(), "x\n");
-        // Nothing is told again on a new connection.
-        let acknowledged = self.acknowledged();
+        // A confirmed result is not sent again on a new connection.
+        let confirmed = self.confirmed();
         self.kill_core();
         self.start_core();
-        let beats = messages(&self.record, "heartbeat").len();
-        self.wait("beats of a new connection", LONGEST, |scene| {
-            messages(&scene.record, "heartbeat").len() > beats + 1
+        let heartbeats = messages(&self.record, "heartbeat").len();
+        self.wait("heartbeats of a new connection", LONGEST, |fixture| {
+            messages(&fixture.record, "heartbeat").len() > heartbeats + 1
         });
-        assert_eq!(self.acknowledged(), acknowledged);
-        self.user.assert_gone("the command");
+        assert_eq!(self.confirmed(), confirmed);
+        self.user.assert_no_processes("the command");
         println!("{}", self.agent.stop().join("\n"));
     }
 }
 
 #[test]
 #[ignore = "needs root and ip; half a minute"]
-fn a_cable_cut_in_mid_command() {
-    let scene = Scene::new(3);
-    scene.cable.cut();
+fn delivers_result_after_packet_loss() {
+    let fixture = Fixture::new(3);
+    fixture.cable.cut();
     pass(Duration::from_secs(10));
-    scene.cable.mend();
-    // Most often TCP repeats in time. If not, the answer is missing.
-    scene.assert_told_within("cut, 10 s", limits::ANSWER + FIRST);
+    fixture.cable.mend();
+    // TCP usually retransmits in time; otherwise the response times out.
+    fixture.assert_delivered_within("cut, 10 s", RESPONSE_TIMEOUT + FIRST);
 }
 
-/// Its result is on the way when the cable is cut: nobody knows whether it has arrived.
+/// The agent cannot know whether the result was stored.
 #[test]
 #[ignore = "needs root and ip; half a minute"]
-fn an_acknowledgement_that_is_lost_with_its_core() {
-    let mut scene = Scene::new(1);
-    scene.core().withhold(&["command_result"]);
-    scene.wait("a result", SLACK, |scene| !messages(&scene.record, "command_result").is_empty());
-    scene.kill_core();
-    scene.start_core();
-    scene.assert_told_within("not acknowledged", FIRST * 3);
+fn repeats_result_when_core_is_killed_before_confirming() {
+    let mut fixture = Fixture::new(1);
+    fixture.core().ignore_kinds(&["command_result"]);
+    fixture
+        .wait("a result", SLACK, |fixture| !messages(&fixture.record, "command_result").is_empty());
+    fixture.kill_core();
+    fixture.start_core();
+    fixture.assert_delivered_within("not acknowledged", FIRST * 3);
 }
 
 #[test]
 #[ignore = "needs root and ip; half a minute"]
-fn a_core_that_is_killed_in_mid_command() {
-    let mut scene = Scene::new(3);
-    scene.kill_core();
+fn delivers_result_after_core_was_killed() {
+    let mut fixture = Fixture::new(3);
+    fixture.kill_core();
     pass(Duration::from_secs(6));
-    scene.start_core();
-    scene.assert_told_within("killed, 6 s", LONGEST);
+    fixture.start_core();
+    fixture.assert_delivered_within("killed, 6 s", LONGEST);
 }
 
 #[test]
 #[ignore = "needs root and ip; half a minute"]
-fn a_core_that_is_restarted_in_mid_command() {
-    let mut scene = Scene::new(8);
-    scene.core.take().unwrap().shut_down();
-    scene.start_core();
-    scene.agent.wait_log("closed the connection (1001: back soon)");
-    scene.assert_told_within("restarted", Duration::from_secs(8) + FIRST * 3);
+fn delivers_result_after_core_restarted() {
+    let mut fixture = Fixture::new(8);
+    fixture.core.take().unwrap().shut_down();
+    fixture.start_core();
+    fixture.agent.wait_log("closed by server (1001: back soon)");
+    fixture.assert_delivered_within("restarted", Duration::from_secs(8) + FIRST * 3);
 }
 
 #[test]
 #[ignore = "needs root and ip; half a minute"]
-fn a_core_that_is_frozen_for_a_while_in_mid_command() {
-    let mut scene = Scene::new(2);
-    scene.core().signal("-STOP");
+fn delivers_result_after_core_was_stopped_for_8_s() {
+    let mut fixture = Fixture::new(2);
+    fixture.core().signal("-STOP");
     pass(Duration::from_secs(8));
-    scene.core().signal("-CONT");
-    scene.assert_told_within("frozen, 8 s", limits::ANSWER);
-    // Nobody has hung up: what was sent meanwhile is read and answered.
+    fixture.core().signal("-CONT");
+    fixture.assert_delivered_within("frozen, 8 s", RESPONSE_TIMEOUT);
 }
 
 #[test]
 #[ignore = "needs root and ip; a minute"]
-fn a_core_that_is_frozen_for_longer_than_an_answer_may_take() {
-    let mut scene = Scene::new(2);
-    scene.core().signal("-STOP");
-    let patience = limits::ANSWER + FIRST + limits::HANDSHAKE + SLACK;
-    // Its kernel goes on to accept connections.
-    scene.wait("a slow upgrade", patience, |scene| {
-        scene.agent.count_log("the upgrade took too long") == 1
+fn delivers_result_after_core_was_stopped_beyond_response_timeout() {
+    let mut fixture = Fixture::new(2);
+    fixture.core().signal("-STOP");
+    let timeout = RESPONSE_TIMEOUT + FIRST + HANDSHAKE_TIMEOUT + SLACK;
+    // The kernel still accepts connections for the stopped process.
+    fixture.wait("a handshake timeout", timeout, |fixture| {
+        fixture.agent.count_log("WebSocket handshake timed out") == 1
     });
-    assert_eq!(scene.agent.count_log("no answer within 20 s"), 1);
-    scene.core().signal("-CONT");
-    scene.assert_told_within("frozen", FIRST * 4);
+    assert_eq!(fixture.agent.count_log("response timeout (20 s)"), 1);
+    fixture.core().signal("-CONT");
+    fixture.assert_delivered_within("frozen", FIRST * 4);
 }
 
-/// Core's host crashes while the agent's is suspended: nobody has told the agent, and nobody knows its connection.
+/// Core's host crashes while the agent's is suspended, so that the connection is half-open.
 #[test]
 #[ignore = "needs root and ip; half a minute"]
-fn a_connection_that_only_the_agent_knows_after_a_suspend() {
-    let mut scene = Scene::new(3);
-    scene.agent.signal("-STOP");
-    scene.cable.crash_far();
-    scene.kill_core();
-    scene.start_core();
+fn delivers_result_over_new_connection_after_suspend() {
+    let mut fixture = Fixture::new(3);
+    fixture.agent.signal("-STOP");
+    fixture.cable.crash_far();
+    fixture.kill_core();
+    fixture.start_core();
     pass(Duration::from_secs(6));
-    scene.agent.signal("-CONT");
-    scene.assert_told_within("half open", FIRST * 3);
+    fixture.agent.signal("-CONT");
+    fixture.assert_delivered_within("half open", FIRST * 3);
 }

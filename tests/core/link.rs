@@ -1,5 +1,5 @@
-//! The link to Core: registration, heartbeats, errors, and the token, against a Core that behaves as the published one.
-//! Commands are in `commands.rs`.
+//! The Core protocol: registration, heartbeats, the token, against a server that behaves as the published one. Commands are in
+//! `commands.rs`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -10,19 +10,19 @@ use serde_json::{Value, json};
 
 use crate::support::core::{Core, Seen};
 use crate::support::core_wire::{TOKEN, message, query};
-use crate::support::{Agent, Scratch, hm_agent, node, wait_until};
+use crate::support::{Agent, Scratch, core_fixture, hm_agent, wait_until};
 use crate::{SLACK, pass};
 
-/// An agent that beats every second, and is registered.
+/// A registered agent with a heartbeat every second.
 fn agent(core: &Core, state: &Scratch, settings: &[&str]) -> Agent {
-    let agent = Agent::spawn(node::command(&core.setting(), state, settings));
+    let agent = Agent::spawn(core_fixture::command(&core.setting(), state, settings));
     agent.wait_log("registered as n1");
     agent
 }
 
-/// What the log says is left until the next try, in seconds.
-fn next_try(line: &str) -> f64 {
-    let (_, rest) = line.split_once("next try in ").unwrap_or_else(|| panic!("{line}"));
+/// The delay before the next attempt, from a log line, in seconds.
+fn retry_delay(line: &str) -> f64 {
+    let (_, rest) = line.split_once("next attempt in ").unwrap_or_else(|| panic!("{line}"));
     rest.split(' ').next().unwrap().parse().unwrap()
 }
 
@@ -36,7 +36,7 @@ fn assert_uuid_v4(id: &str) {
     assert!(is_right && id.len() == 36, "{id}");
 }
 
-/// `2025-01-21T10:00:00Z`, perhaps with a fraction, and not far from now. GNU's date reads it.
+/// As `2025-01-21T10:00:00Z`, perhaps with a fraction, and within 30 s of now. GNU date parses it.
 fn assert_now(timestamp: &str) {
     assert!(timestamp.ends_with('Z') && timestamp.as_bytes()[10] == b'T', "{timestamp}");
     let output = Command::new("date").args(["-u", "-d", timestamp, "+%s"]).output().unwrap();
@@ -55,10 +55,10 @@ fn keys(value: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn it_registers_and_beats_as_the_document_has_it() {
+fn registers_and_sends_heartbeats_as_documented() {
     let (core, state) = (Core::start(), Scratch::new("core"));
     let agent = agent(&core, &state, &[]);
-    let beats = core.wait("heartbeat", 4);
+    let heartbeats = core.wait("heartbeat", 4);
     let (target, _) = &core.requests()[0];
     assert!(target.starts_with("/api/v1/ws?"), "{target}");
     assert_eq!(query(target, "token").as_deref(), Some(TOKEN));
@@ -70,9 +70,9 @@ fn it_registers_and_beats_as_the_document_has_it() {
     let expected = json!({"node_id": "n1", "hostname": output("uname", &["-n"]),
         "ip_address": "127.0.0.1", "os_info": name.trim_matches('"')});
     assert_eq!((register.kind.as_str(), &register.data), ("node_register", &expected));
-    let soon = beats[0].at - register.at;
-    assert!(soon < Duration::from_secs(4), "the first after {soon:?}");
-    for pair in beats.windows(2) {
+    let delay = heartbeats[0].at - register.at;
+    assert!(delay < Duration::from_secs(4), "the first after {delay:?}");
+    for pair in heartbeats.windows(2) {
         let apart = pair[1].at - pair[0].at;
         assert!((500..2500).contains(&apart.as_millis()), "{apart:?}");
     }
@@ -80,7 +80,7 @@ fn it_registers_and_beats_as_the_document_has_it() {
     ids.iter().for_each(|id| assert_uuid_v4(id));
     ids.sort_unstable();
     ids.dedup();
-    assert_eq!(ids.len(), seen.len(), "each id once");
+    assert_eq!(ids.len(), seen.len(), "unique ids");
     for Seen { message, .. } in &seen {
         assert_eq!(keys(message), ["data", "id", "timestamp", "type"]);
         assert_now(message["timestamp"].as_str().unwrap());
@@ -88,12 +88,12 @@ fn it_registers_and_beats_as_the_document_has_it() {
     assert!(seen.iter().skip(1).all(|seen| seen.kind == "heartbeat"), "{seen:#?}");
     let log = agent.stop();
     assert!(!log.iter().any(|line| line.contains(" warn ")), "{log:#?}");
-    let goodbye = wait_until("a goodbye", || core.goodbyes().first().copied());
-    assert_eq!((goodbye, core.connections()), (0, 1));
+    let closed = wait_until("a close frame", || core.close_frames().first().copied());
+    assert_eq!((closed, core.connections()), (0, 1));
 }
 
 #[test]
-fn metrics_are_those_of_the_machine() {
+fn metrics_match_the_machine() {
     let (core, state) = (Core::start(), Scratch::new("core"));
     let agent = agent(&core, &state, &[]);
     let data = core.wait("heartbeat", 2).pop().unwrap().data;
@@ -124,9 +124,9 @@ fn metrics_are_those_of_the_machine() {
 }
 
 #[test]
-fn without_a_welcome_it_goes_on_after_a_while() {
+fn registers_without_welcome_after_3_s() {
     let (core, state) = (Core::start(), Scratch::new("core"));
-    core.silent();
+    core.skip_welcome();
     let agent = agent(&core, &state, &[]);
     let waited = core.seen("node_register")[0].at - core.requests()[0].1;
     let expected = Duration::from_millis(2500)..Duration::from_secs(3) + SLACK;
@@ -136,11 +136,11 @@ fn without_a_welcome_it_goes_on_after_a_while() {
 }
 
 #[test]
-fn the_address_keeps_its_own_query_and_names_are_encoded() {
+fn keeps_query_of_url_and_encodes_node_id() {
     let (core, state) = (Core::start(), Scratch::new("core"));
     let url = format!("{}?site=a%20b", core.setting());
     let odd = "node_id=n 1&token=x#ü%";
-    let agent = Agent::spawn(node::command(&url, &state, &[odd]));
+    let agent = Agent::spawn(core_fixture::command(&url, &state, &[odd]));
     agent.wait_log(" registered as n 1&token=x#");
     let (target, _) = &core.requests()[0];
     assert!(target.starts_with("/api/v1/ws?site=a%20b&"), "{target}");
@@ -151,12 +151,13 @@ fn the_address_keeps_its_own_query_and_names_are_encoded() {
 }
 
 #[test]
-fn a_wrong_token_is_said_and_not_tried_again_soon() {
+fn wrong_token_is_logged_and_retried_after_30_s() {
     let (core, state) = (Core::start(), Scratch::new("core"));
-    let agent = Agent::spawn(node::command(&core.setting(), &state, &["core.token=wrong-one"]));
-    let line = agent.wait_log("answers 200: Invalid token");
-    assert!(line.contains(&format!(" warn core: ws://{}/api/v1/ws answers", core.address)));
-    assert!((30.0..=120.0).contains(&next_try(&line)), "{line}");
+    let agent =
+        Agent::spawn(core_fixture::command(&core.setting(), &state, &["core.token=wrong-one"]));
+    let line = agent.wait_log("HTTP status 200 instead of a WebSocket upgrade: Invalid token");
+    assert!(line.contains(&format!(" warn core: ws://{}/api/v1/ws HTTP status", core.address)));
+    assert!((30.0..=120.0).contains(&retry_delay(&line)), "{line}");
     pass(Duration::from_secs(3));
     let log = agent.stop();
     assert!(!log.iter().any(|line| line.contains("wrong-one")), "{log:#?}");
@@ -164,14 +165,14 @@ fn a_wrong_token_is_said_and_not_tried_again_soon() {
 }
 
 #[test]
-fn an_error_that_says_the_token_is_wrong_slows_down_too() {
+fn invalid_token_error_disconnects_and_retries_after_30_s() {
     for kind in ["node_register", "heartbeat"] {
         let (core, state) = (Core::start(), Scratch::new("core"));
         core.error(kind, "INVALID_TOKEN");
-        let agent = Agent::spawn(node::command(&core.setting(), &state, &[]));
+        let agent = Agent::spawn(core_fixture::command(&core.setting(), &state, &[]));
         let line = agent.wait_log("INVALID_TOKEN");
-        assert!((30.0..=120.0).contains(&next_try(&line)), "{line}");
-        wait_until("its leaving", || (core.ended() == 1).then_some(()));
+        assert!((30.0..=120.0).contains(&retry_delay(&line)), "{line}");
+        wait_until("the disconnect", || (core.ended() == 1).then_some(()));
         pass(Duration::from_secs(2));
         assert_eq!(core.requests().len(), 1);
         let log = agent.stop();
@@ -182,17 +183,17 @@ fn an_error_that_says_the_token_is_wrong_slows_down_too() {
     }
 }
 
-/// Answers one request with `answer`, and hangs up.
-fn answer_once(listener: &TcpListener, answer: &str) {
+/// Answers one request with `response` and closes.
+fn respond_once(listener: &TcpListener, response: &str) {
     let (mut socket, _) = listener.accept().unwrap();
     let read = socket.read(&mut [0; 4096]).unwrap();
     assert!(read > 0);
-    socket.write_all(answer.as_bytes()).unwrap();
+    socket.write_all(response.as_bytes()).unwrap();
 }
 
 #[test]
-fn the_token_is_not_in_the_log_even_if_the_server_repeats_it() {
-    // As it is, and as it was in the address.
+fn redacts_token_that_server_sends_back() {
+    // Plain, and as encoded in the URL.
     let encoded = |core: &Core| {
         let (target, _) = core.requests().remove(0);
         let (_, rest) = target.split_once("token=").unwrap();
@@ -206,7 +207,7 @@ fn the_token_is_not_in_the_log_even_if_the_server_repeats_it() {
     let data = json!({"error_code": "ODD", "message": TOKEN, "details": details});
     core.push(message("error", "x", &data).to_string());
     core.push(message(TOKEN, &encoded, &json!({})).to_string());
-    // Wherever it is cut.
+    // Cut at any position.
     for before in 0..60 {
         core.push(format!("{} {encoded}", "-".repeat(before)));
         core.push(format!("{} {TOKEN}", "-".repeat(before)));
@@ -220,28 +221,28 @@ fn the_token_is_not_in_the_log_even_if_the_server_repeats_it() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("core.url=ws://{}/", listener.local_addr().unwrap());
     let body = format!("Invalid token {TOKEN} {encoded}");
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 200 {body}\r\nLocation: /?token={encoded}\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
     std::thread::scope(|scope| {
-        scope.spawn(|| answer_once(&listener, &answer));
-        let agent = Agent::spawn(node::command(&url, &state, &["log_level=trace"]));
-        agent.wait_log("answers 200: Invalid token");
+        scope.spawn(|| respond_once(&listener, &response));
+        let agent = Agent::spawn(core_fixture::command(&url, &state, &["log_level=trace"]));
+        agent.wait_log("HTTP status 200 instead of a WebSocket upgrade: Invalid token");
         log.extend(agent.stop());
     });
-    // Six letters are too many.
-    for known in [TOKEN, &encoded] {
-        for at in 0..known.len() - 6 {
-            let part = &known[at..at + 6];
-            let tells = log.iter().find(|line| line.contains(part));
-            assert!(tells.is_none(), "{part} in {tells:?}");
+    // No part of six characters may appear.
+    for secret in [TOKEN, &encoded] {
+        for at in 0..secret.len() - 6 {
+            let part = &secret[at..at + 6];
+            let leak = log.iter().find(|line| line.contains(part));
+            assert!(leak.is_none(), "{part} in {leak:?}");
         }
     }
 }
 
 #[test]
-fn no_list_of_processes_and_no_check_has_the_token() {
+fn ps_and_check_do_not_show_the_token() {
     let (core, state) = (Core::start(), Scratch::new("core"));
     let file = state.write("token", &format!("{TOKEN}\n"));
     let settings = [core.setting(), format!("core.token_file={file}"), "node_id=n1".to_owned()];
@@ -252,7 +253,7 @@ fn no_list_of_processes_and_no_check_has_the_token() {
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
     let agent = Agent::spawn(command);
     agent.wait_log("registered as n1");
-    // Its arguments and its environment.
+    // Arguments and environment.
     let list = output("ps", &["ewwp", &agent.pid().to_string()]);
     assert!(list.contains(&file) && !list.contains(TOKEN), "{list}");
     agent.stop();
@@ -267,26 +268,30 @@ fn no_list_of_processes_and_no_check_has_the_token() {
 }
 
 #[test]
-fn the_link_is_shown() {
+fn shows_upstream_in_usage_and_sample() {
     let (core, state) = (Core::start(), Scratch::new("core"));
     let agent = agent(&core, &state, &[]);
     core.wait("heartbeat", 2);
-    core.withhold(&["command_result"]);
+    core.ignore_kinds(&["command_result"]);
     for id in ["a", "b"] {
-        core.execute(id, "true", 5); // refused, and refusals wait too
+        core.execute(id, "true", 5); // rejected; rejections are results, too
         core.result(id);
     }
     let mut client = agent.connect();
     client.say("subscribe:detail");
-    let link = wait_until("a link that is online", || {
+    let upstream = wait_until("an upstream that is online", || {
         let update = client.json();
-        let links = update["links"].as_array()?.clone();
-        links.into_iter().find(|link| {
-            let is_answered = link["last_answer_unix_seconds"].is_u64();
-            link["name"] == "core" && link["backlog"] == 2 && is_answered
+        let upstreams = update["links"].as_array()?.clone();
+        upstreams.into_iter().find(|upstream| {
+            let has_response = upstream["last_answer_unix_seconds"].is_u64();
+            upstream["name"] == "core" && upstream["backlog"] == 2 && has_response
         })
     });
-    assert_eq!((&link["state"], &link["dropped"]), (&json!("online"), &json!(0)), "{link}");
+    assert_eq!(
+        (&upstream["state"], &upstream["dropped"]),
+        (&json!("online"), &json!(0)),
+        "{upstream}"
+    );
     let listen = format!("usage.listen={}", agent.address);
     let mut command = hm_agent();
     let settings = ["-s", &listen, "-s", &core.setting(), "-s", "gpu.source=none"];
@@ -298,47 +303,49 @@ fn the_link_is_shown() {
 }
 
 #[test]
-fn a_core_that_is_away_is_found_again_and_the_trouble_said_once() {
+fn reconnects_and_logs_each_failure_once() {
     let (core, state) = (Core::start(), Scratch::new("core"));
     let agent = agent(&core, &state, &[]);
     let address: SocketAddr = core.address;
     core.shut_down();
-    let line = agent.wait_log("closed the connection (1001: back soon)");
+    let line = agent.wait_log("closed by server (1001: back soon)");
     assert!(line.contains(&format!(" warn core: ws://{address}/api/v1/ws closed")), "{line}");
-    agent.wait_log("cannot be reached: ");
+    agent.wait_log("connect failed: ");
     let core = Core::on(address);
     core.wait("heartbeat", 2);
-    let said = [" closed the connection", " cannot be reached", " registered as n1"];
-    let said = said.map(|text| agent.count_log(text));
-    assert_eq!(said, [1, 1, 2], "{:#?}", agent.log());
+    let lines = [" closed by server", " connect failed", " registered as n1"];
+    let counts = lines.map(|text| agent.count_log(text));
+    assert_eq!(counts, [1, 1, 2], "{:#?}", agent.log());
     agent.stop();
 }
 
 #[test]
-#[ignore = "waits for the 20 s that an answer may take"]
-fn what_is_not_answered_ends_the_connection() {
+#[ignore = "waits for the response timeout of 20 s"]
+fn response_timeout_reconnects() {
     std::thread::scope(|scope| {
         for kind in ["heartbeat", "node_register"] {
-            scope.spawn(move || assert_answer_is_missed(kind));
+            scope.spawn(move || assert_reconnects_without_response(kind));
         }
     });
 }
 
-fn assert_answer_is_missed(kind: &str) {
+fn assert_reconnects_without_response(kind: &str) {
     let (core, state) = (Core::start(), Scratch::new("core"));
-    core.withhold(&[kind]);
-    let beat = "core.heartbeat_interval=5";
-    let agent = Agent::spawn(node::command(&core.setting(), &state, &[beat]));
-    let asked = core.wait(kind, 1)[0].at;
+    core.ignore_kinds(&[kind]);
+    let interval = "core.heartbeat_interval=5";
+    let agent = Agent::spawn(core_fixture::command(&core.setting(), &state, &[interval]));
+    let sent = core.wait(kind, 1)[0].at;
     while core.connections() == 1 {
-        assert!(asked.elapsed() < Duration::from_secs(20) + SLACK * 2, "{:#?}", agent.log());
+        assert!(sent.elapsed() < Duration::from_secs(20) + SLACK * 2, "{:#?}", agent.log());
         std::thread::park_timeout(Duration::from_millis(20));
     }
-    assert!(asked.elapsed() > Duration::from_secs(18), "{kind} {:?}", asked.elapsed());
-    agent.wait_log("no answer within 20 s");
-    assert!(core.pings() >= 1, "also while nothing is answered");
-    core.withhold(&[]);
-    let answered = if kind == "heartbeat" { 2 } else { 1 };
-    wait_until("an answer", || (agent.count_log(" registered as n1") >= answered).then_some(()));
+    assert!(sent.elapsed() > Duration::from_secs(18), "{kind} {:?}", sent.elapsed());
+    agent.wait_log("response timeout (20 s)");
+    assert!(core.pings() >= 1, "pings continue");
+    core.ignore_kinds(&[]);
+    let registrations = if kind == "heartbeat" { 2 } else { 1 };
+    wait_until("a registration", || {
+        (agent.count_log(" registered as n1") >= registrations).then_some(())
+    });
     agent.stop();
 }

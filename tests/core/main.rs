@@ -1,5 +1,4 @@
-//! The uplink to Core: the conversation, what can go wrong with it, commands, and results that must arrive. One program,
-//! because most of this is waiting.
+//! The Core client: protocol, faults, commands, and delivery of results. One test program, because most tests wait.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]
@@ -15,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use support::core_process::CoreProcess;
 
-/// What a busy machine may add.
+/// Tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(15);
 
 fn pass(time: Duration) {
@@ -26,7 +25,7 @@ fn pass(time: Duration) {
 }
 
 #[test]
-#[ignore = "is the Core of other tests, in a process of its own"]
+#[ignore = "the Core process of other tests"]
 fn core_process() {
-    CoreProcess::be();
+    CoreProcess::main();
 }

@@ -1,5 +1,5 @@
-//! Results that do not arrive: they are repeated until Core has them, across connections and lives of the agent; and
-//! what was running when the agent ended is neither forgotten nor run again, nor does it go on.
+//! Delivery of results: they are repeated until Core confirms them, across connections and restarts of the agent. A command
+//! that runs when the agent stops is killed, reported as interrupted, and not run again.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -8,11 +8,11 @@ use serde_json::Value;
 
 use crate::SLACK;
 use crate::support::core::{Core, Seen};
-use crate::support::node::{Scene, User, start};
+use crate::support::core_fixture::{CoreFixture, User, start};
 use crate::support::{Agent, Scratch, wait_until};
 
-/// Waits for the next copy of a result, and compares it with the first.
-fn again(core: &Core, first: &Seen, copies: usize, patience: Duration) -> Seen {
+/// Waits until a result was sent `copies` times, and compares the last with the first.
+fn again(core: &Core, first: &Seen, copies: usize, timeout: Duration) -> Seen {
     let start = Instant::now();
     let command = first.data["command_id"].as_str().unwrap();
     loop {
@@ -22,12 +22,12 @@ fn again(core: &Core, first: &Seen, copies: usize, patience: Duration) -> Seen {
             assert_eq!((&last.id, &last.data), (&first.id, &first.data));
             return last;
         }
-        assert!(start.elapsed() < patience, "no copy {copies} of {command}");
+        assert!(start.elapsed() < timeout, "no copy {copies} of {command}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
 }
 
-/// Several more heartbeats, and no result among them.
+/// Several more heartbeats, and no more results.
 fn assert_no_more(core: &Core, results: usize) {
     core.wait("heartbeat", core.seen("heartbeat").len() + 4);
     assert_eq!(core.seen("command_result").len(), results);
@@ -35,25 +35,25 @@ fn assert_no_more(core: &Core, results: usize) {
 
 #[test]
 #[ignore = "waits for the 30 s between two copies"]
-fn a_result_is_repeated_until_it_is_received() {
-    let scene = Scene::new(&[]);
-    scene.core.instead("command_result", &Value::Null);
-    scene.core.execute("c", "echo a", 10);
-    let first = scene.core.result("c");
-    let second = again(&scene.core, &first, 2, Duration::from_secs(30) + SLACK);
+fn repeats_result_until_confirmed() {
+    let fixture = CoreFixture::new(&[]);
+    fixture.core.respond_once("command_result", &Value::Null);
+    fixture.core.execute("c", "echo a", 10);
+    let first = fixture.core.result("c");
+    let second = again(&fixture.core, &first, 2, Duration::from_secs(30) + SLACK);
     let apart = second.at - first.at;
     assert!(apart > Duration::from_secs(28), "{apart:?}");
-    wait_until("the acknowledgement", || (scene.core.acknowledged().len() == 1).then_some(()));
-    assert_no_more(&scene.core, 2);
-    assert_eq!(scene.core.connections(), 1);
-    scene.agent.stop();
+    wait_until("the confirmation", || (fixture.core.acknowledged().len() == 1).then_some(()));
+    assert_no_more(&fixture.core, 2);
+    assert_eq!(fixture.core.connections(), 1);
+    fixture.agent.stop();
 }
 
 #[test]
-fn a_result_follows_to_the_next_connection_and_registration() {
-    let scene = Scene::new(&[]);
-    let Scene { agent, core, user, state } = scene;
-    core.withhold(&["command_result"]);
+fn repeats_result_after_registration_and_reconnect() {
+    let fixture = CoreFixture::new(&[]);
+    let CoreFixture { agent, core, user, state } = fixture;
+    core.ignore_kinds(&["command_result"]);
     core.execute("c", "echo a", 10);
     let first = core.result("c");
     core.error("heartbeat", "NODE_NOT_FOUND");
@@ -64,9 +64,9 @@ fn a_result_follows_to_the_next_connection_and_registration() {
     let core = Core::on(address);
     let again = core.result("c");
     assert_eq!((&again.id, &again.data), (&first.id, &first.data));
-    wait_until("an acknowledgement", || (core.acknowledged().len() == 1).then_some(()));
+    wait_until("a confirmation", || (core.acknowledged().len() == 1).then_some(()));
     assert_no_more(&core, 1);
-    // Not on further connections either.
+    // Confirmed results are not sent on later connections.
     core.shut_down();
     let core = Core::on(address);
     core.wait("heartbeat", 1);
@@ -76,8 +76,8 @@ fn a_result_follows_to_the_next_connection_and_registration() {
 }
 
 #[test]
-fn a_command_goes_on_while_core_is_away() {
-    let Scene { agent, core, user, state } = Scene::new(&[]);
+fn command_continues_while_core_is_down() {
+    let CoreFixture { agent, core, user, state } = CoreFixture::new(&[]);
     core.execute("c", "sleep 1; echo a", 10);
     core.wait("command_started", 1);
     let address = core.address;
@@ -91,12 +91,12 @@ fn a_command_goes_on_while_core_is_away() {
 }
 
 #[test]
-fn a_result_outlives_the_agent() {
+fn delivers_result_after_restart_of_the_agent() {
     for signal in ["-TERM", "-KILL"] {
-        let Scene { mut agent, core, user, state } = Scene::new(&[]);
+        let CoreFixture { mut agent, core, user, state } = CoreFixture::new(&[]);
         let scratch = user.scratch();
         let ran = scratch.0.join("ran");
-        core.withhold(&["command_result"]);
+        core.ignore_kinds(&["command_result"]);
         let text = format!("echo x >> {}; echo a", ran.display());
         core.execute("c", &text, 10);
         let first = core.result("c");
@@ -105,26 +105,26 @@ fn a_result_outlives_the_agent() {
         let agent = start(&core, &user, &state, &[]);
         let second = again(&core, &first, 2, SLACK * 2);
         assert!(second.connection > first.connection);
-        // The same command is known; its result is told again.
-        core.withhold(&[]);
+        // A repeated request gets the result again.
+        core.ignore_kinds(&[]);
         core.execute("c", &text, 10);
-        wait_until("another answer", || {
+        wait_until("another result", || {
             let results = core.results("c");
             results
                 .iter()
                 .any(|seen| seen.id != first.id && seen.data["stdout"] == "a\n")
                 .then_some(())
         });
-        assert_eq!(std::fs::read_to_string(&ran).unwrap(), "x\n", "{signal}: it ran once");
+        assert_eq!(std::fs::read_to_string(&ran).unwrap(), "x\n", "{signal}: ran once");
         agent.stop();
-        // The first answer is still wanted.
+        // The first copy is still unconfirmed.
         let agent = start(&core, &user, &state, &[]);
-        wait_until("its acknowledgement", || core.acknowledged().contains(&first.id).then_some(()));
+        wait_until("its confirmation", || core.acknowledged().contains(&first.id).then_some(()));
         agent.stop();
     }
 }
 
-/// Leaves a mark when it begins and when it goes on for too long, and a daemon.
+/// Writes a line when it starts, ignores SIGTERM, and leaves a daemon.
 fn long_command(scratch: &Scratch) -> (String, PathBuf) {
     let ran = scratch.0.join("ran");
     let shown = ran.display();
@@ -138,9 +138,9 @@ fn assert_interrupted(data: &Value) {
 }
 
 #[test]
-fn what_runs_when_the_agent_ends_is_interrupted() {
+fn running_command_is_interrupted_when_agent_ends() {
     for signal in ["-TERM", "-KILL"] {
-        let Scene { mut agent, core, user, state } = Scene::new(&[]);
+        let CoreFixture { mut agent, core, user, state } = CoreFixture::new(&[]);
         let scratch = user.scratch();
         let (text, ran) = long_command(&scratch);
         core.execute("c", &text, 600);
@@ -149,25 +149,24 @@ fn what_runs_when_the_agent_ends_is_interrupted() {
         let (status, took) = agent.wait();
         assert!(took < Duration::from_secs(2), "{signal}: {took:?}");
         assert_eq!(status.code(), (signal == "-TERM").then_some(0), "{:#?}", agent.log());
-        user.assert_gone("an agent that has ended");
+        user.assert_no_processes("an agent that has exited");
         let agent = start(&core, &user, &state, &[]);
         let result = core.result("c");
         assert_interrupted(&result.data);
-        wait_until("the acknowledgement", || (core.acknowledged().len() == 1).then_some(()));
-        // Core may ask again; it is not run again.
+        wait_until("the confirmation", || (core.acknowledged().len() == 1).then_some(()));
+        // A repeated request does not run it again.
         core.execute("c", &text, 600);
-        wait_until("another answer", || (core.results("c").len() == 2).then_some(()));
+        wait_until("another result", || (core.results("c").len() == 2).then_some(()));
         assert_interrupted(&core.results("c")[1].data);
-        assert_eq!(std::fs::read_to_string(&ran).unwrap(), "x\n", "{signal}: it ran once");
+        assert_eq!(std::fs::read_to_string(&ran).unwrap(), "x\n", "{signal}: ran once");
         assert_no_more(&core, 2);
         agent.stop();
     }
 }
 
-/// Those that wait for their turn are not forgotten either.
 #[test]
-fn what_waits_when_the_agent_ends_is_answered() {
-    let Scene { agent, core, user, state } = Scene::new(&[]);
+fn waiting_commands_get_results_when_agent_stops() {
+    let CoreFixture { agent, core, user, state } = CoreFixture::new(&[]);
     let scratch = user.scratch();
     let ran = scratch.0.join("ran");
     for number in 0..4 {
@@ -178,11 +177,11 @@ fn what_waits_when_the_agent_ends_is_answered() {
         let text = format!("echo {number} >> {}", ran.display());
         core.execute(&format!("waits-{number}"), &text, 600);
     }
-    // Refused, which shows that those before it were read.
+    // Its rejection shows that the requests before it were read.
     core.execute("", "echo \0", 5);
     core.wait("heartbeat", core.seen("heartbeat").len() + 2);
     agent.stop();
-    user.assert_gone("an agent that has ended");
+    user.assert_no_processes("an agent that has exited");
     let agent = start(&core, &user, &state, &[]);
     for number in 0..4 {
         assert_interrupted(&core.result(&format!("runs-{number}")).data);
@@ -197,10 +196,10 @@ fn what_waits_when_the_agent_ends_is_answered() {
     agent.stop();
 }
 
-/// Ends an agent that has results to tell, does something to its journal, and starts the next one.
-fn after(harm: impl Fn(&mut Vec<u8>)) -> (Agent, Core, User, Scratch) {
-    let Scene { mut agent, core, user, state } = Scene::new(&[]);
-    core.withhold(&["command_result"]);
+/// Kills an agent with unconfirmed results, damages its journal, and starts it again.
+fn restart_with_damage(damage: impl Fn(&mut Vec<u8>)) -> (Agent, Core, User, Scratch) {
+    let CoreFixture { mut agent, core, user, state } = CoreFixture::new(&[]);
+    core.ignore_kinds(&["command_result"]);
     for id in ["one", "two", "three"] {
         core.execute(id, &format!("echo {id}"), 10);
         core.result(id);
@@ -211,7 +210,7 @@ fn after(harm: impl Fn(&mut Vec<u8>)) -> (Agent, Core, User, Scratch) {
     core.stop();
     let journal = state.0.join("core-commands");
     let mut bytes = std::fs::read(&journal).unwrap();
-    harm(&mut bytes);
+    damage(&mut bytes);
     std::fs::write(&journal, bytes).unwrap();
     let core = Core::on(address);
     let agent = start(&core, &user, &state, &[]);
@@ -219,15 +218,15 @@ fn after(harm: impl Fn(&mut Vec<u8>)) -> (Agent, Core, User, Scratch) {
 }
 
 #[test]
-fn a_torn_journal_costs_what_was_torn() {
-    // The last line is half there: it is the third one's result.
-    let (agent, core, user, state) = after(|bytes| bytes.truncate(bytes.len() - 10));
+fn torn_journal_line_loses_only_itself() {
+    // The last line is the third result.
+    let (agent, core, user, state) = restart_with_damage(|bytes| bytes.truncate(bytes.len() - 10));
     for id in ["one", "two"] {
         assert_eq!(core.result(id).data["stdout"], format!("{id}\n"));
     }
-    // It has begun, as far as is known.
+    // Only its start is known.
     assert_interrupted(&core.result("three").data);
-    agent.wait_log("damaged");
+    agent.wait_log("skipped 1 damaged lines");
     core.execute("four", "echo four", 10);
     assert_eq!(core.result("four").data["stdout"], "four\n");
     agent.stop();
@@ -235,15 +234,15 @@ fn a_torn_journal_costs_what_was_torn() {
 }
 
 #[test]
-fn a_journal_of_rubbish_costs_only_itself() {
-    let harms: [fn(&mut Vec<u8>); 4] = [
+fn survives_garbage_in_journal() {
+    let damages: [fn(&mut Vec<u8>); 4] = [
         |bytes| bytes.extend(b"0123456789abcdef r17"),
         |bytes| bytes.splice(0..0, [0xff; 3000]).for_each(drop),
         |bytes| bytes.iter_mut().step_by(7).for_each(|byte| *byte ^= 0x10),
         |bytes| *bytes = vec![b'\n'; 100_000],
     ];
-    for harm in harms {
-        let (agent, core, user, state) = after(harm);
+    for damage in damages {
+        let (agent, core, user, state) = restart_with_damage(damage);
         core.execute("four", "echo four", 10);
         assert_eq!(core.result("four").data["stdout"], "four\n");
         for result in core.seen("command_result") {
@@ -260,9 +259,9 @@ fn a_journal_of_rubbish_costs_only_itself() {
 }
 
 #[test]
-fn without_a_place_for_its_journal_commands_run_all_the_same() {
+fn commands_run_without_a_writable_journal() {
     let (core, user, state) = (Core::start(), User::new(), Scratch::new("results"));
-    // A directory is where the file should be.
+    // A directory in place of the file.
     std::fs::create_dir(state.0.join("core-commands")).unwrap();
     let agent = start(&core, &user, &state, &[]);
     core.execute("c", "echo a", 10);

@@ -12,16 +12,16 @@ use super::fault_log::{FaultLog, STOPPED};
 use super::resource_usage::{self, Usage};
 use super::subscribers::{self, SUBSCRIBERS};
 use super::support::core::Core;
+use super::support::core_fixture::{User, children};
 use super::support::core_wire;
-use super::support::disk::Disk;
 use super::support::fake_nvml::Driver;
+use super::support::full_disk::FullDisk;
 use super::support::heartbeat::list_setting;
-use super::support::hub::Hub;
+use super::support::hm_server::HmServer;
 use super::support::monitor::Monitor;
-use super::support::node::{User, children};
-use super::support::relay::{Certificate, Relay};
 use super::support::rng::Rng;
 use super::support::sshd::{CC, PASSWORD, Sshd, User as Account};
+use super::support::tcp_proxy::{Certificate, TcpProxy};
 use super::support::wall_clock::WallClock;
 use super::support::{Agent, Scratch};
 use super::{GPUS, INTERVAL, REPORT_INTERVAL, TOKEN, faults};
@@ -37,15 +37,15 @@ pub struct Env {
     pub monitor: Monitor,
     pub log: FaultLog,
     start: Instant,
-    pub to_hub: Relay,
-    pub to_core: Relay,
-    hub: Hub,
+    pub to_hub: TcpProxy,
+    pub to_core: TcpProxy,
+    hub: HmServer,
     pub core: Core,
     pub driver: Driver,
     pub sshd: Mutex<Sshd>,
     hosts: Vec<Value>,
     pub user: User,
-    pub disk: Disk,
+    pub disk: FullDisk,
     pub files: Scratch,
     pub marks: Scratch,
     /// `None` on machines where the clock of a process cannot be set.
@@ -55,12 +55,13 @@ pub struct Env {
 
 impl Env {
     pub fn new() -> Self {
-        let (hub, core, user, disk) = (Hub::start(), Core::start(), User::new(), Disk::new());
+        let (hub, core, user, disk) =
+            (HmServer::start(), Core::start(), User::new(), FullDisk::new());
         let (files, marks, known_hosts) =
             (Scratch::new("soak"), user.scratch(), Scratch::new("known hosts"));
         let certificate = Certificate::for_days(90);
-        let to_hub = Relay::to(hub.address, None);
-        let to_core = Relay::to(core.address, Some(certificate.server.clone()));
+        let to_hub = TcpProxy::to(hub.address, None);
+        let to_core = TcpProxy::to(core.address, Some(certificate.server.clone()));
         let driver = Driver::new(GPUS);
         let hook = format!("echo \"$APP_ID $HB_STATE\" >> {}", files.0.join("overdue").display());
         let settings = [
@@ -86,7 +87,7 @@ impl Env {
         let file = files.write("settings.toml", "[usage]\nmax_connections = 3000\n");
         let command = driver.command(&["-c", &file], &settings);
         let start = Instant::now();
-        let agent = Agent::spawn(disk.before(&user.known_to(&command)));
+        let agent = Agent::spawn(disk.run_inside(&user.with_user_database(&command)));
         agent.wait_log("registered as n1");
         let sshd = Sshd::start(&ACCOUNTS.map(|name| Account { name, ..CC }));
         let hosts = ACCOUNTS.map(|name| sshd.host(name, Some(PASSWORD))).to_vec();
@@ -245,7 +246,7 @@ impl Env {
         if let Some(line) = monitor.stop().iter().find(|line| line.contains("panicked")) {
             log.fail(line.clone());
         }
-        user.assert_gone("the agent has stopped");
+        user.assert_no_processes("the agent has stopped");
         let left = sshd.lock().unwrap().processes();
         if !left.is_empty() {
             log.fail(format!("processes left on the host: {left:?}"));

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use super::env::Env;
 use super::fault_log::{NO_DESCRIPTORS, STOPPED};
 use super::support::fake_nvml::{kill, probes_of};
-use super::support::relay::{Relay, Way};
 use super::support::rng::Rng;
+use super::support::tcp_proxy::{ProxyMode, TcpProxy};
 
 /// Applies a fault for a while and removes it.
 type Fault = fn(&Env, &mut Rng);
@@ -21,10 +21,10 @@ const FAULTS: [(&str, Fault); 19] = [
     }),
     // Longer than the hub and Core wait for a pong.
     ("agent stopped for 50 s", |env, _| stop_for(env, Duration::from_secs(50))),
-    ("hub: connections reset", |env, rng| set_way(&env.to_hub, Way::Cut, rng, 15)),
-    ("hub: packets lost", |env, rng| set_way(&env.to_hub, Way::Frozen, rng, 35)),
-    ("Core: connections reset", |env, rng| set_way(&env.to_core, Way::Cut, rng, 15)),
-    ("Core: packets lost", |env, rng| set_way(&env.to_core, Way::Frozen, rng, 35)),
+    ("hub: connections reset", |env, rng| set_way(&env.to_hub, ProxyMode::Cut, rng, 15)),
+    ("hub: packets lost", |env, rng| set_way(&env.to_hub, ProxyMode::Frozen, rng, 35)),
+    ("Core: connections reset", |env, rng| set_way(&env.to_core, ProxyMode::Cut, rng, 15)),
+    ("Core: packets lost", |env, rng| set_way(&env.to_core, ProxyMode::Frozen, rng, 35)),
     ("driver hangs", |env, rng| driver(env, rng, "hang = nvmlDeviceGetTemperature")),
     ("GPU lost", |env, rng| driver(env, rng, "lost = 1")),
     ("driver crashes", |env, rng| driver(env, rng, "crash = nvmlDeviceGetTemperature")),
@@ -58,7 +58,7 @@ const FAULTS: [(&str, Fault); 19] = [
         // With this clock the certificate of Core's relay has expired, or is not valid yet.
         let Some(clock) = &env.clock else { return };
         clock.wrong_by(if rng.below(2) == 0 { YEAR } else { -YEAR });
-        set_way(&env.to_core, Way::Cut, rng, 1);
+        set_way(&env.to_core, ProxyMode::Cut, rng, 1);
         pause(env, rng, 10);
         clock.wrong_by(0);
     }),
@@ -104,10 +104,10 @@ fn stop_for(env: &Env, time: Duration) {
     });
 }
 
-fn set_way(relay: &Relay, way: Way, rng: &mut Rng, seconds: u64) {
-    relay.is(way);
+fn set_way(relay: &TcpProxy, way: ProxyMode, rng: &mut Rng, seconds: u64) {
+    relay.set_mode(way);
     std::thread::sleep(Duration::from_millis(1000 + rng.below(seconds * 1000)));
-    relay.is(Way::Open);
+    relay.set_mode(ProxyMode::Forward);
 }
 
 fn driver(env: &Env, rng: &mut Rng, fault: &str) {

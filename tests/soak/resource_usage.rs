@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::fault_log::FaultLog;
 use super::subscribers::SUBSCRIBERS;
 use super::support::Agent;
-use super::support::node::children;
+use super::support::core_fixture::children;
 
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Allowed growth at rest: musl returns whole pages only, and some pages keep a live allocation.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::node::behind;
+use super::core_fixture::wrap;
 
 /// A cgroup; removed when it is dropped, after its processes have exited.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl ControlGroup {
     pub fn wrap(&self, command: &Command) -> Command {
         let directory = self.0.display().to_string();
         let script = "echo $$ > \"$0/cgroup.procs\" && exec \"$@\"";
-        behind(&["sh", "-c", script, &directory], command)
+        wrap(&["sh", "-c", script, &directory], command)
     }
 }
 

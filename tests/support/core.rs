@@ -1,5 +1,5 @@
-//! A Core as the published service behaves: it wants its token in the address and says no with HTTP 200, welcomes
-//! first, wants all four fields of a message, knows no `command_started`, and does what a test tells it to.
+//! A Core that behaves as the published service: it requires a token in the URL and rejects others with HTTP 200, sends a
+//! welcome first, requires all four fields of a message, and does not know `command_started`. Tests change its behaviour.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,22 +17,22 @@ use tungstenite::{Message, WebSocket};
 use super::core_wire::{TOKEN, error, fresh_id, message, peek_request, query};
 use super::wait_until;
 
-/// A message that Core has read.
+/// A received message.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub kind: String,
     pub id: String,
     pub data: Value,
-    /// All of it.
+    /// The whole message.
     pub message: Value,
-    /// Which connection, counted from 0.
+    /// Index of the connection.
     pub connection: usize,
     pub at: Instant,
 }
 
-/// What Core does with a message instead of answering it.
+/// A replacement for the usual response.
 #[derive(Clone)]
-enum Instead {
+enum Override {
     Nothing,
     Text(String),
 }
@@ -41,23 +41,23 @@ enum Instead {
 struct State {
     seen: Vec<Seen>,
     /// For the next messages of these types.
-    instead: VecDeque<(String, Instead)>,
-    /// Types of messages that are not answered at all.
-    withheld: Vec<String>,
+    overrides: VecDeque<(String, Override)>,
+    /// Types of messages that are not answered.
+    ignored: Vec<String>,
     /// Ids of results that were acknowledged.
     acknowledged: Vec<String>,
-    /// To be sent to who is registered last.
+    /// To be sent on the connection that registered last.
     outbox: VecDeque<Message>,
     registered: Option<usize>,
-    /// Paths and queries, also of those who were not let in, and when they came.
+    /// Paths and queries with times, also of rejected connections.
     requests: Vec<(String, Instant)>,
     connections: usize,
-    /// Of them.
+    /// Connections that have ended.
     ended: usize,
     pings: usize,
-    /// Connections on which agents have said goodbye.
-    goodbyes: Vec<usize>,
-    /// What was seen and acknowledged is written there too, a line of JSON each.
+    /// Connections on which a close frame was received.
+    close_frames: Vec<usize>,
+    /// Messages and confirmations are also written to this file, a line of JSON each.
     record: Option<File>,
 }
 
@@ -65,15 +65,15 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     stop: AtomicBool,
-    /// Reads and answers nothing.
+    /// Neither reads nor answers.
     frozen: AtomicBool,
-    /// Says goodbye when it stops.
-    goodbye: AtomicBool,
-    /// Says nothing after the upgrade.
-    silent: AtomicBool,
+    /// Sends close frames when it stops.
+    send_close: AtomicBool,
+    /// Sends no welcome.
+    skip_welcome: AtomicBool,
 }
 
-/// A running Core; it stops when it goes out of scope.
+/// Stops when dropped.
 pub struct Core {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -103,33 +103,35 @@ impl Core {
         self.shared.frozen.store(frozen, Ordering::Relaxed);
     }
 
-    /// From now on it says no welcome.
-    pub fn silent(&self) {
-        self.shared.silent.store(true, Ordering::Relaxed);
+    /// Sends no welcome from now on.
+    pub fn skip_welcome(&self) {
+        self.shared.skip_welcome.store(true, Ordering::Relaxed);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap()
     }
 
-    /// From now on messages of these types are not answered.
-    pub fn withhold(&self, kinds: &[&str]) {
-        self.state().withheld = kinds.iter().map(ToString::to_string).collect();
+    /// Does not answer messages of these types from now on.
+    pub fn ignore_kinds(&self, kinds: &[&str]) {
+        self.state().ignored = kinds.iter().map(ToString::to_string).collect();
     }
 
-    /// The next message of this type is answered with this, `$ID` being its id; `Null`: not at all.
-    pub fn instead(&self, kind: &str, answer: &Value) {
-        let answer =
-            if answer.is_null() { Instead::Nothing } else { Instead::Text(answer.to_string()) };
-        self.state().instead.push_back((kind.to_owned(), answer));
+    /// Answers the next message of this type with `response`, where `$ID` is its id; `Null`: not at all.
+    pub fn respond_once(&self, kind: &str, response: &Value) {
+        let response = match response.is_null() {
+            true => Override::Nothing,
+            false => Override::Text(response.to_string()),
+        };
+        self.state().overrides.push_back((kind.to_owned(), response));
     }
 
-    /// The next message of this type is answered with this error.
+    /// Answers the next message of this type with an error.
     pub fn error(&self, kind: &str, code: &str) {
-        self.instead(kind, &error(code));
+        self.respond_once(kind, &error(code));
     }
 
-    /// Sends something to the node, as soon as it is registered.
+    /// Sends a message as soon as the node is registered.
     pub fn push(&self, what: impl Into<Message>) {
         self.state().outbox.push_back(what.into());
     }
@@ -145,25 +147,25 @@ impl Core {
         id
     }
 
-    /// From now on what is seen and acknowledged is appended to `file`.
+    /// Appends further messages and confirmations to `file`.
     pub fn record(&self, file: File) {
         self.state().record = Some(file);
     }
 
-    /// Everything of this type; all types if it is empty.
+    /// Messages of this type; of all types if it is empty.
     pub fn seen(&self, kind: &str) -> Vec<Seen> {
         let state = self.state();
         let is_wanted = |seen: &&Seen| kind.is_empty() || seen.kind == kind;
         state.seen.iter().filter(is_wanted).cloned().collect()
     }
 
-    /// Waits for so many of this type.
+    /// Waits for `count` messages of this type.
     pub fn wait(&self, kind: &str, count: usize) -> Vec<Seen> {
         let what = format!("{count} of {kind}");
         wait_until(&what, || Some(self.seen(kind)).filter(|seen| seen.len() >= count))
     }
 
-    /// Results of a command, repeated ones too.
+    /// Results of a command, with repeated ones.
     pub fn results(&self, command_id: &str) -> Vec<Seen> {
         let results = self.seen("command_result").into_iter();
         results.filter(|seen| seen.data["command_id"] == command_id).collect()
@@ -179,17 +181,17 @@ impl Core {
         self.state().acknowledged.clone()
     }
 
-    /// Paths and queries of all who came, and when.
+    /// Paths and queries of all connections, with times.
     pub fn requests(&self) -> Vec<(String, Instant)> {
         self.state().requests.clone()
     }
 
-    /// Of those who were let in.
+    /// Number of accepted connections.
     pub fn connections(&self) -> usize {
         self.state().connections
     }
 
-    /// Those of them that have ended.
+    /// Number of accepted connections that have ended.
     pub fn ended(&self) -> usize {
         self.state().ended
     }
@@ -198,19 +200,19 @@ impl Core {
         self.state().pings
     }
 
-    pub fn goodbyes(&self) -> Vec<usize> {
-        self.state().goodbyes.clone()
+    pub fn close_frames(&self) -> Vec<usize> {
+        self.state().close_frames.clone()
     }
 
-    /// Ends it, with all its connections; returns what it has seen.
+    /// Stops without close frames; returns the messages.
     pub fn stop(mut self) -> Vec<Seen> {
         self.end();
         self.seen("")
     }
 
-    /// The same in good order, with a close frame to everybody.
+    /// Stops with a close frame on each connection.
     pub fn shut_down(self) -> Vec<Seen> {
-        self.shared.goodbye.store(true, Ordering::Relaxed);
+        self.shared.send_close.store(true, Ordering::Relaxed);
         self.stop()
     }
 
@@ -235,7 +237,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             Ok((socket, _)) => {
                 let context = shared.clone();
                 threads.push(std::thread::spawn(move || {
-                    // However it ends, the connection is over.
+                    // An error ends only this connection.
                     let _ = serve(socket, &context);
                 }));
             }
@@ -250,18 +252,18 @@ fn serve(socket: TcpStream, shared: &Shared) -> Result<(), Box<tungstenite::Erro
     let broken = |error: io::Error| Box::new(tungstenite::Error::Io(error));
     let target = peek_request(&socket).map_err(broken)?;
     shared.state.lock().unwrap().requests.push((target.clone(), Instant::now()));
-    let refusal = match query(&target, "token") {
+    let rejection = match query(&target, "token") {
         None => "Token required",
         Some(token) if token != TOKEN => "Invalid token",
         Some(_) => return welcome(socket, shared),
     };
     let mut socket = socket;
-    let length = refusal.len();
+    let length = rejection.len();
     let answer = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{refusal}"
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{rejection}"
     );
     socket.write_all(answer.as_bytes()).map_err(broken)?;
-    // What is not read would turn the end into a reset.
+    // Closing with unread data would send a reset.
     let _ = socket.read(&mut [0; 4096]);
     Ok(())
 }
@@ -275,19 +277,19 @@ fn welcome(socket: TcpStream, shared: &Shared) -> Result<(), Box<tungstenite::Er
         state.connections += 1;
         state.connections - 1
     };
-    if !shared.silent.load(Ordering::Relaxed) {
+    if !shared.skip_welcome.load(Ordering::Relaxed) {
         let data = json!({"message": "欢迎连接到Server Manager Core", "node_id": "node-001"});
         let text = message("welcome", &fresh_id(), &data).to_string();
         socket.send(Message::text(text)).map_err(Box::new)?;
     }
-    let result = converse(&mut socket, shared, connection);
+    let result = run_connection(&mut socket, shared, connection);
     let mut state = shared.state.lock().unwrap();
     state.registered = state.registered.filter(|registered| *registered != connection);
     state.ended += 1;
     result
 }
 
-fn converse(
+fn run_connection(
     socket: &mut WebSocket<TcpStream>,
     shared: &Shared,
     connection: usize,
@@ -312,17 +314,17 @@ fn converse(
                 }
             }
             Ok(Message::Ping(_)) => shared.state.lock().unwrap().pings += 1,
-            Ok(Message::Close(_)) => shared.state.lock().unwrap().goodbyes.push(connection),
+            Ok(Message::Close(_)) => shared.state.lock().unwrap().close_frames.push(connection),
             Ok(_) => {}
             Err(tungstenite::Error::Io(error))
                 if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
             Err(error) => return Err(Box::new(error)),
         }
     }
-    if shared.goodbye.load(Ordering::Relaxed) {
+    if shared.send_close.load(Ordering::Relaxed) {
         let frame = CloseFrame { code: CloseCode::Away, reason: "back soon".into() };
         socket.close(Some(frame)).map_err(Box::new)?;
-        // Until the other end has said goodbye too.
+        // Until the client has answered the close frame.
         while socket.read().is_ok() {}
     }
     Ok(())
@@ -346,7 +348,7 @@ impl Shared {
         }
         let (kind, id, data) = (kind.to_owned(), id.to_owned(), message["data"].clone());
         let mut state = self.state.lock().unwrap();
-        state.note(connection, &json!({"seen": message}));
+        state.write_record(connection, &json!({"seen": message}));
         let seen = Seen { kind, id, data, message, connection, at: Instant::now() };
         state.seen.push(seen.clone());
         state.reply(&seen)
@@ -354,7 +356,7 @@ impl Shared {
 }
 
 impl State {
-    fn note(&mut self, connection: usize, what: &Value) {
+    fn write_record(&mut self, connection: usize, what: &Value) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
         if let Some(file) = &mut self.record {
             let line = json!({"core": std::process::id(), "connection": connection,
@@ -365,13 +367,13 @@ impl State {
 
     fn reply(&mut self, seen: &Seen) -> Option<String> {
         let Seen { kind, id, data, connection, .. } = seen;
-        if self.withheld.contains(kind) {
+        if self.ignored.contains(kind) {
             return None;
         }
-        if let Some(at) = self.instead.iter().position(|(wanted, _)| wanted == kind) {
-            return match self.instead.remove(at)?.1 {
-                Instead::Nothing => None,
-                Instead::Text(text) => Some(text.replace("$ID", id)),
+        if let Some(at) = self.overrides.iter().position(|(wanted, _)| wanted == kind) {
+            return match self.overrides.remove(at)?.1 {
+                Override::Nothing => None,
+                Override::Text(text) => Some(text.replace("$ID", id)),
             };
         }
         let is_registered = self.registered == Some(*connection);
@@ -388,7 +390,7 @@ impl State {
             "heartbeat" => return Some(error("NODE_NOT_FOUND").to_string()),
             "command_result" => {
                 self.acknowledged.push(id.clone());
-                self.note(*connection, &json!({"acknowledged": id}));
+                self.write_record(*connection, &json!({"acknowledged": id}));
                 ("command_received", received)
             }
             _ => return Some(error("UNKNOWN_MESSAGE_TYPE").to_string()),

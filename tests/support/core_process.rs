@@ -1,4 +1,4 @@
-//! A Core in a process of its own, so that it can be stopped, killed, and be on another host.
+//! A Core in its own process, so that it can be stopped, killed, and run in another network namespace.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -13,16 +13,16 @@ use super::core_wire::{fresh_id, message};
 const ADDRESS: &str = "HM_TEST_CORE_ADDRESS";
 const RECORD: &str = "HM_TEST_CORE_RECORD";
 
-/// It ends with this process.
+/// Ends with this process.
 pub struct CoreProcess {
     child: Child,
     stdin: ChildStdin,
-    /// Not read, and there: what runs tests dies of a pipe without an end.
+    /// Kept open without reading: the test harness fails when its output pipe is closed.
     _stdout: ChildStdout,
 }
 
 impl CoreProcess {
-    /// Runs this test program again, which must have a test `core_process` that calls [`CoreProcess::be`]. `command`
+    /// Runs this test program again, which must have a test `core_process` that calls [`CoreProcess::main`]. `command`
     /// is what comes before a program's name.
     pub fn start(mut command: Command, address: &str, record: &Path) -> Self {
         let command = command.args(["--exact", "core_process", "--ignored", "--nocapture"]);
@@ -36,8 +36,8 @@ impl CoreProcess {
         core
     }
 
-    /// The life of that process. Without what [`CoreProcess::start`] sets it is none.
-    pub fn be() {
+    /// Runs that process. Returns at once unless [`CoreProcess::start`] has started it.
+    pub fn main() {
         let variable = |name| std::env::var(name).ok();
         let (Some(address), Some(record)) = (variable(ADDRESS), variable(RECORD)) else { return };
         let core = Core::on(address.parse().unwrap());
@@ -50,30 +50,30 @@ impl CoreProcess {
             }
             if let Some(kinds) = order["withhold"].as_array() {
                 let kinds: Vec<&str> = kinds.iter().filter_map(Value::as_str).collect();
-                core.withhold(&kinds);
+                core.ignore_kinds(&kinds);
             }
             if order["shut_down"] == true {
                 core.shut_down();
                 break;
             }
         }
-        // Not by its end: what it says then, nobody reads.
+        // Without the test harness' output, for which there is no reader.
         std::process::exit(0);
     }
 
-    fn order(&mut self, order: &Value) {
+    fn send_order(&mut self, order: &Value) {
         self.stdin.write_all(format!("{order}\n").as_bytes()).unwrap();
     }
 
     pub fn execute(&mut self, command_id: &str, text: &str, timeout: u64) {
         let data = json!({"command_id": command_id, "command_text": text, "timeout": timeout});
         let text = message("execute_command", &fresh_id(), &data).to_string();
-        self.order(&json!({"push": text}));
+        self.send_order(&json!({"push": text}));
     }
 
-    /// From now on messages of these types are not answered.
-    pub fn withhold(&mut self, kinds: &[&str]) {
-        self.order(&json!({"withhold": kinds}));
+    /// Does not answer messages of these types from now on.
+    pub fn ignore_kinds(&mut self, kinds: &[&str]) {
+        self.send_order(&json!({"withhold": kinds}));
     }
 
     pub fn signal(&self, name: &str) {
@@ -87,9 +87,9 @@ impl CoreProcess {
         self.child.wait().unwrap();
     }
 
-    /// Ends it in good order.
+    /// Stops with close frames.
     pub fn shut_down(mut self) {
-        self.order(&json!({"shut_down": true}));
+        self.send_order(&json!({"shut_down": true}));
         assert!(self.child.wait().unwrap().success());
     }
 }
@@ -101,34 +101,34 @@ impl Drop for CoreProcess {
     }
 }
 
-/// A line of a Core's record.
+/// A line that a Core has recorded.
 #[derive(Debug, Clone)]
-pub enum Noted {
+pub enum CoreRecord {
     Seen(Value),
     /// The id of a result.
     Acknowledged(String),
 }
 
-/// What all Cores have noted in this file, each with the process and the connection.
-pub fn noted(record: &Path) -> Vec<((u64, u64), Noted)> {
+/// The lines of all Cores in this file, with process and connection.
+pub fn core_records(record: &Path) -> Vec<((u64, u64), CoreRecord)> {
     let text = std::fs::read_to_string(record).unwrap_or_default();
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let read = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
         let connection = (line["core"].as_u64().unwrap(), line["connection"].as_u64().unwrap());
         let noted = match line["what"]["acknowledged"].as_str() {
-            Some(id) => Noted::Acknowledged(id.to_owned()),
-            None => Noted::Seen(line["what"]["seen"].clone()),
+            Some(id) => CoreRecord::Acknowledged(id.to_owned()),
+            None => CoreRecord::Seen(line["what"]["seen"].clone()),
         };
         (connection, noted)
     };
     whole.lines().filter(|line| !line.is_empty()).map(read).collect()
 }
 
-/// Of these, messages of one type.
+/// The messages of one type.
 pub fn messages(record: &Path, kind: &str) -> Vec<((u64, u64), Value)> {
-    let seen = noted(record).into_iter().filter_map(|(connection, noted)| match noted {
-        Noted::Seen(message) if message["type"] == kind => Some((connection, message)),
+    let seen = core_records(record).into_iter().filter_map(|(connection, noted)| match noted {
+        CoreRecord::Seen(message) if message["type"] == kind => Some((connection, message)),
         _ => None,
     });
     seen.collect()

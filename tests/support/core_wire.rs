@@ -1,4 +1,4 @@
-//! What travels between an agent and Core: messages as Core writes them, and the request before them.
+//! Messages as Core writes them, and the HTTP request before them.
 
 use std::io;
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// What it wants to see in the address; it must be encoded there.
-pub const TOKEN: &str = "t0ken & that=nobody ?knows%41";
+/// The token that Core requires. It must be percent-encoded in the URL.
+pub const TOKEN: &str = "t0ken & that=needs ?encoding%41";
 
-/// An id that looks like a UUID v4, and is another one each time.
+/// A unique id in the form of a version 4 UUID.
 pub fn fresh_id() -> String {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -26,7 +26,7 @@ pub fn error(code: &str) -> Value {
     message("error", &fresh_id(), &data)
 }
 
-/// The request's line, while it is still to be read. None comes within two seconds: an error.
+/// The request's target, without consuming the request; an error after two seconds.
 pub fn peek_request(socket: &TcpStream) -> io::Result<String> {
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let deadline = Instant::now() + Duration::from_secs(2);
@@ -42,7 +42,7 @@ pub fn peek_request(socket: &TcpStream) -> io::Result<String> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// A value of the query, decoded.
+/// A decoded value of the query.
 pub fn query(target: &str, name: &str) -> Option<String> {
     let (_, query) = target.split_once('?')?;
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));

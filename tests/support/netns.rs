@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::hub::Hub;
+use super::hm_server::HmServer;
 
 /// Addresses of the agent's host and the hub's host.
 pub const NEAR: &str = "10.77.1.2";
@@ -141,7 +141,7 @@ impl HubProcess {
         let variable = |name| std::env::var(name).ok();
         let (Some(address), Some(record)) = (variable(ADDRESS), variable(RECORD)) else { return };
         let deadline = Duration::from_secs(variable(DEADLINE).unwrap().parse().unwrap());
-        let hub = Hub::on(address.parse().unwrap(), false, deadline);
+        let hub = HmServer::on(address.parse().unwrap(), false, deadline);
         hub.record(File::options().append(true).create(true).open(record).unwrap());
         println!("the hub listens");
         let mut command = String::new();

@@ -1,6 +1,6 @@
-//! The fuzzer's bytes as a program: steps, each with numbers and texts. When the bytes are used up, it ends.
+//! Reads the fuzzer's bytes as a program: steps with numbers and texts, until the end of the input.
 
-/// The rest of the program.
+/// The rest of the input.
 pub struct Program<'a>(pub &'a [u8]);
 
 impl<'a> Program<'a> {
@@ -23,7 +23,7 @@ impl<'a> Program<'a> {
         first
     }
 
-    /// A line, without its end.
+    /// A line without its newline.
     pub fn line(&mut self) -> Option<&'a [u8]> {
         if self.0.is_empty() {
             return None;
@@ -35,7 +35,7 @@ impl<'a> Program<'a> {
     }
 }
 
-/// Text, for what takes nothing else.
+/// Replaces invalid UTF-8.
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }

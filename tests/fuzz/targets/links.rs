@@ -1,16 +1,17 @@
-//! The conversations with hm and with Core as programs of answers, pongs and time: a request is answered once, waits lie in
-//! the future, nothing is sent that was not asked for, and the other end's silence is noticed.
+//! The hm and Core sessions as programs of responses, pongs and time: one request at a time, waits end in the future, and a
+//! silent server times out.
 #![no_main]
 
 use std::time::Duration;
 
-use hm_agent::core_client::messages::Incoming;
+use hm_agent::core_client::messages::CoreMessage;
 use hm_agent::core_client::session as core;
-use hm_agent::hm_client::messages::Answer;
+use hm_agent::hm_client::messages::Response;
 use hm_agent::hm_client::session as hm;
-use hm_agent::limits;
-use hm_agent::net::reconnect;
-use hm_agent::net::reconnect::{Conversation as _, DisconnectReason, Keepalive};
+use hm_agent::net::backoff::Backoff;
+use hm_agent::net::disconnect::DisconnectReason;
+use hm_agent::net::keepalive::Keepalive;
+use hm_agent::net::reconnecting_client::{PONG_TIMEOUT, RECONNECT_BACKOFF, UpstreamSession as _};
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
 
@@ -24,115 +25,115 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn keepalive(pongs: bool) -> Keepalive {
-    Keepalive::new(Duration::from_secs(10), limits::PONG, pongs, Duration::ZERO)
+    Keepalive::new(Duration::from_secs(10), PONG_TIMEOUT, pongs, Duration::ZERO)
 }
 
 fn with_hm(mut program: Program<'_>) {
-    let mut talk = hm::Conversation::new(keepalive(program.byte() == Some(b'p')), Duration::ZERO);
-    let (mut now, mut last, mut asked) = (Duration::ZERO, 0, None);
+    let mut session = hm::HmSession::new(keepalive(program.byte() == Some(b'p')), Duration::ZERO);
+    let (mut now, mut last, mut pending) = (Duration::ZERO, 0, None);
     while let Some(step) = program.byte() {
-        let chance = f64::from(step) / 255.0;
+        let random = f64::from(step) / 255.0;
         match step % 4 {
             0 => now += Duration::from_millis(u64::from(program.number().unwrap_or(1) % 60_000)),
-            1 => talk.pong(now),
+            1 => session.on_pong(now),
             2 => {
                 let Some(line) = program.line() else { return };
-                let Ok(mut answer) = Answer::parse(&text(line)) else { continue };
-                if let (Some(id), 1) = (asked, answer.id) {
-                    answer.id = id; // so that it fits, more often than not
+                let Ok(mut response) = Response::parse(&text(line)) else { continue };
+                if let (Some(id), 1) = (pending, response.id) {
+                    response.id = id; // so that it matches more often
                 }
-                let verdict = talk.answered(&answer, chance, now);
-                let fits = asked.is_some_and(|id| answer.id == id || answer.id == 0);
-                assert!(fits || verdict == hm::Verdict::Stray, "{verdict:?} to nothing");
-                if verdict != hm::Verdict::Stray {
-                    asked = None;
+                let event = session.on_response(&response, random, now);
+                let matches = pending.is_some_and(|id| response.id == id || response.id == 0);
+                assert!(matches || event == hm::Event::Unsolicited, "{event:?} without a request");
+                if event != hm::Event::Unsolicited {
+                    pending = None;
                 }
             }
-            _ => match talk.next(step & 4 == 0, now) {
-                Ok(hm::Step::Online(id) | hm::Step::Report(id)) => {
-                    assert!(asked.is_none(), "two requests at a time");
+            _ => match session.next_action(step & 4 == 0, now) {
+                Ok(hm::Action::Online(id) | hm::Action::Report(id)) => {
+                    assert!(pending.is_none(), "two requests at a time");
                     assert!(id > last);
-                    (last, asked) = (id, Some(id));
+                    (last, pending) = (id, Some(id));
                 }
-                Ok(hm::Step::Ping) => {}
-                Ok(hm::Step::Wait(until)) => {
-                    assert!(until > now, "a wait that is over: it spins")
+                Ok(hm::Action::Ping) => {}
+                Ok(hm::Action::Wait(until)) => {
+                    assert!(until > now, "a wait in the past would spin")
                 }
                 Err(DisconnectReason::Unanswered(_) | DisconnectReason::NoPong(_)) => return,
                 Err(other) => panic!("{other}"),
             },
         }
-        talk.is_stable(now);
-        talk.has_pongs();
+        session.is_stable(now);
+        session.peer_sends_pongs();
     }
 }
 
 fn with_core(mut program: Program<'_>) {
     let pongs = keepalive(program.byte() == Some(b'p'));
     let every = Duration::from_secs(u64::from(program.byte().unwrap_or(30)).max(1));
-    let mut talk = core::Conversation::new(pongs, every, Duration::ZERO);
-    let (mut now, mut fresh, mut ids) = (Duration::ZERO, 0, Vec::new());
+    let mut session = core::CoreSession::new(pongs, every, Duration::ZERO);
+    let (mut now, mut last_id, mut ids) = (Duration::ZERO, 0, Vec::new());
     let mut results = vec!["r1".to_owned(), "r2".to_owned()];
     while let Some(step) = program.byte() {
-        let chance = f64::from(step) / 255.0;
+        let random = f64::from(step) / 255.0;
         match step % 4 {
             0 => now += Duration::from_millis(u64::from(program.number().unwrap_or(1) % 60_000)),
-            1 => talk.pong(now),
+            1 => session.on_pong(now),
             2 => {
                 let Some(line) = program.line() else { return };
                 let line = text(line).replace("$ID", ids.last().map_or("", String::as_str));
-                let Ok(message) = Incoming::parse(&line) else { continue };
-                match talk.heard(message, chance, now) {
-                    Ok(core::Verdict::Registered) => assert!(talk.is_registered()),
-                    Ok(core::Verdict::Confirmed(id)) => results.retain(|result| *result != id),
+                let Ok(message) = CoreMessage::parse(&line) else { continue };
+                match session.on_message(message, random, now) {
+                    Ok(core::Event::Registered) => assert!(session.is_registered()),
+                    Ok(core::Event::Confirmed(id)) => results.retain(|result| *result != id),
                     Ok(_) => {}
                     Err(DisconnectReason::Refused(_)) => return,
                     Err(other) => panic!("{other}"),
                 }
             }
             _ => {
-                let next = talk.next(
+                let next = session.next_action(
                     results.iter().map(String::as_str),
                     || {
-                        fresh += 1;
-                        format!("id{fresh}")
+                        last_id += 1;
+                        format!("id{last_id}")
                     },
                     now,
                 );
                 match next {
-                    Ok(core::Step::Register(id)) => {
-                        assert!(!talk.is_registered());
+                    Ok(core::Action::Register(id)) => {
+                        assert!(!session.is_registered());
                         ids.push(id);
                     }
-                    Ok(core::Step::Heartbeat(id)) => {
-                        assert!(talk.is_registered(), "a heartbeat of nobody");
+                    Ok(core::Action::Heartbeat(id)) => {
+                        assert!(session.is_registered(), "a heartbeat before registration");
                         ids.push(id);
                     }
-                    Ok(core::Step::Result(id)) => {
-                        assert!(talk.is_registered() && results.contains(&id));
+                    Ok(core::Action::Result(id)) => {
+                        assert!(session.is_registered() && results.contains(&id));
                         ids.push(id);
                     }
-                    Ok(core::Step::Ping) => {}
-                    Ok(core::Step::Wait(until)) => assert!(until > now, "a wait that is over"),
+                    Ok(core::Action::Ping) => {}
+                    Ok(core::Action::Wait(until)) => assert!(until > now, "a wait in the past"),
                     Err(DisconnectReason::Unanswered(_) | DisconnectReason::NoPong(_)) => return,
                     Err(other) => panic!("{other}"),
                 }
             }
         }
-        talk.is_stable(now);
+        session.is_stable(now);
     }
 }
 
 fn backoff(mut program: Program<'_>) {
-    let (base, cap) = limits::RECONNECT;
-    let mut backoff = reconnect::Backoff::new(base, cap);
+    let (base, cap) = RECONNECT_BACKOFF;
+    let mut backoff = Backoff::new(base, cap);
     while let Some(step) = program.byte() {
         if step == 0 {
             backoff.reset();
             continue;
         }
-        let floor = Duration::from_secs(u64::from(program.number().unwrap_or(0)));
-        let wait = backoff.next(f64::from(step) / 255.0, floor);
-        assert!(wait >= floor && wait <= cap.max(floor.mul_f64(1.21)), "{wait:?}");
+        let min_delay = Duration::from_secs(u64::from(program.number().unwrap_or(0)));
+        let delay = backoff.next_delay(f64::from(step) / 255.0, min_delay);
+        assert!(delay >= min_delay && delay <= cap.max(min_delay.mul_f64(1.21)), "{delay:?}");
     }
 }

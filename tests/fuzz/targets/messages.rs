@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use hm_agent::collector::gpu::nvidia::protocol as probe;
 use hm_agent::core_client::messages as core;
 use hm_agent::hm_client::messages as hm;
-use hm_agent::net::url::{Address, Proxy};
+use hm_agent::net::proxy::Proxy;
+use hm_agent::net::url::Url;
 use hm_agent::remote::hosts::MAX_HOSTS;
 use hm_agent::remote::protocol::request::{InvalidRequest, Request};
 use hm_agent::remote::protocol::response;
@@ -26,25 +27,25 @@ fuzz_target!(|data: &[u8]| {
                 assert!(unknown.message().len() < 500);
             }
         }
-        b'h' => drop(hm::Answer::parse(&text).map(|answer| hm::Code::of(answer.code))),
+        b'h' => drop(hm::Response::parse(&text).map(|r| hm::ResponseCode::from_number(r.code))),
         b'c' => {
-            if let Ok(core::Incoming::Execute(order)) = core::Incoming::parse(&text) {
+            if let Ok(core::CoreMessage::Execute(request)) = core::CoreMessage::parse(&text) {
                 let result = core::CommandResult {
-                    command_id: order.command_id.clone(),
+                    command_id: request.command_id.clone(),
                     exit_code: 0,
                     execution_time_ms: 0,
-                    stdout: order.text.clone().unwrap_or_default(),
+                    stdout: request.text.clone().unwrap_or_default(),
                     stderr: String::new(),
                 };
-                let envelope = core::Envelope { id: &order.message_id, timestamp: "" };
+                let envelope = core::Envelope { id: &request.message_id, timestamp: "" };
                 let message = core::command_result(envelope, &result);
                 let message: Value = serde_json::from_str(&message).expect("JSON");
-                assert_eq!(message["data"]["command_id"], order.command_id.as_str());
+                assert_eq!(message["data"]["command_id"], request.command_id.as_str());
                 assert_eq!(message["data"]["stdout"], result.stdout.as_str());
             }
         }
         b'm' => monitor_request(&text),
-        b'a' => address(&text),
+        b'a' => url(&text),
         b'p' => {
             let Ok(line) = serde_json::from_slice::<probe::ProbeReply>(bytes) else { return };
             let written = serde_json::to_string(&line).expect("JSON");
@@ -86,12 +87,12 @@ fn monitor_request(text: &str) {
     }
 }
 
-/// What is shown of it leads there too.
-fn address(text: &str) {
-    let Ok(address) = Address::parse(text) else { return };
-    assert!(!address.authority().contains('@'));
-    let shown = Address::parse(&address.shown()).expect("an address");
-    assert_eq!((&shown.host, shown.port), (&address.host, address.port));
-    // The same text names a proxy.
-    let _ = Proxy::for_address(&address, |_| Some(text.replacen("ws", "http", 1)));
+/// The redacted URL has the same host and port.
+fn url(text: &str) {
+    let Ok(url) = Url::parse_websocket(text) else { return };
+    assert!(!url.authority().contains('@'));
+    let redacted = Url::parse_websocket(&url.redacted()).expect("a URL");
+    assert_eq!((&redacted.host, redacted.port), (&url.host, url.port));
+    // The same text as a proxy.
+    let _ = Proxy::from_environment(&url, |_| Some(text.replacen("ws", "http", 1)));
 }

@@ -1,5 +1,5 @@
-//! A hub as the published one behaves: it takes pings silently and cuts who has sent none for its deadline, wants
-//! online first and a node on one connection only, answers each request once, and does what a test tells it to.
+//! An hm server that behaves as the published one: it answers no pings, closes connections without a ping within its
+//! deadline, requires "online" first and one connection per node, and answers each request once. Tests change its behaviour.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -17,67 +17,67 @@ use tungstenite::{Message, WebSocket};
 
 use super::wait_until;
 
-/// A request that the hub has read.
+/// A received request.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub kind: u64,
     pub id: u64,
     pub timestamp: u64,
     pub body: Value,
-    /// Which connection, counted from 0.
+    /// Index of the connection.
     pub connection: usize,
 }
 
 #[derive(Default)]
 struct State {
     seen: Vec<Seen>,
-    /// Codes for the next requests; after them everything is 0.
+    /// Codes for the next requests.
     codes: VecDeque<u64>,
-    /// When each connection was there.
+    /// When each connection was established.
     connections: Vec<Instant>,
     pings: usize,
-    /// Nodes, and the connection on which each of them is online.
+    /// Nodes, and the connection on which each is online.
     online: HashMap<String, usize>,
-    /// What was seen is written there too, a line each: kind, timestamp, connection.
+    /// Each request is also written to this file: kind, timestamp, connection.
     record: Option<File>,
 }
 
-/// What a hub does, shared with its threads.
+/// Shared with the server's threads.
 struct Shared {
     state: Mutex<State>,
     stop: AtomicBool,
-    /// Reads and answers nothing.
+    /// Neither reads nor answers.
     frozen: AtomicBool,
-    /// Says goodbye when it stops.
-    goodbye: AtomicBool,
+    /// Sends close frames when it stops.
+    send_close: AtomicBool,
     /// Sends pongs.
     pongs: AtomicBool,
-    /// Cuts who has not sent a ping for so long.
+    /// Closes connections without a ping for this long.
     deadline: Duration,
 }
 
-/// A running hub; it stops when it goes out of scope.
-pub struct Hub {
+/// Stops when dropped.
+pub struct HmServer {
     pub address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
-impl Hub {
+impl HmServer {
     /// On a free port, without pongs, with the published deadline.
     pub fn start() -> Self {
         Self::on("127.0.0.1:0".parse().unwrap(), false, Duration::from_secs(30))
     }
 
     pub fn on(address: SocketAddr, pongs: bool, deadline: Duration) -> Self {
-        // The port of a hub that was there a moment ago is free for the next one.
+        // std sets SO_REUSEADDR, so the port of a stopped server can be reused.
         let listener = TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             stop: AtomicBool::new(false),
             frozen: AtomicBool::new(false),
-            goodbye: AtomicBool::new(false),
+            send_close: AtomicBool::new(false),
             pongs: AtomicBool::new(pongs),
             deadline,
         });
@@ -100,12 +100,12 @@ impl Hub {
         self.shared.frozen.store(frozen, Ordering::Relaxed);
     }
 
-    /// From now on it sends pongs, or none.
+    /// Enables or disables pongs.
     pub fn pongs(&self, pongs: bool) {
         self.shared.pongs.store(pongs, Ordering::Relaxed);
     }
 
-    /// From now on all that is seen is appended to `file`.
+    /// Appends all further requests to `file`.
     pub fn record(&self, file: File) {
         self.shared.state.lock().unwrap().record = Some(file);
     }
@@ -118,7 +118,7 @@ impl Hub {
         self.connected_at().len()
     }
 
-    /// When each connection was there, in the order in which they came.
+    /// When each connection was established.
     pub fn connected_at(&self) -> Vec<Instant> {
         self.shared.state.lock().unwrap().connections.clone()
     }
@@ -127,25 +127,25 @@ impl Hub {
         self.shared.state.lock().unwrap().pings
     }
 
-    /// Timestamps of the reports, as they came.
+    /// Timestamps of the reports in order of arrival.
     pub fn reports(&self) -> Vec<u64> {
         self.seen().iter().filter(|seen| seen.kind == 2).map(|seen| seen.timestamp).collect()
     }
 
-    /// Waits for so many reports.
+    /// Waits for `count` reports.
     pub fn wait_reports(&self, count: usize) -> Vec<u64> {
         wait_until("reports", || Some(self.reports()).filter(|reports| reports.len() >= count))
     }
 
-    /// Ends it, with all its connections; returns what it has seen.
+    /// Stops without close frames; returns the requests.
     pub fn stop(mut self) -> Vec<Seen> {
         self.end();
         self.seen()
     }
 
-    /// The same in good order, with a close frame to everybody.
+    /// Stops with a close frame on each connection.
     pub fn shut_down(self) -> Vec<Seen> {
-        self.shared.goodbye.store(true, Ordering::Relaxed);
+        self.shared.send_close.store(true, Ordering::Relaxed);
         self.stop()
     }
 
@@ -157,7 +157,7 @@ impl Hub {
     }
 }
 
-impl Drop for Hub {
+impl Drop for HmServer {
     fn drop(&mut self) {
         self.end();
     }
@@ -170,7 +170,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             Ok((socket, _)) => {
                 let context = shared.clone();
                 threads.push(std::thread::spawn(move || {
-                    // However it ends, the connection is over.
+                    // An error ends only this connection.
                     let _ = serve(socket, context);
                 }));
             }
@@ -180,16 +180,16 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// tungstenite answers pings by itself; this hub's pongs never leave.
-struct Mute(TcpStream, Arc<Shared>);
+/// tungstenite answers pings by itself; this drops its pongs.
+struct PongFilter(TcpStream, Arc<Shared>);
 
-impl Read for Mute {
+impl Read for PongFilter {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read(buffer)
     }
 }
 
-impl Write for Mute {
+impl Write for PongFilter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         const PONG: u8 = 0x8a;
         if !self.1.pongs.load(Ordering::Relaxed) && bytes.first() == Some(&PONG) {
@@ -205,7 +205,7 @@ impl Write for Mute {
 
 fn serve(socket: TcpStream, shared: Arc<Shared>) -> Result<(), Box<tungstenite::Error>> {
     socket.set_nonblocking(false).unwrap();
-    let mut socket = tungstenite::accept(Mute(socket, shared.clone()))
+    let mut socket = tungstenite::accept(PongFilter(socket, shared.clone()))
         .map_err(|_| Box::new(tungstenite::Error::ConnectionClosed))?;
     let timeout = Some(Duration::from_millis(50));
     socket.get_ref().0.set_read_timeout(timeout).unwrap();
@@ -214,13 +214,13 @@ fn serve(socket: TcpStream, shared: Arc<Shared>) -> Result<(), Box<tungstenite::
         state.connections.push(Instant::now());
         state.connections.len() - 1
     };
-    let result = converse(&mut socket, &shared, connection);
+    let result = run_connection(&mut socket, &shared, connection);
     shared.state.lock().unwrap().online.retain(|_, held| *held != connection);
     result
 }
 
-fn converse(
-    socket: &mut WebSocket<Mute>,
+fn run_connection(
+    socket: &mut WebSocket<PongFilter>,
     shared: &Shared,
     connection: usize,
 ) -> Result<(), Box<tungstenite::Error>> {
@@ -247,10 +247,10 @@ fn converse(
             Err(error) => return Err(Box::new(error)),
         }
     }
-    if shared.goodbye.load(Ordering::Relaxed) {
+    if shared.send_close.load(Ordering::Relaxed) {
         let frame = CloseFrame { code: CloseCode::Away, reason: "back soon".into() };
         socket.close(Some(frame)).map_err(Box::new)?;
-        // Until the other end has said goodbye too.
+        // Until the client has answered the close frame.
         while socket.read().is_ok() {}
     }
     Ok(())
@@ -279,8 +279,8 @@ impl Shared {
             _ => 0,
         };
         let code = state.codes.pop_front().unwrap_or(code);
-        const NO_ANSWER: u64 = 99;
-        if code == NO_ANSWER {
+        const NO_RESPONSE: u64 = 99;
+        if code == NO_RESPONSE {
             return None;
         }
         if code == 0 {

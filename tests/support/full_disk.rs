@@ -1,4 +1,4 @@
-//! A small disk for what an agent keeps. Wants root.
+//! A small filesystem for `state_dir` that can be filled. Needs root.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use super::Scratch;
-use super::node::behind;
+use super::core_fixture::wrap;
 
-/// A disk of a megabyte, in a mount namespace that lives as long as this, and no longer than this process.
-pub struct Disk {
+/// A tmpfs of 1 MB in a mount namespace that is removed when this is dropped.
+pub struct FullDisk {
     holder: Child,
     pub directory: Scratch,
 }
 
-impl Disk {
+impl FullDisk {
     pub fn new() -> Self {
         let directory = Scratch::new("disk");
         let script = "mount -t tmpfs -o size=1m,mode=755 none \"$0\" && echo ready && exec cat";
@@ -31,7 +31,7 @@ impl Disk {
         Self { holder, directory }
     }
 
-    /// A file on it, from outside.
+    /// The path of a file on it from outside the namespace.
     pub fn file(&self, name: &str) -> PathBuf {
         let root = format!("/proc/{}/root", self.holder.id());
         Path::new(&root).join(self.directory.0.strip_prefix("/").unwrap()).join(name)
@@ -42,14 +42,14 @@ impl Disk {
         while file.write_all(&[0; 512]).is_ok() {}
     }
 
-    /// The same command where this disk is.
-    pub fn before(&self, command: &Command) -> Command {
+    /// Runs a command in the mount namespace.
+    pub fn run_inside(&self, command: &Command) -> Command {
         let pid = self.holder.id().to_string();
-        behind(&["nsenter", "-t", &pid, "--mount", "--"], command)
+        wrap(&["nsenter", "-t", &pid, "--mount", "--"], command)
     }
 }
 
-impl Drop for Disk {
+impl Drop for FullDisk {
     fn drop(&mut self) {
         let _ = self.holder.kill();
         let _ = self.holder.wait();

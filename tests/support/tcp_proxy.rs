@@ -1,5 +1,4 @@
-//! What lies between an agent and a server: it passes everything on, or nothing, or ends all connections; with TLS on the
-//! agent's side where that is wanted.
+//! A TCP proxy between an agent and a server that can stall or end all connections, optionally with TLS on the agent's side.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,45 +12,44 @@ use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// What it does.
 #[derive(Clone, Copy, PartialEq)]
 #[repr(u8)]
-pub enum Way {
-    Open,
-    /// Nothing passes, and nobody is told.
+pub enum ProxyMode {
+    Forward,
+    /// Keeps connections open and forwards nothing.
     Frozen,
-    /// All connections are ended, and so is every new one at once.
+    /// Ends all connections and accepts none.
     Cut,
-    Ended,
+    Stopped,
 }
 
 struct Shared {
     upstream: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
-    way: AtomicU8,
+    mode: AtomicU8,
     connections: AtomicUsize,
 }
 
-/// It ends when it goes out of scope, with all its connections.
-pub struct Relay {
+/// Stops when dropped.
+pub struct TcpProxy {
     pub address: SocketAddr,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Relay {
+impl TcpProxy {
     pub fn to(upstream: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (way, connections) = (AtomicU8::new(Way::Open as u8), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { upstream, tls, way, connections });
+        let (mode, connections) = (AtomicU8::new(ProxyMode::Forward as u8), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { upstream, tls, mode, connections });
         let (address, context) = (listener.local_addr().unwrap(), shared.clone());
         let thread = std::thread::spawn(move || accept(&listener, &context));
         Self { address, shared, thread: Some(thread) }
     }
 
-    pub fn is(&self, way: Way) {
-        self.shared.way.store(way as u8, Ordering::Relaxed);
+    pub fn set_mode(&self, mode: ProxyMode) {
+        self.shared.mode.store(mode as u8, Ordering::Relaxed);
     }
 
     /// Connections so far.
@@ -60,75 +58,75 @@ impl Relay {
     }
 }
 
-impl Drop for Relay {
+impl Drop for TcpProxy {
     fn drop(&mut self) {
-        self.is(Way::Ended);
+        self.set_mode(ProxyMode::Stopped);
         let thread = self.thread.take();
         thread.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
 
 impl Shared {
-    fn is(&self, way: Way) -> bool {
-        self.way.load(Ordering::Relaxed) == way as u8
+    fn is(&self, mode: ProxyMode) -> bool {
+        self.mode.load(Ordering::Relaxed) == mode as u8
     }
 
-    fn ends(&self) -> bool {
-        self.is(Way::Cut) || self.is(Way::Ended)
+    fn ends_connections(&self) -> bool {
+        self.is(ProxyMode::Cut) || self.is(ProxyMode::Stopped)
     }
 }
 
-fn rest() {
+fn pause() {
     std::thread::park_timeout(Duration::from_millis(5));
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut threads = Vec::new();
-    while !shared.is(Way::Ended) {
+    while !shared.is(ProxyMode::Stopped) {
         match listener.accept() {
-            Ok((socket, _)) if !shared.is(Way::Cut) => {
+            Ok((socket, _)) if !shared.is(ProxyMode::Cut) => {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 let context = shared.clone();
-                threads.push(std::thread::spawn(move || join(socket, &context)));
+                threads.push(std::thread::spawn(move || forward_connection(socket, &context)));
             }
-            _ => rest(),
+            _ => pause(),
         }
     }
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// Until either end has ended, however.
-fn join(near: TcpStream, shared: &Shared) {
+/// Forwards until either end closes.
+fn forward_connection(near: TcpStream, shared: &Shared) {
     let Ok(mut far) = TcpStream::connect(shared.upstream) else { return };
     far.set_nonblocking(true).unwrap();
     near.set_nonblocking(true).unwrap();
     match &shared.tls {
-        None => pass(&mut { near }, &mut far, shared),
+        None => forward(&mut { near }, &mut far, shared),
         Some(config) => {
             let tls = ServerConnection::new(config.clone()).unwrap();
-            pass(&mut StreamOwned::new(tls, near), &mut far, shared);
+            forward(&mut StreamOwned::new(tls, near), &mut far, shared);
         }
     }
 }
 
-fn pass(near: &mut (impl Read + Write), far: &mut TcpStream, shared: &Shared) {
-    let (mut there, mut back) = (Vec::new(), Vec::new());
-    while !shared.ends() {
-        if shared.is(Way::Frozen) {
-            rest();
+fn forward(near: &mut (impl Read + Write), far: &mut TcpStream, shared: &Shared) {
+    let (mut to_far, mut to_near) = (Vec::new(), Vec::new());
+    while !shared.ends_connections() {
+        if shared.is(ProxyMode::Frozen) {
+            pause();
             continue;
         }
-        let moved = [step(near, far, &mut there), step(far, near, &mut back)];
+        let moved = [copy_some(near, far, &mut to_far), copy_some(far, near, &mut to_near)];
         match moved {
-            [Some(false), Some(false)] => rest(),
+            [Some(false), Some(false)] => pause(),
             [Some(_), Some(_)] => {}
             _ => return,
         }
     }
 }
 
-/// Takes some from one and gives it to the other; whether there was any. `None`: one of them has ended.
-fn step(from: &mut impl Read, to: &mut impl Write, unsent: &mut Vec<u8>) -> Option<bool> {
+/// Copies available data; returns whether there was any. `None`: one end has closed.
+fn copy_some(from: &mut impl Read, to: &mut impl Write, unsent: &mut Vec<u8>) -> Option<bool> {
     let blocks = |error: &std::io::Error| {
         [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind())
     };
@@ -142,7 +140,7 @@ fn step(from: &mut impl Read, to: &mut impl Write, unsent: &mut Vec<u8>) -> Opti
         }
     }
     let sent = match to.write(unsent) {
-        Ok(sent) => sent, // of nothing, nothing
+        Ok(sent) => sent,
         Err(error) if blocks(&error) => 0,
         Err(_) => return None,
     };
@@ -153,15 +151,15 @@ fn step(from: &mut impl Read, to: &mut impl Write, unsent: &mut Vec<u8>) -> Opti
     }
 }
 
-/// A server's certificate for `localhost`, and who has signed it.
+/// A server's certificate for `localhost`, and its authority.
 pub struct Certificate {
-    /// The authority's, for `tls.ca_file`.
+    /// The authority's certificate, for `tls.ca_file`.
     pub authority: String,
     pub server: Arc<ServerConfig>,
 }
 
 impl Certificate {
-    /// Valid from yesterday on for so many days.
+    /// Valid from yesterday until in `days` days.
     pub fn for_days(days: u64) -> Self {
         let mut authority = CertificateParams::default();
         authority.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);

@@ -1,5 +1,5 @@
-//! Both uplinks, dashboards, applications that beat and commands, while cables and servers fail: when all is quiet
-//! again, the agent holds no thread, no descriptor and no memory more than before. `tests/soak reports` does it for ten minutes.
+//! Both upstreams, dashboards, heartbeats and commands while network and servers fail: afterwards the agent has no more
+//! threads, descriptors and memory than before. `tests/soak reports` runs this for ten minutes.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -10,37 +10,37 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use support::core_process::{CoreProcess, Noted, messages, noted};
+use support::core_fixture::{self, User};
+use support::core_process::{CoreProcess, CoreRecord, core_records, messages};
 use support::netns::{FAR, HubProcess, TwoHosts, recorded};
-use support::node::{self, User};
 use support::{Agent, Client, Scratch};
 use tungstenite::{Error, Message};
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// After the last fault all is as it was within the longest wait between two tries and what follows it.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// After the last fault the agent recovers within the longest reconnect delay and the backlog.
+const TIMEOUT: Duration = Duration::from_secs(120);
 const QUIET_SECONDS: u64 = 30;
-/// What there may be that was not there after the first round of faults. glibc keeps for each thread what that has freed.
-const KEPT_KB: u64 = if cfg!(target_env = "musl") { 1024 } else { 24 << 10 };
+/// Allowed growth after the first round. glibc keeps freed memory for each thread.
+const MAX_GROWTH_KB: u64 = if cfg!(target_env = "musl") { 1024 } else { 24 << 10 };
 
 #[test]
-#[ignore = "is the hub of another test, in a process of its own"]
+#[ignore = "the hm server process of another test"]
 fn hub_process() {
     HubProcess::main();
 }
 
 #[test]
-#[ignore = "is the Core of another test, in a process of its own"]
+#[ignore = "the Core process of another test"]
 fn core_process() {
-    CoreProcess::be();
+    CoreProcess::main();
 }
 
 const USAGE: &str = "HM_TEST_USAGE";
 const HEARTBEAT: &str = "HM_TEST_HEARTBEAT";
 
-/// Dashboards and applications on the agent's host, until somebody says something.
+/// Dashboards and applications on the agent's host, until standard input has data.
 #[test]
-#[ignore = "is what runs beside the agent of another test, in a process of its own"]
+#[ignore = "the load process of another test"]
 fn load_process() {
     let address = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let (Some(usage), Some(heartbeat)) = (address(USAGE), address(HEARTBEAT)) else { return };
@@ -49,19 +49,19 @@ fn load_process() {
         for _ in 0..5 {
             scope.spawn(|| watch(usage, &end));
         }
-        scope.spawn(|| come_and_go(usage, &end));
+        scope.spawn(|| reconnect_repeatedly(usage, &end));
         for number in 0..3 {
             let end = &end;
-            scope.spawn(move || beat(heartbeat, number, end));
+            scope.spawn(move || send_heartbeats(heartbeat, number, end));
         }
-        println!("the load is there");
+        println!("load started");
         let _ = std::io::stdin().read_line(&mut String::new());
         end.store(true, Ordering::Relaxed);
     });
     std::process::exit(0);
 }
 
-fn rest() {
+fn pause() {
     std::thread::park_timeout(Duration::from_millis(100));
 }
 
@@ -73,7 +73,7 @@ fn dashboard(usage: SocketAddr, text: &str) -> Client {
     client
 }
 
-/// A dashboard that stays. There is an update each second, whatever the uplinks do.
+/// A dashboard that stays connected and gets an update each second.
 fn watch(usage: SocketAddr, end: &AtomicBool) {
     let mut client = dashboard(usage, "subscribe:usage");
     while !end.load(Ordering::Relaxed) {
@@ -83,41 +83,41 @@ fn watch(usage: SocketAddr, end: &AtomicBool) {
     while !matches!(client.0.read(), Err(Error::ConnectionClosed | Error::Io(_))) {}
 }
 
-/// Dashboards that leave without a word, and somebody who is none.
-fn come_and_go(usage: SocketAddr, end: &AtomicBool) {
+/// Dashboards that disconnect without a close frame, and a client that sends nonsense.
+fn reconnect_repeatedly(usage: SocketAddr, end: &AtomicBool) {
     while !end.load(Ordering::Relaxed) {
         let mut client = dashboard(usage, "subscribe:detail");
         (0..3).for_each(|_| drop(client.json()));
         let mut client = dashboard(usage, "nonsense");
         client.0.send(Message::Ping("?".into())).unwrap();
         drop(TcpStream::connect(usage).unwrap());
-        rest();
+        pause();
     }
 }
 
-fn beat(heartbeat: SocketAddr, number: usize, end: &AtomicBool) {
+fn send_heartbeats(heartbeat: SocketAddr, number: usize, end: &AtomicBool) {
     use std::io::{Read, Write};
-    let ask = |what: &str| {
+    let get = |target: &str| {
         let mut socket = TcpStream::connect(heartbeat).unwrap();
         let request =
-            format!("GET {what}&appid=app-{number} HTTP/1.1\r\nConnection: close\r\n\r\n");
+            format!("GET {target}&appid=app-{number} HTTP/1.1\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        let mut response = String::new();
+        socket.read_to_string(&mut response).unwrap();
+        assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
     };
     while !end.load(Ordering::Relaxed) {
-        ask("/hb_init?2000");
+        get("/hb_init?2000");
         (0..5).for_each(|_| {
-            ask("/hb_ping?2000");
-            rest();
+            get("/hb_ping?2000");
+            pause();
         });
-        ask("/hb_done?0");
+        get("/hb_done?0");
     }
 }
 
-/// All that is on the two hosts.
-struct Scene {
+/// Everything on the two hosts.
+struct Fixture {
     // Ended in this order.
     agent: Agent,
     hub: Option<HubProcess>,
@@ -128,26 +128,26 @@ struct Scene {
     commands: usize,
 }
 
-/// What an agent holds.
+/// Resources of the agent.
 #[derive(Debug, PartialEq, Eq)]
-struct Held {
+struct Resources {
     threads: u64,
     descriptors: usize,
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
-        let (cable, user, state) = (TwoHosts::new(), User::new(), Scratch::new("uplinks"));
+        let (cable, user, state) = (TwoHosts::new(), User::new(), Scratch::new("upstreams"));
         let core = format!("core.url=ws://{FAR}:9999/api/v1/ws");
         let hub = format!("hm.url=ws://{FAR}:9521/websocket");
         let settings = ["core.commands=any", &hub, "hm.report_interval=1", "hm.ping_interval=1"];
-        let command = node::command(&core, &state, &settings);
-        let there = node::behind(&["ip", "netns", "exec", &cable.near], &command);
-        let agent = Agent::spawn(user.known_to(&there));
-        let mut scene = Self { agent, hub: None, core: None, cable, user, state, commands: 0 };
-        scene.start_hub();
-        scene.start_core();
-        scene
+        let command = core_fixture::command(&core, &state, &settings);
+        let wrapped = core_fixture::wrap(&["ip", "netns", "exec", &cable.near], &command);
+        let agent = Agent::spawn(user.with_user_database(&wrapped));
+        let mut fixture = Self { agent, hub: None, core: None, cable, user, state, commands: 0 };
+        fixture.start_hub();
+        fixture.start_core();
+        fixture
     }
 
     fn record(&self, name: &str) -> PathBuf {
@@ -173,16 +173,16 @@ impl Scene {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
     }
 
-    fn wait(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) {
+    fn wait(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
         let start = Instant::now();
-        while !is_so(self) {
+        while !condition(self) {
             let log = || self.agent.log();
-            assert!(start.elapsed() < PATIENCE, "{what}: not in {PATIENCE:?} {:#?}", log());
+            assert!(start.elapsed() < TIMEOUT, "{what}: not in {TIMEOUT:?} {:#?}", log());
             std::thread::park_timeout(Duration::from_millis(50));
         }
     }
 
-    /// So long, with a command every half second.
+    /// Requests a command every half second for `time`.
     fn pass(&mut self, time: Duration) {
         let texts = [
             ("echo a", 5),
@@ -203,7 +203,7 @@ impl Scene {
         }
     }
 
-    /// What happens to uplinks, each for so many seconds.
+    /// Faults of the upstreams, each for `seconds`.
     fn faults(&mut self, seconds: u64) {
         let time = Duration::from_secs(seconds);
         self.cable.cut();
@@ -231,34 +231,36 @@ impl Scene {
         self.pass(time);
     }
 
-    /// One round with everything, and then nothing but the uplinks.
-    fn round(&mut self, seconds: u64) -> Held {
+    /// All faults under load, then a pause without load.
+    fn round(&mut self, seconds: u64) -> Resources {
         let mut load = self.load();
         self.faults(seconds);
         drop(load.stdin.take());
         assert!(load.wait().unwrap().success(), "the load: {:#?}", self.agent.log());
-        self.quiet()
+        self.wait_idle()
     }
 
-    /// Waits until all that was begun has been told; what the agent holds then.
-    fn quiet(&self) -> Held {
+    /// Waits until all results are delivered; returns the agent's resources then.
+    fn wait_idle(&self) -> Resources {
         let (hub, core) = (self.record("hub"), self.record("core"));
-        let (reports, beats) = (recorded(&hub).len(), messages(&core, "heartbeat").len());
-        self.wait("both uplinks", |_| {
-            recorded(&hub).len() > reports + 3 && messages(&core, "heartbeat").len() > beats + 3
+        let (reports, heartbeats) = (recorded(&hub).len(), messages(&core, "heartbeat").len());
+        self.wait("both upstreams", |_| {
+            recorded(&hub).len() > reports + 3
+                && messages(&core, "heartbeat").len() > heartbeats + 3
         });
-        self.wait("results of all that was begun", |_| untold(&core).is_empty());
-        self.wait("the end of all commands", |scene| {
-            scene.user.processes().is_empty() && node::children(scene.agent.pid()).is_empty()
+        self.wait("results of all started commands", |_| missing_results(&core).is_empty());
+        self.wait("the end of all commands", |fixture| {
+            fixture.user.processes().is_empty()
+                && core_fixture::children(fixture.agent.pid()).is_empty()
         });
-        let held = || Held {
+        let resources = || Resources {
             threads: self.agent.status("Threads"),
             descriptors: self.agent.descriptors(),
         };
-        // Dashboards that left without a word are noticed, and threads end.
-        let (mut last, mut since) = (held(), Instant::now());
-        self.wait("rest", |_| {
-            let now = held();
+        // Until threads of disconnected dashboards have ended.
+        let (mut last, mut since) = (resources(), Instant::now());
+        self.wait("constant resources", |_| {
+            let now = resources();
             if now != last {
                 (last, since) = (now, Instant::now());
             }
@@ -268,56 +270,56 @@ impl Scene {
     }
 }
 
-/// Commands that have begun and of which Core knows no end.
-fn untold(record: &std::path::Path) -> Vec<String> {
+/// Started commands without a confirmed result.
+fn missing_results(record: &std::path::Path) -> Vec<String> {
     let id =
         |message: &serde_json::Value| message["data"]["command_id"].as_str().unwrap().to_owned();
-    let mut begun = Vec::new();
-    let mut told = Vec::new();
-    let lines = noted(record);
+    let mut started = Vec::new();
+    let mut finished = Vec::new();
+    let lines = core_records(record);
     let acknowledged: Vec<&String> = lines
         .iter()
         .filter_map(|(_, what)| match what {
-            Noted::Acknowledged(id) => Some(id),
-            Noted::Seen(_) => None,
+            CoreRecord::Acknowledged(id) => Some(id),
+            CoreRecord::Seen(_) => None,
         })
         .collect();
     for (_, what) in &lines {
-        let Noted::Seen(message) = what else { continue };
+        let CoreRecord::Seen(message) = what else { continue };
         if message["type"] == "command_started" {
-            begun.push(id(message));
+            started.push(id(message));
         } else if message["type"] == "command_result"
             && acknowledged.iter().any(|acknowledged| message["id"] == ***acknowledged)
         {
-            told.push(id(message));
+            finished.push(id(message));
         }
     }
-    begun.retain(|begun| !told.contains(begun));
-    begun
+    started.retain(|started| !finished.contains(started));
+    started
 }
 
 #[test]
 #[ignore = "needs root and ip; a minute, ten in tests/soak reports"]
-fn uplinks_dashboards_applications_and_commands_leave_nothing_behind() {
+fn faults_under_load_leak_no_resources() {
     let seconds =
-        std::env::var("HM_UPLINKS_SECONDS").map_or(QUIET_SECONDS, |text| text.parse().unwrap());
-    let mut scene = Scene::new();
-    // After this all buffers are as large as they get.
-    let before = scene.round(1);
-    let size = scene.agent.status("RssAnon");
+        std::env::var("HM_UPSTREAMS_SECONDS").map_or(QUIET_SECONDS, |text| text.parse().unwrap());
+    let mut fixture = Fixture::new();
+    // Allocates all buffers.
+    let before = fixture.round(1);
+    let size = fixture.agent.status("RssAnon");
     println!("{before:?}, {size} kB");
     let start = Instant::now();
     let mut longest = 1;
     while start.elapsed() < Duration::from_secs(seconds) {
-        let now = scene.round(longest);
-        println!("{:?}: {now:?}, {} kB", start.elapsed(), scene.agent.status("RssAnon"));
+        let now = fixture.round(longest);
+        println!("{:?}: {now:?}, {} kB", start.elapsed(), fixture.agent.status("RssAnon"));
         assert_eq!(now, before, "threads and descriptors");
-        // Long enough now and then for an answer to be missing.
+        // Sometimes longer than the response timeout.
         longest = if longest < 30 { longest * 3 } else { 1 };
         longest = longest.min(seconds / 10).max(1);
     }
-    let kept = scene.agent.status("RssAnon");
-    assert!(kept <= size + KEPT_KB, "{size} kB, then {kept} kB");
-    println!("{} commands; {}", scene.commands, scene.agent.log().len());
-    scene.agent.stop();
+    let end = fixture.agent.status("RssAnon");
+    assert!(end <= size + MAX_GROWTH_KB, "{size} kB, then {end} kB");
+    println!("{} commands; {}", fixture.commands, fixture.agent.log().len());
+    fixture.agent.stop();
 }

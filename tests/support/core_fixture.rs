@@ -1,5 +1,4 @@
-//! An agent that Core may give commands, and who they run as: a user whom only this agent knows, so that what is left
-//! of a command can be counted.
+//! An agent that runs commands of Core as a dedicated user, whose processes can be counted.
 
 use std::ffi::OsStr;
 use std::process::Command;
@@ -11,8 +10,8 @@ use super::core::Core;
 use super::core_wire::{TOKEN, fresh_id};
 use super::{Agent, Scratch, hm_agent, wait_until};
 
-/// A user who is not in this machine's files, with a group of its own and one more. Without root it is whoever runs
-/// the tests, whose processes nobody can tell apart.
+/// A user that only the agent's mount namespace knows, with its own group and a second one. Without root it is the user that
+/// runs the tests, whose processes cannot be distinguished.
 pub struct User {
     pub id: u32,
     is_root: bool,
@@ -23,13 +22,13 @@ impl User {
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Two apart: the second group has the next number.
+        // Steps of two, because the second group has the next id.
         let id = 1_000_000_000 + std::process::id() % 4_194_304 * 200 + number * 2;
         let output = Command::new("id").arg("-u").output().unwrap();
         let is_root = output.stdout == b"0\n";
         let files = Scratch::new("user");
         let more = id + 1;
-        // Another name of the same user comes first, as with root and toor.
+        // Another name with the same uid comes first, as with root and toor.
         files.write(
             "passwd",
             &format!(
@@ -47,21 +46,21 @@ impl User {
         self.is_root
     }
 
-    /// The same command where this user is known.
-    pub fn known_to(&self, command: &Command) -> Command {
+    /// Runs a command where this user is in /etc/passwd, with `core.run_as`.
+    pub fn with_user_database(&self, command: &Command) -> Command {
         if !self.is_root {
-            return behind(&[], command);
+            return wrap(&[], command);
         }
         let script = "mount --bind \"$0\" /etc/passwd && mount --bind \"$1\" /etc/group && shift && exec \"$@\"";
         let file = |name| self.files.0.join(name).display().to_string();
         let (passwd, group) = (file("passwd"), file("group"));
         let before = ["unshare", "--mount", "sh", "-c", script, &passwd, &group];
-        let mut wrapped = behind(&before, command);
+        let mut wrapped = wrap(&before, command);
         wrapped.args(["-s", "core.run_as=hmtest"]);
         wrapped
     }
 
-    /// A directory in which this user may write.
+    /// A directory that this user can write to.
     pub fn scratch(&self) -> Scratch {
         let scratch = Scratch::new("command");
         let status = Command::new("chmod").arg("777").arg(&scratch.0).status();
@@ -69,7 +68,7 @@ impl User {
         scratch
     }
 
-    /// What runs as this user, by number and command line.
+    /// Processes of this user: pid and command line.
     pub fn processes(&self) -> Vec<(u32, String)> {
         if !self.is_root {
             return Vec::new();
@@ -83,15 +82,15 @@ impl User {
         pids().filter(is_ours).map(|pid| (pid, command_line(pid))).collect()
     }
 
-    /// Nothing of it is left, or not for long.
-    pub fn assert_gone(&self, what: &str) {
-        let what = format!("the end of all that {what} has started");
+    /// Waits until this user has no processes.
+    pub fn assert_no_processes(&self, what: &str) {
+        let what = format!("the end of all processes of {what}");
         wait_until(&what, || self.processes().is_empty().then_some(()));
     }
 }
 
-/// A command behind others, which run it in turn.
-pub fn behind(before: &[&str], command: &Command) -> Command {
+/// Runs a command by another program, such as `unshare`.
+pub fn wrap(before: &[&str], command: &Command) -> Command {
     let mut words = before.iter().map(OsStr::new).chain([command.get_program()]);
     let mut wrapped = Command::new(words.next().unwrap());
     wrapped.args(words).args(command.get_args());
@@ -104,7 +103,7 @@ pub fn behind(before: &[&str], command: &Command) -> Command {
     wrapped
 }
 
-/// Every process of this machine.
+/// All processes of this machine.
 fn pids() -> impl Iterator<Item = u32> {
     let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -115,7 +114,7 @@ pub fn command_line(pid: u32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
-/// Processes whose parent is this one, dead ones too.
+/// Children of a process, including zombies.
 pub fn children(parent: u32) -> Vec<(u32, String)> {
     let is_child = |pid: &u32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -125,7 +124,7 @@ pub fn children(parent: u32) -> Vec<(u32, String)> {
     pids().filter(is_child).map(|pid| (pid, command_line(pid))).collect()
 }
 
-/// The agent on its way to this Core, with a beat a second.
+/// An agent that connects to this Core and sends a heartbeat every second.
 pub fn command(core: &str, state: &Scratch, settings: &[&str]) -> Command {
     let mut command = hm_agent();
     let state = format!("state_dir={}", state.0.display());
@@ -138,17 +137,16 @@ pub fn command(core: &str, state: &Scratch, settings: &[&str]) -> Command {
     command
 }
 
-/// An agent that carries out what Core wants, as `user`.
+/// A registered agent that runs any command as `user`.
 pub fn start(core: &Core, user: &User, state: &Scratch, settings: &[&str]) -> Agent {
     let settings = [&["core.commands=any"], settings].concat();
-    let agent = Agent::spawn(user.known_to(&command(&core.setting(), state, &settings)));
-    // Not of this agent, if there was another one.
+    let agent = Agent::spawn(user.with_user_database(&command(&core.setting(), state, &settings)));
     agent.wait_log("registered as n1");
     agent
 }
 
-/// A Core, and an agent that carries out what it wants.
-pub struct Scene {
+/// A Core, and a registered agent that runs any command.
+pub struct CoreFixture {
     // Ended in this order.
     pub agent: Agent,
     pub core: Core,
@@ -156,24 +154,24 @@ pub struct Scene {
     pub state: Scratch,
 }
 
-impl Scene {
+impl CoreFixture {
     pub fn new(settings: &[&str]) -> Self {
         let (core, user, state) = (Core::start(), User::new(), Scratch::new("node"));
         let agent = start(&core, &user, &state, settings);
         Self { agent, core, user, state }
     }
 
-    /// Runs a command, under an id of its own; what the result says.
+    /// Runs a command with a unique id; returns its result.
     pub fn run(&self, text: &str, timeout: u64) -> Value {
         let id = format!("run-{}", fresh_id());
         self.core.execute(&id, text, timeout);
         self.core.result(&id).data
     }
 
-    /// Nothing is left of any command.
-    pub fn assert_gone(&self, what: &str) {
-        self.user.assert_gone(what);
+    /// Waits until no process of any command is left.
+    pub fn assert_no_processes(&self, what: &str) {
+        self.user.assert_no_processes(what);
         let pid = self.agent.pid();
-        wait_until("children that are waited for", || children(pid).is_empty().then_some(()));
+        wait_until("the end of the agent's children", || children(pid).is_empty().then_some(()));
     }
 }
