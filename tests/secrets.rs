@@ -10,8 +10,8 @@ use std::path::Path;
 use std::process::Command;
 
 use data_encoding::BASE64;
-use support::heartbeat::list_setting;
 use support::core_fixture::{children, command_line};
+use support::heartbeat::list_setting;
 use support::{Agent, Client, Scratch, hm_agent, wait_until};
 
 const MARK: &str = "s3cret";

@@ -49,11 +49,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    #[derive(Debug)]
-    enum Event {
-        Online,
-        RetryLater(&'static str),
-    }
+    type Event = Result<(), &'static str>;
 
     #[test]
     fn logs_a_disconnect_again_after_other_kind_or_reset() {
@@ -73,7 +69,7 @@ mod tests {
         let unanswered = DisconnectReason::Unanswered(Duration::from_secs(20));
         let mut logged = Vec::new();
         for _ in 0..10 {
-            let event = dedup.should_log_event(&Event::Online);
+            let event = dedup.should_log_event(&Ok(()));
             logged.push((event, dedup.should_log_disconnect(&unanswered)));
         }
         // Online, response timeout, online again, and nothing more.
@@ -84,11 +80,11 @@ mod tests {
     #[test]
     fn compares_events_by_kind_not_by_text() {
         let mut dedup = LogDedup::<Event>::default();
-        assert!(dedup.should_log_event(&Event::Online));
-        assert!(dedup.should_log_event(&Event::RetryLater("a")));
-        assert!(!dedup.should_log_event(&Event::Online));
-        assert!(!dedup.should_log_event(&Event::RetryLater("b")));
+        assert!(dedup.should_log_event(&Ok(())));
+        assert!(dedup.should_log_event(&Err("a")));
+        assert!(!dedup.should_log_event(&Ok(())));
+        assert!(!dedup.should_log_event(&Err("b")));
         dedup.reset();
-        assert!(dedup.should_log_event(&Event::RetryLater("a")));
+        assert!(dedup.should_log_event(&Err("a")));
     }
 }

@@ -42,7 +42,7 @@ impl User {
         Self { id, is_root, files }
     }
 
-    pub fn is_own(&self) -> bool {
+    pub fn is_dedicated(&self) -> bool {
         self.is_root
     }
 
