@@ -1,47 +1,48 @@
-//! A judge of `/metrics`, written after the two specifications: whatever the names, every line is a heading or a sample,
-//! families are in one piece, and no series of our own
-//! comes twice.
+//! Checks `/metrics` against the specifications of both formats: each line is metadata or a sample, families are contiguous, and no
+//! `hm_agent_*` series is repeated.
 
 use std::collections::HashSet;
 
 use hm_agent::metrics::Format;
 
-/// Panics where the text is not what `format` asks for.
+/// Panics if the text does not conform to `format`.
 pub fn check(text: &[u8], format: Format) {
-    let text = str::from_utf8(text).expect("series are UTF-8");
+    let text = str::from_utf8(text).expect("metrics are UTF-8");
     let body = match format {
         Format::Prometheus => text,
-        Format::OpenMetrics => text.strip_suffix("# EOF\n").expect("OpenMetrics ends with EOF"),
+        Format::OpenMetrics => text.strip_suffix("# EOF\n").expect("OpenMetrics ends with # EOF"),
     };
-    assert!(body.is_empty() || body.ends_with('\n'), "the last line is cut");
+    assert!(body.is_empty() || body.ends_with('\n'), "the last line is truncated");
     let (mut family, mut families) = ("", HashSet::new());
     let mut series = HashSet::new();
     for line in body.lines() {
-        if let Some(heading) = line.strip_prefix("# ") {
-            let mut words = heading.splitn(3, ' ');
-            let (kind, name) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
+        if let Some(metadata) = line.strip_prefix("# ") {
+            let mut fields = metadata.splitn(3, ' ');
+            let (kind, name) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
             assert!(["HELP", "TYPE"].contains(&kind), "{line:?}");
             assert!(is_name(name), "{line:?}");
             if name != family {
-                // Those of memory are named by the kernel, which has each once.
+                // Names of memory metrics come from the kernel, and fuzzed input may repeat them.
                 let is_new = families.insert(name) || name.starts_with("node_memory_");
-                assert!(is_new, "{name} comes twice");
+                assert!(is_new, "family {name} is repeated");
                 family = name;
             }
             continue;
         }
-        let (name, labels, value) = sample(line).unwrap_or_else(|| panic!("no sample: {line:?}"));
-        let own = name.strip_suffix("_total").filter(|short| *short == family).unwrap_or(name);
-        assert_eq!(own, family, "a sample outside its family: {line:?}");
-        let value: f64 = value.parse().unwrap_or_else(|_| panic!("no number: {line:?}"));
+        let (name, labels, value) =
+            sample(line).unwrap_or_else(|| panic!("not a sample: {line:?}"));
+        let sample_family =
+            name.strip_suffix("_total").filter(|short| *short == family).unwrap_or(name);
+        assert_eq!(sample_family, family, "a sample outside its family: {line:?}");
+        let value: f64 = value.parse().unwrap_or_else(|_| panic!("not a number: {line:?}"));
         assert!(value.is_finite(), "{line:?}");
-        // The kernel's names differ because the kernel says so; those of applications because we do.
+        // Device names of a real kernel are unique, those of fuzzed input need not be. Ids of applications are unique.
         let is_new = series.insert((name, labels));
-        assert!(is_new || !name.starts_with("hm_agent_"), "the same series twice: {line:?}");
+        assert!(is_new || !name.starts_with("hm_agent_"), "repeated series: {line:?}");
     }
 }
 
-/// Name, labels and value of a line.
+/// Splits a line into name, labels and value.
 fn sample(line: &str) -> Option<(&str, &str, &str)> {
     let end = line.find(['{', ' '])?;
     let (name, rest) = line.split_at(end);

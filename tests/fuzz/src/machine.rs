@@ -1,4 +1,4 @@
-//! A machine made of the fuzzer's text: sections in the form in which a host prints them over SSH.
+//! Builds samples from the fuzzer's input: sections in the format that hosts print over SSH.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,90 +8,90 @@ use hm_agent::collector::gpu::nvidia::protocol::ProbeReply;
 use hm_agent::collector::mount_filter::filter_mounts;
 use hm_agent::collector::mounts::MountPoint;
 use hm_agent::heartbeat::table::HeartbeatTable;
-use hm_agent::model::devices::{Chip, Devices, InterfaceAttributes, Interface, Sensor};
+use hm_agent::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
 use hm_agent::model::gpu::Gpus;
+use hm_agent::model::host_info::HostInfo;
+use hm_agent::model::status::AppStatus;
 use hm_agent::model::{FileSystem, RawSample, Temperature};
 use hm_agent::procfs;
 use hm_agent::procfs::mountinfo;
 use hm_agent::remote::collect::output::{MAX_PART_BYTES, OutputParser, OutputPart};
 use hm_agent::sys::FsSize;
-use hm_agent::model::host_info::HostInfo;
+use hm_agent::util::text::parse_decimal;
 
 use crate::program::text;
 
-/// The mark that the seeds have.
+/// The marker in the seeds.
 pub const MARKER: &str = "m3";
 
-/// The sections of each look; what is not whole is the last one.
-pub fn looks(bytes: &[u8]) -> Vec<Vec<(String, Vec<u8>)>> {
-    let mut looks = vec![Vec::new()];
+/// Splits the input into samples of sections. The last one may be incomplete.
+pub fn samples(bytes: &[u8]) -> Vec<Vec<(String, Vec<u8>)>> {
+    let mut samples = vec![Vec::new()];
     let parts = OutputParser::new(MARKER, MAX_PART_BYTES).push(bytes);
     for part in parts.unwrap_or_default() {
         match part {
-            OutputPart::Section(name, body) => looks.last_mut().unwrap().push((name, body)),
+            OutputPart::Section(name, body) => samples.last_mut().unwrap().push((name, body)),
             OutputPart::Async(..) => {}
-            OutputPart::EndOfResponse => looks.push(Vec::new()),
+            OutputPart::EndOfResponse => samples.push(Vec::new()),
         }
     }
-    looks
+    samples
 }
 
-/// What the agent would have read there.
-pub fn reading(sections: &[(String, Vec<u8>)]) -> RawSample {
-    let mut reading = RawSample::default();
+/// The sample that the agent would collect on such a host.
+pub fn raw_sample(sections: &[(String, Vec<u8>)]) -> RawSample {
+    let mut sample = RawSample::default();
     let mut devices = Devices::default();
     for (name, body) in sections {
         match name.as_str() {
             "clock" => {
                 let mut numbers = body.split(|byte| *byte == b' ' || *byte == b'\n');
-                let mut number = || numbers.next().and_then(hm_agent::util::text::parse_decimal).unwrap_or_default();
-                (reading.monotonic, reading.unix_seconds) =
+                let mut number = || numbers.next().and_then(parse_decimal).unwrap_or_default();
+                (sample.monotonic, sample.unix_seconds) =
                     (Duration::from_millis(number() & 0xff_ffff_ffff), number());
             }
-            "hostname" => reading.hostname = Some(text(body)),
-            "stat" => reading.stat = procfs::stat::parse(body).ok(),
-            "meminfo" => reading.meminfo = procfs::meminfo::parse(body).ok(),
+            "hostname" => sample.hostname = Some(text(body)),
+            "stat" => sample.stat = procfs::stat::parse(body).ok(),
+            "meminfo" => sample.meminfo = procfs::meminfo::parse(body).ok(),
             "zoneinfo" => {
-                reading.low_watermark_bytes =
-                    procfs::zoneinfo::parse_low_watermark_pages(body).ok();
+                sample.low_watermark_bytes = procfs::zoneinfo::parse_low_watermark_pages(body).ok();
             }
-            "loadavg" => reading.loadavg = procfs::loadavg::parse(body).ok(),
-            "uptime" => reading.uptime_seconds = procfs::uptime::parse(body).ok(),
+            "loadavg" => sample.loadavg = procfs::loadavg::parse(body).ok(),
+            "uptime" => sample.uptime_seconds = procfs::uptime::parse(body).ok(),
             "pressure" => {
-                reading.pressure.cpu = procfs::pressure::parse(body).ok();
-                reading.pressure.io = reading.pressure.cpu;
+                sample.pressure.cpu = procfs::pressure::parse(body).ok();
+                sample.pressure.io = sample.pressure.cpu;
             }
-            "diskstats" => reading.diskstats = procfs::diskstats::parse(body).unwrap_or_default(),
-            "net/dev" => reading.net_dev = procfs::net_dev::parse(body).unwrap_or_default(),
-            "vmstat" => reading.vmstat = procfs::vmstat::parse(body).ok(),
-            "file-nr" => reading.file_nr = procfs::file_nr::parse(body).ok(),
-            "mounts" => reading.file_systems = file_systems(body),
-            "names" => devices = named(body),
-            "gpus" => reading.gpus = gpus(body),
-            "apps" => reading.heartbeats = apps(body).into(),
+            "diskstats" => sample.diskstats = procfs::diskstats::parse(body).unwrap_or_default(),
+            "net/dev" => sample.net_dev = procfs::net_dev::parse(body).unwrap_or_default(),
+            "vmstat" => sample.vmstat = procfs::vmstat::parse(body).ok(),
+            "file-nr" => sample.file_nr = procfs::file_nr::parse(body).ok(),
+            "mounts" => sample.file_systems = file_systems(body),
+            "names" => devices = self::devices(body),
+            "gpus" => sample.gpus = gpus(body),
+            "apps" => sample.heartbeats = apps(body).into(),
             _ => {}
         }
     }
-    reading.devices = Arc::new(devices);
-    reading
+    sample.devices = Arc::new(devices);
+    sample
 }
 
-/// What is the same in each look.
-pub fn machine(sections: &[(String, Vec<u8>)]) -> HostInfo {
-    let mut machine = HostInfo::default();
+pub fn host_info(sections: &[(String, Vec<u8>)]) -> HostInfo {
+    let mut host = HostInfo::default();
     for (name, body) in sections {
         match name.as_str() {
-            "cpuinfo" => machine.cpu_model = procfs::cpuinfo::parse_model(body).unwrap_or_default(),
-            "os-release" => machine.os_release = procfs::os_release::parse(body),
+            "cpuinfo" => host.cpu_model = procfs::cpuinfo::parse_model(body).unwrap_or_default(),
+            "os-release" => host.os_release = procfs::os_release::parse(body),
             "hostname" => {
                 let name = Some(text(body));
-                (machine.kernel, machine.domain_name) = (name.clone(), name.clone());
-                (machine.kernel_version, machine.os) = (name.clone(), name);
+                (host.kernel, host.domain_name) = (name.clone(), name.clone());
+                (host.kernel_version, host.os) = (name.clone(), name);
             }
             _ => {}
         }
     }
-    machine
+    host
 }
 
 fn file_systems(body: &[u8]) -> Vec<FileSystem> {
@@ -106,11 +106,14 @@ fn file_systems(body: &[u8]) -> Vec<FileSystem> {
         files_free: numbers / 2,
         read_only: false,
     };
-    mounts.into_iter().map(|mount| MountPoint::new(Path::new("/"), mount).with_usage(size)).collect()
+    mounts
+        .into_iter()
+        .map(|mount| MountPoint::new(Path::new("/"), mount).with_usage(size))
+        .collect()
 }
 
-/// A line is the name of a zone, of a chip and its sensor, and of an interface.
-fn named(body: &[u8]) -> Devices {
+/// Each line is the name of a zone, of a chip and its sensor, and of an interface.
+fn devices(body: &[u8]) -> Devices {
     let mut devices = Devices::default();
     for (at, line) in body.split(|byte| *byte == b'\n').enumerate() {
         let line = text(line);
@@ -124,40 +127,45 @@ fn named(body: &[u8]) -> Devices {
             max_celsius: None,
             critical_celsius: Some(f64::from(at as u32)),
         };
-        // Directories of one directory: their names differ.
+        // Names are unique, like those of directories.
         if devices.chips.iter().all(|chip| chip.chip != name) {
             devices.chips.push(Chip {
                 chip: name.clone(),
                 name: Some(name.clone()),
                 sensors: vec![sensor],
             });
-            let fixed = InterfaceAttributes {
+            let attributes = InterfaceAttributes {
                 address: line.clone(),
                 alias: line.clone(),
                 duplex: line,
                 ..Default::default()
             };
-            let (state, fixed) = (name.clone(), fixed.into());
-            devices.interfaces.push(Interface { device: name, state, carrier: Some(true), fixed });
+            devices.interfaces.push(Interface {
+                device: name.clone(),
+                state: name,
+                carrier: Some(true),
+                attributes: attributes.into(),
+            });
         }
     }
     devices
 }
 
-/// A line of the probe.
+/// Parses a line of the GPU probe.
 fn gpus(body: &[u8]) -> Arc<Gpus> {
     let mut line: ProbeReply = serde_json::from_slice(body).unwrap_or_default();
-    // The agent's own numbers.
+    // The agent numbers GPUs itself.
     (0..).zip(&mut line.gpus).for_each(|(index, gpu)| gpu.index = index);
     Arc::new(Gpus { each: line.gpus, ..Default::default() })
 }
 
-/// A line is the id of an application.
-fn apps(body: &[u8]) -> Vec<hm_agent::model::status::AppStatus> {
-    let mut watch = HeartbeatTable::new(100);
+/// Each line is the id of an application.
+fn apps(body: &[u8]) -> Vec<AppStatus> {
+    let mut table = HeartbeatTable::new(100);
     for id in body.split(|byte| *byte == b'\n') {
-        // The hundred-and-first is refused.
-        let _ = watch.beat(&text(id), Duration::from_millis(body.len() as u64), Duration::ZERO);
+        // Fails when the table is full.
+        let _ =
+            table.heartbeat(&text(id), Duration::from_millis(body.len() as u64), Duration::ZERO);
     }
-    watch.statuses(Duration::from_millis(body.len() as u64))
+    table.statuses(Duration::from_millis(body.len() as u64))
 }

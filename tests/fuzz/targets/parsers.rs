@@ -1,10 +1,10 @@
-//! Every parser of `src/procfs`, by the first byte. None may panic; what they return keeps its promises.
+//! Runs the parser selected by the first byte. No parser may panic, and results must satisfy their invariants.
 #![no_main]
 
-use hm_agent::procfs;
 use hm_agent::procfs::*;
 use hm_agent::remote::collect::{df, ip_address, nvidia_smi};
 use hm_agent::util::shell_words;
+use hm_agent::util::text::{EXCERPT_CHARS, escape_for_log, parse_decimal};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
         b'j' => drop(mountinfo::parse(text)),
         b'k' => drop(net_dev::parse(text)),
         b'l' => {
-            // As JSON they come back as they were.
+            // JSON serialization is lossless.
             let gpus = nvidia_smi::parse(text);
             let json = serde_json::to_string(&gpus).unwrap();
             assert_eq!(serde_json::from_str::<Vec<_>>(&json).ok().as_ref(), Some(&gpus));
@@ -51,7 +51,7 @@ fuzz_target!(|data: &[u8]| {
         b'q' => {
             for one in processors::parse(text) {
                 let again = processors::parse(&one.as_lines());
-                assert!(again.len() <= 1, "one becomes several");
+                assert!(again.len() <= 1, "one processor became several");
                 one.text("model name");
                 one.number("physical id");
                 one.fraction("cpu MHz");
@@ -71,21 +71,21 @@ fuzz_target!(|data: &[u8]| {
             let line = String::from_utf8_lossy(text);
             if let Ok(split) = shell_words::split(&line) {
                 assert!(!split.is_empty());
-                // Quoted, each of them is one word again, whatever is in it.
+                // Each word, quoted, is parsed as the same word again.
                 let quoted: Vec<String> =
                     split.iter().map(|word| format!("'{}'", word.replace('\'', "'\\''"))).collect();
                 assert_eq!(shell_words::split(&quoted.join(" ")).as_ref(), Ok(&split));
             }
         }
         b'y' => {
-            let read = str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
+            let parsed = str::from_utf8(text).ok().and_then(|text| text.parse::<u64>().ok());
             let signed = text.first().is_some_and(|byte| !byte.is_ascii_digit());
-            assert_eq!(parse_decimal(text), read.filter(|_| !signed));
+            assert_eq!(parse_decimal(text), parsed.filter(|_| !signed));
         }
         b'z' => {
-            let shown = hm_agent::util::text::escape_for_log(text, 40);
-            assert!(shown.len() <= "\\u{10ffff}".len() * 40 + '…'.len_utf8());
-            assert!(shown.chars().all(|letter| !letter.is_control()));
+            let escaped = escape_for_log(text, EXCERPT_CHARS);
+            assert!(escaped.len() <= "\\u{10ffff}".len() * EXCERPT_CHARS + '…'.len_utf8());
+            assert!(escaped.chars().all(|letter| !letter.is_control()));
         }
         _ => {}
     }

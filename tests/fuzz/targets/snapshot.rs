@@ -1,33 +1,34 @@
-//! Two looks at a machine that prints what it likes: what they mean is within its bounds, and every text that is made of it
-//! is what its readers ask for.
+//! Derives snapshots from samples of arbitrary kernel files. Percentages and rates must be in range, and every message rendered from
+//! them must be well-formed.
 #![no_main]
 
 use std::time::Duration;
 
 use hm_agent::metrics::{Exposition, Format, PortStatus, render};
-use hm_agent::model::Snapshot;
-use hm_agent::telemetry::messages;
+use hm_agent::model::host_info::HostInfo;
 use hm_agent::model::primary_gpu::Primary;
+use hm_agent::model::{RawSample, Snapshot};
+use hm_agent::telemetry::messages;
 use hm_agent::telemetry::messages::AgentStatus;
 use hm_agent_fuzz::{exposition, machine};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 
 fuzz_target!(|data: &[u8]| {
-    let looks = machine::looks(data);
-    let machine = machine::machine(&looks[0]);
-    let mut before = None;
-    for look in looks.iter().take(3) {
-        let reading = machine::reading(look);
-        let earlier = before.as_ref().map(|(reading, snapshot)| (reading, snapshot));
-        let snapshot = Snapshot::derive(earlier, &reading);
-        bounds(&snapshot);
-        texts(&machine, &reading, &snapshot);
-        before = Some((reading, snapshot));
+    let samples = machine::samples(data);
+    let host = machine::host_info(&samples[0]);
+    let mut previous = None;
+    for sections in samples.iter().take(3) {
+        let sample = machine::raw_sample(sections);
+        let before = previous.as_ref().map(|(sample, snapshot)| (sample, snapshot));
+        let snapshot = Snapshot::derive(before, &sample);
+        check_ranges(&snapshot);
+        check_messages(&host, &sample, &snapshot);
+        previous = Some((sample, snapshot));
     }
 });
 
-fn bounds(snapshot: &Snapshot) {
+fn check_ranges(snapshot: &Snapshot) {
     let percent = |value: f64| assert!((0.0..=100.0).contains(&value), "{value} %");
     if let Some(cpu) = &snapshot.cpu {
         percent(cpu.percent);
@@ -46,16 +47,16 @@ fn bounds(snapshot: &Snapshot) {
     snapshot.file_systems.iter().filter_map(|one| one.used_percent()).for_each(percent);
 }
 
-fn texts(machine: &hm_agent::model::host_info::HostInfo, reading: &hm_agent::model::RawSample, snapshot: &Snapshot) {
+fn check_messages(host: &HostInfo, sample: &RawSample, snapshot: &Snapshot) {
     let json = |text: &str| serde_json::from_str::<Value>(text).expect("JSON");
     for primary in [Primary::Index(0), Primary::Aggregate] {
         for detailed in [false, true] {
-            let info = json(&messages::system_info(machine, snapshot, detailed, 0));
+            let info = json(&messages::system_info(host, snapshot, detailed, 0));
             assert_eq!(info["type"], "system_info");
             let update = json(&messages::usage_update(snapshot, primary, detailed));
             assert_eq!(update["type"], "usage_update");
         }
-        json(&messages::sample(machine, snapshot, primary));
+        json(&messages::sample(host, snapshot, primary));
         json(&hm_agent::hm_client::messages::machine_info("", &[], snapshot, primary));
     }
     let ports = [PortStatus {
@@ -69,13 +70,13 @@ fn texts(machine: &hm_agent::model::host_info::HostInfo, reading: &hm_agent::mod
         websockets_closed: 6,
     }];
     let own = AgentStatus { process: None, ports: &ports };
-    json(&messages::snapshot(machine, reading, snapshot, Primary::Index(0), own));
+    json(&messages::snapshot(host, sample, snapshot, Primary::Index(0), own));
     let envelope = hm_agent::core_client::messages::Envelope { id: "i", timestamp: "t" };
     json(&hm_agent::core_client::messages::heartbeat(envelope, "n", snapshot));
     for format in [Format::Prometheus, Format::OpenMetrics] {
         let input = Exposition {
-            sample: reading,
-            host: machine,
+            sample,
+            host,
             now: Duration::from_secs(1),
             interval: Duration::from_secs(5),
             samples: 1,
