@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use hm_agent::collector::latest::LatestSample;
 use hm_agent::config::{Config, Current, Settings, Sources};
 use hm_agent::heartbeat::monitor::HeartbeatMonitor;
-use hm_agent::heartbeat::server::Heartbeat;
+use hm_agent::heartbeat::server::HeartbeatServer;
 use hm_agent::http::connection_limits::ConnectionLimiter;
 use hm_agent::http::listener::ClientConnection;
 use hm_agent::http::pipeline::Pipeline;
@@ -114,6 +114,6 @@ impl Stage {
     pub fn heartbeat(&'static self, stream: DeadlineStream<'static>, directory: &std::path::Path) {
         let (limiter, stats) = (ConnectionLimiter::default(), ListenerStats::default());
         let monitor = HeartbeatMonitor::open(directory).expect("a table");
-        Heartbeat::new(&monitor, &self.settings).serve(stream, client(&limiter, &stats));
+        HeartbeatServer::new(&monitor, &self.settings).serve(stream, client(&limiter, &stats));
     }
 }
