@@ -1,6 +1,6 @@
-//! What `subscribe:detail` adds to `usage_update`; README documents every field.
+//! Fields that `subscribe:detail` adds to `usage_update`.
 //!
-//! Sizes are in bytes, shares in percent with one decimal, rates per second.
+//! Sizes are in bytes, percentages have one decimal, rates are per second.
 
 use serde::Serialize;
 
@@ -30,7 +30,7 @@ pub(super) struct UsageDetail<'a> {
     networks: Vec<NetworkDetail<'a>>,
     file_systems: Vec<FileSystemDetail<'a>>,
     temperatures: Vec<TemperatureDetail<'a>>,
-    /// Names and units are those of the structures themselves.
+    /// Serialised as the model defines it, like `gpus` and `links`.
     #[serde(skip_serializing_if = "Option::is_none")]
     nvidia: Option<&'a NvidiaDriver>,
     gpus: &'a [Gpu],
@@ -42,7 +42,7 @@ pub(super) struct UsageDetail<'a> {
 struct HeartbeatDetail<'a> {
     app_id: &'a str,
     state: &'a str,
-    /// Overdue ratio: time since the last beat ÷ granted time.
+    /// Overdue ratio: time since the last heartbeat ÷ timeout.
     od: f64,
     granted_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -21,6 +21,11 @@ use crate::telemetry::messages;
 use crate::telemetry::messages::BODY_SLOTS;
 use crate::util::sync::Shutdown;
 
+/// Slots of [`PublishedSample::rendered`] for uncompressed bodies. The slot after each holds the compressed body.
+const PROMETHEUS_SLOT: usize = BODY_SLOTS;
+const OPENMETRICS_SLOT: usize = BODY_SLOTS + 2;
+const SNAPSHOT_SLOT: usize = BODY_SLOTS + 4;
+
 /// Shared by all connections.
 pub struct Responses<'a> {
     pub latest: &'a LatestSample,
@@ -84,15 +89,15 @@ impl Responses<'_> {
             Endpoint::Metrics => {
                 let format = Format::negotiate(head.header_values("accept"));
                 let slot = match format {
-                    Format::Prometheus => 0,
-                    Format::OpenMetrics => 1,
+                    Format::Prometheus => PROMETHEUS_SLOT,
+                    Format::OpenMetrics => OPENMETRICS_SLOT,
                 };
                 let render = || self.metrics(&sample, format);
                 rendered(&sample, slot, format.content_type(), accepts_gzip, render)
             }
             Endpoint::Snapshot => {
                 let render = || self.snapshot(&sample).into_bytes();
-                rendered(&sample, 2, "application/json", accepts_gzip, render)
+                rendered(&sample, SNAPSHOT_SLOT, "application/json", accepts_gzip, render)
             }
         };
         let response = Response::new(OK, body.content_type, body.bytes.clone())
@@ -157,15 +162,14 @@ fn boot_time_seconds(sample: &PublishedSample) -> Option<u64> {
     sample.raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds)
 }
 
-/// A body of this sample, compressed if it is long enough and the client accepts it. `kind` numbers the kinds of bodies.
+/// A body of this sample, compressed if it is long enough and the client accepts it.
 fn rendered<'s>(
     sample: &'s PublishedSample,
-    kind: usize,
+    slot: usize,
     content_type: &'static str,
     accepts_gzip: bool,
     render: impl FnOnce() -> Vec<u8>,
 ) -> RenderedBody<'s> {
-    let slot = BODY_SLOTS + 2 * kind;
     let bytes = sample.rendered.get_or_render(slot, render);
     if !accepts_gzip || bytes.len() < gzip::MIN_COMPRESSED_BYTES {
         return RenderedBody { content_type, bytes, is_gzip: false };
@@ -200,13 +204,13 @@ mod tests {
         let latest = LatestSample::new(RawSample::default()).unwrap();
         let sample = latest.current();
         let text = vec![b'a'; gzip::MIN_COMPRESSED_BYTES];
-        let plain = rendered(&sample, 0, "", false, || text.clone());
-        let compressed = rendered(&sample, 0, "", true, || panic!("rendered twice"));
+        let plain = rendered(&sample, PROMETHEUS_SLOT, "", false, || text.clone());
+        let compressed = rendered(&sample, PROMETHEUS_SLOT, "", true, || panic!("rendered twice"));
         assert!(!plain.is_gzip && compressed.is_gzip);
         assert!(compressed.bytes.len() < plain.bytes.len());
-        let again = rendered(&sample, 0, "", true, || panic!("rendered twice"));
+        let again = rendered(&sample, PROMETHEUS_SLOT, "", true, || panic!("rendered twice"));
         assert!(Arc::ptr_eq(again.bytes, compressed.bytes));
-        let short = rendered(&sample, 1, "", true, || b"short".to_vec());
+        let short = rendered(&sample, SNAPSHOT_SLOT, "", true, || b"short".to_vec());
         assert!(!short.is_gzip);
     }
 }
