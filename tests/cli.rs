@@ -1,4 +1,4 @@
-//! The command line: what it prints, what it refuses, with which exit code.
+//! The command line: output, errors and exit codes.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -9,32 +9,32 @@ use std::process::Command;
 
 use support::{Agent, Scratch, hm_agent};
 
-struct Ran {
+struct Output {
     code: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
-fn run_in(environment: &[(&str, &str)], arguments: &[&str]) -> Ran {
+fn run_with_env(environment: &[(&str, &str)], arguments: &[&str]) -> Output {
     let output = hm_agent().args(arguments).envs(environment.iter().copied()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    Output { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 
-fn run(arguments: &[&str]) -> Ran {
-    run_in(&[], arguments)
+fn run(arguments: &[&str]) -> Output {
+    run_with_env(&[], arguments)
 }
 
-/// One line, on standard error, without a panic.
-fn refused(arguments: &[&str], code: i32, message: &str) {
-    let ran = run(arguments);
-    assert_eq!(ran.code, Some(code), "{arguments:?}: {}", ran.stderr);
-    assert_eq!(ran.stderr, format!("hm-agent: {message}\n"), "{arguments:?}");
-    assert_eq!(ran.stdout, "");
+/// Asserts that the command fails with one line on standard error.
+fn assert_fails(arguments: &[&str], code: i32, message: &str) {
+    let output = run(arguments);
+    assert_eq!(output.code, Some(code), "{arguments:?}: {}", output.stderr);
+    assert_eq!(output.stderr, format!("hm-agent: {message}\n"), "{arguments:?}");
+    assert_eq!(output.stdout, "");
 }
 
 #[test]
-fn help_and_version() {
+fn prints_help_and_version() {
     let help = run(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (Some(0), ""));
     assert!(help.stdout.contains("hm-agent check"));
@@ -48,30 +48,30 @@ fn help_and_version() {
 }
 
 #[test]
-fn wrong_arguments_and_settings_are_one_clear_line_and_code_2() {
-    refused(
+fn invalid_arguments_and_settings_exit_with_code_2() {
+    assert_fails(
         &["chek"],
         2,
         "unknown command \"chek\": expected run, check, sample, status or beat; see hm-agent --help",
     );
-    refused(
+    assert_fails(
         &["-s", "usage.lisen=x"],
         2,
         "command line: unknown key \"usage.lisen\", did you mean usage.listen?",
     );
-    refused(
+    assert_fails(
         &["check", "-s", "usage.listen=localhost"],
         2,
         "command line: usage.listen: expected an address and port such as 0.0.0.0:33931 or [::]:33931, got \"localhost\"",
     );
-    refused(
+    assert_fails(
         &["-c", "/nonexistent.toml"],
         2,
         "settings: cannot read /nonexistent.toml: no such file or directory",
     );
     let scratch = Scratch::new("settings");
     let file = scratch.write("a.toml", "interval = 5\n[usage]\nmax_connections = \"many\"\n");
-    refused(
+    assert_fails(
         &["-c", &file],
         2,
         &format!(
@@ -79,28 +79,28 @@ fn wrong_arguments_and_settings_are_one_clear_line_and_code_2() {
         ),
     );
     let file = scratch.write("b.toml", "interval = \n");
-    refused(
+    assert_fails(
         &["-c", &file],
         2,
         &format!("{file} line 1: string values must be quoted, expected literal string"),
     );
-    refused(
+    assert_fails(
         &["check", "-s", "usage.token_file=/nonexistent"],
         2,
         "command line: usage.token_file: cannot read /nonexistent: no such file or directory",
     );
     let empty = scratch.write("token", "\n");
-    refused(
+    assert_fails(
         &["check", "-s", &format!("usage.token_file={empty}")],
         2,
         &format!("command line: usage.token_file: {empty} is empty"),
     );
-    refused(
+    assert_fails(
         &["check", "-s", "usage.token_file=/x", "-s", "usage.token=y"],
         2,
         "command line: usage.token_file: is set together with usage.token; remove one of them",
     );
-    refused(
+    assert_fails(
         &["check", "-s", "usage.token="],
         2,
         "command line: usage.token: expected a text in quotes that is not empty",
@@ -108,10 +108,10 @@ fn wrong_arguments_and_settings_are_one_clear_line_and_code_2() {
 }
 
 #[test]
-fn an_address_in_use_is_code_1_and_says_what_to_look_at() {
+fn address_in_use_exits_with_code_1_and_hint() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    refused(
+    assert_fails(
         &["-s", &format!("usage.listen={address}")],
         1,
         &format!(
@@ -122,8 +122,8 @@ fn an_address_in_use_is_code_1_and_says_what_to_look_at() {
 }
 
 #[test]
-fn an_unreadable_proc_is_code_1() {
-    refused(
+fn unreadable_proc_exits_with_code_1() {
+    assert_fails(
         &["-s", "path.proc=/nonexistent", "-s", "usage.listen=127.0.0.1:0"],
         1,
         "read /nonexistent/stat: no such file or directory; path.proc must be where the machine's /proc is",
@@ -133,22 +133,22 @@ fn an_unreadable_proc_is_code_1() {
     let proc = format!("path.proc={}", scratch.0.display());
     let message =
         format!("parse {}/stat line 1: expected a number, got \"x4\"", scratch.0.display());
-    refused(&["sample", "-s", &proc], 1, &message);
+    assert_fails(&["sample", "-s", &proc], 1, &message);
     scratch.write("stat", "cpu  1 2 3 4\n");
     scratch.write("meminfo", "\0\0\0");
     let message =
         format!("parse {}/meminfo expected a line \"MemTotal\", found none", scratch.0.display());
-    refused(&["-s", &proc, "-s", "usage.listen=127.0.0.1:0"], 1, &message);
+    assert_fails(&["-s", &proc, "-s", "usage.listen=127.0.0.1:0"], 1, &message);
 }
 
 #[test]
-fn check_shows_every_setting_with_its_origin() {
+fn check_prints_every_setting_with_its_source() {
     let scratch = Scratch::new("check");
     let file = scratch.write("a.toml", "interval = 7\n\n[usage]\ntoken = \"s3cret\"\n");
     let environment = [("HM_AGENT_USAGE_MAX_CONNECTIONS", "9"), ("HM_AGENT_PORT", "tcp://x")];
-    let ran = run_in(&environment, &["check", "-c", &file, "-s", "log_level=debug"]);
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    let line = |start: &str| ran.stdout.lines().find(|line| line.starts_with(start)).unwrap();
+    let output = run_with_env(&environment, &["check", "-c", &file, "-s", "log_level=debug"]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    let line = |start: &str| output.stdout.lines().find(|line| line.starts_with(start)).unwrap();
     assert!(line("interval = 7 ").ends_with(&format!("# {file} line 1")));
     assert!(
         line("usage.max_connections = 9 ")
@@ -157,20 +157,20 @@ fn check_shows_every_setting_with_its_origin() {
     assert!(line("log_level = \"debug\" ").ends_with("# command line"));
     assert!(line("usage.listen = \"0.0.0.0:33931\" ").ends_with("# default"));
     assert!(line("# usage.token is set and not shown ").ends_with(&format!("# {file} line 4")));
-    assert!(!ran.stdout.contains("s3cret"));
+    assert!(!output.stdout.contains("s3cret"));
     assert_eq!(
-        ran.stderr,
+        output.stderr,
         "hm-agent: ignored environment variables that match no setting: HM_AGENT_PORT\n"
     );
-    // What it prints is a settings file.
-    let again = scratch.write("b.toml", &ran.stdout);
-    let ran = run(&["check", "-c", &again]);
-    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
-    assert!(ran.stdout.contains("interval = 7 "));
+    // The output is a valid configuration file.
+    let again = scratch.write("b.toml", &output.stdout);
+    let output = run(&["check", "-c", &again]);
+    assert_eq!(output.code, Some(0), "{}", output.stderr);
+    assert!(output.stdout.contains("interval = 7 "));
 }
 
 #[test]
-fn sample_shows_a_captured_machine() {
+fn sample_prints_captured_machine() {
     let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/arm/b");
     let setting = |name: &str| format!("path.{name}={}/{name}", tree.display());
     let (proc, sys, root) = (setting("proc"), setting("sys"), setting("root"));
@@ -189,19 +189,19 @@ fn sample_shows_a_captured_machine() {
 }
 
 #[test]
-fn a_sample_shows_who_beats_to_the_agent_that_runs() {
+fn sample_lists_applications_of_running_agent() {
     let agent = Agent::start(&[]);
     agent.get_ok("/hb_init?60000&appid=tetris");
     let listen = format!("heartbeat.listen={}", agent.heartbeat());
     let settings = ["-s", &listen, "-s", "gpu.source=none", "-s", "usage.enabled=false"];
     let output = hm_agent().arg("sample").args(settings).output().unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
-    assert!(table.contains("heartbeat  OK                   tetris, od 0.0"), "{table}");
+    assert!(table.contains("heartbeat  OK                   tetris, overdue ratio 0.0"), "{table}");
     agent.stop();
 }
 
 #[test]
-fn a_reader_that_has_gone_is_no_panic() {
+fn closed_pipe_causes_no_panic() {
     let mut child = hm_agent().arg("--help").stdout(std::process::Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     let code = child.wait().unwrap().code();
@@ -209,16 +209,16 @@ fn a_reader_that_has_gone_is_no_panic() {
 }
 
 #[test]
-fn a_settings_directory_that_is_closed_is_no_start() {
+fn unreadable_configuration_directory_prevents_start() {
     if Command::new("id").arg("-u").output().unwrap().stdout != b"0\n" {
-        println!("left out: needs root");
+        println!("skipped: needs root");
         return;
     }
-    // Where whoever it runs as may read it.
+    // A directory that the unprivileged user can read.
     let scratch = Scratch::new("closed");
     let program = scratch.0.join("hm-agent");
     std::fs::copy(hm_agent().get_program(), &program).unwrap();
-    let said = |mode: &str, file: &str| {
+    let check = |mode: &str, file: &str| {
         let script = format!(
             "mount -t tmpfs none /etc && mkdir -m {mode} /etc/hm-agent && \
              echo '{file}' >/etc/hm-agent/hm-agent.toml && exec setpriv --reuid 65534 --clear-groups \"$0\" check"
@@ -229,10 +229,10 @@ fn a_settings_directory_that_is_closed_is_no_start() {
             String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         (output.status.code(), text.into_owned())
     };
-    let (code, text) = said("755", "usage.token = \"x\"");
+    let (code, text) = check("755", "usage.token = \"x\"");
     assert!(code == Some(0) && text.contains("# usage.token is set and not shown"), "{text}");
-    // It may hold the token without which everybody is let in.
-    let (code, text) = said("700", "usage.token = \"x\"");
+    // The file may contain the token without which every client has access.
+    let (code, text) = check("700", "usage.token = \"x\"");
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("cannot read /etc/hm-agent/hm-agent.toml"), "{text}");
 }

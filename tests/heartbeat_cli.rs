@@ -46,13 +46,8 @@ impl Drop for Running {
 fn finish(mut running: Running) -> (i32, String, String) {
     drop(running.0.stdin.take());
     let code = running.code();
-    let text = |from: &mut dyn Read| {
-        let mut text = String::new();
-        from.read_to_string(&mut text).unwrap();
-        text
-    };
-    let (mut out, mut err) = (running.0.stdout.take().unwrap(), running.0.stderr.take().unwrap());
-    (code, text(&mut out), text(&mut err))
+    let (out, err) = (running.0.stdout.take().unwrap(), running.0.stderr.take().unwrap());
+    (code, std::io::read_to_string(out).unwrap(), std::io::read_to_string(err).unwrap())
 }
 
 /// Runs `hm-agent status`. Returns exit code and output line.
@@ -247,8 +242,7 @@ fn beat_forwards_signals_to_command() {
          while [ -e {0} ] && ! grep -q TERM {0}; do sleep 0.05; done; exit 9",
         file.display()
     );
-    // If the tests were started with & or nohup, signals are ignored, and a shell cannot trap a signal that is ignored at its
-    // start.
+    // Tests started with & or nohup inherit ignored signals, which a shell cannot trap.
     let mut command = Command::new("env");
     command.args(["--default-signal", env!("CARGO_BIN_EXE_hm-agent"), "beat"]);
     command.args(["--url", &format!("http://{}", agent.heartbeat()), "--", "sh", "-c", &script]);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::sources::{ENVIRONMENT_PREFIX, Origin, Sources, default_file};
+use crate::config::suggestion::nearest_key;
 use crate::config::table;
 use crate::config::table::{ROWS, Row, TakesEffect};
 use crate::config::value::{Kind, Value, without_query};
@@ -207,7 +208,7 @@ fn unknown_key(origin: &Origin, key: &str) -> Error {
     let why = format!(
         "unknown key \"{}\", did you mean {}?",
         escape_for_log(key, EXCERPT_CHARS),
-        table::nearest(key)
+        nearest_key(key)
     );
     Error::Setting { origin: origin.to_string(), why }
 }

@@ -5,6 +5,7 @@
 
 pub mod layers;
 pub mod sources;
+mod suggestion;
 pub mod table;
 pub mod value;
 

@@ -102,11 +102,15 @@ fn devices(out: &mut Table, snapshot: &Snapshot) {
 
 fn heartbeats(out: &mut Table, snapshot: &Snapshot) {
     for status in snapshot.heartbeats.iter() {
-        let granted = status.timeout.as_secs_f64();
-        let left = status.maintenance.map(|left| format!(", maintenance {} s", left.as_secs()));
-        let how =
-            format!("od {:.2} of {granted} s{}", status.overdue_ratio, left.unwrap_or_default());
-        out.row("heartbeat", &[status.state.name(), &format!("{}, {how}", status.id)]);
+        let timeout = status.timeout.as_secs_f64();
+        let mut text = format!(
+            "{}, overdue ratio {:.2}, timeout {timeout} s",
+            status.id, status.overdue_ratio
+        );
+        if let Some(remaining) = status.maintenance {
+            text += &format!(", maintenance {} s", remaining.as_secs());
+        }
+        out.row("heartbeat", &[status.state.name(), &text]);
     }
 }
 
