@@ -56,7 +56,7 @@ impl Journal {
             Ok(file) => {
                 self.file = Some(file);
                 if self.failed_at.take().is_some() {
-                    log::info!("{} is writable again", self.path.display());
+                    log::info!("{} can be written again", self.path.display());
                 }
             }
             Err(error) => self.continue_in_memory(&error),
@@ -109,7 +109,7 @@ impl Journal {
         // Logged once, not with each attempt.
         if self.failed_at.replace(Instant::now()).is_none() {
             log::warn!(
-                "write {}: {}; {} are kept in memory only; see state_dir",
+                "write {}: {}; {} are kept in memory only, see state_dir",
                 self.path.display(),
                 reason(error),
                 self.contents
