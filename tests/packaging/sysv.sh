@@ -91,7 +91,7 @@ code 0 $script stop
 say "errors"
 code 2 $script dance
 code 2 $script
-code 4 su -s /bin/sh -c "$script start" nobody
+code 4 su -s /bin/sh -c "$script start" daemon
 echo 'interval = "often"' >"$settings"
 code 6 $script start
 cp "$settings.original" "$settings"

@@ -8,11 +8,11 @@ settings=/etc/hm-agent/hm-agent.toml
 # Old Debian releases have the directory, new ones do not.
 if [ "$init" = none ]; then rm -rf /etc/init.d; else mkdir -p /etc/init.d; fi
 
-say "install into DESTDIR as user nobody"
+say "install into DESTDIR as user daemon"
 mkdir /tmp/staged
 chmod 777 /tmp/staged
 su -s /bin/sh -c 'cp -R /pkg/hm-agent /tmp/staged/unpacked && cd /tmp/staged/unpacked &&
-    DESTDIR=/tmp/staged/root ./install.sh --prefix /opt/hm --init systemd' nobody >/dev/null || fail "install.sh"
+    DESTDIR=/tmp/staged/root ./install.sh --prefix /opt/hm --init systemd' daemon >/dev/null || fail "install.sh"
 grep -q '^ExecStart=/opt/hm/bin/hm-agent run' /tmp/staged/root/etc/systemd/system/hm-agent.service || fail "unit"
 DESTDIR=/tmp/staged/root sh /tmp/staged/root/opt/hm/share/hm-agent/uninstall.sh --purge
 [ -z "$(find /tmp/staged/root -type f)" ] || fail "left: $(find /tmp/staged/root -type f)"

@@ -56,7 +56,7 @@ pub struct SuperviseOptions {
     pub detach: bool,
 }
 
-/// Runs until the agent is asked to stop. Returns the exit code.
+/// Runs until SIGTERM or SIGINT, or until the agent stops by itself. Returns the exit code.
 pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
     logger::init(LevelFilter::Info);
     process::set_cloexec_on_inherited_fds();
@@ -114,7 +114,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    /// Restarts the agent until it is asked to stop. Returns the exit code.
+    /// Restarts the agent until SIGTERM or SIGINT, or until it stops by itself. Returns the exit code.
     fn supervise(&mut self) -> u8 {
         loop {
             if self.start_at.is_some_and(|at| Instant::now() >= at) {
