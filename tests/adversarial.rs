@@ -36,7 +36,7 @@ fn logs_how_many_lines_were_suppressed() {
     // The limiter refills at one line a second.
     wait_until("the count", || {
         agent.http("/nothing", "");
-        agent.log().iter().any(|line| line.contains(" lines like this were left out")).then_some(())
+        agent.log().iter().any(|line| line.contains(" similar lines suppressed")).then_some(())
     });
     agent.stop();
 }

@@ -76,7 +76,7 @@ fn serves_existing_clients_when_resources_run_out() {
     fixture.run_out_of(&all);
     if memory.is_some() {
         fixture.endure("control group memory", || {
-            let message = "the memory of its control group is nearly used up";
+            let message = "memory limit of the control group nearly reached";
             let before = fixture.agent().count_log(message);
             let counts = fixture.attack("crowd", SHORTAGE, 2);
             let log = fixture.agent().log();
