@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::metrics::ProcessStats;
+use crate::model::status::ProcessStats;
 use crate::procfs::pid_stat;
 use crate::sys;
 

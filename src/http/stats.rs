@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::metrics::PortStatus;
+use crate::model::status::PortStatus;
 use crate::util::deadline_stream::ByteCounters;
 
 /// Error statuses that are counted, with the reason that `/snapshot` shows for each.

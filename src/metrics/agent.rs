@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::metrics::encoder::{Encoder, Number, labels};
-use crate::metrics::{Exposition, PortStatus, ProcessStats, Truncation};
+use crate::metrics::{Exposition, Truncation};
 use crate::model::devices::CollectorStatus;
-use crate::model::status::{AppState, AppStatus, UpstreamStatus};
+use crate::model::status::{AppState, AppStatus, PortStatus, ProcessStats, UpstreamStatus};
 
 /// Each application has seven series, and any client that can connect to the heartbeat port can add one.
 const MAX_APPS: usize = 200;

@@ -17,6 +17,7 @@ use crate::metrics::encoder::Encoder;
 pub use crate::metrics::encoder::Format;
 use crate::model::RawSample;
 use crate::model::host_info::HostInfo;
+use crate::model::status::{PortStatus, ProcessStats};
 
 /// Input of [`render`].
 pub struct Exposition<'a> {
@@ -31,39 +32,6 @@ pub struct Exposition<'a> {
     /// The agent's own process; `None` if `/proc` cannot be read.
     pub process: Option<ProcessStats>,
     pub ports: &'a [PortStatus],
-}
-
-/// The agent's own process.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
-pub struct ProcessStats {
-    pub cpu_seconds: f64,
-    pub resident_bytes: u64,
-    pub virtual_bytes: u64,
-    pub threads: u64,
-    pub open_files: u64,
-    pub max_files: u64,
-    pub start_unix_seconds: f64,
-}
-
-/// Counters of a listening port since the agent started.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct PortStatus {
-    /// `usage`, `heartbeat`.
-    pub name: &'static str,
-    /// Open connections.
-    pub connections: u64,
-    /// Accepted connections.
-    pub accepted: u64,
-    pub received_bytes: u64,
-    pub sent_bytes: u64,
-    /// Rejected requests by reason, as in `/snapshot`.
-    pub refused: Vec<(&'static str, u64)>,
-    /// Rejected requests by HTTP status code.
-    #[serde(skip)]
-    pub rejected_by_code: Vec<(&'static str, u64)>,
-    /// WebSocket connections that the agent closed because of an error or a limit.
-    #[serde(skip)]
-    pub websockets_closed: u64,
 }
 
 /// Renders the sample in `format`.

@@ -1,4 +1,4 @@
-//! Status of monitored applications and of the connections to upstream servers.
+//! Status of monitored applications, of the connections to upstream servers, and of the agent's process and ports.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -75,4 +75,37 @@ pub struct UpstreamStatus {
     /// Number of disconnects since the start, by the label of their reason.
     #[serde(rename = "outages", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disconnects: BTreeMap<String, u64>,
+}
+
+/// The agent's own process.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ProcessStats {
+    pub cpu_seconds: f64,
+    pub resident_bytes: u64,
+    pub virtual_bytes: u64,
+    pub threads: u64,
+    pub open_files: u64,
+    pub max_files: u64,
+    pub start_unix_seconds: f64,
+}
+
+/// Counters of a listening port since the agent started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PortStatus {
+    /// `usage`, `heartbeat`.
+    pub name: &'static str,
+    /// Open connections.
+    pub connections: u64,
+    /// Accepted connections.
+    pub accepted: u64,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
+    /// Rejected requests by reason, as in `/snapshot`.
+    pub refused: Vec<(&'static str, u64)>,
+    /// Rejected requests by HTTP status code.
+    #[serde(skip)]
+    pub rejected_by_code: Vec<(&'static str, u64)>,
+    /// WebSocket connections that the agent closed because of an error or a limit.
+    #[serde(skip)]
+    pub websockets_closed: u64,
 }

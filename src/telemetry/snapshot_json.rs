@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::metrics::{PortStatus, ProcessStats};
 use crate::model::devices::CollectorStatus;
 use crate::model::host_info::HostInfo;
 use crate::model::primary_gpu::Primary;
+use crate::model::status::{PortStatus, ProcessStats};
 use crate::model::{RawSample, Snapshot};
 use crate::procfs::diskstats::DiskStat;
 use crate::procfs::net_dev::{NetDev, Traffic};
