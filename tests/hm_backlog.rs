@@ -1,4 +1,4 @@
-//! Memory and CPU time of an agent that reports, without and with a full backlog. `tests/soak reports` runs the same for an
+//! Memory and CPU time of an agent that reports, without and with a full backlog. `tests/soak/run reports` runs the same for an
 //! hour.
 #![allow(clippy::unwrap_used)]
 
@@ -19,7 +19,7 @@ fn agent(hub: &str, state: &Scratch) -> Agent {
     Agent::start(&[&[hub, &state], &settings[..]].concat())
 }
 
-/// Duration of the soak; `HM_SOAK_SECONDS` is set by `tests/soak reports`.
+/// Duration of the soak; `HM_SOAK_SECONDS` is set by `tests/soak/run reports`.
 fn soak() -> Option<Duration> {
     let seconds = std::env::var("HM_SOAK_SECONDS").ok()?;
     Some(Duration::from_secs(seconds.parse().unwrap()))
@@ -44,7 +44,7 @@ fn fill(state: &Scratch) {
 }
 
 #[test]
-#[ignore = "half a minute; nine in tests/soak reports"]
+#[ignore = "half a minute; nine in tests/soak/run reports"]
 fn delivers_full_backlog_in_order_at_bounded_pace() {
     let (idle, state) = (Scratch::new("backlog"), Scratch::new("backlog"));
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -101,7 +101,7 @@ fn delivers_full_backlog_in_order_at_bounded_pace() {
 
 /// A report a second, to a server that stops and returns repeatedly.
 #[test]
-#[ignore = "a minute; an hour in tests/soak reports"]
+#[ignore = "a minute; an hour in tests/soak/run reports"]
 fn memory_and_cpu_time_stay_constant() {
     let whole = soak().unwrap_or(Duration::from_secs(60));
     let state = Scratch::new("flat");

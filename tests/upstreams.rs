@@ -1,5 +1,5 @@
 //! Both upstreams, dashboards, heartbeats and commands while network and servers fail: afterwards the agent has no more
-//! threads, descriptors and memory than before. `tests/soak reports` runs this for ten minutes.
+//! threads, descriptors and memory than before. `tests/soak/run reports` runs this for ten minutes.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -299,7 +299,7 @@ fn missing_results(record: &std::path::Path) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "needs root and ip; a minute, ten in tests/soak reports"]
+#[ignore = "needs root and ip; a minute, ten in tests/soak/run reports"]
 fn faults_under_load_leak_no_resources() {
     let seconds =
         std::env::var("HM_UPSTREAMS_SECONDS").map_or(QUIET_SECONDS, |text| text.parse().unwrap());

@@ -1,5 +1,5 @@
 //! Commands of Core: environment, results, limits and policies. Delivery of results is in `results.rs`, misbehaving commands
-//! in `tests/core_hostile.rs`.
+//! in `tests/core_adversarial.rs`.
 
 use std::time::{Duration, Instant};
 
