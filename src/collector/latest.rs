@@ -89,7 +89,7 @@ impl LatestSample {
 
     fn changed(&self, tick: u64) -> &EventFd {
         let [even, odd] = &self.changed;
-        if tick % 2 == 0 { even } else { odd }
+        if tick.is_multiple_of(2) { even } else { odd }
     }
 
     fn store(&self, sample: Arc<PublishedSample>) {

@@ -16,11 +16,9 @@ pub fn escape_for_log(text: impl AsRef<[u8]>, max_chars: usize) -> String {
                 return out;
             }
             left -= 1;
-            match item.map(|character| (u8::try_from(character), character)) {
-                Ok((Ok(byte), _)) if byte.is_ascii() => {
-                    out.extend(byte.escape_ascii().map(char::from))
-                }
-                Ok((_, character)) => out.extend(character.escape_debug()),
+            match item {
+                Ok(character) if !character.is_ascii() => out.extend(character.escape_debug()),
+                Ok(character) => out.extend((character as u8).escape_ascii().map(char::from)),
                 Err(byte) => out.extend(byte.escape_ascii().map(char::from)),
             }
         }

@@ -125,7 +125,7 @@ impl BlockingWorker {
     /// Waits for the file systems for up to `timeout`. Returns the results of this round, or of an earlier one for those that are
     /// slow or wait behind a stuck one.
     pub fn file_systems(&self, timeout: Duration) -> Vec<FileSystem> {
-        let state = self.wait_while(timeout, |state| state.has_unfinished_statvfs());
+        let state = self.wait_while(timeout, State::has_unfinished_statvfs);
         let fresh = |point: &Arc<MountPoint>| {
             let (at, file_system) = state.file_systems.get(point)?;
             state.is_fresh(*at).then(|| file_system.clone())
