@@ -186,7 +186,7 @@ fn world_writable_state_dir_does_not_redirect_or_block_writes() {
         "hm.report_interval=1",
     ];
     let agent = Agent::start(&settings.map(|setting| setting as &str));
-    agent.wait_log("every user of this machine can write there");
+    agent.wait_log("is world-writable");
     agent.get_ok("/hb_init?1&appid=a");
     for name in ["heartbeat.json", "hm-reports"] {
         let file = wait_until(name, || {

@@ -272,7 +272,8 @@ impl CoreClient {
                 (Level::Info, format!("requests command {id} again; not run twice"))
             }
             Submitted::Rejected(why) => {
-                (Level::Warn, format!("requests command {id}, rejected: {why}: {text}"))
+                let why = why.trim_start_matches("hm-agent: ");
+                (Level::Warn, format!("requests command {id}, {why}: {text}"))
             }
         };
         log::log!(level, "{}", self.upstream.log_line(&line));
