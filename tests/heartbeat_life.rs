@@ -352,7 +352,7 @@ fn logs_once_when_state_cannot_be_written() {
     // A file instead of the directory, because root ignores permissions.
     let blocked = scratch.write("state", "");
     let agent = Agent::start(&[&format!("state_dir={blocked}")]);
-    let line = agent.wait_log("heartbeats are kept in memory only; see state_dir");
+    let line = agent.wait_log("heartbeats are kept in memory only, see state_dir");
     assert!(line.contains(&format!("write {blocked}/heartbeat.json: ")), "{line}");
     agent.get_ok("/hb_init?0&appid=a");
     agent.get_ok("/hb_init?60000&appid=b");
@@ -360,7 +360,7 @@ fn logs_once_when_state_cannot_be_written() {
     std::fs::remove_file(&blocked).unwrap();
     std::fs::create_dir(&blocked).unwrap();
     agent.get_ok("/hb_ping?60000&appid=a");
-    agent.wait_log("heartbeat.json is writable again");
+    agent.wait_log("heartbeat.json can be written again");
     let log = agent.stop();
     assert_eq!(log.iter().filter(|line| line.contains("memory only")).count(), 1, "{log:#?}");
     assert_eq!(lines_of(&scratch.0.join("state/heartbeat.json")).len(), 1);

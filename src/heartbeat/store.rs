@@ -87,11 +87,11 @@ impl Store {
         let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match result {
             Err(error) if !was_failing => log::warn!(
-                "write {}: {}; heartbeats are kept in memory only; see state_dir",
+                "write {}: {}; heartbeats are kept in memory only, see state_dir",
                 self.path.display(),
                 reason(&error)
             ),
-            Ok(()) if was_failing => log::info!("{} is writable again", self.path.display()),
+            Ok(()) if was_failing => log::info!("{} can be written again", self.path.display()),
             _ => {}
         }
     }
