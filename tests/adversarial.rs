@@ -148,10 +148,12 @@ fn evicts_idle_connections_but_not_subscribers_at_limit() {
 #[ignore = "needs python"]
 fn starts_no_thread_for_connection_reset_before_accept() {
     let agent = Agent::start(&[]);
+    // Before the stop, which may come before this port listens.
+    let heartbeat = agent.heartbeat();
     agent.signal("-STOP");
     wait_until("the stop", || (agent.state() == "T").then_some(()));
     let time = Duration::from_millis(500);
-    let counts = Attacker::start("resets", time, &agent, agent.heartbeat(), 1).finish();
+    let counts = Attacker::start("resets", time, &agent, heartbeat, 1).finish();
     agent.signal("-CONT");
     let text = agent.http("/metrics", "Connection: close\r\n").1;
     let accepted: Vec<u64> = text
