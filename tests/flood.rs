@@ -114,7 +114,7 @@ impl Shortage<'_> {
                 prlimit(agent, &format!("--as={}:", agent.status("VmSize") * 1024 + (900 << 10)));
             }
             Self::Threads(group) => {
-                group.set_limit("pids", &group.read("pids.current").to_string())
+                group.set_limit("pids", &group.read("pids.current").to_string());
             }
         }
     }

@@ -230,7 +230,7 @@ impl Arguments {
         let supervised = subcommand == "run" && self.has("supervise");
         for Flag { long, subcommands, .. } in &self.given {
             let accepts = |name: &&str| **name == *subcommand || supervised && *name == SUPERVISE;
-            if !subcommands.is_empty() && !subcommands.iter().any(|name| accepts(&name)) {
+            if !subcommands.is_empty() && !subcommands.iter().any(accepts) {
                 let names = subcommands.join(" and ");
                 return Err(Error::Arguments(format!("--{long} belongs to {names}")));
             }

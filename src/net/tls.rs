@@ -62,7 +62,7 @@ fn system_roots() -> RootCertStore {
 fn add_ca_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     let fail = |error| format!("{}: {error}", path.display());
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(|certificates| certificates.collect::<Result<_, _>>())
+        .and_then(Iterator::collect::<Result<_, _>>)
         .map_err(fail)?;
     match roots.add_parsable_certificates(certificates) {
         (0, _) => Err(format!("{} contains no certificate", path.display())),
