@@ -124,7 +124,10 @@ pub(super) fn disconnect_reason(error: tungstenite::Error) -> DisconnectReason {
         E::Io(error) if error.kind() == ErrorKind::TimedOut => {
             DisconnectReason::Lost("write timeout".into())
         }
-        E::Io(error) => match error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync + 'static>::is::<rustls::Error>) {
+        E::Io(error) => match error
+            .get_ref()
+            .is_some_and(<dyn std::error::Error + Send + Sync + 'static>::is::<rustls::Error>)
+        {
             true => tls::disconnect_reason(&error),
             false => DisconnectReason::Lost(reason(&error)),
         },
