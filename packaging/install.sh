@@ -80,6 +80,9 @@ put 644 completions/hm-agent.fish "$prefix/share/fish/vendor_completions.d/hm-ag
 for file in README.md CHANGELOG.md SECURITY.md LICENSE-APACHE LICENSE-MIT THIRD-PARTY.txt hm-agent.cdx.json; do
     put 644 "$file" "$prefix/share/doc/hm-agent/$file"
 done
+for file in docs/*; do
+    [ ! -f "$file" ] || put 644 "$file" "$prefix/share/doc/hm-agent/$file"
+done
 put_with_path 755 uninstall.sh "$prefix/share/hm-agent/uninstall.sh"
 if [ -e "$root/etc/hm-agent/hm-agent.toml" ]; then
     # The example of this version, for comparison.
