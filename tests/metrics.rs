@@ -58,7 +58,7 @@ fn captured(tree: &str, format: Format) -> String {
         virtual_bytes: 8 << 20,
         threads: 9,
         open_files: 40,
-        max_files: 1024,
+        max_files: Some(1024),
         start_unix_seconds: 1_795_216_000.5,
     };
     let input = Exposition {

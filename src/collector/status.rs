@@ -16,7 +16,8 @@ pub(super) struct CollectorStatuses {
 
 struct Entry {
     status: CollectorStatus,
-    ran_in_this_sample: bool,
+    /// When it ran in this sample; `None`: it has not run yet.
+    ran_at_unix_seconds: Option<u64>,
 }
 
 impl CollectorStatuses {
@@ -28,17 +29,13 @@ impl CollectorStatuses {
         duration: Duration,
         unix_seconds: u64,
     ) {
-        let Entry { status, ran_in_this_sample } = self.entry(name);
-        if *ran_in_this_sample {
+        let Entry { status, ran_at_unix_seconds } = self.entry(name);
+        if ran_at_unix_seconds.replace(unix_seconds).is_some() {
             status.success &= success;
             status.duration += duration;
         } else {
             (status.success, status.duration) = (success, duration);
         }
-        if status.success {
-            status.last_success_unix_seconds = Some(unix_seconds);
-        }
-        *ran_in_this_sample = true;
     }
 
     /// Records the result of a read that began at `started`. Logs when a file begins to fail and when it recovers.
@@ -70,8 +67,12 @@ impl CollectorStatuses {
 
     /// Ends a sample and returns the collectors that ran in it.
     pub(super) fn finish_sample(&mut self) -> Vec<CollectorStatus> {
-        let ran = self.entries.iter_mut().filter_map(|entry| {
-            std::mem::take(&mut entry.ran_in_this_sample).then(|| entry.status.clone())
+        let ran = self.entries.iter_mut().filter_map(|Entry { status, ran_at_unix_seconds }| {
+            let ran_at = ran_at_unix_seconds.take()?;
+            if status.success {
+                status.last_success_unix_seconds = Some(ran_at);
+            }
+            Some(status.clone())
         });
         ran.collect()
     }
@@ -85,7 +86,7 @@ impl CollectorStatuses {
                 duration: Duration::ZERO,
                 last_success_unix_seconds: None,
             };
-            self.entries.push(Entry { status, ran_in_this_sample: false });
+            self.entries.push(Entry { status, ran_at_unix_seconds: None });
             self.entries.len() - 1
         });
         &mut self.entries[index]
@@ -117,6 +118,10 @@ mod tests {
         statuses.record("pressure", false, second, 105);
         statuses.record("pressure", true, second, 105);
         assert_eq!(finish(&mut statuses), [("pressure", false, 2, Some(100))], "stat did not run");
+        statuses.record("pressure", true, second, 107);
+        statuses.record("pressure", false, second, 107);
+        let expected = [("pressure", false, 2, Some(100))];
+        assert_eq!(finish(&mut statuses), expected, "failed after a file that could be read");
         statuses.record("pressure", true, second, 110);
         assert_eq!(finish(&mut statuses), [("pressure", true, 1, Some(110))]);
     }

@@ -259,7 +259,7 @@ fn process(encoder: &mut Encoder, process: &ProcessStats) {
         .sample("", process.open_files);
     encoder
         .gauge("process_max_fds", "Maximum number of open file descriptors.")
-        .sample("", process.max_files);
+        .sample_if("", process.max_files);
     encoder
         .gauge("process_start_time_seconds", "Unix time at which the process started.")
         .sample("", process.start_unix_seconds);

@@ -85,7 +85,8 @@ pub struct ProcessStats {
     pub virtual_bytes: u64,
     pub threads: u64,
     pub open_files: u64,
-    pub max_files: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_files: Option<u64>,
     pub start_unix_seconds: f64,
 }
 

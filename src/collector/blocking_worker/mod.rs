@@ -1,6 +1,6 @@
 //! Runs calls that may block indefinitely (statvfs on a dead NFS mount, sysfs attributes backed by firmware or by a network driver
-//! that holds a lock) on a worker thread. If a call does not return within 3 s, the worker is abandoned, because a thread cannot be
-//! killed, and a new one takes over. The stuck call is not repeated until it returns.
+//! that holds a lock) on a worker thread. A call that is older than 3 s when the next sample starts is abandoned with its thread, because
+//! a thread cannot be killed, and a new thread takes over. The stuck call is not repeated until it returns.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +20,7 @@ use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 /// first in seconds.
 const STUCK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Number of threads abandoned in stuck mounts from which on only local disks are queried.
+/// When this many threads are stuck in statvfs, only local filesystems are queried.
 const MAX_STUCK_MOUNTS: usize = 16;
 
 /// The worker only makes system calls and formats paths.
@@ -286,7 +286,10 @@ fn run_statvfs<'a>(
     if state.generation != generation {
         drop(state);
         let point = escape_for_log(point.mount_point(), EXCERPT_CHARS);
-        log::info!("filesystem {point} recovered");
+        match size {
+            Ok(_) => log::info!("filesystem {point} recovered"),
+            Err(error) => log::warn!("filesystem {point} failed: {}", reason(&error)),
+        }
         return lock(&shared.state);
     }
     match size {
