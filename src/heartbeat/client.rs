@@ -4,10 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use http::Uri;
-
 use crate::heartbeat::nagios;
 use crate::model::status::AppStatus;
+use crate::net::url::{Scheme, Url};
 use crate::util::error::reason;
 use crate::util::percent;
 
@@ -31,16 +30,12 @@ impl HeartbeatClient {
     pub fn parse(url: &str) -> Result<Self, String> {
         let invalid = || format!("\"{}\" is not http://HOST:PORT", url.escape_debug());
         let absolute = if url.starts_with("//") { format!("http:{url}") } else { url.to_owned() };
-        let uri: Uri = absolute.parse().map_err(|_| invalid())?;
-        let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'));
-        let authority = authority.filter(|authority| !authority.host().is_empty());
-        let (Some("http"), Some(authority), None) = (uri.scheme_str(), authority, uri.query())
-        else {
+        let url = Url::parse(&absolute).map_err(|_| invalid())?;
+        if url.scheme != Scheme::Http || url.userinfo.is_some() || url.target.contains('?') {
             return Err(invalid());
-        };
-        let port = authority.port_u16().unwrap_or(80);
-        let prefix = uri.path().trim_end_matches('/').to_owned();
-        Ok(Self { authority: format!("{}:{port}", authority.host()), prefix })
+        }
+        let prefix = url.target.trim_end_matches('/').to_owned();
+        Ok(Self { authority: url.authority(), prefix })
     }
 
     /// The server named by the environment variables of the released clients: `HB_URL`, else `HB_HOST` and `HB_PORT`.
@@ -84,8 +79,9 @@ impl HeartbeatClient {
     pub fn request(&self, method: &str, target: &str) -> Result<(u16, String), String> {
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let mut socket = self.connect(deadline)?;
+        // HTTP/1.0, because a server may answer HTTP/1.1 with a chunked body.
         let request = format!(
-            "{method} {}{target} HTTP/1.1\r\nHost: {}\r\nUser-Agent: hm-agent/{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "{method} {}{target} HTTP/1.0\r\nHost: {}\r\nUser-Agent: hm-agent/{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             self.prefix,
             self.authority,
             env!("CARGO_PKG_VERSION")
@@ -167,11 +163,31 @@ mod tests {
             "http://",
             "http:///x",
             "http://a b",
+            "http://host:99999",
+            "http://host:0",
+            "http://host:x",
             "http://me@host",
             "http://host/x?y",
         ] {
             assert!(HeartbeatClient::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn requests_http_1_0_so_that_no_body_is_chunked() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = HeartbeatClient::local(listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let length = socket.read(&mut request).unwrap();
+            socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n6000").unwrap();
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        assert_eq!(client.request("GET", "/hb_ping?5000&appid=a"), Ok((200, "6000".to_owned())));
+        let request = server.join().unwrap();
+        assert!(request.starts_with("GET /hb_ping?5000&appid=a HTTP/1.0\r\n"), "{request}");
+        assert!(request.contains("\r\nConnection: close\r\n"), "{request}");
     }
 
     #[test]
