@@ -1,5 +1,7 @@
 //! Reads from a running agent what only that process has: the status of its upstream connections.
 
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
@@ -13,8 +15,8 @@ use crate::net::websocket::WebSocketClient;
 use crate::util::percent;
 use crate::util::sync::Shutdown;
 
-/// An agent on this machine answers in milliseconds.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(4);
+/// Deadline of the whole exchange, connecting included. An agent on this machine responds in milliseconds.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(4);
 
 #[derive(Deserialize)]
 struct Update {
@@ -23,10 +25,21 @@ struct Update {
     upstreams: Vec<UpstreamStatus>,
 }
 
-/// The upstream connections of the agent that listens at `usage.listen`; empty if no agent answers within the timeout.
+/// The upstream connections of the agent that listens at `usage.listen`; empty if no agent responds within the timeout.
 pub fn upstreams(usage: &Usage) -> Vec<UpstreamStatus> {
     let Ok(stop) = Shutdown::new() else { return Vec::new() };
-    request_update(usage, &stop).map_or_else(Vec::new, |update| update.upstreams)
+    let update = thread::scope(|scope| {
+        let (sender, update) = channel();
+        // Nothing receives an update that arrives after the timeout.
+        let stop = &stop;
+        let exchange = move || drop(sender.send(request_update(usage, stop)));
+        thread::Builder::new().name("usage-client".into()).spawn_scoped(scope, exchange).ok()?;
+        let update = update.recv_timeout(EXCHANGE_TIMEOUT);
+        // Ends the exchange in whichever step it is, because the scope waits for the thread.
+        stop.trigger();
+        update.ok().flatten()
+    });
+    update.map_or_else(Vec::new, |update| update.upstreams)
 }
 
 fn request_update(usage: &Usage, stop: &Shutdown) -> Option<Update> {
@@ -42,9 +55,9 @@ fn request_update(usage: &Usage, stop: &Shutdown) -> Option<Update> {
         userinfo: None,
     };
     let endpoint = Endpoint { url, proxy: None, ca_file: None };
+    let deadline = Instant::now() + EXCHANGE_TIMEOUT;
     let mut socket = WebSocketClient::connect(&endpoint, stop).ok()?;
     socket.send(Message::text("subscribe:detail")).ok()?;
-    let deadline = Instant::now() + REPLY_TIMEOUT;
     loop {
         match socket.receive().ok()? {
             Some(Message::Text(text)) => {

@@ -32,8 +32,13 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
     let config = settings.get();
     let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
     let (first, second) = std::thread::scope(|scope| {
-        scope.spawn(|| ProbeSupervisor::new(&gpus, &settings, GPU_PROBE).run(&stop));
-        let first = sampler.collect_first();
+        let supervise = || ProbeSupervisor::new(&gpus, &settings, GPU_PROBE).run(&stop);
+        let thread = std::thread::Builder::new().name("gpu".into());
+        thread
+            .spawn_scoped(scope, supervise)
+            .map_err(|error| Error::system("start thread gpu", error))?;
+        // Without /proc there is nothing to report. The scope waits for the thread.
+        let first = sampler.collect_first().inspect_err(|_| stop.trigger())?;
         let start = Instant::now();
         sys::wait_readable([gpus.first_result()], Some(GPU_TIMEOUT));
         std::thread::sleep(SAMPLE_WINDOW.saturating_sub(start.elapsed()));
@@ -50,9 +55,8 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
         let (heartbeats, upstreams) = (heartbeats.into(), upstreams.into());
         let second = RawSample { gpus, heartbeats, upstreams, ..sampler.collect(None) };
         stop.trigger();
-        (first, second)
-    });
-    let first = first?;
+        Ok((first, second))
+    })?;
     let boot = Snapshot::derive(None, &first);
     Ok((host_info::read(&config.roots), Snapshot::derive(Some((&first, &boot)), &second)))
 }
