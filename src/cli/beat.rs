@@ -13,7 +13,7 @@ use crate::sys;
 use crate::util::error::reason;
 use crate::util::percent;
 
-/// The longest interval that a server accepts, in a server that counts seconds.
+/// Longest interval (s) a server that counts seconds accepts.
 const WEEK_SECONDS: u64 = 7 * 86_400;
 
 /// A command and how to send its heartbeats.
@@ -53,10 +53,13 @@ impl Beat {
             interval: self.interval,
             server_counts_seconds: false,
         };
-        std::thread::spawn(move || {
+        let send = move || {
             sender.run(&exited);
             drop(done_sender);
-        });
+        };
+        if let Err(error) = std::thread::Builder::new().name("heartbeats".into()).spawn(send) {
+            eprint_line(&format!("start thread heartbeats: {}", reason(&error)));
+        }
         let status = wait(child);
         drop(exit_sender);
         // Until hb_done is sent or has failed.
@@ -93,7 +96,7 @@ struct HeartbeatSender {
     /// Percent-encoded.
     id: String,
     interval: Duration,
-    /// Found out from the answers: the prototype of 2016 counts seconds.
+    /// Detected from the responses: the prototype of 2016 counts seconds.
     server_counts_seconds: bool,
 }
 

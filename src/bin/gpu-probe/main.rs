@@ -66,7 +66,13 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "gpu-probe: {error}");
         return ExitCode::FAILURE;
     }
-    let requests = read_requests();
+    let requests = match read_requests() {
+        Ok(requests) => requests,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "gpu-probe: start thread requests: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     match Probe::new(&options) {
         Ok(probe) => probe.run(&requests),
         Err(failure) => {
@@ -100,17 +106,18 @@ fn parse() -> Result<Options, lexopt::Error> {
 }
 
 /// Reads stdin in a thread, which exits the process at the end of input.
-fn read_requests() -> Receiver<()> {
+fn read_requests() -> std::io::Result<Receiver<()>> {
     let (sender, requests) = channel();
-    std::thread::spawn(move || {
+    let read = move || {
         for _ in std::io::stdin().lock().lines().map_while(Result::ok) {
             if sender.send(()).is_err() {
                 break;
             }
         }
         exit_immediately(0)
-    });
-    requests
+    };
+    std::thread::Builder::new().name("requests".into()).spawn(read)?;
+    Ok(requests)
 }
 
 /// The original stdout.
@@ -176,10 +183,14 @@ impl Probe {
         let slots = targets.into_iter().enumerate().map(|(slot, target)| {
             let (requests, rounds) = channel();
             let (sender, worker_target) = (sender.clone(), target.clone());
-            std::thread::spawn(move || {
-                worker::run(nvml, slot, &worker_target, &rounds, &sender);
-            });
-            Slot {
+            let name = format!("gpu-{slot}");
+            let failed = |error| ProbeFailure {
+                state: DriverState::Unavailable,
+                message: format!("start thread {name}: {error}"),
+            };
+            let run = move || worker::run(nvml, slot, &worker_target, &rounds, &sender);
+            std::thread::Builder::new().name(name.clone()).spawn(run).map_err(failed)?;
+            Ok(Slot {
                 target,
                 requests,
                 busy: false,
@@ -189,14 +200,15 @@ impl Probe {
                 last: None,
                 has_replied: false,
                 xids: Vec::new(),
-            }
+            })
         });
+        let slots = slots.collect::<Result<_, _>>()?;
         Ok(Self {
             driver_version: nvml.sys_driver_version().ok(),
             cuda_version: nvml::cuda_driver_version(nvml)
                 .ok()
                 .map(|version| format!("{}.{}", version / 1000, version % 1000 / 10)),
-            slots: slots.collect(),
+            slots,
             messages,
             timeout: options.timeout.unwrap_or(Duration::from_secs(10)),
         })
