@@ -6,10 +6,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use hm_agent::collector::latest::LatestSample;
-use hm_agent::config::Hm as Settings;
+use hm_agent::config::{self, Config, Current, Hm as Settings, Sources};
 use hm_agent::hm_client::client::HmClient;
 use hm_agent::model::RawSample;
-use hm_agent::model::primary_gpu::Primary;
 use hm_agent::model::status::UpstreamStatus;
 use hm_agent::net::backoff::Backoff;
 use hm_agent::net::reconnecting_client::RECONNECT_BACKOFF;
@@ -46,7 +45,7 @@ fn clients(hub: &HmServer, state: &Scratch) -> Vec<HmClient> {
     };
     let client = |number: usize| {
         let state_dir = state.0.join(number.to_string());
-        HmClient::new(settings.clone(), format!("n{number}"), Primary::Index(0), &state_dir, None)
+        HmClient::new(settings.clone(), format!("n{number}"), &state_dir, None)
             .unwrap()
     };
     (0..AGENTS).map(client).collect()
@@ -88,6 +87,7 @@ fn reconnects_of_500_agents_spread_over_time() {
     let (hub, state) = (HmServer::start(), Scratch::new("fleet"));
     let address = hub.address;
     let (clients, stop) = (clients(&hub, &state), Shutdown::new().unwrap());
+    let config = Current::new(Config::new(&config::Settings::load(&Sources::default()).unwrap()).unwrap());
     let (latest, gpus_ready) =
         (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
     gpus_ready.notify();
@@ -95,7 +95,7 @@ fn reconnects_of_500_agents_spread_over_time() {
         let _stop = StopOnDrop(&stop);
         for client in &clients {
             scope.spawn(|| client.run(&stop));
-            scope.spawn(|| client.run_reports(&latest, &gpus_ready, &stop));
+            scope.spawn(|| client.run_reports(&config, &latest, &gpus_ready, &stop));
         }
         wait_connections(&hub, Duration::from_secs(60));
         hub.stop();

@@ -96,9 +96,8 @@ fn create_services(
 
 fn hm_client(config: &Config, node_id: &str) -> Result<Option<HmClient>, Error> {
     let Some(settings) = &config.hm else { return Ok(None) };
-    let (primary, ca_file) = (config.gpu.primary, config.ca_file.as_deref());
-    let node_id = node_id.to_owned();
-    HmClient::new(settings.clone(), node_id, primary, &config.state_dir, ca_file).map(Some)
+    let (node_id, ca_file) = (node_id.to_owned(), config.ca_file.as_deref());
+    HmClient::new(settings.clone(), node_id, &config.state_dir, ca_file).map(Some)
 }
 
 fn core_client(
@@ -140,7 +139,8 @@ fn start_clients(services: &Arc<Services>, threads: &mut Threads) -> Result<(), 
         let context = services.clone();
         threads.start("hm-report", move || {
             if let Some(hm) = &context.hm {
-                hm.run_reports(&context.latest, &context.gpus_ready, &context.shutdown);
+                let Services { settings, latest, gpus_ready, shutdown, .. } = &*context;
+                hm.run_reports(settings, latest, gpus_ready, shutdown);
             }
             Ok(())
         })?;

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tungstenite::Message;
 
 use crate::collector::latest::LatestSample;
-use crate::config::Hm as Settings;
+use crate::config::{Current, Hm as Settings};
 use crate::hm_client::messages::{RequestKind, Response, machine_info, online, request};
 use crate::hm_client::report_clock::MonotonicTimestamps;
 use crate::hm_client::session::{Action, Event, HmSession};
@@ -34,7 +34,6 @@ use crate::util::text::escape_for_log;
 pub struct HmClient {
     settings: Settings,
     node_id: String,
-    primary: Primary,
     upstream: ReconnectingClient,
     /// Held during journal writes, so only the client's own two threads lock it.
     spool: Mutex<Spool>,
@@ -47,7 +46,6 @@ impl HmClient {
     pub fn new(
         settings: Settings,
         node_id: String,
-        primary: Primary,
         state_dir: &Path,
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
@@ -56,7 +54,7 @@ impl HmClient {
         let spool = Spool::open(state_dir, "hm-reports");
         upstream.update_status(|status| status.backlog = spool.len() as u64);
         let (spool, in_flight) = (Mutex::new(spool), Mutex::new(None));
-        Ok(Self { settings, node_id, primary, upstream, spool, in_flight })
+        Ok(Self { settings, node_id, upstream, spool, in_flight })
     }
 
     /// What `hm-agent check` prints: the endpoint and both messages. Does not connect. The error is an invalid setting.
@@ -86,7 +84,13 @@ impl HmClient {
     }
 
     /// The thread `hm-report`: enqueues a report at each `hm.report_interval`. It starts when `gpus_ready` is readable.
-    pub fn run_reports(&self, latest: &LatestSample, gpus_ready: &EventFd, shutdown: &Shutdown) {
+    pub fn run_reports(
+        &self,
+        config: &Current,
+        latest: &LatestSample,
+        gpus_ready: &EventFd,
+        shutdown: &Shutdown,
+    ) {
         sys::wait_readable([shutdown.as_fd(), gpus_ready.as_fd()], None);
         let mut logged_no_gpu = false;
         let mut timestamps = MonotonicTimestamps::default();
@@ -102,7 +106,7 @@ impl HmClient {
                 let seconds = by.as_secs_f64();
                 log::warn!("hm: clock was set back by {seconds:.0} s; reports follow it");
             }
-            self.enqueue(snapshot, timestamp);
+            self.enqueue(snapshot, config.get().gpu.primary, timestamp);
             let now = Instant::now();
             next += self.settings.report_interval;
             if next < now {
@@ -124,9 +128,9 @@ impl HmClient {
         );
     }
 
-    fn enqueue(&self, snapshot: &Snapshot, unix_milliseconds: u64) {
+    fn enqueue(&self, snapshot: &Snapshot, primary: Primary, unix_milliseconds: u64) {
         let Settings { project, models, .. } = &self.settings;
-        let body = machine_info(project, models, snapshot, self.primary).into();
+        let body = machine_info(project, models, snapshot, primary).into();
         let report = Report { unix_milliseconds, body };
         self.with_spool(|spool| spool.push(report));
         self.upstream.wake();

@@ -10,7 +10,6 @@ use hm_agent::config::{Config, Settings, Sources};
 use hm_agent::core_client::client::CoreClient;
 use hm_agent::hm_client::client::HmClient;
 use hm_agent::model::RawSample;
-use hm_agent::model::primary_gpu::Primary;
 use hm_agent::net::endpoint::MAX_MESSAGE_BYTES;
 use hm_agent::remote::server;
 use hm_agent::sys::EventFd;
@@ -136,8 +135,8 @@ fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
     thread::scope(|scope| {
         scope.spawn(|| match peer {
             Peer::Hm => {
-                let (primary, settings) = (Primary::Index(0), config.hm.clone().unwrap());
-                let client = HmClient::new(settings, node(), primary, &state_dir.0, None);
+                let settings = config.hm.clone().unwrap();
+                let client = HmClient::new(settings, node(), &state_dir.0, None);
                 client.unwrap().run(&stop);
             }
             _ => {
