@@ -10,6 +10,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::procfs::pid_stat;
 use crate::sys;
 use crate::sys::children;
 use crate::sys::users;
@@ -196,7 +197,7 @@ fn exit_code(status: ExitStatus) -> i32 {
     status.code().or(signal).unwrap_or(exit::NOT_RUN)
 }
 
-/// Children of this process; see proc_pid_stat(5).
+/// PIDs of the children of this process.
 fn child_pids() -> Vec<u32> {
     let own = std::process::id();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -206,10 +207,7 @@ fn child_pids() -> Vec<u32> {
 
 fn parent_pid(pid: u32) -> Option<u32> {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may contain anything, also parentheses.
-    let end = stat.iter().rposition(|byte| *byte == b')')?;
-    let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
-    fields.split_ascii_whitespace().nth(1)?.parse().ok()
+    Some(pid_stat::parse(&stat).ok()?.parent_pid)
 }
 
 /// Writes to the command's standard error.

@@ -1,4 +1,4 @@
-//! Parsers of kernel files, one module per file.
+//! Parsers of files of the kernel (`/proc`, `/sys`) and of the distribution (`os-release`, `amdgpu.ids`).
 //!
 //! A parser is `&[u8] -> Result<T, ParseError>`. It does no I/O and cannot panic, so the same code parses local files and text from
 //! other hosts. Input is bytes, because names of interfaces, mounts and processes may be any bytes.

@@ -1,4 +1,4 @@
-//! `/proc/PID/stat`: resource usage of a process.
+//! `/proc/PID/stat` and `/proc/PID/task/TID/stat`: state, parent and resource usage of a process or thread.
 //!
 //! Format: proc_pid_stat(5). The name, in parentheses, may be any bytes; numbers follow the last parenthesis. A real line:
 //!
@@ -10,6 +10,9 @@ use crate::procfs::{ParseError, fields, number};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PidStat {
+    /// `R` (running), `S` (sleeping), `D` (uninterruptible sleep), …
+    pub state: u8,
+    pub parent_pid: u32,
     /// CPU time in user mode, in ticks of `USER_HZ` (100 per second).
     pub user_ticks: u64,
     /// CPU time in kernel mode, in ticks.
@@ -26,15 +29,30 @@ pub fn parse(text: &[u8]) -> Result<PidStat, ParseError> {
     let bracket = text.iter().rposition(|&byte| byte == b')');
     let rest = bracket.and_then(|at| text.get(at.checked_add(1)?..));
     let rest = rest.ok_or_else(|| ParseError::new(1, "a name in parentheses", text))?;
-    // The first of these fields is the third one of the line, the state.
-    let mut fields = fields(rest.trim_ascii()).skip(11);
+    // The first of these fields is the third one of the line.
+    let mut fields = fields(rest.trim_ascii());
+    let state = fields.next().and_then(<[u8]>::first).copied();
+    let state = state.ok_or_else(|| ParseError::new(1, "a state", text))?;
+    let parent = number(1, fields.next())?;
+    let parent_pid =
+        u32::try_from(parent).map_err(|_| ParseError::new(1, "the pid of the parent", text))?;
+    let mut fields = fields.skip(9);
     let (user_ticks, system_ticks) = (number(1, fields.next())?, number(1, fields.next())?);
     let mut fields = fields.skip(4);
     let threads = number(1, fields.next())?;
     let mut fields = fields.skip(1);
     let (start_ticks, virtual_bytes) = (number(1, fields.next())?, number(1, fields.next())?);
     let resident_pages = number(1, fields.next())?;
-    Ok(PidStat { user_ticks, system_ticks, threads, start_ticks, virtual_bytes, resident_pages })
+    Ok(PidStat {
+        state,
+        parent_pid,
+        user_ticks,
+        system_ticks,
+        threads,
+        start_ticks,
+        virtual_bytes,
+        resident_pages,
+    })
 }
 
 #[cfg(test)]
@@ -47,6 +65,7 @@ mod tests {
     #[test]
     fn parses_a_real_sample() {
         let found = parse(REAL).unwrap();
+        assert_eq!((found.state, found.parent_pid), (b'R', 15714));
         assert_eq!((found.user_ticks, found.system_ticks, found.threads), (7, 9, 3));
         assert_eq!((found.start_ticks, found.virtual_bytes), (2384670, 3133440));
         assert_eq!(found.resident_pages, 388);
@@ -58,6 +77,7 @@ mod tests {
             parse(String::from_utf8_lossy(REAL).replace(from, to).as_bytes())
         };
         assert!(with(")", "").is_err());
+        assert!(with("R 15714", "R 99999999999").is_err());
         assert!(with("2384670", "soon").is_err());
         assert!(with("2384670", "99999999999999999999").is_err());
         assert!(parse(b"").is_err() && parse(b"1 (a)").is_err());

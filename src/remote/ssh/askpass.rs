@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::parent_id;
 
-use crate::procfs::fields;
+use crate::procfs::pid_stat;
 use crate::util::text::parse_decimal;
 
 /// Environment variable with the path of the pipe.
@@ -39,8 +39,7 @@ fn pipe_owner(path: &str) -> Option<u32> {
 /// for a jump host inherits the environment, and would send the password to the wrong host.
 fn parent_of(process: u32) -> Option<u32> {
     let stat = std::fs::read(format!("/proc/{process}/stat")).ok()?;
-    let after_name = stat.rsplit(|&byte| byte == b')').next()?;
-    u32::try_from(parse_decimal(fields(after_name).nth(1)?)?).ok()
+    Some(pid_stat::parse(&stat).ok()?.parent_pid)
 }
 
 fn print_password(path: &str) -> std::io::Result<()> {

@@ -11,13 +11,14 @@ use std::time::Duration;
 use flate2::read::ZlibDecoder;
 
 use crate::collector::gpu::nvidia::protocol::{ProbeReply, VERSION};
+use crate::procfs::pid_stat;
 use crate::sys::process::create_memfd;
 use crate::sys::wait_readable;
 use crate::util::child_env;
 use crate::util::error::reason;
 use crate::util::state_dir;
 
-/// Size limit of the uncompressed probe, which has 0.6 MB. Debug builds of the agent embed a release build too.
+/// Size limit of the uncompressed probe, which is 0.6 MB. Debug builds of the agent embed a release build too.
 const MAX_PROBE_BYTES: u64 = 16 << 20;
 /// Size limit of a reply. The longest ones list thousands of processes on eight GPUs.
 const MAX_REPLY_BYTES: usize = 4 << 20;
@@ -42,7 +43,7 @@ pub(super) enum ProbeEvent {
 
 impl ProbeProcess {
     /// Starts `program`, which is in zlib format. Runs it from a memfd, or from a file in `state_dir` if the system does
-    /// not allow to execute a memfd.
+    /// not allow executing a memfd.
     pub(super) fn start(
         program: &[u8],
         arguments: &[OsString],
@@ -158,9 +159,7 @@ impl ProbeProcess {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
         tasks.into_iter().flatten().flatten().any(|task| {
             let stat = std::fs::read(task.path().join("stat")).unwrap_or_default();
-            // `pid (name) state …`, where the name may contain any character.
-            let after_name = stat.rsplit(|byte| *byte == b')').next();
-            after_name.is_some_and(|rest| rest.trim_ascii_start().starts_with(b"D"))
+            pid_stat::parse(&stat).is_ok_and(|stat| stat.state == b'D')
         })
     }
 
