@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
+use crate::remote::protocol::request::NotificationSet;
 use crate::sys::EventFd;
 use crate::util::sync::lock;
 
@@ -20,6 +21,19 @@ pub(super) enum NotificationKind {
     Process,
     Gpu,
     Rough,
+}
+
+impl NotificationKind {
+    /// `None`: every client gets it.
+    pub(super) fn set(self) -> Option<NotificationSet> {
+        match self {
+            Self::Connection => None,
+            Self::Sample | Self::CpuInfo | Self::Process | Self::Gpu => {
+                Some(NotificationSet::Detailed)
+            }
+            Self::Rough => Some(NotificationSet::Rough),
+        }
+    }
 }
 
 /// Filled by the threads of hosts, drained by the thread of the client's connection.
@@ -59,15 +73,17 @@ impl ClientOutbox {
         self.changed.notify();
     }
 
-    /// Drops the notifications of a host that the client no longer watches; its connection state is still sent. `rough`
-    /// selects `rough` or everything else, `None` both.
-    pub(super) fn discard(&self, host: &str, rough: Option<bool>) {
-        let is_selected = |kind: NotificationKind| {
-            rough.is_none_or(|rough| (kind == NotificationKind::Rough) == rough)
+    /// Drops the notifications of a host that the client no longer watches; its connection state is still sent. `set`
+    /// is `None` for all of them.
+    pub(super) fn discard(&self, host: &str, set: Option<NotificationSet>) {
+        let is_discarded = |kind: NotificationKind| match (kind.set(), set) {
+            (None, _) => false,
+            (_, None) => true,
+            (of_kind, selected) => of_kind == selected,
         };
-        lock(&self.pending).frames.retain(|(known, kind, _)| {
-            &**known != host || *kind == NotificationKind::Connection || !is_selected(*kind)
-        });
+        lock(&self.pending)
+            .frames
+            .retain(|(known, kind, _)| &**known != host || !is_discarded(*kind));
     }
 
     /// Takes the results of login requests, and resets [`ClientOutbox::changed_fd`].
@@ -102,7 +118,7 @@ mod tests {
             outbox.put(&b, NotificationKind::Sample, &bytes(round));
             outbox.put(&b, NotificationKind::Rough, &bytes("r"));
         }
-        outbox.discard("b", Some(true));
+        outbox.discard("b", Some(NotificationSet::Rough));
         let frames: Vec<_> = std::iter::from_fn(|| outbox.next_frames()).collect();
         assert_eq!(frames, [bytes("3"), bytes("3")]);
         outbox.put(&b, NotificationKind::Rough, &bytes("r"));

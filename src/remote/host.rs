@@ -8,7 +8,7 @@ use crate::config::Secret;
 use crate::http::frame;
 use crate::remote::client_outbox::{ClientOutbox, NotificationKind};
 use crate::remote::protocol::events;
-use crate::remote::protocol::request::Target;
+use crate::remote::protocol::request::{NotificationSet, Target};
 use crate::remote::ssh::error::SshError;
 use crate::sys::EventFd;
 use crate::util::sync::lock;
@@ -46,10 +46,10 @@ enum Phase {
     Connected,
 }
 
-/// A client that receives one kind of notifications of a host.
+/// A client that receives one set of notifications of a host.
 pub(super) struct Watcher {
     client: Arc<ClientOutbox>,
-    pub(super) rough: bool,
+    pub(super) set: NotificationSet,
     /// The request that waits for the login. Until then the watcher receives nothing.
     pending_request: Option<u64>,
 }
@@ -58,7 +58,7 @@ pub(super) struct Watcher {
 #[derive(Clone, Copy)]
 pub(super) struct WatchRequest<'a> {
     pub(super) client: &'a Arc<ClientOutbox>,
-    pub(super) rough: bool,
+    pub(super) set: NotificationSet,
     pub(super) id: u64,
 }
 
@@ -128,7 +128,7 @@ impl Host {
         password: Option<Secret>,
         request: WatchRequest<'_>,
     ) -> Result<(), String> {
-        let WatchRequest { client, rough, id } = request;
+        let WatchRequest { client, set, id } = request;
         let mut state = lock(&self.state);
         for displaced in state.authorize(password)? {
             let reason = "login failed, and another client gave different credentials";
@@ -136,8 +136,7 @@ impl Host {
         }
         let is_connected = state.phase == Phase::Connected;
         let pending_request = (!is_connected).then_some(id);
-        let is_same =
-            |known: &&mut Watcher| Arc::ptr_eq(&known.client, client) && known.rough == rough;
+        let is_same = |known: &&mut Watcher| Arc::ptr_eq(&known.client, client) && known.set == set;
         match state.watchers.iter_mut().find(is_same) {
             Some(known) if known.pending_request.is_some() => {
                 return Err("already requested, login in progress".to_owned());
@@ -145,7 +144,7 @@ impl Host {
             // The host waits for its next attempt; a pending request shortens that wait.
             Some(known) => known.pending_request = pending_request,
             None => {
-                state.watchers.push(Watcher { client: client.clone(), rough, pending_request });
+                state.watchers.push(Watcher { client: client.clone(), set, pending_request });
                 state.needs_full_update = true;
             }
         }
@@ -158,17 +157,17 @@ impl Host {
         Ok(())
     }
 
-    /// Removes a client; `rough` selects the kind of notifications, `None` both.
-    pub(super) fn remove_watcher(&self, client: &Arc<ClientOutbox>, rough: Option<bool>) {
+    /// Removes a client; `set` is `None` for both sets.
+    pub(super) fn remove_watcher(&self, client: &Arc<ClientOutbox>, set: Option<NotificationSet>) {
         let is_selected = |watcher: &Watcher| {
-            Arc::ptr_eq(&watcher.client, client) && rough.is_none_or(|rough| watcher.rough == rough)
+            Arc::ptr_eq(&watcher.client, client) && set.is_none_or(|set| watcher.set == set)
         };
         lock(&self.state).watchers.retain(|watcher| !is_selected(watcher));
         self.changed.notify();
     }
 
-    pub(super) fn has_watchers(&self, rough: bool) -> bool {
-        lock(&self.state).watchers.iter().any(|watcher| watcher.rough == rough)
+    pub(super) fn has_watchers(&self, set: NotificationSet) -> bool {
+        lock(&self.state).watchers.iter().any(|watcher| watcher.set == set)
     }
 
     /// Completes the pending requests after a login. Returns false, and does nothing, if the watchers have given
@@ -195,7 +194,7 @@ impl Host {
         lock(&self.state).phase = Phase::Connecting;
     }
 
-    /// Fails the pending requests and tells the other watchers that the host is retried. Does nothing if the watchers
+    /// Fails the pending requests and notifies the other watchers that the host is retried. Does nothing if the watchers
     /// have given another password meanwhile.
     pub(super) fn on_failure(&self, error: &SshError, password_generation: u64) {
         let reason = &error.reason;
@@ -229,8 +228,7 @@ impl Host {
         // Locked, so that a client that stops watching receives nothing afterwards.
         let state = lock(&self.state);
         for watcher in &state.watchers {
-            let is_selected = kind == NotificationKind::Connection
-                || (kind == NotificationKind::Rough) == watcher.rough;
+            let is_selected = kind.set().is_none_or(|set| set == watcher.set);
             if is_selected && watcher.pending_request.is_none() {
                 watcher.client.put(&self.key, kind, &frames);
             }
@@ -266,7 +264,7 @@ mod tests {
         let host = Host::new(&target, secret("right")).expect("an eventfd");
         let client = client();
         let generation = lock(&host.state).password_generation;
-        let request = WatchRequest { client: &client, rough: false, id: 1 };
+        let request = WatchRequest { client: &client, set: NotificationSet::Detailed, id: 1 };
         assert_eq!(host.add_watcher(secret("guessed"), request), Ok(()));
         assert!(!host.on_login(generation));
         host.on_failure(&SshError::temporary("of the other password"), generation);
@@ -279,7 +277,11 @@ mod tests {
     #[test]
     fn only_accepted_passwords_are_protected_from_guessing() {
         let mut state = HostState::new(secret("right"));
-        state.watchers.push(Watcher { client: client(), rough: false, pending_request: Some(1) });
+        state.watchers.push(Watcher {
+            client: client(),
+            set: NotificationSet::Detailed,
+            pending_request: Some(1),
+        });
         assert!(state.authorize(secret("guessed")).is_err());
         assert!(state.authorize(secret("right")).is_ok());
         state.watchers[0].pending_request = None;

@@ -12,7 +12,7 @@ use crate::config::{Current, Secret};
 use crate::remote::client_outbox::ClientOutbox;
 use crate::remote::host::{Host, WatchRequest};
 use crate::remote::login_limiter::LoginLimiter;
-use crate::remote::protocol::request::Target;
+use crate::remote::protocol::request::{NotificationSet, Target};
 use crate::remote::ssh::known_hosts;
 use crate::util::error::reason;
 use crate::util::logger::RateLimitedLog;
@@ -101,12 +101,17 @@ impl<'a> Hosts<'a> {
         Ok(host)
     }
 
-    /// Removes a client from the watchers of a host; `rough` selects the kind of notifications, `None` both.
-    pub(super) fn detach(&self, target: &Target, client: &Arc<ClientOutbox>, rough: Option<bool>) {
+    /// Removes a client from the watchers of a host; `set` is `None` for both sets.
+    pub(super) fn detach(
+        &self,
+        target: &Target,
+        client: &Arc<ClientOutbox>,
+        set: Option<NotificationSet>,
+    ) {
         let host = find(&lock(&self.hosts), target);
         if let Some(host) = host {
-            host.remove_watcher(client, rough);
-            client.discard(&host.key, rough);
+            host.remove_watcher(client, set);
+            client.discard(&host.key, set);
         }
     }
 

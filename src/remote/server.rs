@@ -25,7 +25,7 @@ use crate::remote::client_outbox::ClientOutbox;
 use crate::remote::host::WatchRequest;
 use crate::remote::hosts::{Hosts, MAX_HOSTS};
 use crate::remote::protocol;
-use crate::remote::protocol::request::{InvalidRequest, Method, Request, Target};
+use crate::remote::protocol::request::{InvalidRequest, Method, NotificationSet, Request, Target};
 use crate::sys;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::sync::TokenBucket;
@@ -92,7 +92,7 @@ fn route(head: &RequestHead<'_>, config: &config::Monitor) -> Result<Routed, Err
 /// A `start` request with hosts that have not been logged in yet.
 struct PendingRequest {
     id: Value,
-    rough: bool,
+    set: NotificationSet,
     /// Unfinished logins, with the ID under which their results arrive.
     logins: Vec<(u64, Target)>,
     errors: Vec<String>,
@@ -156,7 +156,7 @@ impl MonitorSession<'_, '_, '_, '_> {
             for (_, target) in request.logins.drain(..) {
                 let seconds = START_TIMEOUT.as_secs();
                 request.errors.push(format!("{}: login timeout ({seconds} s)", target.key()));
-                self.server.hosts.detach(&target, self.outbox, Some(request.rough));
+                self.server.hosts.detach(&target, self.outbox, Some(request.set));
             }
         }
         let is_finished = |request: &PendingRequest| request.logins.is_empty();
@@ -195,12 +195,12 @@ impl MonitorSession<'_, '_, '_, '_> {
             Err(InvalidRequest(id, why)) => return self.respond(&id, &[why]),
         };
         match request.method {
-            Method::Start { rough } => self.start(request, rough),
-            Method::Stop { rough } => {
+            Method::Start(set) => self.start(request, set),
+            Method::Stop(set) => {
                 let mut errors = Vec::new();
                 for host in request.hosts {
                     match host {
-                        Ok(host) => self.stop(&host.target, rough),
+                        Ok(host) => self.stop(&host.target, set),
                         Err(why) => errors.push(why),
                     }
                 }
@@ -209,10 +209,10 @@ impl MonitorSession<'_, '_, '_, '_> {
         }
     }
 
-    fn start(&mut self, request: Request, rough: bool) -> Result<(), SessionEnd> {
+    fn start(&mut self, request: Request, set: NotificationSet) -> Result<(), SessionEnd> {
         let mut pending = PendingRequest {
             id: request.id,
-            rough,
+            set,
             logins: Vec::new(),
             errors: Vec::new(),
             deadline: Instant::now() + START_TIMEOUT,
@@ -226,7 +226,7 @@ impl MonitorSession<'_, '_, '_, '_> {
                     let id = self.next_request_id;
                     self.next_request_id += 1;
                     let password = host.password.map(Secret::new);
-                    let watch = WatchRequest { client: self.outbox, rough, id };
+                    let watch = WatchRequest { client: self.outbox, set, id };
                     pending.logins.push((id, host.target.clone()));
                     let MonitorServer { hosts, scope, .. } = self.server;
                     hosts.attach(scope, &host.target, password, watch);
@@ -238,10 +238,10 @@ impl MonitorSession<'_, '_, '_, '_> {
     }
 
     /// Stops the notifications of a host. A pending `start` of it fails.
-    fn stop(&mut self, target: &Target, rough: bool) {
-        self.server.hosts.detach(target, self.outbox, Some(rough));
-        let same_kind = self.pending_requests.iter_mut().filter(|request| request.rough == rough);
-        for request in same_kind {
+    fn stop(&mut self, target: &Target, set: NotificationSet) {
+        self.server.hosts.detach(target, self.outbox, Some(set));
+        let same_set = self.pending_requests.iter_mut().filter(|request| request.set == set);
+        for request in same_set {
             let stopped = request.logins.iter().position(|(_, known)| known == target);
             if let Some(at) = stopped {
                 request.logins.swap_remove(at);

@@ -13,10 +13,17 @@ const DEFAULT_PORT: u64 = 22;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// Starts `rough` notifications, or all others.
-    Start { rough: bool },
-    /// Stops them.
-    Stop { rough: bool },
+    Start(NotificationSet),
+    Stop(NotificationSet),
+}
+
+/// Notifications that a client starts and stops together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotificationSet {
+    /// `rough` alone.
+    Rough,
+    /// All others.
+    Detailed,
 }
 
 /// A user on a host.
@@ -91,10 +98,10 @@ fn parse_call(
     max_hosts: usize,
 ) -> Result<(Method, Vec<Result<HostRequest, String>>), String> {
     let method = match message.get("method").and_then(Value::as_str) {
-        Some("ssh.start_monitor") => Method::Start { rough: false },
-        Some("ssh.stop_monitor") => Method::Stop { rough: false },
-        Some("ssh.start_rough_monitor") => Method::Start { rough: true },
-        Some("ssh.stop_rough_monitor") => Method::Stop { rough: true },
+        Some("ssh.start_monitor") => Method::Start(NotificationSet::Detailed),
+        Some("ssh.stop_monitor") => Method::Stop(NotificationSet::Detailed),
+        Some("ssh.start_rough_monitor") => Method::Start(NotificationSet::Rough),
+        Some("ssh.stop_rough_monitor") => Method::Stop(NotificationSet::Rough),
         Some(other) => {
             let other = escape_for_log(other, EXCERPT_CHARS);
             return Err(format!(
@@ -200,7 +207,7 @@ mod tests {
         );
         assert_eq!(
             (request.id, request.method),
-            (json!("2138a74f91264b1"), Method::Start { rough: false })
+            (json!("2138a74f91264b1"), Method::Start(NotificationSet::Detailed))
         );
         let host = request.hosts.into_iter().next().unwrap().ok().unwrap();
         assert_eq!(host.target.key(), "cc@10.128.248.93:22");
@@ -237,7 +244,7 @@ mod tests {
             parse(r#"{"method":"ssh.stop_rough_monitor","params":{"host":"a","user":"b"}}"#);
         assert_eq!(
             (request.id, request.method, request.hosts.len()),
-            (Value::Null, Method::Stop { rough: true }, 1)
+            (Value::Null, Method::Stop(NotificationSet::Rough), 1)
         );
     }
 

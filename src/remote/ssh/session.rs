@@ -9,6 +9,7 @@ use crate::remote::collect::output::{MAX_PART_BYTES, OutputParser, OutputPart};
 use crate::remote::collect::sample::{RemoteInventory, RemoteSample, Sections};
 use crate::remote::host::Host;
 use crate::remote::protocol::events;
+use crate::remote::protocol::request::NotificationSet;
 use crate::remote::ssh::error::SshError;
 use crate::remote::ssh::process::SshProcess;
 use crate::util::sync::lock;
@@ -162,14 +163,15 @@ impl<'a> SshSession<'a> {
         let since_start = now.duration_since(self.started_at);
         // The letters that collect.sh understands; the first character keeps the line from being empty.
         let mut request = String::from("-");
-        let (needs_full_update, has_full_watcher) = {
+        let (needs_full_update, has_detailed_watcher) = {
             let mut state = lock(&self.host.state);
-            let full = state.watchers.iter().any(|watcher| !watcher.rough);
-            (std::mem::take(&mut state.needs_full_update), full)
+            let detailed =
+                state.watchers.iter().any(|watcher| watcher.set == NotificationSet::Detailed);
+            (std::mem::take(&mut state.needs_full_update), detailed)
         };
         let processes_due = since_start >= self.processes_due;
         // The second request follows the first one soon: processor time needs two lists of processes.
-        if has_full_watcher && (needs_full_update || self.requests == 1 || processes_due) {
+        if has_detailed_watcher && (needs_full_update || self.requests == 1 || processes_due) {
             request.push('p');
         }
         if processes_due {
@@ -177,7 +179,7 @@ impl<'a> SshSession<'a> {
         }
         if needs_full_update || since_start >= self.inventory_due {
             // The totals of `rough` need to know which interfaces are hardware.
-            request.push_str(if has_full_watcher { "cndg" } else { "n" });
+            request.push_str(if has_detailed_watcher { "cndg" } else { "n" });
             if self.requests == 0 || self.inventory.needs_topology() {
                 request.push('t');
             }
@@ -271,11 +273,11 @@ impl<'a> SshSession<'a> {
             && uptime > *previous_uptime
         {
             let seconds = uptime - previous_uptime;
-            if host.has_watchers(false) {
+            if host.has_watchers(NotificationSet::Detailed) {
                 let events = events::of_sample(key, inventory, previous, &sample, seconds);
                 host.publish(NotificationKind::Sample, &events);
             }
-            if host.has_watchers(true) {
+            if host.has_watchers(NotificationSet::Rough) {
                 let event = events::rough(key, inventory, previous, &sample, seconds);
                 host.publish(NotificationKind::Rough, &[event]);
             }

@@ -11,7 +11,7 @@ use crate::remote::protocol::events::fields::Fields;
 
 /// Bytes since boot, and rates since the previous sample.
 #[derive(Default)]
-struct Delta {
+struct DiskDelta {
     /// Read and written since boot.
     bytes: [f64; 2],
     /// Bytes read and written, reads and writes, per second. `None` without a previous sample, or if a counter has
@@ -19,7 +19,7 @@ struct Delta {
     rates: Option<[f64; 4]>,
 }
 
-impl Delta {
+impl DiskDelta {
     fn new(previous: Option<(&DiskStat, f64)>, now: &DiskStat) -> Self {
         let rates = previous.and_then(|(previous, seconds)| {
             let rate = |pick: fn(&DiskStat) -> u64| {
@@ -61,7 +61,7 @@ pub(super) fn totals(
     seconds: f64,
     fields: &mut Fields,
 ) {
-    let mut total = Delta::default();
+    let mut total = DiskDelta::default();
     let mut before = PreviousItems::new(&previous.diskstats);
     for disk in diskstats::whole_disks(&now.diskstats) {
         // I/O of devices on top of disks (LVM, RAID) is counted at the disks already.
@@ -72,9 +72,9 @@ pub(super) fn totals(
     total.put_into(fields);
 }
 
-fn delta(before: &mut PreviousItems<DiskStat>, disk: &DiskStat, seconds: f64) -> Delta {
+fn delta(before: &mut PreviousItems<DiskStat>, disk: &DiskStat, seconds: f64) -> DiskDelta {
     let before = before.find(|before| before.name == disk.name);
-    Delta::new(before.map(|before| (before, seconds)), disk)
+    DiskDelta::new(before.map(|before| (before, seconds)), disk)
 }
 
 /// Whole disks, and devices with a filesystem, by name.

@@ -10,7 +10,7 @@ use crate::remote::protocol::events::fields::Fields;
 
 /// Bytes and packets since the interface was created, and rates since the previous sample.
 #[derive(Default)]
-struct Delta {
+struct TrafficDelta {
     /// Received bytes and packets.
     down: [f64; 2],
     /// Transmitted bytes and packets.
@@ -19,7 +19,7 @@ struct Delta {
     speeds: Option<[f64; 2]>,
 }
 
-impl Delta {
+impl TrafficDelta {
     fn new(previous: Option<(&NetDev, f64)>, now: &NetDev) -> Self {
         let both = |traffic: &Traffic| [traffic.bytes as f64, traffic.packets as f64];
         let speeds = previous.and_then(|(previous, seconds)| {
@@ -64,7 +64,7 @@ pub(super) fn devices(
     now: &RemoteSample,
     seconds: f64,
 ) -> (Value, Value) {
-    let (mut total, mut each) = (Delta::default(), Map::new());
+    let (mut total, mut each) = (TrafficDelta::default(), Map::new());
     // Traffic of bridges and tunnels is counted at the hardware already. Without hardware, as in a container, all
     // interfaces but the loopback count.
     let physical = &inventory.physical_interfaces;
@@ -73,7 +73,7 @@ pub(super) fn devices(
     let mut before = PreviousItems::new(&previous.net_dev);
     for device in &now.net_dev {
         let before = before.find(|before| before.name == device.name);
-        let delta = Delta::new(before.map(|before| (before, seconds)), device);
+        let delta = TrafficDelta::new(before.map(|before| (before, seconds)), device);
         if if any_hardware { is_hardware(device) } else { *device.name != *b"lo" } {
             total.add(&delta);
         }
