@@ -51,7 +51,7 @@ struct State {
 }
 
 impl State {
-    fn has_news(&self) -> bool {
+    fn has_unprocessed_changes(&self) -> bool {
         self.table.changes() != self.last_change || self.table.has_transitions()
     }
 }
@@ -81,12 +81,12 @@ impl HeartbeatMonitor {
     }
 
     /// Calls `then` with the locked table and the current time, and wakes the thread if that caused an earlier event.
-    pub fn with<R>(&self, then: impl FnOnce(&mut HeartbeatTable, Duration) -> R) -> R {
+    pub fn with_table<R>(&self, then: impl FnOnce(&mut HeartbeatTable, Duration) -> R) -> R {
         let mut state = lock(&self.state);
         let now = self.now(&mut state);
         let result = then(&mut state.table, now);
         let is_earlier = state.table.next_event().is_some_and(|at| at < state.wake_at);
-        let notify = (is_earlier || state.has_news()) && !state.wake_at.is_zero();
+        let notify = (is_earlier || state.has_unprocessed_changes()) && !state.wake_at.is_zero();
         if notify {
             // One notification is enough until the thread has run.
             state.wake_at = Duration::ZERO;
@@ -100,7 +100,7 @@ impl HeartbeatMonitor {
 
     /// The status of every application.
     pub fn statuses(&self) -> Vec<AppStatus> {
-        self.with(HeartbeatTable::statuses)
+        self.with_table(HeartbeatTable::statuses)
     }
 
     /// The loop of the thread `hb-monitor`.
@@ -150,7 +150,7 @@ impl HeartbeatMonitor {
         let now = self.now(&mut state);
         let times = [state.table.next_event(), save_at, poll_hooks.map(|after| now + after)];
         let until = times.into_iter().flatten().min();
-        if state.has_news() {
+        if state.has_unprocessed_changes() {
             return;
         }
         state.wake_at = until.unwrap_or(Duration::MAX);
@@ -164,7 +164,7 @@ impl HeartbeatMonitor {
 
     /// Returns whether the state was written.
     fn save(&self) -> bool {
-        self.store.save(&self.with(HeartbeatTable::save))
+        self.store.save(&self.with_table(HeartbeatTable::save))
     }
 
     fn now(&self, state: &mut State) -> Duration {

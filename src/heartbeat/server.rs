@@ -86,16 +86,18 @@ impl<'a> HeartbeatServer<'a> {
         match request {
             Request::Heartbeat(id, interval, unit) => self
                 .monitor
-                .with(|table, now| table.heartbeat(&id, interval, now))
+                .with_table(|table, now| table.heartbeat(&id, interval, now))
                 .map(|timeout| nagios::timeout(timeout, unit))
                 .map_err(|_| full("applications")),
             Request::Done(id) => {
-                self.monitor.with(|table, now| table.done(&id, now));
+                self.monitor.with_table(|table, now| table.done(&id, now));
                 Ok(nagios::DONE.to_owned())
             }
-            Request::List => Ok(self.monitor.with(|table, now| nagios::list(&table.ids(now)))),
+            Request::List => {
+                Ok(self.monitor.with_table(|table, now| nagios::list(&table.ids(now))))
+            }
             Request::Status(id) => {
-                Ok(self.monitor.with(|table, now| status(table, id.as_deref(), now, unit)))
+                Ok(self.monitor.with_table(|table, now| status(table, id.as_deref(), now, unit)))
             }
             Request::Maintenance(id, length) => {
                 if is_browser(head) {
@@ -103,7 +105,7 @@ impl<'a> HeartbeatServer<'a> {
                     return Err(("403 Forbidden", message));
                 }
                 self.monitor
-                    .with(|table, now| table.set_maintenance(id.as_deref(), length, now))
+                    .with_table(|table, now| table.set_maintenance(id.as_deref(), length, now))
                     .map_err(|_| full("applications in maintenance"))?;
                 let line = nagios::maintenance_line(id.as_deref(), length);
                 self.pipeline.log.write(Level::Info, || format!("heartbeat: {line}"));
