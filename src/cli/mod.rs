@@ -19,7 +19,7 @@ use crate::agent;
 use crate::agent::supervise::{self, SuperviseOptions};
 pub use crate::cli::args::parse;
 use crate::cli::beat::Beat;
-use crate::collector::cached_file::FileReader;
+use crate::collector::file_reader::FileReader;
 use crate::collector::host_info;
 use crate::config::{Config, Settings, Sources};
 use crate::core_client::client::CoreClient;

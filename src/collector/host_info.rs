@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::collector::cached_file::FileReader;
+use crate::collector::file_reader::FileReader;
 use crate::config::Roots;
 use crate::model::host_info::HostInfo;
 use crate::procfs::{cpuinfo, os_release};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::collector::blocking_worker::BlockingWorker;
-use crate::collector::cached_file::FileReader;
+use crate::collector::file_reader::FileReader;
 use crate::collector::host_info;
 use crate::collector::mount_filter::{apply_host_read_only, filter_mounts};
 use crate::collector::mounts::{MountTable, open_mountinfo_watch};

@@ -88,7 +88,7 @@ impl SamplerLoop<'_> {
         } else if schedule.warm_up.is_some_and(|at| now >= at) {
             self.latest.replace_current(self.collect(sampler, &config));
             schedule.warm_up = None;
-        } else if !schedule.has_gpu_result && self.gpus.has_result() {
+        } else if !schedule.has_gpu_result && self.gpus.take_first_result() {
             self.latest.replace_gpus(self.gpus.gpus(&config, now));
             self.gpus_ready.notify();
             (schedule.has_gpu_result, schedule.gpu_deadline) = (true, None);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::model::devices::CollectorStatus;
+use crate::model::status::CollectorStatus;
 use crate::util::error::Error;
 
 /// Collectors in the order in which they ran first.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::collector::cached_file::FileReader;
+use crate::collector::file_reader::FileReader;
 use crate::model::Temperature;
 use crate::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
 use crate::util::text::parse_decimal;
@@ -208,8 +208,8 @@ impl ListedChip {
         let inputs = names.iter().map(|(_, name)| path.join(format!("{name}_input"))).collect();
         let sensors = names.iter().map(|(_, name)| sensor(files, path, name, suspended)).collect();
         let name = files.read_line(&path.join("name"));
-        let chip = chip_id(path, name.as_deref()).into();
-        let chip = Chip { chip, name: name.map(Into::into), sensors };
+        let id = chip_id(path, name.as_deref()).into();
+        let chip = Chip { id, name: name.map(Into::into), sensors };
         Some(Self { runtime_status, chip, inputs })
     }
 
@@ -234,7 +234,7 @@ fn sensor(files: &mut FileReader, chip: &Path, name: &str, suspended: bool) -> S
     };
     let (max_celsius, critical_celsius) = (limit("max"), limit("crit"));
     let label = files.read_line(&chip.join(format!("{name}_label"))).map(Into::into);
-    Sensor { sensor: name.into(), label, celsius: None, max_celsius, critical_celsius }
+    Sensor { id: name.into(), label, celsius: None, max_celsius, critical_celsius }
 }
 
 fn is_suspended(files: &mut FileReader, runtime_status: &Path) -> bool {
@@ -320,12 +320,12 @@ mod tests {
         tree.write("class/hwmon/hwmon0/in0_input", "12\n");
         let mut collector = SysfsCollector::new(&tree.0);
         let chips = collector.collect().chips;
-        let names: Vec<&str> = chips.iter().map(|chip| &*chip.chip).collect();
+        let names: Vec<&str> = chips.iter().map(|chip| &*chip.id).collect();
         assert_eq!(names, ["nvme_nvme0", "cpu_thermal"]);
         let first = &chips[0].sensors[0];
         assert_eq!((first.celsius, first.label.as_deref()), (Some(49.85), Some("Composite")));
         assert_eq!((first.max_celsius, first.critical_celsius), (Some(81.85), Some(84.85)));
-        assert_eq!((&*chips[0].sensors[1].sensor, chips[0].sensors[1].celsius), ("temp10", None));
+        assert_eq!((&*chips[0].sensors[1].id, chips[0].sensors[1].celsius), ("temp10", None));
         assert_eq!(chips[1].sensors[0].celsius, Some(-1.5));
         tree.write(&format!("{nvme}/power/runtime_status"), "suspended\n");
         assert_eq!(collector.collect().chips.len(), 1, "suspended");

@@ -118,7 +118,7 @@ impl Settings {
             let line = match (value, &row.kind) {
                 (Value::Unset, _) => format!("# {} is not set", row.key),
                 (_, Kind::Secret) => format!("# {} is set and not shown", row.key),
-                (Value::Text(url), Kind::Address) if without_query(url) != *url => {
+                (Value::Text(url), Kind::Url) if without_query(url) != *url => {
                     format!("# {} is {}", row.key, Value::Text(without_query(url)))
                 }
                 (value, _) => format!("{} = {value}", row.key),

@@ -233,7 +233,7 @@ pub const ROWS: &[Row] = &[
     row(
         "hm.url",
         None,
-        Kind::Address,
+        Kind::Url,
         OnRestart,
         "WebSocket URL of a central hm, ws:// or wss://. Without it, reports to hm are off.",
     ),
@@ -256,7 +256,7 @@ pub const ROWS: &[Row] = &[
     row(
         "core.url",
         None,
-        Kind::Address,
+        Kind::Url,
         OnRestart,
         "WebSocket URL of a Core (server manager), ws:// or wss://. Without it, the connection to Core is off.",
     ),

@@ -24,8 +24,8 @@ pub enum Kind {
         what: &'static str,
         check: fn(&str) -> bool,
     },
-    /// URL of a server, printed without the parts that may be secret.
-    Address,
+    /// URL of a WebSocket server, printed without the parts that may be secret.
+    Url,
     /// Path of a file with a secret. An invalid value is not printed: it may be the secret itself.
     SecretFile,
     /// A text that is never printed and never empty: an empty password would admit every client.
@@ -64,9 +64,9 @@ impl Kind {
             },
             Self::Text { check, .. } if check(text) => Ok(Value::Text(text.to_owned())),
             Self::Secret if !text.is_empty() => Ok(Value::Text(text.to_owned())),
-            Self::Address if Url::parse_websocket(text).is_ok() => Ok(Value::Text(text.to_owned())),
+            Self::Url if Url::parse_websocket(text).is_ok() => Ok(Value::Text(text.to_owned())),
             Self::SecretFile if text.starts_with('/') => Ok(Value::Text(text.to_owned())),
-            Self::Text { .. } | Self::Address | Self::SecretFile | Self::Secret => {
+            Self::Text { .. } | Self::Url | Self::SecretFile | Self::Secret => {
                 Err(self.describe_error(text))
             }
             Self::List { .. } if text.starts_with('[') => match DeValue::parse(text) {
@@ -88,7 +88,7 @@ impl Kind {
                 self.parse(number.as_str())
             }
             (
-                Self::Text { .. } | Self::Address | Self::SecretFile | Self::Secret,
+                Self::Text { .. } | Self::Url | Self::SecretFile | Self::Secret,
                 DeValue::String(text),
             ) => self.parse(text),
             (Self::Text { .. }, DeValue::Integer(number)) => self.parse(number.as_str()),
@@ -122,7 +122,7 @@ impl Kind {
             Self::Text { what, .. } | Self::List { what, .. } => {
                 format!("expected {what}, got \"{got}\"")
             }
-            Self::Address => {
+            Self::Url => {
                 let shown = escape_for_log(redact_url(text), EXCERPT_CHARS);
                 format!(
                     "expected an address such as ws://host:port/path or wss://host/path, got \"{shown}\""

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::metrics::encoder::{Encoder, Number, labels};
 use crate::metrics::{Exposition, Truncation};
-use crate::model::devices::CollectorStatus;
-use crate::model::status::{AppState, AppStatus, PortStatus, ProcessStats, UpstreamStatus};
+use crate::model::status::{
+    AppState, AppStatus, CollectorStatus, PortStatus, ProcessStats, UpstreamStatus,
+};
 
 /// Each application has seven series, and any client that can connect to the heartbeat port can add one.
 const MAX_APPS: usize = 200;
@@ -136,7 +137,7 @@ const APP_GAUGES: [AppFamily; 4] = [
     ),
     (
         "hm_agent_heartbeat_app_timeout_seconds",
-        "Time within which the next heartbeat is expected, as of the last heartbeat, in seconds.",
+        "Timeout set by the last heartbeat: announced interval plus one second.",
         |status| status.timeout.as_secs_f64().into(),
     ),
     (
@@ -194,9 +195,9 @@ const UPSTREAM_GAUGES: [UpstreamFamily; 4] = [
         |status| Some(status.since_unix_seconds.into()),
     ),
     (
-        "hm_agent_upstream_last_reply_timestamp_seconds",
-        "Unix time of the last reply from the server.",
-        |status| status.last_answer_unix_seconds.map(Number::from),
+        "hm_agent_upstream_last_response_timestamp_seconds",
+        "Unix time of the last response from the server.",
+        |status| status.last_response_unix_seconds.map(Number::from),
     ),
     ("hm_agent_upstream_backlog", "Number of reports that are not delivered yet.", |status| {
         Some(status.backlog.into())

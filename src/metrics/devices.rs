@@ -274,7 +274,7 @@ const SENSOR_GAUGES: [SensorFamily; 3] = [
 fn chips(encoder: &mut Encoder, chips: &[Chip]) {
     let each = chips.iter().flat_map(|chip| chip.sensors.iter().map(move |sensor| (chip, sensor)));
     let named: Vec<(String, &Sensor)> = each
-        .map(|(chip, sensor)| (labels(&[("chip", &chip.chip), ("sensor", &sensor.sensor)]), sensor))
+        .map(|(chip, sensor)| (labels(&[("chip", &chip.id), ("sensor", &sensor.id)]), sensor))
         .collect();
     for (name, help, value) in SENSOR_GAUGES {
         encoder.gauge(name, help);
@@ -285,15 +285,14 @@ fn chips(encoder: &mut Encoder, chips: &[Chip]) {
     encoder.gauge("node_hwmon_chip_names", "Chip name given by its driver. The value is always 1.");
     for chip in chips {
         let name = chip.name.as_deref();
-        let name = name.map(|name| labels(&[("chip", &chip.chip), ("chip_name", name)]));
-        encoder.sample(&name.unwrap_or_else(|| labels(&[("chip", &chip.chip)])), 1u64);
+        let name = name.map(|name| labels(&[("chip", &chip.id), ("chip_name", name)]));
+        encoder.sample(&name.unwrap_or_else(|| labels(&[("chip", &chip.id)])), 1u64);
     }
     encoder.gauge("node_hwmon_sensor_label", "Label of the sensor. The value is always 1.");
     for chip in chips {
         for sensor in &chip.sensors {
             let Some(label) = &sensor.label else { continue };
-            let label =
-                labels(&[("chip", &chip.chip), ("label", label), ("sensor", &sensor.sensor)]);
+            let label = labels(&[("chip", &chip.id), ("label", label), ("sensor", &sensor.id)]);
             encoder.sample(&label, 1u64);
         }
     }

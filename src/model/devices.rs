@@ -1,18 +1,17 @@
-//! Devices that sysfs describes, and the status of collectors.
+//! Devices that sysfs describes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::model::Temperature;
 
 /// Read on the blocking worker, because a driver or firmware may block the read indefinitely.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Devices {
-    /// Of `/sys/class/thermal`.
+    /// Thermal zones of `/sys/class/thermal`.
     pub temperatures: Vec<Temperature>,
-    /// Of `/sys/class/hwmon`, those with temperature sensors.
+    /// Chips of `/sys/class/hwmon` that have temperature sensors.
     pub chips: Vec<Chip>,
-    /// Of `/sys/class/net`.
+    /// Interfaces of `/sys/class/net`.
     pub interfaces: Vec<Interface>,
     /// Number of zones, chips and interfaces that are not read because there are too many.
     pub truncated: usize,
@@ -22,7 +21,7 @@ pub struct Devices {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chip {
     /// Derived from its device, so it is stable across reboots: `nvme_nvme0`.
-    pub chip: Arc<str>,
+    pub id: Arc<str>,
     /// Name given by the driver: `nvme`.
     pub name: Option<Arc<str>>,
     pub sensors: Vec<Sensor>,
@@ -32,7 +31,7 @@ pub struct Chip {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sensor {
     /// `temp1`.
-    pub sensor: Arc<str>,
+    pub id: Arc<str>,
     /// What it measures: `Composite`.
     pub label: Option<Arc<str>>,
     pub celsius: Option<f64>,
@@ -69,14 +68,4 @@ pub struct InterfaceAttributes {
     pub transmit_queue_length: Option<u64>,
     /// ARPHRD number: 1 is Ethernet, 772 loopback.
     pub protocol_type: Option<u64>,
-}
-
-/// Result of one collector, as node_exporter reports it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CollectorStatus {
-    pub name: &'static str,
-    pub success: bool,
-    pub duration: Duration,
-    /// `None` before the first success.
-    pub last_success_unix_seconds: Option<u64>,
 }

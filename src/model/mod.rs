@@ -14,8 +14,9 @@ pub mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::devices::{CollectorStatus, Devices};
+use crate::model::devices::Devices;
 use crate::model::gpu::Gpus;
+use crate::model::status::CollectorStatus;
 use crate::model::status::{AppStatus, UpstreamStatus};
 use crate::procfs::diskstats::DiskStat;
 use crate::procfs::file_nr::FileNr;

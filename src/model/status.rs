@@ -1,4 +1,5 @@
-//! Status of monitored applications, of the connections to upstream servers, and of the agent's process and ports.
+//! Status of monitored applications, of the connections to upstream servers, of collectors, and of the agent's process
+//! and ports.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,9 +63,9 @@ pub struct UpstreamStatus {
     pub state: String,
     /// When it entered this state.
     pub since_unix_seconds: u64,
-    /// `None` before the first answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_answer_unix_seconds: Option<u64>,
+    /// `None` before the first response.
+    #[serde(rename = "last_answer_unix_seconds", default, skip_serializing_if = "Option::is_none")]
+    pub last_response_unix_seconds: Option<u64>,
     /// Number of reports that are not delivered yet.
     pub backlog: u64,
     /// Number of reports dropped since the start, because the backlog was full or the server rejected them.
@@ -75,6 +76,16 @@ pub struct UpstreamStatus {
     /// Number of disconnects since the start, by the label of their reason.
     #[serde(rename = "outages", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub disconnects: BTreeMap<String, u64>,
+}
+
+/// Result of one collector, as node_exporter reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorStatus {
+    pub name: &'static str,
+    pub success: bool,
+    pub duration: Duration,
+    /// `None` before the first success.
+    pub last_success_unix_seconds: Option<u64>,
 }
 
 /// The agent's own process.
@@ -93,7 +104,7 @@ pub struct ProcessStats {
 /// Counters of a listening port since the agent started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PortStatus {
-    /// `usage`, `heartbeat`.
+    /// `usage`, `heartbeat`, `monitor`.
     pub name: &'static str,
     /// Open connections.
     pub connections: u64,

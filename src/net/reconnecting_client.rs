@@ -77,7 +77,7 @@ impl ReconnectingClient {
             name: name.to_owned(),
             state: "connecting".to_owned(),
             since_unix_seconds: unix_seconds(),
-            last_answer_unix_seconds: None,
+            last_response_unix_seconds: None,
             backlog: 0,
             dropped: 0,
             last_disconnect_reason: None,
@@ -114,7 +114,7 @@ impl ReconnectingClient {
 
     /// The server has answered a request.
     pub fn on_response(&self) {
-        self.update_status(|status| status.last_answer_unix_seconds = Some(unix_seconds()));
+        self.update_status(|status| status.last_response_unix_seconds = Some(unix_seconds()));
     }
 
     /// Wakes the client's thread, because there is something to send.

@@ -6,10 +6,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::model::devices::CollectorStatus;
 use crate::model::host_info::HostInfo;
 use crate::model::primary_gpu::Primary;
-use crate::model::status::{PortStatus, ProcessStats};
+use crate::model::status::{CollectorStatus, PortStatus, ProcessStats};
 use crate::model::{RawSample, Snapshot};
 use crate::procfs::diskstats::DiskStat;
 use crate::procfs::net_dev::{NetDev, Traffic};
@@ -211,8 +210,8 @@ fn sensors(raw: &RawSample) -> Vec<SensorDetail<'_>> {
     let chips = raw.devices.chips.iter();
     let each = chips.flat_map(|chip| chip.sensors.iter().map(move |sensor| (chip, sensor)));
     each.map(|(chip, sensor)| SensorDetail {
-        chip: &chip.chip,
-        sensor: &sensor.sensor,
+        chip: &chip.id,
+        sensor: &sensor.id,
         label: sensor.label.as_deref(),
         celsius: sensor.celsius,
         max_celsius: sensor.max_celsius,

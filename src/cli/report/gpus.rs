@@ -1,6 +1,6 @@
 //! GPUs in the report of `hm-agent sample`: a line for each GPU, with the columns that at least one GPU has a value for.
 
-use crate::cli::report::{Table, of, size};
+use crate::cli::report::{Table, format_bytes, used_of_total};
 use crate::model::Snapshot;
 use crate::model::gpu::{DriverState, Gpu, GpuProcess, Gpus, NvidiaDriver, Values};
 
@@ -74,7 +74,7 @@ fn cells(gpu: &Gpu) -> [String; COLUMNS] {
         gpu.index.to_string(),
         gpu.name.clone(),
         cell(values.utilization_percent, |percent| format!("{percent} %")),
-        cell(memory, |(used, total)| of(used, total)),
+        cell(memory, |(used, total)| used_of_total(used, total)),
         cell(values.temperature_celsius, |celsius| format!("{celsius} °C")),
         cell(values.memory_temperature_celsius, |celsius| format!("{celsius} °C")),
         power,
@@ -114,7 +114,7 @@ fn details(out: &mut Table, values: &Values) {
     for instance in values.mig_instances.iter().flatten() {
         let name = instance.name.as_deref().unwrap_or("MIG instance");
         let memory = instance.memory_used_bytes.zip(instance.memory_total_bytes);
-        let memory = memory.map(|(used, total)| format!("  {}", of(used, total)));
+        let memory = memory.map(|(used, total)| format!("  {}", used_of_total(used, total)));
         let id = instance.gpu_instance.map(|id| format!(" (GPU instance {id})"));
         let (id, memory) = (id.unwrap_or_default(), memory.unwrap_or_default());
         out.line("", &format!("     {name}{id}{memory}"));
@@ -123,7 +123,8 @@ fn details(out: &mut Table, values: &Values) {
     processes.sort_by_key(|process| std::cmp::Reverse(process.memory_used_bytes));
     for process in processes.iter().take(MAX_PROCESSES) {
         let name = process.name.as_deref().unwrap_or("?");
-        let memory = process.memory_used_bytes.map_or(String::new(), |used| size(used as f64));
+        let memory =
+            process.memory_used_bytes.map_or(String::new(), |used| format_bytes(used as f64));
         out.line("", &format!("     {memory:>10}  {name} ({})", process.pid));
     }
     if processes.len() > MAX_PROCESSES {

@@ -63,11 +63,16 @@ fn cpus(out: &mut Table, host: &HostInfo, snapshot: &Snapshot) {
 fn memory(out: &mut Table, snapshot: &Snapshot) {
     let Some(memory) = snapshot.memory else { return };
     if let Some(used) = memory.used_bytes {
-        out.row("memory", &[&share(used, memory.total_bytes), &of(used, memory.total_bytes)]);
+        out.row(
+            "memory",
+            &[&percent(used, memory.total_bytes), &used_of_total(used, memory.total_bytes)],
+        );
     }
     match memory.swap_total_bytes.zip(memory.swap_used_bytes) {
         Some((0, _)) | None => {}
-        Some((total, used)) => out.row("swap", &[&share(used, total), &of(used, total)]),
+        Some((total, used)) => {
+            out.row("swap", &[&percent(used, total), &used_of_total(used, total)])
+        }
     }
     if let Some(kills) = snapshot.oom_kills.filter(|kills| *kills > 0) {
         out.row("oom kills", &[&kills.to_string(), "since boot"]);
@@ -91,7 +96,7 @@ fn devices(out: &mut Table, snapshot: &Snapshot) {
     for fs in &snapshot.file_systems {
         let percent = fs.used_percent().map_or(String::new(), |used| format!(", {used:.0} %"));
         let read_only = if fs.read_only { ", read-only" } else { "" };
-        let size = of(fs.used_bytes(), fs.total_bytes);
+        let size = used_of_total(fs.used_bytes(), fs.total_bytes);
         let kind = format!("{size}{percent}, {} {}{read_only}", fs.fs_type, fs.device);
         out.row("files", &[&fs.mount_point, &kind]);
     }
@@ -119,9 +124,9 @@ fn upstreams(out: &mut Table, snapshot: &Snapshot) {
         let ago = |at: u64| duration(snapshot.unix_seconds.saturating_sub(at) as f64);
         let mut how = vec![format!("for {}", ago(upstream.since_unix_seconds))];
         how.extend(
-            upstream.last_answer_unix_seconds.map(|at| format!("last answer {} ago", ago(at))),
+            upstream.last_response_unix_seconds.map(|at| format!("last response {} ago", ago(at))),
         );
-        how.push(format!("{} reports queued", upstream.backlog));
+        how.push(format!("{} queued", upstream.backlog));
         if upstream.dropped > 0 {
             how.push(format!("{} dropped", upstream.dropped));
         }
@@ -148,19 +153,19 @@ impl Table {
     }
 }
 
-fn share(part: u64, total: u64) -> String {
+fn percent(part: u64, total: u64) -> String {
     format!("{:.1} %", 100.0 * part as f64 / total.max(1) as f64)
 }
 
-fn of(part: u64, total: u64) -> String {
-    format!("{} of {}", size(part as f64), size(total as f64))
+fn used_of_total(part: u64, total: u64) -> String {
+    format!("{} of {}", format_bytes(part as f64), format_bytes(total as f64))
 }
 
 fn per_second(bytes: f64) -> String {
-    size(bytes) + "/s"
+    format_bytes(bytes) + "/s"
 }
 
-fn size(bytes: f64) -> String {
+fn format_bytes(bytes: f64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes;
     let mut unit = 0;
@@ -184,10 +189,10 @@ mod tests {
 
     #[test]
     fn formats_sizes_and_durations() {
-        assert_eq!(size(0.0), "0 B");
-        assert_eq!(size(1023.0), "1023 B");
-        assert_eq!(size(1536.0), "1.5 KiB");
-        assert_eq!(size(252.0 * 1024f64.powi(3)), "252 GiB");
+        assert_eq!(format_bytes(0.0), "0 B");
+        assert_eq!(format_bytes(1023.0), "1023 B");
+        assert_eq!(format_bytes(1536.0), "1.5 KiB");
+        assert_eq!(format_bytes(252.0 * 1024f64.powi(3)), "252 GiB");
         assert_eq!(duration(59.0), "0 h 0 min");
         assert_eq!(duration(90061.0), "1 d 1 h");
     }

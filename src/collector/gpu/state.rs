@@ -76,13 +76,13 @@ impl GpuState {
         (self.poll_duration() * 2).clamp(MIN_PREFETCH_LEAD.min(max), max)
     }
 
-    /// Readable from the first result on, until [`Self::has_result`] is called.
+    /// Readable from the first result on, until [`Self::take_first_result`] is called.
     pub fn first_result(&self) -> BorrowedFd<'_> {
         self.first_result.as_fd()
     }
 
-    /// Whether the state of the GPUs is known.
-    pub fn has_result(&self) -> bool {
+    /// Whether the state of the GPUs is known. Makes [`Self::first_result`] unreadable.
+    pub fn take_first_result(&self) -> bool {
         self.first_result.reset();
         self.has_result.load(Ordering::Acquire)
     }

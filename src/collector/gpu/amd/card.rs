@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::collector::cached_file::FileReader;
+use crate::collector::file_reader::FileReader;
 use crate::model::gpu::{Ecc, Gpu, Problem, Values, Vendor};
 use crate::procfs::{amdgpu_ids, link_speed, ras_err_count};
 

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::collector::cached_file::FileReader;
+use crate::collector::file_reader::FileReader;
 use crate::collector::gpu::RESCAN_INTERVAL;
 use crate::collector::gpu::amd::card::Card;
 use crate::config::Roots;

@@ -54,7 +54,7 @@ impl GpuInventory {
     }
 
     /// Counts the XIDs in a partial reply.
-    pub(super) fn count_errors(&mut self, gpus: Vec<Gpu>) {
+    pub(super) fn count_partial_xids(&mut self, gpus: Vec<Gpu>) {
         for gpu in gpus {
             self.count_xids(&mut self.fill_identity(gpu, &[]));
         }
@@ -365,7 +365,7 @@ mod tests {
         let mut inventory = GpuInventory::default();
         inventory.merge(vec![gpu(0, "0000:10:00.0")], 0, &[]);
         let xids = vec![Xid { code: 79, count: 1, last_unix_seconds: 5 }];
-        inventory.count_errors(vec![Gpu { xids: xids.clone(), ..Gpu::default() }]);
+        inventory.count_partial_xids(vec![Gpu { xids: xids.clone(), ..Gpu::default() }]);
         assert_eq!(inventory.failed(Problem::Hung, "", &[])[0].xids, xids);
     }
 

@@ -1,13 +1,13 @@
 //! NVIDIA GPUs. NVML runs in the GPU probe, a child process, because its calls can hang or crash;
 //! [`probe_supervisor::ProbeSupervisor`] starts, polls, kills and restarts it.
 
+mod driver_log;
 pub(crate) mod embedded_probe;
 mod inventory;
-mod messages;
 mod pci;
 mod pci_scan;
 mod probe_process;
+mod probe_reply;
 mod probe_state;
 pub(crate) mod probe_supervisor;
 pub mod protocol;
-mod result;

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::collector::gpu::nvidia::messages::{describe, log_state};
+use crate::collector::gpu::nvidia::driver_log::{describe, log_state};
 use crate::collector::gpu::nvidia::probe_process::{ProbeEvent, ProbeProcess};
 use crate::collector::gpu::nvidia::probe_state::{ProbeState, StopReason};
 use crate::collector::gpu::nvidia::probe_supervisor::{
@@ -49,7 +49,7 @@ impl ProbeSupervisor<'_> {
         now: Instant,
     ) -> ProbeState {
         if reply.partial {
-            self.inventory.count_errors(reply.gpus);
+            self.inventory.count_partial_xids(reply.gpus);
             return ProbeState::Querying(probe, since);
         }
         if let Some(failure) = reply.failure {

@@ -89,14 +89,14 @@ impl<'a> ProbeSupervisor<'a> {
 
     /// Runs until shutdown. On return the probe is reaped, unless it cannot be killed.
     pub(crate) fn run(mut self, shutdown: &Shutdown) {
-        self.rescan_pci(Instant::now());
+        self.update_gpus(Instant::now());
         while !shutdown.is_triggered() {
             self.advance(Instant::now());
             let (poll_requested, has_output) = self.wait(shutdown);
             if poll_requested {
                 self.state.poll_requested().reset();
                 self.apply_settings();
-                self.rescan_pci(Instant::now());
+                self.update_gpus(Instant::now());
                 self.poll(Instant::now());
             }
             if has_output {
@@ -141,7 +141,7 @@ impl<'a> ProbeSupervisor<'a> {
     /// Handles timeouts and starts or replaces the probe if necessary.
     fn advance(&mut self, now: Instant) {
         if self.pci.is_scan_due(now) {
-            self.rescan_pci(now);
+            self.update_gpus(now);
         }
         let timeout = self.reply_timeout();
         self.probe = match self.take_probe() {
@@ -330,7 +330,7 @@ impl<'a> ProbeSupervisor<'a> {
     }
 
     /// Updates the NVIDIA GPUs on the bus and reads AMD GPUs.
-    fn rescan_pci(&mut self, now: Instant) {
+    fn update_gpus(&mut self, now: Instant) {
         if self.gpu.source == GpuSource::Nothing {
             self.pci = PciScan::default();
             self.pci.scanned_at = Some(now);
