@@ -45,8 +45,7 @@ fn clients(hub: &HmServer, state: &Scratch) -> Vec<HmClient> {
     };
     let client = |number: usize| {
         let state_dir = state.0.join(number.to_string());
-        HmClient::new(settings.clone(), format!("n{number}"), &state_dir, None)
-            .unwrap()
+        HmClient::new(settings.clone(), format!("n{number}"), &state_dir, None).unwrap()
     };
     (0..AGENTS).map(client).collect()
 }
@@ -87,7 +86,8 @@ fn reconnects_of_500_agents_spread_over_time() {
     let (hub, state) = (HmServer::start(), Scratch::new("fleet"));
     let address = hub.address;
     let (clients, stop) = (clients(&hub, &state), Shutdown::new().unwrap());
-    let config = Current::new(Config::new(&config::Settings::load(&Sources::default()).unwrap()).unwrap());
+    let config =
+        Current::new(Config::new(&config::Settings::load(&Sources::default()).unwrap()).unwrap());
     let (latest, gpus_ready) =
         (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
     gpus_ready.notify();

@@ -121,16 +121,16 @@ fn devices(body: &[u8]) -> Devices {
         let celsius = line.len() as f64 / 3.0;
         devices.temperatures.push(Temperature { zone: at as u32, sensor: line.clone(), celsius });
         let sensor = Sensor {
-            sensor: name.clone(),
+            id: name.clone(),
             label: Some(name.clone()),
             celsius: Some(celsius),
             max_celsius: None,
             critical_celsius: Some(f64::from(at as u32)),
         };
         // Names are unique, like those of directories.
-        if devices.chips.iter().all(|chip| chip.chip != name) {
+        if devices.chips.iter().all(|chip| chip.id != name) {
             devices.chips.push(Chip {
-                chip: name.clone(),
+                id: name.clone(),
                 name: Some(name.clone()),
                 sensors: vec![sensor],
             });
