@@ -5,8 +5,9 @@ use crate::util::text::escape_for_log;
 
 /// Replaces a secret.
 const REDACTED: &str = "(redacted)";
-/// Prefixes of a secret up to this length reveal nothing, and occur in ordinary text.
-const MAX_HARMLESS_PREFIX: usize = 3;
+/// Secrets and prefixes of secrets up to this length are not redacted: they reveal nothing and occur in ordinary text, which
+/// replacing them would garble.
+const MAX_HARMLESS_CHARS: usize = 3;
 
 /// Secrets that a server may send back and that must not reach the log or a status page.
 #[derive(Default)]
@@ -14,6 +15,7 @@ pub struct Redactor(Vec<String>);
 
 impl Redactor {
     pub fn new(mut secrets: Vec<String>) -> Self {
+        secrets.retain(|secret| secret.chars().count() > MAX_HARMLESS_CHARS);
         // The longest first: replacing a part of a secret would leave the rest of it visible.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         Self(secrets)
@@ -38,7 +40,7 @@ fn redact(text: &str, secret: &str) -> String {
     for form in forms {
         text = text.replace(&form, REDACTED);
         let cuts: Vec<usize> =
-            form.char_indices().skip(MAX_HARMLESS_PREFIX).map(|(end, _)| end).collect();
+            form.char_indices().skip(MAX_HARMLESS_CHARS).map(|(end, _)| end).collect();
         for end in cuts.into_iter().rev() {
             text = text.replace(&format!("{}…", &form[..end]), &format!("{REDACTED}…"));
         }
@@ -67,5 +69,11 @@ mod tests {
     fn redacts_the_longer_of_two_overlapping_secrets() {
         let redactor = Redactor::new(vec!["secret".to_owned(), "user:secret".to_owned()]);
         assert_eq!(redactor.redact("user:secret, secret"), "(redacted), (redacted)");
+    }
+
+    #[test]
+    fn ignores_empty_and_very_short_secrets() {
+        let secrets = ["", "a", "abc", "abcd"].map(str::to_owned).to_vec();
+        assert_eq!(Redactor::new(secrets).redact("a cab, abc, abcd"), "a cab, abc, (redacted)");
     }
 }
