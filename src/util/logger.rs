@@ -54,23 +54,34 @@ impl Log for Logger {
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
             let line = if self.journal {
-                format!("<{}>{}\n", syslog_priority(record.level()), record.args())
+                format!("<{}>{}", syslog_priority(record.level()), record.args())
             } else {
                 let level = record.level().as_str().to_ascii_lowercase();
-                format!("{} {level} {}\n", utc(unix_seconds()), record.args())
+                format!("{} {level} {}", utc(unix_seconds()), record.args())
             };
-            // One write, so that lines of different threads do not mix. A writable pipe has room for a page. A failure is
-            // ignored, see the module documentation.
-            let line = &line.as_bytes()[..line.len().min(MAX_LINE_BYTES)];
-            let stderr = io::stderr();
+            let line = truncate_line(line);
+            // One write, so that lines of different threads do not mix. A writable pipe has room for a page, until another
+            // thread writes: the lock comes first. A failure is ignored, see the module documentation.
+            let mut stderr = io::stderr().lock();
             let writable = (stderr.as_fd(), Interest::Writable);
             if sys::wait([writable], Some(Duration::ZERO)) == [true] {
-                let _ = stderr.lock().write_all(line);
+                let _ = stderr.write_all(line.as_bytes());
             }
         }
     }
 
     fn flush(&self) {}
+}
+
+/// Adds the line feed to a line; cuts the line before it, between two characters, if it is too long.
+fn truncate_line(mut line: String) -> String {
+    let mut end = line.len().min(MAX_LINE_BYTES - 1);
+    while !line.is_char_boundary(end) {
+        end -= 1;
+    }
+    line.truncate(end);
+    line.push('\n');
+    line
 }
 
 /// The priority of a level in syslog(3).
@@ -158,6 +169,16 @@ impl Default for RateLimitedLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn truncated_lines_end_with_a_line_feed() {
+        assert_eq!(truncate_line("short".to_owned()), "short\n");
+        let fits = "x".repeat(MAX_LINE_BYTES - 1);
+        assert_eq!(truncate_line(fits.clone()), format!("{fits}\n"));
+        assert_eq!(truncate_line(format!("{fits}yz")), format!("{fits}\n"));
+        let wide = truncate_line("ü".repeat(MAX_LINE_BYTES));
+        assert_eq!(wide, format!("{}\n", "ü".repeat(MAX_LINE_BYTES / 2 - 1)));
+    }
 
     #[test]
     fn formats_utc_around_leap_days() {
