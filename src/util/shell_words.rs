@@ -1,5 +1,14 @@
 //! Splits a command line into words with the quoting rules of a POSIX shell (XCU 2.2, 2.3). Everything else that a shell
 //! would interpret is an error, so that nothing is expanded, redirected or chained. This refusal is why no crate is used.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(test, allow(clippy::indexing_slicing, clippy::unwrap_used))]
 
 use std::fmt;
 

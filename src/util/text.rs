@@ -1,4 +1,13 @@
 //! Text from outside: escaped for the log, parsed as a number.
+#![deny(
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::arithmetic_side_effects
+)]
+#![cfg_attr(test, allow(clippy::indexing_slicing))]
 
 /// Enough of an offending text for an error message.
 pub const EXCERPT_CHARS: usize = 40;
@@ -11,11 +20,11 @@ pub fn escape_for_log(text: impl AsRef<[u8]>, max_chars: usize) -> String {
     for chunk in text.as_ref().utf8_chunks() {
         let valid = chunk.valid().chars().map(Ok);
         for item in valid.chain(chunk.invalid().iter().map(|byte| Err(*byte))) {
-            if left == 0 {
+            let Some(rest) = left.checked_sub(1) else {
                 out.push('…');
                 return out;
-            }
-            left -= 1;
+            };
+            left = rest;
             match item {
                 Ok(character) if !character.is_ascii() => out.extend(character.escape_debug()),
                 Ok(character) => out.extend((character as u8).escape_ascii().map(char::from)),
