@@ -360,7 +360,7 @@ fn logs_once_when_state_cannot_be_written() {
     std::fs::remove_file(&blocked).unwrap();
     std::fs::create_dir(&blocked).unwrap();
     agent.get_ok("/hb_ping?60000&appid=a");
-    agent.wait_log("heartbeat.json can be written again");
+    agent.wait_log("heartbeat.json recovered");
     let log = agent.stop();
     assert_eq!(log.iter().filter(|line| line.contains("memory only")).count(), 1, "{log:#?}");
     assert_eq!(lines_of(&scratch.0.join("state/heartbeat.json")).len(), 1);

@@ -91,7 +91,7 @@ impl Store {
                 self.path.display(),
                 reason(&error)
             ),
-            Ok(()) if was_failing => log::info!("{} can be written again", self.path.display()),
+            Ok(()) if was_failing => log::info!("write to {} recovered", self.path.display()),
             _ => {}
         }
     }

@@ -56,7 +56,7 @@ impl Journal {
             Ok(file) => {
                 self.file = Some(file);
                 if self.failed_at.take().is_some() {
-                    log::info!("{} can be written again", self.path.display());
+                    log::info!("write to {} recovered", self.path.display());
                 }
             }
             Err(error) => self.continue_in_memory(&error),
