@@ -36,7 +36,8 @@ pub fn open_file(path: &Path) -> io::Result<File> {
 pub fn check_exclusive(directory: &Path) -> io::Result<()> {
     let metadata = fs::metadata(directory)?;
     let sticky = metadata.mode() & 0o1000 != 0;
-    match metadata.mode() & 0o002 != 0 && !sticky
+    // In a sticky directory only the owner of a file can replace it.
+    match metadata.mode() & 0o022 != 0 && !sticky
         || ![0, users::effective_uid()].contains(&metadata.uid())
     {
         true => Err(io::Error::other("other users can write there")),
@@ -107,10 +108,12 @@ mod tests {
     }
 
     #[test]
-    fn rejects_directory_writable_by_other_users() {
+    fn rejects_directory_writable_by_group_or_others() {
         let dir = Dir::new("alone");
         let with = |mode| fs::set_permissions(&dir.0, fs::Permissions::from_mode(mode)).unwrap();
-        for (mode, good) in [(0o750, true), (0o777, false), (0o1777, true), (0o702, false)] {
+        for (mode, good) in
+            [(0o750, true), (0o777, false), (0o1777, true), (0o702, false), (0o770, false)]
+        {
             with(mode);
             assert_eq!(check_exclusive(&dir.0).is_ok(), good, "{mode:o}");
         }
