@@ -100,6 +100,9 @@ impl Journal {
         }
         let file = written?;
         fs::rename(&new, &self.path)?;
+        if let Some(directory) = self.path.parent() {
+            state_dir::sync_dir(directory)?;
+        }
         Ok(file)
     }
 

@@ -22,6 +22,15 @@ pub fn create_file(path: &Path, mode: u32) -> io::Result<File> {
     }
 }
 
+/// Returns when a rename in the directory is on disk.
+pub fn sync_dir(directory: &Path) -> io::Result<()> {
+    match File::open(directory)?.sync_all() {
+        // Some file systems, e.g. over FUSE, cannot sync directories.
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        other => other,
+    }
+}
+
 /// Opens a regular file for reading. Rejects symbolic links and pipes; opening a pipe would block until a writer opens it.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
