@@ -115,7 +115,7 @@ fn clock_jumps_change_only_timestamps() {
     let line = fixture.agent.get_ok("/status?0&appid=long");
     assert!(line.starts_with("OK") && line.contains("maintenance"), "{line}");
     let log = fixture.agent.stop();
-    let set_back = log.iter().filter(|line| line.contains("hm: clock was set back")).count();
+    let set_back = log.iter().filter(|line| line.contains("hm: system clock was set back")).count();
     // From an hour ahead to 0, from 0 to an hour behind, from a year ahead to a year behind.
     assert_eq!(set_back, 3, "{log:#?}");
     let warnings = log.iter().filter(|line| line.contains(" warn ") || line.contains(" error "));

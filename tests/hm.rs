@@ -127,7 +127,7 @@ fn repeats_report_when_server_answers_later() {
     hub.codes(&[0, 0, 4]);
     let agent = agent(&hub, &state);
     assert_complete(&hub.wait_reports(4));
-    agent.wait_log("requests a retry later");
+    agent.wait_log("temporarily rejects requests, retrying");
     agent.stop();
 }
 

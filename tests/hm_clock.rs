@@ -71,7 +71,7 @@ fn step_back_by_an_hour_is_followed_and_logged() {
     assert!(is_ordered(&before) && is_ordered(&after), "{before:?} {after:?}");
     assert!(after[4].abs_diff(unix_milliseconds() - 3_600_000) < 10_000, "{after:?}");
     let logged =
-        log.iter().filter(|line| line.contains("hm: clock was set back by 3600 s")).count();
+        log.iter().filter(|line| line.contains("hm: system clock was set back by 3600 s")).count();
     assert_eq!(logged, 1, "{log:#?}");
 }
 

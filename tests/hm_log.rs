@@ -170,9 +170,13 @@ fn logs_each_response_code_once() {
     assert_lines(&[5, 5, 5], 1, &[older, online]);
     let again = "accepts reports again; 3 were rejected and dropped";
     assert_lines(&[0, 1, 2, 3], 1, &[online, "rejected a report (\"no\"), dropped", again]);
-    assert_lines(&[0, 4, 4, 4], 1, &[online, "requests a retry later: \"no\""]);
+    assert_lines(&[0, 4, 4, 4], 1, &[online, "temporarily rejects requests, retrying: \"no\""]);
     // It accepts the node and then does not know it.
-    assert_lines(&[0, 6, 0, 6, 0, 6], 1, &[online, "requests a retry later: \"no\""]);
+    assert_lines(
+        &[0, 6, 0, 6, 0, 6],
+        1,
+        &[online, "node is not online any more (\"no\"), going online again"],
+    );
 }
 
 #[test]

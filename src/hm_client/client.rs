@@ -10,8 +10,8 @@ use tungstenite::Message;
 
 use crate::collector::latest::LatestSample;
 use crate::config::{Current, Hm as Settings};
-use crate::hm_client::messages::{RequestKind, Response, machine_info, online, request};
-use crate::hm_client::report_clock::MonotonicTimestamps;
+use crate::hm_client::messages::{HmResponse, RequestKind, machine_info, online, request};
+use crate::hm_client::report_clock::ReportClock;
 use crate::hm_client::session::{Action, Event, HmSession};
 use crate::hm_client::spool::{Report, Spool};
 use crate::model::Snapshot;
@@ -71,7 +71,7 @@ impl HmClient {
             Primary::Index(0),
         );
         Ok(format!(
-            "# hm: would send to {}: {}, and every {} s the state of the GPU as {report}\n",
+            "# hm: connects to {}, registers with {}, reports every {} s: {report}\n",
             endpoint.describe(),
             online(node_id),
             settings.report_interval.as_secs(),
@@ -93,7 +93,7 @@ impl HmClient {
     ) {
         sys::wait_readable([shutdown.as_fd(), gpus_ready.as_fd()], None);
         let mut logged_no_gpu = false;
-        let mut timestamps = MonotonicTimestamps::default();
+        let mut clock = ReportClock::default();
         let mut next = Instant::now();
         while !shutdown.is_triggered() {
             let snapshot = &latest.current().snapshot;
@@ -101,10 +101,12 @@ impl HmClient {
                 log::info!("hm: node has no GPU; reports contain an empty name and zeros");
                 logged_no_gpu = true;
             }
-            let (timestamp, set_back) = timestamps.next(unix_milliseconds(), self.upstream.now());
+            let (timestamp, set_back) = clock.next(unix_milliseconds(), self.upstream.now());
             if let Some(by) = set_back {
                 let seconds = by.as_secs_f64();
-                log::warn!("hm: clock was set back by {seconds:.0} s; reports follow it");
+                log::warn!(
+                    "hm: system clock was set back by {seconds:.0} s; report timestamps follow"
+                );
             }
             self.enqueue(snapshot, config.get().gpu.primary, timestamp);
             let now = Instant::now();
@@ -119,12 +121,12 @@ impl HmClient {
 
     /// The thread `hm`: connects and delivers reports.
     pub fn run(&self, shutdown: &Shutdown) {
-        let mut rejections = Rejections::default();
+        let mut losses = LossLog::default();
         self.upstream.run(
             self.settings.ping_interval,
             shutdown,
             |keepalive, _| HmSession::new(keepalive, self.upstream.now()),
-            |socket, session, dedup| self.step(socket, session, dedup, &mut rejections, shutdown),
+            |socket, session, dedup| self.step(socket, session, dedup, &mut losses, shutdown),
         );
     }
 
@@ -161,12 +163,12 @@ impl HmClient {
         socket: &mut WebSocketClient<'_>,
         session: &mut HmSession,
         dedup: &mut LogDedup<Event>,
-        rejections: &mut Rejections,
+        losses: &mut LossLog,
         shutdown: &Shutdown,
     ) -> Result<(), DisconnectReason> {
         if let Some(message) = socket.receive()? {
             match classify(&message)? {
-                Incoming::Text(text) => self.handle_message(text, session, dedup, rejections)?,
+                Incoming::Text(text) => self.handle_message(text, session, dedup, losses)?,
                 Incoming::Pong => session.on_pong(self.upstream.now()),
                 Incoming::Ignored => {}
             }
@@ -199,49 +201,65 @@ impl HmClient {
         text: &str,
         session: &mut HmSession,
         dedup: &mut LogDedup<Event>,
-        rejections: &mut Rejections,
+        losses: &mut LossLog,
     ) -> Result<(), DisconnectReason> {
-        let response = Response::parse(text)
-            .map_err(|why| DisconnectReason::Protocol(format!("\"{}\": {why}", escape(text))))?;
+        let response = HmResponse::parse(text).map_err(|why| {
+            DisconnectReason::Protocol(format!("\"{}\": {}", escape(text), escape(&why)))
+        })?;
         let event = session.on_response(&response, random_unit(), self.upstream.now());
         if event != Event::Unsolicited {
             self.upstream.on_response();
         }
-        self.handle_event(event, dedup, rejections);
+        self.handle_event(event, dedup, losses);
         Ok(())
     }
 
-    fn handle_event(&self, event: Event, dedup: &mut LogDedup<Event>, rejections: &mut Rejections) {
+    fn handle_event(&self, event: Event, dedup: &mut LogDedup<Event>, losses: &mut LossLog) {
         let should_log = dedup.should_log_event(&event);
+        let warn_once = |text: String| {
+            if should_log {
+                self.upstream.warn(&text);
+            }
+        };
         match event {
-            Event::Online => self.on_online(should_log, rejections),
+            Event::Online => self.on_online(should_log, losses),
             Event::Delivered => {
-                if rejections.count > 1 {
+                if losses.rejected > 1 {
                     self.upstream.warn(&format!(
                         "accepts reports again; {} were rejected and dropped",
-                        rejections.count
+                        losses.rejected
                     ));
                 }
-                rejections.count = 0;
+                losses.rejected = 0;
                 dedup.reset();
                 self.ack();
             }
-            Event::Rejected(message) => self.on_rejected(&message, should_log, rejections),
-            Event::AlreadyOnline(message) if should_log => self.upstream.warn(&format!(
-                "has an older connection of this node (\"{}\"); waiting until it expires",
+            Event::Rejected(message) => self.on_rejected(&message, should_log, losses),
+            Event::AlreadyOnline(message) => {
+                self.upstream.set_state("connected");
+                warn_once(format!(
+                    "has an older connection of this node (\"{}\"); waiting until it expires",
+                    escape(&message)
+                ));
+            }
+            Event::NotOnline(message) => {
+                self.upstream.set_state("connected");
+                warn_once(format!(
+                    "node is not online any more (\"{}\"), going online again",
+                    escape(&message)
+                ));
+            }
+            Event::RetryLater(message) => warn_once(format!(
+                "temporarily rejects requests, retrying: \"{}\"",
                 escape(&message)
             )),
-            Event::RetryLater(message) if should_log => {
-                self.upstream.warn(&format!("requests a retry later: \"{}\"", escape(&message)));
-            }
-            Event::AlreadyOnline(_) | Event::RetryLater(_) => {}
             Event::Unsolicited => {
                 log::debug!("hm: {}: unsolicited response", self.upstream.redacted_url());
             }
         }
     }
 
-    fn on_online(&self, should_log: bool, rejections: &mut Rejections) {
+    fn on_online(&self, should_log: bool, losses: &mut LossLog) {
         self.upstream.set_state("online");
         let (backlog, dropped) = {
             let spool = lock(&self.spool);
@@ -251,18 +269,18 @@ impl HmClient {
             let (url, node) = (self.upstream.redacted_url(), escape(&self.node_id));
             log::info!("hm: {url}: online as {node}, backlog of {backlog} reports");
         }
-        if dropped > rejections.logged_overflow {
-            let more = dropped - rejections.logged_overflow;
+        if dropped > losses.logged_dropped {
+            let more = dropped - losses.logged_dropped;
             log::warn!("hm: backlog was full, dropped the {more} oldest reports");
-            rejections.logged_overflow = dropped;
+            losses.logged_dropped = dropped;
         }
     }
 
-    fn on_rejected(&self, message: &str, should_log: bool, rejections: &mut Rejections) {
+    fn on_rejected(&self, message: &str, should_log: bool, losses: &mut LossLog) {
         let report = self.ack();
         let lost = u64::from(report.is_some());
         self.upstream.update_status(|status| status.dropped += lost);
-        rejections.count += lost;
+        losses.rejected += lost;
         if should_log {
             let body = report.map(|report| report.body).unwrap_or_default();
             self.upstream.warn(&format!(
@@ -274,13 +292,13 @@ impl HmClient {
     }
 }
 
-/// What the log reports about lost reports, across connections.
+/// Lost reports that the log reports, counted across connections.
 #[derive(Default)]
-struct Rejections {
+struct LossLog {
     /// Reports rejected since the last delivery.
-    count: u64,
+    rejected: u64,
     /// Reports dropped from a full backlog that the log has reported.
-    logged_overflow: u64,
+    logged_dropped: u64,
 }
 
 fn escape(text: &str) -> String {

@@ -53,7 +53,7 @@ pub fn request(kind: RequestKind, id: u64, unix_milliseconds: u64, body: &str) -
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Response {
+pub struct HmResponse {
     /// Of the request.
     #[serde(default)]
     pub id: u64,
@@ -64,7 +64,7 @@ pub struct Response {
     pub message: String,
 }
 
-impl Response {
+impl HmResponse {
     pub fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
     }
@@ -189,9 +189,9 @@ mod tests {
     #[test]
     fn parses_responses_and_their_codes() {
         let text = r#"{"version":0,"timestamp":1795216252,"id":1,"type":1,"pub_key":"","sign":"","code":0,"message":"ok","body":""}"#;
-        let response = Response::parse(text).unwrap();
+        let response = HmResponse::parse(text).unwrap();
         assert_eq!((response.id, response.code, response.message.as_str()), (1, 0, "ok"));
-        assert!(Response::parse("{}").is_ok() && Response::parse("[]x").is_err());
+        assert!(HmResponse::parse("{}").is_ok() && HmResponse::parse("[]x").is_err());
         let codes = [0, 1, 2, 3, 4, 5, 6, 7].map(ResponseCode::from_number);
         use ResponseCode::{AlreadyOnline, Done, Malformed, NotOnline, RetryLater};
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Timestamps of reports: wall clock without its small steps back. A server stores reports by timestamp, so they must be
-//! unique and in order.
+//! Timestamps of reports: the wall clock with small backward steps smoothed. A server stores reports by timestamp, so they
+//! must be unique and in order.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use std::time::Duration;
 const MAX_SMOOTHED_STEP: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Default)]
-pub struct MonotonicTimestamps {
+pub struct ReportClock {
     /// The last timestamp in Unix milliseconds, and when it was taken on the monotonic clock.
     last: Option<(u64, Duration)>,
 }
 
-impl MonotonicTimestamps {
+impl ReportClock {
     /// The timestamp of a report in Unix milliseconds; `now` is on the monotonic clock. While the wall clock is behind the
     /// last timestamp, timestamps advance at half speed. A clock that was set back by more than [`MAX_SMOOTHED_STEP`] was
     /// wrong before and is followed; the second value is then the size of the step.
@@ -38,10 +38,10 @@ mod tests {
 
     /// Timestamps, in seconds after the first, of reports every 30 s by a clock that has these errors, in seconds.
     fn times(errors: &[i64]) -> Vec<f64> {
-        let mut timestamps = MonotonicTimestamps::default();
+        let mut report_clock = ReportClock::default();
         let time = |(number, error): (u64, &i64)| {
             let clock = START.saturating_add_signed(error * 1000) + number * 30_000;
-            let (time, _) = timestamps.next(clock, Duration::from_secs(1000 + number * 30));
+            let (time, _) = report_clock.next(clock, Duration::from_secs(1000 + number * 30));
             (time as f64 - START as f64) / 1000.0
         };
         (0..).zip(errors).map(time).collect()
@@ -65,11 +65,11 @@ mod tests {
     #[test]
     fn follows_and_reports_a_large_step_back() {
         assert_eq!(times(&[7200, 7200, 0, 0]), [7200.0, 7230.0, 60.0, 90.0]);
-        let mut timestamps = MonotonicTimestamps::default();
+        let mut clock = ReportClock::default();
         let (at, then) = (Duration::from_secs(1), Duration::from_secs(3));
-        assert_eq!(timestamps.next(START, at), (START, None));
+        assert_eq!(clock.next(START, at), (START, None));
         let hour = Duration::from_secs(3602);
-        assert_eq!(timestamps.next(START - 3_600_000, then), (START - 3_600_000, Some(hour)));
-        assert_eq!(timestamps.next(START - 3_600_000, then).0, START - 3_599_999, "unique");
+        assert_eq!(clock.next(START - 3_600_000, then), (START - 3_600_000, Some(hour)));
+        assert_eq!(clock.next(START - 3_600_000, then).0, START - 3_599_999, "unique");
     }
 }

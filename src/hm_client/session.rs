@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::hm_client::messages::{Response, ResponseCode};
+use crate::hm_client::messages::{HmResponse, ResponseCode};
 use crate::net::backoff::{Backoff, half_jitter};
 use crate::net::disconnect::DisconnectReason;
 use crate::net::keepalive::Keepalive;
@@ -12,7 +12,7 @@ use crate::net::reconnecting_client::{
     RESPONSE_TIMEOUT, RETRY_LATER_BACKOFF, STABLE_AFTER, UpstreamSession,
 };
 
-/// Between two reports of a backlog, because a server that comes back receives the backlogs of all its nodes.
+/// Pause between two reports of a backlog: a restarted server receives all nodes' backlogs at once.
 pub const REPORT_PAUSE: Duration = Duration::from_millis(50);
 /// A server that still has an older connection of this node detects within 30 s that it is gone.
 pub const ALREADY_ONLINE_RETRY: Duration = Duration::from_secs(10);
@@ -39,6 +39,8 @@ pub enum Event {
     Delivered,
     /// The server will never accept the oldest report.
     Rejected(String),
+    /// The node is not online any more, and goes online again.
+    NotOnline(String),
     RetryLater(String),
     /// A response that matches no request.
     Unsolicited,
@@ -111,7 +113,7 @@ impl HmSession {
     }
 
     /// Handles a response. `random` (0 to 1) spreads what all nodes would do at the same time.
-    pub fn on_response(&mut self, response: &Response, random: f64, now: Duration) -> Event {
+    pub fn on_response(&mut self, response: &HmResponse, random: f64, now: Duration) -> Event {
         self.keepalive.on_activity(now);
         let code = ResponseCode::from_number(response.code);
         // The server answers a request that it cannot parse with the id 0.
@@ -138,7 +140,7 @@ impl HmSession {
 
     fn on_online_response(
         &mut self,
-        response: &Response,
+        response: &HmResponse,
         code: ResponseCode,
         random: f64,
         now: Duration,
@@ -163,7 +165,7 @@ impl HmSession {
 
     fn on_report_response(
         &mut self,
-        response: &Response,
+        response: &HmResponse,
         code: ResponseCode,
         random: f64,
         now: Duration,
@@ -184,17 +186,20 @@ impl HmSession {
                 self.back_off(random, now);
                 Event::RetryLater(response.message.clone())
             }
-            ResponseCode::AlreadyOnline | ResponseCode::NotOnline => {
-                self.state = State::Offline;
-                self.online_since = None;
-                match code {
-                    ResponseCode::AlreadyOnline => self.delay(ALREADY_ONLINE_RETRY, random, now),
-                    // A server that accepts the node and kicks it again would otherwise loop without a delay.
-                    _ if self.kicked_since_online => self.back_off(random, now),
-                    _ => self.delay(REPORT_PAUSE, random, now),
+            ResponseCode::AlreadyOnline => {
+                (self.state, self.online_since) = (State::Offline, None);
+                self.delay(ALREADY_ONLINE_RETRY, random, now);
+                Event::AlreadyOnline(response.message.clone())
+            }
+            ResponseCode::NotOnline => {
+                (self.state, self.online_since) = (State::Offline, None);
+                match self.kicked_since_online {
+                    // A server that accepts the node and kicks it again would otherwise cause a loop without a delay.
+                    true => self.back_off(random, now),
+                    false => self.delay(REPORT_PAUSE, random, now),
                 }
-                self.kicked_since_online |= code == ResponseCode::NotOnline;
-                Event::RetryLater(response.message.clone())
+                self.kicked_since_online = true;
+                Event::NotOnline(response.message.clone())
             }
         }
     }
@@ -232,8 +237,8 @@ mod tests {
         HmSession::new(Keepalive::new(interval, timeout, false, s(0.0)), s(0.0))
     }
 
-    fn response(id: u64, code: u32) -> Response {
-        Response { id, code, message: format!("code {code}") }
+    fn response(id: u64, code: u32) -> HmResponse {
+        HmResponse { id, code, message: format!("code {code}") }
     }
 
     fn online() -> HmSession {
@@ -298,13 +303,14 @@ mod tests {
             (2, Event::Rejected("code 2".into())),
             (3, Event::Rejected("code 3".into())),
             (4, Event::RetryLater("code 4".into())),
-            (6, Event::RetryLater("code 6".into())),
+            (5, Event::AlreadyOnline("code 5".into())),
+            (6, Event::NotOnline("code 6".into())),
         ] {
             let mut session = online();
             assert_eq!(session.next_action(true, s(1.0)), Ok(Action::Report(2)));
             assert_eq!(session.on_response(&response(2, code), 0.0, s(1.0)), event);
             let next = session.next_action(true, s(9.0)).unwrap();
-            let expected = if code == 6 { Action::Online(3) } else { Action::Report(3) };
+            let expected = if code >= 5 { Action::Online(3) } else { Action::Report(3) };
             assert_eq!(next, expected, "{code}");
         }
     }
@@ -313,7 +319,7 @@ mod tests {
     fn accepts_id_0_for_requests_that_server_cannot_parse() {
         let mut session = online();
         session.next_action(true, s(1.0)).unwrap();
-        let unparsed = Response { id: 0, code: 1, message: "parse request failed".into() };
+        let unparsed = HmResponse { id: 0, code: 1, message: "parse request failed".into() };
         let rejected = Event::Rejected("parse request failed".into());
         assert_eq!(session.on_response(&unparsed, 0.0, s(1.0)), rejected);
     }
