@@ -43,7 +43,7 @@ pub fn upstreams(usage: &Usage) -> Vec<UpstreamStatus> {
 }
 
 fn request_update(usage: &Usage, stop: &Shutdown) -> Option<Update> {
-    let address = crate::net::local(usage.listen);
+    let address = crate::net::replace_unspecified_ip(usage.listen);
     let token = usage.token.as_ref();
     let token = token.map(|token| format!("?token={}", percent::encode(token.expose())));
     let target = format!("/usage{}", token.unwrap_or_default());

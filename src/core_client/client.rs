@@ -85,7 +85,7 @@ impl CoreClient {
             }
         };
         Ok(format!(
-            "# core: would send to {}: {}, and every {} s {}; {commands}\n",
+            "# core: connects to {}, registers with {}, reports every {} s: {}; {commands}\n",
             endpoint.describe(),
             register(envelope, node),
             settings.heartbeat_interval.as_secs(),
@@ -152,7 +152,7 @@ impl CoreClient {
                 let snapshot = &context.latest.current().snapshot;
                 send(socket, &id, |envelope| heartbeat(envelope, &self.node_id, snapshot))
             }
-            Action::Result(id) => self.send_result(socket, &id),
+            Action::SendResult(id) => self.send_result(socket, &id),
             Action::Ping => socket.send(Message::Ping(Default::default())),
             Action::Wait(until) => {
                 self.upstream.wait(socket, until, context.shutdown);
@@ -194,13 +194,17 @@ impl CoreClient {
             Ok(message) => message,
             Err(why) => {
                 // The connection stays open: the next message may be valid.
-                self.upstream.warn(&format!("sent an invalid message \"{}\": {why}", escape(text)));
+                self.upstream.warn(&format!(
+                    "sent an invalid message \"{}\": {}",
+                    escape(text),
+                    escape(&why)
+                ));
                 return Ok(());
             }
         };
         let event = session.on_message(message, random_unit(), self.upstream.now());
         let event = event.map_err(|reason| match reason {
-            DisconnectReason::Refused(why) => DisconnectReason::Refused(escape(&why)),
+            DisconnectReason::Rejected(why) => DisconnectReason::Rejected(escape(&why)),
             reason => reason,
         })?;
         self.handle_event(event, dedup, context);
@@ -228,9 +232,12 @@ impl CoreClient {
             Event::NotRegistered(why) => {
                 warn_once(format!("rejected the registration: {}", escape(&why)));
             }
-            Event::Forgotten(why) => {
+            Event::NodeNotFound(why) => {
                 self.upstream.set_state("connected");
-                warn_once(format!("no longer knows this node: {}", escape(&why)));
+                warn_once(format!(
+                    "node is not registered any more ({}), registering again",
+                    escape(&why)
+                ));
             }
             Event::Execute(request) => self.submit(request, context),
             Event::Confirmed(id) => self.on_confirmed(&id),
@@ -269,7 +276,7 @@ impl CoreClient {
                 (Level::Info, format!("requests command {id} as {user}: {text}"))
             }
             Submitted::Duplicate => {
-                (Level::Info, format!("requests command {id} again; not run twice"))
+                (Level::Info, format!("command {id} requested again, already accepted"))
             }
             Submitted::Rejected(why) => {
                 let why = why.trim_start_matches("hm-agent: ");

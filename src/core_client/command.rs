@@ -20,7 +20,7 @@ pub const MAX_OUTPUT_BYTES: usize = 256 << 10;
 const HALF: usize = MAX_OUTPUT_BYTES / 2;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Job {
+pub struct CommandJob {
     pub command_id: String,
     /// Id of the message that requested the command.
     pub request_id: String,
@@ -30,7 +30,7 @@ pub struct Job {
 }
 
 /// Returns when the command has ended, or when the agent stops.
-pub fn run(job: &Job, user: &User, shutdown: &Shutdown) -> CommandResult {
+pub fn run(job: &CommandJob, user: &User, shutdown: &Shutdown) -> CommandResult {
     let start = Instant::now();
     let mut result = CommandResult {
         command_id: job.command_id.clone(),

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::config::CommandPolicy;
 use crate::core_client::command;
-use crate::core_client::command::Job;
-use crate::core_client::command_log::{Accepted, CommandLog};
+use crate::core_client::command::CommandJob;
+use crate::core_client::command_log::{Acceptance, CommandLog};
 use crate::core_client::command_supervisor::exit;
 use crate::core_client::messages::{CommandRequest, CommandResult};
 use crate::net::reconnecting_client::MAX_LOGGED_CHARS;
@@ -49,7 +49,7 @@ pub struct CommandQueue {
 #[derive(Default)]
 struct Jobs {
     running: usize,
-    waiting: VecDeque<Job>,
+    waiting: VecDeque<CommandJob>,
 }
 
 pub struct StartedCommand {
@@ -104,8 +104,8 @@ impl CommandQueue {
     ) -> Submitted {
         let accepted = self.with_log(|log| log.accept(&request.command_id, result_id));
         match accepted {
-            Accepted::New => {}
-            Accepted::Pending | Accepted::Finished => return Submitted::Duplicate,
+            Acceptance::New => {}
+            Acceptance::Pending | Acceptance::Finished => return Submitted::Duplicate,
         }
         let scheduled = self.job(request).and_then(|job| self.schedule(job, scope, shutdown));
         match scheduled {
@@ -137,7 +137,7 @@ impl CommandQueue {
     }
 
     /// What to run; the error is the result that rejects the request.
-    fn job(&self, request: CommandRequest) -> Result<Job, CommandResult> {
+    fn job(&self, request: CommandRequest) -> Result<CommandJob, CommandResult> {
         let CommandRequest { message_id, command_id, text, timeout_seconds } = request;
         let reject = |why: &str| rejection(&command_id, why);
         let text = text.map_err(reject)?;
@@ -159,13 +159,13 @@ impl CommandQueue {
         };
         let seconds = timeout_seconds.filter(|seconds| *seconds > 0);
         let timeout = seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs).min(MAX_TIMEOUT);
-        Ok(Job { command_id, request_id: message_id, words, timeout })
+        Ok(CommandJob { command_id, request_id: message_id, words, timeout })
     }
 
     /// Runs a job now or later; the error is the result that rejects it.
     fn schedule<'scope>(
         &'scope self,
-        job: Job,
+        job: CommandJob,
         scope: &'scope Scope<'scope, '_>,
         shutdown: &'scope Shutdown,
     ) -> Result<(), CommandResult> {
@@ -194,7 +194,7 @@ impl CommandQueue {
     }
 
     /// A command's thread: runs `first` and then waiting jobs.
-    fn run_jobs(&self, first: Job, shutdown: &Shutdown) {
+    fn run_jobs(&self, first: CommandJob, shutdown: &Shutdown) {
         let mut next = Some(first);
         while let Some(job) = next {
             lock(&self.started).push_back(StartedCommand {

@@ -52,7 +52,10 @@ impl HeartbeatClient {
 
     /// The server that listens on an address of this machine.
     pub fn local(address: SocketAddr) -> Self {
-        Self { authority: crate::net::local(address).to_string(), prefix: String::new() }
+        Self {
+            authority: crate::net::replace_unspecified_ip(address).to_string(),
+            prefix: String::new(),
+        }
     }
 
     /// The status of every application, at most `limit`; empty if the server does not answer.

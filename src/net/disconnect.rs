@@ -11,7 +11,7 @@ const PERMANENT_FAILURE_DELAY: Duration = Duration::from_secs(30);
 /// Delay after a failure of infrastructure that takes seconds to recover: DNS, a proxy, a 5xx from a load balancer.
 const INFRASTRUCTURE_FAILURE_DELAY: Duration = Duration::from_secs(5);
 
-/// Texts are escaped for the log already, where a peer sent them.
+/// Text from a peer is already escaped for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DisconnectReason {
     Dns(String),
@@ -34,7 +34,7 @@ pub enum DisconnectReason {
     NoPong(Duration),
     Protocol(String),
     /// The server rejects this node.
-    Refused(String),
+    Rejected(String),
 }
 
 impl DisconnectReason {
@@ -42,9 +42,10 @@ impl DisconnectReason {
     pub fn min_retry_delay(&self) -> Duration {
         match self {
             Self::Http(_, Some(retry_after), _) => (*retry_after).min(MAX_RETRY_AFTER),
-            Self::Http(200..500, None, _) | Self::Tls(_) | Self::Protocol(_) | Self::Refused(_) => {
-                PERMANENT_FAILURE_DELAY
-            }
+            Self::Http(200..500, None, _)
+            | Self::Tls(_)
+            | Self::Protocol(_)
+            | Self::Rejected(_) => PERMANENT_FAILURE_DELAY,
             Self::Http(..) | Self::Dns(_) | Self::Proxy(_) => INFRASTRUCTURE_FAILURE_DELAY,
             _ => Duration::ZERO,
         }
@@ -64,7 +65,7 @@ impl DisconnectReason {
             Self::Unanswered(_) => "unanswered",
             Self::NoPong(_) => "no_pong",
             Self::Protocol(_) => "protocol",
-            Self::Refused(_) => "refused",
+            Self::Rejected(_) => "refused",
         }
     }
 
@@ -93,7 +94,7 @@ impl fmt::Display for DisconnectReason {
             Self::Unanswered(timeout) => write!(f, "response timeout ({} s)", timeout.as_secs()),
             Self::NoPong(timeout) => write!(f, "pong timeout ({} s)", timeout.as_secs()),
             Self::Protocol(why) => write!(f, "protocol error: {why}"),
-            Self::Refused(why) => write!(f, "node rejected: {why}"),
+            Self::Rejected(why) => write!(f, "node rejected: {why}"),
         }
     }
 }

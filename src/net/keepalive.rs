@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::net::disconnect::DisconnectReason;
 
-/// A state machine; `now` is a parameter. A server that never sent a pong may not implement them, so a missing pong
+/// A state machine; `now` is a parameter. A server that never sent a pong may not implement pongs, so a missing pong
 /// counts only after the first one.
 #[derive(Debug)]
 pub struct Keepalive {

@@ -1,4 +1,4 @@
-//! Which problems of an upstream the log has reported since it last worked.
+//! Remembers which problems were logged since the upstream last worked.
 
 use std::mem::{Discriminant, discriminant};
 

@@ -14,7 +14,7 @@ pub mod websocket;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The address to connect to for a listener of this machine that is bound to `address`.
-pub fn local(address: SocketAddr) -> SocketAddr {
+pub fn replace_unspecified_ip(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),

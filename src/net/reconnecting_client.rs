@@ -39,7 +39,7 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// First and longest delay after a server that answers "later", or that rejects what it accepted before.
 pub const RETRY_LATER_BACKOFF: (Duration, Duration) =
     (Duration::from_secs(3), Duration::from_secs(60));
-/// Of a text from a server in one log line.
+/// Maximum characters of server text in a log line.
 pub const MAX_LOGGED_CHARS: usize = 200;
 
 /// What a protocol's session, one per connection, reports to the reconnecting client.

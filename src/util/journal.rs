@@ -26,8 +26,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Passes kind and text of every intact line of `state_dir/name` to `replay`, which returns whether the line makes
-    /// sense. [`Journal::rewrite`] must be called before anything is appended.
+    /// Passes kind and text of every intact line of `state_dir/name` to `replay`, which returns whether the line is
+    /// valid. [`Journal::rewrite`] must be called before anything is appended.
     pub fn read(
         state_dir: &Path,
         name: &str,

@@ -16,11 +16,11 @@ use crate::util::journal::Journal;
 const MAX_COMMANDS: usize = 1000;
 /// Replies to one command that Core requests again and again without confirming any.
 const MAX_PENDING_REPLIES: usize = 16;
-/// Unconfirmed results: four of the longest, whose bytes may each be escaped as six characters, and twenty usual ones.
+/// Room for four results of maximum size, each byte escaped as six, and twenty typical ones.
 const MAX_UNCONFIRMED_BYTES: usize = 12 << 20;
 /// Confirmed results: a repeated request is rare, and comes soon.
 const MAX_CONFIRMED_BYTES: usize = 1 << 20;
-/// A result that Core rejects as unparsable this often is dropped.
+/// A result is dropped after this many rejections.
 const MAX_REJECTIONS: u32 = 3;
 /// Approximate length of a command's lines without its result.
 const RECORD_BYTES: usize = 100;
@@ -60,7 +60,7 @@ struct PendingReply {
 
 /// What to do about a requested command.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Accepted {
+pub enum Acceptance {
     /// Run it.
     New,
     /// It is waiting or running; its result will be sent once more.
@@ -94,7 +94,7 @@ impl CommandLog {
     }
 
     /// Records a request. Its result will be sent in the message `message_id`. A new command is on disk before this returns.
-    pub fn accept(&mut self, command_id: &str, message_id: String) -> Accepted {
+    pub fn accept(&mut self, command_id: &str, message_id: String) -> Acceptance {
         let line = accepted_line(&message_id, command_id);
         let reply = PendingReply { message_id: message_id.as_str().into(), rejected_count: 0 };
         if let Some(record) = find(&mut self.commands, command_id) {
@@ -103,7 +103,7 @@ impl CommandLog {
                 self.journal.sync();
                 (record.state, record.key) = (CommandState::Pending, message_id.into());
                 record.replies.push(reply);
-                return Accepted::New;
+                return Acceptance::New;
             }
             if record.replies.len() < MAX_PENDING_REPLIES {
                 record.replies.push(reply);
@@ -111,8 +111,8 @@ impl CommandLog {
                 self.stale_bytes += line.len();
             }
             return match record.state {
-                CommandState::Pending => Accepted::Pending,
-                CommandState::Finished(..) | CommandState::ResultEvicted => Accepted::Finished,
+                CommandState::Pending => Acceptance::Pending,
+                CommandState::Finished(..) | CommandState::ResultEvicted => Acceptance::Finished,
             };
         }
         self.journal.append('a', &line);
@@ -125,7 +125,7 @@ impl CommandLog {
             retry_allowed: false,
         });
         self.evict();
-        Accepted::New
+        Acceptance::New
     }
 
     /// The command is rejected because too many are waiting: the next request for it is a new one.
@@ -304,7 +304,7 @@ fn finished_line(key: &str, result: &CommandResult) -> String {
     format!("{key} {}", serde_json::to_string(result).unwrap_or_default())
 }
 
-/// Applies a journal line. `None`: it makes no sense.
+/// Applies a journal line. `None`: it is invalid.
 fn replay(commands: &mut VecDeque<CommandRecord>, kind: char, text: &str) -> Option<()> {
     let (message_id, rest) = text.split_once(' ').unwrap_or((text, ""));
     let by_key = |record: &&mut CommandRecord| *record.key == *message_id;

@@ -40,7 +40,7 @@ fn pending(log: &CommandLog) -> Vec<&str> {
 fn result_stays_pending_until_confirmed_across_restarts() {
     let dir = Dir::new("confirm");
     let mut log = dir.open();
-    assert_eq!(log.accept("c 1\n", "m1".into()), Accepted::New);
+    assert_eq!(log.accept("c 1\n", "m1".into()), Acceptance::New);
     assert!(pending(&log).is_empty(), "running");
     log.finish(done("c 1\n", "out"));
     assert_eq!(pending(&log), ["m1"]);
@@ -58,14 +58,14 @@ fn result_stays_pending_until_confirmed_across_restarts() {
 fn duplicate_command_runs_once_and_gets_two_results() {
     let dir = Dir::new("twice");
     let mut log = dir.open();
-    assert_eq!(log.accept("c", "m1".into()), Accepted::New);
-    assert_eq!(log.accept("c", "m2".into()), Accepted::Pending);
+    assert_eq!(log.accept("c", "m1".into()), Acceptance::New);
+    assert_eq!(log.accept("c", "m2".into()), Acceptance::Pending);
     log.finish(done("c", "out"));
     assert_eq!(pending(&log), ["m1", "m2"]);
     log.confirm("m1");
     log.confirm("m2");
     let mut log = dir.open();
-    assert_eq!(log.accept("c", "m3".into()), Accepted::Finished);
+    assert_eq!(log.accept("c", "m3".into()), Acceptance::Finished);
     assert_eq!((pending(&log), log.result("m3").unwrap().stdout.as_str()), (vec!["m3"], "out"));
     let log = dir.open();
     assert_eq!(pending(&log), ["m3"]);
@@ -82,7 +82,7 @@ fn unfinished_command_is_interrupted_after_restart() {
         assert_eq!(pending(&log), ["m1"]);
         let result = log.result("m1").unwrap().into_owned();
         assert_eq!((result.exit_code, &result.stderr[..11]), (125, "interrupted"));
-        assert_eq!(log.accept("c", "m2".into()), Accepted::Finished, "not run again");
+        assert_eq!(log.accept("c", "m2".into()), Acceptance::Finished, "not run again");
         log.confirm("m2");
     }
 }
@@ -141,7 +141,7 @@ fn running_command_is_not_evicted_and_its_replies_bounded() {
         log.accept(&format!("c{number}"), format!("m{number}"));
         log.finish(done(&format!("c{number}"), ""));
     }
-    assert_eq!(log.accept("long", "m-again".into()), Accepted::Pending);
+    assert_eq!(log.accept("long", "m-again".into()), Acceptance::Pending);
     for number in 0..100 {
         log.accept("long", format!("more{number}"));
     }
@@ -157,10 +157,10 @@ fn command_rejected_for_full_queue_may_be_requested_again() {
     log.allow_retry("c");
     log.finish(done("c", "queue full"));
     log.confirm("m1");
-    assert_eq!(log.accept("c", "m2".into()), Accepted::New);
+    assert_eq!(log.accept("c", "m2".into()), Acceptance::New);
     assert_eq!(dir.open().result("m2").unwrap().exit_code, exit::INTERRUPTED);
     let mut log = dir.open();
-    assert_eq!(log.accept("c", "m3".into()), Accepted::Finished);
+    assert_eq!(log.accept("c", "m3".into()), Acceptance::Finished);
     assert_eq!(pending(&log), ["m2", "m3"]);
 }
 

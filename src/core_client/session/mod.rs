@@ -16,7 +16,7 @@ use crate::net::reconnecting_client::{
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);
 /// An unconfirmed result is sent again after this.
 const RESULT_RETRY: Duration = Duration::from_secs(30);
-/// Before the first registration after Core forgot the node, so that the nodes of a restarted Core spread out.
+/// Delay before registering again after NODE_NOT_FOUND, so nodes spread out.
 const REGISTER_AGAIN_DELAY: Duration = Duration::from_millis(50);
 
 /// What to do next.
@@ -27,7 +27,7 @@ pub enum Action {
     /// Send a heartbeat with this id.
     Heartbeat(String),
     /// Send the result with this id.
-    Result(String),
+    SendResult(String),
     Ping,
     /// Wait until this time, or until something arrives.
     Wait(Duration),
@@ -39,8 +39,8 @@ pub enum Event {
     Registered,
     /// The registration is retried later.
     NotRegistered(String),
-    /// Core no longer knows the node, which registers again.
-    Forgotten(String),
+    /// Core does not know the node, which registers again.
+    NodeNotFound(String),
     /// A heartbeat was acknowledged.
     Acknowledged,
     Execute(CommandRequest),
@@ -65,8 +65,8 @@ pub struct CoreSession {
     sent_results: Vec<(String, Duration)>,
     retry_later: Backoff,
     registered_since: Option<Duration>,
-    /// Core has forgotten the node and acknowledged nothing since.
-    forgotten: bool,
+    /// Core answered NODE_NOT_FOUND and has acknowledged nothing since.
+    node_not_found: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl CoreSession {
             sent_results: Vec::new(),
             retry_later: Backoff::new(RETRY_LATER_BACKOFF.0, RETRY_LATER_BACKOFF.1),
             registered_since: None,
-            forgotten: false,
+            node_not_found: false,
         }
     }
 
@@ -149,7 +149,7 @@ impl CoreSession {
             CoreMessage::HeartbeatAck { id } => match self.acknowledge(&id) {
                 true => {
                     self.retry_later.reset();
-                    self.forgotten = false;
+                    self.node_not_found = false;
                     Event::Acknowledged
                 }
                 false => Event::Ignored("heartbeat_ack without a request".to_owned()),
@@ -205,11 +205,11 @@ impl CoreSession {
                 }
                 Some((_, since)) => {
                     *since = now;
-                    return Ok(Action::Result(result.to_owned()));
+                    return Ok(Action::SendResult(result.to_owned()));
                 }
                 None => {
                     self.sent_results.push((result.to_owned(), now));
-                    return Ok(Action::Result(result.to_owned()));
+                    return Ok(Action::SendResult(result.to_owned()));
                 }
             }
         }
@@ -242,18 +242,18 @@ impl CoreSession {
         Event::NotRegistered(why)
     }
 
-    fn on_forgotten(&mut self, why: String, random: f64, now: Duration) -> Event {
+    fn on_node_not_found(&mut self, why: String, random: f64, now: Duration) -> Event {
         self.pending_heartbeats.clear();
         // Core may have lost these, too.
         self.sent_results.clear();
-        // A Core that forgets the node again after registering it would otherwise loop without a delay.
-        let delay = match self.forgotten {
+        // A Core that answers NODE_NOT_FOUND after each registration would otherwise cause a loop without a delay.
+        let delay = match self.node_not_found {
             true => self.retry_later.next_delay(half_jitter(random), Duration::ZERO),
             false => REGISTER_AGAIN_DELAY.mul_f64(half_jitter(random)),
         };
         self.state = State::Unregistered(now + delay);
-        (self.forgotten, self.registered_since) = (true, None);
-        Event::Forgotten(why)
+        (self.node_not_found, self.registered_since) = (true, None);
+        Event::NodeNotFound(why)
     }
 
     fn on_error(
@@ -269,8 +269,8 @@ impl CoreSession {
         let is_result = self.sent_results.iter().any(|(sent, _)| sent == id);
         let matches_nothing = !is_heartbeat && !is_result && !self.is_registering(id);
         Ok(match code {
-            "INVALID_TOKEN" => return Err(DisconnectReason::Refused(what)),
-            "NODE_NOT_FOUND" => self.on_forgotten(what, random, now),
+            "INVALID_TOKEN" => return Err(DisconnectReason::Rejected(what)),
+            "NODE_NOT_FOUND" => self.on_node_not_found(what, random, now),
             // The published service does not know command_started, and answers it with an id of its own.
             "UNKNOWN_MESSAGE_TYPE" if matches_nothing => Event::Ignored(what),
             // While a registration is pending, an error whose id matches nothing is about it.

@@ -102,14 +102,14 @@ fn later_acknowledgement_covers_earlier_heartbeats() {
 fn repeats_results_until_confirmed() {
     let mut session = registered();
     let results = ["a", "b"];
-    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(Action::Result("a".into())));
-    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(Action::Result("b".into())));
+    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(Action::SendResult("a".into())));
+    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(Action::SendResult("b".into())));
     assert!(matches!(next(&mut session, &results, "x", 1.0), Ok(Action::Wait(_))));
     let confirmed = on_message(&mut session, CoreMessage::ResultReceived { id: "a".into() }, 1.5);
     assert_eq!(confirmed, Event::Confirmed("a".into()));
     assert_eq!(next(&mut session, &["b"], "h", 30.9), Ok(Action::Heartbeat("h".into())));
     assert!(matches!(next(&mut session, &["b"], "x", 30.9), Ok(Action::Wait(_))));
-    assert_eq!(next(&mut session, &["b"], "x", 31.0), Ok(Action::Result("b".into())));
+    assert_eq!(next(&mut session, &["b"], "x", 31.0), Ok(Action::SendResult("b".into())));
 }
 
 #[test]
@@ -139,10 +139,10 @@ fn any_error_while_registering_backs_off() {
 }
 
 #[test]
-fn registers_again_when_core_forgot_the_node() {
+fn registers_again_when_core_does_not_know_the_node() {
     let mut session = registered();
     let event = on_message(&mut session, error("x", "NODE_NOT_FOUND"), 1.0);
-    assert!(matches!(event, Event::Forgotten(_)));
+    assert!(matches!(event, Event::NodeNotFound(_)));
     assert_eq!(next(&mut session, &[], "r", 1.1), Ok(Action::Register("r".into())));
     on_message(&mut session, registered_message("r"), 1.2);
     assert_eq!(next(&mut session, &[], "h", 1.2), Ok(Action::Heartbeat("h".into())));
@@ -152,21 +152,21 @@ fn registers_again_when_core_forgot_the_node() {
 }
 
 #[test]
-fn sends_results_again_when_core_forgot_the_node() {
+fn sends_results_again_when_core_does_not_know_the_node() {
     let mut session = registered();
-    assert_eq!(next(&mut session, &["a"], "x", 1.0), Ok(Action::Result("a".into())));
+    assert_eq!(next(&mut session, &["a"], "x", 1.0), Ok(Action::SendResult("a".into())));
     on_message(&mut session, error("x", "NODE_NOT_FOUND"), 1.1);
     assert_eq!(next(&mut session, &["a"], "r", 1.2), Ok(Action::Register("r".into())));
     on_message(&mut session, registered_message("r"), 1.3);
     assert_eq!(next(&mut session, &["a"], "h", 1.3), Ok(Action::Heartbeat("h".into())));
-    assert_eq!(next(&mut session, &["a"], "x", 1.3), Ok(Action::Result("a".into())));
+    assert_eq!(next(&mut session, &["a"], "x", 1.3), Ok(Action::SendResult("a".into())));
 }
 
 #[test]
 fn invalid_token_ends_the_connection() {
     let mut session = registered();
-    let refused = session.on_message(error("x", "INVALID_TOKEN"), 1.0, s(1.0));
-    assert_eq!(refused, Err(DisconnectReason::Refused("INVALID_TOKEN: why".into())));
+    let rejected = session.on_message(error("x", "INVALID_TOKEN"), 1.0, s(1.0));
+    assert_eq!(rejected, Err(DisconnectReason::Rejected("INVALID_TOKEN: why".into())));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn errors_of_a_registered_session_have_their_events() {
     let mut session = registered();
     let ignored = on_message(&mut session, error("x", "UNKNOWN_MESSAGE_TYPE"), 1.0);
     assert!(matches!(ignored, Event::Ignored(_)));
-    assert!(matches!(next(&mut session, &["a"], "x", 2.0), Ok(Action::Result(_))));
+    assert!(matches!(next(&mut session, &["a"], "x", 2.0), Ok(Action::SendResult(_))));
     let rejected = |id: &str| Event::ResultRejected(id.into(), "PARSE_ERROR: why".into());
     assert_eq!(on_message(&mut session, error("a", "PARSE_ERROR"), 2.0), rejected("a"));
     assert_eq!(on_message(&mut session, error("x", "PARSE_ERROR"), 2.0), rejected("a"));

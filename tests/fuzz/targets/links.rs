@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hm_agent::core_client::messages::CoreMessage;
 use hm_agent::core_client::session as core;
-use hm_agent::hm_client::messages::Response;
+use hm_agent::hm_client::messages::HmResponse;
 use hm_agent::hm_client::session as hm;
 use hm_agent::net::backoff::Backoff;
 use hm_agent::net::disconnect::DisconnectReason;
@@ -38,7 +38,7 @@ fn with_hm(mut program: Program<'_>) {
             1 => session.on_pong(now),
             2 => {
                 let Some(line) = program.line() else { return };
-                let Ok(mut response) = Response::parse(&text(line)) else { continue };
+                let Ok(mut response) = HmResponse::parse(&text(line)) else { continue };
                 if let (Some(id), 1) = (pending, response.id) {
                     response.id = id; // so that it matches more often
                 }
@@ -87,7 +87,7 @@ fn with_core(mut program: Program<'_>) {
                     Ok(core::Event::Registered) => assert!(session.is_registered()),
                     Ok(core::Event::Confirmed(id)) => results.retain(|result| *result != id),
                     Ok(_) => {}
-                    Err(DisconnectReason::Refused(_)) => return,
+                    Err(DisconnectReason::Rejected(_)) => return,
                     Err(other) => panic!("{other}"),
                 }
             }
@@ -109,7 +109,7 @@ fn with_core(mut program: Program<'_>) {
                         assert!(session.is_registered(), "a heartbeat before registration");
                         ids.push(id);
                     }
-                    Ok(core::Action::Result(id)) => {
+                    Ok(core::Action::SendResult(id)) => {
                         assert!(session.is_registered() && results.contains(&id));
                         ids.push(id);
                     }
