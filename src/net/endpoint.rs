@@ -1,4 +1,5 @@
-//! Establishes a connection to a server: TCP, proxy, TLS, WebSocket handshake. Each step has a timeout.
+//! Establishes a connection to a server: DNS, TCP, proxy, TLS, WebSocket handshake. Each step has a timeout; that of the
+//! DNS lookup is libc's (resolv.conf(5), `timeout` and `attempts`).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -25,11 +26,11 @@ use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::reason;
 use crate::util::sync::Shutdown;
 
-/// TCP connect to one address; then the next address is tried.
+/// Timeout of a TCP connect to one address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For each of: the proxy's response, the TLS handshake, the WebSocket handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A proxy's response head must fit.
+/// A longer proxy response head is rejected.
 const MAX_PROXY_RESPONSE_BYTES: usize = 8 << 10;
 const MAX_PROXY_RESPONSE_HEADERS: usize = 64;
 /// tungstenite's read buffer: responses have a few hundred bytes.
@@ -150,7 +151,7 @@ impl Write for Transport<'_> {
 fn connect_tcp(host: &str, port: u16, shutdown: &Shutdown) -> Result<TcpStream, DisconnectReason> {
     let addresses: Vec<SocketAddr> = (host, port)
         .to_socket_addrs()
-        .map_err(|error| DisconnectReason::Dns(reason(&error)))?
+        .map_err(|error| DisconnectReason::Dns(dns_reason(&error)))?
         .collect();
     let mut failure = DisconnectReason::Dns(format!("{host} has no address"));
     for address in addresses {
@@ -168,6 +169,12 @@ fn connect_tcp(host: &str, port: u16, shutdown: &Shutdown) -> Result<TcpStream, 
         }
     }
     Err(failure)
+}
+
+/// The resolver's text, without what [`DisconnectReason::Dns`] says already.
+fn dns_reason(error: &io::Error) -> String {
+    let text = reason(error);
+    text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
 }
 
 fn connect_to_address(address: SocketAddr, shutdown: &Shutdown) -> io::Result<TcpStream> {

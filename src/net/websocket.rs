@@ -18,7 +18,8 @@ use crate::util::error::reason;
 use crate::util::sync::Shutdown;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
-/// Longer messages are sent in fragments of this size, each with a write timeout of its own.
+/// Longer messages are sent in fragments of this size, each with a write timeout of its own: a slow link delivers a result
+/// of some megabytes, and a server that stops reading is still detected within one timeout.
 const FRAGMENT_BYTES: usize = 128 << 10;
 
 /// An open WebSocket.
@@ -35,7 +36,7 @@ impl<'a> WebSocketClient<'a> {
         Some(address.ip().to_canonical())
     }
 
-    /// Sends a message. A long text goes in fragments, so that tungstenite keeps no buffer of its whole size.
+    /// Sends a message; a long text in fragments of [`FRAGMENT_BYTES`].
     pub fn send(&mut self, message: Message) -> Result<(), DisconnectReason> {
         let Message::Text(text) = message else { return self.send_frame(message) };
         let (mut rest, mut kind) = (Bytes::from(text), Data::Text);
