@@ -207,16 +207,16 @@ impl CoreClient {
             DisconnectReason::Rejected(why) => DisconnectReason::Rejected(escape(&why)),
             reason => reason,
         })?;
-        self.handle_event(event, dedup, context);
-        Ok(())
+        self.handle_event(event, session, dedup, context)
     }
 
     fn handle_event<'scope>(
         &'scope self,
         event: Event,
+        session: &mut CoreSession,
         dedup: &mut LogDedup<Event>,
         context: &Context<'scope, '_>,
-    ) {
+    ) -> Result<(), DisconnectReason> {
         let should_log = dedup.should_log_event(&event);
         let warn_once = |text: String| {
             if should_log {
@@ -244,7 +244,8 @@ impl CoreClient {
             Event::ResultRejected(id, why) => {
                 warn_once(format!("cannot parse a result: {}", escape(&why)));
                 if self.commands.with_log(|log| log.reject(&id)) {
-                    self.upstream.warn("repeatedly cannot parse a result, dropped");
+                    session.on_result_dropped(&id);
+                    self.upstream.warn("rejected a result three times, result dropped");
                     self.upstream.update_status(|status| status.dropped += 1);
                 }
             }
@@ -253,6 +254,7 @@ impl CoreClient {
                 log::debug!("{}", self.upstream.log_line(&format!("ignored: {}", escape(&what))));
             }
         }
+        Ok(())
     }
 
     fn on_registered(&self, should_log: bool) {

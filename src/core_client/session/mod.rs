@@ -173,6 +173,11 @@ impl CoreSession {
         self.keepalive.on_pong(now);
     }
 
+    /// The result with this id is not sent again.
+    pub fn on_result_dropped(&mut self, id: &str) {
+        self.sent_results.retain(|(sent, _)| sent != id);
+    }
+
     pub fn is_registered(&self) -> bool {
         self.state == State::Registered
     }

@@ -178,6 +178,10 @@ fn errors_of_a_registered_session_have_their_events() {
     let rejected = |id: &str| Event::ResultRejected(id.into(), "PARSE_ERROR: why".into());
     assert_eq!(on_message(&mut session, error("a", "PARSE_ERROR"), 2.0), rejected("a"));
     assert_eq!(on_message(&mut session, error("x", "PARSE_ERROR"), 2.0), rejected("a"));
+    session.on_result_dropped("a");
+    let event = on_message(&mut session, error("x", "PARSE_ERROR"), 2.0);
+    assert_eq!(event, Event::ServerError("PARSE_ERROR: why".into()), "the result is dropped");
+    assert!(matches!(next(&mut session, &["a"], "x", 2.0), Ok(Action::SendResult(_))));
     let server_error = Event::ServerError("DATABASE_ERROR: why".into());
     assert_eq!(on_message(&mut session, error("a", "DATABASE_ERROR"), 2.0), server_error);
 
