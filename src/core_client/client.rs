@@ -239,7 +239,7 @@ impl CoreClient {
                     escape(&why)
                 ));
             }
-            Event::Execute(request) => self.submit(request, context),
+            Event::Execute(request) => self.submit(request, uuid()?, context),
             Event::Confirmed(id) => self.on_confirmed(&id),
             Event::ResultRejected(id, why) => {
                 warn_once(format!("cannot parse a result: {}", escape(&why)));
@@ -268,11 +268,16 @@ impl CoreClient {
     }
 
     /// Each command is logged without a rate limit, because the log is the record of what ran.
-    fn submit<'scope>(&'scope self, request: CommandRequest, context: &Context<'scope, '_>) {
+    fn submit<'scope>(
+        &'scope self,
+        request: CommandRequest,
+        result_id: String,
+        context: &Context<'scope, '_>,
+    ) {
         let id = escape(&request.command_id);
         let text = escape(request.text.as_deref().unwrap_or(""));
         let Context { scope, shutdown, .. } = *context;
-        let (level, line) = match self.commands.submit(request, uuid(), scope, shutdown) {
+        let (level, line) = match self.commands.submit(request, result_id, scope, shutdown) {
             Submitted::Accepted => {
                 let user = self.commands.user_name();
                 (Level::Info, format!("requests command {id} as {user}: {text}"))
@@ -328,14 +333,12 @@ fn send(
     socket.send(Message::text(message(Envelope { id, timestamp: &timestamp })))
 }
 
-fn uuid() -> String {
+fn uuid() -> Result<String, DisconnectReason> {
     let mut random = [0; 16];
-    // If the system has no random numbers, ids must still be unique.
-    if rustls::crypto::ring::default_provider().secure_random.fill(&mut random).is_err() {
-        random[..8].copy_from_slice(&random_unit().to_bits().to_ne_bytes());
-        random[8..].copy_from_slice(&random_unit().to_bits().to_ne_bytes());
+    match rustls::crypto::ring::default_provider().secure_random.fill(&mut random) {
+        Ok(()) => Ok(uuid_v4(random)),
+        Err(_) => Err(DisconnectReason::Lost("system has no random numbers".to_owned())),
     }
-    uuid_v4(random)
 }
 
 fn escape(text: &str) -> String {

@@ -100,7 +100,7 @@ impl CoreSession {
     pub fn next_action<'a>(
         &mut self,
         results: impl Iterator<Item = &'a str>,
-        new_id: impl FnOnce() -> String,
+        new_id: impl FnOnce() -> Result<String, DisconnectReason>,
         now: Duration,
     ) -> Result<Action, DisconnectReason> {
         if self.keepalive.poll(now)? {
@@ -108,7 +108,7 @@ impl CoreSession {
         }
         let until = match &self.state {
             State::AwaitingWelcome(until) | State::Unregistered(until) if now >= *until => {
-                let id = new_id();
+                let id = new_id()?;
                 self.state = State::Registering(id.clone(), now);
                 return Ok(Action::Register(id));
             }
@@ -185,7 +185,7 @@ impl CoreSession {
     fn next_when_registered<'a>(
         &mut self,
         results: impl Iterator<Item = &'a str>,
-        new_id: impl FnOnce() -> String,
+        new_id: impl FnOnce() -> Result<String, DisconnectReason>,
         now: Duration,
     ) -> Result<Action, DisconnectReason> {
         let mut until = self.next_heartbeat;
@@ -199,7 +199,7 @@ impl CoreSession {
         if now >= self.next_heartbeat {
             // Heartbeats missed while the process was stopped are skipped.
             self.next_heartbeat = (self.next_heartbeat + self.heartbeat_interval).max(now);
-            let id = new_id();
+            let id = new_id()?;
             self.pending_heartbeats.push((id.clone(), now));
             return Ok(Action::Heartbeat(id));
         }

@@ -18,7 +18,7 @@ fn next(
     at: f64,
 ) -> Result<Action, DisconnectReason> {
     loop {
-        let action = session.next_action(results.iter().copied(), || id.to_owned(), s(at));
+        let action = session.next_action(results.iter().copied(), || Ok(id.to_owned()), s(at));
         if action != Ok(Action::Ping) {
             return action;
         }

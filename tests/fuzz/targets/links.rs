@@ -96,7 +96,7 @@ fn with_core(mut program: Program<'_>) {
                     results.iter().map(String::as_str),
                     || {
                         last_id += 1;
-                        format!("id{last_id}")
+                        Ok(format!("id{last_id}"))
                     },
                     now,
                 );
