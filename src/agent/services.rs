@@ -12,7 +12,7 @@ use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::server::HeartbeatServer;
 use crate::hm_client::client::HmClient;
 use crate::http::listener::{ConnectionLimits, Listener};
-use crate::http::pipeline::Pipeline;
+use crate::http::service::HttpService;
 use crate::http::stats::ListenerStats;
 use crate::model::host_info::HostInfo;
 use crate::remote::hosts::Hosts;
@@ -77,13 +77,13 @@ impl Services {
     pub(super) fn serve_telemetry(&self, listener: &Listener) -> Result<(), Error> {
         let (latest, host_info, settings) = (&self.latest, &self.host, &self.settings);
         let router = Router {
-            pipeline: Pipeline::new("usage"),
+            http: HttpService::new("usage"),
             usage: subscription::Context { latest, host_info, settings },
             responses: Responses {
                 latest,
                 host_info,
                 settings,
-                complete: &self.gpus_ready,
+                gpus_ready: &self.gpus_ready,
                 shutdown: &self.shutdown,
                 ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
             },
@@ -104,9 +104,9 @@ impl Services {
     pub(super) fn serve_monitor(&self, listener: &Listener) -> Result<(), Error> {
         let hosts = Hosts::new(&self.settings, &self.shutdown);
         std::thread::scope(|scope| {
-            let pipeline = Pipeline::new("monitor");
+            let http = HttpService::new("monitor");
             let settings = &self.settings;
-            let server = MonitorServer { hosts: &hosts, scope, settings, pipeline };
+            let server = MonitorServer { hosts: &hosts, scope, settings, http };
             listener.run(&self.shutdown, &self.settings, monitor_limits, |stream, client| {
                 server.serve(stream, client);
             })

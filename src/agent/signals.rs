@@ -9,7 +9,7 @@ use crate::agent::services::Services;
 use crate::collector::host_info;
 use crate::config::{Config, Settings, Sources};
 use crate::sys;
-use crate::sys::Signal;
+use crate::sys::ControlSignal;
 use crate::util::error::Error;
 
 /// Logs the start. Returns the enabled services for the service manager's status: `on: usage, heartbeat`.
@@ -31,8 +31,8 @@ pub(super) fn log_startup(settings: &Settings, services: &Services) -> String {
         env!("CARGO_PKG_VERSION"),
         node.as_deref().unwrap_or("without an ID"),
     );
-    for remark in &settings.warnings {
-        log::warn!("{remark}");
+    for warning in &settings.warnings {
+        log::warn!("{warning}");
     }
     format!("on: {enabled}")
 }
@@ -51,8 +51,8 @@ pub(super) fn signal_loop(
             liveness.find(|liveness| liveness.is_stalled()).map(|liveness| liveness.name())
         };
         match sys::wait_control_signal(notifier.poll(stalled)) {
-            Some(Signal::Stop) => return,
-            Some(Signal::Reload) => {
+            Some(ControlSignal::Stop) => return,
+            Some(ControlSignal::Reload) => {
                 notifier.reloading();
                 let (level, result) = match reload(sources, at_start, services) {
                     Ok(()) => (Level::Info, "configuration reloaded".to_owned()),

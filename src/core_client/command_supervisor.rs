@@ -61,7 +61,7 @@ pub fn run(arguments: &[OsString]) -> u8 {
     };
     // The supervisor waits for these signals: the agent's end (SIGTERM) and the command's (SIGCHLD).
     sys::reset_sigchld();
-    children::block_supervisor_signals();
+    children::block_command_supervisor_signals();
     let orphaned = !children::set_parent_death_signal(parent as u32);
     if let Err(error) = children::set_child_subreaper() {
         eprint_line(&format!("become a child subreaper: {}", reason(&error)));

@@ -13,16 +13,16 @@ use crate::heartbeat::protocol::Request;
 use crate::heartbeat::table::{HeartbeatTable, MAX_APPS};
 use crate::http::csrf::is_browser;
 use crate::http::listener::ClientConnection;
-use crate::http::pipeline::{Pipeline, Routed};
 use crate::http::request::RequestHead;
 use crate::http::response::{OK, Response};
+use crate::http::service::{HttpService, Routed};
 use crate::util::deadline_stream::DeadlineStream;
 
 /// Shared by all connections of the heartbeat port.
 pub struct HeartbeatServer<'a> {
     monitor: &'a HeartbeatMonitor,
     settings: &'a Current,
-    pipeline: Pipeline,
+    http: HttpService,
 }
 
 const ALLOW_ORIGIN: &str = "Access-Control-Allow-Origin: *";
@@ -30,15 +30,15 @@ const ALLOW: &str = "Allow: GET, POST, HEAD, OPTIONS";
 
 impl<'a> HeartbeatServer<'a> {
     pub fn new(monitor: &'a HeartbeatMonitor, settings: &'a Current) -> Self {
-        let pipeline = Pipeline::new("heartbeat").allow_idle_start();
-        let pipeline = pipeline.with_rejection_header(ALLOW_ORIGIN);
-        Self { monitor, settings, pipeline }
+        let http = HttpService::new("heartbeat").allow_idle_start();
+        let http = http.with_rejection_header(ALLOW_ORIGIN);
+        Self { monitor, settings, http }
     }
 
     /// Serves one connection until it ends.
     pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
         // This port has no WebSocket upgrade.
-        self.pipeline.handle_connection(stream, &mut client, |head, client| {
+        self.http.handle_connection(stream, &mut client, |head, client| {
             Ok(Routed::Response(self.respond(head, client)))
         });
     }
@@ -66,7 +66,7 @@ impl<'a> HeartbeatServer<'a> {
         match answer {
             Ok(body) => text(OK, &body),
             Err((status, body)) => {
-                self.pipeline.log_rejected(client, status, &body);
+                self.http.log_rejected(client, status, &body);
                 text(status, &body)
             }
         }
@@ -108,7 +108,7 @@ impl<'a> HeartbeatServer<'a> {
                     .with_table(|table, now| table.set_maintenance(id.as_deref(), length, now))
                     .map_err(|_| full("applications in maintenance"))?;
                 let line = nagios::maintenance_line(id.as_deref(), length);
-                self.pipeline.log.write(Level::Info, || format!("heartbeat: {line}"));
+                self.http.log.write(Level::Info, || format!("heartbeat: {line}"));
                 Ok(line)
             }
         }

@@ -20,7 +20,7 @@ const REJECTIONS: [(&str, &str); 11] = [
     ("503", "busy"),
 ];
 /// The reason in `/snapshot` for WebSocket sessions that the agent has closed.
-const CLOSED: &str = "closed";
+const WEBSOCKETS_CLOSED: &str = "closed";
 
 #[derive(Default)]
 pub struct ListenerStats {
@@ -66,7 +66,7 @@ impl ListenerStats {
                 _ => refused.push((reason, *count)),
             }
         }
-        refused.push((CLOSED, websockets_closed));
+        refused.push((WEBSOCKETS_CLOSED, websockets_closed));
         PortStatus {
             name,
             connections: accepted.saturating_sub(closed),

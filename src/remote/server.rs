@@ -17,9 +17,9 @@ use crate::config::{self, Current, Secret};
 use crate::http::auth::check_token;
 use crate::http::frame;
 use crate::http::listener::ClientConnection;
-use crate::http::pipeline::{Pipeline, Routed};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, not_found_message};
+use crate::http::service::{HttpService, Routed};
 use crate::http::websocket::{self, SessionEnd};
 use crate::remote::client_outbox::ClientOutbox;
 use crate::remote::host::WatchRequest;
@@ -45,17 +45,17 @@ pub struct MonitorServer<'scope, 'env> {
     /// Runs the threads of the hosts.
     pub scope: &'scope thread::Scope<'scope, 'env>,
     pub settings: &'env Current,
-    pub pipeline: Pipeline,
+    pub http: HttpService,
 }
 
 impl MonitorServer<'_, '_> {
     /// Serves one connection until it ends.
     pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
-        let upgrade = self.pipeline.handle_connection(stream, &mut client, |head, _| {
+        let upgrade = self.http.handle_connection(stream, &mut client, |head, _| {
             route(head, &self.settings.get().monitor)
         });
         let Some(upgrade) = upgrade else { return };
-        self.pipeline.run_session(upgrade, &client, MAX_MESSAGE_BYTES, |socket| {
+        self.http.run_session(upgrade, &client, MAX_MESSAGE_BYTES, |socket| {
             let outbox = match ClientOutbox::new() {
                 Ok(outbox) => Arc::new(outbox),
                 Err(error) => return SessionEnd::Io(error),

@@ -31,20 +31,20 @@ const STOP_SIGNALS: [Signal; 4] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// [`STOP_SIGNALS`], and the one that reports a child's exit.
-fn supervisor_signals() -> SigSet {
+fn command_supervisor_signals() -> SigSet {
     let mut signals = signal_set(&STOP_SIGNALS);
     signals.add(Signal::SIGCHLD);
     signals
 }
 
 /// Blocks the signals that [`wait_child_or_stop`] waits for.
-pub fn block_supervisor_signals() {
-    block(&supervisor_signals());
+pub fn block_command_supervisor_signals() {
+    block(&command_supervisor_signals());
 }
 
 /// Waits for a child's exit or a request to stop, at most `timeout`. Returns whether it is a request to stop.
 pub fn wait_child_or_stop(timeout: Duration) -> bool {
-    let received = sigtimedwait(&supervisor_signals(), Some(timeout));
+    let received = sigtimedwait(&command_supervisor_signals(), Some(timeout));
     received.is_some_and(|(signal, _)| signal != libc::SIGCHLD)
 }
 

@@ -29,8 +29,8 @@ pub use crate::sys::resources::{
     descriptor_limit, page_size_bytes, raise_descriptor_limit, restore_descriptor_limit_in,
 };
 pub use crate::sys::signals::{
-    Signal, block_control_signals, block_forwarded_signals, clear_signal_mask_in, request_stop,
-    reset_sigchld, unblock_stop_signals, wait_control_signal, wait_forwarded_signal,
+    ControlSignal, block_control_signals, block_forwarded_signals, clear_signal_mask_in,
+    request_stop, reset_sigchld, unblock_stop_signals, wait_control_signal, wait_forwarded_signal,
 };
 
 use std::io;

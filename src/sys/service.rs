@@ -14,9 +14,9 @@ use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 use crate::sys::signals::{block, signal_set};
 
 /// SIGTERM, SIGINT, SIGHUP and SIGCHLD, blocked and read from a descriptor.
-pub struct SupervisorSignals(SignalFd);
+pub struct AgentSupervisorSignals(SignalFd);
 
-impl SupervisorSignals {
+impl AgentSupervisorSignals {
     /// Blocks them in this thread.
     pub fn block() -> io::Result<Self> {
         let signals = signal_set(&[SIGTERM, SIGINT, SIGHUP, SIGCHLD]);
@@ -32,7 +32,7 @@ impl SupervisorSignals {
     }
 }
 
-impl AsFd for SupervisorSignals {
+impl AsFd for AgentSupervisorSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

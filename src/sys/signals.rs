@@ -10,10 +10,10 @@ use nix::unistd::Pid;
 
 /// A request to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signal {
+pub enum ControlSignal {
     /// SIGTERM or SIGINT.
     Stop,
-    /// SIGHUP: read the settings again.
+    /// SIGHUP: reload the configuration.
     Reload,
 }
 
@@ -27,10 +27,10 @@ pub fn block_control_signals() {
 }
 
 /// Waits for the next request, at most `timeout` (`None`: without limit).
-pub fn wait_control_signal(timeout: Option<Duration>) -> Option<Signal> {
+pub fn wait_control_signal(timeout: Option<Duration>) -> Option<ControlSignal> {
     match sigtimedwait(&control_signals(), timeout)?.0 {
-        libc::SIGHUP => Some(Signal::Reload),
-        _ => Some(Signal::Stop),
+        libc::SIGHUP => Some(ControlSignal::Reload),
+        _ => Some(ControlSignal::Stop),
     }
 }
 

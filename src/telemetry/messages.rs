@@ -45,18 +45,18 @@ pub enum Request {
 
 /// A message that is no known request, escaped.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Unknown {
+pub struct UnknownRequest {
     escaped: String,
 }
 
 impl Request {
     /// Parses a message. Surrounding white space is ignored: websocat appends a line end.
-    pub fn parse(text: &str) -> Result<Self, Unknown> {
+    pub fn parse(text: &str) -> Result<Self, UnknownRequest> {
         match text.trim_ascii() {
             "subscribe:usage" => Ok(Self::Subscribe),
             "subscribe:detail" => Ok(Self::SubscribeDetail),
             "unsubscribe:usage" => Ok(Self::Unsubscribe),
-            other => Err(Unknown { escaped: escape_for_log(other, EXCERPT_CHARS) }),
+            other => Err(UnknownRequest { escaped: escape_for_log(other, EXCERPT_CHARS) }),
         }
     }
 }
@@ -70,7 +70,7 @@ struct ErrorMessage<'a> {
     message: &'a str,
 }
 
-impl Unknown {
+impl UnknownRequest {
     /// The answer, which lists the known requests.
     pub fn message(&self) -> String {
         let message = format!(

@@ -33,7 +33,7 @@ pub struct Responses<'a> {
     pub host_info: &'a HostInfo,
     pub settings: &'a Current,
     /// Readable once samples include the GPUs, or the time to wait for them is over.
-    pub complete: &'a EventFd,
+    pub gpus_ready: &'a EventFd,
     pub shutdown: &'a Shutdown,
     /// Name and counters of each listening port.
     pub ports: Vec<(&'static str, &'a ListenerStats)>,
@@ -41,7 +41,7 @@ pub struct Responses<'a> {
 
 /// Paths that are answered without a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Endpoint {
+pub enum Resource {
     Dashboard,
     Metrics,
     Snapshot,
@@ -51,7 +51,7 @@ pub enum Endpoint {
     Ready,
 }
 
-impl Endpoint {
+impl Resource {
     pub fn from_path(path: &str) -> Option<Self> {
         match path {
             "/" => Some(Self::Dashboard),
@@ -79,15 +79,15 @@ struct RenderedBody<'a> {
 impl Responses<'_> {
     pub fn respond(
         &self,
-        endpoint: Endpoint,
+        resource: Resource,
         head: &RequestHead<'_>,
     ) -> Result<Response, ErrorResponse> {
         let accepts_gzip = gzip::is_accepted(head.header_values("accept-encoding"));
         let sample = self.latest.current();
-        let body = match endpoint {
-            Endpoint::Healthy | Endpoint::Ready => return Ok(self.health(endpoint)),
-            Endpoint::Dashboard => return dashboard::response(accepts_gzip),
-            Endpoint::Metrics => {
+        let body = match resource {
+            Resource::Healthy | Resource::Ready => return Ok(self.health(resource)),
+            Resource::Dashboard => return dashboard::response(accepts_gzip),
+            Resource::Metrics => {
                 let format = Format::negotiate(head.header_values("accept"));
                 let slot = match format {
                     Format::Prometheus => PROMETHEUS_SLOT,
@@ -96,7 +96,7 @@ impl Responses<'_> {
                 let render = || self.metrics(&sample, format);
                 rendered(&sample, slot, format.content_type(), accepts_gzip, render)
             }
-            Endpoint::Snapshot => {
+            Resource::Snapshot => {
                 let render = || self.snapshot(&sample).into_bytes();
                 rendered(&sample, SNAPSHOT_SLOT, "application/json", accepts_gzip, render)
             }
@@ -113,16 +113,16 @@ impl Responses<'_> {
     /// Waits until samples include the GPUs, at most the first seconds after the start. Otherwise a client that requests data
     /// only once, or all dashboards when the agent is restarted, would miss them.
     pub fn wait_until_complete(&self) {
-        sys::wait_readable([self.shutdown.as_fd(), self.complete.as_fd()], None);
+        sys::wait_readable([self.shutdown.as_fd(), self.gpus_ready.as_fd()], None);
     }
 
     fn is_complete(&self) -> bool {
-        sys::wait_readable([self.complete.as_fd()], Some(Duration::ZERO)) == [true]
+        sys::wait_readable([self.gpus_ready.as_fd()], Some(Duration::ZERO)) == [true]
     }
 
-    fn health(&self, endpoint: Endpoint) -> Response {
-        let problem = match endpoint {
-            Endpoint::Ready if !self.is_complete() => {
+    fn health(&self, resource: Resource) -> Response {
+        let problem = match resource {
+            Resource::Ready if !self.is_complete() => {
                 Some("waiting for the first GPU sample".to_owned())
             }
             _ => stale(self.latest.current().age(), self.settings.get().interval),

@@ -7,17 +7,17 @@ use crate::http::auth::check_token;
 use crate::http::csrf::check_host_and_origin;
 use crate::http::forwarded::client_ip;
 use crate::http::listener::{ClientConnection, per_ip_limit_message};
-use crate::http::pipeline::{Pipeline, Routed};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, not_found_message};
+use crate::http::service::{HttpService, Routed};
 use crate::http::websocket;
-use crate::telemetry::responses::{Endpoint, Responses};
+use crate::telemetry::responses::{Resource, Responses};
 use crate::telemetry::subscription;
 use crate::util::deadline_stream::DeadlineStream;
 
 /// Shared by all connections of the telemetry port.
 pub struct Router<'a> {
-    pub pipeline: Pipeline,
+    pub http: HttpService,
     pub usage: subscription::Context<'a>,
     pub responses: Responses<'a>,
 }
@@ -26,12 +26,12 @@ impl Router<'_> {
     /// Serves one connection to its end.
     pub fn handle_connection(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
         let upgrade = self
-            .pipeline
+            .http
             .handle_connection(stream, &mut client, |head, client| self.route(head, client));
         if let Some(upgrade) = upgrade {
             let session = |socket: &mut WebSocket<DeadlineStream<'_>>| self.usage.run(socket);
             let max_bytes = subscription::MAX_CLIENT_MESSAGE_BYTES;
-            self.pipeline.run_session(upgrade, &client, max_bytes, session);
+            self.http.run_session(upgrade, &client, max_bytes, session);
         }
     }
 
@@ -42,7 +42,7 @@ impl Router<'_> {
     ) -> Result<Routed, ErrorResponse> {
         let config = self.responses.settings.get();
         attribute_to_client_ip(head, client, &config.usage)?;
-        let Some(endpoint) = Endpoint::from_path(head.path) else {
+        let Some(resource) = Resource::from_path(head.path) else {
             return match head.path {
                 "/usage" => self.upgrade(head, &config.usage),
                 path => Err(not_found(path)),
@@ -52,7 +52,7 @@ impl Router<'_> {
             let error = ErrorResponse::new("405 Method Not Allowed", "use GET or HEAD");
             return Err(error.header("Allow: GET, HEAD"));
         }
-        if !endpoint.is_public() {
+        if !resource.is_public() {
             let token = config.usage.token.as_ref();
             check_token(head, token)?;
             // A page of another site does not know the token.
@@ -61,7 +61,7 @@ impl Router<'_> {
             }
             self.responses.wait_until_complete();
         }
-        self.responses.respond(endpoint, head).map(Routed::Response)
+        self.responses.respond(resource, head).map(Routed::Response)
     }
 
     fn upgrade(&self, head: &RequestHead<'_>, config: &Usage) -> Result<Routed, ErrorResponse> {

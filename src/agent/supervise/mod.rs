@@ -22,7 +22,7 @@ use crate::agent::supervise::detach::{Side, Terminal, detach};
 use crate::agent::supervise::pid_file::PidFile;
 use crate::agent::supervise::syslog::{Syslog, parse_priority};
 use crate::sys;
-use crate::sys::service::SupervisorSignals;
+use crate::sys::service::AgentSupervisorSignals;
 use crate::sys::{children, process};
 use crate::util::error::{Error, reason};
 use crate::util::logger::{self, syslog_priority};
@@ -68,7 +68,7 @@ pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
         None => None,
     };
     sys::reset_sigchld();
-    let signals = SupervisorSignals::block();
+    let signals = AgentSupervisorSignals::block();
     let mut supervisor = Supervisor {
         arguments: options.arguments,
         syslog,
@@ -101,7 +101,7 @@ struct Supervisor {
     syslog: Option<Syslog>,
     /// With `--detach`, until the first agent is ready.
     terminal: Option<Terminal>,
-    signals: SupervisorSignals,
+    signals: AgentSupervisorSignals,
     agent: Option<AgentProcess>,
     /// The delay before the last restart.
     restart_delay: Option<Duration>,

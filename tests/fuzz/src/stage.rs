@@ -12,7 +12,7 @@ use hm_agent::heartbeat::monitor::HeartbeatMonitor;
 use hm_agent::heartbeat::server::HeartbeatServer;
 use hm_agent::http::connection_limits::ConnectionLimiter;
 use hm_agent::http::listener::ClientConnection;
-use hm_agent::http::pipeline::Pipeline;
+use hm_agent::http::service::HttpService;
 use hm_agent::http::stats::ListenerStats;
 use hm_agent::model::RawSample;
 use hm_agent::model::host_info::HostInfo;
@@ -28,7 +28,7 @@ pub struct Stage {
     pub latest: LatestSample,
     pub host_info: HostInfo,
     pub settings: Current,
-    complete: EventFd,
+    gpus_ready: EventFd,
     shutdown: Shutdown,
 }
 
@@ -39,13 +39,13 @@ fn stage(overrides: &[(&str, &str)]) -> Stage {
     let overrides = overrides.iter().map(|(key, value)| (key.to_string(), value.to_string()));
     let sources = Sources { overrides: overrides.collect(), ..Default::default() };
     let settings = Settings::load(&sources).expect("settings");
-    let complete = EventFd::new().expect("an eventfd");
-    complete.notify();
+    let gpus_ready = EventFd::new().expect("an eventfd");
+    gpus_ready.notify();
     Stage {
         latest: LatestSample::new(RawSample::default()).expect("a sample"),
         host_info: HostInfo::default(),
         settings: Current::new(Config::new(&settings).expect("settings")),
-        complete,
+        gpus_ready,
         shutdown: Shutdown::new().expect("an eventfd"),
     }
 }
@@ -88,13 +88,13 @@ impl Stage {
     pub fn telemetry(&'static self, stream: DeadlineStream<'static>) {
         let (limiter, stats) = (ConnectionLimiter::default(), ListenerStats::default());
         let router = Router {
-            pipeline: Pipeline::new("usage"),
+            http: HttpService::new("usage"),
             usage: self.usage(),
             responses: Responses {
                 latest: &self.latest,
                 host_info: &self.host_info,
                 settings: &self.settings,
-                complete: &self.complete,
+                gpus_ready: &self.gpus_ready,
                 shutdown: &self.shutdown,
                 ports: vec![("usage", &stats)],
             },

@@ -1,6 +1,6 @@
 //! The path of every request on every port: read, authenticate, route, respond.
 //!
-//! [`Pipeline::handle_connection`] reads requests and sends responses. The port's own `route` authenticates and routes one
+//! [`HttpService::handle_connection`] reads requests and sends responses. The port's own `route` authenticates and routes one
 //! request. A request that asks for a WebSocket ends the HTTP part of the connection.
 
 use log::Level;
@@ -41,7 +41,7 @@ enum Next {
 type Rejection = (ConnectionEnd, bool);
 
 /// The HTTP part of one port.
-pub struct Pipeline {
+pub struct HttpService {
     /// Name of the port in log lines.
     port: &'static str,
     /// The first request of a connection must arrive at once; otherwise it may take as long as any later one.
@@ -52,7 +52,7 @@ pub struct Pipeline {
     pub log: RateLimitedLog,
 }
 
-impl Pipeline {
+impl HttpService {
     pub fn new(port: &'static str) -> Self {
         let log = RateLimitedLog::new();
         Self { port, expects_first_request: true, rejection_header: None, log }
