@@ -98,7 +98,7 @@ impl Shortage<'_> {
     /// Part of the log line about it. Its end is the C library's text.
     fn message(&self) -> &'static str {
         match self {
-            Self::Descriptors => "cannot accept: ",
+            Self::Descriptors => "cannot accept connections: ",
             Self::AddressSpace if cfg!(target_env = "musl") => "a thread: out of memory",
             Self::AddressSpace => "a thread: cannot allocate memory",
             Self::Threads(_) => "a thread: resource temporarily unavailable",

@@ -196,7 +196,7 @@ fn shutdown_leaves_running_hooks_and_logs_queued_ones() {
     wait_lines(&scratch, 1);
     agent.wait_log("heartbeat: app [a] is CRITICAL");
     let log = agent.stop();
-    let expected = "heartbeat.on_overdue: not run for app [a], CRITICAL: shutting down";
+    let expected = "heartbeat.on_overdue skipped for app [a] (CRITICAL): agent is stopping";
     assert!(log.iter().any(|line| line.contains(expected)), "{log:#?}");
     assert_eq!(wait_lines(&scratch, 2), ["begin", "end"]);
 }

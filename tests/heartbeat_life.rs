@@ -379,7 +379,7 @@ fn recovers_after_running_out_of_descriptors() {
     let list = agent.list();
     let flood: Vec<_> =
         (0..100).map(|_| std::net::TcpStream::connect(agent.heartbeat()).unwrap()).collect();
-    agent.wait_log("heartbeat: cannot accept: ");
+    agent.wait_log("heartbeat: cannot accept connections: ");
     for number in 0..20 {
         let answer = open.get(&format!("/hb_ping?60000&appid=app{number}"));
         assert_eq!(answer.body, "61000", "open connections still work");

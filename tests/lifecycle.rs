@@ -14,7 +14,7 @@ fn logs_startup_and_stops_on_sigterm() {
     let agent = Agent::start(&["node_id=n1"]);
     let line = agent.wait_log("started");
     assert!(line.contains(env!("CARGO_PKG_VERSION")) && line.contains("on node n1"), "{line}");
-    assert!(line.contains("started; settings from no file; on: usage, heartbeat"), "{line}");
+    assert!(line.contains("started; settings from no file; services: usage, heartbeat"), "{line}");
     let log = agent.stop();
     assert!(log.last().unwrap().ends_with("info stopping"), "{log:#?}");
 }
@@ -71,7 +71,7 @@ fn sighup_reloads_settings_and_invalid_file_changes_nothing() {
     scratch.write("a.toml", "interval = 1\n[usage]\nenabled = false\ntoken = \"t\"\n");
     agent.signal("-HUP");
     agent.wait_log("configuration reloaded");
-    agent.wait_log("changes that need a restart: usage.enabled");
+    agent.wait_log("restart required for: usage.enabled");
     assert_eq!(client.json()["type"], "usage_update", "the new interval");
     assert_eq!(client.json()["type"], "usage_update");
     assert_eq!(agent.http("/usage", "").0, 401, "the new token");
@@ -162,7 +162,7 @@ fn resumes_accepting_after_running_out_of_descriptors() {
     let agent = Agent::spawn(command);
     let mut subscriber = agent.subscribe();
     let flood: Vec<_> = (0..100).map(|_| agent.socket()).collect();
-    agent.wait_log("cannot accept: ");
+    agent.wait_log("cannot accept connections: ");
     for _ in 0..3 {
         let update = subscriber.json();
         assert!(update["cpu_percent"].is_number(), "open connections are served: {update}");

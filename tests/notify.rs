@@ -40,7 +40,7 @@ fn reports_ready_when_every_port_accepts_connections() {
     let connected: Vec<_> = ports.iter().map(TcpStream::connect).collect();
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(ready, "READY=1\nSTATUS=on: usage, heartbeat, monitor");
+    assert_eq!(ready, "READY=1\nSTATUS=services: usage, heartbeat, monitor");
     assert!(connected.iter().all(Result::is_ok), "{connected:?}");
 }
 
@@ -53,7 +53,7 @@ fn reports_reloading_and_stopping() {
         command.args(["-c", &file]);
         command
     });
-    assert_eq!(manager.next_message(), "READY=1\nSTATUS=on: usage, heartbeat");
+    assert_eq!(manager.next_message(), "READY=1\nSTATUS=services: usage, heartbeat");
     let mut last = 0;
     for (text, result) in [
         ("interval = 8\n", "configuration reloaded".to_owned()),
@@ -76,7 +76,7 @@ fn reports_reloading_and_stopping() {
         last = at;
         assert_eq!(
             manager.next_message(),
-            format!("READY=1\nSTATUS=on: usage, heartbeat; {result}")
+            format!("READY=1\nSTATUS=services: usage, heartbeat; {result}")
         );
     }
     agent.stop();
@@ -108,7 +108,7 @@ fn retries_full_socket_and_ignores_missing_one() {
     // The agent is not blocked.
     let mut client = agent.subscribe();
     client.json();
-    assert_eq!(manager.next_message(), "READY=1\nSTATUS=on: usage, heartbeat");
+    assert_eq!(manager.next_message(), "READY=1\nSTATUS=services: usage, heartbeat");
     agent.stop();
     for nowhere in ["/nonexistent/notify", "@not-bound", "vsock:2:1", ""] {
         let mut command = notifying(&manager, &[]);
@@ -250,7 +250,7 @@ fn messages_equal_those_of_systemd_notify() {
     let manager = NotifySocket::new();
     let mut command = Command::new("systemd-notify");
     command
-        .args(["--no-block", "--ready", "--status=on: usage, heartbeat"])
+        .args(["--no-block", "--ready", "--status=services: usage, heartbeat"])
         .env("NOTIFY_SOCKET", &manager.name);
     assert!(command.status().unwrap().success());
     let sorted = |message: String| {

@@ -25,7 +25,7 @@ use crate::util::error::Error;
 use crate::util::liveness::Liveness;
 use crate::util::sync::Shutdown;
 
-/// Connections to the heartbeat port: a kept-alive one for each application, and some more.
+/// One keep-alive connection per application, plus reserve.
 const MAX_HEARTBEAT_CONNECTIONS: usize = 12_000;
 
 pub(super) struct Services {
@@ -38,7 +38,7 @@ pub(super) struct Services {
     pub(super) latest: LatestSample,
     /// Readable once samples contain the GPUs' state.
     pub(super) gpus_ready: EventFd,
-    /// Of every thread without which the agent does not work, except the main thread, which checks them.
+    /// Liveness of every essential thread except the main thread.
     pub(super) liveness: Vec<Arc<Liveness>>,
     pub(super) sampler_liveness: Arc<Liveness>,
     /// Of each open listener.

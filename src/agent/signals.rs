@@ -12,7 +12,7 @@ use crate::sys;
 use crate::sys::ControlSignal;
 use crate::util::error::Error;
 
-/// Logs the start. Returns the enabled services for the service manager's status: `on: usage, heartbeat`.
+/// Logs the start. Returns the enabled services for the service manager's status: `services: usage, heartbeat`.
 pub(super) fn log_startup(settings: &Settings, services: &Services) -> String {
     let config = services.settings.get();
     let file = settings.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
@@ -24,17 +24,17 @@ pub(super) fn log_startup(settings: &Settings, services: &Services) -> String {
         ("monitor", config.monitor.enabled),
     ];
     let enabled: Vec<_> = enabled.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
-    let enabled = if enabled.is_empty() { "nothing".to_owned() } else { enabled.join(", ") };
+    let enabled = if enabled.is_empty() { "none".to_owned() } else { enabled.join(", ") };
     let node = host_info::node_id(config.node_id.as_deref(), &config.roots);
     log::info!(
-        "hm-agent {} on node {} started; settings from {file}; on: {enabled}",
+        "hm-agent {} on node {} started; settings from {file}; services: {enabled}",
         env!("CARGO_PKG_VERSION"),
         node.as_deref().unwrap_or("without an ID"),
     );
     for warning in &settings.warnings {
         log::warn!("{warning}");
     }
-    format!("on: {enabled}")
+    format!("services: {enabled}")
 }
 
 /// Handles signals until one requests a stop. In between it sends watchdog messages, unless a thread is stalled.
@@ -74,7 +74,7 @@ fn reload(sources: &Sources, at_start: &Settings, services: &Services) -> Result
     let config = Config::new(&settings)?;
     let deferred = settings.changed_until_restart(at_start);
     if !deferred.is_empty() {
-        log::warn!("changes that need a restart: {}", deferred.join(", "));
+        log::warn!("restart required for: {}", deferred.join(", "));
     }
     log::set_max_level(config.log_level);
     services.settings.replace(config);

@@ -63,7 +63,7 @@ impl HookRunner {
     pub fn shutdown(self) {
         for transition in &self.queue {
             let (id, state) = (escape_id(&transition.id), transition.to.name());
-            log::warn!("heartbeat.on_overdue: not run for app [{id}], {state}: shutting down");
+            log::warn!("heartbeat.on_overdue skipped for app [{id}] ({state}): agent is stopping");
         }
     }
 }

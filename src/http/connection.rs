@@ -7,7 +7,7 @@ use crate::http::request::{HeadError, MAX_HEADERS, RequestHead};
 use crate::http::response::{ErrorResponse, Response};
 use crate::util::deadline_stream::DeadlineStream;
 
-/// A request head larger than this is rejected (431). nginx has the same limit.
+/// A request head larger than this is rejected (431).
 const MAX_HEAD_BYTES: usize = 8 << 10;
 /// A head, and a body that is skipped, must arrive within this (408).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,7 +20,7 @@ const MAX_BODY_BYTES: u64 = 64 << 10;
 pub enum ConnectionEnd {
     /// The client or the agent closed it.
     Closed,
-    /// The request gets this response, after which the next request could not be found in the byte stream.
+    /// Sends this response and closes.
     Rejected(ErrorResponse),
     Io(io::Error),
 }

@@ -141,7 +141,7 @@ impl Listener {
             AcceptError::Connection => {}
             AcceptError::ResourceExhausted => {
                 let name = self.name;
-                let line = || format!("{name}: cannot accept: {}", reason(&error));
+                let line = || format!("{name}: cannot accept connections: {}", reason(&error));
                 self.log.write(Level::Warn, line);
                 shutdown.wait(ACCEPT_PAUSE);
             }

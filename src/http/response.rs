@@ -10,7 +10,7 @@ pub const OK: &str = "200 OK";
 
 /// `Retry-After` of a 503, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 10;
-/// A body up to this length is copied behind its head, so that a short response is one segment and one system call.
+/// A body up to this length is copied after its head, so that a short response is one segment and one system call.
 const MAX_COPIED_BYTES: usize = 4 << 10;
 
 /// A response with its body. Responses to several clients may share the body.

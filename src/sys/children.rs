@@ -48,7 +48,7 @@ pub fn wait_child_or_stop(timeout: Duration) -> bool {
     received.is_some_and(|(signal, _)| signal != libc::SIGCHLD)
 }
 
-/// Whether a child has exited. It is not reaped, so that its PID is not reused; orphans that have exited are.
+/// Whether `child` has exited. Reaps exited orphans, but not `child`, so its PID is not reused.
 pub fn has_exited(child: u32) -> bool {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     loop {

@@ -11,7 +11,7 @@ use nix::sys::socket::{
 };
 
 /// Starts a connection. The socket does not block; it becomes writable when the connection is established or has failed,
-/// and [`TcpStream::take_error`] tells which.
+/// and [`TcpStream::take_error`] reports which.
 pub fn start_connect(address: SocketAddr) -> io::Result<TcpStream> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
@@ -26,7 +26,7 @@ pub fn start_connect(address: SocketAddr) -> io::Result<TcpStream> {
     }
 }
 
-/// Silence after which the kernel probes whether the peer still answers, in seconds. Carriers' NAT forgets idle connections
+/// Silence after which the kernel probes whether the peer still answers, in seconds. Carriers' NAT drops idle connections
 /// after minutes.
 const KEEPALIVE_IDLE_SECONDS: u32 = 60;
 const KEEPALIVE_INTERVAL_SECONDS: u32 = 15;

@@ -1,4 +1,4 @@
-//! Processes: programs without a file, descriptors, names, signals to children.
+//! Processes: memfd, descriptors, names, signals to children.
 
 use std::ffi::CStr;
 use std::fs::File;

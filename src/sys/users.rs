@@ -60,7 +60,7 @@ fn convert(found: nix::Result<Option<unistd::User>>) -> io::Result<Option<User>>
     }))
 }
 
-/// All groups of a user, or the first 256. nix would fail for more than `NGROUPS_MAX`, which musl says is 32.
+/// All groups of a user, or the first 256. nix would fail for more than `NGROUPS_MAX`, which musl defines as 32.
 fn groups(name: &CStr, primary: u32) -> Vec<u32> {
     let mut groups = vec![0; 256];
     let mut count = 256;

@@ -13,7 +13,8 @@ use crate::util::sync::Shutdown;
 
 /// One message must be written within this, or the connection is closed. Plain TCP recovers from a lost packet in less.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// One WebSocket message must be complete this long after its first bytes, as long as its parts arrive without a pause.
+/// Limits one `read` call of the WebSocket parser. The call returns early when no more data has arrived, so this limits a
+/// message whose parts arrive without a pause.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// After the last message, how long to wait for the peer to close its end: if the socket is closed while unread data is
 /// queued, the kernel sends a reset and discards what was written last.
