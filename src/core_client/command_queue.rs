@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::thread::{Builder, Scope};
+use std::thread::Scope;
 use std::time::Duration;
 
 use crate::config::CommandPolicy;
@@ -21,6 +21,7 @@ use crate::util::error::{Error, reason};
 use crate::util::shell_words;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::escape_for_log;
+use crate::util::thread::spawn_scoped;
 
 /// For commands without a timeout.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -181,9 +182,9 @@ impl CommandQueue {
             return Err(rejection(&job.command_id, &why));
         }
         let command_id = job.command_id.clone();
-        let thread = Builder::new().name("command".to_owned()).stack_size(THREAD_STACK_BYTES);
-        match thread.spawn_scoped(scope, move || self.run_jobs(job, shutdown)) {
-            Ok(_) => {
+        let run = move || self.run_jobs(job, shutdown);
+        match spawn_scoped(scope, "command", THREAD_STACK_BYTES, run) {
+            Ok(()) => {
                 jobs.running += 1;
                 Ok(())
             }

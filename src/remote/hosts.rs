@@ -17,6 +17,7 @@ use crate::remote::ssh::known_hosts;
 use crate::util::error::reason;
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
+use crate::util::thread::spawn_scoped;
 
 /// Monitored hosts, and hosts in one request. Each has a thread and an ssh process.
 pub const MAX_HOSTS: usize = 256;
@@ -94,10 +95,7 @@ impl<'a> Hosts<'a> {
     ) -> io::Result<Arc<Host>> {
         let host = Arc::new(Host::new(target, password)?);
         let thread_host = host.clone();
-        thread::Builder::new()
-            .name("ssh".to_owned())
-            .stack_size(THREAD_STACK_BYTES)
-            .spawn_scoped(scope, move || self.run_host(&thread_host))?;
+        spawn_scoped(scope, "ssh", THREAD_STACK_BYTES, move || self.run_host(&thread_host))?;
         Ok(host)
     }
 

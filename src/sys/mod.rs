@@ -3,7 +3,7 @@
 //! Most calls go through nix, whose wrappers are safe. What stays unsafe here, and why:
 //!
 //! - `CommandExt::pre_exec`: its closures run between fork and exec, where only async-signal-safe calls are allowed.
-//! - signal(2), fork(2), `_exit`(2): nix either marks them unsafe too or does not wrap them.
+//! - signal(2), fork(2), `_exit`(2), mmap(2): nix either marks them unsafe too or does not wrap them.
 //! - sigtimedwait(2), capset(2) and the ambient capabilities of prctl(2): nix does not wrap them.
 //! - waitid(2) and waitpid(2): nix returns `EINVAL` for a child that a real-time signal killed.
 //! - fcntl(2) with `F_SETFD` on inherited descriptors: this process has no owner for them from which nix could borrow.
@@ -26,7 +26,8 @@ pub mod users;
 pub use crate::sys::fs::{FsSize, statvfs};
 pub use crate::sys::poll::{EventFd, Interest, wait, wait_readable};
 pub use crate::sys::resources::{
-    descriptor_limit, page_size_bytes, raise_descriptor_limit, restore_descriptor_limit_in,
+    check_mappable, descriptor_limit, page_size_bytes, raise_descriptor_limit,
+    restore_descriptor_limit_in,
 };
 pub use crate::sys::signals::{
     ControlSignal, block_control_signals, block_forwarded_signals, clear_signal_mask_in,

@@ -1,10 +1,12 @@
-//! Limits of this process: memory pages and open files.
+//! Limits of this process: memory and open files.
 
 use std::io;
+use std::num::NonZero;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -12,6 +14,16 @@ use nix::unistd::{SysconfVar, sysconf};
 pub fn page_size_bytes() -> u64 {
     let size = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
     size.and_then(|size| u64::try_from(size).ok()).unwrap_or(4096)
+}
+
+/// Fails if `bytes` more cannot be mapped. An allocation would not tell: the allocator may have a free block.
+pub fn check_mappable(bytes: usize) -> io::Result<()> {
+    let Some(length) = NonZero::new(bytes) else { return Ok(()) };
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: the kernel chooses an address that nothing else uses.
+    let mapping = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+    // SAFETY: the mapping is the one above, and there are no references into it.
+    Ok(unsafe { munmap(mapping, bytes) }?)
 }
 
 /// The soft limit of open files that this process was started with, if it has raised it.

@@ -13,3 +13,4 @@ pub mod shell_words;
 pub mod state_dir;
 pub mod sync;
 pub mod text;
+pub mod thread;

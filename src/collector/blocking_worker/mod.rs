@@ -15,6 +15,7 @@ use crate::sys::FsSize;
 use crate::util::error::reason;
 use crate::util::sync::lock;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+use crate::util::thread::spawn_detached;
 
 /// A call that has not returned after this is stuck. A healthy network mount answers in milliseconds, a disk that must spin up
 /// first in seconds.
@@ -184,9 +185,9 @@ impl BlockingWorker {
     fn start_thread(&self) -> bool {
         let generation = lock(&self.shared.state).generation;
         let (shared, statvfs) = (self.shared.clone(), self.statvfs.clone());
-        let thread = std::thread::Builder::new().name("blocking-io".into()).stack_size(STACK_BYTES);
         // Never joined: it may be stuck.
-        let started = thread.spawn(move || worker_loop(&shared, generation, &*statvfs));
+        let work = move || worker_loop(&shared, generation, &*statvfs);
+        let started = spawn_detached("blocking-io", STACK_BYTES, work);
         if let Err(error) = &started {
             log::warn!("start thread blocking-io: {}", reason(error));
         }
