@@ -1,11 +1,11 @@
-//! What `run --supervise` needs besides: signals as a descriptor, going to the background, file locks.
+//! System calls of `run --supervise`: signalfd, fork, setsid, flock.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
@@ -70,13 +70,28 @@ pub fn redirect_stderr_to_stdout() -> io::Result<()> {
     Ok(dup2_stderr(io::stdout())?)
 }
 
-/// Locks a file for as long as it is open; flock(2). `None` if another process has locked it.
-pub fn try_lock(file: File) -> io::Result<Result<Flock<File>, File>> {
+/// Result of [`try_lock`].
+pub enum FileLock {
+    /// Locked until it is dropped.
+    Acquired(Flock<File>),
+    /// Another process has locked the file.
+    Busy(File),
+}
+
+/// Locks a file for as long as it is open; flock(2).
+pub fn try_lock(file: File) -> io::Result<FileLock> {
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(locked) => Ok(Ok(locked)),
-        Err((file, Errno::EWOULDBLOCK)) => Ok(Err(file)),
+        Ok(locked) => Ok(FileLock::Acquired(locked)),
+        Err((file, Errno::EWOULDBLOCK)) => Ok(FileLock::Busy(file)),
         Err((_, error)) => Err(error.into()),
     }
+}
+
+/// A pipe whose read end does not block; its write end does.
+pub fn pipe_with_nonblocking_reader() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader, writer))
 }
 
 #[cfg(test)]
@@ -88,10 +103,10 @@ mod tests {
         let path = std::env::temp_dir().join(format!("hm-agent-lock-{}", std::process::id()));
         let open = || File::create(&path).unwrap();
         let first = try_lock(open()).unwrap();
-        assert!(first.is_ok());
-        assert!(try_lock(open()).unwrap().is_err());
+        assert!(matches!(first, FileLock::Acquired(_)));
+        assert!(matches!(try_lock(open()).unwrap(), FileLock::Busy(_)));
         drop(first);
-        assert!(try_lock(open()).unwrap().is_ok());
+        assert!(matches!(try_lock(open()).unwrap(), FileLock::Acquired(_)));
         std::fs::remove_file(&path).unwrap();
     }
 }

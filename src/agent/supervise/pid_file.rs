@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
 
-use crate::sys::service;
+use crate::sys::service::{self, FileLock};
+use crate::sys::users::effective_uid;
 use crate::util::error::Error;
 
 /// A locked pid file; removed when it is dropped.
@@ -24,22 +25,23 @@ impl PidFile {
         let fail = |error| Error::system(format!("lock pid file {}", path.display()), error);
         loop {
             match service::try_lock(open(&path).map_err(fail)?).map_err(fail)? {
-                Err(file) => return Err(fail(io::Error::other(owner(&file)))),
+                FileLock::Busy(file) => return Err(fail(io::Error::other(owner(&file)))),
                 // Between open and lock, the owner may have removed it.
-                Ok(file) if is_at(&file, &path) => {
+                FileLock::Acquired(file) if is_at(&file, &path) => {
                     let created = Self { path, file };
                     created.write()?;
                     return Ok(created);
                 }
-                Ok(_) => {}
+                FileLock::Acquired(_) => {}
             }
         }
     }
 
     fn write(&self) -> Result<(), Error> {
         let number = format!("{}\n", std::process::id());
-        let written =
-            self.file.set_len(0).and_then(|()| self.file.write_all_at(number.as_bytes(), 0));
+        // Truncated last: a reader must not find an empty file in place of a stale one.
+        let written = self.file.write_all_at(number.as_bytes(), 0);
+        let written = written.and_then(|()| self.file.set_len(number.len() as u64));
         written.map_err(|error| {
             Error::system(format!("write pid file {}", self.path.display()), error)
         })
@@ -59,7 +61,15 @@ fn open(path: &Path) -> io::Result<File> {
     // Not truncated: it may be another process's. Opening a named pipe must not block.
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o644);
-    options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)
+    let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
+    let metadata = file.metadata()?;
+    // In a directory that others can write to, another user may have created it: to block the start, to choose the number that
+    // an init script signals, or, with a hard link, to have another file of this user overwritten. No link: just removed.
+    let is_own = metadata.is_file() && metadata.uid() == effective_uid() && metadata.nlink() <= 1;
+    match is_own {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file of this user with a single name")),
+    }
 }
 
 fn owner(mut file: &File) -> String {
@@ -75,12 +85,14 @@ fn is_at(file: &File, path: &Path) -> bool {
     let same = |file: fs::Metadata, found: fs::Metadata| {
         (file.dev(), file.ino()) == (found.dev(), found.ino())
     };
-    file.metadata().is_ok_and(|file| fs::metadata(path).is_ok_and(|found| same(file, found)))
+    file.metadata()
+        .is_ok_and(|file| fs::symlink_metadata(path).is_ok_and(|found| same(file, found)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::symlink;
 
     #[test]
     fn pid_file_is_exclusive_and_stale_one_is_taken_over() {
@@ -100,5 +112,25 @@ mod tests {
         drop(second);
         assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn refuses_links_and_files_that_are_not_regular() {
+        let directory = std::env::temp_dir().join(format!("hm-agent-pids-{}", std::process::id()));
+        fs::create_dir(&directory).unwrap();
+        let (target, path) = (directory.join("target"), directory.join("pid"));
+        fs::write(&target, "kept").unwrap();
+        let link_to_target: [fn(&Path, &Path) -> io::Result<()>; 2] =
+            [|target, path| fs::hard_link(target, path), |target, path| symlink(target, path)];
+        for link in link_to_target {
+            link(&target, &path).unwrap();
+            assert!(PidFile::create(path.clone()).is_err());
+            fs::remove_file(&path).unwrap();
+        }
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let refused = PidFile::create(path.clone()).map(drop).unwrap_err().to_string();
+        assert!(refused.ends_with("not a regular file of this user with a single name"));
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept");
+        fs::remove_dir_all(&directory).unwrap();
     }
 }
