@@ -274,6 +274,19 @@ fn syslog_receives_every_line_and_is_found_after_restart() {
 
 #[test]
 #[ignore = "needs root and unshare"]
+fn detach_without_syslog_option_requires_syslog_daemon() {
+    let mut setup = Setup::new("no-syslog");
+    let socket = setup.path("socket");
+    with_syslog(&mut setup, &socket);
+    let output = setup.command(&["--detach"]).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("hm-agent: --detach logs to /dev/log: "), "{stderr}");
+    assert!(stderr.ends_with("or pass --syslog to start without one\n"), "{stderr}");
+}
+
+#[test]
+#[ignore = "needs root and unshare"]
 fn hook_that_outlives_agent_still_logs_to_syslog() {
     let mut setup = Setup::new("hook");
     let socket = setup.path("socket");

@@ -93,7 +93,7 @@ pub const FLAGS: &[Flag] = &[
         short: None,
         value: None,
         subcommands: &[SUPERVISE],
-        description: "Log to /dev/log with facility daemon instead of standard error. Default with --detach.",
+        description: "Log to /dev/log with facility daemon instead of standard error. Default with --detach, which then requires a running syslog daemon.",
     },
     Flag {
         long: "detach",
@@ -272,7 +272,11 @@ impl Arguments {
         }
         let detach = self.has("detach");
         // A detached supervisor has no terminal for standard error.
-        let log = if detach || self.has("syslog") { LogTarget::Syslog } else { LogTarget::Stderr };
+        let log = match self.has("syslog") {
+            true => LogTarget::Syslog,
+            false if detach => LogTarget::RequiredSyslog,
+            false => LogTarget::Stderr,
+        };
         let (arguments, pid_file) = (self.options.into_arguments()?, self.pid_file);
         Ok(Command::Supervise(SuperviseOptions { arguments, pid_file, log, detach }))
     }
@@ -358,8 +362,10 @@ mod tests {
         let relative = supervise("run --supervise -c a --detach");
         assert!(relative.arguments[1].as_encoded_bytes()[0] == b'/');
         let detached = supervise("run --supervise --detach");
-        assert_eq!((detached.detach, detached.log), (true, LogTarget::Syslog));
-        assert_eq!(supervise("run --supervise --syslog").log, LogTarget::Syslog);
+        assert_eq!((detached.detach, detached.log), (true, LogTarget::RequiredSyslog));
+        for explicit in ["run --supervise --syslog", "run --supervise --syslog --detach"] {
+            assert_eq!(supervise(explicit).log, LogTarget::Syslog);
+        }
         let options = Options { overrides: vec![("a".into(), "b".into())], ..Default::default() };
         assert_eq!(parsed("run --supervised 7 -s a=b"), Ok(Command::Supervised(options, 7)));
     }

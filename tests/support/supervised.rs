@@ -55,9 +55,12 @@ impl Setup {
         command
     }
 
-    /// Runs `--detach` with the pid file `pid` and returns the output of the process at the terminal.
+    /// Runs `--detach` with the pid file `pid`, without the need for a syslog daemon, and returns the output of the process at the terminal.
     pub fn detach(&self, arguments: &[&str]) -> Output {
-        self.command(&["--detach", "--pid-file", "pid"]).args(arguments).output().unwrap()
+        self.command(&["--detach", "--syslog", "--pid-file", "pid"])
+            .args(arguments)
+            .output()
+            .unwrap()
     }
 
     /// The same, which must succeed.

@@ -1,9 +1,9 @@
 //! The agent as a child process of its supervisor.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub struct AgentProcess {
 
 impl AgentProcess {
     /// Starts an agent. Its standard error is `stderr`, or this process's own.
-    pub fn start(arguments: &[OsString], stderr: Option<&UnixStream>) -> io::Result<Self> {
+    pub fn start(arguments: &[OsString], stderr: Option<&PipeWriter>) -> io::Result<Self> {
         let (notifications, stdin) = UnixDatagram::pair()?;
         notifications.set_nonblocking(true)?;
         // The same program, even if its file was replaced meanwhile.

@@ -43,7 +43,11 @@ const STABLE_AFTER: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogTarget {
     Stderr,
+    /// Lines are lost while there is no syslog daemon, which may start later.
     Syslog,
+    /// The default with `--detach`: a daemon is required at start, because the operator has not chosen syslog, and there would
+    /// be no log at all.
+    RequiredSyslog,
 }
 
 /// Options of `run --supervise`. Paths are absolute, because `--detach` changes the directory.
@@ -60,7 +64,13 @@ pub struct SuperviseOptions {
 pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
     logger::init(LevelFilter::Info);
     process::set_cloexec_on_inherited_fds();
-    let syslog = (options.log == LogTarget::Syslog).then(Syslog::open);
+    if options.log == LogTarget::RequiredSyslog {
+        Syslog::check_daemon().map_err(|error| {
+            let failure = Error::system("--detach logs to /dev/log", error);
+            failure.with_hint("start a syslog daemon, or pass --syslog to start without one")
+        })?;
+    }
+    let syslog = (options.log != LogTarget::Stderr).then(Syslog::open);
     let syslog = syslog.transpose().map_err(|error| Error::system("open syslog", error))?;
     let terminal = match options.detach.then(detach).transpose()? {
         Some(Side::Foreground(code)) => return Ok(code),

@@ -1,24 +1,27 @@
 //! `--syslog`: forwards the agent's standard error to /dev/log.
 //!
-//! The supervisor reads it from a socket, so a panic message reaches the log too. The socket stays open when an agent exits,
-//! because programs of `heartbeat.on_overdue` outlive it.
+//! The supervisor reads it from a pipe, so a panic message reaches the log too; a socket would do, but programs could not open
+//! it as /dev/stderr. The pipe stays open when an agent exits, because programs of `heartbeat.on_overdue` outlive it.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, PipeReader, PipeWriter, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixDatagram;
 
+use crate::sys::service::pipe_with_nonblocking_reader;
 use crate::util::logger;
 
 /// Lines of one call: a program that writes without a pause must not block the supervisor.
 const MAX_LINES: usize = 1000;
 /// syslog(3)'s number of an error.
 const ERROR: u8 = 3;
+/// The socket of the syslog daemon.
+const DEV_LOG: &str = "/dev/log";
 
 pub struct Syslog {
     daemon: UnixDatagram,
-    reader: BufReader<UnixStream>,
+    reader: BufReader<PipeReader>,
     /// The standard error of agents.
-    pub writer: UnixStream,
+    pub writer: PipeWriter,
     /// A line without its end.
     partial: Vec<u8>,
 }
@@ -27,8 +30,7 @@ impl Syslog {
     pub fn open() -> io::Result<Self> {
         let daemon = UnixDatagram::unbound()?;
         daemon.set_nonblocking(true)?;
-        let (reader, writer) = UnixStream::pair()?;
-        reader.set_nonblocking(true)?;
+        let (reader, writer) = pipe_with_nonblocking_reader()?;
         Ok(Self { daemon, reader: BufReader::new(reader), writer, partial: Vec::new() })
     }
 
@@ -59,7 +61,12 @@ impl Syslog {
     /// for each line, so a restarted daemon is found. If there is none, or it does not read, the line is lost.
     pub fn send(&self, pid: u32, priority: u8, text: &str) {
         let message = format!("<{}>hm-agent[{pid}]: {text}", 3 << 3 | priority);
-        let _ = self.daemon.send_to(message.as_bytes(), "/dev/log");
+        let _ = self.daemon.send_to(message.as_bytes(), DEV_LOG);
+    }
+
+    /// Fails if no daemon receives the lines at present.
+    pub fn check_daemon() -> io::Result<()> {
+        UnixDatagram::unbound()?.connect(DEV_LOG)
     }
 }
 
