@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use log::LevelFilter;
+use ring::digest::{SHA256, digest};
 use subtle::ConstantTimeEq;
 
 pub use crate::config::layers::Settings;
@@ -172,9 +173,11 @@ impl Secret {
         Self(text)
     }
 
-    /// Compares in constant time, so that response times do not reveal the secret. They may reveal its length.
+    /// Compares digests in constant time, so that response times reveal neither the secret nor, as a comparison of slices of
+    /// different lengths would, its length.
     pub fn matches(&self, candidate: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(candidate).into()
+        let hash = |bytes| digest(&SHA256, bytes);
+        hash(self.0.as_bytes()).as_ref().ct_eq(hash(candidate).as_ref()).into()
     }
 }
 
