@@ -37,8 +37,12 @@ enum Next {
     Upgrade(String, Vec<u8>),
 }
 
-/// How a connection ends after a request, and whether that request was a HEAD request.
-type Rejection = (ConnectionEnd, bool);
+/// A request after which the connection ends.
+struct LastRequest {
+    end: ConnectionEnd,
+    /// It is a HEAD request.
+    head_only: bool,
+}
 
 /// The HTTP part of one port.
 pub struct HttpService {
@@ -84,13 +88,13 @@ impl HttpService {
             true => RequestReader::new_awaiting_first(),
             false => RequestReader::default(),
         };
-        let (end, head_only) = loop {
+        let LastRequest { end, head_only } = loop {
             match self.handle_request(&mut stream, &mut reader, client, &mut route) {
                 Ok(Next::Request) => {}
                 Ok(Next::Upgrade(key, buffered)) => {
                     return Some(Upgrade { stream, key, buffered });
                 }
-                Err(rejection) => break rejection,
+                Err(last) => break last,
             }
         };
         let (port, peer) = (self.port, client.peer);
@@ -115,20 +119,26 @@ impl HttpService {
             &RequestHead<'_>,
             &mut ClientConnection<'_>,
         ) -> Result<Routed, ErrorResponse>,
-    ) -> Result<Next, Rejection> {
-        let get = |end| (end, false);
-        let (request, routed) =
-            reader.next_request(stream, |head| route(head, client)).map_err(get)?;
-        client.permit.mark_active();
+    ) -> Result<Next, LastRequest> {
+        let last = |end| LastRequest { end, head_only: false };
+        let handle = |head: &RequestHead<'_>| {
+            // Before `route`, which may wait: a connection with a request in progress must not be evicted.
+            client.permit.mark_active();
+            route(head, client)
+        };
+        let (request, routed) = reader.next_request(stream, handle).map_err(last)?;
         let response = match routed {
             Ok(Routed::Response(response)) => response,
             Ok(Routed::Upgrade(key)) => {
                 return Ok(Next::Upgrade(key, reader.buffered(request.length)));
             }
-            Err(error) => return Err((ConnectionEnd::Rejected(error), request.head_only)),
+            Err(error) => {
+                let end = ConnectionEnd::Rejected(error);
+                return Err(LastRequest { end, head_only: request.head_only });
+            }
         };
         client.stats.record_status(response.status);
-        reader.respond(stream, &request, &response).map_err(get)?;
+        reader.respond(stream, &request, &response).map_err(last)?;
         client.permit.mark_idle();
         Ok(Next::Request)
     }
@@ -176,5 +186,38 @@ impl HttpService {
             client.stats.record_websocket_closed();
         }
         self.log.write(end.level(), || format!("{port}: {peer} {end}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::connection_limits::ConnectionLimiter;
+    use crate::http::stats::ListenerStats;
+    use crate::util::sync::Shutdown;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+
+    #[test]
+    fn first_request_in_progress_is_not_evicted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, address) = listener.accept().unwrap();
+        let socket = Arc::new(socket);
+        let (limiter, stats, shutdown) =
+            (ConnectionLimiter::default(), ListenerStats::default(), Shutdown::new().unwrap());
+        let permit = limiter.acquire(1, &socket).unwrap();
+        let mut client = ClientConnection::new(address, permit, &stats);
+        peer.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let stream = DeadlineStream::new(socket.clone(), &shutdown).unwrap();
+        HttpService::new("usage").handle_connection(stream, &mut client, |_, _| {
+            assert!(limiter.acquire(1, &socket).is_none(), "evicted for another connection");
+            Ok(Routed::Response(Response::text("200 OK", "done")))
+        });
+        drop((client, socket));
+        let mut response = String::new();
+        peer.read_to_string(&mut response).unwrap();
+        assert!(response.ends_with("done"), "{response}");
     }
 }
