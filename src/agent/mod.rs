@@ -43,7 +43,6 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
         signals::signal_loop(sources, &settings, &services, &mut notifier, &enabled);
         notifier.stopping();
         services.shutdown.trigger();
-        services.latest.close();
     });
     // From now on a second signal ends the process at once.
     sys::unblock_stop_signals();

@@ -17,7 +17,7 @@ pub struct PublishedSample {
     collected_at: Instant,
     pub raw: RawSample,
     pub snapshot: Snapshot,
-    /// Bytes that responses share. The features that render them define its slots.
+    /// Bytes that responses share.
     pub rendered: RenderCache,
 }
 
@@ -82,11 +82,6 @@ impl LatestSample {
         self.store(published(previous.tick, previous.collected_at, raw, snapshot));
     }
 
-    /// Wakes all waiting threads for shutdown. No sample may be published afterwards.
-    pub fn close(&self) {
-        self.changed.iter().for_each(EventFd::notify);
-    }
-
     fn changed(&self, tick: u64) -> &EventFd {
         let [even, odd] = &self.changed;
         if tick.is_multiple_of(2) { even } else { odd }
@@ -116,6 +111,7 @@ fn published(
 mod tests {
     use super::*;
     use crate::sys::wait_readable;
+    use crate::util::render_cache::Rendering;
 
     fn changed(latest: &LatestSample, tick: u64) -> bool {
         wait_readable([latest.changed_fd(tick)], Some(Duration::ZERO)) == [true]
@@ -133,15 +129,15 @@ mod tests {
             assert!(changed(&latest, tick));
             assert!(!changed(&latest, tick + 1));
         }
-        latest.close();
-        assert!(changed(&latest, 4) && changed(&latest, 5));
     }
 
     #[test]
     fn replaced_sample_is_rendered_again() {
         let latest = LatestSample::new(RawSample::default()).expect("create eventfds");
-        let render =
-            |text: &[u8]| latest.current().rendered.get_or_render(0, || text.to_vec()).to_vec();
+        let render = |text: &[u8]| {
+            let sample = latest.current();
+            sample.rendered.get_or_render(Rendering::Update, || text.to_vec()).to_vec()
+        };
         assert_eq!((render(b"1"), render(b"2")), (b"1".to_vec(), b"1".to_vec()));
         latest.replace_current(RawSample::default());
         assert_eq!(render(b"3"), b"3");

@@ -20,7 +20,7 @@ use crate::util::sync::Shutdown;
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// How long the first clients may wait for the first GPU result: the driver may take seconds to initialise.
-const FIRST_GPU_RESULT_TIMEOUT: Duration = Duration::from_secs(3);
+pub const FIRST_GPU_RESULT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the loop shares with other threads.
 pub struct SamplerLoop<'a> {
@@ -72,7 +72,6 @@ impl SamplerLoop<'_> {
             self.liveness.busy();
             self.step(&mut sampler, &mut schedule);
         }
-        self.latest.close();
     }
 
     /// Does what is due, or waits until something is.

@@ -1,18 +1,44 @@
 //! gzip (RFC 1952) for response bodies that are long enough.
+//!
+//! flate2 builds its compressor and decompressor (64 KiB and 43 KiB) on the stack before it moves them to the heap. They run in
+//! a short-lived thread, so that thousands of connection threads can have a small stack.
 
-use std::io::Write;
+use std::io::{self, Read, Write};
 
 use flate2::Compression;
+use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
+
+use crate::util::thread::spawn_scoped;
 
 /// Bodies from this length on are compressed for clients that accept it, as Prometheus does. Shorter ones fit into three
 /// packets as they are.
 pub const MIN_COMPRESSED_BYTES: usize = 4 << 10;
 
-pub fn compress(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    let written = encoder.write_all(bytes);
-    written.and_then(|()| encoder.finish()).expect("writing to a Vec does not fail")
+/// Several copies of the compressor, as a build without optimization makes them.
+const STACK_BYTES: usize = 512 << 10;
+
+/// Fails only if no thread can be started.
+pub fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    on_large_stack(|| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes)?;
+        encoder.finish()
+    })
+}
+
+pub fn decompress(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    on_large_stack(|| {
+        let mut decompressed = Vec::new();
+        GzDecoder::new(bytes).read_to_end(&mut decompressed)?;
+        Ok(decompressed)
+    })
+}
+
+fn on_large_stack(run: impl FnOnce() -> io::Result<Vec<u8>> + Send) -> io::Result<Vec<u8>> {
+    let mut result = Ok(Vec::new());
+    std::thread::scope(|scope| spawn_scoped(scope, "gzip", STACK_BYTES, || result = run()))?;
+    result
 }
 
 /// Whether `Accept-Encoding` allows gzip.
@@ -35,19 +61,19 @@ pub fn is_accepted<'a>(values: impl Iterator<Item = &'a str>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::listener::CONNECTION_STACK_BYTES;
-    use flate2::read::GzDecoder;
-    use std::io::Read;
 
     #[test]
-    fn compresses_on_the_stack_of_a_connection_thread() {
+    fn compresses_and_decompresses_with_a_small_stack() {
         let text = b"node_cpu_seconds_total{cpu=\"0\"} 1\n".repeat(100);
         let input = text.clone();
-        let thread = std::thread::Builder::new().stack_size(CONNECTION_STACK_BYTES);
-        let compressed = thread.spawn(move || compress(&input)).unwrap().join().unwrap();
+        let thread = std::thread::Builder::new().stack_size(32 << 10);
+        let there_and_back = move || {
+            let compressed = compress(&input).unwrap();
+            let decompressed = decompress(&compressed).unwrap();
+            (compressed, decompressed)
+        };
+        let (compressed, decompressed) = thread.spawn(there_and_back).unwrap().join().unwrap();
         assert!(compressed.len() < text.len() / 10);
-        let mut decompressed = Vec::new();
-        GzDecoder::new(&*compressed).read_to_end(&mut decompressed).unwrap();
         assert_eq!(decompressed, text);
     }
 

@@ -13,14 +13,8 @@ use crate::model::gpu::Gpu;
 use crate::model::host_info::HostInfo;
 use crate::model::primary_gpu::{Primary, PrimaryGpu, primary_gpu};
 use crate::telemetry::detail::{UsageDetail, usage_detail};
-pub use crate::telemetry::snapshot_json::{AgentStatus, snapshot};
+use crate::util::render_cache::Rendering;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
-
-/// Slots of [`PublishedSample::rendered`].
-const UPDATE_SLOT: usize = 0;
-const DETAILED_UPDATE_SLOT: usize = 1;
-/// First slot of response bodies.
-pub(super) const BODY_SLOTS: usize = 2;
 
 /// `usage_update` as a WebSocket frame, rendered once per sample.
 pub fn update_frame(
@@ -28,9 +22,9 @@ pub fn update_frame(
     primary: impl FnOnce() -> Primary,
     detailed: bool,
 ) -> &[u8] {
-    let slot = if detailed { DETAILED_UPDATE_SLOT } else { UPDATE_SLOT };
+    let rendering = if detailed { Rendering::DetailedUpdate } else { Rendering::Update };
     let render = || frame::text(&usage_update(&sample.snapshot, primary(), detailed)).into();
-    sample.rendered.get_or_render(slot, render)
+    sample.rendered.get_or_render(rendering, render)
 }
 
 /// Requests of a client.

@@ -5,5 +5,5 @@ mod detail;
 pub mod messages;
 pub mod responses;
 pub mod router;
-mod snapshot_json;
+pub mod snapshot_json;
 pub mod subscription;

@@ -1,5 +1,6 @@
 //! Responses of the telemetry port to plain requests. They are rendered from the latest sample, so a request never waits for a
-//! driver, and once per sample, so all scrapes of a sample share one body.
+//! driver, and once per sample, so all scrapes of a sample share one body. Values that are read when a body is rendered (the
+//! time, the agent's own process and its connections) are therefore up to one interval old.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::collector::process_stats;
+use crate::collector::sampler_loop::FIRST_GPU_RESULT_TIMEOUT;
 use crate::config::Current;
 use crate::http::gzip;
 use crate::http::request::RequestHead;
@@ -18,14 +20,24 @@ use crate::model::status::PortStatus;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::telemetry::dashboard;
-use crate::telemetry::messages;
-use crate::telemetry::messages::BODY_SLOTS;
+use crate::telemetry::snapshot_json::{self, AgentStatus};
+use crate::util::error::reason;
+use crate::util::render_cache::Rendering;
 use crate::util::sync::Shutdown;
 
-/// Slots of [`PublishedSample::rendered`] for uncompressed bodies. The slot after each holds the compressed body.
-const PROMETHEUS_SLOT: usize = BODY_SLOTS;
-const OPENMETRICS_SLOT: usize = BODY_SLOTS + 2;
-const SNAPSHOT_SLOT: usize = BODY_SLOTS + 4;
+/// How long a request waits for the first samples with GPUs. The sampler stops waiting for the driver earlier, so this passes
+/// only if the sampler hangs.
+pub const GPUS_READY_TIMEOUT: Duration =
+    FIRST_GPU_RESULT_TIMEOUT.saturating_add(Duration::from_secs(1));
+
+/// The representations of a body without and with compression.
+type Renderings = [Rendering; 2];
+const PROMETHEUS: Renderings = [Rendering::Prometheus, Rendering::PrometheusGzip];
+const OPENMETRICS: Renderings = [Rendering::OpenMetrics, Rendering::OpenMetricsGzip];
+const SNAPSHOT: Renderings = [Rendering::Snapshot, Rendering::SnapshotGzip];
+
+/// The text of a 503 until `gpus_ready`.
+const NOT_READY: &str = "waiting for the first GPU sample";
 
 /// Shared by all connections.
 pub struct Responses<'a> {
@@ -89,16 +101,16 @@ impl Responses<'_> {
             Resource::Dashboard => return dashboard::response(accepts_gzip),
             Resource::Metrics => {
                 let format = Format::negotiate(head.header_values("accept"));
-                let slot = match format {
-                    Format::Prometheus => PROMETHEUS_SLOT,
-                    Format::OpenMetrics => OPENMETRICS_SLOT,
+                let renderings = match format {
+                    Format::Prometheus => PROMETHEUS,
+                    Format::OpenMetrics => OPENMETRICS,
                 };
                 let render = || self.metrics(&sample, format);
-                rendered(&sample, slot, format.content_type(), accepts_gzip, render)
+                rendered(&sample, renderings, format.content_type(), accepts_gzip, render)
             }
             Resource::Snapshot => {
                 let render = || self.snapshot(&sample).into_bytes();
-                rendered(&sample, SNAPSHOT_SLOT, "application/json", accepts_gzip, render)
+                rendered(&sample, SNAPSHOT, "application/json", accepts_gzip, render)
             }
         };
         let response = Response::new(OK, body.content_type, body.bytes.clone())
@@ -112,19 +124,21 @@ impl Responses<'_> {
 
     /// Waits until samples include the GPUs, at most the first seconds after the start. Otherwise a client that requests data
     /// only once, or all dashboards when the agent is restarted, would miss them.
-    pub fn wait_until_complete(&self) {
-        sys::wait_readable([self.shutdown.as_fd(), self.gpus_ready.as_fd()], None);
+    pub fn wait_for_gpus(&self, timeout: Duration) -> Result<(), ErrorResponse> {
+        let events = [self.shutdown.as_fd(), self.gpus_ready.as_fd()];
+        match sys::wait_readable(events, Some(timeout)) {
+            [false, false] => Err(ErrorResponse::service_unavailable(NOT_READY)),
+            _ => Ok(()),
+        }
     }
 
-    fn is_complete(&self) -> bool {
+    fn are_gpus_ready(&self) -> bool {
         sys::wait_readable([self.gpus_ready.as_fd()], Some(Duration::ZERO)) == [true]
     }
 
     fn health(&self, resource: Resource) -> Response {
         let problem = match resource {
-            Resource::Ready if !self.is_complete() => {
-                Some("waiting for the first GPU sample".to_owned())
-            }
+            Resource::Ready if !self.are_gpus_ready() => Some(NOT_READY.to_owned()),
             _ => stale(self.latest.current().age(), self.settings.get().interval),
         };
         let response = match problem {
@@ -150,8 +164,8 @@ impl Responses<'_> {
     fn snapshot(&self, sample: &PublishedSample) -> String {
         let primary = self.settings.get().gpu.primary;
         let process = process_stats::self_stats(boot_time_seconds(sample));
-        let own = messages::AgentStatus { process, ports: &self.port_statuses() };
-        messages::snapshot(self.host_info, &sample.raw, &sample.snapshot, primary, own)
+        let own = AgentStatus { process, ports: &self.port_statuses() };
+        snapshot_json::snapshot(self.host_info, &sample.raw, &sample.snapshot, primary, own)
     }
 
     fn port_statuses(&self) -> Vec<PortStatus> {
@@ -166,17 +180,26 @@ fn boot_time_seconds(sample: &PublishedSample) -> Option<u64> {
 /// A body of this sample, compressed if it is long enough and the client accepts it.
 fn rendered<'s>(
     sample: &'s PublishedSample,
-    slot: usize,
+    [plain, gzip]: Renderings,
     content_type: &'static str,
     accepts_gzip: bool,
     render: impl FnOnce() -> Vec<u8>,
 ) -> RenderedBody<'s> {
-    let bytes = sample.rendered.get_or_render(slot, render);
+    let bytes = sample.rendered.get_or_render(plain, render);
+    let uncompressed = RenderedBody { content_type, bytes, is_gzip: false };
     if !accepts_gzip || bytes.len() < gzip::MIN_COMPRESSED_BYTES {
-        return RenderedBody { content_type, bytes, is_gzip: false };
+        return uncompressed;
     }
-    let compressed = sample.rendered.get_or_render(slot + 1, || gzip::compress(bytes));
-    RenderedBody { content_type, bytes: compressed, is_gzip: true }
+    let compress = || {
+        gzip::compress(bytes).unwrap_or_else(|error| {
+            log::warn!("usage: cannot compress a response: {}", reason(&error));
+            Vec::new()
+        })
+    };
+    match sample.rendered.get_or_render(gzip, compress) {
+        compressed if compressed.is_empty() => uncompressed,
+        compressed => RenderedBody { content_type, bytes: compressed, is_gzip: true },
+    }
 }
 
 /// Describes a sample that is older than three intervals: the sampler hangs, or the host is overloaded.
@@ -190,6 +213,7 @@ fn stale(age: Duration, interval: Duration) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Settings, Sources};
     use crate::model::RawSample;
 
     #[test]
@@ -201,17 +225,37 @@ mod tests {
     }
 
     #[test]
+    fn rejects_request_when_sampler_never_reports_gpus() {
+        let settings = Settings::load(&Sources::default()).unwrap();
+        let stats = ListenerStats::default();
+        let responses = Responses {
+            latest: &LatestSample::new(RawSample::default()).unwrap(),
+            host_info: &HostInfo::default(),
+            settings: &Current::new(Config::new(&settings).unwrap()),
+            gpus_ready: &EventFd::new().unwrap(),
+            shutdown: &Shutdown::new().unwrap(),
+            ports: vec![("usage", &stats)],
+        };
+        let error = responses.wait_for_gpus(Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.status, "503 Service Unavailable");
+        assert_eq!(responses.health(Resource::Ready).status, "503 Service Unavailable");
+        responses.gpus_ready.notify();
+        assert!(responses.wait_for_gpus(GPUS_READY_TIMEOUT).is_ok());
+        assert_eq!(responses.health(Resource::Ready).status, OK);
+    }
+
+    #[test]
     fn renders_and_compresses_a_body_once_per_sample() {
         let latest = LatestSample::new(RawSample::default()).unwrap();
         let sample = latest.current();
         let text = vec![b'a'; gzip::MIN_COMPRESSED_BYTES];
-        let plain = rendered(&sample, PROMETHEUS_SLOT, "", false, || text.clone());
-        let compressed = rendered(&sample, PROMETHEUS_SLOT, "", true, || panic!("rendered twice"));
+        let plain = rendered(&sample, PROMETHEUS, "", false, || text.clone());
+        let compressed = rendered(&sample, PROMETHEUS, "", true, || panic!("rendered twice"));
         assert!(!plain.is_gzip && compressed.is_gzip);
         assert!(compressed.bytes.len() < plain.bytes.len());
-        let again = rendered(&sample, PROMETHEUS_SLOT, "", true, || panic!("rendered twice"));
+        let again = rendered(&sample, PROMETHEUS, "", true, || panic!("rendered twice"));
         assert!(Arc::ptr_eq(again.bytes, compressed.bytes));
-        let short = rendered(&sample, SNAPSHOT_SLOT, "", true, || b"short".to_vec());
+        let short = rendered(&sample, SNAPSHOT, "", true, || b"short".to_vec());
         assert!(!short.is_gzip);
     }
 }

@@ -11,7 +11,7 @@ use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, not_found_message};
 use crate::http::service::{HttpService, Routed};
 use crate::http::websocket;
-use crate::telemetry::responses::{Resource, Responses};
+use crate::telemetry::responses::{GPUS_READY_TIMEOUT, Resource, Responses};
 use crate::telemetry::subscription;
 use crate::util::deadline_stream::DeadlineStream;
 
@@ -59,7 +59,7 @@ impl Router<'_> {
             if token.is_none() {
                 check_host_and_origin(head, &config.usage.allowed_origins)?;
             }
-            self.responses.wait_until_complete();
+            self.responses.wait_for_gpus(GPUS_READY_TIMEOUT)?;
         }
         self.responses.respond(resource, head).map(Routed::Response)
     }
@@ -71,7 +71,7 @@ impl Router<'_> {
             return Err(ErrorResponse::new("403 Forbidden", text));
         }
         let key = websocket::upgrade_key(head)?.to_owned();
-        self.responses.wait_until_complete();
+        self.responses.wait_for_gpus(GPUS_READY_TIMEOUT)?;
         Ok(Routed::Upgrade(key))
     }
 }

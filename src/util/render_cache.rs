@@ -2,19 +2,35 @@
 
 use std::sync::{Arc, OnceLock};
 
-/// Number of distinct renderings of a sample: message kinds, exposition formats, each with and without compression.
-const SLOTS: usize = 16;
+/// The representations of a sample.
+#[derive(Debug, Clone, Copy)]
+pub enum Rendering {
+    Update,
+    DetailedUpdate,
+    Prometheus,
+    PrometheusGzip,
+    OpenMetrics,
+    OpenMetricsGzip,
+    Snapshot,
+    SnapshotGzip,
+}
 
-/// Renders each representation of a sample at most once. Concurrent callers of the same slot wait for the first one.
+const RENDERINGS: usize = Rendering::SnapshotGzip as usize + 1;
+
+/// Renders each representation of a sample at most once. Concurrent callers of the same one wait for the first.
 #[derive(Default)]
 pub struct RenderCache {
-    slots: [OnceLock<Arc<[u8]>>; SLOTS],
+    rendered: [OnceLock<Arc<[u8]>>; RENDERINGS],
 }
 
 impl RenderCache {
-    /// Returns the bytes in `slot`, or renders them first. Panics if `slot` is not below 16: slots are constants of the caller.
-    pub fn get_or_render(&self, slot: usize, render: impl FnOnce() -> Vec<u8>) -> &Arc<[u8]> {
-        self.slots[slot].get_or_init(|| render().into())
+    /// Returns the bytes, or renders them first.
+    pub fn get_or_render(
+        &self,
+        rendering: Rendering,
+        render: impl FnOnce() -> Vec<u8>,
+    ) -> &Arc<[u8]> {
+        self.rendered[rendering as usize].get_or_init(|| render().into())
     }
 }
 
@@ -23,10 +39,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn renders_each_slot_once() {
+    fn renders_each_representation_once() {
         let cache = RenderCache::default();
-        let first = cache.get_or_render(0, || b"first".to_vec()).clone();
-        assert!(Arc::ptr_eq(&first, cache.get_or_render(0, || panic!("rendered twice"))));
-        assert_eq!(**cache.get_or_render(SLOTS - 1, || b"last".to_vec()), *b"last");
+        let first = cache.get_or_render(Rendering::Update, || b"first".to_vec()).clone();
+        let again = cache.get_or_render(Rendering::Update, || panic!("rendered twice"));
+        assert!(Arc::ptr_eq(&first, again));
+        let last = cache.get_or_render(Rendering::SnapshotGzip, || b"last".to_vec());
+        assert_eq!(**last, *b"last");
     }
 }

@@ -1,13 +1,12 @@
 //! The dashboard at `/`: one HTML document without external resources, assembled and compressed by `build.rs`. It contains no
 //! data, so it needs no token; its script reads `/usage` with the token that its user enters.
 
-use std::io::Read;
 use std::sync::{Arc, OnceLock};
 
 use data_encoding::BASE64;
-use flate2::read::GzDecoder;
 use ring::digest::{SHA256, digest};
 
+use crate::http::gzip;
 use crate::http::response::{ErrorResponse, OK, Response};
 
 /// The document, compressed as browsers accept it.
@@ -43,7 +42,7 @@ fn document() -> Result<&'static Document, ErrorResponse> {
     if let Some(document) = DOCUMENT.get() {
         return Ok(document);
     }
-    let plain = decompress().map_err(|error| {
+    let plain = gzip::decompress(COMPRESSED).map_err(|error| {
         let text = format!("cannot decompress the embedded dashboard: {error}");
         ErrorResponse::new("500 Internal Server Error", text)
     })?;
@@ -52,12 +51,6 @@ fn document() -> Result<&'static Document, ErrorResponse> {
         content_security_policy: content_security_policy(&plain),
         plain: plain.into(),
     }))
-}
-
-fn decompress() -> std::io::Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    GzDecoder::new(COMPRESSED).read_to_end(&mut plain)?;
-    Ok(plain)
 }
 
 /// Allows this script and style only, and connections to this port only. Text cannot become markup, even by a bug in the
@@ -85,7 +78,7 @@ mod tests {
     use super::*;
 
     fn page() -> String {
-        String::from_utf8(decompress().unwrap()).unwrap()
+        String::from_utf8(gzip::decompress(COMPRESSED).unwrap()).unwrap()
     }
 
     #[test]

@@ -10,7 +10,7 @@ use hm_agent::model::host_info::HostInfo;
 use hm_agent::model::primary_gpu::Primary;
 use hm_agent::model::{RawSample, Snapshot};
 use hm_agent::telemetry::messages;
-use hm_agent::telemetry::messages::AgentStatus;
+use hm_agent::telemetry::snapshot_json::{self, AgentStatus};
 use hm_agent_fuzz::{exposition, machine};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -71,7 +71,7 @@ fn check_messages(host: &HostInfo, sample: &RawSample, snapshot: &Snapshot) {
         websockets_closed: 6,
     }];
     let own = AgentStatus { process: None, ports: &ports };
-    json(&messages::snapshot(host, sample, snapshot, Primary::Index(0), own));
+    json(&snapshot_json::snapshot(host, sample, snapshot, Primary::Index(0), own));
     let envelope = hm_agent::core_client::messages::Envelope { id: "i", timestamp: "t" };
     json(&hm_agent::core_client::messages::heartbeat(envelope, "n", snapshot));
     for format in [Format::Prometheus, Format::OpenMetrics] {
