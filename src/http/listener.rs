@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::thread::{Builder, Scope};
+use std::thread::Scope;
 use std::time::Duration;
 
 use log::Level;
@@ -23,10 +23,11 @@ use crate::util::error::{Error, reason};
 use crate::util::liveness::Liveness;
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::Shutdown;
+use crate::util::thread::spawn_scoped;
 
-/// Stack of a connection thread. Only pages that are touched use memory: two for most connections. The size is that of the
-/// deepest path, a scrape, which builds flate2's 64 KiB compressor on the stack before it moves to the heap.
-pub const CONNECTION_STACK_BYTES: usize = 512 << 10;
+/// Stack of a connection thread. Only pages that are touched use memory: two for most connections. The size is at least twice
+/// what the deepest path, a scrape, needs without optimization.
+const CONNECTION_STACK_BYTES: usize = 128 << 10;
 
 /// After running out of descriptors or memory, accepting pauses for this long. If one descriptor becomes free at a time, a
 /// queue of a hundred clients that have already left is drained in two seconds.
@@ -147,6 +148,8 @@ impl Listener {
             }
             AcceptError::Fatal => {
                 let doing = format!("{}: accept connections", self.name);
+                // Ends the connections, for which the caller waits. The agent cannot continue without this port anyway.
+                shutdown.trigger();
                 return Err(Error::system(doing, error));
             }
         }
@@ -186,8 +189,7 @@ impl Listener {
     ) {
         let spawned = ThreadSlot::acquire().and_then(|slot| {
             check_headroom()?;
-            let thread = Builder::new().name("conn".to_owned()).stack_size(CONNECTION_STACK_BYTES);
-            thread.spawn_scoped(scope, move || {
+            spawn_scoped(scope, "conn", CONNECTION_STACK_BYTES, move || {
                 let _slot = slot;
                 match DeadlineStream::new(socket, shutdown) {
                     Ok(stream) => serve(stream.count_bytes(&client.stats.bytes), client),
@@ -250,6 +252,31 @@ impl AcceptError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn unlimited(_: &Config) -> ConnectionLimits<'_> {
+        ConnectionLimits { max_connections: 0, max_connections_per_ip: 0, trusted_proxies: &[] }
+    }
+
+    #[test]
+    fn unusable_socket_ends_open_connections() {
+        use crate::config::{Settings, Sources};
+        use nix::sys::socket::{Shutdown as Half, shutdown};
+        use std::os::fd::AsRawFd;
+
+        let listener = Listener::bind("usage", SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let settings = Settings::load(&Sources::default()).unwrap();
+        let settings = Current::new(Config::new(&settings).unwrap());
+        let stop = Shutdown::new().unwrap();
+        let socket = listener.listener.as_raw_fd();
+        let _peer = TcpStream::connect(listener.listener.local_addr().unwrap()).unwrap();
+        // The connection's thread makes accept(2) fail and then waits for input.
+        let result = listener.run(&stop, &settings, unlimited, |stream, _client| {
+            shutdown(socket, Half::Both).unwrap();
+            assert!(stream.wait_readable(Duration::from_secs(60)), "not ended");
+        });
+        let error = result.unwrap_err().to_string();
+        assert!(error.starts_with("usage: accept connections: "), "{error}");
+    }
 
     #[test]
     fn classifies_accept_errors() {

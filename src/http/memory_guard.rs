@@ -1,5 +1,5 @@
-//! Rejects new connections when memory is short: address space, memory mappings, or the limit of the process's control
-//! group, which the kernel enforces by killing.
+//! Rejects new connections when memory is short: memory mappings, or the limit of the process's control group, which the kernel
+//! enforces by killing. [`crate::util::thread`] checks the address space.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,10 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::procfs::cgroup;
 use crate::util::text::parse_decimal;
 
-/// A connection is accepted only while this much memory can still be allocated: a failed allocation aborts the process, and
-/// the connections that are open need some.
-const HEADROOM_BYTES: usize = 1 << 20;
-/// The same for a control group with a limit, which includes the kernel's memory for sockets; at most an eighth of the limit.
+/// A connection is accepted only while a control group with a limit has this much left; its usage includes the kernel's memory
+/// for sockets. At most an eighth of the limit.
 const CGROUP_HEADROOM_BYTES: u64 = 16 << 20;
 /// Memory mappings of a thread: its stack and its signal stack, each with a guard page.
 const MAPPINGS_PER_THREAD: u64 = 4;
@@ -33,25 +31,15 @@ struct MemoryCgroup {
     stat: File,
 }
 
-/// Fails if another connection might leave too little memory for the open ones.
+/// Fails if another connection might exceed the control group's limit.
 pub(crate) fn check_headroom() -> io::Result<()> {
     static CGROUP: OnceLock<Option<MemoryCgroup>> = OnceLock::new();
-    check_allocation(HEADROOM_BYTES)?;
     match CGROUP.get_or_init(|| MemoryCgroup::of_this_process(Path::new("/sys/fs/cgroup"))) {
         Some(cgroup) if !cgroup.has_headroom() => {
             Err(io::Error::other("memory limit of the control group nearly reached"))
         }
         _ => Ok(()),
     }
-}
-
-/// Fails if so much memory cannot be allocated.
-fn check_allocation(bytes: usize) -> io::Result<()> {
-    let mut allocation = Vec::<u8>::new();
-    allocation.try_reserve_exact(bytes).map_err(|_| io::Error::from_raw_os_error(libc::ENOMEM))?;
-    // Without this the compiler may leave out an allocation that is not used.
-    std::hint::black_box(&allocation);
-    Ok(())
 }
 
 /// One of the connection threads that `vm.max_map_count` allows. std aborts the process when a new thread cannot map its
