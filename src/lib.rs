@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Each folder is a feature with its protocol, state, server or client, and tests. [`model`] and [`procfs`] are plain
-//! data; features use [`http`], [`net`], [`metrics`] and [`util`] and do not import each other; [`agent`] wires them.
+//! data; features use [`http`], [`net`], [`metrics`], [`collector`] and [`util`] and do not import each other; [`agent`]
+//! wires them.
 //! Unsafe code is in [`sys`] alone.
 
 pub mod agent; // starts the threads, handles signals

@@ -41,7 +41,7 @@ pub(super) struct Services {
     /// Liveness of every essential thread except the main thread.
     pub(super) liveness: Vec<Arc<Liveness>>,
     pub(super) sampler_liveness: Arc<Liveness>,
-    /// Of each open listener.
+    /// Counters of each open listener.
     pub(super) listener_stats: Vec<(&'static str, Arc<ListenerStats>)>,
     /// `None`: heartbeat.enabled is false.
     pub(super) heartbeat: Option<HeartbeatMonitor>,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::sys;
 use crate::util::error::Error;
 
-/// Stack of a service thread. Reading and serialising a machine of 1 000 processors uses a fraction of it.
+/// Stack of a service thread. Reading and serializing a machine of 1 000 processors uses a fraction of it.
 const STACK_BYTES: usize = 256 << 10;
 
 pub(super) struct Threads {

@@ -57,7 +57,7 @@ const TRANSIENT_DIRECTORIES: &[&str] = &[
 const CONTAINER_DIRECTORIES: &[&str] =
     &["/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet"];
 
-/// Whether another machine or process serves the file system, so that calls block while it does not respond.
+/// Whether another machine or process serves the filesystem, so that calls block while it does not respond.
 pub fn is_network_fs(mount: &Mount) -> bool {
     const TYPES: &[&[u8]] = &[
         b"9p",
@@ -79,8 +79,8 @@ pub fn is_network_fs(mount: &Mount) -> bool {
     TYPES.contains(&&mount.fs_type[..]) || mount.fs_type.starts_with(b"fuse")
 }
 
-/// Keeps the mounts that hold data, each file system once. Of mounts at the same directory the last one is kept, which hides the
-/// others; of several mounts of a file system the first, but one of its root rather than of a subdirectory.
+/// Keeps the mounts that hold data, each filesystem once. Of mounts at the same directory the last one is kept, which hides the
+/// others; of several mounts of a filesystem the first, but one of its root rather than of a subdirectory.
 ///
 /// `root` is where the host's root is mounted (`path.root`): what the agent sees at `/host/data` is the host's `/data`.
 pub fn filter_mounts(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
@@ -102,7 +102,7 @@ pub fn filter_mounts(mounts: Vec<Mount>, root: &Path) -> Vec<Mount> {
     kept
 }
 
-/// Takes over from process 1 (`pid1_mounts`) whether a mount is read-only. A systemd sandbox mounts nearly everything read-only for
+/// Sets `read_only` as process 1 sees the mount (`pid1_mounts`). A systemd sandbox mounts nearly everything read-only for
 /// its service, and a read-only disk is never reported as one that can fill up.
 pub fn apply_host_read_only(mounts: &mut [Mount], pid1_mounts: &[Mount]) {
     for mount in mounts.iter_mut().filter(|mount| mount.read_only) {

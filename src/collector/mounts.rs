@@ -1,4 +1,4 @@
-//! The mount table: which file systems statvfs is called on.
+//! The mount table: which filesystems statvfs is called on.
 
 use std::cmp::Ordering;
 use std::ffi::OsStr;
@@ -30,7 +30,7 @@ impl MountTable {
         Self { mount_points: mounts.into_iter().map(mount_point).collect(), mountinfo_watch }
     }
 
-    /// In the order in which they were mounted.
+    /// Mount points in the order in which they were mounted.
     pub fn mount_points(&self) -> &Arc<[Arc<MountPoint>]> {
         &self.mount_points
     }
@@ -61,7 +61,7 @@ pub fn open_mountinfo_watch(proc: &Path) -> Option<File> {
     is_generated.then_some(file)
 }
 
-/// A mounted file system. Equal if mount point and device number are: a new mount over a dead one is another mount point.
+/// A mounted filesystem. Equal if mount point and device number are: a new mount over a dead one is another mount point.
 #[derive(Debug)]
 pub struct MountPoint {
     /// Where the agent finds it, below `path.root`.
@@ -96,7 +96,7 @@ impl MountPoint {
     }
 
     pub fn with_usage(&self, size: FsSize) -> FileSystem {
-        // The kernel makes a file system read-only after an error, which statvfs reports and the mount table does not.
+        // The kernel makes a filesystem read-only after an error, which statvfs reports and the mount table does not.
         let read_only = self.mount.read_only || (size.read_only && !self.mount.ro_from_sandbox);
         FileSystem {
             mount_point: self.mount_point.clone(),

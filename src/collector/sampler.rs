@@ -25,7 +25,7 @@ use crate::sys::FsSize;
 use crate::util::error::Error;
 use crate::util::logger::unix_seconds;
 
-/// How long a sample waits for sysfs, and then for file systems. A result that arrives later is part of the next sample.
+/// How long a sample waits for sysfs, and then for filesystems. A result that arrives later is part of the next sample.
 const COLLECT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// How long the first sample waits for sysfs, so that temperatures are not missing at the start.

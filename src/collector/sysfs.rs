@@ -14,10 +14,10 @@ use crate::model::Temperature;
 use crate::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
 use crate::util::text::parse_decimal;
 
-/// Zones, chips and interfaces seldom come and go.
+/// Zones, chips and interfaces rarely change.
 const LIST_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Zones, chips and interfaces that are read, of each: on a container host each container has an interface.
+/// At most this many zones, chips and interfaces are read; a container host has an interface per container.
 const MAX_DEVICES: usize = 256;
 
 /// Temperature sensors of one chip. The largest processors have one for each of 128 cores.

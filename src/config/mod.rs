@@ -35,7 +35,7 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// `path.*`.
     pub roots: Roots,
-    /// For state that survives a restart, and for the GPU probe where programs cannot be run from memory.
+    /// Directory for state that survives a restart, and for the GPU probe where programs cannot be run from memory.
     pub state_dir: PathBuf,
     pub gpu: GpuSettings,
     pub usage: Usage,
@@ -83,7 +83,7 @@ pub enum GpuSource {
 pub struct Usage {
     pub enabled: bool,
     pub listen: SocketAddr,
-    /// From `usage.token` or `usage.token_file`; `None`: every client has access.
+    /// Token from `usage.token` or `usage.token_file`; `None`: every client has access.
     pub token: Option<Secret>,
     /// 0: no limit.
     pub max_connections: usize,
@@ -128,10 +128,10 @@ pub struct Hm {
 #[derive(Debug, Clone)]
 pub struct Core {
     pub url: String,
-    /// From `core.token` or `core.token_file`.
+    /// Token from `core.token` or `core.token_file`.
     pub token: Secret,
     pub heartbeat_interval: Duration,
-    /// From `core.commands` and `core.allow`.
+    /// Policy from `core.commands` and `core.allow`.
     pub commands: CommandPolicy,
     pub run_as: Option<String>,
 }
@@ -151,7 +151,7 @@ pub enum CommandPolicy {
 pub struct Monitor {
     pub enabled: bool,
     pub listen: SocketAddr,
-    /// From `monitor.token` or `monitor.token_file`; `None`: every client has access.
+    /// Token from `monitor.token` or `monitor.token_file`; `None`: every client has access.
     pub token: Option<Secret>,
     /// Browser origins that may open a WebSocket, or `*`.
     pub allowed_origins: Vec<String>,
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn normalises_ipv4_mapped_address_of_proxy() {
+    fn normalizes_ipv4_mapped_address_of_proxy() {
         let config = with(&[("usage.trusted_proxies", "::ffff:192.0.2.1")]).unwrap();
         assert_eq!(config.usage.trusted_proxies, [IpAddr::from([192, 0, 2, 1])]);
     }

@@ -23,7 +23,7 @@ use crate::util::sync::{Shutdown, lock};
 use crate::util::text::escape_for_log;
 use crate::util::thread::spawn_scoped;
 
-/// For commands without a timeout.
+/// Timeout of commands that set none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longer timeouts are reduced to this.
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -65,7 +65,7 @@ pub enum Submitted {
     Accepted,
     /// It was requested before and is not run again.
     Duplicate,
-    /// For the reason, which is also the result sent to Core.
+    /// The reason, which is also the result sent to Core.
     Rejected(String),
 }
 

@@ -21,7 +21,7 @@ use crate::util::error::reason;
 /// The hidden subcommand. Only the agent uses it.
 pub const SUBCOMMAND: &str = "__supervise-command";
 
-/// From SIGTERM to SIGKILL, after a command's timeout.
+/// Time from SIGTERM to SIGKILL, after a command's timeout.
 pub const TERM_GRACE: Duration = Duration::from_secs(2);
 /// The same when the agent stops: it has less time.
 pub const INTERRUPT_GRACE: Duration = Duration::from_millis(700);

@@ -1,6 +1,6 @@
 //! Messages of hm: text frames of JSON, where `body`, `pub_key` and `sign` are base64.
 //!
-//! Source: `specs/hm.md` and the behaviour of the published server. A request's timestamp is in Unix milliseconds, a
+//! Source: `specs/hm.md` and the behavior of the published server. A request's timestamp is in Unix milliseconds, a
 //! response's in Unix seconds. Memory is in MiB, utilization in whole percent.
 
 use data_encoding::BASE64;
@@ -54,7 +54,7 @@ pub fn request(kind: RequestKind, id: u64, unix_milliseconds: u64, body: &str) -
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct HmResponse {
-    /// Of the request.
+    /// Number of the request that is answered.
     #[serde(default)]
     pub id: u64,
     /// See [`ResponseCode`].

@@ -18,7 +18,7 @@ pub(crate) fn is_browser(head: &RequestHead<'_>) -> bool {
         || head.header_values("user-agent").any(is_mozilla)
 }
 
-/// Rejects a browser's request from a page that is not `allowed`. The page is recognised by its `Origin` or by the host name in
+/// Rejects a browser's request from a page that is not `allowed`. The page is recognized by its `Origin` or by the host name in
 /// the request: the owner of a domain can point it at this host after the page was loaded (DNS rebinding), and then the
 /// page sends requests to its own origin, without `Origin`. No domain owner controls IP addresses or `localhost`.
 pub(crate) fn check_host_and_origin(
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn recognises_browsers_but_not_programs() {
+    fn recognizes_browsers_but_not_programs() {
         for headers in [
             "Host: a\r\nUser-Agent: curl/8.14.1\r\nAccept: */*\r\n",
             "User-Agent: Wget/1.21.3\r\nAccept: */*\r\nAccept-Encoding: identity\r\n",

@@ -258,7 +258,7 @@ pub(super) fn labels(pairs: &[(&str, &str)]) -> String {
     out
 }
 
-/// `value` with its last `digits` digits behind the decimal point, without trailing zeros.
+/// `value` with its last `digits` digits after the decimal point, without trailing zeros.
 fn decimal(value: u64, digits: usize) -> String {
     let scale = 10u64.saturating_pow(digits as u32);
     let (integer, fraction) = (value / scale, value % scale);

@@ -13,7 +13,7 @@ use crate::model::gpu::{
 
 /// Each GPU has about forty series.
 const MAX_GPUS: usize = 64;
-/// Error codes of one GPU. NVIDIA's catalogue has about 150; a GPU that reported this many different ones is broken.
+/// Error codes of one GPU. NVIDIA's catalog has about 150; a GPU that reported this many different ones is broken.
 const MAX_XIDS: usize = 32;
 
 pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut Truncation) {

@@ -64,7 +64,7 @@ pub struct InterfaceAttributes {
     pub mtu_bytes: Option<u64>,
     /// Bytes per second.
     pub speed_bytes: Option<u64>,
-    /// In packets.
+    /// Number of packets.
     pub transmit_queue_length: Option<u64>,
     /// ARPHRD number: 1 is Ethernet, 772 loopback.
     pub protocol_type: Option<u64>,

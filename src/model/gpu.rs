@@ -117,7 +117,7 @@ macro_rules! of_options {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gpu {
-    /// From 0, in PCI order. Lost and suspended GPUs keep their index.
+    /// Counts from 0, in PCI order. Lost and suspended GPUs keep their index.
     pub index: u32,
     pub vendor: Vendor,
     /// Model name.
@@ -245,7 +245,7 @@ pub struct MigInstance {
 pub struct GpuProcess {
     /// PID in the host's PID namespace.
     pub pid: u32,
-    /// From `/proc/PID/comm`; absent if the agent cannot see the process.
+    /// Name in `/proc/PID/comm`; absent if the agent cannot see the process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     pub kind: ProcessKind,
@@ -268,7 +268,7 @@ pub enum ProcessKind {
 /// Errors with the same code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Xid {
-    /// Code in NVIDIA's catalogue of XID errors.
+    /// Code in NVIDIA's catalog of XID errors.
     pub code: u64,
     pub count: u64,
     /// When the last one was read, at most one interval after it occurred.

@@ -30,7 +30,7 @@ use crate::procfs::vmstat::VmStat;
 /// Counters of a host at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct RawSample {
-    /// On a clock that never jumps; only differences are meaningful.
+    /// Time on a clock that never jumps; only differences are meaningful.
     pub monotonic: Duration,
     /// Wall clock.
     pub unix_seconds: u64,
@@ -48,9 +48,9 @@ pub struct RawSample {
     pub vmstat: Option<VmStat>,
     pub file_nr: Option<FileNr>,
     pub devices: Arc<Devices>,
-    /// File systems that answered statvfs lately.
+    /// Filesystems that answered statvfs lately.
     pub file_systems: Vec<FileSystem>,
-    /// Number of file systems in which statvfs is stuck.
+    /// Number of filesystems in which statvfs is stuck.
     pub file_systems_stuck: usize,
     pub collectors: Vec<CollectorStatus>,
     /// How long collecting the sample took.
@@ -78,7 +78,7 @@ pub struct Temperature {
     pub celsius: f64,
 }
 
-/// A mounted file system.
+/// A mounted filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileSystem {
     pub mount_point: Arc<str>,

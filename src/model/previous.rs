@@ -1,7 +1,7 @@
 //! Finds an item of one sample in the previous sample.
 
 /// Looks up items of a list that is nearly the same, in nearly the same order: the kernel prints lists in a stable order. Each
-/// search starts behind the last match, so that looking up all items takes linear time.
+/// search starts after the last match, so that looking up all items takes linear time.
 pub struct PreviousItems<'a, T> {
     items: &'a [T],
     next: usize,
@@ -12,7 +12,7 @@ impl<'a, T> PreviousItems<'a, T> {
         Self { items, next: 0 }
     }
 
-    /// The first match behind the last one, or else the first match of all.
+    /// The first match after the last one, or else the first match of all.
     pub fn find(&mut self, matches: impl Fn(&T) -> bool) -> Option<&'a T> {
         let (before, after) = self.items.split_at_checked(self.next)?;
         let ahead = after.iter().position(&matches).map(|at| self.next + at);

@@ -21,7 +21,7 @@ pub enum AppState {
 }
 
 impl AppState {
-    /// In capital letters, as Nagios prints it.
+    /// The name in capital letters, as Nagios prints it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "OK",

@@ -28,7 +28,7 @@ use crate::util::sync::Shutdown;
 
 /// Timeout of a TCP connect to one address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For each of: the proxy's response, the TLS handshake, the WebSocket handshake.
+/// Timeout of each of: the proxy's response, the TLS handshake, the WebSocket handshake.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer proxy response head is rejected.
 const MAX_PROXY_RESPONSE_BYTES: usize = 8 << 10;

@@ -45,7 +45,7 @@ pub struct DiskStat {
 pub struct Discards {
     pub completed: u64,
     pub merged: u64,
-    /// Of 512 bytes.
+    /// Sectors of 512 bytes.
     pub sectors: u64,
     pub milliseconds: u64,
 }

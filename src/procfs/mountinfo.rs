@@ -10,9 +10,9 @@ use crate::procfs::{ParseError, fields, lines};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// `major:minor`, the same for all mounts of a file system.
+    /// `major:minor`, the same for all mounts of a filesystem.
     pub device_number: Vec<u8>,
-    /// Directory within the file system; `/` unless this is a bind mount or subvolume.
+    /// Directory within the filesystem; `/` unless this is a bind mount or subvolume.
     pub root: Vec<u8>,
     /// Any bytes.
     pub mount_point: Vec<u8>,
@@ -20,7 +20,7 @@ pub struct Mount {
     pub fs_type: Vec<u8>,
     /// E.g. `/dev/vda` or `server:/export`.
     pub source: Vec<u8>,
-    /// This mount, or the file system as a whole.
+    /// This mount, or the filesystem as a whole.
     pub read_only: bool,
     /// The agent's own sandbox may have made the mount read-only, so that statvfs is no evidence. Not part of the file; the parser
     /// sets it to false.

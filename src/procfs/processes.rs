@@ -12,11 +12,11 @@ use crate::util::text::parse_decimal;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
     pub pid: u32,
-    /// At most 15 bytes; longer for kernel threads.
+    /// Name of at most 15 bytes; longer for kernel threads.
     pub name: Vec<u8>,
     /// CPU time since its start, in ticks of `USER_HZ` (100 per second).
     pub ticks: u64,
-    /// In ticks since boot. Distinguishes processes that reuse a pid.
+    /// Start time in ticks since boot. Distinguishes processes that reuse a pid.
     pub start_ticks: u64,
     pub resident_pages: u64,
 }

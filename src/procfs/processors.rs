@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn parses_topology() {
+    fn parses_package_and_core_of_each_cpu() {
         let found = parse_topology(b"0 0 1 1500000\n1 -1 - -\nx 0 0 0\n");
         assert_eq!(
             found,

@@ -162,7 +162,7 @@ fn drop_capabilities() -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header = Header { version: VERSION_3, pid: 0 };
     let none = [0_u32; 6]; // effective, permitted and inheritable, twice
-    // SAFETY: the header and the sets are initialised, of the sizes that this version has, and only read. Kernels before
+    // SAFETY: the header and the sets are initialized, of the sizes that this version has, and only read. Kernels before
     // 4.3 have no ambient capabilities; the first call then fails and there is nothing to clear.
     unsafe {
         libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);

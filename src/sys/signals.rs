@@ -106,7 +106,7 @@ pub(super) fn sigtimedwait(
     });
     let limit = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
-    // SAFETY: the set and the time, if there is one, are initialised and only read; there is room for the information.
+    // SAFETY: the set and the time, if there is one, are initialized and only read; there is room for the information.
     let signal = unsafe { libc::sigtimedwait(signals.as_ref(), info.as_mut_ptr(), limit) };
     // SAFETY: zeroes are valid information too.
     let info = unsafe { info.assume_init() };

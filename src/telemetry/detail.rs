@@ -30,7 +30,7 @@ pub(super) struct UsageDetail<'a> {
     networks: Vec<NetworkDetail<'a>>,
     file_systems: Vec<FileSystemDetail<'a>>,
     temperatures: Vec<TemperatureDetail<'a>>,
-    /// Serialised as the model defines it, like `gpus` and `links`.
+    /// Serialized as the model defines it, like `gpus` and `links`.
     #[serde(skip_serializing_if = "Option::is_none")]
     nvidia: Option<&'a NvidiaDriver>,
     gpus: &'a [Gpu],

@@ -186,7 +186,7 @@ pub fn sample(host: &HostInfo, snapshot: &Snapshot, primary: Primary) -> String 
     format!(r#"{{"system_info":{system_info},"usage_update":{usage_update}}}"#)
 }
 
-/// Serialising these structures cannot fail: all map keys are strings, and all implementations are derived.
+/// Serializing these structures cannot fail: all map keys are strings, and all implementations are derived.
 pub(super) fn json(message: &impl Serialize) -> String {
     serde_json::to_string(message).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Parts without a feature of their own: errors, log, files in the state directory, synchronisation.
+//! Parts without a feature of their own: errors, log, files in the state directory, synchronization.
 
 pub mod child_env;
 pub mod deadline_stream;

@@ -1,4 +1,4 @@
-//! Synchronisation: a lock without poisoning, the shutdown signal for all threads, a token bucket.
+//! Synchronization: a lock without poisoning, the shutdown signal for all threads, a token bucket.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -30,7 +30,7 @@ use crate::util::logger::{self, syslog_priority};
 /// The internal option that passes the supervisor's PID to the agent.
 pub const OPTION: &str = "--supervised";
 
-/// From SIGTERM to SIGKILL: more than the agent needs to stop, and less than init scripts wait.
+/// Time from SIGTERM to SIGKILL: more than the agent needs to stop, and less than init scripts wait.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The delay before a restart doubles from the first to the second, so that an agent that cannot start uses no processor and
 /// fills no log.

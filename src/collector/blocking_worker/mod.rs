@@ -123,7 +123,7 @@ impl BlockingWorker {
         }
     }
 
-    /// Waits for the file systems for up to `timeout`. Returns the results of this round, or of an earlier one for those that are
+    /// Waits for the filesystems for up to `timeout`. Returns the results of this round, or of an earlier one for those that are
     /// slow or wait behind a stuck one.
     pub fn file_systems(&self, timeout: Duration) -> Vec<FileSystem> {
         let state = self.wait_while(timeout, State::has_unfinished_statvfs);
@@ -209,7 +209,7 @@ impl State {
     }
 
     /// All jobs but those in flight or stuck; the next one is the last item. Local disks come first, so that they do not wait for
-    /// sysfs and network file systems.
+    /// sysfs and network filesystems.
     fn jobs(&self) -> Vec<Job> {
         let local_only = self.stuck_mounts() >= MAX_STUCK_MOUNTS;
         let of_kind = |network: bool| {

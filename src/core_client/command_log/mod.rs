@@ -47,7 +47,7 @@ struct CommandRecord {
 enum CommandState {
     /// Waiting or running.
     Pending,
-    /// With the length of its journal line in bytes.
+    /// Result and the length of its journal line in bytes.
     Finished(Box<CommandResult>, usize),
     /// Finished; the result was removed to make room.
     ResultEvicted,

@@ -1,5 +1,5 @@
 //! Messages of Core: `{"type", "id", "timestamp", "data"}`, with ids that are UUIDs (version 4) and RFC 3339 timestamps in
-//! UTC. Source: the Core document and the behaviour of the published service.
+//! UTC. Source: the Core document and the behavior of the published service.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub struct CommandResult {
     /// agent stopped first.
     pub exit_code: i32,
     pub stdout: String,
-    /// Of the command, or why it did not run.
+    /// Standard error of the command, or why it did not run.
     pub stderr: String,
     pub execution_time_ms: u64,
 }
@@ -67,7 +67,7 @@ pub enum CoreMessage {
     /// `error`. The id may match no request.
     Error {
         id: String,
-        /// For example `NODE_NOT_FOUND`.
+        /// Error code, e.g. `NODE_NOT_FOUND`.
         code: String,
         text: String,
     },

@@ -13,7 +13,7 @@ const MAX_LINE_CHARS: usize = 200;
 /// Why a session was not established, or ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::remote) struct SshError {
-    /// For the client and the log.
+    /// Text for the client and the log.
     pub(in crate::remote) reason: String,
     /// The server rejected the login, or the host's key: a retry in a short time could lock an account.
     pub(in crate::remote) is_rejected: bool,

@@ -14,7 +14,7 @@ use crate::remote::ssh::error::SshError;
 use crate::remote::ssh::process::SshProcess;
 use crate::util::sync::lock;
 
-/// From the start of ssh to the first output of the host's shell. Some servers query DNS first, for ten seconds.
+/// Time from the start of ssh to the first output of the host's shell. Some servers query DNS first, for ten seconds.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// A host that has not completed a response within this is lost. ssh itself notices a cut network within 15 s.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -185,7 +185,7 @@ impl HwmonFiles {
             .map(|entry| entry.path())
             .min()?;
         let mut find =
-            |kind, label, unlabelled| find_sensor(&directory, kind, label, unlabelled, files);
+            |kind, label, unlabeled| find_sensor(&directory, kind, label, unlabeled, files);
         // The Instinct 300 series has no edge sensor; AMD's tools show the junction temperature instead.
         let temperature = find("temp", "edge", Some(1)).or_else(|| find("temp", "junction", None));
         Some(Self {
@@ -235,14 +235,14 @@ fn find_sensor(
     directory: &Path,
     kind: &str,
     label: &str,
-    unlabelled: Option<u32>,
+    unlabeled: Option<u32>,
     files: &mut FileReader,
 ) -> Option<PathBuf> {
     let mut labels = (1..=8).filter_map(|number| {
         Some((number, files.read_line(&directory.join(format!("{kind}{number}_label")))?))
     });
     let number = match labels.next() {
-        None => unlabelled,
+        None => unlabeled,
         first => {
             first.into_iter().chain(labels).find(|(_, found)| found == label).map(|(at, _)| at)
         }

@@ -291,7 +291,7 @@ fn implausible_values_are_absent() {
 
 #[test]
 fn finds_sensors_by_label_or_number() {
-    let labelled = FakeSysfs::new().gpu(&[
+    let labeled = FakeSysfs::new().gpu(&[
         ("hwmon/hwmon0/temp1_label", "mem"),
         ("hwmon/hwmon0/temp1_input", "61499"),
         ("hwmon/hwmon0/temp3_label", "edge"),
@@ -310,8 +310,8 @@ fn finds_sensors_by_label_or_number() {
         fan_percent: Some(0),
         ..Values::default()
     };
-    assert_eq!(labelled.values, expected);
-    let unlabelled = FakeSysfs::new().gpu(&[
+    assert_eq!(labeled.values, expected);
+    let unlabeled = FakeSysfs::new().gpu(&[
         ("hwmon/hwmon0/temp1_input", "27000"),
         ("hwmon/hwmon0/freq1_input", "798600000"),
         ("hwmon/hwmon0/freq2_input", "1750000000"),
@@ -325,7 +325,7 @@ fn finds_sensors_by_label_or_number() {
         fan_percent: Some(100),
         ..Values::default()
     };
-    assert_eq!(unlabelled.values, expected);
+    assert_eq!(unlabeled.values, expected);
 }
 
 #[test]

@@ -169,6 +169,7 @@ impl GpuInventory {
             (_, Some(Problem::Suspended)) => {
                 log::info!("{} is suspended: {message}", describe(gpu));
             }
+            (_, Some(Problem::Failed)) => log::warn!("{} failed: {message}", describe(gpu)),
             (_, Some(problem)) => {
                 let problem = format!("{problem:?}").to_ascii_lowercase();
                 log::warn!("{} is {problem}: {message}", describe(gpu));

@@ -131,7 +131,7 @@ impl ProbeSupervisor<'_> {
     }
 }
 
-/// From `/proc/PID/comm`, which the kernel limits to 15 bytes.
+/// Name in `/proc/PID/comm`, which the kernel limits to 15 bytes.
 fn process_name(roots: &Roots, pid: u32) -> Option<String> {
     let mut name = Vec::new();
     let file = File::open(roots.proc.join(pid.to_string()).join("comm")).ok()?;

@@ -52,7 +52,7 @@ impl Fields {
     }
 }
 
-/// From 0 to 1; 0 if the whole is 0.
+/// Fraction from 0 to 1; 0 if the whole is 0.
 fn share(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { part / whole } else { 0.0 }
 }
