@@ -193,8 +193,8 @@ fn rejects_invalid_request_with_reason_and_keeps_connection() {
     agent.get_ok("/hb_ping?60000&appid=a");
     let mut line = HttpConnection::open(&agent);
     for (target, why) in [
-        ("/", "there is no \"\" here; there are hb_init, hb_ping, hb_done, list, status"),
-        ("/favicon.ico", "there is no \"favicon.ico\" here"),
+        ("/", "unknown command \"\"; commands: hb_init, hb_ping, hb_done, list, status"),
+        ("/favicon.ico", "unknown command \"favicon.ico\""),
         ("/hb_ping", "appid is missing"),
         ("/hb_ping?5000&appid=", "appid is missing"),
         ("/hb_done", "appid is missing"),
@@ -316,7 +316,7 @@ fn escapes_ids_with_special_characters() {
     }
     assert_eq!(agent.get(&format!("/hb_init?0&appid={}", "x".repeat(256))).0, 200);
     let (status, body) = agent.get(&format!("/hb_init?0&appid={}", "x".repeat(257)));
-    assert_eq!((status, body.as_str()), (400, "the id has 257 bytes; 256 are the most"));
+    assert_eq!((status, body.as_str()), (400, "the id has 257 bytes, the limit is 256"));
     assert_eq!(agent.get(&format!("/hb_init?0&appid={}", "%e2%98%83".repeat(85))).0, 200);
     assert_eq!(agent.get(&format!("/hb_init?0&appid={}", "%e2%98%83".repeat(86))).0, 400);
     let log = agent.stop();

@@ -77,7 +77,7 @@ fn status_prints_line_and_exit_code_of_nagios_plugin() {
     let (code, line) = status(&agent, &[&"x".repeat(257)]);
     assert_eq!(code, 3);
     assert!(
-        line.ends_with("returned HTTP status 400: the id has 257 bytes; 256 are the most"),
+        line.ends_with("returned HTTP status 400: the id has 257 bytes, the limit is 256"),
         "{line}"
     );
     agent.get_ok("/maintenance?60000&appid=unknown");

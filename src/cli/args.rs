@@ -232,7 +232,7 @@ impl Arguments {
             let accepts = |name: &&str| **name == *subcommand || supervised && *name == SUPERVISE;
             if !subcommands.is_empty() && !subcommands.iter().any(accepts) {
                 let names = subcommands.join(" and ");
-                return Err(Error::Arguments(format!("--{long} belongs to {names}")));
+                return Err(Error::Arguments(format!("--{long} is only valid with {names}")));
             }
         }
         Ok(())
@@ -381,11 +381,11 @@ mod tests {
             ("--fast", "invalid option '--fast'; see hm-agent --help"),
             ("-c", "missing argument for option '-c'; see hm-agent --help"),
             ("-s interval", "-s needs KEY=VALUE, got \"interval\"; see hm-agent --help"),
-            ("check --json", "--json belongs to sample; see hm-agent --help"),
-            ("run --url a", "--url belongs to status and beat; see hm-agent --help"),
-            ("check --supervise", "--supervise belongs to run; see hm-agent --help"),
-            ("run --detach", "--detach belongs to run --supervise; see hm-agent --help"),
-            ("--pid-file a", "--pid-file belongs to run --supervise; see hm-agent --help"),
+            ("check --json", "--json is only valid with sample; see hm-agent --help"),
+            ("run --url a", "--url is only valid with status and beat; see hm-agent --help"),
+            ("check --supervise", "--supervise is only valid with run; see hm-agent --help"),
+            ("run --detach", "--detach is only valid with run --supervise; see hm-agent --help"),
+            ("--pid-file a", "--pid-file is only valid with run --supervise; see hm-agent --help"),
             ("--supervise --log-file a", "invalid option '--log-file'; see hm-agent --help"),
         ] {
             assert_eq!(parsed(line).unwrap_err(), message);

@@ -1,7 +1,7 @@
 //! Parses requests of the heartbeat protocol, version 1.0.0.
 //!
 //! A request is the last component of a path and a query whose first item, without a name, is a time `T`. The server's
-//! configuration sets the unit of `T` and of the answers: milliseconds, or seconds as in the prototype of 2016.
+//! configuration sets the unit of `T` and of the responses: milliseconds, or seconds as in the prototype of 2016.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub const MAX_ID_BYTES: usize = 256;
 const MAX_TIME: Duration = Duration::from_secs(7 * 86_400);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// A heartbeat of an application, with the interval to the next one. The answer is in this unit.
+    /// A heartbeat of an application, with the interval to the next one. The response is in this unit.
     Heartbeat(String, Duration, TimeUnit),
     /// An application has finished.
     Done(String),
@@ -51,7 +51,7 @@ impl Request {
                 Ok(Self::Heartbeat(id, interval, TimeUnit::Milliseconds))
             }
             other => Err(format!(
-                "there is no \"{}\" here; there are hb_init, hb_ping, hb_done, list, status and maintenance",
+                "unknown command \"{}\"; commands: hb_init, hb_ping, hb_done, list, status, maintenance",
                 escape_for_log(other, EXCERPT_CHARS)
             )),
         }
@@ -75,7 +75,7 @@ fn item(query: &str, name: &str) -> Option<Vec<u8>> {
 
 fn valid_id(id: Vec<u8>) -> Result<Option<String>, String> {
     if id.len() > MAX_ID_BYTES {
-        return Err(format!("the id has {} bytes; {MAX_ID_BYTES} are the most", id.len()));
+        return Err(format!("the id has {} bytes, the limit is {MAX_ID_BYTES}", id.len()));
     }
     let id = String::from_utf8(id).map_err(|_| "the id is not UTF-8".to_owned())?;
     Ok(Some(id).filter(|id| !id.is_empty()))
@@ -167,16 +167,16 @@ mod tests {
             ("/hb_ping?5000&appid=%ff", "not UTF-8"),
             ("/heartbeat.html?next=5", "container is missing"),
             ("/maintenance", "T is missing"),
-            ("/", "there is no \"\" here"),
-            ("/hb_pong?1&appid=a", "there is no \"hb_pong\" here"),
-            ("/hb_ping\u{1b}?1", r#"there is no "hb_ping\x1b""#),
+            ("/", "unknown command \"\""),
+            ("/hb_pong?1&appid=a", "unknown command \"hb_pong\""),
+            ("/hb_ping\u{1b}?1", r#"unknown command "hb_ping\x1b""#),
         ] {
             let error = ms(target).unwrap_err();
             assert!(error.contains(why), "{target}: {error}");
         }
         assert!(ms(&format!("/hb_ping?1&appid={}", "x".repeat(256))).is_ok());
         let long = ms(&format!("/hb_ping?1&appid={}", "x".repeat(257))).unwrap_err();
-        assert_eq!(long, "the id has 257 bytes; 256 are the most");
+        assert_eq!(long, "the id has 257 bytes, the limit is 256");
         assert!(ms("/hb_ping?604800000&appid=a").is_ok());
     }
 }
