@@ -14,7 +14,7 @@ pub struct Row {
     pub default: Option<&'static str>,
     pub kind: Kind,
     pub takes_effect: TakesEffect,
-    /// For users, in complete sentences.
+    /// Text of `--help`, in complete sentences.
     pub description: &'static str,
 }
 
@@ -71,7 +71,7 @@ pub const ROWS: &[Row] = &[
         None,
         NAME,
         OnRestart,
-        "Identity of this node in hm and Core. Without it: the machine id, else the host name.",
+        "Identity of this node in hm and Core. Default: the machine id, else the host name.",
     ),
     row("interval", Some("5"), seconds(3600), OnReload, "Seconds between samples, 1 to 3600."),
     row(
@@ -110,7 +110,7 @@ pub const ROWS: &[Row] = &[
         Some("/"),
         PATH,
         OnRestart,
-        "Path of the host's root file system, for use in a container.",
+        "Path of the host's root filesystem, for use in a container.",
     ),
     row(
         "gpu.source",
@@ -137,14 +137,14 @@ pub const ROWS: &[Row] = &[
             check: |text| text == "aggregate" || text.parse::<u32>().is_ok(),
         },
         OnReload,
-        "Index of the GPU shown in messages that have room for one, or aggregate: mean utilization and total memory.",
+        "Index of the GPU reported in usage_update and to hm, which have fields for one GPU, or aggregate: mean utilization and total memory.",
     ),
     row(
         "gpu.timeout",
         Some("10"),
         seconds(3600),
         OnReload,
-        "Seconds without an answer after which the GPU driver counts as hung.",
+        "Seconds without a response after which the GPU driver counts as hung, 1 to 3600.",
     ),
     row(
         "usage.enabled",
@@ -165,7 +165,7 @@ pub const ROWS: &[Row] = &[
         None,
         Kind::Secret,
         OnReload,
-        "Token that clients must send. Without it, every client has access. Every user of this machine may be able to read a token that is set here.",
+        "Token that clients must send. Default: none; every client has access. Every user of this machine may be able to read a token that is set here.",
     ),
     row(
         "usage.token_file",
@@ -221,7 +221,7 @@ pub const ROWS: &[Row] = &[
         Some("ms"),
         Kind::Text { what: "ms or s", check: |text| matches!(text, "ms" | "s") },
         OnReload,
-        "Unit of the times in requests and answers: ms (released clients) or s (prototype of 2016).",
+        "Unit of the times in requests and responses: ms (released clients) or s (prototype of 2016).",
     ),
     row(
         "heartbeat.on_overdue",
@@ -235,7 +235,7 @@ pub const ROWS: &[Row] = &[
         None,
         Kind::Url,
         OnRestart,
-        "WebSocket URL of a central hm, ws:// or wss://. Without it, reports to hm are off.",
+        "WebSocket URL of an hm server, ws:// or wss://. Default: none; no reports to hm.",
     ),
     row("hm.project", Some(""), TEXT, OnRestart, "Project name in reports to hm."),
     row("hm.models", Some(""), NAMES, OnRestart, "Model names in reports to hm."),
@@ -244,21 +244,21 @@ pub const ROWS: &[Row] = &[
         Some("30"),
         seconds(86_400),
         OnRestart,
-        "Seconds between reports to hm.",
+        "Seconds between reports to hm, 1 to 86400.",
     ),
     row(
         "hm.ping_interval",
         Some("10"),
         seconds(29),
         OnRestart,
-        "Seconds between pings to hm, which closes a connection after 30 s without one.",
+        "Seconds between pings to hm, 1 to 29. hm closes a connection after 30 s without one.",
     ),
     row(
         "core.url",
         None,
         Kind::Url,
         OnRestart,
-        "WebSocket URL of a Core (server manager), ws:// or wss://. Without it, the connection to Core is off.",
+        "WebSocket URL of a Core server (server manager), ws:// or wss://. Default: none; no connection to Core.",
     ),
     row(
         "core.token",
@@ -279,7 +279,7 @@ pub const ROWS: &[Row] = &[
         Some("30"),
         seconds(86_400),
         OnRestart,
-        "Seconds between heartbeats to Core.",
+        "Seconds between heartbeats to Core, 1 to 86400.",
     ),
     row(
         "core.commands",
@@ -345,7 +345,7 @@ pub const ROWS: &[Row] = &[
         None,
         PATH,
         OnReload,
-        "File that stores host keys. Without it: ~/.ssh/known_hosts of the agent's user.",
+        "File that stores host keys. Default: ~/.ssh/known_hosts of the agent's user.",
     ),
     row(
         "tls.ca_file",
