@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes the SBOM (CycloneDX 1.5) of the agent and its GPU probe, and the licences of linked crates.
+"""Writes the SBOM (CycloneDX 1.5) of the agent and its GPU probe, and the licenses of linked crates.
 
-sbom.py ARCH SBOM LICENCES
+sbom.py ARCH SBOM LICENSES
 
-Lists linked crates only: no build dependencies, procedural macros or dev-dependencies. Fails if a licence is not in ACCEPTED or
-a crate has no licence file."""
+Lists linked crates only: no build dependencies, procedural macros or dev-dependencies. Fails if a license is not in ACCEPTED or
+a crate has no license file."""
 import json
 import os
 import pathlib
@@ -38,38 +38,38 @@ def linked_crates(arch):
 
 def alternatives(expression):
     """The accepted alternatives of an SPDX expression such as `MIT OR Apache-2.0`, or in the old form `MIT/Apache-2.0`; each is
-    a set of licences that apply together."""
+    a set of licenses that apply together."""
     if "(" in expression:
-        raise SystemExit(f"sbom: cannot parse licence expression \"{expression}\"")
+        raise SystemExit(f"sbom: cannot parse license expression \"{expression}\"")
     found = [set(part.split(" AND ")) for part in re.split(" OR | ?/ ?", expression)]
-    return [licences for licences in found if licences <= ACCEPTED]
+    return [licenses for licenses in found if licenses <= ACCEPTED]
 
 
 def texts(package, chosen):
-    """Texts of a crate's licence files: those of the chosen licence if their names tell, else all."""
+    """Texts of a crate's license files: those of the chosen license if their names tell, else all."""
     directory = pathlib.Path(package["manifest_path"]).parent
     found = sorted(path for path in directory.iterdir() if path.is_file() and TEXT.search(path.name))
     named = [path for path in found if chosen == {"MIT"} and "MIT" in path.name.upper()]
     if not found:
-        raise SystemExit(f"sbom: {package['name']} {package['version']} has no licence file")
+        raise SystemExit(f"sbom: {package['name']} {package['version']} has no license file")
     return [path.read_text(errors="replace").strip() for path in named or found]
 
 
-def licences(packages, rust):
-    """THIRD-PARTY.txt: each licence text once, with the crates that use it."""
+def licenses(packages, rust):
+    """THIRD-PARTY.txt: each license text once, with the crates that use it."""
     by_text = {}
     for package in packages:
         accepted = alternatives(package["license"] or "")
         if not accepted:
-            raise SystemExit(f"sbom: {package['name']} has a licence that is not accepted: {package['license']}")
+            raise SystemExit(f"sbom: {package['name']} has a license that is not accepted: {package['license']}")
         chosen = {"MIT"} if {"MIT"} in accepted else accepted[0]
         for text in texts(package, chosen):
             by_text.setdefault(text, []).append(f"{package['name']} {package['version']} ({package['license']})")
     apache = (ROOT / "LICENSE-APACHE").read_text().strip()
     by_text.setdefault(apache, []).append(f"the Rust standard library {rust}, copyright The Rust Project Developers "
                                           "(MIT OR Apache-2.0)")
-    by_text[(ROOT / "packaging/licences/musl.txt").read_text().strip()] = ["musl, the C library (MIT)"]
-    parts = ["Third-party code in hm-agent, and its licences."]
+    by_text[(ROOT / "packaging/licenses/musl.txt").read_text().strip()] = ["musl, the C library (MIT)"]
+    parts = ["Third-party code in hm-agent, and its licenses."]
     for text, users in sorted(by_text.items(), key=lambda part: part[1]):
         parts.append("=" * 78 + "\n" + "\n".join(sorted(users)) + "\n" + "-" * 78 + "\n" + text)
     return "\n\n".join(parts) + "\n"
@@ -104,7 +104,7 @@ def sbom(packages, own, nodes, rust, arch):
 
 
 def main():
-    arch, sbom_file, licence_file = sys.argv[1:]
+    arch, sbom_file, license_file = sys.argv[1:]
     metadata = json.loads(run("cargo", "metadata", "--format-version", "1", "--locked", "--features", "gpu-probe",
                               "--filter-platform", f"{arch}-unknown-linux-gnu"))
     linked = linked_crates(arch)
@@ -116,7 +116,7 @@ def main():
     if missing:
         raise SystemExit(f"sbom: linked but unknown to cargo metadata: {missing}")
     rust = run("rustc", "--version").split()[1]
-    pathlib.Path(licence_file).write_text(licences(packages, rust))
+    pathlib.Path(license_file).write_text(licenses(packages, rust))
     document = sbom(packages, own, metadata["resolve"]["nodes"], rust, arch)
     pathlib.Path(sbom_file).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
