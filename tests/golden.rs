@@ -22,7 +22,7 @@ fn roots(tree: &str) -> Roots {
     Roots { proc: tree.join("proc"), sys: tree.join("sys"), root: tree.join("root") }
 }
 
-/// Collects a sample of a captured machine whose file systems are half full: a capture contains no sizes.
+/// Collects a sample of a captured machine whose filesystems are half full: a capture contains no sizes.
 fn collect(tree: &str, monotonic_seconds: u64) -> RawSample {
     let gib = 1 << 30;
     let size = FsSize {

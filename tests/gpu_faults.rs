@@ -184,7 +184,7 @@ fn reports_lost_gpu_and_keeps_values_of_others() {
 }
 
 #[test]
-fn lost_gpu_keeps_its_index_if_it_is_on_the_bus() {
+fn lost_gpu_on_bus_keeps_its_index() {
     let bus = Bus::new(&["0000:10:00.0", "0000:11:00.0"]);
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[&bus.setting(), "gpu.primary=1"]);

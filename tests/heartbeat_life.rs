@@ -91,7 +91,7 @@ fn done_application_never_becomes_overdue() {
 }
 
 #[test]
-fn maintenance_of_application_and_host() {
+fn maintenance_pauses_timeouts_of_application_and_host() {
     let agent = Agent::start(&[]);
     agent.get_ok("/hb_init?0&appid=a");
     let answer = agent.get_ok("/maintenance?60000&appid=a");

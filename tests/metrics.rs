@@ -171,7 +171,7 @@ fn compresses_long_responses_if_the_client_accepts_gzip() {
 }
 
 #[test]
-fn serves_the_same_page_with_and_without_gzip() {
+fn same_body_with_and_without_gzip() {
     let agent = Agent::start(&["interval=3600"]);
     let (head, body) = request_gzip(&agent, "GET", "/");
     assert!(head.contains("\r\nContent-Encoding: gzip\r\n"), "{head}");
@@ -293,7 +293,7 @@ fn becomes_ready_after_three_seconds_if_the_gpu_driver_hangs() {
 }
 
 #[test]
-fn scrapes_do_not_block_on_hung_driver_and_omit_its_values() {
+fn scrape_omits_values_of_hung_driver_without_blocking() {
     let driver = Driver::new("gpus = 2");
     let mut watched = driver.start(&[]);
     watched.until_state("ok");
