@@ -115,7 +115,7 @@ impl HeartbeatSender {
                 }
                 Err(_) => {}
             }
-            // A slow answer does not delay the next heartbeat. Missed heartbeats are not sent later.
+            // A slow response does not delay the next heartbeat. Missed heartbeats are not sent later.
             let now = Instant::now();
             next = (next + self.interval).max(now);
             if exited.recv_timeout(next - now) == Err(RecvTimeoutError::Disconnected) {
@@ -131,17 +131,17 @@ impl HeartbeatSender {
         let milliseconds = u64::try_from(self.interval.as_millis()).unwrap_or(u64::MAX);
         let seconds = milliseconds.div_ceil(1000);
         let interval = if self.server_counts_seconds { seconds } else { milliseconds };
-        let answer = match self.request("GET", command, interval) {
+        let response = match self.request("GET", command, interval) {
             // A server that counts seconds rejects more than a week of them, which may be a few minutes in milliseconds.
             Err(_) if milliseconds > WEEK_SECONDS && !self.server_counts_seconds => {
-                let answer = self.request("GET", command, seconds)?;
-                self.server_counts_seconds = answer.trim() == (seconds + 1).to_string();
-                answer
+                let response = self.request("GET", command, seconds)?;
+                self.server_counts_seconds = response.trim() == (seconds + 1).to_string();
+                response
             }
-            answer => answer?,
+            response => response?,
         };
-        // A server answers with the interval plus one second, in its own unit. That shows which unit it uses.
-        let timeout: u64 = answer.trim().parse().unwrap_or_default();
+        // A server responds with the interval plus one second, in its own unit. That shows which unit it uses.
+        let timeout: u64 = response.trim().parse().unwrap_or_default();
         if !self.server_counts_seconds && milliseconds > 0 && timeout == milliseconds + 1 {
             self.server_counts_seconds = true;
             self.request("GET", "hb_ping", seconds)?;
@@ -152,7 +152,7 @@ impl HeartbeatSender {
     fn request(&self, method: &str, command: &str, time: u64) -> Result<String, String> {
         let target = format!("/{command}?{time}&appid={}", self.id);
         match self.server.request(method, &target)? {
-            (200, answer) => Ok(answer),
+            (200, response) => Ok(response),
             (status, text) => Err(format!("HTTP status {status}: {}", text.trim_end())),
         }
     }

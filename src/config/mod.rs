@@ -105,7 +105,7 @@ pub struct Heartbeat {
     pub on_overdue: Vec<String>,
 }
 
-/// `heartbeat.unit`: the unit of times in requests and answers.
+/// `heartbeat.unit`: the unit of times in requests and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeUnit {
     /// Protocol version 1.0.0.

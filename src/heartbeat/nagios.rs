@@ -1,4 +1,4 @@
-//! The answers of the heartbeat port: numbers, lists, and status lines in Nagios plugin format.
+//! The responses of the heartbeat port: numbers, lists, and status lines in Nagios plugin format.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::model::status::{CRITICAL_RATIO, DROPPED_RATIO, WARNING_RATIO};
 /// Ids in the status line of a host. Monitoring systems truncate long lines anyway.
 const MAX_LISTED_IDS: usize = 50;
 
-/// The answer to `hb_done`.
+/// The response to `hb_done`.
 pub const DONE: &str = "So long, and thanks for all the beats!";
 
-/// The answer to a heartbeat: the timeout as a bare number. Rounded up, so that it is never less than the announced interval.
+/// The response to a heartbeat: the timeout as a bare number. Rounded up, so that it is never less than the announced interval.
 pub fn timeout(timeout: Duration, unit: TimeUnit) -> String {
     let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
     match unit {
@@ -26,7 +26,7 @@ pub fn timeout(timeout: Duration, unit: TimeUnit) -> String {
     }
 }
 
-/// The answer to `/list`: one id per line.
+/// The response to `/list`: one id per line.
 pub fn list(ids: &[&str]) -> String {
     ids.iter().fold(String::new(), |mut all, id| {
         all.push_str(&escape_id(id));
@@ -35,7 +35,7 @@ pub fn list(ids: &[&str]) -> String {
     })
 }
 
-/// The answer to `/status` for an application.
+/// The response to `/status` for an application.
 pub fn status_line(status: &AppStatus, unit: TimeUnit) -> String {
     let id = escape_id(&status.id);
     let delay = timeout(status.timeout, unit);
@@ -79,7 +79,7 @@ pub fn parse_status_line(id: &str, line: &str) -> Option<AppStatus> {
     Some(AppStatus { id: id.to_owned(), state, overdue_ratio, timeout, maintenance })
 }
 
-/// The answer to `/status` for an application that is not in the table.
+/// The response to `/status` for an application that is not in the table.
 pub fn unknown_line(id: &str, maintenance: Option<Duration>) -> String {
     match maintenance {
         Some(remaining) => in_maintenance(&format!("application [{}]", escape_id(id)), remaining),
@@ -87,7 +87,7 @@ pub fn unknown_line(id: &str, maintenance: Option<Duration>) -> String {
     }
 }
 
-/// The answer to `/status` for a host with no application, or with several.
+/// The response to `/status` for a host with no application, or with several.
 pub fn host_line(ids: &[&str], maintenance: Option<Duration>) -> String {
     let mut line = match maintenance {
         Some(remaining) => in_maintenance("host", remaining),
@@ -108,7 +108,7 @@ pub fn host_line(ids: &[&str], maintenance: Option<Duration>) -> String {
     line
 }
 
-/// The answer to `/maintenance`.
+/// The response to `/maintenance`.
 pub fn maintenance_line(id: Option<&str>, length: Duration) -> String {
     let what = id.map_or("host".to_owned(), |id| format!("application [{}]", escape_id(id)));
     match length.is_zero() {

@@ -60,10 +60,10 @@ impl<'a> HeartbeatServer<'a> {
             }
         }
         let unit = self.settings.get().heartbeat.unit;
-        let answer = Request::parse(head.path, head.query, unit)
+        let response = Request::parse(head.path, head.query, unit)
             .map_err(|why| ("400 Bad Request", why))
             .and_then(|request| self.execute(request, head, unit));
-        match answer {
+        match response {
             Ok(body) => text(OK, &body),
             Err((status, body)) => {
                 self.http.log_rejected(client, status, &body);
@@ -72,7 +72,7 @@ impl<'a> HeartbeatServer<'a> {
         }
     }
 
-    /// Returns the body of the answer, or a status line and an error message.
+    /// Returns the body of the response, or a status line and an error message.
     fn execute(
         &self,
         request: Request,

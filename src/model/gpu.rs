@@ -32,10 +32,10 @@ pub struct NvidiaDriver {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DriverState {
-    /// The probe has not replied yet.
+    /// The probe has not responded yet.
     #[default]
     Starting,
-    /// The driver replies.
+    /// The driver responds.
     Ok,
     /// The machine has no NVIDIA GPU.
     NoGpu,
@@ -45,7 +45,7 @@ pub enum DriverState {
     NoDriver,
     /// Kernel module and library have different versions: the driver was upgraded without a reboot.
     VersionMismatch,
-    /// The driver does not reply within `gpu.timeout`.
+    /// The driver does not respond within `gpu.timeout`.
     Hung,
     /// The probe exited unexpectedly, usually because the driver's library crashed.
     Crashed,
@@ -54,7 +54,7 @@ pub enum DriverState {
 }
 
 impl DriverState {
-    /// Whether the driver works; `None` if there is no GPU or no reply yet.
+    /// Whether the driver works; `None` if there is no GPU or no response yet.
     pub fn is_healthy(self) -> Option<bool> {
         match self {
             Self::Starting | Self::NoGpu => None,

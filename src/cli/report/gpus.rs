@@ -42,7 +42,7 @@ fn driver(out: &mut Table, nvidia: &NvidiaDriver) {
             out.line("nvidia", &format!("driver {version}{}", cuda.unwrap_or_default()));
         }
         DriverState::Suspended => out.line("nvidia", "all GPUs are suspended"),
-        DriverState::Starting => out.line("nvidia", "no reply from the driver yet"),
+        DriverState::Starting => out.line("nvidia", "no response from the driver yet"),
         DriverState::NoDriver => out.line("nvidia", &format!("no driver: {message}")),
         DriverState::VersionMismatch => out.line("nvidia", &format!("version mismatch: {message}")),
         DriverState::Hung => out.line("nvidia", &format!("the driver hangs: {message}")),
