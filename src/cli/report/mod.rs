@@ -71,7 +71,7 @@ fn memory(out: &mut Table, snapshot: &Snapshot) {
     match memory.swap_total_bytes.zip(memory.swap_used_bytes) {
         Some((0, _)) | None => {}
         Some((total, used)) => {
-            out.row("swap", &[&percent(used, total), &used_of_total(used, total)])
+            out.row("swap", &[&percent(used, total), &used_of_total(used, total)]);
         }
     }
     if let Some(kills) = snapshot.oom_kills.filter(|kills| *kills > 0) {
