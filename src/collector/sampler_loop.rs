@@ -19,7 +19,7 @@ use crate::util::sync::Shutdown;
 /// replaces it this much later, not a whole interval later. Long enough for whole percents on one processor.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// How long the first clients may wait for the first GPU result: the driver may take seconds to initialise.
+/// How long the first clients may wait for the first GPU result: the driver may take seconds to initialize.
 pub const FIRST_GPU_RESULT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the loop shares with other threads.
