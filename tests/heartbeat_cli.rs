@@ -376,8 +376,8 @@ fn beat_detects_unit_of_server() {
     };
     run(&url, "400");
     let (init, ping) =
-        ("GET /hb_init?400&appid=a%26b HTTP/1.1", "GET /hb_ping?400&appid=a%26b HTTP/1.1");
-    let done = "POST /hb_done?0&appid=a%26b HTTP/1.1";
+        ("GET /hb_init?400&appid=a%26b HTTP/1.0", "GET /hb_ping?400&appid=a%26b HTTP/1.1");
+    let done = "POST /hb_done?0&appid=a%26b HTTP/1.0";
     let mut seen = requests.lock().unwrap().clone();
     seen.dedup();
     assert_eq!(seen, [init, ping, done]);
@@ -386,7 +386,7 @@ fn beat_detects_unit_of_server() {
     run(&url, "400");
     run(&url, "30000");
     let mut seen = requests.lock().unwrap().clone();
-    let ping = "GET /hb_ping?1&appid=a%26b HTTP/1.1";
+    let ping = "GET /hb_ping?1&appid=a%26b HTTP/1.0";
     let (long, again) = (init.replace("400", "30000"), ping.replace("?1&", "?30&"));
     assert_eq!(seen.split_off(seen.len() - 3), [&long, &again, done]);
     seen.dedup();
