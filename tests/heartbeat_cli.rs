@@ -376,7 +376,7 @@ fn beat_detects_unit_of_server() {
     };
     run(&url, "400");
     let (init, ping) =
-        ("GET /hb_init?400&appid=a%26b HTTP/1.0", "GET /hb_ping?400&appid=a%26b HTTP/1.1");
+        ("GET /hb_init?400&appid=a%26b HTTP/1.0", "GET /hb_ping?400&appid=a%26b HTTP/1.0");
     let done = "POST /hb_done?0&appid=a%26b HTTP/1.0";
     let mut seen = requests.lock().unwrap().clone();
     seen.dedup();
