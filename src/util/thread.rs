@@ -1,21 +1,21 @@
 //! Starts threads whose number or time of start clients, commands or hung mounts determine.
 //!
 //! std maps a signal stack in each new thread, and panics there, which aborts the process, if that fails. Therefore memory
-//! for the whole thread is probed first, and only one thread starts at a time, so that none takes what another has probed.
+//! for the whole thread is probed first.
 
 use std::io;
 use std::sync::Mutex;
-use std::sync::mpsc::{Sender, channel};
 use std::thread::{Builder, Scope};
 
 use crate::sys;
 use crate::util::sync::lock;
 
-/// Memory that must be left besides a new thread's stack: for its signal stack, with guard pages, and for the allocations of
-/// all threads, since a failed allocation aborts the process too.
-const HEADROOM_BYTES: usize = 1 << 20;
+/// Memory that must be left besides a new thread's stack: for its signal stack and those of some hundred
+/// threads that have started but not run yet, four pages each, and for the allocations of all threads, since a failed allocation aborts the process too.
+const HEADROOM_BYTES: usize = 4 << 20;
 
-/// Held from the probe until the new thread has mapped its signal stack.
+/// Held from the probe until the new thread's stack is mapped, so that no thread takes what another has probed. Not until the
+/// new thread runs: on a busy host, an accept loop would wait for the scheduler for each connection.
 static STARTING: Mutex<()> = Mutex::new(());
 
 /// Starts a thread that is not joined. Fails if memory is short.
@@ -24,10 +24,7 @@ pub fn spawn_detached(
     stack_bytes: usize,
     work: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
-    start(name, stack_bytes, |thread, started| {
-        let work = move || run(&started, work);
-        thread.spawn(work).map(drop)
-    })
+    start(name, stack_bytes, |thread| thread.spawn(work).map(drop))
 }
 
 /// Starts a thread that `scope` joins. Fails if memory is short.
@@ -37,30 +34,17 @@ pub fn spawn_scoped<'scope>(
     stack_bytes: usize,
     work: impl FnOnce() + Send + 'scope,
 ) -> io::Result<()> {
-    start(name, stack_bytes, |thread, started| {
-        let work = move || run(&started, work);
-        thread.spawn_scoped(scope, work).map(drop)
-    })
+    start(name, stack_bytes, |thread| thread.spawn_scoped(scope, work).map(drop))
 }
 
 fn start(
     name: &str,
     stack_bytes: usize,
-    spawn: impl FnOnce(Builder, Sender<()>) -> io::Result<()>,
+    spawn: impl FnOnce(Builder) -> io::Result<()>,
 ) -> io::Result<()> {
     let _starting = lock(&STARTING);
     sys::check_mappable(stack_bytes + HEADROOM_BYTES)?;
-    let (started, running) = channel();
-    spawn(Builder::new().name(name.to_owned()).stack_size(stack_bytes), started)?;
-    // The thread sends before it works, so this does not fail.
-    let _ = running.recv();
-    Ok(())
-}
-
-fn run(started: &Sender<()>, work: impl FnOnce()) {
-    // The receiver waits in `start`.
-    let _ = started.send(());
-    work();
+    spawn(Builder::new().name(name.to_owned()).stack_size(stack_bytes))
 }
 
 #[cfg(test)]
