@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use support::{Agent, Scratch, hm_agent};
+use support::{Agent, TempDir, hm_agent};
 
 struct Output {
     code: Option<i32>,
@@ -69,7 +69,7 @@ fn invalid_arguments_and_settings_exit_with_code_2() {
         2,
         "settings: cannot read /nonexistent.toml: no such file or directory",
     );
-    let scratch = Scratch::new("settings");
+    let scratch = TempDir::new("settings");
     let file = scratch.write("a.toml", "interval = 5\n[usage]\nmax_connections = \"many\"\n");
     assert_fails(
         &["-c", &file],
@@ -128,7 +128,7 @@ fn unreadable_proc_exits_with_code_1() {
         1,
         "read /nonexistent/stat: no such file or directory; path.proc must be where the machine's /proc is",
     );
-    let scratch = Scratch::new("proc");
+    let scratch = TempDir::new("proc");
     scratch.write("stat", "cpu  1 2 3 x4\n");
     let proc = format!("path.proc={}", scratch.0.display());
     let message =
@@ -143,7 +143,7 @@ fn unreadable_proc_exits_with_code_1() {
 
 #[test]
 fn check_prints_every_setting_with_its_source() {
-    let scratch = Scratch::new("check");
+    let scratch = TempDir::new("check");
     let file = scratch.write("a.toml", "interval = 7\n\n[usage]\ntoken = \"s3cret\"\n");
     let environment = [("HM_AGENT_USAGE_MAX_CONNECTIONS", "9"), ("HM_AGENT_PORT", "tcp://x")];
     let output = run_with_env(&environment, &["check", "-c", &file, "-s", "log_level=debug"]);
@@ -215,7 +215,7 @@ fn unreadable_configuration_directory_prevents_start() {
         return;
     }
     // A directory that the unprivileged user can read.
-    let scratch = Scratch::new("closed");
+    let scratch = TempDir::new("closed");
     let program = scratch.0.join("hm-agent");
     std::fs::copy(hm_agent().get_program(), &program).unwrap();
     let check = |mode: &str, file: &str| {

@@ -13,7 +13,7 @@ use support::heartbeat::lines_of;
 use support::hm_server::HmServer;
 use support::netns::taken;
 use support::rng::Rng;
-use support::{Agent, Scratch, wait_until};
+use support::{Agent, TempDir, wait_until};
 
 /// A heartbeat this long before the kill has been saved: the agent saves after a second, later on a busy machine.
 const SAVED_AFTER: Duration = Duration::from_millis(2500);
@@ -24,9 +24,9 @@ struct Fixture {
     hub: HmServer,
     core: Core,
     user: User,
-    state: Scratch,
+    state: TempDir,
     /// Commands append their ids to a file in it.
-    marks: Scratch,
+    marks: TempDir,
     rng: Rng,
     /// Timestamps of the accepted reports, from the journals of all runs.
     accepted: BTreeSet<u64>,
@@ -47,7 +47,7 @@ fn loses_and_repeats_nothing_when_killed_at_random_moments() {
         hub: HmServer::start(),
         core: Core::start(),
         user,
-        state: Scratch::new("crash"),
+        state: TempDir::new("crash"),
         marks,
         rng,
         accepted: BTreeSet::new(),

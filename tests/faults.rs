@@ -14,7 +14,7 @@ use support::fake_nvml::{self, Driver, assert_no_values, message, problems};
 use support::full_disk::FullDisk;
 use support::heartbeat::lines_of;
 use support::hm_server::HmServer;
-use support::{Agent, Scratch, hm_agent, wait_until};
+use support::{Agent, TempDir, hm_agent, wait_until};
 
 fn start(disk: &FullDisk, core: &Core, hub: &HmServer, user: &User) -> Agent {
     let models = format!("hm.models=[\"{}\"]", "m".repeat(1500)); // makes reports large
@@ -109,7 +109,7 @@ const READ: [(&str, &str); 5] = [
 #[test]
 fn malformed_kernel_file_affects_only_its_collector() {
     let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/x86");
-    let tree = Scratch::new("kernel");
+    let tree = TempDir::new("kernel");
     copy(&captured.join("a"), &tree.0);
     let below = |name: &str| format!("path.{name}={}/{name}", tree.0.display());
     let roots = [below("proc"), below("sys"), below("root")];
@@ -184,7 +184,7 @@ fn symlink(to: &str, path: &Path) {
 #[ignore = "needs setpriv"]
 fn unreadable_kernel_file_affects_only_its_collector() {
     let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/x86");
-    let tree = Scratch::new("unreadable");
+    let tree = TempDir::new("unreadable");
     copy(&captured.join("a"), &tree.0);
     let mut command = hm_agent();
     for name in ["proc", "sys", "root"] {

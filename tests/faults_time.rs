@@ -15,7 +15,7 @@ use support::notify_socket::NotifySocket;
 use support::supervised::Setup;
 use support::tcp_proxy::{Certificate, ProxyMode, TcpProxy};
 use support::wall_clock::WallClock;
-use support::{Agent, Client, SLACK, Scratch, wait_until};
+use support::{Agent, Client, SLACK, TempDir, wait_until};
 
 /// A supervised agent that is silent for this long is killed.
 const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(60);
@@ -28,12 +28,12 @@ struct Fixture {
     to_core: TcpProxy,
     hub: HmServer,
     core: Core,
-    files: Scratch,
+    files: TempDir,
 }
 
 impl Fixture {
     fn new(core_reachable: bool, manager: Option<&NotifySocket>) -> Self {
-        let (hub, core, files) = (HmServer::start(), Core::start(), Scratch::new("time"));
+        let (hub, core, files) = (HmServer::start(), Core::start(), TempDir::new("time"));
         let certificate = Certificate::for_days(90);
         let to_core = TcpProxy::to(core.address, Some(certificate.server.clone()));
         to_core.set_mode(if core_reachable { ProxyMode::Forward } else { ProxyMode::Cut });
@@ -167,7 +167,7 @@ fn reports_no_app_overdue_after_sigstop() {
     while client.0.read().is_ok() {}
     client.0.get_ref().set_nonblocking(false).unwrap();
     while manager.receive(Duration::ZERO).is_some() {}
-    client.silent_for(stop_time);
+    client.assert_no_message_for(stop_time);
     fixture.agent.signal("-CONT");
     let resumed = Instant::now();
     // One sample, and then one a second.

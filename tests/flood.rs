@@ -14,7 +14,7 @@ use support::bystanders::{APP, Bystanders, new_client_delays};
 use support::control_group::ControlGroup;
 use support::monitor::Monitor;
 use support::sshd::{CC, PASSWORD, Sshd};
-use support::{Agent, Scratch, pass, wait_until};
+use support::{Agent, TempDir, sleep_for, wait_until};
 
 const NEW_CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Other load on the machine may delay a client in one attempt; a defect delays it in each.
@@ -47,7 +47,7 @@ fn serves_existing_clients_during_floods_on_all_ports() {
         ("together", "closed"),
     ] {
         let time = if attack == "together" { together } else { together / 6 };
-        fixture.endure(attack, || {
+        fixture.assert_served_during(attack, || {
             let counts = fixture.attack(attack, time, 60);
             assert!(counts.get(sign).is_some_and(|count| *count > 0), "{attack}: {counts:?}");
         });
@@ -75,7 +75,7 @@ fn serves_existing_clients_when_resources_run_out() {
     }
     fixture.run_out_of(&all);
     if memory.is_some() {
-        fixture.endure("control group memory", || {
+        fixture.assert_served_during("control group memory", || {
             let message = "memory limit of the control group nearly reached";
             let before = fixture.agent().count_log(message);
             let counts = fixture.attack("crowd", SHORTAGE, 2);
@@ -146,13 +146,13 @@ struct Fixture {
     clients: Bystanders,
     before: Resources,
     started: Instant,
-    state_dir: Scratch,
+    state_dir: TempDir,
     _sshd: Sshd,
 }
 
 impl Fixture {
     fn new(settings: &[&str], groups: &[&ControlGroup]) -> Self {
-        let state_dir = Scratch::new("flood");
+        let state_dir = TempDir::new("flood");
         let monitor = start_agent(&state_dir, settings, groups);
         let sshd = Sshd::start(&[CC]);
         let mut watcher = monitor.connect();
@@ -176,7 +176,7 @@ impl Fixture {
     }
 
     /// Runs `event` until no client has to wait too long, at most [`ATTEMPTS`] times.
-    fn endure(&self, name: &str, event: impl Fn()) {
+    fn assert_served_during(&self, name: &str, event: impl Fn()) {
         let mut attempts = Vec::new();
         while attempts.len() < ATTEMPTS {
             self.wait_for_threads();
@@ -203,7 +203,7 @@ impl Fixture {
     fn run_out_of(&self, shortages: &[Shortage<'_>]) {
         let ports = [self.agent().address, self.agent().heartbeat(), self.monitor.address()];
         let logged = |shortage: &Shortage<'_>| self.agent().count_log(shortage.message());
-        self.endure(&format!("{shortages:?}"), || {
+        self.assert_served_during(&format!("{shortages:?}"), || {
             let before: Vec<_> = shortages.iter().map(logged).collect();
             let start = Instant::now();
             shortages.iter().for_each(|shortage| shortage.begin(self.agent()));
@@ -216,7 +216,7 @@ impl Fixture {
                 let is_logged = after.zip(&before).any(|(after, before)| after > *before);
                 (is_logged && pending.len() >= PENDING_CLIENTS).then_some(())
             });
-            pass(SHORTAGE.saturating_sub(start.elapsed()));
+            sleep_for(SHORTAGE.saturating_sub(start.elapsed()));
             shortages.iter().for_each(|shortage| shortage.end(self.agent()));
         });
     }
@@ -231,7 +231,7 @@ impl Fixture {
         println!("{:?} before, {after:?} after", self.before);
         assert!(after.2 < self.before.2 + MEMORY_GROWTH_KB, "{:?}, {after:?}", self.before);
         let cpu = agent.cpu_seconds();
-        pass(Duration::from_secs(2));
+        sleep_for(Duration::from_secs(2));
         let cpu = agent.cpu_seconds() - cpu;
         assert!(cpu < 0.5, "{cpu} s of CPU in two seconds without load");
         let elapsed = self.started.elapsed().as_secs();
@@ -250,7 +250,7 @@ impl Fixture {
     }
 }
 
-fn start_agent(state_dir: &Scratch, settings: &[&str], groups: &[&ControlGroup]) -> Monitor {
+fn start_agent(state_dir: &TempDir, settings: &[&str], groups: &[&ControlGroup]) -> Monitor {
     let state_dir = format!("state_dir={}", state_dir.0.display());
     let own = ["interval=1", "gpu.source=none", &state_dir];
     Monitor::start_with(&[&own, settings].concat(), |command| {

@@ -13,7 +13,7 @@ use support::core::Core;
 use support::core_wire::TOKEN;
 use support::hm_server::HmServer;
 use support::netns::taken;
-use support::{Agent, Scratch, hm_agent, lasting_port, pass, wait_until};
+use support::{Agent, TempDir, hm_agent, reserve_port, sleep_for, wait_until};
 
 /// `SERVERS` in `tests/peers/flood.py`.
 const KINDS: [&str; 14] = [
@@ -42,7 +42,7 @@ const MAX_MEMORY_KB: u64 = 48 << 10;
 fn misbehaving_servers_delay_only_their_own_connection() {
     let fixtures: Vec<_> = KINDS.iter().map(|kind| Fixture::new(kind)).collect();
     let start = Instant::now();
-    pass(DURATION);
+    sleep_for(DURATION);
     fixtures.iter().for_each(|fixture| fixture.assert_clients_served(start));
     std::thread::scope(|scope| {
         fixtures.into_iter().for_each(|fixture| drop(scope.spawn(|| fixture.replace_servers())));
@@ -51,7 +51,7 @@ fn misbehaving_servers_delay_only_their_own_connection() {
 
 struct Fixture {
     kind: &'static str,
-    state_dir: Scratch,
+    state_dir: TempDir,
     agent: Agent,
     clients: Bystanders,
     ports: [u16; 2],
@@ -60,9 +60,9 @@ struct Fixture {
 
 impl Fixture {
     fn new(kind: &'static str) -> Self {
-        let ports = [lasting_port(), lasting_port()];
+        let ports = [reserve_port(), reserve_port()];
         let servers = ports.map(|port| Attacker::serve(kind, port));
-        let state_dir = Scratch::new("servers");
+        let state_dir = TempDir::new("servers");
         let agent = start_agent(&state_dir, ports);
         let clients = Bystanders::start(&agent, None);
         Self { kind, state_dir, agent, clients, ports, servers }
@@ -100,7 +100,7 @@ impl Fixture {
     }
 }
 
-fn start_agent(state_dir: &Scratch, [hub, core]: [u16; 2]) -> Agent {
+fn start_agent(state_dir: &TempDir, [hub, core]: [u16; 2]) -> Agent {
     let mut command = hm_agent();
     // glibc gives each thread a heap of its own and keeps what is free in it.
     command.env("MALLOC_ARENA_MAX", "1").env("HM_AGENT_CORE_TOKEN", TOKEN);

@@ -47,7 +47,7 @@ fn first_client_gets_gpus_and_values_at_once() {
     let watched = driver.start(&["interval=3600"]);
     assert_eq!(watched.info["gpu_count"], 2);
     let mut client = watched.agent.connect();
-    client.say("subscribe:usage");
+    client.send_text("subscribe:usage");
     client.json();
     assert_eq!(client.json()["gpus"][1]["memory_mb"], 81559);
     let update = client.json();

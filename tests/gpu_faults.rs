@@ -12,7 +12,7 @@ use serde_json::json;
 use support::fake_nvml::{
     Bus, Driver, Watched, assert_no_values, chatty_library, kill, message, problems, state, values,
 };
-use support::{SLACK, at_best, wait_until};
+use support::{SLACK, assert_best_of_five, wait_until};
 
 #[test]
 fn reports_library_crash_and_restarts_probe_with_backoff() {
@@ -43,7 +43,7 @@ fn reports_library_crash_and_restarts_probe_with_backoff() {
     watched.until_state("ok");
     // After good replies the next delay is short again.
     let mut kills = 0;
-    at_best(Duration::from_millis(1800), || {
+    assert_best_of_five(Duration::from_millis(1800), || {
         watched.complete_update();
         watched.complete_update();
         let (pid, start) = (watched.probe(), Instant::now());

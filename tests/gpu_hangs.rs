@@ -16,7 +16,7 @@ use support::fake_nvml::{
     Driver, UpdateStream, Watched, assert_no_values, current_library, kill, message, old_library,
     probes_of, problems, state, values, wait_first_gpu_state,
 };
-use support::{Agent, SLACK, at_best, wait_until};
+use support::{Agent, SLACK, assert_best_of_five, wait_until};
 
 /// A GPU for which the probe calls as many functions as possible.
 const FULL_GPU: &str = "
@@ -202,7 +202,7 @@ fn all_hang_but_one(functions: &[String]) {
     let mut temperature = 30;
     for _ in 0..2 {
         // Not older than a tick.
-        at_best(3, || {
+        assert_best_of_five(3, || {
             temperature += 1;
             driver.set_script(&script(temperature));
             watched
@@ -236,7 +236,7 @@ fn other_gpu_keeps_values_if_one_hangs_later() {
     let mut percent = 50;
     for _ in 0..3 {
         // Not older than a tick.
-        at_best(3, || {
+        assert_best_of_five(3, || {
             percent += 1;
             let script = format!("hang.0 = nvmlDeviceGetPowerUsage\ngpu.1.util_gpu = {percent}");
             driver.set_script(&format!("gpus = 2\n{script}"));

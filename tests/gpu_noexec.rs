@@ -10,7 +10,7 @@ use support::fake_nvml::{
     Driver, UpdateStream, assert_no_values, children, kill, message, problems, state,
     wait_first_gpu_state,
 };
-use support::{Agent, Scratch, wait_until};
+use support::{Agent, TempDir, wait_until};
 
 /// Starts the agent in a PID namespace in which memfds cannot be executed.
 fn start_without_memfd_exec(driver: &Driver, script: &str, settings: &[&str]) -> Agent {
@@ -40,7 +40,7 @@ fn only_child(pid: u32) -> u32 {
 #[ignore = "needs root"]
 fn runs_probe_from_an_unlinked_file() {
     let driver = Driver::new("gpus = 2");
-    let directory = Scratch::new("state");
+    let directory = TempDir::new("state");
     let state_dir = directory.0.join("new");
     let setting = format!("state_dir={}", state_dir.display());
     let agent = start_without_memfd_exec(&driver, "true", &[&setting]);
@@ -67,7 +67,7 @@ fn runs_probe_from_an_unlinked_file() {
 #[test]
 #[ignore = "needs root"]
 fn keeps_running_and_reports_that_probe_cannot_run() {
-    let directory = Scratch::new("state");
+    let directory = TempDir::new("state");
     let file = directory.write("file", "");
     let tmpfs = directory.0.join("noexec");
     std::fs::create_dir(&tmpfs).unwrap();

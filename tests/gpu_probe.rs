@@ -14,7 +14,7 @@ use support::fake_nvml::{
     Bus, Driver, UpdateStream, Watched, assert_no_values, children, current_library, kill, message,
     probes_of, problems, state,
 };
-use support::{Agent, SLACK, at_best, wait_until};
+use support::{Agent, SLACK, assert_best_of_five, wait_until};
 
 const ADDRESSES: [&str; 2] = ["0000:10:00.0", "0000:11:00.0"];
 
@@ -124,7 +124,7 @@ fn reload_stops_and_starts_the_probe() {
     let arguments = ["-c", &settings("auto"), "-s", "usage.listen=127.0.0.1:0"];
     let mut watched = Watched::new(Agent::spawn(driver.hm_agent(&arguments)));
     watched.until_state("ok");
-    at_best(Duration::from_millis(700), || {
+    assert_best_of_five(Duration::from_millis(700), || {
         settings("auto");
         watched.agent.signal("-HUP");
         watched.probe();

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use support::heartbeat::{HttpConnection, od_of};
-use support::{Agent, PATIENCE, SLACK, wait_until};
+use support::{Agent, SLACK, TEST_TIMEOUT, wait_until};
 
 fn start(settings: &[&str]) -> Agent {
     Agent::start(settings)
@@ -279,7 +279,7 @@ fn rejects_incomplete_request_after_10_s() {
 fn closes_idle_connection_after_60_s() {
     let agent = start(&[]);
     let mut line = HttpConnection::open(&agent);
-    line.socket().set_read_timeout(Some(PATIENCE * 4)).unwrap();
+    line.socket().set_read_timeout(Some(TEST_TIMEOUT * 4)).unwrap();
     let start = Instant::now();
     line.get("/list");
     line.assert_closed();

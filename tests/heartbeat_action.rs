@@ -7,25 +7,25 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::heartbeat::{lines_of, list_setting};
-use support::{Agent, SLACK, Scratch, hm_agent, wait_until};
+use support::{Agent, SLACK, TempDir, hm_agent, wait_until};
 
 /// The setting that runs an `sh` script with `$D` set to the directory.
-fn hook(scratch: &Scratch, script: &str) -> String {
+fn hook(scratch: &TempDir, script: &str) -> String {
     let script = format!("D='{}'; {script}", scratch.0.display());
     list_setting("heartbeat.on_overdue", &["sh", "-c", &script])
 }
 
-fn log_of(scratch: &Scratch) -> Vec<String> {
+fn log_of(scratch: &TempDir) -> Vec<String> {
     lines_of(&scratch.0.join("log"))
 }
 
-fn wait_lines(scratch: &Scratch, count: usize) -> Vec<String> {
+fn wait_lines(scratch: &TempDir, count: usize) -> Vec<String> {
     wait_until(&format!("{count} lines"), || Some(log_of(scratch)).filter(|log| log.len() >= count))
 }
 
 #[test]
 fn runs_once_per_transition_with_its_environment() {
-    let scratch = Scratch::new("action");
+    let scratch = TempDir::new("action");
     let script =
         "env > \"$D/$HB_STATE\"; echo \"$APP_ID|$HB_STATE|$HB_OD|$HB_GRANTED_MS\" >> \"$D/log\"";
     let mut command = hm_agent();
@@ -65,7 +65,7 @@ fn runs_once_per_transition_with_its_environment() {
 
 #[test]
 fn runs_hooks_of_one_application_one_at_a_time() {
-    let scratch = Scratch::new("slow");
+    let scratch = TempDir::new("slow");
     let script = "mkdir \"$D/$APP_ID\" || echo overlap >> \"$D/log\"; \
                   echo \"$APP_ID begin $HB_STATE\" >> \"$D/log\"; sleep 3; \
                   echo \"$APP_ID end $HB_STATE\" >> \"$D/log\"; rmdir \"$D/$APP_ID\"";
@@ -92,7 +92,7 @@ fn runs_hooks_of_one_application_one_at_a_time() {
 
 #[test]
 fn logs_failed_hooks() {
-    let scratch = Scratch::new("failing");
+    let scratch = TempDir::new("failing");
     let failing = Agent::start(&[&hook(&scratch, "[ $HB_STATE = WARNING ] && exit 3; kill -9 $$")]);
     failing.get_ok("/hb_init?1000&appid=a%1b%0A");
     let missing = Agent::start(&["heartbeat.on_overdue=/nonexistent/program"]);
@@ -116,7 +116,7 @@ fn logs_failed_hooks() {
 /// Hooks used to inherit the agent's signal mask, so that SIGTERM ended only shells.
 #[test]
 fn hook_inherits_no_signal_mask_and_original_descriptor_limit() {
-    let scratch = Scratch::new("signals");
+    let scratch = TempDir::new("signals");
     let script = "cat /proc/self/status /proc/self/limits > \"$D/new\"; mv \"$D/new\" \"$D/log\"";
     let mut command = Command::new("prlimit");
     command.args(["--nofile=1000:4000", env!("CARGO_BIN_EXE_hm-agent")]);
@@ -134,7 +134,7 @@ fn hook_inherits_no_signal_mask_and_original_descriptor_limit() {
 
 #[test]
 fn runs_no_hook_during_maintenance() {
-    let scratch = Scratch::new("maintained");
+    let scratch = TempDir::new("maintained");
     let agent = Agent::start(&[&hook(&scratch, "echo $APP_ID $HB_STATE >> \"$D/log\"")]);
     let start = Instant::now();
     for id in ["app", "late", "control"] {
@@ -158,7 +158,7 @@ fn runs_no_hook_during_maintenance() {
 
 #[test]
 fn sighup_reloads_unit_and_hook() {
-    let scratch = Scratch::new("reload");
+    let scratch = TempDir::new("reload");
     let script = "echo \"$0 $HB_STATE\" >> \"$D/log\"";
     let settings = |unit: &str, name: &str| {
         let line = hook(&scratch, script).replace("heartbeat.on_overdue=", "on_overdue = ");
@@ -188,7 +188,7 @@ fn sighup_reloads_unit_and_hook() {
 /// The agent does not wait for hooks, because it must stop within two seconds.
 #[test]
 fn shutdown_leaves_running_hooks_and_logs_queued_ones() {
-    let scratch = Scratch::new("stopping");
+    let scratch = TempDir::new("stopping");
     let script = "echo begin >> \"$D/log\"; sleep 8; echo end >> \"$D/log\"";
     let agent = Agent::start(&[&hook(&scratch, script)]);
     // WARNING after 6 s, CRITICAL after 10 s.
@@ -204,7 +204,7 @@ fn shutdown_leaves_running_hooks_and_logs_queued_ones() {
 #[test]
 #[ignore = "waits 63 s"]
 fn kills_hook_and_its_children_after_60_s() {
-    let scratch = Scratch::new("endless");
+    let scratch = TempDir::new("endless");
     let script =
         "echo $$ >> \"$D/log\"; sleep 1000 & echo $! >> \"$D/log\"; trap '' TERM; sleep 1000";
     let agent = Agent::start(&[&hook(&scratch, script)]);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use support::heartbeat::{client_of, lines_of, od_of};
-use support::{Agent, SLACK, Scratch, at_best, hm_agent, wait_until};
+use support::{Agent, SLACK, TempDir, assert_best_of_five, hm_agent, wait_until};
 
 /// Runs a command. Returns exit code, standard output and standard error.
 fn run(command: &mut Command) -> (i32, String, String) {
@@ -137,7 +137,7 @@ fn status_is_critical_when_server_is_unreachable() {
         let why = out.strip_prefix(&start_of).unwrap_or_else(|| panic!("{out}")).trim_end();
         (why.to_owned(), start.elapsed())
     };
-    at_best(Duration::from_secs(1), || {
+    assert_best_of_five(Duration::from_secs(1), || {
         let (why, took) = query("http://127.0.0.1:1");
         assert_eq!(why, "connection refused");
         took
@@ -175,7 +175,7 @@ fn beat_sends_heartbeats_until_command_exits() {
     assert!(line.starts_with(r"OK - fine application [a b\x7cü]| od=0."), "{line}");
     assert!(line.ends_with(" delay=1300ms;;;"), "{line}");
     // A larger ratio would mean a missing heartbeat.
-    at_best(0.4, || {
+    assert_best_of_five(0.4, || {
         let (mut largest, until) = (0.0, Instant::now() + Duration::from_secs(2));
         while Instant::now() < until {
             largest = od_of(&agent.get_ok("/status")).max(largest);
@@ -206,7 +206,7 @@ fn beat_sends_heartbeats_until_command_exits() {
 #[test]
 fn beat_returns_exit_code_of_command() {
     let agent = Agent::start(&[]);
-    let scratch = Scratch::new("commands");
+    let scratch = TempDir::new("commands");
     let plain = scratch.write("plain", "");
     for (command, code, stderr) in [
         (&["true"][..], 0, ""),
@@ -235,7 +235,7 @@ fn beat_returns_exit_code_of_command() {
 #[test]
 fn beat_forwards_signals_to_command() {
     let agent = Agent::start(&[]);
-    let scratch = Scratch::new("signals");
+    let scratch = TempDir::new("signals");
     let file = scratch.0.join("log");
     let script = format!(
         "for s in INT USR1 USR2 HUP TERM; do trap \"echo $s >> {0}\" $s; done; echo ready >> {0}; \

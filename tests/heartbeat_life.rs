@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use support::heartbeat::{HttpConnection, lines_of, od_of};
-use support::{Agent, SLACK, Scratch, wait_until};
+use support::{Agent, SLACK, TempDir, wait_until};
 
 /// Asserts that the status of `late` changes neither too early nor too late until it is dropped. Its heartbeat was between
 /// `since.0` and `since.1`, with a timeout of 2 s.
@@ -41,7 +41,7 @@ fn assert_transitions(agent: &Agent, since: (Instant, Instant)) {
 fn changes_state_at_thresholds_in_real_time() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.connect();
-    client.say("subscribe:detail");
+    client.send_text("subscribe:detail");
     agent.get_ok("/hb_init?60000&appid=fine");
     let before = Instant::now();
     assert_eq!(agent.get_ok("/hb_init?1000&appid=late"), "2000");
@@ -176,17 +176,17 @@ fn rejects_maintenance_requests_of_web_pages() {
     agent.stop();
 }
 
-fn with_state(scratch: &Scratch) -> Agent {
+fn with_state(scratch: &TempDir) -> Agent {
     Agent::start(&[&format!("state_dir={}", scratch.0.display())])
 }
 
-fn state_file(scratch: &Scratch) -> PathBuf {
+fn state_file(scratch: &TempDir) -> PathBuf {
     scratch.0.join("heartbeat.json")
 }
 
 #[test]
 fn restart_keeps_all_applications() {
-    let scratch = Scratch::new("restart");
+    let scratch = TempDir::new("restart");
     let agent = with_state(&scratch);
     let ids = ["zebra", "a%7C%0A%22", "%E2%98%83", "late", "short"];
     for id in ids {
@@ -225,7 +225,7 @@ fn restart_keeps_all_applications() {
 
 #[test]
 fn state_is_at_most_one_second_old_after_kill() {
-    let scratch = Scratch::new("kill");
+    let scratch = TempDir::new("kill");
     let mut agent = with_state(&scratch);
     agent.get_ok("/hb_init?600000&appid=a");
     agent.get_ok("/maintenance?600000");
@@ -251,7 +251,7 @@ fn state_is_at_most_one_second_old_after_kill() {
 /// The file used to count as damaged because it was longer than the read limit, and all applications were lost.
 #[test]
 fn largest_possible_table_survives_restart() {
-    let scratch = Scratch::new("large");
+    let scratch = TempDir::new("large");
     let agent = with_state(&scratch);
     let mut line = HttpConnection::open(&agent);
     // Ids of maximum length that JSON escapes to six times that.
@@ -300,7 +300,7 @@ fn maintenance_requests_are_rate_limited_in_log() {
 
 #[test]
 fn heartbeat_without_change_does_not_write_state() {
-    let scratch = Scratch::new("quiet");
+    let scratch = TempDir::new("quiet");
     let agent = with_state(&scratch);
     agent.get_ok("/hb_init?5000&appid=a");
     let written = || std::fs::metadata(state_file(&scratch)).ok()?.modified().ok();
@@ -316,7 +316,7 @@ fn heartbeat_without_change_does_not_write_state() {
 
 #[test]
 fn renames_and_logs_damaged_state_file() {
-    let scratch = Scratch::new("damaged");
+    let scratch = TempDir::new("damaged");
     let whole =
         r#"{"apps":[{"id":"a","granted_ms":61000,"age_ms":5}],"dropped":[],"maintenance":[]}"#;
     for damaged in ["", "\0\0\0\0", &whole[..40], "[7]", r#"{"apps":7}"#] {
@@ -348,7 +348,7 @@ fn renames_and_logs_damaged_state_file() {
 
 #[test]
 fn logs_once_when_state_cannot_be_written() {
-    let scratch = Scratch::new("unwritable");
+    let scratch = TempDir::new("unwritable");
     // A file instead of the directory, because root ignores permissions.
     let blocked = scratch.write("state", "");
     let agent = Agent::start(&[&format!("state_dir={blocked}")]);

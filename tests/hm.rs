@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use support::hm_server::HmServer;
-use support::{Agent, Scratch, wait_until};
+use support::{Agent, TempDir, wait_until};
 
 /// An agent that reports every second.
-fn agent(hub: &HmServer, state: &Scratch) -> Agent {
+fn agent(hub: &HmServer, state: &TempDir) -> Agent {
     let state = format!("state_dir={}", state.0.display());
     Agent::start(&[
         &hub.setting(),
@@ -42,7 +42,7 @@ fn assert_complete(reports: &[u64]) {
 
 #[test]
 fn goes_online_then_sends_reports_in_published_format() {
-    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    let (hub, state) = (HmServer::start(), TempDir::new("hm"));
     let agent = agent(&hub, &state);
     hub.wait_reports(3);
     let seen = hub.seen();
@@ -62,7 +62,7 @@ fn goes_online_then_sends_reports_in_published_format() {
 
 #[test]
 fn delivers_backlog_in_order_when_server_returns() {
-    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    let (hub, state) = (HmServer::start(), TempDir::new("hm"));
     let agent = agent(&hub, &state);
     hub.wait_reports(2);
     let address = hub.address;
@@ -80,7 +80,7 @@ fn delivers_backlog_in_order_when_server_returns() {
 
 #[test]
 fn delivers_spooled_reports_after_kill() {
-    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    let (hub, state) = (HmServer::start(), TempDir::new("hm"));
     let address = hub.address;
     let first = agent(&hub, &state);
     let mut all = hub.wait_reports(1);
@@ -108,7 +108,7 @@ fn delivers_spooled_reports_after_kill() {
 
 #[test]
 fn handles_every_response_code() {
-    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    let (hub, state) = (HmServer::start(), TempDir::new("hm"));
     // "Online" is answered with "already online", then a report with "malformed", then one with "not online".
     hub.codes(&[5, 0, 1, 0, 6]);
     let agent = agent(&hub, &state);
@@ -123,7 +123,7 @@ fn handles_every_response_code() {
 
 #[test]
 fn repeats_report_when_server_answers_later() {
-    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    let (hub, state) = (HmServer::start(), TempDir::new("hm"));
     hub.codes(&[0, 0, 4]);
     let agent = agent(&hub, &state);
     assert_complete(&hub.wait_reports(4));
@@ -134,7 +134,7 @@ fn repeats_report_when_server_answers_later() {
 #[test]
 #[ignore = "waits for the response timeout of 20 s"]
 fn reconnects_and_repeats_report_after_response_timeout() {
-    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    let (hub, state) = (HmServer::start(), TempDir::new("hm"));
     hub.codes(&[0, 0, 99]);
     let start = Instant::now();
     let agent = agent(&hub, &state);
@@ -151,7 +151,7 @@ fn reconnects_and_repeats_report_after_response_timeout() {
 #[test]
 #[ignore = "waits for the server's deadline"]
 fn stays_connected_when_server_sends_no_pongs() {
-    let state = Scratch::new("hm");
+    let state = TempDir::new("hm");
     let hub = HmServer::on("127.0.0.1:0".parse().unwrap(), false, Duration::from_secs(6));
     let agent = agent(&hub, &state);
     hub.wait_reports(14);
@@ -199,11 +199,11 @@ fn rejects_invalid_url_before_start() {
 
 #[test]
 fn shows_upstream_in_usage_and_sample() {
-    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    let (hub, state) = (HmServer::start(), TempDir::new("hm"));
     let agent = agent(&hub, &state);
     hub.wait_reports(2);
     let mut client = agent.connect();
-    client.say("subscribe:detail");
+    client.send_text("subscribe:detail");
     let upstream = wait_until("an upstream that is online", || {
         let update = client.json();
         let upstream = update["links"][0].clone();

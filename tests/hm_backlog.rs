@@ -11,9 +11,9 @@ use hm_agent::hm_client::session::REPORT_PAUSE;
 use hm_agent::hm_client::spool::{MAX_BACKLOG_REPORTS, Report, Spool};
 use hm_agent::net::reconnecting_client::RECONNECT_BACKOFF;
 use support::hm_server::HmServer;
-use support::{Agent, Scratch};
+use support::{Agent, TempDir};
 
-fn agent(hub: &str, state: &Scratch) -> Agent {
+fn agent(hub: &str, state: &TempDir) -> Agent {
     let state = format!("state_dir={}", state.0.display());
     let settings = ["node_id=n1", "hm.report_interval=1", "interval=1", "gpu.source=none"];
     Agent::start(&[&[hub, &state], &settings[..]].concat())
@@ -34,7 +34,7 @@ fn wait(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
 }
 
 /// A full spool with the timestamps 1, 2, … Each report is as long as a real one.
-fn fill(state: &Scratch) {
+fn fill(state: &TempDir) {
     let body = r#"{"project":"DecentralGPT","models":[{"model":"Codestral-22B-v0.1"}],"gpu_name":"NVIDIA RTX A5000","utilization_gpu":30,"memory_total":24564,"memory_used":22128}"#;
     let mut spool = Spool::open(&state.0, "hm-reports");
     for number in 1..=MAX_BACKLOG_REPORTS as u64 {
@@ -46,7 +46,7 @@ fn fill(state: &Scratch) {
 #[test]
 #[ignore = "half a minute; nine in tests/soak/run reports"]
 fn delivers_full_backlog_in_order_at_bounded_pace() {
-    let (idle, state) = (Scratch::new("backlog"), Scratch::new("backlog"));
+    let (idle, state) = (TempDir::new("backlog"), TempDir::new("backlog"));
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("hm.url=ws://{address}/");
     let empty = agent(&url, &idle);
@@ -104,7 +104,7 @@ fn delivers_full_backlog_in_order_at_bounded_pace() {
 #[ignore = "a minute; an hour in tests/soak/run reports"]
 fn memory_and_cpu_time_stay_constant() {
     let whole = soak().unwrap_or(Duration::from_secs(60));
-    let state = Scratch::new("flat");
+    let state = TempDir::new("flat");
     let mut hub = Some(HmServer::start());
     let address = hub.as_ref().unwrap().address;
     let agent = agent(&hub.as_ref().unwrap().setting(), &state);
@@ -156,7 +156,7 @@ fn memory_kb(agent: &Agent) -> u64 {
 /// Undelivered reports, from `/usage`.
 fn backlog(agent: &Agent) -> u64 {
     let mut client = agent.connect();
-    client.say("subscribe:detail");
+    client.send_text("subscribe:detail");
     std::thread::park_timeout(Duration::from_millis(200));
     loop {
         let update = client.json();

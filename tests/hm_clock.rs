@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use hm_agent::util::logger::unix_milliseconds;
 use support::hm_server::HmServer;
-use support::{Agent, Scratch, hm_agent};
+use support::{Agent, TempDir, hm_agent};
 
 /// The preloaded library that shifts the agent's wall clock; built once.
 fn clock() -> &'static Path {
@@ -30,7 +30,7 @@ fn clock() -> &'static Path {
 /// Sets the clock of an agent that reports every second by `step` seconds after three reports. Returns the reports before,
 /// five reports after it, and the log.
 fn reports_around(step: i64) -> (Vec<u64>, Vec<u64>, Vec<String>) {
-    let (hub, state) = (HmServer::start(), Scratch::new("clock"));
+    let (hub, state) = (HmServer::start(), TempDir::new("clock"));
     let error = state.write("error", "0");
     let mut command = hm_agent();
     command.env("LD_PRELOAD", clock()).env("HM_TEST_CLOCK", &error);

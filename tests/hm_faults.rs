@@ -12,8 +12,10 @@ use hm_agent::hm_client::session::{ALREADY_ONLINE_RETRY, REPORT_PAUSE};
 use hm_agent::net::endpoint::{CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT};
 use hm_agent::net::reconnecting_client::{RECONNECT_BACKOFF, RESPONSE_TIMEOUT};
 use hm_agent::util::logger::unix_milliseconds;
-use support::netns::{FAR, HubProcess, NOWHERE, TwoHosts, recorded, taken};
-use support::{Agent, Scratch};
+use support::netns::{
+    BLACKHOLE_ADDRESS, HmServerProcess, SERVER_ADDRESS, TwoHosts, recorded, taken,
+};
+use support::{Agent, TempDir};
 
 /// Tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(15);
@@ -26,15 +28,15 @@ const DEADLINE: Duration = Duration::from_secs(30);
 #[test]
 #[ignore = "the server process of the other tests"]
 fn hub_process() {
-    HubProcess::main();
+    HmServerProcess::main();
 }
 
 /// An agent and a server on two hosts, and what the server has recorded.
 struct Fixture {
     agent: Agent,
-    hub: Option<HubProcess>,
+    hub: Option<HmServerProcess>,
     cable: TwoHosts,
-    state: Scratch,
+    state: TempDir,
     record: PathBuf,
     /// When the fault ended.
     over: Instant,
@@ -43,7 +45,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let url = format!("hm.url=ws://{FAR}:9521/websocket");
+        let url = format!("hm.url=ws://{SERVER_ADDRESS}:9521/websocket");
         Self::with(|cable| {
             let mut command = cable.on(&cable.near, env!("CARGO_BIN_EXE_hm-agent"));
             command.args(["-s", &url]);
@@ -53,7 +55,7 @@ impl Fixture {
 
     /// `command` runs the agent with its `hm.url`.
     fn with(command: impl FnOnce(&TwoHosts) -> Command) -> Self {
-        let (cable, state) = (TwoHosts::new(), Scratch::new("faults"));
+        let (cable, state) = (TwoHosts::new(), TempDir::new("faults"));
         let record = state.0.join("record");
         let hub = Some(start_hub(&cable, &record));
         let mut command = command(&cable);
@@ -70,7 +72,7 @@ impl Fixture {
         fixture
     }
 
-    fn hub(&mut self) -> HubProcess {
+    fn hub(&mut self) -> HmServerProcess {
         self.hub.take().unwrap()
     }
 
@@ -124,15 +126,15 @@ impl Fixture {
     }
 }
 
-fn start_hub(cable: &TwoHosts, record: &std::path::Path) -> HubProcess {
+fn start_hub(cable: &TwoHosts, record: &std::path::Path) -> HmServerProcess {
     let command = cable.on(&cable.far, std::env::current_exe().unwrap());
-    HubProcess::start(command, &format!("{FAR}:9521"), DEADLINE, record)
+    HmServerProcess::start(command, &format!("{SERVER_ADDRESS}:9521"), DEADLINE, record)
 }
 
 /// Reports are taken every second, also while disconnected. On a busy machine some are late.
 const SAMPLED: Duration = Duration::from_secs(4);
 
-fn pass(time: Duration) {
+fn sleep_for(time: Duration) {
     let start = Instant::now();
     while let Some(left) = time.checked_sub(start.elapsed()) {
         std::thread::park_timeout(left);
@@ -144,8 +146,8 @@ fn pass(time: Duration) {
 fn recovers_after_10_s_of_packet_loss() {
     let mut fixture = Fixture::new();
     fixture.cable.cut();
-    pass(Duration::from_secs(10));
-    fixture.cable.mend();
+    sleep_for(Duration::from_secs(10));
+    fixture.cable.restore();
     fixture.end_fault();
     // TCP usually retransmits in time; otherwise the response times out.
     fixture.assert_recovers_within("cut, 10 s", RESPONSE_TIMEOUT + FIRST, SAMPLED);
@@ -161,12 +163,12 @@ fn recovers_after_2_min_of_packet_loss() {
         fixture.count_log("response timeout") == 1
     });
     assert!(start.elapsed() > RESPONSE_TIMEOUT - Duration::from_secs(2), "{:?}", start.elapsed());
-    pass(Duration::from_secs(120).saturating_sub(start.elapsed()));
+    sleep_for(Duration::from_secs(120).saturating_sub(start.elapsed()));
     let warnings: Vec<_> =
         fixture.agent.log().into_iter().filter(|line| line.contains(" warn hm: ")).collect();
     assert!(warnings[1].contains("TCP connect timed out; next attempt in "), "{warnings:#?}");
     assert_eq!(warnings.len(), 2, "each reason once: {warnings:#?}");
-    fixture.cable.mend();
+    fixture.cable.restore();
     fixture.end_fault();
     let bound = LONGEST + CONNECT_TIMEOUT;
     fixture.assert_recovers_within("cut, 2 min", bound, SAMPLED);
@@ -178,7 +180,7 @@ fn recovers_after_server_was_killed() {
     let mut fixture = Fixture::new();
     fixture.hub().kill();
     fixture.wait("refusal", FIRST + SLACK, || fixture.count_log("connect failed: ") == 1);
-    pass(Duration::from_secs(5));
+    sleep_for(Duration::from_secs(5));
     fixture.start_hub();
     fixture.end_fault();
     fixture.assert_recovers_within("killed, 5 s", LONGEST, SAMPLED);
@@ -219,8 +221,8 @@ fn recovers_after_server_closed_and_restarted() {
 const KNOWN: &str = "10.77.2.2 hub.test\n";
 
 /// An agent that connects to a host name, and the files of its resolver.
-fn with_names(resolver: &str) -> (Fixture, Scratch) {
-    let names = Scratch::new("names");
+fn with_names(resolver: &str) -> (Fixture, TempDir) {
+    let names = TempDir::new("names");
     let hosts = names.write("hosts", KNOWN);
     let resolver = names.write("resolv.conf", resolver);
     let mount = "mount --bind \"$0\" /etc/hosts && mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
@@ -243,7 +245,7 @@ fn recovers_after_dns_lookups_failed() {
     names.write("hosts", "");
     fixture.hub().kill();
     fixture.wait("no name", FIRST + SLACK, || fixture.count_log("DNS lookup failed: ") == 1);
-    pass(Duration::from_secs(10));
+    sleep_for(Duration::from_secs(10));
     assert_eq!(fixture.count_log("DNS lookup failed: "), 1, "{:#?}", fixture.agent.log());
     fixture.start_hub();
     names.write("hosts", KNOWN);
@@ -254,12 +256,13 @@ fn recovers_after_dns_lookups_failed() {
 #[test]
 #[ignore = "needs root, ip and unshare; 10 s"]
 fn stops_in_time_during_hanging_dns_lookup() {
-    let (mut fixture, names) = with_names(&format!("nameserver {NOWHERE}\noptions timeout:30\n"));
+    let (mut fixture, names) =
+        with_names(&format!("nameserver {BLACKHOLE_ADDRESS}\noptions timeout:30\n"));
     names.write("hosts", "");
     fixture.hub().kill();
     fixture.wait("the end of the hub", SLACK, || fixture.count_log("connection lost") == 1);
     // By then a lookup runs, which cannot be interrupted.
-    pass(FIRST + Duration::from_secs(1));
+    sleep_for(FIRST + Duration::from_secs(1));
     let log = fixture.agent.stop();
     assert_eq!(log.iter().filter(|line| line.contains(" warn hm: ")).count(), 1, "{log:#?}");
 }
@@ -274,7 +277,7 @@ fn recovers_from_half_open_connection_after_suspend() {
     fixture.hub().kill();
     fixture.start_hub();
     let suspended = Duration::from_secs(10);
-    pass(suspended);
+    sleep_for(suspended);
     fixture.agent.signal("-CONT");
     fixture.end_fault();
     // The first packet that it sends is answered with a reset.

@@ -16,12 +16,12 @@ use hm_agent::sys;
 use hm_agent::sys::EventFd;
 use hm_agent::util::sync::Shutdown;
 
-use support::Scratch;
+use support::TempDir;
 use support::hm_server::HmServer;
 
 const AGENTS: usize = 500;
 /// How long the server is down.
-const AWAY: Duration = Duration::from_secs(20);
+const DOWNTIME: Duration = Duration::from_secs(20);
 /// No second has more than this share of the reconnects. With uniform random delays the busiest second has 5 % of a large
 /// fleet; the rest is tolerance for chance and a busy machine.
 const LARGEST_SHARE: f64 = 0.15;
@@ -35,7 +35,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-fn clients(hub: &HmServer, state: &Scratch) -> Vec<HmClient> {
+fn clients(hub: &HmServer, state: &TempDir) -> Vec<HmClient> {
     let settings = Settings {
         url: format!("ws://{}/websocket", hub.address),
         project: String::new(),
@@ -70,7 +70,7 @@ fn expected(count: u32) -> Vec<f64> {
                 (u64::from(agent) << 8 | u64::from(attempt)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             at += backoff.next_delay((mixed >> 11) as f64 / (1u64 << 53) as f64, Duration::ZERO);
-            if let Some(late) = at.checked_sub(AWAY) {
+            if let Some(late) = at.checked_sub(DOWNTIME) {
                 seconds[late.as_secs() as usize] += 1.0 / f64::from(count);
                 break;
             }
@@ -83,7 +83,7 @@ fn expected(count: u32) -> Vec<f64> {
 #[ignore = "a minute and a half"]
 fn reconnects_of_500_agents_spread_over_time() {
     sys::raise_descriptor_limit().unwrap();
-    let (hub, state) = (HmServer::start(), Scratch::new("fleet"));
+    let (hub, state) = (HmServer::start(), TempDir::new("fleet"));
     let address = hub.address;
     let (clients, stop) = (clients(&hub, &state), Shutdown::new().unwrap());
     let config =
@@ -100,7 +100,7 @@ fn reconnects_of_500_agents_spread_over_time() {
         wait_connections(&hub, Duration::from_secs(60));
         hub.stop();
         let away = Instant::now();
-        std::thread::park_timeout(AWAY);
+        std::thread::park_timeout(DOWNTIME);
         let hub = HmServer::on(address, false, Duration::from_secs(30));
         let back = Instant::now();
         println!("server down for {:.1?}", back - away);

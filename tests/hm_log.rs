@@ -11,12 +11,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use support::hm_server::HmServer;
-use support::{Agent, Scratch};
+use support::{Agent, TempDir};
 
 /// Longer than any delay here, with tolerance for a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
-fn agent(url: &str, state: &Scratch) -> Agent {
+fn agent(url: &str, state: &TempDir) -> Agent {
     let url = format!("hm.url={url}");
     let state = format!("state_dir={}", state.0.display());
     let settings = ["node_id=n1", "hm.report_interval=1", "interval=1", "gpu.source=none"];
@@ -83,7 +83,7 @@ impl Drop for Server {
 
 /// Connects to the same server `attempts` times; the log has one line about it, which contains `text`.
 fn assert_logged_once(response: &'static str, attempts: usize, text: &str) {
-    let (server, state) = (Server::new(response), Scratch::new("log"));
+    let (server, state) = (Server::new(response), TempDir::new("log"));
     let agent = agent(&format!("ws://{}/websocket?token=s3cret", server.address), &state);
     wait(text, || server.connections.load(Ordering::Relaxed) >= attempts);
     // The last attempt has not failed yet; a second line would appear then.
@@ -132,7 +132,7 @@ fn logs_each_kind_of_failure_once() {
 #[ignore = "waits for several attempts, 20 s"]
 fn logs_connection_refused_once() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let state = Scratch::new("log");
+    let state = TempDir::new("log");
     let agent = agent(&format!("ws://{address}/"), &state);
     // Delays of at most 3 s and 6 s: at least three attempts.
     std::thread::park_timeout(Duration::from_secs(12));
@@ -144,7 +144,7 @@ fn logs_connection_refused_once() {
 
 /// The log lines until reports are delivered, from a server that answers the first requests with `codes`.
 fn lines_for(codes: &[u64], reports: usize) -> Vec<String> {
-    let (hub, state) = (HmServer::start(), Scratch::new("log"));
+    let (hub, state) = (HmServer::start(), TempDir::new("log"));
     hub.codes(codes);
     let agent = agent(&format!("ws://{}/", hub.address), &state);
     wait("reports", || hub.reports().len() >= reports);
@@ -188,7 +188,7 @@ fn logs_server_that_never_answers_reports_once() {
 
 #[test]
 fn logs_other_failure_and_same_failure_again_after_recovery() {
-    let (hub, state) = (HmServer::start(), Scratch::new("log"));
+    let (hub, state) = (HmServer::start(), TempDir::new("log"));
     let address = hub.address;
     let agent = agent(&format!("ws://{address}/"), &state);
     hub.wait_reports(1);

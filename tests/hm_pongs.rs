@@ -6,13 +6,13 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::hm_server::HmServer;
-use support::{Agent, Scratch, wait_until};
+use support::{Agent, TempDir, wait_until};
 
 /// No report after the first one.
 const SILENT: &str = "hm.report_interval=3600";
 
 /// An agent that sends a ping a second.
-fn agent(hub: &HmServer, state: &Scratch, reports: &str) -> Agent {
+fn agent(hub: &HmServer, state: &TempDir, reports: &str) -> Agent {
     let state = format!("state_dir={}", state.0.display());
     Agent::start(&[&hub.setting(), &state, reports, "hm.ping_interval=1", "gpu.source=none"])
 }
@@ -32,7 +32,7 @@ const LONG: Duration = Duration::from_secs(50);
 #[test]
 #[ignore = "waits for a pong that does not come, 100 s"]
 fn pong_timeout_reconnects_and_next_connection_starts_without_pongs() {
-    let state = Scratch::new("hm");
+    let state = TempDir::new("hm");
     let hub = HmServer::on("127.0.0.1:0".parse().unwrap(), true, Duration::from_secs(30));
     let agent = agent(&hub, &state, SILENT);
     wait_until("pings", || (hub.pings() >= 3).then_some(()));
@@ -52,7 +52,7 @@ fn pong_timeout_reconnects_and_next_connection_starts_without_pongs() {
 #[test]
 #[ignore = "waits for a pong that does not come, 50 s"]
 fn responses_count_as_activity() {
-    let state = Scratch::new("hm");
+    let state = TempDir::new("hm");
     let hub = HmServer::on("127.0.0.1:0".parse().unwrap(), true, Duration::from_secs(30));
     let agent = agent(&hub, &state, "hm.report_interval=1");
     wait_until("pings", || (hub.pings() >= 3).then_some(()));
@@ -64,7 +64,7 @@ fn responses_count_as_activity() {
 #[test]
 #[ignore = "waits for a pong that does not come, 50 s"]
 fn stays_connected_when_server_never_sends_pongs() {
-    let (hub, state) = (HmServer::start(), Scratch::new("hm"));
+    let (hub, state) = (HmServer::start(), TempDir::new("hm"));
     let agent = agent(&hub, &state, SILENT);
     wait_until("a connection", || (hub.connections() == 1).then_some(()));
     assert_steady(&hub, 1, LONG);

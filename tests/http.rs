@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use support::{Agent, SLACK, Scratch, wait_until};
+use support::{Agent, SLACK, TempDir, wait_until};
 
 const UPGRADE: &str = "Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
@@ -104,7 +104,7 @@ fn slow_head_is_rejected_with_408_after_10_s() {
 
 #[test]
 fn token_is_accepted_in_header_and_query() {
-    let scratch = Scratch::new("token");
+    let scratch = TempDir::new("token");
     let file = scratch.write("token", "s3cret+x\n");
     let agent = Agent::start(&[&format!("usage.token_file={file}"), "log_level=trace"]);
     let (code, answer) = agent.http("/usage", UPGRADE);

@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{Agent, SLACK, Scratch, at_best, wait_until};
+use support::{Agent, SLACK, TempDir, assert_best_of_five, wait_until};
 
 #[test]
 fn logs_startup_and_stops_on_sigterm() {
@@ -21,8 +21,8 @@ fn logs_startup_and_stops_on_sigterm() {
 
 #[test]
 fn starts_and_stops_within_two_seconds() {
-    at_best(Duration::from_secs(2), || Agent::start(&[]).started.elapsed());
-    at_best(Duration::from_secs(2), || {
+    assert_best_of_five(Duration::from_secs(2), || Agent::start(&[]).started.elapsed());
+    assert_best_of_five(Duration::from_secs(2), || {
         let mut agent = Agent::start(&[]);
         // Clients that send nothing and do not disconnect.
         let (_idle, _silent) = (agent.socket(), agent.subscribe());
@@ -40,7 +40,7 @@ fn stops_on_sigint() {
 
 #[test]
 fn second_signal_kills_immediately() {
-    at_best(Duration::from_millis(500), || {
+    assert_best_of_five(Duration::from_millis(500), || {
         let mut agent = Agent::start(&[]);
         // Shutdown waits a second for a client that does not answer the close frame.
         let _silent = agent.subscribe();
@@ -49,13 +49,13 @@ fn second_signal_kills_immediately() {
         agent.signal("-TERM");
         let (status, duration) = agent.wait();
         // The agent may have stopped before the second signal.
-        if status.signal() == Some(15) { duration } else { support::PATIENCE }
+        if status.signal() == Some(15) { duration } else { support::TEST_TIMEOUT }
     });
 }
 
 #[test]
 fn sighup_reloads_settings_and_invalid_file_changes_nothing() {
-    let scratch = Scratch::new("reload");
+    let scratch = TempDir::new("reload");
     let file = scratch.write("a.toml", "interval = 3600\n");
     let agent = Agent::start_with(&[], &["-c", &file]);
     let mut client = agent.subscribe();
@@ -67,7 +67,7 @@ fn sighup_reloads_settings_and_invalid_file_changes_nothing() {
             "{file} line 1: unknown key \"intervall\", did you mean interval?"
         ))
     );
-    client.silent_for(Duration::from_millis(1200));
+    client.assert_no_message_for(Duration::from_millis(1200));
     scratch.write("a.toml", "interval = 1\n[usage]\nenabled = false\ntoken = \"t\"\n");
     agent.signal("-HUP");
     agent.wait_log("configuration reloaded");
@@ -142,7 +142,7 @@ fn sends_one_update_after_pause_instead_of_missed_ones() {
     client.0.get_ref().set_nonblocking(true).unwrap();
     while client.0.read().is_ok() {}
     client.0.get_ref().set_nonblocking(false).unwrap();
-    client.silent_for(Duration::from_millis(3500));
+    client.assert_no_message_for(Duration::from_millis(3500));
     let start = Instant::now();
     agent.signal("-CONT");
     for _ in 0..3 {
@@ -211,7 +211,7 @@ fn serves_and_stops_while_log_pipe_is_full() {
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     }
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    client.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
     std::io::Write::write_all(&mut client, b"GET /usage HTTP/1.1\r\n\r\n").unwrap();
     let mut response = [0; 12];
     std::io::Read::read_exact(&mut client, &mut response).unwrap();

@@ -248,7 +248,7 @@ fn serves_pipelined_requests_then_upgrades_the_connection() {
     }
     let url = format!("ws://{}/usage", agent.address);
     let mut client = support::Client(tungstenite::client(url, socket).unwrap().0);
-    client.say("subscribe:usage");
+    client.send_text("subscribe:usage");
     assert_eq!(client.json()["status"], "subscribed");
     agent.stop();
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use support::fake_nvml::Driver;
-use support::{Agent, Scratch, wait_until};
+use support::{Agent, TempDir, wait_until};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -51,7 +51,7 @@ impl Drop for Server {
 /// The body of a response.
 fn get(address: SocketAddr, target: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
     write!(socket, "GET {target} HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).unwrap();
@@ -168,7 +168,7 @@ const GPU_QUERIES: &[&str] = &[
 ];
 
 /// Series of these dashboards that the agent does not export, for the reasons in docs/metrics.md.
-const UNANSWERED: &[&str] = &[
+const NOT_EXPORTED: &[&str] = &[
     "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
     "node_timex_offset_seconds",
     "node_netstat_Tcp_CurrEstab",
@@ -191,7 +191,7 @@ const UNANSWERED: &[&str] = &[
 fn prometheus_answers_dashboard_queries() {
     let driver = Driver::new("gpus = 8");
     let watched = driver.start(&[]);
-    let scratch = Scratch::new("prometheus");
+    let scratch = TempDir::new("prometheus");
     let config = scratch.write(
         "prometheus.yml",
         &format!(
@@ -221,8 +221,8 @@ fn prometheus_answers_dashboard_queries() {
         query_all("up")
     );
     let documented = documented();
-    for name in UNANSWERED {
-        assert!(query_all(name).is_empty(), "{name} exists, but is in UNANSWERED");
+    for name in NOT_EXPORTED {
+        assert!(query_all(name).is_empty(), "{name} exists, but is in NOT_EXPORTED");
         let family = documented.lines().any(|line| covers(line, name));
         assert!(family, "docs/metrics.md does not explain why {name} is missing");
     }
@@ -336,7 +336,7 @@ fn cost(pid: u32, address: SocketAddr, times: u32) -> f64 {
         fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()
     };
     let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
     let mut scrape = || {
         socket.write_all(REQUEST.as_bytes()).unwrap();
         let mut answer = Vec::new();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::monitor::Monitor;
 use support::sshd::{CC, Keys, PASSWORD, Sshd, User};
-use support::{PATIENCE, SLACK, wait_until};
+use support::{SLACK, TEST_TIMEOUT, wait_until};
 
 const SAMPLE_EVENTS: [&str; 7] =
     ["cpu_performance", "memory_performance", "uptime", "loadavg", "net_dev", "net_stat", "disk"];
@@ -122,7 +122,7 @@ fn password_is_in_no_command_line_environment_file_or_log() {
         r#"{{"id":1,"method":"ssh.start_monitor","params":[{}]}}"#,
         sshd.host("cc", Some(PASSWORD))
     );
-    client.socket.say(&login);
+    client.socket.send_text(&login);
     let mut seen = 0;
     let deadline = Instant::now() + Duration::from_secs(4);
     while Instant::now() < deadline {
@@ -197,7 +197,7 @@ fn disconnects_client_that_does_not_read_without_delaying_others() {
     let (mut reader, mut idle) = (monitor.connect(), monitor.connect());
     reader.start(&hosts);
     idle.start(&hosts);
-    let deadline = Instant::now() + 4 * PATIENCE;
+    let deadline = Instant::now() + 4 * TEST_TIMEOUT;
     let is_disconnected =
         || monitor.agent.log().iter().any(|line| line.contains("write timeout (10 s)"));
     while !is_disconnected() {

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::monitor::Monitor;
-use support::netns::{FAR, NOWHERE, TwoHosts};
+use support::netns::{BLACKHOLE_ADDRESS, SERVER_ADDRESS, TwoHosts};
 use support::sshd::{CC, PASSWORD, Sshd, User};
-use support::{PATIENCE, SLACK, wait_until};
+use support::{SLACK, TEST_TIMEOUT, wait_until};
 
 #[test]
 #[ignore = "needs root and sshd"]
@@ -78,7 +78,7 @@ fn rejects_changed_host_key_and_names_both_keys() {
     sshd.change_host_key();
     sshd.run();
     let known = monitor.known_hosts.0.join("known").display().to_string();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     let reason = loop {
         let event = client.wait_event("connection", &sshd.key("cc"));
         let reason = event["reason"].as_str().unwrap_or_default().to_owned();
@@ -142,30 +142,30 @@ fn login_times_out_when_server_hangs() {
 #[ignore = "needs root and sshd"]
 fn detects_cut_network_and_reconnects_when_it_returns() {
     let cable = TwoHosts::new();
-    let sshd = Sshd::start_in(&["ip", "netns", "exec", &cable.far], FAR, &[CC]);
+    let sshd = Sshd::start_in(&["ip", "netns", "exec", &cable.far], SERVER_ADDRESS, &[CC]);
     let monitor = Monitor::start_in(&cable.near);
     let mut client = monitor.connect();
     let host = |address: &str| json!({"host": address, "port": sshd.port, "user": "cc", "passwd": PASSWORD});
-    client.start(&[host(FAR)]);
-    let key = format!("cc@{FAR}:{}", sshd.port);
+    client.start(&[host(SERVER_ADDRESS)]);
+    let key = format!("cc@{SERVER_ADDRESS}:{}", sshd.port);
     client.wait_event("uptime", &key);
     cable.cut();
     let cut = Instant::now();
     while client.wait_event("connection", &key)["state"] == "connected" {}
     assert!(cut.elapsed() < Duration::from_secs(30) + SLACK, "{:?}", cut.elapsed());
     let start = Instant::now();
-    let error = monitor.connect().start_error(&host(NOWHERE));
+    let error = monitor.connect().start_error(&host(BLACKHOLE_ADDRESS));
     assert!(error.ends_with("connection timed out"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(12) + SLACK, "{:?}", start.elapsed());
     // The processes on the host exit by themselves, though the agent cannot reach them.
     let runs = |process: &String| process.ends_with(" sh ") || process.contains("sleep");
-    wait_until_in(2 * PATIENCE, "exit of collect.sh", || {
+    wait_until_in(2 * TEST_TIMEOUT, "exit of collect.sh", || {
         (!sshd.processes().iter().any(runs)).then_some(())
     });
-    cable.mend();
+    cable.restore();
     // A new request brings the next attempt forward, but waits for one in progress.
     let mut other = monitor.connect();
-    while !other.request("ssh.start_monitor", json!([host(FAR)])).is_null() {}
+    while !other.request("ssh.start_monitor", json!([host(SERVER_ADDRESS)])).is_null() {}
     while client.wait_event("connection", &key)["state"] != "connected" {}
     client.wait_event("uptime", &key);
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::monitor::Monitor;
 use support::sshd::{CC, Keys, PASSWORD, Sshd, User};
-use support::{Scratch, wait_until};
+use support::{TempDir, wait_until};
 
 #[test]
 #[ignore = "needs root and sshd"]
@@ -112,7 +112,7 @@ fn jump_host_does_not_receive_password_of_target() {
     let jump = Sshd::start(&[User { name: "jump", ..CC }]);
     let sshd = Sshd::start_in(&[], "127.0.0.2", &[CC]);
     let keys = Keys::accepted_by(&jump);
-    let directory = Scratch::new("ssh config");
+    let directory = TempDir::new("ssh config");
     let config = format!(
         "Host 127.0.0.2\nProxyJump jump@127.0.0.1:{}\nHost 127.0.0.1\nStrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n",
         jump.port

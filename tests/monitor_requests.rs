@@ -35,7 +35,7 @@ fn rejects_unauthorized_and_invalid_requests() {
     let monitor = Monitor::start(&[]);
     let mut client = monitor.connect();
     let mut error = |text: &str| {
-        client.socket.say(text);
+        client.socket.send_text(text);
         let response = client.response();
         (response["id"].clone(), response["error"].as_str().unwrap().to_owned())
     };
@@ -56,7 +56,7 @@ fn rejects_unauthorized_and_invalid_requests() {
     );
     assert_eq!(client.request("ssh.start_monitor", json!([])), Value::Null);
     for _ in 0..60 {
-        client.socket.say("{");
+        client.socket.send_text("{");
     }
     assert_eq!(u16::from(client.socket.closed().code), 1008);
 }
@@ -67,7 +67,7 @@ fn rejects_request_of_thousand_levels() {
     let monitor = Monitor::start(&[]);
     let mut client = monitor.connect();
     for text in ["[".repeat(1000), r#"{"id":"#.repeat(1000), r#"{"params":["#.repeat(1000)] {
-        client.socket.say(&text);
+        client.socket.send_text(&text);
         assert!(client.response()["error"].as_str().unwrap().contains("levels"));
     }
     monitor.stop();
@@ -88,7 +88,9 @@ fn answers_every_id_exactly_once() {
         "null",
         r#""text""#,
     ] {
-        client.socket.say(&format!(r#"{{"id":{id},"method":"ssh.stop_monitor","params":[]}}"#));
+        client
+            .socket
+            .send_text(&format!(r#"{{"id":{id},"method":"ssh.stop_monitor","params":[]}}"#));
         let response = client.response();
         assert_eq!(response.to_string(), format!(r#"{{"error":null,"id":{id},"result":null}}"#));
     }
@@ -97,7 +99,7 @@ fn answers_every_id_exactly_once() {
         r#"{"id":[1],"method":"ssh.stop_monitor","params":[]}"#,
         r#"{"method":"ssh.stop_monitor","params":[]}"#,
     ] {
-        client.socket.say(text);
+        client.socket.send_text(text);
         assert_eq!(client.response(), json!({"id": null, "result": null, "error": null}));
     }
     for text in [
@@ -109,14 +111,14 @@ fn answers_every_id_exactly_once() {
         "",
         r#"{"id":1,"method":"ssh.start_monitor","params":[{"host":"a","user":"b"}]"#,
     ] {
-        client.socket.say(text);
+        client.socket.send_text(text);
         let response = client.response();
         assert!(response["id"].is_null() && response["error"].is_string(), "{text}: {response}");
     }
     for params in ["7", "null", r#""cc@a""#] {
         client
             .socket
-            .say(&format!(r#"{{"id":"x","method":"ssh.start_monitor","params":{params}}}"#));
+            .send_text(&format!(r#"{{"id":"x","method":"ssh.start_monitor","params":{params}}}"#));
         let response = client.response();
         assert!(response["id"] == "x" && response["error"].is_string(), "{params}: {response}");
     }
@@ -134,7 +136,7 @@ fn answers_every_id_exactly_once() {
     ] {
         client
             .socket
-            .say(&format!(r#"{{"id":"x","method":"ssh.start_monitor","params":[{host}]}}"#));
+            .send_text(&format!(r#"{{"id":"x","method":"ssh.start_monitor","params":[{host}]}}"#));
         let response = client.response();
         let error = response["error"].as_str().unwrap();
         assert!(error.starts_with("params[0]: "), "{host}: {error}");
@@ -180,7 +182,7 @@ fn limits_hosts_to_256_and_concurrent_logins_to_16() {
     let before = threads();
     let start = |client: &mut support::monitor::MonitorClient, hosts: Value| {
         let request = json!({"id": "start", "method": "ssh.start_monitor", "params": hosts});
-        client.socket.say(&request.to_string());
+        client.socket.send_text(&request.to_string());
     };
     start(&mut first, hosts(0..200));
     wait_until("the threads of 200 hosts", || (threads() >= before + 200).then_some(()));
@@ -192,7 +194,7 @@ fn limits_hosts_to_256_and_concurrent_logins_to_16() {
         assert!(logins <= 16, "{logins} concurrent logins");
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
-    second.socket.say(
+    second.socket.send_text(
         &json!({"id": "stop", "method": "ssh.stop_monitor", "params": hosts(200..300)}).to_string(),
     );
     let responses = [second.response(), second.response()];

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::heartbeat::list_setting;
 use support::notify_socket::NotifySocket;
-use support::{Agent, PATIENCE, Scratch, hm_agent, wait_until};
+use support::{Agent, TEST_TIMEOUT, TempDir, hm_agent, wait_until};
 
 /// The command of an agent that notifies `manager`.
 fn notifying(manager: &NotifySocket, settings: &[&str]) -> Command {
@@ -34,7 +34,7 @@ fn reports_ready_when_every_port_accepts_connections() {
     for (name, port) in ["usage", "heartbeat", "monitor"].iter().zip(&ports) {
         command.args(["-s", &format!("{name}.listen={port}")]);
     }
-    let scratch = Scratch::new("state");
+    let scratch = TempDir::new("state");
     let mut child = command.env("HM_AGENT_STATE_DIR", &scratch.0).spawn().unwrap();
     let ready = manager.next_message();
     let connected: Vec<_> = ports.iter().map(TcpStream::connect).collect();
@@ -46,7 +46,7 @@ fn reports_ready_when_every_port_accepts_connections() {
 
 #[test]
 fn reports_reloading_and_stopping() {
-    let (manager, scratch) = (NotifySocket::new(), Scratch::new("reload"));
+    let (manager, scratch) = (NotifySocket::new(), TempDir::new("reload"));
     let file = scratch.write("a.toml", "interval = 7\n");
     let mut command = notifying(&manager, &[]);
     let agent = Agent::spawn({
@@ -88,7 +88,7 @@ fn notifies_abstract_socket() {
     let name = format!("hm-agent-test-{}", std::process::id());
     let address = SocketAddr::from_abstract_name(&name).unwrap();
     let socket = UnixDatagram::bind_addr(&address).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let mut command = hm_agent();
     command.env("NOTIFY_SOCKET", format!("@{name}")).args(["-s", "usage.listen=127.0.0.1:0"]);
     let agent = Agent::spawn(command);
@@ -189,7 +189,7 @@ impl Drop for HungMount {
 #[test]
 #[ignore = "needs root and /dev/fuse; half a minute"]
 fn sends_no_watchdog_messages_while_sampler_is_stalled() {
-    let (manager, scratch) = (NotifySocket::new(), Scratch::new("proc"));
+    let (manager, scratch) = (NotifySocket::new(), TempDir::new("proc"));
     for file in ["stat", "meminfo"] {
         scratch.write(file, &std::fs::read_to_string(format!("/proc/{file}")).unwrap());
     }
@@ -216,7 +216,7 @@ fn sends_no_watchdog_messages_while_sampler_is_stalled() {
 
 #[test]
 fn hooks_do_not_inherit_service_manager_variables() {
-    let (manager, scratch) = (NotifySocket::new(), Scratch::new("children"));
+    let (manager, scratch) = (NotifySocket::new(), TempDir::new("children"));
     let script = format!("env > {0}/new; mv {0}/new {0}/environment", scratch.0.display());
     let hook = list_setting("heartbeat.on_overdue", &["sh", "-c", &script]);
     let mut command = notifying(&manager, &[&hook]);

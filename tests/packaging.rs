@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use support::{Scratch, hm_agent};
+use support::{TempDir, hm_agent};
 
 fn file(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("packaging").join(name);
@@ -71,7 +71,7 @@ fn example_contains_every_setting_with_its_default() {
     let known: Vec<&str> = defaults.keys().map(String::as_str).collect();
     assert_eq!(keys, known);
 
-    let scratch = Scratch::new("example");
+    let scratch = TempDir::new("example");
     for (key, number) in &found {
         let path = scratch.write("hm-agent.toml", &uncomment(&example, *number));
         let checked = run(&["check", "-c", &path]);
@@ -91,7 +91,7 @@ fn example_contains_every_setting_with_its_default() {
 
 #[test]
 fn unmodified_example_changes_no_setting() {
-    let scratch = Scratch::new("example");
+    let scratch = TempDir::new("example");
     let path = scratch.write("hm-agent.toml", &file("hm-agent.toml"));
     let checked = run(&["check", "-c", &path]).unwrap();
     assert_eq!(settings(&checked), settings(&run(&["check"]).unwrap()));

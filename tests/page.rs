@@ -11,7 +11,7 @@ use support::browser::{Browser, assert_quiet, browser_at, page_of};
 use support::fake_nvml::UpdateStream;
 use support::heartbeat::HttpConnection;
 use support::nginx::{Nginx, PASS_UPGRADES};
-use support::{Agent, Scratch, wait_until};
+use support::{Agent, TempDir, wait_until};
 
 fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
     text.split_once(start).unwrap().1.split_once(end).unwrap().0
@@ -271,7 +271,7 @@ fn works_below_a_proxy_path() {
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
 fn shows_256_cores_without_overflow() {
-    let proc = Scratch::new("proc");
+    let proc = TempDir::new("proc");
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         if entry.file_name() != "stat" {
             let _ = std::os::unix::fs::symlink(entry.path(), proc.0.join(entry.file_name()));

@@ -6,7 +6,7 @@ mod support;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::json;
-use support::Scratch;
+use support::TempDir;
 use support::browser::{Browser, assert_quiet, browser_at};
 use support::fake_nvml::Driver;
 
@@ -43,7 +43,7 @@ fn eight(pid: u32) -> String {
 #[ignore = "needs Chromium and playwright-core"]
 fn shows_eight_gpus_and_their_problems() {
     // A process whose name contains markup.
-    let scratch = Scratch::new("process");
+    let scratch = TempDir::new("process");
     let program = scratch.0.join("<img src=x>");
     std::fs::copy("/bin/sleep", &program).unwrap();
     let process = Process(Command::new(&program).arg("600").stdout(Stdio::null()).spawn().unwrap());

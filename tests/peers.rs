@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use support::nginx::{Nginx, PASS_UPGRADES};
-use support::{Agent, Scratch};
+use support::{Agent, TempDir};
 
 fn peer(script: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script);
@@ -74,14 +74,14 @@ fn nginx_forwards_client_address_and_close_code() {
     let nginx = start_nginx(&agent);
     let connect = || {
         let socket = std::net::TcpStream::connect(("127.0.0.1", nginx.port)).unwrap();
-        socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
         let url = format!("ws://127.0.0.1:{}/gpu-ws", nginx.port);
         tungstenite::client(url, socket).ok().map(|(socket, _)| support::Client(socket))
     };
     let mut first = connect().unwrap();
     let _second = connect().unwrap();
     assert!(connect().is_none(), "the third connection of one address was accepted");
-    first.say("subscribe:usage");
+    first.send_text("subscribe:usage");
     assert_eq!(first.json()["status"], "subscribed");
     agent.stop();
     assert_eq!(u16::from(first.closed().code), 1001);
@@ -99,7 +99,7 @@ fn cpu_and_memory_agree_with_psutil() {
 #[test]
 #[ignore = "needs root and /dev/fuse"]
 fn omits_hung_filesystem_until_it_recovers() {
-    let scratch = Scratch::new("hung");
+    let scratch = TempDir::new("hung");
     let directory = scratch.0.display().to_string();
     succeeds(Command::new("unshare").args(["--mount", &python()]).args([
         &peer("hung_mount.py"),
@@ -111,7 +111,7 @@ fn omits_hung_filesystem_until_it_recovers() {
 #[test]
 #[ignore = "needs root"]
 fn reports_host_interfaces_and_mounts_from_container() {
-    let scratch = Scratch::new("container");
+    let scratch = TempDir::new("container");
     let host = scratch.0.display();
     let sample = |settings: &str| {
         // A container's network and mount namespaces, with the host's root mounted in a directory.

@@ -12,7 +12,7 @@ use support::core::Core;
 use support::core_fixture::{CoreFixture, User, command, wrap};
 use support::heartbeat::list_setting;
 use support::monitor::Monitor;
-use support::{Agent, Scratch, hm_agent, wait_until};
+use support::{Agent, TempDir, hm_agent, wait_until};
 
 /// Runs a command with open files, ignored signals and, as root, inheritable and ambient capabilities.
 fn with_inheritable_state(before: &Command) -> Command {
@@ -46,13 +46,13 @@ fn assert_nothing_inherited(report: &str) {
     }
 }
 
-fn wait_report(scratch: &Scratch) -> String {
+fn wait_report(scratch: &TempDir) -> String {
     wait_until("a report", || std::fs::read_to_string(scratch.0.join("report")).ok())
 }
 
 #[test]
 fn hook_inherits_nothing_but_the_user() {
-    let scratch = Scratch::new("action");
+    let scratch = TempDir::new("action");
     let script = REPORT.replace("$D", &scratch.0.display().to_string());
     let mut command = hm_agent();
     let action = list_setting("heartbeat.on_overdue", &["/bin/sh", "-c", &script]);
@@ -65,7 +65,7 @@ fn hook_inherits_nothing_but_the_user() {
 
 #[test]
 fn ssh_inherits_nothing_and_forwards_nothing() {
-    let scratch = Scratch::new("ssh");
+    let scratch = TempDir::new("ssh");
     let script = format!("#!/bin/sh\necho \"$*\" >$D/arguments\n{REPORT}\n")
         .replace("$D", &scratch.0.display().to_string());
     let ssh = scratch.write("ssh", &script);
@@ -126,7 +126,7 @@ const ATTEMPTS: &[&str] = &[
 
 #[test]
 fn command_cannot_regain_privileges() {
-    let (core, user, state) = (Core::start(), User::new(), Scratch::new("state"));
+    let (core, user, state) = (Core::start(), User::new(), TempDir::new("state"));
     std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(0o750)).unwrap();
     let settings = ["core.commands=any"];
     let command = user.with_user_database(&command(&core.setting(), &state, &settings));
@@ -168,7 +168,7 @@ fn command_cannot_regain_privileges() {
 
 #[test]
 fn world_writable_state_dir_does_not_redirect_or_block_writes() {
-    let (state, other) = (Scratch::new("open"), Scratch::new("other"));
+    let (state, other) = (TempDir::new("open"), TempDir::new("other"));
     std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(0o777)).unwrap();
     let precious = other.write("precious", "precious");
     for name in ["heartbeat.json.new", "hm-reports.new", "core-commands.new"] {

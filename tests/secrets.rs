@@ -12,7 +12,7 @@ use std::process::Command;
 use data_encoding::BASE64;
 use support::core_fixture::{children, command_line};
 use support::heartbeat::list_setting;
-use support::{Agent, Client, Scratch, hm_agent, wait_until};
+use support::{Agent, Client, TempDir, hm_agent, wait_until};
 
 const MARK: &str = "s3cret";
 
@@ -58,7 +58,7 @@ fn output_of(command: &mut Command) -> (Option<i32>, String) {
 
 #[test]
 fn configuration_errors_do_not_repeat_values_of_secret_settings() {
-    let scratch = Scratch::new("secrets");
+    let scratch = TempDir::new("secrets");
     for (wrong, expected) in [
         ("[usage]\ntoken = us4ge-s3cret", "line 2"),
         ("[usage]\ntoken = \"us4ge-s3cret", "line 2"),
@@ -90,7 +90,7 @@ fn configuration_errors_do_not_repeat_values_of_secret_settings() {
 }
 
 /// Settings with every kind of secret. All servers are at `server`.
-fn settings(scratch: &Scratch, server: SocketAddr, more: &str) -> String {
+fn settings(scratch: &TempDir, server: SocketAddr, more: &str) -> String {
     let file = scratch.write("token", "c0re-s3cret+&%\n");
     let text = format!(
         "log_level = \"trace\"\ninterval = 1\ngpu.source = \"none\"\n\
@@ -104,7 +104,7 @@ fn settings(scratch: &Scratch, server: SocketAddr, more: &str) -> String {
 
 #[test]
 fn commands_print_no_secret() {
-    let (scratch, server) = (Scratch::new("secrets"), echoing_server());
+    let (scratch, server) = (TempDir::new("secrets"), echoing_server());
     let file = settings(&scratch, server, "");
     for arguments in
         [&["check"][..], &["sample"], &["sample", "--json"], &["--version"], &["--help"]]
@@ -147,7 +147,7 @@ fn requests(path: &str, token: &str) -> [String; 12] {
 
 fn send(address: SocketAddr, request: &str) -> String {
     let mut socket = std::net::TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
     socket.write_all(request.as_bytes()).unwrap();
     socket.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = Vec::new();
@@ -157,7 +157,7 @@ fn send(address: SocketAddr, request: &str) -> String {
 
 #[test]
 fn trace_log_responses_and_state_contain_no_secret() {
-    let (scratch, server) = (Scratch::new("secrets"), echoing_server());
+    let (scratch, server) = (TempDir::new("secrets"), echoing_server());
     let report = scratch.0.join("children");
     let script = format!("cat /proc/self/environ /proc/self/cmdline >>{}", report.display());
     let action = list_setting("on_overdue", &["/bin/sh", "-c", &script]);
@@ -210,7 +210,7 @@ fn trace_log_responses_and_state_contain_no_secret() {
 
 fn client(address: SocketAddr, target: &str) -> Client {
     let socket = std::net::TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
     Client(tungstenite::client(format!("ws://{address}/{target}"), socket).unwrap().0)
 }
 
@@ -230,7 +230,7 @@ fn hosts(monitor: SocketAddr) {
         start(&host("127.0.0.1", "1", "nobody")).replace("ssh.start_monitor", "pa55-s3cre-t"),
         start(&host("127.0.0.1", "1", "nobody")).replace(']', ""),
     ] {
-        client.say(&text);
+        client.send_text(&text);
         let answer =
             wait_until("an answer", || Some(client.json()).filter(|it| it["error"].is_string()));
         assert_hidden(&text.replace(MARK, "…"), &answer.to_string());
@@ -240,7 +240,7 @@ fn hosts(monitor: SocketAddr) {
 #[test]
 fn proxy_password_is_redacted_when_the_proxy_repeats_it() {
     let proxy = echoing_server();
-    let scratch = Scratch::new("secrets");
+    let scratch = TempDir::new("secrets");
     let file = settings(&scratch, "192.0.2.1:9".parse().unwrap(), "");
     let mut command = hm_agent();
     command.env("http_proxy", format!("http://me:pr0xy-s3cret@{proxy}")).args(["-c", &file]);
@@ -251,7 +251,7 @@ fn proxy_password_is_redacted_when_the_proxy_repeats_it() {
     agent.wait_log("hm: ws://192.0.2.1:9/x proxy: HTTP status 403");
     agent.wait_log("core: ws://192.0.2.1:9/y proxy: HTTP status 403");
     let mut client = client(agent.address, "usage?token=us4ge-s3cret");
-    client.say("subscribe:detail");
+    client.send_text("subscribe:detail");
     let update = wait_until("a failed upstream", || {
         let update = client.json();
         update["links"][0]["last_outage"].is_string().then(|| update.to_string())

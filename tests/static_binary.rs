@@ -14,7 +14,7 @@ use flate2::Compression;
 use flate2::write::ZlibEncoder;
 use support::hm_server::HmServer;
 use support::supervised::Supervisor;
-use support::{Agent, Scratch, at_best, wait_until};
+use support::{Agent, TempDir, assert_best_of_five, wait_until};
 
 const BUDGET_BYTES: u64 = 4_000_000;
 /// Resident, and the private part of it.
@@ -105,7 +105,7 @@ fn newest_glibc(version_info: &str) -> Option<(u32, u32)> {
 #[test]
 #[ignore = "builds a release; needs root"]
 fn runs_in_root_without_any_other_file() {
-    let root = Scratch::new("root");
+    let root = TempDir::new("root");
     std::fs::copy(built(), root.0.join("hm-agent")).unwrap();
     let output = Command::new("chroot").arg(&root.0).args(["/hm-agent", "check"]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -118,7 +118,7 @@ fn runs_in_root_without_any_other_file() {
 #[ignore = "builds a release"]
 fn listens_within_50_ms() {
     // The best of five: load of the machine only makes it slower.
-    at_best(BUDGET_START, || {
+    assert_best_of_five(BUDGET_START, || {
         let mut command = Command::new(built());
         command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
         let start = Instant::now();
@@ -133,7 +133,7 @@ fn listens_within_50_ms() {
 #[test]
 #[ignore = "builds a release"]
 fn resident_memory_is_within_budget_with_all_services() {
-    let (hub, scratch) = (HmServer::start(), Scratch::new("idle"));
+    let (hub, scratch) = (HmServer::start(), TempDir::new("idle"));
     let mut command = Command::new(built());
     for setting in [
         "usage.listen=127.0.0.1:0",
@@ -184,7 +184,7 @@ fn subscriber_memory_is_within_budget() {
 #[test]
 #[ignore = "builds a release"]
 fn supervisor_memory_is_within_budget() {
-    let scratch = Scratch::new("supervisor");
+    let scratch = TempDir::new("supervisor");
     let mut command = Command::new(built());
     command.args(["run", "--supervise"]);
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -232,7 +232,7 @@ fn with_syslog(setup: &mut Setup, socket: &Path) {
 
 fn bind_syslog(socket: &Path) -> UnixDatagram {
     let syslog = UnixDatagram::bind(socket).unwrap();
-    syslog.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    syslog.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
     syslog
 }
 

@@ -14,7 +14,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
-use support::{Agent, Scratch};
+use support::{Agent, TempDir};
 
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -34,7 +34,7 @@ impl Authority {
     }
 
     /// The authority's certificate in a file.
-    fn file(&self, scratch: &Scratch) -> String {
+    fn file(&self, scratch: &TempDir) -> String {
         scratch.write("ca.pem", &self.0.pem())
     }
 
@@ -91,7 +91,7 @@ fn serve(
     Some(request)
 }
 
-fn settings(url: &str, scratch: &Scratch, ca_file: Option<&str>) -> Vec<String> {
+fn settings(url: &str, scratch: &TempDir, ca_file: Option<&str>) -> Vec<String> {
     let mut settings = vec![
         format!("hm.url={url}"),
         format!("state_dir={}", scratch.0.display()),
@@ -102,7 +102,7 @@ fn settings(url: &str, scratch: &Scratch, ca_file: Option<&str>) -> Vec<String> 
     settings
 }
 
-fn agent(url: &str, scratch: &Scratch, ca_file: Option<&str>) -> Agent {
+fn agent(url: &str, scratch: &TempDir, ca_file: Option<&str>) -> Agent {
     let settings = settings(url, scratch, ca_file);
     Agent::start(&settings.iter().map(String::as_str).collect::<Vec<_>>())
 }
@@ -113,7 +113,7 @@ fn url(address: SocketAddr) -> String {
 
 #[test]
 fn accepts_valid_chain_with_intermediate() {
-    let (authority, scratch) = (Authority::new(), Scratch::new("tls"));
+    let (authority, scratch) = (Authority::new(), TempDir::new("tls"));
     let (address, hub) = hub(authority.server(&Flaw::None));
     let agent = agent(&url(address), &scratch, Some(&authority.file(&scratch)));
     agent.wait_log("online as n1");
@@ -128,7 +128,7 @@ fn rejects_invalid_certificates_with_reason() {
         (Flaw::Name, true, "not valid for name"),
         (Flaw::Expired, true, "expired"),
     ] {
-        let (authority, scratch) = (Authority::new(), Scratch::new("tls"));
+        let (authority, scratch) = (Authority::new(), TempDir::new("tls"));
         let (address, hub) = hub(authority.server(&flaw));
         let file = authority.file(&scratch);
         let agent = agent(&url(address), &scratch, known.then_some(file.as_str()));
@@ -143,7 +143,7 @@ fn rejects_invalid_certificates_with_reason() {
 
 #[test]
 fn renewed_ca_file_takes_effect_without_restart() {
-    let (old, new, scratch) = (Authority::new(), Authority::new(), Scratch::new("tls"));
+    let (old, new, scratch) = (Authority::new(), Authority::new(), TempDir::new("tls"));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let agent = agent(&url(listener.local_addr().unwrap()), &scratch, Some(&old.file(&scratch)));
     let renew = || drop(new.file(&scratch));
@@ -161,7 +161,7 @@ fn renewed_ca_file_takes_effect_without_restart() {
 
 #[test]
 fn logs_server_that_does_not_speak_tls() {
-    let scratch = Scratch::new("tls");
+    let scratch = TempDir::new("tls");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = std::thread::spawn(move || {
@@ -177,7 +177,7 @@ fn logs_server_that_does_not_speak_tls() {
 
 #[test]
 fn ca_file_without_certificates_prevents_start() {
-    let scratch = Scratch::new("tls");
+    let scratch = TempDir::new("tls");
     let file = scratch.write("ca.pem", "nothing\n");
     let mut command = support::hm_agent();
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "heartbeat.enabled=false"]);
@@ -218,7 +218,7 @@ fn proxy(response: &'static str) -> (SocketAddr, JoinHandle<String>) {
 
 #[test]
 fn uses_proxy_from_environment() {
-    let (authority, scratch) = (Authority::new(), Scratch::new("tls"));
+    let (authority, scratch) = (Authority::new(), TempDir::new("tls"));
     let (hub_address, hub) = hub(authority.server(&Flaw::None));
     let (proxy_address, proxy) = proxy("HTTP/1.1 200 Connection established\r\n\r\n");
     let mut command = support::hm_agent();
@@ -240,7 +240,7 @@ fn uses_proxy_from_environment() {
 
 #[test]
 fn logs_status_of_proxy_that_rejects() {
-    let scratch = Scratch::new("tls");
+    let scratch = TempDir::new("tls");
     let (proxy_address, _proxy) = proxy("HTTP/1.1 407 Proxy Authentication Required\r\n\r\n");
     let mut command = support::hm_agent();
     command.env("https_proxy", proxy_address.to_string());

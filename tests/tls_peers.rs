@@ -7,10 +7,10 @@ use std::process::Command;
 
 use support::hm_server::HmServer;
 use support::nginx::{Nginx, PASS_UPGRADES};
-use support::{Agent, Scratch};
+use support::{Agent, TempDir};
 
 /// Creates a self-signed certificate for `localhost` in `cert.pem` and `key.pem`.
-fn make_certificate(scratch: &Scratch, key: &[&str]) {
+fn make_certificate(scratch: &TempDir, key: &[&str]) {
     let mut command = Command::new("openssl");
     command.args(["req", "-x509", "-nodes", "-subj", "/CN=localhost", "-days", "30"]);
     command.args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]);
@@ -33,7 +33,7 @@ fn connects_to_nginx_with_every_key_type() {
         (vec!["-newkey", "ed25519"], "TLSv1.3", "localhost"),
     ];
     for (key, version, host) in cases {
-        let (hub, scratch) = (HmServer::start(), Scratch::new("tls"));
+        let (hub, scratch) = (HmServer::start(), TempDir::new("tls"));
         make_certificate(&scratch, &key);
         let dir = scratch.0.display();
         let upstream = hub.address;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use support::core_fixture::{self, User};
 use support::core_process::{CoreProcess, CoreRecord, core_records, messages};
-use support::netns::{FAR, HubProcess, TwoHosts, recorded};
-use support::{Agent, Client, Scratch};
+use support::netns::{HmServerProcess, SERVER_ADDRESS, TwoHosts, recorded};
+use support::{Agent, Client, TempDir};
 use tungstenite::{Error, Message};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -26,7 +26,7 @@ const MAX_GROWTH_KB: u64 = if cfg!(target_env = "musl") { 1024 } else { 24 << 10
 #[test]
 #[ignore = "the hm server process of another test"]
 fn hub_process() {
-    HubProcess::main();
+    HmServerProcess::main();
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn dashboard(usage: SocketAddr, text: &str) -> Client {
     let socket = TcpStream::connect(usage).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut client = Client(tungstenite::client(format!("ws://{usage}/usage"), socket).unwrap().0);
-    client.say(text);
+    client.send_text(text);
     client
 }
 
@@ -120,11 +120,11 @@ fn send_heartbeats(heartbeat: SocketAddr, number: usize, end: &AtomicBool) {
 struct Fixture {
     // Ended in this order.
     agent: Agent,
-    hub: Option<HubProcess>,
+    hub: Option<HmServerProcess>,
     core: Option<CoreProcess>,
     cable: TwoHosts,
     user: User,
-    state: Scratch,
+    state: TempDir,
     commands: usize,
 }
 
@@ -137,9 +137,9 @@ struct Resources {
 
 impl Fixture {
     fn new() -> Self {
-        let (cable, user, state) = (TwoHosts::new(), User::new(), Scratch::new("upstreams"));
-        let core = format!("core.url=ws://{FAR}:9999/api/v1/ws");
-        let hub = format!("hm.url=ws://{FAR}:9521/websocket");
+        let (cable, user, state) = (TwoHosts::new(), User::new(), TempDir::new("upstreams"));
+        let core = format!("core.url=ws://{SERVER_ADDRESS}:9999/api/v1/ws");
+        let hub = format!("hm.url=ws://{SERVER_ADDRESS}:9521/websocket");
         let settings = ["core.commands=any", &hub, "hm.report_interval=1", "hm.ping_interval=1"];
         let command = core_fixture::command(&core, &state, &settings);
         let wrapped = core_fixture::wrap(&["ip", "netns", "exec", &cable.near], &command);
@@ -156,13 +156,17 @@ impl Fixture {
 
     fn start_hub(&mut self) {
         let command = self.cable.on(&self.cable.far, std::env::current_exe().unwrap());
-        let address = format!("{FAR}:9521");
-        self.hub = Some(HubProcess::start(command, &address, DEADLINE, &self.record("hub")));
+        let address = format!("{SERVER_ADDRESS}:9521");
+        self.hub = Some(HmServerProcess::start(command, &address, DEADLINE, &self.record("hub")));
     }
 
     fn start_core(&mut self) {
         let command = self.cable.on(&self.cable.far, std::env::current_exe().unwrap());
-        self.core = Some(CoreProcess::start(command, &format!("{FAR}:9999"), &self.record("core")));
+        self.core = Some(CoreProcess::start(
+            command,
+            &format!("{SERVER_ADDRESS}:9999"),
+            &self.record("core"),
+        ));
     }
 
     fn load(&self) -> Child {
@@ -183,7 +187,7 @@ impl Fixture {
     }
 
     /// Requests a command every half second for `time`.
-    fn pass(&mut self, time: Duration) {
+    fn sleep_for(&mut self, time: Duration) {
         let texts = [
             ("echo a", 5),
             ("seq 1 100000", 5),
@@ -208,7 +212,7 @@ impl Fixture {
         let time = Duration::from_secs(seconds);
         self.cable.cut();
         self.pass(time);
-        self.cable.mend();
+        self.cable.restore();
         self.pass(time);
         self.core.take().unwrap().kill();
         self.pass(time);

@@ -6,7 +6,7 @@ mod support;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use support::{Agent, PATIENCE, SLACK, at_best};
+use support::{Agent, SLACK, TEST_TIMEOUT, assert_best_of_five};
 use tungstenite::Message;
 
 #[test]
@@ -14,7 +14,7 @@ fn subscribe_is_answered_with_system_info_and_current_update() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.connect();
     let start = Instant::now();
-    client.say("subscribe:usage");
+    client.send_text("subscribe:usage");
     assert_eq!(client.json(), serde_json::json!({"status": "subscribed"}));
     let info = client.json();
     assert_eq!(info["type"], "system_info");
@@ -38,7 +38,7 @@ fn subscribe_is_answered_with_system_info_and_current_update() {
     assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     let cpu = update["cpu_percent"].as_f64().unwrap();
     assert!((0.0..=100.0).contains(&cpu));
-    client.silent_for(Duration::from_millis(700)); // past the warm-up sample, which replaces the first one silently
+    client.assert_no_message_for(Duration::from_millis(700)); // past the warm-up sample, which replaces the first one silently
     agent.stop();
 }
 
@@ -46,7 +46,7 @@ fn subscribe_is_answered_with_system_info_and_current_update() {
 fn sends_one_update_per_interval_on_time() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.subscribe();
-    at_best(0.2, || {
+    assert_best_of_five(0.2, || {
         client.json();
         let first = Instant::now();
         (1..=3).fold(0.0, |largest: f64, tick| {
@@ -62,7 +62,7 @@ fn second_subscribe_is_confirmed_but_updates_are_sent_once() {
     let agent = Agent::start(&["interval=1"]);
     let start = Instant::now();
     let mut client = agent.subscribe();
-    client.say("subscribe:usage");
+    client.send_text("subscribe:usage");
     let mut messages = Vec::new();
     let count = |messages: &[serde_json::Value], key: &str, value: &str| {
         messages.iter().filter(|message| message[key] == value).count()
@@ -81,10 +81,10 @@ fn second_subscribe_is_confirmed_but_updates_are_sent_once() {
 fn unsubscribe_stops_updates_until_next_subscribe() {
     let agent = Agent::start(&["interval=1"]);
     let mut client = agent.subscribe();
-    client.say("unsubscribe:usage");
+    client.send_text("unsubscribe:usage");
     while client.json()["status"] != "unsubscribed" {}
-    client.silent_for(Duration::from_millis(1500));
-    client.say("subscribe:usage");
+    client.assert_no_message_for(Duration::from_millis(1500));
+    client.send_text("subscribe:usage");
     assert_eq!(client.json()["status"], "subscribed");
     assert_eq!(client.json()["type"], "system_info");
     assert_eq!(client.json()["type"], "usage_update");
@@ -96,7 +96,7 @@ fn detailed_and_plain_subscriptions_coexist_and_can_be_switched() {
     let agent = Agent::start(&["interval=1"]);
     let mut plain = agent.subscribe();
     let mut client = agent.connect();
-    client.say("subscribe:detail");
+    client.send_text("subscribe:detail");
     assert_eq!(client.json()["status"], "subscribed");
     let info = client.json();
     assert_eq!(info["agent"], env!("CARGO_PKG_VERSION"));
@@ -116,7 +116,7 @@ fn detailed_and_plain_subscriptions_coexist_and_can_be_switched() {
     assert!(root["total_bytes"].as_u64().unwrap() > root["used_bytes"].as_u64().unwrap());
     assert_eq!(plain.json().as_object().unwrap().len(), 6);
     // Switching to the other form is answered like a new subscription.
-    client.say("subscribe:usage");
+    client.send_text("subscribe:usage");
     while client.json()["status"] != "subscribed" {}
     assert_eq!(client.json().as_object().unwrap().len(), 8);
     assert_eq!(client.json().as_object().unwrap().len(), 6);
@@ -128,14 +128,14 @@ fn unknown_messages_are_answered_at_limited_rate() {
     let agent = Agent::start(&["interval=3600"]);
     let start = Instant::now();
     let mut client = agent.connect();
-    client.say("{\"subscribe\": \"usage\"}");
+    client.send_text("{\"subscribe\": \"usage\"}");
     let answer = client.json();
     assert_eq!(answer["status"], "error");
     assert!(answer["message"].as_str().unwrap().contains("send subscribe:usage, subscribe:detail"));
     for _ in 0..500 {
-        client.say("?");
+        client.send_text("?");
     }
-    client.say("subscribe:usage");
+    client.send_text("subscribe:usage");
     let mut answers = 0;
     while client.json()["status"] == "error" {
         answers += 1;
@@ -153,9 +153,9 @@ fn closes_with_code_on_binary_oversized_or_malformed_message() {
     binary.0.send(Message::binary(vec![1, 2, 3])).unwrap();
     assert_eq!(u16::from(binary.closed().code), 1003);
     let mut long = agent.connect();
-    long.say(&"x".repeat(4096));
+    long.send_text(&"x".repeat(4096));
     assert_eq!(long.json()["status"], "error", "4 KiB are accepted");
-    long.say(&"x".repeat(4097));
+    long.send_text(&"x".repeat(4097));
     assert_eq!(u16::from(long.closed().code), 1009);
     let mut huge = agent.connect();
     let _ = huge.0.send(Message::text("x".repeat(1 << 20))); // may fail: the agent closes before it has read everything
@@ -202,7 +202,7 @@ fn accepts_fragmented_subscribe_with_interleaved_ping() {
 fn ping_is_answered_immediately() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.subscribe();
-    at_best(Duration::from_secs(1), || {
+    assert_best_of_five(Duration::from_secs(1), || {
         let start = Instant::now();
         for number in 0..100u8 {
             client.0.send(Message::Ping(vec![number].into())).unwrap();
@@ -222,9 +222,9 @@ fn client_that_floods_pings_still_receives_updates() {
         let ping = [0x89, 0x80, 0, 0, 0, 0].repeat(1000);
         while std::io::Write::write_all(&mut writer, &ping).is_ok() {}
     });
-    at_best(Duration::from_secs(4), || {
+    assert_best_of_five(Duration::from_secs(4), || {
         let (mut updates, start) = (0, Instant::now());
-        while updates < 3 && start.elapsed() < PATIENCE {
+        while updates < 3 && start.elapsed() < TEST_TIMEOUT {
             if let Message::Text(text) = client.0.read().unwrap() {
                 updates += usize::from(text.contains("usage_update"));
             }
@@ -259,13 +259,13 @@ fn closes_with_1008_without_subscription_within_30_s() {
     let start = Instant::now();
     let mut client = agent.connect();
     let mut subscriber = agent.subscribe();
-    subscriber.say("unsubscribe:usage");
+    subscriber.send_text("unsubscribe:usage");
     while subscriber.json()["status"] != "unsubscribed" {}
     assert_eq!(u16::from(client.closed().code), 1008);
     let took = start.elapsed();
     assert!(took >= Duration::from_secs(30) && took < Duration::from_secs(30) + SLACK, "{took:?}");
     // A client that has subscribed once has no timeout afterwards.
-    subscriber.silent_for(Duration::from_secs(2));
+    subscriber.assert_no_message_for(Duration::from_secs(2));
     agent.stop();
 }
 
@@ -286,7 +286,7 @@ fn client_that_stops_reading_is_disconnected_without_delaying_others() {
         // Far less than the write timeout.
         assert!(gap < SLACK, "{gap:?} between two updates");
         last = Instant::now();
-        assert!(started.elapsed() < PATIENCE, "{:#?}", agent.log());
+        assert!(started.elapsed() < TEST_TIMEOUT, "{:#?}", agent.log());
     }
     let mut rest = Vec::new();
     let _ = stalled.0.get_mut().read_to_end(&mut rest);

@@ -25,7 +25,7 @@ pub enum Expect {
 /// Payload of the last ping, whose answer shows that the connection is open.
 const LAST: &[u8] = b"still there?";
 
-pub fn judge(wire: &mut Wire, peer: Peer, exchange: &Exchange) -> Result<String, String> {
+pub fn check_results(wire: &mut Wire, peer: Peer, exchange: &Exchange) -> Result<String, String> {
     for bytes in &exchange.sent {
         wire.send(bytes);
     }

@@ -57,8 +57,9 @@ fn run(cases: &[Case], ports: &Ports) -> Results {
                     let (case, peer) = (number / PEERS.len(), number % PEERS.len());
                     let Some(one) = cases.get(case) else { return };
                     let Some(exchange) = (one.exchange)(PEERS[peer]) else { continue };
-                    let result =
-                        peer::with(PEERS[peer], ports, |wire| judge(wire, PEERS[peer], &exchange));
+                    let result = peer::with(PEERS[peer], ports, |wire| {
+                        check_results(wire, PEERS[peer], &exchange)
+                    });
                     results.lock().unwrap().insert((case, peer), result);
                 }
             });

@@ -17,7 +17,7 @@ use hm_agent::telemetry::subscription;
 use hm_agent::util::sync::Shutdown;
 use serde_json::json;
 
-use crate::support::Scratch;
+use crate::support::TempDir;
 use crate::wire::{self, Wire, head};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,7 @@ fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
     let key = if peer == Peer::Hm { "hm.url" } else { "core.url" };
     let sources = Sources { overrides: vec![(key.to_owned(), url)], ..Default::default() };
     let config = Config::new(&Settings::load(&sources).unwrap()).unwrap();
-    let (state_dir, stop) = (Scratch::new("conformance"), Shutdown::new().unwrap());
+    let (state_dir, stop) = (TempDir::new("conformance"), Shutdown::new().unwrap());
     let (feed, complete) =
         (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
     complete.notify();

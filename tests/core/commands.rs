@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::SLACK;
 use crate::support::core::Core;
 use crate::support::core_fixture::{CoreFixture, User, command, wrap};
-use crate::support::{Agent, Scratch, wait_until};
+use crate::support::{Agent, TempDir, wait_until};
 
 /// Exit code, standard output, standard error.
 fn outcome(data: &Value) -> (i64, &str, &str) {
@@ -71,7 +71,7 @@ fn exit_codes_match_a_shell() {
 
 #[test]
 fn command_gets_a_clean_environment() {
-    let (core, user, state) = (Core::start(), User::new(), Scratch::new("commands"));
+    let (core, user, state) = (Core::start(), User::new(), TempDir::new("commands"));
     let settings = ["core.commands=allow", "core.allow=cat, ls, readlink"];
     let mut command = user.with_user_database(&command(&core.setting(), &state, &settings));
     for (name, value) in [
@@ -214,7 +214,7 @@ fn invalid_utf8_in_output_is_replaced() {
 
 #[test]
 fn rejects_every_command_by_default() {
-    let (core, user, state) = (Core::start(), User::new(), Scratch::new("commands"));
+    let (core, user, state) = (Core::start(), User::new(), TempDir::new("commands"));
     let agent = Agent::spawn(command(&core.setting(), &state, &[]));
     let touched = user.scratch().0.join("touched");
     let request = core.execute("c", &format!("touch {}", touched.display()), 10);

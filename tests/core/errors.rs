@@ -8,9 +8,9 @@ use tungstenite::Message;
 use crate::pass;
 use crate::support::core::Core;
 use crate::support::core_wire::{TOKEN, error, fresh_id, message};
-use crate::support::{Agent, Scratch, core_fixture, hm_agent, wait_until};
+use crate::support::{Agent, TempDir, core_fixture, hm_agent, wait_until};
 
-fn agent(core: &Core, state: &Scratch, settings: &[&str]) -> Agent {
+fn agent(core: &Core, state: &TempDir, settings: &[&str]) -> Agent {
     Agent::spawn(core_fixture::command(&core.setting(), state, settings))
 }
 
@@ -21,7 +21,7 @@ fn wait_two_heartbeats(core: &Core) {
 
 #[test]
 fn registers_again_on_same_connection_when_node_not_found() {
-    let (core, state) = (Core::start(), Scratch::new("errors"));
+    let (core, state) = (Core::start(), TempDir::new("errors"));
     let agent = agent(&core, &state, &[]);
     core.wait("heartbeat", 2);
     core.error("heartbeat", "NODE_NOT_FOUND");
@@ -37,14 +37,14 @@ fn registers_again_on_same_connection_when_node_not_found() {
 /// Core answers every heartbeat with NODE_NOT_FOUND.
 #[test]
 fn backs_off_when_node_is_never_found() {
-    let (core, state) = (Core::start(), Scratch::new("errors"));
+    let (core, state) = (Core::start(), TempDir::new("errors"));
     core.ignore_kinds(&["command_result"]);
     for _ in 0..50 {
         core.error("heartbeat", "NODE_NOT_FOUND");
     }
     let agent = agent(&core, &state, &[]);
     core.wait("node_register", 2);
-    pass(Duration::from_secs(8));
+    sleep_for(Duration::from_secs(8));
     let count = core.seen("node_register").len();
     assert!(count <= 10, "{count} in 8 s");
     assert!(agent.count_log("NODE_NOT_FOUND") <= 5, "{:#?}", agent.log());
@@ -57,7 +57,7 @@ fn retries_rejected_registration_with_delay() {
     for code in
         ["INVALID_REGISTER_DATA", "CREATE_NODE_FAILED", "UPDATE_NODE_FAILED", "DATABASE_ERROR", ""]
     {
-        let (core, state) = (Core::start(), Scratch::new("errors"));
+        let (core, state) = (Core::start(), TempDir::new("errors"));
         let start = Instant::now();
         if code.is_empty() {
             core.respond_once("node_register", &message("register_response", "$ID", &rejected));
@@ -80,7 +80,7 @@ fn retries_rejected_registration_with_delay() {
 
 #[test]
 fn other_errors_do_not_end_the_session() {
-    let (core, state) = (Core::start(), Scratch::new("errors"));
+    let (core, state) = (Core::start(), TempDir::new("errors"));
     let agent = agent(&core, &state, &[]);
     core.wait("heartbeat", 1);
     let codes = [
@@ -104,7 +104,7 @@ fn other_errors_do_not_end_the_session() {
 
 #[test]
 fn reconnects_after_parse_error() {
-    let (core, state) = (Core::start(), Scratch::new("errors"));
+    let (core, state) = (Core::start(), TempDir::new("errors"));
     let agent = agent(&core, &state, &[]);
     core.wait("heartbeat", 2);
     core.error("heartbeat", "PARSE_ERROR"); // and Core closes the connection
@@ -116,7 +116,7 @@ fn reconnects_after_parse_error() {
 
 #[test]
 fn survives_unexpected_messages() {
-    let (core, state) = (Core::start(), Scratch::new("errors"));
+    let (core, state) = (Core::start(), TempDir::new("errors"));
     let agent = agent(&core, &state, &["log_level=debug"]);
     core.wait("heartbeat", 1);
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
@@ -186,7 +186,7 @@ fn examples() -> Vec<Value> {
 
 #[test]
 fn accepts_every_example_and_sends_messages_of_their_shape() {
-    let (core, state) = (Core::start(), Scratch::new("errors"));
+    let (core, state) = (Core::start(), TempDir::new("errors"));
     let user = core_fixture::User::new();
     let agent = core_fixture::start(&core, &user, &state, &[]);
     let from_core = [
@@ -261,7 +261,7 @@ fn rejects_commands_as_root_without_run_as() {
     let is_root = core_fixture::User::new().is_dedicated();
     let run = |subcommand: &str, settings: &[&str]| {
         let mut command = hm_agent();
-        let state = Scratch::new("rejected");
+        let state = TempDir::new("rejected");
         command.arg(subcommand).args(["-s", "core.url=ws://127.0.0.1:1/", "-s", "gpu.source=none"]);
         command.args(["-s", "usage.listen=127.0.0.1:0"]).env("HM_AGENT_STATE_DIR", &state.0);
         for setting in settings {
@@ -302,7 +302,7 @@ fn rejects_commands_as_root_without_run_as() {
 #[test]
 #[ignore = "waits 30 s, the retry delay after a protocol error"]
 fn survives_message_that_exceeds_size_limit() {
-    let (core, user, state) = (Core::start(), core_fixture::User::new(), Scratch::new("errors"));
+    let (core, user, state) = (Core::start(), core_fixture::User::new(), TempDir::new("errors"));
     let agent = core_fixture::start(&core, &user, &state, &[]);
     core.wait("heartbeat", 1);
     let size = agent.status("VmRSS");

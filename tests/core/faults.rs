@@ -9,9 +9,9 @@ use hm_agent::net::reconnecting_client::{RECONNECT_BACKOFF, RESPONSE_TIMEOUT};
 
 use crate::support::core_fixture::{self, User, wrap};
 use crate::support::core_process::{CoreProcess, CoreRecord, core_records, messages};
-use crate::support::netns::{FAR, NEAR, TwoHosts};
-use crate::support::{Agent, Scratch};
-use crate::{SLACK, pass};
+use crate::support::netns::{AGENT_ADDRESS, SERVER_ADDRESS, TwoHosts};
+use crate::support::{Agent, TempDir};
+use crate::{SLACK, sleep_for};
 
 /// The first and the longest reconnect delay.
 const FIRST: Duration = RECONNECT_BACKOFF.0;
@@ -24,24 +24,24 @@ struct Fixture {
     core: Option<CoreProcess>,
     cable: TwoHosts,
     user: User,
-    scratch: Scratch,
+    scratch: TempDir,
     record: PathBuf,
-    _state: Scratch,
+    _state: TempDir,
 }
 
 fn start_core(cable: &TwoHosts, record: &std::path::Path) -> CoreProcess {
     let command = cable.on(&cable.far, std::env::current_exe().unwrap());
-    CoreProcess::start(command, &format!("{FAR}:9999"), record)
+    CoreProcess::start(command, &format!("{SERVER_ADDRESS}:9999"), record)
 }
 
 impl Fixture {
     /// The command takes `seconds`.
     fn new(seconds: u32) -> Self {
-        let (cable, user, state) = (TwoHosts::new(), User::new(), Scratch::new("faults"));
+        let (cable, user, state) = (TwoHosts::new(), User::new(), TempDir::new("faults"));
         let scratch = user.scratch();
         let record = state.0.join("record");
         let core = Some(start_core(&cable, &record));
-        let url = format!("core.url=ws://{FAR}:9999/api/v1/ws");
+        let url = format!("core.url=ws://{SERVER_ADDRESS}:9999/api/v1/ws");
         let command = core_fixture::command(&url, &state, &["core.commands=any"]);
         let agent = Agent::spawn(
             user.with_user_database(&wrap(&["ip", "netns", "exec", &cable.near], &command)),
@@ -54,7 +54,7 @@ impl Fixture {
             !messages(&fixture.record, "command_started").is_empty() && ran.exists()
         });
         let register = &messages(&fixture.record, "node_register")[0].1;
-        assert_eq!(register["data"]["ip_address"], NEAR);
+        assert_eq!(register["data"]["ip_address"], AGENT_ADDRESS);
         fixture
     }
 
@@ -127,8 +127,8 @@ impl Fixture {
 fn delivers_result_after_packet_loss() {
     let fixture = Fixture::new(3);
     fixture.cable.cut();
-    pass(Duration::from_secs(10));
-    fixture.cable.mend();
+    sleep_for(Duration::from_secs(10));
+    fixture.cable.restore();
     // TCP usually retransmits in time; otherwise the response times out.
     fixture.assert_delivered_within("cut, 10 s", RESPONSE_TIMEOUT + FIRST);
 }
@@ -151,7 +151,7 @@ fn repeats_result_when_core_is_killed_before_confirming() {
 fn delivers_result_after_core_was_killed() {
     let mut fixture = Fixture::new(3);
     fixture.kill_core();
-    pass(Duration::from_secs(6));
+    sleep_for(Duration::from_secs(6));
     fixture.start_core();
     fixture.assert_delivered_within("killed, 6 s", LONGEST);
 }
@@ -171,7 +171,7 @@ fn delivers_result_after_core_restarted() {
 fn delivers_result_after_core_was_stopped_for_8_s() {
     let mut fixture = Fixture::new(2);
     fixture.core().signal("-STOP");
-    pass(Duration::from_secs(8));
+    sleep_for(Duration::from_secs(8));
     fixture.core().signal("-CONT");
     fixture.assert_delivered_within("frozen, 8 s", RESPONSE_TIMEOUT);
 }
@@ -200,7 +200,7 @@ fn delivers_result_over_new_connection_after_suspend() {
     fixture.cable.crash_far();
     fixture.kill_core();
     fixture.start_core();
-    pass(Duration::from_secs(6));
+    sleep_for(Duration::from_secs(6));
     fixture.agent.signal("-CONT");
     fixture.assert_delivered_within("half open", FIRST * 3);
 }

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::support::core::{Core, Seen};
 use crate::support::core_wire::{TOKEN, message, query};
-use crate::support::{Agent, Scratch, core_fixture, hm_agent, wait_until};
-use crate::{SLACK, pass};
+use crate::support::{Agent, TempDir, core_fixture, hm_agent, wait_until};
+use crate::{SLACK, sleep_for};
 
 /// A registered agent with a heartbeat every second.
-fn agent(core: &Core, state: &Scratch, settings: &[&str]) -> Agent {
+fn agent(core: &Core, state: &TempDir, settings: &[&str]) -> Agent {
     let agent = Agent::spawn(core_fixture::command(&core.setting(), state, settings));
     agent.wait_log("registered as n1");
     agent
@@ -56,7 +56,7 @@ fn keys(value: &Value) -> Vec<&str> {
 
 #[test]
 fn registers_and_sends_heartbeats_as_documented() {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     let agent = agent(&core, &state, &[]);
     let heartbeats = core.wait("heartbeat", 4);
     let (target, _) = &core.requests()[0];
@@ -94,7 +94,7 @@ fn registers_and_sends_heartbeats_as_documented() {
 
 #[test]
 fn metrics_match_the_machine() {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     let agent = agent(&core, &state, &[]);
     let data = core.wait("heartbeat", 2).pop().unwrap().data;
     assert_eq!((&data["node_id"], &data["status"]), (&json!("n1"), &json!("online")));
@@ -125,7 +125,7 @@ fn metrics_match_the_machine() {
 
 #[test]
 fn registers_without_welcome_after_3_s() {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     core.skip_welcome();
     let agent = agent(&core, &state, &[]);
     let waited = core.seen("node_register")[0].at - core.requests()[0].1;
@@ -137,7 +137,7 @@ fn registers_without_welcome_after_3_s() {
 
 #[test]
 fn keeps_query_of_url_and_encodes_node_id() {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     let url = format!("{}?site=a%20b", core.setting());
     let odd = "node_id=n 1&token=x#ü%";
     let agent = Agent::spawn(core_fixture::command(&url, &state, &[odd]));
@@ -152,13 +152,13 @@ fn keeps_query_of_url_and_encodes_node_id() {
 
 #[test]
 fn wrong_token_is_logged_and_retried_after_30_s() {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     let agent =
         Agent::spawn(core_fixture::command(&core.setting(), &state, &["core.token=wrong-one"]));
     let line = agent.wait_log("HTTP status 200 instead of a WebSocket upgrade: Invalid token");
     assert!(line.contains(&format!(" warn core: ws://{}/api/v1/ws HTTP status", core.address)));
     assert!((30.0..=120.0).contains(&retry_delay(&line)), "{line}");
-    pass(Duration::from_secs(3));
+    sleep_for(Duration::from_secs(3));
     let log = agent.stop();
     assert!(!log.iter().any(|line| line.contains("wrong-one")), "{log:#?}");
     assert_eq!((core.requests().len(), core.connections()), (1, 0));
@@ -167,13 +167,13 @@ fn wrong_token_is_logged_and_retried_after_30_s() {
 #[test]
 fn invalid_token_error_disconnects_and_retries_after_30_s() {
     for kind in ["node_register", "heartbeat"] {
-        let (core, state) = (Core::start(), Scratch::new("core"));
+        let (core, state) = (Core::start(), TempDir::new("core"));
         core.error(kind, "INVALID_TOKEN");
         let agent = Agent::spawn(core_fixture::command(&core.setting(), &state, &[]));
         let line = agent.wait_log("INVALID_TOKEN");
         assert!((30.0..=120.0).contains(&retry_delay(&line)), "{line}");
         wait_until("the disconnect", || (core.ended() == 1).then_some(()));
-        pass(Duration::from_secs(2));
+        sleep_for(Duration::from_secs(2));
         assert_eq!(core.requests().len(), 1);
         let log = agent.stop();
         assert!(
@@ -199,7 +199,7 @@ fn redacts_token_that_server_sends_back() {
         let (_, rest) = target.split_once("token=").unwrap();
         rest.split('&').next().unwrap().to_owned()
     };
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     let agent = agent(&core, &state, &["log_level=trace"]);
     let encoded = encoded(&core);
     assert_ne!(encoded, TOKEN);
@@ -243,7 +243,7 @@ fn redacts_token_that_server_sends_back() {
 
 #[test]
 fn ps_and_check_do_not_show_the_token() {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     let file = state.write("token", &format!("{TOKEN}\n"));
     let settings = [core.setting(), format!("core.token_file={file}"), "node_id=n1".to_owned()];
     let mut command = hm_agent();
@@ -269,7 +269,7 @@ fn ps_and_check_do_not_show_the_token() {
 
 #[test]
 fn shows_upstream_in_usage_and_sample() {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     let agent = agent(&core, &state, &[]);
     core.wait("heartbeat", 2);
     core.ignore_kinds(&["command_result"]);
@@ -278,7 +278,7 @@ fn shows_upstream_in_usage_and_sample() {
         core.result(id);
     }
     let mut client = agent.connect();
-    client.say("subscribe:detail");
+    client.send_text("subscribe:detail");
     let upstream = wait_until("an upstream that is online", || {
         let update = client.json();
         let upstreams = update["links"].as_array()?.clone();
@@ -304,7 +304,7 @@ fn shows_upstream_in_usage_and_sample() {
 
 #[test]
 fn reconnects_and_logs_each_failure_once() {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     let agent = agent(&core, &state, &[]);
     let address: SocketAddr = core.address;
     core.shut_down();
@@ -330,7 +330,7 @@ fn response_timeout_reconnects() {
 }
 
 fn assert_reconnects_without_response(kind: &str) {
-    let (core, state) = (Core::start(), Scratch::new("core"));
+    let (core, state) = (Core::start(), TempDir::new("core"));
     core.ignore_kinds(&[kind]);
     let interval = "core.heartbeat_interval=5";
     let agent = Agent::spawn(core_fixture::command(&core.setting(), &state, &[interval]));

@@ -17,7 +17,7 @@ use support::core_process::CoreProcess;
 /// Tolerance for a busy machine.
 const SLACK: Duration = Duration::from_secs(15);
 
-fn pass(time: Duration) {
+fn sleep_for(time: Duration) {
     let start = Instant::now();
     while let Some(left) = time.checked_sub(start.elapsed()) {
         std::thread::park_timeout(left);

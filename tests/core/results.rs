@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::SLACK;
 use crate::support::core::{Core, Seen};
 use crate::support::core_fixture::{CoreFixture, User, start};
-use crate::support::{Agent, Scratch, wait_until};
+use crate::support::{Agent, TempDir, wait_until};
 
 /// Waits until a result was sent `copies` times, and compares the last with the first.
 fn again(core: &Core, first: &Seen, copies: usize, timeout: Duration) -> Seen {
@@ -125,7 +125,7 @@ fn delivers_result_after_restart_of_the_agent() {
 }
 
 /// Writes a line when it starts, ignores SIGTERM, and leaves a daemon.
-fn long_command(scratch: &Scratch) -> (String, PathBuf) {
+fn long_command(scratch: &TempDir) -> (String, PathBuf) {
     let ran = scratch.0.join("ran");
     let shown = ran.display();
     let daemon = "setsid sh -c 'trap \"\" TERM HUP; sleep 1000; sleep 1000' > /dev/null 2>&1 & ";
@@ -197,7 +197,7 @@ fn waiting_commands_get_results_when_agent_stops() {
 }
 
 /// Kills an agent with unconfirmed results, damages its journal, and starts it again.
-fn restart_with_damage(damage: impl Fn(&mut Vec<u8>)) -> (Agent, Core, User, Scratch) {
+fn restart_with_damage(damage: impl Fn(&mut Vec<u8>)) -> (Agent, Core, User, TempDir) {
     let CoreFixture { mut agent, core, user, state } = CoreFixture::new(&[]);
     core.ignore_kinds(&["command_result"]);
     for id in ["one", "two", "three"] {
@@ -260,7 +260,7 @@ fn survives_garbage_in_journal() {
 
 #[test]
 fn commands_run_without_a_writable_journal() {
-    let (core, user, state) = (Core::start(), User::new(), Scratch::new("results"));
+    let (core, user, state) = (Core::start(), User::new(), TempDir::new("results"));
     // A directory in place of the file.
     std::fs::create_dir(state.0.join("core-commands")).unwrap();
     let agent = start(&core, &user, &state, &[]);

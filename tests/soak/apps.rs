@@ -95,7 +95,7 @@ impl App {
 }
 
 /// Compares the transitions that the hook appended to `file` with the silences.
-pub fn judge(silences: &Silences, file: &Path, log: &FaultLog) {
+pub fn check_results(silences: &Silences, file: &Path, log: &FaultLog) {
     let mut hooks = BTreeMap::<String, Vec<String>>::new();
     for line in lines_of(file) {
         let (id, state) = line.split_once(' ').unwrap();

@@ -118,7 +118,7 @@ impl Commands {
     }
 
     /// Each command ran once, and its result arrived.
-    pub fn judge(&self, core: &Core, marks: &Path, log: &FaultLog) {
+    pub fn check_results(&self, core: &Core, marks: &Path, log: &FaultLog) {
         let mut ran = BTreeMap::<String, u64>::new();
         for line in lines_of(marks) {
             *ran.entry(line).or_default() += 1;

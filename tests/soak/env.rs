@@ -23,7 +23,7 @@ use super::support::rng::Rng;
 use super::support::sshd::{CC, PASSWORD, Sshd, User as Account};
 use super::support::tcp_proxy::{Certificate, TcpProxy};
 use super::support::wall_clock::WallClock;
-use super::support::{Agent, Scratch};
+use super::support::{Agent, TempDir};
 use super::{GPUS, INTERVAL, REPORT_INTERVAL, TOKEN, faults};
 
 const ACCOUNTS: [&str; 3] = ["cc", "dd", "ee"];
@@ -46,8 +46,8 @@ pub struct Env {
     hosts: Vec<Value>,
     pub user: User,
     pub disk: FullDisk,
-    pub files: Scratch,
-    pub marks: Scratch,
+    pub files: TempDir,
+    pub marks: TempDir,
     /// `None` on machines where the clock of a process cannot be set.
     pub clock: Option<WallClock>,
     pub descriptor_limit: u64,
@@ -58,7 +58,7 @@ impl Env {
         let (hub, core, user, disk) =
             (HmServer::start(), Core::start(), User::new(), FullDisk::new());
         let (files, marks, known_hosts) =
-            (Scratch::new("soak"), user.scratch(), Scratch::new("known hosts"));
+            (TempDir::new("soak"), user.scratch(), TempDir::new("known hosts"));
         let certificate = Certificate::for_days(90);
         let to_hub = TcpProxy::to(hub.address, None);
         let to_core = TcpProxy::to(core.address, Some(certificate.server.clone()));
@@ -218,7 +218,7 @@ impl Env {
     }
 
     /// One report an interval, except while the agent was stopped; repeats only where a connection ended before the answer.
-    pub fn judge_reports(&self) {
+    pub fn check_reports(&self) {
         let (stops, stopped) = self.log.faults().get(STOPPED).copied().unwrap_or_default();
         let time = (self.start.elapsed() - stopped).as_secs_f64();
         let mut reports = self.hub.reports();

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// For this long after a fault its consequences are still excused.
-const AFTERMATH: Duration = Duration::from_secs(5);
+const RECOVERY_GRACE: Duration = Duration::from_secs(5);
 
 pub const STOPPED: &str = "agent stopped (SIGSTOP)";
 pub const NO_DESCRIPTORS: &str = "no descriptors left (RLIMIT_NOFILE)";
@@ -45,7 +45,7 @@ impl FaultLog {
     /// Whether the fault, or its aftermath, overlaps this period.
     pub fn was_active(&self, fault: &str, from: Instant, to: Instant) -> bool {
         let overlaps = |window: &Window| {
-            window.from <= to && window.to.is_none_or(|end| end + AFTERMATH >= from)
+            window.from <= to && window.to.is_none_or(|end| end + RECOVERY_GRACE >= from)
         };
         let windows = self.windows.lock().unwrap();
         windows.iter().any(|window| window.fault == fault && overlaps(window))

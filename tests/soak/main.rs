@@ -45,9 +45,9 @@ fn loses_and_leaks_nothing_under_load_and_random_faults() {
     let after = env.rest(&mut commands);
     resource_usage::judge_rest(&before, &after, &env.log);
     resource_usage::judge_trend(&usages, &env.log);
-    apps::judge(&silences, &env.files.0.join("overdue"), &env.log);
-    commands.judge(&env.core, &env.marks.0.join("ran"), &env.log);
-    env.judge_reports();
+    apps::check_results(&silences, &env.files.0.join("overdue"), &env.log);
+    commands.check_results(&env.core, &env.marks.0.join("ran"), &env.log);
+    env.check_reports();
     let log = env.finish();
     for (fault, (count, time)) in log.faults() {
         println!("fault: {fault}: {count} times, {:.0} s", time.as_secs_f64());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Agent, PATIENCE};
+use super::{Agent, TEST_TIMEOUT};
 
 /// Closed when dropped.
 pub struct Browser {
@@ -69,7 +69,7 @@ impl Browser {
 
     /// Waits until an expression is true.
     pub fn until(&mut self, code: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while self.run(&format!("Boolean({code})")) != json!(true) {
             let late = Instant::now() > deadline;
             assert!(!late, "waited too long for {code}; the page: {}", self.seen("body"));

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::heartbeat::HttpConnection;
 use super::monitor::MonitorClient;
-use super::{Agent, Client, PATIENCE, pass};
+use super::{Agent, Client, TEST_TIMEOUT, sleep_for};
 
 /// Time of each answer, and how long the client waited for it.
 type Answers = Arc<Mutex<Vec<(Instant, Duration)>>>;
@@ -102,7 +102,7 @@ impl Bystanders {
                 wait();
                 let now = Instant::now();
                 served.lock().unwrap().push((now, now - last));
-                pass(pause);
+                sleep_for(pause);
                 last = if pause.is_zero() { now } else { Instant::now() };
             }
         }));
@@ -181,7 +181,7 @@ pub fn new_client_delays(
 
 fn time_until_served(since: Instant, connect: impl Fn() -> Option<()>) -> Duration {
     while connect().is_none() {
-        assert!(since.elapsed() < PATIENCE, "no new client is served");
+        assert!(since.elapsed() < TEST_TIMEOUT, "no new client is served");
         std::thread::park_timeout(Duration::from_millis(5));
     }
     since.elapsed()

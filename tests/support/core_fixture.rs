@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::core::Core;
 use super::core_wire::{TOKEN, fresh_id};
-use super::{Agent, Scratch, hm_agent, wait_until};
+use super::{Agent, TempDir, hm_agent, wait_until};
 
 /// A user that only the agent's mount namespace knows, with its own group and a second one. Without root it is the user that
 /// runs the tests, whose processes cannot be distinguished.
 pub struct User {
     pub id: u32,
     is_root: bool,
-    files: Scratch,
+    files: TempDir,
 }
 
 impl User {
@@ -26,7 +26,7 @@ impl User {
         let id = 1_000_000_000 + std::process::id() % 4_194_304 * 200 + number * 2;
         let output = Command::new("id").arg("-u").output().unwrap();
         let is_root = output.stdout == b"0\n";
-        let files = Scratch::new("user");
+        let files = TempDir::new("user");
         let more = id + 1;
         // Another name with the same uid comes first, as with root and toor.
         files.write(
@@ -61,8 +61,8 @@ impl User {
     }
 
     /// A directory that this user can write to.
-    pub fn scratch(&self) -> Scratch {
-        let scratch = Scratch::new("command");
+    pub fn scratch(&self) -> TempDir {
+        let scratch = TempDir::new("command");
         let status = Command::new("chmod").arg("777").arg(&scratch.0).status();
         assert!(status.unwrap().success());
         scratch
@@ -125,7 +125,7 @@ pub fn children(parent: u32) -> Vec<(u32, String)> {
 }
 
 /// An agent that connects to this Core and sends a heartbeat every second.
-pub fn command(core: &str, state: &Scratch, settings: &[&str]) -> Command {
+pub fn command(core: &str, state: &TempDir, settings: &[&str]) -> Command {
     let mut command = hm_agent();
     let state = format!("state_dir={}", state.0.display());
     let token = format!("core.token={TOKEN}");
@@ -138,7 +138,7 @@ pub fn command(core: &str, state: &Scratch, settings: &[&str]) -> Command {
 }
 
 /// A registered agent that runs any command as `user`.
-pub fn start(core: &Core, user: &User, state: &Scratch, settings: &[&str]) -> Agent {
+pub fn start(core: &Core, user: &User, state: &TempDir, settings: &[&str]) -> Agent {
     let settings = [&["core.commands=any"], settings].concat();
     let agent = Agent::spawn(user.with_user_database(&command(&core.setting(), state, &settings)));
     agent.wait_log("registered as n1");
@@ -151,12 +151,12 @@ pub struct CoreFixture {
     pub agent: Agent,
     pub core: Core,
     pub user: User,
-    pub state: Scratch,
+    pub state: TempDir,
 }
 
 impl CoreFixture {
     pub fn new(settings: &[&str]) -> Self {
-        let (core, user, state) = (Core::start(), User::new(), Scratch::new("node"));
+        let (core, user, state) = (Core::start(), User::new(), TempDir::new("node"));
         let agent = start(&core, &user, &state, settings);
         Self { agent, core, user, state }
     }

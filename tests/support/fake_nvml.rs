@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 pub use super::update_stream::*;
-use super::{Agent, Scratch, hm_agent, wait_until};
+use super::{Agent, TempDir, hm_agent, wait_until};
 
 /// Library of a current driver, built once for all tests.
 pub fn current_library() -> &'static Path {
@@ -50,7 +50,7 @@ fn build(variant: &str, flags: &[&str]) -> PathBuf {
 
 /// A scripted driver.
 pub struct Driver {
-    pub scratch: Scratch,
+    pub scratch: TempDir,
     library: &'static Path,
 }
 
@@ -64,7 +64,7 @@ impl Driver {
     }
 
     pub fn of(library: &'static Path, script: &str) -> Self {
-        let driver = Self { scratch: Scratch::new("gpu"), library };
+        let driver = Self { scratch: TempDir::new("gpu"), library };
         driver.set_script(script);
         driver
     }
@@ -208,12 +208,12 @@ pub fn kill(pid: u32) {
 }
 
 /// A PCI bus in a temporary directory, for `path.sys`.
-pub struct Bus(Scratch);
+pub struct Bus(TempDir);
 
 impl Bus {
     /// A bus with NVIDIA GPUs at these addresses.
     pub fn new(addresses: &[&str]) -> Self {
-        let bus = Self(Scratch::new("sys"));
+        let bus = Self(TempDir::new("sys"));
         for address in addresses {
             let device = bus.device(address);
             std::fs::create_dir_all(device.join("power")).unwrap();

@@ -5,18 +5,18 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::Scratch;
+use super::TempDir;
 use super::core_fixture::wrap;
 
 /// A tmpfs of 1 MB in a mount namespace that is removed when this is dropped.
 pub struct FullDisk {
     holder: Child,
-    pub directory: Scratch,
+    pub directory: TempDir,
 }
 
 impl FullDisk {
     pub fn new() -> Self {
-        let directory = Scratch::new("disk");
+        let directory = TempDir::new("disk");
         let script = "mount -t tmpfs -o size=1m,mode=755 none \"$0\" && echo ready && exec cat";
         let mut holder = Command::new("unshare")
             .args(["--mount", "sh", "-c", script])

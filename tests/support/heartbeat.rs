@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Agent, PATIENCE, hm_agent, wait_until};
+use super::{Agent, TEST_TIMEOUT, hm_agent, wait_until};
 
 #[derive(Debug)]
 pub struct Response {
@@ -28,7 +28,7 @@ pub struct HttpConnection(BufReader<TcpStream>);
 impl HttpConnection {
     pub fn open(agent: &Agent) -> Self {
         let socket = TcpStream::connect(agent.heartbeat()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         Self::from_socket(socket)
     }
 

@@ -35,7 +35,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
 /// Longer than any operation should take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a busy machine may occasionally add to a duration.
 pub const SLACK: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ pub struct Agent {
     pub started: Instant,
     pub address: SocketAddr,
     log: Arc<(Mutex<Vec<String>>, Condvar)>,
-    _state_dir: Scratch,
+    _state_dir: TempDir,
 }
 
 /// The agent's program, isolated from the settings and variables in the environment of the test run, and with a free heartbeat
@@ -86,7 +86,7 @@ impl Agent {
     /// Starts a command that runs the agent, possibly through other programs. Unless `-s` overrides them, it has a free
     /// heartbeat port and its own state directory.
     pub fn spawn(mut command: Command) -> Self {
-        let (state_dir, started) = (Scratch::new("state"), Instant::now());
+        let (state_dir, started) = (TempDir::new("state"), Instant::now());
         let mut child = command
             .env("HM_AGENT_HEARTBEAT_LISTEN", "127.0.0.1:0")
             .env("HM_AGENT_STATE_DIR", &state_dir.0)
@@ -133,8 +133,11 @@ impl Agent {
     pub fn wait_log(&self, text: &str) -> String {
         let find = |lines: &[String]| lines.iter().find(|line| line.contains(text)).cloned();
         let lines = self.log.0.lock().unwrap();
-        let (lines, _) =
-            self.log.1.wait_timeout_while(lines, PATIENCE, |lines| find(lines).is_none()).unwrap();
+        let (lines, _) = self
+            .log
+            .1
+            .wait_timeout_while(lines, TEST_TIMEOUT, |lines| find(lines).is_none())
+            .unwrap();
         find(&lines).unwrap_or_else(|| panic!("no line {text:?} in {lines:#?}"))
     }
 
@@ -219,7 +222,7 @@ impl Agent {
 
     pub fn socket(&self) -> TcpStream {
         let socket = TcpStream::connect(self.address).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         socket
     }
 
@@ -231,7 +234,7 @@ impl Agent {
     /// Connects, subscribes, and reads the confirmation, system_info and the first update.
     pub fn subscribe(&self) -> Client {
         let mut client = self.connect();
-        client.say("subscribe:usage");
+        client.send_text("subscribe:usage");
         assert_eq!(client.json()["status"], "subscribed");
         assert_eq!(client.json()["type"], "system_info");
         assert_eq!(client.json()["type"], "usage_update");
@@ -250,7 +253,7 @@ impl Drop for Agent {
 pub struct Client(pub WebSocket<TcpStream>);
 
 impl Client {
-    pub fn say(&mut self, text: &str) {
+    pub fn send_text(&mut self, text: &str) {
         self.0.send(Message::text(text)).unwrap();
     }
 
@@ -281,20 +284,20 @@ impl Client {
     }
 
     /// Asserts that no message arrives within `time`.
-    pub fn silent_for(&mut self, time: Duration) {
+    pub fn assert_no_message_for(&mut self, time: Duration) {
         self.0.get_ref().set_read_timeout(Some(time)).unwrap();
         let read = self.0.read();
         assert!(
             matches!(&read, Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock),
             "{read:?}"
         );
-        self.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        self.0.get_ref().set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     }
 }
 
 /// A free port that stays free while no process listens on it: it is outside the kernel's ephemeral range, and other test
 /// processes start at other numbers.
-pub fn lasting_port() -> u16 {
+pub fn reserve_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 1_000) as u16 * 20;
     let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
@@ -302,9 +305,9 @@ pub fn lasting_port() -> u16 {
     ports.find(is_free).unwrap()
 }
 
-/// Polls until `found` returns a value, at most [`PATIENCE`].
+/// Polls until `found` returns a value, at most [`TEST_TIMEOUT`].
 pub fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         if let Some(value) = found() {
             return value;
@@ -315,7 +318,7 @@ pub fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Waits for `time`.
-pub fn pass(time: Duration) {
+pub fn sleep_for(time: Duration) {
     let until = Instant::now() + time;
     while let Some(left) = until.checked_duration_since(Instant::now()) {
         // It may return early because of an earlier unpark of this thread.
@@ -325,7 +328,10 @@ pub fn pass(time: Duration) {
 
 /// Measures until a value is below `limit`, at most five times. A busy machine makes some measurements slower and none faster;
 /// a fault of the agent makes each of them slower.
-pub fn at_best<T: PartialOrd + std::fmt::Debug>(limit: T, mut measure: impl FnMut() -> T) {
+pub fn assert_best_of_five<T: PartialOrd + std::fmt::Debug>(
+    limit: T,
+    mut measure: impl FnMut() -> T,
+) {
     let mut measured = Vec::new();
     while measured.len() < 5 {
         let value = measure();
@@ -338,9 +344,9 @@ pub fn at_best<T: PartialOrd + std::fmt::Debug>(limit: T, mut measure: impl FnMu
 }
 
 /// A new directory below the system's temporary directory, removed on drop.
-pub struct Scratch(pub std::path::PathBuf);
+pub struct TempDir(pub std::path::PathBuf);
 
-impl Scratch {
+impl TempDir {
     pub fn new(name: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -357,7 +363,7 @@ impl Scratch {
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }

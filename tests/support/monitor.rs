@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Agent, Client, PATIENCE, SLACK, Scratch, hm_agent};
+use super::{Agent, Client, SLACK, TEST_TIMEOUT, TempDir, hm_agent};
 
 /// An agent that serves `/monitor` and has its own file of host keys.
 pub struct Monitor {
     pub agent: Agent,
-    pub known_hosts: Scratch,
+    pub known_hosts: TempDir,
     /// Where clients connect, if they cannot reach the agent's own port.
     relay: Option<SocketAddr>,
 }
@@ -24,7 +24,7 @@ impl Monitor {
     }
 
     pub fn start_with(settings: &[&str], change: impl FnOnce(&mut Command)) -> Self {
-        let known_hosts = Scratch::new("known hosts");
+        let known_hosts = TempDir::new("known hosts");
         let mut command = hm_agent();
         change(&mut command);
         command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "monitor.enabled=true"]);
@@ -37,7 +37,7 @@ impl Monitor {
     }
 
     /// Wraps a running agent.
-    pub fn of(agent: Agent, known_hosts: Scratch) -> Self {
+    pub fn of(agent: Agent, known_hosts: TempDir) -> Self {
         Self { agent, known_hosts, relay: None }
     }
 
@@ -91,7 +91,7 @@ impl Monitor {
 
     pub fn connect(&self) -> MonitorClient {
         let socket = TcpStream::connect(self.address()).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let url = format!("ws://{}/monitor", self.address());
         MonitorClient {
             socket: Client(tungstenite::client(url, socket).unwrap().0),
@@ -129,7 +129,7 @@ impl MonitorClient {
     pub fn request(&mut self, method: &str, hosts: Value) -> Value {
         self.requests += 1;
         let id = format!("id-{}", self.requests);
-        self.socket.say(&json!({"id": id, "method": method, "params": hosts}).to_string());
+        self.socket.send_text(&json!({"id": id, "method": method, "params": hosts}).to_string());
         let response = self.response();
         assert_eq!(response["id"], id.as_str(), "{response}");
         assert!(response.as_object().unwrap().contains_key("result"));
@@ -139,7 +139,7 @@ impl MonitorClient {
 
     /// Waits for the next response, and keeps the notifications before it.
     pub fn response(&mut self) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             assert!(Instant::now() < deadline, "no response, but {:?}", self.events);
             let message = self.socket.json();
@@ -171,7 +171,7 @@ impl MonitorClient {
 
     /// Waits for an event of a host, and returns its message.
     pub fn wait_event(&mut self, name: &str, key: &str) -> Value {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             while let Some((_, event)) = self.events.pop_front() {
                 if event["event"] == name && event["message"]["ssh_key"] == key {
@@ -201,7 +201,7 @@ impl MonitorClient {
                 Err(error) => panic!("{error}"),
             }
         }
-        self.socket.0.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        self.socket.0.get_ref().set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         std::mem::take(&mut self.events).into()
     }
 }

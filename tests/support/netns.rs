@@ -11,10 +11,10 @@ use std::time::Duration;
 use super::hm_server::HmServer;
 
 /// Addresses of the agent's host and the hub's host.
-pub const NEAR: &str = "10.77.1.2";
-pub const FAR: &str = "10.77.2.2";
+pub const AGENT_ADDRESS: &str = "10.77.1.2";
+pub const SERVER_ADDRESS: &str = "10.77.2.2";
 /// Packets to this address are dropped without an ICMP error.
-pub const NOWHERE: &str = "10.77.3.2";
+pub const BLACKHOLE_ADDRESS: &str = "10.77.3.2";
 
 /// The namespaces; deleted when it is dropped.
 pub struct TwoHosts {
@@ -31,9 +31,9 @@ impl TwoHosts {
         let hosts = Self { near: name("a"), router: name("r"), far: name("b") };
         let router = &hosts.router;
         all(&[format!("netns add {router}")]);
-        hosts.add_host(&hosts.near, NEAR, "10.77.1.1");
-        hosts.add_host(&hosts.far, FAR, "10.77.2.1");
-        all(&[format!("-n {router} route add blackhole {NOWHERE}/32")]);
+        hosts.add_host(&hosts.near, AGENT_ADDRESS, "10.77.1.1");
+        hosts.add_host(&hosts.far, SERVER_ADDRESS, "10.77.2.1");
+        all(&[format!("-n {router} route add blackhole {BLACKHOLE_ADDRESS}/32")]);
         let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward";
         let status = hosts.on(router, "sh").args(["-c", forward]).status();
         assert!(status.unwrap().success());
@@ -72,13 +72,13 @@ impl TwoHosts {
         self.route("add");
     }
 
-    pub fn mend(&self) {
+    pub fn restore(&self) {
         self.route("del");
     }
 
     fn route(&self, what: &str) {
         let line = |address| format!("-n {} route {what} blackhole {address}/32", self.router);
-        all(&[line(NEAR), line(FAR)]);
+        all(&[line(AGENT_ADDRESS), line(SERVER_ADDRESS)]);
     }
 
     /// The far host crashes with all its connections and comes back without any process. Processes that ran there lose the
@@ -86,7 +86,7 @@ impl TwoHosts {
     pub fn crash_far(&self) {
         // This deletes the router's end as well.
         all(&[format!("-n {} link del hm0", self.far), format!("netns del {}", self.far)]);
-        self.add_host(&self.far, FAR, "10.77.2.1");
+        self.add_host(&self.far, SERVER_ADDRESS, "10.77.2.1");
     }
 }
 
@@ -109,7 +109,7 @@ fn all(lines: &[String]) {
 }
 
 /// A hub in its own process, so that it can be stopped and killed; it exits with this one.
-pub struct HubProcess {
+pub struct HmServerProcess {
     child: Child,
     stdin: Option<ChildStdin>,
     /// Kept open: the test harness exits when its standard output is closed.
@@ -120,8 +120,8 @@ const ADDRESS: &str = "HM_TEST_HUB_ADDRESS";
 const RECORD: &str = "HM_TEST_HUB_RECORD";
 const DEADLINE: &str = "HM_TEST_HUB_DEADLINE";
 
-impl HubProcess {
-    /// Runs this test program again, which must have a test `hub_process` that calls [`HubProcess::main`]. `command` ends with
+impl HmServerProcess {
+    /// Runs this test program again, which must have a test `hub_process` that calls [`HmServerProcess::main`]. `command` ends with
     /// the program.
     pub fn start(mut command: Command, address: &str, deadline: Duration, record: &Path) -> Self {
         let command = command.args(["--exact", "hub_process", "--ignored", "--nocapture"]);
@@ -136,7 +136,7 @@ impl HubProcess {
         hub
     }
 
-    /// Runs the hub. Returns at once unless [`HubProcess::start`] has started this process.
+    /// Runs the hub. Returns at once unless [`HmServerProcess::start`] has started this process.
     pub fn main() {
         let variable = |name| std::env::var(name).ok();
         let (Some(address), Some(record)) = (variable(ADDRESS), variable(RECORD)) else { return };
@@ -169,7 +169,7 @@ impl HubProcess {
     }
 }
 
-impl Drop for HubProcess {
+impl Drop for HmServerProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

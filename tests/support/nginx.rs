@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::process::{Child, Command};
 
-use super::{Scratch, wait_until};
+use super::{TempDir, wait_until};
 
 /// Directives of a location that forwards WebSockets: the block of the protocol specification without the upstream.
 pub const PASS_UPGRADES: &str = "
@@ -22,15 +22,15 @@ pub const PASS_UPGRADES: &str = "
 pub struct Nginx {
     child: Child,
     pub port: u16,
-    _scratch: Scratch,
+    _scratch: TempDir,
 }
 
 impl Nginx {
     /// Listens on 127.0.0.1. `listen` follows the port (e.g. `ssl`); `server` is inserted in the server block.
     pub fn start(listen: &str, server: &str) -> Self {
-        let scratch = Scratch::new("nginx");
+        let scratch = TempDir::new("nginx");
         // nginx cannot listen on port 0.
-        let port = super::lasting_port();
+        let port = super::reserve_port();
         let dir = scratch.0.display();
         let config = format!(
             "daemon off; pid {dir}/pid; error_log stderr warn;

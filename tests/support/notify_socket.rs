@@ -3,18 +3,18 @@
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, Scratch};
+use super::{TEST_TIMEOUT, TempDir};
 
 pub struct NotifySocket {
     pub socket: UnixDatagram,
     /// The value of `NOTIFY_SOCKET`.
     pub name: String,
-    _directory: Scratch,
+    _directory: TempDir,
 }
 
 impl NotifySocket {
     pub fn new() -> Self {
-        let directory = Scratch::new("notify");
+        let directory = TempDir::new("notify");
         let path = directory.0.join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         Self { socket, name: path.display().to_string(), _directory: directory }
@@ -30,7 +30,7 @@ impl NotifySocket {
 
     /// The next message that is not a watchdog message.
     pub fn next_message(&self) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let message = self.receive(left).expect("a message to the service manager");

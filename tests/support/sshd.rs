@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Scratch, wait_until};
+use super::{TempDir, wait_until};
 
 /// A user that the sshd knows.
 pub struct User<'a> {
@@ -26,7 +26,7 @@ const CHROOT: &str = "/mnt";
 pub struct Sshd {
     child: Option<Child>,
     pub port: u16,
-    pub directory: Scratch,
+    pub directory: TempDir,
     /// UID of the first user; the others follow.
     first_uid: u32,
     users: u32,
@@ -63,7 +63,7 @@ impl Sshd {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // Distinct UIDs for fifty sshds in a process, and for concurrent test processes.
         let first_uid = 100_000 + std::process::id() % 20_000 * 10_000 + number * 200;
-        let directory = Scratch::new("sshd");
+        let directory = TempDir::new("sshd");
         let path = directory.0.display().to_string();
         assert!(sh(&format!("chmod 755 {path} && ssh-keygen -q -t ed25519 -N '' -f {path}/host")));
         let read = |file: &str| std::fs::read_to_string(file).unwrap();
@@ -101,7 +101,7 @@ impl Sshd {
         while sshd.child.is_none() {
             attempts += 1;
             assert!(attempts < 10, "sshd does not start: {}", sshd.log());
-            sshd.port = super::lasting_port();
+            sshd.port = super::reserve_port();
             sshd.configure(address);
             sshd.run();
         }
@@ -204,8 +204,8 @@ impl Sshd {
     }
 
     /// Writes a program for a user's login shell, and returns its path.
-    pub fn write_shell(name: &str, text: &str) -> (Scratch, String) {
-        let directory = Scratch::new(name);
+    pub fn write_shell(name: &str, text: &str) -> (TempDir, String) {
+        let directory = TempDir::new(name);
         let path = directory.write("shell", text);
         assert!(sh(&format!("chmod 755 {} {path}", directory.0.display())));
         (directory, path)
@@ -238,13 +238,13 @@ pub fn sh(line: &str) -> bool {
 /// A key in its own ssh-agent.
 pub struct Keys {
     agent: Child,
-    directory: Scratch,
+    directory: TempDir,
 }
 
 impl Keys {
     /// Creates a key that the sshd accepts.
     pub fn accepted_by(sshd: &Sshd) -> Self {
-        let directory = Scratch::new("keys");
+        let directory = TempDir::new("keys");
         let path = directory.0.display().to_string();
         let socket = format!("{path}/agent");
         let agent = Command::new("ssh-agent")

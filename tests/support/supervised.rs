@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::{SLACK, Scratch, hm_agent, wait_until};
+use super::{SLACK, TempDir, hm_agent, wait_until};
 
 /// The directory, port and command line of one supervisor.
 pub struct Setup {
-    pub scratch: Scratch,
+    pub scratch: TempDir,
     pub address: SocketAddr,
     /// A command that executes the agent with further arguments.
     pub wrapper: Vec<String>,
@@ -19,8 +19,8 @@ pub struct Setup {
 impl Setup {
     pub fn new(name: &str) -> Self {
         // A fixed port, so that it is the same after every restart.
-        let address = SocketAddr::from(([127, 0, 0, 1], super::lasting_port()));
-        Self { scratch: Scratch::new(name), address, wrapper: Vec::new() }
+        let address = SocketAddr::from(([127, 0, 0, 1], super::reserve_port()));
+        Self { scratch: TempDir::new(name), address, wrapper: Vec::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

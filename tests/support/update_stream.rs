@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tungstenite::{Error, Message};
 
-use super::{Agent, PATIENCE, wait_until};
+use super::{Agent, TEST_TIMEOUT, wait_until};
 
 /// Two updates of an agent with `interval=1` must not be further apart, whatever a driver does.
 const MAX_GAP: Duration = Duration::from_millis(1500);
@@ -36,7 +36,7 @@ pub struct UpdateStream {
 impl UpdateStream {
     pub fn subscribe(agent: &Agent) -> Self {
         let mut client = agent.connect();
-        client.say("subscribe:detail");
+        client.send_text("subscribe:detail");
         assert_eq!(client.json()["status"], "subscribed");
         let info = client.json();
         assert_eq!(info["type"], "system_info");
@@ -61,7 +61,7 @@ impl UpdateStream {
 
     /// The next update, which may have been received earlier.
     pub fn update(&mut self) -> Value {
-        let received = self.received.recv_timeout(PATIENCE).unwrap();
+        let received = self.received.recv_timeout(TEST_TIMEOUT).unwrap();
         self.check(received)
     }
 
@@ -94,7 +94,7 @@ impl UpdateStream {
 
     /// The first update for which `found` returns something.
     pub fn until<T>(&mut self, what: &str, mut found: impl FnMut(&Value) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             let update = self.update();
             if let Some(found) = found(&update) {
