@@ -211,28 +211,28 @@ impl Fixture {
     fn faults(&mut self, seconds: u64) {
         let time = Duration::from_secs(seconds);
         self.cable.cut();
-        self.pass(time);
+        self.sleep_for(time);
         self.cable.restore();
-        self.pass(time);
+        self.sleep_for(time);
         self.core.take().unwrap().kill();
-        self.pass(time);
+        self.sleep_for(time);
         self.start_core();
-        self.pass(time);
+        self.sleep_for(time);
         self.hub.take().unwrap().kill();
-        self.pass(time);
+        self.sleep_for(time);
         self.start_hub();
-        self.pass(time);
+        self.sleep_for(time);
         self.core.as_ref().unwrap().signal("-STOP");
         self.hub.as_ref().unwrap().signal("-STOP");
-        self.pass(time);
+        self.sleep_for(time);
         self.core.as_ref().unwrap().signal("-CONT");
         self.hub.as_ref().unwrap().signal("-CONT");
-        self.pass(time);
+        self.sleep_for(time);
         self.core.take().unwrap().shut_down();
         self.hub.take().unwrap().shut_down();
         self.start_core();
         self.start_hub();
-        self.pass(time);
+        self.sleep_for(time);
     }
 
     /// All faults under load, then a pause without load.

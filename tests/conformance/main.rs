@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cases::{Case, all};
-use judge::judge;
+use judge::check_results;
 use peer::{PEERS, Ports};
 use support::monitor::Monitor;
 

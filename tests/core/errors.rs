@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
-use crate::pass;
+use crate::sleep_for;
 use crate::support::core::Core;
 use crate::support::core_wire::{TOKEN, error, fresh_id, message};
 use crate::support::{Agent, TempDir, core_fixture, hm_agent, wait_until};

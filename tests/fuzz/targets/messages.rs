@@ -27,7 +27,7 @@ fuzz_target!(|data: &[u8]| {
                 assert!(unknown.message().len() < 500);
             }
         }
-        b'h' => drop(hm::Response::parse(&text).map(|r| hm::ResponseCode::from_number(r.code))),
+        b'h' => drop(hm::HmResponse::parse(&text).map(|r| hm::ResponseCode::from_number(r.code))),
         b'c' => {
             if let Ok(core::CoreMessage::Execute(request)) = core::CoreMessage::parse(&text) {
                 let result = core::CommandResult {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use hm_agent::core_client::command_log::{Accepted, CommandLog};
+use hm_agent::core_client::command_log::{Acceptance, CommandLog};
 use hm_agent::heartbeat::monitor::HeartbeatMonitor;
 use hm_agent::heartbeat::table::{HeartbeatTable, Saved};
 use hm_agent::hm_client::spool::{Report, Spool};
@@ -115,5 +115,5 @@ fn command_log(bytes: &[u8]) {
     log.accept("new command", "message-1".to_owned());
     drop(log);
     let mut log = open();
-    assert_ne!(log.accept("new command", "message-2".to_owned()), Accepted::New, "run twice");
+    assert_ne!(log.accept("new command", "message-2".to_owned()), Acceptance::New, "run twice");
 }
