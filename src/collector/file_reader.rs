@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,9 @@ use crate::util::error::Error;
 
 /// `/proc/stat` of a machine with thousands of interrupt lines stays under 1 MiB; no other file comes near.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// A line of mountinfo has at most a few pages, for an overlay of hundreds of layers.
+const MAX_LINE_BYTES: u64 = 1 << 20;
 
 /// Files below `/proc/sys` return nothing to a read at an offset other than 0, so the first read must have room for the whole
 /// file. They are at most a page long.
@@ -44,6 +47,31 @@ impl FileReader {
         parse(text).map_err(|source| Error::Parse { file: path.display().to_string(), source })
     }
 
+    /// Passes the lines of a file to `parse`, with their numbers, from 1. For a file of any length; a line over
+    /// [`MAX_LINE_BYTES`] is an error.
+    pub fn parse_lines(
+        &mut self,
+        path: &Path,
+        parse: impl FnMut(usize, &[u8]) -> Result<(), ParseError>,
+    ) -> Result<(), Error> {
+        let Self { buffer, open_files } = self;
+        let mut parse = parse;
+        let mut read = |file: &File| each_line(file, buffer, &mut parse);
+        let result = match open_files.get(path) {
+            Some(file) => read(file),
+            None => open(path).and_then(|file| {
+                let result = read(&file)?;
+                if file.metadata()?.len() == 0 {
+                    open_files.insert(path.to_owned(), file);
+                }
+                Ok(result)
+            }),
+        };
+        result
+            .map_err(|error| Error::system(format!("read {}", path.display()), error))?
+            .map_err(|source| Error::Parse { file: path.display().to_string(), source })
+    }
+
     /// Returns the first line, without surrounding white space or NUL. `None` if the file is empty or cannot be read: for optional
     /// names and values.
     pub fn read_line(&mut self, path: &Path) -> Option<String> {
@@ -60,14 +88,42 @@ impl FileReader {
             // The device of the open file may have been removed, and another one may have taken its name.
             self.open_files.remove(path);
         }
-        // Non-blocking: opening a FIFO must not wait for its writer.
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let file = open(path)?;
         read_from_start(&file, &mut self.buffer)?;
         if !self.buffer.is_empty() && is_generated(&file, self.buffer.len())? {
             self.open_files.insert(path.to_owned(), file);
         }
         Ok(())
     }
+}
+
+/// Non-blocking: opening a FIFO must not wait for its writer.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)
+}
+
+fn each_line(
+    mut file: &File,
+    buffer: &mut Vec<u8>,
+    mut parse: impl FnMut(usize, &[u8]) -> Result<(), ParseError>,
+) -> io::Result<Result<(), ParseError>> {
+    file.rewind()?;
+    let mut reader = BufReader::new(file);
+    for at in 1.. {
+        buffer.clear();
+        (&mut reader).take(MAX_LINE_BYTES + 1).read_until(b'\n', buffer)?;
+        if buffer.len() as u64 > MAX_LINE_BYTES {
+            *buffer = Vec::new();
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        if buffer.is_empty() {
+            break;
+        }
+        if let Err(error) = parse(at, buffer.strip_suffix(b"\n").unwrap_or(buffer)) {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
 }
 
 /// Whether the kernel generates the content on each read. Such files have size 0, or in sysfs that of a page, whatever their
@@ -99,6 +155,31 @@ mod tests {
         let error = files.read(Path::new("/dev/zero")).unwrap_err().to_string();
         assert_eq!(error, "read /dev/zero: file too large");
         assert_eq!(files.buffer.capacity(), 0, "its memory is freed");
+    }
+
+    #[test]
+    fn reads_lines_of_a_file_over_the_limit() {
+        let mut files = FileReader::default();
+        let path = std::env::temp_dir().join(format!("hm-agent-lines-{}", std::process::id()));
+        let line = "x".repeat(4000);
+        std::fs::write(&path, format!("{line}\n").repeat(2000) + "last").unwrap();
+        assert!(files.read(&path).is_err(), "8 MB");
+        let (mut count, mut last) = (0, Vec::new());
+        let read = files.parse_lines(&path, |at, line| {
+            (count, last) = (at, line.to_vec());
+            Ok(())
+        });
+        std::fs::remove_file(&path).unwrap();
+        assert!(read.is_ok());
+        assert_eq!((count, &last[..]), (2001, &b"last"[..]));
+        let error = files.parse_lines(Path::new("/dev/zero"), |_, _| Ok(())).unwrap_err();
+        assert_eq!(error.to_string(), "read /dev/zero: file too large");
+        for _ in 0..2 {
+            let mut count = 0;
+            let path = Path::new("/proc/self/mountinfo");
+            files.parse_lines(path, |at, _| Ok(count = at)).unwrap();
+            assert!(count > 0);
+        }
     }
 
     #[test]

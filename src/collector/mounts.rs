@@ -97,7 +97,7 @@ impl MountPoint {
 
     pub fn with_usage(&self, size: FsSize) -> FileSystem {
         // The kernel makes a filesystem read-only after an error, which statvfs reports and the mount table does not.
-        let read_only = self.mount.read_only || (size.read_only && !self.mount.ro_from_sandbox);
+        let read_only = self.mount.read_only || (size.read_only && !self.mount.ro_mount_only);
         FileSystem {
             mount_point: self.mount_point.clone(),
             device: self.device.clone(),

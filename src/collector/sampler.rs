@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use crate::collector::blocking_worker::BlockingWorker;
 use crate::collector::file_reader::FileReader;
 use crate::collector::host_info;
-use crate::collector::mount_filter::{apply_host_read_only, filter_mounts};
+use crate::collector::mount_filter::{MountFilter, apply_host_read_only};
 use crate::collector::mounts::{MountTable, open_mountinfo_watch};
 use crate::collector::status::CollectorStatuses;
 use crate::collector::sysfs::SysfsCollector;
 use crate::config::Roots;
 use crate::model::devices::Devices;
 use crate::model::{FileSystem, Pressures, RawSample};
+use crate::procfs::mountinfo::Mount;
 use crate::procfs::{
     ParseError, diskstats, file_nr, loadavg, meminfo, mountinfo, net_dev, pressure, stat, uptime,
     vmstat, zoneinfo,
@@ -167,20 +168,52 @@ impl Sampler {
         }
         // Opened before the table is read, so that a change in between is noticed with the next sample.
         let watch = open_mountinfo_watch(&self.roots.proc);
-        let file = ("filesystem", "mountinfo");
-        let Some(all) = self.read_from_pid1_ns(file, "self/mountinfo", mountinfo::parse) else {
+        let started = Instant::now();
+        let mounts = self.read_mounts();
+        if let Err(Error::System { source, .. }) = &mounts
+            && is_unsupported(source)
+        {
             return false;
-        };
-        let mut mounts = filter_mounts(all, &self.roots.root);
+        }
+        let file = ("filesystem", "mountinfo");
+        let mounts = self.statuses.record_result(file, mounts, started, self.unix_seconds);
+        let Some(mut mounts) = mounts else { return false };
         if mounts.iter().any(|mount| mount.read_only) {
             // Without permission to read it, the agent's own view is used.
             let pid1 = self.roots.proc.join("1/mountinfo");
-            if let Ok(pid1_mounts) = self.files.parse(&pid1, mountinfo::parse) {
-                apply_host_read_only(&mut mounts, &pid1_mounts);
+            let read = self.files.parse_lines(&pid1, |at, line| {
+                if let Some(pid1_mount) = mountinfo::parse_line(at, line)? {
+                    apply_host_read_only(&mut mounts, &pid1_mount);
+                }
+                Ok(())
+            });
+            if let Err(error) = read {
+                log::debug!("{error}");
             }
         }
         self.mounts = MountTable::new(&self.roots.root, mounts, watch);
         true
+    }
+
+    /// Reads the mount table of the host, as [`Self::read_from_pid1_ns`] does, line by line: with thousands of containers it has many
+    /// megabytes.
+    fn read_mounts(&mut self) -> Result<Vec<Mount>, Error> {
+        let Roots { proc, root, .. } = &self.roots;
+        let files = &mut self.files;
+        let mut read = |path: &str| {
+            let mut filter = MountFilter::new(root);
+            let read = files.parse_lines(&proc.join(path), |at, line| {
+                mountinfo::parse_line(at, line)?.into_iter().for_each(|mount| filter.push(mount));
+                Ok(())
+            });
+            read.map(|()| filter.finish())
+        };
+        if proc != Path::new("/proc")
+            && let Ok(mounts) = read("1/mountinfo")
+        {
+            return Ok(mounts);
+        }
+        read("self/mountinfo")
     }
 
     fn parse<T>(

@@ -1,22 +1,32 @@
 //! Disks, filesystems, network interfaces and temperatures under node_exporter's names.
 
+use std::collections::HashMap;
+
 use crate::metrics::Truncation;
 use crate::metrics::encoder::{Encoder, Number, labels};
 use crate::model::devices::{Chip, Interface, Sensor};
 use crate::model::{FileSystem, RawSample};
-use crate::procfs::diskstats::DiskStat;
+use crate::procfs::diskstats::{self, DiskStat};
 use crate::procfs::net_dev::NetDev;
 
 /// Maximum number of disks, of filesystems and of network interfaces; each has about twenty series.
 const MAX_DEVICES: usize = 256;
 
 pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut Truncation) {
-    let disks: Vec<&DiskStat> =
-        sample.diskstats.iter().filter(|disk| !is_ignored(&disk.name)).collect();
-    self::disks(encoder, truncation.limit("disks", &disks, MAX_DEVICES));
-    filesystems(encoder, truncation.limit("filesystems", &sample.file_systems, MAX_DEVICES));
-    traffic(encoder, truncation.limit("network_interfaces", &sample.net_dev, MAX_DEVICES));
     let devices = &sample.devices;
+    let mut disks: Vec<&DiskStat> =
+        sample.diskstats.iter().filter(|disk| !is_ignored(&disk.name)).collect();
+    prioritize(&mut disks, |disk| diskstats::is_stacked(&disk.name));
+    self::disks(encoder, truncation.limit("disks", &disks, MAX_DEVICES));
+    let mut mounted: Vec<&FileSystem> = sample.file_systems.iter().collect();
+    prioritize(&mut mounted, |fs| filesystem_rank(fs));
+    filesystems(encoder, truncation.limit("filesystems", &mounted, MAX_DEVICES));
+    // Sysfs lists hardware first, and traffic has the names only.
+    let ranks: HashMap<&[u8], usize> =
+        devices.interfaces.iter().map(|each| each.device.as_bytes()).zip(0..).collect();
+    let mut networks: Vec<&NetDev> = sample.net_dev.iter().collect();
+    prioritize(&mut networks, |net| ranks.get(&net.name[..]).copied().unwrap_or(usize::MAX));
+    traffic(encoder, truncation.limit("network_interfaces", &networks, MAX_DEVICES));
     truncation.add("sysfs", devices.truncated);
     interfaces(encoder, &devices.interfaces);
     chips(encoder, &devices.chips);
@@ -24,6 +34,23 @@ pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut
     for zone in &devices.temperatures {
         let labels = labels(&[("type", &zone.sensor), ("zone", &zone.zone.to_string())]);
         encoder.sample(&labels, zone.celsius);
+    }
+}
+
+/// Sorts items by rank if there are too many for all of them, so that those of containers are left out.
+fn prioritize<T, K: Ord>(items: &mut [T], rank: impl Fn(&T) -> K) {
+    if items.len() > MAX_DEVICES {
+        items.sort_by_key(rank);
+    }
+}
+
+/// The root, then disks and network filesystems, then what is in memory or made of other filesystems.
+fn filesystem_rank(fs: &FileSystem) -> u8 {
+    match &*fs.fs_type {
+        _ if &*fs.mount_point == "/" => 0,
+        "tmpfs" | "ramfs" | "overlay" | "aufs" => 2,
+        fuse if fuse.starts_with("fuse.") => 2,
+        _ => 1,
     }
 }
 
@@ -150,7 +177,7 @@ const FILESYSTEM_GAUGES: [FilesystemFamily; 6] = [
     }),
 ];
 
-fn filesystems(encoder: &mut Encoder, filesystems: &[FileSystem]) {
+fn filesystems(encoder: &mut Encoder, filesystems: &[&FileSystem]) {
     let named: Vec<(String, &FileSystem)> = filesystems
         .iter()
         .map(|fs| {
@@ -159,7 +186,7 @@ fn filesystems(encoder: &mut Encoder, filesystems: &[FileSystem]) {
                 ("fstype", &fs.fs_type),
                 ("mountpoint", &fs.mount_point),
             ]);
-            (labels, fs)
+            (labels, *fs)
         })
         .collect();
     for (name, help, value) in FILESYSTEM_GAUGES {
@@ -191,10 +218,10 @@ const NET_COUNTERS: [NetFamily; 16] = [
     ("node_network_transmit_compressed_total", |net| net.transmit.compressed),
 ];
 
-fn traffic(encoder: &mut Encoder, networks: &[NetDev]) {
+fn traffic(encoder: &mut Encoder, networks: &[&NetDev]) {
     let named: Vec<(String, &NetDev)> = networks
         .iter()
-        .map(|net| (labels(&[("device", &String::from_utf8_lossy(&net.name))]), net))
+        .map(|net| (labels(&[("device", &String::from_utf8_lossy(&net.name))]), *net))
         .collect();
     for (name, value) in NET_COUNTERS {
         encoder.counter(name, "Column of /proc/net/dev.");
@@ -301,6 +328,30 @@ fn chips(encoder: &mut Encoder, chips: &[Chip]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keeps_disks_of_the_machine_when_there_are_too_many() {
+        let file_system = |at: usize, fs_type: &str| FileSystem {
+            mount_point: if at == 299 { "/".into() } else { format!("/{at:03}").into() },
+            device: "a".into(),
+            fs_type: fs_type.into(),
+            read_only: false,
+            total_bytes: 1,
+            free_bytes: 1,
+            available_bytes: 1,
+            files: 0,
+            files_free: 0,
+        };
+        let mut mounted: Vec<FileSystem> = (0..298).map(|at| file_system(at, "tmpfs")).collect();
+        mounted.extend([file_system(298, "zfs"), file_system(299, "overlay")]);
+        let mut sorted: Vec<&FileSystem> = mounted.iter().collect();
+        prioritize(&mut sorted, |fs| filesystem_rank(fs));
+        let first: Vec<&str> = sorted.iter().take(3).map(|fs| &*fs.mount_point).collect();
+        assert_eq!(first, ["/", "/298", "/000"]);
+        let mut few: Vec<&FileSystem> = mounted.iter().skip(200).collect();
+        prioritize(&mut few, |fs| filesystem_rank(fs));
+        assert_eq!(&*few[0].mount_point, "/200", "order of the mount table");
+    }
 
     #[test]
     fn ignores_partitions_and_ram_disks_like_node_exporter() {

@@ -98,8 +98,8 @@ fn disk<'a>(at: usize, mut fields: impl Iterator<Item = &'a [u8]>) -> Result<Dis
     })
 }
 
-/// Skips RAM, loop, floppy and CD devices, and partitions of a device that is listed itself (`sda1` of `sda`, `nvme0n1p2` of
-/// `nvme0n1`).
+/// Skips RAM, loop, floppy and CD devices, partitions of a device that is listed itself (`sda1` of `sda`, `nvme0n1p2` of
+/// `nvme0n1`), and paths of an NVMe namespace that is listed itself (`nvme0c1n1` of `nvme0n1`).
 pub fn whole_disks(disks: &[DiskStat]) -> impl Iterator<Item = &DiskStat> {
     // Sorted, so that a machine with a thousand disks does not need a million comparisons.
     let mut names: Vec<&[u8]> = disks.iter().map(|disk| &disk.name[..]).collect();
@@ -109,8 +109,38 @@ pub fn whole_disks(disks: &[DiskStat]) -> impl Iterator<Item = &DiskStat> {
         let virtual_device = [&b"ram"[..], b"zram", b"loop", b"fd", b"sr"]
             .iter()
             .any(|prefix| disk.name.strip_prefix(*prefix).is_some_and(is_number));
-        !virtual_device && !parent_disk(&disk.name).is_some_and(&is_listed)
+        let is_part = parent_disk(&disk.name).is_some_and(&is_listed)
+            || nvme_path_namespace(&disk.name).is_some_and(|namespace| is_listed(&namespace));
+        !virtual_device && !is_part
     })
+}
+
+/// The disks whose sum is the I/O of the machine, each byte once: [`whole_disks`] without devices made of others.
+pub fn physical_disks(disks: &[DiskStat]) -> impl Iterator<Item = &DiskStat> {
+    whole_disks(disks).filter(|disk| !is_stacked(&disk.name))
+}
+
+/// Whether a device passes its I/O on to others, which count it too: LVM, multipath and encryption (`dm-0`), RAID (`md127`), bcache,
+/// ZFS volumes (`zd0`), DRBD, and PowerPath (`emcpowera`). The paths of multipath devices are disks of their own, and each
+/// byte takes one of them.
+pub fn is_stacked(name: &[u8]) -> bool {
+    let numbered = [&b"dm-"[..], b"md", b"bcache", b"zd", b"drbd"];
+    let starts_with_number = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_digit);
+    numbered.iter().any(|prefix| name.strip_prefix(*prefix).is_some_and(starts_with_number))
+        || name.starts_with(b"md_")
+        || name.starts_with(b"emcpower")
+}
+
+/// The namespace of a path: `nvme0c1n1` is controller 1 of subsystem 0, and a hidden path of `nvme0n1`.
+fn nvme_path_namespace(name: &[u8]) -> Option<Vec<u8>> {
+    let rest = name.strip_prefix(b"nvme")?;
+    let (subsystem, rest) = rest.split_at_checked(rest.iter().position(|&byte| byte == b'c')?)?;
+    let rest = rest.get(1..)?;
+    let (controller, namespace) =
+        rest.split_at_checked(rest.iter().position(|&byte| byte == b'n')?)?;
+    let are_numbers = is_number(subsystem) && is_number(controller);
+    (are_numbers && namespace.get(1..).is_some_and(is_number))
+        .then(|| [b"nvme", subsystem, namespace].concat())
 }
 
 /// The name of the disk, if this is the name of a partition.
@@ -201,6 +231,28 @@ mod tests {
             "nbd1",
         ];
         assert_eq!(kept, expected);
+    }
+
+    #[test]
+    fn counts_stacked_devices_and_paths_once() {
+        let names = |names: &[&str], physical: bool| -> Vec<String> {
+            let disk =
+                |name: &&str| DiskStat { name: name.as_bytes().to_vec(), ..Default::default() };
+            let disks: Vec<_> = names.iter().map(disk).collect();
+            let name = |disk: &DiskStat| String::from_utf8(disk.name.clone()).unwrap();
+            match physical {
+                true => physical_disks(&disks).map(name).collect(),
+                false => whole_disks(&disks).map(name).collect(),
+            }
+        };
+        let stacked =
+            ["sda", "dm-0", "md127", "md_d0", "bcache0", "zd0", "zd16", "drbd0", "emcpowera"];
+        assert_eq!(names(&stacked, true), ["sda"]);
+        assert_eq!(names(&stacked, false), stacked);
+        let network = ["nbd0", "rbd1", "vda", "mmcblk0", "pmem0", "mdb", "zdisk"];
+        assert_eq!(names(&network, true), network);
+        let paths = ["nvme0n1", "nvme0c0n1", "nvme0c12n1", "nvme0c0n2", "nvme1c1n1", "nvme0n10"];
+        assert_eq!(names(&paths, false), ["nvme0n1", "nvme0c0n2", "nvme1c1n1", "nvme0n10"]);
     }
 
     #[test]

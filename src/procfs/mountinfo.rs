@@ -20,22 +20,29 @@ pub struct Mount {
     pub fs_type: Vec<u8>,
     /// E.g. `/dev/vda` or `server:/export`.
     pub source: Vec<u8>,
+    /// The root of the filesystem or of a btrfs subvolume, not a directory or file within.
+    pub is_whole: bool,
     /// This mount, or the filesystem as a whole.
     pub read_only: bool,
-    /// The agent's own sandbox may have made the mount read-only, so that statvfs is no evidence. Not part of the file; the parser
-    /// sets it to false.
-    pub ro_from_sandbox: bool,
+    /// Only this mount may be read-only, not the filesystem, so that statvfs is no evidence. Not part of the file; the parser sets
+    /// it to false.
+    pub ro_mount_only: bool,
 }
 
 pub fn parse(text: &[u8]) -> Result<Vec<Mount>, ParseError> {
     let mut mounts = Vec::new();
     for (at, line) in lines(text) {
-        if !line.trim_ascii().is_empty() {
-            let mount = mount(line).ok_or_else(|| ParseError::new(at, "a mount", line))?;
-            mounts.push(mount);
-        }
+        mounts.extend(parse_line(at, line)?);
     }
     Ok(mounts)
+}
+
+/// Parses one line. The table of a host with thousands of containers has megabytes. `None` if the line is empty.
+pub fn parse_line(at: usize, line: &[u8]) -> Result<Option<Mount>, ParseError> {
+    if line.trim_ascii().is_empty() {
+        return Ok(None);
+    }
+    mount(line).map(Some).ok_or_else(|| ParseError::new(at, "a mount", line))
 }
 
 fn mount(line: &[u8]) -> Option<Mount> {
@@ -51,14 +58,17 @@ fn mount(line: &[u8]) -> Option<Mount> {
     let rest: Vec<&[u8]> = fields.collect();
     let (super_options, source) = rest.split_last()?;
     let is_read_only = |options: &[u8]| options.split(|&byte| byte == b',').any(|o| o == b"ro");
+    let mut super_parts = super_options.split(|&byte| byte == b',');
+    let subvolume = super_parts.find_map(|option| option.strip_prefix(b"subvol="));
     Some(Mount {
         device_number: device_number.to_vec(),
         root: unescape(root),
+        is_whole: root == b"/" || subvolume == Some(root),
         mount_point: unescape(mount_point),
         fs_type: fs_type.to_vec(),
         source: source.first().map(|source| unescape(source)).unwrap_or_default(),
         read_only: is_read_only(options) || is_read_only(super_options),
-        ro_from_sandbox: false,
+        ro_mount_only: false,
     })
 }
 
@@ -108,6 +118,17 @@ mod tests {
         assert_eq!(mounts[2].source, b"/dev/root");
         assert_eq!(mounts[3].mount_point, b"/mnt/with space\ttab");
         assert_eq!(mounts[3].source, b"nas:/a\\b");
+    }
+
+    #[test]
+    fn tells_subvolumes_from_bind_mounts() {
+        let is_whole = |root: &str, options: &str| {
+            let line = format!("29 1 0:25 {root} / rw - btrfs /dev/a rw,space_cache,{options}\n");
+            parse(line.as_bytes()).unwrap()[0].is_whole
+        };
+        assert!(is_whole("/", "subvolid=5,subvol=/") && is_whole("/@", "subvolid=256,subvol=/@"));
+        assert!(is_whole("/", "discard") && !is_whole("/srv", "discard"));
+        assert!(!is_whole("/@/srv", "subvolid=256,subvol=/@"));
     }
 
     #[test]

@@ -35,15 +35,24 @@ fn entry(line: &[u8]) -> Option<DfEntry> {
     let (capacity, rest) = split_field(rest)?;
     let is_capacity = capacity.ends_with(b"%") || capacity == b"-";
     let mount_point = rest.trim_ascii_start();
-    let bytes = |field: &[u8]| parse_decimal(field)?.checked_mul(1024);
     (is_capacity && mount_point.starts_with(b"/")).then_some(())?;
+    let total_bytes = bytes(total)?;
     Some(DfEntry {
         device: device.to_vec(),
         mount_point: mount_point.to_vec(),
-        total_bytes: bytes(total)?,
+        total_bytes,
         used_bytes: bytes(used)?,
-        available_bytes: bytes(available)?,
+        // BusyBox prints a negative number as a huge one.
+        available_bytes: bytes(available).filter(|bytes| *bytes <= total_bytes).unwrap_or(0),
     })
+}
+
+/// Less than nothing is available, or in use, if a quota or the space reserved for root is overdrawn.
+fn bytes(kibibytes: &[u8]) -> Option<u64> {
+    match kibibytes.strip_prefix(b"-") {
+        Some(negative) => parse_decimal(negative).map(|_| 0),
+        None => parse_decimal(kibibytes)?.checked_mul(1024),
+    }
 }
 
 /// Splits a line after its first field.
@@ -74,6 +83,17 @@ df: /mnt/gone: Input/output error
         assert_eq!(entries[0].total_bytes, 264_212_084 * 1024);
         assert_eq!((entries[1].used_bytes, entries[1].available_bytes), (40 * 1024, 50 * 1024));
         assert_eq!(entries[1].mount_point, b"/mnt/my disk");
+    }
+
+    #[test]
+    fn negative_sizes_are_zero() {
+        let text = b"nas:/a 800000000 799999600 -20000 101% /a\n/dev/b 1000 -8 1000 0% /b\n/dev/c 1000 1000 18014398509461984 0% /c\n/dev/d 1000 1000 4294947296 0% /d\n";
+        let entries = parse(text);
+        let sizes: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry.used_bytes >> 10, entry.available_bytes >> 10))
+            .collect();
+        assert_eq!(sizes, [(799_999_600, 0), (0, 1000), (1000, 0), (1000, 0)]);
     }
 
     #[test]

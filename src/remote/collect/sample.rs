@@ -12,7 +12,7 @@ use crate::procfs::processes::{self, Process};
 use crate::procfs::processors::{self, CpuTopology, Processor};
 use crate::procfs::snmp::{self, Snmp};
 use crate::procfs::stat::{self, Stat};
-use crate::procfs::{fields, lines, uptime};
+use crate::procfs::{fields, lines, temperature, uptime};
 use crate::remote::collect::df::{self, DfEntry};
 use crate::remote::collect::{ip_address, nvidia_smi};
 use crate::util::text::parse_decimal;
@@ -109,13 +109,11 @@ impl RemoteSample {
     }
 }
 
-/// Parses number and temperature of a thermal zone. Firmware without a reading reports absolute zero or less.
+/// Parses number and temperature of a thermal zone.
 fn zone(line: &[u8]) -> Option<(u32, i64)> {
     let mut fields = fields(line);
     let number = u32::try_from(parse_decimal(fields.next()?)?).ok()?;
-    let text = std::str::from_utf8(fields.next()?).ok()?;
-    let temperature = text.trim().parse().ok().filter(|millicelsius| *millicelsius > -273_000);
-    Some((number, temperature?))
+    Some((number, temperature::parse_millicelsius(fields.next()?).ok()?))
 }
 
 impl RemoteInventory {
@@ -184,7 +182,10 @@ mod tests {
         let sample = RemoteSample::parse(&Sections::default());
         assert!(sample.stat.is_none() && sample.zones_millicelsius.is_empty());
         assert!(sample.online_processors().is_none());
-        let sections = [("zones", "0 45000\n1 -274000\n3 -5000\nx\n4 hot\n"), ("stat", "nonsense")];
+        let sections = [
+            ("zones", "0 45000\n1 -274000\n2 -256000\n3 -5000\nx\n4 hot\n5 65261850\n"),
+            ("stat", "nonsense"),
+        ];
         let sections = sections.map(|(name, text)| (name.to_owned(), text.as_bytes().to_vec()));
         let sample = RemoteSample::parse(&Sections(sections.into()));
         assert_eq!(sample.zones_millicelsius, [(0, 45_000), (3, -5_000)]);

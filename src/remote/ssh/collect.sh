@@ -85,13 +85,15 @@ async_part() {
 	while read -r text; do echo "$m$1 $text"; done
 	echo "$m$1"
 }
-# Filesystems on devices of this machine: network filesystems may block indefinitely.
+# Filesystems on devices of this machine, by type: network filesystems may block indefinitely. Files mounted into
+# containers and volumes of kubelets are left out.
 sizes() {
 	set -- /
-	while read -r source point _; do
-		case $source:$point in
-		/dev/fuse:* | *\\*) ;;
-		/dev/*) set -- "$@" "$point" ;;
+	while read -r _ point type _; do
+		case $point in *\\* | */kubernetes.io~* | */globalmount) continue ;; esac
+		case $type in
+		apfs | bcachefs | btrfs | exfat | ext[234] | f2fs | fuseblk | hfs | hfsplus | jffs2 | jfs | msdos | nilfs2 | ntfs | ntfs3 | \
+			reiser4 | reiserfs | ubifs | udf | ufs | vfat | xfs | zfs) [ -d "$point" ] && set -- "$@" "$point" ;;
 		esac
 	done </proc/mounts
 	df -P -k -- "$@" | async_part d

@@ -63,11 +63,8 @@ pub(super) fn totals(
 ) {
     let mut total = DiskDelta::default();
     let mut before = PreviousItems::new(&previous.diskstats);
-    for disk in diskstats::whole_disks(&now.diskstats) {
-        // I/O of devices on top of disks (LVM, RAID) is counted at the disks already.
-        if !disk.name.starts_with(b"dm-") && !disk.name.starts_with(b"md") {
-            total.add(&delta(&mut before, disk, seconds));
-        }
+    for disk in diskstats::physical_disks(&now.diskstats) {
+        total.add(&delta(&mut before, disk, seconds));
     }
     total.put_into(fields);
 }

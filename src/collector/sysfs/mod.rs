@@ -4,6 +4,7 @@
 //! Devices are listed once a minute, because listing them costs more than reading them, and when the state of an interface
 //! changes.
 
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::collector::file_reader::FileReader;
 use crate::model::Temperature;
 use crate::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
+use crate::procfs::{interface_speed, temperature};
 use crate::util::text::parse_decimal;
 
 /// Zones, chips and interfaces rarely change.
@@ -71,10 +73,8 @@ impl SysfsCollector {
         }
         let files = &mut self.files;
         let zone = |(path, zone): &(PathBuf, Temperature)| {
-            // A zone that is switched off refuses to be read, which is its normal state.
-            let celsius = read_celsius(files, path)?;
-            // Firmware without a reading returns absolute zero, or less.
-            (celsius > -273.0).then(|| Temperature { celsius, ..zone.clone() })
+            // A zone that is switched off refuses to be read or returns an implausible temperature.
+            Some(Temperature { celsius: read_celsius(files, path)?, ..zone.clone() })
         };
         let temperatures = self.zones.iter().filter_map(zone).collect();
         let chips = self.chips.iter().filter_map(|chip| chip.read(files)).collect();
@@ -110,8 +110,8 @@ impl SysfsCollector {
         self.interfaces = self.list_interfaces();
     }
 
-    /// The directories of a class, sorted by number or name, up to [`MAX_DEVICES`].
-    fn class_directories(&mut self, class: &str, prefix: &str) -> Vec<PathBuf> {
+    /// The directories of a class, the most important ones first.
+    fn class_directories(&self, class: &str, prefix: &str) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.sys.join("class").join(class));
         let mut paths: Vec<(Option<u64>, PathBuf)> = entries
             .into_iter()
@@ -124,9 +124,16 @@ impl SysfsCollector {
             })
             .collect();
         paths.sort();
-        self.truncated += paths.len().saturating_sub(MAX_DEVICES);
-        paths.truncate(MAX_DEVICES);
-        paths.into_iter().map(|(_, path)| path).collect()
+        let paths = paths.into_iter().map(|(_, path)| path).collect();
+        if class == "net" { sort_interfaces(paths) } else { paths }
+    }
+
+    /// The first [`MAX_DEVICES`] items. The others are counted.
+    fn limit<T>(&mut self, items: impl Iterator<Item = T>) -> Vec<T> {
+        let mut items: Vec<T> = items.collect();
+        self.truncated += items.len().saturating_sub(MAX_DEVICES);
+        items.truncate(MAX_DEVICES);
+        items
     }
 
     fn list_zones(&mut self) -> Vec<(PathBuf, Temperature)> {
@@ -138,17 +145,21 @@ impl SysfsCollector {
             let sensor = files.read_line(&path.join("type"))?;
             Some((path.join("temp"), Temperature { zone, sensor, celsius: 0.0 }))
         };
-        paths.into_iter().filter_map(zone).collect()
+        self.limit(paths.into_iter().filter_map(zone))
     }
 
     fn list_chips(&mut self) -> Vec<ListedChip> {
         let paths = self.class_directories("hwmon", "hwmon");
         let chip = |path: &PathBuf| ListedChip::find(&mut FileReader::default(), path);
-        paths.iter().filter_map(chip).collect()
+        let mut chips = self.limit(paths.iter().filter_map(chip));
+        make_ids_unique(&mut chips);
+        chips
     }
 
     fn list_interfaces(&mut self) -> Vec<ListedInterface> {
         let paths = self.class_directories("net", "");
+        // `bonding_masters` is a file. Attributes of interfaces beyond the limit are not read.
+        let paths = self.limit(paths.into_iter().filter(|path| path.is_dir()));
         paths.into_iter().filter_map(ListedInterface::find).collect()
     }
 }
@@ -157,7 +168,6 @@ impl ListedInterface {
     fn find(path: PathBuf) -> Option<Self> {
         let mut files = FileReader::default();
         let (operstate, carrier) = (path.join("operstate"), path.join("carrier"));
-        // `bonding_masters` is a file, not an interface.
         let state = files.read_line(&operstate)?.into();
         let interface = Interface {
             device: path.file_name()?.to_string_lossy().into(),
@@ -169,6 +179,42 @@ impl ListedInterface {
     }
 }
 
+/// Sorts interfaces so that those of containers are last, whatever their names: hardware is first, then what is made of other
+/// interfaces (bridges, bonds, VLANs) or has no peer, then interfaces whose peer is in another namespace. Within each kind, few
+/// interfaces with the same beginning of the name precede many: container runtimes give all of theirs the same prefix.
+fn sort_interfaces(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let name_start = |path: &Path| -> Vec<u8> {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        name.iter().copied().take_while(u8::is_ascii_alphabetic).take(3).collect()
+    };
+    let mut counts: HashMap<Vec<u8>, usize> = HashMap::new();
+    for path in &paths {
+        *counts.entry(name_start(path)).or_default() += 1;
+    }
+    let mut ranked: Vec<_> = paths
+        .into_iter()
+        .map(|path| (interface_rank(&path), counts.get(&name_start(&path)).copied(), path))
+        .collect();
+    ranked.sort();
+    ranked.into_iter().map(|(_, _, path)| path).collect()
+}
+
+fn interface_rank(path: &Path) -> u8 {
+    if path.join("device").exists() {
+        return 0;
+    }
+    let mut files = FileReader::default();
+    let (own, peer) =
+        (files.read_line(&path.join("ifindex")), files.read_line(&path.join("iflink")));
+    // A VLAN has a different iflink too, but its lower device is in the same namespace, and linked.
+    let has_lower = || {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        entries.into_iter().any(|entry| entry.file_name().as_encoded_bytes().starts_with(b"lower_"))
+    };
+    let has_foreign_peer = own.is_some() && peer.is_some() && own != peer && !has_lower();
+    if has_foreign_peer { 2 } else { 1 }
+}
+
 fn interface_attributes(files: &mut FileReader, path: &Path) -> InterfaceAttributes {
     let mut text = |name: &str| files.read_line(&path.join(name)).unwrap_or_default();
     let number = |text: String| parse_decimal(text.as_bytes());
@@ -178,8 +224,7 @@ fn interface_attributes(files: &mut FileReader, path: &Path) -> InterfaceAttribu
         duplex: text("duplex"),
         alias: text("ifalias"),
         mtu_bytes: number(text("mtu")),
-        // In Mbit/s; -1 if the device does not know.
-        speed_bytes: number(text("speed")).map(|megabits| megabits.saturating_mul(125_000)),
+        speed_bytes: interface_speed::parse_bytes(text("speed").as_bytes()).ok(),
         transmit_queue_length: number(text("tx_queue_len")),
         protocol_type: number(text("type")),
     }
@@ -241,10 +286,9 @@ fn is_suspended(files: &mut FileReader, runtime_status: &Path) -> bool {
     files.read_line(runtime_status).is_some_and(|status| status.starts_with("suspend"))
 }
 
-/// The kernel prints thousandths of a degree.
 fn read_celsius(files: &mut FileReader, path: &Path) -> Option<f64> {
-    let millidegrees: i32 = files.read_line(path)?.parse().ok()?;
-    Some(f64::from(millidegrees) / 1000.0)
+    let millicelsius = files.parse(path, temperature::parse_millicelsius).ok()?;
+    Some(millicelsius as f64 / 1000.0)
 }
 
 /// A name that is stable across reboots, formed as node_exporter does: bus and name of the device, or else the name given by the
@@ -262,6 +306,31 @@ fn chip_id(path: &Path, name: Option<&str>) -> String {
         .unwrap_or_else(|| sanitize(&path.file_name().unwrap_or_default().to_string_lossy()))
 }
 
+/// Several chips may belong to one device (a radio with two sensors), and Prometheus drops a scrape's duplicate series. The driver's
+/// name is appended to each of them; if that is the same too, a number in the order of the chips.
+fn make_ids_unique(chips: &mut [ListedChip]) {
+    let mut used: HashSet<Arc<str>> = HashSet::new();
+    let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
+    for ListedChip { chip, .. } in chips.iter() {
+        *counts.entry(chip.id.clone()).or_default() += 1;
+    }
+    for ListedChip { chip, .. } in chips {
+        if counts.get(&chip.id).is_some_and(|count| *count > 1)
+            && let Some(name) = chip.name.as_deref().map(sanitize)
+            && !name.is_empty()
+            && name != *chip.id
+        {
+            chip.id = format!("{}_{name}", chip.id).into();
+        }
+        let base = chip.id.clone();
+        let mut number = 1;
+        while !used.insert(chip.id.clone()) {
+            number += 1;
+            chip.id = format!("{base}_{number}").into();
+        }
+    }
+}
+
 /// Lower-case letters, digits, colons and underscores; all other characters become underscores, except at the ends.
 fn sanitize(text: &str) -> String {
     let letter = |letter: char| match letter.to_ascii_lowercase() {
@@ -272,100 +341,4 @@ fn sanitize(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs::create_dir_all;
-    use std::os::unix::fs::symlink;
-
-    /// A directory that stands for `/sys`, removed when dropped.
-    struct SysTree(PathBuf);
-
-    impl SysTree {
-        fn new(name: &str) -> Self {
-            let name = format!("hm-agent-sysfs-{name}-{}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            let _ = std::fs::remove_dir_all(&path);
-            create_dir_all(&path).unwrap();
-            Self(path)
-        }
-
-        fn write(&self, file: &str, text: &str) {
-            let path = self.0.join(file);
-            create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        }
-    }
-
-    impl Drop for SysTree {
-        fn drop(&mut self) {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
-    }
-
-    #[test]
-    fn names_chip_after_device_and_skips_suspended_one() {
-        let tree = SysTree::new("chips");
-        let nvme = "devices/pci0000:00/0000:01:00.0/nvme/nvme0";
-        tree.write(&format!("{nvme}/power/runtime_status"), "active\n");
-        tree.write("class/hwmon/hwmon2/name", "nvme\n");
-        tree.write("class/hwmon/hwmon2/temp1_input", "49850\n");
-        tree.write("class/hwmon/hwmon2/temp1_label", "Composite\n");
-        tree.write("class/hwmon/hwmon2/temp1_max", "81850\n");
-        tree.write("class/hwmon/hwmon2/temp1_crit", "84850\n");
-        tree.write("class/hwmon/hwmon2/temp10_input", "nonsense\n");
-        symlink(tree.0.join(nvme), tree.0.join("class/hwmon/hwmon2/device")).unwrap();
-        tree.write("class/hwmon/hwmon10/name", "cpu_thermal\n");
-        tree.write("class/hwmon/hwmon10/temp1_input", "-1500\n");
-        tree.write("class/hwmon/hwmon0/name", "a battery\n");
-        tree.write("class/hwmon/hwmon0/in0_input", "12\n");
-        let mut collector = SysfsCollector::new(&tree.0);
-        let chips = collector.collect().chips;
-        let names: Vec<&str> = chips.iter().map(|chip| &*chip.id).collect();
-        assert_eq!(names, ["nvme_nvme0", "cpu_thermal"]);
-        let first = &chips[0].sensors[0];
-        assert_eq!((first.celsius, first.label.as_deref()), (Some(49.85), Some("Composite")));
-        assert_eq!((first.max_celsius, first.critical_celsius), (Some(81.85), Some(84.85)));
-        assert_eq!((&*chips[0].sensors[1].id, chips[0].sensors[1].celsius), ("temp10", None));
-        assert_eq!(chips[1].sensors[0].celsius, Some(-1.5));
-        tree.write(&format!("{nvme}/power/runtime_status"), "suspended\n");
-        assert_eq!(collector.collect().chips.len(), 1, "suspended");
-    }
-
-    #[test]
-    fn lists_devices_again_when_an_interface_changes() {
-        let tree = SysTree::new("net");
-        tree.write("class/thermal/thermal_zone2/type", "x86_pkg_temp\n");
-        tree.write("class/thermal/thermal_zone2/temp", "45000\n");
-        tree.write("class/thermal/thermal_zone10/type", "off\n");
-        tree.write("class/thermal/cooling_device0/type", "fan\n");
-        tree.write("class/net/eth0/operstate", "up\n");
-        tree.write("class/net/eth0/carrier", "1\n");
-        tree.write("class/net/eth0/speed", "1000\n");
-        tree.write("class/net/eth0/mtu", "1500\n");
-        tree.write("class/net/ifb0/operstate", "down\n");
-        tree.write("class/net/ifb0/speed", "-1\n");
-        tree.write("class/net/bonding_masters", "bond0\n");
-        let mut collector = SysfsCollector::new(&tree.0);
-        let found = collector.collect();
-        assert_eq!(found.temperatures.len(), 1);
-        assert_eq!((found.temperatures[0].zone, found.temperatures[0].celsius), (2, 45.0));
-        let [eth0, ifb0] = &found.interfaces[..] else { panic!("{found:?}") };
-        assert_eq!((&*eth0.device, &*eth0.state, eth0.carrier), ("eth0", "up", Some(true)));
-        assert_eq!(
-            (eth0.attributes.speed_bytes, eth0.attributes.mtu_bytes),
-            (Some(125_000_000), Some(1500))
-        );
-        assert_eq!((ifb0.carrier, ifb0.attributes.speed_bytes), (None, None));
-        tree.write("class/thermal/thermal_zone2/temp", "46000\n");
-        tree.write("class/net/eth1/operstate", "up\n");
-        assert_eq!(collector.collect().temperatures[0].celsius, 46.0);
-        assert_eq!(collector.collect().interfaces.len(), 2, "listed a moment ago");
-        tree.write("class/net/eth0/operstate", "down\n");
-        assert_eq!(collector.collect().interfaces.len(), 3, "listed again after a change");
-    }
-
-    #[test]
-    fn missing_sysfs_has_no_devices() {
-        assert_eq!(SysfsCollector::new(Path::new("/nonexistent")).collect(), Devices::default());
-    }
-}
+mod tests;
