@@ -40,13 +40,24 @@ pub fn node_id(configured: Option<&str>, roots: &Roots) -> Option<String> {
 /// its root is mounted.
 pub fn hostname(files: &mut FileReader, roots: &Roots) -> Option<String> {
     let is_mounted = roots.root != Path::new("/");
-    let configured =
-        if is_mounted { files.read_line(&roots.root.join("etc/hostname")) } else { None };
+    let configured = if is_mounted {
+        configured_hostname(files, &roots.root.join("etc/hostname"))
+    } else {
+        None
+    };
     // The same as the kernel's file below /proc.
     let system_call = || if roots.proc == Path::new("/proc") { process::hostname() } else { None };
     configured
         .or_else(system_call)
         .or_else(|| files.read_line(&roots.proc.join("sys/kernel/hostname")))
+}
+
+/// hostname(5): the first line that is neither empty nor a comment.
+fn configured_hostname(files: &mut FileReader, path: &Path) -> Option<String> {
+    let text = files.read(path).ok()?;
+    let mut lines = text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+    let line = lines.find(|line| !line.is_empty() && !line.starts_with(b"#"))?;
+    Some(String::from_utf8_lossy(line).into_owned())
 }
 
 fn cpu_model(files: &mut FileReader, roots: &Roots) -> Option<String> {
@@ -58,4 +69,27 @@ fn cpu_model(files: &mut FileReader, roots: &Roots) -> Option<String> {
 /// machine-id(5): 32 hexadecimal digits; "uninitialized" in an image that never booted.
 fn machine_id(files: &mut FileReader, path: &Path) -> Option<String> {
     files.read_line(path).filter(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignores_comments_in_etc_hostname() {
+        let path = std::env::temp_dir().join(format!("hm-agent-hostname-{}", std::process::id()));
+        let mut found = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let name = configured_hostname(&mut FileReader::default(), &path);
+            std::fs::remove_file(&path).unwrap();
+            name
+        };
+        assert_eq!(found("node-7\n").as_deref(), Some("node-7"));
+        assert_eq!(
+            found("# set by the installer\n\n  node-7 \nnode-8\n").as_deref(),
+            Some("node-7")
+        );
+        assert_eq!(found("# only a comment\n"), None);
+        assert_eq!(found(""), None);
+    }
 }

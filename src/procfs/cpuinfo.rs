@@ -1,10 +1,14 @@
 //! `/proc/cpuinfo`: name of the processor.
 //!
-//! Its lines differ by architecture. x86 has a name; 64-bit Arm has the implementer and part number of the MIDR_EL1 register.
-//! Real lines of both:
+//! Its lines differ by architecture. x86, LoongArch, POWER, MIPS and RISC-V have a name, under the keys that lscpu(1) knows; 64-bit
+//! Arm has the implementer and part number of the MIDR_EL1 register. Real lines:
 //!
 //! ```text
 //! model name      : AMD Ryzen 9 5950X 16-Core Processor
+//! Model Name      : Loongson-3C6000
+//! cpu             : POWER9 (architected), altivec supported
+//! cpu model       : Loongson-3 V0.4  FPU V0.1
+//! uarch           : sifive,u74-mc
 //! CPU implementer : 0x41
 //! CPU part        : 0xd08
 //! ```
@@ -17,9 +21,15 @@ use crate::procfs::{key_value, lines};
 pub fn parse_model(text: &[u8]) -> Option<String> {
     let mut implementer = None;
     let mut arm: Vec<(u64, u64)> = Vec::new();
+    let mut other_name = None;
     for (_, line) in lines(text) {
         match key_value(line, b':') {
-            Some((b"model name", name)) if !name.is_empty() => return Some(collapse_spaces(name)),
+            Some((b"model name" | b"Model Name", name)) if !name.is_empty() => {
+                return Some(collapse_spaces(name));
+            }
+            Some((b"cpu" | b"cpu model" | b"uarch", name)) if !name.is_empty() => {
+                other_name.get_or_insert_with(|| collapse_spaces(name));
+            }
             Some((b"CPU implementer", value)) => implementer = hexadecimal(value),
             Some((b"CPU part", value)) => {
                 let core = implementer.zip(hexadecimal(value));
@@ -35,7 +45,7 @@ pub fn parse_model(text: &[u8]) -> Option<String> {
         names.push(arm_name(implementer, part, !repeated));
         last_implementer = Some(implementer);
     }
-    (!names.is_empty()).then(|| names.join(" + "))
+    if names.is_empty() { other_name } else { Some(names.join(" + ")) }
 }
 
 /// Some vendors pad the name with spaces.
@@ -165,6 +175,22 @@ mod tests {
         assert_eq!(model(big_little).unwrap(), "ARM Cortex-A55 + Cortex-A76");
         assert_eq!(model(core("0x41", "0xfff")).unwrap(), "ARM part 0xfff");
         assert_eq!(model(core("0x99", "0x001")).unwrap(), "implementer 0x99 part 0x001");
+    }
+
+    #[test]
+    fn returns_names_of_other_architectures() {
+        let model = |text: &str| parse_model(text.as_bytes()).unwrap();
+        let loongarch = "system type\t\t: generic-loongson-machine\n\nprocessor\t\t: 0\npackage\t\t\t: 0\nCPU Family\t\t: Loongson-64bit\nModel Name\t\t: Loongson-3C6000\n";
+        assert_eq!(model(loongarch), "Loongson-3C6000");
+        let power = "processor\t: 0\ncpu\t\t: POWER9 (architected), altivec supported\nclock\t\t: 2300.000000MHz\nrevision\t: 2.2 (pvr 004e 1202)\n\nplatform\t: pSeries\nmodel\t\t: IBM,9009-42A\n";
+        assert_eq!(model(power), "POWER9 (architected), altivec supported");
+        let riscv = "processor\t: 0\nhart\t\t: 1\nisa\t\t: rv64imafdc\nmmu\t\t: sv39\nuarch\t\t: sifive,u74-mc\n";
+        assert_eq!(model(riscv), "sifive,u74-mc");
+        let mips = "cpu model\t\t: Loongson-3 V0.4  FPU V0.1\n";
+        assert_eq!(model(mips), "Loongson-3 V0.4 FPU V0.1");
+        let named_mips =
+            format!("{mips}model name\t\t: Loongson-3A R4 (Loongson-3B4000) @ 1800MHz\n");
+        assert_eq!(model(&named_mips), "Loongson-3A R4 (Loongson-3B4000) @ 1800MHz");
     }
 
     #[test]

@@ -83,6 +83,22 @@ impl Processor {
         parse_decimal(self.value(key)?)
     }
 
+    /// Number of the package, which LoongArch and MIPS name otherwise than x86. Other architectures have it in `/sys` only.
+    pub fn package(&self) -> Option<u64> {
+        self.number("physical id").or_else(|| self.number("package"))
+    }
+
+    /// Number of the core within its package.
+    pub fn core(&self) -> Option<u64> {
+        self.number("core id").or_else(|| self.number("core"))
+    }
+
+    /// Current frequency. x86 and LoongArch print a number, POWER one with its unit.
+    pub fn mhz(&self) -> Option<f64> {
+        let clock = || fraction(0, self.value("clock")?.strip_suffix(b"MHz")).ok();
+        self.fraction("cpu MHz").or_else(|| self.fraction("CPU MHz")).or_else(clock)
+    }
+
     pub fn fraction(&self, key: &str) -> Option<f64> {
         fraction(0, self.value(key)).ok()
     }
@@ -128,6 +144,27 @@ mod tests {
         assert_eq!(
             crate::procfs::cpuinfo::parse_model(&found[0].as_lines()).unwrap(),
             "ARM Cortex-A72"
+        );
+    }
+
+    #[test]
+    fn parses_topology_of_other_architectures() {
+        let loongarch =
+            b"processor\t\t: 3\npackage\t\t\t: 1\ncore\t\t\t: 2\nCPU MHz\t\t\t: 2200.00\n";
+        let found = parse(loongarch);
+        assert_eq!(
+            (found[0].package(), found[0].core(), found[0].mhz()),
+            (Some(1), Some(2), Some(2200.0))
+        );
+        let power = parse(b"processor\t: 0\ncpu\t\t: POWER9\nclock\t\t: 2300.000000MHz\n");
+        assert_eq!(
+            (power[0].package(), power[0].core(), power[0].mhz()),
+            (None, None, Some(2300.0))
+        );
+        let x86 = parse(b"processor : 0\nphysical id : 1\ncore id : 4\ncpu MHz : 800.5\n");
+        assert_eq!(
+            (x86[0].package(), x86[0].core(), x86[0].mhz()),
+            (Some(1), Some(4), Some(800.5))
         );
     }
 

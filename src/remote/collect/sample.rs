@@ -164,7 +164,7 @@ impl RemoteInventory {
 
     /// Whether `/proc/cpuinfo` does not contain the packages of all processors, so that `/sys` must be read for them.
     pub fn needs_topology(&self) -> bool {
-        self.processors.iter().any(|processor| processor.number("physical id").is_none())
+        self.processors.iter().any(|processor| processor.package().is_none())
     }
 }
 

@@ -17,8 +17,8 @@ pub(super) fn info(inventory: &RemoteInventory) -> Value {
         .iter()
         .map(|processor| {
             let topology = find_topology(inventory, processor);
-            let package = processor.number("physical id").or(topology.and_then(|cpu| cpu.package));
-            let core = processor.number("core id").or(topology.and_then(|cpu| cpu.core));
+            let package = processor.package().or(topology.and_then(|cpu| cpu.package));
+            let core = processor.core().or(topology.and_then(|cpu| cpu.core));
             // If the kernel does not report cores, each processor is a core.
             (package.unwrap_or(0), core.unwrap_or(processor.number.into()), processor)
         })
@@ -71,7 +71,10 @@ fn package(inventory: &RemoteInventory, id: u64, placed: &[Placed]) -> Value {
     fields
         .put("cpu_core_info", Some(Value::Object(by_core)))
         .put("vendor_id", text("vendor_id").or_else(arm_vendor))
-        .put("cpu_family", text("cpu family").or_else(|| text("CPU architecture")))
+        .put(
+            "cpu_family",
+            ["cpu family", "CPU Family", "CPU architecture"].iter().find_map(|key| text(key)),
+        )
         .put("model", text("model").or_else(|| text("CPU part")))
         .put("model_name", text("model name").or_else(arm_name))
         .put("stepping", text("stepping").or_else(arm_stepping))
@@ -89,7 +92,7 @@ fn package(inventory: &RemoteInventory, id: u64, placed: &[Placed]) -> Value {
 }
 
 fn processor(inventory: &RemoteInventory, processor: &Processor) -> Value {
-    let mhz = processor.fraction("cpu MHz");
+    let mhz = processor.mhz();
     let mhz = mhz.or_else(|| find_topology(inventory, processor)?.mhz).map(|mhz| {
         // The document shows integers without a point, and other values with the kernel's three decimals.
         if mhz.fract() == 0.0 { Value::from(mhz as u64) } else { Value::from(mhz) }
@@ -193,6 +196,27 @@ mod tests {
         assert_eq!(core["cpu_processor_info"]["0"], json!({"processor": 0, "CPUMHz": 1500}));
         assert_eq!(core["cpu_processor_info"]["2"], json!({"processor": 2}));
         assert!(package["cpu_core_info"]["3"].is_object(), "{found}");
+    }
+
+    #[test]
+    fn cpu_info_of_loongarch_has_packages_and_names() {
+        let block = |number: u32| {
+            format!(
+                "processor\t\t: {number}\npackage\t\t\t: {}\ncore\t\t\t: {}\nCPU Family\t\t: Loongson-64bit\nModel Name\t\t: Loongson-3C6000\nCPU MHz\t\t\t: 2200.00\n\n",
+                number / 2,
+                number % 2
+            )
+        };
+        let text: String = (0..4).map(block).collect();
+        let found = info(&inventory(text.as_bytes(), b""));
+        let package = &found["1"];
+        assert_eq!(
+            (&package["model_name"], &package["cpu_family"]),
+            (&json!("Loongson-3C6000"), &json!("Loongson-64bit"))
+        );
+        assert_eq!((&package["cpu_cores"], &found["2"]), (&json!(2), &Value::Null));
+        let processor = &package["cpu_core_info"]["1"]["cpu_processor_info"]["3"];
+        assert_eq!(processor, &json!({"processor": 3, "CPUMHz": 2200}));
     }
 
     #[test]
