@@ -144,12 +144,19 @@ pub struct Gpu {
 of_options! {
 /// Measured values of a GPU. Percentages are 0 to 100.
 Values {
+/// For an APU the sum of VRAM and GTT.
     memory_total_bytes: u64,
 /// Used by processes. Excludes memory reserved by the driver, except with drivers before 510.
     memory_used_bytes: u64,
     memory_free_bytes: u64,
 /// Reserved by the driver and the firmware.
     memory_reserved_bytes: u64,
+/// Part of the machine's memory that the firmware sets aside for an APU.
+    vram_total_bytes: u64,
+    vram_used_bytes: u64,
+/// Part of the machine's memory that an APU may use in addition (GTT).
+    gtt_total_bytes: u64,
+    gtt_used_bytes: u64,
 /// Share of time in which a kernel ran.
     utilization_percent: u32,
 /// Share of time in which device memory was read or written.
@@ -210,7 +217,10 @@ of_options! {
 #[derive(Copy, Eq)]
 NvLink {
     links_up: u32,
+/// Not up. Boards without a bridge and some models by design have links that are never used.
     links_down: u32,
+/// Links that were up since the agent started and are not now; absent if there are none.
+    links_lost: u32,
     replay_errors: u64,
     recovery_errors: u64,
     crc_flit_errors: u64,

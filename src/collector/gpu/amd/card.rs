@@ -32,7 +32,9 @@ pub(super) struct Card {
     link: PathBuf,
     name: String,
     uuid: Option<String>,
-    /// `None` until the GPU is read for the first time while it is not suspended.
+    /// False until the GPU is read for the first time while it is not suspended.
+    is_apu: bool,
+    /// `None` until then, too.
     sensors: Option<HwmonFiles>,
 }
 
@@ -70,7 +72,7 @@ impl Card {
             Some(previous) => (previous.name, previous.uuid),
             None => (model_name(&device, name_lists, files), None),
         };
-        let mut card = Self { device, link, name, uuid, sensors: None };
+        let mut card = Self { device, link, name, uuid, is_apu: false, sensors: None };
         if !card.is_suspended(files) {
             card.read_identity(files);
         }
@@ -129,19 +131,36 @@ impl Card {
         let id = id.and_then(|id| u64::from_str_radix(&id, 16).ok()).filter(|id| *id != 0);
         self.uuid = id.map(|id| format!("GPU-{id:016x}")).or(self.uuid.take());
         self.sensors = HwmonFiles::find(&self.device, files);
+        self.is_apu = is_apu(files, &self.device);
     }
 
     fn values(&self, files: &mut FileReader) -> Values {
         let path = |file: &str| self.device.join(file);
-        let total = number(files, &path("mem_info_vram_total")).filter(|total: &u64| *total > 0);
-        let used = number(files, &path("mem_info_vram_used"));
-        let used = used.filter(|used| total.is_none_or(|total| *used <= total));
+        let vram = memory(files, &self.device, "vram");
+        let gtt = memory(files, &self.device, "gtt").filter(|_| self.is_apu);
+        let [total, used] = match (vram, gtt) {
+            // A part without its use makes the sum useless.
+            (Some(vram), Some(gtt)) => [
+                vram.total_bytes.checked_add(gtt.total_bytes),
+                vram.used_bytes.zip(gtt.used_bytes).and_then(|(vram, gtt)| vram.checked_add(gtt)),
+            ],
+            (memory, None) | (None, memory) => [
+                memory.map(|memory| memory.total_bytes),
+                memory.and_then(|memory| memory.used_bytes),
+            ],
+        };
+        // VRAM of other GPUs is their memory.
+        let carve_out = vram.filter(|_| gtt.is_some());
         let speed =
             files.parse(&self.link.join("current_link_speed"), link_speed::parse_generation);
         let mut values = Values {
             memory_total_bytes: total,
             memory_used_bytes: used,
-            memory_free_bytes: total.zip(used).map(|(total, used)| total - used),
+            memory_free_bytes: total.zip(used).and_then(|(total, used)| total.checked_sub(used)),
+            vram_total_bytes: carve_out.map(|vram| vram.total_bytes),
+            vram_used_bytes: carve_out.and_then(|vram| vram.used_bytes),
+            gtt_total_bytes: gtt.map(|gtt| gtt.total_bytes),
+            gtt_used_bytes: gtt.and_then(|gtt| gtt.used_bytes),
             utilization_percent: percent(files, &path("gpu_busy_percent")),
             memory_utilization_percent: percent(files, &path("mem_busy_percent")),
             ecc: self.ecc(files),
@@ -270,6 +289,37 @@ fn model_name(device: &Path, name_lists: &[PathBuf], files: &mut FileReader) -> 
     });
     let unlisted = || device_id.map(|id| format!("AMD GPU 0x{id:04x}"));
     listed.or_else(unlisted).unwrap_or_else(|| "AMD GPU".to_owned())
+}
+
+#[derive(Clone, Copy)]
+struct MemoryInfo {
+    total_bytes: u64,
+    used_bytes: Option<u64>,
+}
+
+/// `kind` is `vram` or `gtt`. `None` without a size.
+fn memory(files: &mut FileReader, device: &Path, kind: &str) -> Option<MemoryInfo> {
+    let mut bytes = |part| number(files, &device.join(format!("mem_info_{kind}_{part}")));
+    let total_bytes: u64 = bytes("total").filter(|total| *total > 0)?;
+    Some(MemoryInfo { total_bytes, used_bytes: bytes("used").filter(|used| *used <= total_bytes) })
+}
+
+/// Whether the GPU is part of the processor and has no memory of its own. The revision of its table of sensors says so
+/// (`kgd_pp_interface.h`: 1 is a discrete GPU, 2 and 3 an APU). Without the table: it has no memory chips with a vendor, no
+/// fan and no load of the memory, and the driver lets it use more of the machine's memory than the firmware set aside.
+fn is_apu(files: &mut FileReader, device: &Path) -> bool {
+    if let Ok([_, _, revision @ 1..=3, ..]) = files.read(&device.join("gpu_metrics")) {
+        return *revision > 1;
+    }
+    let vendor = files.read_line(&device.join("mem_info_vram_vendor"));
+    let has_own_memory = vendor.is_some_and(|vendor| vendor != "unknown")
+        || device.join("mem_busy_percent").exists();
+    let hwmon = std::fs::read_dir(device.join("hwmon")).into_iter().flatten().flatten();
+    let has_fan = hwmon.into_iter().any(|entry| entry.path().join("pwm1").exists());
+    let (vram, gtt) = (memory(files, device, "vram"), memory(files, device, "gtt"));
+    let shares_most =
+        gtt.is_some_and(|gtt| vram.is_none_or(|vram| vram.total_bytes < gtt.total_bytes));
+    !has_own_memory && !has_fan && shares_most
 }
 
 /// A PCI ID such as `0x1002`.

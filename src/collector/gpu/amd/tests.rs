@@ -335,3 +335,47 @@ fn reads_memory_errors_from_aca_umc() {
         Ecc { volatile_corrected: Some(5), volatile_uncorrected: Some(0), ..Ecc::default() };
     assert_eq!(gpu.values.ecc, Some(expected));
 }
+
+const GIB: u64 = 1 << 30;
+
+/// Total and used memory, and the total of GTT, of a GPU with 0.5 GiB of VRAM and 124 GiB of GTT.
+fn apu_memory(
+    gpu_metrics: &[u8],
+    more: &[(&str, &str)],
+) -> (Option<u64>, Option<u64>, Option<u64>) {
+    let sysfs = FakeSysfs::new();
+    let (vram, gtt) = ((GIB / 2).to_string(), (124 * GIB).to_string());
+    let files = [
+        ("mem_info_vram_total", &vram[..]),
+        ("mem_info_vram_used", "4096"),
+        ("mem_info_gtt_total", &gtt),
+        ("mem_info_gtt_used", "8192"),
+    ];
+    sysfs.add("card0", "0000:03:00.0", "amdgpu", &[&files[..], more].concat());
+    if !gpu_metrics.is_empty() {
+        fs::write(sysfs.device("0000:03:00.0").join("gpu_metrics"), gpu_metrics).unwrap();
+    }
+    let values = sysfs.amd().read(0).remove(0).values;
+    assert_eq!(values.vram_total_bytes.is_some(), values.gtt_total_bytes.is_some());
+    (values.memory_total_bytes, values.memory_used_bytes, values.gtt_total_bytes)
+}
+
+#[test]
+fn memory_of_apu_is_vram_and_gtt() {
+    let apu = (Some(124 * GIB + GIB / 2), Some(4096 + 8192), Some(124 * GIB));
+    assert_eq!(apu_memory(b"", &[]), apu);
+    for revision in [2, 3] {
+        assert_eq!(apu_memory(&[128, 0, revision, 1], &[("mem_busy_percent", "0")]), apu);
+    }
+}
+
+#[test]
+fn memory_of_discrete_gpu_is_vram() {
+    let discrete = (Some(GIB / 2), Some(4096), None);
+    assert_eq!(apu_memory(&[120, 0, 1, 3], &[]), discrete);
+    for file in
+        [("mem_info_vram_vendor", "samsung"), ("mem_busy_percent", "0"), ("hwmon/hwmon2/pwm1", "0")]
+    {
+        assert_eq!(apu_memory(b"", &[file]), discrete, "{}", file.0);
+    }
+}
