@@ -69,7 +69,7 @@ fn link(values: &Values, value: fn(NvLink) -> Option<u64>) -> Option<f64> {
     to_f64(values.nvlink.and_then(value))
 }
 
-const FAMILIES: [GpuFamily; 32] = {
+const FAMILIES: [GpuFamily; 33] = {
     use MetricType::{Counter, Gauge};
     [
         ("DCGM_FI_DEV_SM_CLOCK", Gauge, "SM clock frequency (in MHz).", |v| {
@@ -205,9 +205,18 @@ const FAMILIES: [GpuFamily; 32] = {
         ("hm_agent_gpu_nvlinks_up", Gauge, "Number of NVLinks that are up.", |v| {
             v.nvlink.and_then(|link| link.links_up).map(f64::from)
         }),
-        ("hm_agent_gpu_nvlinks_down", Gauge, "Number of NVLinks that are down.", |v| {
-            v.nvlink.and_then(|link| link.links_down).map(f64::from)
-        }),
+        (
+            "hm_agent_gpu_nvlinks_down",
+            Gauge,
+            "Number of NVLinks that are not up, including unused ones.",
+            |v| v.nvlink.and_then(|link| link.links_down).map(f64::from),
+        ),
+        (
+            "hm_agent_gpu_nvlinks_lost",
+            Gauge,
+            "Number of NVLinks that were up since the agent started and are down.",
+            |v| v.nvlink.map(|link| link.links_lost.unwrap_or_default().into()),
+        ),
     ]
 };
 

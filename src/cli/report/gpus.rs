@@ -100,7 +100,7 @@ fn notes(gpu: &Gpu) -> Vec<String> {
     let ecc = values.ecc.unwrap_or_default();
     count("uncorrected ECC errors", ecc.volatile_uncorrected.or(ecc.aggregate_uncorrected));
     count("PCIe replays", values.pcie_replays);
-    count("NVLinks down", values.nvlink.and_then(|link| link.links_down).map(u64::from));
+    count("NVLinks lost", values.nvlink.and_then(|link| link.links_lost).map(u64::from));
     if let Some(rows) = values.remapped_rows {
         notes.extend(rows.pending.then(|| "row remapping pending until GPU reset".to_owned()));
         notes.extend(rows.failed.then(|| "row remapping failed".to_owned()));

@@ -7,9 +7,9 @@
 //! 0, NVIDIA A100-SXM4-40GB, GPU-8f6d2a10-1b2c-4d5e-8f90-123456789abc, 00000000:41:00.0, 40960, 1024, 39322, 37, 12, 45, [N/A], 61.23, 400.00, 1410, 1215, P0, [N/A]
 //! ```
 
-use crate::model::gpu::{Gpu, Values};
+use crate::model::gpu::{Gpu, Problem, Values};
 use crate::procfs::{fraction, lines};
-use crate::util::text::parse_decimal;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log, parse_decimal};
 
 /// The queried fields, in the order in which they are parsed. Every driver since 470 has them.
 pub const FIELDS: &str = "index,name,uuid,pci.bus_id,memory.total,memory.used,memory.free,utilization.gpu,utilization.memory,temperature.gpu,temperature.memory,power.draw,power.limit,clocks.sm,clocks.mem,pstate,fan.speed";
@@ -21,6 +21,7 @@ pub fn parse(text: &[u8]) -> Vec<Gpu> {
 
 fn gpu(line: &[u8]) -> Option<Gpu> {
     let mut fields = line.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    let problem = fields.clone().find_map(problem);
     let index = u32::try_from(parse_decimal(fields.next()?)?).ok()?;
     let mut text = || {
         let text = String::from_utf8_lossy(fields.next()?).into_owned();
@@ -54,7 +55,27 @@ fn gpu(line: &[u8]) -> Option<Gpu> {
     let performance_state = state.and_then(|state| u32::try_from(state).ok());
     let fan_percent = whole(fields.next().and_then(|fan| fraction(0, Some(fan)).ok()));
     let values = Values { performance_state, fan_percent, ..values };
-    Some(Gpu { index, name, uuid, pci_address, values, ..Gpu::default() })
+    let (problem, message) = problem.unzip();
+    Some(Gpu { index, name, uuid, pci_address, problem, message, values, ..Gpu::default() })
+}
+
+/// The problem that a value in brackets names: the text of an NVML error. Other texts mean that the GPU, or this user, does not have
+/// the value: `[N/A]`, `[Not Supported]`, `[Insufficient Permissions]`.
+fn problem(field: &[u8]) -> Option<(Problem, String)> {
+    let text = field.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let text = escape_for_log(text, EXCERPT_CHARS);
+    let lower = text.to_ascii_lowercase();
+    let contains = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let problem = if contains(&["lost", "fallen off"]) {
+        Problem::Lost
+    } else if contains(&["timeout", "timed out"]) {
+        Problem::Hung
+    } else if contains(&["reset", "error", "fail", "not loaded", "corrupt", "in use", "irq"]) {
+        Problem::Failed
+    } else {
+        return None;
+    };
+    Some((problem, format!("nvidia-smi: {text}")))
 }
 
 #[cfg(test)]
@@ -77,6 +98,31 @@ mod tests {
         assert_eq!((values.memory_temperature_celsius, values.power_watts), (None, Some(61.23)));
         assert_eq!((values.performance_state, values.fan_percent), (Some(0), None));
         assert_eq!((gpus[1].values.power_watts, gpus[1].values.fan_percent), (None, Some(40)));
+    }
+
+    #[test]
+    fn error_texts_become_problems() {
+        let found = |text: &str| {
+            let line = format!("0, A100, GPU-1, 00000000:41:00.0, {text}, {text}, 1, 2\n");
+            let gpu = parse(line.as_bytes()).remove(0);
+            assert_eq!((gpu.name.as_str(), gpu.values.memory_total_bytes), ("A100", None));
+            (gpu.problem, gpu.message)
+        };
+        for (text, problem) in [
+            ("[GPU requires reset]", Problem::Failed),
+            ("[Unknown Error]", Problem::Failed),
+            ("[GPU is lost]", Problem::Lost),
+            ("[Timeout]", Problem::Hung),
+        ] {
+            let message = format!("nvidia-smi: {}", text.trim_matches(['[', ']']));
+            assert_eq!(found(text), (Some(problem), Some(message)));
+        }
+        for text in
+            ["[N/A]", "N/A", "[Not Supported]", "[Insufficient Permissions]", "[Not Found]", "[]"]
+        {
+            assert_eq!(found(text), (None, None), "{text}");
+        }
+        assert_eq!(parse(LINES)[1].problem, Some(Problem::Failed), "one value is enough");
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(super) struct GpuInventory {
     known: BTreeMap<String, Gpu>,
     /// Errors since the agent started, by [`key`] and code.
     xids: BTreeMap<String, BTreeMap<u64, Xid>>,
+    /// Largest number of NVLinks that were up at once since the agent started, by [`key`].
+    max_links_up: BTreeMap<String, u32>,
     /// Last logged problem, by [`key`].
     problems: BTreeMap<String, Option<Problem>>,
     log: RateLimitedLog,
@@ -47,6 +49,7 @@ impl GpuInventory {
         let mut gpus = self.with_bus(gpus, denied, bus);
         for gpu in &mut gpus {
             self.count_xids(gpu);
+            self.count_lost_links(gpu);
             self.log_problem_change(gpu);
         }
         self.remember(&gpus);
@@ -155,6 +158,21 @@ impl GpuInventory {
         gpu.xids = self.xids_of(gpu);
     }
 
+    /// A link that has never been up is not used: the board has no bridge, or the model uses some of its links only.
+    fn count_lost_links(&mut self, gpu: &mut Gpu) {
+        let key = key(gpu);
+        if gpu.values.mig_enabled == Some(true) {
+            // MIG mode switches NVLinks off.
+            self.max_links_up.remove(&key);
+            return;
+        }
+        let Some(link) = &mut gpu.values.nvlink else { return };
+        let Some(up) = link.links_up else { return };
+        let max = self.max_links_up.entry(key).or_default();
+        *max = up.max(*max);
+        link.links_lost = max.checked_sub(up).filter(|lost| *lost > 0);
+    }
+
     fn xids_of(&self, gpu: &Gpu) -> Vec<Xid> {
         self.xids.get(&key(gpu)).into_iter().flat_map(|counts| counts.values().copied()).collect()
     }
@@ -222,6 +240,7 @@ fn describe(gpu: &Gpu) -> String {
 mod tests {
     use super::*;
     use crate::collector::gpu::nvidia::pci::PciGpu;
+    use crate::model::gpu::NvLink;
 
     fn gpu(index: u32, address: &str) -> Gpu {
         Gpu {
@@ -267,6 +286,25 @@ mod tests {
         );
         assert_eq!(gpus[1].name, "model of 0000:20:00.0");
         assert_eq!(gpus[1].uuid.as_deref(), Some("GPU-0000:20:00.0"));
+    }
+
+    #[test]
+    fn nvlink_is_lost_only_if_it_was_up() {
+        let mut inventory = GpuInventory::default();
+        let mut lost = |up: u32, down: u32, mig: bool| {
+            let mut gpu = gpu(0, "0000:10:00.0");
+            gpu.values.mig_enabled = Some(mig);
+            let link = NvLink { links_up: Some(up), links_down: Some(down), ..NvLink::default() };
+            gpu.values.nvlink = Some(link);
+            let gpus = inventory.merge(vec![gpu], 0, &[]);
+            gpus[0].values.nvlink.unwrap().links_lost
+        };
+        assert_eq!(lost(0, 12, false), None, "no bridge");
+        assert_eq!(lost(12, 6, false), None, "12 of 18 are used");
+        assert_eq!(lost(11, 7, false), Some(1));
+        assert_eq!(lost(12, 6, false), None, "it is up again");
+        assert_eq!(lost(0, 18, true), None, "MIG mode");
+        assert_eq!(lost(0, 18, false), None, "a link comes up after MIG mode ends");
     }
 
     #[test]
