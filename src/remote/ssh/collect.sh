@@ -85,16 +85,18 @@ async_part() {
 	while read -r text; do echo "$m$1 $text"; done
 	echo "$m$1"
 }
+disk_types='apfs|bcachefs|btrfs|exfat|ext2|ext3|ext4|f2fs|fuseblk|hfs|hfsplus|jffs2|jfs|msdos|nilfs2|ntfs|ntfs3|reiser4|reiserfs|ubifs|udf|ufs|vfat|xfs|zfs'
+# The root and mounts of these types. With thousands of containers the whole table has megabytes.
+mounts() {
+	grep -E -e '^[^ ]* [^ ]* [^ ]* [^ ]* / ' -e " - ($disk_types) " /proc/self/mountinfo
+}
 # Filesystems on devices of this machine, by type: network filesystems may block indefinitely. Files mounted into
 # containers and volumes of kubelets are left out.
 sizes() {
 	set -- /
 	while read -r _ point type _; do
 		case $point in *\\* | */kubernetes.io~* | */globalmount) continue ;; esac
-		case $type in
-		apfs | bcachefs | btrfs | exfat | ext[234] | f2fs | fuseblk | hfs | hfsplus | jffs2 | jfs | msdos | nilfs2 | ntfs | ntfs3 | \
-			reiser4 | reiserfs | ubifs | udf | ufs | vfat | xfs | zfs) [ -d "$point" ] && set -- "$@" "$point" ;;
-		esac
+		case "|$disk_types|" in *"|$type|"*) if [ -d "$point" ]; then set -- "$@" "$point"; fi ;; esac
 	done </proc/mounts
 	df -P -k -- "$@" | async_part d
 }
@@ -121,7 +123,7 @@ while read -r request; do
 	case $request in *n*)
 		section devices devices
 		section addresses ip -o address
-		section mounts cat /proc/self/mountinfo
+		section mounts mounts
 		;;
 	esac
 	echo "$m ."

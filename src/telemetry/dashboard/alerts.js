@@ -25,7 +25,6 @@ const gpuAlerts = (gpu, now) => {
   if (rows?.pending) found.push(["warning", "row remapping pending, needs a reset"]);
   const uncorrected = gpu.ecc?.volatile_uncorrected;
   if (uncorrected) found.push(["critical", plural(uncorrected, "uncorrected memory error")]);
-  // Links that have never been up are not used.
   if (gpu.nvlink?.links_lost) found.push(["warning", `${plural(gpu.nvlink.links_lost, "NVLink")} down`]);
   for (const { code, count, last_unix_seconds: last } of gpu.xids ?? []) {
     found.push([now - last < DAY ? "warning" : "note", `XID ${code}${count > 1 ? ` ${count} times` : ""}, ${time(last)}`]);

@@ -137,30 +137,23 @@ impl Card {
     fn values(&self, files: &mut FileReader) -> Values {
         let path = |file: &str| self.device.join(file);
         let vram = memory(files, &self.device, "vram");
-        let gtt = memory(files, &self.device, "gtt").filter(|_| self.is_apu);
-        let [total, used] = match (vram, gtt) {
-            // A part without its use makes the sum useless.
-            (Some(vram), Some(gtt)) => [
-                vram.total_bytes.checked_add(gtt.total_bytes),
-                vram.used_bytes.zip(gtt.used_bytes).and_then(|(vram, gtt)| vram.checked_add(gtt)),
-            ],
-            (memory, None) | (None, memory) => [
-                memory.map(|memory| memory.total_bytes),
-                memory.and_then(|memory| memory.used_bytes),
-            ],
+        let apu = self.is_apu.then(|| (vram, memory(files, &self.device, "gtt")));
+        // For other GPUs, GTT is not memory of the GPU.
+        let (carve_out, gtt) = apu.unwrap_or_default();
+        let (total, used) = match apu {
+            Some((vram, gtt)) => (sum(vram.total, gtt.total), sum(vram.used, gtt.used)),
+            None => (vram.total, vram.used),
         };
-        // VRAM of other GPUs is their memory.
-        let carve_out = vram.filter(|_| gtt.is_some());
         let speed =
             files.parse(&self.link.join("current_link_speed"), link_speed::parse_generation);
         let mut values = Values {
             memory_total_bytes: total,
             memory_used_bytes: used,
             memory_free_bytes: total.zip(used).and_then(|(total, used)| total.checked_sub(used)),
-            vram_total_bytes: carve_out.map(|vram| vram.total_bytes),
-            vram_used_bytes: carve_out.and_then(|vram| vram.used_bytes),
-            gtt_total_bytes: gtt.map(|gtt| gtt.total_bytes),
-            gtt_used_bytes: gtt.and_then(|gtt| gtt.used_bytes),
+            vram_total_bytes: carve_out.total,
+            vram_used_bytes: carve_out.used,
+            gtt_total_bytes: gtt.total,
+            gtt_used_bytes: gtt.used,
             utilization_percent: percent(files, &path("gpu_busy_percent")),
             memory_utilization_percent: percent(files, &path("mem_busy_percent")),
             ecc: self.ecc(files),
@@ -291,17 +284,24 @@ fn model_name(device: &Path, name_lists: &[PathBuf], files: &mut FileReader) -> 
     listed.or_else(unlisted).unwrap_or_else(|| "AMD GPU".to_owned())
 }
 
-#[derive(Clone, Copy)]
-struct MemoryInfo {
-    total_bytes: u64,
-    used_bytes: Option<u64>,
+/// Bytes of VRAM or GTT.
+#[derive(Clone, Copy, Default)]
+struct MemoryBytes {
+    total: Option<u64>,
+    used: Option<u64>,
 }
 
-/// `kind` is `vram` or `gtt`. `None` without a size.
-fn memory(files: &mut FileReader, device: &Path, kind: &str) -> Option<MemoryInfo> {
+/// `kind` is `vram` or `gtt`.
+fn memory(files: &mut FileReader, device: &Path, kind: &str) -> MemoryBytes {
     let mut bytes = |part| number(files, &device.join(format!("mem_info_{kind}_{part}")));
-    let total_bytes: u64 = bytes("total").filter(|total| *total > 0)?;
-    Some(MemoryInfo { total_bytes, used_bytes: bytes("used").filter(|used| *used <= total_bytes) })
+    let total = bytes("total").filter(|total: &u64| *total > 0);
+    let used = bytes("used").filter(|used| total.is_none_or(|total| *used <= total));
+    MemoryBytes { total, used }
+}
+
+/// Without one of the parts the sum would be misleading.
+fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    one?.checked_add(other?)
 }
 
 /// Whether the GPU is part of the processor and has no memory of its own. The revision of its table of sensors says so
@@ -317,8 +317,7 @@ fn is_apu(files: &mut FileReader, device: &Path) -> bool {
     let hwmon = std::fs::read_dir(device.join("hwmon")).into_iter().flatten().flatten();
     let has_fan = hwmon.into_iter().any(|entry| entry.path().join("pwm1").exists());
     let (vram, gtt) = (memory(files, device, "vram"), memory(files, device, "gtt"));
-    let shares_most =
-        gtt.is_some_and(|gtt| vram.is_none_or(|vram| vram.total_bytes < gtt.total_bytes));
+    let shares_most = gtt.total.is_some_and(|gtt| vram.total.is_some_and(|vram| vram < gtt));
     !has_own_memory && !has_fan && shares_most
 }
 
