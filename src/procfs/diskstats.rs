@@ -59,7 +59,45 @@ pub fn parse(text: &[u8]) -> Result<Vec<DiskStat>, ParseError> {
         }
         disks.push(disk(at, fields(line))?);
     }
+    count_paths_at_namespaces(&mut disks);
     Ok(disks)
+}
+
+/// Older kernels count the I/O of a multipath NVMe namespace (`nvme0n1`) at its hidden paths only (`nvme0c0n1`), which are in
+/// no list of disks.
+fn count_paths_at_namespaces(disks: &mut [DiskStat]) {
+    let paths: Vec<(Vec<u8>, DiskStat)> = disks
+        .iter()
+        .filter_map(|disk| Some((nvme_path_namespace(&disk.name)?, disk.clone())))
+        .collect();
+    for disk in disks.iter_mut().filter(|disk| disk.reads == 0 && disk.writes == 0) {
+        for (namespace, path) in &paths {
+            if *namespace == disk.name {
+                disk.add_io(path);
+            }
+        }
+    }
+}
+
+impl DiskStat {
+    fn add_io(&mut self, other: &Self) {
+        let counters = [
+            (&mut self.reads, other.reads),
+            (&mut self.reads_merged, other.reads_merged),
+            (&mut self.read_bytes, other.read_bytes),
+            (&mut self.read_milliseconds, other.read_milliseconds),
+            (&mut self.writes, other.writes),
+            (&mut self.writes_merged, other.writes_merged),
+            (&mut self.written_bytes, other.written_bytes),
+            (&mut self.write_milliseconds, other.write_milliseconds),
+            (&mut self.in_flight, other.in_flight),
+            (&mut self.busy_milliseconds, other.busy_milliseconds),
+            (&mut self.weighted_milliseconds, other.weighted_milliseconds),
+        ];
+        for (sum, more) in counters {
+            *sum = sum.saturating_add(more);
+        }
+    }
 }
 
 fn disk<'a>(at: usize, mut fields: impl Iterator<Item = &'a [u8]>) -> Result<DiskStat, ParseError> {
@@ -253,6 +291,28 @@ mod tests {
         assert_eq!(names(&network, true), network);
         let paths = ["nvme0n1", "nvme0c0n1", "nvme0c12n1", "nvme0c0n2", "nvme1c1n1", "nvme0n10"];
         assert_eq!(names(&paths, false), ["nvme0n1", "nvme0c0n2", "nvme1c1n1", "nvme0n10"]);
+    }
+
+    #[test]
+    fn counts_io_of_nvme_paths_at_their_namespace() {
+        let line =
+            |name: &str, reads: u64| format!("259 1 {name} {reads} 0 8 0 {reads} 0 8 0 0 0 0\n");
+        let reads = |lines: [String; 4]| -> Vec<(String, u64, u64)> {
+            let disks = parse(lines.concat().as_bytes()).unwrap();
+            let name = |disk: &DiskStat| String::from_utf8(disk.name.clone()).unwrap();
+            physical_disks(&disks).map(|disk| (name(disk), disk.reads, disk.read_bytes)).collect()
+        };
+        let paths = [line("nvme0c0n1", 3), line("nvme0c1n1", 4), line("nvme1n1", 9)];
+        let [one, two, other] = paths.clone();
+        let old_kernel = "259 1 nvme0n1 0 0 0 0 0 0 0 0 0 0 0\n".to_owned();
+        let other_disk = ("nvme1n1".to_owned(), 9, 4096);
+        assert_eq!(
+            reads([old_kernel, one, two, other]),
+            [("nvme0n1".to_owned(), 7, 8192), other_disk.clone()]
+        );
+        let [one, two, other] = paths;
+        let counted = [("nvme0n1".to_owned(), 7, 4096), other_disk];
+        assert_eq!(reads([line("nvme0n1", 7), one, two, other]), counted, "by the kernel");
     }
 
     #[test]

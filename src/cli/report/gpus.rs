@@ -94,6 +94,13 @@ fn notes(gpu: &Gpu) -> Vec<String> {
     notes.extend(values.performance_state.map(|state| format!("P{state}")));
     let reasons = values.clock_event_reasons.iter().flatten();
     notes.extend(reasons.filter(|reason| *reason != "gpu_idle").cloned());
+    let mut part = |what: &str, used: Option<u64>, total: Option<u64>| {
+        notes.extend(
+            used.zip(total).map(|(used, total)| format!("{what} {}", used_of_total(used, total))),
+        );
+    };
+    part("VRAM", values.vram_used_bytes, values.vram_total_bytes);
+    part("GTT", values.gtt_used_bytes, values.gtt_total_bytes);
     let mut count = |what: &str, number: Option<u64>| {
         notes.extend(number.filter(|number| *number > 0).map(|number| format!("{number} {what}")));
     };
