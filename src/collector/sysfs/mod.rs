@@ -110,7 +110,7 @@ impl SysfsCollector {
         self.interfaces = self.list_interfaces();
     }
 
-    /// The directories of a class, the most important ones first.
+    /// The directories of a class, sorted by number or name. If there are too many, the most important ones come first.
     fn class_directories(&self, class: &str, prefix: &str) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.sys.join("class").join(class));
         let mut paths: Vec<(Option<u64>, PathBuf)> = entries
@@ -124,8 +124,12 @@ impl SysfsCollector {
             })
             .collect();
         paths.sort();
+        let count = paths.len();
         let paths = paths.into_iter().map(|(_, path)| path).collect();
-        if class == "net" { sort_interfaces(paths) } else { paths }
+        match class {
+            "net" if count > MAX_DEVICES => sort_interfaces(paths),
+            _ => paths,
+        }
     }
 
     /// The first [`MAX_DEVICES`] items. The others are counted.
