@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn ignores_comments_in_etc_hostname() {
         let path = std::env::temp_dir().join(format!("hm-agent-hostname-{}", std::process::id()));
-        let mut found = |text: &str| {
+        let found = |text: &str| {
             std::fs::write(&path, text).unwrap();
             let name = configured_hostname(&mut FileReader::default(), &path);
             std::fs::remove_file(&path).unwrap();

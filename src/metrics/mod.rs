@@ -8,6 +8,7 @@ mod agent;
 mod devices;
 mod encoder;
 mod gpu;
+mod gpu_status;
 mod host;
 mod memory;
 
