@@ -23,9 +23,9 @@ fn rejects_unauthorized_and_invalid_requests() {
         response.split(' ').nth(1).unwrap().to_owned()
     };
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    assert_eq!(http("GET /usage HTTP/1.1\r\n\r\n"), "404");
-    assert_eq!(http(&format!("GET /monitor HTTP/1.1\r\n{upgrade}\r\n")), "401");
-    assert_eq!(http("GET /monitor?token=s3cret HTTP/1.1\r\n\r\n"), "426");
+    assert_eq!(http("GET /usage HTTP/1.1\r\nHost: a\r\n\r\n"), "404");
+    assert_eq!(http(&format!("GET /monitor HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n")), "401");
+    assert_eq!(http("GET /monitor?token=s3cret HTTP/1.1\r\nHost: a\r\n\r\n"), "426");
     let origin = format!(
         "GET /monitor?token=s3cret HTTP/1.1\r\n{upgrade}Origin: http://localhost:8080\r\n\r\n"
     );
