@@ -27,7 +27,7 @@ fn rejects_unauthorized_and_invalid_requests() {
     assert_eq!(http(&format!("GET /monitor HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n")), "401");
     assert_eq!(http("GET /monitor?token=s3cret HTTP/1.1\r\nHost: a\r\n\r\n"), "426");
     let origin = format!(
-        "GET /monitor?token=s3cret HTTP/1.1\r\n{upgrade}Origin: http://localhost:8080\r\n\r\n"
+        "GET /monitor?token=s3cret HTTP/1.1\r\nHost: a\r\n{upgrade}Origin: http://localhost:8080\r\n\r\n"
     );
     assert_eq!(http(&origin), "403", "origins must be allowed");
     drop(monitor);

@@ -258,11 +258,12 @@ impl Client {
         self.0.send(Message::text(text)).unwrap();
     }
 
-    /// Reads the next message. A read with a timeout is interrupted if the process is stopped and continued.
+    /// Reads the next message that is no ping. A read with a timeout is interrupted if the process is stopped and continued.
     fn read(&mut self) -> Message {
         loop {
             match self.0.read() {
                 Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(Message::Ping(_)) => {}
                 message => return message.unwrap(),
             }
         }
