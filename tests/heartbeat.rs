@@ -149,7 +149,8 @@ fn keeps_or_closes_connection_as_http_requires() {
         ("1.1", "Connection: TE, Close\r\n", false),
     ] {
         let mut line = HttpConnection::open(&agent);
-        let request = format!("GET /hb_ping?5000&appid=a HTTP/{version}\r\n{header}\r\n");
+        let request =
+            format!("GET /hb_ping?5000&appid=a HTTP/{version}\r\nHost: a\r\n{header}\r\n");
         line.send(&request);
         let answer = line.read();
         let connection = if stays { "keep-alive" } else { "close" };

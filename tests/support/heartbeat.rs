@@ -95,8 +95,7 @@ impl Agent {
 
     pub fn get_with_headers(&self, target: &str, headers: &str) -> (u16, String) {
         let close = "Host: a\r\nConnection: close\r\n";
-        let response =
-            self.request(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{close}{headers}\r\n"));
+        let response = self.request(format!("GET {target} HTTP/1.1\r\n{close}{headers}\r\n"));
         (response.status, response.body)
     }
 
