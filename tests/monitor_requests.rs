@@ -4,11 +4,23 @@
 mod support;
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::monitor::Monitor;
 use support::sshd::{CC, PASSWORD, Sshd};
 use support::wait_until;
+
+#[test]
+#[ignore = "waits 25 s"]
+fn sends_ping_after_25_s_of_silence() {
+    let monitor = Monitor::start(&[]);
+    let mut client = monitor.connect();
+    client.socket.0.get_mut().set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    let start = Instant::now();
+    assert_eq!(client.socket.0.read().unwrap(), tungstenite::Message::Ping(Vec::new().into()));
+    assert!(start.elapsed() > Duration::from_secs(20), "{:?}", start.elapsed());
+}
 
 #[test]
 fn rejects_unauthorized_and_invalid_requests() {

@@ -141,7 +141,7 @@ impl<'a> Target<'a> {
                 let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
                 let (authority, rest) = rest.split_at(end);
                 let is_valid = is_http && is_valid_authority(authority);
-                (is_valid.then(|| Some(authority))?, rest)
+                (is_valid.then_some(Some(authority))?, rest)
             }
             _ => (None, target),
         };
