@@ -7,7 +7,8 @@
 # Files go below --prefix (/usr/local); settings, init scripts and units to /etc. With DESTDIR set, everything goes below
 # DESTDIR, and no service is started and no user created.
 set -eu
-cd "$(dirname "$0")"
+case ${DESTDIR:-} in '' | /*) ;; *) DESTDIR=$PWD/$DESTDIR ;; esac
+CDPATH='' cd -- "$(dirname -- "$0")"
 # Installed files are world-readable, whatever the caller's umask.
 umask 022
 
@@ -30,16 +31,37 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-case $prefix in
-/*) prefix=${prefix%/} ;;
-*) echo "install.sh: --prefix needs an absolute path" >&2; exit 2 ;;
-esac
 root=${DESTDIR:-}
 
 fail() { echo "install.sh: $*" >&2; exit 1; }
+wrong() { echo "install.sh: $*" >&2; exit 2; }
 
 # Before anything is changed.
-./hm-agent --version || fail "the binary beside this script does not run on $(uname -m)"
+case $init in
+'' | systemd | openrc | sysv | none) ;;
+*) wrong "--init is one of systemd, openrc, sysv, none" ;;
+esac
+# The program's path is written into units and scripts, each with its own rules for quoting. These characters need no quoting
+# in any of them. In other locales, ranges contain other letters.
+LC_ALL=C
+case $prefix in
+*[!A-Za-z0-9/._+,:=@-]*) wrong "--prefix may contain letters, digits and /._+,:=@- only" ;;
+*/../* | */..) wrong "--prefix must not contain .." ;;
+/*) ;;
+*) wrong "--prefix needs an absolute path" ;;
+esac
+while [ "$prefix" != "${prefix%/}" ]; do prefix=${prefix%/}; done
+# Below the limits of filesystems for a name and a path.
+[ "${#prefix}" -le 200 ] || wrong "--prefix is longer than 200 characters"
+[ ! -e "$root$prefix" ] || [ -d "$root$prefix/" ] || fail "$root$prefix is not a directory"
+# This directory may be read-only.
+temporary=$(mktemp -d) || fail "cannot create a temporary directory; TMPDIR names another place"
+trap 'rm -rf "$temporary"' EXIT
+trap 'exit 1' HUP INT TERM
+# A copy, because this directory may be mounted noexec.
+./hm-agent --version 2>/dev/null ||
+    { cp hm-agent "$temporary/" && chmod 755 "$temporary/hm-agent" && "$temporary/hm-agent" --version; } ||
+    fail "the binary beside this script does not run on $(uname -m)"
 [ -n "$root" ] || [ "$(id -u)" -eq 0 ] || fail "must be run as root, unless DESTDIR is set"
 
 detect_init() {
@@ -67,9 +89,8 @@ put() {
 
 # The same for a script or unit that contains the program's path.
 put_with_path() {
-    sed "s,/usr/bin/hm-agent,$prefix/bin/hm-agent,g" "$2" >"adapted.$$"
-    put "$1" "adapted.$$" "$3"
-    rm -f "adapted.$$"
+    sed "s|/usr/bin/hm-agent|$prefix/bin/hm-agent|g" "$2" >"$temporary/adapted"
+    put "$1" "$temporary/adapted" "$3"
 }
 
 put 755 hm-agent "$prefix/bin/hm-agent"
@@ -129,5 +150,4 @@ No service manager found. This command starts the agent and restarts it when it 
     su -s /bin/sh -c '$prefix/bin/hm-agent run --supervise --detach --syslog' hm-agent
 END
     ;;
-*) fail "--init is one of systemd, openrc, sysv, none" ;;
 esac

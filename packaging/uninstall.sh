@@ -23,6 +23,10 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+case $prefix in
+/* | '') ;;
+*) echo "uninstall.sh: --prefix needs an absolute path" >&2; exit 2 ;;
+esac
 root=${DESTDIR:-}
 [ -n "$root" ] || [ "$(id -u)" -eq 0 ] || { echo "uninstall.sh: must be run as root" >&2; exit 1; }
 

@@ -63,7 +63,7 @@ fn serves_subscriber_and_then_new_clients_in_connection_flood() {
 fn flood(agent: &Agent, until: Instant) {
     while Instant::now() < until {
         let mut socket = agent.socket();
-        let _ = socket.write_all(b"GET /usage HTTP/1.1\r\n");
+        let _ = socket.write_all(b"GET /usage HTTP/1.1\r\nHost: a\r\n");
     }
 }
 
@@ -89,7 +89,7 @@ fn incomplete_heads_do_not_delay_other_clients_or_shutdown() {
     let half: Vec<_> = (0..50)
         .map(|_| {
             let mut socket = agent.socket();
-            socket.write_all(b"GET /usage HTTP/1.1\r\nX: ").unwrap();
+            socket.write_all(b"GET /usage HTTP/1.1\r\nHost: a\r\nX: ").unwrap();
             socket
         })
         .collect();
@@ -106,7 +106,7 @@ fn incomplete_heads_do_not_delay_other_clients_or_shutdown() {
 #[test]
 fn clients_that_never_read_do_not_block_scrapes() {
     let agent = Agent::start(&["usage.max_connections_per_ip=0"]);
-    let get = "GET /metrics HTTP/1.1\r\n\r\n".repeat(50);
+    let get = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(50);
     let unread: Vec<_> = (0..60)
         .map(|_| {
             let mut socket = agent.socket();
@@ -118,11 +118,11 @@ fn clients_that_never_read_do_not_block_scrapes() {
     for target in ["/metrics", "/snapshot", "/"] {
         for headers in [busy, "Connection: close\r\n"] {
             let mut line = HttpConnection::from_socket(agent.socket());
-            line.send(format!("GET {target} HTTP/1.1\r\n{headers}\r\n"));
+            line.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{headers}\r\n"));
             let answer = line.next(false).unwrap();
             assert_eq!((answer.status, answer.header("Connection")), (200, Some("close")));
         }
-        let head = agent.raw(format!("HEAD {target} HTTP/1.1\r\n{busy}\r\n").as_bytes());
+        let head = agent.raw(format!("HEAD {target} HTTP/1.1\r\nHost: a\r\n{busy}\r\n").as_bytes());
         assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
     }
     drop(unread);

@@ -90,14 +90,20 @@ fn accepts_get_post_head_and_ignores_bodies() {
     line.send("POST /hb_ping?1&appid=a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(line.read().body, "1001");
     // A body that arrives later and has the maximum length.
-    line.send("POST /hb_ping?2&appid=a HTTP/1.1\r\nContent-Length: 65536\r\n\r\n");
+    line.send("POST /hb_ping?2&appid=a HTTP/1.1\r\nHost: a\r\nContent-Length: 65536\r\n\r\n");
     line.send(vec![b'x'; 65_536]);
     assert_eq!(line.read().body, "1002");
-    line.send("HEAD /hb_ping?41&appid=b HTTP/1.1\r\n\r\n");
+    let chunked = "Host: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    line.send(format!("POST /hb_ping?3&appid=a HTTP/1.1\r\n{chunked}8;x=y\r\nepoch 7\n\r\n"));
+    line.send("0\r\nChecksum: 1\r\n\r\n");
+    assert_eq!(line.read().body, "1003");
+    line.send("GET http://a:1/hb_ping?4&appid=a HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(line.read().body, "1004");
+    line.send("HEAD /hb_ping?41&appid=b HTTP/1.1\r\nHost: a\r\n\r\n");
     let answer = line.next(false).unwrap();
     assert_eq!((answer.status, answer.header("Content-Length")), (200, Some("4")));
     assert_eq!(line.get("/list").body, "a\nb\n", "HEAD has no body and counts as a heartbeat");
-    line.send("DELETE /hb_done?0&appid=a HTTP/1.1\r\n\r\n");
+    line.send("DELETE /hb_done?0&appid=a HTTP/1.1\r\nHost: a\r\n\r\n");
     let answer = line.read();
     assert_eq!((answer.status, answer.header("Allow")), (405, Some("GET, POST, HEAD, OPTIONS")));
     assert_eq!(line.get("/list").body, "a\nb\n");
@@ -108,7 +114,7 @@ fn accepts_get_post_head_and_ignores_bodies() {
 fn accepts_heartbeats_of_pages_of_any_origin() {
     let agent = start(&[]);
     let answer = agent.request(
-        "OPTIONS /hb_ping?5000&appid=page HTTP/1.1\r\nOrigin: https://exhibit.example\r\n\
+        "OPTIONS /hb_ping?5000&appid=page HTTP/1.1\r\nHost: a\r\nOrigin: https://exhibit.example\r\n\
          Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: x-a\r\n\
          Access-Control-Request-Private-Network: true\r\n\r\n",
     );
@@ -143,7 +149,8 @@ fn keeps_or_closes_connection_as_http_requires() {
         ("1.1", "Connection: TE, Close\r\n", false),
     ] {
         let mut line = HttpConnection::open(&agent);
-        let request = format!("GET /hb_ping?5000&appid=a HTTP/{version}\r\n{header}\r\n");
+        let request =
+            format!("GET /hb_ping?5000&appid=a HTTP/{version}\r\nHost: a\r\n{header}\r\n");
         line.send(&request);
         let answer = line.read();
         let connection = if stays { "keep-alive" } else { "close" };
@@ -164,15 +171,15 @@ fn answers_pipelined_requests_in_order() {
     let mut all = Vec::new();
     for number in 0..200 {
         match number % 3 {
-            0 => write!(all, "GET /hb_ping?{number}&appid=a HTTP/1.1\r\n\r\n").unwrap(),
+            0 => write!(all, "GET /hb_ping?{number}&appid=a HTTP/1.1\r\nHost: a\r\n\r\n").unwrap(),
             1 => {
                 write!(
                     all,
-                    "POST /hb_ping?{number}&appid=a HTTP/1.1\r\nContent-Length: 3\r\n\r\nGET"
+                    "POST /hb_ping?{number}&appid=a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nGET"
                 )
                 .unwrap();
             }
-            _ => write!(all, "HEAD /hb_ping?{number}&appid=a HTTP/1.1\r\n\r\n").unwrap(),
+            _ => write!(all, "HEAD /hb_ping?{number}&appid=a HTTP/1.1\r\nHost: a\r\n\r\n").unwrap(),
         }
     }
     // Split at arbitrary positions.
@@ -233,7 +240,7 @@ fn rejects_malformed_http_and_closes_connection() {
         assert!(answer.body.len() > 10, "{begin:?}: no message");
         line.assert_closed();
     };
-    let ping = "/hb_ping?1&appid=a HTTP/1.1\r\n";
+    let ping = "/hb_ping?1&appid=a HTTP/1.1\r\nHost: a\r\n";
     refused(format!("GET {ping}X: {}\r\n\r\n", "x".repeat(9000)).as_bytes(), 431);
     refused(format!("GET {ping}{}\r\n", "a: b\r\n".repeat(65)).as_bytes(), 431);
     refused(format!("GET /{}", "x".repeat(9000)).as_bytes(), 431);
@@ -242,8 +249,19 @@ fn rejects_malformed_http_and_closes_connection() {
     refused(format!("POST {ping}Content-Length: {huge}\r\n\r\n").as_bytes(), 400);
     refused(format!("POST {ping}Content-Length: -1\r\n\r\n").as_bytes(), 400);
     refused(format!("POST {ping}Content-Length: 1\r\nContent-Length: 2\r\n\r\n").as_bytes(), 400);
-    let chunked = "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-    refused(format!("POST {ping}{chunked}").as_bytes(), 411);
+    let twice = "Content-Length: 1\r\nContent-Length: 1\r\n\r\nx";
+    refused(format!("POST {ping}{twice}").as_bytes(), 400);
+    for space in ["\u{a0}", "\u{85}", "\u{2003}", "\u{3000}"] {
+        refused(format!("POST {ping}Content-Length: {space}1\r\n\r\nx").as_bytes(), 400);
+    }
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let both = format!("POST {ping}{chunked}Content-Length: 5\r\n\r\n0\r\n\r\n");
+    refused(both.as_bytes(), 400);
+    refused(format!("POST {ping}Transfer-Encoding: gzip, {chunked}\r\n").as_bytes(), 400);
+    refused(format!("POST {ping}{chunked}\r\n1\r\nxy\r\n0\r\n\r\n").as_bytes(), 400);
+    refused(format!("POST {ping}{chunked}\r\n10001\r\n").as_bytes(), 413);
+    refused(b"GET /hb_ping?1&appid=a HTTP/1.1\r\n\r\n", 400);
+    refused(format!("GET {ping}Host: b\r\n\r\n").as_bytes(), 400);
     for bad in ["\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "hello\r\n\r\n", "GET /list\r\n\r\n"] {
         refused(bad.as_bytes(), 400);
     }
@@ -256,7 +274,7 @@ fn rejects_incomplete_request_after_10_s() {
     let agent = start(&[]);
     let start = Instant::now();
     let mut lines: Vec<_> =
-        ["GET /hb_ping?1&app", "POST /list HTTP/1.1\r\nContent-Length: 5\r\n\r\nx"]
+        ["GET /hb_ping?1&app", "POST /list HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nx"]
             .map(|half| {
                 let mut line = HttpConnection::open(&agent);
                 assert_eq!(line.get("/hb_ping?60000&appid=a").body, "61000");
@@ -329,8 +347,9 @@ fn full_table_rejects_new_applications_and_keeps_others() {
     let mut line = HttpConnection::open(&agent);
     for hundred in 0..100 {
         let ids = (0..100).map(|number| hundred * 100 + number);
-        let beats: String =
-            ids.map(|id| format!("GET /hb_ping?600000&appid=app{id} HTTP/1.1\r\n\r\n")).collect();
+        let beats: String = ids
+            .map(|id| format!("GET /hb_ping?600000&appid=app{id} HTTP/1.1\r\nHost: a\r\n\r\n"))
+            .collect();
         line.send(beats);
         for _ in 0..100 {
             assert_eq!(line.read().status, 200);
@@ -389,7 +408,7 @@ fn closed_connections_leave_no_thread_or_descriptor() {
         match number % 4 {
             0 => drop(line.get("/list")),
             1 => line.send("GET /lis"),
-            2 => line.send("POST /list HTTP/1.1\r\nContent-Length: 9\r\n\r\n"),
+            2 => line.send("POST /list HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"),
             _ => {}
         }
     }

@@ -260,7 +260,7 @@ fn largest_possible_table_survives_restart() {
         for hundred in 0..100 {
             let requests: String = (hundred * 100..hundred * 100 + 100)
                 .map(|id| {
-                    format!("HEAD /{command}?600000&appid={command}{id:05}{long} HTTP/1.1\r\n\r\n")
+                    format!("HEAD /{command}?600000&appid={command}{id:05}{long} HTTP/1.1\r\nHost: a\r\n\r\n")
                         .replace("appid=maintenance", "appid=m")
                         .replace("appid=hb_ping", "appid=p")
                 })

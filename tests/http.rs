@@ -58,11 +58,34 @@ fn upgrade_response_matches_rfc_6455_example() {
 }
 
 #[test]
+fn serves_absolute_targets_and_skips_chunked_bodies() {
+    let agent = Agent::start(&[]);
+    let at = format!("http://{}", agent.address);
+    for path in ["/metrics", "/-/healthy", "/snapshot", ""] {
+        let code = agent.http(&format!("{at}{path}"), "Connection: close\r\n").0;
+        assert_eq!(code, 200, "{path}");
+    }
+    assert_eq!(status(&agent, &format!("{at}/usage"), ""), 101);
+    // The body of an upgrade request is no WebSocket frame.
+    let chunked = "Transfer-Encoding: chunked\r\n";
+    let mut socket = agent.socket();
+    let body = "5\r\nhello\r\n0\r\n\r\n";
+    write!(socket, "GET /usage HTTP/1.1\r\n{UPGRADE}{chunked}\r\n{body}").unwrap();
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    let scrape =
+        format!("GET /metrics HTTP/1.1\r\nHost: a\r\n{chunked}Connection: close\r\n\r\n{body}");
+    assert!(agent.raw(scrape.as_bytes()).starts_with("HTTP/1.1 200 "));
+    agent.stop();
+}
+
+#[test]
 fn malformed_or_oversized_head_is_rejected() {
     let agent = Agent::start(&[]);
-    let long = format!("GET /usage HTTP/1.1\r\nX: {}\r\n\r\n", "a".repeat(9000));
+    let long = format!("GET /usage HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "a".repeat(9000));
     assert!(agent.raw(long.as_bytes()).starts_with("HTTP/1.1 431 "));
-    let many = format!("GET /usage HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(70));
+    let many = format!("GET /usage HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(70));
     assert!(agent.raw(many.as_bytes()).starts_with("HTTP/1.1 431 "));
     for bad in ["\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "hello\r\n\r\n", "GET /usage\r\n\r\n"] {
         assert!(agent.raw(bad.as_bytes()).starts_with("HTTP/1.1 400 "), "{bad:?}");
@@ -84,7 +107,7 @@ fn slow_head_is_rejected_with_408_after_10_s() {
     let mut socket = agent.socket();
     let mut drip = socket.try_clone().unwrap();
     let dripping = std::thread::spawn(move || {
-        let request = format!("GET /usage HTTP/1.1\r\nX: {}", "a".repeat(500));
+        let request = format!("GET /usage HTTP/1.1\r\nHost: a\r\nX: {}", "a".repeat(500));
         for byte in request.bytes() {
             if drip.write_all(&[byte]).is_err() {
                 break;

@@ -212,7 +212,7 @@ fn serves_and_stops_while_log_pipe_is_full() {
     }
     let mut client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     client.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
-    std::io::Write::write_all(&mut client, b"GET /usage HTTP/1.1\r\n\r\n").unwrap();
+    std::io::Write::write_all(&mut client, b"GET /usage HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     let mut response = [0; 12];
     std::io::Read::read_exact(&mut client, &mut response).unwrap();
     assert_eq!(&response, b"HTTP/1.1 426");

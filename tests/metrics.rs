@@ -199,7 +199,8 @@ fn gunzip(bytes: &[u8]) -> Vec<u8> {
 /// Head and body of a response to a client that accepts gzip.
 fn request_gzip(agent: &Agent, method: &str, path: &str) -> (String, Vec<u8>) {
     let mut socket = agent.socket();
-    let request = format!("{method} {path} HTTP/1.1\r\nAccept-Encoding: gzip\r\n{CLOSE}\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: a\r\nAccept-Encoding: gzip\r\n{CLOSE}\r\n");
     socket.write_all(request.as_bytes()).unwrap();
     let mut response = Vec::new();
     socket.read_to_end(&mut response).unwrap();
@@ -212,14 +213,16 @@ fn request_gzip(agent: &Agent, method: &str, path: &str) -> (String, Vec<u8>) {
 fn head_has_no_body_and_other_methods_return_405() {
     let agent = Agent::start(&[]);
     for path in ["/metrics", "/snapshot", "/-/healthy", "/healthz", "/-/ready"] {
-        let response = agent.raw(format!("HEAD {path} HTTP/1.1\r\n{CLOSE}\r\n").as_bytes());
+        let response =
+            agent.raw(format!("HEAD {path} HTTP/1.1\r\nHost: a\r\n{CLOSE}\r\n").as_bytes());
         assert!(
             response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("\r\n\r\n"),
             "{response}"
         );
         assert!(!response.contains("Content-Length: 0\r\n"), "{response}");
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-            let request = format!("{method} {path} HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+            let request =
+                format!("{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
             let response = agent.raw(request.as_bytes());
             assert!(response.starts_with("HTTP/1.1 405 "), "{method} {path}: {response}");
             assert!(response.contains("\r\nAllow: GET, HEAD\r\n"), "{response}");
@@ -237,7 +240,7 @@ fn serves_pipelined_requests_then_upgrades_the_connection() {
     let agent = Agent::start(&[]);
     let mut socket = agent.socket();
     let one = "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
-    let with_body = "GET /-/healthy HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello";
+    let with_body = "GET /-/healthy HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
     socket.write_all([one, with_body, one].concat().as_bytes()).unwrap();
     let mut responses = Vec::new();
     while responses.windows(7).filter(|part| part == b"\r\n\r\nok\n").count() < 3 {
@@ -375,7 +378,7 @@ fn exposes_the_200_most_overdue_applications() {
     let agent = Agent::start(&["interval=1"]);
     let mut socket = std::net::TcpStream::connect(agent.heartbeat()).unwrap();
     let mut beat = |id: &str| {
-        write!(socket, "GET /hb_ping?60000&appid={id} HTTP/1.1\r\n\r\n").unwrap();
+        write!(socket, "GET /hb_ping?60000&appid={id} HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
         let mut response = [0; 1024];
         assert!(socket.read(&mut response).unwrap() > 0);
     };

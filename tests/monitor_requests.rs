@@ -4,11 +4,23 @@
 mod support;
 
 use std::net::TcpListener;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::monitor::Monitor;
 use support::sshd::{CC, PASSWORD, Sshd};
 use support::wait_until;
+
+#[test]
+#[ignore = "waits 25 s"]
+fn sends_ping_after_25_s_of_silence() {
+    let monitor = Monitor::start(&[]);
+    let mut client = monitor.connect();
+    client.socket.0.get_mut().set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    let start = Instant::now();
+    assert_eq!(client.socket.0.read().unwrap(), tungstenite::Message::Ping(Vec::new().into()));
+    assert!(start.elapsed() > Duration::from_secs(20), "{:?}", start.elapsed());
+}
 
 #[test]
 fn rejects_unauthorized_and_invalid_requests() {
@@ -23,11 +35,11 @@ fn rejects_unauthorized_and_invalid_requests() {
         response.split(' ').nth(1).unwrap().to_owned()
     };
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-    assert_eq!(http("GET /usage HTTP/1.1\r\n\r\n"), "404");
-    assert_eq!(http(&format!("GET /monitor HTTP/1.1\r\n{upgrade}\r\n")), "401");
-    assert_eq!(http("GET /monitor?token=s3cret HTTP/1.1\r\n\r\n"), "426");
+    assert_eq!(http("GET /usage HTTP/1.1\r\nHost: a\r\n\r\n"), "404");
+    assert_eq!(http(&format!("GET /monitor HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n")), "401");
+    assert_eq!(http("GET /monitor?token=s3cret HTTP/1.1\r\nHost: a\r\n\r\n"), "426");
     let origin = format!(
-        "GET /monitor?token=s3cret HTTP/1.1\r\n{upgrade}Origin: http://localhost:8080\r\n\r\n"
+        "GET /monitor?token=s3cret HTTP/1.1\r\nHost: a\r\n{upgrade}Origin: http://localhost:8080\r\n\r\n"
     );
     assert_eq!(http(&origin), "403", "origins must be allowed");
     drop(monitor);

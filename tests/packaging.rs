@@ -4,7 +4,8 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use support::{TempDir, hm_agent};
 
@@ -161,4 +162,97 @@ fn links_in_documents_point_to_files() {
         }
     }
     assert_eq!(missing, Vec::<String>::new());
+}
+
+/// What the tarball contains, without the documents' text.
+fn unpack_tarball(to: &Path) {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    let names = ["install.sh", "uninstall.sh", "user.sh", "hm-agent.8", "hm-agent.toml"];
+    let copied = Command::new("cp")
+        .arg("-r")
+        .args(names.map(|name| source.join(name)))
+        .args(["completions", "systemd", "init"].map(|name| source.join(name)))
+        .arg(to)
+        .status();
+    assert!(copied.unwrap().success());
+    for name in ["README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE-APACHE", "LICENSE-MIT"] {
+        std::fs::write(to.join(name), "").unwrap();
+    }
+    for name in ["THIRD-PARTY.txt", "hm-agent.cdx.json"] {
+        std::fs::write(to.join(name), "").unwrap();
+    }
+    std::fs::copy(env!("CARGO_BIN_EXE_hm-agent"), to.join("hm-agent")).unwrap();
+}
+
+/// Installs below `target`.
+fn install(unpacked: &Path, target: &Path, arguments: &[&str]) -> Output {
+    let script = unpacked.join("install.sh");
+    Command::new("sh").arg(script).args(arguments).env("DESTDIR", target).output().unwrap()
+}
+
+#[test]
+fn install_script_writes_nothing_beside_itself() {
+    let scratch = Scratch::new("install");
+    let (unpacked, target) = (scratch.0.join("unpacked"), scratch.0.join("target"));
+    std::fs::create_dir(&unpacked).unwrap();
+    unpack_tarball(&unpacked);
+    // Root may write to a read-only directory, so the time of its last change counts.
+    let changed = || std::fs::metadata(&unpacked).unwrap().modified().unwrap();
+    let before = changed();
+    for init in ["systemd", "openrc", "sysv", "none"] {
+        let output = install(&unpacked, &target, &["--init", init]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(changed(), before, "{init}");
+    }
+    assert!(target.join("etc/systemd/system/hm-agent.service").exists());
+}
+
+#[test]
+fn install_prefix_is_used_exactly_or_refused_before_writing() {
+    let scratch = Scratch::new("prefix");
+    let (unpacked, target) = (scratch.0.join("unpacked"), scratch.0.join("target"));
+    std::fs::create_dir(&unpacked).unwrap();
+    unpack_tarball(&unpacked);
+    for (prefix, installed) in
+        [("/opt/a,b", "/opt/a,b"), ("/opt/a-b_c+d=e@f:1.0//", "/opt/a-b_c+d=e@f:1.0"), ("/", "")]
+    {
+        let output = install(&unpacked, &target, &["--init", "systemd", "--prefix", prefix]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let unit = target.join("etc/systemd/system/hm-agent.service");
+        let unit = std::fs::read_to_string(unit).unwrap();
+        assert!(unit.contains(&format!("\nExecStart={installed}/bin/hm-agent run\n")), "{unit}");
+        let share = target.join(installed.trim_start_matches('/')).join("share/hm-agent");
+        let script = std::fs::read_to_string(share.join("uninstall.sh")).unwrap();
+        assert!(script.contains(&format!("\nprogram={installed}/bin/hm-agent\n")), "{script}");
+        std::fs::remove_dir_all(&target).unwrap();
+    }
+    let long = format!("/opt/{}", "a".repeat(200));
+    for prefix in [
+        "",
+        "opt",
+        "/opt/a b",
+        "/opt/a&b",
+        "/opt/a|b",
+        "/opt/a\\b",
+        "/opt/a\nb",
+        "/opt/a'b",
+        "/opt/a\"b",
+        "/opt/$HOME",
+        "/opt/`id`",
+        "/opt/%h",
+        "/opt/a;b",
+        "/opt/a#b",
+        "/opt/*",
+        "/opt/ä",
+        "/opt/../a",
+        "/opt/..",
+        "/opt/x,g;e touch /tmp/pwned #",
+        long.as_str(),
+    ] {
+        let output = install(&unpacked, &target, &["--init", "systemd", "--prefix", prefix]);
+        assert_eq!(output.status.code(), Some(2), "{prefix:?}");
+        assert!(!target.exists(), "{prefix:?}");
+    }
+    assert_eq!(install(&unpacked, &target, &["--init", "runit"]).status.code(), Some(2));
+    assert!(!target.exists());
 }

@@ -130,16 +130,22 @@ fn commands_print_no_secret() {
 fn requests(path: &str, token: &str) -> [String; 12] {
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
     [
-        format!("GET {path}?token={token} HTTP/1.1\r\nConnection: close\r\n\r\n"),
-        format!("GET {path}?token={token}x HTTP/1.1\r\nOrigin: http://{token}\r\n\r\n"),
-        format!("GET {path}?token={token} HTTP/1.1\r\nOrigin: http://{token}\r\n{upgrade}\r\n"),
-        format!("POST /metrics?token={token} HTTP/1.1\r\nConnection: close\r\n\r\n"),
-        format!("GET {path} HTTP/1.1\r\nAuthorization: Bearer {token}x\r\n{upgrade}\r\n"),
-        format!("GET {path} HTTP/1.1\r\nAuthorization: {token}\r\n{token}: {token}\r\n\r\n"),
-        format!("GET {path} HTTP/1.1\r\nContent-Length: {token}\r\n\r\n"),
-        format!("GET {path}%3Ftoken={token} HTTP/1.1\r\n\r\n"),
-        format!("GET /{path}/Token/{token} HTTP/1.1\r\n\r\n"),
-        format!("{token} {path}?{token} HTTP/1.1\r\n\r\n"),
+        format!("GET {path}?token={token} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        format!("GET {path}?token={token}x HTTP/1.1\r\nHost: a\r\nOrigin: http://{token}\r\n\r\n"),
+        format!(
+            "GET {path}?token={token} HTTP/1.1\r\nHost: a\r\nOrigin: http://{token}\r\n{upgrade}\r\n"
+        ),
+        format!("POST /metrics?token={token} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}x\r\n{upgrade}\r\n"
+        ),
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nAuthorization: {token}\r\n{token}: {token}\r\n\r\n"
+        ),
+        format!("GET {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {token}\r\n\r\n"),
+        format!("GET {path}%3Ftoken={token} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("GET /{path}/Token/{token} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("{token} {path}?{token} HTTP/1.1\r\nHost: a\r\n\r\n"),
         format!("GET {path}?token={token} HTTP/9\r\n\r\n"),
         format!("token={token}\r\n\r\n"),
     ]

@@ -99,8 +99,9 @@ fn send_heartbeats(heartbeat: SocketAddr, number: usize, end: &AtomicBool) {
     use std::io::{Read, Write};
     let get = |target: &str| {
         let mut socket = TcpStream::connect(heartbeat).unwrap();
-        let request =
-            format!("GET {target}&appid=app-{number} HTTP/1.1\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "GET {target}&appid=app-{number} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        );
         socket.write_all(request.as_bytes()).unwrap();
         let mut response = String::new();
         socket.read_to_string(&mut response).unwrap();

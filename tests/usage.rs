@@ -199,6 +199,24 @@ fn accepts_fragmented_subscribe_with_interleaved_ping() {
 }
 
 #[test]
+#[ignore = "waits 51 s"]
+fn sends_ping_after_25_s_of_silence() {
+    let agent = Agent::start(&["interval=3600"]);
+    let mut client = agent.subscribe();
+    client.0.get_mut().set_read_timeout(Some(Duration::from_secs(40))).unwrap();
+    for _ in 0..2 {
+        let start = Instant::now();
+        assert_eq!(client.0.read().unwrap(), Message::Ping(Vec::new().into()));
+        let silence = start.elapsed();
+        assert!(
+            silence > Duration::from_secs(20) && silence < Duration::from_secs(35),
+            "{silence:?}"
+        );
+    }
+    agent.stop();
+}
+
+#[test]
 fn ping_is_answered_immediately() {
     let agent = Agent::start(&["interval=3600"]);
     let mut client = agent.subscribe();

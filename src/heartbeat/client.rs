@@ -1,11 +1,12 @@
 //! HTTP client for a heartbeat server: this agent's port 8888, or another server of the same protocol.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::heartbeat::nagios;
 use crate::model::status::AppStatus;
+use crate::net::resolve;
 use crate::net::url::{Scheme, Url};
 use crate::util::error::reason;
 use crate::util::percent;
@@ -96,15 +97,25 @@ impl HeartbeatClient {
     }
 
     fn connect(&self, deadline: Instant) -> Result<TcpStream, String> {
-        let addresses = self.authority.to_socket_addrs().map_err(|error| reason(&error))?;
-        let mut failure = "DNS lookup failed: the name has no address".to_owned();
-        for address in addresses {
+        let (host, port) = self.authority.rsplit_once(':').unwrap_or((&self.authority, ""));
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = port.parse().map_err(|_| format!("no port in {}", self.authority))?;
+        let mut failure = None;
+        for address in resolve::addresses(host, port) {
+            let address = match address {
+                Ok(address) => address,
+                Err(error) => {
+                    let why = || format!("DNS lookup failed: {}", reason(&error));
+                    failure.get_or_insert_with(why);
+                    continue;
+                }
+            };
             match TcpStream::connect_timeout(&address, remaining(deadline)) {
                 Ok(socket) => return Ok(socket),
-                Err(error) => failure = reason(&error),
+                Err(error) => failure = Some(reason(&error)),
             }
         }
-        Err(failure)
+        Err(failure.unwrap_or_else(|| "DNS lookup failed: the name has no address".to_owned()))
     }
 }
 

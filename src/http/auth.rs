@@ -1,7 +1,7 @@
 //! Bearer tokens.
 
 use crate::config::Secret;
-use crate::http::request::RequestHead;
+use crate::http::request::{RequestHead, trim_ows};
 use crate::http::response::ErrorResponse;
 
 /// Rejects a request without the token, if one is configured.
@@ -21,7 +21,7 @@ pub(crate) fn check_token(
 fn has_token(head: &RequestHead<'_>, token: &Secret) -> bool {
     let bearer = head.header("authorization").and_then(|value| {
         let (scheme, credentials) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| credentials.trim())
+        scheme.eq_ignore_ascii_case("bearer").then(|| trim_ows(credentials))
     });
     let in_header = bearer.is_some_and(|bearer| token.matches(bearer.as_bytes()));
     let in_query = head.query_value("token").is_some_and(|candidate| token.matches(&candidate));

@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
 
+use crate::http::body::{Body, ChunkedBody};
 use crate::http::request::{HeadError, MAX_HEADERS, RequestHead};
 use crate::http::response::{ErrorResponse, Response};
 use crate::util::deadline_stream::DeadlineStream;
@@ -13,8 +14,6 @@ const MAX_HEAD_BYTES: usize = 8 << 10;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A persistent connection without a request for this long is closed.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A request body larger than this is rejected (413) instead of skipped.
-const MAX_BODY_BYTES: u64 = 64 << 10;
 
 /// Why a connection ends.
 pub enum ConnectionEnd {
@@ -59,8 +58,7 @@ pub struct Request {
     /// The response has no body.
     pub head_only: bool,
     /// Length of the head in bytes.
-    pub length: usize,
-    body_length: usize,
+    length: usize,
 }
 
 /// Reads the requests of one connection.
@@ -79,37 +77,41 @@ impl RequestReader {
         Self { buffer: Vec::new(), started_at: Some(Instant::now()) }
     }
 
-    /// Reads the next request head and passes it to `handle`.
+    /// Reads the next request, skips its body and passes its head to `handle`: a request that does not arrive completely has
+    /// no effect.
     pub fn next_request<R>(
         &mut self,
         stream: &mut DeadlineStream<'_>,
         handle: impl FnOnce(&RequestHead<'_>) -> R,
     ) -> Result<(Request, R), ConnectionEnd> {
+        let mut body_is_skipped = false;
         loop {
             let mut slots = RequestHead::header_slots();
-            match RequestHead::parse(&self.buffer, &mut slots)? {
-                Some((head, length)) => {
-                    let request = Request {
-                        keep_alive: keep_alive(&head),
-                        head_only: head.method == "HEAD",
-                        length,
-                        body_length: body_length(&head).map_err(ConnectionEnd::Rejected)?,
-                    };
-                    return Ok((request, handle(&head)));
-                }
-                None => self.read_more(stream)?,
+            let Some((head, length)) = RequestHead::parse(&self.buffer, &mut slots)? else {
+                self.read_more(stream)?;
+                continue;
+            };
+            if body_is_skipped {
+                let (keep_alive, head_only) = (keep_alive(&head), head.method == "HEAD");
+                let request = Request { keep_alive, head_only, length };
+                return Ok((request, handle(&head)));
             }
+            head.check_host()?;
+            let body = Body::after(&head).map_err(ConnectionEnd::Rejected)?;
+            self.skip_body(stream, length, body)?;
+            body_is_skipped = true;
         }
     }
 
-    /// Discards the request with its body and sends the response. `Ok` means that another request may follow.
+    /// Discards the request and sends the response. `Ok` means that another request may follow.
     pub fn respond(
         &mut self,
         stream: &mut DeadlineStream<'_>,
         request: &Request,
         response: &Response,
     ) -> Result<(), ConnectionEnd> {
-        self.skip(stream, request.length + request.body_length)?;
+        self.buffer.drain(..request.length.min(self.buffer.len()));
+        self.started_at = (!self.buffer.is_empty()).then(Instant::now);
         stream.reset_write_deadline();
         response.write_to(stream, request.keep_alive, request.head_only)?;
         match request.keep_alive && !stream.is_shutting_down() {
@@ -118,9 +120,9 @@ impl RequestReader {
         }
     }
 
-    /// The bytes received after a head of `length` bytes.
-    pub fn buffered(&self, length: usize) -> Vec<u8> {
-        self.buffer.get(length..).unwrap_or_default().to_vec()
+    /// The bytes received after `request`.
+    pub fn buffered_after(&self, request: &Request) -> Vec<u8> {
+        self.buffer.get(request.length..).unwrap_or_default().to_vec()
     }
 
     fn read_more(&mut self, stream: &mut DeadlineStream<'_>) -> Result<(), ConnectionEnd> {
@@ -150,49 +152,62 @@ impl RequestReader {
         }
     }
 
-    fn skip(
+    /// Removes the body behind a head of `head_length` bytes from the buffer and the socket.
+    fn skip_body(
         &mut self,
         stream: &mut DeadlineStream<'_>,
-        length: usize,
+        head_length: usize,
+        body: Body,
     ) -> Result<(), ConnectionEnd> {
-        let mut missing = length.saturating_sub(self.buffer.len());
-        self.buffer.drain(..length.min(self.buffer.len()));
-        self.started_at = (!self.buffer.is_empty()).then(Instant::now);
         let deadline = Instant::now() + REQUEST_TIMEOUT;
-        let mut chunk = [0; 1024];
-        while missing > 0 {
-            let room = chunk.len().min(missing);
-            match stream.read_by(&mut chunk[..room], deadline) {
-                Ok(0) => return Err(ConnectionEnd::Closed),
-                Ok(read) => missing -= read,
-                Err(error) if error.kind() == ErrorKind::TimedOut => {
-                    return Err(HeadError::Timeout.into());
+        match body {
+            Body::Length(length) => {
+                let received = length.min(self.buffer.len() - head_length);
+                self.buffer.drain(head_length..head_length + received);
+                let mut missing = length - received;
+                let mut part = [0; 1024];
+                while missing > 0 {
+                    let room = part.len().min(missing);
+                    missing -= read_body(stream, &mut part[..room], deadline)?;
                 }
-                Err(error) => return Err(error.into()),
+                Ok(())
             }
+            Body::Chunked(body) => self.skip_chunks(stream, head_length, body, deadline),
         }
-        Ok(())
+    }
+
+    fn skip_chunks(
+        &mut self,
+        stream: &mut DeadlineStream<'_>,
+        head_length: usize,
+        mut body: ChunkedBody,
+        deadline: Instant,
+    ) -> Result<(), ConnectionEnd> {
+        let mut part = [0; 1024];
+        loop {
+            let received = self.buffer.get(head_length..).unwrap_or_default();
+            let consumed = body.consume(received).map_err(ConnectionEnd::Rejected)?;
+            self.buffer.drain(head_length..head_length + consumed);
+            if body.is_complete() {
+                return Ok(());
+            }
+            let read = read_body(stream, &mut part, deadline)?;
+            self.buffer.extend_from_slice(&part[..read]);
+        }
     }
 }
 
-/// Length of the request's body. Only a body with `Content-Length` can be skipped.
-fn body_length(head: &RequestHead<'_>) -> Result<usize, ErrorResponse> {
-    if head.header("transfer-encoding").is_some() {
-        let text = "a body needs Content-Length";
-        return Err(ErrorResponse::new("411 Length Required", text));
-    }
-    let mut lengths = head.header_values("content-length");
-    let Some(length) = lengths.next() else { return Ok(0) };
-    if lengths.any(|other| other != length) {
-        return Err(ErrorResponse::new("400 Bad Request", "conflicting Content-Length headers"));
-    }
-    match crate::util::text::parse_decimal(length.as_bytes()) {
-        Some(length) if length > MAX_BODY_BYTES => {
-            let text = format!("body exceeds {MAX_BODY_BYTES} bytes");
-            Err(ErrorResponse::new("413 Content Too Large", text))
-        }
-        Some(length) => Ok(length as usize),
-        None => Err(ErrorResponse::new("400 Bad Request", "Content-Length is not a number")),
+/// Reads a part of a body, at least one byte.
+fn read_body(
+    stream: &mut DeadlineStream<'_>,
+    part: &mut [u8],
+    deadline: Instant,
+) -> Result<usize, ConnectionEnd> {
+    match stream.read_by(part, deadline) {
+        Ok(0) => Err(ConnectionEnd::Closed),
+        Ok(read) => Ok(read),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(HeadError::Timeout.into()),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -35,8 +35,7 @@ pub(crate) fn check_host_and_origin(
     let is_listed =
         |host: &str| allowed.iter().any(|origin| origin == "*" || host_of(origin) == host);
     let is_safe = |host: &str| is_listed(host) || is_ip_address(host) || host == "localhost";
-    let mut hosts = head.header_values("host");
-    match hosts.all(|host| is_safe(&without_port(host).to_ascii_lowercase())) {
+    match head.hosts().all(|host| is_safe(&without_port(host).to_ascii_lowercase())) {
         false if is_browser(head) => reject("host name"),
         _ => Ok(()),
     }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::http::request::RequestHead;
+use crate::http::request::{RequestHead, trim_ows};
 
 /// The IP address of the client behind `peer`: taken from `X-Forwarded-For`, or without it from `X-Real-IP`, if `peer` is a
 /// trusted proxy; otherwise `peer` itself.
@@ -14,7 +14,7 @@ pub(crate) fn client_ip(head: &RequestHead<'_>, peer: IpAddr, trusted: &[IpAddr]
         return peer;
     }
     let values = head.header_values("x-forwarded-for");
-    let forwarded: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let forwarded: Vec<&str> = values.flat_map(|value| value.split(',')).map(trim_ows).collect();
     if forwarded.is_empty() {
         return head.header("x-real-ip").and_then(parse_ip).unwrap_or(peer);
     }
@@ -32,7 +32,7 @@ pub(crate) fn client_ip(head: &RequestHead<'_>, peer: IpAddr, trusted: &[IpAddr]
 
 /// Parses an address with or without port and brackets.
 fn parse_ip(text: &str) -> Option<IpAddr> {
-    let text = text.trim();
+    let text = trim_ows(text);
     let plain = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let ip: Option<IpAddr> = plain.parse().ok();
     ip.or_else(|| text.parse().ok().map(|with_port: SocketAddr| with_port.ip()))

@@ -4,6 +4,9 @@
 /// First byte of an unfragmented text message: FIN and opcode 1 (RFC 6455 5.2).
 const FIN_TEXT: u8 = 0x81;
 
+/// A ping without a payload.
+pub const PING: [u8; 2] = [0x89, 0];
+
 /// A text message with its frame header.
 pub fn text(payload: &str) -> Box<[u8]> {
     let mut frame = Vec::with_capacity(payload.len() + 10);
@@ -28,6 +31,12 @@ mod tests {
     use super::*;
     use std::io::Cursor;
     use tungstenite::protocol::{Message, Role, WebSocket};
+
+    #[test]
+    fn tungstenite_reads_the_ping() {
+        let mut peer = WebSocket::from_raw_socket(Cursor::new(PING.to_vec()), Role::Client, None);
+        assert_eq!(peer.read().expect("a frame"), Message::Ping(Vec::new().into()));
+    }
 
     #[test]
     fn tungstenite_reads_frames_of_every_length_encoding() {

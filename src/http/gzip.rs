@@ -9,6 +9,7 @@ use flate2::Compression;
 use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
+use crate::http::request::trim_ows;
 use crate::util::thread::spawn_scoped;
 
 /// Bodies from this length on are compressed for clients that accept it, as Prometheus does. Shorter ones fit into three
@@ -45,7 +46,7 @@ fn on_large_stack(run: impl FnOnce() -> io::Result<Vec<u8>> + Send) -> io::Resul
 pub fn is_accepted<'a>(values: impl Iterator<Item = &'a str>) -> bool {
     let (mut named, mut any) = (None, false);
     for item in values.flat_map(|value| value.split(',')) {
-        let mut parts = item.split(';').map(str::trim);
+        let mut parts = item.split(';').map(trim_ows);
         let coding = parts.next().unwrap_or_default();
         let quality = parts.find_map(|part| part.strip_prefix("q="));
         let wanted = quality.is_none_or(|quality| quality.parse().is_ok_and(|q: f32| q > 0.0));

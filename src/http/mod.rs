@@ -1,6 +1,7 @@
 //! Inbound HTTP, shared by all ports: one accept loop per port, one thread per connection, a deadline for every wait.
 
 pub mod auth;
+mod body;
 pub mod connection;
 pub mod connection_limits;
 pub mod csrf;

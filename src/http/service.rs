@@ -130,7 +130,7 @@ impl HttpService {
         let response = match routed {
             Ok(Routed::Response(response)) => response,
             Ok(Routed::Upgrade(key)) => {
-                return Ok(Next::Upgrade(key, reader.buffered(request.length)));
+                return Ok(Next::Upgrade(key, reader.buffered_after(&request)));
             }
             Err(error) => {
                 let end = ConnectionEnd::Rejected(error);

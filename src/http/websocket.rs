@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
 
 use log::Level;
 use tungstenite::error::ProtocolError;
@@ -10,6 +11,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, WebSocket};
 
+use crate::http::frame;
 use crate::http::request::RequestHead;
 use crate::http::response::ErrorResponse;
 use crate::util::deadline_stream::{DeadlineStream, WRITE_TIMEOUT};
@@ -17,6 +19,10 @@ use crate::util::error::reason;
 
 /// tungstenite's read buffer, one per session. Client messages are short; longer ones are read in parts.
 pub const READ_BUFFER_BYTES: usize = 256;
+
+/// A session that has sent nothing for this long sends a ping. Proxies close a silent connection after 60 s (nginx, load
+/// balancers) or 100 s (Cloudflare).
+const PING_AFTER: Duration = Duration::from_secs(25);
 
 /// Whether a page of this origin may open a WebSocket. Programs send no `Origin` and are always allowed.
 pub(crate) fn origin_allowed(head: &RequestHead<'_>, allowed: &[String]) -> bool {
@@ -74,6 +80,17 @@ pub fn accept<'a>(
         .max_message_size(Some(max_message_bytes))
         .max_frame_size(Some(max_message_bytes));
     Ok(WebSocket::from_partially_read(stream, buffered, Role::Server, Some(config)))
+}
+
+/// Sends a ping if nothing was sent for [`PING_AFTER`]. Returns how long the session may wait until the next call.
+pub fn ping_when_silent(socket: &mut WebSocket<DeadlineStream<'_>>) -> io::Result<Duration> {
+    // Bypasses tungstenite, which has no partial frame to write: each of its writes completes or ends the session.
+    let stream = socket.get_mut();
+    let silence = Instant::now().saturating_duration_since(stream.last_sent());
+    match PING_AFTER.checked_sub(silence).filter(|left| !left.is_zero()) {
+        Some(left) => Ok(left),
+        None => stream.write_message(&frame::PING).map(|()| PING_AFTER),
+    }
 }
 
 /// Why a WebSocket session ended.

@@ -16,7 +16,7 @@ impl Format {
     pub fn negotiate<'a>(accept: impl Iterator<Item = &'a str>) -> Self {
         let (mut open_metrics, mut plain) = (0.0, 0.0);
         for range in accept.flat_map(|value| value.split(',')) {
-            let mut parts = range.split(';').map(str::trim);
+            let mut parts = range.split(';').map(|part| part.trim_matches([' ', '\t']));
             let media = parts.next().unwrap_or_default();
             let (mut quality, mut known_version) = (1.0, true);
             for parameter in parts {

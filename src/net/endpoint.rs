@@ -2,7 +2,7 @@
 //! DNS lookup is libc's (resolv.conf(5), `timeout` and `attempts`).
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use tungstenite::protocol::WebSocketConfig;
 
 use crate::net::disconnect::DisconnectReason;
 use crate::net::proxy::Proxy;
+use crate::net::resolve;
 use crate::net::tls;
 use crate::net::url::Url;
 use crate::net::websocket;
@@ -149,32 +150,31 @@ impl Write for Transport<'_> {
 
 /// Connects to the addresses of `host`, one after the other.
 fn connect_tcp(host: &str, port: u16, shutdown: &Shutdown) -> Result<TcpStream, DisconnectReason> {
-    let addresses: Vec<SocketAddr> = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| DisconnectReason::Dns(dns_reason(&error)))?
-        .collect();
-    let mut failure = DisconnectReason::Dns(format!("{host} has no address"));
-    for address in addresses {
+    let mut failure = None;
+    for address in resolve::addresses(host, port) {
+        let address = match address {
+            Ok(address) => address,
+            // A failed connection to an address of the other family says more.
+            Err(error) => {
+                failure.get_or_insert_with(|| DisconnectReason::Dns(reason(&error)));
+                continue;
+            }
+        };
         match connect_to_address(address, shutdown) {
             Ok(socket) => return Ok(socket),
             Err(error) if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() => {
-                failure = DisconnectReason::Timeout("TCP connect");
+                failure = Some(DisconnectReason::Timeout("TCP connect"));
             }
             Err(error) => {
-                failure = DisconnectReason::Unreachable(format!("{address}: {}", reason(&error)));
+                let why = format!("{address}: {}", reason(&error));
+                failure = Some(DisconnectReason::Unreachable(why));
             }
         }
         if shutdown.is_triggered() {
             break;
         }
     }
-    Err(failure)
-}
-
-/// The resolver's text, without what [`DisconnectReason::Dns`] says already.
-fn dns_reason(error: &io::Error) -> String {
-    let text = reason(error);
-    text.strip_prefix("failed to lookup address information: ").unwrap_or(&text).to_owned()
+    Err(failure.unwrap_or_else(|| DisconnectReason::Dns(format!("{host} has no address"))))
 }
 
 fn connect_to_address(address: SocketAddr, shutdown: &Shutdown) -> io::Result<TcpStream> {

@@ -7,6 +7,7 @@ pub mod keepalive;
 pub mod log_dedup;
 pub mod proxy;
 pub mod reconnecting_client;
+pub mod resolve;
 pub mod tls;
 pub mod url;
 pub mod websocket;

@@ -1,5 +1,7 @@
 //! HTTP proxies that tunnel TCP connections with CONNECT.
 
+use std::net::IpAddr;
+
 use crate::net::url::Url;
 
 /// Schemes that other programs accept in the same variables, named in the error.
@@ -22,7 +24,7 @@ impl Proxy {
             set.filter(|(_, value)| !value.is_empty())
         };
         if let Some((_, hosts)) = first_set(&["no_proxy", "NO_PROXY"])
-            && hosts.split(',').any(|entry| matches_no_proxy(&url.host, entry.trim()))
+            && bypasses_proxy(&url.host, url.port, &hosts)
         {
             return Ok(None);
         }
@@ -77,13 +79,60 @@ impl Proxy {
     }
 }
 
-/// Whether an entry of `NO_PROXY` matches `host`: the host itself or a parent domain.
-fn matches_no_proxy(host: &str, entry: &str) -> bool {
-    let domain = entry.trim_start_matches("*.").trim_start_matches('.');
-    let (host, domain) = (host.to_ascii_lowercase(), domain.to_ascii_lowercase());
-    if entry == "*" {
-        return true;
+/// Whether `NO_PROXY` lists `host`, as in curl 7.86: entries between commas and blanks, each a host, a domain or a network. Ports
+/// are accepted in addition, as in Go. `*` counts only alone.
+fn bypasses_proxy(host: &str, port: u16, no_proxy: &str) -> bool {
+    let mut entries = no_proxy.split([',', ' ', '\t']).filter(|entry| !entry.is_empty());
+    let matches_host = |entry: &str| match host.parse::<IpAddr>() {
+        Ok(ip) => network_contains(entry, ip.to_canonical()),
+        Err(_) => domain_contains(entry, host),
+    };
+    no_proxy.trim_matches([' ', '\t']) == "*"
+        || entries.any(|entry| {
+            matches_host(entry)
+                || split_port(entry).is_some_and(|(rest, only)| only == port && matches_host(rest))
+        })
+}
+
+/// Splits `HOST:PORT`. An IPv6 address has brackets.
+fn split_port(entry: &str) -> Option<(&str, u16)> {
+    let (host, port) = entry.rsplit_once(':')?;
+    let is_host = !host.contains(':') || host.starts_with('[') && host.ends_with(']');
+    port.parse().ok().filter(|_| is_host).map(|port| (host, port))
+}
+
+/// Whether `entry` is `ip`, or a network in CIDR notation that contains it.
+fn network_contains(entry: &str, ip: IpAddr) -> bool {
+    let (address, length) = match entry.split_once('/') {
+        Some((address, length)) => (address, Some(length)),
+        None => (entry, None),
+    };
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let Ok(network) = bare.unwrap_or(address).parse::<IpAddr>() else { return false };
+    let Some(length) = length else { return network.to_canonical() == ip };
+    let (network, ip, bits) = match (network, ip) {
+        (IpAddr::V4(network), IpAddr::V4(ip)) => {
+            (u128::from(network.to_bits()), u128::from(ip.to_bits()), 32)
+        }
+        (IpAddr::V6(network), IpAddr::V6(ip)) => (network.to_bits(), ip.to_bits(), 128),
+        _ => return false,
+    };
+    match length.parse::<u32>() {
+        Ok(length) if length <= bits => {
+            let host_bits = bits - length;
+            // A shift by all 128 bits leaves nothing.
+            (network ^ ip).checked_shr(host_bits).unwrap_or(0) == 0
+        }
+        _ => false,
     }
+}
+
+/// Whether `host` is `entry` or a name below it. Dots around either, and `*.` before the entry, mean nothing.
+fn domain_contains(entry: &str, host: &str) -> bool {
+    let domain = entry.strip_prefix('*').filter(|rest| rest.starts_with('.')).unwrap_or(entry);
+    let domain = domain.strip_prefix('.').unwrap_or(domain);
+    let domain = domain.strip_suffix('.').unwrap_or(domain).to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     !domain.is_empty()
         && host.strip_suffix(&domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
@@ -121,7 +170,54 @@ mod tests {
             ("hub.example.org", "*.example.org", true),
             ("notexample.org", "example.org", false),
             ("hub", "*", true),
+            ("hub", " * ", true),
+            ("hub", "other,*", false),
             ("hub", "", false),
+            ("hub", " , ,\t", false),
+            ("hub", ".", false),
+            ("hub.example.org", "other.example\texample.org", true),
+            ("hub.example.org", "other,  Example.ORG.  ,", true),
+            ("hub.example.org.", ".example.org", true),
+            ("hub.example.org", "example.org:443", true),
+            ("hub.example.org", "example.org:80", false),
+            ("hub.example.org", "hub.example.org:", false),
+            ("hub", "10.0.0.0/8", false),
+        ] {
+            let environment = [("HTTPS_PROXY", "p"), ("NO_PROXY", entries)];
+            let found = proxy(&format!("wss://{host}/"), &environment);
+            assert_eq!(found.is_none(), direct, "{host} and {entries:?}");
+        }
+    }
+
+    #[test]
+    fn no_proxy_matches_addresses_and_networks() {
+        for (host, entries, direct) in [
+            ("10.1.2.3", "10.1.2.3", true),
+            ("10.1.2.3", "1.2.3", false),
+            ("10.1.2.3", "localhost, 192.168.0.0/16,10.0.0.0/8", true),
+            ("11.1.2.3", "10.0.0.0/8", false),
+            ("10.1.2.3", "10.1.2.2/31", true),
+            ("10.1.2.4", "10.1.2.2/31", false),
+            ("10.1.2.3", "10.1.2.3/32", true),
+            ("10.1.2.3", "0.0.0.0/0", true),
+            ("10.1.2.3", "10.0.0.0/33", false),
+            ("10.1.2.3", "10.0.0.0/", false),
+            ("10.1.2.3", "10.0.0.0/x", false),
+            ("10.1.2.3", "::/0", false),
+            ("10.1.2.3", "10.1.2.3:443", true),
+            ("10.1.2.3", "10.1.2.3:80", false),
+            ("10.1.2.3", "10.0.0.0/8:443", true),
+            ("[2001:db8::1]", "2001:db8::1", true),
+            ("[2001:db8::1]", "[2001:db8::1]", true),
+            ("[2001:db8::1]", "[2001:db8::1]:443", true),
+            ("[2001:db8::1]", "[2001:db8::1]:80", false),
+            ("[2001:db8::1]", "2001:db8::/32", true),
+            ("[2001:db9::1]", "2001:db8::/32", false),
+            ("[2001:db8::1]", "::/0", true),
+            ("[2001:db8::1]", "2001:db8::/129", false),
+            ("[2001:db8::1]", "0.0.0.0/0", false),
+            ("[2001:db8::443]", "2001:db8:", false),
+            ("[::ffff:10.1.2.3]", "10.0.0.0/8", true),
         ] {
             let environment = [("HTTPS_PROXY", "p"), ("NO_PROXY", entries)];
             let found = proxy(&format!("wss://{host}/"), &environment);

@@ -53,7 +53,7 @@ pub fn disconnect_reason(error: &io::Error) -> DisconnectReason {
         Some(Error::InvalidCertificate(why)) => DisconnectReason::Tls(describe(why)),
         Some(error) => DisconnectReason::Tls(error.to_string()),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
-            DisconnectReason::Tls("connection closed by server".to_owned())
+            DisconnectReason::Lost("closed during the TLS handshake".to_owned())
         }
         None => DisconnectReason::Lost(reason(error)),
     }

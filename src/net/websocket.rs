@@ -136,6 +136,10 @@ pub(super) fn disconnect_reason(error: tungstenite::Error) -> DisconnectReason {
         E::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             DisconnectReason::Lost("no close frame received".to_owned())
         }
+        // A TCP proxy whose server is restarting accepts the connection and closes it.
+        E::Protocol(ProtocolError::HandshakeIncomplete) => {
+            DisconnectReason::Lost("closed during the WebSocket handshake".to_owned())
+        }
         E::Http(response) => {
             let retry_after = response.headers().get("retry-after");
             let seconds = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -147,5 +151,25 @@ pub(super) fn disconnect_reason(error: tungstenite::Error) -> DisconnectReason {
             )
         }
         error => DisconnectReason::Protocol(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn end_of_stream_during_a_handshake_is_retried_like_a_reset() {
+        let reset = tungstenite::Error::Io(ErrorKind::ConnectionReset.into());
+        let ended = tungstenite::Error::Protocol(ProtocolError::HandshakeIncomplete);
+        let ended_in_tls = io::Error::from(ErrorKind::UnexpectedEof);
+        for reason in [
+            disconnect_reason(reset),
+            disconnect_reason(ended),
+            tls::disconnect_reason(&ended_in_tls),
+        ] {
+            assert_eq!((reason.label(), reason.min_retry_delay()), ("lost", Duration::ZERO));
+        }
     }
 }

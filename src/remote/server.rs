@@ -122,21 +122,23 @@ impl MonitorSession<'_, '_, '_, '_> {
             if let Some(frames) = self.outbox.next_frames() {
                 self.socket.get_mut().write_message(&frames)?;
             } else if !readable {
-                readable = self.wait();
+                readable = self.wait()?;
                 continue;
             }
             readable = self.read_message()?;
         }
     }
 
-    /// Waits for a message, the outbox, the next deadline of a request, or the shutdown. Returns whether the socket is
+    /// Waits for a message, the outbox, the next deadline of a request, the time of a ping, or the shutdown. Returns whether the socket is
     /// readable.
-    fn wait(&self) -> bool {
+    fn wait(&mut self) -> Result<bool, SessionEnd> {
+        let to_ping = websocket::ping_when_silent(self.socket)?;
         let deadline = self.pending_requests.iter().map(|request| request.deadline).min();
-        let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let to_deadline = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let timeout = to_deadline.map_or(to_ping, |left| left.min(to_ping));
         let stream = self.socket.get_ref();
         let fds = [stream.as_fd(), self.outbox.changed_fd(), stream.shutdown_fd()];
-        sys::wait_readable(fds, timeout)[0]
+        Ok(sys::wait_readable(fds, Some(timeout))[0])
     }
 
     /// Answers the requests whose logins have all completed, failed or timed out.

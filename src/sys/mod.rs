@@ -8,6 +8,7 @@
 //! - waitid(2) and waitpid(2): nix returns `EINVAL` for a child that a real-time signal killed.
 //! - fcntl(2) with `F_SETFD` on inherited descriptors: this process has no owner for them from which nix could borrow.
 //! - getgrouplist(3): nix fails on musl for a user of more than 32 groups.
+//! - getaddrinfo(3): nix does not wrap it, and the standard library asks for both address families at once.
 //! - [`nvml`] calls NVIDIA's library through raw pointers. Only the GPU probe contains it.
 #![allow(unsafe_code)]
 
@@ -18,6 +19,7 @@ pub mod net;
 pub mod nvml;
 mod poll;
 pub mod process;
+pub mod resolver;
 mod resources;
 pub mod service;
 mod signals;

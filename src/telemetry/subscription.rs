@@ -14,7 +14,7 @@ use tungstenite::{Error, Message, WebSocket};
 use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::config::Current;
 use crate::http::frame;
-use crate::http::websocket::SessionEnd;
+use crate::http::websocket::{SessionEnd, ping_when_silent};
 use crate::model::host_info::HostInfo;
 use crate::sys;
 use crate::telemetry::messages;
@@ -105,9 +105,11 @@ impl Session<'_, '_> {
         Ok(true)
     }
 
-    /// Waits for a message, the next sample if subscribed, or shutdown. Returns whether the socket is readable.
+    /// Waits for a message, the next sample if subscribed, the time of a ping, or shutdown. Returns whether the socket is readable.
     fn wait(&mut self) -> Result<bool, SessionEnd> {
-        let timeout = self.time_to_subscribe()?;
+        let to_ping = ping_when_silent(self.socket)?;
+        let timeout = self.time_to_subscribe()?.map_or(to_ping, |left| left.min(to_ping));
+        let timeout = Some(timeout);
         let stream = self.socket.get_ref();
         let (socket, shutdown) = (stream.as_fd(), stream.shutdown_fd());
         let readable = match self.subscription {

@@ -45,6 +45,8 @@ pub struct DeadlineStream<'a> {
     write_deadline: Instant,
     /// `None`: the caller of `read` enforces a deadline of its own.
     read_deadline: Option<Instant>,
+    /// When bytes were last sent.
+    last_sent: Instant,
     is_closing: bool,
     counters: Option<&'a ByteCounters>,
 }
@@ -59,6 +61,7 @@ impl<'a> DeadlineStream<'a> {
             shutdown,
             write_deadline: Instant::now() + WRITE_TIMEOUT,
             read_deadline: None,
+            last_sent: Instant::now(),
             is_closing: false,
             counters: None,
         })
@@ -72,6 +75,10 @@ impl<'a> DeadlineStream<'a> {
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    pub fn last_sent(&self) -> Instant {
+        self.last_sent
     }
 
     /// Starts the write timeout anew. Call it before each message.
@@ -192,6 +199,7 @@ impl Write for DeadlineStream<'_> {
             match (&*self.socket).write(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 written => {
+                    self.last_sent = Instant::now();
                     if let (Ok(written), Some(counters)) = (&written, self.counters) {
                         counters.sent.fetch_add(*written as u64, Relaxed);
                     }

@@ -130,9 +130,9 @@ def on_each_port(target, work):
 def slow(target):
     """Heads and bodies at a byte every tenth of a second."""
     begin = {
-        "usage": b"GET /usage HTTP/1.1\r\nX: ",
-        "heartbeat": b"POST /hb_ping?1000&appid=slow HTTP/1.1\r\nContent-Length: 60000\r\n\r\n",
-        "monitor": b"GET /monitor HTTP/1.1\r\nX: ",
+        "usage": b"GET /usage HTTP/1.1\r\nHost: a\r\nX: ",
+        "heartbeat": b"POST /hb_ping?1000&appid=slow HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n",
+        "monitor": b"GET /monitor HTTP/1.1\r\nHost: a\r\nX: ",
     }
 
     def on(port):
@@ -175,7 +175,7 @@ def crowd(target):
         while target.running():
             client = target.connect(port) if len(held) < 8000 else time.sleep(0.05)
             if client:
-                target.send(client, b"GET /list HTTP/1.1\r\nX: " + b"a" * 4000)
+                target.send(client, b"GET /list HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 4000)
                 held.append(client)
 
     in_parallel(target, lambda: on("usage"), lambda: on("heartbeat"))
@@ -191,7 +191,7 @@ def flood(target):
             client = target.connect(port)
             if client is None:
                 continue
-            target.send(client, b"GET /%s HTTP/1.1\r\n" % port.encode())
+            target.send(client, b"GET /%s HTTP/1.1\r\nHost: a\r\n" % port.encode())
             held.append(client)
             if len(held) > limit:
                 oldest = held.popleft()
@@ -206,8 +206,8 @@ def resets(target):
     requests = [
         b"",
         b"GET /us",
-        b"GET /metrics HTTP/1.1\r\n\r\n",
-        b"GET /list HTTP/1.1\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /list HTTP/1.1\r\nHost: a\r\n\r\n",
         UPGRADE.format("/usage").encode() + frame(0x81, b"subscribe:usage"),
         UPGRADE.format("/monitor").encode(),
     ]
@@ -229,11 +229,11 @@ def heads(target):
     """Heads that exceed a limit, and bytes that are no request."""
     requests = [
         b"GET /" + b"a" * (1 << 20),
-        b"GET /usage HTTP/1.1\r\nX: " + b"a" * (1 << 20),
-        b"GET /usage HTTP/1.1\r\n" + b"a: b\r\n" * 20000,
-        b"POST /hb_ping?1000 HTTP/1.1\r\nContent-Length: 18446744073709551615\r\n\r\n" + b"a" * (1 << 20),
-        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n" + b"a" * (1 << 20),
+        b"GET /usage HTTP/1.1\r\nHost: a\r\nX: " + b"a" * (1 << 20),
+        b"GET /usage HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * 20000,
+        b"POST /hb_ping?1000 HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n" + b"a" * (1 << 20),
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\n" + b"a" * (1 << 20),
         os.urandom(1 << 16),
         b"\r\n" * (1 << 16),
     ]

@@ -206,7 +206,9 @@ fn dashboard(address: SocketAddr) -> Option<()> {
 
 fn beat(address: SocketAddr) -> Option<()> {
     let mut socket = socket(address)?;
-    socket.write_all(b"GET /hb_ping?60000&appid=new HTTP/1.1\r\nConnection: close\r\n\r\n").ok()?;
+    socket
+        .write_all(b"GET /hb_ping?60000&appid=new HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .ok()?;
     let mut answer = String::new();
     socket.read_to_string(&mut answer).ok()?;
     answer.starts_with("HTTP/1.1 200 ").then_some(())

@@ -215,7 +215,8 @@ impl Agent {
 
     /// Sends GET with header lines. Returns the status and the whole response.
     pub fn http(&self, target: &str, headers: &str) -> (u16, String) {
-        let answer = self.raw(format!("GET {target} HTTP/1.1\r\n{headers}\r\n").as_bytes());
+        let host = if headers.contains("Host: ") { "" } else { "Host: a\r\n" };
+        let answer = self.raw(format!("GET {target} HTTP/1.1\r\n{host}{headers}\r\n").as_bytes());
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
         (status.unwrap_or_else(|| panic!("no response: {answer:?}")), answer)
     }
@@ -257,11 +258,12 @@ impl Client {
         self.0.send(Message::text(text)).unwrap();
     }
 
-    /// Reads the next message. A read with a timeout is interrupted if the process is stopped and continued.
+    /// Reads the next message that is no ping. A read with a timeout is interrupted if the process is stopped and continued.
     fn read(&mut self) -> Message {
         loop {
             match self.0.read() {
                 Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(Message::Ping(_)) => {}
                 message => return message.unwrap(),
             }
         }

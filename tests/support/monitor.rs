@@ -192,6 +192,7 @@ impl MonitorClient {
         {
             self.socket.0.get_ref().set_read_timeout(Some(left)).unwrap();
             match self.socket.0.read() {
+                Ok(message) if message.is_ping() => {}
                 Ok(message) => {
                     let message = serde_json::from_str(message.to_text().unwrap()).unwrap();
                     self.keep(message);
