@@ -1,5 +1,5 @@
 //! /metrics and the health endpoints: output for captured machines and for scripted GPUs, content negotiation and
-//! authentication. After an intended change run `UPDATE_GOLDEN=1 cargo test --test metrics` and review the diff.
+//! authentication. After an intended change run `UPDATE_GOLDEN=1 cargo test --test metrics`; review the diff.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -18,7 +18,6 @@ use support::fake_nvml::Driver;
 use support::{Agent, wait_until};
 
 const CLOSE: &str = "Connection: close\r\n";
-
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }

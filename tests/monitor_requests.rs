@@ -204,7 +204,7 @@ fn limits_hosts_to_256_and_concurrent_logins_to_16() {
     for _ in 0..20 {
         let logins = monitor.children("ssh").len();
         assert!(logins <= 16, "{logins} concurrent logins");
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
     second.socket.send_text(
         &json!({"id": "stop", "method": "ssh.stop_monitor", "params": hosts(200..300)}).to_string(),

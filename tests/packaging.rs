@@ -192,7 +192,7 @@ fn install(unpacked: &Path, target: &Path, arguments: &[&str]) -> Output {
 
 #[test]
 fn install_script_writes_nothing_beside_itself() {
-    let scratch = Scratch::new("install");
+    let scratch = TempDir::new("install");
     let (unpacked, target) = (scratch.0.join("unpacked"), scratch.0.join("target"));
     std::fs::create_dir(&unpacked).unwrap();
     unpack_tarball(&unpacked);
@@ -209,7 +209,7 @@ fn install_script_writes_nothing_beside_itself() {
 
 #[test]
 fn install_prefix_is_used_exactly_or_refused_before_writing() {
-    let scratch = Scratch::new("prefix");
+    let scratch = TempDir::new("prefix");
     let (unpacked, target) = (scratch.0.join("unpacked"), scratch.0.join("target"));
     std::fs::create_dir(&unpacked).unwrap();
     unpack_tarball(&unpacked);

@@ -177,7 +177,11 @@ mod tests {
         for _ in 0..2 {
             let mut count = 0;
             let path = Path::new("/proc/self/mountinfo");
-            files.parse_lines(path, |at, _| Ok(count = at)).unwrap();
+            let set = |at, _: &[u8]| {
+                count = at;
+                Ok(())
+            };
+            files.parse_lines(path, set).unwrap();
             assert!(count > 0);
         }
     }
