@@ -31,7 +31,7 @@ fn succeeds(command: &mut Command) -> String {
 /// nginx with the protocol document's location block, in front of an agent.
 fn start_nginx(agent: &Agent) -> Nginx {
     let pass = format!("proxy_pass http://{}/usage; {PASS_UPGRADES}", agent.address);
-    Nginx::start("", &format!("location /gpu-ws {{ {sleep_for} }}"))
+    Nginx::start("", &format!("location /gpu-ws {{ {pass} }}"))
 }
 
 #[test]
