@@ -269,10 +269,14 @@ impl Client {
         }
     }
 
+    /// Reads the next message; pings are none.
     pub fn json(&mut self) -> serde_json::Value {
-        match self.read() {
-            Message::Text(text) => serde_json::from_str(&text).unwrap(),
-            other => panic!("expected text, got {other:?}"),
+        loop {
+            match self.read() {
+                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Ping(_) => {}
+                other => panic!("expected text, got {other:?}"),
+            }
         }
     }
 
@@ -285,10 +289,18 @@ impl Client {
         }
     }
 
-    /// Asserts that no message arrives within `time`.
+    /// Asserts that no message arrives within `time`. Pings are no messages.
     pub fn assert_no_message_for(&mut self, time: Duration) {
-        self.0.get_ref().set_read_timeout(Some(time)).unwrap();
-        let read = self.0.read();
+        let deadline = Instant::now() + time;
+        let read = loop {
+            let left =
+                deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.0.get_ref().set_read_timeout(Some(left)).unwrap();
+            match self.0.read() {
+                Ok(Message::Ping(_)) => {}
+                read => break read,
+            }
+        };
         assert!(
             matches!(&read, Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock),
             "{read:?}"

@@ -215,6 +215,8 @@ fn nvlinks(device: &Device<'_>, query: &Query, values: &mut Values) {
     values.nvlink = Some(NvLink {
         links_up: Some(up as u32),
         links_down: Some((states.len() - up) as u32),
+        // The agent counts these: only it knows whether a link was up before.
+        links_lost: None,
         replay_errors: errors(0, ErrorCounter::DlReplay),
         recovery_errors: errors(1, ErrorCounter::DlRecovery),
         crc_flit_errors: errors(2, ErrorCounter::DlCrcFlit),
