@@ -19,8 +19,9 @@ pub struct FsSize {
 
 /// Reads a filesystem's size. Blocks without limit when its network server does not answer.
 pub fn statvfs(path: &Path) -> io::Result<FsSize> {
-    // Container runtimes mount files (/etc/hosts) into containers. Statvfs would return the filesystem that holds the file.
-    if !std::fs::metadata(path)?.is_dir() {
+    // Container runtimes mount files (/etc/hosts) into containers. Statvfs would return the filesystem that holds the file. A FUSE
+    // server that implements statfs but not getattr is still a filesystem.
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
         return Err(io::ErrorKind::NotADirectory.into());
     }
     let found = nix::sys::statvfs::statvfs(path)?;
