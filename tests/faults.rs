@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -36,31 +37,44 @@ fn keeps_state_in_memory_while_disk_is_full() {
     hub.wait_reports(2);
     disk.fill();
     let mut number = 0;
+    // Number and exit code of a new command.
     let mut run = || {
         number += 1;
         let command = format!("c-{number}");
         let text =
             format!("echo {command} >> {}; head -c 4000 /dev/zero | tr '\\0' x", mark.display());
         core.execute(&command, &text, 30);
-        assert_eq!(core.result(&command).data["exit_code"], 0);
-        number
+        let data = core.result(&command).data;
+        let code = data["exit_code"].as_i64().unwrap();
+        let reason = data["stderr"].as_str().unwrap();
+        assert!(code == 0 || reason.contains("cannot be recorded: no space left"), "{data}");
+        (number, code)
     };
+    let mut recorded = BTreeMap::new();
     let in_memory = |agent: &Agent| agent.count_log(" are kept in memory only, see state_dir");
     wait_until("three warnings", || {
-        run();
-        agent.get_ok(&format!("/hb_init?600000&appid=during-{}", run()));
+        let (number, code) = run();
+        recorded.insert(number, code);
+        agent.get_ok(&format!("/hb_init?600000&appid=during-{number}"));
         (in_memory(&agent) == 3).then_some(())
     });
+    let (refused, code) = run();
+    recorded.insert(refused, code);
+    assert_eq!(code, 126, "a command that cannot be recorded");
     let reports = hub.reports().len();
     hub.wait_reports(reports + 3);
     fs::remove_file(disk.file("fill")).unwrap();
     wait_until("three writable files", || {
-        agent.get_ok(&format!("/hb_init?600000&appid=after-{}", run()));
+        let (number, code) = run();
+        recorded.insert(number, code);
+        agent.get_ok(&format!("/hb_init?600000&appid=after-{number}"));
         std::thread::park_timeout(std::time::Duration::from_millis(500));
         (agent.count_log("info write to ") == 3).then_some(())
     });
     assert_eq!(in_memory(&agent), 3, "one line each: {:#?}", agent.log());
-    let last = run();
+    let (last, code) = run();
+    recorded.insert(last, code);
+    assert_eq!(code, 0, "the disk has space");
     let known = agent.list();
     assert!(known.len() > 1, "{known:?}");
     for file in ["heartbeat.json", "hm-reports", "core-commands"] {
@@ -73,15 +87,16 @@ fn keeps_state_in_memory_while_disk_is_full() {
     agent.wait();
     let agent = start(&disk, &core, &hub, &user);
     assert_eq!(agent.list(), known);
-    // The agent knows a command that ran while the disk was full, and does not run it again.
+    // The agent knows the commands that ran, and does not run them again.
     for again in [1, last] {
         let command = format!("c-{again}");
         let results = core.results(&command).len();
         core.execute(&command, "echo never", 30);
         wait_until("its result", || (core.results(&command).len() > results).then_some(()));
     }
-    let ran = lines_of(&mark);
-    assert_eq!(ran.len(), last as usize, "{ran:?}");
+    let ran = recorded.iter().filter(|(_, code)| **code == 0);
+    let ran: Vec<_> = ran.map(|(number, _)| format!("c-{number}")).collect();
+    assert_eq!(lines_of(&mark), ran);
     let log = agent.stop();
     assert!(!log.iter().any(|line| line.contains(" warn ")), "{log:#?}");
 }

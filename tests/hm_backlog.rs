@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hm_agent::hm_client::session::REPORT_PAUSE;
 use hm_agent::hm_client::spool::{MAX_BACKLOG_REPORTS, Report, Spool};
 use hm_agent::net::reconnecting_client::RECONNECT_BACKOFF;
+use hm_agent::util::state_io::{DISK_TIMEOUT, StateIo};
 use support::hm_server::HmServer;
 use support::{Agent, TempDir};
 
@@ -36,11 +37,13 @@ fn wait(what: &str, timeout: Duration, mut condition: impl FnMut() -> bool) {
 /// A full spool with the timestamps 1, 2, … Each report is as long as a real one.
 fn fill(state: &TempDir) {
     let body = r#"{"project":"DecentralGPT","models":[{"model":"Codestral-22B-v0.1"}],"gpu_name":"NVIDIA RTX A5000","utilization_gpu":30,"memory_total":24564,"memory_used":22128}"#;
-    let mut spool = Spool::open(&state.0, "hm-reports");
+    let writer = StateIo::start(&state.0).unwrap();
+    let mut spool = Spool::open(&writer, "hm-reports");
     for number in 1..=MAX_BACKLOG_REPORTS as u64 {
         spool.push(Report { unix_milliseconds: number, body: body.into() });
     }
     assert_eq!((spool.len(), spool.dropped()), (MAX_BACKLOG_REPORTS, 0));
+    assert!(writer.flush(DISK_TIMEOUT));
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod start;
 pub mod supervise;
 mod threads;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::agent::sd_notify::SdNotifier;
 use crate::agent::threads::Threads;
@@ -43,13 +43,18 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
         signals::signal_loop(sources, &settings, &services, &mut notifier, &enabled);
         notifier.stopping();
         services.shutdown.trigger();
+        services.state.clone()
     });
     // From now on a second signal ends the process at once.
     sys::unblock_stop_signals();
-    if result.is_ok() {
-        log::info!("stopping");
+    let state = result?;
+    log::info!("stopping");
+    let deadline = Instant::now() + SHUTDOWN_TIMEOUT;
+    let joined = threads.join(SHUTDOWN_TIMEOUT);
+    if !state.flush(deadline.saturating_duration_since(Instant::now())) {
+        log::warn!("shutdown timeout, state_dir is not responding: last changes are not saved");
     }
-    result.and(threads.join(SHUTDOWN_TIMEOUT))
+    joined
 }
 
 /// `None` if the supervisor has exited already.

@@ -23,6 +23,7 @@ use crate::telemetry::router::Router;
 use crate::telemetry::subscription;
 use crate::util::error::Error;
 use crate::util::liveness::Liveness;
+use crate::util::state_io::StateIo;
 use crate::util::sync::Shutdown;
 
 /// One keep-alive connection per application, plus reserve.
@@ -30,6 +31,8 @@ const MAX_HEARTBEAT_CONNECTIONS: usize = 12_000;
 
 pub(super) struct Services {
     pub(super) shutdown: Shutdown,
+    /// Writes the state of the services.
+    pub(super) state: StateIo,
     pub(super) settings: Current,
     /// Readable after a reload, until the sampler has seen it.
     pub(super) reloaded: EventFd,

@@ -20,7 +20,7 @@ use crate::sys;
 use crate::sys::EventFd;
 use crate::util::error::Error;
 use crate::util::liveness::Liveness;
-use crate::util::state_dir;
+use crate::util::state_io::StateIo;
 use crate::util::sync::Shutdown;
 
 /// The open listeners; `None`: disabled.
@@ -35,7 +35,6 @@ pub(super) fn start(config: Config, threads: &mut Threads) -> Result<Arc<Service
     let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
     let first = sampler.collect_first()?;
     let listeners = bind(&config)?;
-    state_dir::warn_if_world_writable(&config.state_dir);
     let latest = LatestSample::new(first).map_err(no_eventfd)?;
     let services = Arc::new(create_services(config, latest, &listeners)?);
     start_collector(&services, sampler, threads)?;
@@ -64,9 +63,11 @@ fn create_services(
     let host = host_info::read(&config.roots);
     let node_id = host_info::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
     let heartbeat = listeners.heartbeat.as_ref();
-    let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&config.state_dir));
+    let state = StateIo::start(&config.state_dir)?;
+    let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&state));
     let heartbeat = heartbeat.transpose().map_err(no_eventfd)?;
-    let (hm, core) = (hm_client(&config, &node_id)?, core_client(&config, node_id, &host)?);
+    let (hm, core) =
+        (hm_client(&config, &node_id, &state)?, core_client(&config, node_id, &host, &state)?);
     let open = [
         ("usage", &listeners.usage),
         ("heartbeat", &listeners.heartbeat),
@@ -79,6 +80,7 @@ fn create_services(
     liveness.extend(heartbeat.iter().map(HeartbeatMonitor::liveness));
     Ok(Services {
         shutdown: Shutdown::new().map_err(no_eventfd)?,
+        state,
         settings: Current::new(config),
         reloaded: EventFd::new().map_err(no_eventfd)?,
         host,
@@ -94,20 +96,21 @@ fn create_services(
     })
 }
 
-fn hm_client(config: &Config, node_id: &str) -> Result<Option<HmClient>, Error> {
+fn hm_client(config: &Config, node_id: &str, state: &StateIo) -> Result<Option<HmClient>, Error> {
     let Some(settings) = &config.hm else { return Ok(None) };
     let (node_id, ca_file) = (node_id.to_owned(), config.ca_file.as_deref());
-    HmClient::new(settings.clone(), node_id, &config.state_dir, ca_file).map(Some)
+    HmClient::new(settings.clone(), node_id, state, ca_file).map(Some)
 }
 
 fn core_client(
     config: &Config,
     node_id: String,
     host: &HostInfo,
+    state: &StateIo,
 ) -> Result<Option<CoreClient>, Error> {
     let Some(settings) = &config.core else { return Ok(None) };
     let (os, ca_file) = (host.os.clone(), config.ca_file.as_deref());
-    CoreClient::new(settings.clone(), node_id, os, &config.state_dir, ca_file).map(Some)
+    CoreClient::new(settings.clone(), node_id, os, state, ca_file).map(Some)
 }
 
 fn start_collector(
@@ -170,7 +173,14 @@ fn start_listeners(
         let context = services.clone();
         threads.start("hb-monitor", move || {
             if let Some(monitor) = &context.heartbeat {
-                monitor.run(&context.settings, &context.shutdown);
+                monitor.run(&context.shutdown);
+            }
+            Ok(())
+        })?;
+        let context = services.clone();
+        threads.start("hb-hook", move || {
+            if let Some(monitor) = &context.heartbeat {
+                monitor.run_hooks(&context.settings, &context.shutdown);
             }
             Ok(())
         })?;

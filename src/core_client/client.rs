@@ -30,6 +30,7 @@ use crate::sys::EventFd;
 use crate::util::error::Error;
 use crate::util::logger::{unix_seconds, utc};
 use crate::util::percent;
+use crate::util::state_io::StateIo;
 use crate::util::sync::Shutdown;
 use crate::util::text::escape_for_log;
 
@@ -44,12 +45,12 @@ pub struct CoreClient {
 }
 
 impl CoreClient {
-    /// Reads unconfirmed results of commands from `state_dir`.
+    /// Reads unconfirmed results of commands.
     pub fn new(
         settings: Settings,
         node_id: String,
         os: Option<String>,
-        state_dir: &Path,
+        state: &StateIo,
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
         let token = settings.token.expose();
@@ -61,7 +62,7 @@ impl CoreClient {
         let enabled = settings.commands != CommandPolicy::Off;
         let user = user_to_run_as(settings.run_as.as_deref(), enabled)?;
         let policy = settings.commands.clone();
-        let commands = CommandQueue::open(policy, user, state_dir, upstream.outbox_ready());
+        let commands = CommandQueue::open(policy, user, state, upstream.outbox_ready());
         Ok(Self { settings, node_id, os, upstream, commands })
     }
 
@@ -251,7 +252,7 @@ impl CoreClient {
             }
             Event::ServerError(why) => warn_once(format!("reports an error: {}", escape(&why))),
             Event::Ignored(what) => {
-                log::debug!("{}", self.upstream.log_line(&format!("ignored: {}", escape(&what))));
+                self.upstream.log(Level::Debug, &format!("ignored: {}", escape(&what)));
             }
         }
         Ok(())
@@ -267,7 +268,7 @@ impl CoreClient {
         }
     }
 
-    /// Each command is logged without a rate limit, because the log is the record of what ran.
+    /// The log is the record of what ran, so requests that run nothing do not use up its rate limit.
     fn submit<'scope>(
         &'scope self,
         request: CommandRequest,
@@ -277,27 +278,29 @@ impl CoreClient {
         let id = escape(&request.command_id);
         let text = escape(request.text.as_deref().unwrap_or(""));
         let Context { scope, shutdown, .. } = *context;
-        let (level, line) = match self.commands.submit(request, result_id, scope, shutdown) {
+        match self.commands.submit(request, result_id, scope, shutdown) {
             Submitted::Accepted => {
                 let user = self.commands.user_name();
-                (Level::Info, format!("requests command {id} as {user}: {text}"))
+                let line = || format!("requests command {id} as {user}: {text}");
+                self.commands.log(Level::Info, || self.upstream.log_line(&line()));
             }
             Submitted::Duplicate => {
-                (Level::Info, format!("command {id} requested again, already accepted"))
+                let line = format!("command {id} requested again, already accepted");
+                self.upstream.log(Level::Info, &line);
             }
             Submitted::Rejected(why) => {
                 let why = why.trim_start_matches("hm-agent: ");
-                (Level::Warn, format!("requests command {id}, {why}: {text}"))
+                self.upstream.warn(&format!("requests command {id}, {why}: {text}"));
             }
-        };
-        log::log!(level, "{}", self.upstream.log_line(&line));
+        }
     }
 
     fn on_confirmed(&self, result_id: &str) {
         self.upstream.on_response();
         let command_id = self.commands.with_log(|log| log.confirm(result_id));
         if let Some(command_id) = command_id {
-            log::debug!("core: result of command {} confirmed", escape(&command_id));
+            let line = format!("result of command {} confirmed", escape(&command_id));
+            self.upstream.log(Level::Debug, &line);
         }
     }
 }

@@ -24,23 +24,32 @@ pub struct CommandJob {
     pub command_id: String,
     /// Id of the message that requested the command.
     pub request_id: String,
-    /// Program and arguments.
-    pub words: Vec<String>,
+    /// The command line.
+    pub text: String,
     pub timeout: Duration,
 }
 
 /// Returns when the command has ended, or when the agent stops.
-pub fn run(job: &CommandJob, user: &User, shutdown: &Shutdown) -> CommandResult {
+pub fn run(
+    command_id: String,
+    words: Vec<String>,
+    timeout: Duration,
+    user: &User,
+    shutdown: &Shutdown,
+) -> CommandResult {
     let start = Instant::now();
     let mut result = CommandResult {
-        command_id: job.command_id.clone(),
+        command_id,
         exit_code: exit::NOT_RUN,
         stdout: String::new(),
         stderr: String::new(),
         execution_time_ms: 0,
     };
-    match command_supervisor::command(&job.words, user, job.timeout).spawn() {
-        Ok(child) => collect(child, job.timeout, shutdown, &mut result),
+    // The words may take megabytes, and the command an hour.
+    let spawned = command_supervisor::command(&words, user, timeout).spawn();
+    drop(words);
+    match spawned {
+        Ok(child) => collect(child, timeout, shutdown, &mut result),
         Err(error) => result.stderr = format!("hm-agent: start supervisor: {}", reason(&error)),
     }
     result.execution_time_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -1,11 +1,12 @@
 //! Accepts commands from Core: checks the policy, bounds how many run at a time, and runs none twice.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::Scope;
 use std::time::Duration;
+
+use log::Level;
 
 use crate::config::CommandPolicy;
 use crate::core_client::command;
@@ -18,7 +19,9 @@ use crate::sys::EventFd;
 use crate::sys::users;
 use crate::sys::users::User;
 use crate::util::error::{Error, reason};
+use crate::util::logger::RateLimitedLog;
 use crate::util::shell_words;
+use crate::util::state_io::{DISK_TIMEOUT, StateIo};
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::escape_for_log;
 use crate::util::thread::spawn_scoped;
@@ -29,6 +32,10 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
 const MAX_RUNNING: usize = 4;
 const MAX_WAITING: usize = 16;
+/// More are dropped when Core does not register the node, because it is sent none.
+const MAX_STARTED: usize = MAX_RUNNING + MAX_WAITING;
+/// Longest time to wait until a command is on disk, before it runs.
+const RECORD_TIMEOUT: Duration = DISK_TIMEOUT;
 /// A command's thread starts the supervisor and reads output into the heap.
 const THREAD_STACK_BYTES: usize = 128 << 10;
 
@@ -39,8 +46,10 @@ pub struct CommandQueue {
     user: User,
     log: Mutex<CommandLog>,
     jobs: Mutex<Jobs>,
-    /// Commands that have started, which Core does not know yet.
+    /// The last commands that have started, which Core does not know yet.
     started: Mutex<VecDeque<StartedCommand>>,
+    /// For lines about commands that run.
+    run_log: RateLimitedLog,
     /// Results that Core has not confirmed. A copy, so that reading it never waits for the log's disk I/O.
     unconfirmed: AtomicU64,
     /// Notified when there is something new to send to Core.
@@ -70,19 +79,20 @@ pub enum Submitted {
 }
 
 impl CommandQueue {
-    /// Reads earlier commands from `state_dir`.
+    /// Reads earlier commands.
     pub fn open(
         policy: CommandPolicy,
         user: User,
-        state_dir: &Path,
+        state: &StateIo,
         outbox_ready: Arc<EventFd>,
     ) -> Self {
         let queue = Self {
             policy,
             user,
-            log: Mutex::new(CommandLog::open(state_dir)),
+            log: Mutex::new(CommandLog::open(state)),
             jobs: Mutex::default(),
             started: Mutex::default(),
+            run_log: RateLimitedLog::new(),
             unconfirmed: AtomicU64::new(0),
             outbox_ready,
         };
@@ -93,6 +103,11 @@ impl CommandQueue {
     /// The user that commands run as.
     pub fn user_name(&self) -> &str {
         &self.user.name
+    }
+
+    /// Logs a line about a command that runs, rate-limited.
+    pub fn log(&self, level: Level, line: impl FnOnce() -> String) {
+        self.run_log.write(level, line);
     }
 
     /// Runs a command or rejects it. `result_id` becomes the id of the result's message.
@@ -129,7 +144,7 @@ impl CommandQueue {
         self.unconfirmed.load(Relaxed)
     }
 
-    /// Accesses the command log. Waits while another thread writes the log to disk.
+    /// Accesses the command log. Never waits for the disk.
     pub fn with_log<R>(&self, access: impl FnOnce(&mut CommandLog) -> R) -> R {
         let mut log = lock(&self.log);
         let result = access(&mut log);
@@ -142,25 +157,29 @@ impl CommandQueue {
         let CommandRequest { message_id, command_id, text, timeout_seconds } = request;
         let reject = |why: &str| rejection(&command_id, why);
         let text = text.map_err(reject)?;
-        let words = match &self.policy {
-            CommandPolicy::Off => {
-                return Err(reject("this node runs no commands; see core.commands"));
-            }
-            CommandPolicy::Any if text.contains('\0') => {
-                return Err(reject("command contains a NUL byte"));
-            }
-            CommandPolicy::Any => vec!["/bin/sh".to_owned(), "-c".to_owned(), text],
-            CommandPolicy::Allow(prefixes) => {
-                let words = shell_words::split(&text).map_err(|why| reject(&why.to_string()))?;
-                if !prefixes.iter().any(|prefix| words.starts_with(prefix)) {
-                    return Err(reject("no prefix in core.allow matches"));
-                }
-                words
-            }
-        };
+        self.words(&text).map_err(|why| reject(&why))?;
         let seconds = timeout_seconds.filter(|seconds| *seconds > 0);
         let timeout = seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs).min(MAX_TIMEOUT);
-        Ok(CommandJob { command_id, request_id: message_id, words, timeout })
+        Ok(CommandJob { command_id, request_id: message_id, text, timeout })
+    }
+
+    /// Program and arguments of a command line; the error is why it is rejected. Words take many times the memory of the
+    /// line, so waiting commands are kept as lines.
+    fn words(&self, text: &str) -> Result<Vec<String>, String> {
+        match &self.policy {
+            CommandPolicy::Off => Err("this node runs no commands; see core.commands".to_owned()),
+            CommandPolicy::Any if text.contains('\0') => {
+                Err("command contains a NUL byte".to_owned())
+            }
+            CommandPolicy::Any => Ok(["/bin/sh", "-c", text].map(str::to_owned).into()),
+            CommandPolicy::Allow(prefixes) => {
+                let words = shell_words::split(text).map_err(|why| why.to_string())?;
+                match prefixes.iter().any(|prefix| words.starts_with(prefix)) {
+                    true => Ok(words),
+                    false => Err("no prefix in core.allow matches".to_owned()),
+                }
+            }
+        }
     }
 
     /// Runs a job now or later; the error is the result that rejects it.
@@ -198,24 +217,62 @@ impl CommandQueue {
     fn run_jobs(&self, first: CommandJob, shutdown: &Shutdown) {
         let mut next = Some(first);
         while let Some(job) = next {
-            lock(&self.started).push_back(StartedCommand {
-                request_id: job.request_id.clone(),
-                command_id: job.command_id.clone(),
-            });
-            self.outbox_ready.notify();
-            let result = command::run(&job, &self.user, shutdown);
-            log::info!(
-                "core: command {} finished with exit code {} after {} ms",
-                escape_for_log(&result.command_id, MAX_LOGGED_CHARS),
-                result.exit_code,
-                result.execution_time_ms
-            );
-            self.with_log(|log| log.finish(result));
-            self.outbox_ready.notify();
+            let result = self.record_and_run(job, shutdown);
+            self.report(result);
             let mut jobs = lock(&self.jobs);
             next = if shutdown.is_triggered() { None } else { jobs.waiting.pop_front() };
             jobs.running -= usize::from(next.is_none());
         }
+    }
+}
+
+/// On the thread of a command, which may wait for the disk.
+impl CommandQueue {
+    /// A command that cannot be recorded is not run: after a restart it would run a second time.
+    fn record_and_run(&self, job: CommandJob, shutdown: &Shutdown) -> CommandResult {
+        let CommandJob { command_id, request_id, text, timeout } = job;
+        let recorded = self.with_log(CommandLog::record).wait(RECORD_TIMEOUT);
+        if let Err(why) = recorded {
+            self.with_log(|log| log.allow_retry(&command_id));
+            let why = format!("command cannot be recorded: {why}; see state_dir");
+            return self.reject_late(&command_id, &why);
+        }
+        let words = match self.words(&text) {
+            Ok(words) => words,
+            Err(why) => return self.reject_late(&command_id, &why),
+        };
+        let mut started = lock(&self.started);
+        if started.len() >= MAX_STARTED {
+            started.pop_front();
+        }
+        started.push_back(StartedCommand { request_id, command_id: command_id.clone() });
+        drop(started);
+        self.outbox_ready.notify();
+        let result = command::run(command_id, words, timeout, &self.user, shutdown);
+        self.log(Level::Info, || {
+            let id = escape_for_log(&result.command_id, MAX_LOGGED_CHARS);
+            let (code, time) = (result.exit_code, result.execution_time_ms);
+            format!("core: command {id} finished with exit code {code} after {time} ms")
+        });
+        result
+    }
+
+    fn reject_late(&self, command_id: &str, why: &str) -> CommandResult {
+        self.log(Level::Warn, || {
+            let id = escape_for_log(command_id, MAX_LOGGED_CHARS);
+            format!("core: command {id} is not run: {why}")
+        });
+        rejection(command_id, why)
+    }
+
+    /// The result is sent when it is written, so that it is the only one even if the agent is killed meanwhile.
+    fn report(&self, result: CommandResult) {
+        let command_id = result.command_id.clone();
+        let written = self.with_log(|log| log.finish_and_hold(result));
+        // If it cannot be written, the journal has logged why. The result is sent from memory.
+        let _ = written.wait(RECORD_TIMEOUT);
+        self.with_log(|log| log.release(&command_id));
+        self.outbox_ready.notify();
     }
 }
 

@@ -1,14 +1,24 @@
 //! Runs the program `heartbeat.on_overdue` once for each transition, one at a time for each application.
 
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use log::Level;
+
+use crate::config::Current;
 use crate::heartbeat::nagios::escape_id;
 use crate::heartbeat::table::Transition;
+use crate::sys;
+use crate::sys::EventFd;
 use crate::sys::process::kill_process_group;
 use crate::util::child_env;
 use crate::util::error::reason;
+use crate::util::logger::RateLimitedLog;
+use crate::util::sync::{Shutdown, lock};
 
 /// A hook that runs longer is killed together with its child processes.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
@@ -17,81 +27,140 @@ const MAX_RUNNING: usize = 8;
 /// When more transitions are queued, the oldest are dropped.
 const MAX_QUEUED: usize = 1000;
 
-/// Queued transitions and running hooks.
-#[derive(Default)]
+/// The queue of the thread `hb-hook`.
 pub struct HookRunner {
-    queue: VecDeque<Transition>,
-    running: Vec<RunningHook>,
+    queue: Mutex<VecDeque<Transition>>,
+    enqueued: EventFd,
+    log: RateLimitedLog,
 }
 
 impl HookRunner {
-    pub fn enqueue(&mut self, transitions: Vec<Transition>) {
-        self.queue.extend(transitions);
-        let excess = self.queue.len().saturating_sub(MAX_QUEUED);
+    pub fn new() -> io::Result<Self> {
+        let (queue, log) = (Mutex::default(), RateLimitedLog::new());
+        Ok(Self { queue, enqueued: EventFd::new()?, log })
+    }
+
+    pub fn enqueue(&self, transitions: Vec<Transition>) {
+        if transitions.is_empty() {
+            return;
+        }
+        let mut queue = lock(&self.queue);
+        queue.extend(transitions);
+        let excess = queue.len().saturating_sub(MAX_QUEUED);
+        queue.drain(..excess);
+        drop(queue);
         if excess > 0 {
-            log::warn!("heartbeat.on_overdue: queue is full, dropping the oldest {excess} runs");
-            self.queue.drain(..excess);
+            self.warn(|| {
+                format!("heartbeat.on_overdue: queue is full, dropping the oldest {excess} runs")
+            });
+        }
+        self.enqueued.notify();
+    }
+
+    /// The loop of the thread. Leaves running hooks to finish on their own and logs the queued ones.
+    pub fn run(&self, settings: &Current, stop: &Shutdown) {
+        let mut running = Vec::new();
+        while !stop.is_triggered() {
+            // Before the queue is read, so that a transition that is enqueued meanwhile wakes the thread.
+            self.enqueued.reset();
+            self.poll(&mut running, &settings.get().heartbeat.on_overdue, Instant::now());
+            sys::wait_readable([stop.as_fd(), self.enqueued.as_fd()], poll_after(&running));
+        }
+        for transition in lock(&self.queue).iter() {
+            let (id, state) = (escape_id(&transition.id), transition.to.name());
+            self.warn(|| {
+                format!("heartbeat.on_overdue skipped for app [{id}] ({state}): agent is stopping")
+            });
         }
     }
 
     /// Reaps and kills running hooks, and starts queued ones.
-    pub fn poll(&mut self, program: &[String], now: Instant) {
-        self.running.retain_mut(|hook| !hook.has_exited(now));
+    fn poll(&self, running: &mut Vec<RunningHook>, program: &[String], now: Instant) {
+        running.retain_mut(|hook| !self.has_exited(hook, now));
         let Some((name, arguments)) = program.split_first() else {
-            self.queue.clear();
+            lock(&self.queue).clear();
             return;
         };
-        let mut index = 0;
-        while self.running.len() < MAX_RUNNING && index < self.queue.len() {
-            let is_same_app = |hook: &RunningHook| hook.transition.id == self.queue[index].id;
-            if self.running.iter().any(is_same_app) {
-                index += 1;
-            } else if let Some(transition) = self.queue.remove(index) {
-                self.running.extend(start(name, arguments, transition, now));
+        while running.len() < MAX_RUNNING
+            && let Some(transition) = self.take_next(running)
+        {
+            running.extend(self.start(name, arguments, transition, now));
+        }
+    }
+
+    /// The oldest transition of an application of which no hook runs.
+    fn take_next(&self, running: &[RunningHook]) -> Option<Transition> {
+        let mut queue = lock(&self.queue);
+        let is_running = |id: &str| running.iter().any(|hook| hook.transition.id == id);
+        let at = queue.iter().position(|transition| !is_running(&transition.id))?;
+        queue.remove(at)
+    }
+
+    fn start(
+        &self,
+        name: &str,
+        arguments: &[String],
+        transition: Transition,
+        now: Instant,
+    ) -> Option<RunningHook> {
+        let mut command = Command::new(name);
+        child_env::isolate(&mut command);
+        command
+            .args(arguments)
+            // No variable can contain a NUL byte, but an id can.
+            .env("APP_ID", transition.id.replace('\0', "\\u{0}"))
+            .env("HB_STATE", transition.to.name())
+            .env("HB_OD", format!("{:.2}", transition.overdue_ratio))
+            .env("HB_GRANTED_MS", transition.timeout.as_millis().to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        match command.spawn() {
+            Ok(child) => Some(RunningHook { transition, child, started: now, killed: false }),
+            Err(error) => {
+                self.warn(|| {
+                    let (id, why) = (escape_id(&transition.id), reason(&error));
+                    format!("heartbeat.on_overdue for app [{id}]: run {name}: {why}")
+                });
+                None
             }
         }
     }
 
-    /// When to poll again while a hook runs. The exit of a child process wakes no thread here, so the delay grows with the
-    /// age of the youngest hook.
-    pub fn poll_after(&self) -> Option<Duration> {
-        let youngest = self.running.iter().map(|hook| hook.started.elapsed()).min()?;
-        Some(youngest.clamp(Duration::from_millis(5), Duration::from_millis(250)))
+    /// Reaps the process if it has exited, and kills it after [`HOOK_TIMEOUT`].
+    fn has_exited(&self, hook: &mut RunningHook, now: Instant) -> bool {
+        match hook.child.try_wait() {
+            Ok(Some(status)) => {
+                if !status.success() && !hook.killed {
+                    self.warn(|| format!("{}: {status}", hook.describe()));
+                }
+                true
+            }
+            Ok(None) => {
+                if now.saturating_duration_since(hook.started) >= HOOK_TIMEOUT && !hook.killed {
+                    let seconds = HOOK_TIMEOUT.as_secs();
+                    self.warn(|| format!("{}: timeout ({seconds} s), killed", hook.describe()));
+                    kill_process_group(hook.child.id());
+                    hook.killed = true;
+                }
+                false
+            }
+            Err(error) => {
+                self.warn(|| format!("{}: {}", hook.describe(), reason(&error)));
+                true
+            }
+        }
     }
 
-    /// Leaves running hooks to finish on their own and logs the queued ones.
-    pub fn shutdown(self) {
-        for transition in &self.queue {
-            let (id, state) = (escape_id(&transition.id), transition.to.name());
-            log::warn!("heartbeat.on_overdue skipped for app [{id}] ({state}): agent is stopping");
-        }
+    fn warn(&self, line: impl FnOnce() -> String) {
+        self.log.write(Level::Warn, line);
     }
 }
 
-fn start(
-    name: &str,
-    arguments: &[String],
-    transition: Transition,
-    now: Instant,
-) -> Option<RunningHook> {
-    let mut command = Command::new(name);
-    child_env::isolate(&mut command);
-    command
-        .args(arguments)
-        .env("APP_ID", &transition.id)
-        .env("HB_STATE", transition.to.name())
-        .env("HB_OD", format!("{:.2}", transition.overdue_ratio))
-        .env("HB_GRANTED_MS", transition.timeout.as_millis().to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    match command.spawn() {
-        Ok(child) => Some(RunningHook { transition, child, started: now, killed: false }),
-        Err(error) => {
-            let id = escape_id(&transition.id);
-            log::warn!("heartbeat.on_overdue for app [{id}]: run {name}: {}", reason(&error));
-            None
-        }
-    }
+/// When to poll again while a hook runs. The exit of a child process wakes no thread here, so the delay grows with the age of
+/// the youngest hook.
+fn poll_after(running: &[RunningHook]) -> Option<Duration> {
+    let youngest = running.iter().map(|hook| hook.started.elapsed()).min()?;
+    Some(youngest.clamp(Duration::from_millis(5), Duration::from_millis(250)))
 }
 
 struct RunningHook {
@@ -102,31 +171,6 @@ struct RunningHook {
 }
 
 impl RunningHook {
-    /// Reaps the process if it has exited, and kills it after [`HOOK_TIMEOUT`].
-    fn has_exited(&mut self, now: Instant) -> bool {
-        match self.child.try_wait() {
-            Ok(Some(status)) => {
-                if !status.success() && !self.killed {
-                    log::warn!("{}: {status}", self.describe());
-                }
-                true
-            }
-            Ok(None) => {
-                if now.saturating_duration_since(self.started) >= HOOK_TIMEOUT && !self.killed {
-                    let seconds = HOOK_TIMEOUT.as_secs();
-                    log::warn!("{}: timeout ({seconds} s), killed", self.describe());
-                    kill_process_group(self.child.id());
-                    self.killed = true;
-                }
-                false
-            }
-            Err(error) => {
-                log::warn!("{}: {}", self.describe(), reason(&error));
-                true
-            }
-        }
-    }
-
     fn describe(&self) -> String {
         let (id, state) = (escape_id(&self.transition.id), self.transition.to.name());
         format!("heartbeat.on_overdue for app [{id}], {state}")

@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use crate::sys;
 use crate::sys::EventFd;
 use crate::util::liveness::Liveness;
 use crate::util::logger::RateLimitedLog;
+use crate::util::state_io::StateIo;
 use crate::util::sync::{Shutdown, lock};
 
 /// The table's time when the agent starts. It is larger than the age of any saved heartbeat: the longest timeout is a week,
@@ -37,7 +37,8 @@ pub struct HeartbeatMonitor {
     /// Monotonic clock that stops while the machine is suspended.
     started: Instant,
     /// Wakes the thread before `wake_at`.
-    changed: EventFd,
+    changed: Arc<EventFd>,
+    hooks: HookRunner,
     liveness: Arc<Liveness>,
 }
 
@@ -57,9 +58,10 @@ impl State {
 }
 
 impl HeartbeatMonitor {
-    /// Continues with the state saved in `state_dir`.
-    pub fn open(state_dir: &Path) -> io::Result<Self> {
-        let store = Store::open(state_dir);
+    /// Continues with the saved state.
+    pub fn open(state: &StateIo) -> io::Result<Self> {
+        let changed = Arc::new(EventFd::new()?);
+        let store = Store::new(state, changed.clone());
         let table = match store.load() {
             Some(saved) => HeartbeatTable::restore(MAX_APPS, saved, START_TIME),
             None => HeartbeatTable::new(MAX_APPS),
@@ -70,7 +72,8 @@ impl HeartbeatMonitor {
             state: Mutex::new(State { table, clock, wake_at: Duration::ZERO, last_change }),
             store,
             started: Instant::now(),
-            changed: EventFd::new()?,
+            changed,
+            hooks: HookRunner::new()?,
             liveness: Arc::new(Liveness::new("hb-monitor")),
         })
     }
@@ -103,9 +106,13 @@ impl HeartbeatMonitor {
         self.with_table(HeartbeatTable::statuses)
     }
 
-    /// The loop of the thread `hb-monitor`.
-    pub fn run(&self, settings: &Current, stop: &Shutdown) {
-        let mut hooks = HookRunner::default();
+    /// The loop of the thread `hb-hook`, which may wait for the disk that the program is on.
+    pub fn run_hooks(&self, settings: &Current, stop: &Shutdown) {
+        self.hooks.run(settings, stop);
+    }
+
+    /// The loop of the thread `hb-monitor`. It never waits for a disk or a program.
+    pub fn run(&self, stop: &Shutdown) {
         let mut save_at: Option<Duration> = None;
         let log = RateLimitedLog::new();
         while !stop.is_triggered() {
@@ -115,24 +122,22 @@ impl HeartbeatMonitor {
             for transition in &transitions {
                 log_transition(&log, transition);
             }
-            hooks.enqueue(transitions);
-            hooks.poll(&settings.get().heartbeat.on_overdue, Instant::now());
+            self.hooks.enqueue(transitions);
             if changed {
                 let soon = now + SAVE_DELAY;
                 save_at = Some(save_at.map_or(soon, |at| at.min(soon)));
             }
             if save_at.is_some_and(|at| now >= at) {
-                // A hung disk must not make the service manager restart the agent, which would hang when it reads the file.
-                self.liveness.idle(None);
-                let saved = self.save();
-                self.liveness.busy();
-                let again = !saved || lock(&self.state).table.in_maintenance();
-                save_at = again.then(|| now + SAVE_INTERVAL);
+                self.save();
+                save_at = None;
             }
-            self.wait(stop, save_at, hooks.poll_after());
+            if self.store.is_failing() || lock(&self.state).table.in_maintenance() {
+                let later = now + SAVE_INTERVAL;
+                save_at = Some(save_at.map_or(later, |at| at.min(later)));
+            }
+            self.wait(stop, save_at);
         }
         self.save();
-        hooks.shutdown();
     }
 
     /// Advances the table. Returns the transitions, whether the table must be saved, and the current time.
@@ -145,10 +150,11 @@ impl HeartbeatMonitor {
         (state.table.take_transitions(), changed, now)
     }
 
-    fn wait(&self, stop: &Shutdown, save_at: Option<Duration>, poll_hooks: Option<Duration>) {
+    fn wait(&self, stop: &Shutdown, save_at: Option<Duration>) {
         let mut state = lock(&self.state);
         let now = self.now(&mut state);
-        let times = [state.table.next_event(), save_at, poll_hooks.map(|after| now + after)];
+        let check_disk_at = self.store.warn_if_hung().map(|after| now + after);
+        let times = [state.table.next_event(), save_at, check_disk_at];
         let until = times.into_iter().flatten().min();
         if state.has_unprocessed_changes() {
             return;
@@ -162,9 +168,8 @@ impl HeartbeatMonitor {
         lock(&self.state).wake_at = Duration::ZERO;
     }
 
-    /// Returns whether the state was written.
-    fn save(&self) -> bool {
-        self.store.save(&self.with_table(HeartbeatTable::save))
+    fn save(&self) {
+        self.store.save(self.with_table(HeartbeatTable::save));
     }
 
     fn now(&self, state: &mut State) -> Duration {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
+use log::Level;
 use tungstenite::Message;
 
 use crate::collector::latest::LatestSample;
@@ -28,6 +29,7 @@ use crate::sys;
 use crate::sys::EventFd;
 use crate::util::error::Error;
 use crate::util::logger::unix_milliseconds;
+use crate::util::state_io::StateIo;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::escape_for_log;
 
@@ -35,23 +37,22 @@ pub struct HmClient {
     settings: Settings,
     node_id: String,
     upstream: ReconnectingClient,
-    /// Held during journal writes, so only the client's own two threads lock it.
     spool: Mutex<Spool>,
     /// The report that was sent and not answered. The spool may drop it meanwhile to make room.
     in_flight: Mutex<Option<Report>>,
 }
 
 impl HmClient {
-    /// Reads undelivered reports from `state_dir`.
+    /// Reads undelivered reports.
     pub fn new(
         settings: Settings,
         node_id: String,
-        state_dir: &Path,
+        state: &StateIo,
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
         let endpoint = endpoint("hm.url", &settings.url, ca_file)?;
         let upstream = ReconnectingClient::new("hm", endpoint, "", Vec::new())?;
-        let spool = Spool::open(state_dir, "hm-reports");
+        let spool = Spool::open(state, "hm-reports");
         upstream.update_status(|status| status.backlog = spool.len() as u64);
         let (spool, in_flight) = (Mutex::new(spool), Mutex::new(None));
         Ok(Self { settings, node_id, upstream, spool, in_flight })
@@ -254,7 +255,7 @@ impl HmClient {
                 escape(&message)
             )),
             Event::Unsolicited => {
-                log::debug!("hm: {}: unsolicited response", self.upstream.redacted_url());
+                self.upstream.log(Level::Debug, "unsolicited response");
             }
         }
     }
@@ -267,11 +268,15 @@ impl HmClient {
         };
         if should_log {
             let (url, node) = (self.upstream.redacted_url(), escape(&self.node_id));
-            log::info!("hm: {url}: online as {node}, backlog of {backlog} reports");
+            self.upstream.write_log(Level::Info, || {
+                format!("hm: {url}: online as {node}, backlog of {backlog} reports")
+            });
         }
         if dropped > losses.logged_dropped {
             let more = dropped - losses.logged_dropped;
-            log::warn!("hm: backlog was full, dropped the {more} oldest reports");
+            self.upstream.write_log(Level::Warn, || {
+                format!("hm: backlog was full, dropped the {more} oldest reports")
+            });
             losses.logged_dropped = dropped;
         }
     }

@@ -3,9 +3,9 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::path::Path;
 
 use crate::util::journal::Journal;
+use crate::util::state_io::StateIo;
 
 /// Three and a half days of reports every 30 s.
 pub const MAX_BACKLOG_REPORTS: usize = 10_000;
@@ -31,23 +31,22 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Reads `state_dir/name`. Without write access the queue is in memory only, and the log reports it.
-    pub fn open(state_dir: &Path, name: &str) -> Self {
+    /// Reads the file `name`. Without write access the queue is in memory only, and the log reports it.
+    pub fn open(state: &StateIo, name: &str) -> Self {
         let mut reports = VecDeque::new();
-        let journal =
-            Journal::read(state_dir, name, "undelivered reports", |kind, text| match kind {
-                'd' => {
-                    reports.pop_front();
-                    text.is_empty()
-                }
-                'r' => {
-                    let report = parse(text);
-                    let good = report.is_some();
-                    reports.extend(report);
-                    good
-                }
-                _ => false,
-            });
+        let journal = Journal::read(state, name, "undelivered reports", |kind, text| match kind {
+            'd' => {
+                reports.pop_front();
+                text.is_empty()
+            }
+            'r' => {
+                let report = parse(text);
+                let good = report.is_some();
+                reports.extend(report);
+                good
+            }
+            _ => false,
+        });
         let mut spool = Self { reports, journal, stale_lines: 0, dropped: 0, logged_full: false };
         spool.trim();
         spool.rewrite();
@@ -129,30 +128,19 @@ fn parse(text: &str) -> Option<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::util::state_io::tests::Dir;
     use std::fs;
     use std::path::PathBuf;
 
-    struct Dir(PathBuf);
-
     impl Dir {
-        fn new(name: &str) -> Self {
-            let dir = std::env::temp_dir().join(format!("hm-spool-{name}-{}", std::process::id()));
-            fs::create_dir_all(&dir).unwrap();
-            Self(dir)
+        fn open_spool(&self) -> Spool {
+            self.flush();
+            Spool::open(&self.state, "reports")
         }
 
-        fn open(&self) -> Spool {
-            Spool::open(&self.0, "reports")
-        }
-
-        fn file(&self) -> PathBuf {
-            self.0.join("reports")
-        }
-    }
-
-    impl Drop for Dir {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
+        fn spool_file(&self) -> PathBuf {
+            self.flush();
+            self.path.join("reports")
         }
     }
 
@@ -167,58 +155,58 @@ mod tests {
     #[test]
     fn restores_reports_in_order_after_restart() {
         let dir = Dir::new("order");
-        let mut spool = dir.open();
+        let mut spool = dir.open_spool();
         (1..=5).for_each(|number| spool.push(report(number)));
         assert_eq!(spool.pop(), Some(report(1)));
         assert_eq!(spool.first(), Some(&report(2)));
         // Without dropping it, as after kill -9.
         std::mem::forget(spool);
-        let mut spool = dir.open();
+        let mut spool = dir.open_spool();
         assert_eq!(spool.len(), 4);
         assert_eq!(drain(&mut spool), [2, 3, 4, 5]);
-        assert!(dir.open().is_empty());
+        assert!(dir.open_spool().is_empty());
     }
 
     #[test]
     fn torn_or_damaged_line_loses_only_itself() {
         let dir = Dir::new("torn");
-        let mut spool = dir.open();
+        let mut spool = dir.open_spool();
         (1..=3).for_each(|number| spool.push(report(number)));
         drop(spool);
-        let whole = fs::read(dir.file()).unwrap();
+        let whole = fs::read(dir.spool_file()).unwrap();
         for cut in 0..whole.len() {
-            fs::write(dir.file(), &whole[..cut]).unwrap();
+            fs::write(dir.spool_file(), &whole[..cut]).unwrap();
             let lines = whole[..cut].iter().filter(|byte| **byte == b'\n').count();
-            assert_eq!(drain(&mut dir.open()).len(), lines, "cut at {cut}");
+            assert_eq!(drain(&mut dir.open_spool()).len(), lines, "cut at {cut}");
         }
         let mut damaged = whole.clone();
         damaged[whole.len() / 2] ^= 1;
-        fs::write(dir.file(), [&b"\xff\x00garbage\n"[..], &damaged].concat()).unwrap();
-        assert_eq!(drain(&mut dir.open()), [1, 3]);
+        fs::write(dir.spool_file(), [&b"\xff\x00garbage\n"[..], &damaged].concat()).unwrap();
+        assert_eq!(drain(&mut dir.open_spool()), [1, 3]);
     }
 
     #[test]
     fn drops_the_oldest_when_full_and_bounds_the_file() {
         let dir = Dir::new("bound");
-        let mut spool = dir.open();
+        let mut spool = dir.open_spool();
         let max = MAX_BACKLOG_REPORTS as u64;
         for number in 0..max + 5000 {
             spool.push(report(number));
         }
         assert_eq!((spool.len() as u64, spool.dropped()), (max, 5000));
         assert_eq!(spool.first(), Some(&report(5000)));
-        let size = fs::metadata(dir.file()).unwrap().len();
+        let size = fs::metadata(dir.spool_file()).unwrap().len();
         assert!(size < 2 * max * 60, "{size} bytes");
         drop(spool);
-        assert_eq!(dir.open().first(), Some(&report(5000)));
+        assert_eq!(dir.open_spool().first(), Some(&report(5000)));
     }
 
     #[test]
     fn keeps_reports_in_memory_without_state_dir() {
         let dir = Dir::new("none");
-        let file = dir.0.join("file");
+        let file = dir.path.join("file");
         fs::write(&file, "").unwrap();
-        let mut spool = Spool::open(&file, "reports");
+        let mut spool = Spool::open(&StateIo::start(&file).unwrap(), "reports");
         spool.push(report(1));
         assert_eq!(drain(&mut spool), [1]);
     }

@@ -143,7 +143,12 @@ impl ReconnectingClient {
     }
 
     pub fn log(&self, level: Level, text: &str) {
-        self.log.write(level, || self.log_line(text));
+        self.write_log(level, || self.log_line(text));
+    }
+
+    /// Logs a line that the server can cause, rate-limited.
+    pub fn write_log(&self, level: Level, line: impl FnOnce() -> String) {
+        self.log.write(level, line);
     }
 
     /// A line about the server, without secrets.

@@ -129,15 +129,15 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year, month, day)
 }
 
-/// Limits log lines that peers can cause: a burst of 20, then one per second. Suppressed lines are counted, and the next line
-/// that is written contains their number.
-pub struct RateLimitedLog(Mutex<(TokenBucket, u64)>);
+/// Limits log lines that peers can cause: of each level a burst of 20, then one per second. Suppressed lines are counted, and
+/// the next line that is written contains their number.
+pub struct RateLimitedLog([Mutex<(TokenBucket, u64)>; 5]);
 
 impl RateLimitedLog {
     const BURST: u32 = 20;
 
     pub const fn new() -> Self {
-        Self(Mutex::new((TokenBucket::new(Self::BURST), 0)))
+        Self([const { Mutex::new((TokenBucket::new(Self::BURST), 0)) }; 5])
     }
 
     /// Writes `line` unless the limit is reached. Text from a peer must be escaped.
@@ -146,7 +146,7 @@ impl RateLimitedLog {
             return;
         }
         let suppressed = {
-            let mut state = lock(&self.0);
+            let mut state = lock(&self.0[level as usize - 1]);
             if !state.0.take(Instant::now()) {
                 state.1 += 1;
                 return;

@@ -11,6 +11,7 @@ pub mod redact;
 pub mod render_cache;
 pub mod shell_words;
 pub mod state_dir;
+pub mod state_io;
 pub mod sync;
 pub mod text;
 pub mod thread;

@@ -3,23 +3,119 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::fcntl::Flock;
+
+use crate::sys::service::{self, FileLock};
 use crate::sys::users;
+
+/// A process that is being started holds a copy of the agent's lock for milliseconds after the agent has exited.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+/// Files of one name that are kept aside.
+const MAX_KEPT: usize = 10;
 
 /// Creates the directory if it does not exist.
 pub fn create_dir(directory: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o750).create(directory)
 }
 
+/// Locks the directory for as long as the result exists. `None`: another agent has locked it. What is locked is a file that
+/// other users cannot open, because read permission on the directory is enough to lock it.
+pub fn lock_dir(directory: &Path) -> io::Result<Option<Flock<File>>> {
+    let deadline = Instant::now() + LOCK_TIMEOUT;
+    loop {
+        match service::try_lock(open_lock(directory)?)? {
+            FileLock::Acquired(file) => return Ok(Some(file)),
+            FileLock::Busy(_) if Instant::now() >= deadline => return Ok(None),
+            FileLock::Busy(_) => std::thread::sleep(LOCK_RETRY),
+        }
+    }
+}
+
+fn open_lock(directory: &Path) -> io::Result<File> {
+    let path = directory.join("lock");
+    let owners = [users::effective_uid(), fs::metadata(directory)?.uid()];
+    let is_own = |found: &fs::Metadata| {
+        found.is_file() && owners.contains(&found.uid()) && found.nlink() == 1
+    };
+    match fs::symlink_metadata(&path) {
+        Ok(found) if is_own(&found) => {
+            let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+            OpenOptions::new().write(true).custom_flags(flags).open(&path)
+        }
+        // Another user created it, so that no agent can start.
+        Ok(_) => create_file(&path, 0o600),
+        Err(error) if error.kind() == ErrorKind::NotFound => create_file(&path, 0o600),
+        Err(error) => Err(error),
+    }
+}
+
 /// Creates an empty file for this user. An existing file of that name is removed first: a symbolic link would redirect the
 /// writes, and another user's file would stay readable for that user.
 pub fn create_file(path: &Path, mode: u32) -> io::Result<File> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => OpenOptions::new().write(true).create_new(true).mode(mode).open(path),
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    let directory = path.parent().map(fs::metadata).transpose()?;
+    if let Some(directory) = directory.filter(|found| found.uid() != users::effective_uid())
+        && users::effective_uid() == 0
+    {
+        // An agent that root runs once must not leave files that the service cannot read. Root without CAP_CHOWN does.
+        let _ = fchown(&file, Some(directory.uid()), Some(directory.gid()));
+    }
+    Ok(file)
+}
+
+/// Renames a file that cannot be used to `NAME.damaged`, so that its content is not lost. Older ones become `NAME.damaged.1`
+/// and so on. Fails rather than to remove one.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let kept = next_kept_path(path)?;
+    fs::rename(path, &kept)?;
+    Ok(kept)
+}
+
+/// The same for a file that could not be renamed at first, before it is replaced.
+pub fn set_aside_late(path: &Path) -> io::Result<()> {
+    match set_aside(path) {
+        Ok(kept) => {
+            log::warn!("{} is renamed to {}", path.display(), kept.display());
+            Ok(())
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same for a file that will be replaced: until then it keeps its name, too.
+pub fn keep_copy(path: &Path) -> io::Result<PathBuf> {
+    let kept = next_kept_path(path)?;
+    fs::hard_link(path, &kept)?;
+    Ok(kept)
+}
+
+fn next_kept_path(path: &Path) -> io::Result<PathBuf> {
+    let kept = |number: usize| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".damaged");
+        if number > 0 {
+            name.push(format!(".{number}"));
+        }
+        PathBuf::from(name)
+    };
+    let exists = |number: &usize| fs::symlink_metadata(kept(*number)).is_ok();
+    let free = (0..MAX_KEPT).find(|number| !exists(number)).ok_or_else(|| {
+        io::Error::other(format!("{MAX_KEPT} damaged files are kept already, remove them"))
+    })?;
+    for number in (0..free).rev() {
+        fs::rename(kept(number), kept(number + 1))?;
+    }
+    Ok(kept(0))
 }
 
 /// Returns when a rename in the directory is on disk.

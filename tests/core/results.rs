@@ -1,7 +1,9 @@
 //! Delivery of results: they are repeated until Core confirms them, across connections and restarts of the agent. A command
 //! that runs when the agent stops is killed, reported as interrupted, and not run again.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -258,16 +260,77 @@ fn survives_garbage_in_journal() {
     }
 }
 
+/// It would run again after a restart.
 #[test]
-fn commands_run_without_a_writable_journal() {
+fn command_that_cannot_be_recorded_is_not_run() {
     let (core, user, state) = (Core::start(), User::new(), TempDir::new("results"));
-    // A directory in place of the file.
-    std::fs::create_dir(state.0.join("core-commands")).unwrap();
-    let agent = start(&core, &user, &state, &[]);
-    core.execute("c", "echo a", 10);
-    assert_eq!(core.result("c").data["stdout"], "a\n");
-    core.execute("d", "echo b", 10);
-    core.result("d");
-    assert_eq!(agent.count_log("kept in memory only"), 1, "{:#?}", agent.log());
+    let scratch = user.scratch();
+    let ran = scratch.0.join("ran");
+    // A file in place of the directory, because root may write anywhere.
+    let blocked = TempDir(state.0.join("state"));
+    state.write("state", "");
+    let agent = start(&core, &user, &blocked, &[]);
+    let text = format!("echo x >> {}", ran.display());
+    for id in ["c", "d"] {
+        core.execute(id, &text, 10);
+        let data = core.result(id).data;
+        assert_eq!(data["exit_code"], 126, "{data}");
+        let reason = data["stderr"].as_str().unwrap();
+        assert!(reason.contains("cannot be recorded: not a directory"), "{reason}");
+    }
+    agent.wait_log("core: command c is not run: command cannot be recorded");
+    let in_memory = "results of commands are kept in memory only";
+    assert_eq!(agent.count_log(in_memory), 1, "{:#?}", agent.log());
+    // The refused command may run when it can be recorded.
+    std::fs::remove_file(&blocked.0).unwrap();
+    std::fs::create_dir(&blocked.0).unwrap();
+    core.execute("c", &text, 10);
+    wait_until("the second result", || {
+        core.results("c").iter().any(|seen| seen.data["exit_code"] == 0).then_some(())
+    });
+    assert_eq!(std::fs::read_to_string(&ran).unwrap(), "x\n");
     agent.stop();
+}
+
+#[test]
+fn unreadable_journal_is_kept_and_named_in_the_log() {
+    let oversized = |path: &Path| File::create(path).unwrap().set_len(65 << 20).unwrap();
+    let cases: [(&str, &dyn Fn(&Path)); 4] = [
+        ("not a regular file", &|path| std::fs::create_dir(path).unwrap()),
+        ("too many levels of symbolic links", &|path| symlink("/etc/hostname", path).unwrap()),
+        ("file too large", &oversized),
+        ("skipped 2 damaged lines", &|path| std::fs::write(path, "one\ntwo\n").unwrap()),
+    ];
+    for (reason, create) in cases {
+        let (core, user, state) = (Core::start(), User::new(), TempDir::new("results"));
+        let journal = state.0.join("core-commands");
+        create(&journal);
+        let before = std::fs::symlink_metadata(&journal).unwrap();
+        let agent = start(&core, &user, &state, &[]);
+        let line = agent.wait_log(reason);
+        let kept = state.0.join("core-commands.damaged");
+        assert!(line.contains(&kept.display().to_string()), "{line}");
+        let after = std::fs::symlink_metadata(&kept).unwrap();
+        assert_eq!((after.ino(), after.len()), (before.ino(), before.len()), "{reason}");
+        core.execute("c", "echo a", 10);
+        assert_eq!(core.result("c").data["stdout"], "a\n");
+        agent.stop();
+    }
+}
+
+#[test]
+fn second_agent_on_the_directory_runs_no_commands() {
+    let first = CoreFixture::new(&[]);
+    let second = Core::start();
+    let agent = start(&second, &first.user, &first.state, &[]);
+    agent.wait_log("is used by another hm-agent; running without state");
+    second.execute("c", "echo a", 10);
+    let data = second.result("c").data;
+    assert_eq!(data["exit_code"], 126, "{data}");
+    assert!(data["stderr"].as_str().unwrap().contains("used by another hm-agent"), "{data}");
+    let journal = std::fs::metadata(first.state.0.join("core-commands")).unwrap().ino();
+    agent.stop();
+    assert_eq!(first.run("echo a", 10)["stdout"], "a\n");
+    assert_eq!(std::fs::metadata(first.state.0.join("core-commands")).unwrap().ino(), journal);
+    first.agent.stop();
 }

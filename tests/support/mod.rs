@@ -13,6 +13,7 @@ pub mod fake_nvml;
 pub mod full_disk;
 pub mod heartbeat;
 pub mod hm_server;
+pub mod hung_disk;
 pub mod monitor;
 pub mod netns;
 pub mod nginx;

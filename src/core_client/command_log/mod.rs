@@ -1,16 +1,23 @@
 //! Which commands were accepted, their results, and whether Core has confirmed them: in memory and in a journal, so that no
 //! command runs twice and no result is lost when the agent restarts.
-//!
-//! Journal lines: `a`, accepted: id of the result's message, command id. `n`, accepted again after a rejection that allows
-//! a retry: the same. `e`, ended: id of the command's first message, result. `c`, confirmed: id of the result's message.
+
+mod lines;
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use log::Level;
+
+use crate::core_client::command_log::lines::{accepted_line, finished_line, replay};
 use crate::core_client::command_supervisor::exit;
 use crate::core_client::messages::CommandResult;
-use crate::util::journal::Journal;
+use crate::net::reconnecting_client::MAX_LOGGED_CHARS;
+use crate::util::journal::{Batch, Journal};
+use crate::util::logger::RateLimitedLog;
+use crate::util::state_io::StateIo;
+use crate::util::text::escape_for_log;
 
 /// Remembered, so that none runs twice.
 const MAX_COMMANDS: usize = 1000;
@@ -28,7 +35,8 @@ const RECORD_BYTES: usize = 100;
 pub struct CommandLog {
     /// Oldest first.
     commands: VecDeque<CommandRecord>,
-    journal: Journal,
+    journal: Arc<Journal>,
+    log: RateLimitedLog,
     /// Bytes in the journal that a rewrite would remove.
     stale_bytes: usize,
 }
@@ -40,8 +48,23 @@ struct CommandRecord {
     replies: Vec<PendingReply>,
     /// Id of the first reply, which identifies the command in the journal.
     key: Box<str>,
-    /// It was rejected because too many commands were waiting, so a repeated request may run.
+    /// It was rejected for a reason that may go away, so a repeated request may run.
     retry_allowed: bool,
+    /// The result is not sent yet, because it is being written.
+    held: bool,
+}
+
+/// Something that is being written to the journal.
+pub struct PendingWrite {
+    journal: Arc<Journal>,
+    batch: Batch,
+}
+
+impl PendingWrite {
+    /// Waits until it is written. The error is the reason why it is not.
+    pub fn wait(self, timeout: Duration) -> Result<(), String> {
+        self.journal.wait(self.batch, timeout)
+    }
 }
 
 enum CommandState {
@@ -70,20 +93,21 @@ pub enum Acceptance {
 }
 
 impl CommandLog {
-    /// Reads `state_dir`. Commands that were accepted and have not finished were interrupted.
-    pub fn open(state_dir: &Path) -> Self {
+    /// Reads the journal. Commands that were accepted and have not finished were interrupted.
+    pub fn open(state: &StateIo) -> Self {
         let mut commands = VecDeque::new();
-        let journal =
-            Journal::read(state_dir, "core-commands", "results of commands", |kind, text| {
-                replay(&mut commands, kind, text).is_some()
-            });
-        let mut log = Self { commands, journal, stale_bytes: 0 };
+        let journal = Journal::read(state, "core-commands", "results of commands", |kind, text| {
+            replay(&mut commands, kind, text).is_some()
+        });
+        let (journal, log) = (Arc::new(journal), RateLimitedLog::new());
+        let mut log = Self { commands, journal, log, stale_bytes: 0 };
         for record in &mut log.commands {
             if matches!(record.state, CommandState::Pending) {
                 let why =
                     "interrupted: the agent ended before the command did; it was not run again";
                 let result = failure(&record.command_id, exit::INTERRUPTED, why);
-                log::warn!("core: command {:?} was interrupted", record.command_id);
+                let id = escape_for_log(&*record.command_id, MAX_LOGGED_CHARS);
+                log.log.write(Level::Warn, || format!("core: command {id} was interrupted"));
                 let length = finished_line(&record.key, &result).len();
                 record.state = CommandState::Finished(Box::new(result), length);
             }
@@ -93,14 +117,13 @@ impl CommandLog {
         log
     }
 
-    /// Records a request. Its result will be sent in the message `message_id`. A new command is on disk before this returns.
+    /// Accepts a request. Its result will be sent in the message `message_id`. [`CommandLog::record`] before a new command runs.
     pub fn accept(&mut self, command_id: &str, message_id: String) -> Acceptance {
         let line = accepted_line(&message_id, command_id);
         let reply = PendingReply { message_id: message_id.as_str().into(), rejected_count: 0 };
         if let Some(record) = find(&mut self.commands, command_id) {
             if std::mem::take(&mut record.retry_allowed) {
                 self.journal.append('n', &line);
-                self.journal.sync();
                 (record.state, record.key) = (CommandState::Pending, message_id.into());
                 record.replies.push(reply);
                 return Acceptance::New;
@@ -116,23 +139,50 @@ impl CommandLog {
             };
         }
         self.journal.append('a', &line);
-        self.journal.sync();
         self.commands.push_back(CommandRecord {
             command_id: command_id.into(),
             state: CommandState::Pending,
             replies: vec![reply],
             key: message_id.into(),
             retry_allowed: false,
+            held: false,
         });
         self.evict();
         Acceptance::New
     }
 
-    /// The command is rejected because too many are waiting: the next request for it is a new one.
+    /// Writes the accepted commands to disk, and waits for none of it.
+    pub fn record(&mut self) -> PendingWrite {
+        if self.journal.is_incomplete() {
+            self.rewrite();
+        }
+        self.pending_write(true)
+    }
+
+    /// The command is rejected for a reason that may go away: the next request for it is a new one.
     pub fn allow_retry(&mut self, command_id: &str) {
         if let Some(record) = find(&mut self.commands, command_id) {
             record.retry_allowed = true;
         }
+    }
+
+    /// Records the result of a command, which is sent after [`CommandLog::release`].
+    pub fn finish_and_hold(&mut self, result: CommandResult) -> PendingWrite {
+        if let Some(record) = find(&mut self.commands, &result.command_id) {
+            record.held = true;
+        }
+        self.finish(result);
+        self.pending_write(false)
+    }
+
+    pub fn release(&mut self, command_id: &str) {
+        if let Some(record) = find(&mut self.commands, command_id) {
+            record.held = false;
+        }
+    }
+
+    fn pending_write(&self, sync: bool) -> PendingWrite {
+        PendingWrite { journal: self.journal.clone(), batch: self.journal.batch(sync) }
     }
 
     /// Records the result of a command.
@@ -146,7 +196,7 @@ impl CommandLog {
 
     /// Ids of messages with results to send until Core confirms them, oldest command first.
     pub fn pending(&self) -> impl Iterator<Item = &str> {
-        let finished = self.commands.iter().filter(|record| record.is_finished());
+        let finished = self.commands.iter().filter(|record| record.is_finished() && !record.held);
         finished.flat_map(|record| record.replies.iter().map(|reply| &*reply.message_id))
     }
 
@@ -221,10 +271,12 @@ impl CommandLog {
                 continue;
             }
             if !confirmed {
-                log::warn!(
-                    "core: dropped the result of command {:?}: too many unconfirmed results",
-                    record.command_id
-                );
+                let id = escape_for_log(&*record.command_id, MAX_LOGGED_CHARS);
+                self.log.write(Level::Warn, || {
+                    format!(
+                        "core: dropped the result of command {id}: too many unconfirmed results"
+                    )
+                });
             }
             bytes -= record.result_bytes();
             self.stale_bytes += record.result_bytes();
@@ -293,55 +345,6 @@ fn failure(command_id: &str, exit_code: i32, stderr: &str) -> CommandResult {
         stderr: stderr.to_owned(),
         execution_time_ms: 0,
     }
-}
-
-/// Message ids are generated here and contain no spaces; command ids may contain anything.
-fn accepted_line(message_id: &str, command_id: &str) -> String {
-    format!("{message_id} {}", serde_json::to_string(command_id).unwrap_or_default())
-}
-
-fn finished_line(key: &str, result: &CommandResult) -> String {
-    format!("{key} {}", serde_json::to_string(result).unwrap_or_default())
-}
-
-/// Applies a journal line. `None`: it is invalid.
-fn replay(commands: &mut VecDeque<CommandRecord>, kind: char, text: &str) -> Option<()> {
-    let (message_id, rest) = text.split_once(' ').unwrap_or((text, ""));
-    let by_key = |record: &&mut CommandRecord| *record.key == *message_id;
-    let reply = || PendingReply { message_id: message_id.into(), rejected_count: 0 };
-    match kind {
-        'a' => {
-            let command_id: String = serde_json::from_str(rest).ok()?;
-            match find(commands, &command_id) {
-                Some(record) => record.replies.push(reply()),
-                None => commands.push_back(CommandRecord {
-                    command_id: command_id.into(),
-                    state: CommandState::Pending,
-                    replies: vec![reply()],
-                    key: message_id.into(),
-                    retry_allowed: false,
-                }),
-            }
-        }
-        'n' => {
-            let command_id: String = serde_json::from_str(rest).ok()?;
-            let record = find(commands, &command_id)?;
-            (record.state, record.key) = (CommandState::Pending, message_id.into());
-            record.replies.push(reply());
-        }
-        'e' => {
-            commands.iter_mut().find(by_key)?.state = match rest {
-                "" => CommandState::ResultEvicted,
-                rest => CommandState::Finished(serde_json::from_str(rest).ok()?, text.len()),
-            };
-        }
-        'c' => {
-            let record = commands.iter_mut().find(|record| record.has_reply(message_id))?;
-            record.replies.retain(|reply| *reply.message_id != *message_id);
-        }
-        _ => return None,
-    }
-    Some(())
 }
 
 #[cfg(test)]

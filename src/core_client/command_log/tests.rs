@@ -1,30 +1,18 @@
 use super::*;
 use crate::core_client::command::MAX_OUTPUT_BYTES;
+use crate::util::state_io::tests::Dir;
 use std::fs;
 use std::path::PathBuf;
 
-struct Dir(PathBuf);
-
 impl Dir {
-    fn new(name: &str) -> Self {
-        let dir =
-            std::env::temp_dir().join(format!("hm-command-log-{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        Self(dir)
-    }
-
     fn open(&self) -> CommandLog {
-        CommandLog::open(&self.0)
+        self.flush();
+        CommandLog::open(&self.state)
     }
 
     fn file(&self) -> PathBuf {
-        self.0.join("core-commands")
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.flush();
+        self.path.join("core-commands")
     }
 }
 

@@ -1,9 +1,17 @@
 //! Messages of Core: `{"type", "id", "timestamp", "data"}`, with ids that are UUIDs (version 4) and RFC 3339 timestamps in
 //! UTC. Source: the Core document and the behavior of the published service.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::{FileSystem, Snapshot};
+
+/// Ids of commands and messages are kept and sent back. Core's are UUIDs of 36 bytes.
+pub const MAX_ID_BYTES: usize = 1024;
+/// Waiting commands are kept. The kernel executes no more than two megabytes of arguments.
+pub const MAX_COMMAND_BYTES: usize = 1 << 20;
 
 /// What every message has in addition to its data.
 #[derive(Debug, Clone, Copy)]
@@ -100,12 +108,57 @@ struct Data {
 }
 
 /// Any JSON value, so that a request with a field of the wrong type gets a result instead of a parse error.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Scalar {
     Number(f64),
     Text(String),
-    Other(serde::de::IgnoredAny),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+/// Skips arrays and objects. Serde's `untagged` would first copy them into a tree of sixteen times their size.
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Scalar;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Scalar, E> {
+        Ok(Scalar::Number(number))
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Scalar, E> {
+        Ok(Scalar::Number(number as f64))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<Scalar, E> {
+        Ok(Scalar::Number(number as f64))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
+        Ok(Scalar::Text(text.to_owned()))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Scalar, E> {
+        Ok(Scalar::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Scalar, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Scalar, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Scalar::Other)
+    }
 }
 
 impl Data {
@@ -114,16 +167,23 @@ impl Data {
             None => Ok(None),
             Some(Scalar::Number(seconds)) => Ok(Some(seconds)),
             Some(Scalar::Text(text)) => text.trim().parse().map(Some).map_err(drop),
-            Some(Scalar::Other(_)) => Err(()),
+            Some(Scalar::Other) => Err(()),
         };
         let text = match (self.command_text, &seconds) {
+            (Some(Scalar::Text(text)), _) if text.len() > MAX_COMMAND_BYTES => {
+                Err("command_text is longer than 1 MiB")
+            }
             (Some(Scalar::Text(text)), Ok(_)) => Ok(text),
             (Some(Scalar::Text(_)), Err(())) => Err("timeout is not a number"),
             _ => Err("command_text is missing"),
         };
+        let command_id = self.command_id.ok_or("execute_command without a command_id")?;
+        if command_id.len().max(message_id.len()) > MAX_ID_BYTES {
+            return Err("execute_command with an id longer than 1 KiB");
+        }
         Ok(CommandRequest {
             message_id,
-            command_id: self.command_id.ok_or("execute_command without a command_id")?,
+            command_id,
             text,
             timeout_seconds: seconds.ok().flatten().map(|seconds| seconds.ceil() as u64),
         })

@@ -132,6 +132,44 @@ fn parses_messages_from_core() {
 }
 
 #[test]
+fn rejects_ids_and_commands_over_their_limits() {
+    let parse = |message_id: usize, command_id: usize, text: usize| {
+        let (id, command_id, text) =
+            ("i".repeat(message_id), "c".repeat(command_id), "t".repeat(text));
+        let data = json!({"command_id": command_id, "command_text": text});
+        let all = json!({"type": "execute_command", "id": id, "timestamp": "t", "data": data});
+        match CoreMessage::parse(&all.to_string()) {
+            Ok(CoreMessage::Execute(request)) => request.text.map(|_| ()).map_err(str::to_owned),
+            Ok(other) => panic!("{other:?}"),
+            Err(why) => Err(why),
+        }
+    };
+    assert_eq!(parse(MAX_ID_BYTES, MAX_ID_BYTES, MAX_COMMAND_BYTES), Ok(()));
+    for (message_id, command_id, text, why) in [
+        (MAX_ID_BYTES + 1, 1, 1, "execute_command with an id longer than 1 KiB"),
+        (1, MAX_ID_BYTES + 1, 1, "execute_command with an id longer than 1 KiB"),
+        (1, 1, MAX_COMMAND_BYTES + 1, "command_text is longer than 1 MiB"),
+    ] {
+        assert_eq!(parse(message_id, command_id, text), Err(why.to_owned()));
+    }
+}
+
+#[test]
+fn fields_of_the_wrong_type_are_skipped_or_rejected() {
+    for (field, why) in [
+        (json!(7), "command_text is missing"),
+        (json!(true), "command_text is missing"),
+        (json!(-1.5), "command_text is missing"),
+        (json!([[0, {"a": [1]}], "x"]), "command_text is missing"),
+        (json!({"a": {"b": []}}), "command_text is missing"),
+    ] {
+        let data = json!({"command_id": "c", "command_text": field, "timeout": 1});
+        let Ok(CoreMessage::Execute(request)) = parse("execute_command", data) else { panic!() };
+        assert_eq!(request.text, Err(why));
+    }
+}
+
+#[test]
 fn uuid_has_version_and_variant() {
     assert_eq!(uuid_v4([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
     assert_eq!(uuid_v4([0; 16]), "00000000-0000-4000-8000-000000000000");

@@ -21,6 +21,7 @@ use hm_agent::telemetry::responses::Responses;
 use hm_agent::telemetry::router::Router;
 use hm_agent::telemetry::subscription;
 use hm_agent::util::deadline_stream::DeadlineStream;
+use hm_agent::util::state_io::StateIo;
 use hm_agent::util::sync::Shutdown;
 
 /// What the connections of all inputs share.
@@ -113,7 +114,8 @@ impl Stage {
     /// Uses a heartbeat table of its own.
     pub fn heartbeat(&'static self, stream: DeadlineStream<'static>, directory: &std::path::Path) {
         let (limiter, stats) = (ConnectionLimiter::default(), ListenerStats::default());
-        let monitor = HeartbeatMonitor::open(directory).expect("a table");
+        let state = StateIo::start(directory).expect("a thread");
+        let monitor = HeartbeatMonitor::open(&state).expect("a table");
         HeartbeatServer::new(&monitor, &self.settings).serve(stream, client(&limiter, &stats));
     }
 }

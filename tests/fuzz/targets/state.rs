@@ -3,7 +3,6 @@
 #![no_main]
 
 use std::fs;
-use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use hm_agent::core_client::command_log::{Acceptance, CommandLog};
 use hm_agent::heartbeat::monitor::HeartbeatMonitor;
 use hm_agent::heartbeat::table::{HeartbeatTable, Saved};
 use hm_agent::hm_client::spool::{Report, Spool};
+use hm_agent::util::state_io::{DISK_TIMEOUT, StateIo};
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
 
@@ -19,6 +19,19 @@ static DIRECTORY: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
     fs::create_dir_all(&directory).expect("a directory");
     directory
 });
+
+static STATE: LazyLock<StateIo> = LazyLock::new(|| StateIo::start(&DIRECTORY).expect("a thread"));
+
+/// The state directory, with everything written to it. Damaged files of earlier inputs are removed.
+fn state() -> &'static StateIo {
+    assert!(STATE.flush(DISK_TIMEOUT));
+    for entry in fs::read_dir(&*DIRECTORY).expect("a directory").flatten() {
+        if entry.file_name().to_string_lossy().contains(".damaged") {
+            fs::remove_file(entry.path()).expect("removed");
+        }
+    }
+    &STATE
+}
 
 fuzz_target!(|data: &[u8]| {
     let Some((which, rest)) = data.split_first() else { return };
@@ -42,8 +55,9 @@ fn table(bytes: &[u8]) {
         watch.advance(NOW + Duration::from_secs(86_400));
         watch.take_transitions();
     }
+    let state = state();
     fs::write(DIRECTORY.join("heartbeat.json"), bytes).expect("a file");
-    let watchdog = HeartbeatMonitor::open(&DIRECTORY).expect("a table");
+    let watchdog = HeartbeatMonitor::open(state).expect("a table");
     watchdog.statuses();
 }
 
@@ -69,8 +83,9 @@ fn lines(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn spool(bytes: &[u8]) {
+    state();
     fs::write(DIRECTORY.join("reports"), lines(bytes)).expect("a file");
-    let open = || Spool::open(&DIRECTORY, "reports");
+    let open = || Spool::open(state(), "reports");
     let all = |mut spool: Spool| {
         let mut all = Vec::new();
         while let Some(report) = spool.pop() {
@@ -88,6 +103,7 @@ fn spool(bytes: &[u8]) {
 }
 
 fn command_log(bytes: &[u8]) {
+    state();
     fs::write(DIRECTORY.join("core-commands"), lines(bytes)).expect("a file");
     let pending = |log: &CommandLog| {
         let ids = log.pending().map(|id| {
@@ -100,7 +116,7 @@ fn command_log(bytes: &[u8]) {
         all.dedup();
         all
     };
-    let open = || CommandLog::open(Path::new(&*DIRECTORY));
+    let open = || CommandLog::open(state());
     let first = pending(&open());
     let mut log = open();
     assert_eq!(pending(&log), first, "written and read differently");
