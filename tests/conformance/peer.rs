@@ -14,6 +14,7 @@ use hm_agent::net::endpoint::MAX_MESSAGE_BYTES;
 use hm_agent::remote::server;
 use hm_agent::sys::EventFd;
 use hm_agent::telemetry::subscription;
+use hm_agent::util::state_io::StateIo;
 use hm_agent::util::sync::Shutdown;
 use serde_json::json;
 
@@ -128,6 +129,7 @@ fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
     let sources = Sources { overrides: vec![(key.to_owned(), url)], ..Default::default() };
     let config = Config::new(&Settings::load(&sources).unwrap()).unwrap();
     let (state_dir, stop) = (TempDir::new("conformance"), Shutdown::new().unwrap());
+    let state = StateIo::start(&state_dir.0).unwrap();
     let (feed, complete) =
         (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
     complete.notify();
@@ -136,12 +138,12 @@ fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
         scope.spawn(|| match peer {
             Peer::Hm => {
                 let settings = config.hm.clone().unwrap();
-                let client = HmClient::new(settings, node(), &state_dir.0, None);
+                let client = HmClient::new(settings, node(), &state, None);
                 client.unwrap().run(&stop);
             }
             _ => {
                 let settings = config.core.clone().unwrap();
-                let client = CoreClient::new(settings, node(), None, &state_dir.0, None);
+                let client = CoreClient::new(settings, node(), None, &state, None);
                 client.unwrap().run(&feed, &complete, &stop);
             }
         });
