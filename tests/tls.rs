@@ -1,4 +1,4 @@
-//! `wss://`: certificate verification, renewed authorities, and proxies.
+//! `wss://`: certificate verification and proxies. `tls_authorities.rs` tests changes while the agent runs.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -8,84 +8,27 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rcgen::{CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
+use support::tls_server::{Authority, Flaw};
 use support::{Agent, TempDir};
-
-struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-/// What is wrong with the server's certificate.
-#[derive(PartialEq)]
-enum Flaw {
-    None,
-    Name,
-    Expired,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// The authority's certificate in a file.
-    fn file(&self, scratch: &TempDir) -> String {
-        scratch.write("ca.pem", &self.0.pem())
-    }
-
-    fn server(&self, flaw: &Flaw) -> Arc<ServerConfig> {
-        let name = if *flaw == Flaw::Name { "elsewhere.example" } else { "localhost" };
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        if *flaw == Flaw::Expired {
-            params.not_after = date_time_ymd(2020, 1, 1);
-        }
-        let key = KeyPair::generate().unwrap();
-        // Signed by an intermediate.
-        let mut intermediate = CertificateParams::default();
-        intermediate.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        intermediate.distinguished_name.push(rcgen::DnType::CommonName, "intermediate");
-        let intermediate =
-            CertifiedIssuer::signed_by(intermediate, KeyPair::generate().unwrap(), &self.0)
-                .unwrap();
-        let certificate = params.signed_by(&key, &intermediate).unwrap();
-        let chain = [certificate.der(), intermediate.der()];
-        let chain = chain.map(|each| CertificateDer::from(each.to_vec())).to_vec();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        Arc::new(config)
-    }
-}
 
 /// Serves one connection; returns the first request, if there is one.
 fn hub(config: Arc<ServerConfig>) -> (SocketAddr, JoinHandle<Option<Value>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    (address, std::thread::spawn(move || serve(&listener, config, || {})))
+    (address, std::thread::spawn(move || serve(&listener, config)))
 }
 
-/// The same in this thread; calls `before` before the response.
-fn serve(
-    listener: &TcpListener,
-    config: Arc<ServerConfig>,
-    before: impl FnOnce(),
-) -> Option<Value> {
+/// The same in this thread.
+fn serve(listener: &TcpListener, config: Arc<ServerConfig>) -> Option<Value> {
     let (socket, _) = listener.accept().unwrap();
     let stream = StreamOwned::new(ServerConnection::new(config).unwrap(), socket);
     let mut socket = tungstenite::accept(stream).ok()?;
     let text = socket.read().ok()?.into_text().ok()?;
     let request: Value = serde_json::from_str(&text).unwrap();
-    before();
     let response = json!({"id": request["id"], "code": 0, "message": "ok"}).to_string();
     socket.send(Message::text(response)).unwrap();
     Some(request)
@@ -142,24 +85,6 @@ fn rejects_invalid_certificates_with_reason() {
 }
 
 #[test]
-fn renewed_ca_file_takes_effect_without_restart() {
-    let (old, new, scratch) = (Authority::new(), Authority::new(), TempDir::new("tls"));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let agent = agent(&url(listener.local_addr().unwrap()), &scratch, Some(&old.file(&scratch)));
-    let renew = || drop(new.file(&scratch));
-    assert!(serve(&listener, old.server(&Flaw::None), renew).is_some());
-    agent.wait_log("online as n1");
-    assert!(
-        serve(&listener, new.server(&Flaw::None), || {}).is_some(),
-        "the new authority is accepted"
-    );
-    scratch.write("ca.pem", "");
-    assert!(serve(&listener, new.server(&Flaw::None), || {}).is_none());
-    agent.wait_log("ca.pem contains no certificate");
-    agent.stop();
-}
-
-#[test]
 fn logs_server_that_does_not_speak_tls() {
     let scratch = TempDir::new("tls");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -173,21 +98,6 @@ fn logs_server_that_does_not_speak_tls() {
     agent.wait_log("TLS handshake failed: received corrupt message");
     server.join().unwrap();
     agent.stop();
-}
-
-#[test]
-fn ca_file_without_certificates_prevents_start() {
-    let scratch = TempDir::new("tls");
-    let file = scratch.write("ca.pem", "nothing\n");
-    let mut command = support::hm_agent();
-    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "heartbeat.enabled=false"]);
-    for setting in settings("wss://localhost:1/", &scratch, Some(&file)) {
-        command.args(["-s", &setting]);
-    }
-    let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(stderr.contains("ca.pem contains no certificate"), "{stderr}");
 }
 
 /// Tunnels one connection; returns the CONNECT request.

@@ -21,6 +21,7 @@ use subtle::ConstantTimeEq;
 pub use crate::config::layers::Settings;
 pub use crate::config::sources::Sources;
 use crate::model::primary_gpu::Primary;
+use crate::net::tls;
 use crate::util::error::Error;
 use crate::util::shell_words;
 use crate::util::sync::lock;
@@ -188,7 +189,7 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Config {
-    /// Converts every setting to its type and reads the token files.
+    /// Converts every setting to its type and reads the token files and `tls.ca_file`.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         Ok(Self {
             node_id: settings.text("node_id").map(str::to_owned),
@@ -206,7 +207,7 @@ impl Config {
             hm: settings.text("hm.url").map(|url| hm(settings, url)),
             core: settings.text("core.url").map(|url| core(settings, url)).transpose()?,
             monitor: monitor(settings)?,
-            ca_file: settings.parsed("tls.ca_file"),
+            ca_file: ca_file(settings)?,
         })
     }
 }
@@ -268,6 +269,15 @@ fn monitor(settings: &Settings) -> Result<Monitor, Error> {
         allowed_origins: settings.list("monitor.allowed_origins").to_vec(),
         known_hosts: settings.parsed("monitor.known_hosts"),
     })
+}
+
+/// Each connection reads the file again. Reading it here reports a wrong one.
+fn ca_file(settings: &Settings) -> Result<Option<PathBuf>, Error> {
+    let path: Option<PathBuf> = settings.parsed("tls.ca_file");
+    if let Some(path) = &path {
+        tls::check_ca_file(path).map_err(|why| settings.invalid("tls.ca_file", &why))?;
+    }
+    Ok(path)
 }
 
 fn listen(settings: &Settings, key: &str) -> Result<SocketAddr, Error> {

@@ -264,8 +264,8 @@ pub fn endpoint(key: &str, url: &str, ca_file: Option<&Path>) -> Result<Endpoint
     let url = Url::parse_websocket(url).map_err(invalid)?;
     let proxy = Proxy::from_environment(&url, |name| std::env::var(name).ok()).map_err(invalid)?;
     if url.is_secure() {
-        // Each connection reads the file again; reading it here reports a wrong one at startup.
-        tls::check_ca_file(ca_file).map_err(invalid)?;
+        // Each connection reads the files again; reading them here reports a wrong one at startup.
+        tls::check_authorities(ca_file).map_err(invalid)?;
     }
     Ok(Endpoint { url, proxy, ca_file: ca_file.map(Path::to_owned) })
 }

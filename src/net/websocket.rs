@@ -125,6 +125,9 @@ pub(super) fn disconnect_reason(error: tungstenite::Error) -> DisconnectReason {
         E::Io(error) if error.kind() == ErrorKind::TimedOut => {
             DisconnectReason::Lost("write timeout".into())
         }
+        E::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            DisconnectReason::Lost("closed by server without the end of TLS".into())
+        }
         E::Io(error) => match error
             .get_ref()
             .is_some_and(<dyn std::error::Error + Send + Sync + 'static>::is::<rustls::Error>)

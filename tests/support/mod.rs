@@ -22,6 +22,7 @@ pub mod rng;
 pub mod sshd;
 pub mod supervised;
 pub mod tcp_proxy;
+pub mod tls_server;
 pub mod update_stream;
 pub mod wall_clock;
 

@@ -1,0 +1,29 @@
+//! TLS to servers: the certificate authorities of `SSL_CERT_FILE` and `SSL_CERT_DIR` or else of the system's bundle, Mozilla's
+//! built-in ones where the system has no bundle, and those of `tls.ca_file` in addition.
+
+mod errors;
+mod roots;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+
+pub use crate::net::tls::errors::disconnect_reason;
+pub use crate::net::tls::roots::{check_authorities, check_ca_file};
+
+/// Reads the certificate authorities and builds the configuration for one connection. It is not shared between
+/// connections, and sessions are not resumed, so that renewed bundles and removed authorities take effect with the next
+/// connection. The error names the wrong file and the setting or variable.
+pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+    let roots = roots::load(ca_file)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
