@@ -1,7 +1,7 @@
 //! Starts the threads of hm-agent, handles signals, and stops. Wires the features, which do not import each other.
 //!
-//! Two kinds of threads start elsewhere: a listener starts and joins those of its connections, and the collector starts the
-//! one for blocking I/O, which may hang and is then abandoned.
+//! Three kinds of threads start elsewhere: a listener starts and joins those of its connections; the collector starts the one
+//! for blocking I/O, and an upstream client those for DNS lookups, which may hang and are then abandoned.
 
 mod sd_notify;
 mod services;

@@ -1,5 +1,5 @@
 //! Establishes a connection to a server: DNS, TCP, proxy, TLS, WebSocket handshake. Each step has a timeout; that of the
-//! DNS lookup is libc's (resolv.conf(5), `timeout` and `attempts`).
+//! lookup of IPv4 addresses is libc's (resolv.conf(5), `timeout` and `attempts`).
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
