@@ -108,6 +108,51 @@ fn invalid_arguments_and_settings_exit_with_code_2() {
 }
 
 #[test]
+fn misspelled_variables_prevent_start_so_that_no_port_is_open() {
+    for (wrong, meant) in [
+        ("HM_AGENT_USAGE_TOKEN_FIL", "HM_AGENT_USAGE_TOKEN_FILE"),
+        ("HM_AGENT_USAGE_TOKENN_FILE", "HM_AGENT_USAGE_TOKEN_FILE"),
+        ("HM_AGENT_MONITOR_TOKEM", "HM_AGENT_MONITOR_TOKEN"),
+        ("HM_AGENT_USAGE_LITSEN", "HM_AGENT_USAGE_LISTEN"),
+        ("HM_AGENT_usage_token", "HM_AGENT_USAGE_TOKEN"),
+        ("HMAGENT_USAGE_TOKEN", "HM_AGENT_USAGE_TOKEN"),
+    ] {
+        let message =
+            format!("hm-agent: environment {wrong}: unknown variable, did you mean {meant}?\n");
+        for subcommand in ["run", "check", "sample"] {
+            let output = run_with_env(&[(wrong, "/x")], &[subcommand]);
+            assert_eq!((output.code, output.stderr), (Some(2), message.clone()), "{subcommand}");
+        }
+    }
+}
+
+#[test]
+fn unknown_keys_get_a_suggestion_only_if_one_is_near() {
+    assert_fails(
+        &["check", "-s", "nosuch=1"],
+        2,
+        "command line: unknown key \"nosuch\"; hm-agent --help lists all keys",
+    );
+    assert_fails(
+        &["-s", "usage.tokenfile=/x"],
+        2,
+        "command line: unknown key \"usage.tokenfile\", did you mean usage.token_file?",
+    );
+    assert_fails(
+        &["check", "-s", "monitor=1"],
+        2,
+        "command line: \"monitor\" is a section, its keys are like monitor.enabled",
+    );
+    let scratch = TempDir::new("settings");
+    let file = scratch.write("a.toml", "[nosuch]\nkey = 5\n");
+    assert_fails(
+        &["check", "-c", &file],
+        2,
+        &format!("{file} line 2: unknown key \"nosuch.key\"; hm-agent --help lists all keys"),
+    );
+}
+
+#[test]
 fn address_in_use_exits_with_code_1_and_hint() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

@@ -85,7 +85,10 @@ fn configuration_errors_do_not_repeat_values_of_secret_settings() {
     }
     let (code, text) =
         output_of(hm_agent().env("HM_AGENT_USAGE_TOKN", "us4ge-s3cret").arg("check"));
-    assert!(code == Some(0) && text.contains("HM_AGENT_USAGE_TOKN"), "{text}");
+    assert!(code == Some(2) && text.contains("HM_AGENT_USAGE_TOKN"), "{text}");
+    assert_hidden("a misspelled variable", &text);
+    let (code, text) = output_of(hm_agent().env("HM_AGENT_SECRET", "us4ge-s3cret").arg("check"));
+    assert!(code == Some(0) && text.contains("HM_AGENT_SECRET"), "{text}");
     assert_hidden("an unknown variable", &text);
 }
 

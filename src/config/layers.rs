@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use crate::config::sources::{ENVIRONMENT_PREFIX, Origin, Sources, default_file};
-use crate::config::suggestion::nearest_key;
+use crate::config::sources::{Origin, Sources, default_file};
+use crate::config::suggestion::{misspelled_variable, nearest_key};
 use crate::config::table;
 use crate::config::table::{ROWS, Row, TakesEffect};
 use crate::config::value::{Kind, Value, without_query};
@@ -89,17 +89,20 @@ impl Settings {
         Ok(())
     }
 
-    /// Unknown variables are a warning, not an error: Kubernetes sets `HM_AGENT_PORT` and others for a service with that
-    /// name.
+    /// A misspelled variable is an error: without `HM_AGENT_USAGE_TOKEN_FILE` the port would be open. Other unknown variables
+    /// are a warning: Kubernetes sets `HM_AGENT_PORT` and others for a service with that name.
     fn add_environment(&mut self, variables: &[(String, String)]) -> Result<(), Error> {
         let mut ignored = Vec::new();
         for (name, text) in variables {
-            match ROWS.iter().find(|row| variable_name(row.key) == *name) {
+            match ROWS.iter().find(|row| row.variable() == *name) {
                 Some(row) => {
                     let origin = Origin::Environment(name.clone());
                     self.set(row, origin, row.kind.parse(text))?;
                 }
-                None => ignored.push(name.as_str()),
+                None => match misspelled_variable(name) {
+                    Some(known) => return Err(misspelled(name, &known)),
+                    None => ignored.push(name.as_str()),
+                },
             }
         }
         if !ignored.is_empty() {
@@ -200,17 +203,21 @@ pub(super) fn read_text(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-fn variable_name(key: &str) -> String {
-    format!("{ENVIRONMENT_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
+fn unknown_key(origin: &Origin, key: &str) -> Error {
+    let shown = escape_for_log(key, EXCERPT_CHARS);
+    let in_section =
+        |row: &&Row| row.key.split_once('.').is_some_and(|(section, _)| section == key);
+    let why = match (ROWS.iter().find(in_section), nearest_key(key)) {
+        (Some(row), _) => format!("\"{shown}\" is a section, its keys are like {}", row.key),
+        (None, Some(near)) => format!("unknown key \"{shown}\", did you mean {near}?"),
+        (None, None) => format!("unknown key \"{shown}\"; hm-agent --help lists all keys"),
+    };
+    Error::Setting { origin: origin.to_string(), why }
 }
 
-fn unknown_key(origin: &Origin, key: &str) -> Error {
-    let why = format!(
-        "unknown key \"{}\", did you mean {}?",
-        escape_for_log(key, EXCERPT_CHARS),
-        nearest_key(key)
-    );
-    Error::Setting { origin: origin.to_string(), why }
+fn misspelled(name: &str, known: &str) -> Error {
+    let origin = Origin::Environment(escape_for_log(name, EXCERPT_CHARS)).to_string();
+    Error::Setting { origin, why: format!("unknown variable, did you mean {known}?") }
 }
 
 fn line_of(text: &str, at: usize) -> usize {
@@ -290,7 +297,8 @@ mod tests {
                 "interval = \"5\"",
                 "FILE line 1: interval: expected whole seconds from 1 to 3600, got \"5\"",
             ),
-            ("usage = 5", "FILE line 1: unknown key \"usage\", did you mean usage.enabled?"),
+            ("usage = 5", "FILE line 1: \"usage\" is a section, its keys are like usage.enabled"),
+            ("\nnosuch = 5", "FILE line 2: unknown key \"nosuch\"; hm-agent --help lists all keys"),
             ("interval = 5\ninterval = 6", "FILE line 2: duplicate key"),
             ("[usage\n", "FILE line 1: unclosed table, expected `]`"),
         ] {

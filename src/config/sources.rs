@@ -3,18 +3,19 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::config::suggestion::misspelled_variable;
+use crate::config::table::ENVIRONMENT_PREFIX;
 use crate::util::error::{Error, reason};
 
 /// Read if `-c` is missing and the file exists.
 pub const DEFAULT_FILE: &str = "/etc/hm-agent/hm-agent.toml";
-pub(super) const ENVIRONMENT_PREFIX: &str = "HM_AGENT_";
 
 /// The configuration sources.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     /// `-c FILE`; `None`: [`DEFAULT_FILE`].
     pub file: Option<PathBuf>,
-    /// Variables with the prefix `HM_AGENT_`.
+    /// Variables with the prefix `HM_AGENT_`, also misspelled.
     pub environment: Vec<(String, String)>,
     /// `-s KEY=VALUE`, in order.
     pub overrides: Vec<(String, String)>,
@@ -24,11 +25,11 @@ impl Sources {
     /// Combines the command line with the environment of this process.
     pub fn new(file: Option<PathBuf>, overrides: Vec<(String, String)>) -> Result<Self, Error> {
         let mut environment = Vec::new();
+        let is_ours = |name: &&str| {
+            name.starts_with(ENVIRONMENT_PREFIX) || misspelled_variable(name).is_some()
+        };
         for (name, value) in std::env::vars_os() {
-            let Some(name) = name.to_str().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))
-            else {
-                continue;
-            };
+            let Some(name) = name.to_str().filter(is_ours) else { continue };
             let value = value.into_string().map_err(|_| Error::Setting {
                 origin: format!("environment {name}"),
                 why: "is not UTF-8".to_owned(),

@@ -1,32 +1,39 @@
-//! Suggests a setting for a misspelled key.
+//! Finds the setting that a misspelled key or variable means.
+
+use strsim::damerau_levenshtein;
 
 use crate::config::table::{ROWS, Row};
 
-/// The known key that is most similar to an unknown one.
-pub(super) fn nearest_key(unknown: &str) -> &'static str {
-    let distance = |row: &&Row| {
-        // A key without its section ("listen") counts as one edit. A section used as a key ("usage = 5") is most
-        // similar to the keys of that section.
-        let (section, last) = row.key.split_once('.').unwrap_or(("", row.key));
-        let near = edits(unknown, row.key).min(edits(unknown, last) + 1);
-        if section == unknown { 0 } else { near }
+/// A key with more edits is more likely something else.
+const MAX_EDITS: usize = 2;
+
+/// The known key that is most similar to an unknown one, if one is near. A key without its section ("listen") is near too.
+pub(super) fn nearest_key(unknown: &str) -> Option<&'static str> {
+    let near = |known| {
+        let edits = edits_up_to(MAX_EDITS, unknown, known)?;
+        (edits * 3 <= unknown.chars().count()).then_some(edits)
     };
-    ROWS.iter().min_by_key(distance).map_or("", |row| row.key)
+    let distance = |key: &'static str| {
+        let name = key.rsplit_once('.').map_or(key, |(_, name)| name);
+        let as_name = near(name).map(|edits| edits + 1);
+        near(key).or(as_name).map(|edits| (edits, key))
+    };
+    ROWS.iter()
+        .filter_map(|row| distance(row.key))
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, key)| key)
 }
 
-/// Levenshtein distance: the number of letters to insert, delete or replace.
-fn edits(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    for (at, letter) in from.chars().take(64).enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
-        for (column, other) in to.iter().enumerate() {
-            let change = diagonal + usize::from(letter != *other);
-            diagonal = row[column + 1];
-            row[column + 1] = change.min(row[column] + 1).min(diagonal + 1);
-        }
-    }
-    row.last().copied().unwrap_or_default()
+/// The variable that one edit makes of an unknown one, or upper case.
+pub(super) fn misspelled_variable(unknown: &str) -> Option<String> {
+    let unknown = unknown.to_ascii_uppercase();
+    ROWS.iter().map(Row::variable).find(|known| edits_up_to(1, &unknown, known).is_some())
+}
+
+/// The number of letters to insert, delete, replace or transpose. Bounds the effort for long texts.
+fn edits_up_to(max: usize, from: &str, to: &str) -> Option<usize> {
+    let edits = || damerau_levenshtein(from, to);
+    (from.len().abs_diff(to.len()) <= 4 * max).then(edits).filter(|edits| *edits <= max)
 }
 
 #[cfg(test)]
@@ -34,19 +41,60 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suggests_most_similar_key() {
+    fn suggests_near_keys_only() {
         for (unknown, meant) in [
-            ("usage.lisen", "usage.listen"),
-            ("usage.Listen", "usage.listen"),
-            ("intervall", "interval"),
-            ("max_connections", "usage.max_connections"),
-            ("usage.max_connection", "usage.max_connections"),
-            ("loglevel", "log_level"),
-            ("heartbeat.units", "heartbeat.unit"),
-            ("usage.tokenfile", "usage.token_file"),
+            ("usage.lisen", Some("usage.listen")),
+            ("usage.lsiten", Some("usage.listen")),
+            ("Usage.Listen", Some("usage.listen")),
+            ("intervall", Some("interval")),
+            ("max_connections", Some("usage.max_connections")),
+            ("usage.max_connection", Some("usage.max_connections")),
+            ("loglevel", Some("log_level")),
+            ("heartbeat.units", Some("heartbeat.unit")),
+            ("usage.tokenfile", Some("usage.token_file")),
+            ("nodeid", Some("node_id")),
+            ("hm.ur", Some("hm.url")),
+            ("nosuch", None),
+            ("usage", None),
+            ("url2", Some("hm.url")),
+            ("usage.port", None),
+            ("hm", None),
+            ("x", None),
+            ("", None),
         ] {
-            assert_eq!(nearest_key(unknown), meant);
+            assert_eq!(nearest_key(unknown), meant, "{unknown}");
         }
-        assert!(!nearest_key("").is_empty() && !nearest_key(&"x".repeat(100_000)).is_empty());
+        assert_eq!(nearest_key(&"x".repeat(100_000)), None);
+    }
+
+    #[test]
+    fn one_edit_away_from_a_variable_is_misspelled() {
+        for (unknown, meant) in [
+            ("HM_AGENT_USAGE_TOKEN_FIL", "HM_AGENT_USAGE_TOKEN_FILE"),
+            ("HM_AGENT_USAGE_TOKEN_FILEE", "HM_AGENT_USAGE_TOKEN_FILE"),
+            ("HM_AGENT_USAGE_TOKEN_FIKE", "HM_AGENT_USAGE_TOKEN_FILE"),
+            ("HM_AGENT_USAGE_TOKEN_FIEL", "HM_AGENT_USAGE_TOKEN_FILE"),
+            ("HM_AGENT_USAGE_TOKNE", "HM_AGENT_USAGE_TOKEN"),
+            ("HM_AGENT_USAGE__TOKEN", "HM_AGENT_USAGE_TOKEN"),
+            ("HM_AGENT_USAGE.TOKEN", "HM_AGENT_USAGE_TOKEN"),
+            ("HMAGENT_USAGE_TOKEN", "HM_AGENT_USAGE_TOKEN"),
+            ("HM_AGENTUSAGE_TOKEN", "HM_AGENT_USAGE_TOKEN"),
+            ("hm_agent_usage_token", "HM_AGENT_USAGE_TOKEN"),
+            ("HM_AGENT_INTERVALL", "HM_AGENT_INTERVAL"),
+        ] {
+            assert_eq!(misspelled_variable(unknown).as_deref(), Some(meant), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn variables_of_kubernetes_services_are_not_misspelled() {
+        for service in
+            ["HM_AGENT", "HM_AGENT_USAGE", "HM_AGENT_HM", "HM_AGENT_CORE", "HM_AGENT_TLS"]
+        {
+            for name in ["PORT", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_80_TCP"]
+            {
+                assert_eq!(misspelled_variable(&format!("{service}_{name}")), None);
+            }
+        }
     }
 }

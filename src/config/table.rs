@@ -18,6 +18,15 @@ pub struct Row {
     pub description: &'static str,
 }
 
+pub(super) const ENVIRONMENT_PREFIX: &str = "HM_AGENT_";
+
+impl Row {
+    /// The environment variable, e.g. `HM_AGENT_USAGE_LISTEN`.
+    pub(super) fn variable(&self) -> String {
+        format!("{ENVIRONMENT_PREFIX}{}", self.key.replace('.', "_").to_ascii_uppercase())
+    }
+}
+
 /// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakesEffect {
