@@ -19,10 +19,19 @@ pub struct GpuState {
     results: Mutex<Results>,
     /// Notified when the sampler wants new values and when the configuration was reloaded.
     poll_requested: EventFd,
-    /// Notified when the first result is available.
-    first_result: EventFd,
-    has_result: AtomicBool,
+    first_result: Mutex<FirstResult>,
+    /// Readable while [`FirstResult::Available`].
+    first_result_available: EventFd,
     poll_needed: AtomicBool,
+}
+
+/// The event is notified and reset under the lock of this state, so that the two never differ: a notification that came after
+/// its reset would be readable for ever, and every wait for it would return at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FirstResult {
+    Awaited,
+    Available,
+    Taken,
 }
 
 struct Results {
@@ -54,8 +63,8 @@ impl GpuState {
         Ok(Self {
             results: Mutex::new(results),
             poll_requested: EventFd::new()?,
-            first_result: EventFd::new()?,
-            has_result: AtomicBool::new(false),
+            first_result: Mutex::new(FirstResult::Awaited),
+            first_result_available: EventFd::new()?,
             poll_needed: AtomicBool::new(false),
         })
     }
@@ -78,13 +87,17 @@ impl GpuState {
 
     /// Readable from the first result on, until [`Self::take_first_result`] is called.
     pub fn first_result(&self) -> BorrowedFd<'_> {
-        self.first_result.as_fd()
+        self.first_result_available.as_fd()
     }
 
     /// Whether the state of the GPUs is known. Makes [`Self::first_result`] unreadable.
     pub fn take_first_result(&self) -> bool {
-        self.first_result.reset();
-        self.has_result.load(Ordering::Acquire)
+        let mut state = lock(&self.first_result);
+        if *state == FirstResult::Available {
+            *state = FirstResult::Taken;
+            self.first_result_available.reset();
+        }
+        *state == FirstResult::Taken
     }
 
     /// All GPUs at `now`. Values are kept for 1.5 intervals plus twice the poll duration, so that one late reply of a slow
@@ -134,8 +147,10 @@ impl GpuState {
 
     /// Marks the state as known.
     pub(super) fn set_has_result(&self) {
-        if !self.has_result.swap(true, Ordering::AcqRel) {
-            self.first_result.notify();
+        let mut state = lock(&self.first_result);
+        if *state == FirstResult::Awaited {
+            *state = FirstResult::Available;
+            self.first_result_available.notify();
         }
     }
 }
