@@ -1,4 +1,4 @@
-//! Limits the connections of a port, in total and per client IP address.
+//! Limits the connections of a port, in total and per client.
 //!
 //! When the limit is reached, a new connection evicts an idle one: first the one that has waited longest without ever sending
 //! a request, then the one that has been idle longest after a request. So silent or vanished peers keep no client out, and a
@@ -6,10 +6,11 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Shutdown, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::http::client_network::CountedClient;
 use crate::util::sync::lock;
 
 /// At the limit, this many more connections may be open: those that replace evicted ones whose threads have not ended yet.
@@ -24,7 +25,7 @@ pub struct ConnectionLimiter(Mutex<State>);
 #[derive(Default)]
 struct State {
     total: usize,
-    by_ip: HashMap<IpAddr, usize>,
+    by_client: HashMap<CountedClient, usize>,
     /// Idle connections: since when, and the socket to shut down.
     idle: BTreeMap<IdleKey, (Instant, Arc<TcpStream>)>,
     last_number: u64,
@@ -40,7 +41,7 @@ struct IdleKey {
 /// Permission to hold one connection, released when dropped.
 pub struct ConnectionPermit<'a> {
     limiter: &'a ConnectionLimiter,
-    ip: Option<IpAddr>,
+    client: Option<CountedClient>,
     socket: Arc<TcpStream>,
     /// `Some` while the connection is idle.
     idle_key: Cell<Option<IdleKey>>,
@@ -59,21 +60,21 @@ impl ConnectionLimiter {
         state.total += 1;
         let idle_key = Cell::new(Some(state.add_idle(false, socket)));
         let socket = socket.clone();
-        Some(ConnectionPermit { limiter: self, ip: None, socket, idle_key, evicted_other })
+        Some(ConnectionPermit { limiter: self, client: None, socket, idle_key, evicted_other })
     }
 }
 
 impl ConnectionPermit<'_> {
-    /// Counts this connection for `ip` instead of any earlier address. Returns false if `ip` has `max` connections already;
+    /// Counts this connection for `client` instead of any earlier one. Returns false if `client` has `max` connections already;
     /// 0 means unlimited.
-    pub fn assign_ip(&mut self, ip: IpAddr, max: usize) -> bool {
+    pub fn assign_client(&mut self, client: CountedClient, max: usize) -> bool {
         let mut state = lock(&self.limiter.0);
-        state.release_ip(self.ip.take());
-        let count = state.by_ip.entry(ip).or_insert(0);
-        let permitted = max == 0 || *count < max;
+        state.release_client(self.client.take());
+        let count = state.by_client.get(&client).copied().unwrap_or(0);
+        let permitted = max == 0 || count < max;
         if permitted {
-            *count += 1;
-            self.ip = Some(ip);
+            state.by_client.insert(client, count + 1);
+            self.client = Some(client);
         }
         permitted
     }
@@ -122,12 +123,12 @@ impl State {
         true
     }
 
-    fn release_ip(&mut self, ip: Option<IpAddr>) {
-        let Some(ip) = ip else { return };
-        if let Some(count) = self.by_ip.get_mut(&ip) {
+    fn release_client(&mut self, client: Option<CountedClient>) {
+        let Some(client) = client else { return };
+        if let Some(count) = self.by_client.get_mut(&client) {
             *count -= 1;
             if *count == 0 {
-                self.by_ip.remove(&ip);
+                self.by_client.remove(&client);
             }
         }
     }
@@ -137,7 +138,7 @@ impl Drop for ConnectionPermit<'_> {
     fn drop(&mut self) {
         let mut state = lock(&self.limiter.0);
         state.total -= 1;
-        state.release_ip(self.ip);
+        state.release_client(self.client);
         if let Some(key) = self.idle_key.take() {
             state.idle.remove(&key);
         }
@@ -225,19 +226,46 @@ mod tests {
     }
 
     #[test]
-    fn limits_connections_per_ip() {
+    fn limits_connections_per_client() {
         let (limiter, (socket, _client)) = (ConnectionLimiter::default(), connection());
         let acquire = || limiter.acquire(0, &socket).expect("unlimited");
-        let (a, b) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let (a, b) = (client("10.0.0.1"), client("10.0.0.2"));
         let (mut first, mut second) = (acquire(), acquire());
-        assert!(first.assign_ip(a, 1));
-        assert!(!second.assign_ip(a, 1));
-        assert!(second.assign_ip(b, 1));
+        assert!(first.assign_client(a, 1));
+        assert!(!second.assign_client(a, 1));
+        assert!(second.assign_client(b, 1));
         drop(first);
-        assert!(acquire().assign_ip(a, 1));
-        assert!(second.assign_ip(a, 1), "counts for another address now");
-        assert!(acquire().assign_ip(b, 1));
+        assert!(acquire().assign_client(a, 1));
+        assert!(second.assign_client(a, 1), "counts for another client now");
+        assert!(acquire().assign_client(b, 1));
         drop(second);
-        assert!(lock(&limiter.0).by_ip.is_empty(), "no address is remembered");
+        assert!(lock(&limiter.0).by_client.is_empty(), "no client is remembered");
+    }
+
+    fn client(address: &str) -> CountedClient {
+        let ip: std::net::IpAddr = address.parse().expect("an address");
+        CountedClient { network: ip.into(), is_forwarded: false }
+    }
+
+    #[test]
+    fn counts_ipv6_networks_mapped_ipv4_addresses_and_forwarded_clients() {
+        let (limiter, (socket, _client)) = (ConnectionLimiter::default(), connection());
+        let permits = |clients: &[CountedClient]| {
+            let mut permits: Vec<_> =
+                clients.iter().map(|_| limiter.acquire(0, &socket).expect("unlimited")).collect();
+            let each = permits.iter_mut().zip(clients);
+            each.map(|(permit, client)| permit.assign_client(*client, 1)).collect::<Vec<_>>()
+        };
+        let forwarded = CountedClient { is_forwarded: true, ..client("10.0.0.1") };
+        for (one, other, permitted) in [
+            (client("2001:db8::1"), client("2001:db8::ffff:0:0:1"), false),
+            (client("2001:db8::1"), client("2001:db8:0:1::1"), true),
+            (client("10.0.0.1"), client("::ffff:10.0.0.1"), false),
+            (client("10.0.0.1"), client("::ffff:10.0.0.2"), true),
+            (client("10.0.0.1"), forwarded, true),
+            (forwarded, forwarded, false),
+        ] {
+            assert_eq!(permits(&[one, other]), [true, permitted], "{one:?} {other:?}");
+        }
     }
 }

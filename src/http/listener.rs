@@ -3,7 +3,7 @@
 //! Errors do not end it: a connection that failed before it was accepted is ignored; when the process is out of descriptors,
 //! memory or threads, the loop pauses and tries again. A rejected connection costs no thread.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::time::Duration;
 use log::Level;
 
 use crate::config::{Config, Current};
+use crate::http::client_network::{ClientNetwork, CountedClient};
 use crate::http::connection_limits::{ConnectionLimiter, ConnectionPermit};
 use crate::http::memory_guard::{ThreadSlot, check_headroom};
 use crate::http::response::ErrorResponse;
@@ -53,7 +54,7 @@ pub struct ConnectionLimits<'a> {
     pub max_connections: usize,
     /// 0: unlimited.
     pub max_connections_per_ip: usize,
-    /// Connections of these proxies count for the client that `X-Forwarded-For` names, once that is known.
+    /// Connections of these proxies count for the client that `X-Forwarded-For` names, from their first authenticated request.
     pub trusted_proxies: &'a [IpAddr],
 }
 
@@ -173,8 +174,9 @@ impl Listener {
             });
         }
         let (ip, max) = (peer.ip().to_canonical(), limits.max_connections_per_ip);
-        if !limits.trusted_proxies.contains(&ip) && !permit.assign_ip(ip, max) {
-            return Err(per_ip_limit_message(ip, max));
+        let client = CountedClient { network: ip.into(), is_forwarded: false };
+        if !limits.trusted_proxies.contains(&ip) && !permit.assign_client(client, max) {
+            return Err(client_limit_message(client.network, max));
         }
         Ok(ClientConnection::new(SocketAddr::new(ip, peer.port()), permit, &self.stats))
     }
@@ -216,13 +218,13 @@ impl Listener {
         let mut request = [0; 2048];
         let _ = socket.set_nonblocking(true);
         let _ = socket.read(&mut request);
-        let _ = socket.write(&response.to_bytes(false));
+        let _ = response.write_to(&mut socket, false, false);
         let _ = socket.shutdown(std::net::Shutdown::Write);
     }
 }
 
-pub fn per_ip_limit_message(ip: IpAddr, max: usize) -> String {
-    format!("connection limit of {ip} reached ({max})")
+pub(crate) fn client_limit_message(client: ClientNetwork, max: usize) -> String {
+    format!("connection limit of {client} reached ({max})")
 }
 
 /// What an error of accept(2) concerns.

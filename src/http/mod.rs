@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod body;
+pub(crate) mod client_network;
 pub mod connection;
 pub mod connection_limits;
 pub mod csrf;

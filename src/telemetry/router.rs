@@ -4,9 +4,10 @@ use tungstenite::WebSocket;
 
 use crate::config::Usage;
 use crate::http::auth::check_token;
+use crate::http::client_network::CountedClient;
 use crate::http::csrf::check_host_and_origin;
 use crate::http::forwarded::client_ip;
-use crate::http::listener::{ClientConnection, per_ip_limit_message};
+use crate::http::listener::{ClientConnection, client_limit_message};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, not_found_message};
 use crate::http::service::{HttpService, Routed};
@@ -41,10 +42,9 @@ impl Router<'_> {
         client: &mut ClientConnection<'_>,
     ) -> Result<Routed, ErrorResponse> {
         let config = self.responses.settings.get();
-        attribute_to_client_ip(head, client, &config.usage)?;
         let Some(resource) = Resource::from_path(head.path) else {
             return match head.path {
-                "/usage" => self.upgrade(head, &config.usage),
+                "/usage" => self.upgrade(head, client, &config.usage),
                 path => Err(not_found(path)),
             };
         };
@@ -59,34 +59,42 @@ impl Router<'_> {
             if token.is_none() {
                 check_host_and_origin(head, &config.usage.allowed_origins)?;
             }
+            attribute_to_client(head, client, &config.usage)?;
             self.responses.wait_for_gpus(GPUS_READY_TIMEOUT)?;
         }
         self.responses.respond(resource, head).map(Routed::Response)
     }
 
-    fn upgrade(&self, head: &RequestHead<'_>, config: &Usage) -> Result<Routed, ErrorResponse> {
+    fn upgrade(
+        &self,
+        head: &RequestHead<'_>,
+        client: &mut ClientConnection<'_>,
+        config: &Usage,
+    ) -> Result<Routed, ErrorResponse> {
         check_token(head, config.token.as_ref())?;
         if !websocket::origin_allowed(head, &config.allowed_origins) {
             let text = "origin not allowed; see usage.allowed_origins";
             return Err(ErrorResponse::new("403 Forbidden", text));
         }
         let key = websocket::upgrade_key(head)?.to_owned();
+        attribute_to_client(head, client, config)?;
         self.responses.wait_for_gpus(GPUS_READY_TIMEOUT)?;
         Ok(Routed::Upgrade(key))
     }
 }
 
-/// Counts the connection of a trusted proxy for the client that the request names.
-fn attribute_to_client_ip(
+/// Counts the connection of a trusted proxy for the client that the request names. Only for authenticated requests: by
+/// default every local user is a trusted proxy, and must not use up the connections of an address.
+fn attribute_to_client(
     head: &RequestHead<'_>,
     client: &mut ClientConnection<'_>,
     config: &Usage,
 ) -> Result<(), ErrorResponse> {
     let (peer, max) = (client.peer.ip(), config.max_connections_per_ip);
     if config.trusted_proxies.contains(&peer) {
-        let ip = client_ip(head, peer, &config.trusted_proxies);
-        if !client.permit.assign_ip(ip, max) {
-            return Err(ErrorResponse::service_unavailable(per_ip_limit_message(ip, max)));
+        let network = client_ip(head, peer, &config.trusted_proxies).into();
+        if !client.permit.assign_client(CountedClient { network, is_forwarded: true }, max) {
+            return Err(ErrorResponse::service_unavailable(client_limit_message(network, max)));
         }
     }
     Ok(())
