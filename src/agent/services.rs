@@ -58,7 +58,7 @@ impl Services {
     pub(super) fn run_sampler(&self, sampler: Sampler) {
         let status = || {
             let upstreams = self.hm.iter().map(HmClient::status);
-            let apps = self.heartbeat.as_ref().map(HeartbeatMonitor::statuses);
+            let apps = self.heartbeat.as_ref().map(HeartbeatMonitor::summary);
             ServiceStatus {
                 heartbeats: apps.unwrap_or_default().into(),
                 upstreams: upstreams.chain(self.core.iter().map(CoreClient::status)).collect(),

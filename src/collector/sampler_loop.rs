@@ -9,7 +9,7 @@ use crate::collector::latest::LatestSample;
 use crate::collector::sampler::Sampler;
 use crate::config::{Config, Current};
 use crate::model::RawSample;
-use crate::model::status::{AppStatus, UpstreamStatus};
+use crate::model::status::{AppSummary, UpstreamStatus};
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::liveness::Liveness;
@@ -40,7 +40,7 @@ pub struct SamplerLoop<'a> {
 /// Status of the agent's own services, which is part of each sample.
 #[derive(Default)]
 pub struct ServiceStatus {
-    pub heartbeats: Arc<[AppStatus]>,
+    pub heartbeats: Arc<AppSummary>,
     pub upstreams: Arc<[UpstreamStatus]>,
 }
 

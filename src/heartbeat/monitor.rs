@@ -12,7 +12,7 @@ use crate::heartbeat::hooks::HookRunner;
 use crate::heartbeat::nagios::escape_id;
 use crate::heartbeat::store::Store;
 use crate::heartbeat::table::{HeartbeatTable, MAX_APPS, Transition};
-use crate::model::status::{AppState, AppStatus};
+use crate::model::status::{AppState, AppSummary};
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::liveness::Liveness;
@@ -101,9 +101,9 @@ impl HeartbeatMonitor {
         result
     }
 
-    /// The status of every application.
-    pub fn statuses(&self) -> Vec<AppStatus> {
-        self.with_table(HeartbeatTable::statuses)
+    /// The status of the applications that need attention most.
+    pub fn summary(&self) -> AppSummary {
+        self.with_table(HeartbeatTable::summary)
     }
 
     /// The loop of the thread `hb-hook`, which may wait for the disk that the program is on.

@@ -1,14 +1,19 @@
 //! The responses of the heartbeat port: numbers, lists, and status lines in Nagios plugin format.
 
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::TimeUnit;
 use crate::model::status::{AppState, AppStatus};
 use crate::model::status::{CRITICAL_RATIO, DROPPED_RATIO, WARNING_RATIO};
 
-/// Ids in the status line of a host. Monitoring systems truncate long lines anyway.
-const MAX_LISTED_IDS: usize = 50;
+/// Ids in the status line of a host. Monitoring systems truncate long lines anyway: Nagios after 8 KiB.
+pub const MAX_LISTED_IDS: usize = 50;
+/// Length of all ids in that line. One id may take 1.5 KB, and many clients may request the line and not read it.
+const MAX_LISTED_BYTES: usize = 4 << 10;
 
 /// The response to `hb_done`.
 pub const DONE: &str = "So long, and thanks for all the beats!";
@@ -26,13 +31,17 @@ pub fn timeout(timeout: Duration, unit: TimeUnit) -> String {
     }
 }
 
-/// The response to `/list`: one id per line.
-pub fn list(ids: &[&str]) -> String {
-    ids.iter().fold(String::new(), |mut all, id| {
-        all.push_str(&escape_id(id));
-        all.push('\n');
-        all
+/// Writes the response to `/list`: one id per line.
+pub fn write_list(ids: &[Arc<str>], out: &mut dyn io::Write) -> io::Result<()> {
+    ids.iter().try_for_each(|id| {
+        out.write_all(escape_id(id).as_bytes())?;
+        out.write_all(b"\n")
     })
+}
+
+/// The length of what [`write_list`] writes.
+pub fn list_length(ids: &[Arc<str>]) -> usize {
+    ids.iter().map(|id| escape_id(id).len() + 1).sum()
 }
 
 /// The response to `/status` for an application.
@@ -87,21 +96,29 @@ pub fn unknown_line(id: &str, maintenance: Option<Duration>) -> String {
     }
 }
 
-/// The response to `/status` for a host with no application, or with several.
-pub fn host_line(ids: &[&str], maintenance: Option<Duration>) -> String {
+/// The response to `/status` for a host with no application, or with several: `count`, of which `first_ids` are the first ones.
+pub fn host_line(count: usize, first_ids: &[Arc<str>], maintenance: Option<Duration>) -> String {
     let mut line = match maintenance {
         Some(remaining) => in_maintenance("host", remaining),
-        None if ids.is_empty() => {
+        None if count == 0 => {
             return "UNKNOWN - no heartbeat clients at the moment...".to_owned();
         }
         None => "WARNING - multiple".to_owned(),
     };
-    if !ids.is_empty() {
+    if count > 0 {
         let comma = if maintenance.is_some() { "," } else { "" };
-        let names: Vec<String> = ids.iter().take(MAX_LISTED_IDS).map(|id| escape_id(id)).collect();
-        let _ = write!(line, "{comma} ({}) applications: [{}", ids.len(), names.join(","));
-        if ids.len() > MAX_LISTED_IDS {
-            let _ = write!(line, " and {} more", ids.len() - MAX_LISTED_IDS);
+        let mut names: Vec<Cow<'_, str>> = Vec::new();
+        let mut bytes = 0;
+        for id in first_ids.iter().take(MAX_LISTED_IDS).map(|id| escape_id(id)) {
+            bytes += id.len() + 1;
+            if bytes > MAX_LISTED_BYTES {
+                break;
+            }
+            names.push(id);
+        }
+        let _ = write!(line, "{comma} ({count}) applications: [{}", names.join(","));
+        if count > names.len() {
+            let _ = write!(line, " and {} more", count - names.len());
         }
         line.push(']');
     }
@@ -123,8 +140,13 @@ fn in_maintenance(what: &str, remaining: Duration) -> String {
 
 /// Escapes an id for a status line or a log line. An id may contain any character, but control characters would break the line
 /// and `|` starts the performance data.
-pub fn escape_id(id: &str) -> String {
-    id.chars().fold(String::with_capacity(id.len()), |mut out, letter| {
+pub fn escape_id(id: &str) -> Cow<'_, str> {
+    let is_special = |letter: char| letter.is_control() || ['|', '\\'].contains(&letter);
+    if !id.contains(is_special) {
+        return id.into();
+    }
+    let mut out = String::with_capacity(2 * id.len());
+    for letter in id.chars() {
         match letter {
             '|' | '\\' => {
                 let _ = write!(out, "\\x{:02x}", u32::from(letter));
@@ -132,8 +154,8 @@ pub fn escape_id(id: &str) -> String {
             letter if letter.is_control() => out.extend(letter.escape_default()),
             letter => out.push(letter),
         }
-        out
-    })
+    }
+    out.into()
 }
 
 #[cfg(test)]
@@ -153,6 +175,17 @@ mod tests {
         ] {
             assert_eq!(timeout(Duration::from_micros(micros), unit), text);
         }
+    }
+
+    fn ids(ids: &[&str]) -> Vec<Arc<str>> {
+        ids.iter().map(|id| (*id).into()).collect()
+    }
+
+    fn list(names: &[&str]) -> String {
+        let mut bytes = Vec::new();
+        write_list(&ids(names), &mut bytes).expect("a Vec takes everything");
+        assert_eq!(bytes.len(), list_length(&ids(names)));
+        String::from_utf8(bytes).expect("UTF-8")
     }
 
     fn status(state: AppState, overdue_ratio: f64) -> AppStatus {
@@ -180,11 +213,12 @@ mod tests {
             "CRITICAL - no application record for queried ID: [Tetris]"
         );
         assert_eq!(
-            host_line(&["Tetris", "Zelda", "Sonic"], None),
+            host_line(3, &ids(&["Tetris", "Zelda", "Sonic"]), None),
             "WARNING - multiple (3) applications: [Tetris,Zelda,Sonic]"
         );
-        assert_eq!(host_line(&[], None), "UNKNOWN - no heartbeat clients at the moment...");
+        assert_eq!(host_line(0, &[], None), "UNKNOWN - no heartbeat clients at the moment...");
         assert_eq!(list(&["Tetris", "Zelda"]), "Tetris\nZelda\n");
+        assert_eq!(list(&[]), "");
     }
 
     #[test]
@@ -215,8 +249,8 @@ mod tests {
             "OK - application [Tetris] in maintenance for 55 s| od=5.50;3;5;0;6 delay=2.725s;;;"
         );
         assert_eq!(unknown_line("x", left), "OK - application [x] in maintenance for 55 s");
-        assert_eq!(host_line(&[], left), "OK - host in maintenance for 55 s");
-        let two = host_line(&["a", "b"], left);
+        assert_eq!(host_line(0, &[], left), "OK - host in maintenance for 55 s");
+        let two = host_line(2, &ids(&["a", "b"]), left);
         assert_eq!(two, "OK - host in maintenance for 55 s, (2) applications: [a,b]");
         assert_eq!(
             maintenance_line(Some("x"), Duration::ZERO),
@@ -228,8 +262,15 @@ mod tests {
     fn escapes_ids_so_that_lines_stay_intact() {
         assert_eq!(escape_id("a|b\nc\\d\u{1b}"), r"a\x7cb\nc\x5cd\u{1b}");
         assert_eq!(list(&["a\nb"]).lines().count(), 1);
-        let many: Vec<String> = (0..1000).map(|number| number.to_string()).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(host_line(&many, None).ends_with(",49 and 950 more]"));
+    }
+
+    #[test]
+    fn line_of_a_host_is_bounded() {
+        let many: Vec<Arc<str>> = (0..50).map(|number| number.to_string().into()).collect();
+        assert!(host_line(1000, &many, None).ends_with(",49 and 950 more]"));
+        assert!(host_line(50, &many, None).ends_with(",49]"));
+        let long: Vec<Arc<str>> = vec!["\u{7f}".repeat(256).into(); 50];
+        let line = host_line(10_000, &long, None);
+        assert!(line.len() < 5000 && line.ends_with(" and 9998 more]"), "{line}");
     }
 }

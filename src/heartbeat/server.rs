@@ -2,6 +2,8 @@
 //!
 //! Web pages of any origin may send heartbeats and query the status, but may not start maintenance.
 
+use std::io::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
 use log::Level;
@@ -10,12 +12,13 @@ use crate::config::{Current, TimeUnit};
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::nagios;
 use crate::heartbeat::protocol::Request;
-use crate::heartbeat::table::{HeartbeatTable, MAX_APPS};
+use crate::heartbeat::table::{Busy, HeartbeatTable, IdList, MAX_APPS};
 use crate::http::csrf::is_browser;
 use crate::http::listener::ClientConnection;
 use crate::http::request::RequestHead;
-use crate::http::response::{OK, Response};
+use crate::http::response::{OK, PLAIN_TEXT, Response};
 use crate::http::service::{HttpService, Routed};
+use crate::model::status::AppStatus;
 use crate::util::deadline_stream::DeadlineStream;
 
 /// Shared by all connections of the heartbeat port.
@@ -64,7 +67,7 @@ impl<'a> HeartbeatServer<'a> {
             .map_err(|why| ("400 Bad Request", why))
             .and_then(|request| self.execute(request, head, unit));
         match response {
-            Ok(body) => text(OK, &body),
+            Ok(response) => response,
             Err((status, body)) => {
                 self.http.log_rejected(client, status, &body);
                 text(status, &body)
@@ -72,32 +75,34 @@ impl<'a> HeartbeatServer<'a> {
         }
     }
 
-    /// Returns the body of the response, or a status line and an error message.
+    /// Returns the response, or a status line and an error message.
     fn execute(
         &self,
         request: Request,
         head: &RequestHead<'_>,
         unit: TimeUnit,
-    ) -> Result<String, (&'static str, String)> {
-        let full = |what: &str| {
-            let message = format!("the limit of {MAX_APPS} {what} is reached");
-            ("503 Service Unavailable", message)
-        };
+    ) -> Result<Response, (&'static str, String)> {
+        let unavailable = |message: String| ("503 Service Unavailable", message);
+        let full = |what: &str| unavailable(format!("the limit of {MAX_APPS} {what} is reached"));
         match request {
             Request::Heartbeat(id, interval, unit) => self
                 .monitor
                 .with_table(|table, now| table.heartbeat(&id, interval, now))
-                .map(|timeout| nagios::timeout(timeout, unit))
+                .map(|timeout| text(OK, &nagios::timeout(timeout, unit)))
                 .map_err(|_| full("applications")),
             Request::Done(id) => {
                 self.monitor.with_table(|table, now| table.done(&id, now));
-                Ok(nagios::DONE.to_owned())
+                Ok(text(OK, nagios::DONE))
             }
-            Request::List => {
-                Ok(self.monitor.with_table(|table, now| nagios::list(&table.ids(now))))
-            }
+            Request::List => self
+                .monitor
+                .with_table(HeartbeatTable::ids)
+                .map(list)
+                .map_err(|Busy| unavailable("too many lists are being sent".to_owned())),
             Request::Status(id) => {
-                Ok(self.monitor.with_table(|table, now| status(table, id.as_deref(), now, unit)))
+                let status = |table: &mut HeartbeatTable, now| Status::find(table, id, now);
+                let status = self.monitor.with_table(status);
+                Ok(text(OK, &status.line(unit)))
             }
             Request::Maintenance(id, length) => {
                 if is_browser(head) {
@@ -109,30 +114,63 @@ impl<'a> HeartbeatServer<'a> {
                     .map_err(|_| full("applications in maintenance"))?;
                 let line = nagios::maintenance_line(id.as_deref(), length);
                 self.http.log.write(Level::Info, || format!("heartbeat: {line}"));
-                Ok(line)
+                Ok(text(OK, &line))
             }
         }
     }
 }
 
 fn text(status: &'static str, body: &str) -> Response {
-    Response::text(status, body).header(ALLOW_ORIGIN).header("Cache-Control: no-store")
+    with_headers(Response::text(status, body))
 }
 
-/// The status line of an application, or of the host. A host with a single application has that application's line.
-fn status(table: &mut HeartbeatTable, id: Option<&str>, now: Duration, unit: TimeUnit) -> String {
-    let id = match id {
-        Some(id) => id.to_owned(),
-        None => {
-            let maintenance = table.maintenance(None, now);
-            match table.ids(now).as_slice() {
-                [only] => (*only).to_owned(),
-                ids => return nagios::host_line(ids, maintenance),
+/// The response to `/list`. It is rendered while it is written: clients that do not read must not hold megabytes each.
+fn list(list: Arc<IdList>) -> Response {
+    let length = *list.length.get_or_init(|| nagios::list_length(&list.ids));
+    let write = move |out: &mut dyn Write| nagios::write_list(&list.ids, out);
+    with_headers(Response::streamed(OK, PLAIN_TEXT, length, write))
+}
+
+fn with_headers(response: Response) -> Response {
+    response.header(ALLOW_ORIGIN).header("Cache-Control: no-store")
+}
+
+/// What `/status` describes: copied from the table, so that it is not locked while the line is rendered.
+enum Status {
+    App(AppStatus),
+    UnknownApp { id: String, maintenance: Option<Duration> },
+    Host { count: usize, first_ids: Vec<Arc<str>>, maintenance: Option<Duration> },
+}
+
+impl Status {
+    /// The status of an application, or of the host. A host with a single application has that application's status.
+    fn find(table: &mut HeartbeatTable, id: Option<String>, now: Duration) -> Self {
+        let id = match id {
+            Some(id) => id,
+            None => {
+                let first_ids = table.first_ids(nagios::MAX_LISTED_IDS, now);
+                match first_ids.as_slice() {
+                    [only] => only.to_string(),
+                    _ => {
+                        let (count, maintenance) = (table.count(now), table.maintenance(None, now));
+                        return Self::Host { count, first_ids, maintenance };
+                    }
+                }
+            }
+        };
+        match table.status(&id, now) {
+            Some(status) => Self::App(status),
+            None => Self::UnknownApp { maintenance: table.maintenance(Some(&id), now), id },
+        }
+    }
+
+    fn line(&self, unit: TimeUnit) -> String {
+        match self {
+            Self::App(status) => nagios::status_line(status, unit),
+            Self::UnknownApp { id, maintenance } => nagios::unknown_line(id, *maintenance),
+            Self::Host { count, first_ids, maintenance } => {
+                nagios::host_line(*count, first_ids, *maintenance)
             }
         }
-    };
-    match table.status(&id, now) {
-        Some(status) => nagios::status_line(&status, unit),
-        None => nagios::unknown_line(&id, table.maintenance(Some(&id), now)),
     }
 }

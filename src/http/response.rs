@@ -1,35 +1,60 @@
 //! Responses: one type for all ports, and the errors that become one.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::Arc;
 
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 pub const OK: &str = "200 OK";
+pub const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 /// `Retry-After` of a 503, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 10;
 /// A body up to this length is copied after its head, so that a short response is one segment and one system call.
 const MAX_COPIED_BYTES: usize = 4 << 10;
+/// What a streamed body holds in memory. One of them may be under way on every connection.
+const STREAM_BUFFER_BYTES: usize = 4 << 10;
 
-/// A response with its body. Responses to several clients may share the body.
+enum Body {
+    /// Responses to several clients may share it.
+    Shared(Arc<[u8]>),
+    Streamed(StreamedBody),
+}
+
+struct StreamedBody {
+    length: usize,
+    write: Box<dyn Fn(&mut dyn Write) -> io::Result<()>>,
+}
+
+/// A response with its body.
 pub struct Response {
     /// Code and reason phrase, e.g. `404 Not Found`.
     pub status: &'static str,
     content_type: &'static str,
     /// Further header lines, each with its CR LF.
     headers: String,
-    body: Arc<[u8]>,
+    body: Body,
 }
 
 impl Response {
     pub fn new(status: &'static str, content_type: &'static str, body: Arc<[u8]>) -> Self {
+        Self { status, content_type, headers: String::new(), body: Body::Shared(body) }
+    }
+
+    /// A response whose body is rendered while it is written: `write` writes exactly `length` bytes.
+    pub fn streamed(
+        status: &'static str,
+        content_type: &'static str,
+        length: usize,
+        write: impl Fn(&mut dyn Write) -> io::Result<()> + 'static,
+    ) -> Self {
+        let body = Body::Streamed(StreamedBody { length, write: Box::new(write) });
         Self { status, content_type, headers: String::new(), body }
     }
 
     pub fn text(status: &'static str, body: &str) -> Self {
-        Self::new(status, "text/plain; charset=utf-8", body.as_bytes().into())
+        Self::new(status, PLAIN_TEXT, body.as_bytes().into())
     }
 
     /// Adds a header line, e.g. `Allow: GET, HEAD`.
@@ -46,16 +71,24 @@ impl Response {
         keep_alive: bool,
         head_only: bool,
     ) -> io::Result<()> {
-        if head_only || self.body.len() > MAX_COPIED_BYTES {
-            stream.write_all(self.head(keep_alive).as_bytes())?;
-            return if head_only { Ok(()) } else { stream.write_all(&self.body) };
+        let mut head = self.head(keep_alive).into_bytes();
+        match &self.body {
+            _ if head_only => stream.write_all(&head),
+            Body::Shared(body) if body.len() <= MAX_COPIED_BYTES => {
+                head.extend_from_slice(body);
+                stream.write_all(&head)
+            }
+            Body::Shared(body) => {
+                stream.write_all(&head)?;
+                stream.write_all(body)
+            }
+            Body::Streamed(body) => {
+                let mut buffered = BufWriter::with_capacity(STREAM_BUFFER_BYTES, stream);
+                buffered.write_all(&head)?;
+                (body.write)(&mut buffered)?;
+                buffered.flush()
+            }
         }
-        stream.write_all(&self.to_bytes(keep_alive))
-    }
-
-    /// Head and body in one buffer.
-    pub fn to_bytes(&self, keep_alive: bool) -> Vec<u8> {
-        [self.head(keep_alive).as_bytes(), &self.body].concat()
     }
 
     /// Sends it as the last message on the connection.
@@ -68,7 +101,10 @@ impl Response {
 
     fn head(&self, keep_alive: bool) -> String {
         let Self { status, content_type, headers, body } = self;
-        let length = body.len();
+        let length = match body {
+            Body::Shared(body) => body.len(),
+            Body::Streamed(body) => body.length,
+        };
         let connection = if keep_alive { "keep-alive" } else { "close" };
         format!(
             "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{headers}X-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n"
@@ -133,11 +169,37 @@ mod tests {
     #[test]
     fn error_response_has_message_and_headers() {
         let error = ErrorResponse::new("404 Not Found", "nothing here").header("X-A: b");
-        let bytes = error.to_response().to_bytes(false);
-        let text = String::from_utf8(bytes).expect("UTF-8");
+        let text = written(&error.to_response(), false);
         assert!(text.starts_with("HTTP/1.1 404 Not Found\r\n"), "{text}");
         assert!(text.contains("Content-Length: 13\r\nX-A: b\r\n"), "{text}");
-        assert!(text.ends_with("Connection: close\r\n\r\nnothing here\n"), "{text}");
+        assert!(text.ends_with("Connection: keep-alive\r\n\r\nnothing here\n"), "{text}");
+    }
+
+    /// Counts how much is written at once.
+    struct LargestWrite(usize, usize);
+
+    impl Write for LargestWrite {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            (self.0, self.1) = (self.0.max(bytes.len()), self.1 + bytes.len());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn streamed_body_equals_shared_one_and_is_never_whole_in_memory() {
+        let lines = |out: &mut dyn Write| (0..10_000).try_for_each(|_| out.write_all(b"line\n"));
+        let streamed = Response::streamed(OK, PLAIN_TEXT, 50_000, lines);
+        let shared = Response::text(OK, &"line\n".repeat(10_000));
+        for head_only in [false, true] {
+            assert_eq!(written(&streamed, head_only), written(&shared, head_only));
+        }
+        let mut writes = LargestWrite(0, 0);
+        streamed.write_to(&mut writes, true, false).expect("written");
+        assert!(writes.0 <= STREAM_BUFFER_BYTES && writes.1 > 50_000, "{}", writes.0);
     }
 
     #[test]

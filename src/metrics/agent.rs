@@ -5,11 +5,8 @@ use std::time::Duration;
 use crate::metrics::encoder::{Encoder, Number, labels};
 use crate::metrics::{Exposition, Truncation};
 use crate::model::status::{
-    AppState, AppStatus, CollectorStatus, PortStatus, ProcessStats, UpstreamStatus,
+    AppState, AppStatus, AppSummary, CollectorStatus, PortStatus, ProcessStats, UpstreamStatus,
 };
-
-/// Each application has seven series, and any client that can connect to the heartbeat port can add one.
-const MAX_APPS: usize = 200;
 
 pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: &mut Truncation) {
     let build =
@@ -86,32 +83,25 @@ fn collectors(encoder: &mut Encoder, collectors: &[CollectorStatus]) {
     }
 }
 
-type AppFilter = (&'static str, fn(&AppStatus) -> bool);
-
-const APP_STATES: [AppFilter; 3] = [
-    ("ok", |status| status.state == AppState::Ok),
-    ("warning", |status| status.state == AppState::Warning),
-    ("critical", |status| status.state >= AppState::Critical),
-];
-
-fn heartbeats(encoder: &mut Encoder, apps: &[AppStatus], truncation: &mut Truncation) {
-    encoder.gauge("hm_agent_heartbeat_apps", "Number of heartbeat applications by state.");
-    for (state, is_in_state) in APP_STATES {
-        let count = apps.iter().filter(|status| is_in_state(status)).count();
-        encoder.sample_with_label("", ("state", state), count);
+fn heartbeats(encoder: &mut Encoder, apps: &AppSummary, truncation: &mut Truncation) {
+    let states = AppState::ALL.map(|state| (state, state.name().to_ascii_lowercase()));
+    encoder.gauge(
+        "hm_agent_heartbeat_apps",
+        "Number of heartbeat applications by state; dropped ones for an hour.",
+    );
+    for (state, name) in &states {
+        encoder.sample_with_label("", ("state", name), apps.number(*state));
     }
-    let mut most_overdue: Vec<&AppStatus> = apps.iter().collect();
-    most_overdue.sort_by(|a, b| b.overdue_ratio.total_cmp(&a.overdue_ratio));
-    let exposed = truncation.limit("heartbeat_apps", &most_overdue, MAX_APPS);
+    truncation.add("heartbeat_apps", apps.truncated);
     let named: Vec<(String, &AppStatus)> =
-        exposed.iter().map(|status| (labels(&[("app_id", &status.id)]), *status)).collect();
+        apps.shown.iter().map(|status| (labels(&[("app_id", &status.id)]), status)).collect();
     encoder.gauge(
         "hm_agent_heartbeat_app_state",
         "State of the application: 1 for the current state, 0 for the others.",
     );
     for (labels, status) in &named {
-        for (state, is_in_state) in APP_STATES {
-            encoder.sample_with_label(labels, ("state", state), is_in_state(status));
+        for (state, name) in &states {
+            encoder.sample_with_label(labels, ("state", name), status.state == *state);
         }
     }
     for (name, help, value) in APP_GAUGES {
@@ -127,7 +117,7 @@ type AppFamily = (&'static str, &'static str, fn(&AppStatus) -> Number);
 const APP_GAUGES: [AppFamily; 4] = [
     (
         "hm_agent_heartbeat_app_overdue_ratio",
-        "Age of the last heartbeat divided by its timeout. The state is warning from 3 on and critical from 5 on.",
+        "Age of the last heartbeat divided by its timeout. The state is warning from 3 on, critical from 5 on and dropped from 6 on.",
         |status| status.overdue_ratio.into(),
     ),
     (

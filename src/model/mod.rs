@@ -17,7 +17,7 @@ use std::time::Duration;
 use crate::model::devices::Devices;
 use crate::model::gpu::Gpus;
 use crate::model::status::CollectorStatus;
-use crate::model::status::{AppStatus, UpstreamStatus};
+use crate::model::status::{AppSummary, UpstreamStatus};
 use crate::procfs::diskstats::DiskStat;
 use crate::procfs::file_nr::FileNr;
 use crate::procfs::loadavg::LoadAvg;
@@ -56,7 +56,7 @@ pub struct RawSample {
     /// How long collecting the sample took.
     pub duration: Duration,
     pub gpus: Arc<Gpus>,
-    pub heartbeats: Arc<[AppStatus]>,
+    pub heartbeats: Arc<AppSummary>,
     pub upstreams: Arc<[UpstreamStatus]>,
 }
 
@@ -129,7 +129,7 @@ pub struct Snapshot {
     /// Number of processes killed by the OOM killer since boot.
     pub oom_kills: Option<u64>,
     pub gpus: Arc<Gpus>,
-    pub heartbeats: Arc<[AppStatus]>,
+    pub heartbeats: Arc<AppSummary>,
     pub upstreams: Arc<[UpstreamStatus]>,
 }
 

@@ -21,6 +21,8 @@ pub enum AppState {
 }
 
 impl AppState {
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Warning, Self::Critical, Self::Dropped];
+
     /// The name in capital letters, as Nagios prints it.
     pub fn name(self) -> &'static str {
         match self {
@@ -52,6 +54,37 @@ pub struct AppStatus {
     pub timeout: Duration,
     /// What is left of the maintenance of the application or its host.
     pub maintenance: Option<Duration>,
+}
+
+/// The applications of a host. Their number is bounded, because any local user can add some.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AppSummary {
+    /// The most overdue applications, and the latest of those that were dropped.
+    pub shown: Vec<AppStatus>,
+    /// Number of applications that are not shown.
+    pub truncated: usize,
+    /// Number of all applications by state, in the order of [`AppState::ALL`].
+    counts: [usize; AppState::ALL.len()],
+}
+
+impl AppSummary {
+    /// Adds to the number of applications in a state.
+    pub fn count(&mut self, state: AppState, number: usize) {
+        self.counts[state as usize] += number;
+    }
+
+    /// Number of all applications in a state.
+    pub fn number(&self, state: AppState) -> usize {
+        self.counts[state as usize]
+    }
+}
+
+impl From<Vec<AppStatus>> for AppSummary {
+    fn from(shown: Vec<AppStatus>) -> Self {
+        let mut summary = Self { shown, ..Self::default() };
+        summary.shown.iter().for_each(|each| summary.counts[each.state as usize] += 1);
+        summary
+    }
 }
 
 /// The connection to an upstream server, hm or Core. The serialized names are those of `/snapshot` and the detailed update.

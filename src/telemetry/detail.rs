@@ -35,6 +35,9 @@ pub(super) struct UsageDetail<'a> {
     nvidia: Option<&'a NvidiaDriver>,
     gpus: &'a [Gpu],
     heartbeats: Vec<HeartbeatDetail<'a>>,
+    /// Number of applications that are left out.
+    #[serde(skip_serializing_if = "is_zero")]
+    heartbeats_truncated: usize,
     links: &'a [UpstreamStatus],
 }
 
@@ -170,7 +173,8 @@ pub(super) fn usage_detail(snapshot: &Snapshot) -> UsageDetail<'_> {
             .collect(),
         nvidia: snapshot.gpus.nvidia.as_ref(),
         gpus: &snapshot.gpus.each,
-        heartbeats: snapshot.heartbeats.iter().map(heartbeat_detail).collect(),
+        heartbeats: snapshot.heartbeats.shown.iter().map(heartbeat_detail).collect(),
+        heartbeats_truncated: snapshot.heartbeats.truncated,
         links: &snapshot.upstreams,
     }
 }
@@ -241,6 +245,10 @@ fn heartbeat_detail(status: &AppStatus) -> HeartbeatDetail<'_> {
         granted_seconds: status.timeout.as_secs_f64(),
         maintenance_seconds: status.maintenance.map(|left| left.as_secs_f64().ceil()),
     }
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 fn whole(value: f64) -> u64 {

@@ -30,6 +30,9 @@ const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Subscribe requests in a burst; one per second afterwards, then the session is closed (1008). Each may be answered with a
 /// message whose length grows with the host.
 const SUBSCRIBE_BURST: u32 = 20;
+/// An update up to this length is copied, so that the answer to a subscription is one segment. Longer ones are shared by all
+/// subscribers.
+const MAX_COPIED_BYTES: usize = 4 << 10;
 /// Answers to unknown messages in a burst; one per second afterwards, further ones are not answered.
 const ERROR_BURST: u32 = 10;
 
@@ -180,8 +183,14 @@ impl Session<'_, '_> {
         let info = messages::system_info(host, &sample.snapshot, detailed, unix_seconds());
         self.subscription = Some(Subscription { detailed, last_tick_sent: sample.tick() });
         let mut bytes = [frame::text(SUBSCRIBED), frame::text(&info)].concat();
-        bytes.extend(self.context.update_frame(sample, detailed));
-        Ok(self.socket.get_mut().write_message(&bytes)?)
+        let update = self.context.update_frame(sample, detailed);
+        let stream = self.socket.get_mut();
+        if update.len() > MAX_COPIED_BYTES {
+            stream.write_message(&bytes)?;
+            return Ok(stream.write_message(update)?);
+        }
+        bytes.extend(update);
+        Ok(stream.write_message(&bytes)?)
     }
 
     fn send(&mut self, text: &str) -> Result<(), SessionEnd> {

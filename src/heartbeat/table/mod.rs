@@ -5,18 +5,29 @@
 //! (`od` in the protocol) is the time since the last heartbeat ÷ timeout. From 3 on an application is in state WARNING, from
 //! 5 on CRITICAL, and at 6 it is dropped: the thresholds of the released heartbeat server 1.0.0.
 
+mod id_list;
 mod saved;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-pub use crate::heartbeat::table::saved::{Saved, SavedApp, SavedMaintenance};
-use crate::model::status::{AppState, AppStatus};
+use crate::heartbeat::table::id_list::IdLists;
+pub use crate::heartbeat::table::id_list::{Busy, IdList};
+pub use crate::heartbeat::table::saved::{Saved, SavedApp, SavedDropped, SavedMaintenance};
+use crate::model::status::{AppState, AppStatus, AppSummary};
 
 /// Maximum number of applications; each takes about 300 bytes.
 pub const MAX_APPS: usize = 10_000;
 /// Added to the announced interval, as the released server does.
 pub const GRACE: Duration = Duration::from_secs(1);
+/// Applications in a summary, the most overdue ones. A local user can register [`MAX_APPS`] with ids of 256 bytes, each of
+/// which JSON may escape with six, and a summary is part of every sample.
+pub const MAX_SUMMARY_APPS: usize = 200;
+/// A dropped application stays in summaries for this long, so that an outage is not mistaken for a recovery.
+const DROPPED_SHOWN_FOR: Duration = Duration::from_secs(3600);
+/// Dropped applications in a summary, the latest ones.
+const MAX_SUMMARY_DROPPED: usize = 50;
 
 /// An application changed its state.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +44,7 @@ pub struct Transition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
+#[derive(Debug, Clone, Copy)]
 struct App {
     /// Or the end of its maintenance.
     last_heartbeat: Duration,
@@ -60,11 +72,20 @@ impl App {
     }
 }
 
+/// An application that was dropped. Its next heartbeat is a recovery.
+struct Dropped {
+    at: Duration,
+    /// `None` if the state file no longer has it.
+    app: Option<App>,
+}
+
 pub struct HeartbeatTable {
     capacity: usize,
-    apps: BTreeMap<String, App>,
-    /// When applications were dropped. A heartbeat of one of them is a recovery.
-    dropped: BTreeMap<String, Duration>,
+    apps: BTreeMap<Arc<str>, App>,
+    /// Ids by [`App::sequence`].
+    order: BTreeMap<u64, Arc<str>>,
+    id_lists: IdLists,
+    dropped: BTreeMap<Arc<str>, Dropped>,
     /// End of the maintenance of applications, in the table or not.
     maintenance: BTreeMap<String, Duration>,
     host_maintenance: Option<Duration>,
@@ -83,6 +104,8 @@ impl HeartbeatTable {
         Self {
             capacity,
             apps: BTreeMap::new(),
+            order: BTreeMap::new(),
+            id_lists: IdLists::default(),
             dropped: BTreeMap::new(),
             maintenance: BTreeMap::new(),
             host_maintenance: None,
@@ -117,10 +140,7 @@ impl HeartbeatTable {
             return Err(Full);
         }
         self.changes += 1;
-        let sequence = self.take_sequence();
-        let app = App { last_heartbeat: now, timeout, last_reported: AppState::Ok, sequence };
-        self.next_event_at = self.next_event_at.min(app.next_transition_at());
-        self.apps.insert(id.to_owned(), app);
+        self.insert(id, now, timeout, AppState::Ok);
         if self.dropped.remove(id).is_some() {
             self.report_recovery(id, timeout, now);
         }
@@ -130,9 +150,9 @@ impl HeartbeatTable {
     /// Removes an application that has finished. Returns whether it was in the table.
     pub fn done(&mut self, id: &str, now: Duration) -> bool {
         self.advance(now);
-        let known = self.apps.remove(id).is_some();
-        self.dropped.remove(id);
-        self.changes += u64::from(known);
+        let known = self.remove(id).is_some();
+        let was_dropped = self.dropped.remove(id).is_some();
+        self.changes += u64::from(known || was_dropped);
         known
     }
 
@@ -171,9 +191,15 @@ impl HeartbeatTable {
     }
 
     /// All ids, in the order of their first heartbeats.
-    pub fn ids(&mut self, now: Duration) -> Vec<&str> {
+    pub fn ids(&mut self, now: Duration) -> Result<Arc<IdList>, Busy> {
         self.advance(now);
-        self.in_order().map(|(id, _)| id.as_str()).collect()
+        self.id_lists.current(&self.order)
+    }
+
+    /// The first `max` ids, in the order of their first heartbeats.
+    pub fn first_ids(&mut self, max: usize, now: Duration) -> Vec<Arc<str>> {
+        self.advance(now);
+        self.order.values().take(max).cloned().collect()
     }
 
     pub fn status(&mut self, id: &str, now: Duration) -> Option<AppStatus> {
@@ -187,10 +213,30 @@ impl HeartbeatTable {
         self.apps.len()
     }
 
-    /// The status of every application, in the order of their first heartbeats.
-    pub fn statuses(&mut self, now: Duration) -> Vec<AppStatus> {
+    /// The most overdue applications and those dropped within the last hour, each in the order of their first heartbeats.
+    pub fn summary(&mut self, now: Duration) -> AppSummary {
         self.advance(now);
-        self.in_order().map(|(id, app)| self.status_of(id, app, now)).collect()
+        let mut summary = AppSummary::default();
+        let mut apps: Vec<(&Arc<str>, &App)> = self.apps.iter().collect();
+        apps.iter().for_each(|(_, app)| summary.count(app.last_reported, 1));
+        if apps.len() > MAX_SUMMARY_APPS {
+            let ratio = |app: &App| app.overdue_ratio(now);
+            apps.select_nth_unstable_by(MAX_SUMMARY_APPS, |(_, one), (_, other)| {
+                ratio(other).total_cmp(&ratio(one))
+            });
+            apps.truncate(MAX_SUMMARY_APPS);
+        }
+        apps.sort_by_key(|(_, app)| app.sequence);
+        summary.truncated = self.apps.len() - apps.len();
+        let dropped = self.recently_dropped(now);
+        summary.count(AppState::Dropped, dropped.len());
+        summary.truncated += dropped.len().saturating_sub(MAX_SUMMARY_DROPPED);
+        let mut latest: Vec<_> = dropped.into_iter().take(MAX_SUMMARY_DROPPED).collect();
+        latest.sort_by_key(|(_, _, app)| app.sequence);
+        let latest = latest.into_iter().map(|(id, _, app)| (id, app));
+        let shown = apps.into_iter().chain(latest);
+        summary.shown = shown.map(|(id, app)| self.status_of(id, app, now)).collect();
+        summary
     }
 
     /// The remaining maintenance of an application, or with `None` of the host.
@@ -209,14 +255,14 @@ impl HeartbeatTable {
         let (maintenance, host) = (&self.maintenance, self.host_maintenance.is_some());
         let mut transitions = Vec::new();
         for (id, app) in &mut self.apps {
-            if now < app.next_transition_at() || host || maintenance.contains_key(id) {
+            if now < app.next_transition_at() || host || maintenance.contains_key(&**id) {
                 continue;
             }
             let overdue_ratio = app.overdue_ratio(now);
             let to = AppState::from_overdue_ratio(overdue_ratio);
             app.last_reported = to;
             transitions.push(Transition {
-                id: id.clone(),
+                id: id.to_string(),
                 to,
                 overdue_ratio,
                 timeout: app.timeout,
@@ -224,9 +270,12 @@ impl HeartbeatTable {
         }
         self.changes += transitions.len() as u64;
         for transition in transitions.iter().filter(|each| each.to == AppState::Dropped) {
-            self.apps.remove(&transition.id);
-            self.remember_dropped(&transition.id, now);
+            if let Some((id, app)) = self.remove(&transition.id) {
+                let app = App { last_reported: AppState::Dropped, ..app };
+                self.dropped.insert(id, Dropped { at: now, app: Some(app) });
+            }
         }
+        self.forget_oldest_dropped();
         self.transitions.extend(transitions);
         self.next_event_at = self.find_next_event();
     }
@@ -254,15 +303,36 @@ impl HeartbeatTable {
         self.changes
     }
 
-    fn take_sequence(&mut self) -> u64 {
+    fn insert(&mut self, id: &str, last_heartbeat: Duration, timeout: Duration, state: AppState) {
         self.next_seq += 1;
-        self.next_seq
+        let app = App { last_heartbeat, timeout, last_reported: state, sequence: self.next_seq };
+        self.next_event_at = self.next_event_at.min(app.next_transition_at());
+        let id: Arc<str> = id.into();
+        self.order.insert(app.sequence, id.clone());
+        self.apps.insert(id, app);
+        self.id_lists.invalidate();
     }
 
-    fn in_order(&self) -> impl Iterator<Item = (&String, &App)> {
-        let mut all: Vec<_> = self.apps.iter().collect();
-        all.sort_by_key(|(_, app)| app.sequence);
-        all.into_iter()
+    fn remove(&mut self, id: &str) -> Option<(Arc<str>, App)> {
+        let removed = self.apps.remove_entry(id)?;
+        self.order.remove(&removed.1.sequence);
+        self.id_lists.invalidate();
+        Some(removed)
+    }
+
+    fn in_order(&self) -> impl Iterator<Item = (&Arc<str>, &App)> {
+        self.order.values().filter_map(|id| self.apps.get_key_value(id))
+    }
+
+    /// The applications dropped within the last hour, the latest first, with the time when each was dropped.
+    fn recently_dropped(&self, now: Duration) -> Vec<(&Arc<str>, Duration, &App)> {
+        let since = now.saturating_sub(DROPPED_SHOWN_FOR);
+        let recent = self.dropped.iter().filter(|(_, dropped)| dropped.at > since);
+        let mut recent: Vec<_> = recent
+            .filter_map(|(id, dropped)| Some((id, dropped.at, dropped.app.as_ref()?)))
+            .collect();
+        recent.sort_by_key(|(_, at, _)| std::cmp::Reverse(*at));
+        recent
     }
 
     fn status_of(&self, id: &str, app: &App, now: Duration) -> AppStatus {
@@ -277,7 +347,7 @@ impl HeartbeatTable {
 
     fn find_next_event(&self) -> Duration {
         let host = self.host_maintenance.is_some();
-        let active = |id: &String| !host && !self.maintenance.contains_key(id);
+        let active = |id: &str| !host && !self.maintenance.contains_key(id);
         let apps = self.apps.iter().filter(|(id, _)| active(id));
         let maintenance_ends = self.maintenance.values().copied().chain(self.host_maintenance);
         let transitions = apps.map(|(_, app)| app.next_transition_at());
@@ -292,12 +362,14 @@ impl HeartbeatTable {
         }
     }
 
-    fn remember_dropped(&mut self, id: &str, now: Duration) {
-        if self.dropped.len() >= self.capacity {
-            let oldest = self.dropped.iter().min_by_key(|(_, at)| **at).map(|(id, _)| id.clone());
-            oldest.and_then(|oldest| self.dropped.remove(&oldest));
+    fn forget_oldest_dropped(&mut self) {
+        let excess = self.dropped.len().saturating_sub(self.capacity);
+        if excess > 0 {
+            let mut all: Vec<_> =
+                self.dropped.iter().map(|(id, one)| (one.at, id.clone())).collect();
+            all.sort();
+            all.iter().take(excess).for_each(|(_, id)| drop(self.dropped.remove(id)));
         }
-        self.dropped.insert(id.to_owned(), now);
     }
 
     fn end_maintenance(&mut self, now: Duration) {
@@ -323,8 +395,11 @@ impl HeartbeatTable {
 
     /// Restarts the timeouts, because time in maintenance does not count as overdue.
     fn on_maintenance_end(&mut self, id: Option<&str>, at: Duration) {
-        let affected = self.apps.iter_mut().filter(|(app, _)| id.is_none_or(|id| id == *app));
-        for (_, app) in affected {
+        let affected: Vec<&mut App> = match id {
+            Some(id) => self.apps.get_mut(id).into_iter().collect(),
+            None => self.apps.values_mut().collect(),
+        };
+        for app in affected {
             app.last_heartbeat = app.last_heartbeat.max(at);
             app.last_reported = AppState::Ok;
             self.next_event_at = self.next_event_at.min(app.next_transition_at());

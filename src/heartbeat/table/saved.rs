@@ -3,11 +3,12 @@
 //! It stores ages, not times of day, so setting the system clock changes nothing. Time during which the agent did not run does
 //! not count as overdue.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::heartbeat::table::{App, HeartbeatTable};
+use crate::heartbeat::table::{App, Dropped, HeartbeatTable, MAX_SUMMARY_DROPPED};
 use crate::model::status::AppState;
 
 /// The content of the state file.
@@ -18,6 +19,9 @@ pub struct Saved {
     /// Ids of applications that were dropped and have not recovered.
     #[serde(default)]
     pub dropped: Vec<String>,
+    /// Those of them that summaries still contain.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped_apps: Vec<SavedDropped>,
     #[serde(default)]
     pub maintenance: Vec<SavedMaintenance>,
 }
@@ -32,12 +36,33 @@ pub struct SavedApp {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDropped {
+    #[serde(flatten)]
+    pub app: SavedApp,
+    /// Time since it was dropped.
+    pub dropped_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedMaintenance {
     /// Absent: the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     #[serde(rename = "left_ms")]
     pub remaining_ms: u64,
+}
+
+impl SavedApp {
+    fn to_app(&self, now: Duration) -> App {
+        App {
+            // Just after boot the clock may be younger than the age. The age is then cut, which gives the application more
+            // time.
+            last_heartbeat: now.saturating_sub(Duration::from_millis(self.age_ms)),
+            timeout: Duration::from_millis(self.timeout_ms),
+            last_reported: AppState::Dropped,
+            sequence: 0,
+        }
+    }
 }
 
 fn milliseconds(time: Duration) -> u64 {
@@ -48,8 +73,8 @@ impl HeartbeatTable {
     /// The content to store at `now`.
     pub fn save(&mut self, now: Duration) -> Saved {
         self.advance(now);
-        let app = |(id, app): (&String, &App)| SavedApp {
-            id: id.clone(),
+        let app = |(id, app): (&Arc<str>, &App)| SavedApp {
+            id: id.to_string(),
             timeout_ms: milliseconds(app.timeout),
             age_ms: milliseconds(now.saturating_sub(app.last_heartbeat)),
         };
@@ -59,9 +84,15 @@ impl HeartbeatTable {
         };
         let of_apps = self.maintenance.iter().map(|(id, until)| maintenance(Some(id), *until));
         let of_host = self.host_maintenance.map(|until| maintenance(None, until));
+        let recently_dropped = self.recently_dropped(now).into_iter().take(MAX_SUMMARY_DROPPED);
+        let dropped = |(id, at, dropped)| SavedDropped {
+            app: app((id, dropped)),
+            dropped_ms: milliseconds(now.saturating_sub(at)),
+        };
         Saved {
             apps: self.in_order().map(app).collect(),
-            dropped: self.dropped.keys().cloned().collect(),
+            dropped: self.dropped.keys().map(|id| id.to_string()).collect(),
+            dropped_apps: recently_dropped.map(dropped).collect(),
             maintenance: of_apps.chain(of_host).collect(),
         }
     }
@@ -71,17 +102,21 @@ impl HeartbeatTable {
     pub fn restore(capacity: usize, saved: Saved, now: Duration) -> Self {
         let mut table = Self::new(capacity);
         for saved in saved.apps.into_iter().filter(|app| app.timeout_ms > 0).take(capacity) {
-            let timeout = Duration::from_millis(saved.timeout_ms);
-            // Just after boot the clock may be younger than the age. The age is then cut, which gives the application more
-            // time.
-            let last_heartbeat = now.saturating_sub(Duration::from_millis(saved.age_ms));
-            let sequence = table.take_sequence();
-            let mut app = App { last_heartbeat, timeout, last_reported: AppState::Ok, sequence };
+            let mut app = saved.to_app(now);
             let state = AppState::from_overdue_ratio(app.overdue_ratio(now));
             app.last_reported = state.min(AppState::Critical);
-            table.apps.insert(saved.id, app);
+            table.remove(&saved.id);
+            table.insert(&saved.id, app.last_heartbeat, app.timeout, app.last_reported);
         }
-        table.dropped = saved.dropped.into_iter().take(capacity).map(|id| (id, now)).collect();
+        let forgotten = |id: String| (id.into(), Dropped { at: now, app: None });
+        table.dropped = saved.dropped.into_iter().take(capacity).map(forgotten).collect();
+        for saved in saved.dropped_apps {
+            if let Some(dropped) = table.dropped.get_mut(&*saved.app.id) {
+                let at = now.saturating_sub(Duration::from_millis(saved.dropped_ms));
+                let app = saved.app.to_app(now);
+                *dropped = Dropped { at, app: (saved.app.timeout_ms > 0).then_some(app) };
+            }
+        }
         for saved in saved.maintenance {
             let until = now.saturating_add(Duration::from_millis(saved.remaining_ms));
             match saved.id {

@@ -16,6 +16,11 @@ fn with_demo() -> HeartbeatTable {
     table
 }
 
+fn ids(table: &mut HeartbeatTable, now: Duration) -> Vec<String> {
+    let list = table.ids(now).expect("one list at a time");
+    list.ids.iter().map(ToString::to_string).collect()
+}
+
 fn transitions(table: &mut HeartbeatTable) -> Vec<(String, AppState)> {
     table.take_transitions().into_iter().map(|each| (each.id, each.to)).collect()
 }
@@ -97,7 +102,7 @@ fn full_table_rejects_new_applications_only() {
     }
     assert_eq!(table.heartbeat("c", ms(1000), at(0.0)), Err(Full));
     table.heartbeat("a", ms(1000), at(1.0)).unwrap();
-    assert_eq!(table.ids(at(1.0)), ["a", "b"]);
+    assert_eq!(ids(&mut table, at(1.0)), ["a", "b"]);
     assert_eq!(table.set_maintenance(Some("x"), ms(1), at(1.0)), Ok(()));
     assert_eq!(table.set_maintenance(Some("y"), ms(1), at(1.0)), Ok(()));
     assert_eq!(table.set_maintenance(Some("z"), ms(1), at(1.0)), Err(Full));
@@ -187,7 +192,7 @@ fn restart_keeps_applications_and_does_not_count_downtime() {
     // Another process with another clock.
     let later = |seconds: f64| Duration::from_secs_f64(5000.0 + seconds);
     let mut table = HeartbeatTable::restore(10, saved, later(0.0));
-    assert_eq!(table.ids(later(0.0)), ["demo", "late"]);
+    assert_eq!(ids(&mut table, later(0.0)), ["demo", "late"]);
     assert_eq!(table.status("demo", later(0.0)).unwrap().overdue_ratio, 0.5);
     assert_eq!(table.status("late", later(0.0)).unwrap().state, AppState::Warning);
     assert_eq!(transitions(&mut table), [], "reported before the restart");
@@ -203,11 +208,11 @@ fn restart_keeps_applications_and_does_not_count_downtime() {
 #[test]
 fn restore_discards_invalid_entries_and_those_beyond_capacity() {
     let app = |id: &str, timeout_ms| SavedApp { id: id.into(), timeout_ms, age_ms: u64::MAX };
-    let apps = vec![app("a", 1), app("zero", 0), app("b", u64::MAX), app("c", 5)];
+    let apps = vec![app("b", 1), app("zero", 0), app("b", u64::MAX), app("c", 5)];
     let saved = Saved { apps, ..Saved::default() };
     let mut table = HeartbeatTable::restore(2, saved, at(0.0));
     table.advance(at(0.0));
-    assert_eq!(table.ids(at(0.0)), ["b"]);
+    assert_eq!(ids(&mut table, at(0.0)), ["b"]);
 }
 
 #[test]
@@ -230,7 +235,7 @@ fn restores_host_maintenance_when_capacity_is_used_by_applications() {
     let saved = table.save(at(30.0));
     let mut restored = HeartbeatTable::restore(10, saved, at(30.0));
     assert_eq!(restored.maintenance(None, at(30.0)), Some(ms(30_000)));
-    assert_eq!(restored.ids(at(30.0)), ["demo"], "not dropped during maintenance");
+    assert_eq!(ids(&mut restored, at(30.0)), ["demo"], "not dropped during maintenance");
 }
 
 #[test]
@@ -243,4 +248,91 @@ fn is_overdue_exactly_at_next_event() {
     table.advance(now);
     assert_eq!(transitions(&mut table), [demo(AppState::Warning)]);
     assert!(table.next_event() > Some(now));
+}
+
+#[test]
+fn dropped_application_stays_in_summary_for_an_hour() {
+    let mut table = with_demo();
+    table.heartbeat("fine", Duration::from_secs(3600), at(0.0)).unwrap();
+    let states = |table: &mut HeartbeatTable, seconds: f64| {
+        let summary = table.summary(at(seconds));
+        let states = summary.shown.iter().map(|each| (each.id.clone(), each.state));
+        (states.collect::<Vec<_>>(), AppState::ALL.map(|state| summary.number(state)))
+    };
+    let fine = ("fine".to_owned(), AppState::Ok);
+    let dropped = vec![fine.clone(), demo(AppState::Dropped)];
+    assert_eq!(states(&mut table, 11.9).0, [demo(AppState::Critical), fine.clone()]);
+    assert_eq!(states(&mut table, 12.0), (dropped.clone(), [1, 0, 0, 1]));
+    assert_eq!(ids(&mut table, at(12.0)), ["fine"], "not listed");
+    assert_eq!(table.status("demo", at(12.0)), None);
+    let last = table.summary(at(3611.0)).shown.remove(1);
+    assert_eq!(
+        (last.state, last.overdue_ratio, last.timeout),
+        (AppState::Dropped, 1805.5, ms(2000))
+    );
+    let restored =
+        HeartbeatTable::restore(10, table.save(at(3611.0)), at(3611.0)).summary(at(3611.9));
+    assert_eq!(restored.shown.last().map(|each| each.state), Some(AppState::Dropped));
+    assert_eq!(states(&mut table, 3612.0), (vec![fine.clone()], [1, 0, 0, 0]));
+    transitions(&mut table);
+    table.heartbeat("demo", ms(0), at(3700.0)).unwrap();
+    assert_eq!(transitions(&mut table), [demo(AppState::Ok)], "recovered after the hour");
+}
+
+#[test]
+fn heartbeat_and_done_remove_dropped_application_from_summary() {
+    for event in ["heartbeat", "done"] {
+        let mut table = with_demo();
+        table.advance(at(12.0));
+        match event {
+            "heartbeat" => drop(table.heartbeat("demo", ms(0), at(13.0))),
+            _ => drop(table.done("demo", at(13.0))),
+        }
+        assert_eq!(table.summary(at(13.0)).number(AppState::Dropped), 0, "{event}");
+    }
+}
+
+#[test]
+fn restore_accepts_state_file_without_dropped_applications() {
+    let saved: Saved = serde_json::from_str(r#"{"dropped":["old"]}"#).unwrap();
+    let mut table = HeartbeatTable::restore(10, saved, at(0.0));
+    assert_eq!(table.summary(at(0.0)).shown, [], "its timeout is not known");
+    table.heartbeat("old", ms(0), at(1.0)).unwrap();
+    assert_eq!(transitions(&mut table), [("old".to_owned(), AppState::Ok)]);
+}
+
+#[test]
+fn summary_has_most_overdue_and_latest_dropped_applications() {
+    let mut table = HeartbeatTable::new(1000);
+    for number in 0..300 {
+        table
+            .heartbeat(&format!("gone{number}"), ms(0), at(-10.0 + f64::from(number) / 100.0))
+            .unwrap();
+    }
+    for hundredth in 0..300 {
+        table.advance(at(-4.0 + f64::from(hundredth) / 100.0));
+    }
+    for number in 0..300 {
+        table.heartbeat(&format!("app{number}"), ms(9000 + number), at(0.0)).unwrap();
+    }
+    let summary = table.summary(at(1.0));
+    let (apps, dropped) = summary.shown.split_at(MAX_SUMMARY_APPS);
+    let names = |all: &[AppStatus]| [all[0].id.clone(), all[all.len() - 1].id.clone()];
+    assert_eq!(names(apps), ["app0", "app199"], "a shorter timeout is more overdue");
+    assert_eq!(
+        (names(dropped), dropped.len()),
+        (["gone250", "gone299"].map(str::to_owned), MAX_SUMMARY_DROPPED)
+    );
+    assert_eq!((summary.number(AppState::Ok), summary.number(AppState::Dropped)), (300, 300));
+    assert_eq!(summary.truncated, 350);
+}
+
+#[test]
+fn forgets_oldest_dropped_applications_beyond_capacity() {
+    let mut table = HeartbeatTable::new(3);
+    for (round, id) in ["a", "b", "c", "d", "e"].into_iter().enumerate() {
+        table.heartbeat(id, ms(0), at(10.0 * round as f64)).unwrap();
+        table.advance(at(10.0 * round as f64 + 6.0));
+    }
+    assert_eq!(table.dropped.keys().map(|id| &**id).collect::<Vec<_>>(), ["c", "d", "e"]);
 }

@@ -11,7 +11,7 @@ use hm_agent::heartbeat::table::HeartbeatTable;
 use hm_agent::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
 use hm_agent::model::gpu::Gpus;
 use hm_agent::model::host_info::HostInfo;
-use hm_agent::model::status::AppStatus;
+use hm_agent::model::status::AppSummary;
 use hm_agent::model::{FileSystem, RawSample, Temperature};
 use hm_agent::procfs;
 use hm_agent::procfs::mountinfo;
@@ -69,7 +69,7 @@ pub fn raw_sample(sections: &[(String, Vec<u8>)]) -> RawSample {
             "mounts" => sample.file_systems = file_systems(body),
             "names" => devices = self::devices(body),
             "gpus" => sample.gpus = gpus(body),
-            "apps" => sample.heartbeats = apps(body).into(),
+            "apps" => sample.heartbeats = std::sync::Arc::new(apps(body)),
             _ => {}
         }
     }
@@ -160,12 +160,12 @@ fn gpus(body: &[u8]) -> Arc<Gpus> {
 }
 
 /// Each line is the id of an application.
-fn apps(body: &[u8]) -> Vec<AppStatus> {
+fn apps(body: &[u8]) -> AppSummary {
     let mut table = HeartbeatTable::new(100);
     for id in body.split(|byte| *byte == b'\n') {
         // Fails when the table is full.
         let _ =
             table.heartbeat(&text(id), Duration::from_millis(body.len() as u64), Duration::ZERO);
     }
-    table.statuses(Duration::from_millis(body.len() as u64))
+    table.summary(Duration::from_millis(body.len() as u64))
 }

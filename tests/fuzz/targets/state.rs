@@ -58,7 +58,7 @@ fn table(bytes: &[u8]) {
     let state = state();
     fs::write(DIRECTORY.join("heartbeat.json"), bytes).expect("a file");
     let watchdog = HeartbeatMonitor::open(state).expect("a table");
-    watchdog.statuses();
+    watchdog.summary();
 }
 
 /// Adds the checksums, which the fuzzer would not find; lines that begin with `#` get none.
