@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Deserialize;
 use tungstenite::Message;
@@ -15,9 +15,6 @@ use crate::net::websocket::WebSocketClient;
 use crate::util::percent;
 use crate::util::sync::Shutdown;
 
-/// Deadline of the whole exchange, connecting included. An agent on this machine responds in milliseconds.
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(4);
-
 #[derive(Deserialize)]
 struct Update {
     r#type: Option<String>,
@@ -25,16 +22,16 @@ struct Update {
     upstreams: Vec<UpstreamStatus>,
 }
 
-/// The upstream connections of the agent that listens at `usage.listen`; empty if no agent responds within the timeout.
-pub fn upstreams(usage: &Usage) -> Vec<UpstreamStatus> {
+/// The upstream connections of the agent that listens at `usage.listen`; empty if no agent responds until the deadline.
+pub fn upstreams(usage: &Usage, deadline: Instant) -> Vec<UpstreamStatus> {
     let Ok(stop) = Shutdown::new() else { return Vec::new() };
     let update = thread::scope(|scope| {
         let (sender, update) = channel();
-        // Nothing receives an update that arrives after the timeout.
+        // Nothing receives an update that arrives after the deadline.
         let stop = &stop;
-        let exchange = move || drop(sender.send(request_update(usage, stop)));
+        let exchange = move || drop(sender.send(request_update(usage, deadline, stop)));
         thread::Builder::new().name("usage-client".into()).spawn_scoped(scope, exchange).ok()?;
-        let update = update.recv_timeout(EXCHANGE_TIMEOUT);
+        let update = update.recv_timeout(deadline.saturating_duration_since(Instant::now()));
         // Ends the exchange in whichever step it is, because the scope waits for the thread.
         stop.trigger();
         update.ok().flatten()
@@ -42,7 +39,7 @@ pub fn upstreams(usage: &Usage) -> Vec<UpstreamStatus> {
     update.map_or_else(Vec::new, |update| update.upstreams)
 }
 
-fn request_update(usage: &Usage, stop: &Shutdown) -> Option<Update> {
+fn request_update(usage: &Usage, deadline: Instant, stop: &Shutdown) -> Option<Update> {
     let address = crate::net::replace_unspecified_ip(usage.listen);
     let token = usage.token.as_ref();
     let token = token.map(|token| format!("?token={}", percent::encode(token.expose())));
@@ -55,7 +52,6 @@ fn request_update(usage: &Usage, stop: &Shutdown) -> Option<Update> {
         userinfo: None,
     };
     let endpoint = Endpoint { url, proxy: None, ca_file: None };
-    let deadline = Instant::now() + EXCHANGE_TIMEOUT;
     let mut socket = WebSocketClient::connect(&endpoint, stop).ok()?;
     socket.send(Message::text("subscribe:detail")).ok()?;
     loop {

@@ -12,6 +12,7 @@ use crate::heartbeat::client::{HeartbeatClient, REQUEST_TIMEOUT};
 use crate::sys;
 use crate::util::error::reason;
 use crate::util::percent;
+use crate::util::text::escape_for_terminal;
 
 /// Longest interval (s) a server that counts seconds accepts.
 const WEEK_SECONDS: u64 = 7 * 86_400;
@@ -160,5 +161,5 @@ impl HeartbeatSender {
 
 /// Writes to standard error. A closed standard error must not end the command.
 fn eprint_line(text: &str) {
-    let _ = writeln!(io::stderr(), "hm-agent beat: {text}");
+    let _ = writeln!(io::stderr(), "hm-agent beat: {}", escape_for_terminal(text));
 }

@@ -30,6 +30,7 @@ use crate::hm_client::client::HmClient;
 use crate::telemetry::messages;
 use crate::util::error::Error;
 use crate::util::logger;
+use crate::util::text::{escape_for_terminal, escape_json_for_terminal, escape_lines_for_terminal};
 
 const DEFAULT_BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -90,7 +91,7 @@ impl Command {
             Self::Status { app_id, url } => {
                 let app_id = app_id.or_else(|| variable("APP_ID"));
                 let (line, code) = status::query(&server(url)?, app_id.as_deref());
-                print(&(line + "\n"))?;
+                print(&format!("{}\n", escape_for_terminal(&line)))?;
                 return Ok(code);
             }
             Self::Beat { id, every, url, command } => {
@@ -152,7 +153,7 @@ fn check(sources: &Sources) -> Result<(), Error> {
     let config = Config::new(&settings)?;
     for warning in &settings.warnings {
         // A line that cannot be written is lost, as in the agent's log.
-        let _ = writeln!(std::io::stderr(), "hm-agent: {warning}");
+        let _ = writeln!(std::io::stderr(), "hm-agent: {}", escape_for_terminal(warning));
     }
     let node = host_info::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
     let mut text = format!("{}# this node is \"{}\"\n", settings.effective(), node.escape_debug());
@@ -167,7 +168,7 @@ fn check(sources: &Sources) -> Result<(), Error> {
         let node = Node { node_id: node, hostname, ip_address, os_info };
         text += &CoreClient::describe(core, &node, config.ca_file.as_deref())?;
     }
-    print(&text)
+    print(&escape_lines_for_terminal(&text))
 }
 
 fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
@@ -181,7 +182,7 @@ fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
     let primary = config.gpu.primary;
     let (host, snapshot) = sample::sample_once(config)?;
     print(&if json {
-        messages::sample(&host, &snapshot, primary) + "\n"
+        escape_json_for_terminal(&messages::sample(&host, &snapshot, primary)) + "\n"
     } else {
         report::text(&host, &snapshot)
     })

@@ -10,8 +10,9 @@ use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::sampler::Sampler;
 use crate::config::{Config, Current};
-use crate::heartbeat::client::HeartbeatClient;
+use crate::heartbeat::client::{HeartbeatClient, REQUEST_TIMEOUT};
 use crate::model::host_info::HostInfo;
+use crate::model::status::AppSummary;
 use crate::model::{RawSample, Snapshot};
 use crate::sys;
 use crate::util::error::Error;
@@ -43,13 +44,14 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
         sys::wait_readable([gpus.first_result()], Some(GPU_TIMEOUT));
         std::thread::sleep(SAMPLE_WINDOW.saturating_sub(start.elapsed()));
         let gpus = gpus.gpus(&config, Instant::now());
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
         let heartbeats = match config.heartbeat.enabled {
-            true => HeartbeatClient::local(config.heartbeat.listen).all(MAX_APPS),
-            false => Vec::new(),
+            true => HeartbeatClient::local(config.heartbeat.listen).all(MAX_APPS, deadline),
+            false => AppSummary::default(),
         };
         let upstreams = match config.usage.enabled && (config.hm.is_some() || config.core.is_some())
         {
-            true => agent_client::upstreams(&config.usage),
+            true => agent_client::upstreams(&config.usage, deadline),
             false => Vec::new(),
         };
         let (heartbeats, upstreams) = (heartbeats.into(), upstreams.into());

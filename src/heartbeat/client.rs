@@ -1,20 +1,21 @@
 //! HTTP client for a heartbeat server: this agent's port 8888, or another server of the same protocol.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::heartbeat::nagios;
-use crate::model::status::AppStatus;
+use crate::model::status::AppSummary;
 use crate::net::resolve;
 use crate::net::url::{Scheme, Url};
 use crate::util::error::reason;
 use crate::util::percent;
 
-/// Deadline of one request, connecting included. The released clients use the same.
+/// Deadline of one request, the DNS lookup included, or of all requests about one server. The released clients use the same.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// The longest response is a list of all applications.
-const MAX_RESPONSE_BYTES: usize = 4 << 20;
+/// The longest response is a list of 10 000 applications with ids of 256 bytes, each of which is escaped with six.
+const MAX_RESPONSE_BYTES: usize = 16 << 20;
 const MAX_HEADERS: usize = 64;
 
 /// Sends requests to one heartbeat server, each on a connection of its own.
@@ -59,9 +60,9 @@ impl HeartbeatClient {
         }
     }
 
-    /// The status of every application, at most `limit`; empty if the server does not answer.
-    pub fn all(&self, limit: usize) -> Vec<AppStatus> {
-        let get = |target: &str| match self.request("GET", target) {
+    /// The status of the first `limit` applications, as far as the server answers until the deadline.
+    pub fn all(&self, limit: usize, deadline: Instant) -> AppSummary {
+        let get = |target: &str| match self.request_by("GET", target, deadline) {
             Ok((200, text)) => Some(text),
             _ => None,
         };
@@ -71,7 +72,10 @@ impl HeartbeatClient {
             let line = get(&format!("/status?0&appid={}", percent::encode(id)))?;
             nagios::parse_status_line(id, &line)
         };
-        ids.lines().take(limit).filter_map(status).collect()
+        let in_time = ids.lines().take(limit).take_while(|_| Instant::now() < deadline);
+        let mut summary = AppSummary::from(in_time.filter_map(status).collect::<Vec<_>>());
+        summary.truncated = ids.lines().count() - summary.shown.len();
+        summary
     }
 
     pub fn url(&self) -> String {
@@ -81,7 +85,15 @@ impl HeartbeatClient {
     /// Sends one request, e.g. `GET` and `/status?…`. Returns the status code and the body. The error text is complete and
     /// comes within [`REQUEST_TIMEOUT`].
     pub fn request(&self, method: &str, target: &str) -> Result<(u16, String), String> {
-        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        self.request_by(method, target, Instant::now() + REQUEST_TIMEOUT)
+    }
+
+    fn request_by(
+        &self,
+        method: &str,
+        target: &str,
+        deadline: Instant,
+    ) -> Result<(u16, String), String> {
         let mut socket = self.connect(deadline)?;
         // HTTP/1.0, because a server may answer HTTP/1.1 with a chunked body.
         let request = format!(
@@ -100,23 +112,41 @@ impl HeartbeatClient {
         let (host, port) = self.authority.rsplit_once(':').unwrap_or((&self.authority, ""));
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let port = port.parse().map_err(|_| format!("no port in {}", self.authority))?;
+        let addresses = lookup(host.to_owned(), port);
         let mut failure = None;
-        for address in resolve::addresses(host, port) {
-            let address = match address {
-                Ok(address) => address,
-                Err(error) => {
+        loop {
+            match addresses.recv_timeout(remaining(deadline)) {
+                Ok(Ok(address)) => {
+                    match TcpStream::connect_timeout(&address, remaining(deadline)) {
+                        Ok(socket) => return Ok(socket),
+                        Err(error) => failure = Some(reason(&error)),
+                    }
+                }
+                Ok(Err(error)) => {
                     let why = || format!("DNS lookup failed: {}", reason(&error));
                     failure.get_or_insert_with(why);
-                    continue;
                 }
-            };
-            match TcpStream::connect_timeout(&address, remaining(deadline)) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => failure = Some(reason(&error)),
+                Err(RecvTimeoutError::Timeout) => return Err("DNS lookup timed out".to_owned()),
+                Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         Err(failure.unwrap_or_else(|| "DNS lookup failed: the name has no address".to_owned()))
     }
+}
+
+/// Looks up a name in a thread of its own, because the C library has no deadline. The thread ends with the lookup.
+fn lookup(host: String, port: u16) -> Receiver<io::Result<SocketAddr>> {
+    let (found, addresses) = sync_channel(1);
+    let failed = found.clone();
+    let lookup = move || {
+        // Nothing receives further addresses once one of them is connected.
+        resolve::addresses(&host, port).all(|address| found.send(address).is_ok());
+    };
+    if let Err(error) = std::thread::Builder::new().name("dns".into()).spawn(lookup) {
+        // The channel is empty and has room for it.
+        let _ = failed.try_send(Err(error));
+    }
+    addresses
 }
 
 fn read_response(socket: &mut TcpStream, deadline: Instant) -> Result<Vec<u8>, String> {
@@ -141,7 +171,7 @@ fn parse_response(response: &[u8]) -> Option<(u16, String)> {
     Some((head.code?, String::from_utf8_lossy(response.get(length..)?).into_owned()))
 }
 
-fn describe(error: std::io::Error) -> String {
+fn describe(error: io::Error) -> String {
     match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             format!("no response within {} s", REQUEST_TIMEOUT.as_secs())

@@ -16,19 +16,41 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 use crate::sys;
 use crate::sys::Interest;
 use crate::util::sync::{TokenBucket, lock};
+use crate::util::text::escape_for_terminal;
 
 /// Longer lines are truncated. A pipe accepts this much in one write or nothing (pipe(7), PIPE_BUF).
 pub const MAX_LINE_BYTES: usize = 4096;
 
 struct Logger {
     journal: bool,
+    output: Mutex<LineOutput>,
+}
+
+/// Writes whole lines. On a full disk a part of a line may be written, which the next line must not continue.
+#[derive(Default)]
+struct LineOutput {
+    ends_within_line: bool,
+}
+
+impl LineOutput {
+    /// A failure is ignored, see the module documentation.
+    fn write_line(&mut self, out: &mut impl Write, mut line: String) {
+        if self.ends_within_line {
+            line.insert(0, '\n');
+        }
+        let mut rest = line.as_bytes();
+        while let Ok(written @ 1..) = out.write(rest) {
+            rest = rest.get(written..).unwrap_or_default();
+            self.ends_within_line = !rest.is_empty();
+        }
+    }
 }
 
 /// Starts logging at `level`.
 pub fn init(level: LevelFilter) {
     let journal = writes_to_journal().unwrap_or(false);
     // It fails only if a logger is already set, which then stays in use.
-    let _ = log::set_boxed_logger(Box::new(Logger { journal }));
+    let _ = log::set_boxed_logger(Box::new(Logger { journal, output: Mutex::default() }));
     log::set_max_level(level);
 }
 
@@ -53,19 +75,23 @@ impl Log for Logger {
 
     fn log(&self, record: &Record<'_>) {
         if self.enabled(record.metadata()) {
+            let text = record.args().to_string();
+            // Peers' text is escaped where it is logged. This covers paths, settings and what libraries report.
+            let text = escape_for_terminal(&text);
             let line = if self.journal {
-                format!("<{}>{}", syslog_priority(record.level()), record.args())
+                format!("<{}>{text}", syslog_priority(record.level()))
             } else {
                 let level = record.level().as_str().to_ascii_lowercase();
-                format!("{} {level} {}", utc(unix_seconds()), record.args())
+                format!("{} {level} {text}", utc(unix_seconds()))
             };
             let line = truncate_line(line);
             // One write, so that lines of different threads do not mix. A writable pipe has room for a page, until another
-            // thread writes: the lock comes first. A failure is ignored, see the module documentation.
+            // thread writes: the lock comes first.
+            let mut output = lock(&self.output);
             let mut stderr = io::stderr().lock();
             let writable = (stderr.as_fd(), Interest::Writable);
             if sys::wait([writable], Some(Duration::ZERO)) == [true] {
-                let _ = stderr.write_all(line.as_bytes());
+                output.write_line(&mut stderr, line);
             }
         }
     }
@@ -178,6 +204,33 @@ mod tests {
         assert_eq!(truncate_line(format!("{fits}yz")), format!("{fits}\n"));
         let wide = truncate_line("ü".repeat(MAX_LINE_BYTES));
         assert_eq!(wide, format!("{}\n", "ü".repeat(MAX_LINE_BYTES / 2 - 1)));
+    }
+
+    /// A file on a disk with room for this many bytes.
+    struct Disk(usize, Vec<u8>);
+
+    impl Write for Disk {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let written = bytes.len().min(self.0);
+            self.0 -= written;
+            self.1.extend_from_slice(&bytes[..written]);
+            if written == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(written) }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn line_after_a_partial_one_starts_a_new_line() {
+        let (mut output, mut disk) = (LineOutput::default(), Disk(8, Vec::new()));
+        for (line, room) in [("first\n", 0), ("second\n", 0), ("lost\n", 100), ("third\n", 0)] {
+            output.write_line(&mut disk, line.to_owned());
+            disk.0 += room;
+        }
+        output.write_line(&mut disk, "fourth\n".to_owned());
+        assert_eq!(String::from_utf8_lossy(&disk.1), "first\nse\nthird\nfourth\n");
     }
 
     #[test]

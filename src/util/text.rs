@@ -9,6 +9,8 @@
 )]
 #![cfg_attr(test, allow(clippy::indexing_slicing))]
 
+use std::borrow::Cow;
+
 /// Enough of an offending text for an error message.
 pub const EXCERPT_CHARS: usize = 40;
 
@@ -30,6 +32,57 @@ pub fn escape_for_log(text: impl AsRef<[u8]>, max_chars: usize) -> String {
                 Ok(character) => out.extend((character as u8).escape_ascii().map(char::from)),
                 Err(byte) => out.extend(byte.escape_ascii().map(char::from)),
             }
+        }
+    }
+    out
+}
+
+/// Whether a terminal would act on a character instead of showing it: control characters, and those that reorder text or break
+/// lines.
+fn is_terminal_control(character: char) -> bool {
+    let reorders = [
+        '\u{61c}'..='\u{61c}',
+        '\u{200e}'..='\u{200f}',
+        '\u{202a}'..='\u{202e}',
+        '\u{2066}'..='\u{2069}',
+    ];
+    let breaks_line = ['\u{2028}', '\u{2029}'].contains(&character);
+    character.is_control() || breaks_line || reorders.iter().any(|range| range.contains(&character))
+}
+
+/// Escapes what a terminal would act on, line ends included. Everything else is kept, so escaped text stays as it is.
+pub fn escape_for_terminal(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_terminal_control) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match is_terminal_control(character) {
+            true => out.extend(character.escape_default()),
+            false => out.push(character),
+        }
+    }
+    out.into()
+}
+
+/// [`escape_for_terminal`] for each line of a text.
+pub fn escape_lines_for_terminal(text: &str) -> String {
+    let lines = text.split('\n').map(escape_for_terminal);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Escapes in JSON what a terminal would act on. A JSON encoder does that for ASCII control characters only, and outside of
+/// strings there are no other characters.
+pub fn escape_json_for_terminal(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        match is_terminal_control(character) && character != '\n' {
+            true => {
+                let mut units = [0; 2];
+                let units = character.encode_utf16(&mut units);
+                units.iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+            }
+            false => out.push(character),
         }
     }
     out
@@ -63,6 +116,27 @@ mod tests {
         assert_eq!(escape_for_log("12x4\x1b[2J\n\"", 40), r#"12x4\x1b[2J\n\""#);
         assert_eq!(escape_for_log(b"a\xff\xc3(", 40), r"a\xff\xc3(");
         assert_eq!(escape_for_log("Zürich \u{202e}", 40), r"Zürich \u{202e}");
+    }
+
+    #[test]
+    fn escapes_what_a_terminal_acts_on_and_nothing_else() {
+        let line = "OK - fine application [a\\x7cb \"Zürich\" हिन्दी]| od=0.00;3;5;0;6";
+        assert_eq!(escape_for_terminal(line), line);
+        for (text, escaped) in [
+            ("\x1b]0;a\x07", r"\u{1b}]0;a\u{7}"),
+            ("a\r\nb\tc\x08\x7f", r"a\r\nb\tc\u{8}\u{7f}"),
+            ("\u{9b}31m\u{85}", r"\u{9b}31m\u{85}"),
+            ("a\u{202e}b\u{2066}\u{200f}\u{61c}", r"a\u{202e}b\u{2066}\u{200f}\u{61c}"),
+            ("a\u{2028}b", r"a\u{2028}b"),
+        ] {
+            assert_eq!(escape_for_terminal(text), escaped);
+            let lines = escape_lines_for_terminal(&format!("{text}\n"));
+            assert!(!lines.contains(|each| is_terminal_control(each) && each != '\n'), "{lines:?}");
+            let json = serde_json::to_string(text).expect("JSON");
+            let safe = escape_json_for_terminal(&json);
+            assert!(!safe.contains(is_terminal_control), "{safe:?}");
+            assert_eq!(serde_json::from_str::<String>(&safe).expect("the same JSON"), text);
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::sys::service::AgentSupervisorSignals;
 use crate::sys::{children, process};
 use crate::util::error::{Error, reason};
 use crate::util::logger::{self, syslog_priority};
+use crate::util::text::escape_for_terminal;
 
 /// The internal option that passes the supervisor's PID to the agent.
 pub const OPTION: &str = "--supervised";
@@ -215,7 +216,7 @@ impl Supervisor {
         }
         if self.terminal.is_some() && priority <= syslog_priority(Level::Warn) {
             // If it fails, the log still has it.
-            let _ = writeln!(std::io::stderr(), "hm-agent: {text}");
+            let _ = writeln!(std::io::stderr(), "hm-agent: {}", escape_for_terminal(text));
         }
     }
 

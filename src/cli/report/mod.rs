@@ -7,6 +7,7 @@ use std::fmt::Write;
 use crate::model::Snapshot;
 use crate::model::host_info::HostInfo;
 use crate::procfs::pressure::Pressure;
+use crate::util::text::escape_for_terminal;
 
 /// CPUs per line of the table.
 const CPUS_PER_LINE: usize = 8;
@@ -106,7 +107,7 @@ fn devices(out: &mut Table, snapshot: &Snapshot) {
 }
 
 fn heartbeats(out: &mut Table, snapshot: &Snapshot) {
-    for status in snapshot.heartbeats.iter() {
+    for status in &snapshot.heartbeats.shown {
         let timeout = status.timeout.as_secs_f64();
         let mut text = format!(
             "{}, overdue ratio {:.2}, timeout {timeout} s",
@@ -116,6 +117,9 @@ fn heartbeats(out: &mut Table, snapshot: &Snapshot) {
             text += &format!(", maintenance {} s", remaining.as_secs());
         }
         out.row("heartbeat", &[status.state.name(), &text]);
+    }
+    if snapshot.heartbeats.truncated > 0 {
+        out.row("heartbeat", &["", &format!("and {} more", snapshot.heartbeats.truncated)]);
     }
 }
 
@@ -145,10 +149,9 @@ impl Table {
         self.line(name, &format!("{first:<20} {second}"));
     }
 
-    /// Appends a line with a name and a text. Replaces control characters, because device and host names may contain
-    /// terminal escape sequences.
+    /// Appends a line with a name and a text. Device and host names may contain terminal escape sequences.
     fn line(&mut self, name: &str, text: &str) {
-        let line = format!("{name:<10} {}", text.replace(char::is_control, "?"));
+        let line = format!("{name:<10} {}", escape_for_terminal(text));
         let _ = writeln!(self.0, "{}", line.trim_end());
     }
 }
@@ -161,20 +164,24 @@ fn used_of_total(part: u64, total: u64) -> String {
     format!("{} of {}", format_bytes(part as f64), format_bytes(total as f64))
 }
 
+/// In decimal units, as the dashboard shows rates, and network and disk vendors state them.
 fn per_second(bytes: f64) -> String {
-    format_bytes(bytes) + "/s"
+    scaled(bytes, 1000.0, &["B/s", "kB/s", "MB/s", "GB/s"])
 }
 
 fn format_bytes(bytes: f64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = bytes;
+    scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
+}
+
+/// With the rounding of the dashboard: never more than three digits before the decimal point, unless the unit is the last one.
+fn scaled(mut value: f64, base: f64, units: &[&str]) -> String {
     let mut unit = 0;
-    while value >= 1024.0 && unit < UNITS.len() - 1 {
-        value /= 1024.0;
+    while value >= base * 0.9995 && unit + 1 < units.len() {
+        value /= base;
         unit += 1;
     }
-    let digits = usize::from(unit > 0 && value < 100.0);
-    format!("{value:.digits$} {}", UNITS[unit])
+    let digits = usize::from(unit > 0 && value < 99.95);
+    format!("{value:.digits$} {}", units[unit])
 }
 
 fn duration(seconds: f64) -> String {
@@ -191,6 +198,18 @@ mod tests {
     fn formats_sizes_and_durations() {
         assert_eq!(format_bytes(0.0), "0 B");
         assert_eq!(format_bytes(1023.0), "1023 B");
+        for (rate, text) in [
+            (0.0, "0 B/s"),
+            (999.0, "999 B/s"),
+            (1000.0, "1.0 kB/s"),
+            (1024.0, "1.0 kB/s"),
+            (99_960.0, "100 kB/s"),
+            (999_600.0, "1.0 MB/s"),
+            (12_345_678.0, "12.3 MB/s"),
+            (125e9, "125 GB/s"),
+        ] {
+            assert_eq!(per_second(rate), text);
+        }
         assert_eq!(format_bytes(1536.0), "1.5 KiB");
         assert_eq!(format_bytes(252.0 * 1024f64.powi(3)), "252 GiB");
         assert_eq!(duration(59.0), "0 h 0 min");
@@ -198,8 +217,9 @@ mod tests {
     }
 
     #[test]
-    fn replaces_control_characters_in_names() {
+    fn escapes_control_characters_in_names() {
         let snapshot = Snapshot { hostname: Some("a\x1b[2J".into()), ..Default::default() };
-        assert!(!text(&HostInfo::default(), &snapshot).contains('\x1b'));
+        let text = text(&HostInfo::default(), &snapshot);
+        assert!(text.contains(r"a\u{1b}[2J") && !text.contains('\x1b'), "{text}");
     }
 }
