@@ -61,7 +61,7 @@ fn dashboard() -> Result<Vec<u8>, String> {
             let file = Path::new("src/telemetry/dashboard").join(file);
             let text = fs::read_to_string(&file)
                 .map_err(|error| format!("{}: {error}", file.display()))?;
-            html.push_str(&text);
+            html.extend(text.split_inclusive('\n').filter(|line| !is_comment(line)));
         }
         html.push_str(end);
         Ok::<(), String>(())
@@ -73,6 +73,12 @@ fn dashboard() -> Result<Vec<u8>, String> {
         ["dom.js", "history.js", "alerts.js", "panels.js", "gpus.js", "link.js", "page.js"];
     add("<script type=\"module\">", &scripts, "</script>\n")?;
     Ok(html.into_bytes())
+}
+
+/// Whether a line of a script is a comment as a whole. The page is sent without these.
+fn is_comment(line: &str) -> bool {
+    let line = line.trim();
+    line.starts_with("// ") || (line.starts_with("/** ") && line.ends_with(" */"))
 }
 
 /// Without time or file name: the same input gives the same bytes.

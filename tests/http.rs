@@ -5,8 +5,10 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use support::heartbeat::HttpConnection;
 use support::{Agent, SLACK, TempDir, wait_until};
 
 const UPGRADE: &str = "Host: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -143,6 +145,85 @@ fn token_is_accepted_in_header_and_query() {
     assert_eq!(status(&agent, "/usage", "Authorization: Basic s3cret+x\r\n"), 401);
     let log = agent.stop();
     assert!(!log.iter().any(|line| line.contains("s3cret")), "{log:#?}");
+}
+
+#[test]
+fn wrong_token_is_distinguished_from_a_missing_one() {
+    let agent = Agent::start(&["usage.token=s3cret"]);
+    for path in ["/usage", "/metrics", "/snapshot"] {
+        for headers in ["Connection: close\r\n", UPGRADE] {
+            let (code, missing) = agent.http(path, headers);
+            assert!(missing.contains("\r\nWWW-Authenticate: Bearer\r\n"), "{missing}");
+            assert!(code == 401 && missing.contains("\r\n\r\ntoken required: "), "{missing}");
+            let bearer = format!("{headers}Authorization: Bearer wrong\r\n");
+            for (target, headers) in
+                [(format!("{path}?token=wrong"), headers), (path.into(), &bearer)]
+            {
+                let (code, wrong) = agent.http(&target, headers);
+                let challenge = "\r\nWWW-Authenticate: Bearer error=\"invalid_token\"\r\n";
+                assert!(wrong.contains(challenge), "{wrong}");
+                assert!(code == 401 && wrong.contains("\r\n\r\nwrong token"), "{wrong}");
+            }
+        }
+    }
+    agent.stop();
+}
+
+/// Requests on a persistent connection. Returns the status and the open connection.
+fn keep_alive(agent: &Agent, target: &str, headers: &str) -> (u16, TcpStream) {
+    let mut line = HttpConnection::from_socket(agent.socket());
+    line.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{headers}\r\n"));
+    (line.read().status, line.socket().try_clone().unwrap())
+}
+
+#[test]
+fn local_user_cannot_use_up_connections_of_another_address() {
+    let limits = ["usage.listen=0.0.0.0:0", "usage.max_connections_per_ip=2"];
+    let from_victim = |agent: &Agent, headers: &str| {
+        let script = "import socket,sys; s=socket.create_connection(('127.0.0.1',int(sys.argv[1])),9,('127.0.0.2',0)); \
+            s.sendall(sys.argv[2].encode()); print(s.recv(99).split()[1].decode())";
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nHost: a\r\n{headers}Connection: close\r\n\r\n");
+        let port = agent.address.port().to_string();
+        let output =
+            Command::new("python3").args(["-c", script, &port, &request]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    for (token, target, headers) in [
+        (true, "/-/healthy", "X-Forwarded-For: 127.0.0.2\r\n"),
+        (true, "/", "X-Real-IP: 127.0.0.2\r\n"),
+        (true, "/-/ready", "X-Forwarded-For: ::ffff:127.0.0.2\r\n"),
+        (true, "/-/healthy?token=wrong", "X-Forwarded-For: 127.0.0.2\r\n"),
+        (false, "/metrics", "X-Forwarded-For: 127.0.0.2\r\n"),
+        (false, "/snapshot", "X-Forwarded-For: [::ffff:127.0.0.2]:80\r\n"),
+    ] {
+        let token = token.then_some("usage.token=s3cret");
+        let agent = Agent::start(&[&limits[..], token.as_slice()].concat());
+        let held: Vec<_> = (0..2).map(|_| keep_alive(&agent, target, headers)).collect();
+        assert!(held.iter().all(|(status, _)| *status == 200), "{target} {headers}");
+        let bearer = "Authorization: Bearer s3cret\r\n";
+        assert_eq!(from_victim(&agent, bearer), "200", "{target} {headers}");
+        if token.is_some() {
+            let proxied = format!("{bearer}{headers}");
+            assert_eq!(keep_alive(&agent, "/metrics", &proxied).0, 200, "{target} {headers}");
+        }
+        agent.stop();
+    }
+}
+
+#[test]
+fn per_ip_limit_counts_ipv6_networks_and_mapped_ipv4_addresses() {
+    let agent = Agent::start(&["usage.max_connections_per_ip=1"]);
+    let as_client = |ip: &str| upgrade(&agent, "/usage", &format!("X-Forwarded-For: {ip}\r\n"));
+    let first = [as_client("2001:db8::1"), as_client("192.0.2.1")];
+    assert!(first.iter().all(|(status, _)| *status == 101));
+    for same in ["2001:db8::2", "2001:db8::ffff:ffff:ffff:ffff", "::ffff:192.0.2.1"] {
+        assert_eq!(as_client(same).0, 503, "{same}");
+    }
+    for other in ["2001:db8:0:1::1", "::ffff:192.0.2.2"] {
+        assert_eq!(as_client(other).0, 101, "{other}");
+    }
+    agent.stop();
 }
 
 #[test]

@@ -32,11 +32,20 @@ fn rejects_unauthorized_and_invalid_requests() {
         socket.write_all(head.as_bytes()).unwrap();
         let mut response = String::new();
         let _ = socket.read_to_string(&mut response);
+        if let Some((head, text)) = response.split_once("\r\n\r\n")
+            && response.starts_with("HTTP/1.1 401 ")
+        {
+            let is_wrong = text.starts_with("wrong token");
+            assert_eq!(head.contains("error=\"invalid_token\""), is_wrong, "{response}");
+            return if is_wrong { "401 wrong" } else { "401 missing" }.to_owned();
+        }
         response.split(' ').nth(1).unwrap().to_owned()
     };
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     assert_eq!(http("GET /usage HTTP/1.1\r\nHost: a\r\n\r\n"), "404");
-    assert_eq!(http(&format!("GET /monitor HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n")), "401");
+    assert_eq!(http(&format!("GET /monitor HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n")), "401 missing");
+    let wrong = format!("GET /monitor?token=wrong HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n");
+    assert_eq!(http(&wrong), "401 wrong");
     assert_eq!(http("GET /monitor?token=s3cret HTTP/1.1\r\nHost: a\r\n\r\n"), "426");
     let origin = format!(
         "GET /monitor?token=s3cret HTTP/1.1\r\nHost: a\r\n{upgrade}Origin: http://localhost:8080\r\n\r\n"

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::heartbeat::table::{App, Dropped, HeartbeatTable, MAX_SUMMARY_DROPPED};
+use crate::heartbeat::table::summary::MAX_SUMMARY_DROPPED;
+use crate::heartbeat::table::{App, Dropped, HeartbeatTable};
 use crate::model::status::AppState;
 
 /// The content of the state file.

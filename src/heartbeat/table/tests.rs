@@ -1,3 +1,4 @@
+use super::summary::{MAX_SUMMARY_APPS, MAX_SUMMARY_DROPPED};
 use super::*;
 
 fn at(seconds: f64) -> Duration {

@@ -54,7 +54,8 @@ const alertsOf = update => {
   }
   const late = update.heartbeats.filter(app => ["warning", "critical"].includes(appLevel(app)));
   for (const app of late.slice(0, late.length > MAX_LISTED_APPS ? 0 : MAX_LISTED_APPS)) {
-    found.push([appLevel(app), `Application ${app.app_id} is overdue (${app.od} times its timeout)`]);
+    const what = app.state === "DROPPED" ? "was dropped" : "is overdue";
+    found.push([appLevel(app), `Application ${app.app_id} ${what} (${app.od} times its timeout)`]);
   }
   if (late.length > MAX_LISTED_APPS) found.push(["critical", `${late.length} applications are overdue`]);
   for (const each of update.links) {

@@ -67,7 +67,7 @@ const connect = () => {
     link.state = "connecting";
     const [reason, asks] = await diagnoseFailure();
     if (link.socket) return; // the "Try now" button was pressed meanwhile
-    if (asks) askForToken();
+    if (asks) askForToken(reason);
     else scheduleRetry(reason);
   };
   renderConnection();
@@ -79,7 +79,8 @@ const diagnoseFailure = async () => {
     const headers = link.token ? { Authorization: `Bearer ${link.token}` } : {};
     const signal = AbortSignal.timeout(10_000);
     const response = await fetch(new URL("usage", location.href), { headers, cache: "no-store", signal });
-    if (response.status === 401) return ["", true];
+    const challenge = response.headers.get("WWW-Authenticate");
+    if (response.status === 401) return [challenge?.includes("invalid_token") ? "Wrong token." : "", true];
     if (response.status === 426) return ["A proxy does not forward WebSockets.", false];
     if (response.status === 403) return ["The agent does not allow this origin (usage.allowed_origins).", false];
     if (response.status === 503) return ["The connection limit of the agent is reached.", false];
@@ -108,10 +109,10 @@ const abandonConnection = () => {
   scheduleRetry("Timeout: no data received.");
 };
 
-const askForToken = () => {
+const askForToken = problem => {
   link.state = "token";
   sessionStorage.removeItem(TOKEN_KEY);
-  setText($("token-error"), link.token ? "Wrong token." : "");
+  setText($("token-error"), problem);
   link.token = "";
   $("token").value = "";
   renderConnection();

@@ -61,7 +61,7 @@ const watt = value => (value < 9995 ? `${Math.round(value)} W` : `${(value / 100
 
 const renderFacts = update => {
   const online = update.links.filter(each => each.state === "online").length;
-  const apps = update.heartbeats;
+  const { heartbeats: apps, heartbeats_truncated: hidden } = update;
   const well = apps.filter(each => appLevel(each) === "ok").length;
   const shown = [["Uptime", isKnown(update.uptime_seconds) ? duration(update.uptime_seconds) : "–", ""]];
   if (update.links.length) {
@@ -70,7 +70,7 @@ const renderFacts = update => {
   if (apps.length) {
     const levels = apps.map(appLevel);
     const level = ["critical", "warning"].find(each => levels.includes(each)) ?? "ok";
-    shown.push(["Applications", `${well} of ${apps.length} OK`, level]);
+    shown.push(["Applications", `${well} of ${apps.length} OK${hidden ? `, ${hidden} not shown` : ""}`, level]);
   }
   reconcile($("facts"), shown, ([name]) => name, ([name]) => {
     const [sign, text] = [make("span"), make("span")];
@@ -235,8 +235,9 @@ const renderApps = update => {
   const all = [...update.heartbeats].sort((a, b) => order[appLevel(a)] - order[appLevel(b)]);
   const shown = all.slice(0, SHOWN_APPS);
   show($("apps-none"), all.length === 0);
-  show($("apps-rest"), all.length > shown.length);
-  setText($("apps-rest"), `and ${all.length - shown.length} more in the same or a better state`);
+  const rest = all.length - shown.length + (update.heartbeats_truncated ?? 0);
+  show($("apps-rest"), rest > 0);
+  setText($("apps-rest"), `and ${rest} more in the same or a better state`);
   reconcile($("apps"), shown, each => each.app_id, each => createStateItem(each.app_id), (parts, each) => {
     setMark(parts.sign, appLevel(each));
     setText(parts.word, isKnown(each.maintenance_seconds) ? "maintenance" : each.state);
