@@ -6,7 +6,7 @@ mod support;
 use std::io::Read;
 use std::process::{Child, Command, Stdio};
 
-use support::fake_nvml::{Driver, assert_no_values, children, message, problems, state};
+use support::fake_nvml::{Driver, assert_no_values, message, problems, programs, state};
 
 /// Simulates a process in uninterruptible sleep: the parent of a traced process is not notified of its exit before the
 /// tracer has waited for it.
@@ -46,7 +46,7 @@ fn starts_no_probe_while_the_last_cannot_be_killed() {
         assert_eq!((state(&update), message(&update)), ("hung", held.as_str()));
         assert_no_values(&update);
     }
-    assert_eq!(children(watched.agent.pid()), [probe]);
+    assert_eq!(programs(watched.agent.pid()), [probe]);
     assert_eq!(driver.calls(), []);
     release(holder);
     assert_eq!(problems(&watched.until_state("ok")), ["fine", "fine"]);

@@ -48,7 +48,7 @@ fn runs_probe_from_an_unlinked_file() {
     let update = updates.until_state("ok");
     assert_eq!(problems(&update), ["fine", "fine"]);
     let inside = only_child(agent.pid());
-    let probe = only_child(inside);
+    let probe = only_child(only_child(inside));
     let program = std::fs::read_link(format!("/proc/{probe}/exe")).unwrap();
     assert!(program.starts_with(&state_dir), "{program:?}");
     assert_eq!(std::fs::read_dir(&state_dir).unwrap().count(), 0);

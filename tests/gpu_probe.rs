@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use support::fake_nvml::{
-    Bus, Driver, UpdateStream, Watched, assert_no_values, children, current_library, kill, message,
-    probes_of, problems, state,
+    Bus, Driver, UpdateStream, Watched, assert_no_values, current_library, kill, message,
+    probes_of, problems, programs, state,
 };
 use support::{Agent, SLACK, assert_best_of_five, wait_until};
 
@@ -224,7 +224,7 @@ fn restarts_leak_no_file_descriptor_or_process() {
     watched.until_state("ok");
     assert_eq!(inits(), 11);
     assert_eq!(watched.agent.descriptors_at_rest(), descriptors);
-    assert_eq!(children(watched.agent.pid()), [pid]);
+    assert_eq!(programs(watched.agent.pid()), [pid]);
     watched.stop();
 }
 
@@ -392,7 +392,7 @@ fn recovers_after_random_driver_faults() {
         let is_healthy = state(update) == "ok" && problems(update) == ["fine", "fine"];
         (is_healthy && update["gpu_percent"] == 20).then_some(())
     });
-    assert_eq!(children(watched.agent.pid()), watched.probes());
+    assert_eq!(programs(watched.agent.pid()), watched.probes());
     assert_eq!(watched.agent.descriptors_at_rest(), descriptors);
     let grown = watched.agent.status("VmRSS").saturating_sub(memory);
     assert!(grown < 1024, "memory grew by {grown} KiB");

@@ -32,7 +32,12 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
     sys::block_control_signals();
     let Some(mut notifier) = open_notifier(supervisor)? else { return Ok(()) };
     sys::reset_sigchld();
-    sys::process::set_cloexec_on_inherited_fds();
+    sys::process::set_cloexec_on_inherited_fds()
+        .map_err(|error| Error::system("close inherited files on exec", error))?;
+    sys::children::set_child_subreaper()
+        .map_err(|error| Error::system("become a child subreaper", error))?;
+    sys::inherited::join_new_session_keyring()
+        .map_err(|error| Error::system("create a session keyring", error))?;
     if let Err(error) = sys::raise_descriptor_limit() {
         log::warn!("cannot raise the limit of open files: {}", reason(&error));
     }

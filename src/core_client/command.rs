@@ -3,17 +3,19 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, ChildStdout};
+use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::core_client::command_supervisor;
-use crate::core_client::command_supervisor::{INTERRUPT_GRACE, KILL_TIMEOUT, TERM_GRACE, exit};
 use crate::core_client::messages::CommandResult;
 use crate::sys;
 use crate::sys::process;
 use crate::sys::users::User;
 use crate::util::error::reason;
+use crate::util::supervisor::{self, KILL_TIMEOUT, Supervision, TERM_GRACE, exit};
 use crate::util::sync::Shutdown;
+
+/// Time from SIGTERM to SIGKILL when the agent stops, which has less time than a timeout.
+const INTERRUPT_GRACE: Duration = Duration::from_millis(700);
 
 /// Kept of each of a command's two streams: half of it from the start, half from the end.
 pub const MAX_OUTPUT_BYTES: usize = 256 << 10;
@@ -46,7 +48,7 @@ pub fn run(
         execution_time_ms: 0,
     };
     // The words may take megabytes, and the command an hour.
-    let spawned = command_supervisor::command(&words, user, timeout).spawn();
+    let spawned = spawn(&words, user, timeout);
     drop(words);
     match spawned {
         Ok(child) => collect(child, timeout, shutdown, &mut result),
@@ -56,13 +58,24 @@ pub fn run(
     result
 }
 
+/// The command writes directly to the pipes of its supervisor; the exit code is the command's.
+fn spawn(words: &[String], user: &User, timeout: Duration) -> io::Result<Child> {
+    let supervision = Supervision::of_command(user, timeout, INTERRUPT_GRACE);
+    let (program, arguments) =
+        words.split_first().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut command = supervision.command(program.as_ref())?;
+    command.args(arguments).env_clear();
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+}
+
 /// Reads the output until no process has it open for writing.
 fn collect(mut child: Child, timeout: Duration, shutdown: &Shutdown, result: &mut CommandResult) {
     let mut stdout = Pipe::new(child.stdout.take());
     let mut stderr = Pipe::new(child.stderr.take());
-    // The supervisor ends the command and exits within this time; otherwise it is killed.
+    // The supervisor ends the command and exits within this time, unless a process is blocked in the kernel.
     let mut deadline = Instant::now() + timeout + TERM_GRACE + 2 * KILL_TIMEOUT;
     let mut interrupted = false;
+    let mut abandoned = false;
     while stdout.is_open() || stderr.is_open() {
         if shutdown.is_triggered() && !interrupted {
             interrupted = true;
@@ -70,14 +83,11 @@ fn collect(mut child: Child, timeout: Duration, shutdown: &Shutdown, result: &mu
             deadline = Instant::now() + 2 * INTERRUPT_GRACE;
         }
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() && interrupted {
-            // The agent must exit now. The supervisor continues without it and kills the command's processes; if it were
-            // killed instead, they would be left behind. SIGCONT in case it is stopped.
-            process::send_signal(child.id(), libc::SIGCONT);
-            break;
-        }
         if left.is_zero() {
-            process::kill_process_group(child.id());
+            // The supervisor continues without the agent and kills the command's processes; if it were killed instead, they
+            // would be left behind. SIGCONT in case it is stopped.
+            process::send_signal(child.id(), libc::SIGCONT);
+            abandoned = true;
             break;
         }
         wait(&stdout, &stderr, (!interrupted).then_some(shutdown), left);
@@ -91,7 +101,13 @@ fn collect(mut child: Child, timeout: Duration, shutdown: &Shutdown, result: &mu
         result.stderr += "hm-agent: interrupted: the agent was stopped\n";
         return;
     }
-    result.exit_code = match child.wait() {
+    if abandoned {
+        result.exit_code = exit::TIMEOUT;
+        end_line(&mut result.stderr);
+        result.stderr += "hm-agent: the command's processes are still being killed\n";
+        return;
+    }
+    result.exit_code = match child.wait().inspect(supervisor::after_exit) {
         Ok(status) => status.code().or(status.signal().map(|signal| 128 + signal)),
         Err(_) => None,
     }

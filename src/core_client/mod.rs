@@ -4,6 +4,5 @@ pub mod client;
 pub mod command;
 pub mod command_log;
 pub mod command_queue;
-pub mod command_supervisor;
 pub mod messages;
 pub mod session;

@@ -1,9 +1,10 @@
 //! Runs the program `heartbeat.on_overdue` once for each transition, one at a time for each application.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,9 @@ use crate::heartbeat::nagios::escape_id;
 use crate::heartbeat::table::Transition;
 use crate::sys;
 use crate::sys::EventFd;
-use crate::sys::process::kill_process_group;
-use crate::util::child_env;
 use crate::util::error::reason;
 use crate::util::logger::RateLimitedLog;
+use crate::util::supervisor::{SupervisedChild, Supervision, exit};
 use crate::util::sync::{Shutdown, lock};
 
 /// A hook that runs longer is killed together with its child processes.
@@ -103,19 +103,20 @@ impl HookRunner {
         transition: Transition,
         now: Instant,
     ) -> Option<RunningHook> {
-        let mut command = Command::new(name);
-        child_env::isolate(&mut command);
-        command
-            .args(arguments)
-            // No variable can contain a NUL byte, but an id can.
-            .env("APP_ID", transition.id.replace('\0', "\\u{0}"))
-            .env("HB_STATE", transition.to.name())
-            .env("HB_OD", format!("{:.2}", transition.overdue_ratio))
-            .env("HB_GRANTED_MS", transition.timeout.as_millis().to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        match command.spawn() {
-            Ok(child) => Some(RunningHook { transition, child, started: now, killed: false }),
+        let supervision = Supervision::with_timeout(HOOK_TIMEOUT);
+        let started = supervision.spawn(OsStr::new(name), |command| {
+            command
+                .args(arguments)
+                // No variable can contain a NUL byte, but an id can.
+                .env("APP_ID", transition.id.replace('\0', "\\u{0}"))
+                .env("HB_STATE", transition.to.name())
+                .env("HB_OD", format!("{:.2}", transition.overdue_ratio))
+                .env("HB_GRANTED_MS", transition.timeout.as_millis().to_string())
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
+        });
+        match started {
+            Ok(child) => Some(RunningHook { transition, child, started: now }),
             Err(error) => {
                 self.warn(|| {
                     let (id, why) = (escape_id(&transition.id), reason(&error));
@@ -126,24 +127,20 @@ impl HookRunner {
         }
     }
 
-    /// Reaps the process if it has exited, and kills it after [`HOOK_TIMEOUT`].
+    /// Reaps the process if it has exited.
     fn has_exited(&self, hook: &mut RunningHook, now: Instant) -> bool {
         match hook.child.try_wait() {
             Ok(Some(status)) => {
-                if !status.success() && !hook.killed {
+                let is_late = now.saturating_duration_since(hook.started) >= HOOK_TIMEOUT;
+                if is_late && status.code() == Some(exit::TIMEOUT) {
+                    let seconds = HOOK_TIMEOUT.as_secs();
+                    self.warn(|| format!("{}: timeout ({seconds} s), killed", hook.describe()));
+                } else if !status.success() {
                     self.warn(|| format!("{}: {status}", hook.describe()));
                 }
                 true
             }
-            Ok(None) => {
-                if now.saturating_duration_since(hook.started) >= HOOK_TIMEOUT && !hook.killed {
-                    let seconds = HOOK_TIMEOUT.as_secs();
-                    self.warn(|| format!("{}: timeout ({seconds} s), killed", hook.describe()));
-                    kill_process_group(hook.child.id());
-                    hook.killed = true;
-                }
-                false
-            }
+            Ok(None) => false,
             Err(error) => {
                 self.warn(|| format!("{}: {}", hook.describe(), reason(&error)));
                 true
@@ -165,9 +162,8 @@ fn poll_after(running: &[RunningHook]) -> Option<Duration> {
 
 struct RunningHook {
     transition: Transition,
-    child: Child,
+    child: SupervisedChild,
     started: Instant,
-    killed: bool,
 }
 
 impl RunningHook {

@@ -2,19 +2,23 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use nix::sys::prctl::{self, set_pdeathsig};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::{SigSet, kill, killpg};
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, geteuid, getpgid, getpgrp, setgid, setgroups, setsid, setuid};
+use nix::unistd::{Gid, Uid, geteuid, getresgid, getresuid, setgid, setgroups, setsid, setuid};
 
-use crate::sys::check;
-use crate::sys::process::{child_pid, is_parent};
+pub use nix::sys::signal::Signal;
+
+use crate::sys::process::{child_pid, exit_immediately, is_parent};
 use crate::sys::signals::{block, signal_set, sigtimedwait};
 use crate::sys::users::User;
+use crate::sys::{check, inherited};
 
 /// Makes orphans among this process's descendants its children.
 pub fn set_child_subreaper() -> io::Result<()> {
@@ -42,9 +46,9 @@ pub fn block_command_supervisor_signals() {
     block(&command_supervisor_signals());
 }
 
-/// Waits for a child's exit or a request to stop, at most `timeout`. Returns whether it is a request to stop.
-pub fn wait_child_or_stop(timeout: Duration) -> bool {
-    let received = sigtimedwait(&command_supervisor_signals(), Some(timeout));
+/// Waits for a child's exit or a request to stop, at most `timeout` (`None`: without limit). Returns whether it is a request to stop.
+pub fn wait_child_or_stop(timeout: Option<Duration>) -> bool {
+    let received = sigtimedwait(&command_supervisor_signals(), timeout);
     received.is_some_and(|(signal, _)| signal != libc::SIGCHLD)
 }
 
@@ -81,17 +85,19 @@ pub fn reap_children() -> bool {
     }
 }
 
-/// Kills a process and its process group, unless that is our own.
-pub fn kill_with_group(process: u32) {
-    let Some(process) = child_pid(process) else { return };
-    // All of them fail only for processes that have exited already.
-    if let Ok(group) = getpgid(Some(process))
-        && group.as_raw() > 1
-        && group != getpgrp()
-    {
-        let _ = killpg(group, Signal::SIGKILL);
+/// Reaps a child if it has exited. Returns whether it has, or is no child of this process.
+pub fn reap(child: u32) -> bool {
+    let Some(child) = child_pid(child) else { return true };
+    // SAFETY: it writes no status.
+    unsafe { libc::waitpid(child.as_raw(), std::ptr::null_mut(), libc::WNOHANG) != 0 }
+}
+
+/// Sends a signal to a process whose PID was just read from /proc.
+pub fn signal_process(process: u32, signal: Signal) {
+    if let Some(process) = child_pid(process) {
+        // It fails only for a process that has exited, and for one that has become another user: sudo(8) signals those.
+        let _ = kill(process, signal);
     }
-    let _ = kill(process, Signal::SIGKILL);
 }
 
 /// Sends SIGTERM to the process group of a child.
@@ -102,53 +108,112 @@ pub fn terminate_process_group(leader: u32) {
     }
 }
 
-/// Starts a program in a session of its own, with no signal blocked, the usual file mode mask, and as `user` with all of
-/// that user's groups and, unless that is root, no capabilities. The kernel kills it when the thread that starts it exits.
-pub fn run_as_user(command: &mut Command, user: &User) {
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
-    let groups: Vec<_> = user.groups.iter().copied().map(Gid::from_raw).collect();
-    let become_user = move || {
-        setsid()?;
-        umask(Mode::S_IWGRP | Mode::S_IWOTH);
-        if geteuid().is_root() {
-            setgroups(&groups)?;
-            setgid(gid)?;
-            setuid(uid)?;
-        }
-        if !uid.is_root() {
-            drop_capabilities()?;
-        }
-        // If the command supervisor is killed, at least its direct child exits too. Changing the user has reset this.
-        set_pdeathsig(Signal::SIGKILL)?;
-        reset_signal_handlers();
-        Ok(SigSet::empty().thread_set_mask()?)
-    };
-    // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
-    unsafe { command.pre_exec(become_user) };
+/// Gives this process the most processor time that it may have.
+pub fn raise_priority() {
+    // SAFETY: it takes no pointers. It fails for an unprivileged process, which then keeps its priority.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
 }
 
-/// Starts a program in a session of its own, without a terminal. The kernel kills it when the thread that starts it exits.
-pub fn start_in_session(command: &mut Command) {
+/// Starts a program in a session of its own, without a terminal, with no signal blocked or ignored. The kernel kills it when
+/// the thread that starts it exits. With `user`, it runs as that user with all of that user's groups and, unless that is root,
+/// no capabilities, and it inherits no file mode mask, priority, protection from the OOM killer or session keyring.
+pub fn isolate(command: &mut Command, user: Option<&User>) {
     let parent = std::process::id();
-    let start = move || {
+    let user = user.map(Credentials::of);
+    let isolate = move || {
         setsid()?;
+        if let Some(user) = &user {
+            umask(Mode::S_IWGRP | Mode::S_IWOTH);
+            inherited::join_new_session_keyring()?;
+            inherited::reset_scheduling()?;
+            inherited::reset_oom_protection()?;
+            user.assume()?;
+        }
+        // If the supervisor is killed, at least its direct child exits too. Changing the user has reset this.
         set_pdeathsig(Signal::SIGKILL)?;
         // The parent may have exited before that call.
         if !is_parent(parent) {
             return Err(io::Error::from_raw_os_error(libc::ECHILD));
         }
         reset_signal_handlers();
+        Ok(SigSet::empty().thread_set_mask()?)
+    };
+    // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
+    unsafe { command.pre_exec(isolate) };
+}
+
+/// Starts a program in a control group, whose open `cgroup.procs` this is: cgroups(7).
+pub fn enter_control_group_in(command: &mut Command, members: &impl AsRawFd) {
+    let members = members.as_raw_fd();
+    let enter = move || {
+        // Outside the group it runs as well, and its descendants are found one by one.
+        // SAFETY: the byte is valid and only read.
+        unsafe { libc::write(members, c"0".as_ptr().cast(), 1) };
         Ok(())
     };
     // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
-    unsafe { command.pre_exec(start) };
+    unsafe { command.pre_exec(enter) };
+}
+
+/// What a process of a user may do.
+pub(super) struct Credentials {
+    uid: Uid,
+    gid: Gid,
+    groups: Vec<Gid>,
+}
+
+impl Credentials {
+    pub(super) fn of(user: &User) -> Self {
+        Self {
+            uid: Uid::from_raw(user.uid),
+            gid: Gid::from_raw(user.gid),
+            groups: user.groups.iter().copied().map(Gid::from_raw).collect(),
+        }
+    }
+
+    /// Fails unless this process has become the user completely. A process that is not root can only remain what it is.
+    pub(super) fn assume(&self) -> io::Result<()> {
+        if geteuid().is_root() {
+            setgroups(&self.groups)?;
+            setgid(self.gid)?;
+            setuid(self.uid)?;
+            let gids = getresgid()?;
+            refuse_unless([gids.real, gids.effective, gids.saved] == [self.gid; 3])?;
+        }
+        let uids = getresuid()?;
+        refuse_unless([uids.real, uids.effective, uids.saved] == [self.uid; 3])?;
+        if !self.uid.is_root() {
+            drop_capabilities()?;
+        }
+        Ok(())
+    }
+}
+
+fn refuse_unless(is_as_requested: bool) -> io::Result<()> {
+    if is_as_requested { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+}
+
+/// Ends this process as `status` says a child has ended: with the same exit code, or by the same signal.
+pub fn exit_like(status: ExitStatus) -> ! {
+    if let Some(signal) = status.signal() {
+        // Without another core dump, and with the default action even if the signal was ignored or blocked here.
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+        // SAFETY: the default action is a valid one.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        let _ = SigSet::empty().thread_set_mask();
+        // SAFETY: it takes no pointers.
+        unsafe { libc::raise(signal) };
+        // A stop signal, or one that another process has set to be ignored, does not end it.
+        exit_immediately(128 + signal);
+    }
+    exit_immediately(status.code().unwrap_or(1))
 }
 
 /// Restores the default actions: what the agent inherited as ignored, from nohup(1) for instance, is for the agent alone.
-fn reset_signal_handlers() {
-    for signal in STOP_SIGNALS.into_iter().chain([Signal::SIGCHLD]) {
-        // SAFETY: the default action is a valid one.
-        unsafe { libc::signal(signal as libc::c_int, libc::SIG_DFL) };
+pub fn reset_signal_handlers() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: the default action is a valid one. It fails for SIGKILL, SIGSTOP and the C library's own signals.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
@@ -162,11 +227,18 @@ fn drop_capabilities() -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     let header = Header { version: VERSION_3, pid: 0 };
     let none = [0_u32; 6]; // effective, permitted and inheritable, twice
-    // SAFETY: the header and the sets are initialized, of the sizes that this version has, and only read. Kernels before
-    // 4.3 have no ambient capabilities; the first call then fails and there is nothing to clear.
-    unsafe {
-        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-        check(libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) as libc::c_int)?;
+    // SAFETY: it takes no pointers.
+    let cleared = check(unsafe {
+        libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    });
+    match cleared {
+        // Kernels before 4.3 have no ambient capabilities.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+        cleared => drop(cleared?),
     }
+    // SAFETY: the header and the sets are initialized, of the sizes that this version has, and only read.
+    unsafe {
+        check(libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) as libc::c_int)?
+    };
     Ok(())
 }

@@ -4,7 +4,8 @@
 //!
 //! - `CommandExt::pre_exec`: its closures run between fork and exec, where only async-signal-safe calls are allowed.
 //! - signal(2), fork(2), `_exit`(2), mmap(2): nix either marks them unsafe too or does not wrap them.
-//! - sigtimedwait(2), capset(2) and the ambient capabilities of prctl(2): nix does not wrap them.
+//! - sigtimedwait(2), capset(2), keyctl(2), close_range(2), sched_setscheduler(2), ioprio_set(2), setpriority(2) and the
+//!   ambient capabilities of prctl(2): nix does not wrap them.
 //! - waitid(2) and waitpid(2): nix returns `EINVAL` for a child that a real-time signal killed.
 //! - fcntl(2) with `F_SETFD` on inherited descriptors: this process has no owner for them from which nix could borrow.
 //! - getgrouplist(3): nix fails on musl for a user of more than 32 groups.
@@ -14,6 +15,7 @@
 
 pub mod children;
 mod fs;
+pub mod inherited;
 pub mod net;
 #[cfg(feature = "gpu-probe")]
 pub mod nvml;

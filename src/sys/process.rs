@@ -3,14 +3,19 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::prctl::{set_name, set_pdeathsig};
+use nix::sys::prctl::set_name;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{Pid, dup2_stdout, gethostname, getppid};
+
+use crate::sys::check;
 
 /// Creates a file in memory that can be executed through `/proc/self/fd`; closed on exec.
 pub fn create_memfd(name: &CStr) -> io::Result<File> {
@@ -33,14 +38,39 @@ pub fn hostname() -> Option<String> {
 
 /// Sets close-on-exec on every descriptor but the standard three: programs that this process starts must not inherit what
 /// its own parent left open.
-pub fn set_cloexec_on_inherited_fds() {
-    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
-    let numbers: Vec<libc::c_int> =
-        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-    for number in numbers.into_iter().filter(|number| *number > libc::STDERR_FILENO) {
-        // SAFETY: it takes no pointers; for a descriptor that was closed meanwhile it fails and changes nothing.
-        unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+pub fn set_cloexec_on_inherited_fds() -> io::Result<()> {
+    let first = libc::STDERR_FILENO + 1;
+    // SAFETY: it takes no pointers.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, first, libc::c_int::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    if result == 0 {
+        return Ok(());
     }
+    // Before Linux 5.11.
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let number = entry?.file_name().to_str().and_then(|number| number.parse().ok());
+        if let Some(number) = number.filter(|number| *number >= first) {
+            // SAFETY: it takes no pointers.
+            check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets a program inherit a descriptor under its own number.
+pub fn inherit_in(command: &mut Command, fd: &impl AsRawFd) {
+    let number = fd.as_raw_fd();
+    // SAFETY: it takes no pointers.
+    let inherit = move || check(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }).map(drop);
+    // SAFETY: it runs between fork and exec, allocates nothing and makes system calls only.
+    unsafe { command.pre_exec(inherit) };
+}
+
+/// The file with this number, which the parent has passed with [`inherit_in`]. Must be called once.
+pub fn inherited_file(number: i32) -> File {
+    // SAFETY: nothing else in this process knows the descriptor.
+    unsafe { File::from_raw_fd(number) }
 }
 
 /// `CLOCK_MONOTONIC` as the kernel reports it to every process: clock_gettime(2).
@@ -52,14 +82,6 @@ pub fn monotonic_clock() -> io::Result<Duration> {
 pub fn set_thread_name(name: &CStr) {
     // It fails only for an invalid pointer.
     let _ = set_name(name);
-}
-
-/// Has the kernel kill this process when the thread that started it exits. Exits at once if that has happened already.
-pub fn exit_with_parent(parent: u32) {
-    let result = set_pdeathsig(Signal::SIGKILL);
-    if result.is_err() || !is_parent(parent) {
-        exit_immediately(0);
-    }
 }
 
 /// Whether `process` is still this process's parent.

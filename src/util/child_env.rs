@@ -1,19 +1,11 @@
 //! What programs that the agent starts inherit.
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::sys;
 
 /// Variables of a service manager that are only for the agent: sd_notify(3), sd_watchdog_enabled(3).
 pub const SD_NOTIFY_VARS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
-
-/// Isolates a program from the agent as [`clear_agent_env`] does, and gives it its own process group: signals from a terminal
-/// go to the agent's group only, and the program can be killed together with its descendants.
-pub fn isolate(command: &mut Command) {
-    command.process_group(0);
-    clear_agent_env(command);
-}
 
 /// Removes the agent's settings (with secrets) and the service manager's variables from a program's environment. The program
 /// starts with no signal blocked, and with the limit of open files that the agent was started with.

@@ -170,13 +170,26 @@ impl Watched {
     pub fn stop(self) -> Vec<String> {
         let (used, age) = (self.agent.cpu_seconds(), self.agent.started.elapsed().as_secs_f64());
         assert!(used < 0.5 + 0.2 * age, "{used} s of CPU time in {age} s");
-        let pid = self.agent.pid();
+        let probes = self.probes();
         drop(self.updates);
         let log = self.agent.stop();
         // A killed process exits asynchronously.
-        wait_until("no probe", || probes_of(pid).is_empty().then_some(()));
+        wait_until("no probe", || (!probes.iter().any(|pid| is_probe(*pid))).then_some(()));
         log
     }
+}
+
+/// Programs that an agent runs, each below a supervisor, and its other children, including zombies.
+pub fn programs(agent: u32) -> Vec<u32> {
+    let is_supervisor = |pid: &u32| command_line(*pid).contains("\0__supervise-command\0");
+    let (supervisors, others): (Vec<_>, Vec<_>) =
+        children(agent).into_iter().partition(is_supervisor);
+    supervisors.into_iter().flat_map(children).chain(others).collect()
+}
+
+fn command_line(pid: u32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Child processes, including zombies.
@@ -191,16 +204,19 @@ pub fn children(pid: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Probes of an agent, which may have exited.
+/// Probes of an agent, which may have exited: their supervisors exit after them.
 pub fn probes_of(agent: u32) -> Vec<u32> {
     let pids = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let wanted = format!("gpu-probe\0--parent\0{agent}\0");
-    pids.filter(|pid| {
-        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        arguments.starts_with(wanted.as_bytes())
-    })
-    .collect()
+    let supervisor = format!("hm-agent\0__supervise-command\0{{\"agent\":{agent},");
+    pids.filter(|pid| command_line(*pid).starts_with(&supervisor))
+        .flat_map(children)
+        .filter(|pid| is_probe(*pid))
+        .collect()
+}
+
+fn is_probe(pid: u32) -> bool {
+    command_line(pid).starts_with("gpu-probe\0")
 }
 
 pub fn kill(pid: u32) {

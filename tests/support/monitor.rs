@@ -100,20 +100,26 @@ impl Monitor {
         }
     }
 
-    /// PIDs of the agent's children that run this program.
+    /// PIDs of the processes with this name that the agent has started, each below a supervisor.
     pub fn children(&self, program: &str) -> Vec<u32> {
         let entries = std::fs::read_dir("/proc").unwrap().flatten();
         let is_child = |pid: &u32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let Some((name, rest)) = stat.rsplit_once(") ") else { return false };
-            let parent = rest.split(' ').nth(1).and_then(|parent| parent.parse().ok());
-            parent == Some(self.agent.pid()) && name.ends_with(&format!("({program}"))
+            let Some((name, supervisor)) = name_and_parent(*pid) else { return false };
+            let agent = name_and_parent(supervisor).map(|(_, parent)| parent);
+            agent == Some(self.agent.pid()) && name == program
         };
         entries
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .filter(is_child)
             .collect()
     }
+}
+
+fn name_and_parent(pid: u32) -> Option<(String, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (name, rest) = stat.rsplit_once(") ")?;
+    let name = name.split_once(" (")?.1.to_owned();
+    Some((name, rest.split(' ').nth(1)?.parse().ok()?))
 }
 
 /// A WebSocket client of `/monitor`.

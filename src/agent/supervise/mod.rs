@@ -24,7 +24,6 @@ use crate::agent::supervise::syslog::{Syslog, parse_priority};
 use crate::sys;
 use crate::sys::service::AgentSupervisorSignals;
 use crate::sys::{children, process};
-use crate::util::backoff::Backoff;
 use crate::util::error::{Error, reason};
 use crate::util::logger::{self, syslog_priority};
 use crate::util::text::escape_for_terminal;
@@ -65,7 +64,8 @@ pub struct SuperviseOptions {
 /// Runs until SIGTERM or SIGINT, or until the agent stops by itself. Returns the exit code.
 pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
     logger::init(LevelFilter::Info);
-    process::set_cloexec_on_inherited_fds();
+    process::set_cloexec_on_inherited_fds()
+        .map_err(|error| Error::system("close inherited files on exec", error))?;
     if options.log == LogTarget::RequiredSyslog {
         Syslog::check_daemon().map_err(|error| {
             let failure = Error::system("--detach logs to /dev/log", error);
@@ -87,7 +87,7 @@ pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
         terminal,
         signals: signals.map_err(|error| Error::system("create a signalfd", error))?,
         agent: None,
-        backoff: Backoff::new(MIN_RESTART_DELAY, MAX_RESTART_DELAY),
+        restart_delay: None,
         start_at: Some(Instant::now()),
         kill_at: None,
         was_ready: false,
@@ -115,7 +115,8 @@ struct Supervisor {
     terminal: Option<Terminal>,
     signals: AgentSupervisorSignals,
     agent: Option<AgentProcess>,
-    backoff: Backoff,
+    /// The delay before the last restart.
+    restart_delay: Option<Duration>,
     /// While there is no agent.
     start_at: Option<Instant>,
     /// After a request to stop.
@@ -169,10 +170,8 @@ impl Supervisor {
 
     /// Schedules a restart after an agent that ran for `uptime`. Returns the delay in seconds.
     fn schedule_restart(&mut self, uptime: Duration) -> u64 {
-        if uptime >= STABLE_AFTER {
-            self.backoff.reset();
-        }
-        let delay = self.backoff.next_full_delay();
+        let delay = restart_delay(self.restart_delay, uptime);
+        self.restart_delay = Some(delay);
         self.start_at = Some(Instant::now() + delay);
         delay.as_secs()
     }
@@ -276,5 +275,27 @@ impl Supervisor {
         let delay = self.schedule_restart(uptime);
         self.log(Level::Warn, &format!("agent exited ({status}); restarting in {delay} s"));
         None
+    }
+}
+
+fn restart_delay(previous: Option<Duration>, uptime: Duration) -> Duration {
+    match previous {
+        Some(delay) if uptime < STABLE_AFTER => (2 * delay).min(MAX_RESTART_DELAY),
+        _ => MIN_RESTART_DELAY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restart_delay_doubles_to_one_minute_and_resets_after_stable_run() {
+        let short = STABLE_AFTER - Duration::from_millis(1);
+        let next = |delay: &Duration| Some(restart_delay(Some(*delay), short));
+        let delays = std::iter::successors(Some(restart_delay(None, short)), next)
+            .map(|delay| delay.as_secs());
+        assert_eq!(delays.take(8).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(restart_delay(Some(MAX_RESTART_DELAY), STABLE_AFTER), MIN_RESTART_DELAY);
     }
 }

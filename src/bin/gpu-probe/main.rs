@@ -1,8 +1,8 @@
 //! The GPU probe: reads values through NVML in a process of its own, so that the agent can kill it.
 //!
 //! For each line on stdin it writes one line of JSON ([`hm_agent::collector::gpu::nvidia::protocol`]). It exits when stdin
-//! closes, even if other threads are blocked in driver calls, and when the agent's thread that started it ends. The agent
-//! decides how long it waits for a line before it considers the driver hung.
+//! closes, even if other threads are blocked in driver calls. The agent decides how long it waits for a line before it
+//! considers the driver hung.
 
 mod measure;
 mod worker;
@@ -20,9 +20,7 @@ use std::time::{Duration, Instant};
 use hm_agent::collector::gpu::nvidia::protocol::{ProbeFailure, ProbeReply, VERSION};
 use hm_agent::model::gpu::{DriverState, Gpu, Problem, Values, Xid};
 use hm_agent::sys::nvml;
-use hm_agent::sys::process::{
-    exit_immediately, exit_with_parent, redirect_stdout_to_stderr, set_thread_name,
-};
+use hm_agent::sys::process::{exit_immediately, redirect_stdout_to_stderr, set_thread_name};
 use hm_agent::util::logger::unix_seconds;
 use lexopt::prelude::{Long, ValueExt};
 use nvml_wrapper::Nvml;
@@ -45,8 +43,6 @@ struct Options {
     only: Vec<String>,
     /// `--timeout` in milliseconds: when the agent considers the driver hung.
     timeout: Option<Duration>,
-    /// `--parent`: PID of the agent. The probe exits with it.
-    parent: Option<u32>,
 }
 
 fn main() -> ExitCode {
@@ -59,9 +55,6 @@ fn main() -> ExitCode {
         }
     };
     set_thread_name(c"gpu-probe");
-    if let Some(parent) = options.parent {
-        exit_with_parent(parent);
-    }
     if let Err(error) = reserve_stdout() {
         let _ = writeln!(std::io::stderr(), "gpu-probe: {error}");
         return ExitCode::FAILURE;
@@ -98,7 +91,6 @@ fn parse() -> Result<Options, lexopt::Error> {
             Long("timeout") => {
                 options.timeout = Some(Duration::from_millis(arguments.value()?.parse()?));
             }
-            Long("parent") => options.parent = Some(arguments.value()?.parse()?),
             other => return Err(other.unexpected()),
         }
     }

@@ -11,12 +11,12 @@ use std::time::Duration;
 use log::Level;
 
 use crate::core_client::command_log::lines::{accepted_line, finished_line, replay};
-use crate::core_client::command_supervisor::exit;
 use crate::core_client::messages::CommandResult;
 use crate::net::reconnecting_client::MAX_LOGGED_CHARS;
 use crate::util::journal::{Batch, Journal};
 use crate::util::logger::RateLimitedLog;
 use crate::util::state_io::StateIo;
+use crate::util::supervisor::exit;
 use crate::util::text::escape_for_log;
 
 /// Remembered, so that none runs twice.

@@ -22,8 +22,14 @@ pub(super) fn pipe_path(pipe: BorrowedFd<'_>) -> String {
 /// If ssh started this process for a password, answers it and returns the exit code.
 pub fn run_if_requested() -> Option<u8> {
     let path = std::env::var(PIPE_VARIABLE).ok()?;
-    let prompt = std::env::args().nth(1).unwrap_or_default();
-    let is_trusted = pipe_owner(&path).is_some_and(|agent| parent_of(parent_id()) == Some(agent));
+    let mut arguments = std::env::args().skip(1);
+    // The supervisor of ssh has the variable too, and more arguments than a prompt.
+    let (prompt, None) = (arguments.next().unwrap_or_default(), arguments.next()) else {
+        return None;
+    };
+    let supervisor = parent_of(parent_id());
+    let is_trusted =
+        pipe_owner(&path).is_some_and(|agent| supervisor.and_then(parent_of) == Some(agent));
     Some(u8::from(!is_trusted || prompt.contains("(yes/no") || print_password(&path).is_err()))
 }
 
@@ -35,8 +41,8 @@ fn pipe_owner(path: &str) -> Option<u32> {
     number(fd).and(number(process))
 }
 
-/// The parent of a process. Only an ssh that the agent itself started gets the password: an ssh that this one starts
-/// for a jump host inherits the environment, and would send the password to the wrong host.
+/// The parent of a process. Only an ssh whose supervisor the agent itself started gets the password: an ssh that this one
+/// starts for a jump host inherits the environment, and would send the password to the wrong host.
 fn parent_of(process: u32) -> Option<u32> {
     let stat = std::fs::read(format!("/proc/{process}/stat")).ok()?;
     Some(pid_stat::parse(&stat).ok()?.parent_pid)

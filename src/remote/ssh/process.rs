@@ -1,9 +1,10 @@
 //! One ssh process: its command line, its pipes, and its exit.
 
+use std::ffi::OsStr;
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::config::Secret;
@@ -11,8 +12,8 @@ use crate::remote::collect::nvidia_smi;
 use crate::remote::protocol::request::Target;
 use crate::remote::ssh::askpass;
 use crate::remote::ssh::error::SshError;
-use crate::sys::{self, children};
-use crate::util::child_env;
+use crate::sys;
+use crate::util::supervisor::{SupervisedChild, Supervision};
 
 /// The script that the host's shell runs.
 const COLLECT_SCRIPT: &str = include_str!("collect.sh");
@@ -23,9 +24,9 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The end of ssh's standard error that is kept; the reason of a failure is in its last lines.
 const MAX_STDERR_BYTES: usize = 4 << 10;
 
-/// A running ssh. It is killed on drop, and by the kernel when the thread that started it ends.
+/// A running ssh. It is killed on drop, and when the thread that started it ends.
 pub(super) struct SshProcess {
-    child: Child,
+    child: SupervisedChild,
     stdin: ChildStdin,
     stdout: ChildStdout,
     stderr: Option<ChildStderr>,
@@ -42,17 +43,19 @@ impl SshProcess {
         known_hosts: Option<&Path>,
         marker: &str,
     ) -> io::Result<Self> {
-        let mut command = command(target, password.is_some(), known_hosts);
         let password_pipe = password.map(password_pipe).transpose()?;
-        if let Some(pipe) = &password_pipe {
-            command.env(askpass::PIPE_VARIABLE, askpass::pipe_path(pipe.as_fd()));
-        }
-        let mut child = command.spawn()?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+        let ssh = Supervision::until_agent_ends().spawn(OsStr::new("ssh"), |command| {
+            configure(command, target, password.is_some(), known_hosts);
+            if let Some(pipe) = &password_pipe {
+                command.env(askpass::PIPE_VARIABLE, askpass::pipe_path(pipe.as_fd()));
+            }
+        });
+        let mut child = ssh?;
+        let (stdin, stdout) = (child.child.stdin.take(), child.child.stdout.take());
         let (Some(stdin), Some(stdout)) = (stdin, stdout) else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        let stderr = child.stderr.take();
+        let stderr = child.child.stderr.take();
         let stderr_tail = Vec::new();
         let mut process = Self { child, stdin, stdout, stderr, password_pipe, stderr_tail };
         let script = COLLECT_SCRIPT.replace("MARKER", marker).replace("FIELDS", nvidia_smi::FIELDS);
@@ -138,8 +141,8 @@ impl SshProcess {
 
 impl Drop for SshProcess {
     fn drop(&mut self) {
-        // The group includes the ssh processes that this one has started for jump hosts.
-        sys::process::kill_process_group(self.child.id());
+        // The supervisor kills ssh, the ssh processes that it has started for jump hosts, and all that these have started.
+        self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -154,10 +157,12 @@ fn password_pipe(password: &Secret) -> io::Result<PipeReader> {
 
 /// ssh reads the user's own ssh_config, which may define jump hosts and keys for each host. Options that would
 /// interfere are overridden.
-fn command(target: &Target, with_password: bool, known_hosts: Option<&Path>) -> Command {
-    let mut command = Command::new("ssh");
-    child_env::clear_agent_env(&mut command);
-    children::start_in_session(&mut command);
+fn configure(
+    command: &mut Command,
+    target: &Target,
+    with_password: bool,
+    known_hosts: Option<&Path>,
+) {
     command.args(["-T", "-a", "-x", "-e", "none"]);
     for (name, value) in [
         ("LogLevel", "ERROR"),
@@ -174,23 +179,22 @@ fn command(target: &Target, with_password: bool, known_hosts: Option<&Path>) -> 
         ("ServerAliveInterval", "5"),
         ("ServerAliveCountMax", "3"),
     ] {
-        add_option(&mut command, name, value);
+        add_option(command, name, value);
     }
-    add_option(&mut command, "ConnectTimeout", &CONNECT_TIMEOUT_SECONDS.to_string());
+    add_option(command, "ConnectTimeout", &CONNECT_TIMEOUT_SECONDS.to_string());
     if let Some(path) = known_hosts {
         // Quoted, because the path may contain spaces.
-        add_option(&mut command, "UserKnownHostsFile", &format!("\"{}\"", path.display()));
+        add_option(command, "UserKnownHostsFile", &format!("\"{}\"", path.display()));
     }
     if with_password {
-        add_password_options(&mut command);
+        add_password_options(command);
     } else {
-        add_option(&mut command, "BatchMode", "yes");
+        add_option(command, "BatchMode", "yes");
     }
     command.arg("-p").arg(target.port.to_string()).args(["-l", &target.user, "--", &target.host]);
     // Every login shell understands this; the script on standard input is read by sh.
     command.arg("exec sh");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
 }
 
 fn add_password_options(command: &mut Command) {

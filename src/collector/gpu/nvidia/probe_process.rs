@@ -3,20 +3,19 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use flate2::read::ZlibDecoder;
 
 use crate::collector::gpu::nvidia::protocol::{ProbeReply, VERSION};
 use crate::procfs::pid_stat;
-use crate::sys::process::create_memfd;
+use crate::sys::process::{create_memfd, inherit_in};
 use crate::sys::wait_readable;
-use crate::util::child_env;
 use crate::util::error::reason;
 use crate::util::state_dir;
+use crate::util::supervisor::{SupervisedChild, Supervision};
 
 /// Size limit of the uncompressed probe, which is 0.6 MB. Debug builds of the agent embed a release build too.
 const MAX_PROBE_BYTES: u64 = 16 << 20;
@@ -25,7 +24,7 @@ const MAX_REPLY_BYTES: usize = 4 << 20;
 
 /// A running probe.
 pub(super) struct ProbeProcess {
-    child: Child,
+    process: SupervisedChild,
     stdin: ChildStdin,
     stdout: ChildStdout,
     unread: Vec<u8>,
@@ -72,7 +71,8 @@ impl ProbeProcess {
     fn from_memory(program: &[u8], arguments: &[OsString]) -> io::Result<Self> {
         let mut file = create_memfd(c"gpu-probe")?;
         file.write_all(program)?;
-        Self::spawn(format!("/proc/self/fd/{}", file.as_raw_fd()).as_ref(), arguments)
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Self::spawn(path.as_ref(), arguments, |command| inherit_in(command, &file))
     }
 
     fn from_file(program: &[u8], arguments: &[OsString], state_dir: &Path) -> io::Result<Self> {
@@ -83,27 +83,32 @@ impl ProbeProcess {
         let started = state_dir::create_file(&path, 0o700).and_then(|mut file| {
             file.write_all(program)?;
             drop(file);
-            Self::spawn(path.as_os_str(), arguments)
+            Self::spawn(path.as_os_str(), arguments, |_| {})
         });
         // Whether the probe runs or not, its file is not needed any more. It may not exist.
         let _ = std::fs::remove_file(&path);
         started
     }
 
-    fn spawn(program: &OsStr, arguments: &[OsString]) -> io::Result<Self> {
-        let mut command = Command::new(program);
-        command.arg0("gpu-probe").args(["--parent", &std::process::id().to_string()]);
-        command.args(arguments);
-        child_env::isolate(&mut command);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    /// What NVIDIA's library starts (nvidia-modprobe) ends with the probe.
+    fn spawn(
+        program: &OsStr,
+        arguments: &[OsString],
+        configure: impl FnOnce(&mut Command),
+    ) -> io::Result<Self> {
+        let mut process =
+            Supervision::until_agent_ends().named("gpu-probe").spawn(program, |command| {
+                command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+                configure(command);
+            })?;
         let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let stdin = child.stdin.take().ok_or_else(missing)?;
-        let stdout = child.stdout.take().ok_or_else(missing)?;
-        Ok(Self { child, stdin, stdout, unread: Vec::new() })
+        let stdin = process.child.stdin.take().ok_or_else(missing)?;
+        let stdout = process.child.stdout.take().ok_or_else(missing)?;
+        Ok(Self { process, stdin, stdout, unread: Vec::new() })
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid
     }
 
     /// Requests a reply.
@@ -163,11 +168,10 @@ impl ProbeProcess {
         })
     }
 
-    /// Sends SIGKILL. The process may still have to be waited for.
-    pub(super) fn kill(mut self) -> StoppingProcess {
-        // Fails only if the child has exited already.
-        let _ = self.child.kill();
-        StoppingProcess(self.child)
+    /// Has the supervisor kill the probe. The process may still have to be waited for.
+    pub(super) fn kill(self) -> StoppingProcess {
+        self.process.kill();
+        StoppingProcess(self.process)
     }
 }
 
@@ -178,7 +182,7 @@ impl AsFd for ProbeProcess {
 }
 
 /// A killed probe. While a thread is blocked in a driver call, the process remains.
-pub(super) struct StoppingProcess(Child);
+pub(super) struct StoppingProcess(SupervisedChild);
 
 impl StoppingProcess {
     /// Exit status, once the process is reaped.
@@ -187,7 +191,7 @@ impl StoppingProcess {
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.0.id()
+        self.0.pid
     }
 }
 
