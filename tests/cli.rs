@@ -4,6 +4,7 @@
 mod support;
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -190,6 +191,7 @@ fn unreadable_proc_exits_with_code_1() {
 fn check_prints_every_setting_with_its_source() {
     let scratch = TempDir::new("check");
     let file = scratch.write("a.toml", "interval = 7\n\n[usage]\ntoken = \"s3cret\"\n");
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
     let environment = [("HM_AGENT_USAGE_MAX_CONNECTIONS", "9"), ("HM_AGENT_PORT", "tcp://x")];
     let output = run_with_env(&environment, &["check", "-c", &file, "-s", "log_level=debug"]);
     assert_eq!(output.code, Some(0), "{}", output.stderr);

@@ -27,9 +27,13 @@ _hm_agent() {
         ;;
     -s | --set)
         # `hm-agent check` prints every setting.
-        list=$("${COMP_WORDS[0]}" check 2>/dev/null | sed -n 's/^\(# \)\{0,1\}\([a-z_.]\{1,\}\) \(=\|is\) .*# .*/\2=/p')
+        list=$("${COMP_WORDS[0]}" check -c /dev/null 2>/dev/null | sed -n 's/^\(# \)\{0,1\}\([a-z_.]\{1,\}\) \(=\|is\) .*# .*/\2=/p')
         mapfile -t COMPREPLY < <(compgen -W "$list" -- "$current")
         compopt -o nospace 2>/dev/null
+        return
+        ;;
+    --user)
+        mapfile -t COMPREPLY < <(compgen -u -- "$current")
         return
         ;;
     --url | --id | --every) return ;;
@@ -37,7 +41,7 @@ _hm_agent() {
     case $subcommand in
     '') list='run check sample status beat --config --set --supervise --detach --pid-file --syslog --help --version' ;;
     run) list='--config --set --supervise --detach --pid-file --syslog' ;;
-    check) list='--config --set' ;;
+    check) list='--config --set --user' ;;
     sample) list='--json --config --set' ;;
     status) list='--url' ;;
     beat) list='--id --every --url --' ;;

@@ -2,7 +2,7 @@
 
 function __hm_agent_settings
     # `hm-agent check` prints every setting.
-    hm-agent check 2>/dev/null | string replace --filter --regex '^(?:# )?([a-z_.]+) (?:=|is) .*# .*' '$1='
+    hm-agent check -c /dev/null 2>/dev/null | string replace --filter --regex '^(?:# )?([a-z_.]+) (?:=|is) .*# .*' '$1='
 end
 
 set -l subcommands run check sample status beat
@@ -23,6 +23,7 @@ complete -c hm-agent -n "$runs" -l supervise -d 'restart the agent when it exits
 complete -c hm-agent -n "$runs" -l detach -d 'run in the background'
 complete -c hm-agent -n "$runs" -l pid-file -r -F -d 'file for the process id of the supervisor'
 complete -c hm-agent -n "$runs" -l syslog -d 'log to syslog'
+complete -c hm-agent -n '__fish_seen_subcommand_from check' -l user -x -a '(__fish_complete_users)' -d 'test the files as this user'
 complete -c hm-agent -n '__fish_seen_subcommand_from sample' -l json -d 'print JSON'
 complete -c hm-agent -n '__fish_seen_subcommand_from status beat' -l url -x -d 'heartbeat server'
 complete -c hm-agent -n '__fish_seen_subcommand_from beat' -l id -x -d 'application id'

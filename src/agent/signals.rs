@@ -11,6 +11,7 @@ use crate::config::{Config, Settings, Sources};
 use crate::sys;
 use crate::sys::ControlSignal;
 use crate::util::error::Error;
+use crate::util::programs;
 
 /// Logs the start. Returns the enabled services for the service manager's status: `services: usage, heartbeat`.
 pub(super) fn log_startup(settings: &Settings, services: &Services) -> String {
@@ -26,15 +27,26 @@ pub(super) fn log_startup(settings: &Settings, services: &Services) -> String {
     let enabled: Vec<_> = enabled.iter().filter(|(_, on)| *on).map(|(name, _)| *name).collect();
     let enabled = if enabled.is_empty() { "none".to_owned() } else { enabled.join(", ") };
     let node = host_info::node_id(config.node_id.as_deref(), &config.roots);
+    for access in config.access() {
+        log::info!("{access}");
+    }
     log::info!(
         "hm-agent {} on node {} started; settings from {file}; services: {enabled}",
         env!("CARGO_PKG_VERSION"),
         node.as_deref().unwrap_or("without an ID"),
     );
+    log_warnings(settings, &config);
+    format!("services: {enabled}")
+}
+
+/// Problems that the agent starts with, because it is worth more than what they affect.
+fn log_warnings(settings: &Settings, config: &Config) {
     for warning in &settings.warnings {
         log::warn!("{warning}");
     }
-    format!("services: {enabled}")
+    if let Some(why) = programs::missing(&config.heartbeat.on_overdue) {
+        log::warn!("heartbeat.on_overdue: {why}");
+    }
 }
 
 /// Handles signals until one requests a stop. In between it sends watchdog messages, unless a thread is stalled.
@@ -77,6 +89,10 @@ fn reload(sources: &Sources, at_start: &Settings, services: &Services) -> Result
         log::warn!("restart required for: {}", deferred.join(", "));
     }
     log::set_max_level(config.log_level);
+    log_warnings(&settings, &config);
+    if config.access() != services.settings.get().access() {
+        config.access().iter().for_each(|access| log::info!("{access}"));
+    }
     services.settings.replace(config);
     services.reloaded.notify();
     services.gpus.request_poll();

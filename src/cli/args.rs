@@ -10,8 +10,8 @@ use lexopt::{Arg, Parser};
 
 use crate::agent::supervise::{LogTarget, SuperviseOptions};
 use crate::cli::{Command, Options, absolute};
-use crate::core_client::command_supervisor;
 use crate::util::error::Error;
+use crate::util::supervisor;
 use crate::util::text::parse_decimal;
 
 /// A subcommand that users call.
@@ -45,8 +45,8 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         description: "Run the agent and restart it when it exits, for machines without a service manager. The restart delay doubles from 1 s to 60 s. SIGTERM and SIGINT stop the supervisor and the agent.",
     },
     Subcommand {
-        synopsis: "check",
-        description: "Validate the configuration and print every setting with its source.",
+        synopsis: "check [--user NAME]",
+        description: "Validate the configuration, as the agent's user, and print every setting with its source.",
     },
     Subcommand { synopsis: "sample [--json]", description: "Measure this machine once." },
     Subcommand {
@@ -109,6 +109,13 @@ pub const FLAGS: &[Flag] = &[
         subcommands: &["run"],
         // The supervisor passes it to the agent that it starts.
         description: "",
+    },
+    Flag {
+        long: "user",
+        short: None,
+        value: Some("NAME"),
+        subcommands: &["check"],
+        description: "Test the files as this user. Default, if root calls it: the user of the systemd unit, else hm-agent.",
     },
     Flag {
         long: "json",
@@ -179,6 +186,7 @@ struct Arguments {
     pid_file: Option<PathBuf>,
     supervisor: Option<u32>,
     app_id: Option<String>,
+    user: Option<String>,
     url: Option<String>,
     id: Option<String>,
     every: Option<Duration>,
@@ -198,6 +206,7 @@ impl Arguments {
             "set" => self.options.overrides.push(parse_override(&text(value)?)?),
             "pid-file" => self.pid_file = Some(absolute(value)?),
             "supervised" => self.supervisor = Some(value.parse().map_err(invalid)?),
+            "user" => self.user = Some(text(value)?),
             "url" => self.url = Some(text(value)?),
             "id" => self.id = Some(text(value)?),
             "every" => self.every = Some(parse_interval(&value)?),
@@ -210,7 +219,7 @@ impl Arguments {
         match self.subcommand.as_deref() {
             None => self.subcommand = Some(text(value)?),
             Some("status") if self.app_id.is_none() => self.app_id = Some(text(value)?),
-            Some("beat" | command_supervisor::SUBCOMMAND) => {
+            Some("beat" | supervisor::SUBCOMMAND) => {
                 // The rest belongs to the command, flags included.
                 self.command.push(value);
                 self.command.extend(parser.raw_args().map_err(invalid)?);
@@ -241,11 +250,8 @@ impl Arguments {
     fn into_command(self) -> Result<Command, Error> {
         match self.subcommand.as_deref() {
             None | Some("run") => self.into_run(),
-            Some("check") => Ok(Command::Check(self.options)),
-            Some("sample") => {
-                let json = self.has("json");
-                Ok(Command::Sample { options: self.options, json })
-            }
+            Some("check") => Ok(Command::Check { options: self.options, user: self.user }),
+            Some("sample") => Ok(Command::Sample { json: self.has("json"), options: self.options }),
             Some("status") => Ok(Command::Status { app_id: self.app_id, url: self.url }),
             Some("beat") if self.command.is_empty() => {
                 Err(Error::Arguments("beat needs a command: hm-agent beat -- COMMAND".to_owned()))
@@ -254,7 +260,7 @@ impl Arguments {
                 let Self { id, every, url, command, .. } = self;
                 Ok(Command::Beat { id, every, url, command })
             }
-            Some(command_supervisor::SUBCOMMAND) => Ok(Command::SuperviseCommand(self.command)),
+            Some(supervisor::SUBCOMMAND) => Ok(Command::SuperviseCommand(self.command)),
             Some("help") => Ok(Command::Help),
             Some(other) => Err(Error::Arguments(format!(
                 "unknown command \"{}\": expected run, check, sample, status or beat",

@@ -3,6 +3,7 @@
 pub mod agent_client;
 pub mod args;
 pub mod beat;
+mod check;
 pub mod help;
 pub mod report;
 pub mod sample;
@@ -19,18 +20,13 @@ use crate::agent;
 use crate::agent::supervise::{self, SuperviseOptions};
 pub use crate::cli::args::parse;
 use crate::cli::beat::Beat;
-use crate::collector::file_reader::FileReader;
-use crate::collector::host_info;
 use crate::config::{Config, Settings, Sources};
-use crate::core_client::client::CoreClient;
-use crate::core_client::command_supervisor;
-use crate::core_client::messages::Node;
 use crate::heartbeat::client::HeartbeatClient;
-use crate::hm_client::client::HmClient;
 use crate::telemetry::messages;
 use crate::util::error::Error;
 use crate::util::logger;
-use crate::util::text::{escape_for_terminal, escape_json_for_terminal, escape_lines_for_terminal};
+use crate::util::supervisor;
+use crate::util::text::{escape_for_terminal, escape_json_for_terminal};
 
 const DEFAULT_BEAT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -43,8 +39,11 @@ pub enum Command {
     Supervised(Options, u32),
     /// Run and restart the agent.
     Supervise(SuperviseOptions),
-    /// Validate and print the settings.
-    Check(Options),
+    /// Validate and print the settings, as this user.
+    Check {
+        options: Options,
+        user: Option<String>,
+    },
     /// Measure this machine once.
     Sample {
         options: Options,
@@ -62,7 +61,7 @@ pub enum Command {
         url: Option<String>,
         command: Vec<OsString>,
     },
-    /// Supervise one command of Core. Internal.
+    /// Supervise a program that the agent starts. Internal.
     SuperviseCommand(Vec<OsString>),
     Help,
     Version,
@@ -86,7 +85,7 @@ impl Command {
                 agent::run(&options.sources()?, Some(supervisor))?;
             }
             Self::Supervise(options) => return supervise::run(options),
-            Self::Check(options) => check(&options.sources()?)?,
+            Self::Check { options, user } => check::check(&options.sources()?, user.as_deref())?,
             Self::Sample { options, json } => sample(&options.sources()?, json)?,
             Self::Status { app_id, url } => {
                 let app_id = app_id.or_else(|| variable("APP_ID"));
@@ -99,7 +98,7 @@ impl Command {
                 let interval = every.unwrap_or(DEFAULT_BEAT_INTERVAL);
                 return Ok(Beat { server: server(url)?, id, interval, command }.run());
             }
-            Self::SuperviseCommand(arguments) => return Ok(command_supervisor::run(&arguments)),
+            Self::SuperviseCommand(arguments) => return Ok(supervisor::process::run(&arguments)),
             Self::Help => print(&help::help())?,
             Self::Version => print(help::VERSION)?,
         }
@@ -148,30 +147,17 @@ fn absolute(path: OsString) -> Result<PathBuf, Error> {
     std::path::absolute(&path).map_err(fail)
 }
 
-fn check(sources: &Sources) -> Result<(), Error> {
-    let settings = Settings::load(sources)?;
-    let config = Config::new(&settings)?;
-    for warning in &settings.warnings {
-        // A line that cannot be written is lost, as in the agent's log.
-        let _ = writeln!(std::io::stderr(), "hm-agent: {}", escape_for_terminal(warning));
-    }
-    let node = host_info::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
-    let mut text = format!("{}# this node is \"{}\"\n", settings.effective(), node.escape_debug());
-    if let Some(hm) = &config.hm {
-        text += &HmClient::describe(hm, &node, config.ca_file.as_deref())?;
-    }
-    if let Some(core) = &config.core {
-        let ip_address = "…".to_owned();
-        let os_info = host_info::read(&config.roots).os;
-        let hostname = host_info::hostname(&mut FileReader::default(), &config.roots);
-        let hostname = hostname.unwrap_or_else(|| node.clone());
-        let node = Node { node_id: node, hostname, ip_address, os_info };
-        text += &CoreClient::describe(core, &node, config.ca_file.as_deref())?;
-    }
-    print(&escape_lines_for_terminal(&text))
-}
-
 fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
+    let without_file;
+    let sources = match sources.unreadable_default_file() {
+        // Tokens are of no use here, so every user can measure the machine.
+        Some(why) => {
+            let _ = writeln!(std::io::stderr(), "hm-agent: default settings are used: {why}");
+            without_file = Sources { file: Some("/dev/null".into()), ..sources.clone() };
+            &without_file
+        }
+        None => sources,
+    };
     let config = Config::new(&Settings::load(sources)?)?;
     // The report shows the result. Log lines below errors appear only if the user sets another level.
     logger::init(if config.log_level == LevelFilter::Info {

@@ -51,6 +51,7 @@ impl Settings {
             let row = table::find(key).ok_or_else(|| unknown_key(&Origin::CommandLine, key))?;
             settings.set(row, Origin::CommandLine, row.kind.parse(text))?;
         }
+        settings.warnings.extend(settings.exposed_secrets());
         Ok(settings)
     }
 
@@ -151,6 +152,10 @@ impl Settings {
     pub fn invalid(&self, key: &str, why: &str) -> Error {
         let origin = self.values.get(key).map_or(&Origin::Default, |(_, origin)| origin);
         Error::Setting { origin: origin.to_string(), why: format!("{key}: {why}") }
+    }
+
+    pub(super) fn value(&self, key: &str) -> Option<&(Value, Origin)> {
+        self.values.get(key)
     }
 
     pub(super) fn text(&self, key: &str) -> Option<&str> {

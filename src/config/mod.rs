@@ -3,6 +3,7 @@
 //! [`table`] has every key with its default and range. [`layers`] merges the sources: `-s KEY=VALUE` overrides the
 //! environment, which overrides the file, which overrides the default.
 
+mod access;
 pub mod layers;
 pub mod sources;
 mod suggestion;

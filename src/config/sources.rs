@@ -39,6 +39,16 @@ impl Sources {
         environment.sort();
         Ok(Self { file, environment, overrides })
     }
+
+    /// Why this user cannot read the default file, if it would be read and only other users can.
+    pub fn unreadable_default_file(&self) -> Option<String> {
+        let error = match self.file {
+            None => std::fs::File::open(DEFAULT_FILE).err()?,
+            Some(_) => return None,
+        };
+        let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
+        is_denied.then(|| format!("cannot read {DEFAULT_FILE}: {}", reason(&error)))
+    }
 }
 
 /// The source that set a value.
