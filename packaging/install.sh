@@ -105,13 +105,23 @@ for file in docs/*; do
     [ ! -f "$file" ] || put 644 "$file" "$prefix/share/doc/hm-agent/$file"
 done
 put_with_path 755 uninstall.sh "$prefix/share/hm-agent/uninstall.sh"
-if [ -e "$root/etc/hm-agent/hm-agent.toml" ]; then
+settings=/etc/hm-agent/hm-agent.toml
+if [ -e "$root$settings" ]; then
     # The example of this version, for comparison.
     put 644 hm-agent.toml "$prefix/share/doc/hm-agent/hm-agent.toml"
 else
-    put 644 hm-agent.toml /etc/hm-agent/hm-agent.toml
+    put 640 hm-agent.toml "$settings"
 fi
 [ -n "$root" ] || create_user
+# The settings may contain tokens: the agent reads them, and other users do not.
+group=$(sed -n 's/^hm-agent:[^:]*:\([0-9]*\):.*/\1/p' "$root/etc/group" 2>/dev/null) || :
+if [ -n "$group" ] && [ "$(id -u)" -eq 0 ]; then
+    chown "0:$group" "$root$settings"
+    chmod 640 "$root$settings"
+else
+    chmod o-rwx "$root$settings"
+    echo "install.sh: only root can read $settings yet; in the installed system: chgrp hm-agent $settings" >&2
+fi
 
 rc_d=/etc/init.d
 [ -d /etc/init.d ] || [ ! -d /etc/rc.d/init.d ] || rc_d=/etc/rc.d/init.d

@@ -28,7 +28,7 @@ fn detach_returns_when_agent_is_ready_and_leaves_terminal() {
         assert_eq!(link("cwd").as_os_str(), "/");
         assert_eq!(link("fd/1").as_os_str(), "/dev/null");
     }
-    assert_eq!(setup.path("pid").metadata().unwrap().permissions().mode() & 0o777, 0o644);
+    assert_eq!(setup.path("pid").metadata().unwrap().permissions().mode() & 0o777, 0o600);
     supervisor.stop();
     assert!(!setup.path("pid").exists() && !setup.is_listening());
 }

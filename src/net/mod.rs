@@ -1,5 +1,6 @@
-//! Outbound connections: URL, proxy, TLS, WebSocket client, reconnecting.
+//! Outbound connections: URL, proxy, TLS, WebSocket client, reconnecting with backoff.
 
+pub mod backoff;
 pub mod disconnect;
 pub mod endpoint;
 pub mod keepalive;

@@ -10,6 +10,7 @@ use log::Level;
 use tungstenite::Message;
 
 use crate::model::status::UpstreamStatus;
+use crate::net::backoff::{Backoff, random_unit};
 use crate::net::disconnect::DisconnectReason;
 use crate::net::endpoint::Endpoint;
 use crate::net::keepalive::Keepalive;
@@ -20,7 +21,6 @@ use crate::net::url::Url;
 use crate::net::websocket::WebSocketClient;
 use crate::sys;
 use crate::sys::EventFd;
-use crate::util::backoff::{Backoff, random_unit};
 use crate::util::error::Error;
 use crate::util::logger::{RateLimitedLog, unix_seconds};
 use crate::util::redact::Redactor;

@@ -100,7 +100,8 @@ has_gpu() { curl -sf http://127.0.0.1:33931/snapshot | grep -q '"name":"NVIDIA H
 soon has_gpu
 case $(readlink "/proc/$(pgrep -f '^gpu-probe')/exe") in /memfd:*) ;; *) fail "it does not run from memory" ;; esac
 
-say "systemd restarts a killed agent"
+say "systemd restarts a killed agent, also after restarts by hand"
+for restart in 1 2 3 4 5 6 7; do systemctl restart hm-agent; done
 main=$(show MainPID)
 kill -KILL "$main"
 wait_new_pid "$main" 10
@@ -117,8 +118,16 @@ main=$(show MainPID)
 echo 'interval = 1' | cat - "$settings.original" >"$settings"
 systemctl reload hm-agent
 echo 'interval = "often"' | cat - "$settings.original" >"$settings"
-systemctl reload hm-agent || :
-sleep 1
+systemctl reload hm-agent && fail "the reload succeeded" || :
+install -m 0600 /dev/stdin /etc/hm-agent/token <<'TOKEN'
+secret
+TOKEN
+sed 's,^\[usage\]$,[usage]\ntoken_file = "/etc/hm-agent/token",' "$settings.original" >"$settings"
+systemctl reload hm-agent && fail "the reload succeeded with a token that the agent cannot read" || :
+hm-agent check >/tmp/output 2>&1 && fail "check succeeded with a token that the agent cannot read" || :
+grep -q 'token: .*permission denied.*user hm-agent' /tmp/output || fail "$(cat /tmp/output)"
+rm /etc/hm-agent/token
+echo 'interval = "often"' | cat - "$settings.original" >"$settings"
 responds >/dev/null || fail "it does not respond"
 is MainPID "$main"
 journalctl -u hm-agent -o cat | grep 'interval' || fail "no error about the invalid settings"

@@ -21,7 +21,7 @@ printf '#!/bin/sh\nexit 0\n' >/usr/sbin/policy-rc.d
 install /pkg/old.deb
 responds >/dev/null || fail "it does not respond"
 [ "$(stat -c '%U %G %a' /var/lib/hm-agent)" = "hm-agent hm-agent 750" ] || fail "state directory"
-[ "$(stat -c '%U %a' "$settings")" = "root 644" ] || fail "settings file"
+[ "$(stat -c '%U %G %a' "$settings")" = "root hm-agent 640" ] || fail "settings file"
 uid=$(id -u hm-agent)
 getent passwd hm-agent | grep -q ':/var/lib/hm-agent:/usr/sbin/nologin$' || fail "$(getent passwd hm-agent)"
 hm-agent check >/dev/null || fail "hm-agent check"

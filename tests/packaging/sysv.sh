@@ -88,6 +88,24 @@ responds >/dev/null || fail "it does not start"
 kill $!
 code 0 $script stop
 
+say "a pid file that cannot be read does not block"
+run=/var/run/hm-agent
+for make in mkfifo "ln -s /dev/zero" mkdir; do
+    rm -rf "$pidfile"
+    $make "$pidfile"
+    code 1 $script status
+    code 7 $script reload
+done
+rmdir "$pidfile"
+mkfifo "$pidfile"
+chown hm-agent: "$run"
+code 0 $script start
+[ "$(stat -c '%U %a' "$run")" = "root 755" ] || fail "the agent's user can replace the pid file"
+[ "$(stat -c '%U %a' "$pidfile")" = "hm-agent 600" ] || fail "other users can lock the pid file"
+responds >/dev/null || fail "it does not start"
+code 0 $script stop
+[ ! -e "$pidfile" ] || fail "the pid file was not removed"
+
 say "errors"
 code 2 $script dance
 code 2 $script

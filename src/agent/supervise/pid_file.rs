@@ -1,9 +1,9 @@
 //! The pid file. Its lock decides which process owns it: the kernel releases the lock however a process ends, while the number
 //! in the file may be another process's by now.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::Flock;
@@ -11,6 +11,9 @@ use nix::fcntl::Flock;
 use crate::sys::service::{self, FileLock};
 use crate::sys::users::effective_uid;
 use crate::util::error::Error;
+
+/// flock(2) is open to every user that can read the file, and a user that keeps it locked prevents every further start.
+const MODE: u32 = 0o600;
 
 /// A locked pid file; removed when it is dropped.
 pub struct PidFile {
@@ -39,8 +42,10 @@ impl PidFile {
 
     fn write(&self) -> Result<(), Error> {
         let number = format!("{}\n", std::process::id());
+        // A file of an earlier version may have another mode.
+        let written = self.file.set_permissions(Permissions::from_mode(MODE));
         // Truncated last: a reader must not find an empty file in place of a stale one.
-        let written = self.file.write_all_at(number.as_bytes(), 0);
+        let written = written.and_then(|()| self.file.write_all_at(number.as_bytes(), 0));
         let written = written.and_then(|()| self.file.set_len(number.len() as u64));
         written.map_err(|error| {
             Error::system(format!("write pid file {}", self.path.display()), error)
@@ -60,7 +65,7 @@ impl Drop for PidFile {
 fn open(path: &Path) -> io::Result<File> {
     // Not truncated: it may be another process's. Opening a named pipe must not block.
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o644);
+    options.read(true).write(true).create(true).truncate(false).mode(MODE);
     let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
     let metadata = file.metadata()?;
     // In a directory that others can write to, another user may have created it: to block the start, to choose the number that
@@ -100,6 +105,11 @@ mod tests {
         fs::write(&path, "999999999\n").unwrap();
         let first = PidFile::create(path.clone()).unwrap();
         let own = std::process::id();
+        assert_eq!(
+            fs::metadata(&path).unwrap().mode() & 0o777,
+            0o600,
+            "other users cannot lock it"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("{own}\n"));
         let refused = PidFile::create(path.clone()).map(drop).unwrap_err().to_string();
         assert!(refused.ends_with(&format!("held by running process {own}")), "{refused}");
