@@ -10,10 +10,10 @@ use hm_agent::config::{self, Config, Current, Hm as Settings, Sources};
 use hm_agent::hm_client::client::HmClient;
 use hm_agent::model::RawSample;
 use hm_agent::model::status::UpstreamStatus;
-use hm_agent::net::backoff::Backoff;
 use hm_agent::net::reconnecting_client::RECONNECT_BACKOFF;
 use hm_agent::sys;
 use hm_agent::sys::EventFd;
+use hm_agent::util::backoff::Backoff;
 use hm_agent::util::sync::Shutdown;
 
 use support::TempDir;

@@ -44,7 +44,7 @@ impl FileReader {
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Result<T, Error> {
         let text = self.read(path)?;
-        parse(text).map_err(|source| Error::Parse { file: path.display().to_string(), source })
+        parse(text).map_err(|error| unparsable(path, &error))
     }
 
     /// Passes the lines of a file to `parse`, with their numbers, from 1. For a file of any length; a line over
@@ -69,7 +69,7 @@ impl FileReader {
         };
         result
             .map_err(|error| Error::system(format!("read {}", path.display()), error))?
-            .map_err(|source| Error::Parse { file: path.display().to_string(), source })
+            .map_err(|error| unparsable(path, &error))
     }
 
     /// Returns the first line, without surrounding white space or NUL. `None` if the file is empty or cannot be read: for optional
@@ -95,6 +95,10 @@ impl FileReader {
         }
         Ok(())
     }
+}
+
+fn unparsable(path: &Path, error: &ParseError) -> Error {
+    Error::Parse { file: path.display().to_string(), why: error.to_string() }
 }
 
 /// Non-blocking: opening a FIFO must not wait for its writer.

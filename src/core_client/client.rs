@@ -13,12 +13,11 @@ use crate::config::{CommandPolicy, Core as Settings};
 use crate::core_client::command_queue::{CommandQueue, Submitted, user_to_run_as};
 use crate::core_client::messages::{
     CommandRequest, CoreMessage, Envelope, Node, command_result, command_started, heartbeat,
-    register, uuid_v4,
+    register,
 };
 use crate::core_client::session::{Action, CoreSession, Event};
 use crate::model::Snapshot;
 use crate::model::status::UpstreamStatus;
-use crate::net::backoff::random_unit;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::log_dedup::LogDedup;
 use crate::net::reconnecting_client::{
@@ -27,6 +26,7 @@ use crate::net::reconnecting_client::{
 use crate::net::websocket::WebSocketClient;
 use crate::sys;
 use crate::sys::EventFd;
+use crate::util::backoff::random_unit;
 use crate::util::error::Error;
 use crate::util::logger::{unix_seconds, utc};
 use crate::util::percent;
@@ -339,7 +339,7 @@ fn send(
 fn uuid() -> Result<String, DisconnectReason> {
     let mut random = [0; 16];
     match rustls::crypto::ring::default_provider().secure_random.fill(&mut random) {
-        Ok(()) => Ok(uuid_v4(random)),
+        Ok(()) => Ok(uuid::Builder::from_random_bytes(random).into_uuid().to_string()),
         Err(_) => Err(DisconnectReason::Lost("system has no random numbers".to_owned())),
     }
 }

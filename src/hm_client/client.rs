@@ -18,7 +18,6 @@ use crate::hm_client::spool::{Report, Spool};
 use crate::model::Snapshot;
 use crate::model::primary_gpu::Primary;
 use crate::model::status::UpstreamStatus;
-use crate::net::backoff::random_unit;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::log_dedup::LogDedup;
 use crate::net::reconnecting_client::{
@@ -27,6 +26,7 @@ use crate::net::reconnecting_client::{
 use crate::net::websocket::WebSocketClient;
 use crate::sys;
 use crate::sys::EventFd;
+use crate::util::backoff::random_unit;
 use crate::util::error::Error;
 use crate::util::logger::unix_milliseconds;
 use crate::util::state_io::StateIo;

@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use crate::hm_client::messages::{HmResponse, ResponseCode};
-use crate::net::backoff::{Backoff, half_jitter};
 use crate::net::disconnect::DisconnectReason;
 use crate::net::keepalive::Keepalive;
 use crate::net::reconnecting_client::{
     RESPONSE_TIMEOUT, RETRY_LATER_BACKOFF, STABLE_AFTER, UpstreamSession,
 };
+use crate::util::backoff::{Backoff, half_jitter};
 
 /// Pause between two reports of a backlog: a restarted server receives all nodes' backlogs at once.
 pub const REPORT_PAUSE: Duration = Duration::from_millis(50);

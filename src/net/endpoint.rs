@@ -1,4 +1,4 @@
-//! Establishes a connection to a server: DNS, TCP, proxy, TLS, WebSocket handshake. Each step has a timeout; that of the
+//! Establishes a connection to a server: DNS, TCP, proxy, TLS. Each step has a timeout; that of the
 //! lookup of IPv4 addresses is libc's (resolv.conf(5), `timeout` and `attempts`).
 
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,18 +9,12 @@ use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
-use tungstenite::WebSocket;
-use tungstenite::client::IntoClientRequest;
-use tungstenite::handshake::HandshakeError;
-use tungstenite::http::header::{HeaderValue, USER_AGENT};
-use tungstenite::protocol::WebSocketConfig;
 
 use crate::net::disconnect::DisconnectReason;
 use crate::net::proxy::Proxy;
 use crate::net::resolve;
 use crate::net::tls;
 use crate::net::url::Url;
-use crate::net::websocket;
 use crate::sys;
 use crate::sys::Interest;
 use crate::util::deadline_stream::DeadlineStream;
@@ -34,12 +28,6 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer proxy response head is rejected.
 const MAX_PROXY_RESPONSE_BYTES: usize = 8 << 10;
 const MAX_PROXY_RESPONSE_HEADERS: usize = 64;
-/// tungstenite's read buffer: responses have a few hundred bytes.
-const READ_BUFFER_BYTES: usize = 4 << 10;
-/// A longer message from the server ends the connection. It allows for a command that is longer than any that can run, so
-/// that such a command gets an answer.
-pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
-
 /// A server and how to reach it.
 pub struct Endpoint {
     pub url: Url,
@@ -56,10 +44,11 @@ impl Endpoint {
         format!("{}{}", self.url.redacted(), proxy.unwrap_or_default())
     }
 
+    /// The connection up to TLS.
     pub(super) fn connect<'a>(
         &self,
         shutdown: &'a Shutdown,
-    ) -> Result<WebSocket<Transport<'a>>, DisconnectReason> {
+    ) -> Result<Transport<'a>, DisconnectReason> {
         let (host, port) = match &self.proxy {
             Some(proxy) => (proxy.host(), proxy.port()),
             None => (self.url.host.as_str(), self.url.port),
@@ -71,11 +60,10 @@ impl Endpoint {
         if let Some(proxy) = &self.proxy {
             proxy_connect(&mut stream, &proxy.connect_request(&self.url))?;
         }
-        let transport = match self.url.is_secure() {
-            true => self.tls_handshake(stream)?,
-            false => Transport::Plain(stream),
-        };
-        ws_handshake(transport, &self.url)
+        match self.url.is_secure() {
+            true => self.tls_handshake(stream),
+            false => Ok(Transport::Plain(stream)),
+        }
     }
 
     fn tls_handshake<'a>(
@@ -223,38 +211,8 @@ fn proxy_connect(stream: &mut DeadlineStream<'_>, request: &str) -> Result<(), D
     }
 }
 
-fn ws_handshake<'a>(
-    mut transport: Transport<'a>,
-    url: &Url,
-) -> Result<WebSocket<Transport<'a>>, DisconnectReason> {
-    let protocol = |error: tungstenite::Error| DisconnectReason::Protocol(error.to_string());
-    // The scheme is always ws: TLS is below tungstenite.
-    let request = format!("ws://{}{}", url.authority(), url.target).into_client_request();
-    let mut request = request.map_err(protocol)?;
-    let agent = concat!("hm-agent/", env!("CARGO_PKG_VERSION"));
-    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .max_message_size(Some(MAX_MESSAGE_BYTES))
-        .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
-    transport.stream_mut().reset_write_deadline();
-    let mut result = tungstenite::client::client_with_config(request, transport, Some(config));
-    loop {
-        match result {
-            Ok((socket, _)) => return Ok(socket),
-            Err(HandshakeError::Interrupted(handshake)) => {
-                let stream = handshake.get_ref().get_ref().stream();
-                wait_readable_until(stream, deadline, "WebSocket handshake")?;
-                result = handshake.handshake();
-            }
-            Err(HandshakeError::Failure(error)) => return Err(websocket::disconnect_reason(error)),
-        }
-    }
-}
-
 /// Waits for data from the server; `step` names what times out.
-fn wait_readable_until(
+pub(super) fn wait_readable_until(
     stream: &DeadlineStream<'_>,
     deadline: Instant,
     step: &'static str,

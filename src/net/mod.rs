@@ -1,6 +1,5 @@
-//! Outbound connections: URL, proxy, TLS, WebSocket client, reconnecting with backoff.
+//! Outbound connections: URL, proxy, TLS, WebSocket client, reconnecting.
 
-pub mod backoff;
 pub mod disconnect;
 pub mod endpoint;
 pub mod keepalive;

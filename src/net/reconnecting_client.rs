@@ -10,7 +10,6 @@ use log::Level;
 use tungstenite::Message;
 
 use crate::model::status::UpstreamStatus;
-use crate::net::backoff::{Backoff, random_unit};
 use crate::net::disconnect::DisconnectReason;
 use crate::net::endpoint::Endpoint;
 use crate::net::keepalive::Keepalive;
@@ -21,6 +20,7 @@ use crate::net::url::Url;
 use crate::net::websocket::WebSocketClient;
 use crate::sys;
 use crate::sys::EventFd;
+use crate::util::backoff::{Backoff, random_unit};
 use crate::util::error::Error;
 use crate::util::logger::{RateLimitedLog, unix_seconds};
 use crate::util::redact::Redactor;

@@ -3,17 +3,21 @@
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use tungstenite::client::IntoClientRequest;
 use tungstenite::error::ProtocolError;
-use tungstenite::protocol::CloseFrame;
+use tungstenite::handshake::HandshakeError;
+use tungstenite::http::header::{HeaderValue, USER_AGENT};
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Bytes, Message, Utf8Bytes, WebSocket};
 
 use crate::net::disconnect::DisconnectReason;
-use crate::net::endpoint::{Endpoint, Transport};
+use crate::net::endpoint::{Endpoint, HANDSHAKE_TIMEOUT, Transport, wait_readable_until};
 use crate::net::tls;
+use crate::net::url::Url;
 use crate::util::error::reason;
 use crate::util::sync::Shutdown;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
@@ -22,12 +26,18 @@ use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 /// of some megabytes, and a server that stops reading is still detected within one timeout.
 const FRAGMENT_BYTES: usize = 128 << 10;
 
+/// tungstenite's read buffer: responses have a few hundred bytes.
+const READ_BUFFER_BYTES: usize = 4 << 10;
+/// A longer message from the server ends the connection. It allows for a command that is longer than any that can run, so
+/// that such a command gets an answer.
+pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
+
 /// An open WebSocket.
 pub struct WebSocketClient<'a>(WebSocket<Transport<'a>>);
 
 impl<'a> WebSocketClient<'a> {
     pub fn connect(endpoint: &Endpoint, shutdown: &'a Shutdown) -> Result<Self, DisconnectReason> {
-        endpoint.connect(shutdown).map(Self)
+        handshake(endpoint.connect(shutdown)?, &endpoint.url).map(Self)
     }
 
     /// This machine's address in the connection.
@@ -107,6 +117,36 @@ impl AsFd for WebSocketClient<'_> {
     }
 }
 
+fn handshake<'a>(
+    mut transport: Transport<'a>,
+    url: &Url,
+) -> Result<WebSocket<Transport<'a>>, DisconnectReason> {
+    let protocol = |error: tungstenite::Error| DisconnectReason::Protocol(error.to_string());
+    // The scheme is always ws: TLS is below tungstenite.
+    let request = format!("ws://{}{}", url.authority(), url.target).into_client_request();
+    let mut request = request.map_err(protocol)?;
+    let agent = concat!("hm-agent/", env!("CARGO_PKG_VERSION"));
+    request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES));
+    let deadline = Instant::now() + HANDSHAKE_TIMEOUT;
+    transport.stream_mut().reset_write_deadline();
+    let mut result = tungstenite::client::client_with_config(request, transport, Some(config));
+    loop {
+        match result {
+            Ok((socket, _)) => return Ok(socket),
+            Err(HandshakeError::Interrupted(handshake)) => {
+                let stream = handshake.get_ref().get_ref().stream();
+                wait_readable_until(stream, deadline, "WebSocket handshake")?;
+                result = handshake.handshake();
+            }
+            Err(HandshakeError::Failure(error)) => return Err(disconnect_reason(error)),
+        }
+    }
+}
+
 /// The close code for a server that violates the protocol (RFC 6455 section 7.4.1); `None` if the connection is gone.
 fn close_code(error: &tungstenite::Error) -> Option<CloseCode> {
     use tungstenite::Error as E;
@@ -119,7 +159,7 @@ fn close_code(error: &tungstenite::Error) -> Option<CloseCode> {
     }
 }
 
-pub(super) fn disconnect_reason(error: tungstenite::Error) -> DisconnectReason {
+fn disconnect_reason(error: tungstenite::Error) -> DisconnectReason {
     use tungstenite::Error as E;
     match error {
         E::Io(error) if error.kind() == ErrorKind::TimedOut => {

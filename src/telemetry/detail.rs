@@ -9,7 +9,6 @@ use crate::model::status::AppStatus;
 use crate::model::status::UpstreamStatus;
 use crate::model::{DiskRate, FileSystem, NetRate, Pressures, Snapshot, TrafficRate};
 use crate::procfs::pressure::{Pressure, Stall};
-use crate::telemetry::messages::one_decimal;
 
 #[derive(Serialize)]
 pub(super) struct UsageDetail<'a> {
@@ -253,4 +252,8 @@ fn is_zero(count: &usize) -> bool {
 
 fn whole(value: f64) -> u64 {
     value.round() as u64
+}
+
+pub(super) fn one_decimal(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
 }

@@ -12,7 +12,7 @@ use crate::model::Snapshot;
 use crate::model::gpu::Gpu;
 use crate::model::host_info::HostInfo;
 use crate::model::primary_gpu::{Primary, PrimaryGpu, primary_gpu};
-use crate::telemetry::detail::{UsageDetail, usage_detail};
+use crate::telemetry::detail::{UsageDetail, one_decimal, usage_detail};
 use crate::util::render_cache::Rendering;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
@@ -193,10 +193,6 @@ pub(super) fn json(message: &impl Serialize) -> String {
 
 fn mib(bytes: u64) -> u64 {
     bytes >> 20
-}
-
-pub(super) fn one_decimal(value: f64) -> f64 {
-    (value * 10.0).round() / 10.0
 }
 
 fn percent(part: u64, total: u64) -> f64 {

@@ -4,8 +4,6 @@
 use std::fmt;
 use std::io;
 
-use crate::procfs::ParseError;
-
 #[derive(Debug)]
 pub enum Error {
     /// Invalid command line.
@@ -25,7 +23,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A kernel file has unexpected content.
-    Parse { file: String, source: ParseError },
+    Parse { file: String, why: String },
 }
 
 impl Error {
@@ -62,7 +60,7 @@ impl fmt::Display for Error {
                 write!(f, "{operation}: {}", reason(source))?;
                 hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
             }
-            Self::Parse { file, source } => write!(f, "parse {file} {source}"),
+            Self::Parse { file, why } => write!(f, "parse {file} {why}"),
         }
     }
 }
@@ -70,9 +68,8 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Arguments(_) | Self::Setting { .. } => None,
+            Self::Arguments(_) | Self::Setting { .. } | Self::Parse { .. } => None,
             Self::System { source, .. } => Some(source),
-            Self::Parse { source, .. } => Some(source),
         }
     }
 }
@@ -101,12 +98,8 @@ mod tests {
             "read /proc/stat: no such file or directory; is path.proc right?"
         );
         assert!(error.source().is_some());
-        let source = ParseError { line: 3, expected: "a number", got: "12x4".into() };
-        let error = Error::Parse { file: "/proc/meminfo".into(), source };
-        assert_eq!(
-            error.to_string(),
-            r#"parse /proc/meminfo line 3: expected a number, got "12x4""#
-        );
+        let error = Error::Parse { file: "/proc/meminfo".into(), why: "line 3: no number".into() };
+        assert_eq!(error.to_string(), "parse /proc/meminfo line 3: no number");
     }
 
     #[test]

@@ -131,28 +131,11 @@ pub fn unix_milliseconds() -> u64 {
     u64::try_from(since).unwrap_or(u64::MAX)
 }
 
-/// Formats a time by RFC 3339, in UTC.
+/// Formats a time by RFC 3339, in UTC. Times after the year 9999 are its end.
 pub fn utc(unix_seconds: u64) -> String {
-    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
-/// Converts days since 1970-01-01 to year, month and day of the proleptic Gregorian calendar. Years start in March here, so
-/// that the leap day is the last day of a year.
-fn civil(days: u64) -> (u64, u64, u64) {
-    const DAYS_BEFORE_1970: u64 = 719_468; // from 0000-03-01
-    let days = days + DAYS_BEFORE_1970;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    (year, month, day)
+    const END: u64 = 253_402_300_799;
+    let time = UNIX_EPOCH + Duration::from_secs(unix_seconds.min(END));
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 /// Limits log lines that peers can cause: of each level a burst of 20, then one per second. Suppressed lines are counted, and

@@ -1,5 +1,6 @@
 //! Parts without a feature of their own: errors, log, files in the state directory, synchronization.
 
+pub mod backoff;
 pub mod child_env;
 pub mod deadline_stream;
 pub mod error;

@@ -24,6 +24,7 @@ use crate::agent::supervise::syslog::{Syslog, parse_priority};
 use crate::sys;
 use crate::sys::service::AgentSupervisorSignals;
 use crate::sys::{children, process};
+use crate::util::backoff::Backoff;
 use crate::util::error::{Error, reason};
 use crate::util::logger::{self, syslog_priority};
 use crate::util::text::escape_for_terminal;
@@ -87,7 +88,7 @@ pub fn run(options: SuperviseOptions) -> Result<u8, Error> {
         terminal,
         signals: signals.map_err(|error| Error::system("create a signalfd", error))?,
         agent: None,
-        restart_delay: None,
+        backoff: Backoff::new(MIN_RESTART_DELAY, MAX_RESTART_DELAY),
         start_at: Some(Instant::now()),
         kill_at: None,
         was_ready: false,
@@ -115,8 +116,7 @@ struct Supervisor {
     terminal: Option<Terminal>,
     signals: AgentSupervisorSignals,
     agent: Option<AgentProcess>,
-    /// The delay before the last restart.
-    restart_delay: Option<Duration>,
+    backoff: Backoff,
     /// While there is no agent.
     start_at: Option<Instant>,
     /// After a request to stop.
@@ -170,8 +170,10 @@ impl Supervisor {
 
     /// Schedules a restart after an agent that ran for `uptime`. Returns the delay in seconds.
     fn schedule_restart(&mut self, uptime: Duration) -> u64 {
-        let delay = restart_delay(self.restart_delay, uptime);
-        self.restart_delay = Some(delay);
+        if uptime >= STABLE_AFTER {
+            self.backoff.reset();
+        }
+        let delay = self.backoff.next_full_delay();
         self.start_at = Some(Instant::now() + delay);
         delay.as_secs()
     }
@@ -275,27 +277,5 @@ impl Supervisor {
         let delay = self.schedule_restart(uptime);
         self.log(Level::Warn, &format!("agent exited ({status}); restarting in {delay} s"));
         None
-    }
-}
-
-fn restart_delay(previous: Option<Duration>, uptime: Duration) -> Duration {
-    match previous {
-        Some(delay) if uptime < STABLE_AFTER => (2 * delay).min(MAX_RESTART_DELAY),
-        _ => MIN_RESTART_DELAY,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn restart_delay_doubles_to_one_minute_and_resets_after_stable_run() {
-        let short = STABLE_AFTER - Duration::from_millis(1);
-        let next = |delay: &Duration| Some(restart_delay(Some(*delay), short));
-        let delays = std::iter::successors(Some(restart_delay(None, short)), next)
-            .map(|delay| delay.as_secs());
-        assert_eq!(delays.take(8).collect::<Vec<_>>(), [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(restart_delay(Some(MAX_RESTART_DELAY), STABLE_AFTER), MIN_RESTART_DELAY);
     }
 }

@@ -290,13 +290,5 @@ pub fn command_result(envelope: Envelope<'_>, result: &CommandResult) -> String 
     message("command_result", envelope, result)
 }
 
-/// A version 4 UUID (RFC 9562 section 5.4) from random bytes.
-pub fn uuid_v4(mut random: [u8; 16]) -> String {
-    random[6] = random[6] & 0x0f | 0x40;
-    random[8] = random[8] & 0x3f | 0x80;
-    let hex = data_encoding::HEXLOWER.encode(&random);
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
-}
-
 #[cfg(test)]
 mod tests;

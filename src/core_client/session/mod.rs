@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use crate::core_client::messages::{CommandRequest, CoreMessage};
-use crate::net::backoff::{Backoff, half_jitter};
 use crate::net::disconnect::DisconnectReason;
 use crate::net::keepalive::Keepalive;
 use crate::net::reconnecting_client::{
     RESPONSE_TIMEOUT, RETRY_LATER_BACKOFF, STABLE_AFTER, UpstreamSession,
 };
+use crate::util::backoff::{Backoff, half_jitter};
 
 /// After this time without a welcome, the client registers without it.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(3);

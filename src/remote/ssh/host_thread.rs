@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use log::Level;
 
 use crate::config::Secret;
-use crate::net::backoff::{Backoff, random_unit};
 use crate::remote::host::{Host, REJECTED_LOGIN_PAUSE};
 use crate::remote::hosts::Hosts;
 use crate::remote::login_limiter::LoginPermit;
 use crate::remote::ssh::error::SshError;
 use crate::remote::ssh::session::{SshSession, SshSessionEnd};
 use crate::sys;
+use crate::util::backoff::{Backoff, random_unit};
 use crate::util::sync::lock;
 
 /// Clients that request a host again shorten the wait for the next attempt, but not below this.

@@ -8,7 +8,7 @@ use hm_agent::core_client::messages::CoreMessage;
 use hm_agent::core_client::session as core;
 use hm_agent::hm_client::messages::HmResponse;
 use hm_agent::hm_client::session as hm;
-use hm_agent::net::backoff::Backoff;
+use hm_agent::util::backoff::Backoff;
 use hm_agent::net::disconnect::DisconnectReason;
 use hm_agent::net::keepalive::Keepalive;
 use hm_agent::net::reconnecting_client::{PONG_TIMEOUT, RECONNECT_BACKOFF, UpstreamSession as _};

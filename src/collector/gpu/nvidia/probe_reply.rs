@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use crate::collector::gpu::nvidia::driver_log::{describe, log_state};
 use crate::collector::gpu::nvidia::probe_process::{ProbeEvent, ProbeProcess};
 use crate::collector::gpu::nvidia::probe_state::{ProbeState, StopReason};
-use crate::collector::gpu::nvidia::probe_supervisor::{
-    MIN_RESTART_DELAY, NVIDIA_DEVICE, ProbeSupervisor,
-};
+use crate::collector::gpu::nvidia::probe_supervisor::{NVIDIA_DEVICE, ProbeSupervisor};
 use crate::collector::gpu::nvidia::protocol::ProbeReply;
 use crate::config::{GpuSource, Roots};
 use crate::model::gpu::{DriverState, Gpu, NvidiaDriver, Problem};
@@ -81,7 +79,7 @@ impl ProbeSupervisor<'_> {
     fn on_result(&mut self, reply: ProbeReply, since: Instant, now: Instant) {
         (self.good_replies, self.failed_starts) = (self.good_replies.saturating_add(1), 0);
         if self.good_replies >= STABLE_AFTER_REPLIES {
-            self.restart_delay = MIN_RESTART_DELAY;
+            self.restart_backoff.reset();
         }
         let mut gpus = self.inventory.merge(reply.gpus, reply.denied, &self.pci.expected());
         for process in gpus.iter_mut().flat_map(|gpu| gpu.values.processes.iter_mut().flatten()) {

@@ -21,6 +21,7 @@ use crate::collector::gpu::state::GpuState;
 use crate::config::{Current, GpuSettings, GpuSource, Roots};
 use crate::model::gpu::{DriverState, NvidiaDriver};
 use crate::sys;
+use crate::util::backoff::Backoff;
 use crate::util::sync::Shutdown;
 
 /// Device files of the driver on Linux and of GPUs in WSL.
@@ -28,7 +29,7 @@ pub(super) const NVIDIA_DEVICE: &str = "/dev/nvidiactl";
 const WSL_DEVICE: &str = "/dev/dxg";
 
 /// Delay before a failed probe is restarted. It doubles with each failure.
-pub(super) const MIN_RESTART_DELAY: Duration = Duration::from_secs(1);
+const MIN_RESTART_DELAY: Duration = Duration::from_secs(1);
 const MAX_RESTART_DELAY: Duration = Duration::from_secs(30);
 /// Upper limit of the timeout for a probe's first reply. Initializing eight GPUs one after the other takes 20 s.
 const MAX_START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -48,7 +49,7 @@ pub(crate) struct ProbeSupervisor<'a> {
     /// Settings that the probe was started with.
     pub(super) gpu: GpuSettings,
     pub(super) probe: ProbeState,
-    pub(super) restart_delay: Duration,
+    pub(super) restart_backoff: Backoff,
     pub(super) pci: PciScan,
     pub(super) inventory: GpuInventory,
     amd: AmdCollector,
@@ -74,7 +75,7 @@ impl<'a> ProbeSupervisor<'a> {
             program,
             gpu: config.gpu.clone(),
             probe: ProbeState::Disabled,
-            restart_delay: MIN_RESTART_DELAY,
+            restart_backoff: Backoff::new(MIN_RESTART_DELAY, MAX_RESTART_DELAY),
             pci: PciScan::default(),
             inventory: GpuInventory::default(),
             amd: AmdCollector::new(&config.roots),
@@ -280,9 +281,7 @@ impl<'a> ProbeSupervisor<'a> {
     }
 
     fn back_off(&mut self, now: Instant) -> ProbeState {
-        let delay = self.restart_delay;
-        self.restart_delay = (delay * 2).min(MAX_RESTART_DELAY);
-        ProbeState::Backoff(now + delay)
+        ProbeState::Backoff(now + self.restart_backoff.next_full_delay())
     }
 
     fn on_exit(&mut self, reason: StopReason, status: ExitStatus, now: Instant) -> ProbeState {
@@ -314,7 +313,8 @@ impl<'a> ProbeSupervisor<'a> {
             return;
         }
         let now = Instant::now();
-        (self.restart_delay, self.failed_starts) = (MIN_RESTART_DELAY, 0);
+        self.restart_backoff.reset();
+        self.failed_starts = 0;
         // The last scan is outdated: while collection is disabled the bus is not scanned.
         self.pci = PciScan::default();
         if !self.is_amd_enabled() {

@@ -29,6 +29,11 @@ impl Backoff {
         delay.mul_f64(jitter).max(min_delay.saturating_add(spread))
     }
 
+    /// The delay where only this process retries, so that jitter would be of no use.
+    pub fn next_full_delay(&mut self) -> Duration {
+        self.next_delay(1.0, Duration::ZERO)
+    }
+
     /// Starts again from `base`, after a success.
     pub fn reset(&mut self) {
         self.attempts = 0;
