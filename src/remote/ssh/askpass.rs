@@ -5,7 +5,6 @@
 //! pipe.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::process::parent_id;
 
 use crate::procfs::pid_stat;
@@ -13,11 +12,6 @@ use crate::util::text::parse_decimal;
 
 /// Environment variable with the path of the pipe.
 pub(super) const PIPE_VARIABLE: &str = "HM_AGENT_ASKPASS";
-
-/// The path of a pipe of this process, for other processes of the same user.
-pub(super) fn pipe_path(pipe: BorrowedFd<'_>) -> String {
-    format!("/proc/{}/fd/{}", std::process::id(), pipe.as_raw_fd())
-}
 
 /// If ssh started this process for a password, answers it and returns the exit code.
 pub fn run_if_requested() -> Option<u8> {

@@ -4,5 +4,6 @@ pub mod askpass;
 pub(super) mod error;
 mod host_thread;
 pub(super) mod known_hosts;
+mod pipe_text;
 mod process;
 mod session;

@@ -1,8 +1,8 @@
 //! One ssh process: its command line, its pipes, and its exit.
 
 use std::ffi::OsStr;
-use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use crate::config::Secret;
 use crate::remote::collect::nvidia_smi;
 use crate::remote::protocol::request::Target;
 use crate::remote::ssh::askpass;
-use crate::remote::ssh::error::SshError;
+use crate::remote::ssh::error::{SshError, SshExit};
+use crate::remote::ssh::pipe_text::PipeText;
 use crate::sys;
 use crate::util::supervisor::{SupervisedChild, Supervision};
 
@@ -21,18 +22,35 @@ const COLLECT_SCRIPT: &str = include_str!("collect.sh");
 const CONNECT_TIMEOUT_SECONDS: u32 = 10;
 /// How long to wait for the exit code of an ssh that has closed its output.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The end of ssh's standard error that is kept; the reason of a failure is in its last lines.
-const MAX_STDERR_BYTES: usize = 4 << 10;
+const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How far a session has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The host has not authenticated the agent: only ssh and its ProxyCommand have written to standard error.
+    Connecting,
+    /// The login shell is being started, and may write to standard error.
+    Authenticated,
+    /// `collect.sh` runs.
+    LoggedIn,
+}
 
 /// A running ssh. It is killed on drop, and when the thread that started it ends.
 pub(super) struct SshProcess {
     child: SupervisedChild,
     stdin: ChildStdin,
     stdout: ChildStdout,
-    stderr: Option<ChildStderr>,
-    /// Keeps the pipe with the password open until ssh has read it.
-    password_pipe: Option<PipeReader>,
-    stderr_tail: Vec<u8>,
+    /// What the host's processes print, and the ssh processes of jump hosts.
+    stderr: PipeText<ChildStderr>,
+    /// What this ssh logs itself.
+    log: PipeText<PipeReader>,
+    login_pipes: Option<LoginPipes>,
+    with_password: bool,
+}
+
+/// The agent's ends of pipes that ssh, or a child of it, opens by their paths. They stay open until the login is complete.
+struct LoginPipes {
+    log: PipeWriter,
+    password: Option<PipeReader>,
 }
 
 impl SshProcess {
@@ -43,47 +61,54 @@ impl SshProcess {
         known_hosts: Option<&Path>,
         marker: &str,
     ) -> io::Result<Self> {
-        let password_pipe = password.map(password_pipe).transpose()?;
+        let (log, log_writer) = io::pipe()?;
+        let login_pipes =
+            LoginPipes { log: log_writer, password: password.map(password_pipe).transpose()? };
         let ssh = Supervision::until_agent_ends().spawn(OsStr::new("ssh"), |command| {
-            configure(command, target, password.is_some(), known_hosts);
-            if let Some(pipe) = &password_pipe {
-                command.env(askpass::PIPE_VARIABLE, askpass::pipe_path(pipe.as_fd()));
-            }
+            configure(command, target, &login_pipes, known_hosts);
         });
         let mut child = ssh?;
-        let (stdin, stdout) = (child.child.stdin.take(), child.child.stdout.take());
-        let (Some(stdin), Some(stdout)) = (stdin, stdout) else {
+        let pipes =
+            (child.child.stdin.take(), child.child.stdout.take(), child.child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        let stderr = child.child.stderr.take();
-        let stderr_tail = Vec::new();
-        let mut process = Self { child, stdin, stdout, stderr, password_pipe, stderr_tail };
+        let mut process = Self {
+            child,
+            stdin,
+            stdout,
+            stderr: PipeText::new(stderr),
+            log: PipeText::new(log),
+            login_pipes: Some(login_pipes),
+            with_password: password.is_some(),
+        };
+        // A host that never reads must not block the agent.
+        sys::set_nonblocking(&process.stdin)?;
         let script = COLLECT_SCRIPT.replace("MARKER", marker).replace("FIELDS", nvidia_smi::FIELDS);
-        // Does not block, because the script fits into the pipe. If ssh has exited already, its exit code has the
-        // reason.
+        // The script fits into the pipe. If ssh has exited already, its exit code has the reason.
         let _ = process.write(&script);
         Ok(process)
     }
 
-    /// Discards the password, so that no process can read it after the login.
-    pub(super) fn discard_password(&mut self) {
-        self.password_pipe = None;
+    /// Closes the pipes of the login, so that no process can read the password after it.
+    pub(super) fn close_login_pipes(&mut self) {
+        self.login_pipes = None;
     }
 
-    /// Writes to the host's shell.
+    /// Writes to the host's shell; `WouldBlock` if it does not read.
     pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
         self.stdin.write_all(text.as_bytes())
     }
 
-    /// Waits for output of ssh, for one of `others` to become readable, or for the timeout. Collects standard error,
-    /// and returns whether standard output is readable.
+    /// Waits for output of ssh, for one of `others` to become readable, or for the timeout. Collects standard error and
+    /// the log, and returns whether standard output is readable.
     pub(super) fn wait(&mut self, others: [BorrowedFd<'_>; 2], timeout: Duration) -> bool {
-        let stderr = self.stderr.as_ref().map_or(others[1], AsFd::as_fd);
-        let fds = [self.stdout.as_fd(), stderr, others[0], others[1]];
-        let [stdout_readable, stderr_readable, ..] = sys::wait_readable(fds, Some(timeout));
-        if stderr_readable {
-            self.read_stderr();
-        }
+        let stderr = self.stderr.fd().unwrap_or(others[1]);
+        let log = self.log.fd().unwrap_or(others[1]);
+        let fds = [self.stdout.as_fd(), stderr, log, others[0], others[1]];
+        let [stdout_readable, ..] = sys::wait_readable(fds, Some(timeout));
+        self.stderr.read_available();
+        self.log.read_available();
         stdout_readable
     }
 
@@ -94,48 +119,26 @@ impl SshProcess {
 
     /// Waits for the exit of an ssh that has closed its output, and classifies it. `unframed_output` is the last line
     /// that the host's shell printed outside all sections: it stands in for an empty standard error.
-    pub(super) fn wait_for_exit(
-        &mut self,
-        logged_in: bool,
-        with_password: bool,
-        unframed_output: &[u8],
-    ) -> SshError {
+    pub(super) fn wait_for_exit(&mut self, progress: Progress, unframed_output: &[u8]) -> SshError {
         let deadline = Instant::now() + EXIT_TIMEOUT;
-        let mut status = None;
-        while status.is_none() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if let Some(stderr) = &self.stderr {
-                sys::wait_readable([stderr.as_fd()], Some(left.min(Duration::from_millis(50))));
-                self.read_stderr();
-            } else {
-                std::thread::sleep(left.min(Duration::from_millis(5)));
+        let status = loop {
+            let status = self.child.try_wait().ok().flatten();
+            self.stderr.read_available();
+            self.log.read_available();
+            if status.is_some() || Instant::now() >= deadline {
+                break status;
             }
-            status = self.child.try_wait().ok().flatten();
-            if left.is_zero() {
-                break;
-            }
-        }
-        if self.stderr_tail.is_empty() {
-            self.stderr_tail.extend_from_slice(unframed_output);
-        }
-        let stderr = String::from_utf8_lossy(&self.stderr_tail);
-        let code = status.and_then(|status| status.code());
-        SshError::from_exit(&stderr, code, logged_in, with_password)
-    }
-
-    /// Reads standard error of ssh, which includes that of the host's shell, and keeps its end.
-    fn read_stderr(&mut self) {
-        let mut buffer = [0; 1024];
-        let Some(stderr) = &mut self.stderr else { return };
-        if sys::wait_readable([stderr.as_fd()], Some(Duration::ZERO)) == [false] {
-            return;
-        }
-        match stderr.read(&mut buffer) {
-            Ok(0) | Err(_) => self.stderr = None,
-            Ok(read) => self.stderr_tail.extend_from_slice(&buffer[..read]),
-        }
-        let excess = self.stderr_tail.len().saturating_sub(MAX_STDERR_BYTES);
-        self.stderr_tail.drain(..excess);
+            std::thread::sleep(EXIT_POLL_INTERVAL);
+        };
+        let exit = SshExit {
+            code: status.and_then(|status| status.code()),
+            progress,
+            log: &self.log.text(),
+            stderr: &self.stderr.text(),
+            unframed_output: &String::from_utf8_lossy(unframed_output),
+            with_password: self.with_password,
+        };
+        SshError::from_exit(&exit)
     }
 }
 
@@ -145,6 +148,12 @@ impl Drop for SshProcess {
         self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The path of a pipe of this process, for other processes of the same user. ssh closes all inherited descriptors but the
+/// standard three.
+fn pipe_path(pipe: BorrowedFd<'_>) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), pipe.as_raw_fd())
 }
 
 /// Creates a pipe from which the password can be read once.
@@ -157,20 +166,27 @@ fn password_pipe(password: &Secret) -> io::Result<PipeReader> {
 
 /// ssh reads the user's own ssh_config, which may define jump hosts and keys for each host. Options that would
 /// interfere are overridden.
+///
+/// What fails is known from ssh's own log, and from standard output: its first byte is that of LocalCommand, which ssh runs after
+/// the authentication. The host can write the words of ssh to standard error. At level ERROR the log has no text of the server's but in
+/// the line that reports a disconnection; at higher levels, prompts and debug messages of the server could forge lines.
 fn configure(
     command: &mut Command,
     target: &Target,
-    with_password: bool,
+    pipes: &LoginPipes,
     known_hosts: Option<&Path>,
 ) {
-    command.args(["-T", "-a", "-x", "-e", "none"]);
+    // ssh runs LocalCommand and ProxyCommand in the user's shell, which may be nologin(8).
+    command.env("SHELL", "/bin/sh");
+    command.args(["-T", "-a", "-x", "-e", "none", "-E", &pipe_path(pipes.log.as_fd())]);
     for (name, value) in [
         ("LogLevel", "ERROR"),
         ("ControlMaster", "no"),
         ("ControlPath", "none"),
         ("ClearAllForwardings", "yes"),
         ("Tunnel", "no"),
-        ("PermitLocalCommand", "no"),
+        ("PermitLocalCommand", "yes"),
+        ("LocalCommand", "echo"),
         ("RemoteCommand", "none"),
         ("StrictHostKeyChecking", "accept-new"),
         ("UpdateHostKeys", "no"),
@@ -186,10 +202,12 @@ fn configure(
         // Quoted, because the path may contain spaces.
         add_option(command, "UserKnownHostsFile", &format!("\"{}\"", path.display()));
     }
-    if with_password {
-        add_password_options(command);
-    } else {
-        add_option(command, "BatchMode", "yes");
+    match &pipes.password {
+        Some(pipe) => {
+            add_password_options(command);
+            command.env(askpass::PIPE_VARIABLE, pipe_path(pipe.as_fd()));
+        }
+        None => add_option(command, "BatchMode", "yes"),
     }
     command.arg("-p").arg(target.port.to_string()).args(["-l", &target.user, "--", &target.host]);
     // Every login shell understands this; the script on standard input is read by sh.

@@ -11,7 +11,7 @@ use crate::remote::host::Host;
 use crate::remote::protocol::events;
 use crate::remote::protocol::request::NotificationSet;
 use crate::remote::ssh::error::SshError;
-use crate::remote::ssh::process::SshProcess;
+use crate::remote::ssh::process::{AUTHENTICATED, Progress, SshProcess};
 use crate::util::sync::lock;
 
 /// Time from the start of ssh to the first output of the host's shell. Some servers query DNS first, for ten seconds.
@@ -47,7 +47,6 @@ pub(super) enum SshSessionEnd {
 pub(super) struct SshSession<'a> {
     host: &'a Host,
     process: SshProcess,
-    with_password: bool,
     password_generation: u64,
     output: OutputParser,
     /// Received sections of the response in progress.
@@ -56,7 +55,7 @@ pub(super) struct SshSession<'a> {
     /// The last sample, and the uptime at which the host read it.
     previous: Option<(f64, RemoteSample)>,
     started_at: Instant,
-    logged_in: bool,
+    progress: Progress,
     /// When the request without a complete response was sent.
     request_sent_at: Option<Instant>,
     next_request_at: Instant,
@@ -86,14 +85,13 @@ impl<'a> SshSession<'a> {
         Ok(Self {
             host,
             process,
-            with_password: password.is_some(),
             password_generation,
             output: OutputParser::new(&marker, MAX_PART_BYTES),
             sections: Sections::default(),
             inventory: RemoteInventory::default(),
             previous: None,
             started_at: now,
-            logged_in: false,
+            progress: Progress::Connecting,
             request_sent_at: None,
             next_request_at: now,
             processes_due: Duration::ZERO,
@@ -106,7 +104,7 @@ impl<'a> SshSession<'a> {
     }
 
     pub(super) fn is_logged_in(&self) -> bool {
-        self.logged_in
+        self.progress == Progress::LoggedIn
     }
 
     /// Waits for output, for a change of the host's state or for the shutdown, and processes the output.
@@ -135,13 +133,13 @@ impl<'a> SshSession<'a> {
         if !is_watched {
             let since = *self.unwatched_since.get_or_insert(now);
             return match left(since + UNWATCHED_TIMEOUT) {
-                wait if self.logged_in && !wait.is_zero() => Ok(wait),
+                wait if self.is_logged_in() && !wait.is_zero() => Ok(wait),
                 _ => Err(SshSessionEnd::Unwanted),
             };
         }
         self.unwatched_since = None;
         let awaited = match self.request_sent_at {
-            _ if !self.logged_in => Some((self.started_at, LOGIN_TIMEOUT, "login timeout")),
+            _ if !self.is_logged_in() => Some((self.started_at, LOGIN_TIMEOUT, "login timeout")),
             Some(sent_at) => Some((sent_at, RESPONSE_TIMEOUT, "response timeout")),
             None => None,
         };
@@ -198,7 +196,7 @@ impl<'a> SshSession<'a> {
     /// ssh has exited.
     fn exited(&mut self) -> SshSessionEnd {
         let unframed = self.output.unframed_output();
-        let error = self.process.wait_for_exit(self.logged_in, self.with_password, unframed);
+        let error = self.process.wait_for_exit(self.progress, unframed);
         SshSessionEnd::Failed(error)
     }
 
@@ -221,9 +219,14 @@ impl<'a> SshSession<'a> {
         match part {
             OutputPart::Section(name, body) => self.sections.0.push((name, body)),
             OutputPart::EndOfResponse if self.request_sent_at.is_some() => self.publish_sample(),
-            OutputPart::EndOfResponse if !self.logged_in => self.complete_login()?,
+            OutputPart::EndOfResponse if !self.is_logged_in() => self.complete_login()?,
             OutputPart::EndOfResponse => {
                 return Err(failed("the host sent a response without a request"));
+            }
+            OutputPart::Async(AUTHENTICATED, _) => {
+                if self.progress == Progress::Connecting {
+                    self.progress = Progress::Authenticated;
+                }
             }
             OutputPart::Async(letter, text) => {
                 self.async_parts_since_request += 1;
@@ -245,8 +248,8 @@ impl<'a> SshSession<'a> {
         if !self.host.on_login(self.password_generation) {
             return Err(SshSessionEnd::Unwanted);
         }
-        self.logged_in = true;
-        self.process.discard_password();
+        self.progress = Progress::LoggedIn;
+        self.process.close_login_pipes();
         self.inventory.update(&std::mem::take(&mut self.sections), 0.0);
         self.next_request_at = Instant::now();
         Ok(())
