@@ -110,6 +110,88 @@ fn reports_lost_host_and_reconnects_when_it_returns() {
     client.wait_event("uptime", &key);
 }
 
+/// What ssh prints of itself when the key of a host has changed, and when logins fail.
+const WORDS_OF_SSH: [&str; 4] = [
+    "@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\nSHA256:AAAA.\nOffending ED25519 key in /root/.ssh/known_hosts:1\nHost key verification failed.",
+    "cc@127.0.0.1: Permission denied (password).",
+    "jump@jump: Permission denied (publickey).\nkex_exchange_identification: Connection closed by remote host",
+    "ssh: connect to host 127.0.0.1 port 22: Connection refused",
+];
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn words_of_ssh_from_login_shell_are_not_the_reason() {
+    let shells = WORDS_OF_SSH.map(|words| {
+        Sshd::write_shell("forger", &format!("#!/bin/sh\necho '{words}' >&2\nexit 255\n"))
+    });
+    let names: Vec<String> = (0..shells.len()).map(|at| format!("user{at}")).collect();
+    let users = names.iter().zip(&shells);
+    let users: Vec<User> = users.map(|(name, (_, shell))| User { name, shell, ..CC }).collect();
+    let sshd = Sshd::start(&users);
+    let monitor = Monitor::start(&[]);
+    for name in &names {
+        let error = monitor.connect().start_error(&sshd.host(name, Some(PASSWORD)));
+        assert!(error.contains(": the host's shell failed: "), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn words_of_ssh_after_the_login_are_not_the_reason() {
+    // Answers as collect.sh does, up to the first request.
+    let shell = format!(
+        "#!/bin/sh\nwhile read -r line; do case $line in m=*) m=${{line#m=}}; break ;; esac; done\nprintf '\\n%s page-size\\n4096\\n%s .\\n' $m $m\nwhile read -r line; do case $line in -*) break ;; esac; done\necho '{}' >&2\nexit 255\n",
+        WORDS_OF_SSH[0]
+    );
+    let (_directory, shell) = Sshd::write_shell("late forger", &shell);
+    let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
+    let monitor = Monitor::start(&[]);
+    let mut client = monitor.connect();
+    client.start(&[sshd.host("cc", Some(PASSWORD))]);
+    assert_eq!(client.wait_event("connection", &sshd.key("cc"))["state"], "connected");
+    let lost = client.wait_event("connection", &sshd.key("cc"));
+    assert_eq!((&lost["state"], &lost["reason"]), (&json!("waiting"), &json!("connection lost")));
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn words_of_ssh_in_banner_are_not_the_reason() {
+    let sshd = Sshd::start_with_banner(&[CC], &WORDS_OF_SSH.join("\n"));
+    let monitor = Monitor::start(&[]);
+    let error = monitor.connect().start_error(&sshd.host("cc", Some("wrong")));
+    assert!(error.ends_with("login rejected: unknown user or wrong password"), "{error}");
+}
+
+#[test]
+#[ignore = "needs root and sshd"]
+fn hanging_hosts_of_one_client_do_not_delay_logins_of_another() {
+    let sshd = Sshd::start(&[CC]);
+    let monitor = Monitor::start(&[]);
+    // Each hangs until the login times out, and all together are as many as the agent monitors.
+    let hanging = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = hanging.local_addr().unwrap().port();
+    let attempts = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let accepted = attempts.clone();
+    std::thread::spawn(move || {
+        while let Ok((mut socket, _)) = hanging.accept() {
+            let _ = socket.write_all(b"SSH-2.0-hanging\r\n");
+            accepted.lock().unwrap().push(socket);
+        }
+    });
+    let hosts: Vec<_> = (1..=255)
+        .map(|at| json!({"host": format!("127.0.0.{at}"), "port": port, "user": "cc"}))
+        .chain([json!({"host": "127.0.1.1", "port": port, "user": "cc"})])
+        .collect();
+    let mut greedy = monitor.connect();
+    let request = json!({"id": "greedy", "method": "ssh.start_monitor", "params": hosts});
+    greedy.socket.send_text(&request.to_string());
+    wait_until("attempts", || (attempts.lock().unwrap().len() >= 16).then_some(()));
+    let mut other = monitor.connect();
+    other.start(&[sshd.host("cc", Some(PASSWORD))]);
+    let tried = attempts.lock().unwrap().len();
+    assert!(tried < hosts.len(), "the other client waited for all {tried} hosts");
+}
+
 #[test]
 #[ignore = "needs root and sshd"]
 fn login_times_out_when_server_hangs() {

@@ -36,10 +36,22 @@ pub struct NetDev {
 }
 
 pub fn parse(text: &[u8]) -> Result<Vec<NetDev>, ParseError> {
+    parse_matching(text, usize::MAX, |_| true)
+}
+
+/// Parses the first `max` interfaces whose names match.
+pub fn parse_matching(
+    text: &[u8],
+    max: usize,
+    matches: impl Fn(&[u8]) -> bool,
+) -> Result<Vec<NetDev>, ParseError> {
     let mut devices = Vec::new();
     for (at, line) in lines(text).skip(2) {
         if line.trim_ascii().is_empty() {
             continue;
+        }
+        if devices.len() >= max {
+            break;
         }
         // The last colon, because the name of an alias ("eth0:1") contains one.
         let colon = line.iter().rposition(|&byte| byte == b':');
@@ -47,7 +59,9 @@ pub fn parse(text: &[u8]) -> Result<Vec<NetDev>, ParseError> {
             .and_then(|colon| line.split_at_checked(colon))
             .and_then(|(name, rest)| Some((name.trim_ascii(), rest.get(1..)?)))
             .ok_or_else(|| ParseError::new(at, "an interface and its counters", line))?;
-        devices.push(device(at, name, fields(counters))?);
+        if matches(name) {
+            devices.push(device(at, name, fields(counters))?);
+        }
     }
     Ok(devices)
 }

@@ -16,7 +16,8 @@ use crate::util::text::parse_decimal;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Processor {
     pub number: u32,
-    lines: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The first line of each of [`KEYS`].
+    lines: Vec<(&'static str, Box<[u8]>)>,
 }
 
 /// Topology and frequency of a processor, from `/sys/devices/system/cpu`.
@@ -31,8 +32,48 @@ pub struct CpuTopology {
     pub mhz: Option<f64>,
 }
 
-/// Longer values, such as flags, are not needed and skipped.
+/// Lines that are kept.
+const KEYS: [&str; 34] = [
+    "BogoMIPS",
+    "CPU Family",
+    "CPU MHz",
+    "CPU architecture",
+    "CPU implementer",
+    "CPU part",
+    "CPU revision",
+    "CPU variant",
+    "Model Name",
+    "address sizes",
+    "apicid",
+    "bogomips",
+    "cache size",
+    "cache_alignment",
+    "clflush size",
+    "clock",
+    "core",
+    "core id",
+    "cpu",
+    "cpu MHz",
+    "cpu cores",
+    "cpu family",
+    "cpu model",
+    "fpu",
+    "fpu_exception",
+    "model",
+    "model name",
+    "package",
+    "physical id",
+    "revision",
+    "siblings",
+    "stepping",
+    "uarch",
+    "vendor_id",
+];
+/// Longer values are not needed and skipped.
 const MAX_VALUE_BYTES: usize = 128;
+
+/// The largest machines have 2000.
+const MAX_PROCESSORS: usize = 4096;
 
 /// Skips blocks that are not a processor, such as the serial number of a board.
 pub fn parse(text: &[u8]) -> Vec<Processor> {
@@ -46,12 +87,17 @@ pub fn parse(text: &[u8]) -> Vec<Processor> {
         // Old 32-bit Arm kernels print one line "Processor" with a name for all.
         if let (b"processor", Some(number)) = (key, parse_decimal(value)) {
             let Ok(number) = u32::try_from(number) else { continue };
+            if processors.len() == MAX_PROCESSORS {
+                break;
+            }
             processors.push(Processor { number, lines: Vec::new() });
             within = true;
         } else if let Some(processor) = processors.last_mut().filter(|_| within)
             && value.len() <= MAX_VALUE_BYTES
+            && let Some(key) = KEYS.into_iter().find(|known| known.as_bytes() == key)
+            && processor.lines.iter().all(|(known, _)| *known != key)
         {
-            processor.lines.push((key.to_vec(), value.to_vec()));
+            processor.lines.push((key, value.into()));
         }
     }
     processors
@@ -71,7 +117,7 @@ pub fn parse_topology(text: &[u8]) -> Vec<CpuTopology> {
 
 impl Processor {
     fn value(&self, key: &str) -> Option<&[u8]> {
-        let line = self.lines.iter().find(|(known, _)| known == key.as_bytes());
+        let line = self.lines.iter().find(|(known, _)| *known == key);
         line.map(|(_, value)| &value[..]).filter(|value| !value.is_empty())
     }
 
@@ -114,7 +160,8 @@ impl Processor {
 
     /// Its lines without the number, as [`super::cpuinfo::parse_model`] accepts them.
     pub fn as_lines(&self) -> Vec<u8> {
-        self.lines.iter().flat_map(|(key, value)| [key, &b":"[..], value, b"\n"].concat()).collect()
+        let line = |(key, value): &(&str, Box<[u8]>)| [key.as_bytes(), b":", value, b"\n"].concat();
+        self.lines.iter().flat_map(line).collect()
     }
 }
 

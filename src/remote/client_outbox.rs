@@ -2,7 +2,9 @@
 //! older one.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::remote::protocol::request::NotificationSet;
@@ -36,8 +38,17 @@ impl NotificationKind {
     }
 }
 
+/// A client, and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct ClientId {
+    /// An IPv6 client has a whole /64 network; this is its first address.
+    pub(super) address: IpAddr,
+    number: u64,
+}
+
 /// Filled by the threads of hosts, drained by the thread of the client's connection.
 pub(super) struct ClientOutbox {
+    pub(super) id: ClientId,
     pending: Mutex<Pending>,
     changed: EventFd,
 }
@@ -50,8 +61,11 @@ struct Pending {
 }
 
 impl ClientOutbox {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { pending: Mutex::default(), changed: EventFd::new()? })
+    pub(super) fn new(address: IpAddr) -> io::Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let id = ClientId { address: network(address), number };
+        Ok(Self { id, pending: Mutex::default(), changed: EventFd::new()? })
     }
 
     /// Adds the result of a login request.
@@ -104,13 +118,23 @@ impl ClientOutbox {
     }
 }
 
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) >> 64 << 64;
+            IpAddr::V6(network.into())
+        }
+        address => address,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn keeps_only_latest_notification_of_each_kind() {
-        let outbox = ClientOutbox::new().expect("an eventfd");
+        let outbox = ClientOutbox::new([127, 0, 0, 1].into()).expect("an eventfd");
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let bytes = |text: &str| -> Arc<[u8]> { text.as_bytes().into() };
         for round in ["1", "2", "3"] {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::Secret;
 use crate::http::frame;
-use crate::remote::client_outbox::{ClientOutbox, NotificationKind};
+use crate::remote::client_outbox::{ClientId, ClientOutbox, NotificationKind};
 use crate::remote::protocol::events;
 use crate::remote::protocol::request::{NotificationSet, Target};
 use crate::remote::ssh::error::SshError;
@@ -157,6 +157,27 @@ impl Host {
         Ok(())
     }
 
+    /// Fails the requests of a host that only this client waits for. Returns false, and does nothing, if it is or was logged
+    /// in, or if a client could guess passwords faster by requesting it anew.
+    pub(super) fn displace(&self, client: ClientId, reason: &str) -> bool {
+        let mut state = lock(&self.state);
+        let is_only_waiting =
+            |watcher: &Watcher| watcher.client.id == client && watcher.pending_request.is_some();
+        let is_displaced = state.phase == Phase::Connecting
+            && !state.is_rejected
+            && !state.watchers.is_empty()
+            && state.watchers.iter().all(is_only_waiting);
+        if is_displaced {
+            for watcher in state.watchers.drain(..) {
+                if let Some(id) = watcher.pending_request {
+                    watcher.client.complete(id, Err(reason.to_owned()));
+                }
+            }
+            self.changed.notify();
+        }
+        is_displaced
+    }
+
     /// Removes a client; `set` is `None` for both sets.
     pub(super) fn remove_watcher(&self, client: &Arc<ClientOutbox>, set: Option<NotificationSet>) {
         let is_selected = |watcher: &Watcher| {
@@ -164,6 +185,11 @@ impl Host {
         };
         lock(&self.state).watchers.retain(|watcher| !is_selected(watcher));
         self.changed.notify();
+    }
+
+    /// The clients that watch it; one that receives both sets is listed twice.
+    pub(super) fn clients(&self) -> Vec<ClientId> {
+        lock(&self.state).watchers.iter().map(|watcher| watcher.client.id).collect()
     }
 
     pub(super) fn has_watchers(&self, set: NotificationSet) -> bool {
@@ -254,7 +280,7 @@ mod tests {
     }
 
     fn client() -> Arc<ClientOutbox> {
-        Arc::new(ClientOutbox::new().expect("an eventfd"))
+        Arc::new(ClientOutbox::new([127, 0, 0, 1].into()).expect("an eventfd"))
     }
 
     /// The client with the right password has left while its login is in progress.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crate::config::{Current, Secret};
-use crate::remote::client_outbox::ClientOutbox;
+use crate::remote::client_load::ClientLoad;
+use crate::remote::client_outbox::{ClientId, ClientOutbox};
 use crate::remote::host::{Host, WatchRequest};
 use crate::remote::login_limiter::LoginLimiter;
 use crate::remote::protocol::request::{NotificationSet, Target};
@@ -73,10 +74,10 @@ impl<'a> Hosts<'a> {
         let mut hosts = lock(&self.hosts);
         let host = match find(&hosts, target) {
             Some(host) => host,
-            None if hosts.len() >= MAX_HOSTS => {
-                return Err(format!("limit of {MAX_HOSTS} hosts reached"));
-            }
             None => {
+                if hosts.len() >= MAX_HOSTS && !displace(&mut hosts, request.client.id) {
+                    return Err(limit_reached());
+                }
                 let host = self
                     .start_host(scope, target, password.clone())
                     .map_err(|error| format!("cannot start a session: {}", reason(&error)))?;
@@ -133,6 +134,27 @@ impl<'a> Hosts<'a> {
     pub(super) fn known_hosts(&self) -> Option<PathBuf> {
         self.settings.get().monitor.known_hosts.clone()
     }
+}
+
+/// Makes room for a host of a client: removes the newest host that is still to be logged in of the client with the most
+/// hosts, if that one has more than the new client will have. So one client's unreachable hosts do not lock others out.
+fn displace(hosts: &mut Vec<Arc<Host>>, newcomer: ClientId) -> bool {
+    let load = ClientLoad::of_hosts(hosts);
+    let (of_address, of_client) = load.of(&newcomer);
+    let has_more = |client: &ClientId| {
+        let (at_address, own) = load.of(client);
+        at_address > of_address + 1 || (client.address == newcomer.address && own > of_client + 1)
+    };
+    let Some(largest) = load.largest().filter(has_more) else { return false };
+    let Some(at) = hosts.iter().rposition(|host| host.displace(largest, &limit_reached())) else {
+        return false;
+    };
+    hosts.remove(at);
+    true
+}
+
+fn limit_reached() -> String {
+    format!("limit of {MAX_HOSTS} hosts reached")
 }
 
 fn find(hosts: &[Arc<Host>], target: &Target) -> Option<Arc<Host>> {

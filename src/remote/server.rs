@@ -56,7 +56,7 @@ impl MonitorServer<'_, '_> {
         });
         let Some(upgrade) = upgrade else { return };
         self.http.run_session(upgrade, &client, MAX_MESSAGE_BYTES, |socket| {
-            let outbox = match ClientOutbox::new() {
+            let outbox = match ClientOutbox::new(client.peer.ip()) {
                 Ok(outbox) => Arc::new(outbox),
                 Err(error) => return SessionEnd::Io(error),
             };

@@ -34,6 +34,7 @@ pub struct Sshd {
     prefix: Vec<String>,
     /// Additional lines of sshd_config.
     extra_config: String,
+    banner: Option<TempDir>,
 }
 
 impl Sshd {
@@ -41,9 +42,18 @@ impl Sshd {
         Self::start_in(&[], "127.0.0.1", users)
     }
 
+    /// Starts it with a text that it sends before each login.
+    pub fn start_with_banner(users: &[User], text: &str) -> Self {
+        let directory = TempDir::new("banner");
+        let config = format!("Banner {}\n", directory.write("banner", text));
+        let mut sshd = Self::start_as(&[], "127.0.0.1", users, ("", &config));
+        sshd.banner = Some(directory);
+        sshd
+    }
+
     /// Starts it with a command prefix, e.g. to run it in a network namespace.
     pub fn start_in(prefix: &[&str], address: &str, users: &[User]) -> Self {
-        Self::start_as(prefix, address, users, "")
+        Self::start_as(prefix, address, users, ("", ""))
     }
 
     /// Starts it on a host with only BusyBox, with or without /proc and /sys.
@@ -55,10 +65,12 @@ impl Sshd {
             "mount -t tmpfs -o mode=755 none {CHROOT} && cd {CHROOT} && mkdir bin proc sys dev && touch dev/null && mount --bind /dev/null dev/null && {kernel} \
              cp $(command -v busybox) bin/busybox && {{ ldd bin/busybox | grep -o '/[^ ]*' | xargs -r cp -L --parents -t .; for name in $(bin/busybox --list); do [ -e bin/$name ] || ln -s busybox bin/$name; done; }}; cd /;"
         );
-        Self::start_as(&[], "127.0.0.1", users, &chroot)
+        Self::start_as(&[], "127.0.0.1", users, (&chroot, &format!("ChrootDirectory {CHROOT}\n")))
     }
 
-    fn start_as(prefix: &[&str], address: &str, users: &[User], chroot: &str) -> Self {
+    /// `host` is what is run before sshd, and additional lines of sshd_config.
+    fn start_as(prefix: &[&str], address: &str, users: &[User], host: (&str, &str)) -> Self {
+        let (chroot, extra_config) = host;
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // Distinct UIDs for fifty sshds in a process, and for concurrent test processes.
@@ -85,8 +97,6 @@ impl Sshd {
         );
         let prefix = prefix.iter().map(ToString::to_string).collect();
         let users = users.len() as u32;
-        let extra_config =
-            if chroot.is_empty() { String::new() } else { format!("ChrootDirectory {CHROOT}\n") };
         let mut sshd = Self {
             child: None,
             port: 0,
@@ -95,7 +105,8 @@ impl Sshd {
             users,
             command,
             prefix,
-            extra_config,
+            extra_config: extra_config.to_owned(),
+            banner: None,
         };
         let mut attempts = 0;
         while sshd.child.is_none() {

@@ -16,6 +16,9 @@
 /// Limit for one section and for one line: 20 000 processes fit.
 pub const MAX_PART_BYTES: usize = 4 << 20;
 
+/// Limit for an asynchronous part: thousands of filesystems fit.
+const MAX_ASYNC_BYTES: usize = 512 << 10;
+const MAX_NAME_BYTES: usize = 32;
 /// Length of the unframed line that is kept for error messages.
 const MAX_UNFRAMED_BYTES: usize = 200;
 
@@ -118,6 +121,7 @@ impl OutputParser {
         complete.extend(self.section.take().map(|(name, body)| OutputPart::Section(name, body)));
         match marked.trim_ascii() {
             b"." => complete.push(OutputPart::EndOfResponse),
+            name if name.len() > MAX_NAME_BYTES => return Err(OutputTooLarge),
             name => self.section = Some((String::from_utf8_lossy(name).into_owned(), Vec::new())),
         }
         Ok(())
@@ -151,19 +155,19 @@ impl OutputParser {
             complete.push(OutputPart::Async(letter, body.unwrap_or_default()));
             return Ok(());
         };
-        let length = match at.and_then(|at| self.async_parts.get_mut(at)) {
-            Some((_, body)) => {
-                body.extend_from_slice(text);
-                body.push(b'\n');
-                body.len()
-            }
-            None => {
-                self.async_parts.push((letter, [text, b"\n"].concat()));
-                // collect.sh uses two letters; more of them are rejected.
-                if self.async_parts.len() > 2 { usize::MAX } else { text.len() }
-            }
-        };
-        self.check_size(length)
+        let at = at.unwrap_or(self.async_parts.len());
+        if at == self.async_parts.len() {
+            self.async_parts.push((letter, Vec::new()));
+        }
+        // collect.sh uses two letters; more of them are rejected.
+        let body = self.async_parts.get_mut(at).filter(|_| at < 2).map(|(_, body)| body);
+        let body = body.ok_or(OutputTooLarge)?;
+        if body.len().saturating_add(text.len()) > self.max_part_bytes.min(MAX_ASYNC_BYTES) {
+            return Err(OutputTooLarge);
+        }
+        body.extend_from_slice(text);
+        body.push(b'\n');
+        Ok(())
     }
 }
 

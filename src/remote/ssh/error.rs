@@ -304,7 +304,10 @@ mod tests {
     #[test]
     fn server_cannot_forge_lines_of_the_log() {
         for (before, reason) in [
-            ("Received disconnect from 10.0.0.1 port 22:11: bye", "connection closed by the server"),
+            (
+                "Received disconnect from 10.0.0.1 port 22:11: bye",
+                "connection closed by the server",
+            ),
             ("Bad remote protocol version identification: 'x", "no SSH server"),
             ("cc@h: Permission denied (password", "login rejected"),
         ] {
@@ -370,9 +373,12 @@ mod tests {
         let closed = SshExit { code: Some(EXIT_OF_SSH), ..exit };
         assert_eq!(reason(&closed), "connection closed before the host's shell ran anything");
         assert_eq!(reason(&SshExit { code: None, ..exit }), "ssh was killed");
-        let usage = SshExit { code: Some(1), stderr: "Couldn't open logfile x\n", ..EXIT };
-        assert_eq!(reason(&usage), "ssh exited with code 1: Couldn't open logfile x");
-        let older = SshExit { stderr: "command-line line 0: unsupported option \"accept-new\".\r\n", ..EXIT };
+        let usage = SshExit { code: Some(1), stderr: "No such log\n", ..EXIT };
+        assert_eq!(reason(&usage), "ssh exited with code 1: No such log");
+        let older = SshExit {
+            stderr: "command-line line 0: unsupported option \"accept-new\".\r\n",
+            ..EXIT
+        };
         assert!(reason(&older).contains("older than 7.6"), "{}", reason(&older));
     }
 }

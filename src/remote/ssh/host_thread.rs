@@ -85,7 +85,8 @@ impl Hosts<'_> {
         }
     }
 
-    /// Runs one session, from the start of ssh to its exit. The permit is held until the login is complete.
+    /// Runs one session, from the start of ssh to its exit. The permit is held until the login is complete, its slot not
+    /// longer than a quick login takes.
     fn run_session(
         &self,
         host: &Host,
@@ -106,9 +107,12 @@ impl Hosts<'_> {
             if self.shutdown.is_triggered() {
                 return SshSessionEnd::Unwanted;
             }
-            let step = session
-                .step(Instant::now())
-                .and_then(|wait| session.wait(self.shutdown.as_fd(), wait, &mut buffer));
+            let now = Instant::now();
+            let slot = permit.as_mut().and_then(|permit| permit.free_slot_when_slow(now));
+            let step = session.step(now).and_then(|wait| {
+                let wait = slot.map_or(wait, |left| left.min(wait));
+                session.wait(self.shutdown.as_fd(), wait, &mut buffer)
+            });
             if let Err(end) = step {
                 return end;
             }

@@ -51,6 +51,7 @@ pub(super) struct SshSession<'a> {
     output: OutputParser,
     /// Received sections of the response in progress.
     sections: Sections,
+    section_count: usize,
     inventory: RemoteInventory,
     /// The last sample, and the uptime at which the host read it.
     previous: Option<(f64, RemoteSample)>,
@@ -88,6 +89,7 @@ impl<'a> SshSession<'a> {
             password_generation,
             output: OutputParser::new(&marker, MAX_PART_BYTES),
             sections: Sections::default(),
+            section_count: 0,
             inventory: RemoteInventory::default(),
             previous: None,
             started_at: now,
@@ -217,7 +219,10 @@ impl<'a> SshSession<'a> {
 
     fn process_part(&mut self, part: OutputPart) -> Result<(), SshSessionEnd> {
         match part {
-            OutputPart::Section(name, body) => self.sections.0.push((name, body)),
+            OutputPart::Section(name, body) => {
+                self.section_count += 1;
+                self.sections.insert(&name, body);
+            }
             OutputPart::EndOfResponse if self.request_sent_at.is_some() => self.publish_sample(),
             OutputPart::EndOfResponse if !self.is_logged_in() => self.complete_login()?,
             OutputPart::EndOfResponse => {
@@ -230,13 +235,13 @@ impl<'a> SshSession<'a> {
             }
             OutputPart::Async(letter, text) => {
                 self.async_parts_since_request += 1;
-                if self.inventory.update_async(letter, &text) {
+                if self.inventory.update_async(letter, text) {
                     let event = events::gpu(&self.host.key, &self.inventory);
                     self.host.publish(NotificationKind::Gpu, &[event]);
                 }
             }
         }
-        if self.sections.0.len() > MAX_SECTIONS
+        if self.section_count > MAX_SECTIONS
             || self.async_parts_since_request > MAX_ASYNC_PARTS_PER_REQUEST
         {
             return Err(output_too_large());
@@ -250,20 +255,26 @@ impl<'a> SshSession<'a> {
         }
         self.progress = Progress::LoggedIn;
         self.process.close_login_pipes();
-        self.inventory.update(&std::mem::take(&mut self.sections), 0.0);
+        let sections = self.take_sections();
+        self.inventory.update(&sections, 0.0);
         self.next_request_at = Instant::now();
         Ok(())
+    }
+
+    fn take_sections(&mut self) -> Sections {
+        self.section_count = 0;
+        std::mem::take(&mut self.sections)
     }
 
     /// Publishes the notifications of a complete response.
     fn publish_sample(&mut self) {
         self.request_sent_at = None;
-        let sections = std::mem::take(&mut self.sections);
-        let sample = RemoteSample::parse(&sections);
+        let sections = self.take_sections();
         // The host's own clock is independent of network delays.
         let uptime =
-            sample.uptime_seconds.unwrap_or_else(|| self.started_at.elapsed().as_secs_f64());
+            sections.uptime_seconds().unwrap_or_else(|| self.started_at.elapsed().as_secs_f64());
         let changes = self.inventory.update(&sections, uptime);
+        let sample = RemoteSample::parse(&sections, &self.inventory);
         let (host, key, inventory) = (self.host, &self.host.key, &self.inventory);
         if changes.processors {
             host.publish(NotificationKind::CpuInfo, &[events::cpu_info(key, inventory)]);

@@ -46,17 +46,17 @@ fn run_session(parts: Vec<OutputPart>) {
     let mut notifications = Vec::new();
     for part in parts {
         match part {
-            OutputPart::Section(name, body) => sections.0.push((name, body)),
+            OutputPart::Section(name, body) => sections.insert(&name, body),
             OutputPart::Async(letter, text) => {
-                if inventory.update_async(letter, &text) {
+                if inventory.update_async(letter, text) {
                     notifications.push(events::gpu("k", &inventory));
                 }
             }
             OutputPart::EndOfResponse => {
                 let sections = std::mem::take(&mut sections);
-                let sample = RemoteSample::parse(&sections);
-                let uptime = sample.uptime_seconds.unwrap_or_default();
+                let uptime = sections.uptime_seconds().unwrap_or_default();
                 let changes = inventory.update(&sections, uptime);
+                let sample = RemoteSample::parse(&sections, &inventory);
                 if changes.processors {
                     notifications.push(events::cpu_info("k", &inventory));
                 }

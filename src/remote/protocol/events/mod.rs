@@ -60,8 +60,10 @@ pub fn of_sample(
         add("loadavg", with(&[("loadavg", load)]));
     }
     if !now.net_dev.is_empty() {
-        let (total, each) = networks::devices(inventory, previous, now, seconds);
-        add("net_dev", with(&[("net_dev_total", total), ("net_dev", each)]));
+        let found = networks::interfaces(inventory, previous, now, seconds);
+        let mut fields = with(&[("net_dev_total", found.total), ("net_dev", found.each)]);
+        fields.count("omitted", Some(found.omitted as u64).filter(|omitted| *omitted > 0));
+        add("net_dev", fields);
     }
     if let Some(snmp) = &now.snmp {
         let (tcp, udp) = networks::protocols(snmp);
@@ -109,7 +111,7 @@ pub fn rough(
         message.put("memory", Some(fields.finish()));
     }
     if !now.net_dev.is_empty() {
-        message.put("net", Some(networks::devices(inventory, previous, now, seconds).0));
+        message.put("net", Some(networks::interfaces(inventory, previous, now, seconds).total));
     }
     if !now.diskstats.is_empty() {
         let mut fields = Fields::default();

@@ -57,25 +57,39 @@ impl TrafficDelta {
     }
 }
 
-/// The total, and each interface by name.
-pub(super) fn devices(
+/// Limit of the interfaces in a notification; hardware is first.
+const MAX_INTERFACES: usize = 256;
+
+/// The interfaces of a host.
+pub(super) struct Interfaces {
+    pub(super) total: Value,
+    /// By name.
+    pub(super) each: Value,
+    /// Number of interfaces beyond [`MAX_INTERFACES`].
+    pub(super) omitted: usize,
+}
+
+/// The total of all interfaces, and each of them.
+pub(super) fn interfaces(
     inventory: &RemoteInventory,
     previous: &RemoteSample,
     now: &RemoteSample,
     seconds: f64,
-) -> (Value, Value) {
+) -> Interfaces {
     let (mut total, mut each) = (TrafficDelta::default(), Map::new());
     // Traffic of bridges and tunnels is counted at the hardware already. Without hardware, as in a container, all
     // interfaces but the loopback count.
-    let physical = &inventory.physical_interfaces;
-    let is_hardware = |device: &NetDev| physical.iter().any(|name| **name == *device.name);
+    let is_hardware = |device: &NetDev| inventory.is_hardware(&device.name);
     let any_hardware = now.net_dev.iter().any(is_hardware);
     let mut before = PreviousItems::new(&previous.net_dev);
-    for device in &now.net_dev {
+    for (at, device) in now.net_dev.iter().enumerate() {
         let before = before.find(|before| before.name == device.name);
         let delta = TrafficDelta::new(before.map(|before| (before, seconds)), device);
         if if any_hardware { is_hardware(device) } else { *device.name != *b"lo" } {
             total.add(&delta);
+        }
+        if at >= MAX_INTERFACES {
+            continue;
         }
         let name = String::from_utf8_lossy(&device.name).into_owned();
         let own = inventory.addresses.iter().filter(|(name, _)| **name == *device.name);
@@ -85,7 +99,8 @@ pub(super) fn devices(
         fields.put("virtual", Some((!is_hardware(device)).into()));
         each.insert(name, fields.finish());
     }
-    (total.fields().finish(), Value::Object(each))
+    let omitted = now.net_dev.len().saturating_sub(MAX_INTERFACES);
+    Interfaces { total: total.fields().finish(), each: Value::Object(each), omitted }
 }
 
 /// Counters of TCP and UDP.
@@ -132,7 +147,9 @@ mod tests {
         };
         inventory.addresses = vec![(b"eth0".to_vec(), [192, 0, 2, 7].into())];
         let (one, two) = (sample([1000, 10, 100, 1], 50), sample([5096, 20, 300, 3], 70));
-        let (total, each) = devices(&inventory, &one, &two, 2.0);
+        let Interfaces { total, each, omitted: 0 } = interfaces(&inventory, &one, &two, 2.0) else {
+            panic!("interfaces are omitted")
+        };
         let expected = json!({
             "down_bytes": 5096, "down_packets": 20, "down_bytes_h": 4.98, "down_bytes_h_unit": "KB",
             "down_speed": 2.0, "down_speed_unit": "KB",
@@ -149,14 +166,25 @@ mod tests {
             (&json!("docker0"), &json!(true))
         );
         inventory.physical_interfaces.clear();
-        let (total, _) = devices(&inventory, &one, &two, 2.0);
+        let total = interfaces(&inventory, &one, &two, 2.0).total;
         assert_eq!(total["up_bytes"], 370, "without hardware, all but the loopback");
-        let (total, _) = devices(&inventory, &two, &one, 2.0);
+        let total = interfaces(&inventory, &two, &one, 2.0).total;
         assert_eq!(
             (&total["up_speed"], &total["up_bytes"]),
             (&Value::Null, &json!(150)),
             "the counters have decreased"
         );
+    }
+
+    #[test]
+    fn counts_interfaces_that_are_omitted() {
+        let line = |number: usize| format!("veth{number}: 1 0 0 0 0 0 0 0 2 0 0 0 0 0 0 0\n");
+        let text: String = (0..300).map(line).collect();
+        let net_dev = net_dev::parse(format!("a\nb\n{text}").as_bytes()).unwrap();
+        let sample = RemoteSample { net_dev, ..RemoteSample::default() };
+        let found = interfaces(&RemoteInventory::default(), &sample, &sample, 2.0);
+        assert_eq!((found.each.as_object().unwrap().len(), found.omitted), (256, 44));
+        assert_eq!(found.total["up_bytes"], 600, "of all");
     }
 
     #[test]

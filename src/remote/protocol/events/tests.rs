@@ -10,8 +10,9 @@ use crate::remote::collect::sample::Sections;
 const KEY: &str = "cc@10.128.248.93:22";
 
 fn sample(sections: &[(&str, &str)]) -> RemoteSample {
-    let section = |(name, text): &(&str, &str)| ((*name).to_owned(), text.as_bytes().to_vec());
-    RemoteSample::parse(&Sections(sections.iter().map(section).collect()))
+    let mut kept = Sections::default();
+    sections.iter().for_each(|(name, text)| kept.insert(name, text.as_bytes().to_vec()));
+    RemoteSample::parse(&kept, &RemoteInventory::default())
 }
 
 fn fixture(tree: &str) -> RemoteSample {
