@@ -1,4 +1,5 @@
-//! Size-limited reads of kernel files. A file over the limit is an error, it is never truncated.
+//! Size-limited reads of kernel files. A file over the limit is an error, it is never truncated; a single line of mountinfo
+//! may be.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -13,8 +14,11 @@ use crate::util::error::Error;
 /// `/proc/stat` of a machine with thousands of interrupt lines stays under 1 MiB; no other file comes near.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// A line of mountinfo has at most a few pages, for an overlay of hundreds of layers.
+/// What is kept of a line. An overlay of thousands of layers has a longer line in mountinfo, because fsconfig(2) has no limit
+/// for all of them together. They are the last field, and are not needed.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+/// What is skipped of a line; a file without an end is no table.
+const MAX_SKIPPED_BYTES: u64 = 64 << 20;
 
 /// Files below `/proc/sys` return nothing to a read at an offset other than 0, so the first read must have room for the whole
 /// file. They are at most a page long.
@@ -47,8 +51,8 @@ impl FileReader {
         parse(text).map_err(|error| unparsable(path, &error))
     }
 
-    /// Passes the lines of a file to `parse`, with their numbers, from 1. For a file of any length; a line over
-    /// [`MAX_LINE_BYTES`] is an error.
+    /// Passes the lines of a file to `parse`, with their numbers, from 1. For a file of any length; lines are cut after
+    /// [`MAX_LINE_BYTES`].
     pub fn parse_lines(
         &mut self,
         path: &Path,
@@ -115,10 +119,12 @@ fn each_line(
     let mut reader = BufReader::new(file);
     for at in 1.. {
         buffer.clear();
-        (&mut reader).take(MAX_LINE_BYTES + 1).read_until(b'\n', buffer)?;
-        if buffer.len() as u64 > MAX_LINE_BYTES {
-            *buffer = Vec::new();
-            return Err(io::ErrorKind::FileTooLarge.into());
+        (&mut reader).take(MAX_LINE_BYTES).read_until(b'\n', buffer)?;
+        if buffer.len() as u64 == MAX_LINE_BYTES && !buffer.ends_with(b"\n") {
+            let skipped = (&mut reader).take(MAX_SKIPPED_BYTES).skip_until(b'\n')?;
+            if skipped as u64 == MAX_SKIPPED_BYTES {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
         }
         if buffer.is_empty() {
             break;
@@ -188,6 +194,27 @@ mod tests {
             files.parse_lines(path, set).unwrap();
             assert!(count > 0);
         }
+    }
+
+    #[test]
+    fn line_of_megabytes_does_not_hide_the_others() {
+        let path = std::env::temp_dir().join(format!("hm-agent-line-{}", std::process::id()));
+        let layers = ":/layer".repeat(1 << 20);
+        let long = format!("40 27 0:50 / / rw - overlay overlay rw,lowerdir=/a{layers}");
+        std::fs::write(&path, format!("1 1 8:1 / /a rw - ext4 /dev/a rw\n{long}\nlast\n")).unwrap();
+        let mut read = Vec::new();
+        let result = FileReader::default().parse_lines(&path, |at, line| {
+            read.push((at, line.len(), line[..4].to_vec()));
+            Ok(())
+        });
+        std::fs::remove_file(&path).unwrap();
+        assert!(result.is_ok());
+        let starts: Vec<_> = read.iter().map(|(at, _, start)| (*at, &start[..])).collect();
+        assert_eq!(starts, [(1, &b"1 1 "[..]), (2, b"40 2"), (3, b"last")]);
+        let cut = &long.as_bytes()[..read[1].1];
+        let mount = crate::procfs::mountinfo::parse_line(2, cut).unwrap().unwrap();
+        assert_eq!((&mount.fs_type[..], mount.read_only), (&b"overlay"[..], false));
+        assert_eq!(cut.len() as u64, MAX_LINE_BYTES);
     }
 
     #[test]

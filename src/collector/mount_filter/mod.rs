@@ -58,7 +58,9 @@ const TRANSIENT_DIRECTORIES: &[&str] = &[
 const CONTAINER_DIRECTORIES: &[&str] =
     &["/var/lib/containerd", "/var/lib/containers", "/var/lib/docker", "/var/lib/kubelet"];
 
-/// Whether another machine or process serves the filesystem, so that calls block while it does not respond.
+/// Whether another machine serves the filesystem, so that calls block while it does not respond. Only the type tells: the source
+/// of a ZFS dataset may be `host:tank`, and a disk's may be any text. FUSE filesystems are of other machines unless they are
+/// known to be of local disks.
 pub fn is_network_fs(mount: &Mount) -> bool {
     const TYPES: &[&[u8]] = &[
         b"9p",
@@ -84,7 +86,30 @@ pub fn is_network_fs(mount: &Mount) -> bool {
         b"virtiofs",
         b"wekafs",
     ];
-    TYPES.contains(&&mount.fs_type[..]) || mount.fs_type.starts_with(b"fuse")
+    const LOCAL_FUSE: &[&[u8]] = &[
+        b"fuse.bindfs",
+        b"fuse.cryfs",
+        b"fuse.dwarfs",
+        b"fuse.encfs",
+        b"fuse.exfat",
+        b"fuse.exfat-fuse",
+        b"fuse.ext2",
+        b"fuse.fuse-ext2",
+        b"fuse.gocryptfs",
+        b"fuse.lowntfs-3g",
+        b"fuse.mergerfs",
+        b"fuse.mhddfs",
+        b"fuse.ntfs",
+        b"fuse.ntfs-3g",
+        b"fuse.securefs",
+        b"fuse.unionfs",
+        b"fuse.unionfs-fuse",
+        b"fuse.vmware-vmblock",
+        b"fuse.zfs",
+        b"fuseblk",
+    ];
+    let fs_type = &mount.fs_type[..];
+    TYPES.contains(&fs_type) || (fs_type.starts_with(b"fuse") && !LOCAL_FUSE.contains(&fs_type))
 }
 
 /// Keeps the mounts that hold data, each filesystem once.

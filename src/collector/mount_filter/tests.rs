@@ -181,3 +181,41 @@ fn hidden_mount_does_not_stand_for_its_file_system() {
     );
     assert_eq!(points, ["/again", "/data"]);
 }
+
+#[test]
+fn only_the_type_makes_a_filesystem_remote() {
+    let is_network = |fs_type: &str, source: &str| {
+        let line = format!("40 27 0:50 / /mnt/x rw - {fs_type} {source} rw\n");
+        is_network_fs(&parse(line.as_bytes()).unwrap()[0])
+    };
+    for (fs_type, source) in [
+        ("zfs", "host:tank"),
+        ("zfs", "rpool/ROOT/debian:12"),
+        ("ext4", "//disk"),
+        ("btrfs", "/dev/mapper/nas:vol"),
+        ("bcachefs", "/dev/sda:/dev/sdb"),
+        ("tmpfs", "server:/export"),
+        ("fuseblk", "/dev/sdb1"),
+        ("fuse.ntfs-3g", "/dev/sdb1"),
+        ("fuse.mergerfs", "1:2:3"),
+        ("fuse.gocryptfs", "/srv/cipher"),
+    ] {
+        assert!(!is_network(fs_type, source), "{fs_type} {source}");
+    }
+    for (fs_type, source) in [
+        ("nfs4", "nas:/export"),
+        ("nfs", "local"),
+        ("cifs", "//nas/share"),
+        ("lustre", "10.0.0.1@o2ib:/scratch"),
+        ("ceph", "none"),
+        ("fuse.sshfs", "user@host:/srv"),
+        ("fuse.glusterfs", "server:/volume"),
+        ("fuse.rclone", "remote:"),
+        ("fuse.unknown", "/dev/sda"),
+        ("fuse", "x"),
+        ("9p", "share"),
+        ("virtiofs", "share"),
+    ] {
+        assert!(is_network(fs_type, source), "{fs_type} {source}");
+    }
+}
