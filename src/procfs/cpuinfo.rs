@@ -1,7 +1,8 @@
 //! `/proc/cpuinfo`: name of the processor.
 //!
-//! Its lines differ by architecture. x86, LoongArch, POWER, MIPS and RISC-V have a name, under the keys that lscpu(1) knows; 64-bit
-//! Arm has the implementer and part number of the MIDR_EL1 register. Real lines:
+//! Its lines differ by architecture. x86, LoongArch, POWER, SPARC, MIPS and RISC-V have a name, under the keys that lscpu(1) knows;
+//! 64-bit Arm has the implementer and part number of the MIDR_EL1 register, s390 the type of the machine, and RISC-V without a
+//! name in its device tree two ID registers. Real lines:
 //!
 //! ```text
 //! model name      : AMD Ryzen 9 5950X 16-Core Processor
@@ -9,6 +10,9 @@
 //! cpu             : POWER9 (architected), altivec supported
 //! cpu model       : Loongson-3 V0.4  FPU V0.1
 //! uarch           : sifive,u74-mc
+//! mvendorid       : 0x489
+//! vendor_id       : IBM/S390
+//! processor 0: version = 00,  identification = 398158,  machine = 3906
 //! CPU implementer : 0x41
 //! CPU part        : 0xd08
 //! ```
@@ -22,6 +26,8 @@ pub fn parse_model(text: &[u8]) -> Option<String> {
     let mut implementer = None;
     let mut arm: Vec<(u64, u64)> = Vec::new();
     let mut other_name = None;
+    let mut vendor_id = None;
+    let mut riscv = [None, None];
     for (_, line) in lines(text) {
         match key_value(line, b':') {
             Some((b"model name" | b"Model Name", name)) if !name.is_empty() => {
@@ -30,6 +36,17 @@ pub fn parse_model(text: &[u8]) -> Option<String> {
             Some((b"cpu" | b"cpu model" | b"uarch", name)) if !name.is_empty() => {
                 other_name.get_or_insert_with(|| collapse_spaces(name));
             }
+            Some((b"vendor_id", value)) => vendor_id = vendor_id.or(Some(value)),
+            Some((b"machine", value)) if vendor_id == Some(b"IBM/S390") => {
+                other_name.get_or_insert_with(|| s390_name(value));
+            }
+            Some((key, value)) if key.starts_with(b"processor ") => {
+                let machine = value.rsplit(|&byte| byte == b'=').next();
+                let machine = machine.filter(|_| vendor_id == Some(b"IBM/S390"));
+                other_name = other_name.or_else(|| machine.map(s390_name));
+            }
+            Some((b"mvendorid", value)) => riscv[0] = riscv[0].or(hexadecimal(value)),
+            Some((b"marchid", value)) => riscv[1] = riscv[1].or(hexadecimal(value)),
             Some((b"CPU implementer", value)) => implementer = hexadecimal(value),
             Some((b"CPU part", value)) => {
                 let core = implementer.zip(hexadecimal(value));
@@ -45,7 +62,20 @@ pub fn parse_model(text: &[u8]) -> Option<String> {
         names.push(arm_name(implementer, part, !repeated));
         last_implementer = Some(implementer);
     }
-    if names.is_empty() { other_name } else { Some(names.join(" + ")) }
+    if !names.is_empty() {
+        return Some(names.join(" + "));
+    }
+    other_name.or_else(|| riscv_name(riscv))
+}
+
+fn s390_name(machine: &[u8]) -> String {
+    format!("IBM/S390 {}", collapse_spaces(machine))
+}
+
+/// The registers are 0 if the processor does not implement them.
+fn riscv_name([vendor, architecture]: [Option<u64>; 2]) -> Option<String> {
+    let vendor = vendor.filter(|vendor| *vendor != 0)?;
+    Some(format!("RISC-V vendor {vendor:#x} architecture {:#x}", architecture?))
 }
 
 /// Some vendors pad the name with spaces.
@@ -139,6 +169,20 @@ fn arm_core(implementer: u64, part: u64) -> Option<&'static str> {
         (0x43, 0x0af) => "ThunderX2",
         (0x46, 0x001) => "A64FX",
         (0x48, 0xd01) => "Kunpeng-920",
+        (0x4e, 0x010) => "Olympus",
+        (0x51, 0x001) => "Oryon",
+        (0x51, 0xc00) => "Falkor",
+        (0x61, 0x022) => "Icestorm-M1",
+        (0x61, 0x023) => "Firestorm-M1",
+        (0x61, 0x032) => "Blizzard-M2",
+        (0x61, 0x033) => "Avalanche-M2",
+        (0x6d, 0xd49) => "Azure-Cobalt-100",
+        (0x70, 0x660) => "FTC660",
+        (0x70, 0x661) => "FTC661",
+        (0x70, 0x662) => "FTC662",
+        (0x70, 0x663) => "FTC663",
+        (0x70, 0x664) => "FTC664",
+        (0x70, 0x862) => "FTC862",
         (0x4e, 0x003) => "Denver 2",
         (0x4e, 0x004) => "Carmel",
         (0x50, 0x000) => "X-Gene",
@@ -173,6 +217,9 @@ mod tests {
         assert_eq!(model(core("0x41", "0xd08").repeat(4)).unwrap(), "ARM Cortex-A72");
         let big_little = core("0x41", "0xd05") + &core("0x41", "0xd0b");
         assert_eq!(model(big_little).unwrap(), "ARM Cortex-A55 + Cortex-A76");
+        assert_eq!(model(core("0x70", "0x663")).unwrap(), "Phytium FTC663");
+        let apple = core("0x61", "0x022") + &core("0x61", "0x023");
+        assert_eq!(model(apple).unwrap(), "Apple Icestorm-M1 + Firestorm-M1");
         assert_eq!(model(core("0x41", "0xfff")).unwrap(), "ARM part 0xfff");
         assert_eq!(model(core("0x99", "0x001")).unwrap(), "implementer 0x99 part 0x001");
     }
@@ -186,6 +233,21 @@ mod tests {
         assert_eq!(model(power), "POWER9 (architected), altivec supported");
         let riscv = "processor\t: 0\nhart\t\t: 1\nisa\t\t: rv64imafdc\nmmu\t\t: sv39\nuarch\t\t: sifive,u74-mc\n";
         assert_eq!(model(riscv), "sifive,u74-mc");
+        let riscv = "processor\t: 0\nhart\t\t: 2\nisa\t\t: rv64imafdc\nmmu\t\t: sv39\nmvendorid\t: 0x489\nmarchid\t\t: 0x8000000000000007\nmimpid\t\t: 0x4210427\nhart isa\t: rv64imafdc\n";
+        assert_eq!(model(riscv), "RISC-V vendor 0x489 architecture 0x8000000000000007");
+        assert_eq!(parse_model(b"mvendorid : 0x0\nmarchid : 0x0\n"), None, "as in QEMU");
+        let sparc = "cpu\t\t: UltraSparc T5 (Niagara5)\nfpu\t\t: UltraSparc T5 integrated FPU\npmu\t\t: niagara5\ntype\t\t: sun4v\nncpus probed\t: 32\n";
+        assert_eq!(model(sparc), "UltraSparc T5 (Niagara5)");
+        for power in ["POWER8E (raw), altivec supported", "7447A, altivec supported", "e500mc"] {
+            assert_eq!(model(&format!("processor\t: 0\ncpu\t\t: {power}\n")), power);
+        }
+        let s390 = "vendor_id       : IBM/S390\n# processors    : 1\nbogomips per cpu: 3241.00\nfeatures\t: esan3 zarch\nprocessor 0: version = 00,  identification = 398158,  machine = 3906\n\ncpu number      : 0\nphysical id     : 1\nmachine         : 3906\n";
+        assert_eq!(model(s390), "IBM/S390 3906");
+        assert_eq!(
+            model("vendor_id : IBM/S390\ncpu number : 0\nmachine : 8561\n"),
+            "IBM/S390 8561"
+        );
+        assert_eq!(parse_model(b"platform : pSeries\nmachine : CHRP IBM,9009-42A\n"), None);
         let mips = "cpu model\t\t: Loongson-3 V0.4  FPU V0.1\n";
         assert_eq!(model(mips), "Loongson-3 V0.4 FPU V0.1");
         let named_mips =

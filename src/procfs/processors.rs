@@ -16,9 +16,11 @@ use crate::util::text::parse_decimal;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Processor {
     pub number: u32,
-    /// The first line of each of [`KEYS`].
-    lines: Vec<(&'static str, Box<[u8]>)>,
+    lines: Lines,
 }
+
+/// The first line of each of [`KEYS`].
+type Lines = Vec<(&'static str, Box<[u8]>)>;
 
 /// Topology and frequency of a processor, from `/sys/devices/system/cpu`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,7 +35,7 @@ pub struct CpuTopology {
 }
 
 /// Lines that are kept.
-const KEYS: [&str; 34] = [
+const KEYS: [&str; 39] = [
     "BogoMIPS",
     "CPU Family",
     "CPU MHz",
@@ -46,6 +48,7 @@ const KEYS: [&str; 34] = [
     "address sizes",
     "apicid",
     "bogomips",
+    "bogomips per cpu",
     "cache size",
     "cache_alignment",
     "clflush size",
@@ -54,13 +57,17 @@ const KEYS: [&str; 34] = [
     "core id",
     "cpu",
     "cpu MHz",
+    "cpu MHz dynamic",
     "cpu cores",
     "cpu family",
     "cpu model",
     "fpu",
     "fpu_exception",
+    "machine",
+    "marchid",
     "model",
     "model name",
+    "mvendorid",
     "package",
     "physical id",
     "revision",
@@ -78,29 +85,49 @@ const MAX_PROCESSORS: usize = 4096;
 /// Skips blocks that are not a processor, such as the serial number of a board.
 pub fn parse(text: &[u8]) -> Vec<Processor> {
     let mut processors: Vec<Processor> = Vec::new();
+    // Lines before the first processor, of which s390 and SPARC have one block for all.
+    let mut common: Lines = Vec::new();
     let mut within = false;
     for (_, line) in lines(text) {
         let Some((key, value)) = key_value(line, b':') else {
             within = false;
             continue;
         };
-        // Old 32-bit Arm kernels print one line "Processor" with a name for all.
-        if let (b"processor", Some(number)) = (key, parse_decimal(value)) {
+        if let Some(number) = processor_number(key, value) {
             let Ok(number) = u32::try_from(number) else { continue };
             if processors.len() == MAX_PROCESSORS {
                 break;
             }
-            processors.push(Processor { number, lines: Vec::new() });
+            processors.push(Processor { number, lines: common.clone() });
             within = true;
-        } else if let Some(processor) = processors.last_mut().filter(|_| within)
-            && value.len() <= MAX_VALUE_BYTES
-            && let Some(key) = KEYS.into_iter().find(|known| known.as_bytes() == key)
-            && processor.lines.iter().all(|(known, _)| *known != key)
-        {
-            processor.lines.push((key, value.into()));
+            continue;
+        }
+        match processors.last_mut() {
+            Some(processor) if within => keep_line(&mut processor.lines, key, value),
+            Some(_) => {}
+            None => keep_line(&mut common, key, value),
         }
     }
     processors
+}
+
+/// The number of the processor that this line introduces. s390 has blocks "cpu number", SPARC lines "CPU0: online". Old 32-bit
+/// Arm kernels print one line "Processor" with a name for all.
+fn processor_number(key: &[u8], value: &[u8]) -> Option<u64> {
+    match key.strip_prefix(b"CPU") {
+        Some(number) if value == b"online" => parse_decimal(number),
+        _ if key == b"processor" || key == b"cpu number" => parse_decimal(value),
+        _ => None,
+    }
+}
+
+fn keep_line(lines: &mut Lines, key: &[u8], value: &[u8]) {
+    if value.len() <= MAX_VALUE_BYTES
+        && let Some(key) = KEYS.into_iter().find(|known| known.as_bytes() == key)
+        && lines.iter().all(|(known, _)| *known != key)
+    {
+        lines.push((key, value.into()));
+    }
 }
 
 /// Parses lines of number, package, core and kHz; `-` and negative numbers mean unknown.
@@ -139,10 +166,11 @@ impl Processor {
         self.number("core id").or_else(|| self.number("core"))
     }
 
-    /// Current frequency. x86 and LoongArch print a number, POWER one with its unit.
+    /// Current frequency. x86, LoongArch and s390 print a number, POWER one with its unit.
     pub fn mhz(&self) -> Option<f64> {
         let clock = || fraction(0, self.value("clock")?.strip_suffix(b"MHz")).ok();
-        self.fraction("cpu MHz").or_else(|| self.fraction("CPU MHz")).or_else(clock)
+        let keys = ["cpu MHz", "CPU MHz", "cpu MHz dynamic"];
+        keys.into_iter().find_map(|key| self.fraction(key)).or_else(clock)
     }
 
     pub fn fraction(&self, key: &str) -> Option<f64> {
@@ -213,6 +241,28 @@ mod tests {
             (x86[0].package(), x86[0].core(), x86[0].mhz()),
             (Some(1), Some(4), Some(800.5))
         );
+    }
+
+    #[test]
+    fn parses_processors_of_s390() {
+        let text = b"vendor_id       : IBM/S390\n# processors    : 2\nbogomips per cpu: 3241.00\nprocessor 0: version = 00,  identification = 398158,  machine = 3906\nprocessor 1: version = 00,  identification = 398158,  machine = 3906\n\ncpu number      : 0\nphysical id     : 1\ncore id         : 0\nsiblings        : 1\ncpu cores       : 1\nversion         : 00\nmachine         : 3906\ncpu MHz dynamic : 5208\ncpu MHz static  : 5208\n\ncpu number      : 1\nphysical id     : 2\ncore id         : 1\nmachine         : 3906\n";
+        let found = parse(text);
+        let places: Vec<_> =
+            found.iter().map(|one| (one.number, one.package(), one.core())).collect();
+        assert_eq!(places, [(0, Some(1), Some(0)), (1, Some(2), Some(1))]);
+        assert_eq!((found[0].mhz(), found[1].mhz()), (Some(5208.0), None));
+        assert_eq!(found[1].text("vendor_id").as_deref(), Some("IBM/S390"));
+        let name = crate::procfs::cpuinfo::parse_model(&found[1].as_lines());
+        assert_eq!(name.as_deref(), Some("IBM/S390 3906"));
+    }
+
+    #[test]
+    fn parses_processors_of_sparc() {
+        let text = b"cpu\t\t: UltraSparc T5 (Niagara5)\nfpu\t\t: UltraSparc T5 integrated FPU\ntype\t\t: sun4v\nncpus probed\t: 2\nCpu0ClkTck\t: 00000000d6c1f9c0\nMMU Type\t: Hypervisor (sun4v)\nState:\nCPU0:\t\tonline\nCPU1:\t\tonline\n";
+        let found = parse(text);
+        assert_eq!(found.iter().map(|one| one.number).collect::<Vec<_>>(), [0, 1]);
+        let name = crate::procfs::cpuinfo::parse_model(&found[1].as_lines());
+        assert_eq!(name.as_deref(), Some("UltraSparc T5 (Niagara5)"));
     }
 
     #[test]
