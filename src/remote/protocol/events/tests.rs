@@ -139,28 +139,33 @@ fn sorts_processes_by_cpu_time_then_memory() {
 
 #[test]
 fn compares_long_lists_of_processes_in_linear_time() {
-    let list = |start_ticks: u64| -> Vec<Process> {
-        let process = |pid| Process {
+    let list = |length: u32, uptime_seconds, start_ticks| {
+        let process = |pid: u32| Process {
             pid,
             name: Vec::new(),
             ticks: pid.into(),
             start_ticks,
             resident_pages: 1,
         };
-        (0..40_000).map(process).collect()
+        ProcessList { uptime_seconds, processes: (0..length).map(process).collect() }
     };
-    let list =
-        |uptime_seconds, start_ticks| ProcessList { uptime_seconds, processes: list(start_ticks) };
-    let inventory = RemoteInventory { processes: list(2.0, 1), ..RemoteInventory::default() };
-    let start = std::time::Instant::now();
-    let max_cpu = |previous: ProcessList| {
-        let event = process(KEY, &inventory, &previous).unwrap();
-        messages(&[event])["process"]["process"][0]["cpu"].clone()
+    let compare = |length: u32| {
+        let inventory =
+            RemoteInventory { processes: list(length, 2.0, 1), ..RemoteInventory::default() };
+        let start = std::time::Instant::now();
+        let max_cpu = |previous: ProcessList| {
+            let event = process(KEY, &inventory, &previous).unwrap();
+            messages(&[event])["process"]["process"][0]["cpu"].clone()
+        };
+        let last = f64::from(length - 1);
+        assert_eq!(max_cpu(list(length, 1.0, 0)), json!(last), "all processes are new");
+        assert_eq!(max_cpu(list(length, 1.0, 1)), json!(0.0), "no process is new");
+        start.elapsed()
     };
-    // Each pair of 40 000 processes was compared once: that took half a minute.
-    assert_eq!(max_cpu(list(1.0, 0)), json!(39_999.0), "all processes are new");
-    assert_eq!(max_cpu(list(1.0, 1)), json!(0.0), "no process is new");
-    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    // The shortest of several times, because other processes of the machine interrupt some.
+    let [short, long] =
+        [4_000, 64_000].map(|length| (0..4).map(|_| compare(length)).min().unwrap_or_default());
+    assert!(long < 100 * short, "{short:?} and, for 16 times as many, {long:?}");
 }
 
 #[test]
