@@ -143,7 +143,7 @@ fn words_of_ssh_after_the_login_are_not_the_reason() {
         "#!/bin/sh\nwhile read -r line; do case $line in m=*) m=${{line#m=}}; break ;; esac; done\nprintf '\\n%s page-size\\n4096\\n%s .\\n' $m $m\nwhile read -r line; do case $line in -*) break ;; esac; done\necho '{}' >&2\nexit 255\n",
         WORDS_OF_SSH[0]
     );
-    let (_directory, shell) = Sshd::write_shell("late forger", &shell);
+    let (_directory, shell) = Sshd::write_shell("late-forger", &shell);
     let sshd = Sshd::start(&[User { shell: &shell, ..CC }]);
     let monitor = Monitor::start(&[]);
     let mut client = monitor.connect();

@@ -205,14 +205,17 @@ fn limits_hosts_to_256_and_concurrent_logins_to_16() {
         let request = json!({"id": "start", "method": "ssh.start_monitor", "params": hosts});
         client.socket.send_text(&request.to_string());
     };
+    let started = Instant::now();
     start(&mut first, hosts(0..200));
     wait_until("the threads of 200 hosts", || (threads() >= before + 200).then_some(()));
     start(&mut second, hosts(200..300));
     wait_until("the threads of 256 hosts", || (threads() == before + 256).then_some(()));
-    wait_until("16 logins", || (monitor.children("ssh").len() == 16).then_some(()));
+    wait_until("16 logins", || (monitor.children("ssh").len() >= 16).then_some(()));
+    // Those that take longer than 4 s no longer count.
     for _ in 0..20 {
         let logins = monitor.children("ssh").len();
-        assert!(logins <= 16, "{logins} concurrent logins");
+        let limit = 16 * (1 + started.elapsed().as_secs() as usize / 4);
+        assert!(logins <= limit, "{logins} concurrent logins");
         std::thread::sleep(Duration::from_millis(50));
     }
     second.socket.send_text(

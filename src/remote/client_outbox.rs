@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::http::client_network::ClientNetwork;
 use crate::remote::protocol::request::NotificationSet;
 use crate::sys::EventFd;
 use crate::util::sync::lock;
@@ -41,8 +42,7 @@ impl NotificationKind {
 /// A client, and where it comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ClientId {
-    /// An IPv6 client has a whole /64 network; this is its first address.
-    pub(super) address: IpAddr,
+    pub(super) network: ClientNetwork,
     number: u64,
 }
 
@@ -64,7 +64,7 @@ impl ClientOutbox {
     pub(super) fn new(address: IpAddr) -> io::Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let id = ClientId { address: network(address), number };
+        let id = ClientId { network: address.into(), number };
         Ok(Self { id, pending: Mutex::default(), changed: EventFd::new()? })
     }
 
@@ -115,16 +115,6 @@ impl ClientOutbox {
     /// Readable if anything was added since the last [`ClientOutbox::take_completions`].
     pub(super) fn changed_fd(&self) -> BorrowedFd<'_> {
         self.changed.as_fd()
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let network = u128::from(address) >> 64 << 64;
-            IpAddr::V6(network.into())
-        }
-        address => address,
     }
 }
 

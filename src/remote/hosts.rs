@@ -22,6 +22,8 @@ use crate::util::thread::spawn_scoped;
 
 /// Monitored hosts, and hosts in one request. Each has a thread and an ssh process.
 pub const MAX_HOSTS: usize = 256;
+/// A client with fewer hosts may displace those that another client waits for.
+const GUARANTEED_HOSTS: usize = 16;
 /// Stack of a host's thread: parsing and serializing 20 000 processes uses the heap.
 const THREAD_STACK_BYTES: usize = 256 << 10;
 
@@ -140,11 +142,14 @@ impl<'a> Hosts<'a> {
 /// hosts, if that one has more than the new client will have. So one client's unreachable hosts do not lock others out.
 fn displace(hosts: &mut Vec<Arc<Host>>, newcomer: ClientId) -> bool {
     let load = ClientLoad::of_hosts(hosts);
-    let (of_address, of_client) = load.of(&newcomer);
+    let (of_network, of_client) = load.of(&newcomer);
     let has_more = |client: &ClientId| {
-        let (at_address, own) = load.of(client);
-        at_address > of_address + 1 || (client.address == newcomer.address && own > of_client + 1)
+        let (in_network, own) = load.of(client);
+        in_network > of_network + 1 || (client.network == newcomer.network && own > of_client + 1)
     };
+    if of_client >= GUARANTEED_HOSTS {
+        return false;
+    }
     let Some(largest) = load.largest().filter(has_more) else { return false };
     let Some(at) = hosts.iter().rposition(|host| host.displace(largest, &limit_reached())) else {
         return false;

@@ -14,7 +14,7 @@ use crate::util::sync::{Shutdown, lock};
 /// may share.
 const MAX_ACTIVE_LOGINS: usize = 16;
 /// A login that takes longer gives its slot to the next one: it waits for the network or for the host.
-const SLOT_TIME: Duration = Duration::from_secs(2);
+const SLOT_TIME: Duration = Duration::from_secs(4);
 
 /// The hosts that log in, and those that wait for a slot.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use crate::remote::host::Host;
 use crate::remote::protocol::events;
 use crate::remote::protocol::request::NotificationSet;
 use crate::remote::ssh::error::SshError;
-use crate::remote::ssh::process::{AUTHENTICATED, Progress, SshProcess};
+use crate::remote::ssh::process::{Progress, SshProcess};
 use crate::util::sync::lock;
 
 /// Time from the start of ssh to the first output of the host's shell. Some servers query DNS first, for ten seconds.
@@ -208,6 +208,9 @@ impl<'a> SshSession<'a> {
         if read == 0 {
             return Err(self.exited());
         }
+        if self.progress == Progress::Connecting {
+            self.progress = Progress::Authenticated;
+        }
         self.bytes_since_request += read;
         let parts = self.output.push(&buffer[..read]);
         let is_small = self.bytes_since_request <= MAX_BYTES_PER_REQUEST;
@@ -227,11 +230,6 @@ impl<'a> SshSession<'a> {
             OutputPart::EndOfResponse if !self.is_logged_in() => self.complete_login()?,
             OutputPart::EndOfResponse => {
                 return Err(failed("the host sent a response without a request"));
-            }
-            OutputPart::Async(AUTHENTICATED, _) => {
-                if self.progress == Progress::Connecting {
-                    self.progress = Progress::Authenticated;
-                }
             }
             OutputPart::Async(letter, text) => {
                 self.async_parts_since_request += 1;
