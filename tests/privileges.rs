@@ -88,7 +88,7 @@ fn ssh_inherits_nothing_and_forwards_nothing() {
         " -x ",
         " ClearAllForwardings=yes ",
         " Tunnel=no ",
-        " PermitLocalCommand=no ",
+        " LocalCommand=echo ",
         " ControlPath=none ",
         " StrictHostKeyChecking=accept-new ",
         " PubkeyAuthentication=no ",

@@ -159,10 +159,10 @@ pub fn physical_disks(disks: &[DiskStat]) -> impl Iterator<Item = &DiskStat> {
 }
 
 /// Whether a device passes its I/O on to others, which count it too: LVM, multipath and encryption (`dm-0`), RAID (`md127`), bcache,
-/// ZFS volumes (`zd0`), DRBD, and PowerPath (`emcpowera`). The paths of multipath devices are disks of their own, and each
+/// ZFS volumes (`zd0`), DRBD, PowerPath (`emcpowera`), and Veritas (`VxVM5000`, `VxDMP1`). The paths of multipath devices are disks of their own, and each
 /// byte takes one of them.
 pub fn is_stacked(name: &[u8]) -> bool {
-    let numbered = [&b"dm-"[..], b"md", b"bcache", b"zd", b"drbd"];
+    let numbered = [&b"dm-"[..], b"md", b"bcache", b"zd", b"drbd", b"VxVM", b"VxDMP"];
     let starts_with_number = |rest: &[u8]| rest.first().is_some_and(u8::is_ascii_digit);
     numbered.iter().any(|prefix| name.strip_prefix(*prefix).is_some_and(starts_with_number))
         || name.starts_with(b"md_")
@@ -283,8 +283,19 @@ mod tests {
                 false => whole_disks(&disks).map(name).collect(),
             }
         };
-        let stacked =
-            ["sda", "dm-0", "md127", "md_d0", "bcache0", "zd0", "zd16", "drbd0", "emcpowera"];
+        let stacked = [
+            "sda",
+            "dm-0",
+            "md127",
+            "md_d0",
+            "bcache0",
+            "zd0",
+            "zd16",
+            "drbd0",
+            "emcpowera",
+            "VxVM5000",
+            "VxDMP1",
+        ];
         assert_eq!(names(&stacked, true), ["sda"]);
         assert_eq!(names(&stacked, false), stacked);
         let network = ["nbd0", "rbd1", "vda", "mmcblk0", "pmem0", "mdb", "zdisk"];

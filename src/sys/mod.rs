@@ -28,7 +28,7 @@ mod signals;
 pub mod users;
 
 pub use crate::sys::fs::{FsSize, statvfs};
-pub use crate::sys::poll::{EventFd, Interest, wait, wait_readable};
+pub use crate::sys::poll::{EventFd, Interest, set_nonblocking, wait, wait_readable};
 pub use crate::sys::resources::{
     check_mappable, descriptor_limit, page_size_bytes, raise_descriptor_limit,
     restore_descriptor_limit_in,

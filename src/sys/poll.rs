@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{self, EfdFlags};
 
@@ -76,6 +77,12 @@ pub fn wait_readable<const N: usize>(
     timeout: Option<Duration>,
 ) -> [bool; N] {
     wait(fds.map(|fd| (fd, Interest::Readable)), timeout)
+}
+
+/// Makes reads and writes of a pipe fail with `WouldBlock` instead of waiting.
+pub fn set_nonblocking(pipe: impl AsFd) -> io::Result<()> {
+    fcntl(pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(())
 }
 
 #[cfg(test)]

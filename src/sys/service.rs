@@ -5,12 +5,13 @@ use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, Flock, FlockArg, OFlag, fcntl};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout};
 
+use crate::sys::poll::set_nonblocking;
 use crate::sys::signals::{block, signal_set};
 
 /// SIGTERM, SIGINT, SIGHUP and SIGCHLD, blocked and read from a descriptor.
@@ -90,7 +91,7 @@ pub fn try_lock(file: File) -> io::Result<FileLock> {
 /// A pipe whose read end does not block; its write end does.
 pub fn pipe_with_nonblocking_reader() -> io::Result<(PipeReader, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
-    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    set_nonblocking(&reader)?;
     Ok((reader, writer))
 }
 

@@ -23,6 +23,7 @@ const CONNECT_TIMEOUT_SECONDS: u32 = 10;
 /// How long to wait for the exit code of an ssh that has closed its output.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(5);
+
 /// How far a session has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {

@@ -1,5 +1,6 @@
 //! One SSH session: login, requests on a schedule, and notifications made of the responses.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -192,7 +193,10 @@ impl<'a> SshSession<'a> {
         (self.bytes_since_request, self.async_parts_since_request) = (0, 0);
         self.requests += 1;
         request.push('\n');
-        self.process.write(&request).map_err(|_| self.exited())
+        self.process.write(&request).map_err(|error| match error.kind() {
+            ErrorKind::WouldBlock => failed("the host's shell reads no requests"),
+            _ => self.exited(),
+        })
     }
 
     /// ssh has exited.
