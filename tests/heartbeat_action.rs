@@ -6,7 +6,7 @@ mod support;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::heartbeat::{lines_of, list_setting};
+use support::heartbeat::{HttpConnection, lines_of, list_setting};
 use support::{Agent, SLACK, TempDir, hm_agent, wait_until};
 
 /// The setting that runs an `sh` script with `$D` set to the directory.
@@ -110,6 +110,41 @@ fn logs_failed_hooks() {
     for agent in [failing, missing, refused] {
         assert_eq!(agent.get("/hb_ping?60000&appid=z").0, 200, "the agent continues");
         agent.stop();
+    }
+}
+
+/// No environment variable can contain a NUL byte.
+#[test]
+fn hook_runs_for_an_id_with_nul() {
+    let scratch = TempDir::new("nul");
+    let agent = Agent::start(&[&hook(&scratch, "echo \"$APP_ID $HB_STATE\" >> \"$D/log\"")]);
+    for id in ["%00", "b%00c", "d%00%00"] {
+        agent.get_ok(&format!("/hb_init?0&appid={id}"));
+    }
+    let mut ran = wait_lines(&scratch, 3);
+    ran.sort();
+    assert_eq!(ran[..3], [r"\u{0} WARNING", r"b\u{0}c WARNING", r"d\u{0}\u{0} WARNING"]);
+    agent.stop();
+}
+
+#[test]
+fn failing_hooks_do_not_flood_the_log() {
+    let scratch = TempDir::new("flood");
+    let missing = "heartbeat.on_overdue=/nonexistent/program".to_owned();
+    for setting in [missing, hook(&scratch, "exit 3")] {
+        let agent = Agent::start(&[&setting]);
+        let mut open = HttpConnection::open(&agent);
+        for number in 0..1500 {
+            open.get(&format!("/hb_init?0&appid=a{number}"));
+        }
+        agent.wait_status("a1499", "WARNING");
+        agent.wait_log("heartbeat.on_overdue for app [");
+        agent.wait_log(" similar lines suppressed)");
+        let start = agent.started.elapsed();
+        let lines = agent.stop().len();
+        // Two limits, of transitions and of hooks: 20 lines each, and one a second.
+        let allowed = 2 * (20 + start.as_secs() as usize) + 20;
+        assert!(lines < allowed, "{lines} lines, allowed are {allowed}");
     }
 }
 

@@ -305,3 +305,46 @@ fn rejection(command_id: &str, why: &str) -> CommandResult {
         execution_time_ms: 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys;
+    use crate::util::state_io::tests::Dir;
+    use std::os::fd::AsFd;
+
+    fn request(number: usize) -> CommandRequest {
+        CommandRequest {
+            message_id: format!("request-{number}"),
+            command_id: format!("c{number}"),
+            text: Ok("true".to_owned()),
+            timeout_seconds: None,
+        }
+    }
+
+    /// Core is sent `command_started` only while the node is registered.
+    #[test]
+    fn keeps_the_last_started_commands_of_a_core_that_takes_none() {
+        let dir = Dir::new("started");
+        let event = Arc::new(EventFd::new().unwrap());
+        let policy = CommandPolicy::Allow(vec![vec!["true".to_owned()]]);
+        let user = user_to_run_as(Some("root"), true)
+            .unwrap_or_else(|_| User::from_uid(users::effective_uid()));
+        let queue = CommandQueue::open(policy, user, &dir.state, event);
+        let shutdown = Shutdown::new().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..3 * MAX_STARTED {
+                // The program is this test's own, so the command does nothing.
+                queue.submit(request(number), format!("r{number}"), scope, &shutdown);
+                while queue.unconfirmed() <= number as u64 {
+                    sys::wait_readable([queue.outbox_ready.as_fd()], None);
+                    queue.outbox_ready.reset();
+                }
+            }
+        });
+        let started: Vec<_> = std::iter::from_fn(|| queue.take_started()).collect();
+        assert_eq!(started.len(), MAX_STARTED);
+        let last = started.last().map(|started| started.command_id.clone());
+        assert_eq!(last, Some(format!("c{}", 3 * MAX_STARTED - 1)));
+    }
+}

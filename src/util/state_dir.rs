@@ -213,6 +213,74 @@ mod tests {
     }
 
     #[test]
+    fn locks_a_directory_for_one_agent() {
+        let dir = Dir::new("lock");
+        let locked = lock_dir(&dir.0).unwrap();
+        assert!(locked.is_some() && lock_dir(&dir.0).unwrap().is_none());
+        let mode = fs::metadata(dir.0.join("lock")).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600, "no other user can lock it");
+        drop(locked);
+        assert!(lock_dir(&dir.0).unwrap().is_some());
+    }
+
+    #[test]
+    fn replaces_what_is_no_lock_file() {
+        let (dir, other) = (Dir::new("planted"), Dir::new("target"));
+        let (path, target) = (dir.0.join("lock"), other.0.join("target"));
+        fs::write(&target, "precious").unwrap();
+        let pipe = || std::process::Command::new("mkfifo").arg(&path).status().unwrap().success();
+        let plant: [&dyn Fn(); 4] = [
+            &|| symlink(&target, &path).unwrap(),
+            &|| fs::hard_link(&target, &path).unwrap(),
+            &|| assert!(pipe()),
+            &|| {
+                fs::write(&path, "").unwrap();
+                if users::effective_uid() == 0 {
+                    std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+                }
+            },
+        ];
+        for plant in plant {
+            plant();
+            assert!(lock_dir(&dir.0).unwrap().is_some());
+            let lock = fs::symlink_metadata(&path).unwrap();
+            assert!(lock.is_file() && lock.nlink() == 1 && lock.uid() == users::effective_uid());
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+
+    #[test]
+    fn files_of_root_belong_to_the_owner_of_the_directory() {
+        if users::effective_uid() != 0 {
+            return;
+        }
+        let dir = Dir::new("owner");
+        std::os::unix::fs::chown(&dir.0, Some(65534), Some(65534)).unwrap();
+        drop(lock_dir(&dir.0).unwrap());
+        create_file(&dir.0.join("file"), 0o600).unwrap();
+        for name in ["lock", "file"] {
+            let found = fs::metadata(dir.0.join(name)).unwrap();
+            assert_eq!((found.uid(), found.gid()), (65534, 65534), "{name}");
+        }
+    }
+
+    #[test]
+    fn keeps_ten_damaged_files_and_removes_none() {
+        let dir = Dir::new("damaged");
+        let path = dir.0.join("file");
+        for number in 0..MAX_KEPT {
+            fs::write(&path, number.to_string()).unwrap();
+            assert_eq!(set_aside(&path).unwrap(), dir.0.join("file.damaged"));
+        }
+        let kept = |name: &str| fs::read_to_string(dir.0.join(name)).unwrap();
+        assert_eq!((kept("file.damaged"), kept("file.damaged.9")), ("9".into(), "0".into()));
+        fs::write(&path, "last").unwrap();
+        assert!(set_aside(&path).is_err() && keep_copy(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "last");
+    }
+
+    #[test]
     fn rejects_directory_writable_by_group_or_others() {
         let dir = Dir::new("alone");
         let with = |mode| fs::set_permissions(&dir.0, fs::Permissions::from_mode(mode)).unwrap();

@@ -7,6 +7,7 @@ mod support;
 mod commands;
 mod errors;
 mod faults;
+mod limits;
 mod link;
 mod results;
 

@@ -2,6 +2,7 @@
 //! results of commands, each repeated until it is confirmed. A state machine without I/O: `now`, ids and random numbers
 //! are parameters.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::core_client::messages::{CommandRequest, CoreMessage};
@@ -62,7 +63,7 @@ pub struct CoreSession {
     /// Unacknowledged heartbeats and when they were sent, oldest first.
     pending_heartbeats: Vec<(String, Duration)>,
     /// Unconfirmed results of this connection, and when they were sent.
-    sent_results: Vec<(String, Duration)>,
+    sent_results: BTreeMap<String, Duration>,
     retry_later: Backoff,
     registered_since: Option<Duration>,
     /// Core answered NODE_NOT_FOUND and has acknowledged nothing since.
@@ -88,7 +89,7 @@ impl CoreSession {
             heartbeat_interval,
             next_heartbeat: now,
             pending_heartbeats: Vec::new(),
-            sent_results: Vec::new(),
+            sent_results: BTreeMap::new(),
             retry_later: Backoff::new(RETRY_LATER_BACKOFF.0, RETRY_LATER_BACKOFF.1),
             registered_since: None,
             node_not_found: false,
@@ -156,7 +157,7 @@ impl CoreSession {
             },
             CoreMessage::Execute(request) => Event::Execute(request),
             CoreMessage::ResultReceived { id } => {
-                self.sent_results.retain(|(sent, _)| *sent != id);
+                self.sent_results.remove(&id);
                 Event::Confirmed(id)
             }
             CoreMessage::Error { id, code, text } => {
@@ -175,7 +176,7 @@ impl CoreSession {
 
     /// The result with this id is not sent again.
     pub fn on_result_dropped(&mut self, id: &str) {
-        self.sent_results.retain(|(sent, _)| sent != id);
+        self.sent_results.remove(id);
     }
 
     pub fn is_registered(&self) -> bool {
@@ -204,16 +205,12 @@ impl CoreSession {
             return Ok(Action::Heartbeat(id));
         }
         for result in results {
-            match self.sent_results.iter_mut().find(|(id, _)| id == result) {
-                Some((_, since)) if now < *since + RESULT_RETRY => {
+            match self.sent_results.get(result) {
+                Some(since) if now < *since + RESULT_RETRY => {
                     until = until.min(*since + RESULT_RETRY);
                 }
-                Some((_, since)) => {
-                    *since = now;
-                    return Ok(Action::SendResult(result.to_owned()));
-                }
-                None => {
-                    self.sent_results.push((result.to_owned(), now));
+                _ => {
+                    self.sent_results.insert(result.to_owned(), now);
                     return Ok(Action::SendResult(result.to_owned()));
                 }
             }
@@ -271,7 +268,7 @@ impl CoreSession {
     ) -> Result<Event, DisconnectReason> {
         let what = format!("{code}: {text}");
         let is_heartbeat = self.acknowledge(id);
-        let is_result = self.sent_results.iter().any(|(sent, _)| sent == id);
+        let is_result = self.sent_results.contains_key(id);
         let matches_nothing = !is_heartbeat && !is_result && !self.is_registering(id);
         Ok(match code {
             "INVALID_TOKEN" => return Err(DisconnectReason::Rejected(what)),
@@ -285,11 +282,17 @@ impl CoreSession {
             "PARSE_ERROR" | "UNKNOWN_MESSAGE_TYPE" if is_result => {
                 Event::ResultRejected(id.to_owned(), what)
             }
-            "PARSE_ERROR" if matches_nothing && !self.sent_results.is_empty() => {
-                Event::ResultRejected(self.sent_results[0].0.clone(), what)
-            }
+            "PARSE_ERROR" if matches_nothing => match self.oldest_sent_result() {
+                Some(id) => Event::ResultRejected(id, what),
+                None => Event::ServerError(what),
+            },
             _ => Event::ServerError(what),
         })
+    }
+
+    fn oldest_sent_result(&self) -> Option<String> {
+        let oldest = self.sent_results.iter().min_by_key(|(_, since)| **since)?;
+        Some(oldest.0.clone())
     }
 }
 
