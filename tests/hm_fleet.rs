@@ -14,6 +14,7 @@ use hm_agent::net::reconnecting_client::RECONNECT_BACKOFF;
 use hm_agent::sys;
 use hm_agent::sys::EventFd;
 use hm_agent::util::backoff::Backoff;
+use hm_agent::util::state_io::StateIo;
 use hm_agent::util::sync::Shutdown;
 
 use support::TempDir;
@@ -44,8 +45,8 @@ fn clients(hub: &HmServer, state: &TempDir) -> Vec<HmClient> {
         ping_interval: Duration::from_secs(10),
     };
     let client = |number: usize| {
-        let state_dir = state.0.join(number.to_string());
-        HmClient::new(settings.clone(), format!("n{number}"), &state_dir, None).unwrap()
+        let state = StateIo::start(&state.0.join(number.to_string())).unwrap();
+        HmClient::new(settings.clone(), format!("n{number}"), &state, None).unwrap()
     };
     (0..AGENTS).map(client).collect()
 }
