@@ -10,7 +10,7 @@ use hm_agent::config::{Config, Settings, Sources};
 use hm_agent::core_client::client::CoreClient;
 use hm_agent::hm_client::client::HmClient;
 use hm_agent::model::RawSample;
-use hm_agent::net::endpoint::MAX_MESSAGE_BYTES;
+use hm_agent::net::websocket::MAX_MESSAGE_BYTES;
 use hm_agent::remote::server;
 use hm_agent::sys::EventFd;
 use hm_agent::telemetry::subscription;
