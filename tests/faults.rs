@@ -196,7 +196,7 @@ fn symlink(to: &str, path: &Path) {
 }
 
 #[test]
-#[ignore = "needs setpriv"]
+#[ignore = "needs root and setpriv"]
 fn unreadable_kernel_file_affects_only_its_collector() {
     let captured = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/x86");
     let tree = TempDir::new("unreadable");

@@ -100,11 +100,23 @@ def in_child(action):
     return child
 
 
-def blocks_sigterm(process):
-    """Whether the process blocks SIGTERM, as the fake does when it hangs."""
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "timeout"
+        time.sleep(0.01)
+
+
+def is_called(log, entry):
+    """Whether the call was logged, which comes before the rules such as `hang`."""
+    return log.exists() and entry in log.read_text().splitlines()
+
+
+def holds_sigterm(process, signals):
+    """Whether SIGTERM is in a set of `/proc/PID/status`: SigBlk, the blocked signals, or ShdPnd, the pending ones."""
     status = Path(f"/proc/{process}/status").read_text()
-    blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk:"))
-    return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
+    held = next(line.split()[1] for line in status.splitlines() if line.startswith(f"{signals}:"))
+    return bool(int(held, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 class FakeNvml(unittest.TestCase):
@@ -236,14 +248,11 @@ class FakeNvml(unittest.TestCase):
     def test_only_sigkill_ends_a_hang(self):
         write("hang.0 = nvmlDeviceGetPowerUsage", f"log = {folder}/log", "gpus = 2")
         child = in_child(lambda: number(new, "nvmlDeviceGetPowerUsage", handle(new, 0)))
-        deadline = time.monotonic() + 60
         log = folder / "log"
-        # The log shows that the child is in the call: before that, fork() may block signals too.
-        while not (log.exists() and "nvmlDeviceGetPowerUsage 0" in log.read_text() and blocks_sigterm(child)):
-            self.assertLess(time.monotonic(), deadline)
-            time.sleep(0.01)
+        # Blocked signals alone are no sign: a new process blocks all of them at first, with glibc 2.41.
+        until(lambda: is_called(log, "nvmlDeviceGetPowerUsage 0") and holds_sigterm(child, "SigBlk"))
         os.kill(child, signal.SIGTERM)
-        time.sleep(0.2)
+        until(lambda: holds_sigterm(child, "ShdPnd"))
         self.assertEqual(os.waitpid(child, os.WNOHANG), (0, 0))
         os.kill(child, signal.SIGKILL)
         self.assertEqual(os.waitpid(child, 0)[1], signal.SIGKILL)
@@ -255,10 +264,10 @@ class FakeNvml(unittest.TestCase):
     def test_hanging_thread_does_not_block_others(self):
         def run():
             import threading
-            write("hang.0 = nvmlDeviceGetPowerUsage", "gpus = 2")
+            write("hang.0 = nvmlDeviceGetPowerUsage", f"log = {folder}/threads", "gpus = 2")
             device = handle(new, 0)
             threading.Thread(target=number, args=(new, "nvmlDeviceGetPowerUsage", device), daemon=True).start()
-            time.sleep(0.1)
+            until(lambda: is_called(folder / "threads", "nvmlDeviceGetPowerUsage 0"))
             os._exit(0 if number(new, "nvmlDeviceGetPowerUsage", handle(new, 1)) == 161000 else 1)
 
         self.assertEqual(os.waitpid(in_child(run), 0)[1], 0)
