@@ -142,20 +142,16 @@ fn logs_connection_refused_once() {
     assert!(logged[0].contains("connection refused; next attempt in "), "{logged:#?}");
 }
 
-/// The log lines until reports are delivered, from a server that answers the first requests with `codes`.
-fn lines_for(codes: &[u64], reports: usize) -> Vec<String> {
+/// Asserts what the log has once `reports` are delivered to a server that answers the first requests with `codes`.
+fn assert_lines(codes: &[u64], reports: usize, expected: &[&str]) {
     let (hub, state) = (HmServer::start(), TempDir::new("log"));
     hub.codes(codes);
     let agent = agent(&format!("ws://{}/", hub.address), &state);
     wait("reports", || hub.reports().len() >= reports);
     // The client logs when it receives the response.
-    std::thread::park_timeout(Duration::from_millis(500));
+    wait("the log", || lines(&agent.log()).len() >= expected.len());
     let log = agent.stop();
-    lines(&log).into_iter().map(str::to_owned).collect()
-}
-
-fn assert_lines(codes: &[u64], reports: usize, expected: &[&str]) {
-    let logged = lines_for(codes, reports);
+    let logged = lines(&log);
     assert_eq!(logged.len(), expected.len(), "{codes:?}: {logged:#?}");
     for (line, text) in logged.iter().zip(expected) {
         assert!(line.contains(text), "{text:?}: {logged:#?}");

@@ -241,7 +241,10 @@ fn covers(line: &str, name: &str) -> bool {
     matches && reason.trim().len() > 10
 }
 
-/// Values by name and sorted labels, without labels whose value is empty.
+/// Labels that node_exporter 1.9 has and 1.5 has not; the agent exports those of 1.5.
+const NEWER_LABELS: [&str; 2] = ["rotational=", "adminstate="];
+
+/// Values by name and sorted labels, without labels whose value is empty and [`NEWER_LABELS`].
 fn series(text: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -250,8 +253,10 @@ fn series(text: &str) -> BTreeMap<String, f64> {
         let labels = labels.strip_suffix('}').unwrap();
         let mut labels: Vec<&str> =
             labels.split("\",").map(|label| label.trim_end_matches('"')).collect();
-        labels
-            .retain(|label| !label.is_empty() && !label.ends_with('=') && !label.ends_with("=\""));
+        let is_newer = |label: &str| NEWER_LABELS.iter().any(|newer| label.starts_with(newer));
+        let is_empty =
+            |label: &str| label.is_empty() || label.ends_with('=') || label.ends_with("=\"");
+        labels.retain(|label| !is_empty(label) && !is_newer(label));
         labels.sort_unstable();
         found.insert(format!("{name} {labels:?}"), value.parse().unwrap());
     }

@@ -100,11 +100,11 @@ fn values_equal_those_of_kernel_files() {
                 std::thread::sleep(Duration::from_millis(50));
                 log.push(FilesSnapshot::now());
             }
+            log.push(FilesSnapshot::now()); // after the last event
             log
         });
         client.start(&[sshd.host("cc", Some(PASSWORD))]);
         let events = client.collect_events(Duration::from_secs(9));
-        std::thread::sleep(Duration::from_millis(200));
         done.store(true, Ordering::Relaxed);
         (SnapshotLog(snapshots.join().unwrap()), events)
     });
