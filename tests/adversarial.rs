@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use support::attack::Attacker;
 use support::heartbeat::HttpConnection;
 use support::netns::{AGENT_ADDRESS, SERVER_ADDRESS, TwoHosts};
-use support::{Agent, TEST_TIMEOUT, assert_best_of_five, wait_until};
+use support::slowdown::assert_in_time;
+use support::{Agent, TEST_TIMEOUT, wait_until};
 
 #[test]
 fn limits_log_lines_that_clients_cause() {
@@ -47,10 +48,8 @@ fn logs_how_many_lines_were_suppressed() {
 fn serves_subscriber_and_then_new_clients_in_connection_flood() {
     let agent = Agent::start(&["usage.max_connections=20", "interval=1"]);
     let mut subscriber = agent.subscribe();
-    assert_best_of_five(Duration::from_millis(1500), || {
-        longest_gap_in_flood(&agent, &mut subscriber)
-    });
-    assert_best_of_five(Duration::from_secs(1), || {
+    assert_in_time(Duration::from_millis(1500), || longest_gap_in_flood(&agent, &mut subscriber));
+    assert_in_time(Duration::from_secs(1), || {
         flood(&agent, Instant::now() + Duration::from_millis(200));
         let start = Instant::now();
         wait_until("a free connection", || (agent.http("/usage", "").0 == 426).then_some(()));

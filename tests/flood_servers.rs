@@ -74,7 +74,7 @@ impl Fixture {
         println!("{}: clients {waits:.0?}; {kb} kB at most", self.kind);
         assert!(kb < MAX_MEMORY_KB, "{}: {kb} kB", self.kind);
         // Fourteen agents share the machine with as many pairs of servers.
-        assert!(waits.update < Duration::from_secs(4), "{}: {waits:?}", self.kind);
+        assert!(waits.update < waits.scaled(Duration::from_secs(4)), "{}: {waits:?}", self.kind);
     }
 
     fn replace_servers(self) {

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::heartbeat::HttpConnection;
-use support::{Agent, assert_best_of_five, hm_agent, wait_until};
+use support::slowdown::assert_in_time;
+use support::{Agent, hm_agent, wait_until};
 
 const APPS: usize = 9_990;
 /// One list has 15 MB.
@@ -58,7 +59,7 @@ fn unread_lists_take_little_memory_and_delay_no_heartbeat() {
     for (round, target) in ["/list", "/list", "/status"].into_iter().enumerate() {
         // In the second round every client has a different list.
         let changes = round == 1;
-        assert_best_of_five(Duration::from_secs(1), || {
+        assert_in_time(Duration::from_secs(1), || {
             lists.clear();
             for number in 0..UNREAD_CLIENTS {
                 lists.push(unread(&agent, target));

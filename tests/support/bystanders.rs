@@ -12,7 +12,10 @@ use serde_json::Value;
 
 use super::heartbeat::HttpConnection;
 use super::monitor::MonitorClient;
+use super::slowdown::Control;
 use super::{Agent, Client, TEST_TIMEOUT, sleep_for};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Time of each answer, and how long the client waited for it.
 type Answers = Arc<Mutex<Vec<(Instant, Duration)>>>;
@@ -25,6 +28,7 @@ pub struct Bystanders {
     beats: Answers,
     scrapes: Answers,
     events: Answers,
+    control: Control,
 }
 
 /// The longest waits.
@@ -38,16 +42,20 @@ pub struct Waits {
     pub scrape: Duration,
     /// Between two events of `/monitor`.
     pub event: Duration,
+    /// How many times longer than on an idle machine a thread of the test had to wait for its processor time.
+    pub slowdown: f64,
 }
 
 impl Waits {
     /// Everything due each second arrived in time. Events of a host are due every two seconds.
     pub fn within_limits(&self) -> bool {
-        let max = Duration::from_millis(1500);
-        self.update < max
-            && self.beat < Duration::from_secs(1)
-            && self.scrape < Duration::from_secs(1)
-            && self.event < 2 * max
+        let (max, second) = (self.scaled(Duration::from_millis(1500)), self.scaled(SECOND));
+        self.update < max && self.beat < second && self.scrape < second && self.event < 2 * max
+    }
+
+    /// A limit for this machine at this time.
+    pub fn scaled(&self, limit: Duration) -> Duration {
+        limit.mul_f64(self.slowdown)
     }
 }
 
@@ -64,6 +72,7 @@ impl Bystanders {
             beats: Arc::default(),
             scrapes: Arc::default(),
             events: Arc::default(),
+            control: Control::start(),
         };
         let mut dashboard = agent.subscribe();
         let served = bystanders.updates.clone();
@@ -123,6 +132,7 @@ impl Bystanders {
             // These clients pause after each answer.
             beat: longest(&self.beats, false).max(self.late(&self.beats, due)),
             scrape: longest(&self.scrapes, false).max(self.late(&self.scrapes, due)),
+            slowdown: self.control.slowdown_since(start),
             event: if self.threads.len() > 3 {
                 longest(&self.events, true)
             } else {

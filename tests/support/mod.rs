@@ -19,6 +19,7 @@ pub mod netns;
 pub mod nginx;
 pub mod notify_socket;
 pub mod rng;
+pub mod slowdown;
 pub mod sshd;
 pub mod supervised;
 pub mod tcp_proxy;
