@@ -14,9 +14,11 @@ use support::bystanders::{APP, Bystanders, new_client_delays};
 use support::control_group::ControlGroup;
 use support::monitor::Monitor;
 use support::sshd::{CC, PASSWORD, Sshd};
-use support::{Agent, TempDir, sleep_for, wait_until};
+use support::{Agent, TEST_TIMEOUT, TempDir, sleep_for, wait_until};
 
 const NEW_CLIENT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same after a crowd that has used up the memory: 8000 connections, which the kernel has queued, come before the new client.
+const CROWD_TIMEOUT: Duration = Duration::from_secs(2);
 /// Other load on the machine may delay a client in one attempt; a defect delays it in each.
 const ATTEMPTS: usize = 3;
 const SHORTAGE: Duration = Duration::from_secs(3);
@@ -75,12 +77,17 @@ fn serves_existing_clients_when_resources_run_out() {
     }
     fixture.run_out_of(&all);
     if memory.is_some() {
-        fixture.assert_served_during("control group memory", || {
+        let limit = CROWD_TIMEOUT;
+        fixture.assert_served_within(limit, "control group memory", || {
             let message = "memory limit of the control group nearly reached";
             let before = fixture.agent().count_log(message);
-            let counts = fixture.attack("crowd", SHORTAGE, 2);
-            let log = fixture.agent().log();
-            assert!(fixture.agent().count_log(message) > before, "{counts:?} {log:#?}");
+            let mut time = SHORTAGE;
+            while fixture.agent().count_log(message) == before {
+                // On a slow machine fewer connections come in the same time.
+                let counts = fixture.attack("crowd", time, 2);
+                time *= 2;
+                assert!(time < TEST_TIMEOUT, "{counts:?} {:#?}", fixture.agent().log());
+            }
         });
     }
     fixture.finish();
@@ -175,8 +182,12 @@ impl Fixture {
         Attacker::start(attack, time, self.agent(), self.monitor.address(), sources).finish()
     }
 
-    /// Runs `event` until no client has to wait too long, at most [`ATTEMPTS`] times.
     fn assert_served_during(&self, name: &str, event: impl Fn()) {
+        self.assert_served_within(NEW_CLIENT_TIMEOUT, name, event);
+    }
+
+    /// Runs `event` until no client has to wait too long, at most [`ATTEMPTS`] times.
+    fn assert_served_within(&self, new_client_timeout: Duration, name: &str, event: impl Fn()) {
         let mut attempts = Vec::new();
         while attempts.len() < ATTEMPTS {
             self.wait_for_threads();
@@ -187,7 +198,7 @@ impl Fixture {
             let waits = self.clients.since(start);
             self.clients.assert_all_served(self.agent());
             println!("{name}, {:.1?}: existing {waits:.0?}; new {new:.0?}", end - start);
-            let limit = waits.scaled(NEW_CLIENT_TIMEOUT);
+            let limit = waits.scaled(new_client_timeout);
             if waits.within_limits() && new.iter().all(|wait| *wait < limit) {
                 return;
             }
