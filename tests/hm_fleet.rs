@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use hm_agent::collector::latest::LatestSample;
-use hm_agent::config::{self, Config, Current, Hm as Settings, Sources};
+use hm_agent::config::{Config, CurrentConfig, HmConfig, Settings, Sources};
 use hm_agent::hm_client::client::HmClient;
 use hm_agent::model::RawSample;
 use hm_agent::model::status::UpstreamStatus;
@@ -37,7 +37,7 @@ impl Drop for StopOnDrop<'_> {
 }
 
 fn clients(hub: &HmServer, state: &TempDir) -> Vec<HmClient> {
-    let settings = Settings {
+    let config = HmConfig {
         url: format!("ws://{}/websocket", hub.address),
         project: String::new(),
         models: Vec::new(),
@@ -46,7 +46,7 @@ fn clients(hub: &HmServer, state: &TempDir) -> Vec<HmClient> {
     };
     let client = |number: usize| {
         let state = StateIo::start(&state.0.join(number.to_string())).unwrap();
-        HmClient::new(settings.clone(), format!("n{number}"), &state, None).unwrap()
+        HmClient::new(config.clone(), format!("n{number}"), &state, None).unwrap()
     };
     (0..AGENTS).map(client).collect()
 }
@@ -88,7 +88,7 @@ fn reconnects_of_500_agents_spread_over_time() {
     let address = hub.address;
     let (clients, stop) = (clients(&hub, &state), Shutdown::new().unwrap());
     let config =
-        Current::new(Config::new(&config::Settings::load(&Sources::default()).unwrap()).unwrap());
+        CurrentConfig::new(Config::new(&Settings::load(&Sources::default()).unwrap()).unwrap());
     let (latest, gpus_ready) =
         (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
     gpus_ready.notify();

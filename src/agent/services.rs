@@ -6,7 +6,7 @@ use crate::collector::gpu::state::GpuState;
 use crate::collector::latest::LatestSample;
 use crate::collector::sampler::Sampler;
 use crate::collector::sampler_loop::{SamplerLoop, ServiceStatus};
-use crate::config::{Config, Current};
+use crate::config::{Config, CurrentConfig};
 use crate::core_client::client::CoreClient;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::server::HeartbeatServer;
@@ -33,7 +33,7 @@ pub(super) struct Services {
     pub(super) shutdown: Shutdown,
     /// Writes the state of the services.
     pub(super) state: StateIo,
-    pub(super) settings: Current,
+    pub(super) config: CurrentConfig,
     /// Readable after a reload, until the sampler has seen it.
     pub(super) reloaded: EventFd,
     pub(super) host: HostInfo,
@@ -65,7 +65,7 @@ impl Services {
             }
         };
         let sampler_loop = SamplerLoop {
-            settings: &self.settings,
+            config: &self.config,
             reloaded: &self.reloaded,
             gpus: &self.gpus,
             latest: &self.latest,
@@ -78,39 +78,39 @@ impl Services {
     }
 
     pub(super) fn serve_telemetry(&self, listener: &Listener) -> Result<(), Error> {
-        let (latest, host_info, settings) = (&self.latest, &self.host, &self.settings);
+        let (latest, host_info, config) = (&self.latest, &self.host, &self.config);
         let router = Router {
             http: HttpService::new("usage"),
-            usage: subscription::Context { latest, host_info, settings },
+            usage: subscription::Context { latest, host_info, config },
             responses: Responses {
                 latest,
                 host_info,
-                settings,
+                config,
                 gpus_ready: &self.gpus_ready,
                 shutdown: &self.shutdown,
                 ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
             },
         };
-        listener.run(&self.shutdown, settings, telemetry_limits, |stream, client| {
+        listener.run(&self.shutdown, config, telemetry_limits, |stream, client| {
             router.handle_connection(stream, client);
         })
     }
 
     pub(super) fn serve_heartbeat(&self, listener: &Listener) -> Result<(), Error> {
         let Some(monitor) = &self.heartbeat else { return Ok(()) };
-        let server = HeartbeatServer::new(monitor, &self.settings);
-        listener.run(&self.shutdown, &self.settings, heartbeat_limits, |stream, client| {
+        let server = HeartbeatServer::new(monitor, &self.config);
+        listener.run(&self.shutdown, &self.config, heartbeat_limits, |stream, client| {
             server.serve(stream, client);
         })
     }
 
     pub(super) fn serve_monitor(&self, listener: &Listener) -> Result<(), Error> {
-        let hosts = Hosts::new(&self.settings, &self.shutdown);
+        let hosts = Hosts::new(&self.config, &self.shutdown);
         std::thread::scope(|scope| {
             let http = HttpService::new("monitor");
-            let settings = &self.settings;
-            let server = MonitorServer { hosts: &hosts, scope, settings, http };
-            listener.run(&self.shutdown, &self.settings, monitor_limits, |stream, client| {
+            let config = &self.config;
+            let server = MonitorServer { hosts: &hosts, scope, config, http };
+            listener.run(&self.shutdown, &self.config, monitor_limits, |stream, client| {
                 server.serve(stream, client);
             })
         })

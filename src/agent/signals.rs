@@ -15,7 +15,7 @@ use crate::util::programs;
 
 /// Logs the start. Returns the enabled services for the service manager's status: `services: usage, heartbeat`.
 pub(super) fn log_startup(settings: &Settings, services: &Services) -> String {
-    let config = services.settings.get();
+    let config = services.config.get();
     let file = settings.file.as_deref().map_or("no file".into(), Path::to_string_lossy);
     let enabled = [
         ("usage", config.usage.enabled),
@@ -90,10 +90,10 @@ fn reload(sources: &Sources, at_start: &Settings, services: &Services) -> Result
     }
     log::set_max_level(config.log_level);
     log_warnings(&settings, &config);
-    if config.access() != services.settings.get().access() {
+    if config.access() != services.config.get().access() {
         config.access().iter().for_each(|access| log::info!("{access}"));
     }
-    services.settings.replace(config);
+    services.config.replace(config);
     services.reloaded.notify();
     services.gpus.request_poll();
     Ok(())

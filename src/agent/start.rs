@@ -10,7 +10,7 @@ use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::latest::LatestSample;
 use crate::collector::sampler::Sampler;
-use crate::config::{Config, Current};
+use crate::config::{Config, CurrentConfig};
 use crate::core_client::client::CoreClient;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::hm_client::client::HmClient;
@@ -81,7 +81,7 @@ fn create_services(
     Ok(Services {
         shutdown: Shutdown::new().map_err(no_eventfd)?,
         state,
-        settings: Current::new(config),
+        config: CurrentConfig::new(config),
         reloaded: EventFd::new().map_err(no_eventfd)?,
         host,
         gpus: GpuState::new().map_err(no_eventfd)?,
@@ -97,9 +97,9 @@ fn create_services(
 }
 
 fn hm_client(config: &Config, node_id: &str, state: &StateIo) -> Result<Option<HmClient>, Error> {
-    let Some(settings) = &config.hm else { return Ok(None) };
+    let Some(hm) = &config.hm else { return Ok(None) };
     let (node_id, ca_file) = (node_id.to_owned(), config.ca_file.as_deref());
-    HmClient::new(settings.clone(), node_id, state, ca_file).map(Some)
+    HmClient::new(hm.clone(), node_id, state, ca_file).map(Some)
 }
 
 fn core_client(
@@ -108,9 +108,9 @@ fn core_client(
     host: &HostInfo,
     state: &StateIo,
 ) -> Result<Option<CoreClient>, Error> {
-    let Some(settings) = &config.core else { return Ok(None) };
+    let Some(core) = &config.core else { return Ok(None) };
     let (os, ca_file) = (host.os.clone(), config.ca_file.as_deref());
-    CoreClient::new(settings.clone(), node_id, os, state, ca_file).map(Some)
+    CoreClient::new(core.clone(), node_id, os, state, ca_file).map(Some)
 }
 
 fn start_collector(
@@ -120,7 +120,7 @@ fn start_collector(
 ) -> Result<(), Error> {
     let context = services.clone();
     threads.start("gpu", move || {
-        ProbeSupervisor::new(&context.gpus, &context.settings, GPU_PROBE).run(&context.shutdown);
+        ProbeSupervisor::new(&context.gpus, &context.config, GPU_PROBE).run(&context.shutdown);
         Ok(())
     })?;
     let context = services.clone();
@@ -142,8 +142,8 @@ fn start_clients(services: &Arc<Services>, threads: &mut Threads) -> Result<(), 
         let context = services.clone();
         threads.start("hm-report", move || {
             if let Some(hm) = &context.hm {
-                let Services { settings, latest, gpus_ready, shutdown, .. } = &*context;
-                hm.run_reports(settings, latest, gpus_ready, shutdown);
+                let Services { config, latest, gpus_ready, shutdown, .. } = &*context;
+                hm.run_reports(config, latest, gpus_ready, shutdown);
             }
             Ok(())
         })?;
@@ -180,7 +180,7 @@ fn start_listeners(
         let context = services.clone();
         threads.start("hb-hook", move || {
             if let Some(monitor) = &context.heartbeat {
-                monitor.run_hooks(&context.settings, &context.shutdown);
+                monitor.run_hooks(&context.config, &context.shutdown);
             }
             Ok(())
         })?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use tungstenite::Message;
 
-use crate::config::Usage;
+use crate::config::UsageConfig;
 use crate::model::status::UpstreamStatus;
 use crate::net::endpoint::Endpoint;
 use crate::net::url::{Scheme, Url};
@@ -23,7 +23,7 @@ struct Update {
 }
 
 /// The upstream connections of the agent that listens at `usage.listen`; empty if no agent responds until the deadline.
-pub fn upstreams(usage: &Usage, deadline: Instant) -> Vec<UpstreamStatus> {
+pub fn upstreams(usage: &UsageConfig, deadline: Instant) -> Vec<UpstreamStatus> {
     let Ok(stop) = Shutdown::new() else { return Vec::new() };
     let update = thread::scope(|scope| {
         let (sender, update) = channel();
@@ -39,7 +39,7 @@ pub fn upstreams(usage: &Usage, deadline: Instant) -> Vec<UpstreamStatus> {
     update.map_or_else(Vec::new, |update| update.upstreams)
 }
 
-fn request_update(usage: &Usage, deadline: Instant, stop: &Shutdown) -> Option<Update> {
+fn request_update(usage: &UsageConfig, deadline: Instant, stop: &Shutdown) -> Option<Update> {
     let address = crate::net::replace_unspecified_ip(usage.listen);
     let token = usage.token.as_ref();
     let token = token.map(|token| format!("?token={}", percent::encode(token.expose())));

@@ -9,7 +9,7 @@ use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::sampler::Sampler;
-use crate::config::{Config, Current};
+use crate::config::{Config, CurrentConfig};
 use crate::heartbeat::client::{HeartbeatClient, REQUEST_TIMEOUT};
 use crate::model::host_info::HostInfo;
 use crate::model::status::AppSummary;
@@ -29,11 +29,11 @@ const MAX_APPS: usize = 100;
 pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
     let events = |error| Error::system("create an event", error);
     let (stop, gpus) = (Shutdown::new().map_err(events)?, GpuState::new().map_err(events)?);
-    let settings = Current::new(config);
-    let config = settings.get();
+    let current = CurrentConfig::new(config);
+    let config = current.get();
     let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
     let (first, second) = std::thread::scope(|scope| {
-        let supervise = || ProbeSupervisor::new(&gpus, &settings, GPU_PROBE).run(&stop);
+        let supervise = || ProbeSupervisor::new(&gpus, &current, GPU_PROBE).run(&stop);
         let thread = std::thread::Builder::new().name("gpu".into());
         thread
             .spawn_scoped(scope, supervise)

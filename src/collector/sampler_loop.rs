@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::collector::gpu::state::GpuState;
 use crate::collector::latest::LatestSample;
 use crate::collector::sampler::Sampler;
-use crate::config::{Config, Current};
+use crate::config::{Config, CurrentConfig};
 use crate::model::RawSample;
 use crate::model::status::{AppSummary, UpstreamStatus};
 use crate::sys;
@@ -24,7 +24,7 @@ pub const FIRST_GPU_RESULT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the loop shares with other threads.
 pub struct SamplerLoop<'a> {
-    pub settings: &'a Current,
+    pub config: &'a CurrentConfig,
     /// Notified when the settings in force have changed.
     pub reloaded: &'a EventFd,
     pub gpus: &'a GpuState,
@@ -76,7 +76,7 @@ impl SamplerLoop<'_> {
 
     /// Does what is due, or waits until something is.
     fn step(&self, sampler: &mut Sampler, schedule: &mut Schedule) {
-        let config = self.settings.get();
+        let config = self.config.get();
         let now = Instant::now();
         let next_tick = schedule.last_tick + config.interval;
         let poll_at = next_tick.checked_sub(self.gpus.prefetch_lead(&config)).unwrap_or(now);

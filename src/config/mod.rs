@@ -1,4 +1,5 @@
-//! Configuration with types, as the rest of the agent reads it.
+//! Configuration with types, as the rest of the agent reads it: [`Config`], made from [`Settings`], which has the values with
+//! their origins. A reload replaces it in [`CurrentConfig`].
 //!
 //! [`table`] has every key with its default and range. [`layers`] merges the sources: `-s KEY=VALUE` overrides the
 //! environment, which overrides the file, which overrides the default.
@@ -39,14 +40,14 @@ pub struct Config {
     pub roots: Roots,
     /// Directory for state that survives a restart, and for the GPU probe where programs cannot be run from memory.
     pub state_dir: PathBuf,
-    pub gpu: GpuSettings,
-    pub usage: Usage,
-    pub heartbeat: Heartbeat,
+    pub gpu: GpuConfig,
+    pub usage: UsageConfig,
+    pub heartbeat: HeartbeatConfig,
     /// `None`: off.
-    pub hm: Option<Hm>,
+    pub hm: Option<HmConfig>,
     /// `None`: off.
-    pub core: Option<Core>,
-    pub monitor: Monitor,
+    pub core: Option<CoreConfig>,
+    pub monitor: MonitorConfig,
     /// `tls.ca_file`: certificate authorities in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -61,7 +62,7 @@ pub struct Roots {
 
 /// `gpu.*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GpuSettings {
+pub struct GpuConfig {
     pub source: GpuSource,
     /// `None`: the library in the standard directories.
     pub nvml_library: Option<PathBuf>,
@@ -82,7 +83,7 @@ pub enum GpuSource {
 
 /// `usage.*`: the telemetry port.
 #[derive(Debug, Clone)]
-pub struct Usage {
+pub struct UsageConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
     /// Token from `usage.token` or `usage.token_file`; `None`: every client has access.
@@ -99,7 +100,7 @@ pub struct Usage {
 
 /// `heartbeat.*`: the heartbeat port.
 #[derive(Debug, Clone)]
-pub struct Heartbeat {
+pub struct HeartbeatConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
     pub unit: TimeUnit,
@@ -118,7 +119,7 @@ pub enum TimeUnit {
 
 /// `hm.*`: the connection to a central hm.
 #[derive(Debug, Clone)]
-pub struct Hm {
+pub struct HmConfig {
     pub url: String,
     pub project: String,
     pub models: Vec<String>,
@@ -128,7 +129,7 @@ pub struct Hm {
 
 /// `core.*`: the connection to a Core (server manager).
 #[derive(Debug, Clone)]
-pub struct Core {
+pub struct CoreConfig {
     pub url: String,
     /// Token from `core.token` or `core.token_file`.
     pub token: Secret,
@@ -150,7 +151,7 @@ pub enum CommandPolicy {
 
 /// `monitor.*`: monitoring of other hosts over SSH.
 #[derive(Debug, Clone)]
-pub struct Monitor {
+pub struct MonitorConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
     /// Token from `monitor.token` or `monitor.token_file`; `None`: every client has access.
@@ -213,8 +214,8 @@ impl Config {
     }
 }
 
-fn gpu(settings: &Settings) -> GpuSettings {
-    GpuSettings {
+fn gpu(settings: &Settings) -> GpuConfig {
+    GpuConfig {
         source: match settings.text("gpu.source") {
             Some("none") => GpuSource::Nothing,
             Some("nvml") => GpuSource::Nvml,
@@ -226,10 +227,10 @@ fn gpu(settings: &Settings) -> GpuSettings {
     }
 }
 
-fn usage(settings: &Settings) -> Result<Usage, Error> {
+fn usage(settings: &Settings) -> Result<UsageConfig, Error> {
     let proxies = settings.list("usage.trusted_proxies").iter();
     let proxies = proxies.filter_map(|address| address.parse().ok());
-    Ok(Usage {
+    Ok(UsageConfig {
         enabled: settings.flag("usage.enabled"),
         listen: listen(settings, "usage.listen")?,
         token: token(settings, "usage.token", "usage.token_file")?,
@@ -240,8 +241,8 @@ fn usage(settings: &Settings) -> Result<Usage, Error> {
     })
 }
 
-fn heartbeat(settings: &Settings) -> Result<Heartbeat, Error> {
-    Ok(Heartbeat {
+fn heartbeat(settings: &Settings) -> Result<HeartbeatConfig, Error> {
+    Ok(HeartbeatConfig {
         enabled: settings.flag("heartbeat.enabled"),
         listen: listen(settings, "heartbeat.listen")?,
         unit: match settings.text("heartbeat.unit") {
@@ -252,8 +253,8 @@ fn heartbeat(settings: &Settings) -> Result<Heartbeat, Error> {
     })
 }
 
-fn hm(settings: &Settings, url: &str) -> Hm {
-    Hm {
+fn hm(settings: &Settings, url: &str) -> HmConfig {
+    HmConfig {
         url: url.to_owned(),
         project: settings.text("hm.project").unwrap_or_default().to_owned(),
         models: settings.list("hm.models").to_vec(),
@@ -262,8 +263,8 @@ fn hm(settings: &Settings, url: &str) -> Hm {
     }
 }
 
-fn monitor(settings: &Settings) -> Result<Monitor, Error> {
-    Ok(Monitor {
+fn monitor(settings: &Settings) -> Result<MonitorConfig, Error> {
+    Ok(MonitorConfig {
         enabled: settings.flag("monitor.enabled"),
         listen: listen(settings, "monitor.listen")?,
         token: token(settings, "monitor.token", "monitor.token_file")?,
@@ -285,9 +286,9 @@ fn listen(settings: &Settings, key: &str) -> Result<SocketAddr, Error> {
     settings.parsed(key).ok_or_else(|| settings.invalid(key, "is not an address"))
 }
 
-fn core(settings: &Settings, url: &str) -> Result<Core, Error> {
+fn core(settings: &Settings, url: &str) -> Result<CoreConfig, Error> {
     let split = |text: &String| shell_words::split(text).ok();
-    Ok(Core {
+    Ok(CoreConfig {
         url: url.to_owned(),
         token: token(settings, "core.token", "core.token_file")?
             .ok_or_else(|| settings.invalid("core.token", "is empty"))?,
@@ -320,11 +321,11 @@ fn token(settings: &Settings, key: &str, file_key: &str) -> Result<Option<Secret
     Ok(Some(Secret(text.to_owned())))
 }
 
-/// The current configuration. Threads call [`Current::get`] each time they need a value, so that a reload takes effect.
+/// The current configuration. Threads call [`CurrentConfig::get`] each time they need a value, so that a reload takes effect.
 #[derive(Debug)]
-pub struct Current(Mutex<Arc<Config>>);
+pub struct CurrentConfig(Mutex<Arc<Config>>);
 
-impl Current {
+impl CurrentConfig {
     pub fn new(config: Config) -> Self {
         Self(Mutex::new(Arc::new(config)))
     }

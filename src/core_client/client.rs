@@ -9,7 +9,7 @@ use log::Level;
 use tungstenite::Message;
 
 use crate::collector::latest::LatestSample;
-use crate::config::{CommandPolicy, Core as Settings};
+use crate::config::{CommandPolicy, CoreConfig};
 use crate::core_client::command_queue::{CommandQueue, Submitted, user_to_run_as};
 use crate::core_client::messages::{
     CommandRequest, CoreMessage, Envelope, Node, command_result, command_started, heartbeat,
@@ -37,7 +37,7 @@ use crate::util::text::escape_for_log;
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 pub struct CoreClient {
-    settings: Settings,
+    config: CoreConfig,
     node_id: String,
     os: Option<String>,
     upstream: ReconnectingClient,
@@ -47,36 +47,36 @@ pub struct CoreClient {
 impl CoreClient {
     /// Reads unconfirmed results of commands.
     pub fn new(
-        settings: Settings,
+        config: CoreConfig,
         node_id: String,
         os: Option<String>,
         state: &StateIo,
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
-        let token = settings.token.expose();
+        let token = config.token.expose();
         let query =
             format!("token={}&node_id={}", percent::encode(token), percent::encode(&node_id));
-        let endpoint = endpoint("core.url", &settings.url, ca_file)?;
+        let endpoint = endpoint("core.url", &config.url, ca_file)?;
         let secrets = vec![token.to_owned()];
         let upstream = ReconnectingClient::new("core", endpoint, &query, secrets)?;
-        let enabled = settings.commands != CommandPolicy::Off;
-        let user = user_to_run_as(settings.run_as.as_deref(), enabled)?;
-        let policy = settings.commands.clone();
+        let enabled = config.commands != CommandPolicy::Off;
+        let user = user_to_run_as(config.run_as.as_deref(), enabled)?;
+        let policy = config.commands.clone();
         let commands = CommandQueue::open(policy, user, state, upstream.outbox_ready());
-        Ok(Self { settings, node_id, os, upstream, commands })
+        Ok(Self { config, node_id, os, upstream, commands })
     }
 
     /// What `hm-agent check` prints: the endpoint and the messages. Does not connect. The error is an invalid setting.
     pub fn describe(
-        settings: &Settings,
+        config: &CoreConfig,
         node: &Node,
         ca_file: Option<&Path>,
     ) -> Result<String, Error> {
-        let endpoint = endpoint("core.url", &settings.url, ca_file)?;
-        let enabled = settings.commands != CommandPolicy::Off;
-        let user = user_to_run_as(settings.run_as.as_deref(), enabled)?;
+        let endpoint = endpoint("core.url", &config.url, ca_file)?;
+        let enabled = config.commands != CommandPolicy::Off;
+        let user = user_to_run_as(config.run_as.as_deref(), enabled)?;
         let envelope = Envelope { id: "…", timestamp: "…" };
-        let commands = match &settings.commands {
+        let commands = match &config.commands {
             CommandPolicy::Off => "runs no commands".to_owned(),
             CommandPolicy::Any => format!("runs any command as {}", user.name),
             CommandPolicy::Allow(prefixes) => {
@@ -89,7 +89,7 @@ impl CoreClient {
             "# core: connects to {}, registers with {}, reports every {} s: {}; {commands}\n",
             endpoint.describe(),
             register(envelope, node),
-            settings.heartbeat_interval.as_secs(),
+            config.heartbeat_interval.as_secs(),
             heartbeat(envelope, &node.node_id, &Snapshot::default()),
         ))
     }
@@ -108,7 +108,7 @@ impl CoreClient {
                 PING_INTERVAL,
                 shutdown,
                 |keepalive, socket| {
-                    let interval = self.settings.heartbeat_interval;
+                    let interval = self.config.heartbeat_interval;
                     let session = CoreSession::new(keepalive, interval, self.upstream.now());
                     let ip_address =
                         socket.local_ip().map_or_else(String::new, |ip| ip.to_string());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 
-use crate::config::Current;
+use crate::config::CurrentConfig;
 use crate::heartbeat::nagios::escape_id;
 use crate::heartbeat::table::Transition;
 use crate::sys;
@@ -58,12 +58,12 @@ impl HookRunner {
     }
 
     /// The loop of the thread. Leaves running hooks to finish on their own and logs the queued ones.
-    pub fn run(&self, settings: &Current, stop: &Shutdown) {
+    pub fn run(&self, config: &CurrentConfig, stop: &Shutdown) {
         let mut running = Vec::new();
         while !stop.is_triggered() {
             // Before the queue is read, so that a transition that is enqueued meanwhile wakes the thread.
             self.enqueued.reset();
-            self.poll(&mut running, &settings.get().heartbeat.on_overdue, Instant::now());
+            self.poll(&mut running, &config.get().heartbeat.on_overdue, Instant::now());
             sys::wait_readable([stop.as_fd(), self.enqueued.as_fd()], poll_after(&running));
         }
         for transition in lock(&self.queue).iter() {

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::config::Current;
+use crate::config::CurrentConfig;
 use crate::heartbeat::active_clock::ActiveClock;
 use crate::heartbeat::hooks::HookRunner;
 use crate::heartbeat::nagios::escape_id;
@@ -107,8 +107,8 @@ impl HeartbeatMonitor {
     }
 
     /// The loop of the thread `hb-hook`, which may wait for the disk that the program is on.
-    pub fn run_hooks(&self, settings: &Current, stop: &Shutdown) {
-        self.hooks.run(settings, stop);
+    pub fn run_hooks(&self, config: &CurrentConfig, stop: &Shutdown) {
+        self.hooks.run(config, stop);
     }
 
     /// The loop of the thread `hb-monitor`. It never waits for a disk or a program.

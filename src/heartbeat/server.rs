@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::Level;
 
-use crate::config::{Current, TimeUnit};
+use crate::config::{CurrentConfig, TimeUnit};
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::nagios;
 use crate::heartbeat::protocol::Request;
@@ -24,7 +24,7 @@ use crate::util::deadline_stream::DeadlineStream;
 /// Shared by all connections of the heartbeat port.
 pub struct HeartbeatServer<'a> {
     monitor: &'a HeartbeatMonitor,
-    settings: &'a Current,
+    config: &'a CurrentConfig,
     http: HttpService,
 }
 
@@ -32,10 +32,10 @@ const ALLOW_ORIGIN: &str = "Access-Control-Allow-Origin: *";
 const ALLOW: &str = "Allow: GET, POST, HEAD, OPTIONS";
 
 impl<'a> HeartbeatServer<'a> {
-    pub fn new(monitor: &'a HeartbeatMonitor, settings: &'a Current) -> Self {
+    pub fn new(monitor: &'a HeartbeatMonitor, config: &'a CurrentConfig) -> Self {
         let http = HttpService::new("heartbeat").allow_idle_start();
         let http = http.with_rejection_header(ALLOW_ORIGIN);
-        Self { monitor, settings, http }
+        Self { monitor, config, http }
     }
 
     /// Serves one connection until it ends.
@@ -62,7 +62,7 @@ impl<'a> HeartbeatServer<'a> {
                     .header(ALLOW);
             }
         }
-        let unit = self.settings.get().heartbeat.unit;
+        let unit = self.config.get().heartbeat.unit;
         let response = Request::parse(head.path, head.query, unit)
             .map_err(|why| ("400 Bad Request", why))
             .and_then(|request| self.execute(request, head, unit));

@@ -10,7 +10,7 @@ use log::Level;
 use tungstenite::Message;
 
 use crate::collector::latest::LatestSample;
-use crate::config::{Current, Hm as Settings};
+use crate::config::{CurrentConfig, HmConfig};
 use crate::hm_client::messages::{HmResponse, RequestKind, machine_info, online, request};
 use crate::hm_client::report_clock::ReportClock;
 use crate::hm_client::session::{Action, Event, HmSession};
@@ -34,7 +34,7 @@ use crate::util::sync::{Shutdown, lock};
 use crate::util::text::escape_for_log;
 
 pub struct HmClient {
-    settings: Settings,
+    config: HmConfig,
     node_id: String,
     upstream: ReconnectingClient,
     spool: Mutex<Spool>,
@@ -45,37 +45,33 @@ pub struct HmClient {
 impl HmClient {
     /// Reads undelivered reports.
     pub fn new(
-        settings: Settings,
+        config: HmConfig,
         node_id: String,
         state: &StateIo,
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
-        let endpoint = endpoint("hm.url", &settings.url, ca_file)?;
+        let endpoint = endpoint("hm.url", &config.url, ca_file)?;
         let upstream = ReconnectingClient::new("hm", endpoint, "", Vec::new())?;
         let spool = Spool::open(state, "hm-reports");
         upstream.update_status(|status| status.backlog = spool.len() as u64);
         let (spool, in_flight) = (Mutex::new(spool), Mutex::new(None));
-        Ok(Self { settings, node_id, upstream, spool, in_flight })
+        Ok(Self { config, node_id, upstream, spool, in_flight })
     }
 
     /// What `hm-agent check` prints: the endpoint and both messages. Does not connect. The error is an invalid setting.
     pub fn describe(
-        settings: &Settings,
+        config: &HmConfig,
         node_id: &str,
         ca_file: Option<&Path>,
     ) -> Result<String, Error> {
-        let endpoint = endpoint("hm.url", &settings.url, ca_file)?;
-        let report = machine_info(
-            &settings.project,
-            &settings.models,
-            &Snapshot::default(),
-            Primary::Index(0),
-        );
+        let endpoint = endpoint("hm.url", &config.url, ca_file)?;
+        let report =
+            machine_info(&config.project, &config.models, &Snapshot::default(), Primary::Index(0));
         Ok(format!(
             "# hm: connects to {}, registers with {}, reports every {} s: {report}\n",
             endpoint.describe(),
             online(node_id),
-            settings.report_interval.as_secs(),
+            config.report_interval.as_secs(),
         ))
     }
 
@@ -87,7 +83,7 @@ impl HmClient {
     /// The thread `hm-report`: enqueues a report at each `hm.report_interval`. It starts when `gpus_ready` is readable.
     pub fn run_reports(
         &self,
-        config: &Current,
+        config: &CurrentConfig,
         latest: &LatestSample,
         gpus_ready: &EventFd,
         shutdown: &Shutdown,
@@ -111,10 +107,10 @@ impl HmClient {
             }
             self.enqueue(snapshot, config.get().gpu.primary, timestamp);
             let now = Instant::now();
-            next += self.settings.report_interval;
+            next += self.config.report_interval;
             if next < now {
                 // Reports missed while the process was stopped are skipped.
-                next = now + self.settings.report_interval;
+                next = now + self.config.report_interval;
             }
             shutdown.wait(next - now);
         }
@@ -124,7 +120,7 @@ impl HmClient {
     pub fn run(&self, shutdown: &Shutdown) {
         let mut losses = LossLog::default();
         self.upstream.run(
-            self.settings.ping_interval,
+            self.config.ping_interval,
             shutdown,
             |keepalive, _| HmSession::new(keepalive, self.upstream.now()),
             |socket, session, dedup| self.step(socket, session, dedup, &mut losses, shutdown),
@@ -132,7 +128,7 @@ impl HmClient {
     }
 
     fn enqueue(&self, snapshot: &Snapshot, primary: Primary, unix_milliseconds: u64) {
-        let Settings { project, models, .. } = &self.settings;
+        let HmConfig { project, models, .. } = &self.config;
         let body = machine_info(project, models, snapshot, primary).into();
         let report = Report { unix_milliseconds, body };
         self.with_spool(|spool| spool.push(report));

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use log::Level;
 
-use crate::config::{Config, Current};
+use crate::config::{Config, CurrentConfig};
 use crate::http::client_network::{ClientNetwork, CountedClient};
 use crate::http::connection_limits::{ConnectionLimiter, ConnectionPermit};
 use crate::http::memory_guard::{ThreadSlot, check_headroom};
@@ -109,7 +109,7 @@ impl Listener {
     pub fn run<'a>(
         &'a self,
         shutdown: &'a Shutdown,
-        settings: &Current,
+        config: &CurrentConfig,
         limits: impl Fn(&Config) -> ConnectionLimits<'_>,
         serve: impl Fn(DeadlineStream<'a>, ClientConnection<'a>) + Sync,
     ) -> Result<(), Error> {
@@ -121,7 +121,7 @@ impl Listener {
                     // Reset while it was queued: a storm of these must not cost a thread each.
                     Ok((socket, _)) if !matches!(socket.take_error(), Ok(None)) => {}
                     Ok((socket, peer)) => {
-                        let (config, socket) = (settings.get(), Arc::new(socket));
+                        let (config, socket) = (config.get(), Arc::new(socket));
                         match self.admit(peer, &socket, &limits(&config)) {
                             Ok(client) => self.spawn(scope, shutdown, socket, client, serve),
                             Err(text) => self.reject(&socket, peer, text),
@@ -267,12 +267,12 @@ mod tests {
 
         let listener = Listener::bind("usage", SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let settings = Settings::load(&Sources::default()).unwrap();
-        let settings = Current::new(Config::new(&settings).unwrap());
+        let config = CurrentConfig::new(Config::new(&settings).unwrap());
         let stop = Shutdown::new().unwrap();
         let socket = listener.listener.as_raw_fd();
         let _peer = TcpStream::connect(listener.listener.local_addr().unwrap()).unwrap();
         // The connection's thread makes accept(2) fail and then waits for input.
-        let result = listener.run(&stop, &settings, unlimited, |stream, _client| {
+        let result = listener.run(&stop, &config, unlimited, |stream, _client| {
             shutdown(socket, Half::Both).unwrap();
             assert!(stream.wait_readable(Duration::from_secs(60)), "not ended");
         });

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::config::{Current, Secret};
+use crate::config::{CurrentConfig, Secret};
 use crate::remote::client_load::ClientLoad;
 use crate::remote::client_outbox::{ClientId, ClientOutbox};
 use crate::remote::host::{Host, WatchRequest};
@@ -29,7 +29,7 @@ const THREAD_STACK_BYTES: usize = 256 << 10;
 
 /// All monitored hosts.
 pub struct Hosts<'a> {
-    pub(super) settings: &'a Current,
+    pub(super) config: &'a CurrentConfig,
     pub(super) shutdown: &'a Shutdown,
     /// A linear search is fast enough for [`MAX_HOSTS`].
     hosts: Mutex<Vec<Arc<Host>>>,
@@ -39,17 +39,17 @@ pub struct Hosts<'a> {
 
 impl<'a> Hosts<'a> {
     /// Creates an empty registry, and warns of insecure settings.
-    pub fn new(settings: &'a Current, shutdown: &'a Shutdown) -> Self {
-        known_hosts::warn_if_not_writable(settings);
-        let config = settings.get();
-        let (listen, token) = (config.monitor.listen, config.monitor.token.as_ref());
+    pub fn new(config: &'a CurrentConfig, shutdown: &'a Shutdown) -> Self {
+        known_hosts::warn_if_not_writable(config);
+        let at_start = config.get();
+        let (listen, token) = (at_start.monitor.listen, at_start.monitor.token.as_ref());
         if !listen.ip().is_loopback() && token.is_none() {
             log::warn!(
                 "monitor: every client that reaches {listen} can log in to other hosts with the SSH keys of the agent's user; see monitor.token"
             );
         }
         let (hosts, login_limiter) = (Mutex::default(), LoginLimiter::default());
-        Self { settings, shutdown, hosts, login_limiter, log: RateLimitedLog::new() }
+        Self { config, shutdown, hosts, login_limiter, log: RateLimitedLog::new() }
     }
 
     /// Adds a client to the watchers of a host. The result is put into the client's outbox.
@@ -134,7 +134,7 @@ impl<'a> Hosts<'a> {
 
     /// The configured file of host keys; `None` for that of the agent's user.
     pub(super) fn known_hosts(&self) -> Option<PathBuf> {
-        self.settings.get().monitor.known_hosts.clone()
+        self.config.get().monitor.known_hosts.clone()
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-use crate::config::{self, Current, Secret};
+use crate::config::{CurrentConfig, MonitorConfig, Secret};
 use crate::http::auth::check_token;
 use crate::http::frame;
 use crate::http::listener::ClientConnection;
@@ -44,7 +44,7 @@ pub struct MonitorServer<'scope, 'env> {
     pub hosts: &'scope Hosts<'env>,
     /// Runs the threads of the hosts.
     pub scope: &'scope thread::Scope<'scope, 'env>,
-    pub settings: &'env Current,
+    pub config: &'env CurrentConfig,
     pub http: HttpService,
 }
 
@@ -52,7 +52,7 @@ impl MonitorServer<'_, '_> {
     /// Serves one connection until it ends.
     pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
         let upgrade = self.http.handle_connection(stream, &mut client, |head, _| {
-            route(head, &self.settings.get().monitor)
+            route(head, &self.config.get().monitor)
         });
         let Some(upgrade) = upgrade else { return };
         self.http.run_session(upgrade, &client, MAX_MESSAGE_BYTES, |socket| {
@@ -76,7 +76,7 @@ impl MonitorServer<'_, '_> {
 }
 
 /// Authenticates a request. Only an upgrade at `/monitor` is served.
-fn route(head: &RequestHead<'_>, config: &config::Monitor) -> Result<Routed, ErrorResponse> {
+fn route(head: &RequestHead<'_>, config: &MonitorConfig) -> Result<Routed, ErrorResponse> {
     if head.path != "/monitor" {
         let text = format!("{}; hosts are monitored at /monitor", not_found_message(head.path));
         return Err(ErrorResponse::new("404 Not Found", text));

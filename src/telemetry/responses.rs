@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::collector::process_stats;
 use crate::collector::sampler_loop::FIRST_GPU_RESULT_TIMEOUT;
-use crate::config::Current;
+use crate::config::CurrentConfig;
 use crate::http::gzip;
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response};
@@ -43,7 +43,7 @@ const NOT_READY: &str = "waiting for the first GPU sample";
 pub struct Responses<'a> {
     pub latest: &'a LatestSample,
     pub host_info: &'a HostInfo,
-    pub settings: &'a Current,
+    pub config: &'a CurrentConfig,
     /// Readable once samples include the GPUs, or the time to wait for them is over.
     pub gpus_ready: &'a EventFd,
     pub shutdown: &'a Shutdown,
@@ -139,7 +139,7 @@ impl Responses<'_> {
     fn health(&self, resource: Resource) -> Response {
         let problem = match resource {
             Resource::Ready if !self.are_gpus_ready() => Some(NOT_READY.to_owned()),
-            _ => stale(self.latest.current().age(), self.settings.get().interval),
+            _ => stale(self.latest.current().age(), self.config.get().interval),
         };
         let response = match problem {
             None => Response::text(OK, "ok\n"),
@@ -153,7 +153,7 @@ impl Responses<'_> {
             sample: &sample.raw,
             host: self.host_info,
             now: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
-            interval: self.settings.get().interval,
+            interval: self.config.get().interval,
             samples: sample.tick() + 1,
             process: process_stats::self_stats(boot_time_seconds(sample)),
             ports: &self.port_statuses(),
@@ -162,7 +162,7 @@ impl Responses<'_> {
     }
 
     fn snapshot(&self, sample: &PublishedSample) -> String {
-        let primary = self.settings.get().gpu.primary;
+        let primary = self.config.get().gpu.primary;
         let process = process_stats::self_stats(boot_time_seconds(sample));
         let own = AgentStatus { process, ports: &self.port_statuses() };
         snapshot_json::snapshot(self.host_info, &sample.raw, &sample.snapshot, primary, own)
@@ -231,7 +231,7 @@ mod tests {
         let responses = Responses {
             latest: &LatestSample::new(RawSample::default()).unwrap(),
             host_info: &HostInfo::default(),
-            settings: &Current::new(Config::new(&settings).unwrap()),
+            config: &CurrentConfig::new(Config::new(&settings).unwrap()),
             gpus_ready: &EventFd::new().unwrap(),
             shutdown: &Shutdown::new().unwrap(),
             ports: vec![("usage", &stats)],

@@ -2,7 +2,7 @@
 
 use tungstenite::WebSocket;
 
-use crate::config::Usage;
+use crate::config::UsageConfig;
 use crate::http::auth::check_token;
 use crate::http::client_network::CountedClient;
 use crate::http::csrf::check_host_and_origin;
@@ -41,7 +41,7 @@ impl Router<'_> {
         head: &RequestHead<'_>,
         client: &mut ClientConnection<'_>,
     ) -> Result<Routed, ErrorResponse> {
-        let config = self.responses.settings.get();
+        let config = self.responses.config.get();
         let Some(resource) = Resource::from_path(head.path) else {
             return match head.path {
                 "/usage" => self.upgrade(head, client, &config.usage),
@@ -69,7 +69,7 @@ impl Router<'_> {
         &self,
         head: &RequestHead<'_>,
         client: &mut ClientConnection<'_>,
-        config: &Usage,
+        config: &UsageConfig,
     ) -> Result<Routed, ErrorResponse> {
         check_token(head, config.token.as_ref())?;
         if !websocket::origin_allowed(head, &config.allowed_origins) {
@@ -88,7 +88,7 @@ impl Router<'_> {
 fn attribute_to_client(
     head: &RequestHead<'_>,
     client: &mut ClientConnection<'_>,
-    config: &Usage,
+    config: &UsageConfig,
 ) -> Result<(), ErrorResponse> {
     let (peer, max) = (client.peer.ip(), config.max_connections_per_ip);
     if config.trusted_proxies.contains(&peer) {

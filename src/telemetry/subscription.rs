@@ -12,7 +12,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Error, Message, WebSocket};
 
 use crate::collector::latest::{LatestSample, PublishedSample};
-use crate::config::Current;
+use crate::config::CurrentConfig;
 use crate::http::frame;
 use crate::http::websocket::{SessionEnd, ping_when_silent};
 use crate::model::host_info::HostInfo;
@@ -40,7 +40,7 @@ const ERROR_BURST: u32 = 10;
 pub struct Context<'a> {
     pub latest: &'a LatestSample,
     pub host_info: &'a HostInfo,
-    pub settings: &'a Current,
+    pub config: &'a CurrentConfig,
 }
 
 impl Context<'_> {
@@ -58,7 +58,7 @@ impl Context<'_> {
     }
 
     fn update_frame<'s>(&self, sample: &'s PublishedSample, detailed: bool) -> &'s [u8] {
-        messages::update_frame(sample, || self.settings.get().gpu.primary, detailed)
+        messages::update_frame(sample, || self.config.get().gpu.primary, detailed)
     }
 }
 

@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::config::Current;
+use crate::config::CurrentConfig;
 use crate::sys::users;
 use crate::util::error::reason;
 
 /// Logs a warning if host keys cannot be stored.
-pub(in crate::remote) fn warn_if_not_writable(settings: &Current) {
-    let config = settings.get();
+pub(in crate::remote) fn warn_if_not_writable(config: &CurrentConfig) {
+    let config = config.get();
     let configured = config.monitor.known_hosts.as_deref();
     let home =
         || users::user_by_uid(users::effective_uid()).ok().flatten().map(|user| user.home.into());

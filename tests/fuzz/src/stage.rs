@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, LazyLock};
 
 use hm_agent::collector::latest::LatestSample;
-use hm_agent::config::{Config, Current, Settings, Sources};
+use hm_agent::config::{Config, CurrentConfig, Settings, Sources};
 use hm_agent::heartbeat::monitor::HeartbeatMonitor;
 use hm_agent::heartbeat::server::HeartbeatServer;
 use hm_agent::http::connection_limits::ConnectionLimiter;
@@ -28,7 +28,7 @@ use hm_agent::util::sync::Shutdown;
 pub struct Stage {
     pub latest: LatestSample,
     pub host_info: HostInfo,
-    pub settings: Current,
+    pub config: CurrentConfig,
     gpus_ready: EventFd,
     shutdown: Shutdown,
 }
@@ -45,7 +45,7 @@ fn stage(overrides: &[(&str, &str)]) -> Stage {
     Stage {
         latest: LatestSample::new(RawSample::default()).expect("a sample"),
         host_info: HostInfo::default(),
-        settings: Current::new(Config::new(&settings).expect("settings")),
+        config: CurrentConfig::new(Config::new(&settings).expect("settings")),
         gpus_ready,
         shutdown: Shutdown::new().expect("an eventfd"),
     }
@@ -94,7 +94,7 @@ impl Stage {
             responses: Responses {
                 latest: &self.latest,
                 host_info: &self.host_info,
-                settings: &self.settings,
+                config: &self.config,
                 gpus_ready: &self.gpus_ready,
                 shutdown: &self.shutdown,
                 ports: vec![("usage", &stats)],
@@ -107,7 +107,7 @@ impl Stage {
         subscription::Context {
             latest: &self.latest,
             host_info: &self.host_info,
-            settings: &self.settings,
+            config: &self.config,
         }
     }
 
@@ -116,6 +116,6 @@ impl Stage {
         let (limiter, stats) = (ConnectionLimiter::default(), ListenerStats::default());
         let state = StateIo::start(directory).expect("a thread");
         let monitor = HeartbeatMonitor::open(&state).expect("a table");
-        HeartbeatServer::new(&monitor, &self.settings).serve(stream, client(&limiter, &stats));
+        HeartbeatServer::new(&monitor, &self.config).serve(stream, client(&limiter, &stats));
     }
 }

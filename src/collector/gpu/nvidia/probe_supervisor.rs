@@ -18,7 +18,7 @@ use crate::collector::gpu::nvidia::pci_scan::PciScan;
 use crate::collector::gpu::nvidia::probe_process::ProbeProcess;
 use crate::collector::gpu::nvidia::probe_state::{ProbeState, StopReason};
 use crate::collector::gpu::state::GpuState;
-use crate::config::{Current, GpuSettings, GpuSource, Roots};
+use crate::config::{CurrentConfig, GpuConfig, GpuSource, Roots};
 use crate::model::gpu::{DriverState, NvidiaDriver};
 use crate::sys;
 use crate::util::backoff::Backoff;
@@ -42,12 +42,12 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(450);
 
 pub(crate) struct ProbeSupervisor<'a> {
     pub(super) state: &'a GpuState,
-    settings: &'a Current,
+    config: &'a CurrentConfig,
     pub(super) roots: Roots,
     /// The probe's executable in zlib format.
     program: &'static [u8],
     /// Settings that the probe was started with.
-    pub(super) gpu: GpuSettings,
+    pub(super) gpu: GpuConfig,
     pub(super) probe: ProbeState,
     pub(super) restart_backoff: Backoff,
     pub(super) pci: PciScan,
@@ -66,19 +66,23 @@ pub(crate) struct ProbeSupervisor<'a> {
 }
 
 impl<'a> ProbeSupervisor<'a> {
-    pub(crate) fn new(state: &'a GpuState, settings: &'a Current, program: &'static [u8]) -> Self {
-        let config = settings.get();
+    pub(crate) fn new(
+        state: &'a GpuState,
+        config: &'a CurrentConfig,
+        program: &'static [u8],
+    ) -> Self {
+        let at_start = config.get();
         Self {
             state,
-            settings,
-            roots: config.roots.clone(),
+            config,
+            roots: at_start.roots.clone(),
             program,
-            gpu: config.gpu.clone(),
+            gpu: at_start.gpu.clone(),
             probe: ProbeState::Disabled,
             restart_backoff: Backoff::new(MIN_RESTART_DELAY, MAX_RESTART_DELAY),
             pci: PciScan::default(),
             inventory: GpuInventory::default(),
-            amd: AmdCollector::new(&config.roots),
+            amd: AmdCollector::new(&at_start.roots),
             has_amd: false,
             driver: NvidiaDriver::default(),
             gpu_hung_since: None,
@@ -199,7 +203,7 @@ impl<'a> ProbeSupervisor<'a> {
     /// Timeout of the outstanding request. The first reply may take longer, because the driver may have to initialize the
     /// GPUs: after each probe that was killed before its first reply, the next one gets twice the time.
     fn reply_timeout(&self) -> Duration {
-        let timeout = self.settings.get().gpu.timeout;
+        let timeout = self.config.get().gpu.timeout;
         match self.good_replies {
             0 => {
                 let doubled = timeout * 2u32.pow(self.failed_starts.min(6));
@@ -244,7 +248,7 @@ impl<'a> ProbeSupervisor<'a> {
     }
 
     fn start(&mut self, now: Instant) -> ProbeState {
-        let config = self.settings.get();
+        let config = self.config.get();
         self.pci.at_probe_start = self.pci.managed.clone();
         (self.gpu_hung_since, self.good_replies, self.poll_pending) = (None, 0, false);
         let started = match self.program {
@@ -267,7 +271,7 @@ impl<'a> ProbeSupervisor<'a> {
     }
 
     fn probe_arguments(&self) -> Vec<OsString> {
-        let timeout = self.settings.get().gpu.timeout.as_millis().to_string();
+        let timeout = self.config.get().gpu.timeout.as_millis().to_string();
         let mut arguments: Vec<OsString> = vec!["--timeout".into(), timeout.into()];
         if let Some(library) = &self.gpu.nvml_library {
             arguments.extend(["--library".into(), library.into()]);
@@ -304,7 +308,7 @@ impl<'a> ProbeSupervisor<'a> {
 
     /// Stops the probe if the GPU settings changed.
     fn apply_settings(&mut self) {
-        let new = self.settings.get().gpu.clone();
+        let new = self.config.get().gpu.clone();
         let is_unchanged = new.source == self.gpu.source
             && new.nvml_library == self.gpu.nvml_library
             && new.timeout == self.gpu.timeout;
