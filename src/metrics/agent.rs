@@ -85,10 +85,7 @@ fn collectors(encoder: &mut Encoder, collectors: &[CollectorStatus]) {
 
 fn heartbeats(encoder: &mut Encoder, apps: &AppSummary, truncation: &mut Truncation) {
     let states = AppState::ALL.map(|state| (state, state.name().to_ascii_lowercase()));
-    encoder.gauge(
-        "hm_agent_heartbeat_apps",
-        "Number of heartbeat applications by state; dropped ones for an hour.",
-    );
+    encoder.gauge("hm_agent_heartbeat_apps", "Number of heartbeat applications by state.");
     for (state, name) in &states {
         encoder.sample_with_label("", ("state", name), apps.number(*state));
     }
