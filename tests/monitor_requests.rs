@@ -211,10 +211,10 @@ fn limits_hosts_to_256_and_concurrent_logins_to_16() {
     start(&mut second, hosts(200..300));
     wait_until("the threads of 256 hosts", || (threads() == before + 256).then_some(()));
     wait_until("16 logins", || (monitor.children("ssh").len() >= 16).then_some(()));
-    // Those that take longer than 4 s no longer count.
+    // Those that take longer than 3 s no longer count.
     for _ in 0..20 {
         let logins = monitor.children("ssh").len();
-        let limit = 16 * (1 + started.elapsed().as_secs() as usize / 4);
+        let limit = 16 * (1 + started.elapsed().as_secs() as usize / 3);
         assert!(logins <= limit, "{logins} concurrent logins");
         std::thread::sleep(Duration::from_millis(50));
     }

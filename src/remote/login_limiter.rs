@@ -14,7 +14,7 @@ use crate::util::sync::{Shutdown, lock};
 /// may share.
 const MAX_ACTIVE_LOGINS: usize = 16;
 /// A login that takes longer gives its slot to the next one: it waits for the network or for the host.
-const SLOT_TIME: Duration = Duration::from_secs(4);
+const SLOT_TIME: Duration = Duration::from_secs(3);
 
 /// The hosts that log in, and those that wait for a slot.
 #[derive(Default)]
@@ -73,14 +73,15 @@ impl Logins {
         self.next().is_some_and(|next| Arc::ptr_eq(next, host))
     }
 
-    /// The host that gets a free slot: that of the address, and then of the client, with the fewest logins in progress, so
-    /// that no client waits for another's slow hosts.
+    /// The host that gets a free slot: that of the network, and then of the client, with the fewest logins in progress, and
+    /// then with the fewest that wait. So no client waits for another's slow hosts.
     fn next(&self) -> Option<&Arc<Host>> {
         if self.active >= MAX_ACTIVE_LOGINS {
             return None;
         }
         let in_progress = ClientLoad::of_hosts(&self.in_progress);
-        let of = |client: &ClientId| in_progress.of(client);
+        let waiting = ClientLoad::of_hosts(&self.waiting);
+        let of = |client: &ClientId| (in_progress.of(client), waiting.of(client));
         // Without watchers a host leaves the queue by itself.
         let load = |host: &&Arc<Host>| host.clients().iter().map(of).min().unwrap_or_default();
         self.waiting.iter().min_by_key(load)
@@ -164,9 +165,10 @@ mod tests {
     #[test]
     fn slots_go_to_the_client_with_fewest_logins_in_progress() {
         let (a, b) = (client("192.0.2.1"), client("192.0.2.2"));
-        assert_eq!(order(&[&a, &a, &a, &a, &b, &b], 6), [0, 4, 1, 5, 2, 3]);
+        assert_eq!(order(&[&a, &a, &a, &a, &b, &b], 6), [4, 0, 5, 1, 2, 3]);
         let (a, b) = (client("192.0.2.1"), client("192.0.2.1"));
-        assert_eq!(order(&[&a, &a, &a, &b], 4), [0, 3, 1, 2], "clients of one address");
+        assert_eq!(order(&[&a, &a, &a, &b], 4), [3, 0, 1, 2], "clients of one address");
+        assert_eq!(order(&[&a, &b, &a, &b], 4), [0, 1, 2, 3], "in order of arrival");
     }
 
     #[test]
@@ -175,14 +177,14 @@ mod tests {
         let other = client("192.0.2.2");
         let mut clients: Vec<_> = many.iter().collect();
         clients.extend([&other, &other]);
-        assert_eq!(order(&clients, 4), [0, 8, 1, 9]);
+        assert_eq!(order(&clients, 4), [8, 0, 1, 9]);
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_count_together() {
         let (a, b) = (client("2001:db8::1"), client("2001:db8::2"));
         let other = client("2001:db8:0:1::1");
-        assert_eq!(order(&[&a, &b, &other], 3), [0, 2, 1]);
+        assert_eq!(order(&[&a, &b, &other, &other], 4), [0, 2, 1, 3]);
     }
 
     #[test]
