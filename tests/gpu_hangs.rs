@@ -186,11 +186,8 @@ fn all_hang_but_one(functions: &[String]) {
     };
     let driver = Driver::new(&script(30));
     let mut watched = Watched::new(Agent::spawn(driver.command(&[], &["gpu.timeout=2"])));
-    let mut update = watched.update();
-    if watched.agent.started.elapsed() > Duration::from_secs(3) {
-        update = watched.until_state("ok"); // slow machine
-    }
-    assert_eq!(state(&update), "ok", "{update:#}");
+    // On a slow machine the healthy one may take longer than `gpu.timeout` at first.
+    let update = watched.until_state("ok");
     assert_eq!(watched.info["gpu_count"], healthy + 1);
     let gpus = update["gpus"].as_array().unwrap();
     for (gpu, function) in gpus.iter().zip(functions) {

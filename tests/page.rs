@@ -223,10 +223,10 @@ fn shows_applications_and_upstreams_with_any_name() {
     let hostile = "<script>alert(1)</script>\"'&amp;";
     let encoded: String = hostile.bytes().map(|byte| format!("%{byte:02x}")).collect();
     assert_eq!(line.get(&format!("/hb_init?600000&appid={encoded}")).status, 200);
-    // Overdue in 9 s and removed in 18 s unless in maintenance: enough time to observe it.
-    assert_eq!(line.get("/hb_init?2000&appid=late").status, 200);
     let mut browser = browser_at(&agent);
     browser.until_seen("#apps", hostile);
+    // Overdue in 17 s and dropped in 34 s unless in maintenance: enough time to observe it.
+    assert_eq!(line.get("/hb_init?10000&appid=late").status, 200);
     browser.until_seen("#facts", "of 2 OK");
     browser.until_seen("#alert-panel", "Application late is overdue");
     assert_eq!(line.get("/maintenance?600000&appid=late").status, 200);

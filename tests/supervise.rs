@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -238,7 +239,13 @@ fn bind_syslog(socket: &Path) -> UnixDatagram {
 
 fn receive(syslog: &UnixDatagram) -> String {
     let mut line = [0; 4096];
-    let length = syslog.recv(&mut line).expect("a line");
+    // A receive with a timeout is interrupted if the process is stopped and continued.
+    let length = loop {
+        match syslog.recv(&mut line) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            received => break received.expect("a line"),
+        }
+    };
     String::from_utf8(line[..length].to_vec()).unwrap()
 }
 
