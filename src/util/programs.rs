@@ -64,7 +64,6 @@ mod tests {
             ("nonexistent-alert", "no such file or directory"),
             ("/etc/passwd", "permission denied"),
             ("/etc", "permission denied"),
-            ("", "no such file or directory"),
         ] {
             let text = missing_words(&[name]).unwrap_or_default();
             assert_eq!(text, format!("cannot run {name}: {why}"));

@@ -33,6 +33,7 @@ called <<<'daemon-reload
 daemon-reload
 try-restart hm-agent.service'
 tail -n 1 "$settings" | grep -q '^# mine' || fail "the settings were replaced"
+[ "$(chroot "$root" stat -c '%U %G %a' /etc/hm-agent/hm-agent.toml)" = "root hm-agent 640" ] || fail "other users can read the settings"
 [ -e "$settings.rpmnew" ] || fail "the new settings file was not installed as .rpmnew"
 [ "$(cat "$root/var/lib/hm-agent/mark")" = kept ] || fail "state"
 [ "$(chroot "$root" id -u hm-agent)" = "$uid" ] || fail "user"

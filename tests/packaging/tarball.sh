@@ -21,6 +21,8 @@ rm -rf /tmp/staged
 say "install"
 /pkg/hm-agent/install.sh >/tmp/output 2>&1 || { cat /tmp/output >&2; fail "install.sh"; }
 hm-agent check >/dev/null || fail "hm-agent check"
+private() { [ "$(stat -c '%U %G %a' "$settings")" = "root hm-agent 640" ] || fail "other users can read the settings"; }
+private
 if [ "$init" = none ]; then
     grep -q 'rc.local' /tmp/output || fail "install.sh does not print how to start the agent"
     line=$(grep 'su -s' /tmp/output)
@@ -31,7 +33,9 @@ before=$(agents)
 
 say "upgrade"
 echo '# mine' >>"$settings"
+chmod 644 "$settings" # as earlier versions left it
 /pkg/hm-agent/install.sh >/dev/null 2>&1 || fail "install.sh"
+private
 tail -n 1 "$settings" | grep -q '^# mine' || fail "the settings were replaced"
 responds >/dev/null || fail "it does not respond"
 [ "$init" = none ] || [ "$(agents)" != "$before" ] || fail "it was not restarted"
