@@ -64,9 +64,9 @@ impl Supervision {
         Self { agent: Some(std::process::id()), ..Self::default() }
     }
 
-    /// The program may outlive the agent.
+    /// The program may outlive the agent. When a service manager stops both, it has time to react.
     pub fn with_timeout(timeout: Duration) -> Self {
-        Self { timeout: Some(timeout), ..Self::default() }
+        Self { timeout: Some(timeout), stop_grace: TERM_GRACE, ..Self::default() }
     }
 
     /// For a command of Core, which writes to the same standard error as its supervisor.
