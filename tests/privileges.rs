@@ -187,7 +187,8 @@ fn with_privileged_state(before: &Command) -> Command {
 fn command_inherits_no_keyring_priority_or_protection() {
     let (core, user, state) = (Core::start(), User::new(), TempDir::new("state"));
     std::fs::set_permissions(&state.0, std::fs::Permissions::from_mode(0o750)).unwrap();
-    let command = user.with_user_database(&command(&core.setting(), &state, &["core.commands=any"]));
+    let command =
+        user.with_user_database(&command(&core.setting(), &state, &["core.commands=any"]));
     let agent = Agent::spawn(with_privileged_state(&command));
     let fixture = CoreFixture { agent, core, user, state };
     for (text, expected) in [

@@ -31,16 +31,16 @@ pub fn reset_scheduling() -> io::Result<()> {
     const IOPRIO_PROCESS: libc::c_int = 1;
     const IOPRIO_CLASS_SHIFT: i64 = 13;
     const IOPRIO_CLASS_RT: i64 = 1;
-    let priority = libc::sched_param { sched_priority: 0, ..default_parameters() };
-    // SAFETY: the parameters are initialized and only read; the other calls take no pointers. System calls, because musl's
+    // SAFETY: the parameters are numbers, and only read; the other calls take no pointers. System calls, because musl's
     // functions of that name do nothing.
     unsafe {
+        let parameters: libc::sched_param = std::mem::zeroed();
         let policy = libc::syscall(libc::SYS_sched_getscheduler, 0) as libc::c_int;
         let is_usual = [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_IDLE]
             .contains(&(policy & !libc::SCHED_RESET_ON_FORK));
         if !is_usual {
             let set = libc::SYS_sched_setscheduler;
-            check(libc::syscall(set, 0, libc::SCHED_OTHER, &raw const priority) as libc::c_int)?;
+            check(libc::syscall(set, 0, libc::SCHED_OTHER, &raw const parameters) as libc::c_int)?;
         }
         // The kernel returns 20 minus the priority: getpriority(2).
         if libc::syscall(libc::SYS_getpriority, libc::PRIO_PROCESS, 0) > 20 {
@@ -52,11 +52,6 @@ pub fn reset_scheduling() -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn default_parameters() -> libc::sched_param {
-    // SAFETY: it consists of numbers.
-    unsafe { std::mem::zeroed() }
 }
 
 /// Lets the OOM killer choose this process as it would any other: proc_pid_oom_score_adj(5).
