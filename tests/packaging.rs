@@ -23,7 +23,9 @@ fn run(arguments: &[&str]) -> Result<String, String> {
 
 /// Parses the settings that `hm-agent check` prints; `None`: without a default, or secret.
 fn settings(checked: &str) -> BTreeMap<String, Option<String>> {
-    let lines = checked.lines().filter(|line| !line.starts_with("# this node"));
+    // The others are about the node and its ports: `# usage: …`.
+    let is_setting = |line: &&str| !line.starts_with("# this node") && !line.contains(": ");
+    let lines = checked.lines().filter(is_setting);
     let setting = |line: &str| {
         let line = line.rsplit_once(" # ").map_or(line, |(setting, _origin)| setting).trim();
         match line.strip_prefix("# ") {
