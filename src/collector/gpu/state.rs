@@ -165,3 +165,39 @@ impl Timestamped {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::wait_readable;
+
+    fn is_readable(state: &GpuState) -> bool {
+        wait_readable([state.first_result()], Some(Duration::ZERO)) == [true]
+    }
+
+    #[test]
+    fn first_result_is_readable_until_taken_and_never_again() {
+        let state = GpuState::new().expect("eventfds");
+        assert!(!state.take_first_result() && !is_readable(&state));
+        state.set_has_result();
+        assert!(is_readable(&state));
+        assert!(state.take_first_result() && !is_readable(&state));
+        state.set_has_result();
+        assert!(state.take_first_result() && !is_readable(&state));
+    }
+
+    /// The sampler stops taking once it has the result. An event that is notified later would wake it for ever.
+    #[test]
+    fn event_is_unreadable_when_result_is_taken_while_it_is_set() {
+        for _ in 0..2000 {
+            let state = GpuState::new().expect("eventfds");
+            std::thread::scope(|scope| {
+                scope.spawn(|| state.set_has_result());
+                while !state.take_first_result() {
+                    std::hint::spin_loop();
+                }
+            });
+            assert!(!is_readable(&state));
+        }
+    }
+}
