@@ -4,8 +4,10 @@
 //! each response have a list of its own by adding an application before, and can refuse to read it, so the lists are limited.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+
+use crate::heartbeat::nagios;
 
 /// Ids in all lists together; 16 bytes each. A hundred lists of a full table.
 const MAX_LISTED_IDS: usize = 1_000_000;
@@ -18,8 +20,8 @@ pub struct Busy;
 #[derive(Debug)]
 pub struct IdList {
     pub ids: Vec<Arc<str>>,
-    /// Length of the list in the response.
-    pub length: OnceLock<usize>,
+    /// Length of the response.
+    pub bytes: usize,
     listed: Arc<AtomicUsize>,
 }
 
@@ -33,12 +35,20 @@ impl Drop for IdList {
 #[derive(Default)]
 pub(super) struct IdLists {
     current: Option<Arc<IdList>>,
+    /// Length of the response. To compute it for each list would take longer than to send the list.
+    bytes: usize,
     /// Number of ids in the lists that exist.
     listed: Arc<AtomicUsize>,
 }
 
 impl IdLists {
-    pub(super) fn invalidate(&mut self) {
+    pub(super) fn on_added(&mut self, id: &str) {
+        self.bytes += nagios::list_line_length(id);
+        self.current = None;
+    }
+
+    pub(super) fn on_removed(&mut self, id: &str) {
+        self.bytes -= nagios::list_line_length(id);
         self.current = None;
     }
 
@@ -52,7 +62,7 @@ impl IdLists {
         }
         self.listed.fetch_add(order.len(), Relaxed);
         let ids = order.values().cloned().collect();
-        let list = Arc::new(IdList { ids, length: OnceLock::new(), listed: self.listed.clone() });
+        let list = Arc::new(IdList { ids, bytes: self.bytes, listed: self.listed.clone() });
         self.current = Some(list.clone());
         Ok(list)
     }
@@ -69,7 +79,7 @@ mod tests {
         let first = lists.current(&order).expect("a list");
         assert!(Arc::ptr_eq(&first, &lists.current(&order).expect("the same list")));
         let different = |lists: &mut IdLists| {
-            lists.invalidate();
+            lists.on_added("id");
             lists.current(&order)
         };
         let held: Vec<_> = (1..100).map(|_| different(&mut lists).expect("a list")).collect();
@@ -77,7 +87,7 @@ mod tests {
         drop(first);
         assert!(different(&mut lists).is_ok(), "a list was sent");
         drop(held);
-        lists.invalidate();
+        lists.on_removed("id");
         assert_eq!(lists.listed.load(Relaxed), 0);
     }
 }

@@ -276,14 +276,14 @@ impl HeartbeatTable {
         self.next_event_at = self.next_event_at.min(app.next_transition_at());
         let id: Arc<str> = id.into();
         self.order.insert(app.sequence, id.clone());
+        self.id_lists.on_added(&id);
         self.apps.insert(id, app);
-        self.id_lists.invalidate();
     }
 
     fn remove(&mut self, id: &str) -> Option<(Arc<str>, App)> {
         let removed = self.apps.remove_entry(id)?;
         self.order.remove(&removed.1.sequence);
-        self.id_lists.invalidate();
+        self.id_lists.on_removed(id);
         Some(removed)
     }
 

@@ -62,7 +62,7 @@ fn request(table: &mut HeartbeatTable, line: &str, unit: TimeUnit, now: Duration
             let list = table.ids(now).expect("one list at a time");
             let mut text = Vec::new();
             nagios::write_list(&list.ids, &mut text).expect("a Vec takes everything");
-            assert_eq!(text.len(), nagios::list_length(&list.ids));
+            assert_eq!(text.len(), list.bytes);
             assert_eq!(text.split(|byte| *byte == b'\n').count() - 1, list.ids.len());
         }
         Ok(Request::Status(id)) => {
