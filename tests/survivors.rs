@@ -158,7 +158,7 @@ fn nothing_survives_a_probe() {
     assert_nothing_survives_the_probe("a probe that crashed", "abort();", nothing);
     let hang = "for (;;) pause();";
     assert_nothing_survives_the_probe("a killed probe", hang, |agent| {
-        kill(grandchild(agent.pid(), 2))
+        kill(grandchild(agent.pid(), 2));
     });
     assert_nothing_survives_the_probe("a killed supervisor", hang, |agent| {
         kill(grandchild(agent.pid(), 1));

@@ -22,9 +22,11 @@ enum Body {
     Streamed(StreamedBody),
 }
 
+type WriteBody = dyn Fn(&mut dyn Write) -> io::Result<()>;
+
 struct StreamedBody {
     length: usize,
-    write: Box<dyn Fn(&mut dyn Write) -> io::Result<()>>,
+    write: Box<WriteBody>,
 }
 
 /// A response with its body.

@@ -151,7 +151,7 @@ mod tests {
         for (at, client) in clients.iter().enumerate() {
             logins.waiting.push(host(at, client));
         }
-        let mut take = || {
+        let take = || {
             logins.active = 0;
             let next = logins.next()?.clone();
             let at = next.target.host.get(1..)?.parse().ok()?;
@@ -159,7 +159,7 @@ mod tests {
             logins.in_progress.push(next);
             Some(at)
         };
-        std::iter::from_fn(|| take()).take(count).collect()
+        std::iter::from_fn(take).take(count).collect()
     }
 
     #[test]

@@ -132,10 +132,10 @@ mod tests {
             assert_eq!(escape_for_terminal(text), escaped);
             let lines = escape_lines_for_terminal(&format!("{text}\n"));
             assert!(!lines.contains(|each| is_terminal_control(each) && each != '\n'), "{lines:?}");
-            let json = serde_json::to_string(text).expect("JSON");
+            let json = serde_json::to_string(text).unwrap();
             let safe = escape_json_for_terminal(&json);
             assert!(!safe.contains(is_terminal_control), "{safe:?}");
-            assert_eq!(serde_json::from_str::<String>(&safe).expect("the same JSON"), text);
+            assert_eq!(serde_json::from_str::<String>(&safe).unwrap(), text);
         }
     }
 

@@ -295,7 +295,8 @@ fn command_that_cannot_be_recorded_is_not_run() {
 #[test]
 fn unreadable_journal_is_kept_and_named_in_the_log() {
     let oversized = |path: &Path| File::create(path).unwrap().set_len(65 << 20).unwrap();
-    let cases: [(&str, &dyn Fn(&Path)); 4] = [
+    type Create<'a> = &'a dyn Fn(&Path);
+    let cases: [(&str, Create); 4] = [
         ("not a regular file", &|path| std::fs::create_dir(path).unwrap()),
         ("too many levels of symbolic links", &|path| symlink("/etc/hostname", path).unwrap()),
         ("file too large", &oversized),

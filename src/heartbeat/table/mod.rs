@@ -324,7 +324,9 @@ impl HeartbeatTable {
             let mut all: Vec<_> =
                 self.dropped.iter().map(|(id, one)| (one.at, id.clone())).collect();
             all.sort();
-            all.iter().take(excess).for_each(|(_, id)| drop(self.dropped.remove(id)));
+            for (_, id) in all.iter().take(excess) {
+                self.dropped.remove(id);
+            }
         }
     }
 

@@ -92,7 +92,7 @@ impl HeartbeatTable {
         };
         Saved {
             apps: self.in_order().map(app).collect(),
-            dropped: self.dropped.keys().map(|id| id.to_string()).collect(),
+            dropped: self.dropped.keys().map(ToString::to_string).collect(),
             dropped_apps: recently_dropped.map(dropped).collect(),
             maintenance: of_apps.chain(of_host).collect(),
         }

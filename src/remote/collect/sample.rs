@@ -288,7 +288,7 @@ mod tests {
             ("addresses", repeat("1: e inet 10.0.0.1/8\n")),
             ("mounts", repeat("1 1 1:1 / / rw - x x rw\n")),
         ];
-        let texts: Vec<_> = texts.iter().map(|(name, text)| (*name, &text[..])).collect();
+        let texts: Vec<_> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
         let sections = sections(&texts);
         inventory.update(&sections, 1.0);
         inventory.update_async(b'd', repeat("/ 1 1 1 1% /\n").into_bytes());

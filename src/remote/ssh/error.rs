@@ -186,8 +186,8 @@ fn connection_error(text: &str) -> String {
 /// Names the new key, and the place of the old one.
 fn changed_host_key(log: &str) -> String {
     if !log.contains("HOST IDENTIFICATION HAS CHANGED") {
-        let lines = log.lines().filter(|line| *line != "Host key verification failed.");
-        let reason = lines.last().map(last_line).unwrap_or_default();
+        let mut lines = log.lines().filter(|line| *line != "Host key verification failed.");
+        let reason = lines.next_back().map(last_line).unwrap_or_default();
         return format!("host key verification failed: {reason}");
     }
     let fingerprint = log.split_ascii_whitespace().find(|word| word.starts_with("SHA256:"));
