@@ -20,7 +20,7 @@ use crate::agent;
 use crate::agent::supervise::{self, SuperviseOptions};
 pub use crate::cli::args::parse;
 use crate::cli::beat::Beat;
-use crate::config::{Config, Settings, Sources};
+use crate::config::{Config, Settings, Sources, table};
 use crate::heartbeat::client::HeartbeatClient;
 use crate::telemetry::messages;
 use crate::util::error::Error;
@@ -120,7 +120,7 @@ impl Options {
     }
 
     fn sources(self) -> Result<Sources, Error> {
-        Sources::new(self.file, self.overrides)
+        Sources::new(&table::AGENT, self.file, self.overrides)
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use crate::config::layers::Settings;
 use crate::config::sources::Origin;
-use crate::config::table::ROWS;
 use crate::config::value::{Kind, Value, without_query};
 use crate::config::{Config, Secret};
 
@@ -37,7 +36,7 @@ impl Settings {
     /// A warning for each file with a secret that every user of the machine can read.
     pub(super) fn exposed_secrets(&self) -> Vec<String> {
         let mut files = BTreeSet::new();
-        for row in ROWS {
+        for row in self.schema.rows {
             match (&row.kind, self.value(row.key)) {
                 (Kind::SecretFile, Some((Value::Text(path), _))) => {
                     files.insert(Path::new(path));

@@ -11,8 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::sources::{Origin, Sources, default_file};
 use crate::config::suggestion::{misspelled_variable, nearest_key};
-use crate::config::table;
-use crate::config::table::{ROWS, Row, TakesEffect};
+use crate::config::table::{Row, Schema, TakesEffect};
 use crate::config::value::{Kind, Value, without_query};
 use crate::util::error::{Error, reason};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
@@ -23,6 +22,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Every setting with its value and its origin.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    pub(super) schema: &'static Schema,
     values: BTreeMap<&'static str, (Value, Origin)>,
     /// The file that was read.
     pub file: Option<PathBuf>,
@@ -33,12 +33,14 @@ pub struct Settings {
 impl Settings {
     /// Merges all sources. Fails at the first error.
     pub fn load(sources: &Sources) -> Result<Self, Error> {
+        let schema = sources.schema;
         let file = match &sources.file {
             Some(file) => Some(file.clone()),
-            None => default_file()?,
+            None => default_file(schema)?,
         };
-        let mut settings = Self { values: BTreeMap::new(), file: None, warnings: Vec::new() };
-        for row in ROWS {
+        let mut settings =
+            Self { schema, values: BTreeMap::new(), file: None, warnings: Vec::new() };
+        for row in schema.rows {
             let value = row.default.map_or(Ok(Value::Unset), |text| row.kind.parse(text));
             settings.set(row, Origin::Default, value)?;
         }
@@ -48,7 +50,8 @@ impl Settings {
         settings.file = file;
         settings.add_environment(&sources.environment)?;
         for (key, text) in &sources.overrides {
-            let row = table::find(key).ok_or_else(|| unknown_key(&Origin::CommandLine, key))?;
+            let row = schema.find(key);
+            let row = row.ok_or_else(|| unknown_key(schema, &Origin::CommandLine, key))?;
             settings.set(row, Origin::CommandLine, row.kind.parse(text))?;
         }
         settings.warnings.extend(settings.exposed_secrets());
@@ -81,10 +84,11 @@ impl Settings {
             invalid(line_of(&text, at), error.message().replace('\n', ", "))
         })?;
         let mut leaves = Vec::new();
-        collect_leaves("", table.get_ref(), &mut leaves);
+        collect_leaves(self.schema, "", table.get_ref(), &mut leaves);
         for (key, at, value) in leaves {
             let origin = Origin::File(path.to_owned(), line_of(&text, at));
-            let row = table::find(&key).ok_or_else(|| unknown_key(&origin, &key))?;
+            let row = self.schema.find(&key);
+            let row = row.ok_or_else(|| unknown_key(self.schema, &origin, &key))?;
             self.set(row, origin, row.kind.from_toml(value))?;
         }
         Ok(())
@@ -95,12 +99,12 @@ impl Settings {
     fn add_environment(&mut self, variables: &[(String, String)]) -> Result<(), Error> {
         let mut ignored = Vec::new();
         for (name, text) in variables {
-            match ROWS.iter().find(|row| row.variable() == *name) {
+            match self.schema.rows.iter().find(|row| self.schema.variable(row.key) == *name) {
                 Some(row) => {
                     let origin = Origin::Environment(name.clone());
                     self.set(row, origin, row.kind.parse(text))?;
                 }
-                None => match misspelled_variable(name) {
+                None => match misspelled_variable(self.schema, name) {
                     Some(known) => return Err(misspelled(name, &known)),
                     None => ignored.push(name.as_str()),
                 },
@@ -117,7 +121,7 @@ impl Settings {
     /// The output of `hm-agent check`: TOML with the origin of each value as a comment, without secrets.
     pub fn effective(&self) -> String {
         let mut out = String::new();
-        for row in ROWS {
+        for row in self.schema.rows {
             let Some((value, origin)) = self.values.get(row.key) else { continue };
             let line = match (value, &row.kind) {
                 (Value::Unset, _) => format!("# {} is not set", row.key),
@@ -136,7 +140,9 @@ impl Settings {
     pub fn changed_until_restart(&self, other: &Self) -> Vec<&'static str> {
         let value = |settings: &Self, key| settings.values.get(key).map(|(value, _)| value.clone());
         let changed = |row: &&Row| value(self, row.key) != value(other, row.key);
-        ROWS.iter()
+        self.schema
+            .rows
+            .iter()
             .filter(|row| row.takes_effect == TakesEffect::OnRestart)
             .filter(changed)
             .map(|row| row.key)
@@ -158,33 +164,33 @@ impl Settings {
         self.values.get(key)
     }
 
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
         match self.values.get(key) {
             Some((Value::Text(text), _)) => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn parsed<T: FromStr>(&self, key: &str) -> Option<T> {
+    pub(crate) fn parsed<T: FromStr>(&self, key: &str) -> Option<T> {
         self.text(key)?.parse().ok()
     }
 
-    pub(super) fn int(&self, key: &str) -> u64 {
+    pub(crate) fn int(&self, key: &str) -> u64 {
         match self.values.get(key) {
             Some((Value::Int(number), _)) => *number,
             _ => 0,
         }
     }
 
-    pub(super) fn seconds(&self, key: &str) -> Duration {
+    pub(crate) fn seconds(&self, key: &str) -> Duration {
         Duration::from_secs(self.int(key))
     }
 
-    pub(super) fn flag(&self, key: &str) -> bool {
+    pub(crate) fn flag(&self, key: &str) -> bool {
         matches!(self.values.get(key), Some((Value::Flag(true), _)))
     }
 
-    pub(super) fn list(&self, key: &str) -> &[String] {
+    pub(crate) fn list(&self, key: &str) -> &[String] {
         match self.values.get(key) {
             Some((Value::List(items), _)) => items,
             _ => &[],
@@ -193,7 +199,7 @@ impl Settings {
 }
 
 /// Reads a text file of at most [`MAX_FILE_BYTES`].
-pub(super) fn read_text(path: &Path) -> Result<String, String> {
+pub(crate) fn read_text(path: &Path) -> Result<String, String> {
     let cannot = |why: &str| format!("cannot read {}: {why}", path.display());
     let mut text = String::new();
     std::fs::File::open(path)
@@ -208,14 +214,16 @@ pub(super) fn read_text(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-fn unknown_key(origin: &Origin, key: &str) -> Error {
+fn unknown_key(schema: &Schema, origin: &Origin, key: &str) -> Error {
     let shown = escape_for_log(key, EXCERPT_CHARS);
     let in_section =
         |row: &&Row| row.key.split_once('.').is_some_and(|(section, _)| section == key);
-    let why = match (ROWS.iter().find(in_section), nearest_key(key)) {
+    let why = match (schema.rows.iter().find(in_section), nearest_key(schema, key)) {
         (Some(row), _) => format!("\"{shown}\" is a section, its keys are like {}", row.key),
         (None, Some(near)) => format!("unknown key \"{shown}\", did you mean {near}?"),
-        (None, None) => format!("unknown key \"{shown}\"; hm-agent --help lists all keys"),
+        (None, None) => {
+            format!("unknown key \"{shown}\"; {} --help lists all keys", schema.program)
+        }
     };
     Error::Setting { origin: origin.to_string(), why }
 }
@@ -231,6 +239,7 @@ fn line_of(text: &str, at: usize) -> usize {
 
 /// Flattens tables into dotted keys, each with the byte offset of its key.
 fn collect_leaves<'a>(
+    schema: &Schema,
     prefix: &str,
     table: &'a DeTable<'a>,
     leaves: &mut Vec<(String, usize, &'a DeValue<'a>)>,
@@ -242,8 +251,8 @@ fn collect_leaves<'a>(
             format!("{prefix}.{}", name.get_ref())
         };
         match value.get_ref() {
-            DeValue::Table(inner) if table::find(&key).is_none() => {
-                collect_leaves(&key, inner, leaves);
+            DeValue::Table(inner) if schema.find(&key).is_none() => {
+                collect_leaves(schema, &key, inner, leaves);
             }
             value => leaves.push((key, name.span().start, value)),
         }
@@ -253,6 +262,7 @@ fn collect_leaves<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::table::ROWS;
 
     fn from_file(text: &str) -> Result<Settings, String> {
         static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);

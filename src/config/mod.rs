@@ -22,6 +22,7 @@ use subtle::ConstantTimeEq;
 
 pub use crate::config::layers::Settings;
 pub use crate::config::sources::Sources;
+pub use crate::config::table::Schema;
 use crate::model::primary_gpu::Primary;
 use crate::net::tls;
 use crate::util::error::Error;
@@ -93,7 +94,7 @@ pub struct UsageConfig {
     /// 0: no limit.
     pub max_connections_per_ip: usize,
     /// Proxies whose forwarding headers are trusted.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Arc<[IpAddr]>,
     /// Browser origins that may open a WebSocket, or `*`.
     pub allowed_origins: Vec<String>,
 }
@@ -368,7 +369,7 @@ mod tests {
     #[test]
     fn normalizes_ipv4_mapped_address_of_proxy() {
         let config = with(&[("usage.trusted_proxies", "::ffff:192.0.2.1")]).unwrap();
-        assert_eq!(config.usage.trusted_proxies, [IpAddr::from([192, 0, 2, 1])]);
+        assert_eq!(*config.usage.trusted_proxies, [IpAddr::from([192, 0, 2, 1])]);
     }
 
     #[test]

@@ -4,18 +4,16 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::config::suggestion::misspelled_variable;
-use crate::config::table::ENVIRONMENT_PREFIX;
+use crate::config::table::{AGENT, Schema};
 use crate::util::error::{Error, reason};
 
-/// Read if `-c` is missing and the file exists.
-pub const DEFAULT_FILE: &str = "/etc/hm-agent/hm-agent.toml";
-
 /// The configuration sources.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Sources {
-    /// `-c FILE`; `None`: [`DEFAULT_FILE`].
+    pub schema: &'static Schema,
+    /// `-c FILE`; `None`: the default file.
     pub file: Option<PathBuf>,
-    /// Variables with the prefix `HM_AGENT_`, also misspelled.
+    /// Variables with the program's prefix, also misspelled.
     pub environment: Vec<(String, String)>,
     /// `-s KEY=VALUE`, in order.
     pub overrides: Vec<(String, String)>,
@@ -23,10 +21,15 @@ pub struct Sources {
 
 impl Sources {
     /// Combines the command line with the environment of this process.
-    pub fn new(file: Option<PathBuf>, overrides: Vec<(String, String)>) -> Result<Self, Error> {
+    pub fn new(
+        schema: &'static Schema,
+        file: Option<PathBuf>,
+        overrides: Vec<(String, String)>,
+    ) -> Result<Self, Error> {
         let mut environment = Vec::new();
         let is_ours = |name: &&str| {
-            name.starts_with(ENVIRONMENT_PREFIX) || misspelled_variable(name).is_some()
+            name.starts_with(schema.environment_prefix)
+                || misspelled_variable(schema, name).is_some()
         };
         for (name, value) in std::env::vars_os() {
             let Some(name) = name.to_str().filter(is_ours) else { continue };
@@ -37,17 +40,25 @@ impl Sources {
             environment.push((name.to_owned(), value));
         }
         environment.sort();
-        Ok(Self { file, environment, overrides })
+        Ok(Self { schema, file, environment, overrides })
     }
 
     /// Why this user cannot read the default file, if it would be read and only other users can.
     pub fn unreadable_default_file(&self) -> Option<String> {
+        let file = self.schema.default_file;
         let error = match self.file {
-            None => std::fs::File::open(DEFAULT_FILE).err()?,
+            None => std::fs::File::open(file).err()?,
             Some(_) => return None,
         };
         let is_denied = error.kind() == std::io::ErrorKind::PermissionDenied;
-        is_denied.then(|| format!("cannot read {DEFAULT_FILE}: {}", reason(&error)))
+        is_denied.then(|| format!("cannot read {file}: {}", reason(&error)))
+    }
+}
+
+impl Default for Sources {
+    /// hm-agent's, without any source.
+    fn default() -> Self {
+        Self { schema: &AGENT, file: None, environment: Vec::new(), overrides: Vec::new() }
     }
 }
 
@@ -76,13 +87,13 @@ impl fmt::Display for Origin {
 
 /// The default file, if it exists. A directory without read permission is an error, because the file may contain the token
 /// without which every client has access.
-pub(super) fn default_file() -> Result<Option<PathBuf>, Error> {
-    let path = PathBuf::from(DEFAULT_FILE);
+pub(super) fn default_file(schema: &Schema) -> Result<Option<PathBuf>, Error> {
+    let path = PathBuf::from(schema.default_file);
     match path.try_exists() {
         Ok(exists) => Ok(exists.then_some(path)),
         Err(error) => Err(Error::Setting {
             origin: "settings".to_owned(),
-            why: format!("cannot read {DEFAULT_FILE}: {}", reason(&error)),
+            why: format!("cannot read {}: {}", path.display(), reason(&error)),
         }),
     }
 }

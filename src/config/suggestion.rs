@@ -2,13 +2,13 @@
 
 use strsim::damerau_levenshtein;
 
-use crate::config::table::{ROWS, Row};
+use crate::config::table::Schema;
 
 /// A key with more edits is more likely something else.
 const MAX_EDITS: usize = 2;
 
 /// The known key that is most similar to an unknown one, if one is near. A key without its section ("listen") is near too.
-pub(super) fn nearest_key(unknown: &str) -> Option<&'static str> {
+pub(super) fn nearest_key(schema: &Schema, unknown: &str) -> Option<&'static str> {
     let near = |known| {
         let edits = edits_up_to(MAX_EDITS, unknown, known)?;
         (edits * 3 <= unknown.chars().count()).then_some(edits)
@@ -18,16 +18,19 @@ pub(super) fn nearest_key(unknown: &str) -> Option<&'static str> {
         let as_name = near(name).map(|edits| edits + 1);
         near(key).or(as_name).map(|edits| (edits, key))
     };
-    ROWS.iter()
+    schema
+        .rows
+        .iter()
         .filter_map(|row| distance(row.key))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, key)| key)
 }
 
 /// The variable that one edit makes of an unknown one, or upper case.
-pub(super) fn misspelled_variable(unknown: &str) -> Option<String> {
+pub(super) fn misspelled_variable(schema: &Schema, unknown: &str) -> Option<String> {
     let unknown = unknown.to_ascii_uppercase();
-    ROWS.iter().map(Row::variable).find(|known| edits_up_to(1, &unknown, known).is_some())
+    let mut variables = schema.rows.iter().map(|row| schema.variable(row.key));
+    variables.find(|known| edits_up_to(1, &unknown, known).is_some())
 }
 
 /// The number of letters to insert, delete, replace or transpose. Bounds the effort for long texts.
@@ -39,6 +42,7 @@ fn edits_up_to(max: usize, from: &str, to: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::table::AGENT;
 
     #[test]
     fn suggests_near_keys_only() {
@@ -62,9 +66,9 @@ mod tests {
             ("x", None),
             ("", None),
         ] {
-            assert_eq!(nearest_key(unknown), meant, "{unknown}");
+            assert_eq!(nearest_key(&AGENT, unknown), meant, "{unknown}");
         }
-        assert_eq!(nearest_key(&"x".repeat(100_000)), None);
+        assert_eq!(nearest_key(&AGENT, &"x".repeat(100_000)), None);
     }
 
     #[test]
@@ -82,7 +86,7 @@ mod tests {
             ("hm_agent_usage_token", "HM_AGENT_USAGE_TOKEN"),
             ("HM_AGENT_INTERVALL", "HM_AGENT_INTERVAL"),
         ] {
-            assert_eq!(misspelled_variable(unknown).as_deref(), Some(meant), "{unknown}");
+            assert_eq!(misspelled_variable(&AGENT, unknown).as_deref(), Some(meant), "{unknown}");
         }
     }
 
@@ -93,7 +97,7 @@ mod tests {
         {
             for name in ["PORT", "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT_80_TCP"]
             {
-                assert_eq!(misspelled_variable(&format!("{service}_{name}")), None);
+                assert_eq!(misspelled_variable(&AGENT, &format!("{service}_{name}")), None);
             }
         }
     }

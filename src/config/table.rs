@@ -7,6 +7,7 @@ use crate::config::value::Kind;
 use crate::util::shell_words;
 
 /// One setting.
+#[derive(Debug)]
 pub struct Row {
     /// Dotted, e.g. `usage.listen`.
     pub key: &'static str,
@@ -18,14 +19,35 @@ pub struct Row {
     pub description: &'static str,
 }
 
-pub(super) const ENVIRONMENT_PREFIX: &str = "HM_AGENT_";
+/// The settings of one program.
+#[derive(Debug)]
+pub struct Schema {
+    pub program: &'static str,
+    /// Prefix of its environment variables, e.g. `HM_AGENT_`.
+    pub environment_prefix: &'static str,
+    /// The file that is read if `-c` is missing and the file exists.
+    pub default_file: &'static str,
+    pub rows: &'static [Row],
+}
 
-impl Row {
-    /// The environment variable, e.g. `HM_AGENT_USAGE_LISTEN`.
-    pub(super) fn variable(&self) -> String {
-        format!("{ENVIRONMENT_PREFIX}{}", self.key.replace('.', "_").to_ascii_uppercase())
+impl Schema {
+    pub fn find(&self, key: &str) -> Option<&'static Row> {
+        self.rows.iter().find(|row| row.key == key)
+    }
+
+    /// The environment variable of a key, e.g. `HM_AGENT_USAGE_LISTEN`.
+    pub(super) fn variable(&self, key: &str) -> String {
+        format!("{}{}", self.environment_prefix, key.replace('.', "_").to_ascii_uppercase())
     }
 }
+
+/// Settings of hm-agent.
+pub static AGENT: Schema = Schema {
+    program: "hm-agent",
+    environment_prefix: "HM_AGENT_",
+    default_file: "/etc/hm-agent/hm-agent.toml",
+    rows: ROWS,
+};
 
 /// When a changed value takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +58,7 @@ pub enum TakesEffect {
     OnRestart,
 }
 
-const fn row(
+pub const fn row(
     key: &'static str,
     default: Option<&'static str>,
     kind: Kind,
@@ -46,17 +68,21 @@ const fn row(
     Row { key, default, kind, takes_effect, description }
 }
 
-const fn seconds(max: u64) -> Kind {
+pub const fn seconds(max: u64) -> Kind {
     Kind::Int { min: 1, max, unit: "whole seconds" }
 }
 
 const COUNT: Kind = Kind::Int { min: 0, max: 1_000_000, unit: "a number" };
-const ADDRESS: Kind = Kind::Text {
+pub const ADDRESS: Kind = Kind::Text {
     what: "an address and port such as 0.0.0.0:33931 or [::]:33931",
     check: |text| text.parse::<SocketAddr>().is_ok(),
 };
-const PATH: Kind = Kind::Text { what: "an absolute path", check: |text| text.starts_with('/') };
-const NAME: Kind = Kind::Text { what: "a text", check: |text| !text.trim().is_empty() };
+pub const PATH: Kind = Kind::Text { what: "an absolute path", check: |text| text.starts_with('/') };
+pub const NAME: Kind = Kind::Text { what: "a text", check: |text| !text.trim().is_empty() };
+pub const LOG_LEVEL: Kind = Kind::Text {
+    what: "error, warn, info, debug or trace",
+    check: |text| matches!(text, "error" | "warn" | "info" | "debug" | "trace"),
+};
 const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
 const NAMES: Kind = Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
 const COMMANDS: Kind = Kind::List {
@@ -73,7 +99,7 @@ const ORIGINS: Kind = Kind::List {
     },
 };
 
-/// Every setting, in the order in which `hm-agent check` prints them.
+/// Every setting of hm-agent, in the order in which `hm-agent check` prints them.
 pub const ROWS: &[Row] = &[
     row(
         "node_id",
@@ -83,16 +109,7 @@ pub const ROWS: &[Row] = &[
         "Identity of this node in hm and Core. Default: the machine id, else the host name.",
     ),
     row("interval", Some("5"), seconds(3600), OnReload, "Seconds between samples, 1 to 3600."),
-    row(
-        "log_level",
-        Some("info"),
-        Kind::Text {
-            what: "error, warn, info, debug or trace",
-            check: |text| matches!(text, "error" | "warn" | "info" | "debug" | "trace"),
-        },
-        OnReload,
-        "error, warn, info, debug or trace.",
-    ),
+    row("log_level", Some("info"), LOG_LEVEL, OnReload, "error, warn, info, debug or trace."),
     row(
         "state_dir",
         Some("/var/lib/hm-agent"),
@@ -364,10 +381,6 @@ pub const ROWS: &[Row] = &[
         "Additional certificate authorities for wss://, in PEM format.",
     ),
 ];
-
-pub fn find(key: &str) -> Option<&'static Row> {
-    ROWS.iter().find(|row| row.key == key)
-}
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use crate::net::url::Url;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// The type of a setting.
+#[derive(Debug)]
 pub enum Kind {
     /// `true` or `false`.
     Flag,
