@@ -8,16 +8,15 @@ mod services;
 mod signals;
 mod start;
 pub mod supervise;
-mod threads;
 
 use std::time::{Duration, Instant};
 
 use crate::agent::sd_notify::SdNotifier;
-use crate::agent::threads::Threads;
 use crate::config::{Config, Settings, Sources};
 use crate::sys;
 use crate::util::error::{Error, reason};
 use crate::util::logger;
+use crate::util::threads::Threads;
 
 /// Threads that still run this long after a request to stop are abandoned.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(1800);
@@ -41,7 +40,7 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
     if let Err(error) = sys::raise_descriptor_limit() {
         log::warn!("cannot raise the limit of open files: {}", reason(&error));
     }
-    let mut threads = Threads::new();
+    let mut threads = Threads::default();
     let result = start::start(config, &mut threads).map(|services| {
         let enabled = signals::log_startup(&settings, &services);
         notifier.ready(&enabled);

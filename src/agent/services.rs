@@ -91,7 +91,8 @@ impl Services {
                 ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
             },
         };
-        listener.run(&self.shutdown, config, telemetry_limits, |stream, client| {
+        let limits = || telemetry_limits(&config.get());
+        listener.run(&self.shutdown, limits, |stream, client| {
             router.handle_connection(stream, client);
         })
     }
@@ -99,7 +100,8 @@ impl Services {
     pub(super) fn serve_heartbeat(&self, listener: &Listener) -> Result<(), Error> {
         let Some(monitor) = &self.heartbeat else { return Ok(()) };
         let server = HeartbeatServer::new(monitor, &self.config);
-        listener.run(&self.shutdown, &self.config, heartbeat_limits, |stream, client| {
+        let limits = || ConnectionLimits::total(MAX_HEARTBEAT_CONNECTIONS);
+        listener.run(&self.shutdown, limits, |stream, client| {
             server.serve(stream, client);
         })
     }
@@ -110,33 +112,18 @@ impl Services {
             let http = HttpService::new("monitor");
             let config = &self.config;
             let server = MonitorServer { hosts: &hosts, scope, config, http };
-            listener.run(&self.shutdown, &self.config, monitor_limits, |stream, client| {
+            let limits = || ConnectionLimits::total(server::MAX_CONNECTIONS);
+            listener.run(&self.shutdown, limits, |stream, client| {
                 server.serve(stream, client);
             })
         })
     }
 }
 
-fn monitor_limits(_: &Config) -> ConnectionLimits<'_> {
-    ConnectionLimits {
-        max_connections: server::MAX_CONNECTIONS,
-        max_connections_per_ip: 0,
-        trusted_proxies: &[],
-    }
-}
-
-fn heartbeat_limits(_: &Config) -> ConnectionLimits<'_> {
-    ConnectionLimits {
-        max_connections: MAX_HEARTBEAT_CONNECTIONS,
-        max_connections_per_ip: 0,
-        trusted_proxies: &[],
-    }
-}
-
-fn telemetry_limits(config: &Config) -> ConnectionLimits<'_> {
+fn telemetry_limits(config: &Config) -> ConnectionLimits {
     ConnectionLimits {
         max_connections: config.usage.max_connections,
         max_connections_per_ip: config.usage.max_connections_per_ip,
-        trusted_proxies: &config.usage.trusted_proxies,
+        trusted_proxies: config.usage.trusted_proxies.clone(),
     }
 }

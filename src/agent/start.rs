@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::agent::services::Services;
-use crate::agent::threads::Threads;
 use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
 use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
@@ -22,6 +21,7 @@ use crate::util::error::Error;
 use crate::util::liveness::Liveness;
 use crate::util::state_io::StateIo;
 use crate::util::sync::Shutdown;
+use crate::util::threads::Threads;
 
 /// The open listeners; `None`: disabled.
 struct Listeners {

@@ -11,8 +11,7 @@ pub(crate) fn check_token(
     token: Option<&Secret>,
 ) -> Result<(), ErrorResponse> {
     let Some(token) = token else { return Ok(()) };
-    let in_header =
-        head.header("authorization").and_then(bearer).map(|text| text.as_bytes().to_vec());
+    let in_header = bearer_token(head).map(|text| text.as_bytes().to_vec());
     let in_query = head.query_value("token");
     let given: Vec<Vec<u8>> = in_header.into_iter().chain(in_query).collect();
     if given.iter().any(|candidate| token.matches(candidate)) {
@@ -32,9 +31,9 @@ pub(crate) fn check_token(
     Err(ErrorResponse::new("401 Unauthorized", text).header(challenge))
 }
 
-/// The token in a value of `Authorization`.
-fn bearer(value: &str) -> Option<&str> {
-    let (scheme, credentials) = value.split_once(' ')?;
+/// The token in `Authorization`.
+pub(crate) fn bearer_token<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
+    let (scheme, credentials) = head.header("authorization")?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| trim_ows(credentials))
 }
 

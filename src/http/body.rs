@@ -1,4 +1,4 @@
-//! Where a request's body ends (RFC 9112 section 6). Bodies are skipped, never stored.
+//! Where a request's body ends (RFC 9112 section 6). Bodies are skipped, or stored up to a limit on ports that read them.
 //!
 //! A body whose end is disputable is rejected: a proxy that finds another end would take a part of the body for a request.
 

@@ -1,4 +1,5 @@
-//! Requests on a persistent connection: one after the other, each with its deadlines. Bodies are skipped.
+//! Requests on a persistent connection: one after the other, each with its deadlines. Bodies are skipped unless the port keeps
+//! them.
 
 use std::io::{self, ErrorKind};
 use std::time::{Duration, Instant};
@@ -68,13 +69,22 @@ pub struct RequestReader {
     buffer: Vec<u8>,
     /// When the current request began. `None`: the connection is idle.
     started_at: Option<Instant>,
+    keeps_bodies: bool,
+    /// The body of the current request, if bodies are kept.
+    body: Vec<u8>,
 }
 
 impl RequestReader {
     /// For a connection whose first request must arrive within [`REQUEST_TIMEOUT`]. With `default()` it may take as long as
     /// any later one, [`KEEP_ALIVE_TIMEOUT`].
     pub fn new_awaiting_first() -> Self {
-        Self { buffer: Vec::new(), started_at: Some(Instant::now()) }
+        Self { started_at: Some(Instant::now()), ..Self::default() }
+    }
+
+    /// Passes bodies with a length to `handle` instead of skipping them.
+    pub fn keep_bodies(mut self) -> Self {
+        self.keeps_bodies = true;
+        self
     }
 
     /// Reads the next request, skips its body and passes its head to `handle`: a request that does not arrive completely has
@@ -87,13 +97,14 @@ impl RequestReader {
         let mut body_is_skipped = false;
         loop {
             let mut slots = RequestHead::header_slots();
-            let Some((head, length)) = RequestHead::parse(&self.buffer, &mut slots)? else {
+            let Some((mut head, length)) = RequestHead::parse(&self.buffer, &mut slots)? else {
                 self.read_more(stream)?;
                 continue;
             };
             if body_is_skipped {
                 let (keep_alive, head_only) = (keep_alive(&head), head.method == "HEAD");
                 let request = Request { keep_alive, head_only, length };
+                head.body = &self.body;
                 return Ok((request, handle(&head)));
             }
             head.check_host()?;
@@ -163,16 +174,28 @@ impl RequestReader {
         match body {
             Body::Length(length) => {
                 let received = length.min(self.buffer.len() - head_length);
-                self.buffer.drain(head_length..head_length + received);
+                let received_part = self.buffer.drain(head_length..head_length + received);
+                self.body.clear();
+                match self.keeps_bodies {
+                    true => self.body.extend(received_part),
+                    false => drop(received_part),
+                }
                 let mut missing = length - received;
                 let mut part = [0; 1024];
                 while missing > 0 {
                     let room = part.len().min(missing);
-                    missing -= read_body(stream, &mut part[..room], deadline)?;
+                    let read = read_body(stream, &mut part[..room], deadline)?;
+                    if self.keeps_bodies {
+                        self.body.extend_from_slice(&part[..read]);
+                    }
+                    missing -= read;
                 }
                 Ok(())
             }
-            Body::Chunked(body) => self.skip_chunks(stream, head_length, body, deadline),
+            Body::Chunked(body) => {
+                self.body.clear();
+                self.skip_chunks(stream, head_length, body, deadline)
+            }
         }
     }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use log::Level;
 
-use crate::config::{Config, CurrentConfig};
 use crate::http::client_network::{ClientNetwork, CountedClient};
 use crate::http::connection_limits::{ConnectionLimiter, ConnectionPermit};
 use crate::http::memory_guard::{ThreadSlot, check_headroom};
@@ -49,13 +48,21 @@ pub struct Listener {
 }
 
 /// Limits from the configuration, evaluated for every connection.
-pub struct ConnectionLimits<'a> {
+#[derive(Default)]
+pub struct ConnectionLimits {
     /// 0: unlimited.
     pub max_connections: usize,
     /// 0: unlimited.
     pub max_connections_per_ip: usize,
     /// Connections of these proxies count for the client that `X-Forwarded-For` names, from their first authenticated request.
-    pub trusted_proxies: &'a [IpAddr],
+    pub trusted_proxies: Arc<[IpAddr]>,
+}
+
+impl ConnectionLimits {
+    /// Limits the connections in total only.
+    pub fn total(max_connections: usize) -> Self {
+        Self { max_connections, ..Self::default() }
+    }
 }
 
 /// An accepted connection within the limits.
@@ -109,8 +116,7 @@ impl Listener {
     pub fn run<'a>(
         &'a self,
         shutdown: &'a Shutdown,
-        config: &CurrentConfig,
-        limits: impl Fn(&Config) -> ConnectionLimits<'_>,
+        limits: impl Fn() -> ConnectionLimits,
         serve: impl Fn(DeadlineStream<'a>, ClientConnection<'a>) + Sync,
     ) -> Result<(), Error> {
         let serve = &serve;
@@ -121,8 +127,8 @@ impl Listener {
                     // Reset while it was queued: a storm of these must not cost a thread each.
                     Ok((socket, _)) if !matches!(socket.take_error(), Ok(None)) => {}
                     Ok((socket, peer)) => {
-                        let (config, socket) = (config.get(), Arc::new(socket));
-                        match self.admit(peer, &socket, &limits(&config)) {
+                        let socket = Arc::new(socket);
+                        match self.admit(peer, &socket, &limits()) {
                             Ok(client) => self.spawn(scope, shutdown, socket, client, serve),
                             Err(text) => self.reject(&socket, peer, text),
                         }
@@ -161,7 +167,7 @@ impl Listener {
         &self,
         peer: SocketAddr,
         socket: &Arc<TcpStream>,
-        limits: &ConnectionLimits<'_>,
+        limits: &ConnectionLimits,
     ) -> Result<ClientConnection<'_>, String> {
         let (name, max) = (self.name, limits.max_connections);
         let mut permit = self
@@ -255,24 +261,17 @@ impl AcceptError {
 mod tests {
     use super::*;
 
-    fn unlimited(_: &Config) -> ConnectionLimits<'_> {
-        ConnectionLimits { max_connections: 0, max_connections_per_ip: 0, trusted_proxies: &[] }
-    }
-
     #[test]
     fn unusable_socket_ends_open_connections() {
-        use crate::config::{Settings, Sources};
         use nix::sys::socket::{Shutdown as Half, shutdown};
         use std::os::fd::AsRawFd;
 
         let listener = Listener::bind("usage", SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let settings = Settings::load(&Sources::default()).unwrap();
-        let config = CurrentConfig::new(Config::new(&settings).unwrap());
         let stop = Shutdown::new().unwrap();
         let socket = listener.listener.as_raw_fd();
         let _peer = TcpStream::connect(listener.listener.local_addr().unwrap()).unwrap();
         // The connection's thread makes accept(2) fail and then waits for input.
-        let result = listener.run(&stop, &config, unlimited, |stream, _client| {
+        let result = listener.run(&stop, ConnectionLimits::default, |stream, _client| {
             shutdown(socket, Half::Both).unwrap();
             assert!(stream.wait_readable(Duration::from_secs(60)), "not ended");
         });

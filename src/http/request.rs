@@ -17,7 +17,7 @@ pub enum HeadError {
     Malformed(String),
 }
 
-/// A request without its body.
+/// The head of a request, and its body where the port keeps bodies.
 #[derive(Debug)]
 pub struct RequestHead<'a> {
     pub method: &'a str,
@@ -30,6 +30,8 @@ pub struct RequestHead<'a> {
     /// Host and port of a target in absolute form. They count instead of the `Host` header.
     authority: Option<&'a str>,
     headers: &'a [Header<'a>],
+    /// Empty if the port skips bodies, and for a body in chunks.
+    pub body: &'a [u8],
 }
 
 impl<'a> RequestHead<'a> {
@@ -60,6 +62,7 @@ impl<'a> RequestHead<'a> {
             authority: target.authority,
             minor_version: request.version.unwrap_or_default(),
             headers: request.headers,
+            body: &[],
         };
         Ok(Some((head, length)))
     }

@@ -3,6 +3,9 @@
 //! [`HttpService::handle_connection`] reads requests and sends responses. The port's own `route` authenticates and routes one
 //! request. A request that asks for a WebSocket ends the HTTP part of the connection.
 
+use std::io;
+use std::net::TcpStream;
+
 use log::Level;
 use tungstenite::WebSocket;
 
@@ -31,6 +34,15 @@ pub struct Upgrade<'a> {
     buffered: Vec<u8>,
 }
 
+impl Upgrade<'_> {
+    /// Completes the upgrade for a caller that does its own I/O. Returns the socket, and the bytes that the client sent after its
+    /// request.
+    pub fn into_socket(mut self) -> io::Result<(TcpStream, Vec<u8>)> {
+        websocket::send_switching_protocols(&mut self.stream, &self.key)?;
+        Ok((self.stream.try_clone_socket()?, self.buffered))
+    }
+}
+
 /// What follows a handled request.
 enum Next {
     Request,
@@ -50,6 +62,7 @@ pub struct HttpService {
     port: &'static str,
     /// The first request of a connection must arrive at once; otherwise it may take as long as any later one.
     expects_first_request: bool,
+    keeps_bodies: bool,
     /// Header lines that every rejection carries.
     rejection_header: Option<&'static str>,
     /// Limits the log lines that clients can cause.
@@ -59,12 +72,18 @@ pub struct HttpService {
 impl HttpService {
     pub fn new(port: &'static str) -> Self {
         let log = RateLimitedLog::new();
-        Self { port, expects_first_request: true, rejection_header: None, log }
+        Self { port, expects_first_request: true, keeps_bodies: false, rejection_header: None, log }
     }
 
     /// For clients that open connections in advance: the first request may take as long as any later one.
     pub fn allow_idle_start(mut self) -> Self {
         self.expects_first_request = false;
+        self
+    }
+
+    /// Passes bodies with a length to `route` instead of skipping them.
+    pub fn keep_bodies(mut self) -> Self {
+        self.keeps_bodies = true;
         self
     }
 
@@ -88,6 +107,9 @@ impl HttpService {
             true => RequestReader::new_awaiting_first(),
             false => RequestReader::default(),
         };
+        if self.keeps_bodies {
+            reader = reader.keep_bodies();
+        }
         let LastRequest { end, head_only } = loop {
             match self.handle_request(&mut stream, &mut reader, client, &mut route) {
                 Ok(Next::Request) => {}
@@ -196,7 +218,7 @@ mod tests {
     use crate::http::stats::ListenerStats;
     use crate::util::sync::Shutdown;
     use std::io::{Read, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpListener;
     use std::sync::Arc;
 
     #[test]

@@ -68,18 +68,26 @@ pub fn accept<'a>(
     buffered: Vec<u8>,
     max_message_bytes: usize,
 ) -> io::Result<WebSocket<DeadlineStream<'a>>> {
-    // Not a `Response`: a 101 has neither a body nor a Content-Length.
-    let head = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
-        derive_accept_key(key.as_bytes())
-    );
-    stream.write_message(head.as_bytes())?;
+    send_switching_protocols(&mut stream, key)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_message_size(Some(max_message_bytes))
         .max_frame_size(Some(max_message_bytes));
     Ok(WebSocket::from_partially_read(stream, buffered, Role::Server, Some(config)))
+}
+
+/// Sends `101 Switching Protocols`.
+pub(super) fn send_switching_protocols(
+    stream: &mut DeadlineStream<'_>,
+    key: &str,
+) -> io::Result<()> {
+    // Not a `Response`: a 101 has neither a body nor a Content-Length.
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+        derive_accept_key(key.as_bytes())
+    );
+    stream.write_message(head.as_bytes())
 }
 
 /// Sends a ping if nothing was sent for [`PING_AFTER`]. Returns how long the session may wait until the next call.

@@ -73,6 +73,11 @@ impl<'a> DeadlineStream<'a> {
         self
     }
 
+    /// Another handle of the socket, which stays open when this stream is dropped.
+    pub fn try_clone_socket(&self) -> io::Result<TcpStream> {
+        self.socket.try_clone()
+    }
+
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
     }

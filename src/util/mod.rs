@@ -18,3 +18,4 @@ pub mod supervisor;
 pub mod sync;
 pub mod text;
 pub mod thread;
+pub mod threads;

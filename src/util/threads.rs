@@ -1,4 +1,4 @@
-//! The agent's threads: each has a name and is joined.
+//! The threads of a program: each has a name and is joined.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,7 +11,7 @@ use crate::util::error::Error;
 /// Stack of a service thread. Reading and serializing a machine of 1 000 processors uses a fraction of it.
 const STACK_BYTES: usize = 256 << 10;
 
-pub(super) struct Threads {
+pub struct Threads {
     running: Vec<(&'static str, JoinHandle<()>)>,
     finished: (Sender<Finished>, Receiver<Finished>),
 }
@@ -19,13 +19,15 @@ pub(super) struct Threads {
 /// A thread's name and result.
 type Finished = (&'static str, Result<(), Error>);
 
-impl Threads {
-    pub(super) fn new() -> Self {
+impl Default for Threads {
+    fn default() -> Self {
         Self { running: Vec::new(), finished: channel() }
     }
+}
 
-    /// Starts a thread. If it fails, the agent stops.
-    pub(super) fn start(
+impl Threads {
+    /// Starts a thread. If it fails, the program stops.
+    pub fn start(
         &mut self,
         name: &'static str,
         work: impl FnOnce() -> Result<(), Error> + Send + 'static,
@@ -47,7 +49,7 @@ impl Threads {
     }
 
     /// Waits for all threads, `timeout` in all. Returns the error of the first one that failed.
-    pub(super) fn join(mut self, timeout: Duration) -> Result<(), Error> {
+    pub fn join(mut self, timeout: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + timeout;
         let mut result = Ok(());
         while !self.running.is_empty() {
