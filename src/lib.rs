@@ -21,6 +21,8 @@ pub mod core_client; // Core protocol: reports, commands
 pub mod heartbeat; // port 8888: heartbeats of applications
 pub mod hm_client; // hm protocol: reports
 pub mod http; // inbound connections: listener, limits, requests, responses, WebSocket upgrade
+#[cfg(feature = "hub")]
+pub mod hub; // hm-hub: the server of hm nodes
 pub mod metrics; // Prometheus and OpenMetrics exposition
 pub mod model; // plain data: RawSample, Snapshot, GPUs
 pub mod net; // outbound connections: URL, proxy, TLS, WebSocket client, reconnect

@@ -13,6 +13,8 @@ pub mod fake_nvml;
 pub mod full_disk;
 pub mod heartbeat;
 pub mod hm_server;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod hung_disk;
 pub mod monitor;
 pub mod netns;

@@ -1,0 +1,145 @@
+//! Which nodes may connect.
+
+use std::path::Path;
+
+use crate::config::Secret;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+
+/// `nodes.admission`.
+#[derive(Debug, Clone)]
+pub enum Admission {
+    /// Every node.
+    Open,
+    /// Nodes that send one of these tokens.
+    Token(Vec<JoinToken>),
+}
+
+/// A line of `nodes.tokens_file`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinToken {
+    token: Secret,
+    /// The only node that may use it.
+    node: Option<String>,
+    pub group: Option<String>,
+}
+
+/// What a connection may do after its handshake.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// The only node that it may become; `None`: any.
+    node: Option<String>,
+}
+
+impl Admitted {
+    /// The only node that the connection may become.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    pub fn allows(&self, node_id: &str) -> bool {
+        self.node.as_deref().is_none_or(|node| node == node_id)
+    }
+}
+
+impl Admission {
+    /// Checks the token of a handshake.
+    pub fn admit(&self, token: Option<&[u8]>) -> Option<Admitted> {
+        let tokens = match self {
+            Self::Open => return Some(Admitted::default()),
+            Self::Token(tokens) => tokens,
+        };
+        let candidate = token?;
+        // Every token is compared, so that the time does not depend on which one matches.
+        let mut matching = tokens.iter().filter(|token| token.token.matches(candidate));
+        let found = matching.next();
+        matching.for_each(drop);
+        found.map(|token| Admitted { node: token.node.clone() })
+    }
+}
+
+/// Parses the tokens file: a token per line, then optionally `node=ID` and `group=NAME`. Empty lines and lines that begin with `#` are
+/// ignored.
+pub fn parse_tokens(path: &Path, text: &str) -> Result<Vec<JoinToken>, String> {
+    let mut tokens: Vec<JoinToken> = Vec::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let token =
+            parse_token(line).map_err(|why| format!("{} line {number}: {why}", path.display()))?;
+        if tokens.iter().any(|other| other.token == token.token) {
+            return Err(format!(
+                "{} line {number}: this token is on an earlier line",
+                path.display()
+            ));
+        }
+        tokens.push(token);
+    }
+    match tokens.is_empty() {
+        true => Err(format!("{} contains no token", path.display())),
+        false => Ok(tokens),
+    }
+}
+
+fn parse_token(line: &str) -> Result<JoinToken, String> {
+    let mut words = line.split_ascii_whitespace();
+    let token = Secret::new(words.next().unwrap_or_default().to_owned());
+    let mut parsed = JoinToken { token, node: None, group: None };
+    for word in words {
+        let (field, value) = match word.split_once('=') {
+            Some(("node", value)) => (&mut parsed.node, value),
+            Some(("group", value)) => (&mut parsed.group, value),
+            // The word may be a part of a token with a blank in it.
+            _ => return Err("expected TOKEN [node=ID] [group=NAME]".to_owned()),
+        };
+        if value.is_empty() || field.is_some() {
+            return Err(format!(
+                "\"{}\" is empty or repeated",
+                escape_for_log(word, EXCERPT_CHARS)
+            ));
+        }
+        *field = Some(value.to_owned());
+    }
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Vec<JoinToken>, String> {
+        parse_tokens(Path::new("FILE"), text)
+    }
+
+    #[test]
+    fn open_admission_needs_no_token() {
+        let admitted = Admission::Open.admit(None).unwrap();
+        assert!(admitted.allows("a") && admitted.allows("b"));
+    }
+
+    #[test]
+    fn token_admits_its_node_or_every_node() {
+        let admission =
+            Admission::Token(parse("# fleet\n\ns3cret group=x\n bound  node=a\n").unwrap());
+        assert_eq!(admission.admit(None), None);
+        assert_eq!(admission.admit(Some(b"s3cre")), None);
+        assert!(admission.admit(Some(b"s3cret")).unwrap().allows("b"));
+        let bound = admission.admit(Some(b"bound")).unwrap();
+        assert!(bound.allows("a") && !bound.allows("b"));
+    }
+
+    #[test]
+    fn errors_name_the_line_and_never_the_token() {
+        for (text, expected) in [
+            ("", "FILE contains no token"),
+            ("# x\n", "FILE contains no token"),
+            ("\nt0ken x", "FILE line 2: expected TOKEN [node=ID] [group=NAME]"),
+            ("t0ken node=", "FILE line 1: \"node=\" is empty or repeated"),
+            ("t0ken node=a node=b", "FILE line 1: \"node=b\" is empty or repeated"),
+            ("t0ken\nt0ken node=a", "FILE line 2: this token is on an earlier line"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), expected);
+        }
+    }
+}

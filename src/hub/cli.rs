@@ -1,0 +1,213 @@
+//! Command line of hm-hub.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use lexopt::Parser;
+use lexopt::prelude::{Long, Short, Value};
+
+use crate::config::{Settings, Sources};
+use crate::hub::config::{HubConfig, SCHEMA};
+use crate::hub::original_config::{self, OriginalConfig};
+use crate::hub::run;
+use crate::hub::store::schema;
+use crate::util::error::Error;
+
+const USAGE: &str = "hm-hub is the server that hm nodes connect to.
+
+usage:
+  hm-hub [run]              Run the hub in the foreground until SIGTERM or SIGINT. SIGHUP reloads the configuration.
+  hm-hub check              Validate the configuration and print every setting with its source.
+  hm-hub backup FILE        Copy the database to FILE, also while the hub is running.
+  hm-hub -config FILE.json  Run with a configuration file of the published hm server.
+
+options:
+  -c, --config FILE         Configuration file. Default: /etc/hm-hub/hm-hub.toml, if it exists.
+  -s, --set KEY=VALUE       Set one setting. Overrides the environment (HM_HUB_KEY) and the file. May be repeated.
+  -h, --help                Print this help.
+  -V, --version             Print the version.
+
+settings (-s KEY=VALUE, or in the file):
+";
+
+const FOOTER: &str = "
+Exit codes: 0 stopped or done, 1 failed, 2 invalid arguments or configuration.
+";
+
+/// A parsed command line.
+#[derive(Debug, PartialEq, Eq)]
+enum Command {
+    Run,
+    Check,
+    Backup(PathBuf),
+    Help,
+    Version,
+}
+
+/// Configuration sources that the command line names.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Options {
+    file: Option<PathBuf>,
+    overrides: Vec<(String, String)>,
+    /// `-config`.
+    original: Option<PathBuf>,
+}
+
+/// Runs the command and returns the exit code.
+pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Error> {
+    let (command, options) = parse(arguments)?;
+    match command {
+        Command::Run => {
+            let (sources, notes) = options.sources()?;
+            run::run(&sources, &notes)?;
+        }
+        Command::Check => {
+            let (sources, notes) = options.sources()?;
+            let settings = Settings::load(&sources)?;
+            HubConfig::new(&settings)?;
+            for warning in settings.warnings.iter().chain(&notes) {
+                // A line that cannot be written is lost, as in the hub's log.
+                let _ = writeln!(std::io::stderr(), "hm-hub: {warning}");
+            }
+            print(&settings.effective())?;
+        }
+        Command::Backup(to) => backup(&options.sources()?.0, &to)?,
+        Command::Help => print(&help())?,
+        Command::Version => print(concat!("hm-hub ", env!("CARGO_PKG_VERSION"), "\n"))?,
+    }
+    Ok(0)
+}
+
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), Error> {
+    // The published server's flags have one dash.
+    let one_dash = |argument: OsString| match argument.to_str() {
+        Some("-config") => "--original-config".into(),
+        Some("-version") => "--version".into(),
+        _ => argument,
+    };
+    let mut parser = Parser::from_args(arguments.into_iter().map(one_dash));
+    let (mut words, mut options) = (Vec::new(), Options::default());
+    let invalid = |error: lexopt::Error| Error::Arguments(error.to_string());
+    while let Some(argument) = parser.next().map_err(invalid)? {
+        match argument {
+            Short('h') | Long("help") => return Ok((Command::Help, options)),
+            Short('V') | Long("version") => return Ok((Command::Version, options)),
+            Short('c') | Long("config") => {
+                options.file = Some(parser.value().map_err(invalid)?.into());
+            }
+            Long("original-config") => {
+                options.original = Some(parser.value().map_err(invalid)?.into());
+            }
+            Short('s') | Long("set") => {
+                let text = parser.value().map_err(invalid)?;
+                let pair = text.to_str().and_then(|text| text.split_once('='));
+                let (key, value) =
+                    pair.ok_or_else(|| Error::Arguments("-s needs KEY=VALUE".to_owned()))?;
+                options.overrides.push((key.to_owned(), value.to_owned()));
+            }
+            Value(word) => words.push(word),
+            other @ (Short(_) | Long(_)) => return Err(invalid(other.unexpected())),
+        }
+    }
+    Ok((command(&words)?, options))
+}
+
+fn command(words: &[OsString]) -> Result<Command, Error> {
+    let names: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    match names.iter().map(|name| &**name).collect::<Vec<_>>()[..] {
+        [] | ["run"] => Ok(Command::Run),
+        ["check"] => Ok(Command::Check),
+        ["backup", _] => Ok(Command::Backup(PathBuf::from(&words[1]))),
+        ["backup"] => Err(Error::Arguments("backup needs the name of a file".to_owned())),
+        [first, ..] => {
+            let why = format!("unexpected argument \"{}\"", first.escape_debug());
+            Err(Error::Arguments(why))
+        }
+    }
+}
+
+impl Options {
+    /// The sources, and what the operator must know about a configuration of the published server.
+    fn sources(self) -> Result<(Sources, Vec<String>), Error> {
+        let original = match &self.original {
+            Some(path) => original_config::read(path)?,
+            None => OriginalConfig::default(),
+        };
+        let overrides = original.settings.into_iter().chain(self.overrides).collect();
+        Ok((Sources::new(&SCHEMA, self.file, overrides)?, original.notes))
+    }
+}
+
+fn backup(sources: &Sources, to: &Path) -> Result<(), Error> {
+    let config = HubConfig::new(&Settings::load(sources)?)?;
+    let database = run::database(&config);
+    let fail = |what: &str, error: String| Error::system(what, std::io::Error::other(error));
+    if to.exists() {
+        let exists = std::io::Error::from(nix::errno::Errno::EEXIST);
+        return Err(Error::system(format!("create {}", to.display()), exists));
+    }
+    let source = schema::open_read_only(&database)
+        .map_err(|error| fail(&format!("open database {}", database.display()), error.0))?;
+    schema::back_up(&source, to)
+        .map_err(|error| fail(&format!("copy the database to {}", to.display()), error.0))
+}
+
+fn help() -> String {
+    let mut text = USAGE.to_owned();
+    for row in SCHEMA.rows {
+        let default = row.default.map_or(String::new(), |default| format!(" Default: {default}."));
+        text.push_str(&format!("  {:<24}{}{default}\n", row.key, row.description));
+    }
+    text + FOOTER
+}
+
+/// Writes to standard output. Does not use `print!`, which panics when the reader has closed the pipe.
+fn print(text: &str) -> Result<(), Error> {
+    let written = std::io::stdout().write_all(text.as_bytes());
+    written.map_err(|error| Error::system("write to standard output", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<(Command, Options), String> {
+        parse(line.split_whitespace().map(OsString::from)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn parses_commands_and_options() {
+        let plain = Options::default;
+        let file = |path: &str| Options { file: Some(path.into()), ..plain() };
+        let original = |path: &str| Options { original: Some(path.into()), ..plain() };
+        for (line, expected) in [
+            ("", (Command::Run, plain())),
+            ("run -c f", (Command::Run, file("f"))),
+            ("-config f.json", (Command::Run, original("f.json"))),
+            ("--config f check", (Command::Check, file("f"))),
+            ("backup f", (Command::Backup("f".into()), plain())),
+            ("-version", (Command::Version, plain())),
+            ("check --help", (Command::Help, plain())),
+        ] {
+            assert_eq!(parsed(line).unwrap(), expected, "{line}");
+        }
+        let (_, options) = parsed("-s a=b --set c=d=e").unwrap();
+        assert_eq!(options.overrides, [("a".into(), "b".into()), ("c".into(), "d=e".into())]);
+    }
+
+    #[test]
+    fn rejects_other_arguments() {
+        for line in
+            ["nonsense", "run check", "backup", "backup a b", "-s x", "-x", "--nonsense", "-c"]
+        {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_lists_every_setting() {
+        let help = help();
+        assert!(SCHEMA.rows.iter().all(|row| help.contains(&format!("\n  {} ", row.key))));
+    }
+}

@@ -1,0 +1,229 @@
+//! Settings of hm-hub.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::config::layers::read_text;
+use crate::config::table::TakesEffect::{OnReload, OnRestart};
+use crate::config::table::{ADDRESS, LOG_LEVEL, NAME, PATH, row, seconds};
+use crate::config::value::Kind;
+use crate::config::{Schema, Settings};
+use crate::hub::admission::{Admission, parse_tokens};
+use crate::hub::store::Retention;
+use crate::util::error::Error;
+
+const DURATION: Kind = Kind::Text {
+    what: "a number with a unit, such as 90s, 30m, 24h or 30d",
+    check: |text| parse_duration(text).is_some(),
+};
+
+pub static SCHEMA: Schema = Schema {
+    program: "hm-hub",
+    environment_prefix: "HM_HUB_",
+    default_file: "/etc/hm-hub/hm-hub.toml",
+    rows: &[
+        row("log_level", Some("info"), LOG_LEVEL, OnReload, "error, warn, info, debug or trace."),
+        row("state_dir", Some("/var/lib/hm-hub"), PATH, OnRestart, "Directory of the database."),
+        row(
+            "hm.listen",
+            Some("127.0.0.1:9521"),
+            ADDRESS,
+            OnRestart,
+            "Address and port for hm nodes. Beyond loopback, nodes.admission must be set.",
+        ),
+        row(
+            "hm.job",
+            Some("hm"),
+            NAME,
+            OnRestart,
+            "Value of the label job in /metrics/prometheus of the hm port.",
+        ),
+        row(
+            "core.listen",
+            Some("127.0.0.1:9999"),
+            ADDRESS,
+            OnRestart,
+            "Address and port for Core nodes, monitor clients and the REST API. Beyond loopback, nodes.admission must be set.",
+        ),
+        row(
+            "commands.enabled",
+            Some("false"),
+            Kind::Flag,
+            OnRestart,
+            "Accept commands for Core nodes on the REST API.",
+        ),
+        row(
+            "nodes.admission",
+            None,
+            Kind::Text { what: "open or token", check: |text| matches!(text, "open" | "token") },
+            OnReload,
+            "open: every node may connect. token: nodes that send a token of nodes.tokens_file. Default: open, if every listener has a loopback address.",
+        ),
+        row(
+            "nodes.tokens_file",
+            None,
+            Kind::SecretFile,
+            OnReload,
+            "File with one token per line: TOKEN [node=ID] [group=NAME].",
+        ),
+        row(
+            "nodes.offline_after",
+            Some("60"),
+            seconds(86_400),
+            OnRestart,
+            "Seconds after which a node that has lost its connection is offline, 1 to 86400.",
+        ),
+        row("history.raw", Some("24h"), DURATION, OnRestart, "How long reports are kept."),
+        row("history.means", Some("30d"), DURATION, OnRestart, "How long 5-minute means are kept."),
+    ],
+};
+
+/// The value of every setting.
+#[derive(Debug)]
+pub struct HubConfig {
+    pub log_level: LevelFilter,
+    pub state_dir: PathBuf,
+    pub hm_listen: SocketAddr,
+    pub hm_job: String,
+    pub core_listen: SocketAddr,
+    pub commands_enabled: bool,
+    pub admission: Admission,
+    pub offline_after: Duration,
+    pub retention: Retention,
+}
+
+impl HubConfig {
+    /// Converts every setting to its type and reads the tokens file.
+    pub fn new(settings: &Settings) -> Result<Self, Error> {
+        let listen =
+            |key| settings.parsed(key).ok_or_else(|| settings.invalid(key, "is not an address"));
+        let (hm_listen, core_listen) = (listen("hm.listen")?, listen("core.listen")?);
+        let duration = |key| settings.text(key).and_then(parse_duration).unwrap_or_default();
+        Ok(Self {
+            log_level: settings.parsed("log_level").unwrap_or(LevelFilter::Info),
+            state_dir: settings.parsed("state_dir").unwrap_or_default(),
+            hm_listen,
+            hm_job: settings.text("hm.job").unwrap_or_default().to_owned(),
+            core_listen,
+            commands_enabled: settings.flag("commands.enabled"),
+            admission: admission(
+                settings,
+                &[("hm.listen", hm_listen), ("core.listen", core_listen)],
+            )?,
+            offline_after: settings.seconds("nodes.offline_after"),
+            retention: Retention { raw: duration("history.raw"), means: duration("history.means") },
+        })
+    }
+}
+
+fn admission(settings: &Settings, listeners: &[(&str, SocketAddr)]) -> Result<Admission, Error> {
+    match (settings.text("nodes.admission"), settings.text("nodes.tokens_file")) {
+        (Some("token"), Some(path)) => {
+            let path = PathBuf::from(path);
+            let tokens = read_text(&path).and_then(|text| parse_tokens(&path, &text));
+            tokens.map(Admission::Token).map_err(|why| settings.invalid("nodes.tokens_file", &why))
+        }
+        (Some("token"), None) => {
+            Err(settings.invalid("nodes.admission", "token needs nodes.tokens_file"))
+        }
+        (_, Some(_)) => {
+            let why = "is read only with nodes.admission=token";
+            Err(settings.invalid("nodes.tokens_file", why))
+        }
+        (Some(_), None) => Ok(Admission::Open),
+        (None, None) => {
+            let is_open =
+                |(_, address): &&(&str, SocketAddr)| !address.ip().to_canonical().is_loopback();
+            let Some((key, address)) = listeners.iter().find(is_open) else {
+                return Ok(Admission::Open);
+            };
+            let why = format!(
+                "must be set, because {key} {address} is not a loopback address: open (every node may connect) or token (nodes with a token of nodes.tokens_file)"
+            );
+            Err(settings.invalid("nodes.admission", &why))
+        }
+    }
+}
+
+/// A number and a unit: s, m, h or d.
+fn parse_duration(text: &str) -> Option<Duration> {
+    let unit = text.chars().next_back()?;
+    let number = text.strip_suffix(unit)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return None,
+    };
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u32 = number.parse().ok().filter(|number| is_number && *number > 0)?;
+    Some(Duration::from_secs(u64::from(number) * seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Sources;
+
+    fn with(overrides: &[(&str, &str)]) -> Result<HubConfig, String> {
+        let overrides = overrides.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+        let overrides = overrides.collect();
+        let sources = Sources { schema: &SCHEMA, overrides, ..Default::default() };
+        let settings = Settings::load(&sources).map_err(|error| error.to_string())?;
+        HubConfig::new(&settings).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn has_documented_defaults() {
+        let config = with(&[]).unwrap();
+        assert_eq!(config.hm_listen, "127.0.0.1:9521".parse().unwrap());
+        assert!(matches!(config.admission, Admission::Open));
+        assert_eq!(config.retention.raw, Duration::from_secs(86_400));
+        assert_eq!(config.retention.means, Duration::from_secs(30 * 86_400));
+    }
+
+    #[test]
+    fn requires_admission_beyond_loopback() {
+        assert!(with(&[("core.listen", "0.0.0.0:0")]).is_err());
+        for (listen, is_loopback) in [
+            ("127.0.0.1:0", true),
+            ("[::1]:0", true),
+            ("[::ffff:127.0.0.1]:0", true),
+            ("0.0.0.0:0", false),
+            ("[::]:0", false),
+            ("192.0.2.1:0", false),
+        ] {
+            assert_eq!(with(&[("hm.listen", listen)]).is_ok(), is_loopback, "{listen}");
+            let open = with(&[("hm.listen", listen), ("nodes.admission", "open")]);
+            assert!(open.is_ok(), "{listen}");
+        }
+        let error = with(&[("hm.listen", "0.0.0.0:0")]).unwrap_err();
+        assert!(error.contains("nodes.admission: must be set"), "{error}");
+    }
+
+    #[test]
+    fn tokens_file_and_admission_belong_together() {
+        let error = with(&[("nodes.admission", "token")]).unwrap_err();
+        assert!(error.contains("token needs nodes.tokens_file"), "{error}");
+        let error = with(&[("nodes.tokens_file", "/nonexistent")]).unwrap_err();
+        assert!(error.contains("is read only with nodes.admission=token"), "{error}");
+        let both = [("nodes.admission", "token"), ("nodes.tokens_file", "/nonexistent")];
+        let error = with(&both).unwrap_err();
+        assert!(error.contains("cannot read /nonexistent: no such file"), "{error}");
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        for (text, seconds) in [("90s", 90), ("30m", 1800), ("24h", 86_400), ("30d", 2_592_000)] {
+            assert_eq!(parse_duration(text), Some(Duration::from_secs(seconds)), "{text}");
+        }
+        for text in ["", "h", "24", "0h", "-1h", "+1h", "1.5h", "1w", "1 h", "99999999999d", "1é"]
+        {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Messages of Core: text frames of JSON with `type`, `id`, `timestamp` and `data`, as the published service reads and writes them.
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::hub::store::core_records::commands::NewCommand;
+
+/// A message of a node or of a monitor client. All four fields are needed; `timestamp` is not interpreted.
+#[derive(Debug, Deserialize)]
+pub struct Envelope {
+    pub r#type: String,
+    pub id: String,
+    #[serde(rename = "timestamp")]
+    _timestamp: String,
+    pub data: Value,
+}
+
+impl Envelope {
+    pub fn parse(message: &str) -> Result<Self, String> {
+        serde_json::from_str(message).map_err(|error| error.to_string())
+    }
+}
+
+/// Data of `node_register`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Register {
+    pub hostname: String,
+    pub ip_address: String,
+    pub node_id: Option<String>,
+    pub os_info: Option<String>,
+}
+
+/// Data of `heartbeat`; `metrics` is read by [`Metrics::parse`].
+#[derive(Debug, Deserialize)]
+pub struct Heartbeat {
+    pub node_id: Option<String>,
+    #[serde(default)]
+    pub metrics: Value,
+}
+
+/// What a node measures. Everything is optional. Usage is in percent, totals in the unit of the sender.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct Metrics {
+    pub cpu_usage: Option<f64>,
+    pub memory_usage: Option<f64>,
+    pub disk_usage: Option<f64>,
+    pub load_average: Option<f64>,
+    pub memory_total: Option<f64>,
+    pub memory_available: Option<f64>,
+    pub disk_total: Option<f64>,
+    pub disk_available: Option<f64>,
+    pub uptime: Option<f64>,
+}
+
+impl Metrics {
+    pub fn parse(data: &Value) -> Option<Self> {
+        Self::deserialize(data).ok()
+    }
+}
+
+/// Data of `command_result`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CommandResult {
+    pub command_id: String,
+    pub exit_code: Option<i64>,
+    #[serde(default)]
+    pub stdout: String,
+    #[serde(default)]
+    pub stderr: String,
+    pub execution_time_ms: Option<u64>,
+}
+
+/// Data of `command_started`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CommandStarted {
+    pub command_id: String,
+}
+
+/// A message of the hub. `now` is the hub's time.
+pub fn message(kind: &str, id: &str, now: Timestamp, data: &Value) -> String {
+    json!({"type": kind, "id": id, "timestamp": message_time(now), "data": data}).to_string()
+}
+
+/// An `error` message, which has an id of its own.
+pub fn error(code: &str, message_text: &str, details: &str, now: Timestamp) -> String {
+    let data = json!({"error_code": code, "message": message_text, "details": details});
+    message("error", &new_id(), now, &data)
+}
+
+/// A command for a node.
+pub fn execute_command(command: &NewCommand, now: Timestamp) -> String {
+    let NewCommand { command_id, text, timeout_s } = command;
+    let data = json!({"command_id": command_id, "command_text": text, "timeout": timeout_s});
+    message("execute_command", &new_id(), now, &data)
+}
+
+pub fn new_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// The form of times in messages: nanoseconds and `+00:00`.
+pub fn message_time(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%S.%9f+00:00").to_string()
+}
+
+/// The form of times in the REST API: whole seconds and `Z`.
+pub fn rest_time(milliseconds: i64) -> String {
+    let time = Timestamp::from_millisecond(milliseconds).unwrap_or_default();
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelope_needs_all_fields() {
+        let whole = json!({"type": "t", "id": "1", "timestamp": "any", "data": {}});
+        assert!(Envelope::parse(&whole.to_string()).is_ok());
+        for field in ["type", "id", "timestamp", "data"] {
+            let mut cut = whole.clone();
+            cut.as_object_mut().unwrap().remove(field);
+            assert!(Envelope::parse(&cut.to_string()).is_err(), "{field}");
+        }
+        assert!(Envelope::parse("").is_err() && Envelope::parse("[]").is_err());
+    }
+
+    #[test]
+    fn reads_the_documents_of_the_published_protocol() {
+        let register = json!({"node_id": "node-001", "hostname": "server-01",
+            "ip_address": "192.168.1.100", "os_info": "Ubuntu 22.04 LTS", "cpu_count": 8});
+        let register = Register::deserialize(&register).unwrap();
+        assert_eq!(register.node_id.as_deref(), Some("node-001"));
+        let metrics = json!({"cpu_usage": 45.2, "memory_usage": 68, "disk_usage": null, "x": []});
+        let expected =
+            Metrics { cpu_usage: Some(45.2), memory_usage: Some(68.0), ..Default::default() };
+        assert_eq!(Metrics::parse(&metrics), Some(expected));
+        assert_eq!(Metrics::parse(&json!({"cpu_usage": "45"})), None);
+        let result = json!({"command_id": "cmd-001", "exit_code": 0, "stdout": "x", "stderr": "",
+            "execution_time_ms": 125});
+        assert_eq!(CommandResult::deserialize(&result).unwrap().execution_time_ms, Some(125));
+    }
+
+    #[test]
+    fn times_have_the_forms_of_the_published_service() {
+        let time = Timestamp::new(1_737_453_600, 5).unwrap();
+        assert_eq!(message_time(time), "2025-01-21T10:00:00.000000005+00:00");
+        assert_eq!(rest_time(1_737_453_600_999), "2025-01-21T10:00:00Z");
+    }
+}

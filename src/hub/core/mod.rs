@@ -1,0 +1,7 @@
+//! The Core protocol: messages, connections of nodes and of monitor clients, and the REST API.
+
+pub mod messages;
+pub mod monitor;
+pub mod node_session;
+pub mod rest;
+pub mod server;

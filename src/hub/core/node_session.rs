@@ -1,0 +1,361 @@
+//! One connection of a Core node, without I/O: messages and the time go in, actions come out.
+//!
+//! The published node agent reads one message per 30 s and is sent three, believes that a ping is the end of the connection, and never
+//! returns after a connection has ended. So it is never pinged and never closed for silence, and answers that it does not need are skipped when
+//! it does not read.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::hub::core::messages::{
+    self, CommandResult, CommandStarted, Envelope, Heartbeat, Metrics, Register,
+};
+use crate::hub::store::Stored;
+
+/// A longer id is refused.
+const MAX_NODE_ID_BYTES: usize = 256;
+
+/// Longer host names, addresses and systems are refused.
+const MAX_TEXT_BYTES: usize = 1024;
+
+/// What the caller does about a message.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    Send(String),
+    /// Send it, and close the connection.
+    SendAndClose(String),
+    /// Store it, and then send [`answer`].
+    Store(Request),
+}
+
+/// What is stored for a node, with the id of the message to answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    pub id: String,
+    pub node_id: Arc<str>,
+    pub content: Content,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    Register(Register),
+    /// `None`: the node has sent no metrics, or wrong ones.
+    Heartbeat(Option<Metrics>),
+    Metrics(Metrics),
+    CommandStarted(CommandStarted),
+    CommandResult(CommandResult),
+}
+
+/// State of one connection.
+#[derive(Debug)]
+pub struct NodeSession {
+    /// From the URL, or invented.
+    node_id: Arc<str>,
+    /// The first message that names a node decides. Later messages cannot write for another one.
+    is_bound: bool,
+    /// The only node that the token admits.
+    admitted: Option<Arc<str>>,
+}
+
+impl NodeSession {
+    /// `url_node_id` is from the query of the URL, `admitted` the only node that the token admits.
+    pub fn new(url_node_id: Option<&str>, admitted: Option<&str>) -> Self {
+        let node_id = url_node_id.map_or_else(|| messages::new_id().into(), Arc::from);
+        Self { node_id, is_bound: false, admitted: admitted.map(Arc::from) }
+    }
+
+    /// The node, once a message has named it.
+    pub fn node_id(&self) -> Option<&Arc<str>> {
+        self.is_bound.then_some(&self.node_id)
+    }
+
+    pub fn welcome(&self, now: Timestamp) -> String {
+        let data = json!({"message": "欢迎连接到Server Manager Core", "node_id": &*self.node_id});
+        messages::message("welcome", &messages::new_id(), now, &data)
+    }
+
+    pub fn on_message(&mut self, now: Timestamp, message: &str) -> Action {
+        let envelope = match Envelope::parse(message) {
+            Ok(envelope) => envelope,
+            Err(why) => {
+                let text = messages::error("PARSE_ERROR", "消息解析失败", &why, now);
+                return Action::SendAndClose(text);
+            }
+        };
+        let data = &envelope.data;
+        match envelope.r#type.as_str() {
+            "node_register" => self.on_register(now, &envelope),
+            "heartbeat" => {
+                let heartbeat = Heartbeat::deserialize(data).ok();
+                let (named, metrics) = match heartbeat {
+                    Some(heartbeat) => (heartbeat.node_id, Metrics::parse(&heartbeat.metrics)),
+                    None => (None, None),
+                };
+                self.store(now, &envelope, named, Content::Heartbeat(metrics))
+            }
+            "metrics" => match Metrics::parse(data) {
+                Some(metrics) => self.store(now, &envelope, named(data), Content::Metrics(metrics)),
+                None => {
+                    let text = messages::error("INVALID_METRIC_DATA", "监控数据格式错误", "", now);
+                    Action::SendAndClose(text)
+                }
+            },
+            "command_started" => match CommandStarted::deserialize(data) {
+                Ok(started) => {
+                    self.store(now, &envelope, named(data), Content::CommandStarted(started))
+                }
+                Err(why) => invalid(now, &why.to_string()),
+            },
+            "command_result" => match CommandResult::deserialize(data) {
+                Ok(result) => {
+                    self.store(now, &envelope, named(data), Content::CommandResult(result))
+                }
+                Err(why) => invalid(now, &why.to_string()),
+            },
+            other => Action::Send(unknown_type(other, now)),
+        }
+    }
+
+    fn on_register(&mut self, now: Timestamp, envelope: &Envelope) -> Action {
+        let register = match Register::deserialize(&envelope.data) {
+            Ok(register) => register,
+            Err(why) => {
+                let why = why.to_string();
+                let text =
+                    messages::error("INVALID_REGISTER_DATA", "节点注册数据格式错误", &why, now);
+                return Action::SendAndClose(text);
+            }
+        };
+        let texts =
+            [Some(&register.hostname), Some(&register.ip_address), register.os_info.as_ref()];
+        if texts.into_iter().flatten().any(|text| text.len() > MAX_TEXT_BYTES) {
+            return invalid(now, "hostname, ip_address or os_info is too long");
+        }
+        let node_id = register.node_id.clone();
+        self.store(now, envelope, node_id, Content::Register(register))
+    }
+
+    /// Binds the connection to the node that the message names, and stores the message for it.
+    fn store(
+        &mut self,
+        now: Timestamp,
+        envelope: &Envelope,
+        named: Option<String>,
+        content: Content,
+    ) -> Action {
+        let named: Arc<str> =
+            named.filter(|id| !id.is_empty()).map_or(self.node_id.clone(), Arc::from);
+        if named.len() > MAX_NODE_ID_BYTES {
+            return invalid(now, "node_id is too long");
+        }
+        if self.is_bound && named != self.node_id {
+            return invalid(now, &format!("this connection belongs to node {}", self.node_id));
+        }
+        if self.admitted.as_ref().is_some_and(|admitted| *admitted != named) {
+            let text = messages::error(
+                "INVALID_TOKEN",
+                "认证令牌无效",
+                "the token belongs to another node",
+                now,
+            );
+            return Action::Send(text);
+        }
+        (self.node_id, self.is_bound) = (named.clone(), true);
+        Action::Store(Request { id: envelope.id.clone(), node_id: named, content })
+    }
+}
+
+/// The answer to a request after the attempt to store it; `None`: there is none.
+pub fn answer(request: &Request, stored: Stored, now: Timestamp) -> Option<String> {
+    let node_id = &request.node_id;
+    let (kind, data) = match (&request.content, stored) {
+        (Content::Register(_), Stored::Failed) => {
+            let text = messages::error("CREATE_NODE_FAILED", "节点注册失败", "database error", now);
+            return Some(text);
+        }
+        (Content::Register(register), Stored::Created) => {
+            let info = json!({"id": &**node_id, "hostname": register.hostname,
+                "ip_address": register.ip_address, "status": "online"});
+            let data = json!({"success": true, "message": "节点注册成功", "node_id": &**node_id,
+                "action": "created", "node_info": info});
+            ("register_response", data)
+        }
+        (Content::Register(_), Stored::Done { .. }) => {
+            let data = json!({"success": true, "message": "节点信息更新成功", "node_id": &**node_id,
+                "action": "updated"});
+            ("register_response", data)
+        }
+        (Content::Heartbeat(_), stored) => {
+            let saved = stored != Stored::Failed;
+            let data = json!({"received": true, "node_id": &**node_id, "metrics_saved": saved});
+            ("heartbeat_ack", data)
+        }
+        (Content::Metrics(_), Stored::Failed) => {
+            return Some(messages::error(
+                "SAVE_METRICS_FAILED",
+                "保存监控数据失败",
+                "database error",
+                now,
+            ));
+        }
+        (Content::Metrics(_), stored) => {
+            let metric_id = match stored {
+                Stored::Done { metric_id } => metric_id,
+                Stored::Created | Stored::Failed => 0,
+            };
+            let data = json!({"success": true, "message": "监控数据保存成功", "node_id": &**node_id,
+                "metric_id": metric_id});
+            ("metrics_response", data)
+        }
+        (Content::CommandStarted(_), _) => return None,
+        // Without a confirmation the node repeats the result.
+        (Content::CommandResult(_), Stored::Failed) => return None,
+        (Content::CommandResult(_), _) => {
+            ("command_received", json!({"received": true, "node_id": &**node_id}))
+        }
+    };
+    Some(messages::message(kind, &request.id, now, &data))
+}
+
+/// Whether a node that does not read can do without the answer.
+pub fn is_optional(request: &Request) -> bool {
+    matches!(request.content, Content::Heartbeat(_) | Content::Metrics(_))
+}
+
+fn named(data: &Value) -> Option<String> {
+    data.get("node_id").and_then(Value::as_str).map(str::to_owned)
+}
+
+fn invalid(now: Timestamp, why: &str) -> Action {
+    Action::Send(messages::error("VALIDATION_ERROR", "数据验证失败", why, now))
+}
+
+fn unknown_type(kind: &str, now: Timestamp) -> String {
+    let known = "支持的消息类型: node_register, heartbeat, metrics, command_result";
+    let kind: String = kind.chars().take(64).collect();
+    messages::error("UNKNOWN_MESSAGE_TYPE", &format!("未知的消息类型: {kind}"), known, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::from_second(1_737_453_600).unwrap()
+    }
+
+    fn message(kind: &str, data: &Value) -> String {
+        json!({"type": kind, "id": "7", "timestamp": "t", "data": data}).to_string()
+    }
+
+    /// `error_code` of an error, `type` of another message.
+    fn kind(text: &str) -> String {
+        let value: Value = serde_json::from_str(text).unwrap();
+        let code = value["data"]["error_code"].as_str();
+        code.or(value["type"].as_str()).unwrap().to_owned()
+    }
+
+    #[test]
+    fn welcomes_with_the_id_of_the_url_or_a_new_one() {
+        let welcome: Value =
+            serde_json::from_str(&NodeSession::new(Some("a"), None).welcome(now())).unwrap();
+        assert_eq!(
+            (&welcome["type"], &welcome["data"]["node_id"]),
+            (&json!("welcome"), &json!("a"))
+        );
+        let welcome: Value =
+            serde_json::from_str(&NodeSession::new(None, None).welcome(now())).unwrap();
+        assert_eq!(welcome["data"]["node_id"].as_str().unwrap().len(), 36);
+    }
+
+    #[test]
+    fn malformed_messages_are_errors_and_some_end_the_connection() {
+        let long = "x".repeat(2000);
+        for (text, code, ends) in [
+            ("x".to_owned(), "PARSE_ERROR", true),
+            (message("node_register", &json!({})), "INVALID_REGISTER_DATA", true),
+            (message("metrics", &json!({"cpu_usage": "x"})), "INVALID_METRIC_DATA", true),
+            (message("command_result", &json!({})), "VALIDATION_ERROR", false),
+            (message("command_started", &json!({})), "VALIDATION_ERROR", false),
+            (message("nonsense", &json!({})), "UNKNOWN_MESSAGE_TYPE", false),
+            (message("heartbeat", &json!({"node_id": long})), "VALIDATION_ERROR", false),
+            (
+                message("node_register", &json!({"hostname": long, "ip_address": ""})),
+                "VALIDATION_ERROR",
+                false,
+            ),
+        ] {
+            match NodeSession::new(Some("a"), None).on_message(now(), &text) {
+                Action::Send(answer) => assert!(!ends && kind(&answer) == code, "{answer}"),
+                Action::SendAndClose(answer) => assert!(ends && kind(&answer) == code, "{answer}"),
+                Action::Store(request) => panic!("{request:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn first_message_that_names_a_node_binds_the_connection() {
+        let mut session = NodeSession::new(Some("url"), None);
+        assert!(session.node_id().is_none());
+        let heartbeat = |node: &str| message("heartbeat", &json!({"node_id": node}));
+        assert!(matches!(session.on_message(now(), &heartbeat("a")), Action::Store(_)));
+        assert_eq!(session.node_id().map(|id| &**id), Some("a"));
+        let Action::Send(refused) = session.on_message(now(), &heartbeat("b")) else { panic!() };
+        assert_eq!(kind(&refused), "VALIDATION_ERROR");
+        let unnamed = session.on_message(now(), &message("heartbeat", &json!(null)));
+        let expected =
+            Request { id: "7".into(), node_id: "a".into(), content: Content::Heartbeat(None) };
+        assert_eq!(unnamed, Action::Store(expected));
+    }
+
+    #[test]
+    fn token_of_another_node_is_refused() {
+        let mut session = NodeSession::new(Some("a"), Some("b"));
+        let Action::Send(refused) = session.on_message(now(), &message("heartbeat", &json!({})))
+        else {
+            panic!()
+        };
+        assert_eq!(kind(&refused), "INVALID_TOKEN");
+    }
+
+    #[test]
+    fn answers_depend_on_content_and_store() {
+        let register =
+            Register { hostname: "h".into(), ip_address: "i".into(), node_id: None, os_info: None };
+        let started = CommandStarted { command_id: "c".into() };
+        let result = CommandResult {
+            command_id: "c".into(),
+            exit_code: Some(0),
+            stdout: String::new(),
+            stderr: String::new(),
+            execution_time_ms: None,
+        };
+        let done = Stored::Done { metric_id: 5 };
+        let request = |content: Content| Request { id: "7".into(), node_id: "a".into(), content };
+        for (content, stored, expected) in [
+            (Content::Register(register.clone()), Stored::Created, Some("register_response")),
+            (Content::Register(register.clone()), done, Some("register_response")),
+            (Content::Register(register), Stored::Failed, Some("CREATE_NODE_FAILED")),
+            (Content::Heartbeat(None), done, Some("heartbeat_ack")),
+            (Content::Heartbeat(None), Stored::Failed, Some("heartbeat_ack")),
+            (Content::Metrics(Metrics::default()), done, Some("metrics_response")),
+            (Content::Metrics(Metrics::default()), Stored::Failed, Some("SAVE_METRICS_FAILED")),
+            (Content::CommandStarted(started), done, None),
+            (Content::CommandResult(result.clone()), done, Some("command_received")),
+            (Content::CommandResult(result), Stored::Failed, None),
+        ] {
+            let request = request(content);
+            let found = answer(&request, stored, now());
+            assert_eq!(found.as_deref().map(kind).as_deref(), expected, "{request:?}");
+            if let Some(text) = found {
+                assert!(text.contains("\"id\":\"7\"") || text.contains("error_code"), "{text}");
+                let saved = stored != Stored::Failed;
+                let is_ack = text.contains("heartbeat_ack");
+                assert!(!is_ack || text.contains(&format!("\"metrics_saved\":{saved}")), "{text}");
+            }
+        }
+    }
+}

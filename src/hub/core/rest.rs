@@ -1,0 +1,362 @@
+//! The REST API of Core. Every answer of it has HTTP status 200, errors too: published clients throw at any other status.
+
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::http::request::RequestHead;
+use crate::hub::Hub;
+use crate::hub::core::messages::{self, rest_time};
+use crate::hub::event_loop::mailbox::Message;
+use crate::hub::nodes::Presence;
+use crate::hub::store::core_records::commands::{self, Filter, NewCommand, StoredCommand};
+use crate::hub::store::core_records::query_metrics;
+use crate::hub::store::{StoreError, Stored, Write, hm_reports};
+use crate::util::sync::lock;
+
+/// More rows are not returned at once.
+const MAX_ROWS: u32 = 10_000;
+/// More reports are not returned at once: the answer is made in memory.
+const MAX_REPORTS: u32 = 100_000;
+/// Timeout of a command that has none, in seconds.
+const DEFAULT_TIMEOUT_S: u32 = 30;
+const MAX_TIMEOUT_S: u32 = 86_400;
+const MAX_COMMAND_BYTES: usize = 32 << 10;
+/// Longest time without a heartbeat that `nodes/cleanup` tolerates.
+const CLEANUP_AGE_MS: i64 = 30 * 60 * 1000;
+
+/// An error of the API.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ApiError {
+    code: &'static str,
+    message: String,
+}
+
+fn error(code: &'static str, message: impl Into<String>) -> ApiError {
+    ApiError { code, message: message.into() }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(failure: StoreError) -> Self {
+        error("DATABASE_ERROR", failure.0)
+    }
+}
+
+/// A value of metrics.
+type Column = fn(&messages::Metrics) -> Option<f64>;
+
+/// Data and message of an answer.
+type Answer = Result<(Value, &'static str), ApiError>;
+
+/// Answers queries; keeps a connection to the database.
+pub struct Rest {
+    reader: Mutex<Option<Connection>>,
+    started: Timestamp,
+    commands_enabled: bool,
+}
+
+impl Rest {
+    pub fn new(commands_enabled: bool) -> Self {
+        Self { reader: Mutex::new(None), started: Timestamp::now(), commands_enabled }
+    }
+
+    /// The body of the answer, or `None` if there is no such path. `path` is what follows `/api/v1/`.
+    pub fn answer(&self, hub: &Hub, path: &str, head: &RequestHead<'_>) -> Option<String> {
+        let parts: Vec<&str> = path.split('/').collect();
+        let answer = match (head.method, &parts[..]) {
+            ("GET" | "HEAD", ["health"]) => Ok(health()),
+            ("GET" | "HEAD", ["nodes"]) => nodes(hub, head),
+            ("GET" | "HEAD", ["nodes", "stats"]) => Ok(node_stats(hub)),
+            ("GET" | "HEAD", ["nodes", "cleanup"]) => Ok(cleanup(hub)),
+            ("GET" | "HEAD", ["nodes", id]) => node(hub, &decode(id)),
+            ("DELETE", ["nodes", id]) => delete(hub, &decode(id)),
+            ("GET" | "HEAD", ["nodes", id, "metrics", "latest"]) => latest(hub, &decode(id)),
+            ("GET" | "HEAD", ["nodes", id, "metrics", "summary"]) => {
+                self.summary(hub, &decode(id), head)
+            }
+            ("GET" | "HEAD", ["nodes", id, "metrics"]) => self.metrics(hub, &decode(id), head),
+            ("GET" | "HEAD", ["nodes", id, "reports"]) => self.reports(hub, &decode(id), head),
+            ("GET" | "HEAD", ["nodes", id, "commands"]) => {
+                self.commands_of_node(hub, &decode(id), head)
+            }
+            ("POST", ["nodes", id, "commands"]) => self.command(hub, &decode(id), head),
+            ("GET" | "HEAD", ["metrics", "latest"]) => {
+                Ok((json!({"metrics": hub.metrics_json()}), "获取所有节点最新监控数据成功"))
+            }
+            ("GET" | "HEAD", ["metrics", "stats"]) => self.metric_stats(hub),
+            ("GET" | "HEAD", ["commands"]) => self.commands(hub, head),
+            ("GET" | "HEAD", ["commands", id]) => self.command_by_id(hub, &decode(id)),
+            ("GET" | "HEAD", ["system", "stats"]) => self.system_stats(hub),
+            _ => return None,
+        };
+        Some(envelope(answer))
+    }
+
+    /// Runs a query on the database.
+    fn query<R>(
+        &self,
+        hub: &Hub,
+        query: impl FnOnce(&Connection) -> Result<R, StoreError>,
+    ) -> Result<R, ApiError> {
+        let mut reader = lock(&self.reader).take().map_or_else(|| hub.store.open_reader(), Ok)?;
+        // Queries of several statements see one state.
+        let transaction = reader.transaction().map_err(StoreError::from)?;
+        let result = query(&transaction);
+        transaction.finish().map_err(StoreError::from)?;
+        *lock(&self.reader) = Some(reader);
+        Ok(result?)
+    }
+
+    fn metrics(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
+        let (limit, offset) = page(head, 100)?;
+        let range = time_range(head);
+        let (metrics, total) = self.query(hub, |db| query_metrics(db, id, range, limit, offset))?;
+        let metrics: Vec<Value> = metrics.iter().map(|metric| metric.to_json(id)).collect();
+        let data = json!({"metrics": metrics, "total": total, "limit": limit, "offset": offset});
+        Ok((data, "获取监控历史数据成功"))
+    }
+
+    fn summary(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
+        let (start, end) = time_range(head);
+        if start >= end {
+            return Err(error("INVALID_TIME_RANGE", "开始时间必须早于结束时间"));
+        }
+        let (metrics, total) =
+            self.query(hub, |db| query_metrics(db, id, (start, end), u32::MAX, 0))?;
+        if metrics.is_empty() {
+            return Ok((Value::Null, "获取监控数据统计摘要成功"));
+        }
+        let mut data = json!({"node_id": id, "sample_count": total});
+        let columns: [(&str, Column); 4] = [
+            ("cpu_usage", |metrics| metrics.cpu_usage),
+            ("memory_usage", |metrics| metrics.memory_usage),
+            ("disk_usage", |metrics| metrics.disk_usage),
+            ("load_average", |metrics| metrics.load_average),
+        ];
+        for (name, value) in columns {
+            let values: Vec<f64> =
+                metrics.iter().filter_map(|metric| value(&metric.metrics)).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            data[format!("avg_{name}")] = json!((!values.is_empty()).then_some(mean));
+            data[format!("max_{name}")] = json!(values.into_iter().reduce(f64::max));
+        }
+        Ok((data, "获取监控数据统计摘要成功"))
+    }
+
+    /// Reports over hm, newest first.
+    fn reports(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
+        let limit = number(head, "limit")?.unwrap_or(1000).min(MAX_REPORTS);
+        let (start, end) = time_range(head);
+        let reports = self.query(hub, |db| hm_reports::query(db, id, start, end, limit))?;
+        Ok((json!({"reports": reports}), "获取上报数据成功"))
+    }
+
+    fn metric_stats(&self, hub: &Hub) -> Answer {
+        let now = Timestamp::now().as_millisecond();
+        let count = "SELECT count(*), min(at), max(at), count(*) FILTER (WHERE at >= ?1) FROM (SELECT at FROM core_recent UNION ALL SELECT at FROM core_metric)";
+        let (total, first, last, of_day): (u64, Option<i64>, Option<i64>, u64) =
+            self.query(hub, |db| {
+                Ok(db.prepare_cached(count)?.query_row([now - 86_400_000], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                })?)
+            })?;
+        let plain =
+            |time: Option<i64>| time.map(|time| rest_time(time).replace('T', " ").replace('Z', ""));
+        let hours = first.map_or(1, |first| ((now - first) / 3_600_000).max(1));
+        let data = json!({"total_metrics": total, "last_24h_count": of_day,
+            "earliest_metric_time": plain(first), "latest_metric_time": plain(last),
+            "metrics_per_hour": total as f64 / hours as f64});
+        Ok((data, "获取系统监控统计信息成功"))
+    }
+
+    fn command(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
+        #[derive(Deserialize)]
+        struct Body {
+            command_text: String,
+            timeout: Option<u32>,
+        }
+        if !self.commands_enabled {
+            return Err(error("UNAUTHORIZED", "commands are disabled; see commands.enabled"));
+        }
+        let invalid = |why: String| error("VALIDATION_ERROR", why);
+        let body: Body =
+            serde_json::from_slice(head.body).map_err(|failure| invalid(failure.to_string()))?;
+        let timeout_s = body.timeout.unwrap_or(DEFAULT_TIMEOUT_S);
+        let text = body.command_text;
+        if text.trim().is_empty() || text.len() > MAX_COMMAND_BYTES {
+            return Err(invalid(format!("command_text must have 1 to {MAX_COMMAND_BYTES} bytes")));
+        }
+        if !(1..=MAX_TIMEOUT_S).contains(&timeout_s) {
+            return Err(invalid(format!("timeout must be 1 to {MAX_TIMEOUT_S} seconds")));
+        }
+        if lock(&hub.nodes).info(id).is_none() {
+            return Err(error("NODE_NOT_FOUND", "节点不存在"));
+        }
+        let command = NewCommand { command_id: messages::new_id(), text, timeout_s };
+        let write = Write::Command { node_id: id.into(), command: command.clone() };
+        if hub.store.write(write) == Stored::Failed {
+            return Err(error("DATABASE_ERROR", "the command was not stored"));
+        }
+        // A node that is not connected gets it when it registers.
+        let link = lock(&hub.nodes).core_link(id);
+        if let Some(link) = link {
+            let text = messages::execute_command(&command, Timestamp::now());
+            hub.send(link.event_loop, Message::Send { link: link.number, text });
+        }
+        let data = json!({"command_id": command.command_id, "status": "pending",
+            "message": "命令已提交执行"});
+        Ok((data, "命令已提交执行"))
+    }
+
+    fn command_by_id(&self, hub: &Hub, id: &str) -> Answer {
+        let filter = Filter { command_id: Some(id), ..Filter::default() };
+        let (found, _) = self.query(hub, |db| commands::query(db, filter, 1, 0))?;
+        match found.into_iter().next() {
+            Some(StoredCommand { command, result }) => {
+                Ok((json!({"command": command, "result": result}), "获取命令信息成功"))
+            }
+            None => Err(error("COMMAND_NOT_FOUND", "命令不存在")),
+        }
+    }
+
+    fn commands_of_node(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
+        let (limit, offset) = page(head, 20)?;
+        let status = text(head, "status");
+        let filter = Filter { node_id: Some(id), status: status.as_deref(), ..Filter::default() };
+        let (found, total) = self.query(hub, |db| commands::query(db, filter, limit, offset))?;
+        let entry =
+            |StoredCommand { command, result }| json!({"command": command, "result": result});
+        let found: Vec<Value> = found.into_iter().map(entry).collect();
+        Ok((json!({"commands": found, "total": total}), "获取命令列表成功"))
+    }
+
+    fn commands(&self, hub: &Hub, head: &RequestHead<'_>) -> Answer {
+        let (limit, offset) = page(head, 50)?;
+        let (status, node_id) = (text(head, "status"), text(head, "node_id"));
+        let filter =
+            Filter { node_id: node_id.as_deref(), status: status.as_deref(), ..Filter::default() };
+        let (found, total) = self.query(hub, |db| commands::query(db, filter, limit, offset))?;
+        let found: Vec<Value> = found.into_iter().map(|found| found.command).collect();
+        Ok((json!({"commands": found, "total": total}), "获取命令列表成功"))
+    }
+
+    fn system_stats(&self, hub: &Hub) -> Answer {
+        let (total, pending) = self.query(hub, commands::counts)?;
+        let [online, lost, offline] = lock(&hub.nodes).counts();
+        let uptime = Timestamp::now().as_second() - self.started.as_second();
+        let data = json!({"total_nodes": online + lost + offline, "online_nodes": online,
+            "total_commands": total, "pending_commands": pending, "system_uptime": uptime});
+        Ok((data, "获取系统统计信息成功"))
+    }
+}
+
+fn health() -> (Value, &'static str) {
+    (json!({"status": "healthy", "websocket": "running"}), "✅ Core服务运行正常")
+}
+
+fn nodes(hub: &Hub, head: &RequestHead<'_>) -> Answer {
+    let (limit, offset) = page(head, 50)?;
+    let all = hub.nodes_json(text(head, "status").as_deref());
+    let total = all.len();
+    let nodes: Vec<Value> = all.into_iter().skip(offset as usize).take(limit as usize).collect();
+    let data = json!({"nodes": nodes, "total": total, "limit": limit, "offset": offset});
+    Ok((data, "获取节点列表成功"))
+}
+
+fn node(hub: &Hub, id: &str) -> Answer {
+    let found = lock(&hub.nodes).info(id);
+    let (presence, info) = found.ok_or_else(|| error("NODE_NOT_FOUND", "节点不存在"))?;
+    Ok((info.to_json(id, presence), "获取节点信息成功"))
+}
+
+fn latest(hub: &Hub, id: &str) -> Answer {
+    let info = lock(&hub.nodes).info(id).map(|(_, info)| info);
+    match info.as_ref().and_then(|info| info.metrics.as_ref()) {
+        Some(metrics) => Ok((metrics.to_json(id), "获取最新监控数据成功")),
+        None => Err(error("NO_METRICS_DATA", "该节点暂无监控数据")),
+    }
+}
+
+fn delete(hub: &Hub, id: &str) -> Answer {
+    let Some((presence, _)) = lock(&hub.nodes).info(id) else {
+        return Err(error("NODE_NOT_FOUND", "节点不存在"));
+    };
+    if presence == Presence::Online {
+        return Err(error("VALIDATION_ERROR", "节点在线，无法删除: the node is connected"));
+    }
+    if hub.store.write(Write::DeleteNode(id.into())) == Stored::Failed {
+        return Err(error("DATABASE_ERROR", "the node was not deleted"));
+    }
+    lock(&hub.nodes).remove(id);
+    Ok((Value::Null, "节点删除成功"))
+}
+
+fn node_stats(hub: &Hub) -> (Value, &'static str) {
+    let nodes = lock(&hub.nodes);
+    let [online, lost, offline] = nodes.counts();
+    let data = json!({"total_nodes": online + lost + offline, "online_nodes": online,
+        "offline_nodes": offline, "connection_count": nodes.core_connections()});
+    (data, "获取节点统计信息成功")
+}
+
+/// The published service sets nodes offline here. The hub does so by itself, so this only counts them.
+fn cleanup(hub: &Hub) -> (Value, &'static str) {
+    let oldest = Timestamp::now().as_millisecond() - CLEANUP_AGE_MS;
+    let is_old = |at: Option<i64>| at.is_none_or(|at| at < oldest);
+    let nodes = lock(&hub.nodes).all();
+    let count = nodes
+        .iter()
+        .filter(|(_, presence, info)| *presence != Presence::Online && is_old(info.last_heartbeat))
+        .count();
+    (json!(count), "清理过期节点成功")
+}
+
+fn envelope(answer: Answer) -> String {
+    let timestamp = messages::message_time(Timestamp::now());
+    match answer {
+        Ok((data, message)) => {
+            json!({"success": true, "message": message, "data": data, "timestamp": timestamp})
+        }
+        Err(ApiError { code, message }) => {
+            json!({"success": false, "message": message, "data": null, "error_code": code,
+                "timestamp": timestamp})
+        }
+    }
+    .to_string()
+}
+
+fn decode(part: &str) -> String {
+    percent_encoding::percent_decode_str(part).decode_utf8_lossy().into_owned()
+}
+
+fn text(head: &RequestHead<'_>, name: &str) -> Option<String> {
+    let value = head.query_value(name)?;
+    Some(String::from_utf8_lossy(&value).into_owned()).filter(|value| !value.is_empty())
+}
+
+fn number(head: &RequestHead<'_>, name: &str) -> Result<Option<u32>, ApiError> {
+    let parse = |text: String| {
+        let invalid = |_| error("VALIDATION_ERROR", format!("{name} is not a number"));
+        text.parse().map_err(invalid)
+    };
+    text(head, name).map(parse).transpose()
+}
+
+fn page(head: &RequestHead<'_>, default_limit: u32) -> Result<(u32, u32), ApiError> {
+    let limit = number(head, "limit")?.unwrap_or(default_limit).min(MAX_ROWS);
+    Ok((limit, number(head, "offset")?.unwrap_or(0)))
+}
+
+/// `start_time` and `end_time` in Unix milliseconds, both included. A time without an offset is ignored, as by the published service: published
+/// clients send their local time.
+fn time_range(head: &RequestHead<'_>) -> (i64, i64) {
+    let time = |name| {
+        // A `+` of the offset that was not encoded arrives as it is.
+        let time: Option<Timestamp> = text(head, name)?.replace(' ', "+").parse().ok();
+        time.map(Timestamp::as_millisecond)
+    };
+    (time("start_time").unwrap_or(i64::MIN), time("end_time").unwrap_or(i64::MAX))
+}

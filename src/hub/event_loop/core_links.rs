@@ -1,0 +1,128 @@
+//! Connections of Core nodes and of monitor clients on an event loop.
+
+use std::time::Instant;
+
+use jiff::Timestamp;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::hub::Hub;
+use crate::hub::core::node_session::{self, Action, Request};
+use crate::hub::core::{messages, monitor};
+use crate::hub::event_loop::EventLoop;
+use crate::hub::event_loop::link::{Ended, Link, Protocol};
+use crate::hub::store::{Completed, Origin, Pending, Stored, Write};
+
+impl EventLoop {
+    /// Sends what a client gets without asking.
+    pub(super) fn welcome(&mut self, hub: &Hub, number: u64) {
+        let (now, time) = (Instant::now(), Timestamp::now());
+        self.with_link(hub, number, |link| match &link.protocol {
+            Protocol::Hm { .. } => Ok(()),
+            Protocol::CoreNode(session) => {
+                let text = session.welcome(time);
+                link.send(&text, now)
+            }
+            Protocol::Monitor { client_id, .. } => {
+                let text = monitor::welcome(client_id, time);
+                link.send(&text, now)?;
+                send_state(hub, link)
+            }
+        });
+    }
+
+    pub(super) fn on_core_text(&mut self, hub: &Hub, number: u64, text: &str) -> Result<(), Ended> {
+        let id = self.link_id(number);
+        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
+        let (now, time) = (Instant::now(), Timestamp::now());
+        match &mut link.protocol {
+            Protocol::CoreNode(session) => match session.on_message(time, text) {
+                Action::Send(text) => link.send(&text, now),
+                Action::SendAndClose(text) => send_and_close(link, &text, now),
+                Action::Store(request) => {
+                    if !hub.on_core_message(&request.node_id, id) {
+                        return Err(Ended("too many nodes".to_owned()));
+                    }
+                    let write = Write::Core(request);
+                    hub.store.add(Pending { write, origin: Origin::Link(id) });
+                    Ok(())
+                }
+            },
+            Protocol::Monitor { client_id, .. } => {
+                match monitor::on_message(client_id, time, text) {
+                    monitor::Action::Send(text) => link.send(&text, now),
+                    monitor::Action::SendAndClose(text) => send_and_close(link, &text, now),
+                }
+            }
+            Protocol::Hm { .. } => Ok(()),
+        }
+    }
+
+    /// Answers a node. A node that does not read gets no answer that it can do without.
+    pub(super) fn on_core_stored(
+        &mut self,
+        hub: &Hub,
+        number: u64,
+        request: &Request,
+        completed: &Completed,
+    ) {
+        let (now, time) = (Instant::now(), Timestamp::now());
+        let answer = node_session::answer(request, completed.stored, time);
+        self.with_link(hub, number, |link| {
+            if let Some(answer) = answer
+                && !(link.is_blocked() && node_session::is_optional(request))
+            {
+                link.send(&answer, now)?;
+            }
+            if completed.stored != Stored::Failed {
+                for command in &completed.commands {
+                    link.send(&messages::execute_command(command, time), now)?;
+                }
+            }
+            Ok(())
+        });
+    }
+
+    pub(super) fn broadcast(&mut self, hub: &Hub, text: &str) {
+        let now = Instant::now();
+        let is_monitor = |link: &Link| matches!(link.protocol, Protocol::Monitor { .. });
+        let monitors = self.links.iter().filter(|(_, link)| is_monitor(link));
+        for number in monitors.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.with_link(hub, number, |link| {
+                let is_blocked = link.is_blocked();
+                if let Protocol::Monitor { is_outdated, .. } = &mut link.protocol {
+                    *is_outdated |= is_blocked;
+                    if *is_outdated {
+                        return Ok(());
+                    }
+                }
+                link.send(text, now)
+            });
+        }
+    }
+
+    /// Sends the current state to a monitor client that has missed changes and reads again.
+    pub(super) fn update_monitor(&mut self, hub: &Hub, number: u64) {
+        self.with_link(hub, number, |link| {
+            let is_blocked = link.is_blocked();
+            match &mut link.protocol {
+                Protocol::Monitor { is_outdated, .. } if *is_outdated && !is_blocked => {
+                    *is_outdated = false;
+                    send_state(hub, link)
+                }
+                _ => Ok(()),
+            }
+        });
+    }
+}
+
+/// Sends all nodes and their latest metrics.
+fn send_state(hub: &Hub, link: &mut Link) -> Result<(), Ended> {
+    let (now, time) = (Instant::now(), Timestamp::now());
+    link.send(&monitor::nodes_update(&hub.nodes_json(None), time), now)?;
+    link.send(&monitor::metrics_update(&hub.metrics_json(), time), now)
+}
+
+fn send_and_close(link: &mut Link, text: &str, now: Instant) -> Result<(), Ended> {
+    link.send(text, now)?;
+    link.close(CloseCode::Policy, "invalid message", now)
+}

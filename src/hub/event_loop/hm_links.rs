@@ -1,0 +1,83 @@
+//! Connections of hm nodes on an event loop.
+
+use std::time::Instant;
+
+use crate::hub::Hub;
+use crate::hub::event_loop::link::{Ended, Protocol};
+use crate::hub::event_loop::mailbox::Message;
+use crate::hub::event_loop::{EventLoop, now};
+use crate::hub::hm::session::{Action, ClaimResult, Session};
+use crate::hub::nodes::Claim;
+use crate::hub::store::{Origin, Pending, Stored, Write};
+
+impl EventLoop {
+    pub(super) fn perform_hm(
+        &mut self,
+        hub: &Hub,
+        number: u64,
+        action: Action,
+    ) -> Result<(), Ended> {
+        let id = self.link_id(number);
+        let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
+        match action {
+            Action::Send(text) => return link.send(&text, Instant::now()),
+            Action::Store { id: request_id, report } => {
+                let write = Write::HmReport { report, request_id };
+                hub.store.add(Pending { write, origin: Origin::Link(id) });
+            }
+            Action::Claim(node_id) => {
+                let is_admitted = match &link.protocol {
+                    Protocol::Hm { admitted, .. } => admitted.allows(&node_id),
+                    Protocol::CoreNode(_) | Protocol::Monitor { .. } => false,
+                };
+                let claim = if is_admitted { hub.claim(&node_id, id) } else { Claim::Refused };
+                match claim {
+                    Claim::Granted => self.finish_claim(hub, number, ClaimResult::Granted),
+                    Claim::Refused => self.finish_claim(hub, number, ClaimResult::Refused),
+                    Claim::Held(holder) => {
+                        let message = Message::Probe { link: holder.number, claimant: id };
+                        hub.send(holder.event_loop, message);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection that held the node has ended. If a third one has it by now, that one keeps it.
+    pub(super) fn claim_again(&mut self, hub: &Hub, number: u64) {
+        let protocol = self.links.get(&number).map(|link| &link.protocol);
+        let Some(Protocol::Hm { session, .. }) = protocol else { return };
+        let Some(node_id) = session.claimed().cloned() else { return };
+        let result = match hub.claim(&node_id, self.link_id(number)) {
+            Claim::Granted => ClaimResult::Granted,
+            Claim::Held(_) => ClaimResult::HeldByOther,
+            Claim::Refused => ClaimResult::Refused,
+        };
+        self.finish_claim(hub, number, result);
+    }
+
+    pub(super) fn finish_claim(&mut self, hub: &Hub, number: u64, result: ClaimResult) {
+        let now = now();
+        self.with_link(hub, number, |link| {
+            let Protocol::Hm { session, .. } = &mut link.protocol else { return Ok(()) };
+            match session.on_claim_result(now, result, &hub.info) {
+                Some(response) => link.send(&response, now.instant),
+                None => Ok(()),
+            }
+        });
+        self.ready.push(number);
+    }
+
+    pub(super) fn on_report_stored(
+        &mut self,
+        hub: &Hub,
+        number: u64,
+        request_id: u64,
+        stored: Stored,
+    ) {
+        let now = now();
+        let response = Session::stored_response(now, request_id, stored != Stored::Failed);
+        self.with_link(hub, number, |link| link.send(&response, now.instant));
+    }
+}

@@ -1,0 +1,256 @@
+//! One WebSocket connection on an event loop. No call blocks.
+
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use tungstenite::error::CapacityError;
+use tungstenite::protocol::frame::coding::CloseCode;
+use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tungstenite::{Error, Message as Frame, WebSocket};
+
+use crate::hub::admission::Admitted;
+use crate::hub::core::node_session::NodeSession;
+use crate::hub::event_loop::mailbox::{AcceptedSocket, NewLink};
+use crate::hub::hm::session::{Now, Session};
+use crate::hub::nodes::LinkId;
+use crate::sys;
+
+/// A longer message ends an hm connection. The longest known report has the names of its models: some hundred bytes each.
+const MAX_HM_MESSAGE_BYTES: usize = 64 << 10;
+/// A longer message ends a Core connection. The result of a command has up to 1 MB each of stdout and stderr, of which a byte may become six.
+const MAX_CORE_MESSAGE_BYTES: usize = 16 << 20;
+/// Buffer for what arrives. Requests are 300 to 500 bytes.
+const READ_BUFFER_BYTES: usize = 1 << 10;
+/// Output that waits for the peer to read; with more, the connection ends. Nothing is read from an hm node while output waits, and Core nodes can do
+/// without most of theirs.
+const MAX_WRITE_BUFFER_BYTES: usize = 4 << 20;
+/// A peer that does not read for this long is disconnected, unless it is a Core node.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// After a close frame, the peer has this long to answer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection whose node another connection claims must answer a ping within this.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+pub struct Link {
+    pub peer: SocketAddr,
+    pub protocol: Protocol,
+    socket: WebSocket<TcpStream>,
+    /// Connections that wait to learn whether this one is alive, and until when.
+    claimants: Vec<LinkId>,
+    probe_deadline: Option<Instant>,
+    /// Since when output waits.
+    blocked_since: Option<Instant>,
+    /// A close frame was sent; the connection ends then at the latest.
+    close_deadline: Option<Instant>,
+}
+
+pub enum Protocol {
+    Hm {
+        session: Session,
+        admitted: Admitted,
+    },
+    CoreNode(NodeSession),
+    Monitor {
+        client_id: String,
+        /// It has missed a message while it did not read.
+        is_outdated: bool,
+    },
+}
+
+/// What was received.
+pub enum Received {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping,
+    Pong,
+    /// Nothing more now.
+    WouldBlock,
+}
+
+/// Why a link ends.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended(pub String);
+
+impl Link {
+    pub fn new(accepted: AcceptedSocket, now: Now) -> io::Result<Self> {
+        let AcceptedSocket { socket, peer, buffered, protocol } = accepted;
+        let (protocol, max_bytes) = match protocol {
+            NewLink::HmNode(admitted) => {
+                (Protocol::Hm { session: Session::new(now), admitted }, MAX_HM_MESSAGE_BYTES)
+            }
+            NewLink::CoreNode(session) => (Protocol::CoreNode(session), MAX_CORE_MESSAGE_BYTES),
+            NewLink::Monitor(client_id) => {
+                (Protocol::Monitor { client_id, is_outdated: false }, MAX_HM_MESSAGE_BYTES)
+            }
+        };
+        Ok(Self {
+            peer,
+            protocol,
+            socket: open(socket, buffered, max_bytes)?,
+            claimants: Vec::new(),
+            probe_deadline: None,
+            blocked_since: None,
+            close_deadline: None,
+        })
+    }
+
+    pub fn socket_mut(&mut self) -> &mut TcpStream {
+        self.socket.get_mut()
+    }
+
+    /// The node whose connection this is.
+    pub fn node_id(&self) -> Option<&Arc<str>> {
+        match &self.protocol {
+            Protocol::Hm { session, .. } => session.node_id(),
+            Protocol::CoreNode(session) => session.node_id(),
+            Protocol::Monitor { .. } => None,
+        }
+    }
+
+    /// Whether messages are read now.
+    pub fn is_reading(&self) -> bool {
+        match &self.protocol {
+            Protocol::Hm { session, .. } => !self.is_blocked() && !session.is_claiming(),
+            Protocol::CoreNode(_) | Protocol::Monitor { .. } => true,
+        }
+    }
+
+    /// Whether output waits for the peer to read.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked_since.is_some()
+    }
+
+    pub fn read(&mut self) -> Result<Received, Ended> {
+        loop {
+            match self.socket.read() {
+                Ok(Frame::Text(text)) => return Ok(Received::Text(text.as_str().to_owned())),
+                Ok(Frame::Binary(bytes)) => return Ok(Received::Binary(bytes.to_vec())),
+                Ok(Frame::Ping(_)) => return Ok(Received::Ping),
+                Ok(Frame::Pong(_)) => return Ok(Received::Pong),
+                // tungstenite answers the close frame with the next read.
+                Ok(Frame::Close(_) | Frame::Frame(_)) => {}
+                Err(error) if is_would_block(&error) => return Ok(Received::WouldBlock),
+                Err(error) => return Err(Ended(describe(&error))),
+            }
+        }
+    }
+
+    pub fn send(&mut self, text: &str, now: Instant) -> Result<(), Ended> {
+        let result = self.socket.send(Frame::text(text));
+        self.after_write(result, now)
+    }
+
+    /// Writes what waits.
+    pub fn flush(&mut self, now: Instant) -> Result<(), Ended> {
+        let result = self.socket.flush();
+        self.after_write(result, now)
+    }
+
+    fn after_write(&mut self, result: Result<(), Error>, now: Instant) -> Result<(), Ended> {
+        match result {
+            Ok(()) => self.blocked_since = None,
+            Err(error) if is_would_block(&error) => {
+                self.blocked_since.get_or_insert(now);
+            }
+            Err(error) => return Err(Ended(describe(&error))),
+        }
+        Ok(())
+    }
+
+    /// Pings the node for a connection that claims it.
+    pub fn probe(&mut self, claimant: LinkId, now: Instant) -> Result<(), Ended> {
+        self.claimants.push(claimant);
+        if self.probe_deadline.is_some() {
+            return Ok(());
+        }
+        self.probe_deadline = Some(now + PROBE_TIMEOUT);
+        let result = self.socket.send(Frame::Ping(Vec::new().into()));
+        self.after_write(result, now)
+    }
+
+    /// Ends a probe. Returns the connections that wait for its result.
+    pub fn take_claimants(&mut self) -> Vec<LinkId> {
+        self.probe_deadline = None;
+        std::mem::take(&mut self.claimants)
+    }
+
+    /// Sends a close frame. The link ends when the peer has answered it.
+    pub fn close(
+        &mut self,
+        code: CloseCode,
+        reason: &'static str,
+        now: Instant,
+    ) -> Result<(), Ended> {
+        self.close_deadline = Some(now + CLOSE_TIMEOUT);
+        let result = self.socket.close(Some(CloseFrame { code, reason: reason.into() }));
+        let result = result.and_then(|()| self.socket.flush());
+        self.after_write(result, now)
+    }
+
+    /// Checks every deadline.
+    pub fn check_deadlines(&mut self, now: Instant) -> Result<(), Ended> {
+        let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if is_over(self.close_deadline) {
+            return Err(Ended("closed".to_owned()));
+        }
+        if self.close_deadline.is_some() || matches!(self.protocol, Protocol::CoreNode(_)) {
+            return Ok(());
+        }
+        if is_over(self.probe_deadline) {
+            return Err(Ended("no pong within 2 s, replaced by another connection".to_owned()));
+        }
+        if is_over(self.blocked_since.map(|since| since + WRITE_TIMEOUT)) {
+            return Err(Ended("write timeout (30 s)".to_owned()));
+        }
+        match &self.protocol {
+            Protocol::Hm { session, .. } if is_over(Some(session.deadline())) => {
+                self.close(CloseCode::Policy, "no message or ping within 30 s", now)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Extends the deadlines of the peer by a time in which the hub did not read.
+    pub fn add_pause(&mut self, pause: Duration) {
+        if let Protocol::Hm { session, .. } = &mut self.protocol {
+            session.add_pause(pause);
+        }
+        self.probe_deadline = self.probe_deadline.map(|deadline| deadline + pause);
+    }
+}
+
+fn open(
+    socket: StdTcpStream,
+    buffered: Vec<u8>,
+    max_bytes: usize,
+) -> io::Result<WebSocket<TcpStream>> {
+    socket.set_nonblocking(true)?;
+    // Ends connections to peers that have vanished. Published Core nodes take a WebSocket ping for the end of the connection.
+    sys::net::enable_keepalive(&socket)?;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)
+        .max_message_size(Some(max_bytes))
+        .max_frame_size(Some(max_bytes));
+    let socket = TcpStream::from_std(socket);
+    Ok(WebSocket::from_partially_read(socket, buffered, Role::Server, Some(config)))
+}
+
+fn is_would_block(error: &Error) -> bool {
+    matches!(error, Error::Io(error) if error.kind() == ErrorKind::WouldBlock)
+}
+
+fn describe(error: &Error) -> String {
+    match error {
+        Error::ConnectionClosed | Error::AlreadyClosed => "closed".to_owned(),
+        Error::Io(error) => crate::util::error::reason(error),
+        Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
+            format!("a message of {size} bytes exceeds {max_size}")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,72 @@
+//! Messages to an event loop from other threads.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex};
+
+use mio::{Registry, Token, Waker};
+
+use crate::hub::admission::Admitted;
+use crate::hub::core::node_session::NodeSession;
+use crate::hub::nodes::LinkId;
+use crate::hub::store::Completed;
+use crate::util::sync::lock;
+
+/// A message to an event loop. `link` is the number of one of its links, which may have ended.
+pub enum Message {
+    /// A client that has completed the WebSocket handshake.
+    Accepted(AcceptedSocket),
+    /// What was written for links of this loop.
+    Committed(Vec<(u64, Completed)>),
+    /// Send a text to a link.
+    Send { link: u64, text: String },
+    /// Send a text to all monitor clients. One that does not read gets the current state later instead.
+    Broadcast(Arc<str>),
+    /// Check whether `link` is alive for `claimant`, which wants its node.
+    Probe { link: u64, claimant: LinkId },
+    /// The connection that holds the node which `link` wants is alive or has ended.
+    ProbeResult { link: u64, is_alive: bool },
+    /// Read nothing more.
+    StopReading,
+    /// Close every link and end.
+    Close,
+}
+
+pub struct AcceptedSocket {
+    pub socket: TcpStream,
+    pub peer: SocketAddr,
+    /// What the client sent after its request.
+    pub buffered: Vec<u8>,
+    pub protocol: NewLink,
+}
+
+/// What a client has connected as.
+pub enum NewLink {
+    HmNode(Admitted),
+    CoreNode(NodeSession),
+    /// A monitor client with its id.
+    Monitor(String),
+}
+
+pub struct Mailbox {
+    messages: Mutex<Vec<Message>>,
+    waker: Waker,
+}
+
+impl Mailbox {
+    pub fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        Ok(Self { messages: Mutex::default(), waker: Waker::new(registry, token)? })
+    }
+
+    pub fn send(&self, message: Message) {
+        lock(&self.messages).push(message);
+        // An eventfd is writable unless its counter overflows.
+        if let Err(error) = self.waker.wake() {
+            log::error!("wake an event loop: {error}");
+        }
+    }
+
+    pub fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut *lock(&self.messages))
+    }
+}

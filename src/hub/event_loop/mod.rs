@@ -1,0 +1,289 @@
+//! An event loop: one thread that drives the connections of many nodes. It never waits for one of them, nor for the store.
+
+mod core_links;
+mod hm_links;
+mod link;
+pub mod mailbox;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::{Events, Interest, Poll, Token};
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::hub::Hub;
+use crate::hub::event_loop::link::{Ended, Link, Protocol, Received};
+use crate::hub::event_loop::mailbox::{AcceptedSocket, Mailbox, Message};
+use crate::hub::hm::session::{ClaimResult, Now};
+use crate::hub::nodes::LinkId;
+use crate::hub::store::{Completed, Write};
+use crate::util::logger::unix_milliseconds;
+
+/// Deadlines are checked this often.
+const TICK: Duration = Duration::from_millis(250);
+/// While the store has no room, the loop looks this often whether it has.
+const STORE_RETRY: Duration = Duration::from_millis(10);
+/// Messages read from a link before the others have their turn.
+const MESSAGES_PER_TURN: usize = 16;
+const EVENTS_PER_POLL: usize = 1024;
+const MAILBOX: Token = Token(usize::MAX);
+
+pub struct EventLoop {
+    index: usize,
+    poll: Poll,
+    mailbox: Arc<Mailbox>,
+    links: HashMap<u64, Link>,
+    last_number: u64,
+    /// Links that may have something to read or to write.
+    ready: Vec<u64>,
+    /// Since when the store has had no room.
+    paused_since: Option<Instant>,
+    is_reading: bool,
+    next_tick: Instant,
+}
+
+impl EventLoop {
+    pub fn new(index: usize) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mailbox = Arc::new(Mailbox::new(poll.registry(), MAILBOX)?);
+        Ok(Self {
+            index,
+            poll,
+            mailbox,
+            links: HashMap::new(),
+            last_number: 0,
+            ready: Vec::new(),
+            paused_since: None,
+            is_reading: true,
+            next_tick: Instant::now(),
+        })
+    }
+
+    pub fn mailbox(&self) -> Arc<Mailbox> {
+        self.mailbox.clone()
+    }
+
+    /// Runs until [`Message::Close`] has been received and every link has ended.
+    pub fn run(mut self, hub: &Hub) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
+        let mut is_closing = false;
+        while !is_closing || !self.links.is_empty() {
+            match self.poll.poll(&mut events, Some(self.poll_timeout())) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let tokens = events.iter().map(mio::event::Event::token);
+            self.ready.extend(tokens.filter(|token| *token != MAILBOX).map(|Token(n)| n as u64));
+            for message in self.mailbox.take() {
+                is_closing |= matches!(message, Message::Close);
+                self.on_message(hub, message);
+            }
+            self.update_pause(hub);
+            if self.paused_since.is_none() {
+                self.drive_ready(hub);
+                self.check_deadlines(hub);
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_timeout(&self) -> Duration {
+        match self.paused_since {
+            Some(_) => STORE_RETRY,
+            None if !self.ready.is_empty() => Duration::ZERO,
+            None => self.next_tick.saturating_duration_since(Instant::now()),
+        }
+    }
+
+    /// Stops reading while the store has no room. Nodes are not blamed for that time.
+    fn update_pause(&mut self, hub: &Hub) {
+        if !hub.store.has_room() {
+            self.paused_since.get_or_insert_with(Instant::now);
+        } else if let Some(since) = self.paused_since.take() {
+            let pause = since.elapsed();
+            self.links.values_mut().for_each(|link| link.add_pause(pause));
+        }
+    }
+
+    fn on_message(&mut self, hub: &Hub, message: Message) {
+        let now = Instant::now();
+        match message {
+            Message::Accepted(accepted) => self.add(hub, accepted),
+            Message::Committed(writes) => {
+                for (number, completed) in writes {
+                    self.on_committed(hub, number, &completed);
+                }
+            }
+            Message::Send { link, text } => {
+                self.with_link(hub, link, |link| link.send(&text, now));
+            }
+            Message::Broadcast(text) => self.broadcast(hub, &text),
+            Message::Probe { link, claimant } if self.links.contains_key(&link) => {
+                self.with_link(hub, link, |link| link.probe(claimant, now));
+                self.ready.push(link);
+            }
+            Message::Probe { claimant, .. } => send_probe_result(hub, claimant, false),
+            Message::ProbeResult { link, is_alive: true } => {
+                self.finish_claim(hub, link, ClaimResult::HeldByOther);
+            }
+            Message::ProbeResult { link, is_alive: false } => self.claim_again(hub, link),
+            Message::StopReading => self.is_reading = false,
+            Message::Close => self.close_all(hub),
+        }
+    }
+
+    fn on_committed(&mut self, hub: &Hub, number: u64, completed: &Completed) {
+        match &completed.pending.write {
+            Write::HmReport { request_id, .. } => {
+                self.on_report_stored(hub, number, *request_id, completed.stored);
+            }
+            Write::Core(request) => self.on_core_stored(hub, number, request, completed),
+            Write::Command { .. } | Write::DeleteNode(_) => {}
+        }
+    }
+
+    fn add(&mut self, hub: &Hub, accepted: AcceptedSocket) {
+        let peer = accepted.peer;
+        self.last_number += 1;
+        let number = self.last_number;
+        let added = Link::new(accepted, now()).and_then(|mut link| {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(link.socket_mut(), Token(number as usize), interest)?;
+            self.links.insert(number, link);
+            Ok(())
+        });
+        match added {
+            // The client may have sent its first message with the handshake.
+            Ok(()) => {
+                self.ready.push(number);
+                self.welcome(hub, number);
+            }
+            Err(error) => log::warn!("{peer}: {}", crate::util::error::reason(&error)),
+        }
+    }
+
+    fn drive_ready(&mut self, hub: &Hub) {
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.sort_unstable();
+        ready.dedup();
+        for number in ready {
+            let now = Instant::now();
+            let result = match self.links.get_mut(&number) {
+                Some(link) => link.flush(now).and_then(|()| self.read(hub, number)),
+                None => continue,
+            };
+            match result {
+                Ok(()) => self.update_monitor(hub, number),
+                Err(ended) => self.remove(hub, number, &ended),
+            }
+        }
+    }
+
+    fn read(&mut self, hub: &Hub, number: u64) -> Result<(), Ended> {
+        for _ in 0..MESSAGES_PER_TURN {
+            let Some(link) = self.links.get_mut(&number).filter(|link| link.is_reading()) else {
+                return Ok(());
+            };
+            if !self.is_reading {
+                return Ok(());
+            }
+            let now = now();
+            match (link.read()?, &mut link.protocol) {
+                (Received::WouldBlock, _) => return Ok(()),
+                (Received::Text(text), Protocol::Hm { session, .. }) => {
+                    let action = session.on_message(now, text.as_bytes());
+                    self.perform_hm(hub, number, action)?;
+                }
+                (Received::Binary(bytes), Protocol::Hm { session, .. }) => {
+                    let action = session.on_message(now, &bytes);
+                    self.perform_hm(hub, number, action)?;
+                }
+                (Received::Text(text), _) => self.on_core_text(hub, number, &text)?,
+                (Received::Binary(_), _) => {}
+                (Received::Ping, protocol) => {
+                    if let Protocol::Hm { session, .. } = protocol {
+                        session.on_ping(now);
+                    }
+                    link.flush(now.instant)?;
+                }
+                (Received::Pong, _) => {
+                    for claimant in link.take_claimants() {
+                        send_probe_result(hub, claimant, true);
+                    }
+                }
+            }
+        }
+        self.ready.push(number);
+        Ok(())
+    }
+
+    fn check_deadlines(&mut self, hub: &Hub) {
+        let now = Instant::now();
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now + TICK;
+        let mut ended = Vec::new();
+        for (number, link) in &mut self.links {
+            if let Err(error) = link.check_deadlines(now) {
+                ended.push((*number, error));
+            }
+        }
+        for (number, error) in ended {
+            self.remove(hub, number, &error);
+        }
+    }
+
+    fn close_all(&mut self, hub: &Hub) {
+        self.is_reading = true; // for the answers to the close frames
+        let now = Instant::now();
+        for number in self.links.keys().copied().collect::<Vec<_>>() {
+            self.with_link(hub, number, |link| {
+                link.close(CloseCode::Away, "hub is shutting down", now)
+            });
+            self.ready.push(number);
+        }
+    }
+
+    /// Runs `work` for a link, which ends if it fails. Does nothing if the link has ended.
+    fn with_link(
+        &mut self,
+        hub: &Hub,
+        number: u64,
+        work: impl FnOnce(&mut Link) -> Result<(), Ended>,
+    ) {
+        let Some(link) = self.links.get_mut(&number) else { return };
+        if let Err(ended) = work(link) {
+            self.remove(hub, number, &ended);
+        }
+    }
+
+    fn remove(&mut self, hub: &Hub, number: u64, ended: &Ended) {
+        let Some(mut link) = self.links.remove(&number) else { return };
+        // Closing the socket deregisters it, too.
+        let _ = self.poll.registry().deregister(link.socket_mut());
+        let node_id = link.node_id();
+        let name = node_id.map_or(String::new(), |id| format!(" (node {})", id.escape_debug()));
+        log::debug!("{}{name} disconnected: {}", link.peer, ended.0);
+        if let Some(node_id) = node_id {
+            hub.release(node_id, self.link_id(number));
+        }
+        for claimant in link.take_claimants() {
+            send_probe_result(hub, claimant, false);
+        }
+    }
+
+    fn link_id(&self, number: u64) -> LinkId {
+        LinkId { event_loop: self.index, number }
+    }
+}
+
+fn send_probe_result(hub: &Hub, claimant: LinkId, is_alive: bool) {
+    hub.send(claimant.event_loop, Message::ProbeResult { link: claimant.number, is_alive });
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), milliseconds: unix_milliseconds() }
+}

@@ -1,0 +1,173 @@
+//! hm-hub: the server that nodes connect to.
+//!
+//! ```text
+//! nodes ──▶ server (a thread per handshake) ──▶ event_loop (a few threads, many connections) ──▶ hm::session
+//!                                                  │                 ▲
+//!                                                  ▼                 │ after the commit
+//!                                              nodes (presence)    store (one thread that writes)
+//! ```
+//!
+//! No lock is held across a system call that can block.
+
+pub mod admission;
+pub mod cli;
+pub mod config;
+pub mod core;
+pub mod event_loop;
+pub mod hm;
+pub mod nodes;
+pub mod original_config;
+pub mod run;
+pub mod store;
+
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use crate::hub::core::monitor;
+use crate::hub::core::node_session::Content;
+use crate::hub::event_loop::mailbox::{Mailbox, Message};
+use crate::hub::nodes::info::StoredMetrics;
+use crate::hub::nodes::{Claim, LinkId, Nodes};
+use crate::hub::store::{Completed, Origin, Store, Stored, Write};
+use crate::util::sync::{Shutdown, lock};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+
+/// What the threads of the hub share.
+pub struct Hub {
+    pub nodes: Arc<Mutex<Nodes>>,
+    pub store: Store,
+    /// One per event loop.
+    pub mailboxes: Arc<[Arc<Mailbox>]>,
+    /// Body of the response to `online`: JSON.
+    pub info: String,
+    pub shutdown: Shutdown,
+}
+
+impl Hub {
+    pub fn send(&self, event_loop: usize, message: Message) {
+        if let Some(mailbox) = self.mailboxes.get(event_loop) {
+            mailbox.send(message);
+        }
+    }
+
+    pub fn send_to_all(&self, message: impl Fn() -> Message) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.send(message()));
+    }
+
+    /// Makes `link` the node's hm connection if the node has none.
+    pub fn claim(&self, node_id: &Arc<str>, link: LinkId) -> Claim {
+        self.update_nodes(|nodes| nodes.claim(Instant::now(), node_id, link))
+    }
+
+    /// Notes a message of a Core connection. Returns whether the node is accepted.
+    pub fn on_core_message(&self, node_id: &Arc<str>, link: LinkId) -> bool {
+        self.update_nodes(|nodes| nodes.on_core_message(Instant::now(), node_id, link))
+    }
+
+    /// The nodes as objects of the REST API, newest registration first; only those with the status, if it is set.
+    pub fn nodes_json(&self, status: Option<&str>) -> Vec<Value> {
+        let mut nodes = lock(&self.nodes).all();
+        nodes.retain(|(_, presence, _)| status.is_none_or(|status| presence.to_string() == status));
+        nodes.sort_unstable_by(|a, b| (b.2.first_seen, &a.0).cmp(&(a.2.first_seen, &b.0)));
+        nodes.iter().map(|(id, presence, info)| info.to_json(id, *presence)).collect()
+    }
+
+    /// The latest metrics of every node as objects of the REST API.
+    pub fn metrics_json(&self) -> Vec<Value> {
+        let nodes = lock(&self.nodes).all();
+        let metrics = nodes.iter().filter_map(|(id, _, info)| Some((id, info.metrics.as_ref()?)));
+        let mut metrics: Vec<_> = metrics.collect();
+        metrics.sort_unstable_by_key(|(id, _)| *id);
+        metrics.into_iter().map(|(id, metrics)| metrics.to_json(id)).collect()
+    }
+
+    /// Ends the node's connection, unless it is another one by now.
+    pub fn release(&self, node_id: &Arc<str>, link: LinkId) {
+        self.update_nodes(|nodes| nodes.release(Instant::now(), node_id, link));
+    }
+
+    /// Changes the nodes. After the lock is released, it logs the changes and sends them to monitor clients. A stop of the hub is no event of the
+    /// nodes.
+    pub fn update_nodes<R>(&self, update: impl FnOnce(&mut Nodes) -> R) -> R {
+        let mut nodes = lock(&self.nodes);
+        let result = update(&mut nodes);
+        let changes = nodes.take_changes();
+        drop(nodes);
+        if !self.shutdown.is_triggered() {
+            for change in changes {
+                let node_id = escape_for_log(&*change.node_id, EXCERPT_CHARS);
+                log::info!("node {node_id} is {}", change.to);
+                let text = monitor::status_change(&change.node_id, change.to, Timestamp::now());
+                self.broadcast(&text);
+            }
+        }
+        result
+    }
+
+    fn broadcast(&self, text: &str) {
+        let text: Arc<str> = text.into();
+        self.send_to_all(|| Message::Broadcast(text.clone()));
+    }
+}
+
+/// Applies what was written to the nodes, and passes it on to the event loops, which answer the requests, and to monitor clients.
+pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<Completed>) {
+    let now = Timestamp::now();
+    let mut metrics = Vec::new();
+    let mut guard = lock(nodes);
+    for completed in writes.iter().filter(|completed| completed.stored != Stored::Failed) {
+        metrics.extend(apply(&mut guard, completed, now));
+    }
+    drop(guard);
+    let mut by_loop: Vec<Vec<(u64, Completed)>> = Vec::new();
+    by_loop.resize_with(mailboxes.len(), Vec::new);
+    for completed in writes {
+        if let Origin::Link(link) = completed.pending.origin
+            && let Some(of_loop) = by_loop.get_mut(link.event_loop)
+        {
+            of_loop.push((link.number, completed));
+        }
+    }
+    let update: Option<Arc<str>> =
+        (!metrics.is_empty()).then(|| monitor::metrics_update(&metrics, now).into());
+    for (mailbox, writes) in mailboxes.iter().zip(by_loop) {
+        if !writes.is_empty() {
+            mailbox.send(Message::Committed(writes));
+        }
+        if let Some(update) = &update {
+            mailbox.send(Message::Broadcast(update.clone()));
+        }
+    }
+}
+
+/// Applies a write to the nodes. Returns new metrics as an object of the REST API.
+fn apply(nodes: &mut Nodes, completed: &Completed, now: Timestamp) -> Option<Value> {
+    let at = now.as_millisecond();
+    match (&completed.pending.write, &completed.pending.origin) {
+        (Write::HmReport { report, .. }, Origin::Link(link)) => {
+            nodes.set_report(&report.node_id, *link, report.info.clone());
+            None
+        }
+        (Write::Core(request), _) => {
+            let metrics = match &request.content {
+                Content::Register(register) => {
+                    nodes.update_info(&request.node_id, |info| info.register(register, at));
+                    return None;
+                }
+                Content::Heartbeat(metrics) => metrics.clone().unwrap_or_default(),
+                Content::Metrics(metrics) => metrics.clone(),
+                Content::CommandStarted(_) | Content::CommandResult(_) => return None,
+            };
+            let Stored::Done { metric_id: id } = completed.stored else { return None };
+            let metrics = StoredMetrics { id, at, metrics };
+            let json = metrics.to_json(&request.node_id);
+            let is_heartbeat = matches!(request.content, Content::Heartbeat(_));
+            nodes.update_info(&request.node_id, |info| info.add_metrics(metrics, is_heartbeat));
+            Some(json)
+        }
+        (Write::HmReport { .. } | Write::Command { .. } | Write::DeleteNode(_), _) => None,
+    }
+}

@@ -1,0 +1,111 @@
+//! What Core's REST API and monitor clients show of a node.
+
+use serde_json::{Value, json};
+
+use crate::hub::core::messages::{Metrics, Register, rest_time};
+use crate::hub::nodes::Presence;
+
+/// A node as it has registered over Core. Times are Unix milliseconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NodeInfo {
+    /// `None`: it has not registered.
+    pub register: Option<Registration>,
+    pub first_seen: i64,
+    pub updated_at: i64,
+    pub last_heartbeat: Option<i64>,
+    pub metrics: Option<StoredMetrics>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registration {
+    pub hostname: String,
+    pub ip_address: String,
+    pub os_info: Option<String>,
+}
+
+impl From<&Register> for Registration {
+    fn from(register: &Register) -> Self {
+        let Register { hostname, ip_address, os_info, .. } = register.clone();
+        Self { hostname, ip_address, os_info }
+    }
+}
+
+/// Metrics with the time of their arrival.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredMetrics {
+    pub id: i64,
+    pub at: i64,
+    pub metrics: Metrics,
+}
+
+impl NodeInfo {
+    pub fn register(&mut self, register: &Register, now: i64) {
+        self.register = Some(register.into());
+        self.updated_at = now;
+        self.note_first(now);
+    }
+
+    pub fn add_metrics(&mut self, metrics: StoredMetrics, is_heartbeat: bool) {
+        self.note_first(metrics.at);
+        if is_heartbeat {
+            self.last_heartbeat = Some(metrics.at);
+        }
+        self.metrics = Some(metrics);
+    }
+
+    fn note_first(&mut self, now: i64) {
+        if self.first_seen == 0 {
+            (self.first_seen, self.updated_at) = (now, now);
+        }
+    }
+
+    /// The node object of the REST API. A node without a registration has the values of the published service.
+    pub fn to_json(&self, node_id: &str, presence: Presence) -> Value {
+        let register = self.register.as_ref();
+        json!({
+            "id": node_id,
+            "node_id": node_id,
+            "hostname": register.map_or("unknown", |register| &register.hostname),
+            "ip_address": register.map_or("0.0.0.0", |register| &register.ip_address),
+            "os_info": register.and_then(|register| register.os_info.as_deref()),
+            "status": presence.to_string(),
+            "last_heartbeat": self.last_heartbeat.map(rest_time),
+            "registered_at": rest_time(self.first_seen),
+            "updated_at": rest_time(self.updated_at),
+        })
+    }
+}
+
+impl StoredMetrics {
+    /// The metric object of the REST API.
+    pub fn to_json(&self, node_id: &str) -> Value {
+        let Metrics {
+            cpu_usage,
+            memory_usage,
+            disk_usage,
+            load_average,
+            memory_total,
+            memory_available,
+            disk_total,
+            disk_available,
+            uptime,
+        } = &self.metrics;
+        // The published service stores totals as integers.
+        let whole = |value: &Option<f64>| value.map(|value| value as i64);
+        json!({
+            "id": self.id,
+            "node_id": node_id,
+            "metric_time": rest_time(self.at),
+            "cpu_usage": cpu_usage,
+            "memory_usage": memory_usage,
+            "disk_usage": disk_usage,
+            "disk_total": whole(disk_total),
+            "disk_available": whole(disk_available),
+            "load_average": load_average,
+            "memory_total": whole(memory_total),
+            "memory_available": whole(memory_available),
+            "uptime": whole(uptime),
+            "created_at": rest_time(self.at),
+        })
+    }
+}

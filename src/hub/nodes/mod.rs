@@ -1,0 +1,247 @@
+//! Presence of nodes. A node is online while it has a connection, lost after the last one has ended, and offline when it does not
+//! return within `nodes.offline_after`. A node that is connected over both protocols is one node. Presence is never stored.
+
+pub mod info;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::hub::hm::messages::MachineInfo;
+use crate::hub::nodes::info::NodeInfo;
+
+/// After a start, nodes get this long to reconnect before they are called offline.
+const START_GRACE: Duration = Duration::from_secs(120);
+
+/// A Core connection without a message for this long does not keep its node online: the connections of published node agents are never
+/// closed for silence. With the default of `nodes.offline_after`, a node is offline after the three minutes of Core's documents.
+const CORE_SILENCE: Duration = Duration::from_secs(120);
+
+/// More nodes are refused. Without a bound, a client that invents node ids could use up the memory.
+const MAX_NODES: usize = 200_000;
+
+/// A connection: the event loop that owns it, and its number there, which is never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LinkId {
+    pub event_loop: usize,
+    pub number: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    Online,
+    /// Disconnected, and expected to return.
+    Lost,
+    Offline,
+}
+
+impl fmt::Display for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Online => "online",
+            Self::Lost => "lost",
+            Self::Offline => "offline",
+        })
+    }
+}
+
+/// A change of a node's presence.
+#[derive(Debug, PartialEq, Eq)]
+pub struct PresenceChange {
+    pub node_id: Arc<str>,
+    pub to: Presence,
+}
+
+/// Answer to a connection that wants to become the node's connection.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Claim {
+    Granted,
+    /// This connection has the node.
+    Held(LinkId),
+    /// There are too many nodes.
+    Refused,
+}
+
+struct Node {
+    /// Its hm connection.
+    link: Option<LinkId>,
+    /// Its Core connections, the newest last, each with the time of its last message.
+    core_links: Vec<(LinkId, Instant)>,
+    presence: Presence,
+    /// When a lost node becomes offline.
+    offline_at: Instant,
+    /// Of the current hm connection.
+    last_report: Option<Arc<MachineInfo>>,
+    info: Arc<NodeInfo>,
+}
+
+impl Node {
+    fn new(presence: Presence, offline_at: Instant, info: Arc<NodeInfo>) -> Self {
+        let (link, core_links, last_report) = (None, Vec::new(), None);
+        Self { link, core_links, presence, offline_at, last_report, info }
+    }
+
+    fn is_connected(&self, now: Instant) -> bool {
+        let is_recent = |(_, at): &(LinkId, Instant)| *at + CORE_SILENCE > now;
+        self.link.is_some() || self.core_links.iter().any(is_recent)
+    }
+}
+
+/// All nodes that have ever connected.
+pub struct Nodes {
+    by_id: HashMap<Arc<str>, Node>,
+    offline_after: Duration,
+    started: Instant,
+    changes: Vec<PresenceChange>,
+}
+
+impl Nodes {
+    /// `known` are the nodes of earlier runs. They count as lost until they return.
+    pub fn new(
+        now: Instant,
+        offline_after: Duration,
+        known: impl IntoIterator<Item = (Arc<str>, NodeInfo)>,
+    ) -> Self {
+        let offline_at = now + START_GRACE.max(offline_after);
+        let node = |info| Node::new(Presence::Lost, offline_at, Arc::new(info));
+        let by_id = known.into_iter().map(|(id, info)| (id, node(info))).collect();
+        Self { by_id, offline_after, started: now, changes: Vec::new() }
+    }
+
+    /// Makes `link` the node's connection if the node has none.
+    pub fn claim(&mut self, now: Instant, node_id: &Arc<str>, link: LinkId) -> Claim {
+        let is_full = self.by_id.len() >= MAX_NODES;
+        match self.by_id.get_mut(node_id) {
+            Some(Node { link: Some(holder), .. }) if *holder != link => {
+                return Claim::Held(*holder);
+            }
+            Some(node) => node.link = Some(link),
+            None if is_full => return Claim::Refused,
+            None => {
+                let mut node = Node::new(Presence::Offline, now, Arc::default());
+                node.link = Some(link);
+                self.by_id.insert(node_id.clone(), node);
+            }
+        }
+        self.set_presence(node_id, Presence::Online);
+        Claim::Granted
+    }
+
+    /// Ends the node's connection, unless it is another one by now.
+    pub fn release(&mut self, now: Instant, node_id: &Arc<str>, link: LinkId) {
+        let Some(node) = self.by_id.get_mut(node_id) else { return };
+        if node.link == Some(link) {
+            node.link = None;
+            node.last_report = None;
+        }
+        node.core_links.retain(|(core_link, _)| *core_link != link);
+        self.check_connected(now, node_id);
+    }
+
+    /// Notes a message of a Core connection. Returns whether the node is accepted.
+    pub fn on_core_message(&mut self, now: Instant, node_id: &Arc<str>, link: LinkId) -> bool {
+        if !self.by_id.contains_key(node_id) && self.by_id.len() >= MAX_NODES {
+            return false;
+        }
+        let node = self.by_id.entry(node_id.clone());
+        let node = node.or_insert_with(|| Node::new(Presence::Offline, now, Arc::default()));
+        match node.core_links.iter_mut().find(|(known, _)| *known == link) {
+            Some((_, at)) => *at = now,
+            None => node.core_links.push((link, now)),
+        }
+        self.set_presence(node_id, Presence::Online);
+        true
+    }
+
+    /// The Core connection that gets the node's commands: the newest.
+    pub fn core_link(&self, node_id: &str) -> Option<LinkId> {
+        self.by_id.get(node_id)?.core_links.last().map(|(link, _)| *link)
+    }
+
+    pub fn info(&self, node_id: &str) -> Option<(Presence, Arc<NodeInfo>)> {
+        self.by_id.get(node_id).map(|node| (node.presence, node.info.clone()))
+    }
+
+    /// Every node, in no order.
+    pub fn all(&self) -> Vec<(Arc<str>, Presence, Arc<NodeInfo>)> {
+        let entry = |(id, node): (&Arc<str>, &Node)| (id.clone(), node.presence, node.info.clone());
+        self.by_id.iter().map(entry).collect()
+    }
+
+    pub fn update_info(&mut self, node_id: &str, update: impl FnOnce(&mut NodeInfo)) {
+        if let Some(node) = self.by_id.get_mut(node_id) {
+            update(Arc::make_mut(&mut node.info));
+        }
+    }
+
+    /// Forgets a node that is not connected. Returns whether it was known.
+    pub fn remove(&mut self, node_id: &str) -> bool {
+        self.by_id.remove(node_id).is_some()
+    }
+
+    /// Number of Core connections.
+    pub fn core_connections(&self) -> usize {
+        self.by_id.values().map(|node| node.core_links.len()).sum()
+    }
+
+    /// Marks nodes whose connections are silent as lost, and the lost ones that have not returned in time as offline.
+    pub fn expire(&mut self, now: Instant) {
+        let is_silent = |node: &Node| node.presence == Presence::Online && !node.is_connected(now);
+        let silent =
+            self.by_id.iter().filter(|(_, node)| is_silent(node)).map(|(id, _)| id.clone());
+        for node_id in silent.collect::<Vec<_>>() {
+            self.check_connected(now, &node_id);
+        }
+        let is_due = |node: &Node| node.presence == Presence::Lost && node.offline_at <= now;
+        let due = self.by_id.iter().filter(|(_, node)| is_due(node)).map(|(id, _)| id.clone());
+        for node_id in due.collect::<Vec<_>>() {
+            self.set_presence(&node_id, Presence::Offline);
+        }
+    }
+
+    /// Keeps the last stored report of a connected node.
+    pub fn set_report(&mut self, node_id: &str, link: LinkId, report: Arc<MachineInfo>) {
+        if let Some(node) = self.by_id.get_mut(node_id).filter(|node| node.link == Some(link)) {
+            node.last_report = Some(report);
+        }
+    }
+
+    /// The connected nodes that have reported, each with its last report.
+    pub fn reports(&self) -> Vec<(Arc<str>, Arc<MachineInfo>)> {
+        let report = |(id, node): (&Arc<str>, &Node)| Some((id.clone(), node.last_report.clone()?));
+        self.by_id.iter().filter_map(report).collect()
+    }
+
+    /// Number of nodes that are online, lost and offline.
+    pub fn counts(&self) -> [usize; 3] {
+        [Presence::Online, Presence::Lost, Presence::Offline]
+            .map(|presence| self.by_id.values().filter(|node| node.presence == presence).count())
+    }
+
+    /// The changes since the last call, oldest first.
+    pub fn take_changes(&mut self) -> Vec<PresenceChange> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// Marks an online node without a live connection as lost.
+    fn check_connected(&mut self, now: Instant, node_id: &Arc<str>) {
+        let grace_end = self.started + START_GRACE;
+        let Some(node) = self.by_id.get_mut(node_id) else { return };
+        if node.presence == Presence::Online && !node.is_connected(now) {
+            node.offline_at = (now + self.offline_after).max(grace_end);
+            self.set_presence(node_id, Presence::Lost);
+        }
+    }
+
+    fn set_presence(&mut self, node_id: &Arc<str>, to: Presence) {
+        let Some(node) = self.by_id.get_mut(node_id).filter(|node| node.presence != to) else {
+            return;
+        };
+        node.presence = to;
+        self.changes.push(PresenceChange { node_id: node_id.clone(), to });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Starts the threads of hm-hub, handles signals, and stops.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::Flock;
+
+use crate::config::{Settings, Sources};
+use crate::http::listener::Listener;
+use crate::hub::config::HubConfig;
+use crate::hub::core::server::CoreServer;
+use crate::hub::event_loop::EventLoop;
+use crate::hub::event_loop::mailbox::{Mailbox, Message};
+use crate::hub::hm::server::HmServer;
+use crate::hub::nodes::Nodes;
+use crate::hub::store::{Store, StoreError, core_records, schema};
+use crate::hub::{Hub, on_commit};
+use crate::sys;
+use crate::sys::ControlSignal;
+use crate::util::error::{Error, reason};
+use crate::util::logger;
+use crate::util::state_dir;
+use crate::util::sync::Shutdown;
+use crate::util::threads::Threads;
+
+/// Event loops; each uses at most one processor.
+const MAX_EVENT_LOOPS: usize = 4;
+
+/// Lost nodes become offline at the next of these.
+const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Threads that still run this long after the last commit are abandoned.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// The ports.
+struct Servers {
+    hm: HmServer,
+    core: CoreServer,
+}
+
+/// Runs until a signal requests a stop. The error is one that keeps the hub from starting or running.
+pub fn run(sources: &Sources, notes: &[String]) -> Result<(), Error> {
+    let settings = Settings::load(sources)?;
+    let config = HubConfig::new(&settings)?;
+    logger::init(config.log_level);
+    // Before any thread starts, so that every thread inherits the mask and the main thread receives the signals.
+    sys::block_control_signals();
+    sys::process::set_cloexec_on_inherited_fds()
+        .map_err(|error| Error::system("close inherited files on exec", error))?;
+    if let Err(error) = sys::raise_descriptor_limit() {
+        log::warn!("cannot raise the limit of open files: {}", reason(&error));
+    }
+    let _lock = lock_state_dir(&config.state_dir)?;
+    let mut threads = Threads::default();
+    let result = start(config, &mut threads).map(|(hub, servers)| {
+        log_startup(&settings, notes);
+        signal_loop(sources, &settings, &hub, &servers);
+        stop(&hub);
+    });
+    sys::unblock_stop_signals();
+    result.and(threads.join(SHUTDOWN_TIMEOUT))
+}
+
+/// Creates the directory and keeps other hubs out of it.
+fn lock_state_dir(directory: &Path) -> Result<Flock<File>, Error> {
+    let fail = |error| {
+        let doing = format!("use {}", directory.display());
+        Error::system(doing, error).with_hint("see state_dir")
+    };
+    state_dir::create_dir(directory).map_err(fail)?;
+    let lock = state_dir::lock_dir(directory).map_err(fail)?;
+    lock.ok_or_else(|| fail(std::io::Error::other("another hm-hub uses it")))
+}
+
+/// Path of the database.
+pub fn database(config: &HubConfig) -> PathBuf {
+    config.state_dir.join("hub.db")
+}
+
+fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Servers>), Error> {
+    let path = database(&config);
+    let unusable = |error: StoreError| {
+        let failure = std::io::Error::other(error.to_string());
+        Error::system(format!("open database {}", path.display()), failure)
+            .with_hint("see state_dir")
+    };
+    let connection = schema::open(&path).map_err(unusable)?;
+    let known = core_records::nodes(&connection).map_err(unusable)?;
+    let hm_listener = Listener::bind("hm", config.hm_listen)?;
+    let core_listener = Listener::bind("core", config.core_listen)?;
+    let nodes = Arc::new(Mutex::new(Nodes::new(Instant::now(), config.offline_after, known)));
+    let loops = event_loops().map_err(|error| Error::system("create an event loop", error))?;
+    let mailboxes: Arc<[Arc<Mailbox>]> = loops.iter().map(EventLoop::mailbox).collect();
+    let commit = {
+        let (nodes, mailboxes) = (nodes.clone(), mailboxes.clone());
+        move |writes, timed_out: Vec<String>| {
+            on_commit(&nodes, &mailboxes, writes);
+            for command_id in timed_out {
+                log::info!("command {command_id} has timed out");
+            }
+        }
+    };
+    let store = Store::start(path, connection, config.retention, Box::new(commit))
+        .map_err(|error| Error::system("start thread store", error))?;
+    let shutdown = Shutdown::new().map_err(|error| Error::system("create an eventfd", error))?;
+    let hub = Arc::new(Hub { nodes, store, mailboxes, info: hub_info(), shutdown });
+    for event_loop in loops {
+        let context = hub.clone();
+        threads.start("links", move || {
+            event_loop.run(&context).map_err(|error| Error::system("poll connections", error))
+        })?;
+    }
+    let context = hub.clone();
+    threads.start("presence", move || {
+        while !context.shutdown.wait(PRESENCE_INTERVAL) {
+            context.update_nodes(|nodes| nodes.expire(Instant::now()));
+        }
+        Ok(())
+    })?;
+    let servers = Arc::new(Servers {
+        hm: HmServer::new(config.admission.clone(), config.hm_job),
+        core: CoreServer::new(config.admission, config.commands_enabled),
+    });
+    let (context, hm) = (hub.clone(), servers.clone());
+    threads.start("hm", move || hm.hm.run(&context, &hm_listener))?;
+    let (context, core) = (hub.clone(), servers.clone());
+    threads.start("core", move || core.core.run(&context, &core_listener))?;
+    Ok((hub, servers))
+}
+
+fn event_loops() -> std::io::Result<Vec<EventLoop>> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (0..processors.min(MAX_EVENT_LOOPS)).map(EventLoop::new).collect()
+}
+
+/// What `online` is answered with: the published server sends nothing, and published clients ignore it.
+fn hub_info() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    format!(r#"{{"hub":{{"version":"{version}","extensions":[]}}}}"#)
+}
+
+fn log_startup(settings: &Settings, notes: &[String]) {
+    let file = settings.file.as_deref().map_or("no file".into(), |path| path.to_string_lossy());
+    log::info!("hm-hub {} started; settings from {file}", env!("CARGO_PKG_VERSION"));
+    for warning in settings.warnings.iter().chain(notes) {
+        log::warn!("{warning}");
+    }
+}
+
+fn signal_loop(sources: &Sources, at_start: &Settings, hub: &Hub, servers: &Servers) {
+    loop {
+        match sys::wait_control_signal(None) {
+            Some(ControlSignal::Stop) => break,
+            Some(ControlSignal::Reload) => match reload(sources, at_start, servers) {
+                Ok(()) => log::info!("configuration reloaded"),
+                Err(error) => {
+                    log::error!("configuration reload failed, keeping previous: {error}");
+                }
+            },
+            None => {}
+        }
+    }
+    log::info!("stopping");
+    hub.shutdown.trigger();
+}
+
+fn reload(sources: &Sources, at_start: &Settings, servers: &Servers) -> Result<(), Error> {
+    let settings = Settings::load(sources)?;
+    let config = HubConfig::new(&settings)?;
+    let deferred = settings.changed_until_restart(at_start);
+    if !deferred.is_empty() {
+        log::warn!("restart required for: {}", deferred.join(", "));
+    }
+    log::set_max_level(config.log_level);
+    servers.hm.set_admission(config.admission.clone());
+    servers.core.set_admission(config.admission);
+    Ok(())
+}
+
+/// Commits every report that was read, answers it, and closes the connections.
+fn stop(hub: &Hub) {
+    hub.send_to_all(|| Message::StopReading);
+    hub.store.stop();
+    hub.send_to_all(|| Message::Close);
+}

@@ -1,0 +1,168 @@
+//! Commands and their results. A command is pending, then running, then success, failed or timeout.
+
+use rusqlite::{Connection, Row, params};
+use serde_json::{Value, json};
+
+use crate::hub::core::messages::{CommandResult, rest_time};
+use crate::hub::store::{StoreError, Stored};
+
+/// Commands of at most this many nodes time out at once.
+const MAX_TIMEOUTS: usize = 10_000;
+
+/// A command of an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewCommand {
+    pub command_id: String,
+    pub text: String,
+    pub timeout_s: u32,
+}
+
+/// A stored command with its result.
+#[derive(Debug, PartialEq)]
+pub struct StoredCommand {
+    pub command: Value,
+    pub result: Option<Value>,
+}
+
+pub fn create(db: &Connection, node: i64, new: &NewCommand, now: i64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO command (command_id, node, text, timeout_s, status, created_at) VALUES (?, ?, ?, ?, 'pending', ?)";
+    let NewCommand { command_id, text, timeout_s } = new;
+    db.prepare_cached(sql)?.execute(params![command_id, node, text, timeout_s, now])?;
+    Ok(())
+}
+
+/// Marks a pending command of the node as running.
+pub fn start(db: &Connection, node: i64, command_id: &str, now: i64) -> Result<Stored, StoreError> {
+    let sql = "UPDATE command SET status = 'running', started_at = ? WHERE command_id = ? AND node = ? AND status = 'pending'";
+    db.prepare_cached(sql)?.execute(params![now, command_id, node])?;
+    Ok(Stored::Done { metric_id: 0 })
+}
+
+/// Stores the result of a command of the node. The first result counts; a node repeats one that was not confirmed. A result after the timeout is
+/// kept, and the status becomes that of the result.
+pub fn finish(
+    db: &Connection,
+    node: i64,
+    result: &CommandResult,
+    now: i64,
+) -> Result<Stored, StoreError> {
+    let CommandResult { command_id, exit_code, stdout, stderr, execution_time_ms } = result;
+    let sql = "INSERT INTO command_result (command, stdout, stderr, exit_code, execution_time_ms, created_at) SELECT id, ?, ?, ?, ?, ? FROM command WHERE command_id = ? AND node = ? ON CONFLICT DO NOTHING";
+    let values = params![
+        stdout,
+        stderr,
+        exit_code,
+        execution_time_ms.map(|time| i64::try_from(time).unwrap_or(i64::MAX)),
+        now,
+        command_id,
+        node
+    ];
+    if db.prepare_cached(sql)?.execute(values)? > 0 {
+        let status = if *exit_code == Some(0) { "success" } else { "failed" };
+        let sql = "UPDATE command SET status = ?, started_at = coalesce(started_at, ?), completed_at = ? WHERE command_id = ?";
+        db.prepare_cached(sql)?.execute(params![status, now, now, command_id])?;
+    }
+    Ok(Stored::Done { metric_id: 0 })
+}
+
+/// Marks the commands whose time is over. `grace_ms` is for a result that is on its way. Returns their ids.
+pub fn time_out(db: &Connection, now: i64, grace_ms: i64) -> Result<Vec<String>, StoreError> {
+    let sql = format!(
+        "UPDATE command SET status = 'timeout', completed_at = ?1 WHERE id IN (SELECT id FROM command WHERE status IN ('pending', 'running') AND created_at + timeout_s * 1000 + ?2 <= ?1 LIMIT {MAX_TIMEOUTS}) RETURNING command_id"
+    );
+    let mut statement = db.prepare_cached(&sql)?;
+    let ids = statement.query_map([now, grace_ms], |row| row.get(0))?;
+    Ok(ids.collect::<Result<_, _>>()?)
+}
+
+/// Pending commands of a node: id, text and timeout.
+pub fn pending(db: &Connection, node: i64) -> Result<Vec<NewCommand>, StoreError> {
+    let sql = "SELECT command_id, text, timeout_s FROM command WHERE node = ? AND status = 'pending' ORDER BY id";
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement.query_map([node], |row| {
+        Ok(NewCommand { command_id: row.get(0)?, text: row.get(1)?, timeout_s: row.get(2)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// Which commands a query returns.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter<'a> {
+    pub command_id: Option<&'a str>,
+    pub node_id: Option<&'a str>,
+    pub status: Option<&'a str>,
+}
+
+/// Commands, newest first, and how many there are in all.
+pub fn query(
+    db: &Connection,
+    filter: Filter<'_>,
+    limit: u32,
+    offset: u32,
+) -> Result<(Vec<StoredCommand>, u64), StoreError> {
+    let from = "FROM command c JOIN node n ON n.id = c.node LEFT JOIN command_result r ON r.command = c.id WHERE (?1 IS NULL OR c.command_id = ?1) AND (?2 IS NULL OR n.name = ?2) AND (?3 IS NULL OR c.status = ?3)";
+    let Filter { command_id, node_id, status } = filter;
+    let total = db
+        .prepare_cached(&format!("SELECT count(*) {from}"))?
+        .query_row(params![command_id, node_id, status], |row| row.get(0))?;
+    let columns = "c.id, c.command_id, c.text, n.name, c.status, c.created_at, c.started_at, c.completed_at, r.stdout, r.stderr, r.exit_code, r.execution_time_ms, r.created_at";
+    let sql = format!("SELECT {columns} {from} ORDER BY c.id DESC LIMIT ?4 OFFSET ?5");
+    let mut statement = db.prepare_cached(&sql)?;
+    let rows =
+        statement.query_map(params![command_id, node_id, status, limit, offset], stored_command)?;
+    Ok((rows.collect::<Result<_, _>>()?, total))
+}
+
+fn stored_command(row: &Row<'_>) -> rusqlite::Result<StoredCommand> {
+    let time = |at: usize| row.get::<_, Option<i64>>(at).map(|time| time.map(rest_time));
+    let (id, command_id): (i64, String) = (row.get(0)?, row.get(1)?);
+    let command = json!({
+        "id": id,
+        "command_id": command_id,
+        "command_text": row.get::<_, String>(2)?,
+        "target_node_id": row.get::<_, String>(3)?,
+        "status": row.get::<_, String>(4)?,
+        "created_at": time(5)?,
+        "started_at": time(6)?,
+        "completed_at": time(7)?,
+    });
+    let result = match row.get::<_, Option<String>>(8)? {
+        Some(stdout) => Some(json!({
+            "id": id,
+            "command_id": command_id,
+            "stdout": stdout,
+            "stderr": row.get::<_, String>(9)?,
+            "exit_code": row.get::<_, Option<i64>>(10)?,
+            "execution_time_ms": row.get::<_, Option<i64>>(11)?,
+            "created_at": time(12)?,
+        })),
+        None => None,
+    };
+    Ok(StoredCommand { command, result })
+}
+
+/// Number of commands, and of those that are pending.
+pub fn counts(db: &Connection) -> Result<(u64, u64), StoreError> {
+    let sql = "SELECT count(*), count(*) FILTER (WHERE status = 'pending') FROM command";
+    Ok(db.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
+/// Deletes the completed commands that were created before a time, with their results.
+pub fn delete_old(db: &Connection, before: i64) -> Result<(), StoreError> {
+    let old = "created_at < ? AND status NOT IN ('pending', 'running')";
+    db.execute(
+        &format!(
+            "DELETE FROM command_result WHERE command IN (SELECT id FROM command WHERE {old})"
+        ),
+        [before],
+    )?;
+    db.execute(&format!("DELETE FROM command WHERE {old}"), [before])?;
+    Ok(())
+}
+
+pub fn delete_of_node(db: &Connection, node: i64) -> Result<(), StoreError> {
+    let of_node = "SELECT id FROM command WHERE node = ?";
+    db.execute(&format!("DELETE FROM command_result WHERE command IN ({of_node})"), [node])?;
+    db.execute("DELETE FROM command WHERE node = ?", [node])?;
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! Reports of hm nodes in the database.
+//!
+//! A report needs less than 30 bytes: project, models, GPU name and total memory are in a row of their own, which reports refer
+//! to. Reports are appended in the order of arrival to `hm_recent` and moved from there in segments, see `schema_1.sql`.
+
+use std::collections::{BTreeSet, HashMap};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::Serialize;
+
+use crate::hub::hm::messages::MachineInfo;
+use crate::hub::hm::session::Report;
+use crate::hub::store::node_ids::NodeIds;
+use crate::hub::store::{Retention, StoreError};
+
+/// Length of a slot of means.
+const SLOT_MS: i64 = 300_000;
+
+/// Entries of the workload cache. A node that changes its models in each report must not fill the memory.
+const MAX_CACHED_WORKLOADS: usize = 10_000;
+
+/// Writes reports. Caches what it needs to know of earlier ones.
+#[derive(Default)]
+pub struct HmReports {
+    /// Latest time of the reports of each node; a later one cannot be a repeat.
+    last_sent: HashMap<i64, i64>,
+    workloads: HashMap<Workload, i64>,
+    /// `None`: not read yet.
+    recent: Option<Recent>,
+}
+
+/// The rows of `hm_recent`, which has no index.
+#[derive(Default)]
+struct Recent {
+    /// Times of the reports of each node.
+    times: HashMap<i64, BTreeSet<i64>>,
+    count: usize,
+}
+
+impl Recent {
+    fn read(db: &Connection) -> Result<Self, StoreError> {
+        let mut recent = Self::default();
+        let mut statement = db.prepare("SELECT node, sent FROM hm_recent")?;
+        for row in statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))? {
+            let (node, sent) = row?;
+            recent.insert(node, sent);
+        }
+        Ok(recent)
+    }
+
+    /// Returns whether it is new.
+    fn insert(&mut self, node: i64, sent: i64) -> bool {
+        let is_new = self.times.entry(node).or_default().insert(sent);
+        self.count += usize::from(is_new);
+        is_new
+    }
+
+    fn last_sent(&self, node: i64) -> Option<i64> {
+        self.times.get(&node)?.last().copied()
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct Workload {
+    project: String,
+    models: Vec<String>,
+    gpu_name: String,
+    memory_total: i64,
+}
+
+/// A stored report as the REST API returns it: the fields of the hm document, and the time.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct StoredReport {
+    /// Unix milliseconds.
+    pub timestamp: i64,
+    /// The node's clock was ahead; `timestamp` is the hub's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub adjusted: bool,
+    pub project: String,
+    pub models: Vec<ModelName>,
+    pub gpu_name: String,
+    pub utilization_gpu: i64,
+    pub memory_total: i64,
+    pub memory_used: i64,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ModelName {
+    pub model: String,
+}
+
+impl HmReports {
+    /// Number of reports since the last compaction.
+    pub fn recent(&self) -> usize {
+        self.recent.as_ref().map_or(0, |recent| recent.count)
+    }
+
+    /// Drops what is cached, after a transaction was rolled back.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Stores a report, unless one of the same node and time is stored.
+    pub fn insert(
+        &mut self,
+        db: &Connection,
+        nodes: &mut NodeIds,
+        report: &Report,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        let node = nodes.get(db, &report.node_id, now)?;
+        let last_sent = self.last_sent(db, node)?;
+        let is_late = report.sent <= last_sent;
+        if !self.recent_rows(db)?.insert(node, report.sent)
+            || (is_late && is_in_segment(db, node, report.sent)?)
+        {
+            return Ok(());
+        }
+        let workload = self.workload(db, &report.info)?;
+        let info = &report.info;
+        db.prepare_cached(
+            "INSERT INTO hm_recent (node, sent, workload, utilization, memory_used, adjusted) VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            node,
+            report.sent,
+            workload,
+            info.utilization_gpu,
+            info.memory_used,
+            report.adjusted
+        ])?;
+        self.last_sent.insert(node, last_sent.max(report.sent));
+        Ok(())
+    }
+
+    fn recent_rows(&mut self, db: &Connection) -> Result<&mut Recent, StoreError> {
+        if self.recent.is_none() {
+            self.recent = Some(Recent::read(db)?);
+        }
+        Ok(self.recent.get_or_insert_default())
+    }
+
+    fn last_sent(&mut self, db: &Connection, node: i64) -> Result<i64, StoreError> {
+        if let Some(last_sent) = self.last_sent.get(&node) {
+            return Ok(*last_sent);
+        }
+        let recent = self.recent_rows(db)?.last_sent(node);
+        let last_sent = recent.max(last_sent_in_segments(db, node)?).unwrap_or(i64::MIN);
+        self.last_sent.insert(node, last_sent);
+        Ok(last_sent)
+    }
+
+    fn workload(&mut self, db: &Connection, info: &MachineInfo) -> Result<i64, StoreError> {
+        let MachineInfo { project, models, gpu_name, memory_total, .. } = info.clone();
+        let workload = Workload { project, models, gpu_name, memory_total };
+        if let Some(id) = self.workloads.get(&workload) {
+            return Ok(*id);
+        }
+        let models = serde_json::to_string(&workload.models).unwrap_or_default();
+        let values = params![workload.project, models, workload.gpu_name, memory_total];
+        db.prepare_cached(
+            "INSERT INTO hm_workload (project, models, gpu_name, memory_total) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )?
+        .execute(values)?;
+        let id = db
+            .prepare_cached("SELECT id FROM hm_workload WHERE project = ? AND models = ? AND gpu_name = ? AND memory_total = ?")?
+            .query_row(values, |row| row.get(0))?;
+        if self.workloads.len() >= MAX_CACHED_WORKLOADS {
+            self.workloads.clear();
+        }
+        self.workloads.insert(workload, id);
+        Ok(id)
+    }
+
+    /// Moves the recent reports into a new segment and adds them to the means.
+    pub fn compact(&mut self, db: &Connection, now: i64) -> Result<(), StoreError> {
+        let segment: Option<i64> = db
+            .prepare_cached(
+                "INSERT INTO hm_segment (first_sent, last_sent, created) SELECT min(sent), max(sent), ? FROM hm_recent HAVING count(*) > 0 RETURNING id",
+            )?
+            .query_row([now], |row| row.get(0))
+            .optional()?;
+        let Some(segment) = segment else { return Ok(()) };
+        db.execute(
+            "INSERT INTO hm_report (segment, node, sent, workload, utilization, memory_used, adjusted) SELECT ?, node, sent, workload, utilization, memory_used, adjusted FROM hm_recent ORDER BY node, sent",
+            [segment],
+        )?;
+        db.execute(
+            "INSERT INTO hm_mean (slot, node, reports, utilization, memory_used) SELECT sent / ?1, node, count(*), sum(utilization), sum(memory_used) FROM hm_recent GROUP BY 1, 2 ON CONFLICT DO UPDATE SET reports = reports + excluded.reports, utilization = utilization + excluded.utilization, memory_used = memory_used + excluded.memory_used",
+            [SLOT_MS],
+        )?;
+        db.execute("DELETE FROM hm_recent", [])?;
+        self.recent = None;
+        Ok(())
+    }
+
+    /// Deletes the segments, means and workloads that are older than the retention.
+    pub fn delete_old(
+        &mut self,
+        db: &Connection,
+        now: i64,
+        retention: Retention,
+    ) -> Result<(), StoreError> {
+        let before = |age: std::time::Duration| {
+            let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+            now.saturating_sub(age)
+        };
+        let raw = before(retention.raw);
+        // Backlogs arrive late: the time of arrival counts, so that they can be read for as long as any report.
+        let old = "SELECT id FROM hm_segment WHERE created < ?";
+        db.execute(&format!("DELETE FROM hm_report WHERE segment IN ({old})"), [raw])?;
+        let deleted = db.execute("DELETE FROM hm_segment WHERE created < ?", [raw])?;
+        db.execute("DELETE FROM hm_mean WHERE slot < ?", [before(retention.means) / SLOT_MS])?;
+        if deleted > 0 {
+            db.execute(
+                "DELETE FROM hm_workload WHERE id NOT IN (SELECT workload FROM hm_report UNION SELECT workload FROM hm_recent)",
+                [],
+            )?;
+            self.workloads.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Reports of a node from `start` to `end` (Unix milliseconds, inclusive), newest first, at most `limit`. Each time is returned once.
+pub fn query(
+    db: &Connection,
+    node_id: &str,
+    start: i64,
+    end: i64,
+    limit: u32,
+) -> Result<Vec<StoredReport>, StoreError> {
+    let mut statement = db.prepare_cached(
+        "WITH found AS (
+           SELECT sent, workload, utilization, memory_used, adjusted FROM hm_recent
+             WHERE node = (SELECT id FROM node WHERE name = ?1) AND sent BETWEEN ?2 AND ?3
+           UNION ALL
+           SELECT r.sent, r.workload, r.utilization, r.memory_used, r.adjusted FROM hm_segment s
+             CROSS JOIN hm_report r ON r.segment = s.id
+             WHERE s.last_sent >= ?2 AND s.first_sent <= ?3
+               AND r.node = (SELECT id FROM node WHERE name = ?1) AND r.sent BETWEEN ?2 AND ?3)
+         SELECT sent, adjusted, project, models, gpu_name, utilization, memory_total, memory_used
+           FROM found JOIN hm_workload w ON w.id = workload ORDER BY sent DESC LIMIT ?4",
+    )?;
+    let rows = statement.query_map(params![node_id, start, end, limit], |row| {
+        let models: String = row.get(3)?;
+        let models: Vec<String> = serde_json::from_str(&models).unwrap_or_default();
+        Ok(StoredReport {
+            timestamp: row.get(0)?,
+            adjusted: row.get(1)?,
+            project: row.get(2)?,
+            models: models.into_iter().map(|model| ModelName { model }).collect(),
+            gpu_name: row.get(4)?,
+            utilization_gpu: row.get(5)?,
+            memory_total: row.get(6)?,
+            memory_used: row.get(7)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn is_in_segment(db: &Connection, node: i64, sent: i64) -> Result<bool, StoreError> {
+    let sql = "SELECT 1 FROM hm_segment s CROSS JOIN hm_report r ON r.segment = s.id WHERE r.node = ?1 AND r.sent = ?2 AND ?2 BETWEEN s.first_sent AND s.last_sent";
+    Ok(db.prepare_cached(sql)?.exists([node, sent])?)
+}
+
+/// Latest time of the node's reports in segments.
+fn last_sent_in_segments(db: &Connection, node: i64) -> Result<Option<i64>, StoreError> {
+    let sql = "SELECT max((SELECT max(sent) FROM hm_report WHERE segment = s.id AND node = ?)) FROM hm_segment s";
+    Ok(db.prepare_cached(sql)?.query_row([node], |row| row.get(0))?)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+use crate::hub::store::schema;
+use crate::hub::store::temp_db::TempDb;
+
+const NOW: i64 = 1_718_000_000_000;
+const RETENTION: Retention =
+    Retention { raw: Duration::from_secs(86_400), means: Duration::from_secs(30 * 86_400) };
+
+fn report(node_id: &str, sent: i64, memory_used: i64) -> Report {
+    let info = MachineInfo {
+        project: "DecentralGPT".into(),
+        models: vec!["Codestral-22B-v0.1".into()],
+        gpu_name: "NVIDIA RTX A5000".into(),
+        utilization_gpu: 30,
+        memory_total: 24_564,
+        memory_used,
+    };
+    Report { node_id: node_id.into(), sent, adjusted: false, info: Arc::new(info) }
+}
+
+fn times(db: &Connection, node_id: &str) -> Vec<i64> {
+    let reports = query(db, node_id, i64::MIN, i64::MAX, 1000).unwrap();
+    reports.iter().map(|report| report.timestamp).collect()
+}
+
+#[test]
+fn returns_reports_as_they_were_sent_newest_first() {
+    let temp = TempDb::new("query");
+    let db = schema::open(&temp.path).unwrap();
+    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
+    for sent in [5, 1, 9] {
+        reports.insert(&db, &mut nodes, &report("a", sent, sent * 10), NOW).unwrap();
+    }
+    reports.insert(&db, &mut nodes, &report("b", 7, 0), NOW).unwrap();
+    for _ in 0..2 {
+        assert_eq!(times(&db, "a"), [9, 5, 1]);
+        assert_eq!(query(&db, "a", 1, 5, 1).unwrap().len(), 1);
+        let found = query(&db, "a", 2, 8, 10).unwrap();
+        let expected = serde_json::json!([{
+            "timestamp": 5, "project": "DecentralGPT", "models": [{"model": "Codestral-22B-v0.1"}],
+            "gpu_name": "NVIDIA RTX A5000", "utilization_gpu": 30, "memory_total": 24_564, "memory_used": 50,
+        }]);
+        assert_eq!(serde_json::to_value(found).unwrap(), expected);
+        assert!(times(&db, "nonexistent").is_empty());
+        reports.compact(&db, NOW).unwrap();
+    }
+}
+
+#[test]
+fn stores_a_repeat_once_wherever_the_first_one_is() {
+    let temp = TempDb::new("repeat");
+    let db = schema::open(&temp.path).unwrap();
+    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
+    let mut insert = |reports: &mut HmReports, sent| {
+        reports.insert(&db, &mut nodes, &report("a", sent, 0), NOW).unwrap();
+    };
+    insert(&mut reports, 1);
+    insert(&mut reports, 2);
+    insert(&mut reports, 1);
+    reports.forget();
+    insert(&mut reports, 2);
+    assert_eq!(times(&db, "a"), [2, 1]);
+    reports.compact(&db, NOW).unwrap();
+    insert(&mut reports, 1);
+    insert(&mut reports, 3);
+    reports.forget();
+    insert(&mut reports, 2);
+    insert(&mut reports, 3);
+    assert_eq!(times(&db, "a"), [3, 2, 1]);
+}
+
+#[test]
+fn means_include_every_report_once() {
+    let temp = TempDb::new("means");
+    let db = schema::open(&temp.path).unwrap();
+    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
+    for (sent, memory) in [(0, 10), (299_999, 20), (300_000, 50)] {
+        reports.insert(&db, &mut nodes, &report("a", sent, memory), NOW).unwrap();
+    }
+    reports.compact(&db, NOW).unwrap();
+    reports.insert(&db, &mut nodes, &report("a", 1, 30), NOW).unwrap();
+    reports.compact(&db, NOW).unwrap();
+    reports.compact(&db, NOW).unwrap();
+    let mut statement = db.prepare("SELECT slot, reports, memory_used FROM hm_mean").unwrap();
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap();
+    let rows: Vec<(i64, i64, i64)> = rows.collect::<Result<_, _>>().unwrap();
+    assert_eq!(rows, [(0, 3, 60), (1, 1, 50)]);
+}
+
+#[test]
+fn deletes_what_is_older_than_the_retention() {
+    let temp = TempDb::new("retention");
+    let db = schema::open(&temp.path).unwrap();
+    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
+    let count = |table: &str| -> i64 {
+        db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    };
+    let day: i64 = 86_400_000;
+    let sent = NOW;
+    reports.insert(&db, &mut nodes, &report("a", sent, 0), NOW).unwrap();
+    reports.compact(&db, NOW).unwrap();
+    for (age, expected) in [(day, [1, 1, 1, 1]), (day + 1, [0, 0, 1, 0]), (31 * day, [0, 0, 0, 0])]
+    {
+        reports.delete_old(&db, NOW + age, RETENTION).unwrap();
+        let found = ["hm_report", "hm_segment", "hm_mean", "hm_workload"].map(count);
+        assert_eq!(found, expected, "after {age} ms");
+    }
+    // The workload's row is gone: its cached id must be, too.
+    reports.insert(&db, &mut nodes, &report("a", sent, 0), NOW).unwrap();
+    assert_eq!(times(&db, "a"), [sent]);
+}
+
+#[test]
+fn report_needs_at_most_30_bytes() {
+    const NODES: i64 = 500;
+    const REPORTS: i64 = 200;
+    let temp = TempDb::new("size");
+    let mut db = schema::open(&temp.path).unwrap();
+    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
+    let mut sent = NOW;
+    for _ in 0..REPORTS / 20 {
+        let transaction = db.transaction().unwrap();
+        for _ in 0..20 {
+            sent += 30_000;
+            for node in 0..NODES {
+                // Nodes report at times of their own, and memory usage varies.
+                let report = report(&format!("node-{node}"), sent + node * 59, 22_128 - node);
+                reports.insert(&transaction, &mut nodes, &report, NOW).unwrap();
+            }
+        }
+        reports.compact(&transaction, NOW).unwrap();
+        transaction.commit().unwrap();
+    }
+    db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    let pages = |table: &str| -> i64 {
+        let sql = "SELECT sum(pgsize) FROM dbstat WHERE name = ?";
+        db.query_row(sql, [table], |row| row.get(0)).unwrap()
+    };
+    let per_report = pages("hm_report") as f64 / (NODES * REPORTS) as f64;
+    assert!(per_report <= 30.0, "{per_report} bytes");
+    assert!(per_report > 10.0, "{per_report} bytes: not everything was counted");
+}

@@ -1,0 +1,216 @@
+//! The hub's database: SQLite in WAL mode with `synchronous=FULL`.
+//!
+//! One thread writes. Whatever arrives while a transaction commits is the next transaction, so the cost of a durable commit is shared
+//! by all reports that wait for it. A report is acknowledged after its commit. When a commit fails, its reports are acknowledged as not stored,
+//! nothing of them is kept, and the next transaction is tried as usual.
+
+pub mod core_records;
+pub mod hm_reports;
+pub mod node_ids;
+pub mod schema;
+#[cfg(test)]
+pub(crate) mod temp_db;
+mod writer;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::hub::core::node_session::Request;
+use crate::hub::hm::session::Report;
+use crate::hub::nodes::LinkId;
+use crate::hub::store::core_records::commands::NewCommand;
+use crate::hub::store::writer::Writer;
+use crate::util::sync::lock;
+
+/// Reports that wait for the writer. When there are as many, event loops stop reading from nodes, so TCP holds back the senders.
+/// At 10 000 reports per second this is five seconds of a stalled disk.
+const MAX_QUEUED: usize = 50_000;
+
+/// A caller that waits for a commit gives up after this.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long reports and means are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    pub raw: Duration,
+    pub means: Duration,
+}
+
+/// What is written.
+#[derive(Debug, Clone)]
+pub enum Write {
+    HmReport {
+        report: Report,
+        /// `id` of the request to answer.
+        request_id: u64,
+    },
+    Core(Request),
+    Command {
+        node_id: Arc<str>,
+        command: NewCommand,
+    },
+    DeleteNode(Arc<str>),
+}
+
+/// What waits for a result.
+#[derive(Debug, Clone)]
+pub enum Origin {
+    Link(LinkId),
+    Caller(Sender<Stored>),
+}
+
+#[derive(Debug, Clone)]
+pub struct Pending {
+    pub write: Write,
+    pub origin: Origin,
+}
+
+/// Result of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// A node has registered for the first time.
+    Created,
+    Done {
+        /// Of metrics.
+        metric_id: i64,
+    },
+    Failed,
+}
+
+/// A write after the attempt to commit it.
+#[derive(Debug)]
+pub struct Completed {
+    pub pending: Pending,
+    pub stored: Stored,
+    /// Pending commands of a node that has registered.
+    pub commands: Vec<NewCommand>,
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreError(pub String);
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Receives the writes of each transaction, and the ids of commands that have timed out.
+pub type OnCommit = dyn Fn(Vec<Completed>, Vec<String>) + Send + Sync;
+
+/// Handle of the writer thread.
+pub struct Store {
+    shared: Arc<Shared>,
+    path: PathBuf,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Notified when the queue has changed.
+    changed: Condvar,
+    /// Why the last transaction failed; `None`: it was committed.
+    failure: Mutex<Option<StoreError>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    writes: Vec<Pending>,
+    is_stopping: bool,
+}
+
+impl Store {
+    /// Takes over an open database and starts the writer thread.
+    pub fn start(
+        path: PathBuf,
+        connection: Connection,
+        retention: Retention,
+        on_commit: Box<OnCommit>,
+    ) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            failure: Mutex::new(None),
+        });
+        let context = shared.clone();
+        let builder = std::thread::Builder::new().name("store".to_owned());
+        let writer =
+            builder.spawn(move || Writer::new(connection, retention).run(&context, &*on_commit))?;
+        Ok(Self { shared, path, writer: Mutex::new(Some(writer)) })
+    }
+
+    /// Whether further reports are accepted now. Otherwise callers stop reading from nodes.
+    pub fn has_room(&self) -> bool {
+        lock(&self.shared.queue).writes.len() < MAX_QUEUED
+    }
+
+    /// Queues a write. It is accepted even without room: the bound is kept by callers that check [`Self::has_room`] before they read.
+    pub fn add(&self, pending: Pending) {
+        lock(&self.shared.queue).writes.push(pending);
+        self.shared.changed.notify_one();
+    }
+
+    /// Queues a write and waits for its commit.
+    pub fn write(&self, write: Write) -> Stored {
+        let (sender, receiver) = channel();
+        self.add(Pending { write, origin: Origin::Caller(sender) });
+        // The writer has ended at a stop of the hub.
+        receiver.recv_timeout(WRITE_TIMEOUT).unwrap_or(Stored::Failed)
+    }
+
+    /// Why the last transaction failed; `None`: it was committed.
+    pub fn failure(&self) -> Option<StoreError> {
+        lock(&self.shared.failure).clone()
+    }
+
+    /// A connection for queries.
+    pub fn open_reader(&self) -> Result<Connection, StoreError> {
+        schema::open_read_only(&self.path)
+    }
+
+    /// Commits what is queued and ends the thread.
+    pub fn stop(&self) {
+        lock(&self.shared.queue).is_stopping = true;
+        self.shared.changed.notify_one();
+        if let Some(writer) = lock(&self.writer).take() {
+            // A panic has ended the process.
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Waits for reports, at most `timeout`. Returns `None` when the store stops and everything has been taken.
+    fn take(&self, timeout: Duration) -> Option<Vec<Pending>> {
+        let is_idle = |queue: &mut Queue| queue.writes.is_empty() && !queue.is_stopping;
+        let waited = self.changed.wait_timeout_while(lock(&self.queue), timeout, is_idle);
+        let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+        match queue.writes.is_empty() && queue.is_stopping {
+            true => None,
+            false => Some(std::mem::take(&mut queue.writes)),
+        }
+    }
+
+    fn set_failure(&self, failure: Option<StoreError>) {
+        let mut current = lock(&self.failure);
+        match (&*current, &failure) {
+            (None, Some(error)) => log::error!("store: cannot commit, refusing reports: {error}"),
+            (Some(_), None) => log::info!("store: recovered"),
+            _ => {}
+        }
+        *current = failure;
+    }
+}

@@ -1,0 +1,115 @@
+//! Operation of hm-hub: configuration, admission, backup, state directory.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::process::Command;
+
+use support::full_disk::FullDisk;
+use support::hub::{Hub, Node, database, hm_hub, stored};
+use support::{TempDir, wait_until};
+
+/// Copies the database to the place where a hub with the state directory `to` has it.
+fn backup_command(state: &TempDir, to: &TempDir) -> Command {
+    let mut command = hm_hub();
+    command.arg("-s").arg(format!("state_dir={}", state.0.display()));
+    command.arg("backup").arg(database(to));
+    command
+}
+
+#[test]
+fn refuses_to_listen_beyond_loopback_without_admission() {
+    let state = TempDir::new("hub");
+    let output = Hub::command(&state, "0.0.0.0:0", &[]).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("nodes.admission: must be set"), "{error}");
+}
+
+#[test]
+fn token_admission_refuses_other_nodes() {
+    let state = TempDir::new("hub");
+    let tokens = state.write("tokens", "join\nbound node=b\n");
+    let file = format!("nodes.tokens_file={tokens}");
+    let hub = Hub::start(&state, &["nodes.admission=token", &file]);
+    for token in ["", "joi", "bound2"] {
+        let error = Node::connect(hub.address, token).err().unwrap();
+        assert!(error.contains("401"), "{error}");
+    }
+    let mut node = Node::connect(hub.address, "join").unwrap();
+    assert_eq!(node.online("a"), 0);
+    let mut bound = Node::connect(hub.address, "bound").unwrap();
+    assert_eq!(bound.online("c"), 4);
+    assert_eq!(bound.online("b"), 0);
+    state.write("tokens", "new\n");
+    hub.signal("-HUP");
+    hub.wait_log("configuration reloaded");
+    assert!(Node::connect(hub.address, "join").is_err());
+    assert!(Node::connect(hub.address, "new").is_ok());
+}
+
+#[test]
+fn original_configuration_starts_the_hub() {
+    let state = TempDir::new("hub");
+    let file = state.write(
+        "config.json",
+        r#"{"Addr": "127.0.0.1:0", "LogLevel": "debug", "LogFile": "./x.log",
+            "MongoDB": {"URI": "mongodb://127.0.0.1/", "Database": "d", "ExpireTime": 60}}"#,
+    );
+    let mut command = hm_hub();
+    command.args(["-config", &file, "-s"]).arg(format!("state_dir={}", state.0.display()));
+    let hub = Hub::spawn(command);
+    assert_eq!(hub.node().online("a"), 0);
+    let log = hub.stop().join("\n");
+    for note in ["LogFile of the configuration", "MongoDB.URI", "MongoDB.Database"] {
+        assert!(log.contains(note), "{note}: {log}");
+    }
+}
+
+#[test]
+fn backup_of_a_running_hub_is_complete() {
+    let state = TempDir::new("hub");
+    let hub = Hub::start(&state, &[]);
+    let mut node = hub.node();
+    assert_eq!(node.online("a"), 0);
+    assert_eq!(node.report(7), 0);
+    let copy = TempDir::new("hub-copy");
+    let output = backup_command(&state, &copy).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(stored(&copy, "a"), [7]);
+    let again = backup_command(&state, &copy).output().unwrap();
+    assert_eq!(again.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("file exists"), "{again:?}");
+}
+
+#[test]
+fn second_hub_of_a_state_directory_does_not_start() {
+    let state = TempDir::new("hub");
+    let _hub = Hub::start(&state, &[]);
+    let output = Hub::command(&state, "127.0.0.1:0", &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("another hm-hub uses it"), "{error}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn full_disk_refuses_reports_until_there_is_space() {
+    let disk = FullDisk::new();
+    let state = TempDir(disk.directory.0.join("state"));
+    let hub = Hub::spawn(disk.run_inside(&Hub::command(&state, "127.0.0.1:0", &[])));
+    let mut node = hub.node();
+    assert_eq!(node.online("a"), 0);
+    assert_eq!(node.report(0), 0);
+    disk.fill();
+    let refused = (1..100_000).find(|sent| node.report(*sent) == 4).expect("a refused report");
+    hub.wait_log("store: cannot commit, refusing reports");
+    std::fs::remove_file(disk.file("fill")).unwrap();
+    wait_until("space", || (node.report(refused) == 0).then_some(()));
+    hub.wait_log("store: recovered");
+    // SQLite resolves the link in the path through which other files on the disk are read.
+    let copy = TempDir::new("hub-copy");
+    let backup = disk.run_inside(&backup_command(&state, &copy)).output().unwrap();
+    assert!(backup.status.success(), "{backup:?}");
+    assert_eq!(stored(&copy, "a"), (0..=refused).collect::<Vec<_>>());
+}
