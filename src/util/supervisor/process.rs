@@ -145,7 +145,8 @@ impl Supervised {
             }
             WaitEnd::Interrupted => {
                 self.terminate(supervision.stop_grace);
-                Some(exit::INTERRUPTED)
+                // The agent knows whether it has requested the end, and may do so while the program ends by itself.
+                supervision.report_fd.is_none().then_some(exit::INTERRUPTED)
             }
         };
         if let Some(group) = &self.group {
