@@ -298,7 +298,7 @@ fn unreadable_journal_is_kept_and_named_in_the_log() {
     type Create<'a> = &'a dyn Fn(&Path);
     let cases: [(&str, Create); 4] = [
         ("not a regular file", &|path| std::fs::create_dir(path).unwrap()),
-        ("too many levels of symbolic links", &|path| symlink("/etc/hostname", path).unwrap()),
+        ("symbolic link", &|path| symlink("/etc/hostname", path).unwrap()),
         ("file too large", &oversized),
         ("skipped 2 damaged lines", &|path| std::fs::write(path, "one\ntwo\n").unwrap()),
     ];
