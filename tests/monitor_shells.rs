@@ -169,9 +169,14 @@ fn reports_no_gpu_when_driver_fails() {
     let monitor = Monitor::start(&[]);
     let mut client = monitor.connect();
     client.start(&[sshd.host("cc", Some(PASSWORD))]);
-    let events = client.collect_events(Duration::from_secs(6));
-    let has = |name: &str| events.iter().any(|(_, event)| event["event"] == name);
-    assert!(has("uptime") && !has("gpu"));
+    let has = |events: &[(_, serde_json::Value)], name: &str| {
+        events.iter().any(|(_, event)| event["event"] == name)
+    };
+    support::wait_until("a sample", || {
+        let events = client.collect_events(Duration::from_secs(6));
+        assert!(!has(&events, "gpu"), "{events:?}");
+        has(&events, "uptime").then_some(())
+    });
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::monitor::Monitor;
 use support::sshd::{CC, PASSWORD, Sshd};
+use support::wait_until;
 
 /// Maximum age of an event when it is received.
 const MAX_DELAY: Duration = Duration::from_secs(3);
@@ -104,7 +105,16 @@ fn values_equal_those_of_kernel_files() {
             log
         });
         client.start(&[sshd.host("cc", Some(PASSWORD))]);
-        let events = client.collect_events(Duration::from_secs(9));
+        let mut events = client.collect_events(Duration::from_secs(9));
+        // A busy machine needs more time.
+        wait_until("samples", || {
+            let count = |name| events.iter().filter(|(_, event)| event["event"] == name).count();
+            let is_enough = count("uptime") >= 2 && count("disk") >= 2 && count("process") >= 1;
+            if !is_enough {
+                events.extend(client.collect_events(Duration::from_secs(2)));
+            }
+            is_enough.then_some(())
+        });
         done.store(true, Ordering::Relaxed);
         (SnapshotLog(snapshots.join().unwrap()), events)
     });
