@@ -77,7 +77,7 @@ fn limits_password_guesses_for_monitored_host() {
         guesser.request("ssh.stop_monitor", json!([host(PASSWORD)]));
     };
     wait_until("end of the pause", || {
-        // Not so often that the agent disconnects the client.
+        // At more than one request per second the agent would disconnect the client, after a burst of 60.
         guesser.collect_events(Duration::from_millis(200));
         let error = guesser.request("ssh.start_monitor", json!([host(PASSWORD)]));
         error.is_null().then_some(())
