@@ -201,7 +201,9 @@ impl Listener {
                 let _slot = slot;
                 match DeadlineStream::new(socket, shutdown) {
                     Ok(stream) => serve(stream.count_bytes(&client.stats.bytes), client),
-                    Err(error) => log::debug!("{}: {}", client.peer, reason(&error)),
+                    Err(error) => self.log.write(Level::Debug, || {
+                        format!("{}: {} disconnected: {}", self.name, client.peer, reason(&error))
+                    }),
                 }
             })
         });

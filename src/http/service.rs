@@ -122,12 +122,14 @@ impl HttpService {
         let (port, peer) = (self.port, client.peer);
         match end {
             // Even a rejection: the incomplete request of an evicted connection is no fault of the client.
-            _ if client.permit.was_evicted() => log::debug!("{port}: {peer} evicted while idle"),
-            ConnectionEnd::Rejected(error) => self.reject(stream, client, error, head_only),
-            ConnectionEnd::Closed => log::debug!("{port}: {peer} disconnected"),
-            ConnectionEnd::Io(error) => {
-                log::debug!("{port}: {peer} disconnected: {}", reason(&error));
+            _ if client.permit.was_evicted() => {
+                self.log.write(Level::Debug, || format!("{port}: {peer} evicted while idle"));
             }
+            ConnectionEnd::Rejected(error) => self.reject(stream, client, error, head_only),
+            ConnectionEnd::Closed => {
+                self.log.write(Level::Debug, || format!("{port}: {peer} disconnected"));
+            }
+            ConnectionEnd::Io(error) => self.log_lost(client, &error),
         }
         None
     }
@@ -187,6 +189,11 @@ impl HttpService {
         self.log.write(Level::Info, || format!("{port}: {peer} rejected: {status}: {text}"));
     }
 
+    fn log_lost(&self, client: &ClientConnection<'_>, error: &io::Error) {
+        let (port, peer) = (self.port, client.peer);
+        self.log.write(Level::Debug, || format!("{port}: {peer} disconnected: {}", reason(error)));
+    }
+
     /// Completes the upgrade and runs a WebSocket session to its end. Messages over `max_message_bytes` end it.
     pub fn run_session<'s>(
         &self,
@@ -199,9 +206,9 @@ impl HttpService {
         let Upgrade { stream, key, buffered } = upgrade;
         let mut socket = match websocket::accept(stream, &key, buffered, max_message_bytes) {
             Ok(socket) => socket,
-            Err(error) => return log::debug!("{port}: {peer} disconnected: {}", reason(&error)),
+            Err(error) => return self.log_lost(client, &error),
         };
-        log::debug!("{port}: {peer} connected");
+        self.log.write(Level::Debug, || format!("{port}: {peer} connected"));
         let end = session(&mut socket);
         websocket::finish(&mut socket, &end);
         if let SessionEnd::ClosedByServer(..) = end {

@@ -229,7 +229,8 @@ impl Shared {
             *file = None;
             *file = Some(self.replace(&content)?);
         }
-        let open = file.as_mut().ok_or_else(|| io::Error::other("not open"))?;
+        let open = file.as_mut().filter(|file| state_dir::is_linked(file));
+        let open = open.ok_or_else(|| io::Error::other("the file was removed"))?;
         let written =
             open.write_all(lines).and_then(|()| if sync { open.sync_data() } else { Ok(()) });
         if written.is_err() {

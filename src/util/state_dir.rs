@@ -36,6 +36,11 @@ pub fn lock_dir(directory: &Path) -> io::Result<Option<Flock<File>>> {
     }
 }
 
+/// Whether the open file still has a name. What is written to a removed file is lost.
+pub fn is_linked(file: &File) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.nlink() > 0)
+}
+
 fn open_lock(directory: &Path) -> io::Result<File> {
     let path = directory.join("lock");
     let owners = [users::effective_uid(), fs::metadata(directory)?.uid()];

@@ -179,7 +179,7 @@ impl Shared {
             return Err(unusable_error(why));
         }
         let mut directory_lock = lock(&self.directory_lock);
-        if directory_lock.is_some() {
+        if directory_lock.as_ref().is_some_and(|file| state_dir::is_linked(file)) {
             return Ok(());
         }
         state_dir::create_dir(&self.directory).or_else(|error| {

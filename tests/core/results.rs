@@ -293,6 +293,30 @@ fn command_that_cannot_be_recorded_is_not_run() {
 }
 
 #[test]
+fn command_runs_once_although_its_journal_was_removed() {
+    let CoreFixture { mut agent, core, user, state } = CoreFixture::new(&[]);
+    let scratch = user.scratch();
+    let ran = scratch.0.join("ran");
+    let text = format!("echo x >> {}", ran.display());
+    std::fs::remove_dir_all(&state.0).unwrap();
+    // The first request finds that the file is gone, and the next one writes a new one.
+    wait_until("a command that runs", || {
+        let count = core.results("c").len();
+        core.execute("c", &text, 10);
+        wait_until("its result", || (core.results("c").len() > count).then_some(()));
+        core.results("c").iter().any(|seen| seen.data["exit_code"] == 0).then_some(())
+    });
+    agent.signal("-KILL");
+    agent.wait();
+    let agent = start(&core, &user, &state, &[]);
+    let count = core.results("c").len();
+    core.execute("c", &text, 10);
+    wait_until("another result", || (core.results("c").len() > count).then_some(()));
+    assert_eq!(std::fs::read_to_string(&ran).unwrap(), "x\n");
+    agent.stop();
+}
+
+#[test]
 fn unreadable_journal_is_kept_and_named_in_the_log() {
     let oversized = |path: &Path| File::create(path).unwrap().set_len(65 << 20).unwrap();
     type Create<'a> = &'a dyn Fn(&Path);

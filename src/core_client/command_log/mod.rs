@@ -29,7 +29,7 @@ const MAX_UNCONFIRMED_BYTES: usize = 12 << 20;
 const MAX_CONFIRMED_BYTES: usize = 1 << 20;
 /// A result is dropped after this many rejections.
 const MAX_REJECTIONS: u32 = 3;
-/// Approximate length of a command's lines without its result.
+/// Approximate length of a command's lines without its id and result.
 const RECORD_BYTES: usize = 100;
 
 pub struct CommandLog {
@@ -123,7 +123,12 @@ impl CommandLog {
         let reply = PendingReply { message_id: message_id.as_str().into(), rejected_count: 0 };
         if let Some(record) = find(&mut self.commands, command_id) {
             if std::mem::take(&mut record.retry_allowed) {
+                if record.replies.len() >= MAX_PENDING_REPLIES {
+                    let oldest = record.replies.remove(0);
+                    self.journal.append('c', &oldest.message_id);
+                }
                 self.journal.append('n', &line);
+                self.stale_bytes += record.result_bytes() + line.len() + RECORD_BYTES;
                 (record.state, record.key) = (CommandState::Pending, message_id.into());
                 record.replies.push(reply);
                 return Acceptance::New;
@@ -252,7 +257,10 @@ impl CommandLog {
                 break;
             };
             let removed = self.commands.remove(at);
-            self.stale_bytes += removed.map_or(0, |record| record.result_bytes() + RECORD_BYTES);
+            self.stale_bytes += removed.map_or(0, |record| {
+                let id = accepted_line(&record.key, &record.command_id);
+                record.result_bytes() + id.len() + RECORD_BYTES
+            });
         }
         if self.stale_bytes > 2 * MAX_UNCONFIRMED_BYTES || self.journal.should_retry() {
             self.rewrite();

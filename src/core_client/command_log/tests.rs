@@ -1,5 +1,6 @@
 use super::*;
 use crate::core_client::command::MAX_OUTPUT_BYTES;
+use crate::core_client::messages::MAX_ID_BYTES;
 use crate::util::state_io::tests::Dir;
 use std::fs;
 use std::path::PathBuf;
@@ -150,6 +151,39 @@ fn command_rejected_for_full_queue_may_be_requested_again() {
     let mut log = dir.open();
     assert_eq!(log.accept("c", "m3".into()), Acceptance::Finished);
     assert_eq!(pending(&log), ["m2", "m3"]);
+}
+
+/// Core may repeat it as often as it likes while the queue is full.
+#[test]
+fn command_retried_without_end_takes_bounded_memory_and_file() {
+    let dir = Dir::new("again-endless");
+    let mut log = dir.open();
+    let id = "\u{1}".repeat(MAX_ID_BYTES);
+    for number in 0..10_000 {
+        assert_eq!(log.accept(&id, format!("m{number}")), Acceptance::New);
+        log.allow_retry(&id);
+        log.finish(done(&id, "queue full"));
+    }
+    assert_eq!(log.commands[0].replies.len(), MAX_PENDING_REPLIES);
+    let sent: Vec<String> = pending(&log).into_iter().map(str::to_owned).collect();
+    assert_eq!(sent.last().unwrap(), "m9999");
+    let size = fs::metadata(dir.file()).unwrap().len();
+    assert!(size < 4 * MAX_UNCONFIRMED_BYTES as u64, "{size}");
+    assert_eq!(pending(&dir.open()), sent);
+}
+
+#[test]
+fn longest_ids_do_not_exceed_file_bound() {
+    let dir = Dir::new("long-ids");
+    let mut log = dir.open();
+    for number in 0..20_000 {
+        let id = format!("{number:5}{}", "\u{1}".repeat(MAX_ID_BYTES - 5));
+        log.accept(&id, format!("m{number}"));
+        log.finish(done(&id, ""));
+        log.confirm(&format!("m{number}"));
+    }
+    let size = fs::metadata(dir.file()).unwrap().len();
+    assert!(size < 5 * MAX_UNCONFIRMED_BYTES as u64, "{size}");
 }
 
 #[test]
