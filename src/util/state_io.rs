@@ -211,6 +211,7 @@ fn unusable_error(why: &str) -> io::Error {
 pub mod tests {
     use super::*;
     use std::fs;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc::channel;
 
     /// A state directory, removed when this is dropped.
@@ -221,7 +222,10 @@ pub mod tests {
 
     impl Dir {
         pub fn new(name: &str) -> Self {
-            let name = format!("hm-state-io-{name}-{}", std::process::id());
+            // Tests of several modules may choose the same name.
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("hm-state-io-{name}-{}-{number}", std::process::id());
             let path = std::env::temp_dir().join(name);
             fs::create_dir_all(&path).unwrap();
             let state = StateIo::start(&path).unwrap();
