@@ -30,6 +30,7 @@ use crate::util::backoff::random_unit;
 use crate::util::error::Error;
 use crate::util::logger::{unix_seconds, utc};
 use crate::util::percent;
+use crate::util::random::uuid;
 use crate::util::state_io::StateIo;
 use crate::util::sync::Shutdown;
 use crate::util::text::escape_for_log;
@@ -142,7 +143,8 @@ impl CoreClient {
             return send(socket, &started.request_id, message);
         }
         let now = self.upstream.now();
-        let action = self.commands.with_log(|log| session.next_action(log.pending(), uuid, now))?;
+        let action =
+            self.commands.with_log(|log| session.next_action(log.pending(), new_id, now))?;
         match action {
             Action::Register(id) => {
                 let snapshot = &context.latest.current().snapshot;
@@ -240,7 +242,7 @@ impl CoreClient {
                     escape(&why)
                 ));
             }
-            Event::Execute(request) => self.submit(request, uuid()?, context),
+            Event::Execute(request) => self.submit(request, new_id()?, context),
             Event::Confirmed(id) => self.on_confirmed(&id),
             Event::ResultRejected(id, why) => {
                 warn_once(format!("cannot parse a result: {}", escape(&why)));
@@ -336,12 +338,8 @@ fn send(
     socket.send(Message::text(message(Envelope { id, timestamp: &timestamp })))
 }
 
-fn uuid() -> Result<String, DisconnectReason> {
-    let mut random = [0; 16];
-    match rustls::crypto::ring::default_provider().secure_random.fill(&mut random) {
-        Ok(()) => Ok(uuid::Builder::from_random_bytes(random).into_uuid().to_string()),
-        Err(_) => Err(DisconnectReason::Lost("system has no random numbers".to_owned())),
-    }
+fn new_id() -> Result<String, DisconnectReason> {
+    uuid().map_err(|error| DisconnectReason::Lost(error.to_string()))
 }
 
 fn escape(text: &str) -> String {

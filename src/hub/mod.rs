@@ -23,9 +23,10 @@ pub mod store;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use jiff::Timestamp;
 use serde_json::Value;
+use std::time::SystemTime;
 
+use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
 use crate::hub::core::node_session::Content;
 use crate::hub::event_loop::mailbox::{Mailbox, Message};
@@ -100,7 +101,7 @@ impl Hub {
             for change in changes {
                 let node_id = escape_for_log(&*change.node_id, EXCERPT_CHARS);
                 log::info!("node {node_id} is {}", change.to);
-                let text = monitor::status_change(&change.node_id, change.to, Timestamp::now());
+                let text = monitor::status_change(&change.node_id, change.to, SystemTime::now());
                 self.broadcast(&text);
             }
         }
@@ -115,7 +116,7 @@ impl Hub {
 
 /// Applies what was written to the nodes, and passes it on to the event loops, which answer the requests, and to monitor clients.
 pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<Completed>) {
-    let now = Timestamp::now();
+    let now = SystemTime::now();
     let mut metrics = Vec::new();
     let mut guard = lock(nodes);
     for completed in writes.iter().filter(|completed| completed.stored != Stored::Failed) {
@@ -144,8 +145,8 @@ pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<C
 }
 
 /// Applies a write to the nodes. Returns new metrics as an object of the REST API.
-fn apply(nodes: &mut Nodes, completed: &Completed, now: Timestamp) -> Option<Value> {
-    let at = now.as_millisecond();
+fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Value> {
+    let at = unix_ms(now);
     match (&completed.pending.write, &completed.pending.origin) {
         (Write::HmReport { report, .. }, Origin::Link(link)) => {
             nodes.set_report(&report.node_id, *link, report.info.clone());

@@ -9,6 +9,7 @@ pub mod liveness;
 pub mod logger;
 pub mod percent;
 pub mod programs;
+pub mod random;
 pub mod redact;
 pub mod render_cache;
 pub mod shell_words;

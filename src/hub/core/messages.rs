@@ -1,10 +1,14 @@
 //! Messages of Core: text frames of JSON with `type`, `id`, `timestamp` and `data`, as the published service reads and writes them.
 
-use jiff::Timestamp;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use serde::Deserialize;
 use serde_json::{Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::hub::store::core_records::commands::NewCommand;
+use crate::util::random::uuid;
 
 /// A message of a node or of a monitor client. All four fields are needed; `timestamp` is not interpreted.
 #[derive(Debug, Deserialize)]
@@ -78,36 +82,49 @@ pub struct CommandStarted {
 }
 
 /// A message of the hub. `now` is the hub's time.
-pub fn message(kind: &str, id: &str, now: Timestamp, data: &Value) -> String {
+pub fn message(kind: &str, id: &str, now: SystemTime, data: &Value) -> String {
     json!({"type": kind, "id": id, "timestamp": message_time(now), "data": data}).to_string()
 }
 
 /// An `error` message, which has an id of its own.
-pub fn error(code: &str, message_text: &str, details: &str, now: Timestamp) -> String {
+pub fn error(code: &str, message_text: &str, details: &str, now: SystemTime) -> String {
     let data = json!({"error_code": code, "message": message_text, "details": details});
     message("error", &new_id(), now, &data)
 }
 
 /// A command for a node.
-pub fn execute_command(command: &NewCommand, now: Timestamp) -> String {
+pub fn execute_command(command: &NewCommand, now: SystemTime) -> String {
     let NewCommand { command_id, text, timeout_s } = command;
     let data = json!({"command_id": command_id, "command_text": text, "timeout": timeout_s});
     message("execute_command", &new_id(), now, &data)
 }
 
 pub fn new_id() -> String {
-    uuid::Uuid::new_v4().to_string()
+    // The kernel's generator does not fail once the system has booted.
+    uuid().unwrap_or_else(|_| uuid::Uuid::nil().to_string())
 }
 
 /// The form of times in messages: nanoseconds and `+00:00`.
-pub fn message_time(time: Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%S.%9f+00:00").to_string()
+pub fn message_time(time: SystemTime) -> String {
+    humantime::format_rfc3339_nanos(time).to_string().replace('Z', "+00:00")
 }
 
 /// The form of times in the REST API: whole seconds and `Z`.
 pub fn rest_time(milliseconds: i64) -> String {
-    let time = Timestamp::from_millisecond(milliseconds).unwrap_or_default();
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+    let time = UNIX_EPOCH + Duration::from_millis(u64::try_from(milliseconds).unwrap_or_default());
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+/// A time of RFC 3339, with its offset, in Unix milliseconds.
+pub fn parse_time(text: &str) -> Option<i64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+/// Unix milliseconds.
+pub fn unix_ms(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -144,8 +161,12 @@ mod tests {
 
     #[test]
     fn times_have_the_forms_of_the_published_service() {
-        let time = Timestamp::new(1_737_453_600, 5).unwrap();
+        let time = UNIX_EPOCH + Duration::new(1_737_453_600, 5);
         assert_eq!(message_time(time), "2025-01-21T10:00:00.000000005+00:00");
         assert_eq!(rest_time(1_737_453_600_999), "2025-01-21T10:00:00Z");
+        assert_eq!(parse_time("2025-01-21T18:00:00.5+08:00"), Some(1_737_453_600_500));
+        for text in ["2025-01-21T10:00:00", "2025-01-21", "", "x"] {
+            assert_eq!(parse_time(text), None, "{text}");
+        }
     }
 }

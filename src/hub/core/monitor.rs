@@ -1,7 +1,7 @@
 //! Messages of monitor clients: dashboards that watch all nodes.
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::time::SystemTime;
 
 use crate::hub::core::messages::{self, Envelope};
 use crate::hub::nodes::Presence;
@@ -14,29 +14,29 @@ pub enum Action {
 }
 
 /// The first message to a client.
-pub fn welcome(client_id: &str, now: Timestamp) -> String {
+pub fn welcome(client_id: &str, now: SystemTime) -> String {
     let data = json!({"message": "欢迎连接到Server Manager监控", "client_id": client_id,
         "connection_type": "monitor"});
     messages::message("welcome", &messages::new_id(), now, &data)
 }
 
 /// All nodes, as objects of the REST API.
-pub fn nodes_update(nodes: &[Value], now: Timestamp) -> String {
+pub fn nodes_update(nodes: &[Value], now: SystemTime) -> String {
     messages::message("nodes_update", &messages::new_id(), now, &json!({"nodes": nodes}))
 }
 
 /// Metrics of any number of nodes, as objects of the REST API.
-pub fn metrics_update(metrics: &[Value], now: Timestamp) -> String {
+pub fn metrics_update(metrics: &[Value], now: SystemTime) -> String {
     messages::message("metrics_update", &messages::new_id(), now, &json!({"metrics": metrics}))
 }
 
-pub fn status_change(node_id: &str, presence: Presence, now: Timestamp) -> String {
+pub fn status_change(node_id: &str, presence: Presence, now: SystemTime) -> String {
     let data = json!({"node_id": node_id, "status": presence.to_string(),
         "timestamp": messages::message_time(now)});
     messages::message("node_status_change", &messages::new_id(), now, &data)
 }
 
-pub fn on_message(client_id: &str, now: Timestamp, message: &str) -> Action {
+pub fn on_message(client_id: &str, now: SystemTime, message: &str) -> Action {
     let envelope = match Envelope::parse(message) {
         Ok(envelope) => envelope,
         Err(why) => {
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn answers_pings_and_refuses_other_messages() {
-        let now = Timestamp::UNIX_EPOCH;
+        let now = SystemTime::UNIX_EPOCH;
         let kind = |text: &str| {
             let value: Value = serde_json::from_str(text).unwrap();
             let code = value["data"]["error_code"].as_str().or(value["type"].as_str());

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::time::SystemTime;
 
 use crate::hub::core::messages::{
     self, CommandResult, CommandStarted, Envelope, Heartbeat, Metrics, Register,
@@ -72,12 +72,12 @@ impl NodeSession {
         self.is_bound.then_some(&self.node_id)
     }
 
-    pub fn welcome(&self, now: Timestamp) -> String {
+    pub fn welcome(&self, now: SystemTime) -> String {
         let data = json!({"message": "欢迎连接到Server Manager Core", "node_id": &*self.node_id});
         messages::message("welcome", &messages::new_id(), now, &data)
     }
 
-    pub fn on_message(&mut self, now: Timestamp, message: &str) -> Action {
+    pub fn on_message(&mut self, now: SystemTime, message: &str) -> Action {
         let envelope = match Envelope::parse(message) {
             Ok(envelope) => envelope,
             Err(why) => {
@@ -119,7 +119,7 @@ impl NodeSession {
         }
     }
 
-    fn on_register(&mut self, now: Timestamp, envelope: &Envelope) -> Action {
+    fn on_register(&mut self, now: SystemTime, envelope: &Envelope) -> Action {
         let register = match Register::deserialize(&envelope.data) {
             Ok(register) => register,
             Err(why) => {
@@ -141,7 +141,7 @@ impl NodeSession {
     /// Binds the connection to the node that the message names, and stores the message for it.
     fn store(
         &mut self,
-        now: Timestamp,
+        now: SystemTime,
         envelope: &Envelope,
         named: Option<String>,
         content: Content,
@@ -169,7 +169,7 @@ impl NodeSession {
 }
 
 /// The answer to a request after the attempt to store it; `None`: there is none.
-pub fn answer(request: &Request, stored: Stored, now: Timestamp) -> Option<String> {
+pub fn answer(request: &Request, stored: Stored, now: SystemTime) -> Option<String> {
     let node_id = &request.node_id;
     let (kind, data) = match (&request.content, stored) {
         (Content::Register(_), Stored::Failed) => {
@@ -229,11 +229,11 @@ fn named(data: &Value) -> Option<String> {
     data.get("node_id").and_then(Value::as_str).map(str::to_owned)
 }
 
-fn invalid(now: Timestamp, why: &str) -> Action {
+fn invalid(now: SystemTime, why: &str) -> Action {
     Action::Send(messages::error("VALIDATION_ERROR", "数据验证失败", why, now))
 }
 
-fn unknown_type(kind: &str, now: Timestamp) -> String {
+fn unknown_type(kind: &str, now: SystemTime) -> String {
     let known = "支持的消息类型: node_register, heartbeat, metrics, command_result";
     let kind: String = kind.chars().take(64).collect();
     messages::error("UNKNOWN_MESSAGE_TYPE", &format!("未知的消息类型: {kind}"), known, now)
@@ -243,8 +243,8 @@ fn unknown_type(kind: &str, now: Timestamp) -> String {
 mod tests {
     use super::*;
 
-    fn now() -> Timestamp {
-        Timestamp::from_second(1_737_453_600).unwrap()
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH
     }
 
     fn message(kind: &str, data: &Value) -> String {

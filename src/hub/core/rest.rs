@@ -2,14 +2,14 @@
 
 use std::sync::Mutex;
 
-use jiff::Timestamp;
 use rusqlite::Connection;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::time::{Instant, SystemTime};
 
 use crate::http::request::RequestHead;
 use crate::hub::Hub;
-use crate::hub::core::messages::{self, rest_time};
+use crate::hub::core::messages::{self, rest_time, unix_ms};
 use crate::hub::event_loop::mailbox::Message;
 use crate::hub::nodes::Presence;
 use crate::hub::store::core_records::commands::{self, Filter, NewCommand, StoredCommand};
@@ -54,13 +54,13 @@ type Answer = Result<(Value, &'static str), ApiError>;
 /// Answers queries; keeps a connection to the database.
 pub struct Rest {
     reader: Mutex<Option<Connection>>,
-    started: Timestamp,
+    started: Instant,
     commands_enabled: bool,
 }
 
 impl Rest {
     pub fn new(commands_enabled: bool) -> Self {
-        Self { reader: Mutex::new(None), started: Timestamp::now(), commands_enabled }
+        Self { reader: Mutex::new(None), started: Instant::now(), commands_enabled }
     }
 
     /// The body of the answer, or `None` if there is no such path. `path` is what follows `/api/v1/`.
@@ -155,7 +155,7 @@ impl Rest {
     }
 
     fn metric_stats(&self, hub: &Hub) -> Answer {
-        let now = Timestamp::now().as_millisecond();
+        let now = unix_ms(SystemTime::now());
         let count = "SELECT count(*), min(at), max(at), count(*) FILTER (WHERE at >= ?1) FROM (SELECT at FROM core_recent UNION ALL SELECT at FROM core_metric)";
         let (total, first, last, of_day): (u64, Option<i64>, Option<i64>, u64) =
             self.query(hub, |db| {
@@ -203,7 +203,7 @@ impl Rest {
         // A node that is not connected gets it when it registers.
         let link = lock(&hub.nodes).core_link(id);
         if let Some(link) = link {
-            let text = messages::execute_command(&command, Timestamp::now());
+            let text = messages::execute_command(&command, SystemTime::now());
             hub.send(link.event_loop, Message::Send { link: link.number, text });
         }
         let data = json!({"command_id": command.command_id, "status": "pending",
@@ -246,7 +246,7 @@ impl Rest {
     fn system_stats(&self, hub: &Hub) -> Answer {
         let (total, pending) = self.query(hub, commands::counts)?;
         let [online, lost, offline] = lock(&hub.nodes).counts();
-        let uptime = Timestamp::now().as_second() - self.started.as_second();
+        let uptime = self.started.elapsed().as_secs();
         let data = json!({"total_nodes": online + lost + offline, "online_nodes": online,
             "total_commands": total, "pending_commands": pending, "system_uptime": uptime});
         Ok((data, "获取系统统计信息成功"))
@@ -304,7 +304,7 @@ fn node_stats(hub: &Hub) -> (Value, &'static str) {
 
 /// The published service sets nodes offline here. The hub does so by itself, so this only counts them.
 fn cleanup(hub: &Hub) -> (Value, &'static str) {
-    let oldest = Timestamp::now().as_millisecond() - CLEANUP_AGE_MS;
+    let oldest = unix_ms(SystemTime::now()) - CLEANUP_AGE_MS;
     let is_old = |at: Option<i64>| at.is_none_or(|at| at < oldest);
     let nodes = lock(&hub.nodes).all();
     let count = nodes
@@ -315,7 +315,7 @@ fn cleanup(hub: &Hub) -> (Value, &'static str) {
 }
 
 fn envelope(answer: Answer) -> String {
-    let timestamp = messages::message_time(Timestamp::now());
+    let timestamp = messages::message_time(SystemTime::now());
     match answer {
         Ok((data, message)) => {
             json!({"success": true, "message": message, "data": data, "timestamp": timestamp})
@@ -355,8 +355,7 @@ fn page(head: &RequestHead<'_>, default_limit: u32) -> Result<(u32, u32), ApiErr
 fn time_range(head: &RequestHead<'_>) -> (i64, i64) {
     let time = |name| {
         // A `+` of the offset that was not encoded arrives as it is.
-        let time: Option<Timestamp> = text(head, name)?.replace(' ', "+").parse().ok();
-        time.map(Timestamp::as_millisecond)
+        messages::parse_time(&text(head, name)?.replace(' ', "+"))
     };
     (time("start_time").unwrap_or(i64::MIN), time("end_time").unwrap_or(i64::MAX))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use jiff::Timestamp;
+use std::time::SystemTime;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::hub::Hub;
@@ -15,7 +15,7 @@ use crate::hub::store::{Completed, Origin, Pending, Stored, Write};
 impl EventLoop {
     /// Sends what a client gets without asking.
     pub(super) fn welcome(&mut self, hub: &Hub, number: u64) {
-        let (now, time) = (Instant::now(), Timestamp::now());
+        let (now, time) = (Instant::now(), SystemTime::now());
         self.with_link(hub, number, |link| match &link.protocol {
             Protocol::Hm { .. } => Ok(()),
             Protocol::CoreNode(session) => {
@@ -33,7 +33,7 @@ impl EventLoop {
     pub(super) fn on_core_text(&mut self, hub: &Hub, number: u64, text: &str) -> Result<(), Ended> {
         let id = self.link_id(number);
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
-        let (now, time) = (Instant::now(), Timestamp::now());
+        let (now, time) = (Instant::now(), SystemTime::now());
         match &mut link.protocol {
             Protocol::CoreNode(session) => match session.on_message(time, text) {
                 Action::Send(text) => link.send(&text, now),
@@ -65,7 +65,7 @@ impl EventLoop {
         request: &Request,
         completed: &Completed,
     ) {
-        let (now, time) = (Instant::now(), Timestamp::now());
+        let (now, time) = (Instant::now(), SystemTime::now());
         let answer = node_session::answer(request, completed.stored, time);
         self.with_link(hub, number, |link| {
             if let Some(answer) = answer
@@ -117,7 +117,7 @@ impl EventLoop {
 
 /// Sends all nodes and their latest metrics.
 fn send_state(hub: &Hub, link: &mut Link) -> Result<(), Ended> {
-    let (now, time) = (Instant::now(), Timestamp::now());
+    let (now, time) = (Instant::now(), SystemTime::now());
     link.send(&monitor::nodes_update(&hub.nodes_json(None), time), now)?;
     link.send(&monitor::metrics_update(&hub.metrics_json(), time), now)
 }
