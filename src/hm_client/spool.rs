@@ -202,6 +202,21 @@ mod tests {
     }
 
     #[test]
+    fn unreadable_file_that_cannot_be_kept_is_not_replaced() {
+        let dir = Dir::new("kept");
+        // Too long to be read, and ten of its kind are kept already.
+        fs::File::create(dir.spool_file()).unwrap().set_len(65 << 20).unwrap();
+        fs::write(dir.path.join("reports.damaged"), "0").unwrap();
+        for number in 1..10 {
+            fs::write(dir.path.join(format!("reports.damaged.{number}")), "").unwrap();
+        }
+        let mut spool = dir.open_spool();
+        spool.push(report(1));
+        assert_eq!(spool.first(), Some(&report(1)));
+        assert_eq!(fs::metadata(dir.spool_file()).unwrap().len(), 65 << 20);
+    }
+
+    #[test]
     fn keeps_reports_in_memory_without_state_dir() {
         let dir = Dir::new("none");
         let file = dir.path.join("file");

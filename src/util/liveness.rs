@@ -2,8 +2,8 @@
 //! report again in time. The main thread then stops sending watchdog messages, and the service manager restarts the agent.
 //!
 //! The sampler, the accept thread of each port and `hb-monitor` have a [`Liveness`]. The main thread needs none, because it is
-//! the one that checks. Upstream connections, GPUs, filesystems and SSH sessions have none: what they wait for may take
-//! forever, they log it themselves, and a restarted agent would wait for the same.
+//! the one that checks. Upstream connections, GPUs, filesystems, state files, hooks and SSH sessions have none: what they
+//! wait for may take forever, they log it themselves, and a restarted agent would wait for the same.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
