@@ -186,6 +186,25 @@ fn shows_stale_data_and_reconnects() {
 
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
+fn shows_dropped_application_and_number_of_those_left_out() {
+    let agent = Agent::start(&["interval=1"]);
+    let mut line = HttpConnection::open(&agent);
+    line.get("/hb_init?0&appid=gone");
+    for number in 0..210 {
+        line.get(&format!("/hb_init?600000&appid=app{number}"));
+    }
+    let mut browser = browser_at(&agent);
+    browser.until_seen("#alerts", "Application gone was dropped");
+    browser.until_seen("#apps", "DROPPED");
+    browser.until_seen("#facts", "200 of 201 OK, 10 not shown");
+    browser.until_seen("#apps-rest", "and 151 more");
+    line.get("/hb_done?0&appid=gone");
+    browser.until_seen("#facts", "200 of 200 OK, 10 not shown");
+    agent.stop();
+}
+
+#[test]
+#[ignore = "needs Chromium and playwright-core"]
 fn asks_for_token_and_keeps_it_in_the_tab() {
     let agent = Agent::start(&["interval=1", "usage.token=s3cr+t/%"]);
     let mut browser = Browser::at(&page_of(&agent));
