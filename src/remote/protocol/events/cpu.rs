@@ -67,15 +67,16 @@ fn package(inventory: &RemoteInventory, id: u64, placed: &[Placed]) -> Value {
         let variant = u64::from_str_radix(variant.strip_prefix("0x")?, 16).ok()?;
         Some(Value::from(format!("r{variant}p{}", first.text("CPU revision")?)))
     };
+    let bogomips = ["bogomips", "BogoMIPS", "bogomips per cpu"];
     let mut fields = Fields::default();
     fields
         .put("cpu_core_info", Some(Value::Object(by_core)))
-        .put("vendor_id", text("vendor_id").or_else(arm_vendor))
+        .put("vendor_id", text("vendor_id").or_else(arm_vendor).or_else(|| text("mvendorid")))
         .put(
             "cpu_family",
             ["cpu family", "CPU Family", "CPU architecture"].iter().find_map(|key| text(key)),
         )
-        .put("model", text("model").or_else(|| text("CPU part")))
+        .put("model", ["model", "CPU part", "machine", "marchid"].iter().find_map(|key| text(key)))
         .put("model_name", text("model name").or_else(arm_name))
         .put("stepping", text("stepping").or_else(arm_stepping))
         .put("cache_size", text("cache size"))
@@ -84,7 +85,7 @@ fn package(inventory: &RemoteInventory, id: u64, placed: &[Placed]) -> Value {
         .count("cpu_cores", first.number("cpu cores").or(Some(cores as u64)))
         .put("fpu", first.flag("fpu").map(Value::from))
         .put("fpu_exception", first.flag("fpu_exception").map(Value::from))
-        .number("bogomips", first.fraction("bogomips").or_else(|| first.fraction("BogoMIPS")))
+        .number("bogomips", bogomips.iter().find_map(|key| first.fraction(key)))
         .count("cl_flush_size", first.number("clflush size"))
         .count("cache_alignment", first.number("cache_alignment"))
         .put("address_sizes", text("address sizes"));
@@ -217,6 +218,27 @@ mod tests {
         assert_eq!((&package["cpu_cores"], &found["2"]), (&json!(2), &Value::Null));
         let processor = &package["cpu_core_info"]["1"]["cpu_processor_info"]["3"];
         assert_eq!(processor, &json!({"processor": 3, "CPUMHz": 2200}));
+    }
+
+    #[test]
+    fn cpu_info_of_s390_sparc_and_riscv_has_names() {
+        let s390 = b"vendor_id : IBM/S390\nbogomips per cpu: 3241.00\n\ncpu number : 0\nphysical id : 1\ncore id : 2\nmachine : 3906\ncpu MHz dynamic : 5208\n";
+        let package = &info(&inventory(s390, b""))["1"];
+        assert_eq!(
+            (&package["vendor_id"], &package["model"], &package["model_name"]),
+            (&json!("IBM/S390"), &json!("3906"), &json!("IBM/S390 3906"))
+        );
+        assert_eq!(package["bogomips"], json!(3241.0));
+        let processor = &package["cpu_core_info"]["2"]["cpu_processor_info"]["0"];
+        assert_eq!(processor, &json!({"processor": 0, "CPUMHz": 5208}));
+        let sparc =
+            b"cpu : UltraSparc T5 (Niagara5)\ntype : sun4v\nState:\nCPU0: online\nCPU8: online\n";
+        let package = &info(&inventory(sparc, b"0 0 0 -\n8 0 1 -\n"))["0"];
+        assert_eq!(package["model_name"], "UltraSparc T5 (Niagara5)");
+        assert_eq!((&package["siblings"], &package["cpu_cores"]), (&json!(2), &json!(2)));
+        let riscv = b"processor : 0\nhart : 1\nmvendorid : 0x489\nmarchid : 0x7\n";
+        let package = &info(&inventory(riscv, b"0 0 0 -\n"))["0"];
+        assert_eq!((&package["vendor_id"], &package["model"]), (&json!("0x489"), &json!("0x7")));
     }
 
     #[test]
