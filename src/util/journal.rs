@@ -114,7 +114,7 @@ impl Journal {
         }
         let mut content = Vec::new();
         for (kind, text) in lines {
-            content.extend_from_slice(line(kind, &text).as_bytes());
+            push_line(&mut content, kind, &text);
         }
         let mut pending = lock(&self.shared.pending);
         pending.replacement = Some(content);
@@ -141,7 +141,7 @@ impl Journal {
         if pending.incomplete {
             return;
         }
-        pending.lines.extend_from_slice(line(kind, text).as_bytes());
+        push_line(&mut pending.lines, kind, text);
         if pending.lines.len() > MAX_PENDING_BYTES {
             pending.discard("disk does not respond".to_owned());
         }
@@ -349,15 +349,21 @@ fn replay_lines(
     }
 }
 
-fn line(kind: char, text: &str) -> String {
-    let content = format!("{kind}{text}");
-    format!("{:016x} {content}\n", checksum(content.as_bytes()))
+/// Makes no copy of the text, which may have megabytes.
+fn push_line(lines: &mut Vec<u8>, kind: char, text: &str) {
+    let mut buffer = [0; 4];
+    let kind = kind.encode_utf8(&mut buffer);
+    let sum = checksum(kind.bytes().chain(text.bytes()));
+    lines.reserve(text.len() + 32);
+    lines.extend_from_slice(format!("{sum:016x} {kind}").as_bytes());
+    lines.extend_from_slice(text.as_bytes());
+    lines.push(b'\n');
 }
 
 fn parse(line: &[u8]) -> Option<(char, &str)> {
     let line = std::str::from_utf8(line.strip_suffix(b"\n")?).ok()?;
     let (sum, content) = line.split_once(' ')?;
-    if u64::from_str_radix(sum, 16).ok()? != checksum(content.as_bytes()) {
+    if u64::from_str_radix(sum, 16).ok()? != checksum(content.bytes()) {
         return None;
     }
     let mut chars = content.chars();
@@ -365,8 +371,7 @@ fn parse(line: &[u8]) -> Option<(char, &str)> {
 }
 
 /// FNV-1a, which is part of the file format. It detects lines that were not written completely.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+fn checksum(bytes: impl Iterator<Item = u8>) -> u64 {
+    let add = |sum: u64, byte: u8| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.fold(0xcbf2_9ce4_8422_2325, add)
 }
