@@ -35,6 +35,7 @@ pub fn run(arguments: &[OsString]) -> u8 {
     u8::try_from(code).unwrap_or(1)
 }
 
+/// An exit code, and the reason unless it was reported.
 type Failure = (i32, Option<String>);
 
 fn start(
@@ -42,34 +43,51 @@ fn start(
     program: &OsStr,
     arguments: &[OsString],
 ) -> Result<Supervised, Failure> {
+    let is_orphan = !handle_signals(supervision);
+    let mut report = supervision.report_fd.map(process::inherited_file);
+    let started = process::set_cloexec_on_inherited_fds()
+        .and_then(|()| children::set_child_subreaper())
+        .map_err(|error| (exit::NOT_RUN, "prepare the supervisor".to_owned(), error))
+        .and_then(|()| match is_orphan {
+            true => Ok(None),
+            false => spawn(supervision, program, arguments).map(Some),
+        });
+    match (started, &mut report) {
+        (Ok(None), _) => Err((exit::INTERRUPTED, None)),
+        (Ok(Some(supervised)), Some(report)) => {
+            send(report, 0, supervised.child.id());
+            release_stdio();
+            Ok(supervised)
+        }
+        (Ok(Some(supervised)), None) => Ok(supervised),
+        (Err((code, _, error)), Some(report)) => {
+            send(report, error.raw_os_error().unwrap_or(libc::EIO), 0);
+            Err((code, None))
+        }
+        (Err((code, what, error)), None) => {
+            Err((code, Some(format!("{what}: {}", reason(&error)))))
+        }
+    }
+}
+
+/// The supervisor waits for signals: the agent's end (SIGTERM) and the program's (SIGCHLD). Returns false if the agent has
+/// ended already.
+fn handle_signals(supervision: &Supervision) -> bool {
     process::set_thread_name(SUPERVISOR_NAME);
     children::reset_signal_handlers();
-    // The supervisor waits for these signals: the agent's end (SIGTERM) and the program's (SIGCHLD).
     children::block_command_supervisor_signals();
-    let is_orphan =
-        supervision.agent.is_some_and(|agent| !children::set_parent_death_signal(agent));
-    let mut report = supervision.report_fd.map(process::inherited_file);
-    let mut fail = |what: &str, error: io::Error| match &mut report {
-        None => {
-            let code = match error.kind() {
-                io::ErrorKind::NotFound => exit::NOT_FOUND,
-                _ => exit::NOT_RUN,
-            };
-            (code, Some(format!("{what}: {}", reason(&error))))
-        }
-        Some(report) => {
-            send(report, error.raw_os_error().unwrap_or(libc::EIO), 0);
-            (exit::NOT_RUN, None)
-        }
-    };
-    process::set_cloexec_on_inherited_fds()
-        .and_then(|()| children::set_child_subreaper())
-        .map_err(|error| fail("prepare the supervisor", error))?;
-    if is_orphan {
-        return Err((exit::INTERRUPTED, None));
-    }
+    supervision.agent.is_none_or(children::set_parent_death_signal)
+}
+
+/// Starts the program. The error is an exit code, what failed, and why.
+fn spawn(
+    supervision: &Supervision,
+    program: &OsStr,
+    arguments: &[OsString],
+) -> Result<Supervised, (i32, String, io::Error)> {
     let user = supervision.user.as_ref().map(|(uid, name)| verify_user(*uid, name));
-    let user = user.transpose().map_err(|error| fail("look up the user", error))?;
+    let user =
+        user.transpose().map_err(|error| (exit::NOT_RUN, "look up the user".to_owned(), error))?;
     let mut command = Command::new(program);
     command.args(arguments);
     if let Some(name) = &supervision.program_name {
@@ -83,12 +101,13 @@ fn start(
         group.enter_in(&mut command);
     }
     children::isolate(&mut command, user.as_ref());
-    let what = format!("run {}", program.display());
-    let child = command.spawn().map_err(|error| fail(&what, error))?;
-    if let Some(report) = &mut report {
-        send(report, 0, child.id());
-        release_stdio();
-    }
+    let child = command.spawn().map_err(|error| {
+        let code = match error.kind() {
+            io::ErrorKind::NotFound => exit::NOT_FOUND,
+            _ => exit::NOT_RUN,
+        };
+        (code, format!("run {}", program.display()), error)
+    })?;
     Ok(Supervised { child, group })
 }
 
