@@ -6,7 +6,7 @@ mod support;
 use std::process::Command;
 
 use support::full_disk::FullDisk;
-use support::hub::{Hub, Node, database, hm_hub, stored};
+use support::hub::{Hub, Node, database, hm_hub, http, stored};
 use support::{TempDir, wait_until};
 
 /// Copies the database to the place where a hub with the state directory `to` has it.
@@ -104,6 +104,8 @@ fn full_disk_refuses_reports_until_there_is_space() {
     disk.fill();
     let refused = (1..100_000).find(|sent| node.report(*sent) == 4).expect("a refused report");
     hub.wait_log("store: cannot commit, refusing reports");
+    let not_ready = http(hub.web, "GET", "/-/ready", "", "");
+    assert!(not_ready.starts_with("HTTP/1.1 503 "), "{not_ready}");
     std::fs::remove_file(disk.file("fill")).unwrap();
     wait_until("space", || (node.report(refused) == 0).then_some(()));
     hub.wait_log("store: recovered");
@@ -112,4 +114,80 @@ fn full_disk_refuses_reports_until_there_is_space() {
     let backup = disk.run_inside(&backup_command(&state, &copy)).output().unwrap();
     assert!(backup.status.success(), "{backup:?}");
     assert_eq!(stored(&copy, "a"), (0..=refused).collect::<Vec<_>>());
+}
+
+#[test]
+fn operator_tokens_limit_what_clients_may_do() {
+    let state = TempDir::new("hub");
+    let tokens = state.write("operators", "see read ann\nall command eve\n");
+    let file = format!("operators.tokens_file={tokens}");
+    let hub = Hub::start(&state, &[&file, "commands.enabled=true"]);
+    let status = |method: &str, target: &str, token: &str| {
+        let token = match token {
+            "" => String::new(),
+            token => format!("Authorization: Bearer {token}\r\n"),
+        };
+        let response = http(hub.core, method, target, &token, "");
+        response.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    for (method, token, expected) in [
+        ("GET", "", "401"),
+        ("GET", "wrong", "401"),
+        ("GET", "see", "200"),
+        ("GET", "all", "200"),
+        ("DELETE", "see", "403"),
+        ("DELETE", "all", "200"),
+    ] {
+        assert_eq!(status(method, "/api/v1/nodes/a", token), expected, "{method} {token}");
+    }
+    assert_eq!(status("POST", "/api/v1/nodes/a/commands", "see"), "403");
+    let metrics = http(hub.web, "GET", "/metrics", "", "");
+    assert!(metrics.starts_with("HTTP/1.1 401 "), "{metrics}");
+    assert!(http(hub.web, "GET", "/-/ready", "", "").starts_with("HTTP/1.1 200 "));
+    hub.wait_log("operator eve: DELETE nodes/a");
+}
+
+#[test]
+fn status_and_metrics_show_the_fleet() {
+    let state = TempDir::new("hub");
+    let hub = Hub::start(&state, &[]);
+    let mut node = hub.node();
+    assert_eq!((node.online("a"), node.report(1)), (0, 0));
+    let status = || {
+        let web = format!("web.listen={}", hub.web);
+        let output = hm_hub().args(["-s", &web, "status"]).output().unwrap();
+        (String::from_utf8(output.stdout).unwrap(), output.status.code())
+    };
+    let online = "OK - 1 online, 0 lost, 0 offline | online=1 lost=0 offline=0\n";
+    assert_eq!(status(), (online.to_owned(), Some(0)));
+    let metrics = http(hub.web, "GET", "/metrics", "", "");
+    for line in ["hm_hub_nodes{state=\"online\"} 1", "hm_hub_writes_total{result=\"stored\"} 1"] {
+        assert!(metrics.lines().any(|found| found == line), "{metrics}");
+    }
+    drop(node);
+    hub.wait_log("node a is lost");
+    assert_eq!(status().1, Some(1));
+    let web = hub.web;
+    hub.stop();
+    let output = hm_hub().args(["-s", &format!("web.listen={web}"), "status"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+}
+
+#[test]
+fn import_needs_a_stopped_hub_and_adds_reports() {
+    let state = TempDir::new("hub");
+    let line = r#"{"timestamp":{"$date":"2024-06-10T06:13:20Z"},"device":{"device_id":"a","project":"P","models":null,"gpu_name":"g"},"utilization_gpu":1,"memory_total":2,"memory_used":3}"#;
+    let file = state.write("export.json", line);
+    let import = || {
+        let mut command = hm_hub();
+        command.arg("-s").arg(format!("state_dir={}", state.0.display()));
+        command.args(["import", "hm", &file]).output().unwrap()
+    };
+    let hub = Hub::start(&state, &[]);
+    let refused = import();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    hub.stop();
+    let imported = import();
+    assert_eq!(String::from_utf8_lossy(&imported.stdout), "1 records imported\n", "{imported:?}");
+    assert_eq!(stored(&state, "a"), [1_718_000_000_000]);
 }

@@ -3,15 +3,18 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use lexopt::Parser;
 use lexopt::prelude::{Long, Short, Value};
+use rusqlite::Connection;
 
 use crate::config::{Settings, Sources};
 use crate::hub::config::{HubConfig, SCHEMA};
+use crate::hub::core::messages::unix_ms;
 use crate::hub::original_config::{self, OriginalConfig};
-use crate::hub::run;
-use crate::hub::store::schema;
+use crate::hub::store::{StoreError, schema};
+use crate::hub::{import, run, status};
 use crate::util::error::Error;
 
 const USAGE: &str = "hm-hub is the server that hm nodes connect to.
@@ -20,6 +23,10 @@ usage:
   hm-hub [run]              Run the hub in the foreground until SIGTERM or SIGINT. SIGHUP reloads the configuration.
   hm-hub check              Validate the configuration and print every setting with its source.
   hm-hub backup FILE        Copy the database to FILE, also while the hub is running.
+  hm-hub import hm FILE     Import reports of the published hm: JSON lines of mongoexport. The hub must not run.
+  hm-hub import core FILE   Import nodes and metrics of the published Core: its SQLite file. The hub must not run.
+  hm-hub status             Nagios plugin: print how many nodes are online, lost and offline. Exit codes are 0 to 3.
+                            HM_HUB_TOKEN is the operator token, if tokens are in force.
   hm-hub -config FILE.json  Run with a configuration file of the published hm server.
 
 options:
@@ -35,12 +42,18 @@ const FOOTER: &str = "
 Exit codes: 0 stopped or done, 1 failed, 2 invalid arguments or configuration.
 ";
 
+/// Operator token of `status`.
+const TOKEN_VARIABLE: &str = "HM_HUB_TOKEN";
+
 /// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 enum Command {
     Run,
     Check,
     Backup(PathBuf),
+    ImportHm(PathBuf),
+    ImportCore(PathBuf),
+    Status,
     Help,
     Version,
 }
@@ -73,6 +86,17 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Erro
             print(&settings.effective())?;
         }
         Command::Backup(to) => backup(&options.sources()?.0, &to)?,
+        Command::ImportHm(from) => {
+            import(&options.sources()?.0, |db| import::hm(db, &from, now()))?
+        }
+        Command::ImportCore(from) => import(&options.sources()?.0, |db| import::core(db, &from))?,
+        Command::Status => {
+            let config = HubConfig::new(&Settings::load(&options.sources()?.0)?)?;
+            let token = std::env::var(TOKEN_VARIABLE).ok();
+            let (line, code) = status::query(config.web_listen, token.as_deref());
+            print(&(line + "\n"))?;
+            return Ok(code);
+        }
         Command::Help => print(&help())?,
         Command::Version => print(concat!("hm-hub ", env!("CARGO_PKG_VERSION"), "\n"))?,
     }
@@ -118,6 +142,10 @@ fn command(words: &[OsString]) -> Result<Command, Error> {
     match names.iter().map(|name| &**name).collect::<Vec<_>>()[..] {
         [] | ["run"] => Ok(Command::Run),
         ["check"] => Ok(Command::Check),
+        ["status"] => Ok(Command::Status),
+        ["import", "hm", _] => Ok(Command::ImportHm(PathBuf::from(&words[2]))),
+        ["import", "core", _] => Ok(Command::ImportCore(PathBuf::from(&words[2]))),
+        ["import", ..] => Err(Error::Arguments("import needs hm or core, and a file".to_owned())),
         ["backup", _] => Ok(Command::Backup(PathBuf::from(&words[1]))),
         ["backup"] => Err(Error::Arguments("backup needs the name of a file".to_owned())),
         [first, ..] => {
@@ -151,6 +179,22 @@ fn backup(sources: &Sources, to: &Path) -> Result<(), Error> {
         .map_err(|error| fail(&format!("open database {}", database.display()), error.0))?;
     schema::back_up(&source, to)
         .map_err(|error| fail(&format!("copy the database to {}", to.display()), error.0))
+}
+
+fn import(
+    sources: &Sources,
+    import: impl FnOnce(&mut Connection) -> Result<usize, StoreError>,
+) -> Result<(), Error> {
+    let config = HubConfig::new(&Settings::load(sources)?)?;
+    let _lock = run::lock_state_dir(&config.state_dir)?;
+    let fail = |error: StoreError| Error::system("import", std::io::Error::other(error.0));
+    let mut db = schema::open(&run::database(&config)).map_err(fail)?;
+    let count = import(&mut db).map_err(fail)?;
+    print(&format!("{count} records imported\n"))
+}
+
+fn now() -> i64 {
+    unix_ms(SystemTime::now())
 }
 
 fn help() -> String {

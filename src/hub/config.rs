@@ -12,6 +12,7 @@ use crate::config::table::{ADDRESS, LOG_LEVEL, NAME, PATH, row, seconds};
 use crate::config::value::Kind;
 use crate::config::{Schema, Settings};
 use crate::hub::admission::{Admission, parse_tokens};
+use crate::hub::operators::{self, Operators};
 use crate::hub::store::Retention;
 use crate::util::error::Error;
 
@@ -47,6 +48,20 @@ pub static SCHEMA: Schema = Schema {
             ADDRESS,
             OnRestart,
             "Address and port for Core nodes, monitor clients and the REST API. Beyond loopback, nodes.admission must be set.",
+        ),
+        row(
+            "web.listen",
+            Some("127.0.0.1:9520"),
+            ADDRESS,
+            OnRestart,
+            "Address and port for health endpoints and the hub's own metrics. Beyond loopback, operators.tokens_file must be set.",
+        ),
+        row(
+            "operators.tokens_file",
+            None,
+            Kind::SecretFile,
+            OnReload,
+            "File with one operator per line: TOKEN ROLE NAME, where ROLE is read, operate or command. Needed unless core.listen and web.listen are loopback addresses; once set it applies to them, too.",
         ),
         row(
             "commands.enabled",
@@ -89,6 +104,8 @@ pub struct HubConfig {
     pub hm_listen: SocketAddr,
     pub hm_job: String,
     pub core_listen: SocketAddr,
+    pub web_listen: SocketAddr,
+    pub operators: Operators,
     pub commands_enabled: bool,
     pub admission: Admission,
     pub offline_after: Duration,
@@ -101,6 +118,7 @@ impl HubConfig {
         let listen =
             |key| settings.parsed(key).ok_or_else(|| settings.invalid(key, "is not an address"));
         let (hm_listen, core_listen) = (listen("hm.listen")?, listen("core.listen")?);
+        let web_listen = listen("web.listen")?;
         let duration = |key| settings.text(key).and_then(parse_duration).unwrap_or_default();
         Ok(Self {
             log_level: settings.parsed("log_level").unwrap_or(LevelFilter::Info),
@@ -108,10 +126,15 @@ impl HubConfig {
             hm_listen,
             hm_job: settings.text("hm.job").unwrap_or_default().to_owned(),
             core_listen,
+            web_listen,
             commands_enabled: settings.flag("commands.enabled"),
             admission: admission(
                 settings,
                 &[("hm.listen", hm_listen), ("core.listen", core_listen)],
+            )?,
+            operators: operators(
+                settings,
+                &[("core.listen", core_listen), ("web.listen", web_listen)],
             )?,
             offline_after: settings.seconds("nodes.offline_after"),
             retention: Retention { raw: duration("history.raw"), means: duration("history.means") },
@@ -135,9 +158,8 @@ fn admission(settings: &Settings, listeners: &[(&str, SocketAddr)]) -> Result<Ad
         }
         (Some(_), None) => Ok(Admission::Open),
         (None, None) => {
-            let is_open =
-                |(_, address): &&(&str, SocketAddr)| !address.ip().to_canonical().is_loopback();
-            let Some((key, address)) = listeners.iter().find(is_open) else {
+            let Some((key, address)) = listeners.iter().find(|listener| is_exposed(listener))
+            else {
                 return Ok(Admission::Open);
             };
             let why = format!(
@@ -146,6 +168,27 @@ fn admission(settings: &Settings, listeners: &[(&str, SocketAddr)]) -> Result<Ad
             Err(settings.invalid("nodes.admission", &why))
         }
     }
+}
+
+fn operators(settings: &Settings, listeners: &[(&str, SocketAddr)]) -> Result<Operators, Error> {
+    let key = "operators.tokens_file";
+    let Some(path) = settings.text(key) else {
+        return match listeners.iter().find(|listener| is_exposed(listener)) {
+            None => Ok(Operators(None)),
+            Some((listener, address)) => {
+                let why =
+                    format!("must be set, because {listener} {address} is not a loopback address");
+                Err(settings.invalid(key, &why))
+            }
+        };
+    };
+    let path = PathBuf::from(path);
+    let operators = read_text(&path).and_then(|text| operators::parse_tokens(&path, &text));
+    operators.map(|operators| Operators(Some(operators))).map_err(|why| settings.invalid(key, &why))
+}
+
+fn is_exposed((_, address): &(&str, SocketAddr)) -> bool {
+    !address.ip().to_canonical().is_loopback()
 }
 
 /// A number and a unit: s, m, h or d.
@@ -188,7 +231,11 @@ mod tests {
 
     #[test]
     fn requires_admission_beyond_loopback() {
-        assert!(with(&[("core.listen", "0.0.0.0:0")]).is_err());
+        let exposed = ("core.listen", "0.0.0.0:0");
+        assert!(with(&[exposed]).unwrap_err().contains("nodes.admission: must be set"));
+        let error = with(&[exposed, ("nodes.admission", "open")]).unwrap_err();
+        assert!(error.contains("operators.tokens_file: must be set"), "{error}");
+        assert!(with(&[("web.listen", "0.0.0.0:0")]).is_err());
         for (listen, is_loopback) in [
             ("127.0.0.1:0", true),
             ("[::1]:0", true),

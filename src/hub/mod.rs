@@ -15,10 +15,14 @@ pub mod config;
 pub mod core;
 pub mod event_loop;
 pub mod hm;
+pub mod import;
 pub mod nodes;
+pub mod operators;
 pub mod original_config;
 pub mod run;
+pub mod status;
 pub mod store;
+pub mod web;
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;

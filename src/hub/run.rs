@@ -16,6 +16,7 @@ use crate::hub::event_loop::mailbox::{Mailbox, Message};
 use crate::hub::hm::server::HmServer;
 use crate::hub::nodes::Nodes;
 use crate::hub::store::{Store, StoreError, core_records, schema};
+use crate::hub::web::WebServer;
 use crate::hub::{Hub, on_commit};
 use crate::sys;
 use crate::sys::ControlSignal;
@@ -38,6 +39,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
 struct Servers {
     hm: HmServer,
     core: CoreServer,
+    web: WebServer,
 }
 
 /// Runs until a signal requests a stop. The error is one that keeps the hub from starting or running.
@@ -64,7 +66,7 @@ pub fn run(sources: &Sources, notes: &[String]) -> Result<(), Error> {
 }
 
 /// Creates the directory and keeps other hubs out of it.
-fn lock_state_dir(directory: &Path) -> Result<Flock<File>, Error> {
+pub fn lock_state_dir(directory: &Path) -> Result<Flock<File>, Error> {
     let fail = |error| {
         let doing = format!("use {}", directory.display());
         Error::system(doing, error).with_hint("see state_dir")
@@ -90,6 +92,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
     let known = core_records::nodes(&connection).map_err(unusable)?;
     let hm_listener = Listener::bind("hm", config.hm_listen)?;
     let core_listener = Listener::bind("core", config.core_listen)?;
+    let web_listener = Listener::bind("web", config.web_listen)?;
     let nodes = Arc::new(Mutex::new(Nodes::new(Instant::now(), config.offline_after, known)));
     let loops = event_loops().map_err(|error| Error::system("create an event loop", error))?;
     let mailboxes: Arc<[Arc<Mailbox>]> = loops.iter().map(EventLoop::mailbox).collect();
@@ -121,12 +124,15 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
     })?;
     let servers = Arc::new(Servers {
         hm: HmServer::new(config.admission.clone(), config.hm_job),
-        core: CoreServer::new(config.admission, config.commands_enabled),
+        core: CoreServer::new(config.admission, config.operators.clone(), config.commands_enabled),
+        web: WebServer::new(config.operators),
     });
     let (context, hm) = (hub.clone(), servers.clone());
     threads.start("hm", move || hm.hm.run(&context, &hm_listener))?;
     let (context, core) = (hub.clone(), servers.clone());
     threads.start("core", move || core.core.run(&context, &core_listener))?;
+    let (context, web) = (hub.clone(), servers.clone());
+    threads.start("web", move || web.web.run(&context, &web_listener))?;
     Ok((hub, servers))
 }
 
@@ -175,7 +181,8 @@ fn reload(sources: &Sources, at_start: &Settings, servers: &Servers) -> Result<(
     }
     log::set_max_level(config.log_level);
     servers.hm.set_admission(config.admission.clone());
-    servers.core.set_admission(config.admission);
+    servers.core.set_access(config.admission, config.operators.clone());
+    servers.web.set_operators(config.operators);
     Ok(())
 }
 

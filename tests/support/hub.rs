@@ -29,8 +29,8 @@ pub struct Hub {
     child: Child,
     /// Of the hm port.
     pub address: SocketAddr,
-    /// Of the Core port.
     pub core: SocketAddr,
+    pub web: SocketAddr,
     log: Arc<(Mutex<Vec<String>>, Condvar)>,
 }
 
@@ -44,7 +44,7 @@ impl Hub {
         let mut command = hm_hub();
         command.arg("-s").arg(format!("state_dir={}", state.0.display()));
         command.arg("-s").arg(format!("hm.listen={listen}"));
-        command.args(["-s", "core.listen=127.0.0.1:0"]);
+        command.args(["-s", "core.listen=127.0.0.1:0", "-s", "web.listen=127.0.0.1:0"]);
         for setting in settings {
             command.args(["-s", setting]);
         }
@@ -67,10 +67,11 @@ impl Hub {
             }
         });
         let none = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut hub = Self { child, address: none, core: none, log };
+        let mut hub = Self { child, address: none, core: none, web: none, log };
         let address = |line: String| line.rsplit(' ').next().unwrap().parse().unwrap();
         hub.address = address(hub.wait_log("hm listening on "));
         hub.core = address(hub.wait_log("core listening on "));
+        hub.web = address(hub.wait_log("web listening on "));
         hub.wait_log("started; settings");
         hub
     }
@@ -139,7 +140,7 @@ impl Hub {
 }
 
 /// A response with its head.
-fn http(address: SocketAddr, method: &str, target: &str, headers: &str, body: &str) -> String {
+pub fn http(address: SocketAddr, method: &str, target: &str, headers: &str, body: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     let request = format!(

@@ -16,9 +16,11 @@ use crate::hub::core::messages;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::core::rest::Rest;
 use crate::hub::event_loop::mailbox::{AcceptedSocket, Message, NewLink};
+use crate::hub::operators::{Operators, Role};
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
 use crate::util::sync::lock;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Connections whose request is not complete. More are refused with 503.
 const MAX_HANDSHAKES: usize = 1000;
@@ -26,26 +28,32 @@ const MAX_HANDSHAKES: usize = 1000;
 /// The token of the published service, which published clients send.
 const DEFAULT_TOKEN: &str = "default-token";
 
+/// What nodes and operators need.
+struct Access {
+    admission: Admission,
+    operators: Operators,
+}
+
 pub struct CoreServer {
     service: HttpService,
-    admission: Mutex<Admission>,
+    access: Mutex<Access>,
     rest: Rest,
     next_loop: AtomicUsize,
 }
 
 impl CoreServer {
-    pub fn new(admission: Admission, commands_enabled: bool) -> Self {
+    pub fn new(admission: Admission, operators: Operators, commands_enabled: bool) -> Self {
         Self {
             service: HttpService::new("core").keep_bodies().allow_idle_start(),
-            admission: Mutex::new(admission),
+            access: Mutex::new(Access { admission, operators }),
             rest: Rest::new(commands_enabled),
             next_loop: AtomicUsize::new(0),
         }
     }
 
     /// Applies a reloaded configuration to new connections.
-    pub fn set_admission(&self, admission: Admission) {
-        *lock(&self.admission) = admission;
+    pub fn set_access(&self, admission: Admission, operators: Operators) {
+        *lock(&self.access) = Access { admission, operators };
     }
 
     /// Serves the port until shutdown.
@@ -85,6 +93,9 @@ impl CoreServer {
             "/api/v1/ws" | "/ws/node" | "/ws/client" => self.upgrade(head, protocol),
             path => {
                 let rest = path.strip_prefix("/api/v1/");
+                if let Some(path) = rest {
+                    self.check_operator(head, path)?;
+                }
                 let answer = rest.and_then(|path| self.rest.answer(hub, path, head));
                 let body = answer
                     .ok_or_else(|| ErrorResponse::new("404 Not Found", not_found_message(path)))?;
@@ -93,6 +104,24 @@ impl CoreServer {
                 Ok(Routed::Response(response))
             }
         }
+    }
+
+    fn check_operator(&self, head: &RequestHead<'_>, path: &str) -> Result<(), ErrorResponse> {
+        let role = match head.method {
+            "GET" | "HEAD" => Role::Read,
+            "POST" => Role::Command,
+            _ => Role::Operate,
+        };
+        let operator = {
+            let access = lock(&self.access);
+            access.operators.check_request(head, role)?.map(str::to_owned)
+        };
+        if role > Role::Read {
+            let (method, path) = (head.method, escape_for_log(path, EXCERPT_CHARS));
+            let name = operator.as_deref().unwrap_or("of this machine");
+            log::info!("operator {name}: {method} {path}");
+        }
+        Ok(())
     }
 
     fn upgrade(
@@ -110,24 +139,35 @@ impl CoreServer {
         let Some(token) = token else {
             return Ok(Routed::Response(Response::text(OK, "Token required")));
         };
-        let admitted = {
-            let admission = lock(&self.admission);
-            match &*admission {
-                Admission::Open if token == DEFAULT_TOKEN => admission.admit(None),
-                Admission::Open => None,
-                Admission::Token(_) => admission.admit(Some(token.as_bytes())),
-            }
+        let node_id = query("node_id");
+        let access = lock(&self.access);
+        let link = match query("type").as_deref() {
+            Some("monitor") => access.monitor(&token),
+            _ => access.node(&token, node_id.as_deref()),
         };
-        let Some(admitted) = admitted else {
+        let Some(link) = link else {
             return Ok(Routed::Response(Response::text(OK, "Invalid token")));
         };
-        *protocol = Some(match query("type").as_deref() {
-            Some("monitor") => NewLink::Monitor(messages::new_id()),
-            _ => {
-                let node_id = query("node_id");
-                NewLink::CoreNode(NodeSession::new(node_id.as_deref(), admitted.node()))
-            }
-        });
+        *protocol = Some(link);
         Ok(Routed::Upgrade(key.to_owned()))
+    }
+}
+
+impl Access {
+    fn node(&self, token: &str, node_id: Option<&str>) -> Option<NewLink> {
+        let admitted = match &self.admission {
+            Admission::Open if token == DEFAULT_TOKEN => self.admission.admit(None),
+            Admission::Open => None,
+            Admission::Token(_) => self.admission.admit(Some(token.as_bytes())),
+        }?;
+        Some(NewLink::CoreNode(NodeSession::new(node_id, admitted.node())))
+    }
+
+    fn monitor(&self, token: &str) -> Option<NewLink> {
+        let is_operator = match &self.operators.0 {
+            Some(_) => self.operators.check(Some(token.as_bytes()), Role::Read).is_ok(),
+            None => token == DEFAULT_TOKEN,
+        };
+        is_operator.then(|| NewLink::Monitor(messages::new_id()))
     }
 }

@@ -14,15 +14,13 @@ use crate::hub::Hub;
 use crate::hub::admission::{Admission, Admitted};
 use crate::hub::event_loop::mailbox::{AcceptedSocket, Message, NewLink};
 use crate::hub::hm::metrics;
+use crate::hub::web::EXPOSITION;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
 use crate::util::sync::lock;
 
 /// Connections whose request is not complete. More are refused with 503, so that the nodes of a fleet that return at once come in waves.
 const MAX_HANDSHAKES: usize = 1000;
-
-/// Content type of the text exposition format.
-const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub struct HmServer {
     service: HttpService,

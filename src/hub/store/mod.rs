@@ -14,6 +14,7 @@ mod writer;
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -124,6 +125,9 @@ struct Shared {
     changed: Condvar,
     /// Why the last transaction failed; `None`: it was committed.
     failure: Mutex<Option<StoreError>>,
+    /// Writes that were committed, and that failed.
+    stored: AtomicU64,
+    failed: AtomicU64,
 }
 
 #[derive(Default)]
@@ -144,6 +148,8 @@ impl Store {
             queue: Mutex::default(),
             changed: Condvar::new(),
             failure: Mutex::new(None),
+            stored: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         });
         let context = shared.clone();
         let builder = std::thread::Builder::new().name("store".to_owned());
@@ -176,6 +182,16 @@ impl Store {
         lock(&self.shared.failure).clone()
     }
 
+    /// Writes since the start that were committed, and that failed.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.shared.stored.load(Relaxed), self.shared.failed.load(Relaxed))
+    }
+
+    /// Writes that wait for a commit.
+    pub fn queued(&self) -> usize {
+        lock(&self.shared.queue).writes.len()
+    }
+
     /// A connection for queries.
     pub fn open_reader(&self) -> Result<Connection, StoreError> {
         schema::open_read_only(&self.path)
@@ -204,7 +220,10 @@ impl Shared {
         }
     }
 
-    fn set_failure(&self, failure: Option<StoreError>) {
+    /// Notes the result of a transaction of `count` writes.
+    fn set_result(&self, count: usize, failure: Option<StoreError>) {
+        let counter = if failure.is_none() { &self.stored } else { &self.failed };
+        counter.fetch_add(count as u64, Relaxed);
         let mut current = lock(&self.failure);
         match (&*current, &failure) {
             (None, Some(error)) => log::error!("store: cannot commit, refusing reports: {error}"),

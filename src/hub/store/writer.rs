@@ -84,7 +84,7 @@ impl Writer {
                 (each.stored, each.commands) = (Stored::Failed, Vec::new());
             }
         }
-        shared.set_failure(result.err());
+        shared.set_result(completed.len(), result.err());
         for each in &completed {
             if let Origin::Caller(caller) = &each.pending.origin {
                 // A caller that has given up does not receive it.

@@ -1,0 +1,108 @@
+//! The web port: health endpoints and the hub's own metrics.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
+use crate::http::request::RequestHead;
+use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
+use crate::http::service::{HttpService, Routed};
+use crate::hub::Hub;
+use crate::hub::operators::{Operators, Role};
+use crate::util::deadline_stream::DeadlineStream;
+use crate::util::error::Error;
+use crate::util::sync::lock;
+
+const MAX_CONNECTIONS: usize = 256;
+
+/// Content type of the text exposition format.
+pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub struct WebServer {
+    service: HttpService,
+    operators: Mutex<Operators>,
+    started: Instant,
+}
+
+impl WebServer {
+    pub fn new(operators: Operators) -> Self {
+        let service = HttpService::new("web").allow_idle_start();
+        Self { service, operators: Mutex::new(operators), started: Instant::now() }
+    }
+
+    /// Applies a reloaded configuration.
+    pub fn set_operators(&self, operators: Operators) {
+        *lock(&self.operators) = operators;
+    }
+
+    /// Serves the port until shutdown.
+    pub fn run(&self, hub: &Hub, listener: &Listener) -> Result<(), Error> {
+        let limits = || ConnectionLimits::total(MAX_CONNECTIONS);
+        listener.run(&hub.shutdown, limits, |stream, client| self.serve(hub, stream, client))
+    }
+
+    fn serve(&self, hub: &Hub, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+        self.service.handle_connection(stream, &mut client, |head, _| {
+            self.route(hub, head).map(Routed::Response)
+        });
+    }
+
+    fn route(&self, hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResponse> {
+        if !matches!(head.method, "GET" | "HEAD") {
+            let error = ErrorResponse::new("405 Method Not Allowed", "only GET and HEAD");
+            return Err(error.header("Allow: GET, HEAD"));
+        }
+        match head.path {
+            "/-/healthy" => Ok(Response::text(OK, "OK\n")),
+            "/-/ready" => match hub.store.failure() {
+                None => Ok(Response::text(OK, "OK\n")),
+                // The text may contain a path.
+                Some(error) => Ok(Response::text(
+                    "503 Service Unavailable",
+                    &format!("the store cannot commit: {error}\n"),
+                )),
+            },
+            "/metrics" => {
+                lock(&self.operators).check_request(head, Role::Read)?;
+                Ok(Response::new(OK, EXPOSITION, self.metrics(hub).into_bytes().into()))
+            }
+            path => Err(ErrorResponse::new("404 Not Found", not_found_message(path))),
+        }
+    }
+
+    fn metrics(&self, hub: &Hub) -> String {
+        let (counts, core) = {
+            let nodes = lock(&hub.nodes);
+            (nodes.counts(), nodes.core_connections())
+        };
+        let [online, lost, offline] = counts;
+        let (stored, failed) = hub.store.counts();
+        let is_ready = u8::from(hub.store.failure().is_none());
+        let queued = hub.store.queued();
+        let uptime = self.started.elapsed().as_secs();
+        format!(
+            "# HELP hm_hub_nodes Number of nodes by presence.
+# TYPE hm_hub_nodes gauge
+hm_hub_nodes{{state=\"online\"}} {online}
+hm_hub_nodes{{state=\"lost\"}} {lost}
+hm_hub_nodes{{state=\"offline\"}} {offline}
+# HELP hm_hub_core_connections Number of connections of Core nodes.
+# TYPE hm_hub_core_connections gauge
+hm_hub_core_connections {core}
+# HELP hm_hub_writes_total Reports and other records by result.
+# TYPE hm_hub_writes_total counter
+hm_hub_writes_total{{result=\"stored\"}} {stored}
+hm_hub_writes_total{{result=\"failed\"}} {failed}
+# HELP hm_hub_queued_writes Records that wait for a commit.
+# TYPE hm_hub_queued_writes gauge
+hm_hub_queued_writes {queued}
+# HELP hm_hub_store_up Whether the last transaction was committed.
+# TYPE hm_hub_store_up gauge
+hm_hub_store_up {is_ready}
+# HELP hm_hub_uptime_seconds Time since the start.
+# TYPE hm_hub_uptime_seconds gauge
+hm_hub_uptime_seconds {uptime}
+"
+        )
+    }
+}
