@@ -127,7 +127,9 @@ fn each_line(
             }
         }
         if buffer.is_empty() {
-            break;
+            // The kernel generates at least one line.
+            let is_empty = at == 1;
+            return Ok(if is_empty { Err(ParseError::new(at, "a line", b"")) } else { Ok(()) });
         }
         if let Err(error) = parse(at, buffer.strip_suffix(b"\n").unwrap_or(buffer)) {
             return Ok(Err(error));
