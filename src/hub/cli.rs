@@ -87,7 +87,7 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Erro
         }
         Command::Backup(to) => backup(&options.sources()?.0, &to)?,
         Command::ImportHm(from) => {
-            import(&options.sources()?.0, |db| import::hm(db, &from, now()))?
+            import(&options.sources()?.0, |db| import::hm(db, &from, now()))?;
         }
         Command::ImportCore(from) => import(&options.sources()?.0, |db| import::core(db, &from))?,
         Command::Status => {
