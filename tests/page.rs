@@ -163,7 +163,8 @@ fn shows_stale_data_and_reconnects() {
     agent.stop();
     browser.until_seen("#notice", "No data for");
     browser.until_seen("#notice", "is unreachable. Next try in");
-    assert!(browser.run("document.querySelector('#retry').hidden") == json!(false));
+    // Hidden during an attempt.
+    browser.until("!document.querySelector('#retry').hidden");
     let grey = "getComputedStyle(document.querySelector('main')).filter";
     assert_eq!(browser.text(grey), "grayscale(1)");
     browser
