@@ -393,7 +393,9 @@ fn recovers_after_random_driver_faults() {
         (is_healthy && update["gpu_percent"] == 20).then_some(())
     });
     assert_eq!(programs(watched.agent.pid()), watched.probes());
-    assert_eq!(watched.agent.descriptors_at_rest(), descriptors);
+    // At the first count, files of the start may still have been open.
+    let now = watched.agent.descriptors_at_rest();
+    assert!(now <= descriptors, "{now} descriptors, {descriptors} before");
     let grown = watched.agent.status("VmRSS").saturating_sub(memory);
     assert!(grown < 1024, "memory grew by {grown} KiB");
     watched.stop();

@@ -105,7 +105,8 @@ fn foreground_retries_failed_start_unless_settings_are_invalid() {
     // Settings that become invalid after a successful start do not end the supervisor.
     std::fs::write(setup.path("a.toml"), "").unwrap();
     let supervisor = setup.in_foreground(&["-c", "a.toml"]);
-    wait_until("an agent", || setup.is_listening().then_some(()));
+    // It reports its start to the supervisor next. Only listening is not a successful start.
+    setup.wait_log("started; settings", 2);
     std::fs::write(setup.path("a.toml"), "nonsense\n").unwrap();
     signal(supervisor.agent(), "-KILL");
     setup.wait_log("Z warn agent exited (exit status: 2); restarting in 2 s", 1);
