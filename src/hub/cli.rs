@@ -89,7 +89,9 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Erro
         Command::ImportHm(from) => {
             import(&options.sources()?.0, |db| import::hm(db, &from, now()))?;
         }
-        Command::ImportCore(from) => import(&options.sources()?.0, |db| import::core(db, &from))?,
+        Command::ImportCore(from) => {
+            import(&options.sources()?.0, |db| import::core(db, &from, now()))?
+        }
         Command::Status => {
             let config = HubConfig::new(&Settings::load(&options.sources()?.0)?)?;
             let token = std::env::var(TOKEN_VARIABLE).ok();

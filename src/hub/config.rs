@@ -47,7 +47,7 @@ pub static SCHEMA: Schema = Schema {
             Some("127.0.0.1:9999"),
             ADDRESS,
             OnRestart,
-            "Address and port for Core nodes, monitor clients and the REST API. Beyond loopback, nodes.admission must be set.",
+            "Address and port for Core nodes, monitor clients and the REST API. Beyond loopback, nodes.admission and operators.tokens_file must be set.",
         ),
         row(
             "web.listen",
@@ -91,8 +91,20 @@ pub static SCHEMA: Schema = Schema {
             OnRestart,
             "Seconds after which a node that has lost its connection is offline, 1 to 86400.",
         ),
-        row("history.raw", Some("24h"), DURATION, OnRestart, "How long reports are kept."),
-        row("history.means", Some("30d"), DURATION, OnRestart, "How long 5-minute means are kept."),
+        row(
+            "history.raw",
+            Some("24h"),
+            DURATION,
+            OnRestart,
+            "How long reports and metrics are kept.",
+        ),
+        row(
+            "history.means",
+            Some("30d"),
+            DURATION,
+            OnRestart,
+            "How long 5-minute sums of hm reports, and commands, are kept.",
+        ),
     ],
 };
 
@@ -119,6 +131,19 @@ impl HubConfig {
             |key| settings.parsed(key).ok_or_else(|| settings.invalid(key, "is not an address"));
         let (hm_listen, core_listen) = (listen("hm.listen")?, listen("core.listen")?);
         let web_listen = listen("web.listen")?;
+        let listeners =
+            [("hm.listen", hm_listen), ("core.listen", core_listen), ("web.listen", web_listen)];
+        let admission = admission(settings, &listeners[..2])?;
+        let commands_enabled = settings.flag("commands.enabled");
+        if commands_enabled
+            && matches!(admission, Admission::Open)
+            && let Some((key, address)) = listeners.iter().find(|listener| is_exposed(listener))
+        {
+            let why = format!(
+                "needs nodes.admission=token, because {key} {address} is not a loopback address: every client could pose as a node and get its commands"
+            );
+            return Err(settings.invalid("commands.enabled", &why));
+        }
         let duration = |key| settings.text(key).and_then(parse_duration).unwrap_or_default();
         Ok(Self {
             log_level: settings.parsed("log_level").unwrap_or(LevelFilter::Info),
@@ -127,15 +152,9 @@ impl HubConfig {
             hm_job: settings.text("hm.job").unwrap_or_default().to_owned(),
             core_listen,
             web_listen,
-            commands_enabled: settings.flag("commands.enabled"),
-            admission: admission(
-                settings,
-                &[("hm.listen", hm_listen), ("core.listen", core_listen)],
-            )?,
-            operators: operators(
-                settings,
-                &[("core.listen", core_listen), ("web.listen", web_listen)],
-            )?,
+            commands_enabled,
+            admission,
+            operators: operators(settings, &listeners[1..])?,
             offline_after: settings.seconds("nodes.offline_after"),
             retention: Retention { raw: duration("history.raw"), means: duration("history.means") },
         })
@@ -160,7 +179,7 @@ fn admission(settings: &Settings, listeners: &[(&str, SocketAddr)]) -> Result<Ad
         (None, None) => {
             let Some((key, address)) = listeners.iter().find(|listener| is_exposed(listener))
             else {
-                return Ok(Admission::Open);
+                return Ok(Admission::Loopback);
             };
             let why = format!(
                 "must be set, because {key} {address} is not a loopback address: open (every node may connect) or token (nodes with a token of nodes.tokens_file)"
@@ -224,7 +243,7 @@ mod tests {
     fn has_documented_defaults() {
         let config = with(&[]).unwrap();
         assert_eq!(config.hm_listen, "127.0.0.1:9521".parse().unwrap());
-        assert!(matches!(config.admission, Admission::Open));
+        assert!(matches!(config.admission, Admission::Loopback));
         assert_eq!(config.retention.raw, Duration::from_secs(86_400));
         assert_eq!(config.retention.means, Duration::from_secs(30 * 86_400));
     }

@@ -99,7 +99,7 @@ fn date(value: &Value) -> Result<i64, String> {
 
 /// Imports nodes and metrics of Core's SQLite file. Returns the number of metrics. A repeated import would store metrics twice, so it
 /// needs a database without metrics.
-pub fn core(db: &mut Connection, path: &Path) -> Result<usize, StoreError> {
+pub fn core(db: &mut Connection, path: &Path, now: i64) -> Result<usize, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let source = Connection::open_with_flags(path, flags)?;
     let is_empty: bool = db.query_row(
@@ -128,7 +128,7 @@ pub fn core(db: &mut Connection, path: &Path) -> Result<usize, StoreError> {
         core_records::insert(&transaction, &mut nodes, &request, at)?;
         count += 1;
     }
-    core_records::compact(&transaction)?;
+    core_records::compact(&transaction, now)?;
     transaction.commit()?;
     Ok(count)
 }
@@ -212,13 +212,13 @@ mod tests {
                  INSERT INTO node_metrics VALUES (1, 'a', '2025-09-10 06:31:00', 45.2, NULL, NULL, NULL, 5, NULL, NULL, NULL, NULL);",
             )
             .unwrap();
-        assert_eq!(core(&mut db, &file).unwrap(), 1);
+        assert_eq!(core(&mut db, &file, 5).unwrap(), 1);
         let nodes = core_records::nodes(&db).unwrap();
         let info = &nodes[0].1;
         assert_eq!(info.register.as_ref().map(|register| &*register.hostname), Some("h"));
         let metrics = info.metrics.as_ref().unwrap();
         assert_eq!((metrics.at, metrics.metrics.cpu_usage), (1_757_485_860_000, Some(45.2)));
         assert_eq!(metrics.metrics.memory_total, Some(5.0));
-        assert!(core(&mut db, &file).unwrap_err().0.contains("has metrics already"));
+        assert!(core(&mut db, &file, 5).unwrap_err().0.contains("has metrics already"));
     }
 }

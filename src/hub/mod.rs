@@ -1,10 +1,11 @@
 //! hm-hub: the server that nodes connect to.
 //!
 //! ```text
-//! nodes ──▶ server (a thread per handshake) ──▶ event_loop (a few threads, many connections) ──▶ hm::session
-//!                                                  │                 ▲
-//!                                                  ▼                 │ after the commit
-//!                                              nodes (presence)    store (one thread that writes)
+//! clients ──▶ hm::server, core::server (a thread per handshake) ──▶ event_loop (few threads, many connections)
+//!                  │                                                   │  hm::session, core::node_session, core::monitor
+//!                  └─▶ core::rest                                      ▼                 ▲
+//!                        └───────────────────────────────▶ nodes (presence), store       │ after the commit
+//!                                                                      (one writer) ─────┘
 //! ```
 //!
 //! No lock is held across a system call that can block.
@@ -24,11 +25,13 @@ pub mod status;
 pub mod store;
 pub mod web;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
-
-use serde_json::Value;
 use std::time::SystemTime;
+
+use log::Level;
+use serde_json::Value;
 
 use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
@@ -37,6 +40,7 @@ use crate::hub::event_loop::mailbox::{Mailbox, Message};
 use crate::hub::nodes::info::StoredMetrics;
 use crate::hub::nodes::{Claim, LinkId, Nodes};
 use crate::hub::store::{Completed, Origin, Store, Stored, Write};
+use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
@@ -49,6 +53,8 @@ pub struct Hub {
     /// Body of the response to `online`: JSON.
     pub info: String,
     pub shutdown: Shutdown,
+    /// Limits the log lines that clients can cause.
+    pub log: RateLimitedLog,
 }
 
 impl Hub {
@@ -94,22 +100,33 @@ impl Hub {
         self.update_nodes(|nodes| nodes.release(Instant::now(), node_id, link));
     }
 
-    /// Changes the nodes. After the lock is released, it logs the changes and sends them to monitor clients. A stop of the hub is no event of the
-    /// nodes.
+    /// Changes the nodes. It sends the changes to monitor clients, and logs them after the lock is released. While the hub stops, changes are
+    /// not reported: its own shutdown disconnects every node.
     pub fn update_nodes<R>(&self, update: impl FnOnce(&mut Nodes) -> R) -> R {
         let mut nodes = lock(&self.nodes);
         let result = update(&mut nodes);
-        let changes = nodes.take_changes();
+        let mut changes = nodes.take_changes();
+        if self.shutdown.is_triggered() {
+            changes.clear();
+        }
+        // Before another thread can change the node: messages are in the order of the changes. Sending does not block.
+        for change in &changes {
+            let text = monitor::status_change(&change.node_id, change.to, SystemTime::now());
+            self.broadcast(&text);
+        }
         drop(nodes);
-        if !self.shutdown.is_triggered() {
-            for change in changes {
-                let node_id = escape_for_log(&*change.node_id, EXCERPT_CHARS);
-                log::info!("node {node_id} is {}", change.to);
-                let text = monitor::status_change(&change.node_id, change.to, SystemTime::now());
-                self.broadcast(&text);
-            }
+        for change in changes {
+            let node_id = escape_for_log(&*change.node_id, EXCERPT_CHARS);
+            log::info!("node {node_id} is {}", change.to);
         }
         result
+    }
+
+    /// Logs that a node was refused, at a limited rate.
+    pub fn log_refused(&self, peer: SocketAddr, node_id: &str, why: &str) {
+        self.log.write(Level::Warn, || {
+            format!("{peer}: node {} refused: {why}", escape_for_log(node_id, EXCERPT_CHARS))
+        });
     }
 
     fn broadcast(&self, text: &str) {
@@ -118,7 +135,8 @@ impl Hub {
     }
 }
 
-/// Applies what was written to the nodes, and passes it on to the event loops, which answer the requests, and to monitor clients.
+/// Updates `nodes` with the writes that were stored. Sends every result to the event loop of its connection, and new metrics to monitor
+/// clients.
 pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<Completed>) {
     let now = SystemTime::now();
     let mut metrics = Vec::new();
@@ -153,7 +171,8 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
     let at = unix_ms(now);
     match (&completed.pending.write, &completed.pending.origin) {
         (Write::HmReport { report, .. }, Origin::Link(link)) => {
-            nodes.set_report(&report.node_id, *link, report.info.clone());
+            nodes.set_report(&report.node_id, *link, (&*report.info).into());
+            nodes.update_info(&report.node_id, |info| info.note_first(at));
             None
         }
         (Write::Core(request), _) => {
@@ -166,7 +185,7 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
                 Content::Metrics(metrics) => metrics.clone(),
                 Content::CommandStarted(_) | Content::CommandResult(_) => return None,
             };
-            let Stored::Done { metric_id: id } = completed.stored else { return None };
+            let Stored::Metrics { id } = completed.stored else { return None };
             let metrics = StoredMetrics { id, at, metrics };
             let json = metrics.to_json(&request.node_id);
             let is_heartbeat = matches!(request.content, Content::Heartbeat(_));

@@ -6,6 +6,7 @@ use crate::config::Secret;
 use crate::http::auth::bearer_token;
 use crate::http::request::RequestHead;
 use crate::http::response::ErrorResponse;
+use crate::hub::web::refuse_proxied;
 
 /// What an operator may do; a role includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +73,9 @@ impl Operators {
         head: &RequestHead<'_>,
         role: Role,
     ) -> Result<Option<&str>, ErrorResponse> {
+        if self.0.is_none() {
+            refuse_proxied(head, "operators.tokens_file")?;
+        }
         self.check(bearer_token(head).map(str::as_bytes), role)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -22,15 +23,19 @@ use crate::sys;
 use crate::sys::ControlSignal;
 use crate::util::error::{Error, reason};
 use crate::util::logger;
+use crate::util::logger::RateLimitedLog;
 use crate::util::state_dir;
 use crate::util::sync::Shutdown;
 use crate::util::threads::Threads;
 
-/// Event loops; each uses at most one processor.
+/// More event loops do not help: the store has one writer, which is the limit from about two on.
 const MAX_EVENT_LOOPS: usize = 4;
 
-/// Lost nodes become offline at the next of these.
+/// Interval between checks of the presence of nodes.
 const PRESENCE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An event loop stops reading within this, unless it hangs.
+const STOP_READING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Threads that still run this long after the last commit are abandoned.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(4);
@@ -98,20 +103,22 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
     let mailboxes: Arc<[Arc<Mailbox>]> = loops.iter().map(EventLoop::mailbox).collect();
     let commit = {
         let (nodes, mailboxes) = (nodes.clone(), mailboxes.clone());
-        move |writes, timed_out: Vec<String>| {
-            on_commit(&nodes, &mailboxes, writes);
-            for command_id in timed_out {
-                log::info!("command {command_id} has timed out");
-            }
-        }
+        move |writes| on_commit(&nodes, &mailboxes, writes)
     };
     let store = Store::start(path, connection, config.retention, Box::new(commit))
         .map_err(|error| Error::system("start thread store", error))?;
     let shutdown = Shutdown::new().map_err(|error| Error::system("create an eventfd", error))?;
-    let hub = Arc::new(Hub { nodes, store, mailboxes, info: hub_info(), shutdown });
+    let hub = Arc::new(Hub {
+        nodes,
+        store,
+        mailboxes,
+        info: hub_info(),
+        shutdown,
+        log: RateLimitedLog::new(),
+    });
     for event_loop in loops {
         let context = hub.clone();
-        threads.start("links", move || {
+        threads.start("event-loop", move || {
             event_loop.run(&context).map_err(|error| Error::system("poll connections", error))
         })?;
     }
@@ -141,7 +148,7 @@ fn event_loops() -> std::io::Result<Vec<EventLoop>> {
     (0..processors.min(MAX_EVENT_LOOPS)).map(EventLoop::new).collect()
 }
 
-/// What `online` is answered with: the published server sends nothing, and published clients ignore it.
+/// Body of the response to `online`. The published server sends none, and published clients ignore it.
 fn hub_info() -> String {
     let version = env!("CARGO_PKG_VERSION");
     format!(r#"{{"hub":{{"version":"{version}","extensions":[]}}}}"#)
@@ -176,6 +183,10 @@ fn reload(sources: &Sources, at_start: &Settings, servers: &Servers) -> Result<(
     let settings = Settings::load(sources)?;
     let config = HubConfig::new(&settings)?;
     let deferred = settings.changed_until_restart(at_start);
+    // What the new file permits is checked for its addresses, not for those in use.
+    if let Some(key) = deferred.iter().find(|key| key.ends_with(".listen")) {
+        return Err(settings.invalid(key, "cannot change while the hub runs; restart it"));
+    }
     if !deferred.is_empty() {
         log::warn!("restart required for: {}", deferred.join(", "));
     }
@@ -188,7 +199,13 @@ fn reload(sources: &Sources, at_start: &Settings, servers: &Servers) -> Result<(
 
 /// Commits every report that was read, answers it, and closes the connections.
 fn stop(hub: &Hub) {
-    hub.send_to_all(|| Message::StopReading);
+    let (sender, stopped) = channel();
+    hub.send_to_all(|| Message::StopReading(sender.clone()));
+    drop(sender);
+    for _ in hub.mailboxes.iter() {
+        // A loop that does not answer in time may read reports that stay unanswered; nodes send these again.
+        let _ = stopped.recv_timeout(STOP_READING_TIMEOUT);
+    }
     hub.store.stop();
     hub.send_to_all(|| Message::Close);
 }

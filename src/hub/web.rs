@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
+use crate::http::csrf;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
@@ -17,6 +18,25 @@ const MAX_CONNECTIONS: usize = 256;
 
 /// Content type of the text exposition format.
 pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Refuses requests of pages that a user of this host visits in a browser: they must not read the fleet's state.
+pub fn refuse_pages(head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
+    let text = "pages of other origins have no access";
+    csrf::check_host_and_origin(head, &[]).map_err(|_| ErrorResponse::new("403 Forbidden", text))
+}
+
+/// Refuses a request that a proxy has forwarded: the settings permit every client of this machine, which this one may not be.
+pub fn refuse_proxied(head: &RequestHead<'_>, setting: &str) -> Result<(), ErrorResponse> {
+    const HEADERS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+    match HEADERS.iter().find(|name| head.header(name).is_some()) {
+        Some(name) => {
+            let text =
+                format!("request with the header {name} of a proxy: set {setting} of the hub");
+            Err(ErrorResponse::new("403 Forbidden", text))
+        }
+        None => Ok(()),
+    }
+}
 
 pub struct WebServer {
     service: HttpService,
@@ -48,6 +68,7 @@ impl WebServer {
     }
 
     fn route(&self, hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResponse> {
+        refuse_pages(head)?;
         if !matches!(head.method, "GET" | "HEAD") {
             let error = ErrorResponse::new("405 Method Not Allowed", "only GET and HEAD");
             return Err(error.header("Allow: GET, HEAD"));

@@ -1,7 +1,8 @@
 //! Messages of monitor clients: dashboards that watch all nodes.
 
-use serde_json::{Value, json};
 use std::time::SystemTime;
+
+use serde_json::{Value, json};
 
 use crate::hub::core::messages::{self, Envelope};
 use crate::hub::nodes::Presence;

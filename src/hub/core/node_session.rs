@@ -1,14 +1,15 @@
 //! One connection of a Core node, without I/O: messages and the time go in, actions come out.
 //!
-//! The published node agent reads one message per 30 s and is sent three, believes that a ping is the end of the connection, and never
-//! returns after a connection has ended. So it is never pinged and never closed for silence, and answers that it does not need are skipped when
-//! it does not read.
+//! The published node agent reads one message per 30 s although three are sent to it, treats a ping as a close, and never reconnects after
+//! one. So it is never pinged and never closed for silence, and answers that it does not need are skipped while it does not read.
+//!
+//! Texts are those of the published server, which its clients display; texts of the hub's own errors are English.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::time::SystemTime;
 
 use crate::hub::core::messages::{
     self, CommandResult, CommandStarted, Envelope, Heartbeat, Metrics, Register,
@@ -49,12 +50,27 @@ pub enum Content {
     CommandResult(CommandResult),
 }
 
+impl Content {
+    /// Approximate size of its texts in memory.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Register(register) => {
+                let os_info = register.os_info.as_ref().map_or(0, String::len);
+                register.hostname.len() + register.ip_address.len() + os_info
+            }
+            Self::CommandResult(result) => result.stdout.len() + result.stderr.len(),
+            Self::Heartbeat(_) | Self::Metrics(_) | Self::CommandStarted(_) => 0,
+        }
+    }
+}
+
 /// State of one connection.
 #[derive(Debug)]
 pub struct NodeSession {
-    /// From the URL, or invented.
+    /// From the URL, or random.
     node_id: Arc<str>,
-    /// The first message that names a node decides. Later messages cannot write for another one.
+    /// The first accepted message binds the connection to the node that it names, else to that of the URL. Later messages cannot write for
+    /// another node.
     is_bound: bool,
     /// The only node that the token admits.
     admitted: Option<Arc<str>>,
@@ -176,14 +192,14 @@ pub fn answer(request: &Request, stored: Stored, now: SystemTime) -> Option<Stri
             let text = messages::error("CREATE_NODE_FAILED", "节点注册失败", "database error", now);
             return Some(text);
         }
-        (Content::Register(register), Stored::Created) => {
+        (Content::Register(register), Stored::Registered) => {
             let info = json!({"id": &**node_id, "hostname": register.hostname,
                 "ip_address": register.ip_address, "status": "online"});
             let data = json!({"success": true, "message": "节点注册成功", "node_id": &**node_id,
                 "action": "created", "node_info": info});
             ("register_response", data)
         }
-        (Content::Register(_), Stored::Done { .. }) => {
+        (Content::Register(_), Stored::Done | Stored::Metrics { .. }) => {
             let data = json!({"success": true, "message": "节点信息更新成功", "node_id": &**node_id,
                 "action": "updated"});
             ("register_response", data)
@@ -203,8 +219,8 @@ pub fn answer(request: &Request, stored: Stored, now: SystemTime) -> Option<Stri
         }
         (Content::Metrics(_), stored) => {
             let metric_id = match stored {
-                Stored::Done { metric_id } => metric_id,
-                Stored::Created | Stored::Failed => 0,
+                Stored::Metrics { id } => Some(id),
+                Stored::Registered | Stored::Done | Stored::Failed => None,
             };
             let data = json!({"success": true, "message": "监控数据保存成功", "node_id": &**node_id,
                 "metric_id": metric_id});
@@ -234,7 +250,8 @@ fn invalid(now: SystemTime, why: &str) -> Action {
 }
 
 fn unknown_type(kind: &str, now: SystemTime) -> String {
-    let known = "支持的消息类型: node_register, heartbeat, metrics, command_result";
+    let known =
+        "支持的消息类型: node_register, heartbeat, metrics, command_started, command_result";
     let kind: String = kind.chars().take(64).collect();
     messages::error("UNKNOWN_MESSAGE_TYPE", &format!("未知的消息类型: {kind}"), known, now)
 }
@@ -333,10 +350,10 @@ mod tests {
             stderr: String::new(),
             execution_time_ms: None,
         };
-        let done = Stored::Done { metric_id: 5 };
+        let done = Stored::Done;
         let request = |content: Content| Request { id: "7".into(), node_id: "a".into(), content };
         for (content, stored, expected) in [
-            (Content::Register(register.clone()), Stored::Created, Some("register_response")),
+            (Content::Register(register.clone()), Stored::Registered, Some("register_response")),
             (Content::Register(register.clone()), done, Some("register_response")),
             (Content::Register(register), Stored::Failed, Some("CREATE_NODE_FAILED")),
             (Content::Heartbeat(None), done, Some("heartbeat_ack")),

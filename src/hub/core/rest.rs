@@ -1,4 +1,4 @@
-//! The REST API of Core. Every answer of it has HTTP status 200, errors too: published clients throw at any other status.
+//! The REST API of Core. Errors of known paths have HTTP status 200, too: published clients throw at any other status.
 
 use std::sync::Mutex;
 
@@ -13,7 +13,7 @@ use crate::hub::core::messages::{self, rest_time, unix_ms};
 use crate::hub::event_loop::mailbox::Message;
 use crate::hub::nodes::Presence;
 use crate::hub::store::core_records::commands::{self, Filter, NewCommand, StoredCommand};
-use crate::hub::store::core_records::query_metrics;
+use crate::hub::store::core_records::{self, query_metrics};
 use crate::hub::store::{StoreError, Stored, Write, hm_reports};
 use crate::util::sync::lock;
 
@@ -21,9 +21,12 @@ use crate::util::sync::lock;
 const MAX_ROWS: u32 = 10_000;
 /// More reports are not returned at once: the answer is made in memory.
 const MAX_REPORTS: u32 = 100_000;
+/// More results of commands, each of up to 2 MB, are not returned at once.
+const MAX_RESULTS: u32 = 20;
 /// Timeout of a command that has none, in seconds.
 const DEFAULT_TIMEOUT_S: u32 = 30;
-const MAX_TIMEOUT_S: u32 = 86_400;
+/// hm-agent accepts at most this.
+const MAX_TIMEOUT_S: u32 = 3600;
 const MAX_COMMAND_BYTES: usize = 32 << 10;
 /// Longest time without a heartbeat that `nodes/cleanup` tolerates.
 const CLEANUP_AGE_MS: i64 = 30 * 60 * 1000;
@@ -44,9 +47,6 @@ impl From<StoreError> for ApiError {
         error("DATABASE_ERROR", failure.0)
     }
 }
-
-/// A value of metrics.
-type Column = fn(&messages::Metrics) -> Option<f64>;
 
 /// Data and message of an answer.
 type Answer = Result<(Value, &'static str), ApiError>;
@@ -120,28 +120,21 @@ impl Rest {
     }
 
     fn summary(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
-        let (start, end) = time_range(head);
+        let (Some(start), Some(end)) = (time(head, "start_time"), time(head, "end_time")) else {
+            return Err(error("INVALID_TIME_FORMAT", "start_time and end_time are needed"));
+        };
         if start >= end {
             return Err(error("INVALID_TIME_RANGE", "开始时间必须早于结束时间"));
         }
-        let (metrics, total) =
-            self.query(hub, |db| query_metrics(db, id, (start, end), u32::MAX, 0))?;
-        if metrics.is_empty() {
+        let (count, values) = self.query(hub, |db| core_records::summary(db, id, (start, end)))?;
+        if count == 0 {
             return Ok((Value::Null, "获取监控数据统计摘要成功"));
         }
-        let mut data = json!({"node_id": id, "sample_count": total});
-        let columns: [(&str, Column); 4] = [
-            ("cpu_usage", |metrics| metrics.cpu_usage),
-            ("memory_usage", |metrics| metrics.memory_usage),
-            ("disk_usage", |metrics| metrics.disk_usage),
-            ("load_average", |metrics| metrics.load_average),
-        ];
-        for (name, value) in columns {
-            let values: Vec<f64> =
-                metrics.iter().filter_map(|metric| value(&metric.metrics)).collect();
-            let mean = values.iter().sum::<f64>() / values.len() as f64;
-            data[format!("avg_{name}")] = json!((!values.is_empty()).then_some(mean));
-            data[format!("max_{name}")] = json!(values.into_iter().reduce(f64::max));
+        let mut data = json!({"node_id": id, "sample_count": count});
+        let names = ["cpu_usage", "memory_usage", "disk_usage", "load_average"];
+        let names = names.iter().flat_map(|name| [format!("avg_{name}"), format!("max_{name}")]);
+        for (name, value) in names.zip(values) {
+            data[name] = json!(value);
         }
         Ok((data, "获取监控数据统计摘要成功"))
     }
@@ -156,13 +149,8 @@ impl Rest {
 
     fn metric_stats(&self, hub: &Hub) -> Answer {
         let now = unix_ms(SystemTime::now());
-        let count = "SELECT count(*), min(at), max(at), count(*) FILTER (WHERE at >= ?1) FROM (SELECT at FROM core_recent UNION ALL SELECT at FROM core_metric)";
-        let (total, first, last, of_day): (u64, Option<i64>, Option<i64>, u64) =
-            self.query(hub, |db| {
-                Ok(db.prepare_cached(count)?.query_row([now - 86_400_000], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
-                })?)
-            })?;
+        let (total, first, last, of_day) =
+            self.query(hub, |db| core_records::metric_counts(db, now - 86_400_000))?;
         let plain =
             |time: Option<i64>| time.map(|time| rest_time(time).replace('T', " ").replace('Z', ""));
         let hours = first.map_or(1, |first| ((now - first) / 3_600_000).max(1));
@@ -198,7 +186,10 @@ impl Rest {
         let command = NewCommand { command_id: messages::new_id(), text, timeout_s };
         let write = Write::Command { node_id: id.into(), command: command.clone() };
         if hub.store.write(write) == Stored::Failed {
-            return Err(error("DATABASE_ERROR", "the command was not stored"));
+            return Err(error(
+                "DATABASE_ERROR",
+                "the store did not confirm the command; it may still run",
+            ));
         }
         // A node that is not connected gets it when it registers.
         let link = lock(&hub.nodes).core_link(id);
@@ -213,7 +204,7 @@ impl Rest {
 
     fn command_by_id(&self, hub: &Hub, id: &str) -> Answer {
         let filter = Filter { command_id: Some(id), ..Filter::default() };
-        let (found, _) = self.query(hub, |db| commands::query(db, filter, 1, 0))?;
+        let (found, _) = self.query(hub, |db| commands::query(db, filter, true, (1, 0)))?;
         match found.into_iter().next() {
             Some(StoredCommand { command, result }) => {
                 Ok((json!({"command": command, "result": result}), "获取命令信息成功"))
@@ -226,7 +217,8 @@ impl Rest {
         let (limit, offset) = page(head, 20)?;
         let status = text(head, "status");
         let filter = Filter { node_id: Some(id), status: status.as_deref(), ..Filter::default() };
-        let (found, total) = self.query(hub, |db| commands::query(db, filter, limit, offset))?;
+        let page = (limit.min(MAX_RESULTS), offset);
+        let (found, total) = self.query(hub, |db| commands::query(db, filter, true, page))?;
         let entry =
             |StoredCommand { command, result }| json!({"command": command, "result": result});
         let found: Vec<Value> = found.into_iter().map(entry).collect();
@@ -238,7 +230,8 @@ impl Rest {
         let (status, node_id) = (text(head, "status"), text(head, "node_id"));
         let filter =
             Filter { node_id: node_id.as_deref(), status: status.as_deref(), ..Filter::default() };
-        let (found, total) = self.query(hub, |db| commands::query(db, filter, limit, offset))?;
+        let (found, total) =
+            self.query(hub, |db| commands::query(db, filter, false, (limit, offset)))?;
         let found: Vec<Value> = found.into_iter().map(|found| found.command).collect();
         Ok((json!({"commands": found, "total": total}), "获取命令列表成功"))
     }
@@ -281,14 +274,14 @@ fn latest(hub: &Hub, id: &str) -> Answer {
 }
 
 fn delete(hub: &Hub, id: &str) -> Answer {
-    let Some((presence, _)) = lock(&hub.nodes).info(id) else {
+    if lock(&hub.nodes).info(id).is_none() {
         return Err(error("NODE_NOT_FOUND", "节点不存在"));
-    };
-    if presence == Presence::Online {
+    }
+    if lock(&hub.nodes).has_connection(id) {
         return Err(error("VALIDATION_ERROR", "节点在线，无法删除: the node is connected"));
     }
     if hub.store.write(Write::DeleteNode(id.into())) == Stored::Failed {
-        return Err(error("DATABASE_ERROR", "the node was not deleted"));
+        return Err(error("DATABASE_ERROR", "the store did not confirm the deletion"));
     }
     lock(&hub.nodes).remove(id);
     Ok((Value::Null, "节点删除成功"))
@@ -350,12 +343,12 @@ fn page(head: &RequestHead<'_>, default_limit: u32) -> Result<(u32, u32), ApiErr
     Ok((limit, number(head, "offset")?.unwrap_or(0)))
 }
 
-/// `start_time` and `end_time` in Unix milliseconds, both included. A time without an offset is ignored, as by the published service: published
-/// clients send their local time.
+/// `start_time` and `end_time` in Unix milliseconds, both included.
 fn time_range(head: &RequestHead<'_>) -> (i64, i64) {
-    let time = |name| {
-        // A `+` of the offset that was not encoded arrives as it is.
-        messages::parse_time(&text(head, name)?.replace(' ', "+"))
-    };
-    (time("start_time").unwrap_or(i64::MIN), time("end_time").unwrap_or(i64::MAX))
+    (time(head, "start_time").unwrap_or(i64::MIN), time(head, "end_time").unwrap_or(i64::MAX))
+}
+
+/// A time without an offset is ignored, as by the published service: published clients send their local time.
+fn time(head: &RequestHead<'_>, name: &str) -> Option<i64> {
+    messages::parse_time(&text(head, name)?)
 }

@@ -4,7 +4,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::http::auth::bearer_token;
-use crate::http::csrf;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
@@ -17,6 +16,7 @@ use crate::hub::core::node_session::NodeSession;
 use crate::hub::core::rest::Rest;
 use crate::hub::event_loop::mailbox::{AcceptedSocket, Message, NewLink};
 use crate::hub::operators::{Operators, Role};
+use crate::hub::web::{refuse_pages, refuse_proxied};
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
 use crate::util::sync::lock;
@@ -28,7 +28,7 @@ const MAX_HANDSHAKES: usize = 1000;
 /// The token of the published service, which published clients send.
 const DEFAULT_TOKEN: &str = "default-token";
 
-/// What nodes and operators need.
+/// Admission of nodes, and tokens of operators.
 struct Access {
     admission: Admission,
     operators: Operators,
@@ -85,10 +85,7 @@ impl CoreServer {
         head: &RequestHead<'_>,
         protocol: &mut Option<NewLink>,
     ) -> Result<Routed, ErrorResponse> {
-        // A page that a user of this host visits must not read the fleet's state or send commands.
-        csrf::check_host_and_origin(head, &[]).map_err(|_| {
-            ErrorResponse::new("403 Forbidden", "pages of other origins have no access")
-        })?;
+        refuse_pages(head)?;
         match head.path {
             "/api/v1/ws" | "/ws/node" | "/ws/client" => self.upgrade(head, protocol),
             path => {
@@ -110,6 +107,7 @@ impl CoreServer {
         let role = match head.method {
             "GET" | "HEAD" => Role::Read,
             "POST" => Role::Command,
+            // DELETE.
             _ => Role::Operate,
         };
         let operator = {
@@ -142,8 +140,18 @@ impl CoreServer {
         let node_id = query("node_id");
         let access = lock(&self.access);
         let link = match query("type").as_deref() {
-            Some("monitor") => access.monitor(&token),
-            _ => access.node(&token, node_id.as_deref()),
+            Some("monitor") => {
+                if access.operators.0.is_none() {
+                    refuse_proxied(head, "operators.tokens_file")?;
+                }
+                access.monitor(&token)
+            }
+            _ => {
+                if matches!(access.admission, Admission::Loopback) {
+                    refuse_proxied(head, "nodes.admission")?;
+                }
+                access.node(&token, node_id.as_deref())
+            }
         };
         let Some(link) = link else {
             return Ok(Routed::Response(Response::text(OK, "Invalid token")));
@@ -156,8 +164,10 @@ impl CoreServer {
 impl Access {
     fn node(&self, token: &str, node_id: Option<&str>) -> Option<NewLink> {
         let admitted = match &self.admission {
-            Admission::Open if token == DEFAULT_TOKEN => self.admission.admit(None),
-            Admission::Open => None,
+            Admission::Open | Admission::Loopback if token == DEFAULT_TOKEN => {
+                self.admission.admit(None)
+            }
+            Admission::Open | Admission::Loopback => None,
             Admission::Token(_) => self.admission.admit(Some(token.as_bytes())),
         }?;
         Some(NewLink::CoreNode(NodeSession::new(node_id, admitted.node())))

@@ -1,19 +1,19 @@
 //! Connections of Core nodes and of monitor clients on an event loop.
 
 use std::time::Instant;
-
 use std::time::SystemTime;
+
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::hub::Hub;
-use crate::hub::core::node_session::{self, Action, Request};
+use crate::hub::core::node_session::{self, Action, Content, Request};
 use crate::hub::core::{messages, monitor};
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::link::{Ended, Link, Protocol};
 use crate::hub::store::{Completed, Origin, Pending, Stored, Write};
 
 impl EventLoop {
-    /// Sends what a client gets without asking.
+    /// Sends the first messages to a new client.
     pub(super) fn welcome(&mut self, hub: &Hub, number: u64) {
         let (now, time) = (Instant::now(), SystemTime::now());
         self.with_link(hub, number, |link| match &link.protocol {
@@ -74,6 +74,9 @@ impl EventLoop {
                 link.send(&answer, now)?;
             }
             if completed.stored != Stored::Failed {
+                if let Content::Register(_) = request.content {
+                    link.permit_results();
+                }
                 for command in &completed.commands {
                     link.send(&messages::execute_command(command, time), now)?;
                 }
@@ -84,9 +87,7 @@ impl EventLoop {
 
     pub(super) fn broadcast(&mut self, hub: &Hub, text: &str) {
         let now = Instant::now();
-        let is_monitor = |link: &Link| matches!(link.protocol, Protocol::Monitor { .. });
-        let monitors = self.links.iter().filter(|(_, link)| is_monitor(link));
-        for number in monitors.map(|(number, _)| *number).collect::<Vec<_>>() {
+        for number in self.monitors.clone() {
             self.with_link(hub, number, |link| {
                 let is_blocked = link.is_blocked();
                 if let Protocol::Monitor { is_outdated, .. } = &mut link.protocol {

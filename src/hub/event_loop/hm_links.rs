@@ -22,6 +22,7 @@ impl EventLoop {
         match action {
             Action::Send(text) => return link.send(&text, Instant::now()),
             Action::Store { id: request_id, report } => {
+                link.on_report();
                 let write = Write::HmReport { report, request_id };
                 hub.store.add(Pending { write, origin: Origin::Link(id) });
             }
@@ -31,6 +32,13 @@ impl EventLoop {
                     Protocol::CoreNode(_) | Protocol::Monitor { .. } => false,
                 };
                 let claim = if is_admitted { hub.claim(&node_id, id) } else { Claim::Refused };
+                if claim == Claim::Refused {
+                    let why = match is_admitted {
+                        true => "too many nodes are known",
+                        false => "its token belongs to another node",
+                    };
+                    hub.log_refused(link.peer, &node_id, why);
+                }
                 match claim {
                     Claim::Granted => self.finish_claim(hub, number, ClaimResult::Granted),
                     Claim::Refused => self.finish_claim(hub, number, ClaimResult::Refused),
@@ -78,6 +86,10 @@ impl EventLoop {
     ) {
         let now = now();
         let response = Session::stored_response(now, request_id, stored != Stored::Failed);
-        self.with_link(hub, number, |link| link.send(&response, now.instant));
+        self.with_link(hub, number, |link| {
+            link.on_answer();
+            link.send(&response, now.instant)
+        });
+        self.ready.push(number);
     }
 }

@@ -1,11 +1,12 @@
 //! One WebSocket connection on an event loop. No call blocks.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
+use nix::sys::socket::{setsockopt, sockopt};
 use tungstenite::error::CapacityError;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -18,14 +19,22 @@ use crate::hub::hm::session::{Now, Session};
 use crate::hub::nodes::LinkId;
 use crate::sys;
 
-/// A longer message ends an hm connection. The longest known report has the names of its models: some hundred bytes each.
-const MAX_HM_MESSAGE_BYTES: usize = 64 << 10;
-/// A longer message ends a Core connection. The result of a command has up to 1 MB each of stdout and stderr, of which a byte may become six.
-const MAX_CORE_MESSAGE_BYTES: usize = 16 << 20;
+/// A longer message ends the connection. The longest known reports list models, with names of some hundred bytes.
+const MAX_MESSAGE_BYTES: usize = 64 << 10;
+/// The same for a Core node that has registered: the result of a command has up to 1 MB each of stdout and stderr, of which a byte may become
+/// six.
+const MAX_RESULT_BYTES: usize = 16 << 20;
+/// Bytes read from a link before others are served. tungstenite reads until it has a message, and a peer can send empty fragments without
+/// end.
+const TURN_BYTES: usize = 64 << 10;
+/// Reports of a node that wait for the store. One node must not fill its queue.
+const MAX_UNANSWERED: usize = 256;
+/// A monitor client gets all nodes in one message.
+const MAX_MONITOR_BUFFER_BYTES: usize = 256 << 20;
 /// Buffer for what arrives. Requests are 300 to 500 bytes.
 const READ_BUFFER_BYTES: usize = 1 << 10;
-/// Output that waits for the peer to read; with more, the connection ends. Nothing is read from an hm node while output waits, and Core nodes can do
-/// without most of theirs.
+/// Output that waits for the peer to read; with more, the connection ends. Nothing is read from an hm node while output waits, and a Core
+/// node that does not read gets no acknowledgements of heartbeats and metrics.
 const MAX_WRITE_BUFFER_BYTES: usize = 4 << 20;
 /// A peer that does not read for this long is disconnected, unless it is a Core node.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,7 +46,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Link {
     pub peer: SocketAddr,
     pub protocol: Protocol,
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<BudgetedSocket>,
+    /// Reports that were read and not answered yet.
+    unanswered: usize,
     /// Connections that wait to learn whether this one is alive, and until when.
     claimants: Vec<LinkId>,
     probe_deadline: Option<Instant>,
@@ -70,6 +81,34 @@ pub enum Received {
     WouldBlock,
 }
 
+/// A socket that reports WouldBlock when the budget of a turn is spent.
+struct BudgetedSocket {
+    socket: TcpStream,
+    budget: usize,
+}
+
+impl Read for BudgetedSocket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.budget == 0 {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let room = buffer.len().min(self.budget);
+        let read = self.socket.read(&mut buffer[..room])?;
+        self.budget -= read;
+        Ok(read)
+    }
+}
+
+impl Write for BudgetedSocket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
+}
+
 /// Why a link ends.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended(pub String);
@@ -77,19 +116,21 @@ pub struct Ended(pub String);
 impl Link {
     pub fn new(accepted: AcceptedSocket, now: Now) -> io::Result<Self> {
         let AcceptedSocket { socket, peer, buffered, protocol } = accepted;
-        let (protocol, max_bytes) = match protocol {
-            NewLink::HmNode(admitted) => {
-                (Protocol::Hm { session: Session::new(now), admitted }, MAX_HM_MESSAGE_BYTES)
-            }
-            NewLink::CoreNode(session) => (Protocol::CoreNode(session), MAX_CORE_MESSAGE_BYTES),
+        let is_core_node = matches!(protocol, NewLink::CoreNode(_));
+        let mut max_output = MAX_WRITE_BUFFER_BYTES;
+        let protocol = match protocol {
+            NewLink::HmNode(admitted) => Protocol::Hm { session: Session::new(now), admitted },
+            NewLink::CoreNode(session) => Protocol::CoreNode(session),
             NewLink::Monitor(client_id) => {
-                (Protocol::Monitor { client_id, is_outdated: false }, MAX_HM_MESSAGE_BYTES)
+                max_output = MAX_MONITOR_BUFFER_BYTES;
+                Protocol::Monitor { client_id, is_outdated: false }
             }
         };
         Ok(Self {
             peer,
             protocol,
-            socket: open(socket, buffered, max_bytes)?,
+            socket: open(socket, buffered, is_core_node, max_output)?,
+            unanswered: 0,
             claimants: Vec::new(),
             probe_deadline: None,
             blocked_since: None,
@@ -98,7 +139,7 @@ impl Link {
     }
 
     pub fn socket_mut(&mut self) -> &mut TcpStream {
-        self.socket.get_mut()
+        &mut self.socket.get_mut().socket
     }
 
     /// The node whose connection this is.
@@ -110,12 +151,42 @@ impl Link {
         }
     }
 
-    /// Whether messages are read now.
+    /// An hm connection is not read while output or a claim is pending.
     pub fn is_reading(&self) -> bool {
         match &self.protocol {
-            Protocol::Hm { session, .. } => !self.is_blocked() && !session.is_claiming(),
+            Protocol::Hm { session, .. } => {
+                let is_waiting = session.is_claiming() || self.unanswered >= MAX_UNANSWERED;
+                !self.is_blocked() && !is_waiting
+            }
             Protocol::CoreNode(_) | Protocol::Monitor { .. } => true,
         }
+    }
+
+    /// Starts a turn: at most TURN_BYTES are read.
+    pub fn start_turn(&mut self) {
+        self.socket.get_mut().budget = TURN_BYTES;
+    }
+
+    /// Whether a turn has ended before everything was read.
+    pub fn has_more(&self) -> bool {
+        self.socket.get_ref().budget == 0
+    }
+
+    /// Counts reports that wait for the store.
+    pub fn on_report(&mut self) {
+        self.unanswered += 1;
+    }
+
+    pub fn on_answer(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+    }
+
+    /// Permits the results of commands, which are longer than everything else.
+    pub fn permit_results(&mut self) {
+        self.socket.set_config(|config| {
+            config.max_message_size = Some(MAX_RESULT_BYTES);
+            config.max_frame_size = Some(MAX_RESULT_BYTES);
+        });
     }
 
     /// Whether output waits for the peer to read.
@@ -190,7 +261,7 @@ impl Link {
         self.after_write(result, now)
     }
 
-    /// Checks every deadline.
+    /// Ends the connection if a deadline has passed. A Core node has only that of the close, because the published agent never reconnects.
     pub fn check_deadlines(&mut self, now: Instant) -> Result<(), Ended> {
         let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         if is_over(self.close_deadline) {
@@ -225,18 +296,23 @@ impl Link {
 fn open(
     socket: StdTcpStream,
     buffered: Vec<u8>,
-    max_bytes: usize,
-) -> io::Result<WebSocket<TcpStream>> {
+    is_core_node: bool,
+    max_output: usize,
+) -> io::Result<WebSocket<BudgetedSocket>> {
     socket.set_nonblocking(true)?;
-    // Ends connections to peers that have vanished. Published Core nodes take a WebSocket ping for the end of the connection.
+    // Detects dead peers. A WebSocket ping would make the published Core agent disconnect.
     sys::net::enable_keepalive(&socket)?;
+    if is_core_node {
+        // The listener's timeout would end the connection of a node that does not read, too.
+        setsockopt(&socket, sockopt::TcpUserTimeout, &0)?;
+    }
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
-        .max_write_buffer_size(MAX_WRITE_BUFFER_BYTES)
-        .max_message_size(Some(max_bytes))
-        .max_frame_size(Some(max_bytes));
-    let socket = TcpStream::from_std(socket);
+        .max_write_buffer_size(max_output)
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES));
+    let socket = BudgetedSocket { socket: TcpStream::from_std(socket), budget: TURN_BYTES };
     Ok(WebSocket::from_partially_read(socket, buffered, Role::Server, Some(config)))
 }
 

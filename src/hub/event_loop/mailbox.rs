@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
 use mio::{Registry, Token, Waker};
@@ -16,7 +17,7 @@ use crate::util::sync::lock;
 pub enum Message {
     /// A client that has completed the WebSocket handshake.
     Accepted(AcceptedSocket),
-    /// What was written for links of this loop.
+    /// Results of writes for links of this loop.
     Committed(Vec<(u64, Completed)>),
     /// Send a text to a link.
     Send { link: u64, text: String },
@@ -26,8 +27,8 @@ pub enum Message {
     Probe { link: u64, claimant: LinkId },
     /// The connection that holds the node which `link` wants is alive or has ended.
     ProbeResult { link: u64, is_alive: bool },
-    /// Read nothing more.
-    StopReading,
+    /// Read nothing more, and answer.
+    StopReading(Sender<()>),
     /// Close every link and end.
     Close,
 }

@@ -1,4 +1,5 @@
-//! An event loop: one thread that drives the connections of many nodes. It never waits for one of them, nor for the store.
+//! An event loop: one thread that drives the connections of many nodes. No call blocks. While the store's queue is full, no connection is
+//! read or flushed and no deadline is checked, and TCP holds back the senders.
 
 mod core_links;
 mod hm_links;
@@ -21,12 +22,14 @@ use crate::hub::nodes::LinkId;
 use crate::hub::store::{Completed, Write};
 use crate::util::logger::unix_milliseconds;
 
-/// Deadlines are checked this often.
+/// Interval between checks of deadlines.
 const TICK: Duration = Duration::from_millis(250);
-/// While the store has no room, the loop looks this often whether it has.
+/// Interval between checks whether a full store queue has room.
 const STORE_RETRY: Duration = Duration::from_millis(10);
-/// Messages read from a link before the others have their turn.
+/// Messages read from a link before other links are served.
 const MESSAGES_PER_TURN: usize = 16;
+/// A turn that takes longer is a stall of the loop.
+const MAX_TURN: Duration = Duration::from_secs(1);
 const EVENTS_PER_POLL: usize = 1024;
 const MAILBOX: Token = Token(usize::MAX);
 
@@ -35,13 +38,18 @@ pub struct EventLoop {
     poll: Poll,
     mailbox: Arc<Mailbox>,
     links: HashMap<u64, Link>,
+    /// Those of monitor clients.
+    monitors: Vec<u64>,
     last_number: u64,
     /// Links that may have something to read or to write.
     ready: Vec<u64>,
     /// Since when the store has had no room.
     paused_since: Option<Instant>,
-    is_reading: bool,
+    /// Whether messages are read; false while the hub stops.
+    reading_enabled: bool,
     next_tick: Instant,
+    /// When the next turn should begin at the latest.
+    next_turn: Instant,
 }
 
 impl EventLoop {
@@ -53,11 +61,13 @@ impl EventLoop {
             poll,
             mailbox,
             links: HashMap::new(),
+            monitors: Vec::new(),
             last_number: 0,
             ready: Vec::new(),
             paused_since: None,
-            is_reading: true,
+            reading_enabled: true,
             next_tick: Instant::now(),
+            next_turn: Instant::now() + TICK,
         })
     }
 
@@ -70,7 +80,9 @@ impl EventLoop {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let mut is_closing = false;
         while !is_closing || !self.links.is_empty() {
-            match self.poll.poll(&mut events, Some(self.poll_timeout())) {
+            let timeout = self.poll_timeout();
+            self.add_stall(timeout);
+            match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
@@ -89,6 +101,16 @@ impl EventLoop {
         Ok(())
     }
 
+    /// After a stall of the loop, what the nodes have sent meanwhile is still in their sockets: the deadlines are extended.
+    fn add_stall(&mut self, timeout: Duration) {
+        let now = Instant::now();
+        let stall = now.saturating_duration_since(self.next_turn);
+        if stall > MAX_TURN {
+            self.links.values_mut().for_each(|link| link.add_pause(stall));
+        }
+        self.next_turn = now + timeout;
+    }
+
     fn poll_timeout(&self) -> Duration {
         match self.paused_since {
             Some(_) => STORE_RETRY,
@@ -97,7 +119,7 @@ impl EventLoop {
         }
     }
 
-    /// Stops reading while the store has no room. Nodes are not blamed for that time.
+    /// Stops reading while the store has no room. The pause is added to the deadlines of the nodes.
     fn update_pause(&mut self, hub: &Hub) {
         if !hub.store.has_room() {
             self.paused_since.get_or_insert_with(Instant::now);
@@ -110,6 +132,8 @@ impl EventLoop {
     fn on_message(&mut self, hub: &Hub, message: Message) {
         let now = Instant::now();
         match message {
+            // While the hub stops, dropping it closes the connection.
+            Message::Accepted(_) if !self.reading_enabled => {}
             Message::Accepted(accepted) => self.add(hub, accepted),
             Message::Committed(writes) => {
                 for (number, completed) in writes {
@@ -129,7 +153,11 @@ impl EventLoop {
                 self.finish_claim(hub, link, ClaimResult::HeldByOther);
             }
             Message::ProbeResult { link, is_alive: false } => self.claim_again(hub, link),
-            Message::StopReading => self.is_reading = false,
+            Message::StopReading(stopped) => {
+                self.reading_enabled = false;
+                // The hub waits for it, or has given up.
+                let _ = stopped.send(());
+            }
             Message::Close => self.close_all(hub),
         }
     }
@@ -151,6 +179,9 @@ impl EventLoop {
         let added = Link::new(accepted, now()).and_then(|mut link| {
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(link.socket_mut(), Token(number as usize), interest)?;
+            if let Protocol::Monitor { .. } = link.protocol {
+                self.monitors.push(number);
+            }
             self.links.insert(number, link);
             Ok(())
         });
@@ -171,7 +202,10 @@ impl EventLoop {
         for number in ready {
             let now = Instant::now();
             let result = match self.links.get_mut(&number) {
-                Some(link) => link.flush(now).and_then(|()| self.read(hub, number)),
+                Some(link) => {
+                    link.start_turn();
+                    link.flush(now).and_then(|()| self.read(hub, number))
+                }
                 None => continue,
             };
             match result {
@@ -186,12 +220,23 @@ impl EventLoop {
             let Some(link) = self.links.get_mut(&number).filter(|link| link.is_reading()) else {
                 return Ok(());
             };
-            if !self.is_reading {
+            if !self.reading_enabled {
                 return Ok(());
             }
             let now = now();
-            match (link.read()?, &mut link.protocol) {
-                (Received::WouldBlock, _) => return Ok(()),
+            let received = link.read()?;
+            if !matches!(received, Received::WouldBlock) {
+                for claimant in link.take_claimants() {
+                    send_probe_result(hub, claimant, true);
+                }
+            }
+            match (received, &mut link.protocol) {
+                (Received::WouldBlock, _) => {
+                    if link.has_more() {
+                        self.ready.push(number);
+                    }
+                    return Ok(());
+                }
                 (Received::Text(text), Protocol::Hm { session, .. }) => {
                     let action = session.on_message(now, text.as_bytes());
                     self.perform_hm(hub, number, action)?;
@@ -206,13 +251,10 @@ impl EventLoop {
                     if let Protocol::Hm { session, .. } = protocol {
                         session.on_ping(now);
                     }
+                    // tungstenite has queued the pong.
                     link.flush(now.instant)?;
                 }
-                (Received::Pong, _) => {
-                    for claimant in link.take_claimants() {
-                        send_probe_result(hub, claimant, true);
-                    }
-                }
+                (Received::Pong, _) => {}
             }
         }
         self.ready.push(number);
@@ -237,7 +279,7 @@ impl EventLoop {
     }
 
     fn close_all(&mut self, hub: &Hub) {
-        self.is_reading = true; // for the answers to the close frames
+        self.reading_enabled = true; // for the answers to the close frames
         let now = Instant::now();
         for number in self.links.keys().copied().collect::<Vec<_>>() {
             self.with_link(hub, number, |link| {
@@ -262,7 +304,8 @@ impl EventLoop {
 
     fn remove(&mut self, hub: &Hub, number: u64, ended: &Ended) {
         let Some(mut link) = self.links.remove(&number) else { return };
-        // Closing the socket deregisters it, too.
+        self.monitors.retain(|monitor| *monitor != number);
+        // An error is harmless: closing the socket deregisters it.
         let _ = self.poll.registry().deregister(link.socket_mut());
         let node_id = link.node_id();
         let name = node_id.map_or(String::new(), |id| format!(" (node {})", id.escape_debug()));

@@ -2,7 +2,7 @@
 //!
 //! A request is a JSON object with `version`, `timestamp` (Unix milliseconds), `id`, `type`, `pub_key`, `sign` and `body`; the last three
 //! are base64, and `body` contains another JSON object. Go's encoding/json reads them: keys match without regard to case, unknown keys
-//! are ignored, missing and null values are zero, the last of several equal keys wins, numbers must be integers of their type. A response has
+//! are ignored, missing and null values are zero, the last of several equal keys wins unless it is null, numbers must be integers of their type. A response has
 //! the `id` and `type` of its request, a timestamp in Unix seconds, `code`, `message` and `body`.
 
 use std::fmt;
@@ -14,7 +14,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 pub const ONLINE: u32 = 1;
 pub const MACHINE_INFO: u32 = 2;
 
-/// A request without its body's meaning.
+/// A request whose body is not parsed yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Request {
     pub version: u32,
@@ -30,6 +30,7 @@ impl Request {
     pub fn parse(message: &[u8]) -> Result<Self, String> {
         let mut raw = RawRequest::default();
         parse_object(message, &mut raw)?;
+        // Go rejects a request in which they are not base64.
         for (key, value) in [("pub_key", &raw.pub_key), ("sign", &raw.sign)] {
             decode_base64(value).map_err(|error| format!("{key}: {error}"))?;
         }
@@ -67,6 +68,12 @@ pub struct MachineInfo {
 }
 
 impl MachineInfo {
+    /// Approximate size of its texts in memory.
+    pub fn size(&self) -> usize {
+        let models = self.models.iter().map(|model| size_of::<String>() + model.len());
+        self.project.len() + self.gpu_name.len() + models.sum::<usize>()
+    }
+
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         let mut info = Self::default();
         parse_object(body, &mut info)?;
@@ -82,8 +89,10 @@ pub enum Outcome {
     UnknownType,
     MalformedOnline,
     MalformedMachineInfo,
-    /// The store failed.
+    /// A report was not stored.
     NotStored,
+    /// The node was refused: no other code makes nodes retry.
+    NotOnlined,
     /// A second `online` on one connection.
     AlreadyOnlineHere,
     /// The node is online on another connection.
@@ -99,7 +108,7 @@ impl Outcome {
             | Self::UnknownType
             | Self::MalformedOnline
             | Self::MalformedMachineInfo => 1,
-            Self::NotStored => 4,
+            Self::NotStored | Self::NotOnlined => 4,
             Self::AlreadyOnlineHere | Self::AlreadyOnlineElsewhere => 5,
             Self::NotOnline => 6,
         }
@@ -109,10 +118,11 @@ impl Outcome {
         match self {
             Self::Ok => "ok",
             Self::MalformedRequest => "parse request failed",
-            Self::UnknownType => "unknown request message type",
+            Self::UnknownType => "unknowned request message type",
             Self::MalformedOnline => "parse online request failed",
             Self::MalformedMachineInfo => "parse machine info request failed",
             Self::NotStored => "update database failed",
+            Self::NotOnlined => "insert online database failed",
             Self::AlreadyOnlineHere => "device has been online, repeated requests",
             Self::AlreadyOnlineElsewhere => "device has been online, repeated connection",
             Self::NotOnline => "node id is empty, need send online device first",
@@ -143,13 +153,13 @@ struct RawRequest {
 impl Fields for RawRequest {
     fn read<'de, M: MapAccess<'de>>(&mut self, key: &str, map: &mut M) -> Result<(), M::Error> {
         match key {
-            "version" => self.version = value_or_zero(map)?,
-            "timestamp" => self.timestamp = value_or_zero(map)?,
-            "id" => self.id = value_or_zero(map)?,
-            "type" => self.kind = value_or_zero(map)?,
-            "pub_key" => self.pub_key = value_or_zero(map)?,
-            "sign" => self.sign = value_or_zero(map)?,
-            "body" => self.body = value_or_zero(map)?,
+            "version" => set(&mut self.version, map)?,
+            "timestamp" => set(&mut self.timestamp, map)?,
+            "id" => set(&mut self.id, map)?,
+            "type" => set(&mut self.kind, map)?,
+            "pub_key" => set(&mut self.pub_key, map)?,
+            "sign" => set(&mut self.sign, map)?,
+            "body" => set(&mut self.body, map)?,
             _ => ignore(map)?,
         }
         Ok(())
@@ -159,7 +169,7 @@ impl Fields for RawRequest {
 impl Fields for Online {
     fn read<'de, M: MapAccess<'de>>(&mut self, key: &str, map: &mut M) -> Result<(), M::Error> {
         match key {
-            "node_id" => self.node_id = value_or_zero(map)?,
+            "node_id" => set(&mut self.node_id, map)?,
             _ => ignore(map)?,
         }
         Ok(())
@@ -169,16 +179,17 @@ impl Fields for Online {
 impl Fields for MachineInfo {
     fn read<'de, M: MapAccess<'de>>(&mut self, key: &str, map: &mut M) -> Result<(), M::Error> {
         match key {
-            "project" => self.project = value_or_zero(map)?,
+            "project" => set(&mut self.project, map)?,
             "models" => {
-                let models: Vec<Option<Object<Model>>> = value_or_zero(map)?;
-                self.models =
-                    models.into_iter().map(|model| model.unwrap_or_default().0.0).collect();
+                if let Some(models) = map.next_value::<Option<Vec<Option<Object<Model>>>>>()? {
+                    let name = |model: Option<Object<Model>>| model.unwrap_or_default().0.0;
+                    self.models = models.into_iter().map(name).collect();
+                }
             }
-            "gpu_name" => self.gpu_name = value_or_zero(map)?,
-            "utilization_gpu" => self.utilization_gpu = value_or_zero(map)?,
-            "memory_total" => self.memory_total = value_or_zero(map)?,
-            "memory_used" => self.memory_used = value_or_zero(map)?,
+            "gpu_name" => set(&mut self.gpu_name, map)?,
+            "utilization_gpu" => set(&mut self.utilization_gpu, map)?,
+            "memory_total" => set(&mut self.memory_total, map)?,
+            "memory_used" => set(&mut self.memory_used, map)?,
             _ => ignore(map)?,
         }
         Ok(())
@@ -192,7 +203,7 @@ struct Model(String);
 impl Fields for Model {
     fn read<'de, M: MapAccess<'de>>(&mut self, key: &str, map: &mut M) -> Result<(), M::Error> {
         match key {
-            "model" => self.0 = value_or_zero(map)?,
+            "model" => set(&mut self.0, map)?,
             _ => ignore(map)?,
         }
         Ok(())
@@ -204,10 +215,15 @@ trait Fields: Default {
     fn read<'de, M: MapAccess<'de>>(&mut self, key: &str, map: &mut M) -> Result<(), M::Error>;
 }
 
-fn value_or_zero<'de, M: MapAccess<'de>, T: Deserialize<'de> + Default>(
+/// Reads a value. Null leaves the field unchanged, as in Go.
+fn set<'de, M: MapAccess<'de>, T: Deserialize<'de>>(
+    field: &mut T,
     map: &mut M,
-) -> Result<T, M::Error> {
-    Ok(map.next_value::<Option<T>>()?.unwrap_or_default())
+) -> Result<(), M::Error> {
+    if let Some(value) = map.next_value::<Option<T>>()? {
+        *field = value;
+    }
+    Ok(())
 }
 
 fn ignore<'de, M: MapAccess<'de>>(map: &mut M) -> Result<(), M::Error> {
@@ -285,7 +301,7 @@ mod tests {
             ("null", Some(Request::default())),
             (r#"{"ID":7,"Type":2}"#, Some(Request { id: 7, kind: 2, ..Default::default() })),
             (r#"{"id":1,"id":2}"#, Some(Request { id: 2, ..Default::default() })),
-            (r#"{"id":1,"ID":null,"x":[{}]}"#, Some(Request::default())),
+            (r#"{"id":1,"ID":null,"x":[{}]}"#, Some(Request { id: 1, ..Default::default() })),
             (r#"{"body":"YQ\r\n=="}"#, Some(Request { body: b"a".to_vec(), ..Default::default() })),
             ("", None),
             ("[]", None),

@@ -6,16 +6,31 @@ use std::sync::Arc;
 
 use crate::hub::hm::messages::MachineInfo;
 
-type Value = fn(&MachineInfo) -> i64;
+/// The numbers of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GpuUsage {
+    pub utilization_gpu: i64,
+    pub memory_total: i64,
+    pub memory_used: i64,
+}
 
-const GAUGES: [(&str, &str, Value); 3] = [
+impl From<&MachineInfo> for GpuUsage {
+    fn from(info: &MachineInfo) -> Self {
+        let MachineInfo { utilization_gpu, memory_total, memory_used, .. } = *info;
+        Self { utilization_gpu, memory_total, memory_used }
+    }
+}
+
+type Gauge = fn(&GpuUsage) -> i64;
+
+const GAUGES: [(&str, &str, Gauge); 3] = [
     ("utilization_gpu", "GPU utilization in percent.", |info| info.utilization_gpu),
     ("memory_total", "Total GPU memory in MiB.", |info| info.memory_total),
     ("memory_used", "Used GPU memory in MiB.", |info| info.memory_used),
 ];
 
 /// Renders the last reports of the connected nodes.
-pub fn render(job: &str, reports: &mut [(Arc<str>, Arc<MachineInfo>)]) -> String {
+pub fn render(job: &str, reports: &mut [(Arc<str>, GpuUsage)]) -> String {
     reports.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     let job = escape_label(job);
     let mut text = String::new();
@@ -40,15 +55,8 @@ mod tests {
 
     #[test]
     fn renders_gauges_sorted_by_node() {
-        let info = |used| {
-            let memory_total = 24_564;
-            Arc::new(MachineInfo {
-                utilization_gpu: 30,
-                memory_total,
-                memory_used: used,
-                ..Default::default()
-            })
-        };
+        let info =
+            |memory_used| GpuUsage { utilization_gpu: 30, memory_total: 24_564, memory_used };
         let mut reports = [("b\"\\\n".into(), info(2)), ("a".into(), info(1))];
         let expected = "# HELP utilization_gpu GPU utilization in percent.
 # TYPE utilization_gpu gauge

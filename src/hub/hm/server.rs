@@ -14,12 +14,12 @@ use crate::hub::Hub;
 use crate::hub::admission::{Admission, Admitted};
 use crate::hub::event_loop::mailbox::{AcceptedSocket, Message, NewLink};
 use crate::hub::hm::metrics;
-use crate::hub::web::EXPOSITION;
+use crate::hub::web::{EXPOSITION, refuse_pages, refuse_proxied};
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
 use crate::util::sync::lock;
 
-/// Connections whose request is not complete. More are refused with 503, so that the nodes of a fleet that return at once come in waves.
+/// Connections whose request is not complete. More are refused with 503, so that a fleet that reconnects at once is accepted in batches.
 const MAX_HANDSHAKES: usize = 1000;
 
 pub struct HmServer {
@@ -79,6 +79,9 @@ impl HmServer {
                     let text = "browsers cannot connect as nodes";
                     return Err(ErrorResponse::new("403 Forbidden", text));
                 }
+                if matches!(*lock(&self.admission), Admission::Loopback) {
+                    refuse_proxied(head, "nodes.admission")?;
+                }
                 let token = bearer_token(head);
                 *admitted =
                     lock(&self.admission).admit(token.map(str::as_bytes)).ok_or_else(|| {
@@ -92,6 +95,7 @@ impl HmServer {
                 Ok(Routed::Upgrade(key.to_owned()))
             }
             "/metrics/prometheus" if matches!(head.method, "GET" | "HEAD") => {
+                refuse_pages(head)?;
                 let mut reports = lock(&hub.nodes).reports();
                 let text = metrics::render(&self.job, &mut reports);
                 Ok(Routed::Response(Response::new(OK, EXPOSITION, text.into_bytes().into())))

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::hub::hm::messages::{self, MACHINE_INFO, MachineInfo, ONLINE, Online, Outcome, Request};
 
-/// A connection without a message or a ping of the node for this long ends. Pongs do not count.
+/// A connection without a message or a ping of the node for this long ends, as with the published server. Pongs do not count: nodes
+/// must not depend on pings of the hub.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A longer node id is refused. Machine ids and host names have at most 64 and 253 bytes.
@@ -125,6 +126,7 @@ impl Session {
     fn on_online(&mut self, now: Now, request: &Request) -> Action {
         let outcome = match (&self.state, Online::parse(&request.body)) {
             (State::Online(_), _) => Outcome::AlreadyOnlineHere,
+            // As the published server answers. The connection is not online.
             (_, Ok(online)) if online.node_id.is_empty() => Outcome::Ok,
             (_, Ok(online)) if online.node_id.len() <= MAX_NODE_ID_BYTES => {
                 let node_id: Arc<str> = online.node_id.into();
@@ -167,7 +169,7 @@ impl Session {
                 (Outcome::Ok, hub_info)
             }
             ClaimResult::HeldByOther => (Outcome::AlreadyOnlineElsewhere, ""),
-            ClaimResult::Refused => (Outcome::NotStored, ""),
+            ClaimResult::Refused => (Outcome::NotOnlined, ""),
         };
         Some(messages::response(ONLINE, id, outcome, now.milliseconds / 1000, body))
     }

@@ -53,7 +53,8 @@ impl NodeInfo {
         self.metrics = Some(metrics);
     }
 
-    fn note_first(&mut self, now: i64) {
+    /// Notes the time of the first message.
+    pub fn note_first(&mut self, now: i64) {
         if self.first_seen == 0 {
             (self.first_seen, self.updated_at) = (now, now);
         }

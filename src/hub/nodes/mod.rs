@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::hub::hm::messages::MachineInfo;
+use crate::hub::hm::metrics::GpuUsage;
 use crate::hub::nodes::info::NodeInfo;
 
 /// After a start, nodes get this long to reconnect before they are called offline.
@@ -72,7 +72,7 @@ struct Node {
     /// When a lost node becomes offline.
     offline_at: Instant,
     /// Of the current hm connection.
-    last_report: Option<Arc<MachineInfo>>,
+    last_report: Option<GpuUsage>,
     info: Arc<NodeInfo>,
 }
 
@@ -88,7 +88,7 @@ impl Node {
     }
 }
 
-/// All nodes that have ever connected.
+/// All nodes that have ever connected and were not deleted.
 pub struct Nodes {
     by_id: HashMap<Arc<str>, Node>,
     offline_after: Duration,
@@ -175,9 +175,17 @@ impl Nodes {
         }
     }
 
-    /// Forgets a node that is not connected. Returns whether it was known.
-    pub fn remove(&mut self, node_id: &str) -> bool {
-        self.by_id.remove(node_id).is_some()
+    /// Whether the node has a connection, also a silent one.
+    pub fn has_connection(&self, node_id: &str) -> bool {
+        let is_connected = |node: &Node| node.link.is_some() || !node.core_links.is_empty();
+        self.by_id.get(node_id).is_some_and(is_connected)
+    }
+
+    /// Forgets a node, unless it is connected by now.
+    pub fn remove(&mut self, node_id: &str) {
+        if !self.has_connection(node_id) {
+            self.by_id.remove(node_id);
+        }
     }
 
     /// Number of Core connections.
@@ -201,15 +209,15 @@ impl Nodes {
     }
 
     /// Keeps the last stored report of a connected node.
-    pub fn set_report(&mut self, node_id: &str, link: LinkId, report: Arc<MachineInfo>) {
+    pub fn set_report(&mut self, node_id: &str, link: LinkId, report: GpuUsage) {
         if let Some(node) = self.by_id.get_mut(node_id).filter(|node| node.link == Some(link)) {
             node.last_report = Some(report);
         }
     }
 
     /// The connected nodes that have reported, each with its last report.
-    pub fn reports(&self) -> Vec<(Arc<str>, Arc<MachineInfo>)> {
-        let report = |(id, node): (&Arc<str>, &Node)| Some((id.clone(), node.last_report.clone()?));
+    pub fn reports(&self) -> Vec<(Arc<str>, GpuUsage)> {
+        let report = |(id, node): (&Arc<str>, &Node)| Some((id.clone(), node.last_report?));
         self.by_id.iter().filter_map(report).collect()
     }
 

@@ -65,11 +65,11 @@ fn reports_of_ended_connections_are_forgotten() {
     let mut nodes = Nodes::new(now, OFFLINE_AFTER, []);
     let a: Arc<str> = "a".into();
     nodes.claim(now, &a, link(1));
-    nodes.set_report("a", link(1), Arc::default());
+    nodes.set_report("a", link(1), GpuUsage::default());
     assert_eq!(nodes.reports().len(), 1);
     nodes.release(now, &a, link(1));
     assert!(nodes.reports().is_empty());
-    nodes.set_report("a", link(1), Arc::default());
+    nodes.set_report("a", link(1), GpuUsage::default());
     assert!(nodes.reports().is_empty(), "of a connection that has ended");
 }
 

@@ -33,7 +33,10 @@ use crate::util::sync::lock;
 /// At 10 000 reports per second this is five seconds of a stalled disk.
 const MAX_QUEUED: usize = 50_000;
 
-/// A caller that waits for a commit gives up after this.
+/// And bytes of what they contain: a command's result may have megabytes.
+const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+/// A caller waits at most this long for a commit.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long reports and means are kept.
@@ -59,6 +62,20 @@ pub enum Write {
     DeleteNode(Arc<str>),
 }
 
+impl Write {
+    /// Approximate size in memory.
+    fn size(&self) -> usize {
+        const FIXED: usize = 256;
+        FIXED
+            + match self {
+                Self::HmReport { report, .. } => report.info.size(),
+                Self::Core(request) => request.content.size(),
+                Self::Command { command, .. } => command.text.len(),
+                Self::DeleteNode(_) => 0,
+            }
+    }
+}
+
 /// What waits for a result.
 #[derive(Debug, Clone)]
 pub enum Origin {
@@ -76,11 +93,12 @@ pub struct Pending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stored {
     /// A node has registered for the first time.
-    Created,
-    Done {
-        /// Of metrics.
-        metric_id: i64,
+    Registered,
+    /// Metrics have this id.
+    Metrics {
+        id: i64,
     },
+    Done,
     Failed,
 }
 
@@ -109,8 +127,8 @@ impl From<rusqlite::Error> for StoreError {
     }
 }
 
-/// Receives the writes of each transaction, and the ids of commands that have timed out.
-pub type OnCommit = dyn Fn(Vec<Completed>, Vec<String>) + Send + Sync;
+/// Receives the writes of each transaction with their results.
+pub type OnCommit = dyn Fn(Vec<Completed>) + Send + Sync;
 
 /// Handle of the writer thread.
 pub struct Store {
@@ -133,6 +151,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     writes: Vec<Pending>,
+    /// Approximate size of `writes`.
+    bytes: usize,
     is_stopping: bool,
 }
 
@@ -160,20 +180,24 @@ impl Store {
 
     /// Whether further reports are accepted now. Otherwise callers stop reading from nodes.
     pub fn has_room(&self) -> bool {
-        lock(&self.shared.queue).writes.len() < MAX_QUEUED
+        let queue = lock(&self.shared.queue);
+        queue.writes.len() < MAX_QUEUED && queue.bytes < MAX_QUEUED_BYTES
     }
 
     /// Queues a write. It is accepted even without room: the bound is kept by callers that check [`Self::has_room`] before they read.
     pub fn add(&self, pending: Pending) {
-        lock(&self.shared.queue).writes.push(pending);
+        let mut queue = lock(&self.shared.queue);
+        queue.bytes += pending.write.size();
+        queue.writes.push(pending);
+        drop(queue);
         self.shared.changed.notify_one();
     }
 
-    /// Queues a write and waits for its commit.
+    /// Queues a write and waits for its commit. Returns [`Stored::Failed`] also if it takes longer than [`WRITE_TIMEOUT`]; then the write may
+    /// still be committed.
     pub fn write(&self, write: Write) -> Stored {
         let (sender, receiver) = channel();
         self.add(Pending { write, origin: Origin::Caller(sender) });
-        // The writer has ended at a stop of the hub.
         receiver.recv_timeout(WRITE_TIMEOUT).unwrap_or(Stored::Failed)
     }
 
@@ -201,7 +225,8 @@ impl Store {
     pub fn stop(&self) {
         lock(&self.shared.queue).is_stopping = true;
         self.shared.changed.notify_one();
-        if let Some(writer) = lock(&self.writer).take() {
+        let writer = lock(&self.writer).take();
+        if let Some(writer) = writer {
             // A panic has ended the process.
             let _ = writer.join();
         }
@@ -216,7 +241,10 @@ impl Shared {
         let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         match queue.writes.is_empty() && queue.is_stopping {
             true => None,
-            false => Some(std::mem::take(&mut queue.writes)),
+            false => {
+                queue.bytes = 0;
+                Some(std::mem::take(&mut queue.writes))
+            }
         }
     }
 
@@ -224,12 +252,14 @@ impl Shared {
     fn set_result(&self, count: usize, failure: Option<StoreError>) {
         let counter = if failure.is_none() { &self.stored } else { &self.failed };
         counter.fetch_add(count as u64, Relaxed);
-        let mut current = lock(&self.failure);
-        match (&*current, &failure) {
-            (None, Some(error)) => log::error!("store: cannot commit, refusing reports: {error}"),
-            (Some(_), None) => log::info!("store: recovered"),
+        let text = failure.clone();
+        let had_failed = std::mem::replace(&mut *lock(&self.failure), failure).is_some();
+        match text {
+            Some(error) if !had_failed => {
+                log::error!("store: cannot commit, refusing reports: {error}");
+            }
+            None if had_failed => log::info!("store: recovered"),
             _ => {}
         }
-        *current = failure;
     }
 }

@@ -43,6 +43,9 @@ pub fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
 pub fn back_up(source: &Connection, to: &Path) -> Result<(), StoreError> {
     const PAGES_PER_STEP: std::ffi::c_int = 1024;
     let mut target = Connection::open(to)?;
+    // A snapshot: commits of the writer would start the copy again.
+    let snapshot = source.unchecked_transaction()?;
+    snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     let backup = Backup::new(source, &mut target)?;
     backup.run_to_completion(PAGES_PER_STEP, Duration::from_millis(10), None)?;
     Ok(())
@@ -70,7 +73,8 @@ fn migrate(path: &Path, connection: &Connection, migrations: &[&str]) -> Result<
     Ok(())
 }
 
-/// Checks that a second copy fits on the disk, for the backup and for what the migration rewrites, and makes the backup.
+/// Checks that twice the size of the database is free, for the backup and for the pages that the migration rewrites, and makes the
+/// backup.
 fn prepare_migration(
     path: &Path,
     connection: &Connection,

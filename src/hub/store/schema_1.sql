@@ -1,5 +1,6 @@
 CREATE TABLE node (
-    id INTEGER PRIMARY KEY,
+    -- The rows of a deleted node in hm_mean expire. Their id must not be used again.
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL UNIQUE,
     first_seen INTEGER NOT NULL,
     -- As registered over Core; NULL: not registered.
@@ -16,6 +17,7 @@ CREATE TABLE hm_workload (
     models TEXT NOT NULL, -- JSON array of strings
     gpu_name TEXT NOT NULL,
     memory_total INTEGER NOT NULL,
+    last_used INTEGER NOT NULL, -- by a segment that was created then
     UNIQUE (project, models, gpu_name, memory_total)
 );
 
@@ -63,8 +65,10 @@ CREATE TABLE hm_mean (
 CREATE TABLE core_capacity (
     id INTEGER PRIMARY KEY,
     memory_total,
-    disk_total
+    disk_total,
+    last_used INTEGER NOT NULL
 );
+CREATE INDEX core_capacity_values ON core_capacity (memory_total, disk_total);
 
 -- As hm_recent and hm_report. Columns without a type have an integer that means hundredths, or a real number.
 CREATE TABLE core_recent (
@@ -100,7 +104,8 @@ CREATE TABLE core_metric (
 CREATE TABLE core_segment (
     id INTEGER PRIMARY KEY,
     first_at INTEGER NOT NULL,
-    last_at INTEGER NOT NULL
+    last_at INTEGER NOT NULL,
+    metrics INTEGER NOT NULL
 );
 
 CREATE TABLE command (

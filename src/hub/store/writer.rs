@@ -16,10 +16,16 @@ use crate::util::logger::unix_milliseconds;
 /// Time between two runs of maintenance: moving recent records into segments, and deleting old ones.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(600);
 
-/// With more recent reports, maintenance runs earlier, so that one run does not hold up reports for long.
-const MAX_RECENT: usize = 200_000;
+/// The first maintenance is early, so that a hub that is restarted often deletes what is old.
+const FIRST_MAINTENANCE: Duration = Duration::from_secs(60);
 
-/// Pages given back to the filesystem in one run.
+/// Segments deleted in one run: ten days of them.
+const MAX_DELETED_SEGMENTS: usize = 1440;
+
+/// Maintenance runs early when this number of records of a kind are not in a segment yet, because moving them holds up others.
+const MAX_UNCOMPACTED: usize = 200_000;
+
+/// Pages given back to the filesystem in one run: 80 MB, which takes less than a second.
 const VACUUM_PAGES: u32 = 20_000;
 
 /// Time between two checks for commands that time out.
@@ -33,6 +39,8 @@ pub(super) struct Writer {
     retention: Retention,
     nodes: NodeIds,
     hm: HmReports,
+    /// Core records since the last maintenance.
+    core_recent: usize,
     next_maintenance: Instant,
     next_timeouts: Instant,
 }
@@ -45,7 +53,8 @@ impl Writer {
             retention,
             nodes: NodeIds::default(),
             hm: HmReports::default(),
-            next_maintenance: now + MAINTENANCE_INTERVAL,
+            core_recent: 0,
+            next_maintenance: now + FIRST_MAINTENANCE,
             next_timeouts: now,
         }
     }
@@ -60,12 +69,13 @@ impl Writer {
             }
             if self.next_timeouts <= Instant::now() {
                 self.next_timeouts = Instant::now() + TIMEOUT_INTERVAL;
-                self.time_out_commands(on_commit);
+                self.time_out_commands();
             }
-            if self.next_maintenance <= Instant::now() || self.hm.recent() >= MAX_RECENT {
+            let uncompacted = self.hm.uncompacted().max(self.core_recent);
+            if self.next_maintenance <= Instant::now() || uncompacted >= MAX_UNCOMPACTED {
                 self.next_maintenance = Instant::now() + MAINTENANCE_INTERVAL;
                 if let Err(error) = self.maintain() {
-                    self.forget();
+                    self.clear_caches();
                     log::error!("store: maintenance failed: {error}");
                 }
             }
@@ -79,7 +89,7 @@ impl Writer {
             .collect();
         let result = self.try_commit(&mut completed);
         if result.is_err() {
-            self.forget();
+            self.clear_caches();
             for each in &mut completed {
                 (each.stored, each.commands) = (Stored::Failed, Vec::new());
             }
@@ -91,7 +101,7 @@ impl Writer {
                 let _ = caller.send(each.stored);
             }
         }
-        on_commit(completed, Vec::new());
+        on_commit(completed);
     }
 
     fn try_commit(&mut self, writes: &mut [Completed]) -> Result<(), StoreError> {
@@ -100,6 +110,7 @@ impl Writer {
         for Completed { pending, stored, commands } in writes {
             let (nodes, hm) = (&mut self.nodes, &mut self.hm);
             *stored = write(&transaction, nodes, hm, &pending.write, now)?;
+            self.core_recent += usize::from(matches!(stored, Stored::Metrics { .. }));
             if let Write::Core(request) = &pending.write
                 && let Content::Register(_) = request.content
             {
@@ -110,31 +121,58 @@ impl Writer {
         Ok(transaction.commit()?)
     }
 
-    /// Drops what is cached, after a transaction was rolled back: it contains ids of rows that do not exist.
-    fn forget(&mut self) {
+    /// After a transaction was rolled back, the caches may contain ids of rows that do not exist.
+    fn clear_caches(&mut self) {
         self.nodes = NodeIds::default();
-        self.hm.forget();
+        self.hm.clear_caches();
     }
 
-    fn time_out_commands(&mut self, on_commit: &OnCommit) {
+    fn time_out_commands(&self) {
         match commands::time_out(&self.connection, now(), RESULT_GRACE_MS) {
-            Ok(timed_out) if timed_out.is_empty() => {}
-            Ok(timed_out) => on_commit(Vec::new(), timed_out),
-            // The next check repeats it. Reports show whether the database works.
+            Ok(timed_out) => {
+                for command_id in timed_out {
+                    log::info!("command {command_id} has timed out");
+                }
+            }
+            // The next check retries. A failing database is logged by the next commit.
             Err(error) => log::debug!("store: cannot mark commands as timed out: {error}"),
         }
     }
 
+    /// Deletes before it moves: on a full disk, that makes room.
     fn maintain(&mut self) -> Result<(), StoreError> {
         let now = now();
+        let before =
+            |age: Duration| now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let (raw, means) = (before(self.retention.raw), before(self.retention.means));
+        for _ in 0..MAX_DELETED_SEGMENTS {
+            let transaction = self.connection.transaction()?;
+            let hm = self.hm.delete_old_segment(&transaction, raw)?;
+            let core = core_records::delete_old_segment(&transaction, raw)?;
+            transaction.commit()?;
+            if !hm && !core {
+                break;
+            }
+        }
+        let transaction = self.connection.transaction()?;
+        self.hm.delete_old(&transaction, raw, means)?;
+        core_records::delete_old(&transaction, raw, means)?;
+        transaction.commit()?;
         let transaction = self.connection.transaction()?;
         self.hm.compact(&transaction, now)?;
-        core_records::compact(&transaction)?;
-        self.hm.delete_old(&transaction, now, self.retention)?;
-        core_records::delete_old(&transaction, now, self.retention)?;
+        core_records::compact(&transaction, now)?;
         transaction.commit()?;
+        self.core_recent = 0;
+        self.vacuum()
+    }
+
+    /// Gives back pages. The pragma frees one with each row that it returns.
+    fn vacuum(&self) -> Result<(), StoreError> {
         let vacuum = format!("PRAGMA incremental_vacuum({VACUUM_PAGES})");
-        Ok(self.connection.execute_batch(&vacuum)?)
+        let mut statement = self.connection.prepare(&vacuum)?;
+        let mut rows = statement.query([])?;
+        while rows.next()?.is_some() {}
+        Ok(())
     }
 }
 
@@ -155,10 +193,10 @@ fn write(
         Write::DeleteNode(node_id) => {
             core_records::delete_node(db, node_id)?;
             nodes.remove(node_id);
-            hm.forget();
+            hm.clear_caches();
         }
     }
-    Ok(Stored::Done { metric_id: 0 })
+    Ok(Stored::Done)
 }
 
 fn now() -> i64 {

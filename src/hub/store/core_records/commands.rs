@@ -35,7 +35,7 @@ pub fn create(db: &Connection, node: i64, new: &NewCommand, now: i64) -> Result<
 pub fn start(db: &Connection, node: i64, command_id: &str, now: i64) -> Result<Stored, StoreError> {
     let sql = "UPDATE command SET status = 'running', started_at = ? WHERE command_id = ? AND node = ? AND status = 'pending'";
     db.prepare_cached(sql)?.execute(params![now, command_id, node])?;
-    Ok(Stored::Done { metric_id: 0 })
+    Ok(Stored::Done)
 }
 
 /// Stores the result of a command of the node. The first result counts; a node repeats one that was not confirmed. A result after the timeout is
@@ -62,7 +62,7 @@ pub fn finish(
         let sql = "UPDATE command SET status = ?, started_at = coalesce(started_at, ?), completed_at = ? WHERE command_id = ?";
         db.prepare_cached(sql)?.execute(params![status, now, now, command_id])?;
     }
-    Ok(Stored::Done { metric_id: 0 })
+    Ok(Stored::Done)
 }
 
 /// Marks the commands whose time is over. `grace_ms` is for a result that is on its way. Returns their ids.
@@ -75,9 +75,9 @@ pub fn time_out(db: &Connection, now: i64, grace_ms: i64) -> Result<Vec<String>,
     Ok(ids.collect::<Result<_, _>>()?)
 }
 
-/// Pending commands of a node: id, text and timeout.
+/// The oldest pending commands of a node, at most 100.
 pub fn pending(db: &Connection, node: i64) -> Result<Vec<NewCommand>, StoreError> {
-    let sql = "SELECT command_id, text, timeout_s FROM command WHERE node = ? AND status = 'pending' ORDER BY id";
+    let sql = "SELECT command_id, text, timeout_s FROM command WHERE node = ? AND status = 'pending' ORDER BY id LIMIT 100";
     let mut statement = db.prepare_cached(sql)?;
     let rows = statement.query_map([node], |row| {
         Ok(NewCommand { command_id: row.get(0)?, text: row.get(1)?, timeout_s: row.get(2)? })
@@ -93,19 +93,30 @@ pub struct Filter<'a> {
     pub status: Option<&'a str>,
 }
 
-/// Commands, newest first, and how many there are in all.
+const RESULT_COLUMNS: &str = "r.stdout, r.stderr, r.exit_code, r.execution_time_ms, r.created_at";
+/// For lists without results, which may have megabytes each.
+const COMMAND_COLUMNS: &str = "NULL, NULL, NULL, NULL, NULL";
+
+/// Commands, newest first, at most `limit` after the first `offset`, and how many there are in all.
 pub fn query(
     db: &Connection,
     filter: Filter<'_>,
-    limit: u32,
-    offset: u32,
+    with_results: bool,
+    (limit, offset): (u32, u32),
 ) -> Result<(Vec<StoredCommand>, u64), StoreError> {
-    let from = "FROM command c JOIN node n ON n.id = c.node LEFT JOIN command_result r ON r.command = c.id WHERE (?1 IS NULL OR c.command_id = ?1) AND (?2 IS NULL OR n.name = ?2) AND (?3 IS NULL OR c.status = ?3)";
     let Filter { command_id, node_id, status } = filter;
+    // Without a condition on the id its index would not be used.
+    let by_id = if command_id.is_some() { "c.command_id = ?1" } else { "?1 IS NULL" };
+    let from = format!(
+        "FROM command c JOIN node n ON n.id = c.node LEFT JOIN command_result r ON r.command = c.id WHERE {by_id} AND (?2 IS NULL OR n.name = ?2) AND (?3 IS NULL OR c.status = ?3)"
+    );
     let total = db
         .prepare_cached(&format!("SELECT count(*) {from}"))?
         .query_row(params![command_id, node_id, status], |row| row.get(0))?;
-    let columns = "c.id, c.command_id, c.text, n.name, c.status, c.created_at, c.started_at, c.completed_at, r.stdout, r.stderr, r.exit_code, r.execution_time_ms, r.created_at";
+    let columns = if with_results { RESULT_COLUMNS } else { COMMAND_COLUMNS };
+    let columns = format!(
+        "c.id, c.command_id, c.text, n.name, c.status, c.created_at, c.started_at, c.completed_at, {columns}"
+    );
     let sql = format!("SELECT {columns} {from} ORDER BY c.id DESC LIMIT ?4 OFFSET ?5");
     let mut statement = db.prepare_cached(&sql)?;
     let rows =

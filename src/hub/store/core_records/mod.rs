@@ -12,9 +12,18 @@ use crate::hub::core::messages::{Metrics, Register};
 use crate::hub::core::node_session::{Content, Request};
 use crate::hub::nodes::info::{NodeInfo, Registration, StoredMetrics};
 use crate::hub::store::node_ids::{self, NodeIds};
-use crate::hub::store::{Retention, StoreError, Stored};
+use crate::hub::store::{StoreError, Stored};
 
 const COLUMNS: &str = "m.id, m.at, m.cpu_usage, m.memory_usage, m.disk_usage, m.load_average, c.memory_total, m.memory_available, c.disk_total, m.disk_available, m.uptime";
+
+/// Metrics of node ?1 from ?2 to ?3.
+const FOUND: &str = "SELECT * FROM (
+           SELECT id, at, cpu_usage, memory_usage, disk_usage, load_average, capacity, memory_available, disk_available, uptime
+             FROM core_recent WHERE node = ?1 AND at BETWEEN ?2 AND ?3
+           UNION ALL
+           SELECT r.id, r.at, r.cpu_usage, r.memory_usage, r.disk_usage, r.load_average, r.capacity, r.memory_available, r.disk_available, r.uptime
+             FROM core_segment s CROSS JOIN core_metric r ON r.segment = s.id
+             WHERE s.last_at >= ?2 AND s.first_at <= ?3 AND r.node = ?1 AND r.at BETWEEN ?2 AND ?3)";
 
 /// Stores what a node has sent. `now` is in Unix milliseconds.
 pub fn insert(
@@ -48,7 +57,7 @@ fn register(
         "UPDATE node SET hostname = ?, ip_address = ?, os_info = ?, updated_at = ? WHERE id = ?";
     let Register { hostname, ip_address, os_info, .. } = register;
     db.prepare_cached(sql)?.execute(params![hostname, ip_address, os_info, now, node])?;
-    Ok(if is_new { Stored::Created } else { Stored::Done { metric_id: 0 } })
+    Ok(if is_new { Stored::Registered } else { Stored::Done })
 }
 
 fn insert_metrics(
@@ -71,7 +80,7 @@ fn insert_metrics(
         Compact(metrics.disk_available),
         Compact(metrics.uptime),
     ])?;
-    Ok(Stored::Done { metric_id: db.last_insert_rowid() })
+    Ok(Stored::Metrics { id: db.last_insert_rowid() })
 }
 
 /// Row of the totals, which rarely differ; `None`: there are none.
@@ -85,14 +94,14 @@ fn capacity(db: &Connection, metrics: &Metrics) -> Result<Option<i64>, StoreErro
     if known.is_some() {
         return Ok(known);
     }
-    let insert = "INSERT INTO core_capacity (memory_total, disk_total) VALUES (?, ?)";
+    let insert = "INSERT INTO core_capacity (memory_total, disk_total, last_used) VALUES (?, ?, 0)";
     db.prepare_cached(insert)?.execute(values)?;
     Ok(Some(db.last_insert_rowid()))
 }
 
 /// Moves the recent metrics into a new segment.
-pub fn compact(db: &Connection) -> Result<(), StoreError> {
-    let sql = "INSERT INTO core_segment (first_at, last_at) SELECT min(at), max(at) FROM core_recent HAVING count(*) > 0 RETURNING id";
+pub fn compact(db: &Connection, now: i64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO core_segment (first_at, last_at, metrics) SELECT min(at), max(at), count(*) FROM core_recent HAVING count(*) > 0 RETURNING id";
     let segment: Option<i64> =
         db.prepare_cached(sql)?.query_row([], |row| row.get(0)).optional()?;
     let Some(segment) = segment else { return Ok(()) };
@@ -101,34 +110,92 @@ pub fn compact(db: &Connection) -> Result<(), StoreError> {
         &format!("INSERT INTO core_metric (segment, {columns}) SELECT ?, {columns} FROM core_recent ORDER BY node, at, id"),
         [segment],
     )?;
+    db.execute(
+        "UPDATE core_capacity SET last_used = ? WHERE id IN (SELECT DISTINCT capacity FROM core_recent)",
+        [now],
+    )?;
     db.execute("DELETE FROM core_recent", [])?;
     Ok(())
 }
 
-/// Deletes the segments and commands that are older than the retention.
-pub fn delete_old(db: &Connection, now: i64, retention: Retention) -> Result<(), StoreError> {
-    let before = |age: std::time::Duration| {
-        now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX))
-    };
-    let raw = before(retention.raw);
+/// Deletes one segment that is older than the retention. Returns whether there was one.
+pub fn delete_old_segment(db: &Connection, before: i64) -> Result<bool, StoreError> {
+    let old = "SELECT id FROM core_segment WHERE last_at < ? ORDER BY id LIMIT 1";
+    let old: Option<i64> = db.query_row(old, [before], |row| row.get(0)).optional()?;
+    let Some(segment) = old else { return Ok(false) };
+    db.execute("DELETE FROM core_metric WHERE segment = ?", [segment])?;
+    db.execute("DELETE FROM core_segment WHERE id = ?", [segment])?;
+    Ok(true)
+}
+
+/// Deletes the commands, and the capacities of deleted segments, that are older than the retention.
+pub fn delete_old(
+    db: &Connection,
+    raw_before: i64,
+    commands_before: i64,
+) -> Result<(), StoreError> {
     db.execute(
-        "DELETE FROM core_metric WHERE segment IN (SELECT id FROM core_segment WHERE last_at < ?)",
-        [raw],
+        "DELETE FROM core_capacity WHERE last_used < ? AND id NOT IN (SELECT capacity FROM core_recent WHERE capacity IS NOT NULL)",
+        [raw_before],
     )?;
-    let deleted = db.execute("DELETE FROM core_segment WHERE last_at < ?", [raw])?;
-    if deleted > 0 {
-        db.execute(
-            "DELETE FROM core_capacity WHERE id NOT IN (SELECT capacity FROM core_metric WHERE capacity IS NOT NULL UNION SELECT capacity FROM core_recent WHERE capacity IS NOT NULL)",
-            [],
-        )?;
+    commands::delete_old(db, commands_before)
+}
+
+/// Number of metrics in all, the first and the last time, and the number since `since`, which counts whole segments.
+pub fn metric_counts(
+    db: &Connection,
+    since: i64,
+) -> Result<(u64, Option<i64>, Option<i64>, u64), StoreError> {
+    let sql = "SELECT coalesce(sum(metrics), 0), min(first_at), max(last_at), coalesce(sum(metrics) FILTER (WHERE last_at >= ?1), 0) FROM (SELECT metrics, first_at, last_at FROM core_segment UNION ALL SELECT count(*), min(at), max(at) FROM core_recent)";
+    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    Ok(db.prepare_cached(sql)?.query_row([since], row)?)
+}
+
+/// Mean and maximum of usage and load of a node's metrics in a range, and their number.
+pub fn summary(
+    db: &Connection,
+    node_id: &str,
+    range: (i64, i64),
+) -> Result<(u64, [Option<f64>; 8]), StoreError> {
+    let mut count = 0;
+    let mut sums = [(0u64, 0.0, f64::MIN); 4];
+    for_each_metric(db, node_id, range, |metrics| {
+        count += 1;
+        let values =
+            [metrics.cpu_usage, metrics.memory_usage, metrics.disk_usage, metrics.load_average];
+        for (sum, value) in sums.iter_mut().zip(values) {
+            if let Some(value) = value {
+                *sum = (sum.0 + 1, sum.1 + value, sum.2.max(value));
+            }
+        }
+    })?;
+    let value = |at: usize, is_mean: bool| {
+        let (count, sum, max) = sums[at];
+        (count > 0).then(|| if is_mean { sum / count as f64 } else { max })
+    };
+    Ok((count, std::array::from_fn(|at| value(at / 2, at % 2 == 0))))
+}
+
+fn for_each_metric(
+    db: &Connection,
+    node_id: &str,
+    (start, end): (i64, i64),
+    mut each: impl FnMut(&Metrics),
+) -> Result<(), StoreError> {
+    let Some(node) = node_ids::find(db, node_id)? else { return Ok(()) };
+    let sql =
+        format!("SELECT {COLUMNS} FROM ({FOUND}) m LEFT JOIN core_capacity c ON c.id = m.capacity");
+    let mut statement = db.prepare_cached(&sql)?;
+    for row in statement.query_map([node, start, end], stored_metrics)? {
+        each(&row?.metrics);
     }
-    commands::delete_old(db, before(retention.means))
+    Ok(())
 }
 
 /// Forgets a node with its metrics and commands.
 pub fn delete_node(db: &Connection, name: &str) -> Result<(), StoreError> {
     let Some(node) = node_ids::find(db, name)? else { return Ok(()) };
-    for table in ["core_recent", "hm_recent", "hm_mean"] {
+    for table in ["core_recent", "hm_recent"] {
         db.execute(&format!("DELETE FROM {table} WHERE node = ?"), [node])?;
     }
     // Segment by segment, which is how the rows are ordered.
@@ -195,19 +262,12 @@ pub fn query_metrics(
     offset: u32,
 ) -> Result<(Vec<StoredMetrics>, u64), StoreError> {
     let Some(node) = node_ids::find(db, node_id)? else { return Ok((Vec::new(), 0)) };
-    let found = "SELECT * FROM (
-           SELECT id, at, cpu_usage, memory_usage, disk_usage, load_average, capacity, memory_available, disk_available, uptime
-             FROM core_recent WHERE node = ?1 AND at BETWEEN ?2 AND ?3
-           UNION ALL
-           SELECT r.id, r.at, r.cpu_usage, r.memory_usage, r.disk_usage, r.load_average, r.capacity, r.memory_available, r.disk_available, r.uptime
-             FROM core_segment s CROSS JOIN core_metric r ON r.segment = s.id
-             WHERE s.last_at >= ?2 AND s.first_at <= ?3 AND r.node = ?1 AND r.at BETWEEN ?2 AND ?3)";
     let (start, end) = range;
     let total = db
-        .prepare_cached(&format!("SELECT count(*) FROM ({found})"))?
+        .prepare_cached(&format!("SELECT count(*) FROM ({FOUND})"))?
         .query_row([node, start, end], |row| row.get(0))?;
     let mut statement = db.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM ({found}) m LEFT JOIN core_capacity c ON c.id = m.capacity ORDER BY m.at DESC, m.id DESC LIMIT ?4 OFFSET ?5"
+        "SELECT {COLUMNS} FROM ({FOUND}) m LEFT JOIN core_capacity c ON c.id = m.capacity ORDER BY m.at DESC, m.id DESC LIMIT ?4 OFFSET ?5"
     ))?;
     let rows = statement.query_map(params![node, start, end, limit, offset], stored_metrics)?;
     Ok((rows.collect::<Result<_, _>>()?, total))

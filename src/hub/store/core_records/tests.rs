@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 use crate::hub::core::messages::CommandResult;
 use crate::hub::store::core_records::commands::{Filter, NewCommand};
@@ -7,9 +5,6 @@ use crate::hub::store::schema;
 use crate::hub::store::temp_db::TempDb;
 
 const NOW: i64 = 1_718_000_000_000;
-const DAY_MS: i64 = 86_400_000;
-const RETENTION: Retention =
-    Retention { raw: Duration::from_secs(86_400), means: Duration::from_secs(30 * 86_400) };
 
 fn metrics(cpu_usage: f64) -> Metrics {
     Metrics {
@@ -50,24 +45,24 @@ fn metrics_are_returned_as_sent_before_and_after_compaction() {
         assert_eq!(found(&db, "a"), expected);
         let (page, total) = query_metrics(&db, "a", (2, 3), 1, 1).unwrap();
         assert_eq!((page[0].at, total), (2, 2));
-        compact(&db).unwrap();
+        compact(&db, NOW).unwrap();
     }
     // Ids are unique over compactions.
     let stored = store(&db, "a", Content::Metrics(metrics(1.0)), 9);
-    assert_eq!(stored, Stored::Done { metric_id: 6 });
+    assert_eq!(stored, Stored::Metrics { id: 6 });
 }
 
 #[test]
 fn nodes_have_their_registration_and_latest_metrics() {
     let temp = TempDb::new("core-nodes");
     let db = schema::open(&temp.path).unwrap();
-    assert_eq!(store(&db, "a", Content::Register(registration()), NOW), Stored::Created);
+    assert_eq!(store(&db, "a", Content::Register(registration()), NOW), Stored::Registered);
     let again = store(&db, "a", Content::Register(registration()), NOW + 1);
-    assert!(matches!(again, Stored::Done { .. }));
+    assert_eq!(again, Stored::Done);
     store(&db, "b", Content::Metrics(metrics(1.0)), 1);
     for at in [1, 2] {
         store(&db, "a", Content::Metrics(metrics(1.0)), at);
-        compact(&db).unwrap();
+        compact(&db, NOW).unwrap();
     }
     store(&db, "b", Content::Metrics(metrics(2.0)), 5);
     let mut nodes = nodes(&db).unwrap();
@@ -84,13 +79,16 @@ fn old_metrics_and_deleted_nodes_leave_nothing() {
     let temp = TempDb::new("core-old");
     let db = schema::open(&temp.path).unwrap();
     store(&db, "a", Content::Metrics(metrics(1.0)), NOW);
-    compact(&db).unwrap();
-    delete_old(&db, NOW + DAY_MS, RETENTION).unwrap();
+    compact(&db, NOW).unwrap();
+    assert!(!delete_old_segment(&db, NOW).unwrap());
     assert_eq!(found(&db, "a").len(), 1);
-    delete_old(&db, NOW + DAY_MS + 1, RETENTION).unwrap();
+    assert_eq!(metric_counts(&db, NOW).unwrap(), (1, Some(NOW), Some(NOW), 1));
+    assert!(delete_old_segment(&db, NOW + 1).unwrap());
+    delete_old(&db, NOW + 1, NOW).unwrap();
     assert_eq!(found(&db, "a").len(), 0);
+    assert_eq!(metric_counts(&db, NOW).unwrap(), (0, None, None, 0));
     store(&db, "a", Content::Metrics(metrics(1.0)), NOW);
-    compact(&db).unwrap();
+    compact(&db, NOW).unwrap();
     store(&db, "a", Content::Metrics(metrics(1.0)), NOW);
     delete_node(&db, "a").unwrap();
     delete_node(&db, "a").unwrap();
@@ -104,7 +102,7 @@ fn old_metrics_and_deleted_nodes_leave_nothing() {
 
 fn status(db: &Connection, command_id: &str) -> String {
     let filter = Filter { command_id: Some(command_id), ..Filter::default() };
-    let (found, _) = commands::query(db, filter, 1, 0).unwrap();
+    let (found, _) = commands::query(db, filter, true, (1, 0)).unwrap();
     found[0].command["status"].as_str().unwrap().to_owned()
 }
 
@@ -147,7 +145,7 @@ fn commands_run_through_their_statuses() {
     commands::finish(&db, a, &result("late", Some(0)), 40_000).unwrap();
     assert_eq!(status(&db, "late"), "success");
     let filter = Filter { node_id: Some("a"), status: Some("success"), ..Filter::default() };
-    let (found, total) = commands::query(&db, filter, 1, 1).unwrap();
+    let (found, total) = commands::query(&db, filter, true, (1, 1)).unwrap();
     assert_eq!((found.len(), total), (1, 2));
     assert_eq!(found[0].result.as_ref().unwrap()["stdout"], "out");
     assert_eq!(commands::counts(&db).unwrap(), (4, 0));

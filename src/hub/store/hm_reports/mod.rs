@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use crate::hub::hm::messages::MachineInfo;
 use crate::hub::hm::session::Report;
+use crate::hub::store::StoreError;
 use crate::hub::store::node_ids::NodeIds;
-use crate::hub::store::{Retention, StoreError};
 
 /// Length of a slot of means.
 const SLOT_MS: i64 = 300_000;
@@ -60,6 +60,12 @@ impl Recent {
     }
 }
 
+/// A workload with a longer list of models is not cached.
+const MAX_CACHED_MODELS_BYTES: usize = 1 << 10;
+
+/// The reports of one query. Their text is made in memory.
+const MAX_QUERY_BYTES: usize = 32 << 20;
+
 #[derive(PartialEq, Eq, Hash)]
 struct Workload {
     project: String,
@@ -90,13 +96,12 @@ pub struct ModelName {
 }
 
 impl HmReports {
-    /// Number of reports since the last compaction.
-    pub fn recent(&self) -> usize {
+    /// Number of reports that are not in a segment; 0 until they have been read.
+    pub fn uncompacted(&self) -> usize {
         self.recent.as_ref().map_or(0, |recent| recent.count)
     }
 
-    /// Drops what is cached, after a transaction was rolled back.
-    pub fn forget(&mut self) {
+    pub fn clear_caches(&mut self) {
         *self = Self::default();
     }
 
@@ -111,8 +116,8 @@ impl HmReports {
         let node = nodes.get(db, &report.node_id, now)?;
         let last_sent = self.last_sent(db, node)?;
         let is_late = report.sent <= last_sent;
-        if !self.recent_rows(db)?.insert(node, report.sent)
-            || (is_late && is_in_segment(db, node, report.sent)?)
+        if (is_late && is_in_segment(db, node, report.sent)?)
+            || !self.recent_rows(db)?.insert(node, report.sent)
         {
             return Ok(());
         }
@@ -159,12 +164,15 @@ impl HmReports {
         let models = serde_json::to_string(&workload.models).unwrap_or_default();
         let values = params![workload.project, models, workload.gpu_name, memory_total];
         db.prepare_cached(
-            "INSERT INTO hm_workload (project, models, gpu_name, memory_total) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO hm_workload (project, models, gpu_name, memory_total, last_used) VALUES (?, ?, ?, ?, 0) ON CONFLICT DO NOTHING",
         )?
         .execute(values)?;
         let id = db
             .prepare_cached("SELECT id FROM hm_workload WHERE project = ? AND models = ? AND gpu_name = ? AND memory_total = ?")?
             .query_row(values, |row| row.get(0))?;
+        if models.len() > MAX_CACHED_MODELS_BYTES {
+            return Ok(id);
+        }
         if self.workloads.len() >= MAX_CACHED_WORKLOADS {
             self.workloads.clear();
         }
@@ -176,53 +184,63 @@ impl HmReports {
     pub fn compact(&mut self, db: &Connection, now: i64) -> Result<(), StoreError> {
         let segment: Option<i64> = db
             .prepare_cached(
-                "INSERT INTO hm_segment (first_sent, last_sent, created) SELECT min(sent), max(sent), ? FROM hm_recent HAVING count(*) > 0 RETURNING id",
+                "INSERT INTO hm_segment (first_sent, last_sent, created) SELECT min(sent), max(sent), max(?, (SELECT coalesce(max(created), 0) FROM hm_segment)) FROM hm_recent HAVING count(*) > 0 RETURNING id",
             )?
             .query_row([now], |row| row.get(0))
             .optional()?;
-        let Some(segment) = segment else { return Ok(()) };
+        let Some(segment) = segment else {
+            // Repeats of reports in segments may have been counted.
+            self.recent = None;
+            return Ok(());
+        };
         db.execute(
             "INSERT INTO hm_report (segment, node, sent, workload, utilization, memory_used, adjusted) SELECT ?, node, sent, workload, utilization, memory_used, adjusted FROM hm_recent ORDER BY node, sent",
             [segment],
         )?;
         db.execute(
-            "INSERT INTO hm_mean (slot, node, reports, utilization, memory_used) SELECT sent / ?1, node, count(*), sum(utilization), sum(memory_used) FROM hm_recent GROUP BY 1, 2 ON CONFLICT DO UPDATE SET reports = reports + excluded.reports, utilization = utilization + excluded.utilization, memory_used = memory_used + excluded.memory_used",
+            "INSERT INTO hm_mean (slot, node, reports, utilization, memory_used) SELECT sent / ?1, node, count(*), total(utilization), total(memory_used) FROM hm_recent GROUP BY 1, 2 ON CONFLICT DO UPDATE SET reports = reports + excluded.reports, utilization = utilization + excluded.utilization, memory_used = memory_used + excluded.memory_used",
             [SLOT_MS],
+        )?;
+        db.execute(
+            "UPDATE hm_workload SET last_used = ? WHERE id IN (SELECT DISTINCT workload FROM hm_recent)",
+            [now],
         )?;
         db.execute("DELETE FROM hm_recent", [])?;
         self.recent = None;
         Ok(())
     }
 
-    /// Deletes the segments, means and workloads that are older than the retention.
+    /// Deletes one segment that is older than the retention. Returns whether there was one.
+    pub fn delete_old_segment(&self, db: &Connection, before: i64) -> Result<bool, StoreError> {
+        // Backlogs arrive late: the time of arrival counts, so that they can be read for as long as any report.
+        let old = "SELECT id FROM hm_segment WHERE created < ? ORDER BY id LIMIT 1";
+        let old: Option<i64> = db.query_row(old, [before], |row| row.get(0)).optional()?;
+        let Some(segment) = old else { return Ok(false) };
+        db.execute("DELETE FROM hm_report WHERE segment = ?", [segment])?;
+        db.execute("DELETE FROM hm_segment WHERE id = ?", [segment])?;
+        Ok(true)
+    }
+
+    /// Deletes the means, and the workloads of deleted segments, that are older than the retention.
     pub fn delete_old(
         &mut self,
         db: &Connection,
-        now: i64,
-        retention: Retention,
+        raw_before: i64,
+        means_before: i64,
     ) -> Result<(), StoreError> {
-        let before = |age: std::time::Duration| {
-            let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-            now.saturating_sub(age)
-        };
-        let raw = before(retention.raw);
-        // Backlogs arrive late: the time of arrival counts, so that they can be read for as long as any report.
-        let old = "SELECT id FROM hm_segment WHERE created < ?";
-        db.execute(&format!("DELETE FROM hm_report WHERE segment IN ({old})"), [raw])?;
-        let deleted = db.execute("DELETE FROM hm_segment WHERE created < ?", [raw])?;
-        db.execute("DELETE FROM hm_mean WHERE slot < ?", [before(retention.means) / SLOT_MS])?;
+        db.execute("DELETE FROM hm_mean WHERE slot < ?", [means_before / SLOT_MS])?;
+        let deleted = db.execute(
+            "DELETE FROM hm_workload WHERE last_used < ? AND id NOT IN (SELECT workload FROM hm_recent)",
+            [raw_before],
+        )?;
         if deleted > 0 {
-            db.execute(
-                "DELETE FROM hm_workload WHERE id NOT IN (SELECT workload FROM hm_report UNION SELECT workload FROM hm_recent)",
-                [],
-            )?;
             self.workloads.clear();
         }
         Ok(())
     }
 }
 
-/// Reports of a node from `start` to `end` (Unix milliseconds, inclusive), newest first, at most `limit`. Each time is returned once.
+/// Reports of a node from `start` to `end` (Unix milliseconds, inclusive), newest first, at most `limit` and [`MAX_QUERY_BYTES`].
 pub fn query(
     db: &Connection,
     node_id: &str,
@@ -256,7 +274,17 @@ pub fn query(
             memory_used: row.get(7)?,
         })
     })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let (mut reports, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        let report: StoredReport = row?;
+        let texts = report.models.iter().map(|model| model.model.len()).sum::<usize>();
+        bytes += size_of::<StoredReport>() + report.project.len() + report.gpu_name.len() + texts;
+        if bytes > MAX_QUERY_BYTES {
+            break;
+        }
+        reports.push(report);
+    }
+    Ok(reports)
 }
 
 fn is_in_segment(db: &Connection, node: i64, sent: i64) -> Result<bool, StoreError> {

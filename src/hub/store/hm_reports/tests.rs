@@ -1,13 +1,10 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::*;
 use crate::hub::store::schema;
 use crate::hub::store::temp_db::TempDb;
 
 const NOW: i64 = 1_718_000_000_000;
-const RETENTION: Retention =
-    Retention { raw: Duration::from_secs(86_400), means: Duration::from_secs(30 * 86_400) };
 
 fn report(node_id: &str, sent: i64, memory_used: i64) -> Report {
     let info = MachineInfo {
@@ -60,13 +57,13 @@ fn stores_a_repeat_once_wherever_the_first_one_is() {
     insert(&mut reports, 1);
     insert(&mut reports, 2);
     insert(&mut reports, 1);
-    reports.forget();
+    reports.clear_caches();
     insert(&mut reports, 2);
     assert_eq!(times(&db, "a"), [2, 1]);
     reports.compact(&db, NOW).unwrap();
     insert(&mut reports, 1);
     insert(&mut reports, 3);
-    reports.forget();
+    reports.clear_caches();
     insert(&mut reports, 2);
     insert(&mut reports, 3);
     assert_eq!(times(&db, "a"), [3, 2, 1]);
@@ -104,7 +101,9 @@ fn deletes_what_is_older_than_the_retention() {
     reports.compact(&db, NOW).unwrap();
     for (age, expected) in [(day, [1, 1, 1, 1]), (day + 1, [0, 0, 1, 0]), (31 * day, [0, 0, 0, 0])]
     {
-        reports.delete_old(&db, NOW + age, RETENTION).unwrap();
+        let now = NOW + age;
+        while reports.delete_old_segment(&db, now - day).unwrap() {}
+        reports.delete_old(&db, now - day, now - 30 * day).unwrap();
         let found = ["hm_report", "hm_segment", "hm_mean", "hm_workload"].map(count);
         assert_eq!(found, expected, "after {age} ms");
     }
@@ -142,4 +141,31 @@ fn report_needs_at_most_30_bytes() {
     let per_report = pages("hm_report") as f64 / (NODES * REPORTS) as f64;
     assert!(per_report <= 30.0, "{per_report} bytes");
     assert!(per_report > 10.0, "{per_report} bytes: not everything was counted");
+}
+
+#[test]
+fn largest_numbers_do_not_stop_compaction() {
+    let temp = TempDb::new("largest");
+    let db = schema::open(&temp.path).unwrap();
+    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
+    for sent in 0..3 {
+        reports.insert(&db, &mut nodes, &report("a", sent, i64::MAX), NOW).unwrap();
+        reports.insert(&db, &mut nodes, &report("b", sent, i64::MIN), NOW).unwrap();
+    }
+    for _ in 0..2 {
+        reports.compact(&db, NOW).unwrap();
+        assert_eq!(times(&db, "a"), [2, 1, 0]);
+        reports.insert(&db, &mut nodes, &report("c", 0, i64::MAX), NOW).unwrap();
+    }
+}
+
+#[test]
+fn repeats_of_old_reports_are_not_counted_as_recent() {
+    let temp = TempDb::new("old-repeats");
+    let db = schema::open(&temp.path).unwrap();
+    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
+    reports.insert(&db, &mut nodes, &report("a", 1, 0), NOW).unwrap();
+    reports.compact(&db, NOW).unwrap();
+    reports.insert(&db, &mut nodes, &report("a", 1, 0), NOW).unwrap();
+    assert_eq!(reports.uncompacted(), 0);
 }
