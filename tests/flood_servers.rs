@@ -84,8 +84,10 @@ impl Fixture {
         }
         clients.stop();
         assert_eq!(agent.count_log(&format!("[{APP}] is ")), 0, "{:#?}", agent.log());
+        // Invalid messages are logged at a limited rate, one a second and some at once.
+        let max_lines = 40 + 2 * agent.started.elapsed().as_secs() as usize;
         let log = agent.stop();
-        assert!(log.len() < 100, "{kind}: {log:#?}");
+        assert!(log.len() < max_lines, "{kind}: {log:#?}");
         let queued: BTreeSet<u64> = taken(&state_dir.0).into_iter().collect();
         assert!(queued.len() >= 5, "{kind}: {} reports", queued.len());
         let hub = HmServer::on(([127, 0, 0, 1], ports[0]).into(), true, Duration::from_secs(30));

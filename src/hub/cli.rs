@@ -90,7 +90,7 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Erro
             import(&options.sources()?.0, |db| import::hm(db, &from, now()))?;
         }
         Command::ImportCore(from) => {
-            import(&options.sources()?.0, |db| import::core(db, &from, now()))?
+            import(&options.sources()?.0, |db| import::core(db, &from, now()))?;
         }
         Command::Status => {
             let config = HubConfig::new(&Settings::load(&options.sources()?.0)?)?;
