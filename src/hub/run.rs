@@ -28,7 +28,7 @@ use crate::util::state_dir;
 use crate::util::sync::Shutdown;
 use crate::util::threads::Threads;
 
-/// More event loops do not help: the store has one writer, which is the limit from about two on.
+/// Each uses at most one processor, and the store has one writer.
 const MAX_EVENT_LOOPS: usize = 4;
 
 /// Interval between checks of the presence of nodes.

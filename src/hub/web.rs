@@ -77,7 +77,6 @@ impl WebServer {
             "/-/healthy" => Ok(Response::text(OK, "OK\n")),
             "/-/ready" => match hub.store.failure() {
                 None => Ok(Response::text(OK, "OK\n")),
-                // The text may contain a path.
                 Some(error) => Ok(Response::text(
                     "503 Service Unavailable",
                     &format!("the store cannot commit: {error}\n"),
