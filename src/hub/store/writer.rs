@@ -42,6 +42,7 @@ pub(super) struct Writer {
     /// Core records since the last maintenance.
     core_recent: usize,
     next_maintenance: Instant,
+    maintenance_failed: bool,
     next_timeouts: Instant,
 }
 
@@ -55,6 +56,7 @@ impl Writer {
             hm: HmReports::default(),
             core_recent: 0,
             next_maintenance: now + FIRST_MAINTENANCE,
+            maintenance_failed: false,
             next_timeouts: now,
         }
     }
@@ -72,9 +74,13 @@ impl Writer {
                 self.time_out_commands();
             }
             let uncompacted = self.hm.uncompacted().max(self.core_recent);
-            if self.next_maintenance <= Instant::now() || uncompacted >= MAX_UNCOMPACTED {
+            // After a failure not with every commit.
+            let is_early = uncompacted >= MAX_UNCOMPACTED && !self.maintenance_failed;
+            if is_early || self.next_maintenance <= Instant::now() {
                 self.next_maintenance = Instant::now() + MAINTENANCE_INTERVAL;
-                if let Err(error) = self.maintain() {
+                let result = self.maintain();
+                self.maintenance_failed = result.is_err();
+                if let Err(error) = result {
                     self.clear_caches();
                     log::error!("store: maintenance failed: {error}");
                 }
