@@ -1,5 +1,5 @@
-//! Builds what is embedded in the agent: the dashboard of `src/telemetry/dashboard` as `$OUT_DIR/page.gz`, and the other binary
-//! of this package, the GPU probe, as `$OUT_DIR/gpu-probe.zlib`.
+//! Builds what is embedded in the agent: the dashboard of `src/telemetry/dashboard` as `$OUT_DIR/page.gz`, and the program of the
+//! package `gpu-probe` as `$OUT_DIR/gpu-probe.zlib`.
 //!
 //! The probe is always a release build for glibc, whatever the agent is built for: NVIDIA's library needs glibc, and a
 //! static agent has none.
@@ -17,18 +17,6 @@ use std::process::{Command, Stdio};
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 
-/// Sources of the probe. Not all of `src`: building it takes ten times as long as a debug build of the agent, and most edits do
-/// not change it. A test in `src/collector/gpu/nvidia/embedded_probe.rs` compares this with the probe's imports.
-const PROBE_SOURCES: &[&str] = &[
-    "src/bin/gpu-probe",
-    "src/util/logger.rs",
-    "src/collector/gpu/nvidia/protocol.rs",
-    "src/model/gpu.rs",
-    "src/sys",
-    "Cargo.toml",
-    "Cargo.lock",
-];
-
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     let target = env::var("TARGET")?;
@@ -36,15 +24,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rustc-env=HM_BUILD={build}");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out_dir.join("page.gz"), gzip(&dashboard()?)?)?;
-    let probe = if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
-        Vec::new() // this is the probe's own build
-    } else {
-        println!("cargo:rerun-if-env-changed=HM_GPU_PROBE");
-        match env::var("HM_GPU_PROBE") {
-            Ok(file) => read_probe(&file)?,
-            Err(env::VarError::NotPresent) => build_probe(&out_dir)?,
-            Err(error) => return Err(format!("HM_GPU_PROBE: {error}").into()),
-        }
+    println!("cargo:rerun-if-env-changed=HM_GPU_PROBE");
+    let probe = match env::var("HM_GPU_PROBE") {
+        Ok(file) => read_probe(&file)?,
+        Err(env::VarError::NotPresent) => build_probe(&out_dir)?,
+        Err(error) => return Err(format!("HM_GPU_PROBE: {error}").into()),
     };
     // Most machines have no GPU and never decompress it.
     let compressed = if probe.is_empty() { probe } else { zlib(&probe)? };
@@ -97,9 +81,6 @@ fn zlib(bytes: &[u8]) -> io::Result<Vec<u8>> {
 /// The commit for `--version`, seven digits: `HM_COMMIT`, or in a release build Git's HEAD. Debug builds have none, because every
 /// commit would rebuild them. `None` if it is unknown or the sources differ from it.
 fn commit() -> Option<String> {
-    if env::var_os("CARGO_FEATURE_GPU_PROBE").is_some() {
-        return None; // so that the probe's bytes depend on its sources alone
-    }
     println!("cargo:rerun-if-env-changed=HM_COMMIT");
     let hash = match env::var("HM_COMMIT") {
         Ok(commit) => commit,
@@ -112,7 +93,7 @@ fn commit() -> Option<String> {
                     println!("cargo:rerun-if-changed={path}");
                 }
             }
-            let sources = ["src", "Cargo.toml", "Cargo.lock", "build.rs"];
+            let sources = ["src", "gpu-probe", "Cargo.toml", "Cargo.lock", "build.rs"];
             sources.iter().for_each(|source| println!("cargo:rerun-if-changed={source}"));
             git(&[&["diff", "--quiet", "HEAD", "--"][..], &sources].concat())?;
             git(&["rev-parse", "HEAD"])?
@@ -139,7 +120,7 @@ fn read_probe(file: &str) -> Result<Vec<u8>, String> {
 }
 
 fn build_probe(out_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
-    for source in PROBE_SOURCES {
+    for source in ["gpu-probe", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={source}");
     }
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
@@ -172,7 +153,7 @@ fn target_dir(out_dir: &Path) -> Option<&Path> {
 /// Builds the probe and returns its bytes, or Cargo's error.
 fn run_cargo(target: &str, target_dir: &Path) -> Result<Vec<u8>, String> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--release", "--locked", "--bin", "gpu-probe", "--features", "gpu-probe"]);
+    cargo.args(["build", "--release", "--locked", "--package", "gpu-probe", "--features", "nvml"]);
     cargo.args(["--target", target]).arg("--target-dir").arg(target_dir);
     // The outer build holds the lock of its build directory, which may differ from its target directory.
     cargo.env("CARGO_BUILD_BUILD_DIR", target_dir);

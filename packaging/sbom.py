@@ -29,7 +29,7 @@ def run(*command):
 def linked_crates(arch):
     """Names and versions of the crates linked into the agent and the probe."""
     crates = set()
-    for target, features in (("musl", []), ("gnu", ["--features", "gpu-probe"])):
+    for target, features in (("musl", []), ("gnu", ["--workspace", "--features", "gpu-probe/nvml"])):
         lines = run("cargo", "tree", "--locked", "--edges", "normal,no-proc-macro", "--prefix", "none",
                     "--target", f"{arch}-unknown-linux-{target}", "--format", "{p}", *features)
         crates.update(tuple(line.split()[:2]) for line in lines.splitlines() if line.strip())
@@ -105,7 +105,7 @@ def sbom(packages, own, nodes, rust, arch):
 
 def main():
     arch, sbom_file, license_file = sys.argv[1:]
-    metadata = json.loads(run("cargo", "metadata", "--format-version", "1", "--locked", "--features", "gpu-probe",
+    metadata = json.loads(run("cargo", "metadata", "--format-version", "1", "--locked", "--features", "gpu-probe/nvml",
                               "--filter-platform", f"{arch}-unknown-linux-gnu"))
     linked = linked_crates(arch)
     packages = sorted((p for p in metadata["packages"] if (p["name"], p["version"]) in linked),

@@ -4,12 +4,13 @@
 //! A missing value is `None`, never 0. Units are in field names.
 
 pub mod devices;
-pub mod gpu;
 pub mod host_info;
 pub mod previous;
 pub mod primary_gpu;
 pub mod rates;
 pub mod status;
+
+pub use gpu_probe::gpu;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,15 +10,12 @@
 //! - fcntl(2) with `F_SETFD` on inherited descriptors: this process has no owner for them from which nix could borrow.
 //! - getgrouplist(3): nix fails on musl for a user of more than 32 groups.
 //! - getaddrinfo(3): nix does not wrap it, and the standard library asks for both address families at once.
-//! - [`nvml`] calls NVIDIA's library through raw pointers. Only the GPU probe contains it.
 #![allow(unsafe_code)]
 
 pub mod children;
 mod fs;
 pub mod inherited;
 pub mod net;
-#[cfg(feature = "gpu-probe")]
-pub mod nvml;
 mod poll;
 pub mod process;
 pub mod resolver;

@@ -13,7 +13,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::prctl::set_name;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Pid, dup2_stdout, gethostname, getppid};
+use nix::unistd::{Pid, gethostname, getppid};
 
 use crate::sys::check;
 
@@ -87,11 +87,6 @@ pub fn set_thread_name(name: &CStr) {
 /// Whether `process` is still this process's parent.
 pub(super) fn is_parent(process: u32) -> bool {
     u32::try_from(getppid().as_raw()) == Ok(process)
-}
-
-/// Redirects standard output to standard error.
-pub fn redirect_stdout_to_stderr() -> io::Result<()> {
-    Ok(dup2_stdout(io::stderr())?)
 }
 
 /// Exits without running destructors, in which a library could block.

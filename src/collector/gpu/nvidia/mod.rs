@@ -10,4 +10,5 @@ mod probe_process;
 mod probe_reply;
 mod probe_state;
 pub(crate) mod probe_supervisor;
-pub mod protocol;
+
+pub use gpu_probe::protocol;

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::gpu::{DriverState, Gpu};
+use crate::gpu::{DriverState, Gpu};
 
 /// Version of this protocol.
 pub const VERSION: u32 = 1;

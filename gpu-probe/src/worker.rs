@@ -3,14 +3,14 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use hm_agent::model::gpu::{Gpu, Problem, Values};
-use hm_agent::sys::nvml;
+use gpu_probe::gpu::{Gpu, Problem, Values};
 use nvml_wrapper::bitmasks::event::EventTypes;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::event::EventSet;
 use nvml_wrapper::{Device, Nvml};
 
 use crate::measure::{self, Query};
+use crate::nvml;
 
 /// XIDs read per round. A failing GPU can report them faster than they are read.
 const MAX_XIDS_PER_ROUND: usize = 64;

@@ -1,10 +1,12 @@
 //! The GPU probe: reads values through NVML in a process of its own, so that the agent can kill it.
 //!
-//! For each line on stdin it writes one line of JSON ([`hm_agent::collector::gpu::nvidia::protocol`]). It exits when stdin
+//! For each line on stdin it writes one line of JSON ([`gpu_probe::protocol`]). It exits when stdin
 //! closes, even if other threads are blocked in driver calls. The agent decides how long it waits for a line before it
 //! considers the driver hung.
 
 mod measure;
+mod nvml;
+mod process;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -15,17 +17,15 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hm_agent::collector::gpu::nvidia::protocol::{ProbeFailure, ProbeReply, VERSION};
-use hm_agent::model::gpu::{DriverState, Gpu, Problem, Values, Xid};
-use hm_agent::sys::nvml;
-use hm_agent::sys::process::{exit_immediately, redirect_stdout_to_stderr, set_thread_name};
-use hm_agent::util::logger::unix_seconds;
+use crate::process::{exit_immediately, redirect_stdout_to_stderr, set_thread_name};
+use crate::worker::{Target, WorkerMsg, WorkerReply};
+use gpu_probe::gpu::{DriverState, Gpu, Problem, Values, Xid};
+use gpu_probe::protocol::{ProbeFailure, ProbeReply, VERSION};
 use lexopt::prelude::{Long, ValueExt};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
-use worker::{Target, WorkerMsg, WorkerReply};
 
 /// NVML's library in the loader's search path and where it is on WSL, NixOS and with Kubernetes device plugins.
 const LIBRARIES: [&str; 4] = [
@@ -374,6 +374,10 @@ fn failure(error: &NvmlError) -> ProbeFailure {
         error => error.to_string(),
     };
     ProbeFailure { state, message }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Counts the XIDs by code.

@@ -2,10 +2,9 @@
 
 use std::cell::RefCell;
 
-use hm_agent::model::gpu::{
+use gpu_probe::gpu::{
     CLOCK_EVENT_REASONS, Ecc, GpuProcess, MigInstance, NvLink, ProcessKind, RemappedRows, Values,
 };
-use hm_agent::sys::nvml;
 use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PerformanceState, TemperatureSensor,
@@ -15,6 +14,8 @@ use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
 use nvml_wrapper::structs::device::FieldId;
+
+use crate::nvml;
 
 /// NVML_NVLINK_MAX_LINKS.
 const MAX_LINKS: u32 = 18;
