@@ -200,7 +200,12 @@ pub fn exit_like(status: ExitStatus) -> ! {
         let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
         // SAFETY: the default action is a valid one.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
-        let _ = SigSet::empty().thread_set_mask();
+        // The others stay blocked: a request to stop may be pending.
+        let mut all_others = SigSet::all();
+        if let Ok(signal) = Signal::try_from(signal) {
+            all_others.remove(signal);
+        }
+        let _ = all_others.thread_set_mask();
         // SAFETY: it takes no pointers.
         unsafe { libc::raise(signal) };
         // A stop signal, or one that another process has set to be ignored, does not end it.
