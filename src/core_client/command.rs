@@ -13,9 +13,12 @@ use crate::sys::users::User;
 use crate::util::error::reason;
 use crate::util::supervisor::{self, KILL_TIMEOUT, Supervision, TERM_GRACE, exit};
 use crate::util::sync::Shutdown;
+use crate::util::thread::spawn_detached;
 
 /// Time from SIGTERM to SIGKILL when the agent stops, which has less time than a timeout.
 const INTERRUPT_GRACE: Duration = Duration::from_millis(700);
+
+const REAPER_STACK_BYTES: usize = 64 << 10;
 
 /// Kept of each of a command's two streams: half of it from the start, half from the end.
 pub const MAX_OUTPUT_BYTES: usize = 256 << 10;
@@ -105,6 +108,7 @@ fn collect(mut child: Child, timeout: Duration, shutdown: &Shutdown, result: &mu
         result.exit_code = exit::TIMEOUT;
         end_line(&mut result.stderr);
         result.stderr += "hm-agent: the command's processes are still being killed\n";
+        reap_later(child);
         return;
     }
     result.exit_code = match child.wait().inspect(supervisor::after_exit) {
@@ -112,6 +116,17 @@ fn collect(mut child: Child, timeout: Duration, shutdown: &Shutdown, result: &mu
         Err(_) => None,
     }
     .unwrap_or(exit::NOT_RUN);
+}
+
+/// Waits for a supervisor in a thread, so that it does not remain as a zombie.
+fn reap_later(mut child: Child) {
+    let wait = move || {
+        // It fails for no child of this process.
+        let _ = child.wait().inspect(supervisor::after_exit);
+    };
+    if let Err(error) = spawn_detached("core-reaper", REAPER_STACK_BYTES, wait) {
+        log::warn!("core: start a thread that waits for a command's end: {}", reason(&error));
+    }
 }
 
 fn wait(

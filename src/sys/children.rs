@@ -108,10 +108,17 @@ pub fn terminate_process_group(leader: u32) {
     }
 }
 
-/// Gives this process the most processor time that it may have.
+/// Has this process run before all usual ones, if it may. A nice value would not do: with autogroups (sched(7)) it counts within
+/// a session only, and each session gets as much time as this process's.
 pub fn raise_priority() {
-    // SAFETY: it takes no pointers. It fails for an unprivileged process, which then keeps its priority.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameters are numbers, and only read. A system call, because musl's function of that name does nothing. It fails
+    // for an unprivileged process, which then keeps its priority.
+    unsafe {
+        let mut parameters: libc::sched_param = std::mem::zeroed();
+        parameters.sched_priority = 1;
+        libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameters);
+    }
 }
 
 /// Starts a program in a session of its own, without a terminal, with no signal blocked or ignored. The kernel kills it when
