@@ -1,16 +1,18 @@
 //! Responses: one type for all ports, and the errors that become one.
 
 use std::io::{self, BufWriter, Write};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::util::backoff::random_unit;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 pub const OK: &str = "200 OK";
 pub const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
-/// `Retry-After` of a 503, in seconds.
-const RETRY_AFTER_SECONDS: u32 = 10;
+/// `Retry-After` of a 503, in seconds. Random, so that clients that were refused together do not return together.
+const RETRY_AFTER_SECONDS: RangeInclusive<f64> = 5.0..=15.0;
 /// A body up to this length is copied after its head, so that a short response is one segment and one system call.
 const MAX_COPIED_BYTES: usize = 4 << 10;
 /// What a streamed body holds in memory. One of them may be under way on every connection.
@@ -138,8 +140,9 @@ impl ErrorResponse {
 
     /// A limit is reached; the client may try again later.
     pub fn service_unavailable(text: impl Into<String>) -> Self {
-        Self::new("503 Service Unavailable", text)
-            .header(&format!("Retry-After: {RETRY_AFTER_SECONDS}"))
+        let (least, most) = RETRY_AFTER_SECONDS.into_inner();
+        let seconds = least + random_unit() * (most - least);
+        Self::new("503 Service Unavailable", text).header(&format!("Retry-After: {seconds:.0}"))
     }
 
     pub fn to_response(&self) -> Response {
