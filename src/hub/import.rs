@@ -165,8 +165,9 @@ fn measurement(row: &Row<'_>) -> rusqlite::Result<(Request, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::store::hm_reports::query::{self, Selection};
+    use crate::hub::store::schema;
     use crate::hub::store::temp_db::TempDb;
-    use crate::hub::store::{hm_reports, schema};
 
     #[test]
     fn reads_the_forms_of_mongoexport() {
@@ -191,7 +192,8 @@ mod tests {
         std::fs::write(&file, format!("{}\n\n{}", line("1", "1"), line("2", "1"))).unwrap();
         for _ in 0..2 {
             assert_eq!(hm(&mut db, &file, 5).unwrap(), 2);
-            let found = hm_reports::query(&db, "a", 0, 9, 9).unwrap();
+            let all = Selection { node_id: "a".into(), start: 0, end: 9, limit: 9 };
+            let found = query::reports(&db, &all).unwrap();
             assert_eq!(found.len(), 2, "also after a repeated import");
         }
         std::fs::write(&file, "{}\nx").unwrap();

@@ -3,5 +3,6 @@
 pub mod messages;
 pub mod monitor;
 pub mod node_session;
+mod reports;
 pub mod rest;
 pub mod server;

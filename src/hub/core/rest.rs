@@ -8,19 +8,22 @@ use serde_json::{Value, json};
 use std::time::{Instant, SystemTime};
 
 use crate::http::request::RequestHead;
+use crate::http::response::{OK, Response};
 use crate::hub::Hub;
 use crate::hub::core::messages::{self, rest_time, unix_ms};
+use crate::hub::core::reports;
 use crate::hub::event_loop::mailbox::Message;
 use crate::hub::nodes::Presence;
 use crate::hub::store::core_records::commands::{self, Filter, NewCommand, StoredCommand};
 use crate::hub::store::core_records::{self, query_metrics};
-use crate::hub::store::{StoreError, Stored, Write, hm_reports};
+use crate::hub::store::hm_reports::query::{self, Selection};
+use crate::hub::store::{StoreError, Stored, Write};
 use crate::util::sync::lock;
 
 /// More rows are not returned at once.
 const MAX_ROWS: u32 = 10_000;
-/// More reports are not returned at once: the answer is made in memory.
-const MAX_REPORTS: u32 = 100_000;
+/// More reports are not returned at once.
+const MAX_REPORTS: u32 = 1_000_000;
 /// More results of commands, each of up to 2 MB, are not returned at once.
 const MAX_RESULTS: u32 = 20;
 /// Timeout of a command that has none, in seconds.
@@ -30,6 +33,8 @@ const MAX_TIMEOUT_S: u32 = 3600;
 const MAX_COMMAND_BYTES: usize = 32 << 10;
 /// Longest time without a heartbeat that `nodes/cleanup` tolerates.
 const CLEANUP_AGE_MS: i64 = 30 * 60 * 1000;
+
+pub(super) const JSON: &str = "application/json; charset=utf-8";
 
 /// An error of the API.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,8 +68,8 @@ impl Rest {
         Self { reader: Mutex::new(None), started: Instant::now(), commands_enabled }
     }
 
-    /// The body of the answer, or `None` if there is no such path. `path` is what follows `/api/v1/`.
-    pub fn answer(&self, hub: &Hub, path: &str, head: &RequestHead<'_>) -> Option<String> {
+    /// `None` if there is no such path. `path` is what follows `/api/v1/`.
+    pub fn answer(&self, hub: &Hub, path: &str, head: &RequestHead<'_>) -> Option<Response> {
         let parts: Vec<&str> = path.split('/').collect();
         let answer = match (head.method, &parts[..]) {
             ("GET" | "HEAD", ["health"]) => Ok(health()),
@@ -78,7 +83,17 @@ impl Rest {
                 self.summary(hub, &decode(id), head)
             }
             ("GET" | "HEAD", ["nodes", id, "metrics"]) => self.metrics(hub, &decode(id), head),
-            ("GET" | "HEAD", ["nodes", id, "reports"]) => self.reports(hub, &decode(id), head),
+            ("GET" | "HEAD", ["nodes", id, "reports"]) => {
+                let reports = selection(&decode(id), head, MAX_REPORTS)
+                    .and_then(|selection| reports::response(hub, selection));
+                match reports {
+                    Ok(response) => return Some(response),
+                    Err(error) => Err(error),
+                }
+            }
+            ("GET" | "HEAD", ["nodes", id, "reports", "means"]) => {
+                self.means(hub, &decode(id), head)
+            }
             ("GET" | "HEAD", ["nodes", id, "commands"]) => {
                 self.commands_of_node(hub, &decode(id), head)
             }
@@ -92,7 +107,7 @@ impl Rest {
             ("GET" | "HEAD", ["system", "stats"]) => self.system_stats(hub),
             _ => return None,
         };
-        Some(envelope(answer))
+        Some(Response::new(OK, JSON, envelope(answer).into_bytes().into()))
     }
 
     /// Runs a query on the database.
@@ -139,12 +154,11 @@ impl Rest {
         Ok((data, "获取监控数据统计摘要成功"))
     }
 
-    /// Reports over hm, newest first.
-    fn reports(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
-        let limit = number(head, "limit")?.unwrap_or(1000).min(MAX_REPORTS);
-        let (start, end) = time_range(head);
-        let reports = self.query(hub, |db| hm_reports::query(db, id, start, end, limit))?;
-        Ok((json!({"reports": reports}), "获取上报数据成功"))
+    /// Means of the reports over hm, newest first.
+    fn means(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
+        let selection = selection(id, head, MAX_ROWS)?;
+        let means = self.query(hub, |db| query::means(db, &selection))?;
+        Ok((json!({"means": means}), "获取上报数据成功"))
     }
 
     fn metric_stats(&self, hub: &Hub) -> Answer {
@@ -336,6 +350,13 @@ fn number(head: &RequestHead<'_>, name: &str) -> Result<Option<u32>, ApiError> {
         text.parse().map_err(invalid)
     };
     text(head, name).map(parse).transpose()
+}
+
+/// `start_time`, `end_time` and `limit` of a request for reports.
+fn selection(id: &str, head: &RequestHead<'_>, max: u32) -> Result<Selection, ApiError> {
+    let limit = number(head, "limit")?.unwrap_or(1000).min(max);
+    let (start, end) = time_range(head);
+    Ok(Selection { node_id: id.to_owned(), start, end, limit })
 }
 
 fn page(head: &RequestHead<'_>, default_limit: u32) -> Result<(u32, u32), ApiError> {

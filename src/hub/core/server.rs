@@ -94,11 +94,8 @@ impl CoreServer {
                     self.check_operator(head, path)?;
                 }
                 let answer = rest.and_then(|path| self.rest.answer(hub, path, head));
-                let body = answer
-                    .ok_or_else(|| ErrorResponse::new("404 Not Found", not_found_message(path)))?;
-                let response =
-                    Response::new(OK, "application/json; charset=utf-8", body.into_bytes().into());
-                Ok(Routed::Response(response))
+                let not_found = || ErrorResponse::new("404 Not Found", not_found_message(path));
+                answer.map(Routed::Response).ok_or_else(not_found)
             }
         }
     }

@@ -11,7 +11,8 @@ pub struct TempDb {
 impl TempDb {
     pub fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("hm-hub-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&directory).unwrap();
+        // It exists if another test has the same name.
+        std::fs::create_dir(&directory).unwrap();
         Self { path: directory.join("hub.db"), directory }
     }
 }

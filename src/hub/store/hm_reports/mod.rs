@@ -3,10 +3,11 @@
 //! A report needs less than 30 bytes: project, models, GPU name and total memory are in a row of their own, which reports refer
 //! to. Reports are appended in the order of arrival to `hm_recent` and moved from there in segments, see `schema_1.sql`.
 
+pub mod query;
+
 use std::collections::{BTreeSet, HashMap};
 
 use rusqlite::{Connection, OptionalExtension, params};
-use serde::Serialize;
 
 use crate::hub::hm::messages::MachineInfo;
 use crate::hub::hm::session::Report;
@@ -63,36 +64,12 @@ impl Recent {
 /// A workload with a longer list of models is not cached.
 const MAX_CACHED_MODELS_BYTES: usize = 1 << 10;
 
-/// The reports of one query. Their text is made in memory.
-const MAX_QUERY_BYTES: usize = 32 << 20;
-
 #[derive(PartialEq, Eq, Hash)]
 struct Workload {
     project: String,
     models: Vec<String>,
     gpu_name: String,
     memory_total: i64,
-}
-
-/// A stored report as the REST API returns it: the fields of the hm document, and the time.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct StoredReport {
-    /// Unix milliseconds.
-    pub timestamp: i64,
-    /// The node's clock was ahead; `timestamp` is the hub's.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub adjusted: bool,
-    pub project: String,
-    pub models: Vec<ModelName>,
-    pub gpu_name: String,
-    pub utilization_gpu: i64,
-    pub memory_total: i64,
-    pub memory_used: i64,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct ModelName {
-    pub model: String,
 }
 
 impl HmReports {
@@ -238,53 +215,6 @@ impl HmReports {
         }
         Ok(())
     }
-}
-
-/// Reports of a node from `start` to `end` (Unix milliseconds, inclusive), newest first, at most `limit` and [`MAX_QUERY_BYTES`].
-pub fn query(
-    db: &Connection,
-    node_id: &str,
-    start: i64,
-    end: i64,
-    limit: u32,
-) -> Result<Vec<StoredReport>, StoreError> {
-    let mut statement = db.prepare_cached(
-        "WITH found AS (
-           SELECT sent, workload, utilization, memory_used, adjusted FROM hm_recent
-             WHERE node = (SELECT id FROM node WHERE name = ?1) AND sent BETWEEN ?2 AND ?3
-           UNION ALL
-           SELECT r.sent, r.workload, r.utilization, r.memory_used, r.adjusted FROM hm_segment s
-             CROSS JOIN hm_report r ON r.segment = s.id
-             WHERE s.last_sent >= ?2 AND s.first_sent <= ?3
-               AND r.node = (SELECT id FROM node WHERE name = ?1) AND r.sent BETWEEN ?2 AND ?3)
-         SELECT sent, adjusted, project, models, gpu_name, utilization, memory_total, memory_used
-           FROM found JOIN hm_workload w ON w.id = workload ORDER BY sent DESC LIMIT ?4",
-    )?;
-    let rows = statement.query_map(params![node_id, start, end, limit], |row| {
-        let models: String = row.get(3)?;
-        let models: Vec<String> = serde_json::from_str(&models).unwrap_or_default();
-        Ok(StoredReport {
-            timestamp: row.get(0)?,
-            adjusted: row.get(1)?,
-            project: row.get(2)?,
-            models: models.into_iter().map(|model| ModelName { model }).collect(),
-            gpu_name: row.get(4)?,
-            utilization_gpu: row.get(5)?,
-            memory_total: row.get(6)?,
-            memory_used: row.get(7)?,
-        })
-    })?;
-    let (mut reports, mut bytes) = (Vec::new(), 0);
-    for row in rows {
-        let report: StoredReport = row?;
-        let texts = report.models.iter().map(|model| model.model.len()).sum::<usize>();
-        bytes += size_of::<StoredReport>() + report.project.len() + report.gpu_name.len() + texts;
-        if bytes > MAX_QUERY_BYTES {
-            break;
-        }
-        reports.push(report);
-    }
-    Ok(reports)
 }
 
 fn is_in_segment(db: &Connection, node: i64, sent: i64) -> Result<bool, StoreError> {

@@ -1,0 +1,132 @@
+//! Queries of stored reports.
+
+use rusqlite::{Connection, params};
+use serde::Serialize;
+
+use crate::hub::store::StoreError;
+use crate::hub::store::hm_reports::SLOT_MS;
+
+/// Almost two years. A report with a time of long ago must not make a query long.
+const MAX_SLOTS: i64 = 200_000;
+
+/// Reports of a node, with times in Unix milliseconds, both included.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    pub node_id: String,
+    pub start: i64,
+    pub end: i64,
+    pub limit: u32,
+}
+
+/// A stored report as the REST API returns it: the fields of the hm document, and the time.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct StoredReport {
+    /// Unix milliseconds.
+    pub timestamp: i64,
+    /// The node's clock was ahead; `timestamp` is the hub's.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub adjusted: bool,
+    pub project: String,
+    pub models: Vec<ModelName>,
+    pub gpu_name: String,
+    pub utilization_gpu: i64,
+    pub memory_total: i64,
+    pub memory_used: i64,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ModelName {
+    pub model: String,
+}
+
+/// Means of the reports in five minutes.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Mean {
+    /// Start of the five minutes in Unix milliseconds.
+    pub timestamp: i64,
+    /// Number of reports.
+    pub reports: i64,
+    pub utilization_gpu: f64,
+    pub memory_used: f64,
+}
+
+/// Calls `each` with the selected reports, newest first. Ends with the first error.
+pub fn for_each_report<E: From<StoreError>>(
+    db: &Connection,
+    selection: &Selection,
+    mut each: impl FnMut(StoredReport) -> Result<(), E>,
+) -> Result<(), E> {
+    let sql = "WITH found AS (
+           SELECT sent, workload, utilization, memory_used, adjusted FROM hm_recent
+             WHERE node = (SELECT id FROM node WHERE name = ?1) AND sent BETWEEN ?2 AND ?3
+           UNION ALL
+           SELECT r.sent, r.workload, r.utilization, r.memory_used, r.adjusted FROM hm_segment s
+             CROSS JOIN hm_report r ON r.segment = s.id
+             WHERE s.last_sent >= ?2 AND s.first_sent <= ?3
+               AND r.node = (SELECT id FROM node WHERE name = ?1) AND r.sent BETWEEN ?2 AND ?3)
+         SELECT sent, adjusted, project, models, gpu_name, utilization, memory_total, memory_used
+           FROM found JOIN hm_workload w ON w.id = workload ORDER BY sent DESC LIMIT ?4";
+    let Selection { node_id, start, end, limit } = selection;
+    let mut statement = db.prepare_cached(sql).map_err(StoreError::from)?;
+    let mut rows =
+        statement.query(params![node_id, start, end, limit]).map_err(StoreError::from)?;
+    while let Some(row) = rows.next().map_err(StoreError::from)? {
+        let report = || {
+            let models: String = row.get(3)?;
+            let models: Vec<String> = serde_json::from_str(&models).unwrap_or_default();
+            Ok::<_, rusqlite::Error>(StoredReport {
+                timestamp: row.get(0)?,
+                adjusted: row.get(1)?,
+                project: row.get(2)?,
+                models: models.into_iter().map(|model| ModelName { model }).collect(),
+                gpu_name: row.get(4)?,
+                utilization_gpu: row.get(5)?,
+                memory_total: row.get(6)?,
+                memory_used: row.get(7)?,
+            })
+        };
+        each(report().map_err(StoreError::from)?)?;
+    }
+    Ok(())
+}
+
+/// The selected reports, newest first.
+pub fn reports(db: &Connection, selection: &Selection) -> Result<Vec<StoredReport>, StoreError> {
+    let mut reports = Vec::new();
+    for_each_report(db, selection, |report| {
+        reports.push(report);
+        Ok::<_, StoreError>(())
+    })?;
+    Ok(reports)
+}
+
+/// Means of the five minutes that start in the selected time, newest first. They are kept for longer than reports.
+pub fn means(db: &Connection, selection: &Selection) -> Result<Vec<Mean>, StoreError> {
+    // Rows are ordered by slot and then by node: each slot is looked up for the node.
+    let sql = "WITH RECURSIVE slots (slot) AS (
+           SELECT min(?3 / ?5, (SELECT max(slot) FROM hm_mean))
+           UNION ALL
+           SELECT slot - 1 FROM slots WHERE slot > max(?2 / ?5, (SELECT min(slot) FROM hm_mean))
+           LIMIT ?6),
+         sums AS (
+           SELECT m.slot, m.reports, m.utilization, m.memory_used FROM slots
+             CROSS JOIN hm_mean m ON m.slot = slots.slot
+             WHERE m.node = (SELECT id FROM node WHERE name = ?1)
+           UNION ALL
+           SELECT sent / ?5, 1, utilization, memory_used FROM hm_recent
+             WHERE node = (SELECT id FROM node WHERE name = ?1))
+         SELECT slot, sum(reports), total(utilization) / sum(reports), total(memory_used) / sum(reports)
+           FROM sums WHERE slot * ?5 BETWEEN ?2 AND ?3 GROUP BY slot ORDER BY slot DESC LIMIT ?4";
+    let Selection { node_id, start, end, limit } = selection;
+    let mut statement = db.prepare_cached(sql)?;
+    let values = params![node_id, start, end, limit, SLOT_MS, MAX_SLOTS];
+    let means = statement.query_map(values, |row| {
+        Ok(Mean {
+            timestamp: row.get::<_, i64>(0)? * SLOT_MS,
+            reports: row.get(1)?,
+            utilization_gpu: row.get(2)?,
+            memory_used: row.get(3)?,
+        })
+    })?;
+    Ok(means.collect::<Result<_, _>>()?)
+}
