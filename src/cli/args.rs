@@ -1,5 +1,5 @@
 //! Parses the command line. [`SUBCOMMANDS`] and [`FLAGS`] are the only list of subcommands and flags: the parser and `--help`
-//! use it, and `tests/packaging.rs` compares the man page and the completions with `--help`.
+//! use it, and `tests/agent/packaging.rs` compares the man page and the completions with `--help`.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;

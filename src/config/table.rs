@@ -1,4 +1,4 @@
-//! The table of all settings. `--help` prints it; `tests/packaging.rs` compares the man page and the example file with it.
+//! The table of all settings. `--help` prints it; `tests/agent/packaging.rs` compares the man page and the example file with it.
 
 use std::net::{IpAddr, SocketAddr};
 

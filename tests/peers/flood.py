@@ -39,8 +39,10 @@ class Target:
 
     def running_until_rejected(self):
         """On a slow machine an attack goes on until the agent has rejected a connection."""
-        rejected = self.count["503"] + self.count["closed"]
-        return self.running() or (not rejected and time.monotonic() < self.until + 20)
+        return self.running() or (not self.rejected() and time.monotonic() < self.until + 20)
+
+    def rejected(self):
+        return self.count["503"] + self.count["closed"]
 
     def connect(self, port, timeout=0.5):
         """A socket, or None."""
@@ -187,7 +189,7 @@ def flood(target):
     def on(port):
         held = collections.deque()
         limit = {"usage": 1100, "heartbeat": 12100, "monitor": 300}[port]
-        while target.running_until_rejected():
+        while target.running():
             client = target.connect(port)
             if client is None:
                 continue
@@ -197,6 +199,10 @@ def flood(target):
                 oldest = held.popleft()
                 target.receive(oldest, 0)
                 oldest.close()
+        # On a slow machine the agent has not accepted the oldest ones yet when they are closed.
+        while held and not target.rejected() and time.monotonic() < target.until + 20:
+            target.receive(held[0], 0.1)
+            held.rotate()
 
     on_each_port(target, on)
 

@@ -43,7 +43,7 @@ const FAULTS: [(&str, Fault); 19] = [
     ("state_dir full", |env, rng| {
         env.disk.fill();
         pause(env, rng, 15);
-        std::fs::remove_file(env.disk.file("fill")).unwrap();
+        env.disk.empty();
     }),
     ("descriptor limit lowered", lower_descriptor_limit),
     ("SIGHUP, other settings", |env, rng| {

@@ -15,7 +15,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
 use super::core_wire::{TOKEN, error, fresh_id, message, peek_request, query};
-use super::wait_until;
+use super::{reserve_address, wait_until};
 
 /// A received message.
 #[derive(Debug, Clone)]
@@ -82,7 +82,7 @@ pub struct Core {
 
 impl Core {
     pub fn start() -> Self {
-        Self::on("127.0.0.1:0".parse().unwrap())
+        Self::on(reserve_address())
     }
 
     pub fn on(address: SocketAddr) -> Self {

@@ -13,6 +13,12 @@ use super::core_wire::{fresh_id, message};
 const ADDRESS: &str = "HM_TEST_CORE_ADDRESS";
 const RECORD: &str = "HM_TEST_CORE_RECORD";
 
+#[test]
+#[ignore = "the Core of other tests"]
+fn core_process() {
+    CoreProcess::main();
+}
+
 /// Ends with this process.
 pub struct CoreProcess {
     child: Child,
@@ -22,10 +28,14 @@ pub struct CoreProcess {
 }
 
 impl CoreProcess {
-    /// Runs this test program again, which must have a test `core_process` that calls [`CoreProcess::main`]. `command`
-    /// is what comes before a program's name.
+    /// Runs this test program again, and there `core_process`. `command` ends with the program.
     pub fn start(mut command: Command, address: &str, record: &Path) -> Self {
-        let command = command.args(["--exact", "core_process", "--ignored", "--nocapture"]);
+        let command = command.args([
+            "--exact",
+            "support::core_process::core_process",
+            "--ignored",
+            "--nocapture",
+        ]);
         let command = command.env(ADDRESS, address).env(RECORD, record);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a Core");
@@ -37,7 +47,7 @@ impl CoreProcess {
     }
 
     /// Runs that process. Returns at once unless [`CoreProcess::start`] has started it.
-    pub fn main() {
+    fn main() {
         let variable = |name| std::env::var(name).ok();
         let (Some(address), Some(record)) = (variable(ADDRESS), variable(RECORD)) else { return };
         let core = Core::on(address.parse().unwrap());

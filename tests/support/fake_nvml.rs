@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+use super::supervised::signal;
 pub use super::update_stream::*;
 use super::{Agent, TempDir, hm_agent, wait_until};
 
@@ -220,7 +221,7 @@ fn is_probe(pid: u32) -> bool {
 }
 
 pub fn kill(pid: u32) {
-    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    signal(pid, "-KILL");
 }
 
 /// A PCI bus in a temporary directory, for `path.sys`.

@@ -8,18 +8,25 @@ use std::process::{Child, Command, Stdio};
 use super::TempDir;
 use super::core_fixture::wrap;
 
-/// A tmpfs of 1 MB in a mount namespace that is removed when this is dropped.
+/// A tmpfs in a mount namespace that is removed when this is dropped.
 pub struct FullDisk {
     holder: Child,
     pub directory: TempDir,
 }
 
 impl FullDisk {
+    /// Of 1 MB.
     pub fn new() -> Self {
+        Self::of_mebibytes(1)
+    }
+
+    pub fn of_mebibytes(size: u32) -> Self {
         let directory = TempDir::new("disk");
-        let script = "mount -t tmpfs -o size=1m,mode=755 none \"$0\" && echo ready && exec cat";
+        let script = format!(
+            "mount -t tmpfs -o size={size}m,mode=755 none \"$0\" && echo ready && exec cat"
+        );
         let mut holder = Command::new("unshare")
-            .args(["--mount", "sh", "-c", script])
+            .args(["--mount", "sh", "-c", &script])
             .arg(&directory.0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -39,7 +46,12 @@ impl FullDisk {
 
     pub fn fill(&self) {
         let mut file = File::create(self.file("fill")).unwrap();
+        while file.write_all(&[0; 64 << 10]).is_ok() {}
         while file.write_all(&[0; 512]).is_ok() {}
+    }
+
+    pub fn empty(&self) {
+        std::fs::remove_file(self.file("fill")).unwrap();
     }
 
     /// Runs a command in the mount namespace.

@@ -15,7 +15,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-use super::wait_until;
+use super::{reserve_address, wait_until};
 
 /// A received request.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ pub struct HmServer {
 impl HmServer {
     /// On a free port, without pongs, with the published deadline.
     pub fn start() -> Self {
-        Self::on("127.0.0.1:0".parse().unwrap(), false, Duration::from_secs(30))
+        Self::on(reserve_address(), false, Duration::from_secs(30))
     }
 
     pub fn on(address: SocketAddr, pongs: bool, deadline: Duration) -> Self {

@@ -1,14 +1,17 @@
 //! A running hm-hub, and connections of hm nodes to it.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use hm_agent::hub::store::{hm_reports, schema};
+use hm_agent::hub::store::hm_reports::query::{self, Selection};
+use hm_agent::hub::store::schema;
 use serde_json::{Value, json};
+use tungstenite::client::client_with_config;
+use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
 use super::{TEST_TIMEOUT, TempDir, wait_until};
@@ -94,6 +97,13 @@ impl Hub {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
+    /// Its memory that no other process shares.
+    pub fn private_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         wait_until("exit of the hub", || self.child.try_wait().unwrap())
     }
@@ -141,15 +151,26 @@ impl Hub {
 
 /// A response with its head.
 pub fn http(address: SocketAddr, method: &str, target: &str, headers: &str, body: &str) -> String {
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+    try_http(address, method, target, headers, body).unwrap()
+}
+
+/// Fails if the hub is killed meanwhile.
+pub fn try_http(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &str,
+    body: &str,
+) -> io::Result<String> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(TEST_TIMEOUT))?;
     let request = format!(
         "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n{body}"
     );
-    socket.write_all(request.as_bytes()).unwrap();
+    socket.write_all(request.as_bytes())?;
     let mut response = String::new();
-    socket.read_to_string(&mut response).unwrap();
-    response
+    socket.read_to_string(&mut response)?;
+    Ok(response)
 }
 
 impl Drop for Hub {
@@ -164,10 +185,20 @@ pub fn database(state: &TempDir) -> PathBuf {
     state.0.join("hub.db")
 }
 
+/// A command that copies the database to the place where a hub with the state directory `to` has it.
+pub fn backup_command(state: &TempDir, to: &TempDir) -> Command {
+    let mut command = hm_hub();
+    command.arg("-s").arg(format!("state_dir={}", state.0.display()));
+    command.arg("backup").arg(database(to));
+    command
+}
+
 /// Times of a node's stored reports, oldest first.
 pub fn stored(state: &TempDir, node_id: &str) -> Vec<i64> {
     let db = schema::open_read_only(&database(state)).unwrap();
-    let reports = hm_reports::query(&db, node_id, i64::MIN, i64::MAX, u32::MAX).unwrap();
+    let node_id = node_id.to_owned();
+    let all = Selection { node_id, start: i64::MIN, end: i64::MAX, limit: u32::MAX };
+    let reports = query::reports(&db, &all).unwrap();
     reports.iter().rev().map(|report| report.timestamp).collect()
 }
 
@@ -189,7 +220,9 @@ impl Node {
         if !token.is_empty() {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        tungstenite::client(request.body(()).unwrap(), socket)
+        // The default buffer of 128 KiB would be much for thousands of nodes.
+        let config = WebSocketConfig::default().read_buffer_size(512);
+        client_with_config(request.body(()).unwrap(), socket, Some(config))
             .map(|(socket, _)| Self(socket))
             .map_err(|error| error.to_string())
     }
@@ -267,9 +300,14 @@ pub struct CoreLink(pub WebSocket<TcpStream>);
 
 impl CoreLink {
     pub fn send(&mut self, kind: &str, id: &str, data: &Value) {
+        self.try_send(kind, id, data).unwrap();
+    }
+
+    /// Fails if the connection has ended.
+    pub fn try_send(&mut self, kind: &str, id: &str, data: &Value) -> tungstenite::Result<()> {
         let message =
             json!({"type": kind, "id": id, "timestamp": "2025-01-21T10:00:00Z", "data": data});
-        self.0.send(Message::text(message.to_string())).unwrap();
+        self.0.send(Message::text(message.to_string()))
     }
 
     /// The next message.

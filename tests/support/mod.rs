@@ -12,6 +12,7 @@ pub mod core_wire;
 pub mod fake_nvml;
 pub mod full_disk;
 pub mod heartbeat;
+pub mod hm_clients;
 pub mod hm_server;
 #[cfg(feature = "hub")]
 pub mod hub;
@@ -25,6 +26,7 @@ pub mod slowdown;
 pub mod sshd;
 pub mod supervised;
 pub mod tcp_proxy;
+mod temp_dir;
 pub mod tls_server;
 pub mod update_stream;
 pub mod wall_clock;
@@ -32,10 +34,11 @@ pub mod wall_clock;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+pub use temp_dir::TempDir;
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
@@ -220,8 +223,15 @@ impl Agent {
 
     /// Sends GET with header lines. Returns the status and the whole response.
     pub fn http(&self, target: &str, headers: &str) -> (u16, String) {
-        let host = if headers.contains("Host: ") { "" } else { "Host: a\r\n" };
-        let answer = self.raw(format!("GET {target} HTTP/1.1\r\n{host}{headers}\r\n").as_bytes());
+        let mut head = format!("GET {target} HTTP/1.1\r\n{headers}");
+        for default in ["Host: a", "Connection: close"] {
+            let name = default.split(' ').next().unwrap();
+            if !headers.contains(name) {
+                head.push_str(default);
+                head.push_str("\r\n");
+            }
+        }
+        let answer = self.raw(format!("{head}\r\n").as_bytes());
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
         (status.unwrap_or_else(|| panic!("no response: {answer:?}")), answer)
     }
@@ -324,6 +334,11 @@ pub fn reserve_port() -> u16 {
     ports.find(is_free).unwrap()
 }
 
+/// The loopback address with a [`reserve_port`].
+pub fn reserve_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], reserve_port()))
+}
+
 /// Polls until `found` returns a value, at most [`TEST_TIMEOUT`].
 pub fn wait_until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + TEST_TIMEOUT;
@@ -360,30 +375,4 @@ pub fn assert_best_of_five<T: PartialOrd + std::fmt::Debug>(
         measured.push(value);
     }
     panic!("{measured:?}: never less than {limit:?}");
-}
-
-/// A new directory below the system's temporary directory, removed on drop.
-pub struct TempDir(pub std::path::PathBuf);
-
-impl TempDir {
-    pub fn new(name: &str) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("hm-agent-{name}-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    pub fn write(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

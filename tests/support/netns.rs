@@ -121,10 +121,14 @@ const RECORD: &str = "HM_TEST_HUB_RECORD";
 const DEADLINE: &str = "HM_TEST_HUB_DEADLINE";
 
 impl HmServerProcess {
-    /// Runs this test program again, which must have a test `hub_process` that calls [`HmServerProcess::main`]. `command` ends with
-    /// the program.
+    /// Runs this test program again, and there `hm_server_process`. `command` ends with the program.
     pub fn start(mut command: Command, address: &str, deadline: Duration, record: &Path) -> Self {
-        let command = command.args(["--exact", "hub_process", "--ignored", "--nocapture"]);
+        let command = command.args([
+            "--exact",
+            "support::netns::hm_server_process",
+            "--ignored",
+            "--nocapture",
+        ]);
         let command = command.env(ADDRESS, address).env(RECORD, record);
         let command = command.env(DEADLINE, deadline.as_secs().to_string());
         let mut child =
@@ -137,7 +141,7 @@ impl HmServerProcess {
     }
 
     /// Runs the hub. Returns at once unless [`HmServerProcess::start`] has started this process.
-    pub fn main() {
+    fn main() {
         let variable = |name| std::env::var(name).ok();
         let (Some(address), Some(record)) = (variable(ADDRESS), variable(RECORD)) else { return };
         let deadline = Duration::from_secs(variable(DEADLINE).unwrap().parse().unwrap());
@@ -167,6 +171,12 @@ impl HmServerProcess {
         self.stdin.take().unwrap().write_all(b"shut down\n").unwrap();
         assert!(self.child.wait().unwrap().success());
     }
+}
+
+#[test]
+#[ignore = "the hm server of other tests"]
+fn hm_server_process() {
+    HmServerProcess::main();
 }
 
 impl Drop for HmServerProcess {

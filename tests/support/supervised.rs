@@ -19,7 +19,7 @@ pub struct Setup {
 impl Setup {
     pub fn new(name: &str) -> Self {
         // A fixed port, so that it is the same after every restart.
-        let address = SocketAddr::from(([127, 0, 0, 1], super::reserve_port()));
+        let address = super::reserve_address();
         Self { scratch: TempDir::new(name), address, wrapper: Vec::new() }
     }
 

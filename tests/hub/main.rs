@@ -1,0 +1,9 @@
+//! hm-hub as a whole: each test runs the program.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod core;
+mod hm;
+mod operation;

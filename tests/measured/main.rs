@@ -1,0 +1,21 @@
+//! hm-agent under load, with browsers, and beside its peers. These tests measure time or memory, or leave little time for others,
+//! so one runs at a time.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod adversarial;
+mod core_adversarial;
+mod flood;
+mod flood_servers;
+mod footprint;
+mod heartbeat_clients;
+mod heartbeat_load;
+mod metrics_peers;
+mod monitor_many;
+mod page;
+mod page_gpus;
+mod scale;
+mod static_binary;
+mod survivors;

@@ -1,0 +1,82 @@
+//! The hm clients of many agents in this process.
+
+use std::net::SocketAddr;
+use std::thread::Scope;
+use std::time::Duration;
+
+use hm_agent::collector::latest::LatestSample;
+use hm_agent::config::{Config, CurrentConfig, HmConfig, Settings, Sources};
+use hm_agent::hm_client::client::HmClient;
+use hm_agent::model::RawSample;
+use hm_agent::sys::EventFd;
+use hm_agent::util::state_io::StateIo;
+use hm_agent::util::sync::Shutdown;
+
+use super::TempDir;
+
+/// They take reports without values, of nodes `n0`, `n1` and so on, and keep them below `state`.
+pub struct HmClients {
+    pub each: Vec<HmClient>,
+    config: CurrentConfig,
+    latest: LatestSample,
+    gpus_ready: EventFd,
+    stop: Shutdown,
+}
+
+impl HmClients {
+    pub fn new(
+        server: SocketAddr,
+        count: usize,
+        report_interval: Duration,
+        state: &TempDir,
+    ) -> Self {
+        let config = HmConfig {
+            url: format!("ws://{server}/websocket"),
+            project: String::new(),
+            models: Vec::new(),
+            report_interval,
+            ping_interval: Duration::from_secs(10),
+        };
+        let client = |number: usize| {
+            let state = StateIo::start(&state.0.join(number.to_string())).unwrap();
+            HmClient::new(config.clone(), format!("n{number}"), &state, None).unwrap()
+        };
+        let each = (0..count).map(client).collect();
+        let settings = Settings::load(&Sources::default()).unwrap();
+        let gpus_ready = EventFd::new().unwrap();
+        gpus_ready.notify();
+        Self {
+            each,
+            config: CurrentConfig::new(Config::new(&settings).unwrap()),
+            latest: LatestSample::new(RawSample::default()).unwrap(),
+            gpus_ready,
+            stop: Shutdown::new().unwrap(),
+        }
+    }
+
+    /// Starts their threads, which end when the result is dropped.
+    pub fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> RunningClients<'scope> {
+        for client in &self.each {
+            scope.spawn(|| client.run(&self.stop));
+            scope.spawn(|| {
+                client.run_reports(&self.config, &self.latest, &self.gpus_ready, &self.stop);
+            });
+        }
+        RunningClients(&self.stop)
+    }
+
+    /// Whether all are connected and have delivered their reports.
+    pub fn have_delivered(&self) -> bool {
+        let mut statuses = self.each.iter().map(HmClient::status);
+        statuses.all(|status| status.backlog == 0 && status.state == "online")
+    }
+}
+
+/// Stops the clients, also when a test fails.
+pub struct RunningClients<'a>(&'a Shutdown);
+
+impl Drop for RunningClients<'_> {
+    fn drop(&mut self) {
+        self.0.trigger();
+    }
+}
