@@ -5,5 +5,8 @@
 mod support;
 
 mod core;
+mod fleet;
 mod hm;
+mod kills;
+mod links;
 mod operation;
