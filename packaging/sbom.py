@@ -79,7 +79,8 @@ def sbom(packages, own, nodes, rust, arch):
     """CycloneDX 1.5. Reproducible: its timestamp is the commit's."""
     checksums = {(p["name"], p["version"]): p.get("checksum") for p in
                  tomllib.loads((ROOT / "Cargo.lock").read_text())["package"]}
-    purl = lambda p: f"pkg:cargo/{p['name']}@{p['version']}"
+    # Packages of this repository are in no registry.
+    purl = lambda p: f"pkg:{'cargo' if p['source'] else 'generic'}/{p['name']}@{p['version']}"
 
     def component(package, kind):
         entry = {"type": kind, "bom-ref": purl(package), "name": package["name"], "version": package["version"],
@@ -116,7 +117,8 @@ def main():
     if missing:
         raise SystemExit(f"sbom: linked but unknown to cargo metadata: {missing}")
     rust = run("rustc", "--version").split()[1]
-    pathlib.Path(license_file).write_text(licenses(packages, rust))
+    # Packages of this repository have no source. Their license is that of hm-agent.
+    pathlib.Path(license_file).write_text(licenses([p for p in packages if p["source"]], rust))
     document = sbom(packages, own, metadata["resolve"]["nodes"], rust, arch)
     pathlib.Path(sbom_file).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
