@@ -1,21 +1,29 @@
 //! Load generator for the hm port of a hub. Each link is a node with an id of its own. Prints one JSON line.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use hm_agent::net::reconnecting_client::RECONNECT_BACKOFF;
+use hm_agent::util::backoff::{Backoff, random_unit};
 use serde_json::json;
 use tungstenite::{Message, WebSocket};
 
 const USAGE: &str = "\
 usage: hub-load HOST:PORT rate LINKS SECONDS            each link sends a report when the last one is answered
+       hub-load HOST:PORT restart LINKS                 opens the links, prints a line, waits for the end of the
+                                                        hub and reconnects as agents do
        hub-load HOST:PORT links LINKS SECONDS INTERVAL  each link sends a report every INTERVAL seconds; then waits
                                                         for the end of standard input";
 
 /// Number of threads that open links.
 const OPENERS: usize = 8;
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// Links that are not open again after this time are counted as lost.
+const MAX_RECONNECT_TIME: Duration = Duration::from_secs(300);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -28,6 +36,10 @@ fn main() -> ExitCode {
                 _ => return usage(),
             }
         }
+        [server, "restart", links] => match (server.parse(), number(links)) {
+            (Ok(server), Some(links)) => restart(server, links),
+            _ => return usage(),
+        },
         [server, "links", links, seconds, interval] => {
             match (server.parse(), number(links), number(seconds), number(interval)) {
                 (Ok(server), Some(links), Some(seconds), Some(interval)) => {
@@ -180,6 +192,56 @@ fn hold(server: SocketAddr, links: u32, seconds: u32, interval: u32) -> io::Resu
     writeln!(io::stdout(), "{line}")?;
     io::stdout().flush()?;
     io::stdin().read_to_end(&mut Vec::new()).map(|_| ())
+}
+
+fn restart(server: SocketAddr, links: u32) -> io::Result<()> {
+    let mut open = open_all(server, links)?;
+    writeln!(io::stdout(), "{}", json!({"links": links}))?;
+    // Its read fails when the hub ends.
+    let first = open.first_mut().ok_or(ErrorKind::InvalidInput)?;
+    first.get_ref().set_read_timeout(None)?;
+    while first.read().is_ok() {}
+    drop(open);
+    let lost = Instant::now();
+    std::thread::scope(|scope| {
+        let openers: Vec<_> = (0..OPENERS as u32)
+            .map(|opener| {
+                let numbers = (opener..links).step_by(OPENERS);
+                scope.spawn(move || reconnect(server, numbers))
+            })
+            .collect();
+        // They stay open until all are.
+        let open: Vec<_> = openers.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
+        let online = open.iter().flatten().map(Vec::len).sum::<usize>();
+        let line =
+            json!({"links": links, "online": online, "seconds": lost.elapsed().as_secs_f64()});
+        writeln!(io::stdout(), "{line}")
+    })
+}
+
+/// Reconnects each link after the delays of an agent.
+fn reconnect(server: SocketAddr, numbers: impl Iterator<Item = u32>) -> Vec<Link> {
+    let (base, cap) = RECONNECT_BACKOFF;
+    let mut backoffs = BTreeMap::new();
+    let mut attempts = BinaryHeap::new();
+    for number in numbers {
+        let mut backoff = Backoff::new(base, cap);
+        let delay = backoff.next_delay(random_unit(), Duration::ZERO);
+        backoffs.insert(number, backoff);
+        attempts.push(Reverse((Instant::now() + delay, number)));
+    }
+    let mut open_links = Vec::new();
+    let deadline = Instant::now() + MAX_RECONNECT_TIME;
+    while let Some(Reverse((due, number))) = attempts.pop().filter(|_| Instant::now() < deadline) {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if let Ok(link) = open(server, number) {
+            open_links.push(link);
+        } else if let Some(backoff) = backoffs.get_mut(&number) {
+            let delay = backoff.next_delay(random_unit(), Duration::ZERO);
+            attempts.push(Reverse((Instant::now() + delay, number)));
+        }
+    }
+    open_links
 }
 
 /// Number of answers that have arrived.
