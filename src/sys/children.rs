@@ -108,17 +108,26 @@ pub fn terminate_process_group(leader: u32) {
     }
 }
 
-/// Has this process run before all usual ones, if it may. A nice value would not do: with autogroups (sched(7)) it counts within
-/// a session only, and each session gets as much time as this process's.
+/// Gives this process the lowest real-time priority, so that it runs before every process of a normal priority; where it may not have
+/// that, the best nice value. This one is not enough: with autogroups (sched(7)) it counts within a session only, and every session
+/// gets an equal share.
 pub fn raise_priority() {
     let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
-    // SAFETY: the parameters are numbers, and only read. A system call, because musl's function of that name does nothing. It fails
-    // for an unprivileged process, which then keeps its priority.
+    // SAFETY: the parameters are numbers, and only read. A system call, because musl's function of that name always fails. Both
+    // calls fail for an unprivileged process, which then keeps its priority.
     unsafe {
         let mut parameters: libc::sched_param = std::mem::zeroed();
         parameters.sched_priority = 1;
-        libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameters);
+        if libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const parameters) != 0 {
+            libc::setpriority(libc::PRIO_PROCESS, 0, -20);
+        }
     }
+}
+
+/// Gives up real-time priority.
+pub fn reset_priority() {
+    // Every process may lower its priority.
+    let _ = inherited::reset_scheduling();
 }
 
 /// Starts a program in a session of its own, without a terminal, with no signal blocked or ignored. The kernel kills it when
@@ -207,15 +216,16 @@ pub fn exit_like(status: ExitStatus) -> ! {
         let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
         // SAFETY: the default action is a valid one.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
-        // The others stay blocked: a request to stop may be pending.
-        let mut all_others = SigSet::all();
-        if let Ok(signal) = Signal::try_from(signal) {
-            all_others.remove(signal);
+        // All other signals are blocked: a pending request to stop would end this process first, by another signal.
+        let mut all_others = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigfillset initializes the set. nix' set has no real-time signals.
+        unsafe {
+            libc::sigfillset(all_others.as_mut_ptr());
+            libc::sigdelset(all_others.as_mut_ptr(), signal);
+            libc::sigprocmask(libc::SIG_SETMASK, all_others.as_ptr(), std::ptr::null_mut());
+            libc::raise(signal);
         }
-        let _ = all_others.thread_set_mask();
-        // SAFETY: it takes no pointers.
-        unsafe { libc::raise(signal) };
-        // A stop signal, or one that another process has set to be ignored, does not end it.
+        // The signal's default action does not end a process.
         exit_immediately(128 + signal);
     }
     exit_immediately(status.code().unwrap_or(1))

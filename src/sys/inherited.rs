@@ -32,7 +32,7 @@ pub fn reset_scheduling() -> io::Result<()> {
     const IOPRIO_CLASS_SHIFT: i64 = 13;
     const IOPRIO_CLASS_RT: i64 = 1;
     // SAFETY: the parameters are numbers, and only read; the other calls take no pointers. System calls, because musl's
-    // functions of that name do nothing.
+    // functions of that name always fail.
     unsafe {
         let parameters: libc::sched_param = std::mem::zeroed();
         let policy = libc::syscall(libc::SYS_sched_getscheduler, 0) as libc::c_int;

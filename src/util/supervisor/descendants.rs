@@ -7,6 +7,9 @@ use crate::procfs::pid_stat;
 use crate::sys::children::{self, Signal};
 use crate::util::supervisor::KILL_TIMEOUT;
 
+/// How long the processes may keep this one at a raised priority by starting others.
+const MAX_PRIORITY_TIME: Duration = Duration::from_secs(5);
+
 /// Kills all descendants of this process and reaps them. Returns false if some are left that were killed and do not exit.
 ///
 /// Processes that start others as fast as they are killed are stopped first: a stopped process starts nothing, and it still
@@ -17,16 +20,25 @@ pub(super) fn kill() -> bool {
     }
     children::raise_priority();
     let mut killed = BTreeSet::new();
+    let end_of_priority = Instant::now() + MAX_PRIORITY_TIME;
     let mut deadline = Instant::now() + KILL_TIMEOUT;
     while children::reap_children() {
         let mut stopped = BTreeSet::new();
-        while signal_all(Signal::SIGSTOP, &mut stopped) {}
+        while signal_all(Signal::SIGSTOP, &mut stopped) && Instant::now() < end_of_priority {}
         if signal_all(Signal::SIGKILL, &mut killed) {
             deadline = Instant::now() + KILL_TIMEOUT;
-        } else if Instant::now() >= deadline {
-            return false;
+        } else {
+            // None is left that could start another one: the killed ones need the processor to exit.
+            children::reset_priority();
+            if Instant::now() >= deadline {
+                return false;
+            }
         }
-        children::wait_child_or_stop(Some(Duration::from_millis(10)));
+        if Instant::now() >= end_of_priority {
+            children::reset_priority();
+        }
+        // Not until the next exit: each one would cost a search for processes.
+        std::thread::sleep(Duration::from_millis(10));
     }
     true
 }
