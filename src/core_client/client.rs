@@ -15,7 +15,7 @@ use crate::core_client::messages::{
     CommandRequest, CoreMessage, Envelope, Node, command_result, command_started, heartbeat,
     register,
 };
-use crate::core_client::session::{Action, CoreSession, Event};
+use crate::core_client::session::{CoreAction, CoreEvent, CoreSession};
 use crate::model::Snapshot;
 use crate::model::status::UpstreamStatus;
 use crate::net::disconnect::DisconnectReason;
@@ -124,7 +124,7 @@ impl CoreClient {
         &'scope self,
         socket: &mut WebSocketClient<'_>,
         connection: &mut Connection,
-        dedup: &mut LogDedup<Event>,
+        dedup: &mut LogDedup<CoreEvent>,
         context: &Context<'scope, '_>,
     ) -> Result<(), DisconnectReason> {
         let session = &mut connection.session;
@@ -146,18 +146,18 @@ impl CoreClient {
         let action =
             self.commands.with_log(|log| session.next_action(log.pending(), new_id, now))?;
         match action {
-            Action::Register(id) => {
+            CoreAction::Register(id) => {
                 let snapshot = &context.latest.current().snapshot;
                 let node = self.node(&connection.ip_address, snapshot);
                 send(socket, &id, |envelope| register(envelope, &node))
             }
-            Action::Heartbeat(id) => {
+            CoreAction::Heartbeat(id) => {
                 let snapshot = &context.latest.current().snapshot;
                 send(socket, &id, |envelope| heartbeat(envelope, &self.node_id, snapshot))
             }
-            Action::SendResult(id) => self.send_result(socket, &id),
-            Action::Ping => socket.send(Message::Ping(Default::default())),
-            Action::Wait(until) => {
+            CoreAction::SendResult(id) => self.send_result(socket, &id),
+            CoreAction::Ping => socket.send(Message::Ping(Default::default())),
+            CoreAction::Wait(until) => {
                 self.upstream.wait(socket, until, context.shutdown);
                 Ok(())
             }
@@ -190,7 +190,7 @@ impl CoreClient {
         &'scope self,
         text: &str,
         session: &mut CoreSession,
-        dedup: &mut LogDedup<Event>,
+        dedup: &mut LogDedup<CoreEvent>,
         context: &Context<'scope, '_>,
     ) -> Result<(), DisconnectReason> {
         let message = match CoreMessage::parse(text) {
@@ -215,9 +215,9 @@ impl CoreClient {
 
     fn handle_event<'scope>(
         &'scope self,
-        event: Event,
+        event: CoreEvent,
         session: &mut CoreSession,
-        dedup: &mut LogDedup<Event>,
+        dedup: &mut LogDedup<CoreEvent>,
         context: &Context<'scope, '_>,
     ) -> Result<(), DisconnectReason> {
         let should_log = dedup.should_log_event(&event);
@@ -227,24 +227,24 @@ impl CoreClient {
             }
         };
         match event {
-            Event::Registered => self.on_registered(should_log),
-            Event::Acknowledged => {
+            CoreEvent::Registered => self.on_registered(should_log),
+            CoreEvent::Acknowledged => {
                 self.upstream.on_response();
                 dedup.reset();
             }
-            Event::NotRegistered(why) => {
+            CoreEvent::NotRegistered(why) => {
                 warn_once(format!("rejected the registration: {}", escape(&why)));
             }
-            Event::NodeNotFound(why) => {
+            CoreEvent::NodeNotFound(why) => {
                 self.upstream.set_state("connected");
                 warn_once(format!(
                     "node is not registered any more ({}), registering again",
                     escape(&why)
                 ));
             }
-            Event::Execute(request) => self.submit(request, new_id()?, context),
-            Event::Confirmed(id) => self.on_confirmed(&id),
-            Event::ResultRejected(id, why) => {
+            CoreEvent::Execute(request) => self.submit(request, new_id()?, context),
+            CoreEvent::Confirmed(id) => self.on_confirmed(&id),
+            CoreEvent::ResultRejected(id, why) => {
                 warn_once(format!("cannot parse a result: {}", escape(&why)));
                 if self.commands.with_log(|log| log.reject(&id)) {
                     session.on_result_dropped(&id);
@@ -252,8 +252,8 @@ impl CoreClient {
                     self.upstream.update_status(|status| status.dropped += 1);
                 }
             }
-            Event::ServerError(why) => warn_once(format!("reports an error: {}", escape(&why))),
-            Event::Ignored(what) => {
+            CoreEvent::ServerError(why) => warn_once(format!("reports an error: {}", escape(&why))),
+            CoreEvent::Ignored(what) => {
                 self.upstream.log(Level::Debug, &format!("ignored: {}", escape(&what)));
             }
         }

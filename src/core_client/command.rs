@@ -121,11 +121,11 @@ fn collect(mut child: Child, timeout: Duration, shutdown: &Shutdown, result: &mu
 /// Waits for a supervisor in a thread, so that it does not remain as a zombie.
 fn reap_later(mut child: Child) {
     let wait = move || {
-        // It fails for no child of this process.
+        // wait(2) fails only if the process is not a child of this one.
         let _ = child.wait().inspect(supervisor::after_exit);
     };
     if let Err(error) = spawn_detached("core-reaper", REAPER_STACK_BYTES, wait) {
-        log::warn!("core: start a thread that waits for a command's end: {}", reason(&error));
+        log::warn!("core: start thread core-reaper: {}", reason(&error));
     }
 }
 

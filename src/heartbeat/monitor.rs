@@ -10,7 +10,7 @@ use crate::config::CurrentConfig;
 use crate::heartbeat::active_clock::ActiveClock;
 use crate::heartbeat::hooks::HookRunner;
 use crate::heartbeat::nagios::escape_id;
-use crate::heartbeat::store::Store;
+use crate::heartbeat::store::HeartbeatStore;
 use crate::heartbeat::table::{HeartbeatTable, MAX_APPS, Transition};
 use crate::model::status::{AppState, AppSummary};
 use crate::sys;
@@ -33,7 +33,7 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(60);
 /// The shared table and the work of the thread `hb-monitor`.
 pub struct HeartbeatMonitor {
     state: Mutex<State>,
-    store: Store,
+    store: HeartbeatStore,
     /// Monotonic clock that stops while the machine is suspended.
     started: Instant,
     /// Wakes the thread before `wake_at`.
@@ -61,7 +61,7 @@ impl HeartbeatMonitor {
     /// Continues with the saved state.
     pub fn open(state: &StateIo) -> io::Result<Self> {
         let changed = Arc::new(EventFd::new()?);
-        let store = Store::new(state, changed.clone());
+        let store = HeartbeatStore::new(state, changed.clone());
         let table = match store.load() {
             Some(saved) => HeartbeatTable::restore(MAX_APPS, saved, START_TIME),
             None => HeartbeatTable::new(MAX_APPS),

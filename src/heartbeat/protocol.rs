@@ -13,7 +13,7 @@ pub const MAX_ID_BYTES: usize = 256;
 /// The longest time in a request. A longer one is a mistake.
 const MAX_TIME: Duration = Duration::from_secs(7 * 86_400);
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Request {
+pub enum HeartbeatRequest {
     /// A heartbeat of an application, with the interval to the next one. The response is in this unit.
     Heartbeat(String, Duration, TimeUnit),
     /// An application has finished.
@@ -25,7 +25,7 @@ pub enum Request {
     Maintenance(Option<String>, Duration),
 }
 
-impl Request {
+impl HeartbeatRequest {
     /// Parses a request from its path and its query.
     pub fn parse(path: &str, query: &str, unit: TimeUnit) -> Result<Self, String> {
         let command = path.rsplit('/').next().unwrap_or_default();
@@ -112,18 +112,18 @@ mod tests {
     use super::*;
     use TimeUnit::{Milliseconds, Seconds};
 
-    fn heartbeat(id: &str, milliseconds: u64, unit: TimeUnit) -> Result<Request, String> {
-        Ok(Request::Heartbeat(id.into(), Duration::from_millis(milliseconds), unit))
+    fn heartbeat(id: &str, milliseconds: u64, unit: TimeUnit) -> Result<HeartbeatRequest, String> {
+        Ok(HeartbeatRequest::Heartbeat(id.into(), Duration::from_millis(milliseconds), unit))
     }
 
-    fn ms(target: &str) -> Result<Request, String> {
+    fn ms(target: &str) -> Result<HeartbeatRequest, String> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        Request::parse(path, query, Milliseconds)
+        HeartbeatRequest::parse(path, query, Milliseconds)
     }
 
-    fn s(target: &str) -> Result<Request, String> {
+    fn s(target: &str) -> Result<HeartbeatRequest, String> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        Request::parse(path, query, Seconds)
+        HeartbeatRequest::parse(path, query, Seconds)
     }
 
     #[test]
@@ -141,14 +141,17 @@ mod tests {
         );
         assert_eq!(s("/hb_ping?5&appid=demo"), heartbeat("demo", 5000, Seconds));
         assert_eq!(s("/hb_ping?0.5&appid=demo"), heartbeat("demo", 500, Seconds));
-        assert_eq!(ms("/hb_done?0&appid=demo"), Ok(Request::Done("demo".into())));
-        assert_eq!(ms("/list?cache_buster=1"), Ok(Request::List));
-        assert_eq!(ms("/status?cache_buster=1"), Ok(Request::Status(None)));
-        assert_eq!(ms("/status?0&appid=demo&c=1"), Ok(Request::Status(Some("demo".into()))));
-        assert_eq!(ms("/status?appid="), Ok(Request::Status(None)));
+        assert_eq!(ms("/hb_done?0&appid=demo"), Ok(HeartbeatRequest::Done("demo".into())));
+        assert_eq!(ms("/list?cache_buster=1"), Ok(HeartbeatRequest::List));
+        assert_eq!(ms("/status?cache_buster=1"), Ok(HeartbeatRequest::Status(None)));
+        assert_eq!(
+            ms("/status?0&appid=demo&c=1"),
+            Ok(HeartbeatRequest::Status(Some("demo".into())))
+        );
+        assert_eq!(ms("/status?appid="), Ok(HeartbeatRequest::Status(None)));
         let minute = Duration::from_secs(60);
-        assert_eq!(ms("/maintenance?60000"), Ok(Request::Maintenance(None, minute)));
-        let of_demo = Request::Maintenance(Some("demo".into()), Duration::ZERO);
+        assert_eq!(ms("/maintenance?60000"), Ok(HeartbeatRequest::Maintenance(None, minute)));
+        let of_demo = HeartbeatRequest::Maintenance(Some("demo".into()), Duration::ZERO);
         assert_eq!(s("/maintenance?0&appid=demo"), Ok(of_demo));
     }
 

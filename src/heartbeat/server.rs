@@ -11,7 +11,7 @@ use log::Level;
 use crate::config::{CurrentConfig, TimeUnit};
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::nagios;
-use crate::heartbeat::protocol::Request;
+use crate::heartbeat::protocol::HeartbeatRequest;
 use crate::heartbeat::table::{Busy, HeartbeatTable, IdList, MAX_APPS};
 use crate::http::csrf::is_browser;
 use crate::http::listener::ClientConnection;
@@ -63,7 +63,7 @@ impl<'a> HeartbeatServer<'a> {
             }
         }
         let unit = self.config.get().heartbeat.unit;
-        let response = Request::parse(head.path, head.query, unit)
+        let response = HeartbeatRequest::parse(head.path, head.query, unit)
             .map_err(|why| ("400 Bad Request", why))
             .and_then(|request| self.execute(request, head, unit));
         match response {
@@ -78,33 +78,33 @@ impl<'a> HeartbeatServer<'a> {
     /// Returns the response, or a status line and an error message.
     fn execute(
         &self,
-        request: Request,
+        request: HeartbeatRequest,
         head: &RequestHead<'_>,
         unit: TimeUnit,
     ) -> Result<Response, (&'static str, String)> {
         let unavailable = |message: String| ("503 Service Unavailable", message);
         let full = |what: &str| unavailable(format!("the limit of {MAX_APPS} {what} is reached"));
         match request {
-            Request::Heartbeat(id, interval, unit) => self
+            HeartbeatRequest::Heartbeat(id, interval, unit) => self
                 .monitor
                 .with_table(|table, now| table.heartbeat(&id, interval, now))
                 .map(|timeout| text(OK, &nagios::timeout(timeout, unit)))
                 .map_err(|_| full("applications")),
-            Request::Done(id) => {
+            HeartbeatRequest::Done(id) => {
                 self.monitor.with_table(|table, now| table.done(&id, now));
                 Ok(text(OK, nagios::DONE))
             }
-            Request::List => self
+            HeartbeatRequest::List => self
                 .monitor
                 .with_table(HeartbeatTable::ids)
                 .map(list)
                 .map_err(|Busy| unavailable("too many lists are being sent".to_owned())),
-            Request::Status(id) => {
+            HeartbeatRequest::Status(id) => {
                 let status = |table: &mut HeartbeatTable, now| Status::find(table, id, now);
                 let status = self.monitor.with_table(status);
                 Ok(text(OK, &status.line(unit)))
             }
-            Request::Maintenance(id, length) => {
+            HeartbeatRequest::Maintenance(id, length) => {
                 if is_browser(head) {
                     let message = "web pages may not start or end maintenance".to_owned();
                     return Err(("403 Forbidden", message));

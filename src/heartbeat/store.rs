@@ -19,7 +19,7 @@ use crate::util::sync::lock;
 /// each of which JSON may escape with six characters.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 
-pub struct Store {
+pub struct HeartbeatStore {
     state: StateIo,
     file: Arc<StateFile>,
 }
@@ -36,8 +36,8 @@ struct StateFile {
     failed: Arc<EventFd>,
 }
 
-impl Store {
-    /// `failed` is notified when a write has failed, see [`Store::is_failing`].
+impl HeartbeatStore {
+    /// `failed` is notified when a write has failed, see [`HeartbeatStore::is_failing`].
     pub fn new(state: &StateIo, failed: Arc<EventFd>) -> Self {
         let file = StateFile {
             path: state.directory().join("heartbeat.json"),

@@ -13,8 +13,8 @@ use crate::collector::latest::LatestSample;
 use crate::config::{CurrentConfig, HmConfig};
 use crate::hm_client::messages::{HmResponse, RequestKind, machine_info, online, request};
 use crate::hm_client::report_clock::ReportClock;
-use crate::hm_client::session::{Action, Event, HmSession};
-use crate::hm_client::spool::{Report, Spool};
+use crate::hm_client::session::{HmAction, HmEvent, HmSession};
+use crate::hm_client::spool::{Spool, SpooledReport};
 use crate::model::Snapshot;
 use crate::model::primary_gpu::Primary;
 use crate::model::status::UpstreamStatus;
@@ -39,7 +39,7 @@ pub struct HmClient {
     upstream: ReconnectingClient,
     spool: Mutex<Spool>,
     /// The report that was sent and not answered. The spool may drop it meanwhile to make room.
-    in_flight: Mutex<Option<Report>>,
+    in_flight: Mutex<Option<SpooledReport>>,
 }
 
 impl HmClient {
@@ -130,7 +130,7 @@ impl HmClient {
     fn enqueue(&self, snapshot: &Snapshot, primary: Primary, unix_milliseconds: u64) {
         let HmConfig { project, models, .. } = &self.config;
         let body = machine_info(project, models, snapshot, primary).into();
-        let report = Report { unix_milliseconds, body };
+        let report = SpooledReport { unix_milliseconds, body };
         self.with_spool(|spool| spool.push(report));
         self.upstream.wake();
     }
@@ -147,7 +147,7 @@ impl HmClient {
     }
 
     /// Removes the report in flight from the spool. `None`: the spool has dropped it already to make room.
-    fn ack(&self) -> Option<Report> {
+    fn ack(&self) -> Option<SpooledReport> {
         let sent = lock(&self.in_flight).take()?;
         self.with_spool(|spool| match spool.first() == Some(&sent) {
             true => spool.pop(),
@@ -159,7 +159,7 @@ impl HmClient {
         &self,
         socket: &mut WebSocketClient<'_>,
         session: &mut HmSession,
-        dedup: &mut LogDedup<Event>,
+        dedup: &mut LogDedup<HmEvent>,
         losses: &mut LossLog,
         shutdown: &Shutdown,
     ) -> Result<(), DisconnectReason> {
@@ -173,20 +173,20 @@ impl HmClient {
         }
         let oldest = lock(&self.spool).first().cloned();
         match session.next_action(oldest.is_some(), self.upstream.now())? {
-            Action::Online(id) => {
+            HmAction::Online(id) => {
                 let body = online(&self.node_id);
                 let now = unix_milliseconds();
                 socket.send(Message::text(request(RequestKind::Online, id, now, &body)))
             }
-            Action::Report(id) => {
+            HmAction::Report(id) => {
                 let Some(report) = oldest else { return Ok(()) };
                 let timestamp = report.unix_milliseconds;
                 let text = request(RequestKind::MachineInfo, id, timestamp, &report.body);
                 *lock(&self.in_flight) = Some(report);
                 socket.send(Message::text(text))
             }
-            Action::Ping => socket.send(Message::Ping(Default::default())),
-            Action::Wait(until) => {
+            HmAction::Ping => socket.send(Message::Ping(Default::default())),
+            HmAction::Wait(until) => {
                 self.upstream.wait(socket, until, shutdown);
                 Ok(())
             }
@@ -197,21 +197,21 @@ impl HmClient {
         &self,
         text: &str,
         session: &mut HmSession,
-        dedup: &mut LogDedup<Event>,
+        dedup: &mut LogDedup<HmEvent>,
         losses: &mut LossLog,
     ) -> Result<(), DisconnectReason> {
         let response = HmResponse::parse(text).map_err(|why| {
             DisconnectReason::Protocol(format!("\"{}\": {}", escape(text), escape(&why)))
         })?;
         let event = session.on_response(&response, random_unit(), self.upstream.now());
-        if event != Event::Unsolicited {
+        if event != HmEvent::Unsolicited {
             self.upstream.on_response();
         }
         self.handle_event(event, dedup, losses);
         Ok(())
     }
 
-    fn handle_event(&self, event: Event, dedup: &mut LogDedup<Event>, losses: &mut LossLog) {
+    fn handle_event(&self, event: HmEvent, dedup: &mut LogDedup<HmEvent>, losses: &mut LossLog) {
         let should_log = dedup.should_log_event(&event);
         let warn_once = |text: String| {
             if should_log {
@@ -219,8 +219,8 @@ impl HmClient {
             }
         };
         match event {
-            Event::Online => self.on_online(should_log, losses),
-            Event::Delivered => {
+            HmEvent::Online => self.on_online(should_log, losses),
+            HmEvent::Delivered => {
                 if losses.rejected > 1 {
                     self.upstream.warn(&format!(
                         "accepts reports again; {} were rejected and dropped",
@@ -231,26 +231,26 @@ impl HmClient {
                 dedup.reset();
                 self.ack();
             }
-            Event::Rejected(message) => self.on_rejected(&message, should_log, losses),
-            Event::AlreadyOnline(message) => {
+            HmEvent::Rejected(message) => self.on_rejected(&message, should_log, losses),
+            HmEvent::AlreadyOnline(message) => {
                 self.upstream.set_state("connected");
                 warn_once(format!(
                     "has an older connection of this node (\"{}\"); waiting until it expires",
                     escape(&message)
                 ));
             }
-            Event::NotOnline(message) => {
+            HmEvent::NotOnline(message) => {
                 self.upstream.set_state("connected");
                 warn_once(format!(
                     "node is not online any more (\"{}\"), going online again",
                     escape(&message)
                 ));
             }
-            Event::RetryLater(message) => warn_once(format!(
+            HmEvent::RetryLater(message) => warn_once(format!(
                 "temporarily rejects requests, retrying: \"{}\"",
                 escape(&message)
             )),
-            Event::Unsolicited => {
+            HmEvent::Unsolicited => {
                 self.upstream.log(Level::Debug, "unsolicited response");
             }
         }

@@ -19,7 +19,7 @@ pub const ALREADY_ONLINE_RETRY: Duration = Duration::from_secs(10);
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
+pub enum HmAction {
     /// Send "online" with this request id.
     Online(u64),
     /// Send the oldest report with this request id.
@@ -31,7 +31,7 @@ pub enum Action {
 
 /// What a response means. Texts are the server's messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum HmEvent {
     Online,
     /// The server has an older connection of this node, which must expire first.
     AlreadyOnline(String),
@@ -87,20 +87,20 @@ impl HmSession {
         &mut self,
         has_report: bool,
         now: Duration,
-    ) -> Result<Action, DisconnectReason> {
+    ) -> Result<HmAction, DisconnectReason> {
         if self.keepalive.poll(now)? {
-            return Ok(Action::Ping);
+            return Ok(HmAction::Ping);
         }
         let may_send = now >= self.not_before;
         let deadline = match self.state {
             State::GoingOnline(_, since) | State::Reporting(_, since) => since + RESPONSE_TIMEOUT,
             State::Offline if may_send => {
                 self.state = State::GoingOnline(self.next_id, now);
-                return Ok(Action::Online(self.take_id()));
+                return Ok(HmAction::Online(self.take_id()));
             }
             State::Online if has_report && may_send => {
                 self.state = State::Reporting(self.next_id, now);
-                return Ok(Action::Report(self.take_id()));
+                return Ok(HmAction::Report(self.take_id()));
             }
             State::Online if !has_report => Duration::MAX,
             State::Offline | State::Online => self.not_before,
@@ -109,11 +109,11 @@ impl HmSession {
         if pending && now >= deadline {
             return Err(DisconnectReason::Unanswered(RESPONSE_TIMEOUT));
         }
-        Ok(Action::Wait(deadline.min(self.keepalive.next_poll())))
+        Ok(HmAction::Wait(deadline.min(self.keepalive.next_poll())))
     }
 
     /// Handles a response. `random` (0 to 1) spreads what all nodes would do at the same time.
-    pub fn on_response(&mut self, response: &HmResponse, random: f64, now: Duration) -> Event {
+    pub fn on_response(&mut self, response: &HmResponse, random: f64, now: Duration) -> HmEvent {
         self.keepalive.on_activity(now);
         let code = ResponseCode::from_number(response.code);
         // The server answers a request that it cannot parse with the id 0.
@@ -125,7 +125,7 @@ impl HmSession {
             State::Reporting(id, _) if response.id == id || unparsed => {
                 self.on_report_response(response, code, random, now)
             }
-            _ => Event::Unsolicited,
+            _ => HmEvent::Unsolicited,
         }
     }
 
@@ -144,21 +144,21 @@ impl HmSession {
         code: ResponseCode,
         random: f64,
         now: Duration,
-    ) -> Event {
+    ) -> HmEvent {
         self.state = State::Offline;
         match code {
             ResponseCode::Done => {
                 self.state = State::Online;
                 self.online_since = Some(now);
-                Event::Online
+                HmEvent::Online
             }
             ResponseCode::AlreadyOnline => {
                 self.delay(ALREADY_ONLINE_RETRY, random, now);
-                Event::AlreadyOnline(response.message.clone())
+                HmEvent::AlreadyOnline(response.message.clone())
             }
             ResponseCode::Malformed | ResponseCode::RetryLater | ResponseCode::NotOnline => {
                 self.back_off(random, now);
-                Event::RetryLater(response.message.clone())
+                HmEvent::RetryLater(response.message.clone())
             }
         }
     }
@@ -169,27 +169,27 @@ impl HmSession {
         code: ResponseCode,
         random: f64,
         now: Duration,
-    ) -> Event {
+    ) -> HmEvent {
         self.state = State::Online;
         match code {
             ResponseCode::Done => {
                 self.retry_later.reset();
                 self.kicked_since_online = false;
                 self.not_before = now + REPORT_PAUSE;
-                Event::Delivered
+                HmEvent::Delivered
             }
             ResponseCode::Malformed => {
                 self.not_before = now + REPORT_PAUSE;
-                Event::Rejected(response.message.clone())
+                HmEvent::Rejected(response.message.clone())
             }
             ResponseCode::RetryLater => {
                 self.back_off(random, now);
-                Event::RetryLater(response.message.clone())
+                HmEvent::RetryLater(response.message.clone())
             }
             ResponseCode::AlreadyOnline => {
                 (self.state, self.online_since) = (State::Offline, None);
                 self.delay(ALREADY_ONLINE_RETRY, random, now);
-                Event::AlreadyOnline(response.message.clone())
+                HmEvent::AlreadyOnline(response.message.clone())
             }
             ResponseCode::NotOnline => {
                 (self.state, self.online_since) = (State::Offline, None);
@@ -199,7 +199,7 @@ impl HmSession {
                     false => self.delay(REPORT_PAUSE, random, now),
                 }
                 self.kicked_since_online = true;
-                Event::NotOnline(response.message.clone())
+                HmEvent::NotOnline(response.message.clone())
             }
         }
     }
@@ -243,35 +243,35 @@ mod tests {
 
     fn online() -> HmSession {
         let mut session = connected();
-        assert_eq!(session.next_action(true, s(0.0)), Ok(Action::Online(1)));
-        assert_eq!(session.on_response(&response(1, 0), 0.5, s(0.1)), Event::Online);
+        assert_eq!(session.next_action(true, s(0.0)), Ok(HmAction::Online(1)));
+        assert_eq!(session.on_response(&response(1, 0), 0.5, s(0.1)), HmEvent::Online);
         session
     }
 
     #[test]
     fn goes_online_then_sends_one_report_at_a_time() {
         let mut session = connected();
-        let wait = Ok(Action::Wait(s(10.0)));
-        assert_eq!(session.next_action(true, s(0.0)), Ok(Action::Online(1)));
+        let wait = Ok(HmAction::Wait(s(10.0)));
+        assert_eq!(session.next_action(true, s(0.0)), Ok(HmAction::Online(1)));
         assert_eq!(session.next_action(true, s(0.0)), wait, "not before it is online");
-        assert_eq!(session.on_response(&response(7, 0), 0.5, s(0.1)), Event::Unsolicited);
-        assert_eq!(session.on_response(&response(1, 0), 0.5, s(0.1)), Event::Online);
+        assert_eq!(session.on_response(&response(7, 0), 0.5, s(0.1)), HmEvent::Unsolicited);
+        assert_eq!(session.on_response(&response(1, 0), 0.5, s(0.1)), HmEvent::Online);
         assert_eq!(session.next_action(false, s(0.2)), wait);
-        assert_eq!(session.next_action(true, s(0.2)), Ok(Action::Report(2)));
+        assert_eq!(session.next_action(true, s(0.2)), Ok(HmAction::Report(2)));
         assert_eq!(session.next_action(true, s(0.2)), wait);
-        assert_eq!(session.on_response(&response(2, 0), 0.5, s(0.3)), Event::Delivered);
+        assert_eq!(session.on_response(&response(2, 0), 0.5, s(0.3)), HmEvent::Delivered);
         let pause = s(0.3) + REPORT_PAUSE;
-        assert_eq!(session.next_action(true, s(0.3)), Ok(Action::Wait(pause)), "bounded pace");
-        assert_eq!(session.next_action(true, pause), Ok(Action::Report(3)));
+        assert_eq!(session.next_action(true, s(0.3)), Ok(HmAction::Wait(pause)), "bounded pace");
+        assert_eq!(session.next_action(true, pause), Ok(HmAction::Report(3)));
     }
 
     #[test]
     fn pings_from_the_moment_of_connecting() {
         let mut session = connected();
         session.next_action(false, s(0.0)).unwrap();
-        assert_eq!(session.next_action(false, s(10.0)), Ok(Action::Ping));
-        assert_eq!(session.next_action(false, s(10.0)), Ok(Action::Wait(s(20.0))));
-        assert_eq!(session.next_action(false, s(20.0)), Ok(Action::Ping), "before anything else");
+        assert_eq!(session.next_action(false, s(10.0)), Ok(HmAction::Ping));
+        assert_eq!(session.next_action(false, s(10.0)), Ok(HmAction::Wait(s(20.0))));
+        assert_eq!(session.next_action(false, s(20.0)), Ok(HmAction::Ping), "before anything else");
         let timeout = Err(DisconnectReason::Unanswered(RESPONSE_TIMEOUT));
         assert_eq!(session.next_action(false, s(20.0)), timeout);
     }
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn disconnects_when_report_is_unanswered_for_20_s() {
         let mut session = online();
-        assert_eq!(session.next_action(true, s(5.0)), Ok(Action::Report(2)));
+        assert_eq!(session.next_action(true, s(5.0)), Ok(HmAction::Report(2)));
         session.next_action(true, s(10.0)).unwrap();
         session.next_action(true, s(20.0)).unwrap();
         assert!(session.next_action(true, s(24.9)).is_ok());
@@ -298,19 +298,19 @@ mod tests {
     #[test]
     fn every_response_code_has_its_event() {
         for (code, event) in [
-            (0, Event::Delivered),
-            (1, Event::Rejected("code 1".into())),
-            (2, Event::Rejected("code 2".into())),
-            (3, Event::Rejected("code 3".into())),
-            (4, Event::RetryLater("code 4".into())),
-            (5, Event::AlreadyOnline("code 5".into())),
-            (6, Event::NotOnline("code 6".into())),
+            (0, HmEvent::Delivered),
+            (1, HmEvent::Rejected("code 1".into())),
+            (2, HmEvent::Rejected("code 2".into())),
+            (3, HmEvent::Rejected("code 3".into())),
+            (4, HmEvent::RetryLater("code 4".into())),
+            (5, HmEvent::AlreadyOnline("code 5".into())),
+            (6, HmEvent::NotOnline("code 6".into())),
         ] {
             let mut session = online();
-            assert_eq!(session.next_action(true, s(1.0)), Ok(Action::Report(2)));
+            assert_eq!(session.next_action(true, s(1.0)), Ok(HmAction::Report(2)));
             assert_eq!(session.on_response(&response(2, code), 0.0, s(1.0)), event);
             let next = session.next_action(true, s(9.0)).unwrap();
-            let expected = if code >= 5 { Action::Online(3) } else { Action::Report(3) };
+            let expected = if code >= 5 { HmAction::Online(3) } else { HmAction::Report(3) };
             assert_eq!(next, expected, "{code}");
         }
     }
@@ -320,7 +320,7 @@ mod tests {
         let mut session = online();
         session.next_action(true, s(1.0)).unwrap();
         let unparsed = HmResponse { id: 0, code: 1, message: "parse request failed".into() };
-        let rejected = Event::Rejected("parse request failed".into());
+        let rejected = HmEvent::Rejected("parse request failed".into());
         assert_eq!(session.on_response(&unparsed, 0.0, s(1.0)), rejected);
     }
 
@@ -331,12 +331,12 @@ mod tests {
         let mut attempts = 0;
         while now < s(60.0) {
             match session.next_action(false, now).unwrap() {
-                Action::Online(id) => {
+                HmAction::Online(id) => {
                     attempts += 1;
                     let event = session.on_response(&response(id, 5), 1.0, now);
-                    assert_eq!(event, Event::AlreadyOnline("code 5".into()));
+                    assert_eq!(event, HmEvent::AlreadyOnline("code 5".into()));
                 }
-                Action::Wait(until) => now = until,
+                HmAction::Wait(until) => now = until,
                 _ => {}
             }
         }
@@ -349,11 +349,11 @@ mod tests {
         let (mut now, mut sent) = (s(1.0), Vec::new());
         while sent.len() < 8 {
             match session.next_action(true, now).unwrap() {
-                Action::Report(id) => {
+                HmAction::Report(id) => {
                     sent.push(now);
                     session.on_response(&response(id, 4), 1.0, now);
                 }
-                Action::Wait(until) => now = until,
+                HmAction::Wait(until) => now = until,
                 _ => {}
             }
         }
@@ -366,13 +366,13 @@ mod tests {
         let (mut now, mut onlines) = (s(1.0), Vec::new());
         while onlines.len() < 8 {
             match session.next_action(true, now).unwrap() {
-                Action::Online(id) => {
+                HmAction::Online(id) => {
                     onlines.push(now);
-                    assert_eq!(session.on_response(&response(id, 0), 1.0, now), Event::Online);
+                    assert_eq!(session.on_response(&response(id, 0), 1.0, now), HmEvent::Online);
                 }
-                Action::Report(id) => drop(session.on_response(&response(id, 6), 1.0, now)),
-                Action::Wait(until) => now = until,
-                Action::Ping => {}
+                HmAction::Report(id) => drop(session.on_response(&response(id, 6), 1.0, now)),
+                HmAction::Wait(until) => now = until,
+                HmAction::Ping => {}
             }
         }
         assert_eq!(onlines[0], s(1.0) + REPORT_PAUSE, "the first time without a delay");

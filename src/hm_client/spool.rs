@@ -13,14 +13,14 @@ pub const MAX_BACKLOG_REPORTS: usize = 10_000;
 const MAX_STALE_LINES: usize = 2000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct SpooledReport {
     pub unix_milliseconds: u64,
     /// JSON.
     pub body: Box<str>,
 }
 
 pub struct Spool {
-    reports: VecDeque<Report>,
+    reports: VecDeque<SpooledReport>,
     journal: Journal,
     /// Journal lines of reports that are no longer in the queue.
     stale_lines: usize,
@@ -67,12 +67,12 @@ impl Spool {
     }
 
     /// The oldest report.
-    pub fn first(&self) -> Option<&Report> {
+    pub fn first(&self) -> Option<&SpooledReport> {
         self.reports.front()
     }
 
     /// Adds a report. If the queue is full, drops the oldest.
-    pub fn push(&mut self, report: Report) {
+    pub fn push(&mut self, report: SpooledReport) {
         self.journal.append('r', &text(&report));
         self.reports.push_back(report);
         self.trim();
@@ -82,7 +82,7 @@ impl Spool {
     }
 
     /// Removes the oldest report, because it was delivered or dropped.
-    pub fn pop(&mut self) -> Option<Report> {
+    pub fn pop(&mut self) -> Option<SpooledReport> {
         let report = self.reports.pop_front()?;
         self.stale_lines += 2;
         // With hysteresis: a queue that stays nearly full would log with every report.
@@ -116,13 +116,13 @@ impl Spool {
     }
 }
 
-fn text(report: &Report) -> String {
+fn text(report: &SpooledReport) -> String {
     format!("{} {}", report.unix_milliseconds, report.body)
 }
 
-fn parse(text: &str) -> Option<Report> {
+fn parse(text: &str) -> Option<SpooledReport> {
     let (time, body) = text.split_once(' ')?;
-    Some(Report { unix_milliseconds: time.parse().ok()?, body: body.into() })
+    Some(SpooledReport { unix_milliseconds: time.parse().ok()?, body: body.into() })
 }
 
 #[cfg(test)]
@@ -144,8 +144,8 @@ mod tests {
         }
     }
 
-    fn report(number: u64) -> Report {
-        Report { unix_milliseconds: number, body: format!("{{\"number\":{number}}}").into() }
+    fn report(number: u64) -> SpooledReport {
+        SpooledReport { unix_milliseconds: number, body: format!("{{\"number\":{number}}}").into() }
     }
 
     fn drain(spool: &mut Spool) -> Vec<u64> {

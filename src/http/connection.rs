@@ -53,7 +53,7 @@ impl From<HeadError> for ConnectionEnd {
 }
 
 /// What the response to a request depends on.
-pub struct Request {
+pub struct ReceivedRequest {
     /// Another request may follow on this connection.
     pub keep_alive: bool,
     /// The response has no body.
@@ -93,7 +93,7 @@ impl RequestReader {
         &mut self,
         stream: &mut DeadlineStream<'_>,
         handle: impl FnOnce(&RequestHead<'_>) -> R,
-    ) -> Result<(Request, R), ConnectionEnd> {
+    ) -> Result<(ReceivedRequest, R), ConnectionEnd> {
         let mut body_is_skipped = false;
         loop {
             let mut slots = RequestHead::header_slots();
@@ -103,7 +103,7 @@ impl RequestReader {
             };
             if body_is_skipped {
                 let (keep_alive, head_only) = (keep_alive(&head), head.method == "HEAD");
-                let request = Request { keep_alive, head_only, length };
+                let request = ReceivedRequest { keep_alive, head_only, length };
                 head.body = &self.body;
                 return Ok((request, handle(&head)));
             }
@@ -118,13 +118,14 @@ impl RequestReader {
     pub fn respond(
         &mut self,
         stream: &mut DeadlineStream<'_>,
-        request: &Request,
+        request: &ReceivedRequest,
         response: &Response,
     ) -> Result<(), ConnectionEnd> {
         self.buffer.drain(..request.length.min(self.buffer.len()));
         self.started_at = (!self.buffer.is_empty()).then(Instant::now);
         stream.reset_write_deadline();
-        response.write_to(stream, request.keep_alive, request.head_only)?;
+        let (keep_alive, head_only) = (request.keep_alive, request.head_only);
+        response.write_to(stream, keep_alive, head_only, DeadlineStream::reset_write_deadline)?;
         match request.keep_alive && !stream.is_shutting_down() {
             true => Ok(()),
             false => Err(ConnectionEnd::Closed),
@@ -132,7 +133,7 @@ impl RequestReader {
     }
 
     /// The bytes received after `request`.
-    pub fn buffered_after(&self, request: &Request) -> Vec<u8> {
+    pub fn buffered_after(&self, request: &ReceivedRequest) -> Vec<u8> {
         self.buffer.get(request.length..).unwrap_or_default().to_vec()
     }
 

@@ -226,7 +226,7 @@ impl Listener {
         let mut request = [0; 2048];
         let _ = socket.set_nonblocking(true);
         let _ = socket.read(&mut request);
-        let _ = response.write_to(&mut socket, false, false);
+        let _ = response.write_to(&mut socket, false, false, |_| {});
         let _ = socket.shutdown(std::net::Shutdown::Write);
     }
 }

@@ -1,5 +1,6 @@
 //! Responses: one type for all ports, and the errors that become one.
 
+use std::cell::Cell;
 use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -17,14 +18,20 @@ const RETRY_AFTER_SECONDS: RangeInclusive<f64> = 5.0..=15.0;
 const MAX_COPIED_BYTES: usize = 4 << 10;
 /// What a streamed body holds in memory. One of them may be under way on every connection.
 const STREAM_BUFFER_BYTES: usize = 4 << 10;
+/// A chunk of a body in parts.
+const CHUNK_BYTES: usize = 16 << 10;
 
 enum Body {
     /// Responses to several clients may share it.
     Shared(Arc<[u8]>),
     Streamed(StreamedBody),
+    /// Of unknown length, in parts. Taken by the first writer.
+    Parts(Cell<Option<Box<WritePart>>>),
 }
 
 type WriteBody = dyn Fn(&mut dyn Write) -> io::Result<()>;
+/// Writes the next part of a body. Returns whether another one follows.
+type WritePart = dyn FnMut(&mut dyn Write) -> io::Result<bool>;
 
 struct StreamedBody {
     length: usize,
@@ -57,6 +64,15 @@ impl Response {
         Self { status, content_type, headers: String::new(), body }
     }
 
+    /// A response whose body is rendered in parts of at most some megabytes, each of which the client has the usual time to read.
+    pub fn parts(
+        content_type: &'static str,
+        write: impl FnMut(&mut dyn Write) -> io::Result<bool> + 'static,
+    ) -> Self {
+        let body = Body::Parts(Cell::new(Some(Box::new(write))));
+        Self { status: OK, content_type, headers: String::new(), body }
+    }
+
     pub fn text(status: &'static str, body: &str) -> Self {
         Self::new(status, PLAIN_TEXT, body.as_bytes().into())
     }
@@ -68,12 +84,14 @@ impl Response {
         self
     }
 
-    /// Writes it to the client. A response to HEAD has no body, but its `Content-Length`.
-    pub fn write_to(
+    /// Writes it to the client. A response to HEAD has no body, but its `Content-Length` if that is known. `begin_part` is called
+    /// before each part of the body.
+    pub fn write_to<W: Write>(
         &self,
-        stream: &mut impl Write,
+        stream: &mut W,
         keep_alive: bool,
         head_only: bool,
+        begin_part: impl Fn(&mut W),
     ) -> io::Result<()> {
         let mut head = self.head(keep_alive).into_bytes();
         match &self.body {
@@ -92,27 +110,62 @@ impl Response {
                 (body.write)(&mut buffered)?;
                 buffered.flush()
             }
+            Body::Parts(write) => {
+                stream.write_all(&head)?;
+                let Some(mut write) = write.take() else { return Ok(()) };
+                let mut follows = true;
+                while follows {
+                    begin_part(stream);
+                    let mut chunks = BufWriter::with_capacity(CHUNK_BYTES, ChunkWriter(stream));
+                    follows = write(&mut chunks)?;
+                    chunks.flush()?;
+                }
+                stream.write_all(b"0\r\n\r\n")
+            }
         }
     }
 
     /// Sends it as the last message on the connection.
     pub fn send_and_close(&self, mut stream: DeadlineStream<'_>, head_only: bool) {
         stream.begin_close();
-        if self.write_to(&mut stream, false, head_only).is_ok() {
+        if self
+            .write_to(&mut stream, false, head_only, DeadlineStream::reset_write_deadline)
+            .is_ok()
+        {
             stream.linger();
         }
     }
 
     fn head(&self, keep_alive: bool) -> String {
         let Self { status, content_type, headers, body } = self;
-        let length = match body {
-            Body::Shared(body) => body.len(),
-            Body::Streamed(body) => body.length,
+        let framing = match body {
+            Body::Shared(body) => format!("Content-Length: {}", body.len()),
+            Body::Streamed(body) => format!("Content-Length: {}", body.length),
+            Body::Parts(_) => "Transfer-Encoding: chunked".to_owned(),
         };
         let connection = if keep_alive { "keep-alive" } else { "close" };
         format!(
-            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n{headers}X-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n"
+            "HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n{framing}\r\n{headers}X-Content-Type-Options: nosniff\r\nConnection: {connection}\r\n\r\n"
         )
+    }
+}
+
+/// Writes chunks (RFC 9112, section 7.1).
+struct ChunkWriter<'a, W>(&'a mut W);
+
+impl<W: Write> Write for ChunkWriter<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // An empty chunk would end the body.
+        if !bytes.is_empty() {
+            write!(self.0, "{:x}\r\n", bytes.len())?;
+            self.0.write_all(bytes)?;
+            self.0.write_all(b"\r\n")?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -167,7 +220,7 @@ mod tests {
 
     fn written(response: &Response, head_only: bool) -> String {
         let mut bytes = Vec::new();
-        response.write_to(&mut bytes, true, head_only).expect("a Vec takes everything");
+        response.write_to(&mut bytes, true, head_only, |_| {}).expect("a Vec takes everything");
         String::from_utf8(bytes).expect("UTF-8")
     }
 
@@ -203,7 +256,7 @@ mod tests {
             assert_eq!(written(&streamed, head_only), written(&shared, head_only));
         }
         let mut writes = LargestWrite(0, 0);
-        streamed.write_to(&mut writes, true, false).expect("written");
+        streamed.write_to(&mut writes, true, false, |_| {}).expect("written");
         assert!(writes.0 <= STREAM_BUFFER_BYTES && writes.1 > 50_000, "{}", writes.0);
     }
 

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::Value;
 
-use crate::hub::core::messages::Metrics;
+use crate::hub::core::messages::ReceivedMetrics;
 use crate::hub::core::messages::Register;
-use crate::hub::core::node_session::{Content, Request};
+use crate::hub::core::node_session::{Content, CoreNodeRequest};
 use crate::hub::hm::messages::MachineInfo;
-use crate::hub::hm::session::Report;
+use crate::hub::hm::session::HmReport;
 use crate::hub::store::StoreError;
 use crate::hub::store::core_records;
 use crate::hub::store::hm_reports::HmReports;
@@ -56,7 +56,7 @@ pub fn hm(db: &mut Connection, path: &Path, now: i64) -> Result<usize, StoreErro
 }
 
 /// A document of `device_info`. Numbers and dates may have the forms of extended JSON.
-fn parse_report(line: &[u8]) -> Result<Report, String> {
+fn parse_report(line: &[u8]) -> Result<HmReport, String> {
     let document: Value = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let device = &document["device"];
     let text = |value: &Value, name: &str| {
@@ -74,7 +74,7 @@ fn parse_report(line: &[u8]) -> Result<Report, String> {
     };
     let node_id = text(&device["device_id"], "device.device_id")?.into();
     let sent = date(&document["timestamp"])?;
-    Ok(Report { node_id, sent, adjusted: false, info: Arc::new(info) })
+    Ok(HmReport { node_id, sent, adjusted: false, info: Arc::new(info) })
 }
 
 /// `5`, `{"$numberLong": "5"}` or `{"$numberInt": "5"}`.
@@ -133,7 +133,7 @@ pub fn core(db: &mut Connection, path: &Path, now: i64) -> Result<usize, StoreEr
     Ok(count)
 }
 
-fn registration(row: &Row<'_>) -> rusqlite::Result<(Request, i64)> {
+fn registration(row: &Row<'_>) -> rusqlite::Result<(CoreNodeRequest, i64)> {
     let node_id: String = row.get(0)?;
     let register = Register {
         hostname: row.get(1)?,
@@ -142,12 +142,12 @@ fn registration(row: &Row<'_>) -> rusqlite::Result<(Request, i64)> {
         os_info: row.get(3)?,
     };
     let content = Content::Register(register);
-    Ok((Request { id: String::new(), node_id: node_id.into(), content }, row.get(4)?))
+    Ok((CoreNodeRequest { id: String::new(), node_id: node_id.into(), content }, row.get(4)?))
 }
 
-fn measurement(row: &Row<'_>) -> rusqlite::Result<(Request, i64)> {
+fn measurement(row: &Row<'_>) -> rusqlite::Result<(CoreNodeRequest, i64)> {
     let node_id: String = row.get(0)?;
-    let metrics = Metrics {
+    let metrics = ReceivedMetrics {
         cpu_usage: row.get(2)?,
         memory_usage: row.get(3)?,
         disk_usage: row.get(4)?,
@@ -159,7 +159,7 @@ fn measurement(row: &Row<'_>) -> rusqlite::Result<(Request, i64)> {
         uptime: row.get(10)?,
     };
     let content = Content::Metrics(metrics);
-    Ok((Request { id: String::new(), node_id: node_id.into(), content }, row.get(1)?))
+    Ok((CoreNodeRequest { id: String::new(), node_id: node_id.into(), content }, row.get(1)?))
 }
 
 #[cfg(test)]

@@ -36,10 +36,10 @@ use serde_json::Value;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
 use crate::hub::core::node_session::Content;
-use crate::hub::event_loop::mailbox::{Mailbox, Message};
+use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::nodes::info::StoredMetrics;
 use crate::hub::nodes::{Claim, LinkId, Nodes};
-use crate::hub::store::{Completed, Origin, Store, Stored, Write};
+use crate::hub::store::{Completed, HubStore, Stored, Write, WriteOrigin};
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
@@ -47,7 +47,7 @@ use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 /// What the threads of the hub share.
 pub struct Hub {
     pub nodes: Arc<Mutex<Nodes>>,
-    pub store: Store,
+    pub store: HubStore,
     /// One per event loop.
     pub mailboxes: Arc<[Arc<Mailbox>]>,
     /// Body of the response to `online`: JSON.
@@ -58,13 +58,13 @@ pub struct Hub {
 }
 
 impl Hub {
-    pub fn send(&self, event_loop: usize, message: Message) {
+    pub fn send(&self, event_loop: usize, message: LoopMessage) {
         if let Some(mailbox) = self.mailboxes.get(event_loop) {
             mailbox.send(message);
         }
     }
 
-    pub fn send_to_all(&self, message: impl Fn() -> Message) {
+    pub fn send_to_all(&self, message: impl Fn() -> LoopMessage) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.send(message()));
     }
 
@@ -131,7 +131,7 @@ impl Hub {
 
     fn broadcast(&self, text: &str) {
         let text: Arc<str> = text.into();
-        self.send_to_all(|| Message::Broadcast(text.clone()));
+        self.send_to_all(|| LoopMessage::Broadcast(text.clone()));
     }
 }
 
@@ -148,7 +148,7 @@ pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<C
     let mut by_loop: Vec<Vec<(u64, Completed)>> = Vec::new();
     by_loop.resize_with(mailboxes.len(), Vec::new);
     for completed in writes {
-        if let Origin::Link(link) = completed.pending.origin
+        if let WriteOrigin::Link(link) = completed.pending.origin
             && let Some(of_loop) = by_loop.get_mut(link.event_loop)
         {
             of_loop.push((link.number, completed));
@@ -158,10 +158,10 @@ pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<C
         (!metrics.is_empty()).then(|| monitor::metrics_update(&metrics, now).into());
     for (mailbox, writes) in mailboxes.iter().zip(by_loop) {
         if !writes.is_empty() {
-            mailbox.send(Message::Committed(writes));
+            mailbox.send(LoopMessage::Committed(writes));
         }
         if let Some(update) = &update {
-            mailbox.send(Message::Broadcast(update.clone()));
+            mailbox.send(LoopMessage::Broadcast(update.clone()));
         }
     }
 }
@@ -170,7 +170,7 @@ pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<C
 fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Value> {
     let at = unix_ms(now);
     match (&completed.pending.write, &completed.pending.origin) {
-        (Write::HmReport { report, .. }, Origin::Link(link)) => {
+        (Write::Report { report, .. }, WriteOrigin::Link(link)) => {
             nodes.set_report(&report.node_id, *link, (&*report.info).into());
             nodes.update_info(&report.node_id, |info| info.note_first(at));
             None
@@ -192,6 +192,6 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
             nodes.update_info(&request.node_id, |info| info.add_metrics(metrics, is_heartbeat));
             Some(json)
         }
-        (Write::HmReport { .. } | Write::Command { .. } | Write::DeleteNode(_), _) => None,
+        (Write::Report { .. } | Write::Command { .. } | Write::DeleteNode(_), _) => None,
     }
 }

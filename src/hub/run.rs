@@ -13,10 +13,10 @@ use crate::http::listener::Listener;
 use crate::hub::config::HubConfig;
 use crate::hub::core::server::CoreServer;
 use crate::hub::event_loop::EventLoop;
-use crate::hub::event_loop::mailbox::{Mailbox, Message};
+use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::hm::server::HmServer;
 use crate::hub::nodes::Nodes;
-use crate::hub::store::{Store, StoreError, core_records, schema};
+use crate::hub::store::{HubStore, StoreError, core_records, schema};
 use crate::hub::web::WebServer;
 use crate::hub::{Hub, on_commit};
 use crate::sys;
@@ -105,7 +105,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
         let (nodes, mailboxes) = (nodes.clone(), mailboxes.clone());
         move |writes| on_commit(&nodes, &mailboxes, writes)
     };
-    let store = Store::start(path, connection, config.retention, Box::new(commit))
+    let store = HubStore::start(path, connection, config.retention, Box::new(commit))
         .map_err(|error| Error::system("start thread store", error))?;
     let shutdown = Shutdown::new().map_err(|error| Error::system("create an eventfd", error))?;
     let hub = Arc::new(Hub {
@@ -200,12 +200,12 @@ fn reload(sources: &Sources, at_start: &Settings, servers: &Servers) -> Result<(
 /// Commits every report that was read, answers it, and closes the connections.
 fn stop(hub: &Hub) {
     let (sender, stopped) = channel();
-    hub.send_to_all(|| Message::StopReading(sender.clone()));
+    hub.send_to_all(|| LoopMessage::StopReading(sender.clone()));
     drop(sender);
     for _ in hub.mailboxes.iter() {
         // A loop that does not answer in time may read reports that stay unanswered; nodes send these again.
         let _ = stopped.recv_timeout(STOP_READING_TIMEOUT);
     }
     hub.store.stop();
-    hub.send_to_all(|| Message::Close);
+    hub.send_to_all(|| LoopMessage::Close);
 }

@@ -25,7 +25,9 @@ use crate::remote::client_outbox::ClientOutbox;
 use crate::remote::host::WatchRequest;
 use crate::remote::hosts::{Hosts, MAX_HOSTS};
 use crate::remote::protocol;
-use crate::remote::protocol::request::{InvalidRequest, Method, NotificationSet, Request, Target};
+use crate::remote::protocol::request::{
+    InvalidRequest, Method, MonitorRequest, NotificationSet, Target,
+};
 use crate::sys;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::sync::TokenBucket;
@@ -192,7 +194,7 @@ impl MonitorSession<'_, '_, '_, '_> {
         if !self.request_bucket.take(Instant::now()) {
             return Err(SessionEnd::ClosedByServer(CloseCode::Policy, "too many requests"));
         }
-        let request = match Request::parse(text, MAX_HOSTS) {
+        let request = match MonitorRequest::parse(text, MAX_HOSTS) {
             Ok(request) => request,
             Err(InvalidRequest(id, why)) => return self.respond(&id, &[why]),
         };
@@ -211,7 +213,7 @@ impl MonitorSession<'_, '_, '_, '_> {
         }
     }
 
-    fn start(&mut self, request: Request, set: NotificationSet) -> Result<(), SessionEnd> {
+    fn start(&mut self, request: MonitorRequest, set: NotificationSet) -> Result<(), SessionEnd> {
         let mut pending = PendingRequest {
             id: request.id,
             set,

@@ -29,7 +29,7 @@ pub fn update_frame(
 
 /// Requests of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request {
+pub enum ClientRequest {
     /// Updates as specified.
     Subscribe,
     /// Updates with the fields of [`UsageDetail`].
@@ -43,7 +43,7 @@ pub struct UnknownRequest {
     escaped: String,
 }
 
-impl Request {
+impl ClientRequest {
     /// Parses a message. Surrounding white space is ignored: websocat appends a line end.
     pub fn parse(text: &str) -> Result<Self, UnknownRequest> {
         match text.trim_ascii() {
@@ -285,18 +285,18 @@ mod tests {
 
     #[test]
     fn parses_requests_with_or_without_line_end() {
-        assert_eq!(Request::parse("subscribe:usage"), Ok(Request::Subscribe));
-        assert_eq!(Request::parse("subscribe:usage\r\n"), Ok(Request::Subscribe));
-        assert_eq!(Request::parse("subscribe:detail"), Ok(Request::SubscribeDetail));
-        assert_eq!(Request::parse("unsubscribe:usage"), Ok(Request::Unsubscribe));
+        assert_eq!(ClientRequest::parse("subscribe:usage"), Ok(ClientRequest::Subscribe));
+        assert_eq!(ClientRequest::parse("subscribe:usage\r\n"), Ok(ClientRequest::Subscribe));
+        assert_eq!(ClientRequest::parse("subscribe:detail"), Ok(ClientRequest::SubscribeDetail));
+        assert_eq!(ClientRequest::parse("unsubscribe:usage"), Ok(ClientRequest::Unsubscribe));
         for bad in ["", "Subscribe:Usage", "subscribe", "{\"type\":\"subscribe\"}"] {
-            assert!(Request::parse(bad).is_err(), "{bad}");
+            assert!(ClientRequest::parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn answer_to_unknown_request_is_escaped_and_short() {
-        let message = Request::parse("\"\u{1b}[2J<script>").unwrap_err().message();
+        let message = ClientRequest::parse("\"\u{1b}[2J<script>").unwrap_err().message();
         let value: serde_json::Value = serde_json::from_str(&message).unwrap();
         assert_eq!(value["status"], "error");
         assert!(
@@ -305,7 +305,7 @@ mod tests {
                 .unwrap()
                 .starts_with(r#"unknown request "\"\x1b[2J<script>""#)
         );
-        assert!(Request::parse(&"x".repeat(4096)).unwrap_err().message().len() < 250);
+        assert!(ClientRequest::parse(&"x".repeat(4096)).unwrap_err().message().len() < 250);
     }
 
     #[test]

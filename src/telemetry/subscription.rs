@@ -18,7 +18,7 @@ use crate::http::websocket::{SessionEnd, ping_when_silent};
 use crate::model::host_info::HostInfo;
 use crate::sys;
 use crate::telemetry::messages;
-use crate::telemetry::messages::{Request, SUBSCRIBED, UNSUBSCRIBED};
+use crate::telemetry::messages::{ClientRequest, SUBSCRIBED, UNSUBSCRIBED};
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::logger::unix_seconds;
 use crate::util::sync::TokenBucket;
@@ -155,14 +155,14 @@ impl Session<'_, '_> {
     }
 
     fn handle(&mut self, text: &str) -> Result<(), SessionEnd> {
-        let request = Request::parse(text);
+        let request = ClientRequest::parse(text);
         if request.is_ok() && !self.subscribe_bucket.take(Instant::now()) {
             return Err(SessionEnd::ClosedByServer(CloseCode::Policy, "too many requests"));
         }
         match request {
-            Ok(Request::Subscribe) => self.subscribe(false),
-            Ok(Request::SubscribeDetail) => self.subscribe(true),
-            Ok(Request::Unsubscribe) => {
+            Ok(ClientRequest::Subscribe) => self.subscribe(false),
+            Ok(ClientRequest::SubscribeDetail) => self.subscribe(true),
+            Ok(ClientRequest::Unsubscribe) => {
                 self.subscription = None;
                 self.send(UNSUBSCRIBED)
             }

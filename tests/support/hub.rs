@@ -137,7 +137,10 @@ impl Hub {
         let response = http(self.core, method, &format!("/api/v1/{target}"), &length, body);
         let (head, body) = response.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-        serde_json::from_str(body).unwrap()
+        match head.contains("\r\nTransfer-Encoding: chunked\r\n") {
+            true => serde_json::from_str(&join_chunks(body)).unwrap(),
+            false => serde_json::from_str(body).unwrap(),
+        }
     }
 
     /// A Core connection, e.g. with `node_id=a&token=default-token`.
@@ -146,6 +149,21 @@ impl Hub {
         socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let url = format!("ws://{}{path}?{query}", self.core);
         CoreLink(tungstenite::client(url, socket).unwrap().0)
+    }
+}
+
+/// The body that was sent in chunks. There must be nothing after the last one.
+pub fn join_chunks(mut chunks: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (length, rest) = chunks.split_once("\r\n").unwrap();
+        let (chunk, rest) = rest.split_at(usize::from_str_radix(length, 16).unwrap());
+        chunks = rest.strip_prefix("\r\n").unwrap();
+        if chunk.is_empty() {
+            assert_eq!(chunks, "");
+            return body;
+        }
+        body.push_str(chunk);
     }
 }
 

@@ -22,7 +22,7 @@ const REGISTER_AGAIN_DELAY: Duration = Duration::from_millis(50);
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum CoreAction {
     /// Send the registration with this id.
     Register(String),
     /// Send a heartbeat with this id.
@@ -36,7 +36,7 @@ pub enum Action {
 
 /// What a message means. Texts come from Core.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum CoreEvent {
     Registered,
     /// The registration is retried later.
     NotRegistered(String),
@@ -103,15 +103,15 @@ impl CoreSession {
         results: impl Iterator<Item = &'a str>,
         new_id: impl FnOnce() -> Result<String, DisconnectReason>,
         now: Duration,
-    ) -> Result<Action, DisconnectReason> {
+    ) -> Result<CoreAction, DisconnectReason> {
         if self.keepalive.poll(now)? {
-            return Ok(Action::Ping);
+            return Ok(CoreAction::Ping);
         }
         let until = match &self.state {
             State::AwaitingWelcome(until) | State::Unregistered(until) if now >= *until => {
                 let id = new_id()?;
                 self.state = State::Registering(id.clone(), now);
-                return Ok(Action::Register(id));
+                return Ok(CoreAction::Register(id));
             }
             State::AwaitingWelcome(until) | State::Unregistered(until) => *until,
             State::Registering(_, since) if now >= *since + RESPONSE_TIMEOUT => {
@@ -119,11 +119,11 @@ impl CoreSession {
             }
             State::Registering(_, since) => *since + RESPONSE_TIMEOUT,
             State::Registered => match self.next_when_registered(results, new_id, now)? {
-                Action::Wait(until) => until,
+                CoreAction::Wait(until) => until,
                 action => return Ok(action),
             },
         };
-        Ok(Action::Wait(until.min(self.keepalive.next_poll())))
+        Ok(CoreAction::Wait(until.min(self.keepalive.next_poll())))
     }
 
     /// Handles a message. `random` (0 to 1) spreads what all nodes would do at the same time. An error ends the connection.
@@ -132,14 +132,14 @@ impl CoreSession {
         message: CoreMessage,
         random: f64,
         now: Duration,
-    ) -> Result<Event, DisconnectReason> {
+    ) -> Result<CoreEvent, DisconnectReason> {
         self.keepalive.on_activity(now);
         Ok(match message {
             CoreMessage::Welcome => {
                 if matches!(self.state, State::AwaitingWelcome(_)) {
                     self.state = State::Unregistered(now);
                 }
-                Event::Ignored("welcome".to_owned())
+                CoreEvent::Ignored("welcome".to_owned())
             }
             CoreMessage::Registered { id, rejected } if self.is_registering(&id) => {
                 match rejected {
@@ -151,22 +151,24 @@ impl CoreSession {
                 true => {
                     self.retry_later.reset();
                     self.node_not_found = false;
-                    Event::Acknowledged
+                    CoreEvent::Acknowledged
                 }
-                false => Event::Ignored("heartbeat_ack without a request".to_owned()),
+                false => CoreEvent::Ignored("heartbeat_ack without a request".to_owned()),
             },
-            CoreMessage::Execute(request) => Event::Execute(request),
+            CoreMessage::Execute(request) => CoreEvent::Execute(request),
             CoreMessage::ResultReceived { id } => {
                 self.sent_results.remove(&id);
-                Event::Confirmed(id)
+                CoreEvent::Confirmed(id)
             }
             CoreMessage::Error { id, code, text } => {
                 return self.on_error(&id, &code, &text, random, now);
             }
             CoreMessage::Registered { .. } => {
-                Event::Ignored("register_response without a request".to_owned())
+                CoreEvent::Ignored("register_response without a request".to_owned())
             }
-            CoreMessage::Unknown(kind) => Event::Ignored(format!("unknown message type {kind}")),
+            CoreMessage::Unknown(kind) => {
+                CoreEvent::Ignored(format!("unknown message type {kind}"))
+            }
         })
     }
 
@@ -188,7 +190,7 @@ impl CoreSession {
         results: impl Iterator<Item = &'a str>,
         new_id: impl FnOnce() -> Result<String, DisconnectReason>,
         now: Duration,
-    ) -> Result<Action, DisconnectReason> {
+    ) -> Result<CoreAction, DisconnectReason> {
         let mut until = self.next_heartbeat;
         if let Some((_, since)) = self.pending_heartbeats.first() {
             let deadline = *since + RESPONSE_TIMEOUT;
@@ -202,7 +204,7 @@ impl CoreSession {
             self.next_heartbeat = (self.next_heartbeat + self.heartbeat_interval).max(now);
             let id = new_id()?;
             self.pending_heartbeats.push((id.clone(), now));
-            return Ok(Action::Heartbeat(id));
+            return Ok(CoreAction::Heartbeat(id));
         }
         for result in results {
             match self.sent_results.get(result) {
@@ -211,11 +213,11 @@ impl CoreSession {
                 }
                 _ => {
                     self.sent_results.insert(result.to_owned(), now);
-                    return Ok(Action::SendResult(result.to_owned()));
+                    return Ok(CoreAction::SendResult(result.to_owned()));
                 }
             }
         }
-        Ok(Action::Wait(until))
+        Ok(CoreAction::Wait(until))
     }
 
     fn is_registering(&self, id: &str) -> bool {
@@ -231,20 +233,20 @@ impl CoreSession {
         at.is_some()
     }
 
-    fn on_registered(&mut self, now: Duration) -> Event {
+    fn on_registered(&mut self, now: Duration) -> CoreEvent {
         self.state = State::Registered;
         self.registered_since = self.registered_since.or(Some(now));
         self.next_heartbeat = now;
-        Event::Registered
+        CoreEvent::Registered
     }
 
-    fn on_not_registered(&mut self, why: String, random: f64, now: Duration) -> Event {
+    fn on_not_registered(&mut self, why: String, random: f64, now: Duration) -> CoreEvent {
         let delay = self.retry_later.next_delay(half_jitter(random), Duration::ZERO);
         self.state = State::Unregistered(now + delay);
-        Event::NotRegistered(why)
+        CoreEvent::NotRegistered(why)
     }
 
-    fn on_node_not_found(&mut self, why: String, random: f64, now: Duration) -> Event {
+    fn on_node_not_found(&mut self, why: String, random: f64, now: Duration) -> CoreEvent {
         self.pending_heartbeats.clear();
         // Core may have lost these, too.
         self.sent_results.clear();
@@ -255,7 +257,7 @@ impl CoreSession {
         };
         self.state = State::Unregistered(now + delay);
         (self.node_not_found, self.registered_since) = (true, None);
-        Event::NodeNotFound(why)
+        CoreEvent::NodeNotFound(why)
     }
 
     fn on_error(
@@ -265,7 +267,7 @@ impl CoreSession {
         text: &str,
         random: f64,
         now: Duration,
-    ) -> Result<Event, DisconnectReason> {
+    ) -> Result<CoreEvent, DisconnectReason> {
         let what = format!("{code}: {text}");
         let is_heartbeat = self.acknowledge(id);
         let is_result = self.sent_results.contains_key(id);
@@ -274,19 +276,19 @@ impl CoreSession {
             "INVALID_TOKEN" => return Err(DisconnectReason::Rejected(what)),
             "NODE_NOT_FOUND" => self.on_node_not_found(what, random, now),
             // The published service does not know command_started, and answers it with an id of its own.
-            "UNKNOWN_MESSAGE_TYPE" if matches_nothing => Event::Ignored(what),
+            "UNKNOWN_MESSAGE_TYPE" if matches_nothing => CoreEvent::Ignored(what),
             // While a registration is pending, an error whose id matches nothing is about it.
             _ if matches!(self.state, State::Registering(..)) && !is_heartbeat && !is_result => {
                 self.on_not_registered(what, random, now)
             }
             "PARSE_ERROR" | "UNKNOWN_MESSAGE_TYPE" if is_result => {
-                Event::ResultRejected(id.to_owned(), what)
+                CoreEvent::ResultRejected(id.to_owned(), what)
             }
             "PARSE_ERROR" if matches_nothing => match self.oldest_sent_result() {
-                Some(id) => Event::ResultRejected(id, what),
-                None => Event::ServerError(what),
+                Some(id) => CoreEvent::ResultRejected(id, what),
+                None => CoreEvent::ServerError(what),
             },
-            _ => Event::ServerError(what),
+            _ => CoreEvent::ServerError(what),
         })
     }
 

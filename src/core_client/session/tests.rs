@@ -16,10 +16,10 @@ fn next(
     results: &[&str],
     id: &str,
     at: f64,
-) -> Result<Action, DisconnectReason> {
+) -> Result<CoreAction, DisconnectReason> {
     loop {
         let action = session.next_action(results.iter().copied(), || Ok(id.to_owned()), s(at));
-        if action != Ok(Action::Ping) {
+        if action != Ok(CoreAction::Ping) {
             return action;
         }
     }
@@ -33,35 +33,35 @@ fn registered_message(id: &str) -> CoreMessage {
     CoreMessage::Registered { id: id.into(), rejected: None }
 }
 
-fn on_message(session: &mut CoreSession, message: CoreMessage, at: f64) -> Event {
+fn on_message(session: &mut CoreSession, message: CoreMessage, at: f64) -> CoreEvent {
     session.on_message(message, 1.0, s(at)).unwrap()
 }
 
 fn acknowledge(session: &mut CoreSession, id: &str, at: f64) {
     let ack = CoreMessage::HeartbeatAck { id: id.into() };
-    assert_eq!(on_message(session, ack, at), Event::Acknowledged);
+    assert_eq!(on_message(session, ack, at), CoreEvent::Acknowledged);
 }
 
 fn registered() -> CoreSession {
     let mut session = connected();
     on_message(&mut session, CoreMessage::Welcome, 0.1);
-    assert_eq!(next(&mut session, &[], "r", 0.1), Ok(Action::Register("r".into())));
-    assert_eq!(on_message(&mut session, registered_message("r"), 0.2), Event::Registered);
-    assert_eq!(next(&mut session, &[], "h1", 0.2), Ok(Action::Heartbeat("h1".into())));
+    assert_eq!(next(&mut session, &[], "r", 0.1), Ok(CoreAction::Register("r".into())));
+    assert_eq!(on_message(&mut session, registered_message("r"), 0.2), CoreEvent::Registered);
+    assert_eq!(next(&mut session, &[], "h1", 0.2), Ok(CoreAction::Heartbeat("h1".into())));
     acknowledge(&mut session, "h1", 0.3);
     session
 }
 
-const TIMEOUT: Result<Action, DisconnectReason> =
+const TIMEOUT: Result<CoreAction, DisconnectReason> =
     Err(DisconnectReason::Unanswered(RESPONSE_TIMEOUT));
 
 #[test]
 fn registers_after_welcome_then_sends_heartbeats_on_a_grid() {
     let mut session = registered();
-    assert_eq!(next(&mut session, &[], "x", 29.0), Ok(Action::Wait(s(30.2))));
-    assert_eq!(next(&mut session, &[], "h2", 30.3), Ok(Action::Heartbeat("h2".into())));
+    assert_eq!(next(&mut session, &[], "x", 29.0), Ok(CoreAction::Wait(s(30.2))));
+    assert_eq!(next(&mut session, &[], "h2", 30.3), Ok(CoreAction::Heartbeat("h2".into())));
     acknowledge(&mut session, "h2", 30.4);
-    assert_eq!(next(&mut session, &[], "h3", 60.2), Ok(Action::Heartbeat("h3".into())));
+    assert_eq!(next(&mut session, &[], "h3", 60.2), Ok(CoreAction::Heartbeat("h3".into())));
     // After an hour of sleep the old heartbeat is unacknowledged, so the connection is dead.
     assert!(next(&mut session, &[], "h4", 3600.0).is_err());
     assert!(!session.is_stable(s(100.0)) && session.is_stable(s(121.0)));
@@ -70,17 +70,17 @@ fn registers_after_welcome_then_sends_heartbeats_on_a_grid() {
 #[test]
 fn registers_without_welcome_after_3_s() {
     let mut session = connected();
-    assert_eq!(next(&mut session, &[], "r", 0.0), Ok(Action::Wait(s(3.0))));
-    assert_eq!(next(&mut session, &[], "r", 3.0), Ok(Action::Register("r".into())));
-    assert_eq!(next(&mut session, &[], "r", 22.9), Ok(Action::Wait(s(23.0))));
+    assert_eq!(next(&mut session, &[], "r", 0.0), Ok(CoreAction::Wait(s(3.0))));
+    assert_eq!(next(&mut session, &[], "r", 3.0), Ok(CoreAction::Register("r".into())));
+    assert_eq!(next(&mut session, &[], "r", 22.9), Ok(CoreAction::Wait(s(23.0))));
     assert_eq!(next(&mut session, &[], "r", 23.0), TIMEOUT);
 }
 
 #[test]
 fn disconnects_when_heartbeat_is_not_acknowledged() {
     let mut session = registered();
-    assert_eq!(next(&mut session, &[], "h2", 30.2), Ok(Action::Heartbeat("h2".into())));
-    assert_eq!(next(&mut session, &[], "x", 50.1), Ok(Action::Wait(s(50.2))));
+    assert_eq!(next(&mut session, &[], "h2", 30.2), Ok(CoreAction::Heartbeat("h2".into())));
+    assert_eq!(next(&mut session, &[], "x", 50.1), Ok(CoreAction::Wait(s(50.2))));
     assert_eq!(next(&mut session, &[], "x", 50.2), TIMEOUT);
 }
 
@@ -90,35 +90,35 @@ fn later_acknowledgement_covers_earlier_heartbeats() {
     session.heartbeat_interval = Duration::from_secs(5);
     session.next_heartbeat = s(5.0);
     session.keepalive = Keepalive::new(s(1e6), s(1e6), false, s(0.0));
-    assert_eq!(next(&mut session, &[], "h2", 5.0), Ok(Action::Heartbeat("h2".into())));
-    assert_eq!(next(&mut session, &[], "h3", 10.0), Ok(Action::Heartbeat("h3".into())));
+    assert_eq!(next(&mut session, &[], "h2", 5.0), Ok(CoreAction::Heartbeat("h2".into())));
+    assert_eq!(next(&mut session, &[], "h3", 10.0), Ok(CoreAction::Heartbeat("h3".into())));
     acknowledge(&mut session, "h3", 11.0);
     assert!(session.pending_heartbeats.is_empty());
     let again = on_message(&mut session, CoreMessage::HeartbeatAck { id: "h2".into() }, 11.0);
-    assert!(matches!(again, Event::Ignored(_)), "{again:?}");
+    assert!(matches!(again, CoreEvent::Ignored(_)), "{again:?}");
 }
 
 #[test]
 fn repeats_results_until_confirmed() {
     let mut session = registered();
     let results = ["a", "b"];
-    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(Action::SendResult("a".into())));
-    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(Action::SendResult("b".into())));
-    assert!(matches!(next(&mut session, &results, "x", 1.0), Ok(Action::Wait(_))));
+    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(CoreAction::SendResult("a".into())));
+    assert_eq!(next(&mut session, &results, "x", 1.0), Ok(CoreAction::SendResult("b".into())));
+    assert!(matches!(next(&mut session, &results, "x", 1.0), Ok(CoreAction::Wait(_))));
     let confirmed = on_message(&mut session, CoreMessage::ResultReceived { id: "a".into() }, 1.5);
-    assert_eq!(confirmed, Event::Confirmed("a".into()));
-    assert_eq!(next(&mut session, &["b"], "h", 30.9), Ok(Action::Heartbeat("h".into())));
-    assert!(matches!(next(&mut session, &["b"], "x", 30.9), Ok(Action::Wait(_))));
-    assert_eq!(next(&mut session, &["b"], "x", 31.0), Ok(Action::SendResult("b".into())));
+    assert_eq!(confirmed, CoreEvent::Confirmed("a".into()));
+    assert_eq!(next(&mut session, &["b"], "h", 30.9), Ok(CoreAction::Heartbeat("h".into())));
+    assert!(matches!(next(&mut session, &["b"], "x", 30.9), Ok(CoreAction::Wait(_))));
+    assert_eq!(next(&mut session, &["b"], "x", 31.0), Ok(CoreAction::SendResult("b".into())));
 }
 
 #[test]
 fn sends_nothing_else_before_registration() {
     let mut session = connected();
-    assert!(matches!(next(&mut session, &["a"], "x", 0.0), Ok(Action::Wait(_))));
+    assert!(matches!(next(&mut session, &["a"], "x", 0.0), Ok(CoreAction::Wait(_))));
     on_message(&mut session, CoreMessage::Welcome, 0.1);
-    assert_eq!(next(&mut session, &["a"], "r", 0.1), Ok(Action::Register("r".into())));
-    assert!(matches!(next(&mut session, &["a"], "x", 0.1), Ok(Action::Wait(_))));
+    assert_eq!(next(&mut session, &["a"], "r", 0.1), Ok(CoreAction::Register("r".into())));
+    assert!(matches!(next(&mut session, &["a"], "x", 0.1), Ok(CoreAction::Wait(_))));
 }
 
 #[test]
@@ -126,15 +126,15 @@ fn any_error_while_registering_backs_off() {
     for code in ["CREATE_NODE_FAILED", "DATABASE_ERROR", "PARSE_ERROR", "SOMETHING_NEW"] {
         let mut session = connected();
         on_message(&mut session, CoreMessage::Welcome, 0.0);
-        assert!(matches!(next(&mut session, &[], "r", 0.0), Ok(Action::Register(_))));
+        assert!(matches!(next(&mut session, &[], "r", 0.0), Ok(CoreAction::Register(_))));
         let event = on_message(&mut session, error("other id", code), 1.0);
-        assert_eq!(event, Event::NotRegistered(format!("{code}: why")));
-        assert_eq!(next(&mut session, &[], "r2", 3.9), Ok(Action::Wait(s(4.0))));
-        assert_eq!(next(&mut session, &[], "r2", 4.0), Ok(Action::Register("r2".into())));
+        assert_eq!(event, CoreEvent::NotRegistered(format!("{code}: why")));
+        assert_eq!(next(&mut session, &[], "r2", 3.9), Ok(CoreAction::Wait(s(4.0))));
+        assert_eq!(next(&mut session, &[], "r2", 4.0), Ok(CoreAction::Register("r2".into())));
         on_message(&mut session, error("r2", code), 5.0);
         let wait = next(&mut session, &[], "r3", 10.9);
-        assert!(matches!(wait, Ok(Action::Wait(_))), "twice as long");
-        assert_eq!(next(&mut session, &[], "r3", 11.0), Ok(Action::Register("r3".into())));
+        assert!(matches!(wait, Ok(CoreAction::Wait(_))), "twice as long");
+        assert_eq!(next(&mut session, &[], "r3", 11.0), Ok(CoreAction::Register("r3".into())));
     }
 }
 
@@ -142,24 +142,24 @@ fn any_error_while_registering_backs_off() {
 fn registers_again_when_core_does_not_know_the_node() {
     let mut session = registered();
     let event = on_message(&mut session, error("x", "NODE_NOT_FOUND"), 1.0);
-    assert!(matches!(event, Event::NodeNotFound(_)));
-    assert_eq!(next(&mut session, &[], "r", 1.1), Ok(Action::Register("r".into())));
+    assert!(matches!(event, CoreEvent::NodeNotFound(_)));
+    assert_eq!(next(&mut session, &[], "r", 1.1), Ok(CoreAction::Register("r".into())));
     on_message(&mut session, registered_message("r"), 1.2);
-    assert_eq!(next(&mut session, &[], "h", 1.2), Ok(Action::Heartbeat("h".into())));
+    assert_eq!(next(&mut session, &[], "h", 1.2), Ok(CoreAction::Heartbeat("h".into())));
     on_message(&mut session, error("h", "NODE_NOT_FOUND"), 1.3);
     let wait = next(&mut session, &[], "r", 4.2);
-    assert!(matches!(wait, Ok(Action::Wait(_))), "the second time with a delay");
+    assert!(matches!(wait, Ok(CoreAction::Wait(_))), "the second time with a delay");
 }
 
 #[test]
 fn sends_results_again_when_core_does_not_know_the_node() {
     let mut session = registered();
-    assert_eq!(next(&mut session, &["a"], "x", 1.0), Ok(Action::SendResult("a".into())));
+    assert_eq!(next(&mut session, &["a"], "x", 1.0), Ok(CoreAction::SendResult("a".into())));
     on_message(&mut session, error("x", "NODE_NOT_FOUND"), 1.1);
-    assert_eq!(next(&mut session, &["a"], "r", 1.2), Ok(Action::Register("r".into())));
+    assert_eq!(next(&mut session, &["a"], "r", 1.2), Ok(CoreAction::Register("r".into())));
     on_message(&mut session, registered_message("r"), 1.3);
-    assert_eq!(next(&mut session, &["a"], "h", 1.3), Ok(Action::Heartbeat("h".into())));
-    assert_eq!(next(&mut session, &["a"], "x", 1.3), Ok(Action::SendResult("a".into())));
+    assert_eq!(next(&mut session, &["a"], "h", 1.3), Ok(CoreAction::Heartbeat("h".into())));
+    assert_eq!(next(&mut session, &["a"], "x", 1.3), Ok(CoreAction::SendResult("a".into())));
 }
 
 #[test]
@@ -173,21 +173,21 @@ fn invalid_token_ends_the_connection() {
 fn errors_of_a_registered_session_have_their_events() {
     let mut session = registered();
     let ignored = on_message(&mut session, error("x", "UNKNOWN_MESSAGE_TYPE"), 1.0);
-    assert!(matches!(ignored, Event::Ignored(_)));
-    assert!(matches!(next(&mut session, &["a"], "x", 2.0), Ok(Action::SendResult(_))));
-    let rejected = |id: &str| Event::ResultRejected(id.into(), "PARSE_ERROR: why".into());
+    assert!(matches!(ignored, CoreEvent::Ignored(_)));
+    assert!(matches!(next(&mut session, &["a"], "x", 2.0), Ok(CoreAction::SendResult(_))));
+    let rejected = |id: &str| CoreEvent::ResultRejected(id.into(), "PARSE_ERROR: why".into());
     assert_eq!(on_message(&mut session, error("a", "PARSE_ERROR"), 2.0), rejected("a"));
     assert_eq!(on_message(&mut session, error("x", "PARSE_ERROR"), 2.0), rejected("a"));
     session.on_result_dropped("a");
     let event = on_message(&mut session, error("x", "PARSE_ERROR"), 2.0);
-    assert_eq!(event, Event::ServerError("PARSE_ERROR: why".into()), "the result is dropped");
-    assert!(matches!(next(&mut session, &["a"], "x", 2.0), Ok(Action::SendResult(_))));
-    let server_error = Event::ServerError("DATABASE_ERROR: why".into());
+    assert_eq!(event, CoreEvent::ServerError("PARSE_ERROR: why".into()), "the result is dropped");
+    assert!(matches!(next(&mut session, &["a"], "x", 2.0), Ok(CoreAction::SendResult(_))));
+    let server_error = CoreEvent::ServerError("DATABASE_ERROR: why".into());
     assert_eq!(on_message(&mut session, error("a", "DATABASE_ERROR"), 2.0), server_error);
 
     let mut session = registered();
-    assert!(matches!(next(&mut session, &[], "h2", 30.2), Ok(Action::Heartbeat(_))));
+    assert!(matches!(next(&mut session, &[], "h2", 30.2), Ok(CoreAction::Heartbeat(_))));
     assert_eq!(on_message(&mut session, error("h2", "DATABASE_ERROR"), 30.3), server_error);
     let wait = next(&mut session, &[], "x", 55.0);
-    assert!(matches!(wait, Ok(Action::Wait(_))), "an error is a response, too");
+    assert!(matches!(wait, Ok(CoreAction::Wait(_))), "an error is a response, too");
 }

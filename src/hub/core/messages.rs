@@ -12,7 +12,7 @@ use crate::util::random::uuid;
 
 /// A message of a node or of a monitor client. All four fields are needed; `timestamp` is not interpreted.
 #[derive(Debug, Deserialize)]
-pub struct Envelope {
+pub struct CoreNodeMessage {
     pub r#type: String,
     pub id: String,
     #[serde(rename = "timestamp")]
@@ -20,7 +20,7 @@ pub struct Envelope {
     pub data: Value,
 }
 
-impl Envelope {
+impl CoreNodeMessage {
     pub fn parse(message: &str) -> Result<Self, String> {
         serde_json::from_str(message).map_err(|error| error.to_string())
     }
@@ -35,9 +35,9 @@ pub struct Register {
     pub os_info: Option<String>,
 }
 
-/// Data of `heartbeat`; `metrics` is read by [`Metrics::parse`].
+/// Data of `heartbeat`; `metrics` is read by [`ReceivedMetrics::parse`].
 #[derive(Debug, Deserialize)]
-pub struct Heartbeat {
+pub struct ReceivedHeartbeat {
     pub node_id: Option<String>,
     #[serde(default)]
     pub metrics: Value,
@@ -45,7 +45,7 @@ pub struct Heartbeat {
 
 /// What a node measures. Everything is optional. Usage is in percent, totals in the unit of the sender.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-pub struct Metrics {
+pub struct ReceivedMetrics {
     pub cpu_usage: Option<f64>,
     pub memory_usage: Option<f64>,
     pub disk_usage: Option<f64>,
@@ -57,7 +57,7 @@ pub struct Metrics {
     pub uptime: Option<f64>,
 }
 
-impl Metrics {
+impl ReceivedMetrics {
     pub fn parse(data: &Value) -> Option<Self> {
         Self::deserialize(data).ok()
     }
@@ -65,7 +65,7 @@ impl Metrics {
 
 /// Data of `command_result`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct CommandResult {
+pub struct ReceivedResult {
     pub command_id: String,
     pub exit_code: Option<i64>,
     #[serde(default)]
@@ -134,13 +134,13 @@ mod tests {
     #[test]
     fn envelope_needs_all_fields() {
         let whole = json!({"type": "t", "id": "1", "timestamp": "any", "data": {}});
-        assert!(Envelope::parse(&whole.to_string()).is_ok());
+        assert!(CoreNodeMessage::parse(&whole.to_string()).is_ok());
         for field in ["type", "id", "timestamp", "data"] {
             let mut cut = whole.clone();
             cut.as_object_mut().unwrap().remove(field);
-            assert!(Envelope::parse(&cut.to_string()).is_err(), "{field}");
+            assert!(CoreNodeMessage::parse(&cut.to_string()).is_err(), "{field}");
         }
-        assert!(Envelope::parse("").is_err() && Envelope::parse("[]").is_err());
+        assert!(CoreNodeMessage::parse("").is_err() && CoreNodeMessage::parse("[]").is_err());
     }
 
     #[test]
@@ -150,13 +150,16 @@ mod tests {
         let register = Register::deserialize(&register).unwrap();
         assert_eq!(register.node_id.as_deref(), Some("node-001"));
         let metrics = json!({"cpu_usage": 45.2, "memory_usage": 68, "disk_usage": null, "x": []});
-        let expected =
-            Metrics { cpu_usage: Some(45.2), memory_usage: Some(68.0), ..Default::default() };
-        assert_eq!(Metrics::parse(&metrics), Some(expected));
-        assert_eq!(Metrics::parse(&json!({"cpu_usage": "45"})), None);
+        let expected = ReceivedMetrics {
+            cpu_usage: Some(45.2),
+            memory_usage: Some(68.0),
+            ..Default::default()
+        };
+        assert_eq!(ReceivedMetrics::parse(&metrics), Some(expected));
+        assert_eq!(ReceivedMetrics::parse(&json!({"cpu_usage": "45"})), None);
         let result = json!({"command_id": "cmd-001", "exit_code": 0, "stdout": "x", "stderr": "",
             "execution_time_ms": 125});
-        assert_eq!(CommandResult::deserialize(&result).unwrap().execution_time_ms, Some(125));
+        assert_eq!(ReceivedResult::deserialize(&result).unwrap().execution_time_ms, Some(125));
     }
 
     #[test]

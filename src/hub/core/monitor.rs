@@ -4,12 +4,12 @@ use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
-use crate::hub::core::messages::{self, Envelope};
+use crate::hub::core::messages::{self, CoreNodeMessage};
 use crate::hub::nodes::Presence;
 
 /// What the caller does about a message.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum MonitorAction {
     Send(String),
     SendAndClose(String),
 }
@@ -37,21 +37,21 @@ pub fn status_change(node_id: &str, presence: Presence, now: SystemTime) -> Stri
     messages::message("node_status_change", &messages::new_id(), now, &data)
 }
 
-pub fn on_message(client_id: &str, now: SystemTime, message: &str) -> Action {
-    let envelope = match Envelope::parse(message) {
+pub fn on_message(client_id: &str, now: SystemTime, message: &str) -> MonitorAction {
+    let envelope = match CoreNodeMessage::parse(message) {
         Ok(envelope) => envelope,
         Err(why) => {
             let text = messages::error("PARSE_ERROR", "消息解析失败", &why, now);
-            return Action::SendAndClose(text);
+            return MonitorAction::SendAndClose(text);
         }
     };
     if envelope.r#type == "ping" {
         let data = json!({"received": true, "client_id": client_id});
-        return Action::Send(messages::message("pong", &envelope.id, now, &data));
+        return MonitorAction::Send(messages::message("pong", &envelope.id, now, &data));
     }
     let kind: String = envelope.r#type.chars().take(64).collect();
     let text = format!("未知的消息类型: {kind}");
-    Action::Send(messages::error("UNKNOWN_MESSAGE_TYPE", &text, "支持的消息类型: ping", now))
+    MonitorAction::Send(messages::error("UNKNOWN_MESSAGE_TYPE", &text, "支持的消息类型: ping", now))
 }
 
 #[cfg(test)]
@@ -68,11 +68,11 @@ mod tests {
         };
         let message =
             |kind: &str| json!({"type": kind, "id": "7", "timestamp": "", "data": {}}).to_string();
-        let Action::Send(pong) = on_message("c", now, &message("ping")) else { panic!() };
+        let MonitorAction::Send(pong) = on_message("c", now, &message("ping")) else { panic!() };
         assert_eq!(kind(&pong), ("pong".into(), json!("7")));
-        let Action::Send(error) = on_message("c", now, &message("x")) else { panic!() };
+        let MonitorAction::Send(error) = on_message("c", now, &message("x")) else { panic!() };
         assert_eq!(kind(&error).0, "UNKNOWN_MESSAGE_TYPE");
-        let Action::SendAndClose(error) = on_message("c", now, "ping") else { panic!() };
+        let MonitorAction::SendAndClose(error) = on_message("c", now, "ping") else { panic!() };
         assert_eq!(kind(&error).0, "PARSE_ERROR");
     }
 }

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::hub::core::messages::{
-    self, CommandResult, CommandStarted, Envelope, Heartbeat, Metrics, Register,
+    self, CommandStarted, CoreNodeMessage, ReceivedHeartbeat, ReceivedMetrics, ReceivedResult,
+    Register,
 };
 use crate::hub::store::Stored;
 
@@ -24,17 +25,17 @@ const MAX_TEXT_BYTES: usize = 1024;
 
 /// What the caller does about a message.
 #[derive(Debug, PartialEq)]
-pub enum Action {
+pub enum CoreNodeAction {
     Send(String),
     /// Send it, and close the connection.
     SendAndClose(String),
     /// Store it, and then send [`answer`].
-    Store(Request),
+    Store(CoreNodeRequest),
 }
 
 /// What is stored for a node, with the id of the message to answer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Request {
+pub struct CoreNodeRequest {
     pub id: String,
     pub node_id: Arc<str>,
     pub content: Content,
@@ -44,10 +45,10 @@ pub struct Request {
 pub enum Content {
     Register(Register),
     /// `None`: the node has sent no metrics, or wrong ones.
-    Heartbeat(Option<Metrics>),
-    Metrics(Metrics),
+    Heartbeat(Option<ReceivedMetrics>),
+    Metrics(ReceivedMetrics),
     CommandStarted(CommandStarted),
-    CommandResult(CommandResult),
+    CommandResult(ReceivedResult),
 }
 
 impl Content {
@@ -93,30 +94,32 @@ impl NodeSession {
         messages::message("welcome", &messages::new_id(), now, &data)
     }
 
-    pub fn on_message(&mut self, now: SystemTime, message: &str) -> Action {
-        let envelope = match Envelope::parse(message) {
+    pub fn on_message(&mut self, now: SystemTime, message: &str) -> CoreNodeAction {
+        let envelope = match CoreNodeMessage::parse(message) {
             Ok(envelope) => envelope,
             Err(why) => {
                 let text = messages::error("PARSE_ERROR", "消息解析失败", &why, now);
-                return Action::SendAndClose(text);
+                return CoreNodeAction::SendAndClose(text);
             }
         };
         let data = &envelope.data;
         match envelope.r#type.as_str() {
             "node_register" => self.on_register(now, &envelope),
             "heartbeat" => {
-                let heartbeat = Heartbeat::deserialize(data).ok();
+                let heartbeat = ReceivedHeartbeat::deserialize(data).ok();
                 let (named, metrics) = match heartbeat {
-                    Some(heartbeat) => (heartbeat.node_id, Metrics::parse(&heartbeat.metrics)),
+                    Some(heartbeat) => {
+                        (heartbeat.node_id, ReceivedMetrics::parse(&heartbeat.metrics))
+                    }
                     None => (None, None),
                 };
                 self.store(now, &envelope, named, Content::Heartbeat(metrics))
             }
-            "metrics" => match Metrics::parse(data) {
+            "metrics" => match ReceivedMetrics::parse(data) {
                 Some(metrics) => self.store(now, &envelope, named(data), Content::Metrics(metrics)),
                 None => {
                     let text = messages::error("INVALID_METRIC_DATA", "监控数据格式错误", "", now);
-                    Action::SendAndClose(text)
+                    CoreNodeAction::SendAndClose(text)
                 }
             },
             "command_started" => match CommandStarted::deserialize(data) {
@@ -125,24 +128,24 @@ impl NodeSession {
                 }
                 Err(why) => invalid(now, &why.to_string()),
             },
-            "command_result" => match CommandResult::deserialize(data) {
+            "command_result" => match ReceivedResult::deserialize(data) {
                 Ok(result) => {
                     self.store(now, &envelope, named(data), Content::CommandResult(result))
                 }
                 Err(why) => invalid(now, &why.to_string()),
             },
-            other => Action::Send(unknown_type(other, now)),
+            other => CoreNodeAction::Send(unknown_type(other, now)),
         }
     }
 
-    fn on_register(&mut self, now: SystemTime, envelope: &Envelope) -> Action {
+    fn on_register(&mut self, now: SystemTime, envelope: &CoreNodeMessage) -> CoreNodeAction {
         let register = match Register::deserialize(&envelope.data) {
             Ok(register) => register,
             Err(why) => {
                 let why = why.to_string();
                 let text =
                     messages::error("INVALID_REGISTER_DATA", "节点注册数据格式错误", &why, now);
-                return Action::SendAndClose(text);
+                return CoreNodeAction::SendAndClose(text);
             }
         };
         let texts =
@@ -158,10 +161,10 @@ impl NodeSession {
     fn store(
         &mut self,
         now: SystemTime,
-        envelope: &Envelope,
+        envelope: &CoreNodeMessage,
         named: Option<String>,
         content: Content,
-    ) -> Action {
+    ) -> CoreNodeAction {
         let named: Arc<str> =
             named.filter(|id| !id.is_empty()).map_or(self.node_id.clone(), Arc::from);
         if named.len() > MAX_NODE_ID_BYTES {
@@ -177,15 +180,15 @@ impl NodeSession {
                 "the token belongs to another node",
                 now,
             );
-            return Action::Send(text);
+            return CoreNodeAction::Send(text);
         }
         (self.node_id, self.is_bound) = (named.clone(), true);
-        Action::Store(Request { id: envelope.id.clone(), node_id: named, content })
+        CoreNodeAction::Store(CoreNodeRequest { id: envelope.id.clone(), node_id: named, content })
     }
 }
 
 /// The answer to a request after the attempt to store it; `None`: there is none.
-pub fn answer(request: &Request, stored: Stored, now: SystemTime) -> Option<String> {
+pub fn answer(request: &CoreNodeRequest, stored: Stored, now: SystemTime) -> Option<String> {
     let node_id = &request.node_id;
     let (kind, data) = match (&request.content, stored) {
         (Content::Register(_), Stored::Failed) => {
@@ -237,7 +240,7 @@ pub fn answer(request: &Request, stored: Stored, now: SystemTime) -> Option<Stri
 }
 
 /// Whether a node that does not read can do without the answer.
-pub fn is_optional(request: &Request) -> bool {
+pub fn is_optional(request: &CoreNodeRequest) -> bool {
     matches!(request.content, Content::Heartbeat(_) | Content::Metrics(_))
 }
 
@@ -245,8 +248,8 @@ fn named(data: &Value) -> Option<String> {
     data.get("node_id").and_then(Value::as_str).map(str::to_owned)
 }
 
-fn invalid(now: SystemTime, why: &str) -> Action {
-    Action::Send(messages::error("VALIDATION_ERROR", "数据验证失败", why, now))
+fn invalid(now: SystemTime, why: &str) -> CoreNodeAction {
+    CoreNodeAction::Send(messages::error("VALIDATION_ERROR", "数据验证失败", why, now))
 }
 
 fn unknown_type(kind: &str, now: SystemTime) -> String {
@@ -306,9 +309,11 @@ mod tests {
             ),
         ] {
             match NodeSession::new(Some("a"), None).on_message(now(), &text) {
-                Action::Send(answer) => assert!(!ends && kind(&answer) == code, "{answer}"),
-                Action::SendAndClose(answer) => assert!(ends && kind(&answer) == code, "{answer}"),
-                Action::Store(request) => panic!("{request:?}"),
+                CoreNodeAction::Send(answer) => assert!(!ends && kind(&answer) == code, "{answer}"),
+                CoreNodeAction::SendAndClose(answer) => {
+                    assert!(ends && kind(&answer) == code, "{answer}");
+                }
+                CoreNodeAction::Store(request) => panic!("{request:?}"),
             }
         }
     }
@@ -318,20 +323,26 @@ mod tests {
         let mut session = NodeSession::new(Some("url"), None);
         assert!(session.node_id().is_none());
         let heartbeat = |node: &str| message("heartbeat", &json!({"node_id": node}));
-        assert!(matches!(session.on_message(now(), &heartbeat("a")), Action::Store(_)));
+        assert!(matches!(session.on_message(now(), &heartbeat("a")), CoreNodeAction::Store(_)));
         assert_eq!(session.node_id().map(|id| &**id), Some("a"));
-        let Action::Send(refused) = session.on_message(now(), &heartbeat("b")) else { panic!() };
+        let CoreNodeAction::Send(refused) = session.on_message(now(), &heartbeat("b")) else {
+            panic!()
+        };
         assert_eq!(kind(&refused), "VALIDATION_ERROR");
         let unnamed = session.on_message(now(), &message("heartbeat", &json!(null)));
-        let expected =
-            Request { id: "7".into(), node_id: "a".into(), content: Content::Heartbeat(None) };
-        assert_eq!(unnamed, Action::Store(expected));
+        let expected = CoreNodeRequest {
+            id: "7".into(),
+            node_id: "a".into(),
+            content: Content::Heartbeat(None),
+        };
+        assert_eq!(unnamed, CoreNodeAction::Store(expected));
     }
 
     #[test]
     fn token_of_another_node_is_refused() {
         let mut session = NodeSession::new(Some("a"), Some("b"));
-        let Action::Send(refused) = session.on_message(now(), &message("heartbeat", &json!({})))
+        let CoreNodeAction::Send(refused) =
+            session.on_message(now(), &message("heartbeat", &json!({})))
         else {
             panic!()
         };
@@ -343,7 +354,7 @@ mod tests {
         let register =
             Register { hostname: "h".into(), ip_address: "i".into(), node_id: None, os_info: None };
         let started = CommandStarted { command_id: "c".into() };
-        let result = CommandResult {
+        let result = ReceivedResult {
             command_id: "c".into(),
             exit_code: Some(0),
             stdout: String::new(),
@@ -351,15 +362,20 @@ mod tests {
             execution_time_ms: None,
         };
         let done = Stored::Done;
-        let request = |content: Content| Request { id: "7".into(), node_id: "a".into(), content };
+        let request =
+            |content: Content| CoreNodeRequest { id: "7".into(), node_id: "a".into(), content };
         for (content, stored, expected) in [
             (Content::Register(register.clone()), Stored::Registered, Some("register_response")),
             (Content::Register(register.clone()), done, Some("register_response")),
             (Content::Register(register), Stored::Failed, Some("CREATE_NODE_FAILED")),
             (Content::Heartbeat(None), done, Some("heartbeat_ack")),
             (Content::Heartbeat(None), Stored::Failed, Some("heartbeat_ack")),
-            (Content::Metrics(Metrics::default()), done, Some("metrics_response")),
-            (Content::Metrics(Metrics::default()), Stored::Failed, Some("SAVE_METRICS_FAILED")),
+            (Content::Metrics(ReceivedMetrics::default()), done, Some("metrics_response")),
+            (
+                Content::Metrics(ReceivedMetrics::default()),
+                Stored::Failed,
+                Some("SAVE_METRICS_FAILED"),
+            ),
             (Content::CommandStarted(started), done, None),
             (Content::CommandResult(result.clone()), done, Some("command_received")),
             (Content::CommandResult(result), Stored::Failed, None),

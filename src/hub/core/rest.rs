@@ -11,8 +11,8 @@ use crate::http::request::RequestHead;
 use crate::http::response::{OK, Response};
 use crate::hub::Hub;
 use crate::hub::core::messages::{self, rest_time, unix_ms};
-use crate::hub::core::reports;
-use crate::hub::event_loop::mailbox::Message;
+use crate::hub::core::reports::ReportAnswers;
+use crate::hub::event_loop::mailbox::LoopMessage;
 use crate::hub::nodes::Presence;
 use crate::hub::store::core_records::commands::{self, Filter, NewCommand, StoredCommand};
 use crate::hub::store::core_records::{self, query_metrics};
@@ -34,7 +34,7 @@ const MAX_COMMAND_BYTES: usize = 32 << 10;
 /// Longest time without a heartbeat that `nodes/cleanup` tolerates.
 const CLEANUP_AGE_MS: i64 = 30 * 60 * 1000;
 
-pub(super) const JSON: &str = "application/json; charset=utf-8";
+pub(super) const JSON_CONTENT_TYPE: &str = "application/json; charset=utf-8";
 
 /// An error of the API.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,11 +61,17 @@ pub struct Rest {
     reader: Mutex<Option<Connection>>,
     started: Instant,
     commands_enabled: bool,
+    report_answers: ReportAnswers,
 }
 
 impl Rest {
     pub fn new(commands_enabled: bool) -> Self {
-        Self { reader: Mutex::new(None), started: Instant::now(), commands_enabled }
+        Self {
+            reader: Mutex::new(None),
+            started: Instant::now(),
+            commands_enabled,
+            report_answers: ReportAnswers::default(),
+        }
     }
 
     /// `None` if there is no such path. `path` is what follows `/api/v1/`.
@@ -85,7 +91,8 @@ impl Rest {
             ("GET" | "HEAD", ["nodes", id, "metrics"]) => self.metrics(hub, &decode(id), head),
             ("GET" | "HEAD", ["nodes", id, "reports"]) => {
                 let reports = selection(&decode(id), head, MAX_REPORTS)
-                    .and_then(|selection| reports::response(hub, selection));
+                    .and_then(|selection| self.report_answers.answer(hub, &selection));
+                // A streamed response, not a JSON value.
                 match reports {
                     Ok(response) => return Some(response),
                     Err(error) => Err(error),
@@ -107,7 +114,7 @@ impl Rest {
             ("GET" | "HEAD", ["system", "stats"]) => self.system_stats(hub),
             _ => return None,
         };
-        Some(Response::new(OK, JSON, envelope(answer).into_bytes().into()))
+        Some(Response::new(OK, JSON_CONTENT_TYPE, envelope(answer).into_bytes().into()))
     }
 
     /// Runs a query on the database.
@@ -209,7 +216,7 @@ impl Rest {
         let link = lock(&hub.nodes).core_link(id);
         if let Some(link) = link {
             let text = messages::execute_command(&command, SystemTime::now());
-            hub.send(link.event_loop, Message::Send { link: link.number, text });
+            hub.send(link.event_loop, LoopMessage::Send { link: link.number, text });
         }
         let data = json!({"command_id": command.command_id, "status": "pending",
             "message": "命令已提交执行"});

@@ -14,7 +14,7 @@ use crate::hub::admission::Admission;
 use crate::hub::core::messages;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::core::rest::Rest;
-use crate::hub::event_loop::mailbox::{AcceptedSocket, Message, NewLink};
+use crate::hub::event_loop::mailbox::{AcceptedSocket, LoopMessage, NewLink};
 use crate::hub::operators::{Operators, Role};
 use crate::hub::web::{refuse_pages, refuse_proxied};
 use crate::util::deadline_stream::DeadlineStream;
@@ -73,7 +73,7 @@ impl CoreServer {
             Ok((socket, buffered)) => {
                 let accepted = AcceptedSocket { socket, peer, buffered, protocol };
                 let event_loop = self.next_loop.fetch_add(1, Relaxed) % hub.mailboxes.len();
-                hub.send(event_loop, Message::Accepted(accepted));
+                hub.send(event_loop, LoopMessage::Accepted(accepted));
             }
             Err(error) => log::debug!("core: {peer} disconnected: {}", reason(&error)),
         }

@@ -6,11 +6,11 @@ use std::time::SystemTime;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::hub::Hub;
-use crate::hub::core::node_session::{self, Action, Content, Request};
+use crate::hub::core::node_session::{self, Content, CoreNodeAction, CoreNodeRequest};
 use crate::hub::core::{messages, monitor};
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::link::{Ended, Link, Protocol};
-use crate::hub::store::{Completed, Origin, Pending, Stored, Write};
+use crate::hub::store::{Completed, QueuedWrite, Stored, Write, WriteOrigin};
 
 impl EventLoop {
     /// Sends the first messages to a new client.
@@ -36,21 +36,21 @@ impl EventLoop {
         let (now, time) = (Instant::now(), SystemTime::now());
         match &mut link.protocol {
             Protocol::CoreNode(session) => match session.on_message(time, text) {
-                Action::Send(text) => link.send(&text, now),
-                Action::SendAndClose(text) => send_and_close(link, &text, now),
-                Action::Store(request) => {
+                CoreNodeAction::Send(text) => link.send(&text, now),
+                CoreNodeAction::SendAndClose(text) => send_and_close(link, &text, now),
+                CoreNodeAction::Store(request) => {
                     if !hub.on_core_message(&request.node_id, id) {
                         return Err(Ended("too many nodes".to_owned()));
                     }
                     let write = Write::Core(request);
-                    hub.store.add(Pending { write, origin: Origin::Link(id) });
+                    hub.store.add(QueuedWrite { write, origin: WriteOrigin::Link(id) });
                     Ok(())
                 }
             },
             Protocol::Monitor { client_id, .. } => {
                 match monitor::on_message(client_id, time, text) {
-                    monitor::Action::Send(text) => link.send(&text, now),
-                    monitor::Action::SendAndClose(text) => send_and_close(link, &text, now),
+                    monitor::MonitorAction::Send(text) => link.send(&text, now),
+                    monitor::MonitorAction::SendAndClose(text) => send_and_close(link, &text, now),
                 }
             }
             Protocol::Hm { .. } => Ok(()),
@@ -62,7 +62,7 @@ impl EventLoop {
         &mut self,
         hub: &Hub,
         number: u64,
-        request: &Request,
+        request: &CoreNodeRequest,
         completed: &Completed,
     ) {
         let (now, time) = (Instant::now(), SystemTime::now());

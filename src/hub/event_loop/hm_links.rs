@@ -4,29 +4,29 @@ use std::time::Instant;
 
 use crate::hub::Hub;
 use crate::hub::event_loop::link::{Ended, Protocol};
-use crate::hub::event_loop::mailbox::Message;
+use crate::hub::event_loop::mailbox::LoopMessage;
 use crate::hub::event_loop::{EventLoop, now};
-use crate::hub::hm::session::{Action, ClaimResult, Session};
+use crate::hub::hm::session::{ClaimResult, HmNodeAction, HmNodeSession};
 use crate::hub::nodes::Claim;
-use crate::hub::store::{Origin, Pending, Stored, Write};
+use crate::hub::store::{QueuedWrite, Stored, Write, WriteOrigin};
 
 impl EventLoop {
     pub(super) fn perform_hm(
         &mut self,
         hub: &Hub,
         number: u64,
-        action: Action,
+        action: HmNodeAction,
     ) -> Result<(), Ended> {
         let id = self.link_id(number);
         let Some(link) = self.links.get_mut(&number) else { return Ok(()) };
         match action {
-            Action::Send(text) => return link.send(&text, Instant::now()),
-            Action::Store { id: request_id, report } => {
+            HmNodeAction::Send(text) => return link.send(&text, Instant::now()),
+            HmNodeAction::Store { id: request_id, report } => {
                 link.on_report();
-                let write = Write::HmReport { report, request_id };
-                hub.store.add(Pending { write, origin: Origin::Link(id) });
+                let write = Write::Report { report, request_id };
+                hub.store.add(QueuedWrite { write, origin: WriteOrigin::Link(id) });
             }
-            Action::Claim(node_id) => {
+            HmNodeAction::Claim(node_id) => {
                 let is_admitted = match &link.protocol {
                     Protocol::Hm { admitted, .. } => admitted.allows(&node_id),
                     Protocol::CoreNode(_) | Protocol::Monitor { .. } => false,
@@ -43,7 +43,7 @@ impl EventLoop {
                     Claim::Granted => self.finish_claim(hub, number, ClaimResult::Granted),
                     Claim::Refused => self.finish_claim(hub, number, ClaimResult::Refused),
                     Claim::Held(holder) => {
-                        let message = Message::Probe { link: holder.number, claimant: id };
+                        let message = LoopMessage::Probe { link: holder.number, claimant: id };
                         hub.send(holder.event_loop, message);
                     }
                 }
@@ -85,7 +85,7 @@ impl EventLoop {
         stored: Stored,
     ) {
         let now = now();
-        let response = Session::stored_response(now, request_id, stored != Stored::Failed);
+        let response = HmNodeSession::stored_response(now, request_id, stored != Stored::Failed);
         self.with_link(hub, number, |link| {
             link.on_answer();
             link.send(&response, now.instant)

@@ -15,7 +15,7 @@ use tungstenite::{Error, Message as Frame, WebSocket};
 use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::event_loop::mailbox::{AcceptedSocket, NewLink};
-use crate::hub::hm::session::{Now, Session};
+use crate::hub::hm::session::{HmNodeSession, Now};
 use crate::hub::nodes::LinkId;
 use crate::sys;
 
@@ -60,7 +60,7 @@ pub struct Link {
 
 pub enum Protocol {
     Hm {
-        session: Session,
+        session: HmNodeSession,
         admitted: Admitted,
     },
     CoreNode(NodeSession),
@@ -119,7 +119,9 @@ impl Link {
         let is_core_node = matches!(protocol, NewLink::CoreNode(_));
         let mut max_output = MAX_WRITE_BUFFER_BYTES;
         let protocol = match protocol {
-            NewLink::HmNode(admitted) => Protocol::Hm { session: Session::new(now), admitted },
+            NewLink::HmNode(admitted) => {
+                Protocol::Hm { session: HmNodeSession::new(now), admitted }
+            }
             NewLink::CoreNode(session) => Protocol::CoreNode(session),
             NewLink::Monitor(client_id) => {
                 max_output = MAX_MONITOR_BUFFER_BYTES;

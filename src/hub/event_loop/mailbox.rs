@@ -14,7 +14,7 @@ use crate::hub::store::Completed;
 use crate::util::sync::lock;
 
 /// A message to an event loop. `link` is the number of one of its links, which may have ended.
-pub enum Message {
+pub enum LoopMessage {
     /// A client that has completed the WebSocket handshake.
     Accepted(AcceptedSocket),
     /// Results of writes for links of this loop.
@@ -50,7 +50,7 @@ pub enum NewLink {
 }
 
 pub struct Mailbox {
-    messages: Mutex<Vec<Message>>,
+    messages: Mutex<Vec<LoopMessage>>,
     waker: Waker,
 }
 
@@ -59,7 +59,7 @@ impl Mailbox {
         Ok(Self { messages: Mutex::default(), waker: Waker::new(registry, token)? })
     }
 
-    pub fn send(&self, message: Message) {
+    pub fn send(&self, message: LoopMessage) {
         lock(&self.messages).push(message);
         // An eventfd is writable unless its counter overflows.
         if let Err(error) = self.waker.wake() {
@@ -67,7 +67,7 @@ impl Mailbox {
         }
     }
 
-    pub fn take(&self) -> Vec<Message> {
+    pub fn take(&self) -> Vec<LoopMessage> {
         std::mem::take(&mut *lock(&self.messages))
     }
 }

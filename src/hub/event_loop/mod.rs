@@ -16,7 +16,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::hub::Hub;
 use crate::hub::event_loop::link::{Ended, Link, Protocol, Received};
-use crate::hub::event_loop::mailbox::{AcceptedSocket, Mailbox, Message};
+use crate::hub::event_loop::mailbox::{AcceptedSocket, LoopMessage, Mailbox};
 use crate::hub::hm::session::{ClaimResult, Now};
 use crate::hub::nodes::LinkId;
 use crate::hub::store::{Completed, Write};
@@ -75,7 +75,7 @@ impl EventLoop {
         self.mailbox.clone()
     }
 
-    /// Runs until [`Message::Close`] has been received and every link has ended.
+    /// Runs until [`LoopMessage::Close`] has been received and every link has ended.
     pub fn run(mut self, hub: &Hub) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let mut is_closing = false;
@@ -89,7 +89,7 @@ impl EventLoop {
             let tokens = events.iter().map(mio::event::Event::token);
             self.ready.extend(tokens.filter(|token| *token != MAILBOX).map(|Token(n)| n as u64));
             for message in self.mailbox.take() {
-                is_closing |= matches!(message, Message::Close);
+                is_closing |= matches!(message, LoopMessage::Close);
                 self.on_message(hub, message);
             }
             self.update_pause(hub);
@@ -129,42 +129,42 @@ impl EventLoop {
         }
     }
 
-    fn on_message(&mut self, hub: &Hub, message: Message) {
+    fn on_message(&mut self, hub: &Hub, message: LoopMessage) {
         let now = Instant::now();
         match message {
             // While the hub stops, dropping it closes the connection.
-            Message::Accepted(_) if !self.reading_enabled => {}
-            Message::Accepted(accepted) => self.add(hub, accepted),
-            Message::Committed(writes) => {
+            LoopMessage::Accepted(_) if !self.reading_enabled => {}
+            LoopMessage::Accepted(accepted) => self.add(hub, accepted),
+            LoopMessage::Committed(writes) => {
                 for (number, completed) in writes {
                     self.on_committed(hub, number, &completed);
                 }
             }
-            Message::Send { link, text } => {
+            LoopMessage::Send { link, text } => {
                 self.with_link(hub, link, |link| link.send(&text, now));
             }
-            Message::Broadcast(text) => self.broadcast(hub, &text),
-            Message::Probe { link, claimant } if self.links.contains_key(&link) => {
+            LoopMessage::Broadcast(text) => self.broadcast(hub, &text),
+            LoopMessage::Probe { link, claimant } if self.links.contains_key(&link) => {
                 self.with_link(hub, link, |link| link.probe(claimant, now));
                 self.ready.push(link);
             }
-            Message::Probe { claimant, .. } => send_probe_result(hub, claimant, false),
-            Message::ProbeResult { link, is_alive: true } => {
+            LoopMessage::Probe { claimant, .. } => send_probe_result(hub, claimant, false),
+            LoopMessage::ProbeResult { link, is_alive: true } => {
                 self.finish_claim(hub, link, ClaimResult::HeldByOther);
             }
-            Message::ProbeResult { link, is_alive: false } => self.claim_again(hub, link),
-            Message::StopReading(stopped) => {
+            LoopMessage::ProbeResult { link, is_alive: false } => self.claim_again(hub, link),
+            LoopMessage::StopReading(stopped) => {
                 self.reading_enabled = false;
                 // The hub waits for it, or has given up.
                 let _ = stopped.send(());
             }
-            Message::Close => self.close_all(hub),
+            LoopMessage::Close => self.close_all(hub),
         }
     }
 
     fn on_committed(&mut self, hub: &Hub, number: u64, completed: &Completed) {
         match &completed.pending.write {
-            Write::HmReport { request_id, .. } => {
+            Write::Report { request_id, .. } => {
                 self.on_report_stored(hub, number, *request_id, completed.stored);
             }
             Write::Core(request) => self.on_core_stored(hub, number, request, completed),
@@ -324,7 +324,7 @@ impl EventLoop {
 }
 
 fn send_probe_result(hub: &Hub, claimant: LinkId, is_alive: bool) {
-    hub.send(claimant.event_loop, Message::ProbeResult { link: claimant.number, is_alive });
+    hub.send(claimant.event_loop, LoopMessage::ProbeResult { link: claimant.number, is_alive });
 }
 
 fn now() -> Now {

@@ -16,7 +16,7 @@ pub const MACHINE_INFO: u32 = 2;
 
 /// A request whose body is not parsed yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Request {
+pub struct HmRequest {
     pub version: u32,
     /// Unix milliseconds, as sent.
     pub timestamp: i64,
@@ -26,7 +26,7 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-impl Request {
+impl HmRequest {
     pub fn parse(message: &[u8]) -> Result<Self, String> {
         let mut raw = RawRequest::default();
         parse_object(message, &mut raw)?;
@@ -282,8 +282,8 @@ fn decode_base64(text: &str) -> Result<Vec<u8>, String> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Request, String> {
-        Request::parse(text.as_bytes())
+    fn parse(text: &str) -> Result<HmRequest, String> {
+        HmRequest::parse(text.as_bytes())
     }
 
     #[test]
@@ -297,12 +297,15 @@ mod tests {
     #[test]
     fn reads_requests_as_go_does() {
         for (text, expected) in [
-            ("{}", Some(Request::default())),
-            ("null", Some(Request::default())),
-            (r#"{"ID":7,"Type":2}"#, Some(Request { id: 7, kind: 2, ..Default::default() })),
-            (r#"{"id":1,"id":2}"#, Some(Request { id: 2, ..Default::default() })),
-            (r#"{"id":1,"ID":null,"x":[{}]}"#, Some(Request { id: 1, ..Default::default() })),
-            (r#"{"body":"YQ\r\n=="}"#, Some(Request { body: b"a".to_vec(), ..Default::default() })),
+            ("{}", Some(HmRequest::default())),
+            ("null", Some(HmRequest::default())),
+            (r#"{"ID":7,"Type":2}"#, Some(HmRequest { id: 7, kind: 2, ..Default::default() })),
+            (r#"{"id":1,"id":2}"#, Some(HmRequest { id: 2, ..Default::default() })),
+            (r#"{"id":1,"ID":null,"x":[{}]}"#, Some(HmRequest { id: 1, ..Default::default() })),
+            (
+                r#"{"body":"YQ\r\n=="}"#,
+                Some(HmRequest { body: b"a".to_vec(), ..Default::default() }),
+            ),
             ("", None),
             ("[]", None),
             ("{} {}", None),

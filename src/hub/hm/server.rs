@@ -12,7 +12,7 @@ use crate::http::service::{HttpService, Routed};
 use crate::http::websocket::{origin_allowed, upgrade_key};
 use crate::hub::Hub;
 use crate::hub::admission::{Admission, Admitted};
-use crate::hub::event_loop::mailbox::{AcceptedSocket, Message, NewLink};
+use crate::hub::event_loop::mailbox::{AcceptedSocket, LoopMessage, NewLink};
 use crate::hub::hm::metrics;
 use crate::hub::web::{EXPOSITION, refuse_pages, refuse_proxied};
 use crate::util::deadline_stream::DeadlineStream;
@@ -59,7 +59,7 @@ impl HmServer {
                 let accepted =
                     AcceptedSocket { socket, peer, buffered, protocol: NewLink::HmNode(admitted) };
                 let event_loop = self.next_loop.fetch_add(1, Relaxed) % hub.mailboxes.len();
-                hub.send(event_loop, Message::Accepted(accepted));
+                hub.send(event_loop, LoopMessage::Accepted(accepted));
             }
             Err(error) => log::debug!("hm: {peer} disconnected: {}", reason(&error)),
         }

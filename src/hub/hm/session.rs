@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::hub::hm::messages::{self, MACHINE_INFO, MachineInfo, ONLINE, Online, Outcome, Request};
+use crate::hub::hm::messages::{
+    self, HmRequest, MACHINE_INFO, MachineInfo, ONLINE, Online, Outcome,
+};
 
 /// A connection without a message or a ping of the node for this long ends, as with the published server. Pongs do not count: nodes
 /// must not depend on pings of the hub.
@@ -25,7 +27,7 @@ pub struct Now {
 
 /// A report to be stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct HmReport {
     pub node_id: Arc<str>,
     /// Unix milliseconds of the node's clock, or of the hub's if `adjusted`.
     pub sent: i64,
@@ -35,18 +37,18 @@ pub struct Report {
 
 /// What the caller does about an event.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Action {
+pub enum HmNodeAction {
     Send(String),
-    /// Claim the node for this connection and call [`Session::on_claim_result`]. Until then no message is passed in.
+    /// Claim the node for this connection and call [`HmNodeSession::on_claim_result`]. Until then no message is passed in.
     Claim(Arc<str>),
-    /// Store the report, and then answer request `id` with [`Session::stored_response`].
+    /// Store the report, and then answer request `id` with [`HmNodeSession::stored_response`].
     Store {
         id: u64,
-        report: Report,
+        report: HmReport,
     },
 }
 
-/// Result of [`Action::Claim`].
+/// Result of [`HmNodeAction::Claim`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimResult {
     Granted,
@@ -67,12 +69,12 @@ enum State {
 
 /// State of one connection.
 #[derive(Debug)]
-pub struct Session {
+pub struct HmNodeSession {
     state: State,
     deadline: Instant,
 }
 
-impl Session {
+impl HmNodeSession {
     pub fn new(now: Now) -> Self {
         Self { state: State::Anonymous, deadline: now.instant + SILENCE_TIMEOUT }
     }
@@ -111,9 +113,9 @@ impl Session {
         self.deadline = now.instant + SILENCE_TIMEOUT;
     }
 
-    pub fn on_message(&mut self, now: Now, message: &[u8]) -> Action {
+    pub fn on_message(&mut self, now: Now, message: &[u8]) -> HmNodeAction {
         self.deadline = now.instant + SILENCE_TIMEOUT;
-        let Ok(request) = Request::parse(message) else {
+        let Ok(request) = HmRequest::parse(message) else {
             return respond(now, 0, 0, Outcome::MalformedRequest);
         };
         match request.kind {
@@ -123,7 +125,7 @@ impl Session {
         }
     }
 
-    fn on_online(&mut self, now: Now, request: &Request) -> Action {
+    fn on_online(&mut self, now: Now, request: &HmRequest) -> HmNodeAction {
         let outcome = match (&self.state, Online::parse(&request.body)) {
             (State::Online(_), _) => Outcome::AlreadyOnlineHere,
             // As the published server answers. The connection is not online.
@@ -131,14 +133,14 @@ impl Session {
             (_, Ok(online)) if online.node_id.len() <= MAX_NODE_ID_BYTES => {
                 let node_id: Arc<str> = online.node_id.into();
                 self.state = State::Claiming { node_id: node_id.clone(), id: request.id };
-                return Action::Claim(node_id);
+                return HmNodeAction::Claim(node_id);
             }
             _ => Outcome::MalformedOnline,
         };
         respond(now, ONLINE, request.id, outcome)
     }
 
-    fn on_machine_info(&mut self, now: Now, request: &Request) -> Action {
+    fn on_machine_info(&mut self, now: Now, request: &HmRequest) -> HmNodeAction {
         let State::Online(node_id) = &self.state else {
             return respond(now, MACHINE_INFO, request.id, Outcome::NotOnline);
         };
@@ -148,8 +150,8 @@ impl Session {
         let hub_time = i64::try_from(now.milliseconds).unwrap_or(i64::MAX);
         let adjusted = request.timestamp > hub_time.saturating_add(MAX_AHEAD_MS);
         let sent = if adjusted { hub_time } else { request.timestamp };
-        let report = Report { node_id: node_id.clone(), sent, adjusted, info: Arc::new(info) };
-        Action::Store { id: request.id, report }
+        let report = HmReport { node_id: node_id.clone(), sent, adjusted, info: Arc::new(info) };
+        HmNodeAction::Store { id: request.id, report }
     }
 
     /// `hub_info` is the body of the response to a node that is online now.
@@ -181,8 +183,8 @@ impl Session {
     }
 }
 
-fn respond(now: Now, kind: u32, id: u64, outcome: Outcome) -> Action {
-    Action::Send(messages::response(kind, id, outcome, now.milliseconds / 1000, ""))
+fn respond(now: Now, kind: u32, id: u64, outcome: Outcome) -> HmNodeAction {
+    HmNodeAction::Send(messages::response(kind, id, outcome, now.milliseconds / 1000, ""))
 }
 
 #[cfg(test)]
@@ -204,21 +206,21 @@ mod tests {
     }
 
     /// `type`, `id`, `code` of a response.
-    fn header(action: &Action) -> (u64, u64, u64) {
-        let Action::Send(text) = action else { panic!("{action:?}") };
+    fn header(action: &HmNodeAction) -> (u64, u64, u64) {
+        let HmNodeAction::Send(text) = action else { panic!("{action:?}") };
         let value: serde_json::Value = serde_json::from_str(text).unwrap();
         let number = |key: &str| value[key].as_u64().unwrap();
         assert_eq!(number("timestamp"), UNIX_MS / 1000);
         (number("type"), number("id"), number("code"))
     }
 
-    fn online(session: &mut Session, id: u64, node_id: &str) -> Action {
+    fn online(session: &mut HmNodeSession, id: u64, node_id: &str) -> HmNodeAction {
         session.on_message(now(), &request(1, id, 0, &format!(r#"{{"node_id":"{node_id}"}}"#)))
     }
 
     #[test]
     fn answers_requests_in_every_situation() {
-        let mut session = Session::new(now());
+        let mut session = HmNodeSession::new(now());
         for (message, expected) in [
             (b"x".to_vec(), (0, 0, 1)),
             (request(0, 3, 0, "{}"), (0, 3, 1)),
@@ -232,10 +234,10 @@ mod tests {
             let action = session.on_message(now(), &message);
             assert_eq!(header(&action), expected, "{}", String::from_utf8_lossy(&message));
         }
-        assert_eq!(online(&mut session, u64::MAX, "a"), Action::Claim("a".into()));
+        assert_eq!(online(&mut session, u64::MAX, "a"), HmNodeAction::Claim("a".into()));
         assert!(session.is_claiming());
         let response = session.on_claim_result(now(), ClaimResult::Granted, "").unwrap();
-        assert_eq!(header(&Action::Send(response)), (1, u64::MAX, 0));
+        assert_eq!(header(&HmNodeAction::Send(response)), (1, u64::MAX, 0));
         assert_eq!(session.node_id().map(|id| &**id), Some("a"));
         assert_eq!(header(&online(&mut session, 1, "b")), (1, 1, 5));
         let report = session.on_message(now(), &request(2, 2, 0, r#"{"utilization_gpu":1.5}"#));
@@ -244,15 +246,15 @@ mod tests {
 
     #[test]
     fn refused_node_may_ask_again() {
-        let mut session = Session::new(now());
+        let mut session = HmNodeSession::new(now());
         for (result, code) in [(ClaimResult::HeldByOther, 5), (ClaimResult::Refused, 4)] {
             online(&mut session, 0, "a");
             let response = session.on_claim_result(now(), result, "info").unwrap();
-            assert_eq!(header(&Action::Send(response.clone())), (1, 0, code));
+            assert_eq!(header(&HmNodeAction::Send(response.clone())), (1, 0, code));
             assert!(response.ends_with(r#""body":""}"#), "{response}");
             assert!(session.node_id().is_none());
         }
-        assert_eq!(online(&mut session, 1, "a"), Action::Claim("a".into()));
+        assert_eq!(online(&mut session, 1, "a"), HmNodeAction::Claim("a".into()));
         let response = session.on_claim_result(now(), ClaimResult::Granted, "info").unwrap();
         assert!(response.ends_with(r#""body":"aW5mbw=="}"#), "{response}");
         assert_eq!(session.on_claim_result(now(), ClaimResult::Granted, ""), None);
@@ -261,7 +263,7 @@ mod tests {
     #[test]
     fn reports_keep_past_times_and_lose_far_future_ones() {
         let hub_time = UNIX_MS as i64;
-        let mut session = Session::new(now());
+        let mut session = HmNodeSession::new(now());
         online(&mut session, 0, "a");
         session.on_claim_result(now(), ClaimResult::Granted, "");
         for (timestamp, sent, adjusted) in [
@@ -272,8 +274,8 @@ mod tests {
             (i64::MAX, hub_time, true),
         ] {
             let action = session.on_message(now(), &request(2, 9, timestamp, "{}"));
-            let report = Report { node_id: "a".into(), sent, adjusted, info: Arc::default() };
-            assert_eq!(action, Action::Store { id: 9, report });
+            let report = HmReport { node_id: "a".into(), sent, adjusted, info: Arc::default() };
+            assert_eq!(action, HmNodeAction::Store { id: 9, report });
         }
     }
 
@@ -282,7 +284,7 @@ mod tests {
         let start = now();
         let later =
             |seconds| Now { instant: start.instant + Duration::from_secs(seconds), ..start };
-        let mut session = Session::new(start);
+        let mut session = HmNodeSession::new(start);
         assert_eq!(session.deadline(), later(30).instant);
         session.on_ping(later(9));
         assert_eq!(session.deadline(), later(39).instant);

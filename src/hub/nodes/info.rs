@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::hub::core::messages::{Metrics, Register, rest_time};
+use crate::hub::core::messages::{ReceivedMetrics, Register, rest_time};
 use crate::hub::nodes::Presence;
 
 /// A node as it has registered over Core. Times are Unix milliseconds.
@@ -35,7 +35,7 @@ impl From<&Register> for Registration {
 pub struct StoredMetrics {
     pub id: i64,
     pub at: i64,
-    pub metrics: Metrics,
+    pub metrics: ReceivedMetrics,
 }
 
 impl NodeInfo {
@@ -80,7 +80,7 @@ impl NodeInfo {
 impl StoredMetrics {
     /// The metric object of the REST API.
     pub fn to_json(&self, node_id: &str) -> Value {
-        let Metrics {
+        let ReceivedMetrics {
             cpu_usage,
             memory_usage,
             disk_usage,

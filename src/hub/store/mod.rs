@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::hub::core::node_session::Request;
-use crate::hub::hm::session::Report;
+use crate::hub::core::node_session::CoreNodeRequest;
+use crate::hub::hm::session::HmReport;
 use crate::hub::nodes::LinkId;
 use crate::hub::store::core_records::commands::NewCommand;
 use crate::hub::store::writer::Writer;
@@ -49,12 +49,12 @@ pub struct Retention {
 /// What is written.
 #[derive(Debug, Clone)]
 pub enum Write {
-    HmReport {
-        report: Report,
+    Report {
+        report: HmReport,
         /// `id` of the request to answer.
         request_id: u64,
     },
-    Core(Request),
+    Core(CoreNodeRequest),
     Command {
         node_id: Arc<str>,
         command: NewCommand,
@@ -68,7 +68,7 @@ impl Write {
         const FIXED: usize = 256;
         FIXED
             + match self {
-                Self::HmReport { report, .. } => report.info.size(),
+                Self::Report { report, .. } => report.info.size(),
                 Self::Core(request) => request.content.size(),
                 Self::Command { command, .. } => command.text.len(),
                 Self::DeleteNode(_) => 0,
@@ -78,15 +78,15 @@ impl Write {
 
 /// What waits for a result.
 #[derive(Debug, Clone)]
-pub enum Origin {
+pub enum WriteOrigin {
     Link(LinkId),
     Caller(Sender<Stored>),
 }
 
 #[derive(Debug, Clone)]
-pub struct Pending {
+pub struct QueuedWrite {
     pub write: Write,
-    pub origin: Origin,
+    pub origin: WriteOrigin,
 }
 
 /// Result of a write.
@@ -105,7 +105,7 @@ pub enum Stored {
 /// A write after the attempt to commit it.
 #[derive(Debug)]
 pub struct Completed {
-    pub pending: Pending,
+    pub pending: QueuedWrite,
     pub stored: Stored,
     /// Pending commands of a node that has registered.
     pub commands: Vec<NewCommand>,
@@ -131,7 +131,7 @@ impl From<rusqlite::Error> for StoreError {
 pub type OnCommit = dyn Fn(Vec<Completed>) + Send + Sync;
 
 /// Handle of the writer thread.
-pub struct Store {
+pub struct HubStore {
     shared: Arc<Shared>,
     path: PathBuf,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -150,13 +150,13 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    writes: Vec<Pending>,
+    writes: Vec<QueuedWrite>,
     /// Approximate size of `writes`.
     bytes: usize,
     is_stopping: bool,
 }
 
-impl Store {
+impl HubStore {
     /// Takes over an open database and starts the writer thread.
     pub fn start(
         path: PathBuf,
@@ -185,7 +185,7 @@ impl Store {
     }
 
     /// Queues a write. It is accepted even without room: the bound is kept by callers that check [`Self::has_room`] before they read.
-    pub fn add(&self, pending: Pending) {
+    pub fn add(&self, pending: QueuedWrite) {
         let mut queue = lock(&self.shared.queue);
         queue.bytes += pending.write.size();
         queue.writes.push(pending);
@@ -197,7 +197,7 @@ impl Store {
     /// still be committed.
     pub fn write(&self, write: Write) -> Stored {
         let (sender, receiver) = channel();
-        self.add(Pending { write, origin: Origin::Caller(sender) });
+        self.add(QueuedWrite { write, origin: WriteOrigin::Caller(sender) });
         receiver.recv_timeout(WRITE_TIMEOUT).unwrap_or(Stored::Failed)
     }
 
@@ -235,7 +235,7 @@ impl Store {
 
 impl Shared {
     /// Waits for reports, at most `timeout`. Returns `None` when the store stops and everything has been taken.
-    fn take(&self, timeout: Duration) -> Option<Vec<Pending>> {
+    fn take(&self, timeout: Duration) -> Option<Vec<QueuedWrite>> {
         let is_idle = |queue: &mut Queue| queue.writes.is_empty() && !queue.is_stopping;
         let waited = self.changed.wait_timeout_while(lock(&self.queue), timeout, is_idle);
         let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;

@@ -11,7 +11,7 @@ pub struct TempDb {
 impl TempDb {
     pub fn new(name: &str) -> Self {
         let directory = std::env::temp_dir().join(format!("hm-hub-{name}-{}", std::process::id()));
-        // It exists if another test has the same name.
+        // Fails if another test uses the same name.
         std::fs::create_dir(&directory).unwrap();
         Self { path: directory.join("hub.db"), directory }
     }

@@ -9,7 +9,7 @@ use crate::hub::store::core_records::{self, commands};
 use crate::hub::store::hm_reports::HmReports;
 use crate::hub::store::node_ids::NodeIds;
 use crate::hub::store::{
-    Completed, OnCommit, Origin, Pending, Retention, Shared, StoreError, Stored, Write,
+    Completed, OnCommit, QueuedWrite, Retention, Shared, StoreError, Stored, Write, WriteOrigin,
 };
 use crate::util::logger::unix_milliseconds;
 
@@ -88,7 +88,7 @@ impl Writer {
         }
     }
 
-    fn commit(&mut self, shared: &Shared, pending: Vec<Pending>, on_commit: &OnCommit) {
+    fn commit(&mut self, shared: &Shared, pending: Vec<QueuedWrite>, on_commit: &OnCommit) {
         let mut completed: Vec<Completed> = pending
             .into_iter()
             .map(|pending| Completed { pending, stored: Stored::Failed, commands: Vec::new() })
@@ -102,7 +102,7 @@ impl Writer {
         }
         shared.set_result(completed.len(), result.err());
         for each in &completed {
-            if let Origin::Caller(caller) = &each.pending.origin {
+            if let WriteOrigin::Caller(caller) = &each.pending.origin {
                 // A caller that has given up does not receive it.
                 let _ = caller.send(each.stored);
             }
@@ -190,7 +190,7 @@ fn write(
     now: i64,
 ) -> Result<Stored, StoreError> {
     match write {
-        Write::HmReport { report, .. } => hm.insert(db, nodes, report, now)?,
+        Write::Report { report, .. } => hm.insert(db, nodes, report, now)?,
         Write::Core(request) => return core_records::insert(db, nodes, request, now),
         Write::Command { node_id, command } => {
             let node = nodes.get(db, node_id, now)?;

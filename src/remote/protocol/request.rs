@@ -54,7 +54,7 @@ pub struct HostRequest {
 }
 
 /// A valid request.
-pub struct Request {
+pub struct MonitorRequest {
     /// As received; `null` if there was none.
     pub id: Value,
     pub method: Method,
@@ -66,7 +66,7 @@ pub struct Request {
 #[derive(Debug, PartialEq)]
 pub struct InvalidRequest(pub Value, pub String);
 
-impl Request {
+impl MonitorRequest {
     /// Parses a request with at most `max_hosts` hosts.
     pub fn parse(text: &str, max_hosts: usize) -> Result<Self, InvalidRequest> {
         let mut message = parse_object(text).map_err(|why| InvalidRequest(Value::Null, why))?;
@@ -190,8 +190,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn parse(text: &str) -> Request {
-        Request::parse(text, 3).unwrap_or_else(|InvalidRequest(_, why)| panic!("{why}"))
+    fn parse(text: &str) -> MonitorRequest {
+        MonitorRequest::parse(text, 3).unwrap_or_else(|InvalidRequest(_, why)| panic!("{why}"))
     }
 
     fn parse_one(host: &str) -> Result<HostRequest, String> {
@@ -220,8 +220,8 @@ mod tests {
             let id = "[".repeat(levels - 1) + &"]".repeat(levels - 1);
             format!(r#"{{"id":{id},"method":"ssh.stop_monitor","params":[]}}"#)
         };
-        assert!(Request::parse(&nested(MAX_NESTING), 3).is_ok());
-        assert!(Request::parse(&nested(MAX_NESTING + 1), 3).is_err());
+        assert!(MonitorRequest::parse(&nested(MAX_NESTING), 3).is_ok());
+        assert!(MonitorRequest::parse(&nested(MAX_NESTING + 1), 3).is_err());
         let brackets = format!(r#"{{"user":"a","host":"{}"}}"#, r#"\"[{"#.repeat(MAX_NESTING));
         assert!(parse_one(&brackets).is_err_and(|why| !why.contains("levels")), "in a string");
     }
@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn invalid_request_keeps_id_and_hides_password() {
         let error = |text: &str| {
-            let Err(error) = Request::parse(text, 3) else { panic!("{text}") };
+            let Err(error) = MonitorRequest::parse(text, 3) else { panic!("{text}") };
             error
         };
         let secret = error(r#"{"id":1,"params":[{"passwd":"s3cret"x"#);

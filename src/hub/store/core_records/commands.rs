@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Row, params};
 use serde_json::{Value, json};
 
-use crate::hub::core::messages::{CommandResult, rest_time};
+use crate::hub::core::messages::{ReceivedResult, rest_time};
 use crate::hub::store::{StoreError, Stored};
 
 /// Commands of at most this many nodes time out at once.
@@ -43,10 +43,10 @@ pub fn start(db: &Connection, node: i64, command_id: &str, now: i64) -> Result<S
 pub fn finish(
     db: &Connection,
     node: i64,
-    result: &CommandResult,
+    result: &ReceivedResult,
     now: i64,
 ) -> Result<Stored, StoreError> {
-    let CommandResult { command_id, exit_code, stdout, stderr, execution_time_ms } = result;
+    let ReceivedResult { command_id, exit_code, stdout, stderr, execution_time_ms } = result;
     let sql = "INSERT INTO command_result (command, stdout, stderr, exit_code, execution_time_ms, created_at) SELECT id, ?, ?, ?, ?, ? FROM command WHERE command_id = ? AND node = ? ON CONFLICT DO NOTHING";
     let values = params![
         stdout,

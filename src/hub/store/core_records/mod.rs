@@ -8,8 +8,8 @@ use std::sync::Arc;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
-use crate::hub::core::messages::{Metrics, Register};
-use crate::hub::core::node_session::{Content, Request};
+use crate::hub::core::messages::{ReceivedMetrics, Register};
+use crate::hub::core::node_session::{Content, CoreNodeRequest};
 use crate::hub::nodes::info::{NodeInfo, Registration, StoredMetrics};
 use crate::hub::store::node_ids::{self, NodeIds};
 use crate::hub::store::{StoreError, Stored};
@@ -29,14 +29,14 @@ const FOUND: &str = "SELECT * FROM (
 pub fn insert(
     db: &Connection,
     nodes: &mut NodeIds,
-    request: &Request,
+    request: &CoreNodeRequest,
     now: i64,
 ) -> Result<Stored, StoreError> {
     let node = nodes.get(db, &request.node_id, now)?;
     match &request.content {
         Content::Register(registration) => register(db, node, registration, now),
         Content::Heartbeat(metrics) => {
-            insert_metrics(db, node, metrics.as_ref().unwrap_or(&Metrics::default()), now)
+            insert_metrics(db, node, metrics.as_ref().unwrap_or(&ReceivedMetrics::default()), now)
         }
         Content::Metrics(metrics) => insert_metrics(db, node, metrics, now),
         Content::CommandStarted(started) => commands::start(db, node, &started.command_id, now),
@@ -63,7 +63,7 @@ fn register(
 fn insert_metrics(
     db: &Connection,
     node: i64,
-    metrics: &Metrics,
+    metrics: &ReceivedMetrics,
     now: i64,
 ) -> Result<Stored, StoreError> {
     let capacity = capacity(db, metrics)?;
@@ -84,7 +84,7 @@ fn insert_metrics(
 }
 
 /// Row of the totals, which rarely differ; `None`: there are none.
-fn capacity(db: &Connection, metrics: &Metrics) -> Result<Option<i64>, StoreError> {
+fn capacity(db: &Connection, metrics: &ReceivedMetrics) -> Result<Option<i64>, StoreError> {
     if metrics.memory_total.is_none() && metrics.disk_total.is_none() {
         return Ok(None);
     }
@@ -180,7 +180,7 @@ fn for_each_metric(
     db: &Connection,
     node_id: &str,
     (start, end): (i64, i64),
-    mut each: impl FnMut(&Metrics),
+    mut each: impl FnMut(&ReceivedMetrics),
 ) -> Result<(), StoreError> {
     let Some(node) = node_ids::find(db, node_id)? else { return Ok(()) };
     let sql =
@@ -275,7 +275,7 @@ pub fn query_metrics(
 
 fn stored_metrics(row: &Row<'_>) -> rusqlite::Result<StoredMetrics> {
     let value = |at: usize| Ok::<_, rusqlite::Error>(expand(row.get_ref(at)?));
-    let metrics = Metrics {
+    let metrics = ReceivedMetrics {
         cpu_usage: value(2)?,
         memory_usage: value(3)?,
         disk_usage: value(4)?,

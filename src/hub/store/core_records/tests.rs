@@ -1,13 +1,13 @@
 use super::*;
-use crate::hub::core::messages::CommandResult;
+use crate::hub::core::messages::ReceivedResult;
 use crate::hub::store::core_records::commands::{Filter, NewCommand};
 use crate::hub::store::schema;
 use crate::hub::store::temp_db::TempDb;
 
 const NOW: i64 = 1_718_000_000_000;
 
-fn metrics(cpu_usage: f64) -> Metrics {
-    Metrics {
+fn metrics(cpu_usage: f64) -> ReceivedMetrics {
+    ReceivedMetrics {
         cpu_usage: Some(cpu_usage),
         memory_usage: Some(1.0 / 3.0),
         disk_total: Some(1e15),
@@ -16,11 +16,11 @@ fn metrics(cpu_usage: f64) -> Metrics {
 }
 
 fn store(db: &Connection, node_id: &str, content: Content, at: i64) -> Stored {
-    let request = Request { id: "1".into(), node_id: node_id.into(), content };
+    let request = CoreNodeRequest { id: "1".into(), node_id: node_id.into(), content };
     insert(db, &mut NodeIds::default(), &request, at).unwrap()
 }
 
-fn found(db: &Connection, node_id: &str) -> Vec<(i64, Metrics)> {
+fn found(db: &Connection, node_id: &str) -> Vec<(i64, ReceivedMetrics)> {
     let (found, total) = query_metrics(db, node_id, (i64::MIN, i64::MAX), 100, 0).unwrap();
     assert_eq!(found.len() as u64, total);
     found.into_iter().map(|found| (found.at, found.metrics)).collect()
@@ -39,8 +39,12 @@ fn metrics_are_returned_as_sent_before_and_after_compaction() {
     }
     store(&db, "a", Content::Heartbeat(None), 4);
     store(&db, "b", Content::Metrics(metrics(1.0)), 2);
-    let expected =
-        [(4, Metrics::default()), (3, metrics(-0.07)), (2, metrics(100.0)), (1, metrics(45.2))];
+    let expected = [
+        (4, ReceivedMetrics::default()),
+        (3, metrics(-0.07)),
+        (2, metrics(100.0)),
+        (1, metrics(45.2)),
+    ];
     for _ in 0..2 {
         assert_eq!(found(&db, "a"), expected);
         let (page, total) = query_metrics(&db, "a", (2, 3), 1, 1).unwrap();
@@ -106,9 +110,9 @@ fn status(db: &Connection, command_id: &str) -> String {
     found[0].command["status"].as_str().unwrap().to_owned()
 }
 
-fn result(command_id: &str, exit_code: Option<i64>) -> CommandResult {
+fn result(command_id: &str, exit_code: Option<i64>) -> ReceivedResult {
     let (stdout, stderr) = ("out".to_owned(), String::new());
-    CommandResult {
+    ReceivedResult {
         command_id: command_id.into(),
         exit_code,
         stdout,

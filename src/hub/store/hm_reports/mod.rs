@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::hub::hm::messages::MachineInfo;
-use crate::hub::hm::session::Report;
+use crate::hub::hm::session::HmReport;
 use crate::hub::store::StoreError;
 use crate::hub::store::node_ids::NodeIds;
 
@@ -87,7 +87,7 @@ impl HmReports {
         &mut self,
         db: &Connection,
         nodes: &mut NodeIds,
-        report: &Report,
+        report: &HmReport,
         now: i64,
     ) -> Result<(), StoreError> {
         let node = nodes.get(db, &report.node_id, now)?;

@@ -6,10 +6,10 @@ use serde::Serialize;
 use crate::hub::store::StoreError;
 use crate::hub::store::hm_reports::SLOT_MS;
 
-/// Almost two years. A report with a time of long ago must not make a query long.
+/// Slots that a query of means visits: almost two years.
 const MAX_SLOTS: i64 = 200_000;
 
-/// Reports of a node, with times in Unix milliseconds, both included.
+/// Which reports of a node: `start` and `end` in Unix milliseconds, both included.
 #[derive(Debug, Clone)]
 pub struct Selection {
     pub node_id: String,
@@ -39,10 +39,10 @@ pub struct ModelName {
     pub model: String,
 }
 
-/// Means of the reports in five minutes.
+/// Means of the reports in a slot of five minutes.
 #[derive(Debug, PartialEq, Serialize)]
 pub struct Mean {
-    /// Start of the five minutes in Unix milliseconds.
+    /// Start of the slot in Unix milliseconds.
     pub timestamp: i64,
     /// Number of reports.
     pub reports: i64,
@@ -50,12 +50,25 @@ pub struct Mean {
     pub memory_used: f64,
 }
 
-/// Calls `each` with the selected reports, newest first. Ends with the first error.
-pub fn for_each_report<E: From<StoreError>>(
-    db: &Connection,
-    selection: &Selection,
-    mut each: impl FnMut(StoredReport) -> Result<(), E>,
-) -> Result<(), E> {
+/// Times of the selected reports, newest first.
+pub fn times(db: &Connection, selection: &Selection) -> Result<Vec<i64>, StoreError> {
+    let sql = "SELECT sent FROM (
+           SELECT sent FROM hm_recent
+             WHERE node = (SELECT id FROM node WHERE name = ?1) AND sent BETWEEN ?2 AND ?3
+           UNION ALL
+           SELECT r.sent FROM hm_segment s
+             CROSS JOIN hm_report r ON r.segment = s.id
+             WHERE s.last_sent >= ?2 AND s.first_sent <= ?3
+               AND r.node = (SELECT id FROM node WHERE name = ?1) AND r.sent BETWEEN ?2 AND ?3)
+         ORDER BY sent DESC LIMIT ?4";
+    let Selection { node_id, start, end, limit } = selection;
+    let mut statement = db.prepare_cached(sql)?;
+    let times = statement.query_map(params![node_id, start, end, limit], |row| row.get(0))?;
+    Ok(times.collect::<Result<_, _>>()?)
+}
+
+/// The selected reports, newest first.
+pub fn reports(db: &Connection, selection: &Selection) -> Result<Vec<StoredReport>, StoreError> {
     let sql = "WITH found AS (
            SELECT sent, workload, utilization, memory_used, adjusted FROM hm_recent
              WHERE node = (SELECT id FROM node WHERE name = ?1) AND sent BETWEEN ?2 AND ?3
@@ -67,46 +80,31 @@ pub fn for_each_report<E: From<StoreError>>(
          SELECT sent, adjusted, project, models, gpu_name, utilization, memory_total, memory_used
            FROM found JOIN hm_workload w ON w.id = workload ORDER BY sent DESC LIMIT ?4";
     let Selection { node_id, start, end, limit } = selection;
-    let mut statement = db.prepare_cached(sql).map_err(StoreError::from)?;
-    let mut rows =
-        statement.query(params![node_id, start, end, limit]).map_err(StoreError::from)?;
-    while let Some(row) = rows.next().map_err(StoreError::from)? {
-        let report = || {
-            let models: String = row.get(3)?;
-            let models: Vec<String> = serde_json::from_str(&models).unwrap_or_default();
-            Ok::<_, rusqlite::Error>(StoredReport {
-                timestamp: row.get(0)?,
-                adjusted: row.get(1)?,
-                project: row.get(2)?,
-                models: models.into_iter().map(|model| ModelName { model }).collect(),
-                gpu_name: row.get(4)?,
-                utilization_gpu: row.get(5)?,
-                memory_total: row.get(6)?,
-                memory_used: row.get(7)?,
-            })
-        };
-        each(report().map_err(StoreError::from)?)?;
-    }
-    Ok(())
-}
-
-/// The selected reports, newest first.
-pub fn reports(db: &Connection, selection: &Selection) -> Result<Vec<StoredReport>, StoreError> {
-    let mut reports = Vec::new();
-    for_each_report(db, selection, |report| {
-        reports.push(report);
-        Ok::<_, StoreError>(())
+    let mut statement = db.prepare_cached(sql)?;
+    let reports = statement.query_map(params![node_id, start, end, limit], |row| {
+        let models: String = row.get(3)?;
+        let models: Vec<String> = serde_json::from_str(&models).unwrap_or_default();
+        Ok(StoredReport {
+            timestamp: row.get(0)?,
+            adjusted: row.get(1)?,
+            project: row.get(2)?,
+            models: models.into_iter().map(|model| ModelName { model }).collect(),
+            gpu_name: row.get(4)?,
+            utilization_gpu: row.get(5)?,
+            memory_total: row.get(6)?,
+            memory_used: row.get(7)?,
+        })
     })?;
-    Ok(reports)
+    Ok(reports.collect::<Result<_, _>>()?)
 }
 
-/// Means of the five minutes that start in the selected time, newest first. They are kept for longer than reports.
+/// Means of the five-minute slots that start in the selected time, newest first. They are kept for longer than reports.
 pub fn means(db: &Connection, selection: &Selection) -> Result<Vec<Mean>, StoreError> {
-    // Rows are ordered by slot and then by node: each slot is looked up for the node.
+    // Rows are ordered by slot and then by node: each slot that any node has is looked up for the node.
     let sql = "WITH RECURSIVE slots (slot) AS (
-           SELECT min(?3 / ?5, (SELECT max(slot) FROM hm_mean))
+           SELECT max(slot) FROM hm_mean WHERE slot <= ?3 / ?5
            UNION ALL
-           SELECT slot - 1 FROM slots WHERE slot > max(?2 / ?5, (SELECT min(slot) FROM hm_mean))
+           SELECT (SELECT max(slot) FROM hm_mean WHERE slot < slots.slot) FROM slots WHERE slot >= ?2 / ?5
            LIMIT ?6),
          sums AS (
            SELECT m.slot, m.reports, m.utilization, m.memory_used FROM slots

@@ -7,7 +7,7 @@ use crate::hub::store::temp_db::TempDb;
 
 const NOW: i64 = 1_718_000_000_000;
 
-fn report(node_id: &str, sent: i64, memory_used: i64) -> Report {
+fn report(node_id: &str, sent: i64, memory_used: i64) -> HmReport {
     let info = MachineInfo {
         project: "DecentralGPT".into(),
         models: vec!["Codestral-22B-v0.1".into()],
@@ -16,7 +16,7 @@ fn report(node_id: &str, sent: i64, memory_used: i64) -> Report {
         memory_total: 24_564,
         memory_used,
     };
-    Report { node_id: node_id.into(), sent, adjusted: false, info: Arc::new(info) }
+    HmReport { node_id: node_id.into(), sent, adjusted: false, info: Arc::new(info) }
 }
 
 fn reports(
