@@ -120,7 +120,7 @@ fn read_probe(file: &str) -> Result<Vec<u8>, String> {
 }
 
 fn build_probe(out_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
-    for source in ["gpu-probe", "Cargo.lock"] {
+    for source in ["gpu-probe", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={source}");
     }
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
@@ -132,7 +132,7 @@ fn build_probe(out_dir: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let directory = target_dir(out_dir).ok_or_else(|| "OUT_DIR is not where Cargo puts it".into());
     let probe = directory.and_then(|directory| run_cargo(&target, &directory.join("gpu-probe")));
     Ok(probe.unwrap_or_else(|reason| {
-        // The next edit may fix it.
+        // Tried again at the next edit: the missing target or linker may have been installed.
         println!("cargo:rerun-if-changed=src");
         println!(
             "cargo:warning=this agent will not read NVIDIA GPUs, because its GPU probe could not be built: {reason}; \

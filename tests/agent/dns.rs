@@ -51,7 +51,7 @@ fn in_each_mode(test: &str) {
         let output = command.env(MODE, mode).output().unwrap();
         let text =
             String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "AAAA {mode}: {text}");
+        assert!(output.status.success() && text.contains("1 passed"), "AAAA {mode}: {text}");
     }
 }
 

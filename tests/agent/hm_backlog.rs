@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::hm_server::HmServer;
 use crate::support::{Agent, TempDir, reserve_address};
 use hm_agent::hm_client::session::REPORT_PAUSE;
-use hm_agent::hm_client::spool::{MAX_BACKLOG_REPORTS, Report, Spool};
+use hm_agent::hm_client::spool::{MAX_BACKLOG_REPORTS, Spool, SpooledReport};
 use hm_agent::net::reconnecting_client::RECONNECT_BACKOFF;
 use hm_agent::util::state_io::{DISK_TIMEOUT, StateIo};
 
@@ -36,7 +36,7 @@ fn fill(state: &TempDir) {
     let writer = StateIo::start(&state.0).unwrap();
     let mut spool = Spool::open(&writer, "hm-reports");
     for number in 1..=MAX_BACKLOG_REPORTS as u64 {
-        spool.push(Report { unix_milliseconds: number, body: body.into() });
+        spool.push(SpooledReport { unix_milliseconds: number, body: body.into() });
     }
     assert_eq!((spool.len(), spool.dropped()), (MAX_BACKLOG_REPORTS, 0));
     assert!(writer.flush(DISK_TIMEOUT));

@@ -1,5 +1,4 @@
-//! hm-agent as a whole: each test runs the program. One test program, because most tests wait; what measures time or memory is
-//! in `tests/measured`.
+//! hm-agent as a whole: each test runs the program. What measures time or memory is in `tests/measured`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]

@@ -1,11 +1,11 @@
 //! The Core port of hm-hub, as nodes, monitor clients and users of the REST API see it.
 
-use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tungstenite::Message;
 
+use crate::support::core_fixture::is_root;
 use crate::support::hub::{CoreLink, Hub};
 use crate::support::{Agent, SLACK, TEST_TIMEOUT, TempDir, wait_until};
 
@@ -203,7 +203,7 @@ fn two_connections_of_one_id_are_both_served() {
     hub.wait_log("node test is lost");
 }
 
-/// The published node agent reads one message while it is sent three, and takes a ping for the end of the connection.
+/// The published node agent reads one message for every three that it is sent, and takes a ping for the end of the connection.
 #[test]
 fn node_that_reads_less_than_it_is_sent_delays_no_other() {
     let state = TempDir::new("hub");
@@ -227,9 +227,10 @@ fn node_that_reads_less_than_it_is_sent_delays_no_other() {
     assert_eq!(lazy.heartbeat("lazy", 1.0)["received"], true);
 }
 
-/// An hour of 200 published node agents: each sends a heartbeat every 10 s and reads one message every 30 s.
+/// The messages of an hour of 200 published node agents, without the pauses: each sends a heartbeat every 10 s and reads one message
+/// every 30 s.
 #[test]
-fn published_node_agents_of_an_hour_delay_no_other() {
+fn unread_messages_of_published_node_agents_delay_no_other() {
     const NODES: usize = 200;
     let state = TempDir::new("hub");
     let hub = Hub::start(&state, &[]);
@@ -265,8 +266,7 @@ fn agent_registers_reports_and_runs_commands() {
     let url = format!("core.url=ws://{}/api/v1/ws", hub.core);
     let hm = format!("hm.url=ws://{}/websocket", hub.address);
     // As root, the agent needs the user of the commands.
-    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-    let run_as = if is_root { "core.run_as=root" } else { "log_level=info" };
+    let run_as = if is_root() { "core.run_as=root" } else { "log_level=info" };
     let agent = Agent::start(&[
         &url,
         &hm,
@@ -289,7 +289,8 @@ fn agent_registers_reports_and_runs_commands() {
     });
     assert!(reports[0]["timestamp"].as_i64() > reports[1]["timestamp"].as_i64(), "{reports}");
     let means = hub.rest("GET", "nodes/n1/reports/means", "");
-    assert!(data(&means)["means"][0]["reports"].as_u64() >= Some(2), "{means}");
+    let each = data(&means)["means"].as_array().unwrap().iter();
+    assert!(each.map(|mean| mean["reports"].as_u64().unwrap()).sum::<u64>() >= 2, "{means}");
     let run = |text: &str| {
         let body = json!({"command_text": text, "timeout": 10}).to_string();
         let answer = hub.rest("POST", "nodes/n1/commands", &body);

@@ -1,6 +1,6 @@
 //! Kills at random moments under load: what the hub has acknowledged is there afterwards.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,17 +14,21 @@ use crate::support::{TempDir, sleep_for, wait_until};
 
 const HM_NODES: usize = 8;
 
+type Thread = std::thread::JoinHandle<()>;
+
 /// What was acknowledged.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Acknowledged {
     /// Number of the node and time of the report.
     reports: BTreeSet<(usize, i64)>,
     /// Ids.
     commands: BTreeSet<String>,
     results: BTreeSet<String>,
+    /// What each command that has run has printed: as an agent, the node repeats a result instead of running it again.
+    outputs: BTreeMap<String, String>,
 }
 
-/// Sends reports with these times until the hub is killed.
+/// Sends reports with the times `first`, `first + 1` and so on until the hub is killed.
 fn send_reports(hub: &Hub, number: usize, first: i64, seen: &Arc<Mutex<Acknowledged>>) -> Thread {
     let (mut node, seen) = (hub.node(), seen.clone());
     assert_eq!(node.online(&format!("node-{number}")), 0);
@@ -64,25 +68,28 @@ fn create_commands(core: SocketAddr, seen: &Arc<Mutex<Acknowledged>>) -> Thread 
 fn run_commands(mut node: CoreLink, seen: &Arc<Mutex<Acknowledged>>) -> Thread {
     let seen = seen.clone();
     std::thread::spawn(move || {
-        let mut unconfirmed = None;
         while let Ok(Message::Text(text)) = node.0.read() {
             let message: Value = serde_json::from_str(&text).unwrap();
+            // The id of a result's message is that of its command.
             if message["type"] == "command_received" {
-                seen.lock().unwrap().results.extend(unconfirmed.take());
+                let id = message["id"].as_str().unwrap().to_owned();
+                seen.lock().unwrap().results.insert(id);
             }
             if message["type"] == "execute_command" {
                 let id = message["data"]["command_id"].as_str().unwrap().to_owned();
-                let result = json!({"command_id": id, "exit_code": 0, "stdout": id});
-                if node.try_send("command_result", "r", &result).is_err() {
+                let output = {
+                    let mut seen = seen.lock().unwrap();
+                    let number = seen.outputs.len();
+                    seen.outputs.entry(id.clone()).or_insert(format!("output {number}")).clone()
+                };
+                let result = json!({"command_id": id, "exit_code": 0, "stdout": output});
+                if node.try_send("command_result", &id, &result).is_err() {
                     break;
                 }
-                unconfirmed = Some(id);
             }
         }
     })
 }
-
-type Thread = std::thread::JoinHandle<()>;
 
 #[test]
 fn what_is_acknowledged_survives_kills() {
@@ -107,8 +114,7 @@ fn what_is_acknowledged_survives_kills() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
     let hub = start();
-    let thread = run_commands(worker(&hub), &seen);
-    let Acknowledged { reports, commands, results } = std::mem::take(&mut *seen.lock().unwrap());
+    let Acknowledged { reports, commands, results, outputs } = seen.lock().unwrap().clone();
     println!(
         "acknowledged: {} reports, {} commands, {} results",
         reports.len(),
@@ -116,18 +122,20 @@ fn what_is_acknowledged_survives_kills() {
         results.len()
     );
     assert!(reports.len() > 10 * kills as usize && results.len() > kills as usize);
+    // Before the node connects and repeats results. A command whose creation was not acknowledged may have been stored and run, and
+    // its result acknowledged.
+    for id in &results {
+        let command = hub.rest("GET", &format!("commands/{id}"), "");
+        assert_eq!(command["data"]["result"]["stdout"], outputs[id].as_str(), "{command}");
+    }
+    let thread = run_commands(worker(&hub), &seen);
     for id in &commands {
         let command = wait_until("a result", || {
             let command = hub.rest("GET", &format!("commands/{id}"), "")["data"].take();
             (!command["result"].is_null()).then_some(command)
         });
         assert_eq!(command["command"]["status"], "success", "{command}");
-        assert_eq!(command["result"]["stdout"], id.as_str(), "{command}");
-    }
-    // A command may be stored whose creation was not acknowledged any more, and its result may be acknowledged.
-    for id in &results {
-        let command = hub.rest("GET", &format!("commands/{id}"), "");
-        assert_eq!(command["data"]["result"]["stdout"], id.as_str(), "{command}");
+        assert_eq!(command["result"]["stdout"], seen.lock().unwrap().outputs[id].as_str());
     }
     hub.stop();
     thread.join().unwrap();

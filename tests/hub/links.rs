@@ -8,7 +8,7 @@ use crate::support::hub::{Hub, Node};
 const LINKS: usize = 10_000;
 /// Threads that open links.
 const OPENERS: usize = 8;
-/// Of the hub's private memory, per link that sends nothing.
+/// Private memory of the hub per node that is online and has sent no report.
 const MAX_BYTES_PER_LINK: u64 = 8_000;
 
 #[test]

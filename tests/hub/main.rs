@@ -10,3 +10,4 @@ mod hm;
 mod kills;
 mod links;
 mod operation;
+mod reports;

@@ -1,5 +1,5 @@
-//! hm-agent under load, with browsers, and beside its peers. These tests measure time or memory, or leave little time for others,
-//! so one runs at a time.
+//! hm-agent under load, with browsers, and beside its peers. These tests measure time or memory, or take all of the processor, so
+//! `tests/run` runs them one at a time.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../support/mod.rs"]

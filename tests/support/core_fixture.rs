@@ -1,6 +1,7 @@
 //! An agent that runs commands of Core as a dedicated user, whose processes can be counted.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -14,7 +15,7 @@ use super::{Agent, TempDir, hm_agent, wait_until};
 /// runs the tests, whose processes cannot be distinguished.
 pub struct User {
     pub id: u32,
-    is_root: bool,
+    may_mount: bool,
     files: TempDir,
 }
 
@@ -24,8 +25,9 @@ impl User {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // Steps of two, because the second group has the next id.
         let id = 1_000_000_000 + std::process::id() % 4_194_304 * 200 + number * 2;
-        let output = Command::new("id").arg("-u").output().unwrap();
-        let is_root = output.stdout == b"0\n";
+        // Root in a container may lack the right.
+        let unshare = Command::new("unshare").args(["--mount", "true"]).output();
+        let may_mount = unshare.is_ok_and(|output| output.status.success());
         let files = TempDir::new("user");
         let more = id + 1;
         // Another name with the same uid comes first, as with root and toor.
@@ -39,17 +41,21 @@ impl User {
             "group",
             &format!("root:x:0:\nhmtest:x:{id}:\nhmmore:x:{more}:root,hmtest\nhmless:x:7:root\n"),
         );
-        Self { id, is_root, files }
+        Self { id, may_mount, files }
     }
 
     pub fn is_dedicated(&self) -> bool {
-        self.is_root
+        self.may_mount
     }
 
     /// Runs a command where this user is in /etc/passwd, with `core.run_as`.
     pub fn with_user_database(&self, command: &Command) -> Command {
-        if !self.is_root {
-            return wrap(&[], command);
+        if !self.may_mount {
+            let mut wrapped = wrap(&[], command);
+            if is_root() {
+                wrapped.args(["-s", "core.run_as=root"]);
+            }
+            return wrapped;
         }
         let script = "mount --bind \"$0\" /etc/passwd && mount --bind \"$1\" /etc/group && shift && exec \"$@\"";
         let file = |name| self.files.0.join(name).display().to_string();
@@ -70,7 +76,7 @@ impl User {
 
     /// Processes of this user: pid and command line.
     pub fn processes(&self) -> Vec<(u32, String)> {
-        if !self.is_root {
+        if !self.may_mount {
             return Vec::new();
         }
         let id = self.id.to_string();
@@ -87,6 +93,10 @@ impl User {
         let what = format!("the end of all processes of {what}");
         wait_until(&what, || self.processes().is_empty().then_some(()));
     }
+}
+
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 /// Runs a command by another program, such as `unshare`.

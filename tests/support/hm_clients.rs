@@ -14,7 +14,7 @@ use hm_agent::util::sync::Shutdown;
 
 use super::TempDir;
 
-/// They take reports without values, of nodes `n0`, `n1` and so on, and keep them below `state`.
+/// Clients of nodes `n0`, `n1` and so on. Each sends reports without measured values and keeps its journal below a state directory.
 pub struct HmClients {
     pub each: Vec<HmClient>,
     config: CurrentConfig,

@@ -328,9 +328,9 @@ impl Client {
 /// processes start at other numbers.
 pub fn reserve_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 10_000 + (std::process::id() % 1_000) as u16 * 20;
+    let first = 10_000 + (std::process::id() % 22) as u16 * 1_000;
     let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 1_000);
     ports.find(is_free).unwrap()
 }
 

@@ -258,7 +258,7 @@ fn test_server_behaves_as_documented() {
 /// By `check` and by `run`.
 #[test]
 fn rejects_commands_as_root_without_run_as() {
-    let is_root = core_fixture::User::new().is_dedicated();
+    let is_root = core_fixture::is_root();
     let run = |subcommand: &str, settings: &[&str]| {
         let mut command = hm_agent();
         let state = TempDir::new("rejected");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hm_agent::config::TimeUnit;
 use hm_agent::heartbeat::nagios;
-use hm_agent::heartbeat::protocol::{MAX_ID_BYTES, Request};
+use hm_agent::heartbeat::protocol::{HeartbeatRequest, MAX_ID_BYTES};
 use hm_agent::heartbeat::table::HeartbeatTable;
 use hm_agent::model::status::AppState;
 use hm_agent_fuzz::program::{Program, text};
@@ -38,9 +38,9 @@ fn parse_pause(milliseconds: &[u8]) -> Duration {
 
 fn request(table: &mut HeartbeatTable, line: &str, unit: TimeUnit, now: Duration) {
     let (path, query) = line.split_once('?').unwrap_or((line, ""));
-    match Request::parse(path, query, unit) {
+    match HeartbeatRequest::parse(path, query, unit) {
         Err(why) => assert!(!why.is_empty() && why.lines().count() == 1, "{why:?}"),
-        Ok(Request::Heartbeat(id, interval, unit)) => {
+        Ok(HeartbeatRequest::Heartbeat(id, interval, unit)) => {
             assert!(id.len() <= MAX_ID_BYTES && !id.is_empty());
             let known = table.status(&id, now).is_some();
             match table.heartbeat(&id, interval, now) {
@@ -54,18 +54,18 @@ fn request(table: &mut HeartbeatTable, line: &str, unit: TimeUnit, now: Duration
                 Err(_) => assert!(!known && table.count(now) >= CAPACITY),
             }
         }
-        Ok(Request::Done(id)) => {
+        Ok(HeartbeatRequest::Done(id)) => {
             table.done(&id, now);
             assert_eq!(table.status(&id, now), None);
         }
-        Ok(Request::List) => {
+        Ok(HeartbeatRequest::List) => {
             let list = table.ids(now).expect("one list at a time");
             let mut text = Vec::new();
             nagios::write_list(&list.ids, &mut text).expect("a Vec takes everything");
             assert_eq!(text.len(), list.bytes);
             assert_eq!(text.split(|byte| *byte == b'\n').count() - 1, list.ids.len());
         }
-        Ok(Request::Status(id)) => {
+        Ok(HeartbeatRequest::Status(id)) => {
             let Some(status) = table.status(&id.unwrap_or_default(), now) else { return };
             let line = nagios::status_line(&status, unit);
             let parsed = nagios::parse_status_line(&status.id, &line).expect("a status line");
@@ -73,7 +73,7 @@ fn request(table: &mut HeartbeatTable, line: &str, unit: TimeUnit, now: Duration
             let expected = status.maintenance.map_or(status.state, |_| AppState::Ok);
             assert_eq!(parsed.state, expected, "{line}");
         }
-        Ok(Request::Maintenance(id, length)) => {
+        Ok(HeartbeatRequest::Maintenance(id, length)) => {
             let accepted = table.set_maintenance(id.as_deref(), length, now).is_ok();
             if accepted && length > Duration::ZERO {
                 assert!(table.maintenance(id.as_deref(), now) >= Some(length));
@@ -89,9 +89,7 @@ fn save_and_restore(mut table: HeartbeatTable, now: Duration) -> HeartbeatTable 
     let read = serde_json::from_slice(&written).expect("valid state");
     assert_eq!(saved, read);
     let mut restored = HeartbeatTable::restore(CAPACITY, read, now);
-    let ids = |table: &mut HeartbeatTable| {
-        table.first_ids(CAPACITY, now)
-    };
+    let ids = |table: &mut HeartbeatTable| table.first_ids(CAPACITY, now);
     assert_eq!(ids(&mut table), ids(&mut restored));
     assert!(!restored.has_transitions(), "reported twice");
     restored

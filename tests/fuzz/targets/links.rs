@@ -8,10 +8,10 @@ use hm_agent::core_client::messages::CoreMessage;
 use hm_agent::core_client::session as core;
 use hm_agent::hm_client::messages::HmResponse;
 use hm_agent::hm_client::session as hm;
-use hm_agent::util::backoff::Backoff;
 use hm_agent::net::disconnect::DisconnectReason;
 use hm_agent::net::keepalive::Keepalive;
 use hm_agent::net::reconnecting_client::{PONG_TIMEOUT, RECONNECT_BACKOFF, UpstreamSession as _};
+use hm_agent::util::backoff::Backoff;
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
 
@@ -44,19 +44,22 @@ fn with_hm(mut program: Program<'_>) {
                 }
                 let event = session.on_response(&response, random, now);
                 let matches = pending.is_some_and(|id| response.id == id || response.id == 0);
-                assert!(matches || event == hm::Event::Unsolicited, "{event:?} without a request");
-                if event != hm::Event::Unsolicited {
+                assert!(
+                    matches || event == hm::HmEvent::Unsolicited,
+                    "{event:?} without a request"
+                );
+                if event != hm::HmEvent::Unsolicited {
                     pending = None;
                 }
             }
             _ => match session.next_action(step & 4 == 0, now) {
-                Ok(hm::Action::Online(id) | hm::Action::Report(id)) => {
+                Ok(hm::HmAction::Online(id) | hm::HmAction::Report(id)) => {
                     assert!(pending.is_none(), "two requests at a time");
                     assert!(id > last);
                     (last, pending) = (id, Some(id));
                 }
-                Ok(hm::Action::Ping) => {}
-                Ok(hm::Action::Wait(until)) => {
+                Ok(hm::HmAction::Ping) => {}
+                Ok(hm::HmAction::Wait(until)) => {
                     assert!(until > now, "a wait in the past would spin")
                 }
                 Err(DisconnectReason::Unanswered(_) | DisconnectReason::NoPong(_)) => return,
@@ -84,8 +87,8 @@ fn with_core(mut program: Program<'_>) {
                 let line = text(line).replace("$ID", ids.last().map_or("", String::as_str));
                 let Ok(message) = CoreMessage::parse(&line) else { continue };
                 match session.on_message(message, random, now) {
-                    Ok(core::Event::Registered) => assert!(session.is_registered()),
-                    Ok(core::Event::Confirmed(id)) => results.retain(|result| *result != id),
+                    Ok(core::CoreEvent::Registered) => assert!(session.is_registered()),
+                    Ok(core::CoreEvent::Confirmed(id)) => results.retain(|result| *result != id),
                     Ok(_) => {}
                     Err(DisconnectReason::Rejected(_)) => return,
                     Err(other) => panic!("{other}"),
@@ -101,20 +104,20 @@ fn with_core(mut program: Program<'_>) {
                     now,
                 );
                 match next {
-                    Ok(core::Action::Register(id)) => {
+                    Ok(core::CoreAction::Register(id)) => {
                         assert!(!session.is_registered());
                         ids.push(id);
                     }
-                    Ok(core::Action::Heartbeat(id)) => {
+                    Ok(core::CoreAction::Heartbeat(id)) => {
                         assert!(session.is_registered(), "a heartbeat before registration");
                         ids.push(id);
                     }
-                    Ok(core::Action::SendResult(id)) => {
+                    Ok(core::CoreAction::SendResult(id)) => {
                         assert!(session.is_registered() && results.contains(&id));
                         ids.push(id);
                     }
-                    Ok(core::Action::Ping) => {}
-                    Ok(core::Action::Wait(until)) => assert!(until > now, "a wait in the past"),
+                    Ok(core::CoreAction::Ping) => {}
+                    Ok(core::CoreAction::Wait(until)) => assert!(until > now, "a wait in the past"),
                     Err(DisconnectReason::Unanswered(_) | DisconnectReason::NoPong(_)) => return,
                     Err(other) => panic!("{other}"),
                 }

@@ -10,7 +10,7 @@ use hm_agent::hm_client::messages as hm;
 use hm_agent::net::proxy::Proxy;
 use hm_agent::net::url::Url;
 use hm_agent::remote::hosts::MAX_HOSTS;
-use hm_agent::remote::protocol::request::{InvalidRequest, Request};
+use hm_agent::remote::protocol::request::{InvalidRequest, MonitorRequest};
 use hm_agent::remote::protocol::response;
 use hm_agent::telemetry::messages as usage;
 use libfuzzer_sys::fuzz_target;
@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     let text = String::from_utf8_lossy(bytes);
     match which {
         b'u' => {
-            if let Err(unknown) = usage::Request::parse(&text) {
+            if let Err(unknown) = usage::ClientRequest::parse(&text) {
                 let message: Value = serde_json::from_str(&unknown.message()).expect("JSON");
                 assert_eq!(message["status"], "error");
                 assert!(unknown.message().len() < 500);
@@ -57,11 +57,10 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn monitor_request(text: &str) {
-    match Request::parse(text, MAX_HOSTS) {
+    match MonitorRequest::parse(text, MAX_HOSTS) {
         Err(InvalidRequest(id, why)) => {
             assert!(why.lines().count() == 1, "{why:?}");
-            let response: Value =
-                serde_json::from_str(&response(&id, Some(&why))).expect("JSON");
+            let response: Value = serde_json::from_str(&response(&id, Some(&why))).expect("JSON");
             assert_eq!(response["error"], why.as_str());
         }
         Ok(request) => {

@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use hm_agent::metrics::{Exposition, Format, render};
-use hm_agent::model::status::PortStatus;
 use hm_agent::model::host_info::HostInfo;
 use hm_agent::model::primary_gpu::Primary;
+use hm_agent::model::status::PortStatus;
 use hm_agent::model::{RawSample, Snapshot};
 use hm_agent::telemetry::messages;
 use hm_agent::telemetry::snapshot_json::{self, AgentStatus};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hm_agent::core_client::command_log::{Acceptance, CommandLog};
 use hm_agent::heartbeat::monitor::HeartbeatMonitor;
 use hm_agent::heartbeat::table::{HeartbeatTable, Saved};
-use hm_agent::hm_client::spool::{Report, Spool};
+use hm_agent::hm_client::spool::{Spool, SpooledReport};
 use hm_agent::util::state_io::{DISK_TIMEOUT, StateIo};
 use hm_agent_fuzz::program::{Program, text};
 use libfuzzer_sys::fuzz_target;
@@ -95,7 +95,8 @@ fn spool(bytes: &[u8]) {
     };
     let mut spool = open();
     let length = spool.len();
-    let report = Report { unix_milliseconds: 7, body: text(bytes).replace('\n', " ").into() };
+    let report =
+        SpooledReport { unix_milliseconds: 7, body: text(bytes).replace('\n', " ").into() };
     spool.push(report.clone());
     let reports = all(open());
     assert_eq!((reports.len(), reports.last()), (length + 1, Some(&report)));
