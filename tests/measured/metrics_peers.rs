@@ -379,8 +379,8 @@ fn scrape_costs_a_tenth_of_node_exporter_at_most() {
     // In turn, so that other load affects both.
     let (mut ours, mut theirs) = (0.0, 0.0);
     for _ in 0..3 {
-        theirs += cost(peer.0.id(), peer.1, 50) / 3.0;
-        ours += cost(agent.pid(), agent.address, 500) / 3.0;
+        theirs += cost(peer.0.id(), peer.1, 100) / 3.0;
+        ours += cost(agent.pid(), agent.address, 1000) / 3.0;
     }
     println!(
         "a scrape costs {ours:.3} ms, of node_exporter {theirs:.3} ms: 1/{:.0}",

@@ -67,7 +67,12 @@ fn binary_contains_no_paths_of_build_machine() {
     let bytes = std::fs::read(built()).unwrap();
     let home = std::env::var("HOME").unwrap();
     for private in [home.as_str(), env!("CARGO_MANIFEST_DIR")] {
-        assert!(!contains(&bytes, format!("{private}/").as_bytes()), "it contains {private}");
+        let length = private.len();
+        // The file net/tls/roots.rs is not in /root.
+        let is_path = |part: &[u8]| {
+            part.starts_with(private.as_bytes()) && !part[length].is_ascii_alphanumeric()
+        };
+        assert!(!bytes.windows(length + 1).any(is_path), "it contains {private}");
     }
 }
 
