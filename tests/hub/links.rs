@@ -1,6 +1,9 @@
 //! Ten thousand nodes at once.
 
+use std::time::{Duration, Instant};
+
 use hm_agent::sys;
+use tungstenite::Message;
 
 use crate::support::TempDir;
 use crate::support::hub::{Hub, Node};
@@ -8,6 +11,8 @@ use crate::support::hub::{Hub, Node};
 const LINKS: usize = 10_000;
 /// Threads that open links.
 const OPENERS: usize = 8;
+/// The hub ends a link that is silent for 30 s, and a busy machine opens all of them in no shorter time.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Private memory of the hub per node that is online and has sent no report.
 const MAX_BYTES_PER_LINK: u64 = 8_000;
 
@@ -17,26 +22,43 @@ fn serves_ten_thousand_nodes_in_little_memory() {
     let state = TempDir::new("hub");
     let hub = Hub::start(&state, &[]);
     let before = hub.private_bytes();
-    let mut nodes: Vec<Node> = std::thread::scope(|scope| {
-        let open = |opener: usize| {
-            let hub = &hub;
-            scope.spawn(move || {
-                let numbers = (opener..LINKS).step_by(OPENERS);
-                let open = |number: usize| {
-                    let mut node = hub.node();
-                    assert_eq!(node.online(&format!("n{number}")), 0);
-                    node
-                };
-                numbers.map(open).collect::<Vec<_>>()
-            })
-        };
-        let openers: Vec<_> = (0..OPENERS).map(open).collect();
-        openers.into_iter().flat_map(|opener| opener.join().unwrap()).collect()
+    let mut nodes: Vec<Vec<Node>> = std::thread::scope(|scope| {
+        let hub = &hub;
+        let openers: Vec<_> =
+            (0..OPENERS).map(|opener| scope.spawn(move || open_every(hub, opener))).collect();
+        openers.into_iter().map(|opener| opener.join().unwrap()).collect()
     });
     let per_link = (hub.private_bytes() - before) / LINKS as u64;
     println!("{per_link} bytes per link");
     assert!(per_link <= MAX_BYTES_PER_LINK, "{per_link}");
-    for node in nodes.iter_mut().step_by(10) {
-        assert_eq!(node.report(1), 0);
+    std::thread::scope(|scope| {
+        for nodes in &mut nodes {
+            scope.spawn(|| {
+                ping(nodes);
+                nodes.iter_mut().step_by(10).for_each(|node| assert_eq!(node.report(1), 0));
+            });
+        }
+    });
+}
+
+/// Opens the links with the numbers `opener`, `opener + OPENERS`, …
+fn open_every(hub: &Hub, opener: usize) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    let mut last_ping = Instant::now();
+    for number in (opener..LINKS).step_by(OPENERS) {
+        let mut node = hub.node();
+        assert_eq!(node.online(&format!("n{number}")), 0);
+        nodes.push(node);
+        if last_ping.elapsed() > PING_INTERVAL {
+            last_ping = Instant::now();
+            ping(&mut nodes);
+        }
+    }
+    nodes
+}
+
+fn ping(nodes: &mut [Node]) {
+    for node in nodes {
+        node.0.send(Message::Ping(Vec::new().into())).unwrap();
     }
 }

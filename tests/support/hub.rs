@@ -131,6 +131,13 @@ impl Hub {
         http(self.address, "GET", target, headers, "")
     }
 
+    /// Writes that wait for a commit, by the hub's own metrics.
+    pub fn queued_writes(&self) -> u64 {
+        let metrics = http(self.web, "GET", "/metrics", "", "");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("hm_hub_queued_writes "));
+        line.unwrap().parse().unwrap()
+    }
+
     /// The body of a response of the REST API, whose status is always 200.
     pub fn rest(&self, method: &str, target: &str, body: &str) -> Value {
         let length = format!("Content-Length: {}\r\n", body.len());

@@ -42,6 +42,7 @@ impl EventLoop {
                     if !hub.on_core_message(&request.node_id, id) {
                         return Err(Ended("too many nodes".to_owned()));
                     }
+                    link.on_queued();
                     let write = Write::Core(request);
                     hub.store.add(QueuedWrite { write, origin: WriteOrigin::Link(id) });
                     Ok(())
@@ -68,6 +69,7 @@ impl EventLoop {
         let (now, time) = (Instant::now(), SystemTime::now());
         let answer = node_session::answer(request, completed.stored, time);
         self.with_link(hub, number, |link| {
+            link.on_stored();
             if let Some(answer) = answer
                 && !(link.is_blocked() && node_session::is_optional(request))
             {
@@ -83,6 +85,7 @@ impl EventLoop {
             }
             Ok(())
         });
+        self.ready.push(number);
     }
 
     pub(super) fn broadcast(&mut self, hub: &Hub, text: &str) {

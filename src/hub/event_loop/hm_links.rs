@@ -22,7 +22,7 @@ impl EventLoop {
         match action {
             HmNodeAction::Send(text) => return link.send(&text, Instant::now()),
             HmNodeAction::Store { id: request_id, report } => {
-                link.on_report();
+                link.on_queued();
                 let write = Write::Report { report, request_id };
                 hub.store.add(QueuedWrite { write, origin: WriteOrigin::Link(id) });
             }
@@ -87,7 +87,7 @@ impl EventLoop {
         let now = now();
         let response = HmNodeSession::stored_response(now, request_id, stored != Stored::Failed);
         self.with_link(hub, number, |link| {
-            link.on_answer();
+            link.on_stored();
             link.send(&response, now.instant)
         });
         self.ready.push(number);

@@ -27,8 +27,8 @@ const MAX_RESULT_BYTES: usize = 16 << 20;
 /// Bytes read from a link before others are served. tungstenite reads until it has a message, and a peer can send empty fragments without
 /// end.
 const TURN_BYTES: usize = 64 << 10;
-/// Reports of a node that wait for the store. One node must not fill its queue.
-const MAX_UNANSWERED: usize = 256;
+/// Messages of a node that wait for the store. With as many, the node is not read: it must not fill the store's queue, where others wait.
+const MAX_UNSTORED: usize = 256;
 /// A monitor client gets all nodes in one message.
 const MAX_MONITOR_BUFFER_BYTES: usize = 256 << 20;
 /// Buffer for what arrives. Requests are 300 to 500 bytes.
@@ -47,8 +47,8 @@ pub struct Link {
     pub peer: SocketAddr,
     pub protocol: Protocol,
     socket: WebSocket<BudgetedSocket>,
-    /// Reports that were read and not answered yet.
-    unanswered: usize,
+    /// Messages that were read and wait for the store.
+    unstored: usize,
     /// Connections that wait to learn whether this one is alive, and until when.
     claimants: Vec<LinkId>,
     probe_deadline: Option<Instant>,
@@ -132,7 +132,7 @@ impl Link {
             peer,
             protocol,
             socket: open(socket, buffered, is_core_node, max_output)?,
-            unanswered: 0,
+            unstored: 0,
             claimants: Vec::new(),
             probe_deadline: None,
             blocked_since: None,
@@ -153,14 +153,14 @@ impl Link {
         }
     }
 
-    /// An hm connection is not read while output or a claim is pending.
+    /// A node is not read while much of it waits for the store, an hm node neither while output or a claim is pending.
     pub fn is_reading(&self) -> bool {
         match &self.protocol {
             Protocol::Hm { session, .. } => {
-                let is_waiting = session.is_claiming() || self.unanswered >= MAX_UNANSWERED;
-                !self.is_blocked() && !is_waiting
+                !self.is_blocked() && !session.is_claiming() && self.unstored < MAX_UNSTORED
             }
-            Protocol::CoreNode(_) | Protocol::Monitor { .. } => true,
+            Protocol::CoreNode(_) => self.unstored < MAX_UNSTORED,
+            Protocol::Monitor { .. } => true,
         }
     }
 
@@ -174,13 +174,14 @@ impl Link {
         self.socket.get_ref().budget == 0
     }
 
-    /// Counts reports that wait for the store.
-    pub fn on_report(&mut self) {
-        self.unanswered += 1;
+    /// A message of the node was given to the store.
+    pub fn on_queued(&mut self) {
+        self.unstored += 1;
     }
 
-    pub fn on_answer(&mut self) {
-        self.unanswered = self.unanswered.saturating_sub(1);
+    /// The store has committed a message of the node, or failed to.
+    pub fn on_stored(&mut self) {
+        self.unstored = self.unstored.saturating_sub(1);
     }
 
     /// Permits the results of commands, which are longer than everything else.
