@@ -23,6 +23,7 @@ pub mod hm_client; // hm protocol: reports
 pub mod http; // inbound connections: listener, limits, requests, responses, WebSocket upgrade
 #[cfg(feature = "hub")]
 pub mod hub; // hm-hub: the server of hm nodes
+pub mod hub_extension; // messages between hm-agent and hm-hub that other peers never see
 pub mod metrics; // Prometheus and OpenMetrics exposition
 pub mod model; // plain data: RawSample, Snapshot, GPUs
 pub mod net; // outbound connections: URL, proxy, TLS, WebSocket client, reconnect

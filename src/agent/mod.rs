@@ -3,6 +3,7 @@
 //! Three kinds of threads start elsewhere: a listener starts and joins those of its connections; the collector starts the one
 //! for blocking I/O, and an upstream client those for DNS lookups, which may hang and are then abandoned.
 
+mod hub_resources;
 mod sd_notify;
 mod services;
 mod signals;

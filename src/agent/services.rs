@@ -77,19 +77,24 @@ impl Services {
         sampler_loop.run(sampler);
     }
 
+    /// Renders what the telemetry port and hm-hub ask for.
+    pub(super) fn responses(&self) -> Responses<'_> {
+        Responses {
+            latest: &self.latest,
+            host_info: &self.host,
+            config: &self.config,
+            gpus_ready: &self.gpus_ready,
+            shutdown: &self.shutdown,
+            ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
+        }
+    }
+
     pub(super) fn serve_telemetry(&self, listener: &Listener) -> Result<(), Error> {
         let (latest, host_info, config) = (&self.latest, &self.host, &self.config);
         let router = Router {
             http: HttpService::new("usage"),
             usage: subscription::Context { latest, host_info, config },
-            responses: Responses {
-                latest,
-                host_info,
-                config,
-                gpus_ready: &self.gpus_ready,
-                shutdown: &self.shutdown,
-                ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
-            },
+            responses: self.responses(),
         };
         let limits = || telemetry_limits(&config.get());
         listener.run(&self.shutdown, limits, |stream, client| {

@@ -135,7 +135,7 @@ fn start_clients(services: &Arc<Services>, threads: &mut Threads) -> Result<(), 
         let context = services.clone();
         threads.start("hm", move || {
             if let Some(hm) = &context.hm {
-                hm.run(&context.shutdown);
+                hm.run(&*context, &context.shutdown);
             }
             Ok(())
         })?;
@@ -152,7 +152,8 @@ fn start_clients(services: &Arc<Services>, threads: &mut Threads) -> Result<(), 
         let context = services.clone();
         threads.start("core", move || {
             if let Some(core) = &context.core {
-                core.run(&context.latest, &context.gpus_ready, &context.shutdown);
+                let Services { latest, gpus_ready, shutdown, .. } = &*context;
+                core.run(latest, &*context, gpus_ready, shutdown);
             }
             Ok(())
         })?;

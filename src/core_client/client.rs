@@ -16,6 +16,7 @@ use crate::core_client::messages::{
     register,
 };
 use crate::core_client::session::{CoreAction, CoreEvent, CoreSession};
+use crate::hub_extension::node::{NodeExtension, NodeResources};
 use crate::model::Snapshot;
 use crate::model::status::UpstreamStatus;
 use crate::net::disconnect::DisconnectReason;
@@ -101,10 +102,16 @@ impl CoreClient {
     }
 
     /// The thread `core`. It connects when `gpus_ready` is readable, and returns after the last command's thread.
-    pub fn run(&self, latest: &LatestSample, gpus_ready: &EventFd, shutdown: &Shutdown) {
+    pub fn run(
+        &self,
+        latest: &LatestSample,
+        resources: &dyn NodeResources,
+        gpus_ready: &EventFd,
+        shutdown: &Shutdown,
+    ) {
         sys::wait_readable([shutdown.as_fd(), gpus_ready.as_fd()], None);
         std::thread::scope(|scope| {
-            let context = Context { latest, scope, shutdown };
+            let context = Context { latest, resources, scope, shutdown };
             self.upstream.run(
                 PING_INTERVAL,
                 shutdown,
@@ -113,7 +120,7 @@ impl CoreClient {
                     let session = CoreSession::new(keepalive, interval, self.upstream.now());
                     let ip_address =
                         socket.local_ip().map_or_else(String::new, |ip| ip.to_string());
-                    Connection { session, ip_address }
+                    Connection { session, extension: NodeExtension::default(), ip_address }
                 },
                 |socket, connection, dedup| self.step(socket, connection, dedup, &context),
             );
@@ -127,14 +134,22 @@ impl CoreClient {
         dedup: &mut LogDedup<CoreEvent>,
         context: &Context<'scope, '_>,
     ) -> Result<(), DisconnectReason> {
-        let session = &mut connection.session;
+        let Connection { session, extension, .. } = connection;
         if let Some(message) = socket.receive()? {
             match classify(&message)? {
-                Incoming::Text(text) => self.handle_message(text, session, dedup, context)?,
+                Incoming::Text(text) => self.handle_message(text, connection, dedup, context)?,
+                Incoming::Binary(bytes) => {
+                    if let Some(answer) = extension.answer(bytes, context.resources) {
+                        socket.send(Message::binary(answer))?;
+                    }
+                }
                 Incoming::Pong => session.on_pong(self.upstream.now()),
                 Incoming::Ignored => {}
             }
             return Ok(());
+        }
+        if let Some(message) = extension.next_message(context.resources) {
+            return socket.send(Message::binary(message));
         }
         if session.is_registered()
             && let Some(started) = self.commands.take_started()
@@ -189,11 +204,11 @@ impl CoreClient {
     fn handle_message<'scope>(
         &'scope self,
         text: &str,
-        session: &mut CoreSession,
+        Connection { session, extension, .. }: &mut Connection,
         dedup: &mut LogDedup<CoreEvent>,
         context: &Context<'scope, '_>,
     ) -> Result<(), DisconnectReason> {
-        let message = match CoreMessage::parse(text) {
+        let mut message = match CoreMessage::parse(text) {
             Ok(message) => message,
             Err(why) => {
                 // The connection stays open: the next message may be valid.
@@ -205,11 +220,18 @@ impl CoreClient {
                 return Ok(());
             }
         };
+        let hub = match &mut message {
+            CoreMessage::Registered { hub, .. } => hub.take(),
+            _ => None,
+        };
         let event = session.on_message(message, random_unit(), self.upstream.now());
         let event = event.map_err(|reason| match reason {
             DisconnectReason::Rejected(why) => DisconnectReason::Rejected(escape(&why)),
             reason => reason,
         })?;
+        if event == CoreEvent::Registered {
+            extension.on_accepted(hub.as_ref());
+        }
         self.handle_event(event, session, dedup, context)
     }
 
@@ -309,6 +331,7 @@ impl CoreClient {
 
 struct Connection {
     session: CoreSession,
+    extension: NodeExtension,
     /// This machine's address in the connection.
     ip_address: String,
 }
@@ -325,6 +348,7 @@ impl UpstreamSession for Connection {
 
 struct Context<'scope, 'env> {
     latest: &'scope LatestSample,
+    resources: &'scope dyn NodeResources,
     scope: &'scope Scope<'scope, 'env>,
     shutdown: &'scope Shutdown,
 }

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use log::Level;
 use tungstenite::Message;
@@ -15,13 +15,14 @@ use crate::hm_client::messages::{HmResponse, RequestKind, machine_info, online, 
 use crate::hm_client::report_clock::ReportClock;
 use crate::hm_client::session::{HmAction, HmEvent, HmSession};
 use crate::hm_client::spool::{Spool, SpooledReport};
+use crate::hub_extension::node::{NodeExtension, NodeResources};
 use crate::model::Snapshot;
 use crate::model::primary_gpu::Primary;
 use crate::model::status::UpstreamStatus;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::log_dedup::LogDedup;
 use crate::net::reconnecting_client::{
-    Incoming, MAX_LOGGED_CHARS, ReconnectingClient, classify, endpoint,
+    Incoming, MAX_LOGGED_CHARS, ReconnectingClient, UpstreamSession, classify, endpoint,
 };
 use crate::net::websocket::WebSocketClient;
 use crate::sys;
@@ -116,14 +117,18 @@ impl HmClient {
         }
     }
 
-    /// The thread `hm`: connects and delivers reports.
-    pub fn run(&self, shutdown: &Shutdown) {
+    /// The thread `hm`: connects, delivers reports, and answers the requests of hm-hub.
+    pub fn run(&self, resources: &dyn NodeResources, shutdown: &Shutdown) {
         let mut losses = LossLog::default();
+        let context = Context { resources, shutdown };
         self.upstream.run(
             self.config.ping_interval,
             shutdown,
-            |keepalive, _| HmSession::new(keepalive, self.upstream.now()),
-            |socket, session, dedup| self.step(socket, session, dedup, &mut losses, shutdown),
+            |keepalive, _| Connection {
+                session: HmSession::new(keepalive, self.upstream.now()),
+                extension: NodeExtension::default(),
+            },
+            |socket, connection, dedup| self.step(socket, connection, dedup, &mut losses, &context),
         );
     }
 
@@ -158,18 +163,27 @@ impl HmClient {
     fn step(
         &self,
         socket: &mut WebSocketClient<'_>,
-        session: &mut HmSession,
+        connection: &mut Connection,
         dedup: &mut LogDedup<HmEvent>,
         losses: &mut LossLog,
-        shutdown: &Shutdown,
+        context: &Context<'_>,
     ) -> Result<(), DisconnectReason> {
+        let Connection { session, extension } = connection;
         if let Some(message) = socket.receive()? {
             match classify(&message)? {
-                Incoming::Text(text) => self.handle_message(text, session, dedup, losses)?,
+                Incoming::Text(text) => self.handle_message(text, connection, dedup, losses)?,
+                Incoming::Binary(bytes) => {
+                    if let Some(answer) = extension.answer(bytes, context.resources) {
+                        socket.send(Message::binary(answer))?;
+                    }
+                }
                 Incoming::Pong => session.on_pong(self.upstream.now()),
                 Incoming::Ignored => {}
             }
             return Ok(());
+        }
+        if let Some(message) = extension.next_message(context.resources) {
+            return socket.send(Message::binary(message));
         }
         let oldest = lock(&self.spool).first().cloned();
         match session.next_action(oldest.is_some(), self.upstream.now())? {
@@ -187,7 +201,7 @@ impl HmClient {
             }
             HmAction::Ping => socket.send(Message::Ping(Default::default())),
             HmAction::Wait(until) => {
-                self.upstream.wait(socket, until, shutdown);
+                self.upstream.wait(socket, until, context.shutdown);
                 Ok(())
             }
         }
@@ -196,16 +210,20 @@ impl HmClient {
     fn handle_message(
         &self,
         text: &str,
-        session: &mut HmSession,
+        connection: &mut Connection,
         dedup: &mut LogDedup<HmEvent>,
         losses: &mut LossLog,
     ) -> Result<(), DisconnectReason> {
         let response = HmResponse::parse(text).map_err(|why| {
             DisconnectReason::Protocol(format!("\"{}\": {}", escape(text), escape(&why)))
         })?;
-        let event = session.on_response(&response, random_unit(), self.upstream.now());
+        let now = self.upstream.now();
+        let event = connection.session.on_response(&response, random_unit(), now);
         if event != HmEvent::Unsolicited {
             self.upstream.on_response();
+        }
+        if event == HmEvent::Online {
+            connection.extension.on_accepted(response.hub().as_ref());
         }
         self.handle_event(event, dedup, losses);
         Ok(())
@@ -291,6 +309,26 @@ impl HmClient {
             ));
         }
     }
+}
+
+struct Connection {
+    session: HmSession,
+    extension: NodeExtension,
+}
+
+impl UpstreamSession for Connection {
+    fn peer_sends_pongs(&self) -> bool {
+        self.session.peer_sends_pongs()
+    }
+
+    fn is_stable(&self, now: Duration) -> bool {
+        self.session.is_stable(now)
+    }
+}
+
+struct Context<'a> {
+    resources: &'a dyn NodeResources,
+    shutdown: &'a Shutdown,
 }
 
 /// Lost reports that the log reports, counted across connections.

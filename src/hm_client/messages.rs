@@ -6,6 +6,7 @@
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 
+use crate::hub_extension::messages::{Announcement, HubInfo};
 use crate::model::Snapshot;
 use crate::model::primary_gpu::{Primary, primary_gpu};
 
@@ -62,11 +63,20 @@ pub struct HmResponse {
     pub code: u32,
     #[serde(default)]
     pub message: String,
+    /// From hm-hub, base64 of an [`Announcement`].
+    #[serde(default)]
+    pub body: Option<String>,
 }
 
 impl HmResponse {
     pub fn parse(text: &str) -> Result<Self, String> {
         serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// What hm-hub announces in its answer to "online".
+    pub fn hub(&self) -> Option<HubInfo> {
+        let body = BASE64.decode(self.body.as_ref()?.as_bytes()).ok()?;
+        serde_json::from_slice(&body).ok().map(|Announcement { hub }| hub)
     }
 }
 

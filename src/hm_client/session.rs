@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn response(id: u64, code: u32) -> HmResponse {
-        HmResponse { id, code, message: format!("code {code}") }
+        HmResponse { id, code, message: format!("code {code}"), body: None }
     }
 
     fn online() -> HmSession {
@@ -319,7 +319,8 @@ mod tests {
     fn accepts_id_0_for_requests_that_server_cannot_parse() {
         let mut session = online();
         session.next_action(true, s(1.0)).unwrap();
-        let unparsed = HmResponse { id: 0, code: 1, message: "parse request failed".into() };
+        let message = "parse request failed".into();
+        let unparsed = HmResponse { id: 0, code: 1, message, body: None };
         let rejected = HmEvent::Rejected("parse request failed".into());
         assert_eq!(session.on_response(&unparsed, 0.0, s(1.0)), rejected);
     }

@@ -1,6 +1,7 @@
 //! Which nodes may connect.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::config::Secret;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
@@ -22,15 +23,16 @@ pub enum Admission {
 pub struct JoinToken {
     token: Secret,
     /// The only node that may use it.
-    node: Option<String>,
-    pub group: Option<String>,
+    node: Option<Arc<str>>,
+    group: Option<Arc<str>>,
 }
 
 /// What a connection may do after its handshake.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Admitted {
     /// The only node that it may become; `None`: any.
-    node: Option<String>,
+    node: Option<Arc<str>>,
+    pub group: Option<Arc<str>>,
 }
 
 impl Admitted {
@@ -56,7 +58,7 @@ impl Admission {
         let mut matching = tokens.iter().filter(|token| token.token.matches(candidate));
         let found = matching.next();
         matching.for_each(drop);
-        found.map(|token| Admitted { node: token.node.clone() })
+        found.map(|token| Admitted { node: token.node.clone(), group: token.group.clone() })
     }
 }
 
@@ -102,7 +104,7 @@ fn parse_token(line: &str) -> Result<JoinToken, String> {
                 escape_for_log(word, EXCERPT_CHARS)
             ));
         }
-        *field = Some(value.to_owned());
+        *field = Some(value.into());
     }
     Ok(parsed)
 }

@@ -17,6 +17,7 @@ pub mod core;
 pub mod event_loop;
 pub mod hm;
 pub mod import;
+pub mod node_requests;
 pub mod nodes;
 pub mod operators;
 pub mod original_config;
@@ -37,9 +38,11 @@ use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
 use crate::hub::core::node_session::Content;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
+use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::info::StoredMetrics;
 use crate::hub::nodes::{Claim, LinkId, Nodes};
-use crate::hub::store::{Completed, HubStore, Stored, Write, WriteOrigin};
+use crate::hub::store::{Completed, HubStore, QueuedWrite, Stored, Write, WriteOrigin};
+use crate::hub_extension::messages::AgentInfo;
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
@@ -52,6 +55,7 @@ pub struct Hub {
     pub mailboxes: Arc<[Arc<Mailbox>]>,
     /// Body of the response to `online`: JSON.
     pub info: String,
+    pub requests: NodeRequests,
     pub shutdown: Shutdown,
     /// Limits the log lines that clients can cause.
     pub log: RateLimitedLog,
@@ -93,6 +97,23 @@ impl Hub {
         let mut metrics: Vec<_> = metrics.collect();
         metrics.sort_unstable_by_key(|(id, _)| *id);
         metrics.into_iter().map(|(id, metrics)| metrics.to_json(id)).collect()
+    }
+
+    /// A connection answers requests for the node. Stores what it says of the node if that is new, and returns whether it is.
+    pub fn on_agent_info(
+        &self,
+        node_id: &Arc<str>,
+        link: LinkId,
+        agent: AgentInfo,
+        group: Option<Arc<str>>,
+    ) -> bool {
+        let agent = Arc::new(agent);
+        let is_new = lock(&self.nodes).set_agent(node_id, link, &agent, &group);
+        if is_new {
+            let write = Write::Agent { node_id: node_id.clone(), agent, group };
+            self.store.add(QueuedWrite { write, origin: WriteOrigin::Link(link) });
+        }
+        is_new
     }
 
     /// Ends the node's connection, unless it is another one by now.
@@ -192,6 +213,12 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
             nodes.update_info(&request.node_id, |info| info.add_metrics(metrics, is_heartbeat));
             Some(json)
         }
-        (Write::Report { .. } | Write::Command { .. } | Write::DeleteNode(_), _) => None,
+        (
+            Write::Report { .. }
+            | Write::Command { .. }
+            | Write::Agent { .. }
+            | Write::DeleteNode(_),
+            _,
+        ) => None,
     }
 }

@@ -15,10 +15,12 @@ use crate::hub::core::server::CoreServer;
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::hm::server::HmServer;
+use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::Nodes;
 use crate::hub::store::{HubStore, StoreError, core_records, schema};
 use crate::hub::web::WebServer;
 use crate::hub::{Hub, on_commit};
+use crate::hub_extension::messages::{Announcement, HubInfo};
 use crate::sys;
 use crate::sys::ControlSignal;
 use crate::util::error::{Error, reason};
@@ -112,7 +114,8 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
         nodes,
         store,
         mailboxes,
-        info: hub_info(),
+        info: announcement(),
+        requests: NodeRequests::default(),
         shutdown,
         log: RateLimitedLog::new(),
     });
@@ -149,9 +152,9 @@ fn event_loops() -> std::io::Result<Vec<EventLoop>> {
 }
 
 /// Body of the response to `online`. The published server sends none, and published clients ignore it.
-fn hub_info() -> String {
-    let version = env!("CARGO_PKG_VERSION");
-    format!(r#"{{"hub":{{"version":"{version}","extensions":[]}}}}"#)
+fn announcement() -> String {
+    // Serialization cannot fail: the type has neither maps nor custom implementations.
+    serde_json::to_string(&Announcement { hub: HubInfo::own() }).unwrap_or_default()
 }
 
 fn log_startup(settings: &Settings, notes: &[String]) {

@@ -237,8 +237,9 @@ impl ReconnectingClient {
 /// What a message means to any session.
 pub enum Incoming<'a> {
     Text(&'a str),
+    Binary(&'a [u8]),
     Pong,
-    /// Pings, which tungstenite answers, and binary messages.
+    /// Pings, which tungstenite answers.
     Ignored,
 }
 
@@ -254,7 +255,8 @@ pub fn classify(message: &Message) -> Result<Incoming<'_>, DisconnectReason> {
             });
             Err(DisconnectReason::Closed(why.unwrap_or_default()))
         }
-        Message::Ping(_) | Message::Binary(_) | Message::Frame(_) => Ok(Incoming::Ignored),
+        Message::Binary(bytes) => Ok(Incoming::Binary(bytes)),
+        Message::Ping(_) | Message::Frame(_) => Ok(Incoming::Ignored),
     }
 }
 

@@ -46,10 +46,13 @@ impl<'a> WebSocketClient<'a> {
         Some(address.ip().to_canonical())
     }
 
-    /// Sends a message; a long text in fragments of [`FRAGMENT_BYTES`].
+    /// Sends a message; a long one in fragments of [`FRAGMENT_BYTES`].
     pub fn send(&mut self, message: Message) -> Result<(), DisconnectReason> {
-        let Message::Text(text) = message else { return self.send_frame(message) };
-        let (mut rest, mut kind) = (Bytes::from(text), Data::Text);
+        let (mut rest, mut kind) = match message {
+            Message::Text(text) => (Bytes::from(text), Data::Text),
+            Message::Binary(bytes) => (bytes, Data::Binary),
+            control => return self.send_frame(control),
+        };
         loop {
             let fragment = rest.split_to(rest.len().min(FRAGMENT_BYTES));
             let frame = Frame::message(fragment, OpCode::Data(kind), rest.is_empty());

@@ -37,7 +37,7 @@ const OPENMETRICS: Renderings = [Rendering::OpenMetrics, Rendering::OpenMetricsG
 const SNAPSHOT: Renderings = [Rendering::Snapshot, Rendering::SnapshotGzip];
 
 /// The text of a 503 until `gpus_ready`.
-const NOT_READY: &str = "waiting for the first GPU sample";
+pub const NOT_READY: &str = "waiting for the first GPU sample";
 
 /// Shared by all connections.
 pub struct Responses<'a> {
@@ -82,10 +82,10 @@ impl Resource {
 }
 
 /// A body of one sample.
-struct RenderedBody<'a> {
-    content_type: &'static str,
-    bytes: &'a Arc<[u8]>,
-    is_gzip: bool,
+pub struct RenderedBody {
+    pub content_type: &'static str,
+    pub bytes: Arc<[u8]>,
+    pub is_gzip: bool,
 }
 
 impl Responses<'_> {
@@ -95,31 +95,38 @@ impl Responses<'_> {
         head: &RequestHead<'_>,
     ) -> Result<Response, ErrorResponse> {
         let accepts_gzip = gzip::is_accepted(head.header_values("accept-encoding"));
-        let sample = self.latest.current();
         let body = match resource {
             Resource::Healthy | Resource::Ready => return Ok(self.health(resource)),
             Resource::Dashboard => return dashboard::response(accepts_gzip),
             Resource::Metrics => {
                 let format = Format::negotiate(head.header_values("accept"));
-                let renderings = match format {
-                    Format::Prometheus => PROMETHEUS,
-                    Format::OpenMetrics => OPENMETRICS,
-                };
-                let render = || self.metrics(&sample, format);
-                rendered(&sample, renderings, format.content_type(), accepts_gzip, render)
+                self.metrics_body(format, accepts_gzip)
             }
-            Resource::Snapshot => {
-                let render = || self.snapshot(&sample).into_bytes();
-                rendered(&sample, SNAPSHOT, "application/json", accepts_gzip, render)
-            }
+            Resource::Snapshot => self.snapshot_body(accepts_gzip),
         };
-        let response = Response::new(OK, body.content_type, body.bytes.clone())
+        let response = Response::new(OK, body.content_type, body.bytes)
             .header("Vary: Accept, Accept-Encoding")
             .header("Cache-Control: no-store");
         Ok(match body.is_gzip {
             true => response.header("Content-Encoding: gzip"),
             false => response,
         })
+    }
+
+    pub fn metrics_body(&self, format: Format, accepts_gzip: bool) -> RenderedBody {
+        let sample = self.latest.current();
+        let renderings = match format {
+            Format::Prometheus => PROMETHEUS,
+            Format::OpenMetrics => OPENMETRICS,
+        };
+        let render = || self.metrics(&sample, format);
+        rendered(&sample, renderings, format.content_type(), accepts_gzip, render)
+    }
+
+    pub fn snapshot_body(&self, accepts_gzip: bool) -> RenderedBody {
+        let sample = self.latest.current();
+        let render = || self.snapshot(&sample).into_bytes();
+        rendered(&sample, SNAPSHOT, "application/json", accepts_gzip, render)
     }
 
     /// Waits until samples include the GPUs, at most the first seconds after the start. Otherwise a client that requests data
@@ -132,7 +139,8 @@ impl Responses<'_> {
         }
     }
 
-    fn are_gpus_ready(&self) -> bool {
+    /// Whether samples include the GPUs.
+    pub fn are_gpus_ready(&self) -> bool {
         sys::wait_readable([self.gpus_ready.as_fd()], Some(Duration::ZERO)) == [true]
     }
 
@@ -178,17 +186,17 @@ fn boot_time_seconds(sample: &PublishedSample) -> Option<u64> {
 }
 
 /// A body of this sample, compressed if it is long enough and the client accepts it.
-fn rendered<'s>(
-    sample: &'s PublishedSample,
+fn rendered(
+    sample: &PublishedSample,
     [plain, gzip]: Renderings,
     content_type: &'static str,
     accepts_gzip: bool,
     render: impl FnOnce() -> Vec<u8>,
-) -> RenderedBody<'s> {
+) -> RenderedBody {
     let bytes = sample.rendered.get_or_render(plain, render);
-    let uncompressed = RenderedBody { content_type, bytes, is_gzip: false };
+    let uncompressed = || RenderedBody { content_type, bytes: bytes.clone(), is_gzip: false };
     if !accepts_gzip || bytes.len() < gzip::MIN_COMPRESSED_BYTES {
-        return uncompressed;
+        return uncompressed();
     }
     let compress = || {
         gzip::compress(bytes).unwrap_or_else(|error| {
@@ -197,8 +205,8 @@ fn rendered<'s>(
         })
     };
     match sample.rendered.get_or_render(gzip, compress) {
-        compressed if compressed.is_empty() => uncompressed,
-        compressed => RenderedBody { content_type, bytes: compressed, is_gzip: true },
+        compressed if compressed.is_empty() => uncompressed(),
+        compressed => RenderedBody { content_type, bytes: compressed.clone(), is_gzip: true },
     }
 }
 
@@ -254,7 +262,7 @@ mod tests {
         assert!(!plain.is_gzip && compressed.is_gzip);
         assert!(compressed.bytes.len() < plain.bytes.len());
         let again = rendered(&sample, PROMETHEUS, "", true, || panic!("rendered twice"));
-        assert!(Arc::ptr_eq(again.bytes, compressed.bytes));
+        assert!(Arc::ptr_eq(&again.bytes, &compressed.bytes));
         let short = rendered(&sample, SNAPSHOT, "", true, || b"short".to_vec());
         assert!(!short.is_gzip);
     }

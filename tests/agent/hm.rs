@@ -6,7 +6,8 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use tungstenite::Message;
 
 use crate::support::hm_server::HmServer;
 use crate::support::{Agent, TempDir, wait_until};
@@ -56,6 +57,45 @@ fn goes_online_then_sends_reports_in_published_format() {
     let log = agent.stop();
     let logged = log.iter().filter(|line| line.contains("node has no GPU")).count();
     assert_eq!(logged, 1, "{log:#?}");
+}
+
+/// What is sent to the published server, which announces nothing, never changes.
+#[test]
+fn sends_no_other_message_to_a_server_without_extensions() {
+    let (listener, state) = (TcpListener::bind("127.0.0.1:0").unwrap(), TempDir::new("hm"));
+    let agent = Agent::start(&[
+        &format!("hm.url=ws://{}/websocket", listener.local_addr().unwrap()),
+        &format!("state_dir={}", state.0.display()),
+        "node_id=n1",
+        "hm.report_interval=1",
+        "interval=1",
+        "gpu.source=none",
+    ]);
+    let mut socket = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+    socket.get_ref().set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
+    // The bodies are {"node_id":"n1"} and a report without a GPU.
+    let online = r#"{"version":0,"timestamp":TIME,"id":1,"type":1,"pub_key":"","sign":"","body":"eyJub2RlX2lkIjoibjEifQ=="}"#;
+    let report = r#"{"version":0,"timestamp":TIME,"id":ID,"type":2,"pub_key":"","sign":"","body":"eyJwcm9qZWN0IjoiIiwibW9kZWxzIjpbXSwiZ3B1X25hbWUiOiIiLCJ1dGlsaXphdGlvbl9ncHUiOjAsIm1lbW9yeV90b3RhbCI6MCwibWVtb3J5X3VzZWQiOjB9"}"#;
+    for id in 1..=3 {
+        let message = loop {
+            match socket.read().unwrap() {
+                Message::Ping(_) => {}
+                other => break other,
+            }
+        };
+        let text = message.into_text().unwrap();
+        let time = serde_json::from_str::<Value>(&text).unwrap()["timestamp"].to_string();
+        let expected = if id == 1 { online } else { report };
+        assert_eq!(text.as_str(), expected.replace("TIME", &time).replace("ID", &id.to_string()));
+        // A request of the extension has no answer.
+        let get = "{\"extension\":\"get\",\"id\":1,\"path\":\"/metrics\"}\n";
+        socket.send(Message::binary(get)).unwrap();
+        let kind = if id == 1 { 1 } else { 2 };
+        let response = json!({"version": 0, "timestamp": 1, "id": id, "type": kind, "code": 0,
+            "message": "success", "pub_key": "", "sign": "", "body": ""});
+        socket.send(Message::text(response.to_string())).unwrap();
+    }
+    agent.stop();
 }
 
 #[test]

@@ -11,3 +11,4 @@ mod kills;
 mod links;
 mod operation;
 mod reports;
+mod requests;

@@ -7,6 +7,9 @@ use std::time::Duration;
 use hm_agent::collector::latest::LatestSample;
 use hm_agent::config::{Config, CurrentConfig, HmConfig, Settings, Sources};
 use hm_agent::hm_client::client::HmClient;
+use hm_agent::hub_extension::messages::{AgentInfo, GetRequest};
+use hm_agent::hub_extension::node::{NodeResources, NodeResponse};
+use hm_agent::metrics::Format;
 use hm_agent::model::RawSample;
 use hm_agent::sys::EventFd;
 use hm_agent::util::state_io::StateIo;
@@ -57,7 +60,7 @@ impl HmClients {
     /// Starts their threads, which end when the result is dropped.
     pub fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> RunningClients<'scope> {
         for client in &self.each {
-            scope.spawn(|| client.run(&self.stop));
+            scope.spawn(|| client.run(&SimulatedResources, &self.stop));
             scope.spawn(|| {
                 client.run_reports(&self.config, &self.latest, &self.gpus_ready, &self.stop);
             });
@@ -69,6 +72,21 @@ impl HmClients {
     pub fn have_delivered(&self) -> bool {
         let mut statuses = self.each.iter().map(HmClient::status);
         statuses.all(|status| status.backlog == 0 && status.state == "online")
+    }
+}
+
+/// What hm-hub learns of these nodes.
+pub struct SimulatedResources;
+
+impl NodeResources for SimulatedResources {
+    fn agent_info(&self) -> AgentInfo {
+        AgentInfo { hostname: "simulated".to_owned(), ..AgentInfo::default() }
+    }
+
+    fn get(&self, _: &GetRequest) -> NodeResponse {
+        let body = b"simulated 1\n"[..].into();
+        let content_type = Format::Prometheus.content_type();
+        NodeResponse { status: 200, content_type, is_gzip: false, body }
     }
 }
 

@@ -142,12 +142,8 @@ impl Hub {
     pub fn rest(&self, method: &str, target: &str, body: &str) -> Value {
         let length = format!("Content-Length: {}\r\n", body.len());
         let response = http(self.core, method, &format!("/api/v1/{target}"), &length, body);
-        let (head, body) = response.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
-        match head.contains("\r\nTransfer-Encoding: chunked\r\n") {
-            true => serde_json::from_str(&join_chunks(body)).unwrap(),
-            false => serde_json::from_str(body).unwrap(),
-        }
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+        json_body(&response)
     }
 
     /// A Core connection, e.g. with `node_id=a&token=default-token`.
@@ -156,6 +152,15 @@ impl Hub {
         socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let url = format!("ws://{}{path}?{query}", self.core);
         CoreLink(tungstenite::client(url, socket).unwrap().0)
+    }
+}
+
+/// The body of a response.
+pub fn json_body(response: &str) -> Value {
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    match head.contains("\r\nTransfer-Encoding: chunked") {
+        true => serde_json::from_str(&join_chunks(body)).unwrap(),
+        false => serde_json::from_str(body).unwrap(),
     }
 }
 

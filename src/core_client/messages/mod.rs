@@ -6,6 +6,7 @@ use std::fmt;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::hub_extension::messages::HubInfo;
 use crate::model::{FileSystem, Snapshot};
 
 /// Ids of commands and messages are kept and sent back. Core's are UUIDs of 36 bytes.
@@ -65,6 +66,8 @@ pub enum CoreMessage {
         id: String,
         /// Why the node is not registered.
         rejected: Option<String>,
+        /// From hm-hub.
+        hub: Option<HubInfo>,
     },
     /// `heartbeat_ack`.
     HeartbeatAck { id: String },
@@ -105,6 +108,7 @@ struct Data {
     command_id: Option<String>,
     command_text: Option<Scalar>,
     timeout: Option<Scalar>,
+    hub: Option<HubInfo>,
 }
 
 /// Any JSON value, so that a request with a field of the wrong type gets a result instead of a parse error.
@@ -199,7 +203,8 @@ impl CoreMessage {
             "welcome" => Self::Welcome,
             "register_response" => {
                 let why = || data.message.unwrap_or_else(|| "no reason given".to_owned());
-                Self::Registered { id, rejected: (data.success == Some(false)).then(why) }
+                let rejected = (data.success == Some(false)).then(why);
+                Self::Registered { id, rejected, hub: data.hub }
             }
             "heartbeat_ack" => Self::HeartbeatAck { id },
             "command_received" if data.received != Some(false) => Self::ResultReceived { id },

@@ -89,11 +89,17 @@ fn parses_messages_from_core() {
     assert_eq!(parse("welcome", json!({"message": "…", "node_id": "n"})), Ok(CoreMessage::Welcome));
     assert_eq!(
         parse("register_response", json!({"success": true, "action": "created"})),
-        Ok(CoreMessage::Registered { id: "i".into(), rejected: None })
+        Ok(CoreMessage::Registered { id: "i".into(), rejected: None, hub: None })
+    );
+    let hub = json!({"version": "1", "extensions": ["get"]});
+    let info = HubInfo { version: "1".into(), extensions: vec!["get".into()] };
+    assert_eq!(
+        parse("register_response", json!({"success": true, "hub": hub})),
+        Ok(CoreMessage::Registered { id: "i".into(), rejected: None, hub: Some(info) })
     );
     assert_eq!(
         parse("register_response", json!({"success": false, "message": "no"})),
-        Ok(CoreMessage::Registered { id: "i".into(), rejected: Some("no".into()) })
+        Ok(CoreMessage::Registered { id: "i".into(), rejected: Some("no".into()), hub: None })
     );
     let request = json!({"command_id": "c", "command_text": "ls", "timeout": 30});
     assert_eq!(

@@ -141,7 +141,7 @@ impl CoreSession {
                 }
                 CoreEvent::Ignored("welcome".to_owned())
             }
-            CoreMessage::Registered { id, rejected } if self.is_registering(&id) => {
+            CoreMessage::Registered { id, rejected, .. } if self.is_registering(&id) => {
                 match rejected {
                     None => self.on_registered(now),
                     Some(why) => self.on_not_registered(why, random, now),

@@ -30,7 +30,7 @@ fn error(id: &str, code: &str) -> CoreMessage {
 }
 
 fn registered_message(id: &str) -> CoreMessage {
-    CoreMessage::Registered { id: id.into(), rejected: None }
+    CoreMessage::Registered { id: id.into(), rejected: None, hub: None }
 }
 
 fn on_message(session: &mut CoreSession, message: CoreMessage, at: f64) -> CoreEvent {

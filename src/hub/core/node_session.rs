@@ -16,6 +16,7 @@ use crate::hub::core::messages::{
     Register,
 };
 use crate::hub::store::Stored;
+use crate::hub_extension::messages::HubInfo;
 
 /// A longer id is refused.
 const MAX_NODE_ID_BYTES: usize = 256;
@@ -199,12 +200,12 @@ pub fn answer(request: &CoreNodeRequest, stored: Stored, now: SystemTime) -> Opt
             let info = json!({"id": &**node_id, "hostname": register.hostname,
                 "ip_address": register.ip_address, "status": "online"});
             let data = json!({"success": true, "message": "节点注册成功", "node_id": &**node_id,
-                "action": "created", "node_info": info});
+                "action": "created", "node_info": info, "hub": HubInfo::own()});
             ("register_response", data)
         }
         (Content::Register(_), Stored::Done | Stored::Metrics { .. }) => {
             let data = json!({"success": true, "message": "节点信息更新成功", "node_id": &**node_id,
-                "action": "updated"});
+                "action": "updated", "hub": HubInfo::own()});
             ("register_response", data)
         }
         (Content::Heartbeat(_), stored) => {

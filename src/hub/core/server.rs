@@ -167,7 +167,8 @@ impl Access {
             Admission::Open | Admission::Loopback => None,
             Admission::Token(_) => self.admission.admit(Some(token.as_bytes())),
         }?;
-        Some(NewLink::CoreNode(NodeSession::new(node_id, admitted.node())))
+        let session = NodeSession::new(node_id, admitted.node());
+        Some(NewLink::CoreNode(session, admitted))
     }
 
     fn monitor(&self, token: &str) -> Option<NewLink> {

@@ -77,7 +77,7 @@ impl EventLoop {
             }
             if completed.stored != Stored::Failed {
                 if let Content::Register(_) = request.content {
-                    link.permit_results();
+                    link.permit_long_messages();
                 }
                 for command in &completed.commands {
                     link.send(&messages::execute_command(command, time), now)?;

@@ -21,9 +21,9 @@ use crate::sys;
 
 /// A longer message ends the connection. The longest known reports list models, with names of some hundred bytes.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
-/// The same for a Core node that has registered: the result of a command has up to 1 MB each of stdout and stderr, of which a byte may become
-/// six.
-const MAX_RESULT_BYTES: usize = 16 << 20;
+/// The same for a Core node that has registered, and for a node that answers requests: the result of a command has up to 1 MB each of stdout
+/// and stderr, of which a byte may become six.
+const MAX_LONG_MESSAGE_BYTES: usize = 16 << 20;
 /// Bytes read from a link before others are served. tungstenite reads until it has a message, and a peer can send empty fragments without
 /// end.
 const TURN_BYTES: usize = 64 << 10;
@@ -46,6 +46,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Link {
     pub peer: SocketAddr,
     pub protocol: Protocol,
+    /// Of the node's join token.
+    pub group: Option<Arc<str>>,
     socket: WebSocket<BudgetedSocket>,
     /// Messages that were read and wait for the store.
     unstored: usize,
@@ -116,13 +118,18 @@ pub struct Ended(pub String);
 impl Link {
     pub fn new(accepted: AcceptedSocket, now: Now) -> io::Result<Self> {
         let AcceptedSocket { socket, peer, buffered, protocol } = accepted;
-        let is_core_node = matches!(protocol, NewLink::CoreNode(_));
+        let is_core_node = matches!(protocol, NewLink::CoreNode(..));
         let mut max_output = MAX_WRITE_BUFFER_BYTES;
+        let mut group = None;
         let protocol = match protocol {
             NewLink::HmNode(admitted) => {
+                group = admitted.group.clone();
                 Protocol::Hm { session: HmNodeSession::new(now), admitted }
             }
-            NewLink::CoreNode(session) => Protocol::CoreNode(session),
+            NewLink::CoreNode(session, admitted) => {
+                group = admitted.group;
+                Protocol::CoreNode(session)
+            }
             NewLink::Monitor(client_id) => {
                 max_output = MAX_MONITOR_BUFFER_BYTES;
                 Protocol::Monitor { client_id, is_outdated: false }
@@ -131,6 +138,7 @@ impl Link {
         Ok(Self {
             peer,
             protocol,
+            group,
             socket: open(socket, buffered, is_core_node, max_output)?,
             unstored: 0,
             claimants: Vec::new(),
@@ -184,11 +192,11 @@ impl Link {
         self.unstored = self.unstored.saturating_sub(1);
     }
 
-    /// Permits the results of commands, which are longer than everything else.
-    pub fn permit_results(&mut self) {
+    /// Permits the results of commands and the answers to requests, which are longer than everything else.
+    pub fn permit_long_messages(&mut self) {
         self.socket.set_config(|config| {
-            config.max_message_size = Some(MAX_RESULT_BYTES);
-            config.max_frame_size = Some(MAX_RESULT_BYTES);
+            config.max_message_size = Some(MAX_LONG_MESSAGE_BYTES);
+            config.max_frame_size = Some(MAX_LONG_MESSAGE_BYTES);
         });
     }
 
@@ -214,6 +222,11 @@ impl Link {
 
     pub fn send(&mut self, text: &str, now: Instant) -> Result<(), Ended> {
         let result = self.socket.send(Frame::text(text));
+        self.after_write(result, now)
+    }
+
+    pub fn send_binary(&mut self, bytes: Vec<u8>, now: Instant) -> Result<(), Ended> {
+        let result = self.socket.send(Frame::binary(bytes));
         self.after_write(result, now)
     }
 

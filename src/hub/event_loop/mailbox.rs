@@ -21,6 +21,8 @@ pub enum LoopMessage {
     Committed(Vec<(u64, Completed)>),
     /// Send a text to a link.
     Send { link: u64, text: String },
+    /// Send a message of the extension to a link.
+    SendBinary { link: u64, bytes: Vec<u8> },
     /// Send a text to all monitor clients. One that does not read gets the current state later instead.
     Broadcast(Arc<str>),
     /// Check whether `link` is alive for `claimant`, which wants its node.
@@ -44,7 +46,7 @@ pub struct AcceptedSocket {
 /// What a client has connected as.
 pub enum NewLink {
     HmNode(Admitted),
-    CoreNode(NodeSession),
+    CoreNode(NodeSession, Admitted),
     /// A monitor client with its id.
     Monitor(String),
 }

@@ -2,6 +2,7 @@
 //! read or flushed and no deadline is checked, and TCP holds back the senders.
 
 mod core_links;
+mod extension_links;
 mod hm_links;
 mod link;
 pub mod mailbox;
@@ -20,6 +21,7 @@ use crate::hub::event_loop::mailbox::{AcceptedSocket, LoopMessage, Mailbox};
 use crate::hub::hm::session::{ClaimResult, Now};
 use crate::hub::nodes::LinkId;
 use crate::hub::store::{Completed, Write};
+use crate::hub_extension::messages::is_extension;
 use crate::util::logger::unix_milliseconds;
 
 /// Interval between checks of deadlines.
@@ -143,6 +145,9 @@ impl EventLoop {
             LoopMessage::Send { link, text } => {
                 self.with_link(hub, link, |link| link.send(&text, now));
             }
+            LoopMessage::SendBinary { link, bytes } => {
+                self.with_link(hub, link, |link| link.send_binary(bytes, now));
+            }
             LoopMessage::Broadcast(text) => self.broadcast(hub, &text),
             LoopMessage::Probe { link, claimant } if self.links.contains_key(&link) => {
                 self.with_link(hub, link, |link| link.probe(claimant, now));
@@ -168,6 +173,13 @@ impl EventLoop {
                 self.on_report_stored(hub, number, *request_id, completed.stored);
             }
             Write::Core(request) => self.on_core_stored(hub, number, request, completed),
+            Write::Agent { .. } => {
+                self.with_link(hub, number, |link| {
+                    link.on_stored();
+                    Ok(())
+                });
+                self.ready.push(number);
+            }
             Write::Command { .. } | Write::DeleteNode(_) => {}
         }
     }
@@ -241,11 +253,18 @@ impl EventLoop {
                     let action = session.on_message(now, text.as_bytes());
                     self.perform_hm(hub, number, action)?;
                 }
+                (Received::Binary(bytes), Protocol::Hm { session, .. }) if is_extension(&bytes) => {
+                    session.on_ping(now);
+                    self.on_extension(hub, number, &bytes);
+                }
                 (Received::Binary(bytes), Protocol::Hm { session, .. }) => {
                     let action = session.on_message(now, &bytes);
                     self.perform_hm(hub, number, action)?;
                 }
                 (Received::Text(text), _) => self.on_core_text(hub, number, &text)?,
+                (Received::Binary(bytes), Protocol::CoreNode(_)) if is_extension(&bytes) => {
+                    self.on_extension(hub, number, &bytes);
+                }
                 (Received::Binary(_), _) => {}
                 (Received::Ping, protocol) => {
                     if let Protocol::Hm { session, .. } = protocol {
@@ -313,6 +332,7 @@ impl EventLoop {
         if let Some(node_id) = node_id {
             hub.release(node_id, self.link_id(number));
         }
+        hub.requests.on_disconnect(self.link_id(number));
         for claimant in link.take_claimants() {
             send_probe_result(hub, claimant, false);
         }

@@ -1,19 +1,26 @@
 //! What Core's REST API and monitor clients show of a node.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::hub::core::messages::{ReceivedMetrics, Register, rest_time};
 use crate::hub::nodes::Presence;
+use crate::hub_extension::messages::AgentInfo;
 
-/// A node as it has registered over Core. Times are Unix milliseconds.
+/// A node as it has registered. Times are Unix milliseconds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodeInfo {
-    /// `None`: it has not registered.
+    /// `None`: it has not registered over Core.
     pub register: Option<Registration>,
     pub first_seen: i64,
     pub updated_at: i64,
     pub last_heartbeat: Option<i64>,
     pub metrics: Option<StoredMetrics>,
+    /// `None`: it has never answered requests.
+    pub agent: Option<Arc<AgentInfo>>,
+    /// Of its join token.
+    pub group: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

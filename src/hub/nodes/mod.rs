@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::hub::hm::metrics::GpuUsage;
 use crate::hub::nodes::info::NodeInfo;
+use crate::hub_extension::messages::AgentInfo;
 
 /// After a start, nodes get this long to reconnect before they are called offline.
 const START_GRACE: Duration = Duration::from_secs(120);
@@ -63,11 +64,26 @@ pub enum Claim {
     Refused,
 }
 
+/// Where a request for a node is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RequestLink {
+    Link(LinkId),
+    UnknownNode,
+    /// For how long; `None`: since before the hub started.
+    NotConnected(Option<Duration>),
+    /// None of its connections answers requests.
+    NotSupported,
+}
+
 struct Node {
     /// Its hm connection.
     link: Option<LinkId>,
     /// Its Core connections, the newest last, each with the time of its last message.
     core_links: Vec<(LinkId, Instant)>,
+    /// Those of both that answer requests, the newest last.
+    request_links: Vec<LinkId>,
+    /// Since when it has no connection; `None`: it has one, or has had none since the hub started.
+    disconnected_at: Option<Instant>,
     presence: Presence,
     /// When a lost node becomes offline.
     offline_at: Instant,
@@ -78,8 +94,21 @@ struct Node {
 
 impl Node {
     fn new(presence: Presence, offline_at: Instant, info: Arc<NodeInfo>) -> Self {
-        let (link, core_links, last_report) = (None, Vec::new(), None);
-        Self { link, core_links, presence, offline_at, last_report, info }
+        Self {
+            link: None,
+            core_links: Vec::new(),
+            request_links: Vec::new(),
+            disconnected_at: None,
+            presence,
+            offline_at,
+            last_report: None,
+            info,
+        }
+    }
+
+    /// Whether it has a connection, also a silent one.
+    fn has_connection(&self) -> bool {
+        self.link.is_some() || !self.core_links.is_empty()
     }
 
     fn is_connected(&self, now: Instant) -> bool {
@@ -136,6 +165,8 @@ impl Nodes {
             node.last_report = None;
         }
         node.core_links.retain(|(core_link, _)| *core_link != link);
+        node.request_links.retain(|request_link| *request_link != link);
+        node.disconnected_at = (!node.has_connection()).then_some(now);
         self.check_connected(now, node_id);
     }
 
@@ -152,6 +183,39 @@ impl Nodes {
         }
         self.set_presence(node_id, Presence::Online);
         true
+    }
+
+    /// A connection of the node answers requests. Returns whether what it says of the node is new.
+    pub fn set_agent(
+        &mut self,
+        node_id: &str,
+        link: LinkId,
+        agent: &Arc<AgentInfo>,
+        group: &Option<Arc<str>>,
+    ) -> bool {
+        let Some(node) = self.by_id.get_mut(node_id) else { return false };
+        node.request_links.retain(|known| *known != link);
+        node.request_links.push(link);
+        let is_new = node.info.agent.as_ref() != Some(agent) || node.info.group != *group;
+        if is_new {
+            let info = Arc::make_mut(&mut node.info);
+            (info.agent, info.group) = (Some(agent.clone()), group.clone());
+        }
+        is_new
+    }
+
+    /// The connection that answers requests for the node.
+    pub fn request_link(&self, node_id: &str) -> RequestLink {
+        match self.by_id.get(node_id) {
+            None => RequestLink::UnknownNode,
+            Some(node) => match node.request_links.last() {
+                Some(link) => RequestLink::Link(*link),
+                None if node.has_connection() => RequestLink::NotSupported,
+                None => {
+                    RequestLink::NotConnected(node.disconnected_at.map(|since| since.elapsed()))
+                }
+            },
+        }
     }
 
     /// The Core connection that gets the node's commands: the newest.
@@ -177,8 +241,7 @@ impl Nodes {
 
     /// Whether the node has a connection, also a silent one.
     pub fn has_connection(&self, node_id: &str) -> bool {
-        let is_connected = |node: &Node| node.link.is_some() || !node.core_links.is_empty();
-        self.by_id.get(node_id).is_some_and(is_connected)
+        self.by_id.get(node_id).is_some_and(Node::has_connection)
     }
 
     /// Forgets a node, unless it is connected by now.

@@ -27,6 +27,7 @@ use crate::hub::hm::session::HmReport;
 use crate::hub::nodes::LinkId;
 use crate::hub::store::core_records::commands::NewCommand;
 use crate::hub::store::writer::Writer;
+use crate::hub_extension::messages::AgentInfo;
 use crate::util::sync::lock;
 
 /// Reports that wait for the writer. When there are as many, event loops stop reading from nodes, so TCP holds back the senders.
@@ -59,6 +60,12 @@ pub enum Write {
         node_id: Arc<str>,
         command: NewCommand,
     },
+    /// The description that an hm-agent has sent of its node.
+    Agent {
+        node_id: Arc<str>,
+        agent: Arc<AgentInfo>,
+        group: Option<Arc<str>>,
+    },
     DeleteNode(Arc<str>),
 }
 
@@ -71,6 +78,7 @@ impl Write {
                 Self::Report { report, .. } => report.info.size(),
                 Self::Core(request) => request.content.size(),
                 Self::Command { command, .. } => command.text.len(),
+                Self::Agent { agent, .. } => agent.gpu_models.iter().map(String::len).sum(),
                 Self::DeleteNode(_) => 0,
             }
     }

@@ -13,7 +13,7 @@ use crate::hub::store::StoreError;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Each entry changes the schema from the version that is its index to the next. Entries never change.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// Opens the database for the writer, creates it if it does not exist, and migrates it.
 pub fn open(path: &Path) -> Result<Connection, StoreError> {
@@ -131,7 +131,8 @@ mod tests {
         let temp = TempDb::new("migrate");
         let connection = open(&temp.path).unwrap();
         connection.execute("INSERT INTO node (name, first_seen) VALUES ('a', 1)", []).unwrap();
-        let broken = [MIGRATIONS[0], "DELETE FROM node; SELECT nonsense FROM nowhere;"];
+        let with = |last| [MIGRATIONS, &[last]].concat();
+        let broken = with("DELETE FROM node; SELECT nonsense FROM nowhere;");
         assert!(migrate(&temp.path, &connection, &broken).is_err());
         drop(connection);
         let connection = open(&temp.path).unwrap();
@@ -139,11 +140,10 @@ mod tests {
             connection.query_row("SELECT count(*) FROM node", [], |row| row.get(0)).unwrap()
         };
         assert_eq!(nodes(&connection), 1, "of the migration that failed");
-        let fixed = [MIGRATIONS[0], "DELETE FROM node;"];
-        migrate(&temp.path, &connection, &fixed).unwrap();
+        migrate(&temp.path, &connection, &with("DELETE FROM node;")).unwrap();
         assert_eq!(nodes(&connection), 0);
         let mut backup = temp.path.clone().into_os_string();
-        backup.push(".version-1");
+        backup.push(format!(".version-{}", MIGRATIONS.len()));
         assert_eq!(nodes(&Connection::open(backup).unwrap()), 1);
     }
 }

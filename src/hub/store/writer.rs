@@ -196,6 +196,10 @@ fn write(
             let node = nodes.get(db, node_id, now)?;
             commands::create(db, node, command, now)?;
         }
+        Write::Agent { node_id, agent, group } => {
+            let node = nodes.get(db, node_id, now)?;
+            core_records::set_agent(db, node, agent, group.as_deref())?;
+        }
         Write::DeleteNode(node_id) => {
             core_records::delete_node(db, node_id)?;
             nodes.remove(node_id);

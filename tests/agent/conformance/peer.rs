@@ -20,6 +20,7 @@ use serde_json::json;
 
 use crate::conformance::wire::{self, Wire, head};
 use crate::support::TempDir;
+use crate::support::hm_clients::SimulatedResources;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
@@ -139,12 +140,12 @@ fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
             Peer::Hm => {
                 let settings = config.hm.clone().unwrap();
                 let client = HmClient::new(settings, node(), &state, None);
-                client.unwrap().run(&stop);
+                client.unwrap().run(&SimulatedResources, &stop);
             }
             _ => {
                 let settings = config.core.clone().unwrap();
                 let client = CoreClient::new(settings, node(), None, &state, None);
-                client.unwrap().run(&feed, &complete, &stop);
+                client.unwrap().run(&feed, &SimulatedResources, &complete, &stop);
             }
         });
         let (mut socket, _) = listener.accept().unwrap();

@@ -13,6 +13,7 @@ use crate::hub::core::node_session::{Content, CoreNodeRequest};
 use crate::hub::nodes::info::{NodeInfo, Registration, StoredMetrics};
 use crate::hub::store::node_ids::{self, NodeIds};
 use crate::hub::store::{StoreError, Stored};
+use crate::hub_extension::messages::AgentInfo;
 
 const COLUMNS: &str = "m.id, m.at, m.cpu_usage, m.memory_usage, m.disk_usage, m.load_average, c.memory_total, m.memory_available, c.disk_total, m.disk_available, m.uptime";
 
@@ -192,6 +193,19 @@ fn for_each_metric(
     Ok(())
 }
 
+/// Keeps the description that an hm-agent has sent of its node, and the group of its join token.
+pub fn set_agent(
+    db: &Connection,
+    node: i64,
+    agent: &AgentInfo,
+    group: Option<&str>,
+) -> Result<(), StoreError> {
+    let agent = serde_json::to_string(agent).map_err(|error| StoreError(error.to_string()))?;
+    let sql = "UPDATE node SET agent = ?, node_group = ? WHERE id = ?";
+    db.prepare_cached(sql)?.execute(params![agent, group, node])?;
+    Ok(())
+}
+
 /// Forgets a node with its metrics and commands.
 pub fn delete_node(db: &Connection, name: &str) -> Result<(), StoreError> {
     let Some(node) = node_ids::find(db, name)? else { return Ok(()) };
@@ -216,7 +230,7 @@ pub fn delete_node(db: &Connection, name: &str) -> Result<(), StoreError> {
 pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
     let mut latest = latest_metrics(db)?;
     let mut statement = db.prepare(
-        "SELECT id, name, first_seen, hostname, ip_address, os_info, updated_at FROM node",
+        "SELECT id, name, first_seen, hostname, ip_address, os_info, updated_at, agent, node_group FROM node",
     )?;
     let rows = statement.query_map([], |row| {
         let hostname: Option<String> = row.get(3)?;
@@ -231,7 +245,19 @@ pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
         let metrics: Option<StoredMetrics> = latest.remove(&row.get(0)?);
         let last_heartbeat = metrics.as_ref().map(|metrics| metrics.at);
         let name: String = row.get(1)?;
-        Ok((name.into(), NodeInfo { register, first_seen, updated_at, last_heartbeat, metrics }))
+        let agent: Option<String> = row.get(7)?;
+        let group: Option<String> = row.get(8)?;
+        let info = NodeInfo {
+            register,
+            first_seen,
+            updated_at,
+            last_heartbeat,
+            metrics,
+            // What another version has written and this one cannot read is sent again by the node.
+            agent: agent.and_then(|text| serde_json::from_str(&text).ok()).map(Arc::new),
+            group: group.map(Arc::from),
+        };
+        Ok((name.into(), info))
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

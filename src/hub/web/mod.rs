@@ -1,7 +1,12 @@
-//! The web port: health endpoints and the hub's own metrics.
+//! The web port: health endpoints, the hub's own metrics, and those of the nodes for Prometheus.
+
+mod node_pages;
+mod service_discovery;
 
 use std::sync::Mutex;
 use std::time::Instant;
+
+use percent_encoding::percent_decode_str;
 
 use crate::http::csrf;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
@@ -14,7 +19,8 @@ use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::Error;
 use crate::util::sync::lock;
 
-const MAX_CONNECTIONS: usize = 256;
+/// Each scrape that waits for a node has one. Prometheus keeps up to 1000 connections open.
+const MAX_CONNECTIONS: usize = 2000;
 
 /// Content type of the text exposition format.
 pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -83,11 +89,26 @@ impl WebServer {
                 )),
             },
             "/metrics" => {
-                lock(&self.operators).check_request(head, Role::Read)?;
+                self.check_reader(head)?;
                 Ok(Response::new(OK, EXPOSITION, self.metrics(hub).into_bytes().into()))
             }
-            path => Err(ErrorResponse::new("404 Not Found", not_found_message(path))),
+            "/sd" => {
+                self.check_reader(head)?;
+                service_discovery::response(hub, head)
+            }
+            path => match path.strip_prefix("/nodes/").and_then(|rest| rest.split_once('/')) {
+                Some((node_id, resource @ ("metrics" | "snapshot"))) => {
+                    self.check_reader(head)?;
+                    let node_id = percent_decode_str(node_id).decode_utf8_lossy();
+                    node_pages::response(hub, head, &node_id, &format!("/{resource}"))
+                }
+                _ => Err(ErrorResponse::new("404 Not Found", not_found_message(path))),
+            },
         }
+    }
+
+    fn check_reader(&self, head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
+        lock(&self.operators).check_request(head, Role::Read).map(drop)
     }
 
     fn metrics(&self, hub: &Hub) -> String {

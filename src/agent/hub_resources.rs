@@ -1,0 +1,46 @@
+//! What hm-hub can learn of this node through an outbound connection: nothing that the telemetry port does not serve.
+
+use std::sync::Arc;
+
+use crate::agent::services::Services;
+use crate::hub_extension::messages::{AgentInfo, GetRequest};
+use crate::hub_extension::node::{NodeResources, NodeResponse};
+use crate::metrics::Format;
+use crate::telemetry::responses::{NOT_READY, RenderedBody};
+
+impl NodeResources for Services {
+    fn agent_info(&self) -> AgentInfo {
+        let snapshot = &self.latest.current().snapshot;
+        let names = snapshot.gpus.each.iter().map(|gpu| gpu.name.clone());
+        let mut gpu_models: Vec<String> = names.filter(|name| !name.is_empty()).collect();
+        gpu_models.sort_unstable();
+        gpu_models.dedup();
+        AgentInfo {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            hostname: snapshot.hostname.clone().unwrap_or_default(),
+            project: self.config.get().hm.as_ref().map(|hm| hm.project.clone()).unwrap_or_default(),
+            gpu_models,
+        }
+    }
+
+    fn get(&self, request: &GetRequest) -> NodeResponse {
+        let responses = self.responses();
+        if !responses.are_gpus_ready() {
+            return text(503, NOT_READY);
+        }
+        let RenderedBody { content_type, bytes, is_gzip } = match request.path.as_str() {
+            "/metrics" => {
+                let format = Format::negotiate([request.accept.as_str()].into_iter());
+                responses.metrics_body(format, request.gzip)
+            }
+            "/snapshot" => responses.snapshot_body(request.gzip),
+            _ => return text(404, "no such path"),
+        };
+        NodeResponse { status: 200, content_type, is_gzip, body: bytes }
+    }
+}
+
+fn text(status: u16, text: &str) -> NodeResponse {
+    let body: Arc<[u8]> = text.as_bytes().into();
+    NodeResponse { status, content_type: "text/plain; charset=utf-8", is_gzip: false, body }
+}
