@@ -1,4 +1,5 @@
-//! What hm-hub can learn of this node through an outbound connection: nothing that the telemetry port does not serve.
+//! What hm-hub can read from this node over an outbound connection: a description, and the bodies of `/metrics` and `/snapshot`.
+//! It needs no `usage.token`.
 
 use std::sync::Arc;
 
@@ -9,26 +10,27 @@ use crate::metrics::Format;
 use crate::telemetry::responses::{NOT_READY, RenderedBody};
 
 impl NodeResources for Services {
-    fn agent_info(&self) -> AgentInfo {
+    fn agent_info(&self) -> Option<AgentInfo> {
+        if !self.responses().are_gpus_ready() {
+            return None;
+        }
         let snapshot = &self.latest.current().snapshot;
         let names = snapshot.gpus.each.iter().map(|gpu| gpu.name.clone());
         let mut gpu_models: Vec<String> = names.filter(|name| !name.is_empty()).collect();
         gpu_models.sort_unstable();
         gpu_models.dedup();
-        AgentInfo {
+        Some(AgentInfo {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             hostname: snapshot.hostname.clone().unwrap_or_default(),
             project: self.config.get().hm.as_ref().map(|hm| hm.project.clone()).unwrap_or_default(),
             gpu_models,
-        }
+        })
     }
 
     fn get(&self, request: &GetRequest) -> NodeResponse {
         let responses = self.responses();
-        if !responses.are_gpus_ready() {
-            return text(503, NOT_READY);
-        }
         let RenderedBody { content_type, bytes, is_gzip } = match request.path.as_str() {
+            "/metrics" | "/snapshot" if !responses.are_gpus_ready() => return text(503, NOT_READY),
             "/metrics" => {
                 let format = Format::negotiate([request.accept.as_str()].into_iter());
                 responses.metrics_body(format, request.gzip)

@@ -134,20 +134,28 @@ impl CoreClient {
         dedup: &mut LogDedup<CoreEvent>,
         context: &Context<'scope, '_>,
     ) -> Result<(), DisconnectReason> {
-        let Connection { session, extension, .. } = connection;
-        if let Some(message) = socket.receive()? {
+        let received = socket.receive()?;
+        let is_idle = received.is_none();
+        if let Some(message) = received {
             match classify(&message)? {
-                Incoming::Text(text) => self.handle_message(text, connection, dedup, context)?,
+                Incoming::Text(text) => {
+                    return self.handle_message(text, connection, dedup, context);
+                }
+                // Requests without a pause must not delay heartbeats, results and pings, so what is due follows.
                 Incoming::Binary(bytes) => {
-                    if let Some(answer) = extension.answer(bytes, context.resources) {
+                    connection.session.on_activity(self.upstream.now());
+                    if let Some(answer) = connection.extension.answer(bytes, context.resources) {
                         socket.send(Message::binary(answer))?;
                     }
                 }
-                Incoming::Pong => session.on_pong(self.upstream.now()),
-                Incoming::Ignored => {}
+                Incoming::Pong => {
+                    connection.session.on_pong(self.upstream.now());
+                    return Ok(());
+                }
+                Incoming::Ignored => return Ok(()),
             }
-            return Ok(());
         }
+        let Connection { session, extension, .. } = connection;
         if let Some(message) = extension.next_message(context.resources) {
             return socket.send(Message::binary(message));
         }
@@ -172,6 +180,7 @@ impl CoreClient {
             }
             CoreAction::SendResult(id) => self.send_result(socket, &id),
             CoreAction::Ping => socket.send(Message::Ping(Default::default())),
+            CoreAction::Wait(_) if !is_idle => Ok(()),
             CoreAction::Wait(until) => {
                 self.upstream.wait(socket, until, context.shutdown);
                 Ok(())

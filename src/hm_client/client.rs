@@ -168,20 +168,28 @@ impl HmClient {
         losses: &mut LossLog,
         context: &Context<'_>,
     ) -> Result<(), DisconnectReason> {
-        let Connection { session, extension } = connection;
-        if let Some(message) = socket.receive()? {
+        let received = socket.receive()?;
+        let is_idle = received.is_none();
+        if let Some(message) = received {
             match classify(&message)? {
-                Incoming::Text(text) => self.handle_message(text, connection, dedup, losses)?,
+                Incoming::Text(text) => {
+                    return self.handle_message(text, connection, dedup, losses);
+                }
+                // Requests without a pause must not delay reports and pings, so what is due follows.
                 Incoming::Binary(bytes) => {
-                    if let Some(answer) = extension.answer(bytes, context.resources) {
+                    connection.session.on_activity(self.upstream.now());
+                    if let Some(answer) = connection.extension.answer(bytes, context.resources) {
                         socket.send(Message::binary(answer))?;
                     }
                 }
-                Incoming::Pong => session.on_pong(self.upstream.now()),
-                Incoming::Ignored => {}
+                Incoming::Pong => {
+                    connection.session.on_pong(self.upstream.now());
+                    return Ok(());
+                }
+                Incoming::Ignored => return Ok(()),
             }
-            return Ok(());
         }
+        let Connection { session, extension } = connection;
         if let Some(message) = extension.next_message(context.resources) {
             return socket.send(Message::binary(message));
         }
@@ -200,6 +208,7 @@ impl HmClient {
                 socket.send(Message::text(text))
             }
             HmAction::Ping => socket.send(Message::Ping(Default::default())),
+            HmAction::Wait(_) if !is_idle => Ok(()),
             HmAction::Wait(until) => {
                 self.upstream.wait(socket, until, context.shutdown);
                 Ok(())
@@ -223,7 +232,7 @@ impl HmClient {
             self.upstream.on_response();
         }
         if event == HmEvent::Online {
-            connection.extension.on_accepted(response.hub().as_ref());
+            connection.extension.on_accepted(response.hub.as_ref());
         }
         self.handle_event(event, dedup, losses);
         Ok(())

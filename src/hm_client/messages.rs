@@ -5,6 +5,7 @@
 
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::hub_extension::messages::{Announcement, HubInfo};
 use crate::model::Snapshot;
@@ -53,31 +54,39 @@ pub fn request(kind: RequestKind, id: u64, unix_milliseconds: u64, body: &str) -
     serde_json::to_string(&request).unwrap_or_default()
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HmResponse {
     /// Number of the request that is answered.
-    #[serde(default)]
     pub id: u64,
     /// See [`ResponseCode`].
-    #[serde(default)]
     pub code: u32,
-    #[serde(default)]
     pub message: String,
-    /// From hm-hub, base64 of an [`Announcement`].
-    #[serde(default)]
-    pub body: Option<String>,
+    /// What hm-hub announces in its answer to "online".
+    pub hub: Option<HubInfo>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Received {
+    id: u64,
+    code: u32,
+    message: String,
+    body: Option<Box<RawValue>>,
 }
 
 impl HmResponse {
     pub fn parse(text: &str) -> Result<Self, String> {
-        serde_json::from_str(text).map_err(|error| error.to_string())
+        let Received { id, code, message, body } =
+            serde_json::from_str(text).map_err(|error| error.to_string())?;
+        Ok(Self { id, code, message, hub: body.and_then(|body| announced(&body)) })
     }
+}
 
-    /// What hm-hub announces in its answer to "online".
-    pub fn hub(&self) -> Option<HubInfo> {
-        let body = BASE64.decode(self.body.as_ref()?.as_bytes()).ok()?;
-        serde_json::from_slice(&body).ok().map(|Announcement { hub }| hub)
-    }
+/// A server that is not hm-hub may send any body.
+fn announced(body: &RawValue) -> Option<HubInfo> {
+    let base64: String = serde_json::from_str(body.get()).ok()?;
+    let json = BASE64.decode(base64.as_bytes()).ok()?;
+    Announcement::parse(std::str::from_utf8(&json).ok()?).map(|Announcement { hub }| hub)
 }
 
 /// What the client does about a response's code.

@@ -129,6 +129,10 @@ impl HmSession {
         }
     }
 
+    pub fn on_activity(&mut self, now: Duration) {
+        self.keepalive.on_activity(now);
+    }
+
     pub fn on_pong(&mut self, now: Duration) {
         self.keepalive.on_pong(now);
     }
@@ -238,7 +242,7 @@ mod tests {
     }
 
     fn response(id: u64, code: u32) -> HmResponse {
-        HmResponse { id, code, message: format!("code {code}"), body: None }
+        HmResponse { id, code, message: format!("code {code}"), hub: None }
     }
 
     fn online() -> HmSession {
@@ -320,7 +324,7 @@ mod tests {
         let mut session = online();
         session.next_action(true, s(1.0)).unwrap();
         let message = "parse request failed".into();
-        let unparsed = HmResponse { id: 0, code: 1, message, body: None };
+        let unparsed = HmResponse { id: 0, code: 1, message, hub: None };
         let rejected = HmEvent::Rejected("parse request failed".into());
         assert_eq!(session.on_response(&unparsed, 0.0, s(1.0)), rejected);
     }

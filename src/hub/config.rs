@@ -54,7 +54,7 @@ pub static SCHEMA: Schema = Schema {
             Some("127.0.0.1:9520"),
             ADDRESS,
             OnRestart,
-            "Address and port for health endpoints and the hub's own metrics. Beyond loopback, operators.tokens_file must be set.",
+            "Address and port for Prometheus: the list of nodes, their metrics and those of the hub; and for health endpoints. Beyond loopback, operators.tokens_file must be set.",
         ),
         row(
             "operators.tokens_file",
@@ -75,7 +75,7 @@ pub static SCHEMA: Schema = Schema {
             None,
             Kind::Text { what: "open or token", check: |text| matches!(text, "open" | "token") },
             OnReload,
-            "open: every node may connect. token: nodes that send a token of nodes.tokens_file. Default: open, if every listener has a loopback address.",
+            "open: every node may connect. token: nodes that send a token of nodes.tokens_file. Default: open, if hm.listen and core.listen are loopback addresses.",
         ),
         row(
             "nodes.tokens_file",

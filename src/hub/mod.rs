@@ -40,9 +40,8 @@ use crate::hub::core::node_session::Content;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::info::StoredMetrics;
-use crate::hub::nodes::{Claim, LinkId, Nodes};
+use crate::hub::nodes::{Claim, LinkId, Nodes, UnsavedAgent};
 use crate::hub::store::{Completed, HubStore, QueuedWrite, Stored, Write, WriteOrigin};
-use crate::hub_extension::messages::AgentInfo;
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
@@ -99,21 +98,13 @@ impl Hub {
         metrics.into_iter().map(|(id, metrics)| metrics.to_json(id)).collect()
     }
 
-    /// A connection answers requests for the node. Stores what it says of the node if that is new, and returns whether it is.
-    pub fn on_agent_info(
-        &self,
-        node_id: &Arc<str>,
-        link: LinkId,
-        agent: AgentInfo,
-        group: Option<Arc<str>>,
-    ) -> bool {
-        let agent = Arc::new(agent);
-        let is_new = lock(&self.nodes).set_agent(node_id, link, &agent, &group);
-        if is_new {
-            let write = Write::Agent { node_id: node_id.clone(), agent, group };
-            self.store.add(QueuedWrite { write, origin: WriteOrigin::Link(link) });
+    /// Stores the descriptions of nodes that have changed. While the store fails, one is an attempt.
+    pub fn save_agents(&self) {
+        let max = if self.store.failure().is_some() { 1 } else { usize::MAX };
+        for UnsavedAgent { node_id, agent, group } in lock(&self.nodes).take_unsaved(max) {
+            let write = Write::Agent { node_id, agent, group };
+            self.store.add(QueuedWrite { write, origin: WriteOrigin::Hub });
         }
-        is_new
     }
 
     /// Ends the node's connection, unless it is another one by now.
@@ -162,6 +153,14 @@ pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<C
     let now = SystemTime::now();
     let mut metrics = Vec::new();
     let mut guard = lock(nodes);
+    for completed in &writes {
+        match (&completed.pending.write, completed.stored) {
+            (Write::Agent { node_id, .. }, Stored::Failed) => guard.set_unsaved(node_id),
+            // A node that has connected meanwhile stays.
+            (Write::DeleteNode(node_id), Stored::Done) => guard.set_unsaved(node_id),
+            _ => {}
+        }
+    }
     for completed in writes.iter().filter(|completed| completed.stored != Stored::Failed) {
         metrics.extend(apply(&mut guard, completed, now));
     }

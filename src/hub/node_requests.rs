@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::hub::Hub;
 use crate::hub::event_loop::mailbox::LoopMessage;
@@ -11,8 +11,10 @@ use crate::hub::nodes::{LinkId, RequestLink};
 use crate::hub_extension::messages::{self, GetRequest, HubMessage, ResponseHead};
 use crate::util::sync::lock;
 
-/// Requests to one node that wait at the same time. It answers one after the other.
+/// Requests that one connection has not answered. It answers one after the other.
 const MAX_PER_LINK: usize = 8;
+/// Clients that wait for nodes. Others of the port must be served, too.
+const MAX_WAITING: usize = 1500;
 
 /// What a node has answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,24 +27,33 @@ pub struct NodeAnswer {
 #[derive(Debug, PartialEq, Eq)]
 pub enum NoAnswer {
     UnknownNode,
-    /// It has no connection; since when, unless it has had none since the hub started.
+    /// How long it has been disconnected; `None`: it has not connected since the hub started.
     NotConnected(Option<Duration>),
     /// None of its connections is one of an hm-agent that answers requests.
     NotSupported,
+    /// Too many requests to this node are in progress.
     TooMany,
+    /// Too many requests to all nodes are in progress.
+    TooManyInAll,
+    /// Earlier requests have timed out, and are still not answered.
+    Unresponsive,
     /// The connection has ended meanwhile.
     Disconnected,
     Timeout,
 }
 
+/// A request that was sent. It counts until the node has answered it, even if nothing waits any more: otherwise requests would pile up
+/// at a slow node.
 struct Pending {
     link: LinkId,
-    answer: SyncSender<NodeAnswer>,
+    /// `None`: it has timed out.
+    answer: Option<SyncSender<NodeAnswer>>,
 }
 
 #[derive(Default)]
 struct State {
     last_id: u64,
+    waiting: usize,
     by_id: HashMap<u64, Pending>,
 }
 
@@ -51,31 +62,48 @@ struct State {
 pub struct NodeRequests(Mutex<State>);
 
 impl NodeRequests {
-    fn begin(&self, link: LinkId) -> Option<(u64, Receiver<NodeAnswer>)> {
+    fn begin(&self, link: LinkId) -> Result<(u64, Receiver<NodeAnswer>), NoAnswer> {
         let mut state = lock(&self.0);
-        if state.by_id.values().filter(|pending| pending.link == link).count() >= MAX_PER_LINK {
-            return None;
+        let of_link = || state.by_id.values().filter(|pending| pending.link == link);
+        if of_link().count() >= MAX_PER_LINK {
+            return Err(match of_link().any(|pending| pending.answer.is_none()) {
+                true => NoAnswer::Unresponsive,
+                false => NoAnswer::TooMany,
+            });
         }
+        if state.waiting >= MAX_WAITING {
+            return Err(NoAnswer::TooManyInAll);
+        }
+        state.waiting += 1;
         state.last_id += 1;
         let (id, (answer, receiver)) = (state.last_id, sync_channel(1));
-        state.by_id.insert(id, Pending { link, answer });
-        Some((id, receiver))
+        state.by_id.insert(id, Pending { link, answer: Some(answer) });
+        Ok((id, receiver))
     }
 
+    /// Nothing waits for this request any more.
     fn end(&self, id: u64) {
-        lock(&self.0).by_id.remove(&id);
+        let mut state = lock(&self.0);
+        state.waiting -= 1;
+        if let Some(pending) = state.by_id.get_mut(&id) {
+            pending.answer = None;
+        }
     }
 
-    /// Passes on what arrived on `link`, unless nothing waits for it any more. A node cannot answer what was sent to another.
-    pub fn on_answer(&self, link: LinkId, answer: NodeAnswer) {
-        let id = answer.head.id;
+    /// Passes on what arrived on `link`, unless nothing waits for it any more. Returns whether it is the answer to a request that was sent
+    /// on this connection.
+    pub fn on_answer(&self, link: LinkId, head: ResponseHead, body: &[u8]) -> bool {
         let mut state = lock(&self.0);
-        if state.by_id.get(&id).is_some_and(|pending| pending.link == link)
-            && let Some(pending) = state.by_id.remove(&id)
-        {
-            // The channel has room for one, and the client may have given up.
-            let _ = pending.answer.try_send(answer);
+        if state.by_id.get(&head.id).is_none_or(|pending| pending.link != link) {
+            return false;
         }
+        let pending = state.by_id.remove(&head.id);
+        drop(state);
+        if let Some(answer) = pending.and_then(|pending| pending.answer) {
+            // The channel has room for one, and the client may have given up.
+            let _ = answer.try_send(NodeAnswer { head, body: body.to_vec() });
+        }
+        true
     }
 
     /// Ends the requests of a connection that has ended.
@@ -84,22 +112,25 @@ impl NodeRequests {
     }
 }
 
-/// Sends a request to a node and waits for its answer.
+/// Sends a request to a node and waits for its answer. `with_id` makes the request.
 pub fn request(
     hub: &Hub,
     node_id: &str,
-    mut request: GetRequest,
+    with_id: impl FnOnce(u64) -> GetRequest,
     timeout: Duration,
 ) -> Result<NodeAnswer, NoAnswer> {
-    let link = match lock(&hub.nodes).request_link(node_id) {
-        RequestLink::Link(link) => link,
-        RequestLink::UnknownNode => return Err(NoAnswer::UnknownNode),
-        RequestLink::NotConnected(since) => return Err(NoAnswer::NotConnected(since)),
-        RequestLink::NotSupported => return Err(NoAnswer::NotSupported),
+    let (link, (id, answer)) = {
+        // A connection that ends leaves the nodes first and ends its requests then: with this lock, none begins in between.
+        let nodes = lock(&hub.nodes);
+        let link = match nodes.request_link(Instant::now(), node_id) {
+            RequestLink::Link(link) => link,
+            RequestLink::UnknownNode => return Err(NoAnswer::UnknownNode),
+            RequestLink::NotConnected(time) => return Err(NoAnswer::NotConnected(time)),
+            RequestLink::NotSupported => return Err(NoAnswer::NotSupported),
+        };
+        (link, hub.requests.begin(link)?)
     };
-    let (id, answer) = hub.requests.begin(link).ok_or(NoAnswer::TooMany)?;
-    request.id = id;
-    let bytes = messages::encode(&HubMessage::Get(request), b"");
+    let bytes = messages::encode(&HubMessage::Get(with_id(id)), b"");
     hub.send(link.event_loop, LoopMessage::SendBinary { link: link.number, bytes });
     let result = answer.recv_timeout(timeout).map_err(|error| match error {
         RecvTimeoutError::Timeout => NoAnswer::Timeout,
@@ -113,9 +144,8 @@ pub fn request(
 mod tests {
     use super::*;
 
-    fn answer(id: u64) -> NodeAnswer {
-        let head = ResponseHead { id, status: 200, content_type: String::new(), gzip: false };
-        NodeAnswer { head, body: Vec::new() }
+    fn head(id: u64) -> ResponseHead {
+        ResponseHead { id, status: 200, content_type: String::new(), gzip: false }
     }
 
     fn link(number: u64) -> LinkId {
@@ -126,24 +156,38 @@ mod tests {
     fn answer_reaches_its_request_only_from_its_own_node() {
         let requests = NodeRequests::default();
         let (id, receiver) = requests.begin(link(1)).unwrap();
-        requests.on_answer(link(2), answer(id));
-        requests.on_answer(link(1), answer(id + 1));
+        assert!(!requests.on_answer(link(2), head(id), b""));
+        assert!(!requests.on_answer(link(1), head(id + 1), b""));
         assert!(receiver.try_recv().is_err());
-        requests.on_answer(link(1), answer(id));
-        assert_eq!(receiver.try_recv(), Ok(answer(id)));
-        requests.on_answer(link(1), answer(id));
+        assert!(requests.on_answer(link(1), head(id), b"x"));
+        assert_eq!(receiver.try_recv(), Ok(NodeAnswer { head: head(id), body: b"x".to_vec() }));
+        assert!(!requests.on_answer(link(1), head(id), b""));
+        requests.end(id);
+        assert_eq!(lock(&requests.0).waiting, 0);
     }
 
     #[test]
-    fn requests_end_with_their_connection_and_are_bounded_per_connection() {
+    fn request_counts_until_it_is_answered_or_its_connection_ends() {
         let requests = NodeRequests::default();
         let (_, other) = requests.begin(link(2)).unwrap();
-        let waiting: Vec<_> = std::iter::from_fn(|| requests.begin(link(1))).collect();
+        let waiting: Vec<_> = std::iter::from_fn(|| requests.begin(link(1)).ok()).collect();
         assert_eq!(waiting.len(), MAX_PER_LINK);
+        assert_eq!(requests.begin(link(1)).unwrap_err(), NoAnswer::TooMany);
         requests.end(waiting[0].0);
-        assert!(requests.begin(link(1)).is_some());
+        assert_eq!(requests.begin(link(1)).unwrap_err(), NoAnswer::Unresponsive);
+        assert!(requests.on_answer(link(1), head(waiting[0].0), b""), "late");
+        assert!(requests.begin(link(1)).is_ok());
         requests.on_disconnect(link(1));
         assert_eq!(waiting[1].1.recv(), Err(std::sync::mpsc::RecvError));
         assert_eq!(other.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+    }
+
+    #[test]
+    fn waiting_clients_are_bounded() {
+        let requests = NodeRequests::default();
+        let waiting: Vec<_> =
+            (0..MAX_WAITING as u64).map(|number| requests.begin(link(number))).collect();
+        assert!(waiting.iter().all(Result::is_ok));
+        assert_eq!(requests.begin(link(9999)).unwrap_err(), NoAnswer::TooManyInAll);
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens of operators: users of the REST API, of monitor connections and of the hub's own metrics.
+//! Tokens of operators: users of the REST API, of monitor connections and of the web port.
 
 use std::path::Path;
 

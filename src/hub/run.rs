@@ -129,6 +129,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
     threads.start("presence", move || {
         while !context.shutdown.wait(PRESENCE_INTERVAL) {
             context.update_nodes(|nodes| nodes.expire(Instant::now()));
+            context.save_agents();
         }
         Ok(())
     })?;
@@ -209,6 +210,7 @@ fn stop(hub: &Hub) {
         // A loop that does not answer in time may read reports that stay unanswered; nodes send these again.
         let _ = stopped.recv_timeout(STOP_READING_TIMEOUT);
     }
+    hub.save_agents();
     hub.store.stop();
     hub.send_to_all(|| LoopMessage::Close);
 }

@@ -4,6 +4,14 @@ use serde::{Deserialize, Serialize};
 
 /// Every message begins with this, and no message of the hm protocol does.
 const PREFIX: &[u8] = b"{\"extension\":";
+/// A longer first line is an error. Serde keeps a copy of all of it while it looks for the name of the extension.
+const MAX_HEAD_BYTES: usize = 8 << 10;
+/// A longer announcement is ignored.
+const MAX_ANNOUNCEMENT_BYTES: usize = 4 << 10;
+/// Limits of a description; real ones are shorter.
+const MAX_TEXT_BYTES: usize = 256;
+const MAX_MODELS: usize = 8;
+const MAX_MODEL_BYTES: usize = 64;
 /// Name of this extension in what the hub announces.
 const GET: &str = "get";
 
@@ -22,7 +30,7 @@ pub enum NodeMessage {
 pub struct AgentInfo {
     pub agent_version: String,
     pub hostname: String,
-    /// `hm.project`.
+    /// `hm.project`; empty without `hm.url`.
     #[serde(default)]
     pub project: String,
     /// Each model once.
@@ -32,9 +40,9 @@ pub struct AgentInfo {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResponseHead {
-    /// Of the request.
+    /// The `id` of the request.
     pub id: u64,
-    /// Status code of HTTP.
+    /// HTTP status code.
     pub status: u16,
     pub content_type: String,
     /// Whether the body is compressed.
@@ -75,8 +83,44 @@ pub struct HubInfo {
     pub extensions: Vec<String>,
 }
 
+impl AgentInfo {
+    /// Cuts off what exceeds the limits.
+    pub fn truncate(mut self) -> Self {
+        self.gpu_models.truncate(MAX_MODELS);
+        for text in [&mut self.agent_version, &mut self.hostname, &mut self.project] {
+            cut(text, MAX_TEXT_BYTES);
+        }
+        for model in &mut self.gpu_models {
+            cut(model, MAX_MODEL_BYTES);
+        }
+        self
+    }
+}
+
+/// Cuts off a text before the character that exceeds `max` bytes.
+fn cut(text: &mut String, max: usize) {
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or_default());
+}
+
+impl Announcement {
+    /// From JSON. `None`: hm-hub has not sent it.
+    pub fn parse(json: &str) -> Option<Self> {
+        parse_announced(json)
+    }
+}
+
+fn parse_announced<'a, T: Deserialize<'a>>(json: &'a str) -> Option<T> {
+    (json.len() <= MAX_ANNOUNCEMENT_BYTES).then(|| serde_json::from_str(json).ok()).flatten()
+}
+
 impl HubInfo {
-    /// Of this version of hm-hub.
+    /// From JSON. `None`: hm-hub has not sent it.
+    pub fn parse(json: &str) -> Option<Self> {
+        parse_announced(json)
+    }
+
+    /// What this build of hm-hub announces.
     pub fn own() -> Self {
         Self { version: env!("CARGO_PKG_VERSION").to_owned(), extensions: vec![GET.to_owned()] }
     }
@@ -100,7 +144,8 @@ pub fn encode(head: &impl Serialize, body: &[u8]) -> Vec<u8> {
 
 /// Head and body of a message.
 pub fn decode<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<(T, &'a [u8]), String> {
-    let end = message.iter().position(|byte| *byte == b'\n').ok_or("it has no line feed")?;
+    let end = message.iter().take(MAX_HEAD_BYTES).position(|byte| *byte == b'\n');
+    let end = end.ok_or_else(|| format!("it has no line feed in {MAX_HEAD_BYTES} bytes"))?;
     let (head, body) = message.split_at(end);
     let head = serde_json::from_slice(head).map_err(|error| error.to_string())?;
     Ok((head, body.strip_prefix(b"\n").unwrap_or_default()))
@@ -111,7 +156,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_have_the_form_of_the_document() {
+    fn messages_match_the_documented_examples() {
+        let document = include_str!("../../docs/hm-extension.md");
         let node = NodeMessage::Node(AgentInfo {
             agent_version: "0.1.0".into(),
             hostname: "gpu-17".into(),
@@ -121,20 +167,23 @@ mod tests {
         let response = NodeMessage::Response(ResponseHead {
             id: 7,
             status: 200,
-            content_type: "text/plain".into(),
+            content_type: "text/plain; version=0.0.4; charset=utf-8".into(),
             gzip: true,
         });
         let get = HubMessage::Get(GetRequest {
             id: 7,
             path: "/metrics".into(),
-            accept: "*/*".into(),
+            accept: "application/openmetrics-text".into(),
             gzip: true,
         });
         let texts = [
             r#"{"extension":"node","agent_version":"0.1.0","hostname":"gpu-17","project":"imagenet","gpu_models":["NVIDIA H200"]}"#,
-            r#"{"extension":"response","id":7,"status":200,"content_type":"text/plain","gzip":true}"#,
-            r#"{"extension":"get","id":7,"path":"/metrics","accept":"*/*","gzip":true}"#,
+            r#"{"extension":"response","id":7,"status":200,"content_type":"text/plain; version=0.0.4; charset=utf-8","gzip":true}"#,
+            r#"{"extension":"get","id":7,"path":"/metrics","accept":"application/openmetrics-text","gzip":true}"#,
         ];
+        for text in texts {
+            assert!(document.contains(&format!("\n{text}\n")), "{text}");
+        }
         for (message, text) in [(&node, texts[0]), (&response, texts[1])] {
             let bytes = encode(message, b"a\nb");
             assert_eq!(String::from_utf8_lossy(&bytes), format!("{text}\na\nb"));
@@ -151,6 +200,30 @@ mod tests {
         for text in ["", "{\"extension\":\"get\"}", "{\"extension\":\"new\"}\n", "x\n", "\n"] {
             assert!(decode::<HubMessage>(text.as_bytes()).is_err(), "{text}");
         }
+        let long =
+            format!("{{\"extension\":\"get\",\"id\":1,\"path\":\"{}\"}}\n", "x".repeat(9000));
+        assert!(decode::<HubMessage>(long.as_bytes()).is_err());
         assert!(!is_extension(b"{\n\"version\": 0}"));
+        assert_eq!(HubInfo::parse("{\"version\": 1, \"extensions\": []}"), None);
+        let many = format!("{{\"version\":\"\",\"extensions\":[{}\"\"]}}", "\"\",".repeat(2000));
+        assert_eq!(HubInfo::parse(&many), None);
+    }
+
+    #[test]
+    fn longest_description_fits_into_a_message() {
+        // An escaped control character has six bytes.
+        let long = "\u{1}".repeat(1000) + &"é".repeat(1000);
+        let info = AgentInfo {
+            agent_version: "1".into(),
+            hostname: long.clone(),
+            project: long.clone(),
+            gpu_models: vec![long; 1000],
+        };
+        let info = info.truncate();
+        assert_eq!(info.hostname.len(), MAX_TEXT_BYTES);
+        let message = encode(&NodeMessage::Node(info.clone()), b"");
+        assert_eq!(decode(&message), Ok((NodeMessage::Node(info), &b""[..])));
+        let accented = AgentInfo { hostname: "é".repeat(1000), ..AgentInfo::default() };
+        assert_eq!(accented.truncate().hostname, "é".repeat(MAX_TEXT_BYTES / 2));
     }
 }

@@ -1,4 +1,4 @@
-//! The extension of the hm and Core protocols, by which a node answers requests that arrive at hm-hub: `docs/hm-extension.md`.
+//! The extension of the hm and Core protocols with which a node answers requests that arrive at hm-hub: `docs/hm-extension.md`.
 
 pub mod messages;
 pub mod node;

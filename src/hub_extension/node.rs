@@ -8,7 +8,7 @@ use crate::hub_extension::messages::{
 
 /// What a node answers.
 pub struct NodeResponse {
-    /// Status code of HTTP.
+    /// HTTP status code.
     pub status: u16,
     pub content_type: &'static str,
     pub is_gzip: bool,
@@ -17,7 +17,8 @@ pub struct NodeResponse {
 
 /// What the hub can learn of this node.
 pub trait NodeResources: Sync {
-    fn agent_info(&self) -> AgentInfo;
+    /// `None` until the GPUs are known.
+    fn agent_info(&self) -> Option<AgentInfo>;
     /// Does not block.
     fn get(&self, request: &GetRequest) -> NodeResponse;
 }
@@ -30,18 +31,18 @@ pub struct NodeExtension {
 }
 
 impl NodeExtension {
-    /// The server has accepted the node, and announced this or nothing.
+    /// The server has accepted the node. `hub` is its announcement, if it has sent one.
     pub fn on_accepted(&mut self, hub: Option<&HubInfo>) {
         self.is_announced = hub.is_some_and(HubInfo::supports_get);
         self.sent = None;
     }
 
-    /// A message that is due although the hub has not requested it.
+    /// The description of the node, if it was not sent on this connection or has changed since.
     pub fn next_message(&mut self, resources: &dyn NodeResources) -> Option<Vec<u8>> {
         if !self.is_announced {
             return None;
         }
-        let info = resources.agent_info();
+        let info = resources.agent_info()?.truncate();
         if self.sent.as_ref() == Some(&info) {
             return None;
         }
@@ -76,9 +77,9 @@ mod tests {
     struct Resources(Mutex<String>);
 
     impl NodeResources for Resources {
-        fn agent_info(&self) -> AgentInfo {
+        fn agent_info(&self) -> Option<AgentInfo> {
             let hostname = self.0.lock().unwrap().clone();
-            AgentInfo { hostname, ..AgentInfo::default() }
+            (hostname != "unknown").then(|| AgentInfo { hostname, ..AgentInfo::default() })
         }
 
         fn get(&self, request: &GetRequest) -> NodeResponse {
@@ -101,20 +102,29 @@ mod tests {
     }
 
     #[test]
-    fn describes_the_node_once_and_after_each_change_and_answers_requests() {
+    fn describes_the_node_again_after_a_change() {
         let (mut extension, resources) = (NodeExtension::default(), Resources::default());
         extension.on_accepted(Some(&HubInfo::own()));
+        *resources.0.lock().unwrap() = "unknown".to_owned();
+        assert_eq!(extension.next_message(&resources), None);
+        *resources.0.lock().unwrap() = "named".to_owned();
         assert!(extension.next_message(&resources).is_some());
         assert_eq!(extension.next_message(&resources), None);
         *resources.0.lock().unwrap() = "renamed".to_owned();
         assert!(extension.next_message(&resources).is_some());
+        // Another connection, or the node was accepted again.
+        extension.on_accepted(Some(&HubInfo::own()));
+        assert!(extension.next_message(&resources).is_some());
+    }
+
+    #[test]
+    fn answers_requests_and_ignores_other_messages() {
+        let (mut extension, resources) = (NodeExtension::default(), Resources::default());
+        extension.on_accepted(Some(&HubInfo::own()));
         let answer = extension.answer(GET, &resources).unwrap();
         let (message, body) = messages::decode(&answer).unwrap();
         assert!(matches!(message, NodeMessage::Response(ResponseHead { id: 3, status: 200, .. })));
         assert_eq!(body, b"/metrics");
         assert_eq!(extension.answer(b"{\"extension\":\"later\"}\n", &resources), None);
-        // Another connection, or the node was accepted again.
-        extension.on_accepted(Some(&HubInfo::own()));
-        assert!(extension.next_message(&resources).is_some());
     }
 }

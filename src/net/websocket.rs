@@ -26,6 +26,9 @@ use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 /// of some megabytes, and a server that stops reading is still detected within one timeout.
 const FRAGMENT_BYTES: usize = 128 << 10;
 
+/// The same for binary messages. hm-hub keeps a buffer of the size of the largest fragment for every connection.
+const BINARY_FRAGMENT_BYTES: usize = 4 << 10;
+
 /// tungstenite's read buffer: responses have a few hundred bytes.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 /// A longer message from the server ends the connection. It allows for a command that is longer than any that can run, so
@@ -46,15 +49,15 @@ impl<'a> WebSocketClient<'a> {
         Some(address.ip().to_canonical())
     }
 
-    /// Sends a message; a long one in fragments of [`FRAGMENT_BYTES`].
+    /// Sends a message; a long one in fragments.
     pub fn send(&mut self, message: Message) -> Result<(), DisconnectReason> {
-        let (mut rest, mut kind) = match message {
-            Message::Text(text) => (Bytes::from(text), Data::Text),
-            Message::Binary(bytes) => (bytes, Data::Binary),
+        let (mut rest, mut kind, length) = match message {
+            Message::Text(text) => (Bytes::from(text), Data::Text, FRAGMENT_BYTES),
+            Message::Binary(bytes) => (bytes, Data::Binary, BINARY_FRAGMENT_BYTES),
             control => return self.send_frame(control),
         };
         loop {
-            let fragment = rest.split_to(rest.len().min(FRAGMENT_BYTES));
+            let fragment = rest.split_to(rest.len().min(length));
             let frame = Frame::message(fragment, OpCode::Data(kind), rest.is_empty());
             self.send_frame(Message::Frame(frame))?;
             if rest.is_empty() {

@@ -10,5 +10,6 @@ mod hm;
 mod kills;
 mod links;
 mod operation;
+mod prometheus;
 mod reports;
 mod requests;

@@ -79,8 +79,8 @@ impl HmClients {
 pub struct SimulatedResources;
 
 impl NodeResources for SimulatedResources {
-    fn agent_info(&self) -> AgentInfo {
-        AgentInfo { hostname: "simulated".to_owned(), ..AgentInfo::default() }
+    fn agent_info(&self) -> Option<AgentInfo> {
+        Some(AgentInfo { hostname: "simulated".to_owned(), ..AgentInfo::default() })
     }
 
     fn get(&self, _: &GetRequest) -> NodeResponse {

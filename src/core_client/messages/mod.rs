@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use crate::hub_extension::messages::HubInfo;
 use crate::model::{FileSystem, Snapshot};
@@ -108,7 +109,7 @@ struct Data {
     command_id: Option<String>,
     command_text: Option<Scalar>,
     timeout: Option<Scalar>,
-    hub: Option<HubInfo>,
+    hub: Option<Box<RawValue>>,
 }
 
 /// Any JSON value, so that a request with a field of the wrong type gets a result instead of a parse error.
@@ -204,7 +205,9 @@ impl CoreMessage {
             "register_response" => {
                 let why = || data.message.unwrap_or_else(|| "no reason given".to_owned());
                 let rejected = (data.success == Some(false)).then(why);
-                Self::Registered { id, rejected, hub: data.hub }
+                // A server that is not hm-hub may send anything here.
+                let hub = data.hub.and_then(|hub| HubInfo::parse(hub.get()));
+                Self::Registered { id, rejected, hub }
             }
             "heartbeat_ack" => Self::HeartbeatAck { id },
             "command_received" if data.received != Some(false) => Self::ResultReceived { id },

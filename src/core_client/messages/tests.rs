@@ -91,6 +91,8 @@ fn parses_messages_from_core() {
         parse("register_response", json!({"success": true, "action": "created"})),
         Ok(CoreMessage::Registered { id: "i".into(), rejected: None, hub: None })
     );
+    let other = parse("register_response", json!({"success": true, "hub": [{"version": 1}]}));
+    assert_eq!(other, Ok(CoreMessage::Registered { id: "i".into(), rejected: None, hub: None }));
     let hub = json!({"version": "1", "extensions": ["get"]});
     let info = HubInfo { version: "1".into(), extensions: vec!["get".into()] };
     assert_eq!(

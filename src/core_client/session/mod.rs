@@ -172,6 +172,10 @@ impl CoreSession {
         })
     }
 
+    pub fn on_activity(&mut self, now: Duration) {
+        self.keepalive.on_activity(now);
+    }
+
     pub fn on_pong(&mut self, now: Duration) {
         self.keepalive.on_pong(now);
     }

@@ -77,7 +77,7 @@ impl EventLoop {
             }
             if completed.stored != Stored::Failed {
                 if let Content::Register(_) = request.content {
-                    link.permit_long_messages();
+                    link.permit_results();
                 }
                 for command in &completed.commands {
                     link.send(&messages::execute_command(command, time), now)?;

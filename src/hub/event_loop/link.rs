@@ -1,6 +1,6 @@
 //! One WebSocket connection on an event loop. No call blocks.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,19 +14,21 @@ use tungstenite::{Error, Message as Frame, WebSocket};
 
 use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
+use crate::hub::event_loop::budgeted_socket::BudgetedSocket;
 use crate::hub::event_loop::mailbox::{AcceptedSocket, NewLink};
 use crate::hub::hm::session::{HmNodeSession, Now};
 use crate::hub::nodes::LinkId;
+use crate::hub_extension::messages::is_extension;
 use crate::sys;
 
 /// A longer message ends the connection. The longest known reports list models, with names of some hundred bytes.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
-/// The same for a Core node that has registered, and for a node that answers requests: the result of a command has up to 1 MB each of stdout
-/// and stderr, of which a byte may become six.
-const MAX_LONG_MESSAGE_BYTES: usize = 16 << 20;
-/// Bytes read from a link before others are served. tungstenite reads until it has a message, and a peer can send empty fragments without
-/// end.
-const TURN_BYTES: usize = 64 << 10;
+/// The same for a Core node that has registered: the result of a command has up to 1 MB each of stdout and stderr, of which a byte may become
+/// six.
+const MAX_RESULT_BYTES: usize = 16 << 20;
+/// The same while a request to the node waits for its answer. The longest ones, of machines with hundreds of disks, have half a megabyte
+/// without compression.
+const MAX_RESPONSE_BYTES: usize = 4 << 20;
 /// Messages of a node that wait for the store. With as many, the node is not read: it must not fill the store's queue, where others wait.
 const MAX_UNSTORED: usize = 256;
 /// A monitor client gets all nodes in one message.
@@ -51,6 +53,10 @@ pub struct Link {
     socket: WebSocket<BudgetedSocket>,
     /// Messages that were read and wait for the store.
     unstored: usize,
+    /// Requests that the node has not answered.
+    unanswered: usize,
+    /// The longest message if there are none of these.
+    max_message_bytes: usize,
     /// Connections that wait to learn whether this one is alive, and until when.
     claimants: Vec<LinkId>,
     probe_deadline: Option<Instant>,
@@ -83,34 +89,6 @@ pub enum Received {
     WouldBlock,
 }
 
-/// A socket that reports WouldBlock when the budget of a turn is spent.
-struct BudgetedSocket {
-    socket: TcpStream,
-    budget: usize,
-}
-
-impl Read for BudgetedSocket {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.budget == 0 {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let room = buffer.len().min(self.budget);
-        let read = self.socket.read(&mut buffer[..room])?;
-        self.budget -= read;
-        Ok(read)
-    }
-}
-
-impl Write for BudgetedSocket {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.socket.flush()
-    }
-}
-
 /// Why a link ends.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended(pub String);
@@ -141,6 +119,8 @@ impl Link {
             group,
             socket: open(socket, buffered, is_core_node, max_output)?,
             unstored: 0,
+            unanswered: 0,
+            max_message_bytes: MAX_MESSAGE_BYTES,
             claimants: Vec::new(),
             probe_deadline: None,
             blocked_since: None,
@@ -149,7 +129,7 @@ impl Link {
     }
 
     pub fn socket_mut(&mut self) -> &mut TcpStream {
-        &mut self.socket.get_mut().socket
+        self.socket.get_mut().socket_mut()
     }
 
     /// The node whose connection this is.
@@ -172,14 +152,13 @@ impl Link {
         }
     }
 
-    /// Starts a turn: at most TURN_BYTES are read.
     pub fn start_turn(&mut self) {
-        self.socket.get_mut().budget = TURN_BYTES;
+        self.socket.get_mut().start_turn();
     }
 
     /// Whether a turn has ended before everything was read.
     pub fn has_more(&self) -> bool {
-        self.socket.get_ref().budget == 0
+        self.socket.get_ref().is_spent()
     }
 
     /// A message of the node was given to the store.
@@ -192,12 +171,43 @@ impl Link {
         self.unstored = self.unstored.saturating_sub(1);
     }
 
-    /// Permits the results of commands and the answers to requests, which are longer than everything else.
-    pub fn permit_long_messages(&mut self) {
-        self.socket.set_config(|config| {
-            config.max_message_size = Some(MAX_LONG_MESSAGE_BYTES);
-            config.max_frame_size = Some(MAX_LONG_MESSAGE_BYTES);
-        });
+    /// Permits the results of commands, which are longer than everything else.
+    pub fn permit_results(&mut self) {
+        self.max_message_bytes = MAX_RESULT_BYTES;
+        self.socket.set_config(|config| config.max_frame_size = Some(MAX_RESULT_BYTES));
+        self.update_limit();
+    }
+
+    /// Permits a long message while the answer to a request may arrive; it is in frames of the usual length.
+    fn update_limit(&mut self) {
+        let while_waiting = if self.unanswered > 0 { MAX_RESPONSE_BYTES } else { 0 };
+        let limit = self.max_message_bytes.max(while_waiting);
+        self.socket.set_config(|config| config.max_message_size = Some(limit));
+    }
+
+    /// Sends a request of the extension.
+    pub fn send_request(&mut self, bytes: Vec<u8>, now: Instant) -> Result<(), Ended> {
+        self.unanswered += 1;
+        self.update_limit();
+        let result = self.socket.send(Frame::binary(bytes));
+        self.after_write(result, now)
+    }
+
+    /// The node has answered a request.
+    pub fn on_response(&mut self) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.update_limit();
+    }
+
+    /// A node that sends a long answer over a slow network cannot send a ping meanwhile.
+    pub fn note_progress(&mut self, now: Now) {
+        let has_read = self.socket.get_ref().has_read();
+        if let Protocol::Hm { session, .. } = &mut self.protocol
+            && has_read
+            && self.unanswered > 0
+        {
+            session.on_ping(now);
+        }
     }
 
     /// Whether output waits for the peer to read.
@@ -208,8 +218,16 @@ impl Link {
     pub fn read(&mut self) -> Result<Received, Ended> {
         loop {
             match self.socket.read() {
-                Ok(Frame::Text(text)) => return Ok(Received::Text(text.as_str().to_owned())),
-                Ok(Frame::Binary(bytes)) => return Ok(Received::Binary(bytes.to_vec())),
+                Ok(Frame::Text(text)) => {
+                    self.check_length(text.len())?;
+                    return Ok(Received::Text(text.as_str().to_owned()));
+                }
+                Ok(Frame::Binary(bytes)) => {
+                    if !is_extension(&bytes) {
+                        self.check_length(bytes.len())?;
+                    }
+                    return Ok(Received::Binary(bytes.to_vec()));
+                }
                 Ok(Frame::Ping(_)) => return Ok(Received::Ping),
                 Ok(Frame::Pong(_)) => return Ok(Received::Pong),
                 // tungstenite answers the close frame with the next read.
@@ -220,13 +238,16 @@ impl Link {
         }
     }
 
-    pub fn send(&mut self, text: &str, now: Instant) -> Result<(), Ended> {
-        let result = self.socket.send(Frame::text(text));
-        self.after_write(result, now)
+    /// Only the answer to a request may be longer while one waits.
+    fn check_length(&self, length: usize) -> Result<(), Ended> {
+        match length > self.max_message_bytes {
+            true => Err(Ended(too_long(length, self.max_message_bytes))),
+            false => Ok(()),
+        }
     }
 
-    pub fn send_binary(&mut self, bytes: Vec<u8>, now: Instant) -> Result<(), Ended> {
-        let result = self.socket.send(Frame::binary(bytes));
+    pub fn send(&mut self, text: &str, now: Instant) -> Result<(), Ended> {
+        let result = self.socket.send(Frame::text(text));
         self.after_write(result, now)
     }
 
@@ -328,7 +349,7 @@ fn open(
         .max_write_buffer_size(max_output)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    let socket = BudgetedSocket { socket: TcpStream::from_std(socket), budget: TURN_BYTES };
+    let socket = BudgetedSocket::new(TcpStream::from_std(socket));
     Ok(WebSocket::from_partially_read(socket, buffered, Role::Server, Some(config)))
 }
 
@@ -336,12 +357,16 @@ fn is_would_block(error: &Error) -> bool {
     matches!(error, Error::Io(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
+fn too_long(size: usize, max: usize) -> String {
+    format!("a message of {size} bytes exceeds {max}")
+}
+
 fn describe(error: &Error) -> String {
     match error {
         Error::ConnectionClosed | Error::AlreadyClosed => "closed".to_owned(),
         Error::Io(error) => crate::util::error::reason(error),
         Error::Capacity(CapacityError::MessageTooLong { size, max_size }) => {
-            format!("a message of {size} bytes exceeds {max_size}")
+            too_long(*size, *max_size)
         }
         other => other.to_string(),
     }

@@ -1,6 +1,7 @@
 //! An event loop: one thread that drives the connections of many nodes. No call blocks. While the store's queue is full, no connection is
 //! read or flushed and no deadline is checked, and TCP holds back the senders.
 
+mod budgeted_socket;
 mod core_links;
 mod extension_links;
 mod hm_links;
@@ -146,7 +147,11 @@ impl EventLoop {
                 self.with_link(hub, link, |link| link.send(&text, now));
             }
             LoopMessage::SendBinary { link, bytes } => {
-                self.with_link(hub, link, |link| link.send_binary(bytes, now));
+                // The request of a connection that has ended has no answer.
+                if !self.links.contains_key(&link) {
+                    hub.requests.on_disconnect(self.link_id(link));
+                }
+                self.with_link(hub, link, |link| link.send_request(bytes, now));
             }
             LoopMessage::Broadcast(text) => self.broadcast(hub, &text),
             LoopMessage::Probe { link, claimant } if self.links.contains_key(&link) => {
@@ -173,14 +178,7 @@ impl EventLoop {
                 self.on_report_stored(hub, number, *request_id, completed.stored);
             }
             Write::Core(request) => self.on_core_stored(hub, number, request, completed),
-            Write::Agent { .. } => {
-                self.with_link(hub, number, |link| {
-                    link.on_stored();
-                    Ok(())
-                });
-                self.ready.push(number);
-            }
-            Write::Command { .. } | Write::DeleteNode(_) => {}
+            Write::Agent { .. } | Write::Command { .. } | Write::DeleteNode(_) => {}
         }
     }
 
@@ -244,6 +242,7 @@ impl EventLoop {
             }
             match (received, &mut link.protocol) {
                 (Received::WouldBlock, _) => {
+                    link.note_progress(now);
                     if link.has_more() {
                         self.ready.push(number);
                     }

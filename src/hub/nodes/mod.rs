@@ -64,12 +64,19 @@ pub enum Claim {
     Refused,
 }
 
+/// The description of a node that is not stored.
+pub struct UnsavedAgent {
+    pub node_id: Arc<str>,
+    pub agent: Arc<AgentInfo>,
+    pub group: Option<Arc<str>>,
+}
+
 /// Where a request for a node is sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RequestLink {
     Link(LinkId),
     UnknownNode,
-    /// For how long; `None`: since before the hub started.
+    /// How long it has been disconnected; `None`: it has not connected since the hub started.
     NotConnected(Option<Duration>),
     /// None of its connections answers requests.
     NotSupported,
@@ -82,6 +89,8 @@ struct Node {
     core_links: Vec<(LinkId, Instant)>,
     /// Those of both that answer requests, the newest last.
     request_links: Vec<LinkId>,
+    /// Whether the agent's description is stored, or queued to be.
+    is_saved: bool,
     /// Since when it has no connection; `None`: it has one, or has had none since the hub started.
     disconnected_at: Option<Instant>,
     presence: Presence,
@@ -98,6 +107,7 @@ impl Node {
             link: None,
             core_links: Vec::new(),
             request_links: Vec::new(),
+            is_saved: true,
             disconnected_at: None,
             presence,
             offline_at,
@@ -112,8 +122,17 @@ impl Node {
     }
 
     fn is_connected(&self, now: Instant) -> bool {
-        let is_recent = |(_, at): &(LinkId, Instant)| *at + CORE_SILENCE > now;
-        self.link.is_some() || self.core_links.iter().any(is_recent)
+        self.link.is_some() || self.core_links.iter().any(|(_, at)| *at + CORE_SILENCE > now)
+    }
+
+    /// The connection that answers requests. The hm connection is preferred, because only one can have the node's id.
+    fn request_link(&self, now: Instant) -> Option<LinkId> {
+        let hm = self.link.filter(|link| self.request_links.contains(link));
+        let is_silent = |link: &LinkId| {
+            let mut core = self.core_links.iter();
+            core.any(|(known, at)| known == link && *at + CORE_SILENCE <= now)
+        };
+        hm.or_else(|| self.request_links.iter().rev().find(|link| !is_silent(link)).copied())
     }
 }
 
@@ -185,36 +204,65 @@ impl Nodes {
         true
     }
 
-    /// A connection of the node answers requests. Returns whether what it says of the node is new.
+    /// A connection of the node answers requests, and describes it.
     pub fn set_agent(
         &mut self,
+        now: Instant,
         node_id: &str,
         link: LinkId,
-        agent: &Arc<AgentInfo>,
-        group: &Option<Arc<str>>,
-    ) -> bool {
-        let Some(node) = self.by_id.get_mut(node_id) else { return false };
-        node.request_links.retain(|known| *known != link);
-        node.request_links.push(link);
-        let is_new = node.info.agent.as_ref() != Some(agent) || node.info.group != *group;
-        if is_new {
-            let info = Arc::make_mut(&mut node.info);
-            (info.agent, info.group) = (Some(agent.clone()), group.clone());
+        mut agent: AgentInfo,
+        group: Option<Arc<str>>,
+    ) {
+        let Some(node) = self.by_id.get_mut(node_id) else { return };
+        if !node.request_links.contains(&link) {
+            node.request_links.push(link);
         }
-        is_new
+        // Requests go to another connection, which may be of another machine.
+        if node.request_link(now) != Some(link) {
+            return;
+        }
+        if let Some(known) = &node.info.agent
+            && agent.gpu_models.is_empty()
+        {
+            // The driver hangs. A label that changes would begin a new series for each metric.
+            agent.gpu_models.clone_from(&known.gpu_models);
+        }
+        if node.info.agent.as_deref() != Some(&agent) || node.info.group != group {
+            let info = Arc::make_mut(&mut node.info);
+            (info.agent, info.group) = (Some(Arc::new(agent)), group);
+            node.is_saved = false;
+        }
+    }
+
+    /// At most `max` descriptions that are not stored, to be queued by the caller.
+    pub fn take_unsaved(&mut self, max: usize) -> Vec<UnsavedAgent> {
+        let unsaved = self.by_id.iter_mut().filter(|(_, node)| !node.is_saved).take(max);
+        let take = |(node_id, node): (&Arc<str>, &mut Node)| {
+            node.is_saved = true;
+            let (agent, group) = (node.info.agent.clone()?, node.info.group.clone());
+            Some(UnsavedAgent { node_id: node_id.clone(), agent, group })
+        };
+        unsaved.filter_map(take).collect()
+    }
+
+    /// The description of a node could not be stored, or was deleted.
+    pub fn set_unsaved(&mut self, node_id: &str) {
+        if let Some(node) = self.by_id.get_mut(node_id) {
+            node.is_saved = false;
+        }
     }
 
     /// The connection that answers requests for the node.
-    pub fn request_link(&self, node_id: &str) -> RequestLink {
-        match self.by_id.get(node_id) {
-            None => RequestLink::UnknownNode,
-            Some(node) => match node.request_links.last() {
-                Some(link) => RequestLink::Link(*link),
-                None if node.has_connection() => RequestLink::NotSupported,
-                None => {
-                    RequestLink::NotConnected(node.disconnected_at.map(|since| since.elapsed()))
-                }
-            },
+    pub fn request_link(&self, now: Instant, node_id: &str) -> RequestLink {
+        let Some(node) = self.by_id.get(node_id) else { return RequestLink::UnknownNode };
+        match node.request_link(now) {
+            Some(link) => RequestLink::Link(link),
+            None if node.is_connected(now) => RequestLink::NotSupported,
+            None => {
+                let last_message = node.core_links.iter().map(|(_, at)| *at).max();
+                let since = node.disconnected_at.or(last_message);
+                RequestLink::NotConnected(since.map(|since| now.saturating_duration_since(since)))
+            }
         }
     }
 

@@ -89,6 +89,8 @@ impl Write {
 pub enum WriteOrigin {
     Link(LinkId),
     Caller(Sender<Stored>),
+    /// Nothing.
+    Hub,
 }
 
 #[derive(Debug, Clone)]

@@ -19,7 +19,7 @@ use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::Error;
 use crate::util::sync::lock;
 
-/// Each scrape that waits for a node has one. Prometheus keeps up to 1000 connections open.
+/// A scrape holds its connection until the node has answered. Prometheus keeps up to 1000 idle ones.
 const MAX_CONNECTIONS: usize = 2000;
 
 /// Content type of the text exposition format.
@@ -27,7 +27,7 @@ pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Refuses requests of pages that a user of this host visits in a browser: they must not read the fleet's state.
 pub fn refuse_pages(head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
-    let text = "pages of other origins have no access";
+    let text = "browsers have access under an IP address or localhost only, and pages of other origins have none";
     csrf::check_host_and_origin(head, &[]).map_err(|_| ErrorResponse::new("403 Forbidden", text))
 }
 
@@ -96,11 +96,12 @@ impl WebServer {
                 self.check_reader(head)?;
                 service_discovery::response(hub, head)
             }
-            path => match path.strip_prefix("/nodes/").and_then(|rest| rest.split_once('/')) {
+            // An id may contain slashes.
+            path => match path.strip_prefix("/nodes/").and_then(|rest| rest.rsplit_once('/')) {
                 Some((node_id, resource @ ("metrics" | "snapshot"))) => {
                     self.check_reader(head)?;
                     let node_id = percent_decode_str(node_id).decode_utf8_lossy();
-                    node_pages::response(hub, head, &node_id, &format!("/{resource}"))
+                    Ok(node_pages::response(hub, head, &node_id, &format!("/{resource}")))
                 }
                 _ => Err(ErrorResponse::new("404 Not Found", not_found_message(path))),
             },

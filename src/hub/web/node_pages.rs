@@ -4,82 +4,78 @@ use std::time::Duration;
 
 use crate::http::gzip;
 use crate::http::request::RequestHead;
-use crate::http::response::{ErrorResponse, OK, PLAIN_TEXT, Response};
+use crate::http::response::{OK, PLAIN_TEXT, Response};
 use crate::hub::Hub;
 use crate::hub::node_requests::{self, NoAnswer, NodeAnswer};
 use crate::hub_extension::messages::GetRequest;
 use crate::metrics::Format;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
-/// For clients that do not say how long they wait.
+/// For clients that send no timeout.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 /// Prometheus sends how long it waits for a scrape.
 const TIMEOUT_HEADER: &str = "x-prometheus-scrape-timeout-seconds";
-/// Part of that time in which the response reaches the client.
-const TIMEOUT_SHARE: f64 = 0.95;
+/// Share of that time in which the node must answer; the rest is for the response to Prometheus.
+const NODE_SHARE: f64 = 0.95;
 /// A longer `Accept` is not passed on.
 const MAX_ACCEPT_BYTES: usize = 1024;
 
 const BAD_GATEWAY: &str = "502 Bad Gateway";
+const UNAVAILABLE: &str = "503 Service Unavailable";
+const TIMEOUT: &str = "504 Gateway Timeout";
 
 /// The answer to `/nodes/ID/PATH`. `path` begins with a slash.
-pub fn response(
-    hub: &Hub,
-    head: &RequestHead<'_>,
-    node_id: &str,
-    path: &str,
-) -> Result<Response, ErrorResponse> {
+pub fn response(hub: &Hub, head: &RequestHead<'_>, node_id: &str, path: &str) -> Response {
     let accept: Vec<&str> = head.header_values("accept").collect();
     let accept = Some(accept.join(",")).filter(|accept| accept.len() <= MAX_ACCEPT_BYTES);
-    let request = GetRequest {
-        id: 0, // given later
-        path: path.to_owned(),
-        accept: accept.unwrap_or_default(),
-        gzip: gzip::is_accepted(head.header_values("accept-encoding")),
-    };
+    let gzip = gzip::is_accepted(head.header_values("accept-encoding"));
+    let (path, accept) = (path.to_owned(), accept.unwrap_or_default());
+    let request = |id| GetRequest { id, path, accept, gzip };
     let timeout = timeout(head.header(TIMEOUT_HEADER));
-    match node_requests::request(hub, node_id, request, timeout) {
-        Ok(answer) => to_response(answer),
-        Err(why) => Err(describe(&why, node_id, timeout)),
-    }
+    let response = match node_requests::request(hub, node_id, request, timeout) {
+        Ok(answer) => to_response(answer, gzip),
+        Err(why) => describe(&why, node_id, timeout),
+    };
+    response.header("Cache-Control: no-store")
 }
 
 fn timeout(header: Option<&str>) -> Duration {
     let seconds = header.and_then(|text| text.parse().ok()).filter(|seconds: &f64| *seconds > 0.0);
-    let share = seconds.map(|seconds| Duration::try_from_secs_f64(seconds * TIMEOUT_SHARE));
-    share.map_or(DEFAULT_TIMEOUT, |time| time.map_or(MAX_TIMEOUT, |time| time.min(MAX_TIMEOUT)))
+    let share = seconds.map(|seconds| Duration::try_from_secs_f64(seconds * NODE_SHARE));
+    let timeout = share.map_or(DEFAULT_TIMEOUT, |time| time.unwrap_or(MAX_TIMEOUT));
+    timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT)
 }
 
-fn describe(why: &NoAnswer, node_id: &str, timeout: Duration) -> ErrorResponse {
+/// An error is an ordinary response: a node that is away must neither end the connection of Prometheus nor fill the log.
+fn describe(why: &NoAnswer, node_id: &str, timeout: Duration) -> Response {
     let node = format!("node {}", escape_for_log(node_id, EXCERPT_CHARS));
     let (status, text) = match why {
         NoAnswer::UnknownNode => ("404 Not Found", format!("{node} is unknown")),
-        NoAnswer::NotConnected(Some(since)) => {
-            (BAD_GATEWAY, format!("{node} is not connected since {} s", since.as_secs()))
+        NoAnswer::NotConnected(Some(disconnected_for)) => {
+            (BAD_GATEWAY, format!("{node} disconnected {} s ago", disconnected_for.as_secs()))
         }
         NoAnswer::NotConnected(None) => {
-            (BAD_GATEWAY, format!("{node} is not connected since the hub started"))
+            (BAD_GATEWAY, format!("{node} has not connected since the hub started"))
         }
         NoAnswer::NotSupported => {
             (BAD_GATEWAY, format!("{node} is connected, but not with an hm-agent that can answer"))
         }
         NoAnswer::Disconnected => (BAD_GATEWAY, format!("{node} has disconnected")),
-        NoAnswer::TooMany => {
-            return ErrorResponse::service_unavailable(format!(
-                "too many requests wait for {node}"
-            ));
-        }
+        NoAnswer::TooMany => (UNAVAILABLE, format!("too many requests wait for {node}")),
+        NoAnswer::TooManyInAll => (UNAVAILABLE, "too many requests wait for nodes".to_owned()),
+        NoAnswer::Unresponsive => (TIMEOUT, format!("{node} has not answered earlier requests")),
         NoAnswer::Timeout => {
             let seconds = timeout.as_secs_f64();
-            ("504 Gateway Timeout", format!("{node} has not answered within {seconds:.1} s"))
+            (TIMEOUT, format!("{node} has not answered within {seconds:.1} s"))
         }
     };
-    ErrorResponse::new(status, text)
+    Response::text(status, &format!("{text}\n"))
 }
 
 /// Passes on what a node may send. With another content type, a node could run a script in the browser of an operator.
-fn to_response(answer: NodeAnswer) -> Result<Response, ErrorResponse> {
+fn to_response(answer: NodeAnswer, accepts_gzip: bool) -> Response {
     let NodeAnswer { head, body } = answer;
     let types = [
         Format::Prometheus.content_type(),
@@ -90,21 +86,23 @@ fn to_response(answer: NodeAnswer) -> Result<Response, ErrorResponse> {
     let content_type = types.into_iter().find(|known| *known == head.content_type);
     let status = match head.status {
         200 => OK,
-        503 => "503 Service Unavailable",
+        503 => UNAVAILABLE,
         _ => BAD_GATEWAY,
     };
     let Some(content_type) = content_type else {
         let found = escape_for_log(&head.content_type, EXCERPT_CHARS);
-        let text = format!("the node has answered with the content type \"{found}\"");
-        return Err(ErrorResponse::new(BAD_GATEWAY, text));
+        let text = format!("the node has answered with the content type \"{found}\"\n");
+        return Response::text(BAD_GATEWAY, &text);
     };
-    let response = Response::new(status, content_type, body.into())
-        .header("Vary: Accept, Accept-Encoding")
-        .header("Cache-Control: no-store");
-    Ok(match head.gzip {
+    if head.gzip && !accepts_gzip {
+        return Response::text(BAD_GATEWAY, "the node has sent a compressed body\n");
+    }
+    let response = Response::new(status, content_type, body.into());
+    let response = response.header("Vary: Accept, Accept-Encoding");
+    match head.gzip {
         true => response.header("Content-Encoding: gzip"),
         false => response,
-    })
+    }
 }
 
 #[cfg(test)]
@@ -118,6 +116,7 @@ mod tests {
             (None, 10_000),
             (Some("10"), 9_500),
             (Some("0.2"), 190),
+            (Some("0.001"), 100),
             (Some("1e99"), 60_000),
             (Some("600"), 60_000),
             (Some("0"), 10_000),
@@ -131,16 +130,17 @@ mod tests {
 
     #[test]
     fn answer_of_another_type_or_status_is_not_passed_on() {
-        let answer = |status, content_type: &str| {
+        let answer = |status, content_type: &str, accepts_gzip| {
             let content_type = content_type.to_owned();
-            let head = ResponseHead { id: 1, status, content_type, gzip: false };
-            to_response(NodeAnswer { head, body: b"x".to_vec() }).map(|response| response.status)
+            let head = ResponseHead { id: 1, status, content_type, gzip: true };
+            to_response(NodeAnswer { head, body: b"x".to_vec() }, accepts_gzip).status
         };
-        assert_eq!(answer(200, "application/json").unwrap(), OK);
-        assert_eq!(answer(503, PLAIN_TEXT).unwrap(), "503 Service Unavailable");
-        assert_eq!(answer(404, PLAIN_TEXT).unwrap(), BAD_GATEWAY);
+        assert_eq!(answer(200, "application/json", true), OK);
+        assert_eq!(answer(200, "application/json", false), BAD_GATEWAY);
+        assert_eq!(answer(503, PLAIN_TEXT, true), UNAVAILABLE);
+        assert_eq!(answer(404, PLAIN_TEXT, true), BAD_GATEWAY);
         for other in ["text/html", "text/plain\r\nX: y", ""] {
-            assert_eq!(answer(200, other).unwrap_err().status, BAD_GATEWAY, "{other}");
+            assert_eq!(answer(200, other, true), BAD_GATEWAY, "{other}");
         }
     }
 }

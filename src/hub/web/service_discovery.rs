@@ -8,12 +8,11 @@ use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response};
 use crate::hub::Hub;
 use crate::hub::nodes::info::NodeInfo;
-use crate::util::percent;
 use crate::util::sync::lock;
 
 pub fn response(hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResponse> {
-    // The scraper reaches the nodes where it has reached this.
-    let Some(address) = head.hosts().next() else {
+    // Prometheus scrapes nodes at the address that it used for this request.
+    let Some(address) = head.hosts().find(|host| !host.is_empty()) else {
         return Err(ErrorResponse::new("400 Bad Request", "request without a Host"));
     };
     let nodes = lock(&hub.nodes).all();
@@ -31,8 +30,9 @@ fn target_groups(address: &str, nodes: &[(Arc<str>, Arc<NodeInfo>)]) -> Vec<Valu
         Some(json!({
             "targets": [address],
             "labels": {
-                "__metrics_path__": format!("/nodes/{}/metrics", percent::encode(node_id)),
-                // All targets have the same address.
+                // Prometheus encodes it.
+                "__metrics_path__": format!("/nodes/{node_id}/metrics"),
+                // Otherwise it would be the address of the hub for every node.
                 "instance": &**node_id,
                 "node_id": &**node_id,
                 "hostname": agent.hostname,
@@ -69,7 +69,7 @@ mod tests {
         assert_eq!(groups.len(), 1);
         assert_eq!(groups[0]["targets"], json!(["hub:9520"]));
         let labels = &groups[0]["labels"];
-        assert_eq!(labels["__metrics_path__"], "/nodes/a%2Fb%20c/metrics");
+        assert_eq!(labels["__metrics_path__"], "/nodes/a/b c/metrics");
         assert_eq!((&labels["instance"], &labels["node_id"]), (&json!("a/b c"), &json!("a/b c")));
         assert_eq!((&labels["hostname"], &labels["group"]), (&json!("h\"1"), &json!("blue")));
         assert_eq!(labels["gpu_model"], "A, B");
