@@ -180,9 +180,15 @@ impl Secret {
     /// Compares digests in constant time, so that response times reveal neither the secret nor, as a comparison of slices of
     /// different lengths would, its length.
     pub fn matches(&self, candidate: &[u8]) -> bool {
-        let hash = |bytes| digest(&SHA256, bytes);
-        hash(self.0.as_bytes()).as_ref().ct_eq(hash(candidate).as_ref()).into()
+        sha256(self.0.as_bytes()).ct_eq(&sha256(candidate)).into()
     }
+}
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    hash
 }
 
 impl std::fmt::Debug for Secret {

@@ -10,6 +10,7 @@
 //!
 //! No lock is held across a system call that can block.
 
+pub mod access;
 pub mod admission;
 pub mod cli;
 pub mod config;
@@ -34,6 +35,7 @@ use std::time::SystemTime;
 use log::Level;
 use serde_json::Value;
 
+use crate::hub::access::Access;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
 use crate::hub::core::node_session::Content;
@@ -55,12 +57,24 @@ pub struct Hub {
     /// Body of the response to `online`: JSON.
     pub info: String,
     pub requests: NodeRequests,
+    access: Mutex<Arc<Access>>,
     pub shutdown: Shutdown,
     /// Limits the log lines that clients can cause.
     pub log: RateLimitedLog,
 }
 
 impl Hub {
+    pub fn access(&self) -> Arc<Access> {
+        lock(&self.access).clone()
+    }
+
+    /// Applies a reloaded configuration, also to connections: those whose token is not valid any more end.
+    pub fn set_access(&self, access: Access) {
+        let access = Arc::new(access);
+        *lock(&self.access) = access.clone();
+        self.send_to_all(|| LoopMessage::Recheck(access.clone()));
+    }
+
     pub fn send(&self, event_loop: usize, message: LoopMessage) {
         if let Some(mailbox) = self.mailboxes.get(event_loop) {
             mailbox.send(message);

@@ -10,6 +10,7 @@ use nix::fcntl::Flock;
 
 use crate::config::{Settings, Sources};
 use crate::http::listener::Listener;
+use crate::hub::access::Access;
 use crate::hub::config::HubConfig;
 use crate::hub::core::server::CoreServer;
 use crate::hub::event_loop::EventLoop;
@@ -63,9 +64,9 @@ pub fn run(sources: &Sources, notes: &[String]) -> Result<(), Error> {
     }
     let _lock = lock_state_dir(&config.state_dir)?;
     let mut threads = Threads::default();
-    let result = start(config, &mut threads).map(|(hub, servers)| {
+    let result = start(config, &mut threads).map(|hub| {
         log_startup(&settings, notes);
-        signal_loop(sources, &settings, &hub, &servers);
+        signal_loop(sources, &settings, &hub);
         stop(&hub);
     });
     sys::unblock_stop_signals();
@@ -88,7 +89,7 @@ pub fn database(config: &HubConfig) -> PathBuf {
     config.state_dir.join("hub.db")
 }
 
-fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Servers>), Error> {
+fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
     let path = database(&config);
     let unusable = |error: StoreError| {
         let failure = std::io::Error::other(error.to_string());
@@ -110,12 +111,14 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
     let store = HubStore::start(path, connection, config.retention, Box::new(commit))
         .map_err(|error| Error::system("start thread store", error))?;
     let shutdown = Shutdown::new().map_err(|error| Error::system("create an eventfd", error))?;
+    let access = Access { admission: config.admission, operators: config.operators };
     let hub = Arc::new(Hub {
         nodes,
         store,
         mailboxes,
         info: announcement(),
         requests: NodeRequests::default(),
+        access: Mutex::new(Arc::new(access)),
         shutdown,
         log: RateLimitedLog::new(),
     });
@@ -134,9 +137,9 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
         Ok(())
     })?;
     let servers = Arc::new(Servers {
-        hm: HmServer::new(config.admission.clone(), config.hm_job),
-        core: CoreServer::new(config.admission, config.operators.clone(), config.commands_enabled),
-        web: WebServer::new(config.operators),
+        hm: HmServer::new(config.hm_job),
+        core: CoreServer::new(config.commands_enabled),
+        web: WebServer::default(),
     });
     let (context, hm) = (hub.clone(), servers.clone());
     threads.start("hm", move || hm.hm.run(&context, &hm_listener))?;
@@ -144,7 +147,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<(Arc<Hub>, Arc<Serv
     threads.start("core", move || core.core.run(&context, &core_listener))?;
     let (context, web) = (hub.clone(), servers.clone());
     threads.start("web", move || web.web.run(&context, &web_listener))?;
-    Ok((hub, servers))
+    Ok(hub)
 }
 
 fn event_loops() -> std::io::Result<Vec<EventLoop>> {
@@ -166,11 +169,11 @@ fn log_startup(settings: &Settings, notes: &[String]) {
     }
 }
 
-fn signal_loop(sources: &Sources, at_start: &Settings, hub: &Hub, servers: &Servers) {
+fn signal_loop(sources: &Sources, at_start: &Settings, hub: &Hub) {
     loop {
         match sys::wait_control_signal(None) {
             Some(ControlSignal::Stop) => break,
-            Some(ControlSignal::Reload) => match reload(sources, at_start, servers) {
+            Some(ControlSignal::Reload) => match reload(sources, at_start, hub) {
                 Ok(()) => log::info!("configuration reloaded"),
                 Err(error) => {
                     log::error!("configuration reload failed, keeping previous: {error}");
@@ -183,7 +186,7 @@ fn signal_loop(sources: &Sources, at_start: &Settings, hub: &Hub, servers: &Serv
     hub.shutdown.trigger();
 }
 
-fn reload(sources: &Sources, at_start: &Settings, servers: &Servers) -> Result<(), Error> {
+fn reload(sources: &Sources, at_start: &Settings, hub: &Hub) -> Result<(), Error> {
     let settings = Settings::load(sources)?;
     let config = HubConfig::new(&settings)?;
     let deferred = settings.changed_until_restart(at_start);
@@ -195,9 +198,7 @@ fn reload(sources: &Sources, at_start: &Settings, servers: &Servers) -> Result<(
         log::warn!("restart required for: {}", deferred.join(", "));
     }
     log::set_max_level(config.log_level);
-    servers.hm.set_admission(config.admission.clone());
-    servers.core.set_access(config.admission, config.operators.clone());
-    servers.web.set_operators(config.operators);
+    hub.set_access(Access { admission: config.admission, operators: config.operators });
     Ok(())
 }
 

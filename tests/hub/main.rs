@@ -13,3 +13,4 @@ mod operation;
 mod prometheus;
 mod reports;
 mod requests;
+mod tokens;

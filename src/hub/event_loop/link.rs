@@ -12,6 +12,8 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, Message as Frame, WebSocket};
 
+use crate::config::Secret;
+use crate::hub::access::Access;
 use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::event_loop::budgeted_socket::BudgetedSocket;
@@ -48,6 +50,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Link {
     pub peer: SocketAddr,
     pub protocol: Protocol,
+    /// What the client has sent to be let in.
+    token: Option<Secret>,
     /// Of the node's join token.
     pub group: Option<Arc<str>>,
     socket: WebSocket<BudgetedSocket>,
@@ -95,7 +99,7 @@ pub struct Ended(pub String);
 
 impl Link {
     pub fn new(accepted: AcceptedSocket, now: Now) -> io::Result<Self> {
-        let AcceptedSocket { socket, peer, buffered, protocol } = accepted;
+        let AcceptedSocket { socket, peer, buffered, access, protocol } = accepted;
         let is_core_node = matches!(protocol, NewLink::CoreNode(..));
         let mut max_output = MAX_WRITE_BUFFER_BYTES;
         let mut group = None;
@@ -116,6 +120,7 @@ impl Link {
         Ok(Self {
             peer,
             protocol,
+            token: access.token,
             group,
             socket: open(socket, buffered, is_core_node, max_output)?,
             unstored: 0,
@@ -139,6 +144,24 @@ impl Link {
             Protocol::CoreNode(session) => session.node_id(),
             Protocol::Monitor { .. } => None,
         }
+    }
+
+    /// Whether `access` admits the client, with its token and as the node that it is.
+    pub fn is_admitted(&mut self, access: &Access) -> bool {
+        let token = self.token.as_ref().map(Secret::expose);
+        let admitted = match &self.protocol {
+            Protocol::Hm { .. } => access.hm_node(token),
+            Protocol::CoreNode(_) => token.and_then(|token| access.core_node(token)),
+            Protocol::Monitor { .. } => return token.is_some_and(|token| access.is_monitor(token)),
+        };
+        let node_id = self.node_id().cloned();
+        let is_other = |admitted: &Admitted| node_id.is_some_and(|id| !admitted.allows(&id));
+        let Some(new) = admitted.filter(|admitted| !is_other(admitted)) else { return false };
+        self.group.clone_from(&new.group);
+        if let Protocol::Hm { admitted, .. } = &mut self.protocol {
+            *admitted = new;
+        }
+        true
     }
 
     /// A node is not read while much of it waits for the store, an hm node neither while output or a claim is pending.

@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use mio::{Registry, Token, Waker};
 
+use crate::config::Secret;
+use crate::hub::access::Access;
 use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::nodes::LinkId;
@@ -29,6 +31,8 @@ pub enum LoopMessage {
     Probe { link: u64, claimant: LinkId },
     /// The connection that holds the node which `link` wants is alive or has ended.
     ProbeResult { link: u64, is_alive: bool },
+    /// End the links that these settings do not admit.
+    Recheck(Arc<Access>),
     /// Read nothing more, and answer.
     StopReading(Sender<()>),
     /// Close every link and end.
@@ -40,7 +44,15 @@ pub struct AcceptedSocket {
     pub peer: SocketAddr,
     /// What the client sent after its request.
     pub buffered: Vec<u8>,
+    pub access: ClientAccess,
     pub protocol: NewLink,
+}
+
+/// What let a client in.
+pub struct ClientAccess {
+    /// The settings that were in force.
+    pub checked: Arc<Access>,
+    pub token: Option<Secret>,
 }
 
 /// What a client has connected as.

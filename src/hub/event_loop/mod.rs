@@ -17,6 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::hub::Hub;
+use crate::hub::access::Access;
 use crate::hub::event_loop::link::{Ended, Link, Protocol, Received};
 use crate::hub::event_loop::mailbox::{AcceptedSocket, LoopMessage, Mailbox};
 use crate::hub::hm::session::{ClaimResult, Now};
@@ -24,6 +25,7 @@ use crate::hub::nodes::LinkId;
 use crate::hub::store::{Completed, Write};
 use crate::hub_extension::messages::is_extension;
 use crate::util::logger::unix_milliseconds;
+use crate::util::sync::lock;
 
 /// Interval between checks of deadlines.
 const TICK: Duration = Duration::from_millis(250);
@@ -34,6 +36,8 @@ const MESSAGES_PER_TURN: usize = 16;
 /// A turn that takes longer is a stall of the loop.
 const MAX_TURN: Duration = Duration::from_secs(1);
 const EVENTS_PER_POLL: usize = 1024;
+/// Why a link ends whose token is not valid any more.
+const REVOKED: &str = "its token is not valid any more";
 const MAILBOX: Token = Token(usize::MAX);
 
 pub struct EventLoop {
@@ -163,6 +167,7 @@ impl EventLoop {
                 self.finish_claim(hub, link, ClaimResult::HeldByOther);
             }
             LoopMessage::ProbeResult { link, is_alive: false } => self.claim_again(hub, link),
+            LoopMessage::Recheck(access) => self.recheck(hub, &access),
             LoopMessage::StopReading(stopped) => {
                 self.reading_enabled = false;
                 // The hub waits for it, or has given up.
@@ -184,9 +189,14 @@ impl EventLoop {
 
     fn add(&mut self, hub: &Hub, accepted: AcceptedSocket) {
         let peer = accepted.peer;
+        let (access, checked) = (hub.access(), accepted.access.checked.clone());
         self.last_number += 1;
         let number = self.last_number;
         let added = Link::new(accepted, now()).and_then(|mut link| {
+            // The configuration may have been reloaded after the handshake.
+            if !Arc::ptr_eq(&access, &checked) && !link.is_admitted(&access) {
+                return Err(io::Error::other(REVOKED));
+            }
             let interest = Interest::READABLE | Interest::WRITABLE;
             self.poll.registry().register(link.socket_mut(), Token(number as usize), interest)?;
             if let Protocol::Monitor { .. } = link.protocol {
@@ -202,6 +212,23 @@ impl EventLoop {
                 self.welcome(hub, number);
             }
             Err(error) => log::warn!("{peer}: {}", crate::util::error::reason(&error)),
+        }
+    }
+
+    /// Ends the links that are not admitted any more. The group of the others may have changed.
+    fn recheck(&mut self, hub: &Hub, access: &Access) {
+        let now = Instant::now();
+        for number in self.links.keys().copied().collect::<Vec<_>>() {
+            let id = self.link_id(number);
+            let Some(link) = self.links.get_mut(&number) else { continue };
+            if !link.is_admitted(access) {
+                log::info!("{}: {REVOKED}", link.peer);
+                // The connection ends, whether or not the frame can be sent.
+                let _ = link.close(CloseCode::Policy, REVOKED, now);
+                self.remove(hub, number, &Ended(REVOKED.to_owned()));
+            } else if let Some(node_id) = link.node_id() {
+                lock(&hub.nodes).set_group(now, node_id, id, &link.group);
+            }
         }
     }
 

@@ -1,9 +1,9 @@
 //! The hm port: `/websocket` for nodes and `/metrics/prometheus`. Each connection has a thread until its handshake is complete; then an
 //! event loop takes it over.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::config::Secret;
 use crate::http::auth::bearer_token;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
@@ -11,8 +11,8 @@ use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
 use crate::http::service::{HttpService, Routed};
 use crate::http::websocket::{origin_allowed, upgrade_key};
 use crate::hub::Hub;
-use crate::hub::admission::{Admission, Admitted};
-use crate::hub::event_loop::mailbox::{AcceptedSocket, LoopMessage, NewLink};
+use crate::hub::admission::Admission;
+use crate::hub::event_loop::mailbox::{AcceptedSocket, ClientAccess, LoopMessage, NewLink};
 use crate::hub::hm::metrics;
 use crate::hub::web::{EXPOSITION, refuse_pages, refuse_proxied};
 use crate::util::deadline_stream::DeadlineStream;
@@ -24,21 +24,14 @@ const MAX_HANDSHAKES: usize = 1000;
 
 pub struct HmServer {
     service: HttpService,
-    admission: Mutex<Admission>,
     job: String,
     /// Event loop of the next connection.
     next_loop: AtomicUsize,
 }
 
 impl HmServer {
-    pub fn new(admission: Admission, job: String) -> Self {
-        let service = HttpService::new("hm");
-        Self { service, admission: Mutex::new(admission), job, next_loop: AtomicUsize::new(0) }
-    }
-
-    /// Applies a reloaded configuration to new connections.
-    pub fn set_admission(&self, admission: Admission) {
-        *lock(&self.admission) = admission;
+    pub fn new(job: String) -> Self {
+        Self { service: HttpService::new("hm"), job, next_loop: AtomicUsize::new(0) }
     }
 
     /// Serves the port until shutdown.
@@ -48,16 +41,15 @@ impl HmServer {
     }
 
     fn serve(&self, hub: &Hub, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
-        let mut admitted = Admitted::default();
-        let upgrade = self
-            .service
-            .handle_connection(stream, &mut client, |head, _| self.route(hub, head, &mut admitted));
-        let Some(upgrade) = upgrade else { return };
+        let mut client_access = None;
+        let upgrade = self.service.handle_connection(stream, &mut client, |head, _| {
+            self.route(hub, head, &mut client_access)
+        });
+        let (Some(upgrade), Some((access, protocol))) = (upgrade, client_access) else { return };
         let peer = client.peer;
         match upgrade.into_socket() {
             Ok((socket, buffered)) => {
-                let accepted =
-                    AcceptedSocket { socket, peer, buffered, protocol: NewLink::HmNode(admitted) };
+                let accepted = AcceptedSocket { socket, peer, buffered, access, protocol };
                 let event_loop = self.next_loop.fetch_add(1, Relaxed) % hub.mailboxes.len();
                 hub.send(event_loop, LoopMessage::Accepted(accepted));
             }
@@ -69,7 +61,7 @@ impl HmServer {
         &self,
         hub: &Hub,
         head: &RequestHead<'_>,
-        admitted: &mut Admitted,
+        client_access: &mut Option<(ClientAccess, NewLink)>,
     ) -> Result<Routed, ErrorResponse> {
         match head.path {
             "/websocket" => {
@@ -79,19 +71,21 @@ impl HmServer {
                     let text = "browsers cannot connect as nodes";
                     return Err(ErrorResponse::new("403 Forbidden", text));
                 }
-                if matches!(*lock(&self.admission), Admission::Loopback) {
+                let access = hub.access();
+                if matches!(access.admission, Admission::Loopback) {
                     refuse_proxied(head, "nodes.admission")?;
                 }
                 let token = bearer_token(head);
-                *admitted =
-                    lock(&self.admission).admit(token.map(str::as_bytes)).ok_or_else(|| {
-                        let text = match token {
-                            Some(_) => "this token is not in nodes.tokens_file of the hub",
-                            None => "token required: \"Authorization: Bearer TOKEN\"",
-                        };
-                        ErrorResponse::new("401 Unauthorized", text)
-                            .header("WWW-Authenticate: Bearer")
-                    })?;
+                let admitted = access.hm_node(token).ok_or_else(|| {
+                    let text = match token {
+                        Some(_) => "this token is not in nodes.tokens_file of the hub",
+                        None => "token required: \"Authorization: Bearer TOKEN\"",
+                    };
+                    ErrorResponse::new("401 Unauthorized", text).header("WWW-Authenticate: Bearer")
+                })?;
+                let token = token.map(|token| Secret::new(token.to_owned()));
+                *client_access =
+                    Some((ClientAccess { checked: access, token }, NewLink::HmNode(admitted)));
                 Ok(Routed::Upgrade(key.to_owned()))
             }
             "/metrics/prometheus" if matches!(head.method, "GET" | "HEAD") => {

@@ -234,6 +234,21 @@ impl Nodes {
         }
     }
 
+    /// The group of a connection's token has been read again.
+    pub fn set_group(
+        &mut self,
+        now: Instant,
+        node_id: &str,
+        link: LinkId,
+        group: &Option<Arc<str>>,
+    ) {
+        let Some(node) = self.by_id.get_mut(node_id) else { return };
+        if node.request_link(now) == Some(link) && node.info.group != *group {
+            Arc::make_mut(&mut node.info).group.clone_from(group);
+            node.is_saved = false;
+        }
+    }
+
     /// At most `max` descriptions that are not stored, to be queued by the caller.
     pub fn take_unsaved(&mut self, max: usize) -> Vec<UnsavedAgent> {
         let unsaved = self.by_id.iter_mut().filter(|(_, node)| !node.is_saved).take(max);

@@ -3,7 +3,6 @@
 mod node_pages;
 mod service_discovery;
 
-use std::sync::Mutex;
 use std::time::Instant;
 
 use percent_encoding::percent_decode_str;
@@ -14,7 +13,7 @@ use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
 use crate::http::service::{HttpService, Routed};
 use crate::hub::Hub;
-use crate::hub::operators::{Operators, Role};
+use crate::hub::operators::Role;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::Error;
 use crate::util::sync::lock;
@@ -44,23 +43,22 @@ pub fn refuse_proxied(head: &RequestHead<'_>, setting: &str) -> Result<(), Error
     }
 }
 
+fn check_reader(hub: &Hub, head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
+    hub.access().operators.check_request(head, Role::Read).map(drop)
+}
+
 pub struct WebServer {
     service: HttpService,
-    operators: Mutex<Operators>,
     started: Instant,
 }
 
+impl Default for WebServer {
+    fn default() -> Self {
+        Self { service: HttpService::new("web").allow_idle_start(), started: Instant::now() }
+    }
+}
+
 impl WebServer {
-    pub fn new(operators: Operators) -> Self {
-        let service = HttpService::new("web").allow_idle_start();
-        Self { service, operators: Mutex::new(operators), started: Instant::now() }
-    }
-
-    /// Applies a reloaded configuration.
-    pub fn set_operators(&self, operators: Operators) {
-        *lock(&self.operators) = operators;
-    }
-
     /// Serves the port until shutdown.
     pub fn run(&self, hub: &Hub, listener: &Listener) -> Result<(), Error> {
         let limits = || ConnectionLimits::total(MAX_CONNECTIONS);
@@ -89,27 +87,23 @@ impl WebServer {
                 )),
             },
             "/metrics" => {
-                self.check_reader(head)?;
+                check_reader(hub, head)?;
                 Ok(Response::new(OK, EXPOSITION, self.metrics(hub).into_bytes().into()))
             }
             "/sd" => {
-                self.check_reader(head)?;
+                check_reader(hub, head)?;
                 service_discovery::response(hub, head)
             }
             // An id may contain slashes.
             path => match path.strip_prefix("/nodes/").and_then(|rest| rest.rsplit_once('/')) {
                 Some((node_id, resource @ ("metrics" | "snapshot"))) => {
-                    self.check_reader(head)?;
+                    check_reader(hub, head)?;
                     let node_id = percent_decode_str(node_id).decode_utf8_lossy();
                     Ok(node_pages::response(hub, head, &node_id, &format!("/{resource}")))
                 }
                 _ => Err(ErrorResponse::new("404 Not Found", not_found_message(path))),
             },
         }
-    }
-
-    fn check_reader(&self, head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
-        lock(&self.operators).check_request(head, Role::Read).map(drop)
     }
 
     fn metrics(&self, hub: &Hub) -> String {
