@@ -1,36 +1,21 @@
 //! `hm-hub status`: the state of the fleet as a Nagios plugin prints it.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::hub::cli::client;
 use crate::util::error::reason;
 use crate::util::text::{EXCERPT_CHARS, escape_for_terminal};
 
-/// For the whole request.
+/// For connecting, and for each wait for data.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The metrics have some hundred bytes.
-const MAX_RESPONSE_BYTES: u64 = 64 << 10;
 
 /// The line to print, and the exit code of a Nagios plugin: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN. `token` is an operator's.
 pub fn query(web: SocketAddr, token: Option<&str>) -> (String, u8) {
-    match fetch(web, token) {
+    match client::request(web, TIMEOUT, ("GET", "/metrics"), token, "") {
         Ok(response) => summarize(&response),
         Err(error) => (format!("UNKNOWN - hm-hub at {web}: {}", reason(&error)), 3),
     }
-}
-
-fn fetch(web: SocketAddr, token: Option<&str>) -> io::Result<String> {
-    let mut socket = TcpStream::connect_timeout(&web, TIMEOUT)?;
-    socket.set_read_timeout(Some(TIMEOUT))?;
-    socket.set_write_timeout(Some(TIMEOUT))?;
-    let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
-    let request =
-        format!("GET /metrics HTTP/1.1\r\nHost: {web}\r\n{token}Connection: close\r\n\r\n");
-    socket.write_all(request.as_bytes())?;
-    let mut response = String::new();
-    socket.take(MAX_RESPONSE_BYTES).read_to_string(&mut response)?;
-    Ok(response)
 }
 
 fn summarize(response: &str) -> (String, u8) {

@@ -13,4 +13,5 @@ mod operation;
 mod prometheus;
 mod reports;
 mod requests;
+mod subcommands;
 mod tokens;

@@ -27,7 +27,7 @@ const MAX_REPORTS: u32 = 1_000_000;
 /// More results of commands, each of up to 2 MB, are not returned at once.
 const MAX_RESULTS: u32 = 20;
 /// Timeout of a command that has none, in seconds.
-const DEFAULT_TIMEOUT_S: u32 = 30;
+pub const DEFAULT_TIMEOUT_S: u32 = 30;
 /// hm-agent accepts at most this.
 const MAX_TIMEOUT_S: u32 = 3600;
 const MAX_COMMAND_BYTES: usize = 32 << 10;

@@ -70,7 +70,7 @@ impl NodeInfo {
     /// The node object of the REST API. A node without a registration has the values of the published service.
     pub fn to_json(&self, node_id: &str, presence: Presence) -> Value {
         let register = self.register.as_ref();
-        json!({
+        let mut node = json!({
             "id": node_id,
             "node_id": node_id,
             "hostname": register.map_or("unknown", |register| &register.hostname),
@@ -80,7 +80,13 @@ impl NodeInfo {
             "last_heartbeat": self.last_heartbeat.map(rest_time),
             "registered_at": rest_time(self.first_seen),
             "updated_at": rest_time(self.updated_at),
-        })
+        });
+        // Of hm-agents only: the objects of published nodes are those of the published service.
+        if let Some(agent) = &self.agent {
+            node["agent"] = json!(**agent);
+            node["group"] = json!(self.group.as_deref());
+        }
+        node
     }
 }
 

@@ -1,17 +1,23 @@
 //! Command line of hm-hub.
 
+pub mod client;
+mod nodes;
+mod tokens;
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use lexopt::Parser;
 use lexopt::prelude::{Long, Short, Value};
+use lexopt::{Parser, ValueExt};
 use rusqlite::Connection;
 
 use crate::config::{Settings, Sources};
+use crate::hub::cli::client::RestClient;
 use crate::hub::config::{HubConfig, SCHEMA};
 use crate::hub::core::messages::unix_ms;
+use crate::hub::core::rest::DEFAULT_TIMEOUT_S;
 use crate::hub::original_config::{self, OriginalConfig};
 use crate::hub::store::{StoreError, schema};
 use crate::hub::{import, run, status};
@@ -26,7 +32,18 @@ usage:
   hm-hub import hm FILE     Import reports of the published hm: JSON lines of mongoexport. The hub must not run.
   hm-hub import core FILE   Import nodes and metrics of the published Core: its SQLite file. The hub must not run.
   hm-hub status             Nagios plugin: print how many nodes are online, lost and offline. Exit codes are 0 to 3.
-                            HM_HUB_TOKEN is the operator token, if tokens are in force.
+  hm-hub node list          Print a line for each node.
+  hm-hub node show ID       Print what the hub knows of a node, as JSON.
+  hm-hub node forget ID     Delete a node that is not connected, with what it has reported.
+  hm-hub command ID [--timeout S] -- WORDS...
+                            Run a command on a node that is connected over Core, and print its result. S is 1 to 3600,
+                            30 by default. The node's own settings decide whether it runs.
+  hm-hub command --group NAME [--timeout S] -- WORDS...
+                            The same on all nodes of a group.
+  hm-hub token new [node=ID] [group=NAME]
+                            Add a random token to nodes.tokens_file, and print it.
+  hm-hub token list         Print id and fields of each token. The id is not secret.
+  hm-hub token revoke ID    Remove a token.
   hm-hub -config FILE.json  Run with a configuration file of the published hm server.
 
 options:
@@ -39,10 +56,12 @@ settings (-s KEY=VALUE, or in the file):
 ";
 
 const FOOTER: &str = "
+status, node and command ask the hub that runs with these settings, on this machine. HM_HUB_TOKEN is the operator token, if
+tokens are in force. A running hub applies changed tokens after SIGHUP.
 Exit codes: 0 stopped or done, 1 failed, 2 invalid arguments or configuration.
 ";
 
-/// Operator token of `status`.
+/// Operator token of `status`, `node` and `command`.
 const TOKEN_VARIABLE: &str = "HM_HUB_TOKEN";
 
 /// A parsed command line.
@@ -54,17 +73,34 @@ enum Command {
     ImportHm(PathBuf),
     ImportCore(PathBuf),
     Status,
+    NodeList,
+    NodeShow(String),
+    NodeForget(String),
+    /// Run words on nodes.
+    RunOn(Target, Vec<String>),
+    TokenNew(Vec<String>),
+    TokenList,
+    TokenRevoke(String),
     Help,
     Version,
 }
 
-/// Configuration sources that the command line names.
+/// The nodes that run a command.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    Node(String),
+    Group(String),
+}
+
+/// Options of the command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Options {
     file: Option<PathBuf>,
     overrides: Vec<(String, String)>,
     /// `-config`.
     original: Option<PathBuf>,
+    group: Option<String>,
+    timeout_s: Option<u32>,
 }
 
 /// Runs the command and returns the exit code.
@@ -92,6 +128,26 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Erro
         Command::ImportCore(from) => {
             import(&options.sources()?.0, |db| import::core(db, &from, now()))?;
         }
+        Command::NodeList => print(&nodes::list(&rest_client(options)?)?)?,
+        Command::NodeShow(id) => print(&nodes::show(&rest_client(options)?, &id)?)?,
+        Command::NodeForget(id) => nodes::forget(&rest_client(options)?, &id)?,
+        Command::RunOn(target, words) => {
+            let timeout_s = options.timeout_s.unwrap_or(DEFAULT_TIMEOUT_S);
+            let hub = rest_client(options)?;
+            let node_ids = match target {
+                Target::Node(id) => vec![id],
+                Target::Group(group) => nodes::of_group(&hub, &group)?,
+            };
+            let (report, succeeded) = nodes::run(&hub, &node_ids, &words, timeout_s)?;
+            print(&report)?;
+            return Ok(u8::from(!succeeded));
+        }
+        Command::TokenNew(fields) => {
+            let token = tokens::new(&tokens_file(options)?, &fields)?;
+            print(&format!("{token}\n"))?;
+        }
+        Command::TokenList => print(&tokens::list(&tokens_file(options)?)?)?,
+        Command::TokenRevoke(id) => tokens::revoke(&tokens_file(options)?, &id)?,
         Command::Status => {
             let config = HubConfig::new(&Settings::load(&options.sources()?.0)?)?;
             let token = std::env::var(TOKEN_VARIABLE).ok();
@@ -132,19 +188,42 @@ fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, Opti
                     pair.ok_or_else(|| Error::Arguments("-s needs KEY=VALUE".to_owned()))?;
                 options.overrides.push((key.to_owned(), value.to_owned()));
             }
+            Long("group") => options.group = Some(text(parser.value().map_err(invalid)?)?),
+            Long("timeout") => {
+                options.timeout_s =
+                    Some(parser.value().map_err(invalid)?.parse().map_err(invalid)?);
+            }
             Value(word) => words.push(word),
             other @ (Short(_) | Long(_)) => return Err(invalid(other.unexpected())),
         }
     }
-    Ok((command(&words)?, options))
+    Ok((command(&words, options.group.as_deref())?, options))
 }
 
-fn command(words: &[OsString]) -> Result<Command, Error> {
+fn text(word: OsString) -> Result<String, Error> {
+    word.into_string().map_err(|_| Error::Arguments("an argument is not UTF-8".to_owned()))
+}
+
+fn command(words: &[OsString], group: Option<&str>) -> Result<Command, Error> {
     let names: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     match names.iter().map(|name| &**name).collect::<Vec<_>>()[..] {
         [] | ["run"] => Ok(Command::Run),
         ["check"] => Ok(Command::Check),
         ["status"] => Ok(Command::Status),
+        ["node", "list"] => Ok(Command::NodeList),
+        ["node", "show", _] => Ok(Command::NodeShow(text(words[2].clone())?)),
+        ["node", "forget", _] => Ok(Command::NodeForget(text(words[2].clone())?)),
+        ["node", ..] => Err(Error::Arguments("node needs list, show ID or forget ID".to_owned())),
+        ["command", ..] => run_on(words.get(1..).unwrap_or_default(), group),
+        ["token", "new", ..] => {
+            words.iter().skip(2).cloned().map(text).collect::<Result<_, _>>().map(Command::TokenNew)
+        }
+        ["token", "list"] => Ok(Command::TokenList),
+        ["token", "revoke", _] => Ok(Command::TokenRevoke(text(words[2].clone())?)),
+        ["token", ..] => {
+            let why = "token needs new, list, or revoke and the id of a token";
+            Err(Error::Arguments(why.to_owned()))
+        }
         ["import", "hm", _] => Ok(Command::ImportHm(PathBuf::from(&words[2]))),
         ["import", "core", _] => Ok(Command::ImportCore(PathBuf::from(&words[2]))),
         ["import", ..] => Err(Error::Arguments("import needs hm or core, and a file".to_owned())),
@@ -155,6 +234,32 @@ fn command(words: &[OsString]) -> Result<Command, Error> {
             Err(Error::Arguments(why))
         }
     }
+}
+
+/// A node, unless there is a group, and the words of the command.
+fn run_on(words: &[OsString], group: Option<&str>) -> Result<Command, Error> {
+    let words = words.iter().cloned().map(text).collect::<Result<Vec<_>, _>>()?;
+    let (target, words) = match (group, words.split_first()) {
+        (Some(group), Some(_)) => (Target::Group(group.to_owned()), words),
+        (None, Some((node_id, words))) => (Target::Node(node_id.clone()), words.to_vec()),
+        (_, None) => (Target::Node(String::new()), Vec::new()),
+    };
+    match words.is_empty() {
+        true => Err(Error::Arguments("command needs a node or --group, and a command".to_owned())),
+        false => Ok(Command::RunOn(target, words)),
+    }
+}
+
+/// The hub that runs with these settings.
+fn rest_client(options: Options) -> Result<RestClient, Error> {
+    let config = HubConfig::new(&Settings::load(&options.sources()?.0)?)?;
+    Ok(RestClient { address: config.core_listen, token: std::env::var(TOKEN_VARIABLE).ok() })
+}
+
+fn tokens_file(options: Options) -> Result<PathBuf, Error> {
+    let settings = Settings::load(&options.sources()?.0)?;
+    let path = settings.text("nodes.tokens_file").map(PathBuf::from);
+    path.ok_or_else(|| settings.invalid("nodes.tokens_file", "must be set"))
 }
 
 impl Options {
@@ -235,6 +340,21 @@ mod tests {
             ("backup f", (Command::Backup("f".into()), plain())),
             ("-version", (Command::Version, plain())),
             ("check --help", (Command::Help, plain())),
+            ("node list", (Command::NodeList, plain())),
+            ("node forget a", (Command::NodeForget("a".into()), plain())),
+            ("token new node=a", (Command::TokenNew(vec!["node=a".into()]), plain())),
+            ("token revoke 0a", (Command::TokenRevoke("0a".into()), plain())),
+            (
+                "command a -- ls -l",
+                (Command::RunOn(Target::Node("a".into()), vec!["ls".into(), "-l".into()]), plain()),
+            ),
+            (
+                "command --timeout 5 --group g -- id",
+                (
+                    Command::RunOn(Target::Group("g".into()), vec!["id".into()]),
+                    Options { group: Some("g".into()), timeout_s: Some(5), ..plain() },
+                ),
+            ),
         ] {
             assert_eq!(parsed(line).unwrap(), expected, "{line}");
         }
@@ -247,6 +367,19 @@ mod tests {
         for line in
             ["nonsense", "run check", "backup", "backup a b", "-s x", "-x", "--nonsense", "-c"]
         {
+            assert!(parsed(line).is_err(), "{line}");
+        }
+        for line in [
+            "node",
+            "node show",
+            "token",
+            "token revoke",
+            "command",
+            "command a",
+            "command --group g",
+            "command a ls -l",
+            "command a --timeout x -- ls",
+        ] {
             assert!(parsed(line).is_err(), "{line}");
         }
     }

@@ -1,0 +1,81 @@
+//! Requests of subcommands to the running hub.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::util::error::Error;
+use crate::util::text::escape_for_log;
+
+/// For connecting, and for each wait for data.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest response lists ten thousand nodes.
+const MAX_RESPONSE_BYTES: u64 = 64 << 20;
+/// What is printed of an error of the hub.
+const MAX_REASON_CHARS: usize = 200;
+
+/// A request with status line, headers and body of its response. `token` is an operator's.
+pub fn request(
+    address: SocketAddr,
+    timeout: Duration,
+    (method, target): (&str, &str),
+    token: Option<&str>,
+    body: &str,
+) -> io::Result<String> {
+    let mut socket = TcpStream::connect_timeout(&address, timeout)?;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))?;
+    let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
+    let length = body.len();
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\n{token}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    socket.write_all(request.as_bytes())?;
+    let mut response = String::new();
+    socket.take(MAX_RESPONSE_BYTES).read_to_string(&mut response)?;
+    Ok(response)
+}
+
+/// The code of an error, and its message unless that is a Chinese one of the published service.
+fn reason_of(answer: &Value) -> String {
+    let text = |key: &str| answer[key].as_str().unwrap_or_default();
+    let (code, message) = (text("error_code"), text("message"));
+    match message.is_ascii() {
+        true => format!("error {code}: {message}"),
+        false => format!("error {code}"),
+    }
+}
+
+/// The REST API of the hub on this machine.
+pub struct RestClient {
+    pub address: SocketAddr,
+    pub token: Option<String>,
+}
+
+impl RestClient {
+    /// `data` of a successful answer. `path` is below `/api/v1/`.
+    pub fn call(&self, method: &str, path: &str, body: &str) -> Result<Value, Error> {
+        let target = format!("/api/v1/{path}");
+        let token = self.token.as_deref();
+        self.try_call((method, &target), token, body).map_err(|error| {
+            Error::system(format!("{method} {target} of the hub at {}", self.address), error)
+        })
+    }
+
+    fn try_call(&self, line: (&str, &str), token: Option<&str>, body: &str) -> io::Result<Value> {
+        let response = request(self.address, TIMEOUT, line, token, body)?;
+        let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+        let failure = |text: &str| io::Error::other(escape_for_log(text.trim(), MAX_REASON_CHARS));
+        if !head.starts_with("HTTP/1.1 200 ") {
+            return Err(failure(body));
+        }
+        let mut answer: Value =
+            serde_json::from_str(body).map_err(|_| failure("this is not hm-hub"))?;
+        match answer["success"] == true {
+            true => Ok(answer["data"].take()),
+            false => Err(failure(&reason_of(&answer))),
+        }
+    }
+}
