@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use crate::util::sync::lock;
 const MAX_PER_LINK: usize = 8;
 /// Clients that wait for nodes. Others of the port must be served, too.
 const MAX_WAITING: usize = 1500;
+
+const STATUS_CODES: [&str; 5] = ["200", "404", "502", "503", "504"];
 
 /// What a node has answered.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,11 +62,29 @@ struct State {
 
 /// The requests of all clients.
 #[derive(Default)]
-pub struct NodeRequests(Mutex<State>);
+pub struct NodeRequests {
+    state: Mutex<State>,
+    /// Responses to clients by [`STATUS_CODES`].
+    responses: [AtomicU64; STATUS_CODES.len()],
+}
 
 impl NodeRequests {
+    /// Counts a response to a client by the code that its status begins with.
+    pub fn count(&self, status: &str) {
+        let codes = STATUS_CODES.iter().zip(&self.responses);
+        for (_, count) in codes.filter(|(code, _)| status.starts_with(**code)) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Responses to clients by status code, and how many clients wait for one.
+    pub fn counts(&self) -> ([(&'static str, u64); STATUS_CODES.len()], usize) {
+        let count = |at: usize| (STATUS_CODES[at], self.responses[at].load(Relaxed));
+        (std::array::from_fn(count), lock(&self.state).waiting)
+    }
+
     fn begin(&self, link: LinkId) -> Result<(u64, Receiver<NodeAnswer>), NoAnswer> {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let of_link = || state.by_id.values().filter(|pending| pending.link == link);
         if of_link().count() >= MAX_PER_LINK {
             return Err(match of_link().any(|pending| pending.answer.is_none()) {
@@ -83,7 +104,7 @@ impl NodeRequests {
 
     /// Nothing waits for this request any more.
     fn end(&self, id: u64) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         state.waiting -= 1;
         if let Some(pending) = state.by_id.get_mut(&id) {
             pending.answer = None;
@@ -93,7 +114,7 @@ impl NodeRequests {
     /// Passes on what arrived on `link`, unless nothing waits for it any more. Returns whether it is the answer to a request that was sent
     /// on this connection.
     pub fn on_answer(&self, link: LinkId, head: ResponseHead, body: &[u8]) -> bool {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         if state.by_id.get(&head.id).is_none_or(|pending| pending.link != link) {
             return false;
         }
@@ -108,7 +129,7 @@ impl NodeRequests {
 
     /// Ends the requests of a connection that has ended.
     pub fn on_disconnect(&self, link: LinkId) {
-        lock(&self.0).by_id.retain(|_, pending| pending.link != link);
+        lock(&self.state).by_id.retain(|_, pending| pending.link != link);
     }
 }
 
@@ -163,7 +184,7 @@ mod tests {
         assert_eq!(receiver.try_recv(), Ok(NodeAnswer { head: head(id), body: b"x".to_vec() }));
         assert!(!requests.on_answer(link(1), head(id), b""));
         requests.end(id);
-        assert_eq!(lock(&requests.0).waiting, 0);
+        assert_eq!(lock(&requests.state).waiting, 0);
     }
 
     #[test]

@@ -169,6 +169,13 @@ fn error_names_why_the_node_has_not_answered() {
     }
     frozen.signal("-CONT");
     frozen.stop();
+    let metrics = get(&hub, "/metrics", "").1;
+    // Paths that do not exist are no requests for a node.
+    for (code, count) in [("200", 0), ("404", 1), ("502", 1), ("503", 0), ("504", 1)] {
+        let series = format!("\nhm_hub_node_requests_total{{code=\"{code}\"}} {count}\n");
+        assert!(metrics.contains(&series), "{metrics}");
+    }
+    assert!(metrics.contains("\nhm_hub_node_requests_waiting 0\n"), "{metrics}");
     assert!(!targets(&hub).contains_key("published"));
 }
 

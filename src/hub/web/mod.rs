@@ -116,8 +116,12 @@ impl WebServer {
         let is_ready = u8::from(hub.store.failure().is_none());
         let queued = hub.store.queued();
         let uptime = self.started.elapsed().as_secs();
+        let (responses, waiting) = hub.requests.counts();
+        let series =
+            |(code, count)| format!("hm_hub_node_requests_total{{code=\"{code}\"}} {count}\n");
+        let requests: String = responses.map(series).concat();
         format!(
-            "# HELP hm_hub_nodes Number of nodes by presence.
+            "# HELP hm_hub_nodes Number of nodes by state.
 # TYPE hm_hub_nodes gauge
 hm_hub_nodes{{state=\"online\"}} {online}
 hm_hub_nodes{{state=\"lost\"}} {lost}
@@ -125,7 +129,7 @@ hm_hub_nodes{{state=\"offline\"}} {offline}
 # HELP hm_hub_core_connections Number of connections of Core nodes.
 # TYPE hm_hub_core_connections gauge
 hm_hub_core_connections {core}
-# HELP hm_hub_writes_total Reports and other records by result.
+# HELP hm_hub_writes_total Records by the result of storing them.
 # TYPE hm_hub_writes_total counter
 hm_hub_writes_total{{result=\"stored\"}} {stored}
 hm_hub_writes_total{{result=\"failed\"}} {failed}
@@ -135,6 +139,11 @@ hm_hub_queued_writes {queued}
 # HELP hm_hub_store_up Whether the last transaction was committed.
 # TYPE hm_hub_store_up gauge
 hm_hub_store_up {is_ready}
+# HELP hm_hub_node_requests_total Requests of clients for /nodes/ID/metrics and /nodes/ID/snapshot by status code.
+# TYPE hm_hub_node_requests_total counter
+{requests}# HELP hm_hub_node_requests_waiting Clients that wait for the answer of a node.
+# TYPE hm_hub_node_requests_waiting gauge
+hm_hub_node_requests_waiting {waiting}
 # HELP hm_hub_uptime_seconds Time since the start.
 # TYPE hm_hub_uptime_seconds gauge
 hm_hub_uptime_seconds {uptime}

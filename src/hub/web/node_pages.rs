@@ -38,6 +38,7 @@ pub fn response(hub: &Hub, head: &RequestHead<'_>, node_id: &str, path: &str) ->
         Ok(answer) => to_response(answer, gzip),
         Err(why) => describe(&why, node_id, timeout),
     };
+    hub.requests.count(response.status);
     response.header("Cache-Control: no-store")
 }
 
