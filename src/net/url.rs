@@ -85,9 +85,14 @@ impl Url {
             Some(port) => parse_port(port)?,
             None => return Err("host missing".to_owned()),
         };
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let host = authority.host();
+        let in_brackets = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = in_brackets.unwrap_or(host);
         if host.is_empty() {
             return Err("host missing".to_owned());
+        }
+        if host.contains(['[', ']']) || in_brackets.is_some_and(|host| !host.contains(':')) {
+            return Err("only an IPv6 address has brackets".to_owned());
         }
         let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let decode = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
@@ -193,6 +198,9 @@ mod tests {
             "ws://h/ä",
             "ws://h/a b",
             "ws://:80",
+            "ws://part[c]:8/",
+            "ws://a]",
+            "ws://[name]/",
         ] {
             assert!(Url::parse_websocket(bad).is_err(), "{bad}");
         }
