@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use hm_agent::collector::gpu::nvidia::protocol as probe;
 use hm_agent::core_client::messages as core;
 use hm_agent::hm_client::messages as hm;
+use hm_agent::hub_extension::messages as extension;
+use hm_agent::hub_extension::messages::{Announcement, HubMessage, NodeMessage};
 use hm_agent::net::proxy::Proxy;
 use hm_agent::net::url::Url;
 use hm_agent::remote::hosts::MAX_HOSTS;
@@ -52,9 +54,28 @@ fuzz_target!(|data: &[u8]| {
             let read: probe::ProbeReply = serde_json::from_str(&written).expect("what was written");
             assert_eq!(serde_json::to_string(&read).expect("JSON"), written);
         }
+        b'e' => extension(bytes, &text),
         _ => {}
     }
 });
+
+fn extension(bytes: &[u8], text: &str) {
+    if let Some(announcement) = Announcement::parse(text) {
+        let written = serde_json::to_string(&announcement).expect("JSON");
+        // The first one may contain abbreviations of what is escaped.
+        assert!(written.len() > 4096 || Announcement::parse(&written) == Some(announcement));
+    }
+    if let Ok((get, body)) = extension::decode::<HubMessage>(bytes) {
+        let encoded = extension::encode(&get, body);
+        assert!(encoded.len() > 8192 || extension::decode(&encoded) == Ok((get, body)));
+    }
+    if let Ok((NodeMessage::Node(info), _)) = extension::decode(bytes) {
+        let message = NodeMessage::Node(info.truncate());
+        let encoded = extension::encode(&message, b"");
+        assert!(extension::is_extension(&encoded));
+        assert_eq!(extension::decode(&encoded), Ok((message, &b""[..])));
+    }
+}
 
 fn monitor_request(text: &str) {
     match MonitorRequest::parse(text, MAX_HOSTS) {
