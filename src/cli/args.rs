@@ -381,18 +381,18 @@ mod tests {
         for (line, message) in [
             (
                 "runn",
-                "unknown command \"runn\": expected run, check, sample, status or beat; see hm-agent --help",
+                "unknown command \"runn\": expected run, check, sample, status or beat; see --help",
             ),
-            ("run twice", "unexpected argument \"twice\"; see hm-agent --help"),
-            ("--fast", "invalid option '--fast'; see hm-agent --help"),
-            ("-c", "missing argument for option '-c'; see hm-agent --help"),
-            ("-s interval", "-s needs KEY=VALUE, got \"interval\"; see hm-agent --help"),
-            ("check --json", "--json is only valid with sample; see hm-agent --help"),
-            ("run --url a", "--url is only valid with status and beat; see hm-agent --help"),
-            ("check --supervise", "--supervise is only valid with run; see hm-agent --help"),
-            ("run --detach", "--detach is only valid with run --supervise; see hm-agent --help"),
-            ("--pid-file a", "--pid-file is only valid with run --supervise; see hm-agent --help"),
-            ("--supervise --log-file a", "invalid option '--log-file'; see hm-agent --help"),
+            ("run twice", "unexpected argument \"twice\"; see --help"),
+            ("--fast", "invalid option '--fast'; see --help"),
+            ("-c", "missing argument for option '-c'; see --help"),
+            ("-s interval", "-s needs KEY=VALUE, got \"interval\"; see --help"),
+            ("check --json", "--json is only valid with sample; see --help"),
+            ("run --url a", "--url is only valid with status and beat; see --help"),
+            ("check --supervise", "--supervise is only valid with run; see --help"),
+            ("run --detach", "--detach is only valid with run --supervise; see --help"),
+            ("--pid-file a", "--pid-file is only valid with run --supervise; see --help"),
+            ("--supervise --log-file a", "invalid option '--log-file'; see --help"),
         ] {
             assert_eq!(parsed(line).unwrap_err(), message);
         }

@@ -1,4 +1,4 @@
-//! The settings that decide which clients may connect, from one load of the configuration to the next.
+//! Which clients may connect, by the current configuration. A reload replaces it.
 
 use crate::hub::admission::{Admission, Admitted};
 use crate::hub::operators::{Operators, Role};

@@ -135,17 +135,8 @@ impl HubConfig {
             [("hm.listen", hm_listen), ("core.listen", core_listen), ("web.listen", web_listen)];
         let admission = admission(settings, &listeners[..2])?;
         let commands_enabled = settings.flag("commands.enabled");
-        if commands_enabled
-            && matches!(admission, Admission::Open)
-            && let Some((key, address)) = listeners.iter().find(|listener| is_exposed(listener))
-        {
-            let why = format!(
-                "needs nodes.admission=token, because {key} {address} is not a loopback address: every client could pose as a node and get its commands"
-            );
-            return Err(settings.invalid("commands.enabled", &why));
-        }
         let duration = |key| settings.text(key).and_then(parse_duration).unwrap_or_default();
-        Ok(Self {
+        let config = Self {
             log_level: settings.parsed("log_level").unwrap_or(LevelFilter::Info),
             state_dir: settings.parsed("state_dir").unwrap_or_default(),
             hm_listen,
@@ -157,7 +148,29 @@ impl HubConfig {
             operators: operators(settings, &listeners[1..])?,
             offline_after: settings.seconds("nodes.offline_after"),
             retention: Retention { raw: duration("history.raw"), means: duration("history.means") },
-        })
+        };
+        if commands_enabled {
+            config.check_commands(settings)?;
+        }
+        Ok(config)
+    }
+
+    /// Whether operators may send commands: not if every client could pose as a node and get them.
+    pub fn check_commands(&self, settings: &Settings) -> Result<(), Error> {
+        let listeners = [
+            ("hm.listen", self.hm_listen),
+            ("core.listen", self.core_listen),
+            ("web.listen", self.web_listen),
+        ];
+        match listeners.iter().find(|listener| is_exposed(listener)) {
+            Some((key, address)) if matches!(self.admission, Admission::Open) => {
+                let why = format!(
+                    "needs nodes.admission=token, because {key} {address} is not a loopback address: every client could pose as a node and get its commands"
+                );
+                Err(settings.invalid("commands.enabled", &why))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -70,9 +70,8 @@ impl Hub {
 
     /// Applies a reloaded configuration, also to connections: those whose token is not valid any more end.
     pub fn set_access(&self, access: Access) {
-        let access = Arc::new(access);
-        *lock(&self.access) = access.clone();
-        self.send_to_all(|| LoopMessage::Recheck(access.clone()));
+        *lock(&self.access) = Arc::new(access);
+        self.send_to_all(|| LoopMessage::Recheck);
     }
 
     pub fn send(&self, event_loop: usize, message: LoopMessage) {

@@ -194,6 +194,10 @@ fn reload(sources: &Sources, at_start: &Settings, hub: &Hub) -> Result<(), Error
     if let Some(key) = deferred.iter().find(|key| key.ends_with(".listen")) {
         return Err(settings.invalid(key, "cannot change while the hub runs; restart it"));
     }
+    // commands.enabled is among those, so it is checked as it is in use.
+    if at_start.flag("commands.enabled") {
+        config.check_commands(&settings)?;
+    }
     if !deferred.is_empty() {
         log::warn!("restart required for: {}", deferred.join(", "));
     }

@@ -54,7 +54,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Arguments(why) => write!(f, "{why}; see hm-agent --help"),
+            Self::Arguments(why) => write!(f, "{why}; see --help"),
             Self::Setting { origin, why } => write!(f, "{origin}: {why}"),
             Self::System { operation, hint, source } => {
                 write!(f, "{operation}: {}", reason(source))?;

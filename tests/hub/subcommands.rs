@@ -80,14 +80,16 @@ fn nodes_are_listed_commanded_and_forgotten() {
     assert_eq!((&shown["group"], &shown["status"]), (&"blue".into(), &"online".into()));
 
     let echoed = fleet.output(&["command", "r1", "--", "echo", "two  words", "$HOME"]);
-    assert_eq!(echoed, "r1: success (exit code 0)\ntwo  words $HOME\n");
+    assert_eq!(echoed, "r1: success (exit code 0)\n  two  words $HOME\n");
     let of_group = fleet.output(&["command", "--group", "blue", "--", "echo", "x"]);
-    let expected =
-        "b1: success (exit code 0)\nx\nb2: success (exit code 0)\nx\n2 of 2 nodes succeeded\n";
+    let expected = "b1: success (exit code 0)\n  x\nb2: success (exit code 0)\n  x\n2 of 2 nodes succeeded, 0 are not online\n";
     assert_eq!(of_group, expected);
     let refused = fleet.run("all", &["command", "--group", "red", "--", "id"]);
     let report = String::from_utf8_lossy(&refused.stdout);
     assert!(refused.status.code() == Some(1) && report.starts_with("r1: failed"), "{refused:?}");
+    let unknown = fleet.run("all", &["command", "--group", "green", "--", "echo"]);
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("no node has the group"));
+    assert_eq!(unknown.status.code(), Some(2));
     let unknown = fleet.run("all", &["command", "r9", "--", "echo"]);
     let report = String::from_utf8_lossy(&unknown.stdout);
     assert!(unknown.status.code() == Some(1) && report.contains("NODE_NOT_FOUND"), "{unknown:?}");
@@ -96,9 +98,17 @@ fn nodes_are_listed_commanded_and_forgotten() {
     assert!(report.contains("the role of this token does not permit it"), "{forbidden:?}");
     assert_eq!(forbidden.status.code(), Some(1));
 
-    assert!(!fleet.run("all", &["node", "forget", "r1"]).status.success(), "it is connected");
+    let connected = fleet.run("all", &["node", "forget", "r1"]);
+    assert!(String::from_utf8_lossy(&connected.stderr).contains("the node is connected"));
+    let anonymous = fleet.run("wrong", &["node", "list"]);
+    assert!(String::from_utf8_lossy(&anonymous.stderr).contains("set HM_HUB_TOKEN"));
     let [first, second, third] = agents;
     third.stop();
+    wait_until("an offline node", || {
+        let command = fleet.run("all", &["command", "--group", "red", "--", "echo"]);
+        let report = String::from_utf8_lossy(&command.stdout).into_owned();
+        (report == "0 of 0 nodes succeeded, 1 are not online\n").then_some(())
+    });
     wait_until("the end of its connection", || {
         fleet.run("all", &["node", "forget", "r1"]).status.success().then_some(())
     });

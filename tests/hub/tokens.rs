@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
-use crate::support::hub::{CoreLink, Hub, Node, http, json_body};
+use crate::support::hub::{CoreLink, Hub, Node, hm_hub, http, json_body};
 use crate::support::{SLACK, TempDir, wait_until};
 
 const TARGET_HEADERS: &str = "Authorization: Bearer reader-2\r\n";
@@ -33,7 +33,7 @@ fn assert_ended(what: &str, mut is_open: impl FnMut() -> bool) {
 #[test]
 fn connections_end_when_their_token_is_revoked() {
     let state = TempDir::new("hub");
-    state.write("nodes", "revoked\nkept group=blue\nbound node=c\n");
+    state.write("nodes", "revoked\nrebound\nkept group=blue\nbound node=c\n");
     state.write("operators", "reader-1 read ann\nreader-2 read bob\n");
     let hub = hub(&state);
     let mut revoked = Node::connect(hub.address, "revoked").unwrap();
@@ -44,6 +44,9 @@ fn connections_end_when_their_token_is_revoked() {
     kept.0.send(Message::binary(message)).unwrap();
     let mut core = hub.core("/ws/node", "token=revoked&node_id=d");
     core.register("d");
+    // Not bound to a node yet.
+    let mut unbound = hub.core("/ws/node", "token=rebound&node_id=e");
+    unbound.until("welcome");
     let (mut reader, mut other_reader) = (monitor(&hub, "reader-1"), monitor(&hub, "reader-2"));
     let group = || {
         let response = http(hub.web, "GET", "/sd", TARGET_HEADERS, "");
@@ -51,7 +54,7 @@ fn connections_end_when_their_token_is_revoked() {
     };
     wait_until("the group", || (group() == json!("blue")).then_some(()));
 
-    state.write("nodes", "kept group=green\nbound node=other\n");
+    state.write("nodes", "rebound node=x\nkept group=green\nbound node=other\n");
     state.write("operators", "reader-2 read bob\n");
     let start = Instant::now();
     hub.signal("-HUP");
@@ -60,6 +63,8 @@ fn connections_end_when_their_token_is_revoked() {
     assert_ended("a revoked token of a Core node", || core.0.read().is_ok());
     assert_ended("a revoked token of an operator", || reader.0.read().is_ok());
     assert!(start.elapsed() < Duration::from_secs(1) + SLACK, "{:?}", start.elapsed());
+    unbound.send("heartbeat", "h", &json!({"node_id": "e"}));
+    assert_eq!(unbound.until("error")["error_code"], "INVALID_TOKEN");
     assert_eq!(kept.report(1), 0);
     other_reader.send("ping", "p", &json!({}));
     other_reader.until("pong");
@@ -94,4 +99,30 @@ fn broken_tokens_file_changes_nothing() {
     assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
     let targets = http(hub.web, "GET", "/sd", TARGET_HEADERS, "");
     assert_eq!(json_body(&targets), Value::Array(Vec::new()));
+}
+
+/// With an open admission, every client could pose as a node and get its commands.
+#[test]
+fn admission_cannot_be_opened_while_commands_are_enabled() {
+    let state = TempDir::new("hub");
+    state.write("nodes", "kept\n");
+    state.write("operators", "reader read bob\n");
+    let file = |admission: &str, commands: bool| {
+        let (directory, exposed) = (state.0.display(), "0.0.0.0:0");
+        state.write(
+            "hm-hub.toml",
+            &format!(
+                "state_dir = \"{directory}/hub\"\n[hm]\nlisten = \"{exposed}\"\n[core]\nlisten = \"127.0.0.1:0\"\n[web]\nlisten = \"127.0.0.1:0\"\n[commands]\nenabled = {commands}\n[nodes]\n{admission}\n"
+            ),
+        )
+    };
+    let tokens = format!("admission = \"token\"\ntokens_file = \"{}/nodes\"", state.0.display());
+    let path = file(&tokens, true);
+    let mut command = hm_hub();
+    command.args(["-c", &path]);
+    let hub = Hub::spawn(command);
+    file("admission = \"open\"", false);
+    hub.signal("-HUP");
+    hub.wait_log("configuration reload failed, keeping previous");
+    assert!(Node::connect(hub.address, "").is_err());
 }

@@ -38,13 +38,14 @@ pub fn request(
     Ok(response)
 }
 
-/// The code of an error, and its message unless that is a Chinese one of the published service.
+/// The code of an error and its message. Of a message that begins in Chinese, as in the published service, the English end.
 fn reason_of(answer: &Value) -> String {
     let text = |key: &str| answer[key].as_str().unwrap_or_default();
     let (code, message) = (text("error_code"), text("message"));
-    match message.is_ascii() {
-        true => format!("error {code}: {message}"),
-        false => format!("error {code}"),
+    let end = message.rsplit_once(": ").map_or("", |(_, end)| end);
+    match [message, end].into_iter().find(|text| !text.is_empty() && text.is_ascii()) {
+        Some(english) => format!("error {code}: {english}"),
+        None => format!("error {code}"),
     }
 }
 
@@ -68,8 +69,14 @@ impl RestClient {
         let response = request(self.address, TIMEOUT, line, token, body)?;
         let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
         let failure = |text: &str| io::Error::other(escape_for_log(text.trim(), MAX_REASON_CHARS));
+        if head.starts_with("HTTP/1.1 401 ") {
+            return Err(failure("operator token required or wrong; set HM_HUB_TOKEN"));
+        }
         if !head.starts_with("HTTP/1.1 200 ") {
             return Err(failure(body));
+        }
+        if response.len() as u64 >= MAX_RESPONSE_BYTES {
+            return Err(failure("the response is too long"));
         }
         let mut answer: Value =
             serde_json::from_str(body).map_err(|_| failure("this is not hm-hub"))?;

@@ -2,17 +2,21 @@
 
 use std::fmt::Write;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::hub::cli::client::RestClient;
 use crate::util::error::Error;
 use crate::util::percent;
-use crate::util::text::{escape_for_terminal, escape_lines_for_terminal};
+use crate::util::text::{escape_for_log, escape_for_terminal, escape_json_for_terminal};
 
 /// Nodes in one answer of the hub.
-const PAGE: usize = 10_000;
+const PAGE: usize = 1000;
+/// Time after the timeout of a command in which the hub has a result or marks it as timed out.
+const RESULT_GRACE: Duration = Duration::from_secs(15);
+/// Longer texts of a table are cut off. Ids of nodes have at most 256 bytes.
+const MAX_CELL_CHARS: usize = 256;
 /// Interval between checks whether a command is done.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
@@ -41,8 +45,8 @@ pub fn list(hub: &RestClient) -> Result<String, Error> {
                 Some(models.join(", ").as_str()),
             ]
             .map(|text| {
-                escape_for_terminal(text.filter(|text| !text.is_empty()).unwrap_or("-"))
-                    .into_owned()
+                let text = text.filter(|text| !text.is_empty()).unwrap_or("-");
+                escape_for_log(text, MAX_CELL_CHARS)
             })
         })
         .collect();
@@ -54,30 +58,39 @@ pub fn list(hub: &RestClient) -> Result<String, Error> {
 /// What the hub knows of a node, as JSON.
 pub fn show(hub: &RestClient, node_id: &str) -> Result<String, Error> {
     let node = hub.call("GET", &format!("nodes/{}", percent::encode(node_id)), "")?;
-    Ok(escape_lines_for_terminal(&format!("{node:#}\n")))
+    Ok(escape_json_for_terminal(&format!("{node:#}\n")))
 }
 
 pub fn forget(hub: &RestClient, node_id: &str) -> Result<(), Error> {
     hub.call("DELETE", &format!("nodes/{}", percent::encode(node_id)), "").map(drop)
 }
 
-/// The nodes of a group.
-pub fn of_group(hub: &RestClient, group: &str) -> Result<Vec<String>, Error> {
+/// The nodes of a group that are online, and the number of the others.
+pub fn of_group(hub: &RestClient, group: &str) -> Result<(Vec<String>, usize), Error> {
     let nodes = all(hub)?;
-    let of_group = nodes.iter().filter(|node| node["group"] == group);
+    let of_group: Vec<&Value> = nodes.iter().filter(|node| node["group"] == group).collect();
+    if of_group.is_empty() {
+        return Err(Error::Arguments(format!(
+            "no node has the group \"{}\"",
+            group.escape_debug()
+        )));
+    }
+    let online = of_group.iter().filter(|node| node["status"] == "online");
     let mut ids: Vec<String> =
-        of_group.filter_map(|node| node["node_id"].as_str().map(str::to_owned)).collect();
+        online.filter_map(|node| node["node_id"].as_str().map(str::to_owned)).collect();
     ids.sort_unstable();
-    Ok(ids)
+    let others = of_group.len() - ids.len();
+    Ok((ids, others))
 }
 
-/// Runs a command on nodes and waits for all results. Returns a report, and whether every one has succeeded.
+/// Runs a command on nodes, and prints each result when it is there. Returns the number of successes.
 pub fn run(
     hub: &RestClient,
     node_ids: &[String],
     words: &[String],
     timeout_s: u32,
-) -> Result<(String, bool), Error> {
+    print: impl Fn(&str) -> Result<(), Error>,
+) -> Result<usize, Error> {
     let body = json!({"command_text": join(words), "timeout": timeout_s}).to_string();
     let submit = |node_id: &String| {
         let path = format!("nodes/{}/commands", percent::encode(node_id));
@@ -86,48 +99,51 @@ pub fn run(
     };
     // A node that has been forgotten meanwhile does not keep the others from running it.
     let submitted: Vec<Result<String, Error>> = node_ids.iter().map(submit).collect();
-    let (mut report, mut succeeded) = (String::new(), 0);
+    let deadline = Instant::now() + Duration::from_secs(timeout_s.into()) + RESULT_GRACE;
+    let mut succeeded = 0;
     for (node_id, submitted) in node_ids.iter().zip(submitted) {
-        let result = submitted.and_then(|command_id| wait(hub, &command_id));
-        succeeded += usize::from(add_result(&mut report, node_id, &result));
+        let result = submitted.and_then(|command_id| wait(hub, &command_id, deadline));
+        print(&report(node_id, &result))?;
+        let is_success = |found: &Value| found["command"]["status"] == "success";
+        succeeded += usize::from(result.is_ok_and(|found| is_success(&found)));
     }
-    if node_ids.len() != 1 {
-        let _ = writeln!(report, "{succeeded} of {} nodes succeeded", node_ids.len());
-    }
-    Ok((report, succeeded == node_ids.len()))
+    Ok(succeeded)
 }
 
-/// Waits until the hub has a result, or marks the command as timed out.
-fn wait(hub: &RestClient, command_id: &str) -> Result<Value, Error> {
+/// Waits until the hub has a result, or has marked the command as timed out. It may be restarted meanwhile.
+fn wait(hub: &RestClient, command_id: &str, deadline: Instant) -> Result<Value, Error> {
+    let path = format!("commands/{}", percent::encode(command_id));
     loop {
-        let found = hub.call("GET", &format!("commands/{}", percent::encode(command_id)), "")?;
-        match found["command"]["status"].as_str() {
-            Some("pending" | "running") => sleep(POLL_INTERVAL),
-            _ => return Ok(found),
+        let found = hub.call("GET", &path, "");
+        let is_done = found.as_ref().is_ok_and(|found| {
+            !matches!(found["command"]["status"].as_str(), Some("pending" | "running"))
+        });
+        if is_done || Instant::now() >= deadline {
+            return found;
         }
+        sleep(POLL_INTERVAL);
     }
 }
 
-/// Adds the result of a node to the report. Returns whether it is a success.
-fn add_result(report: &mut String, node_id: &str, result: &Result<Value, Error>) -> bool {
-    let node_id = escape_for_terminal(node_id);
-    let (status, output) = match result {
+/// A line with the status, then the output, whose lines are indented: a node cannot print the status of another.
+fn report(node_id: &str, result: &Result<Value, Error>) -> String {
+    let (status, outputs) = match result {
         Ok(found) => {
             let exit = found["result"]["exit_code"].as_i64();
             let exit = exit.map_or(String::new(), |code| format!(" (exit code {code})"));
             let status = found["command"]["status"].as_str().unwrap_or_default();
-            let output =
-                ["stdout", "stderr"].map(|name| found["result"][name].as_str().unwrap_or_default());
-            (format!("{status}{exit}"), output.concat())
+            let output = |name: &str| found["result"][name].as_str().unwrap_or_default();
+            (format!("{status}{exit}"), [output("stdout"), output("stderr")])
         }
-        Err(error) => (error.to_string(), String::new()),
+        Err(error) => (error.to_string(), ["", ""]),
     };
-    let _ = writeln!(report, "{node_id}: {}", escape_for_terminal(&status));
-    report.push_str(&escape_lines_for_terminal(&output));
-    if !report.ends_with('\n') {
-        report.push('\n');
+    let mut report =
+        format!("{}: {}\n", escape_for_terminal(node_id), escape_for_terminal(&status));
+    for line in outputs.iter().flat_map(|output| output.lines()) {
+        let parts: Vec<_> = line.split('\t').map(escape_for_terminal).collect();
+        let _ = writeln!(report, "  {}", parts.join("\t"));
     }
-    matches!(result, Ok(found) if found["command"]["status"] == "success")
+    report
 }
 
 fn all(hub: &RestClient) -> Result<Vec<Value>, Error> {
@@ -190,15 +206,13 @@ mod tests {
     }
 
     #[test]
-    fn report_has_status_and_output_of_each_node() {
-        let mut report = String::new();
-        let done = json!({"command": {"status": "failed"},
-            "result": {"exit_code": 3, "stdout": "out\n", "stderr": "\u{1b}[31merr"}});
-        assert!(!add_result(&mut report, "a", &Ok(done)));
-        assert!(add_result(&mut report, "b", &Ok(json!({"command": {"status": "success"}}))));
-        let error = Error::Arguments("no such node".to_owned());
-        assert!(!add_result(&mut report, "c", &Err(error)));
-        assert!(report.starts_with("a: failed (exit code 3)\nout\n"), "{report}");
-        assert!(report.contains("\nb: success\nc: ") && !report.contains('\u{1b}'), "{report}");
+    fn output_cannot_be_taken_for_a_status_or_control_the_terminal() {
+        let done = json!({"command": {"status": "failed"}, "result":
+            {"exit_code": 3, "stdout": "a\tb\nc: success", "stderr": "\u{1b}[31merr\n"}});
+        let expected = "a: failed (exit code 3)\n  a\tb\n  c: success\n  \\u{1b}[31merr\n";
+        assert_eq!(report("a", &Ok(done)), expected);
+        assert_eq!(report("b", &Ok(json!({"command": {"status": "success"}}))), "b: success\n");
+        let error = Error::Arguments("no".to_owned());
+        assert_eq!(report("c\n", &Err(error)), "c\\n: no; see --help\n");
     }
 }

@@ -1,12 +1,13 @@
 //! `hm-hub token`: edits `nodes.tokens_file`. A token is printed once, when it is new; afterwards its id names it, the first digits of its
 //! SHA-256.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::Path;
 
 use data_encoding::HEXLOWER;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::config::sha256;
 use crate::hub::admission::parse_tokens;
@@ -19,6 +20,7 @@ const ID_DIGITS: usize = 12;
 /// Adds a random token with these fields (`node=ID`, `group=NAME`), and returns it. Creates the file if it does not exist.
 pub fn new(path: &Path, fields: &[String]) -> Result<String, Error> {
     let fail = |error| Error::system(format!("change {}", path.display()), error);
+    let _lock = lock(path)?;
     if fields.iter().any(|field| field.contains(char::is_whitespace)) {
         return Err(Error::Arguments("node= and group= must not contain white space".to_owned()));
     }
@@ -34,7 +36,7 @@ pub fn new(path: &Path, fields: &[String]) -> Result<String, Error> {
     text.push_str(&[std::slice::from_ref(&token), fields].concat().join(" "));
     text.push('\n');
     // A mistake in the fields, or an older one in the file, is reported before it is written.
-    parse_tokens(path, &text).map_err(Error::Arguments)?;
+    parse_tokens(path, &text).map_err(invalid)?;
     replace(path, &text).map_err(fail)?;
     Ok(token)
 }
@@ -42,16 +44,20 @@ pub fn new(path: &Path, fields: &[String]) -> Result<String, Error> {
 /// Id and fields of each token.
 pub fn list(path: &Path) -> Result<String, Error> {
     let text = read(path)?;
+    // Its errors show nothing of a token that contains a blank.
+    parse_tokens(path, &text).map_err(invalid)?;
     let lines = text.lines().filter(|line| is_token(line)).map(|line| {
-        let (token, fields) =
-            line.trim().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
-        format!("{} {}", id(token), escape_for_terminal(fields.trim())).trim_end().to_owned() + "\n"
+        let mut words = line.split_ascii_whitespace();
+        let id = id(words.next().unwrap_or_default());
+        let fields = words.map(|word| format!(" {}", escape_for_terminal(word)));
+        format!("{id}{}\n", fields.collect::<String>())
     });
     Ok(lines.collect())
 }
 
 /// Removes the token with this id.
 pub fn revoke(path: &Path, wanted: &str) -> Result<(), Error> {
+    let _lock = lock(path)?;
     let text = read(path)?;
     let is_wanted = |line: &&str| {
         is_token(line)
@@ -62,13 +68,29 @@ pub fn revoke(path: &Path, wanted: &str) -> Result<(), Error> {
             format!("{} has no token with the id \"{}\"", path.display(), wanted.escape_debug());
         return Err(Error::Arguments(why));
     }
-    if text.lines().filter(|line| is_token(line)).count() == 1 {
+    let kept: Vec<&str> = text.lines().filter(|line| !is_wanted(line)).collect();
+    if !kept.iter().any(|line| is_token(line)) {
         let why = "this is the only token, and the hub keeps the former ones if the file has none: create another one before";
         return Err(Error::Arguments(why.to_owned()));
     }
-    let kept = text.lines().filter(|line| !is_wanted(line)).map(|line| format!("{line}\n"));
-    replace(path, &kept.collect::<String>())
+    replace(path, &(kept.join("\n") + "\n"))
         .map_err(|error| Error::system(format!("change {}", path.display()), error))
+}
+
+fn invalid(why: String) -> Error {
+    Error::Setting { origin: "nodes.tokens_file".to_owned(), why }
+}
+
+/// Keeps out other commands that change the file.
+fn lock(path: &Path) -> Result<Flock<File>, Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let open = || {
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&name)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
+    };
+    open().map_err(|error| Error::system(format!("lock {}", Path::new(&name).display()), error))
 }
 
 fn read(path: &Path) -> Result<String, Error> {
@@ -92,7 +114,10 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     let path = fs::canonicalize(path).or_else(|_| std::path::absolute(path))?;
     let mut new = path.clone().into_os_string();
     new.push(".new");
-    let written = write_new(Path::new(&new), &path, text).and_then(|()| fs::rename(&new, &path));
+    let written = write_new(Path::new(&new), &path, text)
+        .and_then(|()| fs::rename(&new, &path))
+        // Otherwise a power failure could bring back a revoked token.
+        .and_then(|()| File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all());
     if written.is_err() {
         // The error of the write is the one to report.
         let _ = fs::remove_file(&new);
@@ -105,7 +130,7 @@ fn write_new(new: &Path, old: &Path, text: &str) -> io::Result<()> {
     let _ = fs::remove_file(new);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(new)?;
     if let Ok(metadata) = fs::metadata(old) {
-        chown(new, Some(metadata.uid()), Some(metadata.gid()))?;
+        fchown(&file, Some(metadata.uid()), Some(metadata.gid()))?;
         file.set_permissions(fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
     }
     file.write_all(text.as_bytes())?;
@@ -122,7 +147,7 @@ mod tests {
 
     impl TempFile {
         fn new(name: &str) -> Self {
-            let name = format!("hm-hub-tokens-{name}-{}", std::process::id());
+            let name = format!("hm-hub-tokens-{name}-{}.txt", std::process::id());
             Self(std::env::temp_dir().join(name))
         }
     }
@@ -130,6 +155,7 @@ mod tests {
     impl Drop for TempFile {
         fn drop(&mut self) {
             let _ = fs::remove_file(&self.0);
+            let _ = fs::remove_file(self.0.with_extension("txt.lock"));
         }
     }
 

@@ -66,7 +66,6 @@ impl Content {
     }
 }
 
-/// State of one connection.
 #[derive(Debug)]
 pub struct NodeSession {
     /// From the URL, or random.
@@ -83,6 +82,11 @@ impl NodeSession {
     pub fn new(url_node_id: Option<&str>, admitted: Option<&str>) -> Self {
         let node_id = url_node_id.map_or_else(|| messages::new_id().into(), Arc::from);
         Self { node_id, is_bound: false, admitted: admitted.map(Arc::from) }
+    }
+
+    /// The only node that the token admits has changed.
+    pub fn set_admitted(&mut self, admitted: Option<&str>) {
+        self.admitted = admitted.map(Arc::from);
     }
 
     /// The node, once a message has named it.
@@ -341,7 +345,8 @@ mod tests {
 
     #[test]
     fn token_of_another_node_is_refused() {
-        let mut session = NodeSession::new(Some("a"), Some("b"));
+        let mut session = NodeSession::new(Some("a"), None);
+        session.set_admitted(Some("b"));
         let CoreNodeAction::Send(refused) =
             session.on_message(now(), &message("heartbeat", &json!({})))
         else {

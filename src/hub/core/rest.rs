@@ -29,7 +29,7 @@ const MAX_RESULTS: u32 = 20;
 /// Timeout of a command that has none, in seconds.
 pub const DEFAULT_TIMEOUT_S: u32 = 30;
 /// hm-agent accepts at most this.
-const MAX_TIMEOUT_S: u32 = 3600;
+pub const MAX_TIMEOUT_S: u32 = 3600;
 const MAX_COMMAND_BYTES: usize = 32 << 10;
 /// Longest time without a heartbeat that `nodes/cleanup` tolerates.
 const CLEANUP_AGE_MS: i64 = 30 * 60 * 1000;

@@ -138,7 +138,7 @@ fn upgrade(
     let Some(link) = link else {
         return Ok(Routed::Response(Response::text(OK, "Invalid token")));
     };
-    let access = ClientAccess { checked: access, token: Some(Secret::new(token)) };
+    let access = ClientAccess { at_handshake: access, token: Some(Secret::new(token)) };
     *client_access = Some((access, link));
     Ok(Routed::Upgrade(key.to_owned()))
 }

@@ -55,12 +55,15 @@ impl EventLoop {
     /// The connection that held the node has ended. If a third one has it by now, that one keeps it.
     pub(super) fn claim_again(&mut self, hub: &Hub, number: u64) {
         let protocol = self.links.get(&number).map(|link| &link.protocol);
-        let Some(Protocol::Hm { session, .. }) = protocol else { return };
+        let Some(Protocol::Hm { session, admitted }) = protocol else { return };
         let Some(node_id) = session.claimed().cloned() else { return };
-        let result = match hub.claim(&node_id, self.link_id(number)) {
-            Claim::Granted => ClaimResult::Granted,
-            Claim::Held(_) => ClaimResult::HeldByOther,
-            Claim::Refused => ClaimResult::Refused,
+        // The token may be another node's since the first attempt.
+        let is_admitted = admitted.allows(&node_id);
+        let claim = is_admitted.then(|| hub.claim(&node_id, self.link_id(number)));
+        let result = match claim {
+            Some(Claim::Granted) => ClaimResult::Granted,
+            Some(Claim::Held(_)) => ClaimResult::HeldByOther,
+            Some(Claim::Refused) | None => ClaimResult::Refused,
         };
         self.finish_claim(hub, number, result);
     }

@@ -146,8 +146,8 @@ impl Link {
         }
     }
 
-    /// Whether `access` admits the client, with its token and as the node that it is.
-    pub fn is_admitted(&mut self, access: &Access) -> bool {
+    /// Checks the token again. Returns whether `access` admits the client, as the node that it is.
+    pub fn readmit(&mut self, access: &Access) -> bool {
         let token = self.token.as_ref().map(Secret::expose);
         let admitted = match &self.protocol {
             Protocol::Hm { .. } => access.hm_node(token),
@@ -158,8 +158,10 @@ impl Link {
         let is_other = |admitted: &Admitted| node_id.is_some_and(|id| !admitted.allows(&id));
         let Some(new) = admitted.filter(|admitted| !is_other(admitted)) else { return false };
         self.group.clone_from(&new.group);
-        if let Protocol::Hm { admitted, .. } = &mut self.protocol {
-            *admitted = new;
+        match &mut self.protocol {
+            Protocol::Hm { admitted, .. } => *admitted = new,
+            Protocol::CoreNode(session) => session.set_admitted(new.node()),
+            Protocol::Monitor { .. } => {}
         }
         true
     }

@@ -31,8 +31,8 @@ pub enum LoopMessage {
     Probe { link: u64, claimant: LinkId },
     /// The connection that holds the node which `link` wants is alive or has ended.
     ProbeResult { link: u64, is_alive: bool },
-    /// End the links that these settings do not admit.
-    Recheck(Arc<Access>),
+    /// End the links that the reloaded configuration does not admit.
+    Recheck,
     /// Read nothing more, and answer.
     StopReading(Sender<()>),
     /// Close every link and end.
@@ -51,7 +51,7 @@ pub struct AcceptedSocket {
 /// What let a client in.
 pub struct ClientAccess {
     /// The settings that were in force.
-    pub checked: Arc<Access>,
+    pub at_handshake: Arc<Access>,
     pub token: Option<Secret>,
 }
 

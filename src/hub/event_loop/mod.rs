@@ -17,7 +17,6 @@ use mio::{Events, Interest, Poll, Token};
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::hub::Hub;
-use crate::hub::access::Access;
 use crate::hub::event_loop::link::{Ended, Link, Protocol, Received};
 use crate::hub::event_loop::mailbox::{AcceptedSocket, LoopMessage, Mailbox};
 use crate::hub::hm::session::{ClaimResult, Now};
@@ -26,6 +25,7 @@ use crate::hub::store::{Completed, Write};
 use crate::hub_extension::messages::is_extension;
 use crate::util::logger::unix_milliseconds;
 use crate::util::sync::lock;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Interval between checks of deadlines.
 const TICK: Duration = Duration::from_millis(250);
@@ -167,7 +167,7 @@ impl EventLoop {
                 self.finish_claim(hub, link, ClaimResult::HeldByOther);
             }
             LoopMessage::ProbeResult { link, is_alive: false } => self.claim_again(hub, link),
-            LoopMessage::Recheck(access) => self.recheck(hub, &access),
+            LoopMessage::Recheck => self.recheck(hub),
             LoopMessage::StopReading(stopped) => {
                 self.reading_enabled = false;
                 // The hub waits for it, or has given up.
@@ -189,12 +189,12 @@ impl EventLoop {
 
     fn add(&mut self, hub: &Hub, accepted: AcceptedSocket) {
         let peer = accepted.peer;
-        let (access, checked) = (hub.access(), accepted.access.checked.clone());
+        let (access, at_handshake) = (hub.access(), accepted.access.at_handshake.clone());
         self.last_number += 1;
         let number = self.last_number;
         let added = Link::new(accepted, now()).and_then(|mut link| {
             // The configuration may have been reloaded after the handshake.
-            if !Arc::ptr_eq(&access, &checked) && !link.is_admitted(&access) {
+            if !Arc::ptr_eq(&access, &at_handshake) && !link.readmit(&access) {
                 return Err(io::Error::other(REVOKED));
             }
             let interest = Interest::READABLE | Interest::WRITABLE;
@@ -216,13 +216,15 @@ impl EventLoop {
     }
 
     /// Ends the links that are not admitted any more. The group of the others may have changed.
-    fn recheck(&mut self, hub: &Hub, access: &Access) {
-        let now = Instant::now();
+    fn recheck(&mut self, hub: &Hub) {
+        let (now, access) = (Instant::now(), hub.access());
         for number in self.links.keys().copied().collect::<Vec<_>>() {
             let id = self.link_id(number);
             let Some(link) = self.links.get_mut(&number) else { continue };
-            if !link.is_admitted(access) {
-                log::info!("{}: {REVOKED}", link.peer);
+            if !link.readmit(&access) {
+                let node_id = link.node_id().map_or("", |id| id);
+                let node_id = escape_for_log(node_id, EXCERPT_CHARS);
+                log::info!("{} (node {node_id}) ends: {REVOKED}", link.peer);
                 // The connection ends, whether or not the frame can be sent.
                 let _ = link.close(CloseCode::Policy, REVOKED, now);
                 self.remove(hub, number, &Ended(REVOKED.to_owned()));

@@ -85,7 +85,7 @@ impl HmServer {
                 })?;
                 let token = token.map(|token| Secret::new(token.to_owned()));
                 *client_access =
-                    Some((ClientAccess { checked: access, token }, NewLink::HmNode(admitted)));
+                    Some((ClientAccess { at_handshake: access, token }, NewLink::HmNode(admitted)));
                 Ok(Routed::Upgrade(key.to_owned()))
             }
             "/metrics/prometheus" if matches!(head.method, "GET" | "HEAD") => {
