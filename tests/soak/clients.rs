@@ -127,6 +127,7 @@ impl Commands {
             log.fail(format!("{id} ran {times} times"));
         }
         let results = core.seen("command_result");
+        let mut rejected = 0u64;
         for id in self.sent.keys() {
             let result = results.iter().find(|seen| seen.data["command_id"] == id.as_str());
             let code = result.and_then(|seen| seen.data["exit_code"].as_i64());
@@ -136,11 +137,19 @@ impl Commands {
                 Some(126) if !ran.contains_key(id) && stderr.contains("file descriptors") => {
                     log.count("commands not started for lack of descriptors", 1);
                 }
+                Some(126) if !ran.contains_key(id) && stderr.contains("no space left") => {
+                    rejected += 1;
+                }
                 Some(0 | 3) if ran.contains_key(id) => log.count("commands", 1),
                 Some(137) => log.count("commands killed", 1),
                 Some(125) => log.count("commands interrupted", 1),
                 other => log.fail(format!("{id}: result {other:?}: {stderr}")),
             }
+        }
+        log.count("commands rejected on a full disk", rejected);
+        // The disk is full for a small part of the time.
+        if rejected * 3 > self.sent.len() as u64 {
+            log.fail(format!("{rejected} of {} commands were rejected", self.sent.len()));
         }
     }
 }

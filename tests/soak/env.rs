@@ -26,6 +26,8 @@ use super::support::wall_clock::WallClock;
 use super::support::{Agent, TempDir};
 use super::{GPUS, INTERVAL, REPORT_INTERVAL, TOKEN, faults};
 
+/// Size of the disk of state_dir: what the agent needs at most.
+const STATE_MEBIBYTES: u32 = 64;
 const ACCOUNTS: [&str; 3] = ["cc", "dd", "ee"];
 /// Longer than the longest retry delay and the work that follows.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(240);
@@ -55,8 +57,12 @@ pub struct Env {
 
 impl Env {
     pub fn new() -> Self {
-        let (hub, core, user, disk) =
-            (HmServer::start(), Core::start(), User::new(), FullDisk::new());
+        let (hub, core, user, disk) = (
+            HmServer::start(),
+            Core::start(),
+            User::new(),
+            FullDisk::of_mebibytes(STATE_MEBIBYTES),
+        );
         let (files, marks, known_hosts) =
             (TempDir::new("soak"), user.scratch(), TempDir::new("known hosts"));
         let certificate = Certificate::for_days(90);
