@@ -18,7 +18,7 @@ struct Prometheus(Child, SocketAddr);
 impl Prometheus {
     fn start(hub: &Hub, state: &TempDir) -> Self {
         let config = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n- job_name: nodes\n  http_sd_configs: [{{url: 'http://{}/sd', refresh_interval: 1s}}]\n",
+            "global: {{scrape_interval: 2s, scrape_timeout: 2s}}\nscrape_configs:\n- job_name: nodes\n  http_sd_configs: [{{url: 'http://{}/sd', refresh_interval: 1s}}]\n",
             hub.web
         );
         let file = state.write("prometheus.yml", &config);
@@ -69,17 +69,19 @@ fn prometheus_scrapes_two_hundred_nodes_and_sees_which_are_down() {
         let running = clients.start(scope);
         let prometheus = Prometheus::start(&hub, &state);
         wait_until("scrapes of all nodes", || {
-            (prometheus.query("up==1").len() == 202).then_some(())
+            // On a busy machine, not every scrape is in time.
+            let up = prometheus.query("max_over_time(up[5m])==1");
+            (up.len() == 202).then_some(())
         });
-        assert_eq!(prometheus.query("simulated").len(), 200);
-        assert_eq!(prometheus.query("node_uname_info").len(), 2);
+        assert_eq!(prometheus.query("last_over_time(simulated[5m])").len(), 200);
+        assert_eq!(prometheus.query("last_over_time(node_uname_info[5m])").len(), 2);
         let [first, second] = real;
         first.stop();
         drop(running);
-        let down = wait_until("scrapes that fail", || {
-            Some(prometheus.query("up==0")).filter(|down| down.len() == 201)
+        wait_until("scrapes that fail", || {
+            let down = prometheus.query("up==0");
+            (down.len() == 201 && !down.contains_key(odd)).then_some(())
         });
-        assert!(!down.contains_key(odd), "{down:?}");
         second.stop();
     });
 }
