@@ -51,7 +51,7 @@ fn request_update(usage: &UsageConfig, deadline: Instant, stop: &Shutdown) -> Op
         target,
         userinfo: None,
     };
-    let endpoint = Endpoint { url, proxy: None, ca_file: None };
+    let endpoint = Endpoint { url, proxy: None, ca_file: None, token: None };
     let mut socket = WebSocketClient::connect(&endpoint, stop).ok()?;
     socket.send(Message::text("subscribe:detail")).ok()?;
     loop {

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use crate::config::schema::{Row, Schema, TakesEffect};
 use crate::config::sources::{Origin, Sources, default_file};
 use crate::config::suggestion::{misspelled_variable, nearest_key};
-use crate::config::table::{Row, Schema, TakesEffect};
 use crate::config::value::{Kind, Value, without_query};
 use crate::util::error::{Error, reason};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};

@@ -6,6 +6,8 @@
 
 mod access;
 pub mod layers;
+pub mod schema;
+mod secret;
 pub mod sources;
 mod suggestion;
 pub mod table;
@@ -17,12 +19,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use log::LevelFilter;
-use ring::digest::{SHA256, digest};
-use subtle::ConstantTimeEq;
 
 pub use crate::config::layers::Settings;
+pub use crate::config::schema::Schema;
+pub use crate::config::secret::{Secret, sha256};
 pub use crate::config::sources::Sources;
-pub use crate::config::table::Schema;
 use crate::model::primary_gpu::Primary;
 use crate::net::tls;
 use crate::util::error::Error;
@@ -122,6 +123,8 @@ pub enum TimeUnit {
 #[derive(Debug, Clone)]
 pub struct HmConfig {
     pub url: String,
+    /// Token from `hm.token` or `hm.token_file`.
+    pub token: Option<Secret>,
     pub project: String,
     pub models: Vec<String>,
     pub report_interval: Duration,
@@ -163,40 +166,6 @@ pub struct MonitorConfig {
     pub known_hosts: Option<PathBuf>,
 }
 
-/// A text that must not be printed. It has no `Display`, and its `Debug` hides it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text, to be sent to a peer.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-
-    pub fn new(text: String) -> Self {
-        Self(text)
-    }
-
-    /// Compares digests in constant time, so that response times reveal neither the secret nor, as a comparison of slices of
-    /// different lengths would, its length.
-    pub fn matches(&self, candidate: &[u8]) -> bool {
-        sha256(self.0.as_bytes()).ct_eq(&sha256(candidate)).into()
-    }
-}
-
-/// SHA-256.
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
-    hash
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(not shown)")
-    }
-}
-
 impl Config {
     /// Converts every setting to its type and reads the token files and `tls.ca_file`.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
@@ -213,7 +182,7 @@ impl Config {
             gpu: gpu(settings),
             usage: usage(settings)?,
             heartbeat: heartbeat(settings)?,
-            hm: settings.text("hm.url").map(|url| hm(settings, url)),
+            hm: settings.text("hm.url").map(|url| hm(settings, url)).transpose()?,
             core: settings.text("core.url").map(|url| core(settings, url)).transpose()?,
             monitor: monitor(settings)?,
             ca_file: ca_file(settings)?,
@@ -260,14 +229,20 @@ fn heartbeat(settings: &Settings) -> Result<HeartbeatConfig, Error> {
     })
 }
 
-fn hm(settings: &Settings, url: &str) -> HmConfig {
-    HmConfig {
+fn hm(settings: &Settings, url: &str) -> Result<HmConfig, Error> {
+    let token = token(settings, "hm.token", "hm.token_file")?;
+    let is_invalid = |token: &Secret| token.expose().bytes().any(|byte| !byte.is_ascii_graphic());
+    if token.as_ref().is_some_and(is_invalid) {
+        return Err(settings.invalid("hm.token", "only visible ASCII characters can be sent"));
+    }
+    Ok(HmConfig {
         url: url.to_owned(),
+        token,
         project: settings.text("hm.project").unwrap_or_default().to_owned(),
         models: settings.list("hm.models").to_vec(),
         report_interval: settings.seconds("hm.report_interval"),
         ping_interval: settings.seconds("hm.ping_interval"),
-    }
+    })
 }
 
 fn monitor(settings: &Settings) -> Result<MonitorConfig, Error> {
@@ -314,7 +289,7 @@ fn core(settings: &Settings, url: &str) -> Result<CoreConfig, Error> {
 /// A secret that is set directly or in a file, but not both.
 fn token(settings: &Settings, key: &str, file_key: &str) -> Result<Option<Secret>, Error> {
     let Some(path) = settings.text(file_key) else {
-        return Ok(settings.text(key).map(|text| Secret(text.to_owned())));
+        return Ok(settings.text(key).map(|text| Secret::new(text.to_owned())));
     };
     if settings.text(key).is_some() && !settings.is_default(key) {
         let why = format!("is set together with {key}; remove one of them");
@@ -325,7 +300,7 @@ fn token(settings: &Settings, key: &str, file_key: &str) -> Result<Option<Secret
     if text.is_empty() {
         return Err(settings.invalid(file_key, &format!("{path} is empty")));
     }
-    Ok(Some(Secret(text.to_owned())))
+    Ok(Some(Secret::new(text.to_owned())))
 }
 
 /// The current configuration. Threads call [`CurrentConfig::get`] each time they need a value, so that a reload takes effect.
@@ -386,7 +361,7 @@ mod tests {
 
     #[test]
     fn secret_matches_only_itself_and_is_not_printed() {
-        let secret = Secret("s3cret".into());
+        let secret = Secret::new("s3cret".into());
         assert!(secret.matches(b"s3cret"));
         for wrong in [&b""[..], b"s3cre", b"s3crets", b"s3creT", b"s3crets3cret"] {
             assert!(!secret.matches(wrong));

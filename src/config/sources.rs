@@ -3,8 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::config::schema::Schema;
 use crate::config::suggestion::misspelled_variable;
-use crate::config::table::{AGENT, Schema};
+use crate::config::table::AGENT;
 use crate::util::error::{Error, reason};
 
 /// The configuration sources.

@@ -2,7 +2,7 @@
 
 use strsim::damerau_levenshtein;
 
-use crate::config::table::Schema;
+use crate::config::schema::Schema;
 
 /// A key with more edits is more likely something else.
 const MAX_EDITS: usize = 2;

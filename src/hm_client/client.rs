@@ -51,8 +51,10 @@ impl HmClient {
         state: &StateIo,
         ca_file: Option<&Path>,
     ) -> Result<Self, Error> {
-        let endpoint = endpoint("hm.url", &config.url, ca_file)?;
-        let upstream = ReconnectingClient::new("hm", endpoint, "", Vec::new())?;
+        let mut endpoint = endpoint("hm.url", &config.url, ca_file)?;
+        endpoint.token.clone_from(&config.token);
+        let secrets = config.token.iter().map(|token| token.expose().to_owned()).collect();
+        let upstream = ReconnectingClient::new("hm", endpoint, "", secrets)?;
         let spool = Spool::open(state, "hm-reports");
         upstream.update_status(|status| status.backlog = spool.len() as u64);
         let (spool, in_flight) = (Mutex::new(spool), Mutex::new(None));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::config::layers::read_text;
-use crate::config::table::TakesEffect::{OnReload, OnRestart};
-use crate::config::table::{ADDRESS, LOG_LEVEL, NAME, PATH, row, seconds};
+use crate::config::schema::TakesEffect::{OnReload, OnRestart};
+use crate::config::schema::{ADDRESS, LOG_LEVEL, NAME, PATH, row, seconds};
 use crate::config::value::Kind;
 use crate::config::{Schema, Settings};
 use crate::hub::admission::{Admission, parse_tokens};

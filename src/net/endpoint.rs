@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, StreamOwned};
 
+use crate::config::Secret;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::proxy::Proxy;
 use crate::net::resolve;
@@ -34,6 +35,8 @@ pub struct Endpoint {
     pub proxy: Option<Proxy>,
     /// `tls.ca_file`.
     pub ca_file: Option<PathBuf>,
+    /// Sent with the WebSocket handshake as `Authorization: Bearer`.
+    pub token: Option<Secret>,
 }
 
 impl Endpoint {

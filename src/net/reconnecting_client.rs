@@ -269,5 +269,5 @@ pub fn endpoint(key: &str, url: &str, ca_file: Option<&Path>) -> Result<Endpoint
         // Each connection reads the files again; reading them here reports a wrong one at startup.
         tls::check_authorities(ca_file).map_err(invalid)?;
     }
-    Ok(Endpoint { url, proxy, ca_file: ca_file.map(Path::to_owned) })
+    Ok(Endpoint { url, proxy, ca_file: ca_file.map(Path::to_owned), token: None })
 }

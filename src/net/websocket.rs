@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::error::ProtocolError;
 use tungstenite::handshake::HandshakeError;
-use tungstenite::http::header::{HeaderValue, USER_AGENT};
+use tungstenite::http::header::{AUTHORIZATION, HeaderValue, USER_AGENT};
 use tungstenite::protocol::frame::Frame;
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -17,7 +17,6 @@ use tungstenite::{Bytes, Message, Utf8Bytes, WebSocket};
 use crate::net::disconnect::DisconnectReason;
 use crate::net::endpoint::{Endpoint, HANDSHAKE_TIMEOUT, Transport, wait_readable_until};
 use crate::net::tls;
-use crate::net::url::Url;
 use crate::util::error::reason;
 use crate::util::sync::Shutdown;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
@@ -40,7 +39,7 @@ pub struct WebSocketClient<'a>(WebSocket<Transport<'a>>);
 
 impl<'a> WebSocketClient<'a> {
     pub fn connect(endpoint: &Endpoint, shutdown: &'a Shutdown) -> Result<Self, DisconnectReason> {
-        handshake(endpoint.connect(shutdown)?, &endpoint.url).map(Self)
+        handshake(endpoint.connect(shutdown)?, endpoint).map(Self)
     }
 
     /// This machine's address in the connection.
@@ -125,14 +124,20 @@ impl AsFd for WebSocketClient<'_> {
 
 fn handshake<'a>(
     mut transport: Transport<'a>,
-    url: &Url,
+    endpoint: &Endpoint,
 ) -> Result<WebSocket<Transport<'a>>, DisconnectReason> {
     let protocol = |error: tungstenite::Error| DisconnectReason::Protocol(error.to_string());
+    let url = &endpoint.url;
     // The scheme is always ws: TLS is below tungstenite.
     let request = format!("ws://{}{}", url.authority(), url.target).into_client_request();
     let mut request = request.map_err(protocol)?;
     let agent = concat!("hm-agent/", env!("CARGO_PKG_VERSION"));
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
+    if let Some(token) = &endpoint.token {
+        let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));
+        let invalid = |_| DisconnectReason::Protocol("the token cannot be sent".to_owned());
+        request.headers_mut().insert(AUTHORIZATION, value.map_err(invalid)?);
+    }
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .max_message_size(Some(MAX_MESSAGE_BYTES))

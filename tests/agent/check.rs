@@ -34,10 +34,10 @@ fn root_checks_files_as_the_agents_user() {
     let scratch = TempDir::new("check");
     std::fs::set_permissions(&scratch.0, PermissionsExt::from_mode(0o755)).unwrap();
     let token = scratch.write("token", "s3cret");
-    for key in ["usage.token_file", "monitor.token_file", "core.token_file"] {
+    for key in ["usage.token_file", "monitor.token_file", "core.token_file", "hm.token_file"] {
         let setting = format!("{key}={token}");
-        let arguments =
-            ["-s", &setting, "-s", "core.url=ws://127.0.0.1:9/", "-s", "monitor.enabled=true"];
+        let (core, hm) = ("core.url=ws://127.0.0.1:9/", "hm.url=ws://127.0.0.1:9/");
+        let arguments = ["-s", &setting, "-s", core, "-s", hm, "-s", "monitor.enabled=true"];
         std::fs::set_permissions(&token, PermissionsExt::from_mode(0o600)).unwrap();
         let (code, text) = check_with_users(WITH_AGENT, &arguments);
         let expected = "permission denied (checked as user hm-agent)";

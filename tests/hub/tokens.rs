@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tungstenite::Message;
 
 use crate::support::hub::{CoreLink, Hub, Node, hm_hub, http, json_body};
-use crate::support::{SLACK, TempDir, wait_until};
+use crate::support::{Agent, SLACK, TempDir, wait_until};
 
 const TARGET_HEADERS: &str = "Authorization: Bearer reader-2\r\n";
 
@@ -99,6 +99,27 @@ fn broken_tokens_file_changes_nothing() {
     assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
     let targets = http(hub.web, "GET", "/sd", TARGET_HEADERS, "");
     assert_eq!(json_body(&targets), Value::Array(Vec::new()));
+}
+
+#[test]
+fn agent_sends_its_token_over_hm() {
+    let state = TempDir::new("hub");
+    state.write("nodes", "s3cret-of-a node=a\n");
+    state.write("operators", "reader read bob\n");
+    let hub = hub(&state);
+    let token_file = format!("hm.token_file={}", state.write("token", "s3cret-of-a\n"));
+    let url = format!("hm.url=ws://{}/websocket", hub.address);
+    let agent = |token: &str| {
+        Agent::start(&[&url, token, "node_id=a", "hm.report_interval=1", "gpu.source=none"])
+    };
+    let admitted = agent(&token_file);
+    admitted.wait_log("online as a");
+    hub.wait_log("node a is online");
+    admitted.stop();
+    let refused = agent("hm.token=wrong-token");
+    let line = refused.wait_log("HTTP status 401");
+    assert!(!line.contains("wrong-token"), "{line}");
+    refused.stop();
 }
 
 /// With an open admission, every client could pose as a node and get its commands.

@@ -35,6 +35,7 @@ impl HmClients {
     ) -> Self {
         let config = HmConfig {
             url: format!("ws://{server}/websocket"),
+            token: None,
             project: String::new(),
             models: Vec::new(),
             report_interval,
