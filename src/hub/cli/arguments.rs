@@ -29,7 +29,7 @@ usage:
                             The same on all hm-agents of a group that are online.
   hm-hub token new [node=ID] [group=NAME]
                             Add a random token to nodes.tokens_file, and print it.
-  hm-hub token list         Print id and fields of each token. The id is the begin of its SHA-256.
+  hm-hub token list         Print id and fields of each token. The id is the first digits of its SHA-256.
   hm-hub token revoke ID    Remove a token.
   hm-hub -config FILE.json  Run with a configuration file of the published hm server.
 
