@@ -2,12 +2,12 @@
 
 use crate::support;
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tungstenite::Message;
+use tungstenite::{Message, WebSocket};
 
 use crate::support::hm_server::HmServer;
 use crate::support::{Agent, TempDir, wait_until};
@@ -96,6 +96,46 @@ fn sends_no_other_message_to_a_server_without_extensions() {
         socket.send(Message::text(response.to_string())).unwrap();
     }
     agent.stop();
+}
+
+#[test]
+fn answers_a_hub_with_metrics_and_snapshot_and_nothing_else() {
+    let (listener, state) = (TcpListener::bind("127.0.0.1:0").unwrap(), TempDir::new("hm"));
+    let agent = Agent::start(&[
+        &format!("hm.url=ws://{}/websocket", listener.local_addr().unwrap()),
+        &format!("state_dir={}", state.0.display()),
+        "hm.report_interval=3600",
+        "usage.token=of-the-port",
+        "gpu.source=none",
+    ]);
+    let mut socket = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+    socket.get_ref().set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
+    assert!(socket.read().unwrap().is_text(), "the request to go online");
+    let hub = json!({"hub": {"version": "1", "extensions": ["get"]}}).to_string();
+    let body = data_encoding::BASE64.encode(hub.as_bytes());
+    let online = json!({"version": 0, "timestamp": 1, "id": 1, "type": 1, "code": 0,
+        "message": "ok", "pub_key": "", "sign": "", "body": body});
+    socket.send(Message::text(online.to_string())).unwrap();
+    assert_eq!(next_head(&mut socket)["extension"], "node");
+    for (id, path) in (1..).zip(["/metrics", "/snapshot", "/", "/usage", "/-/ready", "/list", ""]) {
+        let get = json!({"id": id, "path": path}).to_string();
+        let get = format!("{{\"extension\":\"get\",{}\n", &get[1..]);
+        socket.send(Message::binary(get)).unwrap();
+        let head = next_head(&mut socket);
+        let status = if matches!(path, "/metrics" | "/snapshot") { 200 } else { 404 };
+        assert_eq!((&head["id"], &head["status"]), (&json!(id), &json!(status)), "{path}: {head}");
+    }
+    agent.stop();
+}
+
+/// The first line of the next message of the extension.
+fn next_head(socket: &mut WebSocket<TcpStream>) -> Value {
+    loop {
+        if let Message::Binary(bytes) = socket.read().unwrap() {
+            let line = bytes.split(|byte| *byte == b'\n').next().unwrap();
+            return serde_json::from_slice(line).unwrap();
+        }
+    }
 }
 
 #[test]
