@@ -18,6 +18,7 @@ pub mod cli; // command line
 pub mod collector; // reads this machine
 pub mod config; // settings: table, sources, validation
 pub mod core_client; // Core protocol: reports, commands
+pub mod health; // problems of this machine
 pub mod heartbeat; // port 8888: heartbeats of applications
 pub mod hm_client; // hm protocol: reports
 pub mod http; // inbound connections: listener, limits, requests, responses, WebSocket upgrade

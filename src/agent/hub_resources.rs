@@ -1,11 +1,13 @@
-//! What hm-hub can read from this node over an outbound connection: a description, and the bodies of `/metrics` and `/snapshot`.
+//! What hm-hub can read from this node over an outbound connection: a description, the status, and the bodies of `/metrics` and `/snapshot`.
 //! It needs no `usage.token`.
 
 use std::sync::Arc;
 
 use crate::agent::services::Services;
+use crate::health;
 use crate::hub_extension::messages::{AgentInfo, GetRequest};
 use crate::hub_extension::node::{NodeResources, NodeResponse};
+use crate::hub_extension::status::NodeStatus;
 use crate::metrics::Format;
 use crate::telemetry::responses::{NOT_READY, RenderedBody};
 
@@ -25,6 +27,12 @@ impl NodeResources for Services {
             project: self.config.get().hm.as_ref().map(|hm| hm.project.clone()).unwrap_or_default(),
             gpu_models,
         })
+    }
+
+    fn status(&self) -> NodeStatus {
+        let snapshot = &self.latest.current().snapshot;
+        let problems = health::findings(snapshot);
+        NodeStatus::new(&snapshot.gpus, problems, health::recent_xids(snapshot))
     }
 
     fn get(&self, request: &GetRequest) -> NodeResponse {

@@ -156,7 +156,7 @@ impl CoreClient {
             }
         }
         let Connection { session, extension, .. } = connection;
-        if let Some(message) = extension.next_message(context.resources) {
+        if let Some(message) = extension.next_message(context.resources, self.upstream.now()) {
             return socket.send(Message::binary(message));
         }
         if session.is_registered()
@@ -182,6 +182,7 @@ impl CoreClient {
             CoreAction::Ping => socket.send(Message::Ping(Default::default())),
             CoreAction::Wait(_) if !is_idle => Ok(()),
             CoreAction::Wait(until) => {
+                let until = extension.next_check().map_or(until, |check| check.min(until));
                 self.upstream.wait(socket, until, context.shutdown);
                 Ok(())
             }

@@ -192,7 +192,7 @@ impl HmClient {
             }
         }
         let Connection { session, extension } = connection;
-        if let Some(message) = extension.next_message(context.resources) {
+        if let Some(message) = extension.next_message(context.resources, self.upstream.now()) {
             return socket.send(Message::binary(message));
         }
         let oldest = lock(&self.spool).first().cloned();
@@ -212,6 +212,7 @@ impl HmClient {
             HmAction::Ping => socket.send(Message::Ping(Default::default())),
             HmAction::Wait(_) if !is_idle => Ok(()),
             HmAction::Wait(until) => {
+                let until = extension.next_check().map_or(until, |check| check.min(until));
                 self.upstream.wait(socket, until, context.shutdown);
                 Ok(())
             }

@@ -41,6 +41,31 @@ pub(crate) fn check_host_and_origin(
     }
 }
 
+/// Whether the request comes from a page of this host, or from no page. Scheme and port count as the browser shows them to the user:
+/// behind a proxy that adds TLS, only the host is known here.
+pub(crate) fn is_same_origin(head: &RequestHead<'_>) -> bool {
+    let is_host = |origin: &str| {
+        let authority = origin.split_once("://").map(|(_, authority)| authority);
+        head.hosts().any(|host| authority.is_some_and(|it| it.eq_ignore_ascii_case(host)))
+    };
+    // A link from another site to a page of this host is no danger.
+    let is_navigation = matches!(head.method, "GET" | "HEAD");
+    let mut sites = head.header_values("sec-fetch-site");
+    head.header_values("origin").all(is_host)
+        && (is_navigation || sites.all(|site| matches!(site, "same-origin" | "none")))
+}
+
+/// Rejects a browser's request under a host name that the owner of a domain can have pointed at this host.
+pub(crate) fn check_host(head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
+    let is_safe = |host: &str| is_ip_address(host) || host == "localhost";
+    match head.hosts().all(|host| is_safe(&without_port(host).to_ascii_lowercase())) {
+        false if is_browser(head) => {
+            Err(ErrorResponse::new("403 Forbidden", "host name not allowed"))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn host_of(origin: &str) -> String {
     let host = origin.split_once("://").map_or(origin, |(_, host)| host);
     without_port(host).to_ascii_lowercase()
@@ -86,6 +111,29 @@ mod tests {
         // What remains if the page changes `User-Agent` and suppresses `Referer`.
         let hidden = "Host: evil.example:8888\r\nUser-Agent: curl\r\nAccept-Language: \r\n";
         assert!(with_head(hidden, is_browser));
+    }
+
+    #[test]
+    fn distinguishes_pages_of_this_host_from_others() {
+        let post = |headers: &str| {
+            let text = format!("POST / HTTP/1.1\r\n{headers}\r\n");
+            let mut slots = RequestHead::header_slots();
+            let parsed = RequestHead::parse(text.as_bytes(), &mut slots).expect("a valid head");
+            is_same_origin(&parsed.expect("a complete head").0)
+        };
+        assert!(post("Host: hub:9520\r\n"), "a program");
+        assert!(post(
+            "Host: hub:9520\r\nOrigin: https://Hub:9520\r\nSec-Fetch-Site: same-origin\r\n"
+        ));
+        for headers in [
+            "Host: hub\r\nOrigin: https://evil.example\r\n",
+            "Host: hub\r\nOrigin: null\r\n",
+            "Host: hub:9520\r\nOrigin: http://hub:9999\r\n",
+            "Host: hub\r\nSec-Fetch-Site: same-site\r\n",
+        ] {
+            assert!(!post(headers), "{headers}");
+        }
+        assert!(with_head("Host: hub\r\nSec-Fetch-Site: cross-site\r\n", is_same_origin), "a link");
     }
 
     #[test]

@@ -12,6 +12,8 @@
 
 pub mod access;
 pub mod admission;
+pub mod audit;
+pub mod authorization;
 pub mod cli;
 pub mod config;
 pub mod core;
@@ -23,11 +25,12 @@ pub mod nodes;
 pub mod operators;
 pub mod original_config;
 pub mod run;
+pub mod sessions;
 pub mod status;
 pub mod store;
 pub mod web;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use std::time::SystemTime;
@@ -36,6 +39,7 @@ use log::Level;
 use serde_json::Value;
 
 use crate::hub::access::Access;
+use crate::hub::audit::Audit;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
 use crate::hub::core::node_session::Content;
@@ -43,10 +47,15 @@ use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::info::StoredMetrics;
 use crate::hub::nodes::{Claim, LinkId, Nodes, UnsavedAgent};
+use crate::hub::sessions::Sessions;
 use crate::hub::store::{Completed, HubStore, QueuedWrite, Stored, Write, WriteOrigin};
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+
+/// Statuses of disconnected nodes that are stored at once: each has some KiB, and reports must not wait for a site that has lost its
+/// network.
+const MAX_SAVED_STATUSES: usize = 200;
 
 /// What the threads of the hub share.
 pub struct Hub {
@@ -54,9 +63,14 @@ pub struct Hub {
     pub store: HubStore,
     /// One per event loop.
     pub mailboxes: Arc<[Arc<Mailbox>]>,
+    /// Random id of this run of the hub.
+    pub run_id: String,
     /// Body of the response to `online`: JSON.
     pub info: String,
     pub requests: NodeRequests,
+    /// Of browsers.
+    pub sessions: Sessions,
+    pub audit: Audit,
     access: Mutex<Arc<Access>>,
     pub shutdown: Shutdown,
     /// Limits the log lines that clients can cause.
@@ -85,13 +99,25 @@ impl Hub {
     }
 
     /// Makes `link` the node's hm connection if the node has none.
-    pub fn claim(&self, node_id: &Arc<str>, link: LinkId) -> Claim {
-        self.update_nodes(|nodes| nodes.claim(Instant::now(), node_id, link))
+    pub fn claim(&self, node_id: &Arc<str>, link: LinkId, peer: IpAddr) -> Claim {
+        self.update_nodes(|nodes| {
+            let claim = nodes.claim(Instant::now(), node_id, link);
+            if claim == Claim::Granted {
+                nodes.set_address(node_id, peer);
+            }
+            claim
+        })
     }
 
     /// Notes a message of a Core connection. Returns whether the node is accepted.
-    pub fn on_core_message(&self, node_id: &Arc<str>, link: LinkId) -> bool {
-        self.update_nodes(|nodes| nodes.on_core_message(Instant::now(), node_id, link))
+    pub fn on_core_message(&self, node_id: &Arc<str>, link: LinkId, peer: IpAddr) -> bool {
+        self.update_nodes(|nodes| {
+            let is_accepted = nodes.on_core_message(Instant::now(), node_id, link);
+            if is_accepted {
+                nodes.set_address(node_id, peer);
+            }
+            is_accepted
+        })
     }
 
     /// The nodes as objects of the REST API, newest registration first; only those with the status, if it is set.
@@ -116,6 +142,19 @@ impl Hub {
         let max = if self.store.failure().is_some() { 1 } else { usize::MAX };
         for UnsavedAgent { node_id, agent, group } in lock(&self.nodes).take_unsaved(max) {
             let write = Write::Agent { node_id, agent, group };
+            self.store.add(QueuedWrite { write, origin: WriteOrigin::Hub });
+        }
+    }
+
+    /// Stores the last status of nodes that have disconnected, and of all when the hub stops. While the store fails, one is an attempt.
+    pub fn save_statuses(&self, is_stopping: bool) {
+        let max = match (self.store.failure(), is_stopping) {
+            (Some(_), _) => 1,
+            (None, true) => usize::MAX,
+            (None, false) => MAX_SAVED_STATUSES,
+        };
+        for (node_id, status) in lock(&self.nodes).take_unsaved_statuses(max, is_stopping) {
+            let write = Write::Status { node_id, status };
             self.store.add(QueuedWrite { write, origin: WriteOrigin::Hub });
         }
     }
@@ -169,6 +208,7 @@ pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<C
     for completed in &writes {
         match (&completed.pending.write, completed.stored) {
             (Write::Agent { node_id, .. }, Stored::Failed) => guard.set_unsaved(node_id),
+            (Write::Status { node_id, .. }, Stored::Failed) => guard.set_status_unsaved(node_id),
             // A node that has connected meanwhile stays.
             (Write::DeleteNode(node_id), Stored::Done) => guard.set_unsaved(node_id),
             _ => {}
@@ -204,7 +244,7 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
     let at = unix_ms(now);
     match (&completed.pending.write, &completed.pending.origin) {
         (Write::Report { report, .. }, WriteOrigin::Link(link)) => {
-            nodes.set_report(&report.node_id, *link, (&*report.info).into());
+            nodes.set_report(Instant::now(), report, *link);
             nodes.update_info(&report.node_id, |info| info.note_first(at));
             None
         }
@@ -229,6 +269,7 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
             Write::Report { .. }
             | Write::Command { .. }
             | Write::Agent { .. }
+            | Write::Status { .. }
             | Write::DeleteNode(_),
             _,
         ) => None,

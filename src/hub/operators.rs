@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use crate::config::Secret;
-use crate::http::auth::bearer_token;
-use crate::http::request::RequestHead;
 use crate::http::response::ErrorResponse;
-use crate::hub::web::refuse_proxied;
 
 /// What an operator may do; a role includes the ones before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +17,15 @@ pub enum Role {
 }
 
 impl Role {
+    /// As in `operators.tokens_file`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Command => "command",
+        }
+    }
+
     fn parse(text: &str) -> Option<Self> {
         match text {
             "read" => Some(Self::Read),
@@ -34,7 +40,7 @@ impl Role {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Operator {
     token: Secret,
-    role: Role,
+    pub role: Role,
     /// For the log.
     pub name: String,
 }
@@ -46,7 +52,9 @@ pub struct Operators(pub Option<Vec<Operator>>);
 impl Operators {
     /// Whether a token has the role: `Ok` is the operator's name, if tokens are in force.
     pub fn check(&self, token: Option<&[u8]>, role: Role) -> Result<Option<&str>, ErrorResponse> {
-        let Some(operators) = &self.0 else { return Ok(None) };
+        if self.0.is_none() {
+            return Ok(None);
+        }
         let denied = |status, text: &str, challenge: &str| {
             Err(ErrorResponse::new(status, text).header(challenge))
         };
@@ -54,7 +62,7 @@ impl Operators {
             let text = "operator token required: \"Authorization: Bearer TOKEN\"";
             return denied("401 Unauthorized", text, "WWW-Authenticate: Bearer");
         };
-        match operators.iter().find(|operator| operator.token.matches(token)) {
+        match self.find(token) {
             Some(operator) if operator.role >= role => Ok(Some(&operator.name)),
             Some(_) => {
                 let challenge = "WWW-Authenticate: Bearer error=\"insufficient_scope\"";
@@ -67,16 +75,9 @@ impl Operators {
         }
     }
 
-    /// Checks the Bearer token of a request.
-    pub fn check_request(
-        &self,
-        head: &RequestHead<'_>,
-        role: Role,
-    ) -> Result<Option<&str>, ErrorResponse> {
-        if self.0.is_none() {
-            refuse_proxied(head, "operators.tokens_file")?;
-        }
-        self.check(bearer_token(head).map(str::as_bytes), role)
+    /// The operator with this token.
+    pub fn find(&self, token: &[u8]) -> Option<&Operator> {
+        self.0.iter().flatten().find(|operator| operator.token.matches(token))
     }
 }
 

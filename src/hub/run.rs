@@ -11,13 +11,16 @@ use nix::fcntl::Flock;
 use crate::config::{Settings, Sources};
 use crate::http::listener::Listener;
 use crate::hub::access::Access;
+use crate::hub::audit::Audit;
 use crate::hub::config::HubConfig;
+use crate::hub::core::rest::Rest;
 use crate::hub::core::server::CoreServer;
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::hm::server::HmServer;
 use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::Nodes;
+use crate::hub::sessions::Sessions;
 use crate::hub::store::{HubStore, StoreError, core_records, schema};
 use crate::hub::web::WebServer;
 use crate::hub::{Hub, on_commit};
@@ -27,6 +30,7 @@ use crate::sys::ControlSignal;
 use crate::util::error::{Error, reason};
 use crate::util::logger;
 use crate::util::logger::RateLimitedLog;
+use crate::util::random;
 use crate::util::state_dir;
 use crate::util::sync::Shutdown;
 use crate::util::threads::Threads;
@@ -116,8 +120,11 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         nodes,
         store,
         mailboxes,
+        run_id: random::uuid().map_err(|error| Error::system("read random bytes", error))?,
         info: announcement(),
         requests: NodeRequests::default(),
+        sessions: Sessions::default(),
+        audit: Audit::new(&config.state_dir),
         access: Mutex::new(Arc::new(access)),
         shutdown,
         log: RateLimitedLog::new(),
@@ -133,13 +140,15 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         while !context.shutdown.wait(PRESENCE_INTERVAL) {
             context.update_nodes(|nodes| nodes.expire(Instant::now()));
             context.save_agents();
+            context.save_statuses(false);
         }
         Ok(())
     })?;
+    let rest = Arc::new(Rest::new(config.commands_enabled));
     let servers = Arc::new(Servers {
         hm: HmServer::new(config.hm_job),
-        core: CoreServer::new(config.commands_enabled),
-        web: WebServer::default(),
+        core: CoreServer::new(rest.clone()),
+        web: WebServer::new(rest),
     });
     let (context, hm) = (hub.clone(), servers.clone());
     threads.start("hm", move || hm.hm.run(&context, &hm_listener))?;
@@ -216,6 +225,7 @@ fn stop(hub: &Hub) {
         let _ = stopped.recv_timeout(STOP_READING_TIMEOUT);
     }
     hub.save_agents();
+    hub.save_statuses(true);
     hub.store.stop();
     hub.send_to_all(|| LoopMessage::Close);
 }

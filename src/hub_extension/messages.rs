@@ -2,18 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::hub_extension::status::NodeStatus;
+
 /// Every message begins with this, and no message of the hm protocol does.
 const PREFIX: &[u8] = b"{\"extension\":";
 /// A longer first line is an error. Serde keeps a copy of all of it while it looks for the name of the extension.
-const MAX_HEAD_BYTES: usize = 8 << 10;
+const MAX_HEAD_BYTES: usize = 20 << 10;
 /// A longer announcement is ignored.
 const MAX_ANNOUNCEMENT_BYTES: usize = 4 << 10;
 /// Limits of a description; real ones are shorter.
 const MAX_TEXT_BYTES: usize = 256;
 const MAX_MODELS: usize = 8;
 const MAX_MODEL_BYTES: usize = 64;
-/// Name of this extension in what the hub announces.
+/// Names in what the hub announces.
 const GET: &str = "get";
+const SNAPSHOT: &str = "snapshot";
 
 /// A message of the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,8 @@ pub enum NodeMessage {
     Node(AgentInfo),
     /// The answer to a request, with the resource as its body.
     Response(ResponseHead),
+    /// The status of the node, with its snapshot as the body, which is empty if it is too long.
+    Snapshot(SnapshotHead),
 }
 
 /// What the hub knows of an hm-agent.
@@ -45,6 +50,14 @@ pub struct ResponseHead {
     /// HTTP status code.
     pub status: u16,
     pub content_type: String,
+    /// Whether the body is compressed.
+    #[serde(default)]
+    pub gzip: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotHead {
+    pub status: NodeStatus,
     /// Whether the body is compressed.
     #[serde(default)]
     pub gzip: bool,
@@ -98,7 +111,7 @@ impl AgentInfo {
 }
 
 /// Cuts off a text before the character that exceeds `max` bytes.
-fn cut(text: &mut String, max: usize) {
+pub(super) fn cut(text: &mut String, max: usize) {
     let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.truncate(end.unwrap_or_default());
 }
@@ -122,11 +135,20 @@ impl HubInfo {
 
     /// What this build of hm-hub announces.
     pub fn own() -> Self {
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), extensions: vec![GET.to_owned()] }
+        let extensions = vec![GET.to_owned(), SNAPSHOT.to_owned()];
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), extensions }
     }
 
     pub fn supports_get(&self) -> bool {
-        self.extensions.iter().any(|name| name == GET)
+        self.supports(GET)
+    }
+
+    pub fn supports_snapshot(&self) -> bool {
+        self.supports(SNAPSHOT)
+    }
+
+    fn supports(&self, extension: &str) -> bool {
+        self.extensions.iter().any(|name| name == extension)
     }
 }
 
@@ -154,6 +176,8 @@ pub fn decode<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<(T, &'a [u8])
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub_extension::status::{GpuActivity, GpuStatus};
+    use crate::model::finding::{Finding, Level};
 
     #[test]
     fn messages_match_the_documented_examples() {
@@ -170,6 +194,16 @@ mod tests {
             content_type: "text/plain; version=0.0.4; charset=utf-8".into(),
             gzip: true,
         });
+        let gpu = |state| GpuStatus { model: "NVIDIA H200".into(), state };
+        let text = "GPU 1 lost: not on the PCI bus".into();
+        let status = NodeStatus {
+            gpus: vec![gpu(GpuActivity::Active), gpu(GpuActivity::Lost)],
+            gpu_utilization_percent: Some(87),
+            gpu_memory_used_percent: Some(61),
+            problems: vec![Finding { level: Level::Critical, text }],
+            xids_today: 1,
+        };
+        let snapshot = NodeMessage::Snapshot(SnapshotHead { status, gzip: true });
         let get = HubMessage::Get(GetRequest {
             id: 7,
             path: "/metrics".into(),
@@ -179,19 +213,20 @@ mod tests {
         let texts = [
             r#"{"extension":"node","agent_version":"0.1.0","hostname":"gpu-17","project":"imagenet","gpu_models":["NVIDIA H200"]}"#,
             r#"{"extension":"response","id":7,"status":200,"content_type":"text/plain; version=0.0.4; charset=utf-8","gzip":true}"#,
+            r#"{"extension":"snapshot","status":{"gpus":[{"model":"NVIDIA H200","state":"active"},{"model":"NVIDIA H200","state":"lost"}],"gpu_utilization_percent":87,"gpu_memory_used_percent":61,"problems":[{"level":"critical","text":"GPU 1 lost: not on the PCI bus"}],"xids_today":1},"gzip":true}"#,
             r#"{"extension":"get","id":7,"path":"/metrics","accept":"application/openmetrics-text","gzip":true}"#,
         ];
         for text in texts {
             assert!(document.contains(&format!("\n{text}\n")), "{text}");
         }
-        for (message, text) in [(&node, texts[0]), (&response, texts[1])] {
+        for (message, text) in [(&node, texts[0]), (&response, texts[1]), (&snapshot, texts[2])] {
             let bytes = encode(message, b"a\nb");
             assert_eq!(String::from_utf8_lossy(&bytes), format!("{text}\na\nb"));
             assert!(is_extension(&bytes));
             assert_eq!(decode(&bytes), Ok((message.clone(), &b"a\nb"[..])));
         }
         let bytes = encode(&get, b"");
-        assert_eq!(String::from_utf8_lossy(&bytes), format!("{}\n", texts[2]));
+        assert_eq!(String::from_utf8_lossy(&bytes), format!("{}\n", texts[3]));
         assert_eq!(decode(&bytes), Ok((get, &b""[..])));
     }
 
@@ -201,7 +236,7 @@ mod tests {
             assert!(decode::<HubMessage>(text.as_bytes()).is_err(), "{text}");
         }
         let long =
-            format!("{{\"extension\":\"get\",\"id\":1,\"path\":\"{}\"}}\n", "x".repeat(9000));
+            format!("{{\"extension\":\"get\",\"id\":1,\"path\":\"{}\"}}\n", "x".repeat(21_000));
         assert!(decode::<HubMessage>(long.as_bytes()).is_err());
         assert!(!is_extension(b"{\n\"version\": 0}"));
         assert_eq!(HubInfo::parse("{\"version\": 1, \"extensions\": []}"), None);

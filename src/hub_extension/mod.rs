@@ -1,4 +1,6 @@
-//! The extension of the hm and Core protocols with which a node answers requests that arrive at hm-hub: `docs/hm-extension.md`.
+//! The extension of the hm and Core protocols with which a node sends its status to hm-hub, and answers requests that arrive there:
+//! `docs/hm-extension.md`.
 
 pub mod messages;
 pub mod node;
+pub mod status;

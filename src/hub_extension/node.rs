@@ -1,10 +1,21 @@
 //! The node's side of the extension on one connection, without I/O.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::hub_extension::messages::{
-    self, AgentInfo, GetRequest, HubInfo, HubMessage, NodeMessage, ResponseHead,
+    self, AgentInfo, GetRequest, HubInfo, HubMessage, NodeMessage, ResponseHead, SnapshotHead,
 };
+use crate::hub_extension::status::NodeStatus;
+use crate::model::finding::Finding;
+
+/// Time between two snapshots, if no problem begins or ends.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(10);
+/// Time between two checks for problems that begin or end.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// A longer snapshot is left out: the hub ends an hm connection for a message of 64 KiB. That of a machine with eight GPUs and a hundred
+/// disks has 10 KiB.
+const MAX_SNAPSHOT_BYTES: usize = 40 << 10;
 
 /// What a node answers.
 pub struct NodeResponse {
@@ -19,6 +30,7 @@ pub struct NodeResponse {
 pub trait NodeResources: Sync {
     /// `None` until the GPUs are known.
     fn agent_info(&self) -> Option<AgentInfo>;
+    fn status(&self) -> NodeStatus;
     /// Does not block.
     fn get(&self, request: &GetRequest) -> NodeResponse;
 }
@@ -28,26 +40,73 @@ pub trait NodeResources: Sync {
 pub struct NodeExtension {
     is_announced: bool,
     sent: Option<AgentInfo>,
+    sends_snapshots: bool,
+    next_check: Duration,
+    last_snapshot: Option<SentSnapshot>,
+}
+
+struct SentSnapshot {
+    at: Duration,
+    problems: Vec<Finding>,
 }
 
 impl NodeExtension {
     /// The server has accepted the node. `hub` is its announcement, if it has sent one.
     pub fn on_accepted(&mut self, hub: Option<&HubInfo>) {
-        self.is_announced = hub.is_some_and(HubInfo::supports_get);
-        self.sent = None;
+        *self = Self {
+            is_announced: hub.is_some_and(HubInfo::supports_get),
+            sends_snapshots: hub.is_some_and(HubInfo::supports_snapshot),
+            ..Self::default()
+        };
     }
 
-    /// The description of the node, if it was not sent on this connection or has changed since.
-    pub fn next_message(&mut self, resources: &dyn NodeResources) -> Option<Vec<u8>> {
+    /// When [`Self::next_message`] should be called again, even if nothing arrives.
+    pub fn next_check(&self) -> Option<Duration> {
+        (self.is_announced && self.sends_snapshots).then_some(self.next_check)
+    }
+
+    /// The description of the node, if it was not sent on this connection or has changed since, or a snapshot that is due. `now` is any
+    /// clock that does not jump.
+    pub fn next_message(
+        &mut self,
+        resources: &dyn NodeResources,
+        now: Duration,
+    ) -> Option<Vec<u8>> {
         if !self.is_announced {
             return None;
         }
+        let is_check_due = self.sends_snapshots && now >= self.next_check;
+        if is_check_due {
+            self.next_check = now + CHECK_INTERVAL;
+        }
         let info = resources.agent_info()?.truncate();
-        if self.sent.as_ref() == Some(&info) {
+        if self.sent.as_ref() != Some(&info) {
+            self.sent = Some(info.clone());
+            self.next_check = now;
+            return Some(messages::encode(&NodeMessage::Node(info), b""));
+        }
+        is_check_due.then(|| self.snapshot_if_due(resources, now)).flatten()
+    }
+
+    fn snapshot_if_due(&mut self, resources: &dyn NodeResources, now: Duration) -> Option<Vec<u8>> {
+        let status = resources.status();
+        let is_due = self.last_snapshot.as_ref().is_none_or(|last| {
+            now.saturating_sub(last.at) >= SNAPSHOT_INTERVAL || last.problems != status.problems
+        });
+        if !is_due {
             return None;
         }
-        self.sent = Some(info.clone());
-        Some(messages::encode(&NodeMessage::Node(info), b""))
+        self.last_snapshot = Some(SentSnapshot { at: now, problems: status.problems.clone() });
+        let snapshot = resources.get(&GetRequest {
+            id: 0,
+            path: "/snapshot".to_owned(),
+            accept: String::new(),
+            gzip: true,
+        });
+        let fits = snapshot.status == 200 && snapshot.body.len() <= MAX_SNAPSHOT_BYTES;
+        let body = if fits { &snapshot.body[..] } else { b"" };
+        let head = NodeMessage::Snapshot(SnapshotHead { status, gzip: fits && snapshot.is_gzip });
+        Some(messages::encode(&head, body))
     }
 
     /// The answer to a binary message, if it is a request. A later version of the hub may send others.
@@ -72,55 +131,104 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::model::finding::Level;
 
     #[derive(Default)]
-    struct Resources(Mutex<String>);
+    struct Resources {
+        hostname: Mutex<String>,
+        problems: Mutex<Vec<Finding>>,
+        snapshot: Mutex<Vec<u8>>,
+    }
 
     impl NodeResources for Resources {
         fn agent_info(&self) -> Option<AgentInfo> {
-            let hostname = self.0.lock().unwrap().clone();
+            let hostname = self.hostname.lock().unwrap().clone();
             (hostname != "unknown").then(|| AgentInfo { hostname, ..AgentInfo::default() })
         }
 
+        fn status(&self) -> NodeStatus {
+            NodeStatus { problems: self.problems.lock().unwrap().clone(), ..NodeStatus::default() }
+        }
+
         fn get(&self, request: &GetRequest) -> NodeResponse {
-            let body = request.path.as_bytes().into();
-            NodeResponse { status: 200, content_type: "text/plain", is_gzip: false, body }
+            let body: Arc<[u8]> = match request.path.as_str() {
+                "/snapshot" => self.snapshot.lock().unwrap().clone().into(),
+                path => path.as_bytes().into(),
+            };
+            NodeResponse { status: 200, content_type: "text/plain", is_gzip: true, body }
         }
     }
 
     const GET: &[u8] = b"{\"extension\":\"get\",\"id\":3,\"path\":\"/metrics\"}\n";
+    const START: Duration = Duration::from_secs(100);
+
+    fn announced(extensions: &[&str]) -> NodeExtension {
+        let mut extension = NodeExtension::default();
+        let extensions = extensions.iter().map(ToString::to_string).collect();
+        extension.on_accepted(Some(&HubInfo { version: "9".into(), extensions }));
+        extension
+    }
 
     #[test]
     fn sends_nothing_to_a_server_without_the_extension() {
-        let (mut extension, resources) = (NodeExtension::default(), Resources::default());
-        let other = HubInfo { version: "9".into(), extensions: vec!["other".into()] };
-        for hub in [None, Some(&other)] {
-            extension.on_accepted(hub);
-            assert_eq!(extension.next_message(&resources), None);
+        let resources = Resources::default();
+        let mut none = NodeExtension::default();
+        none.on_accepted(None);
+        for mut extension in [none, announced(&["other"]), announced(&["snapshot"])] {
+            assert_eq!(extension.next_message(&resources, START), None);
+            assert_eq!(extension.next_check(), None);
             assert_eq!(extension.answer(GET, &resources), None);
         }
     }
 
     #[test]
     fn describes_the_node_again_after_a_change() {
-        let (mut extension, resources) = (NodeExtension::default(), Resources::default());
-        extension.on_accepted(Some(&HubInfo::own()));
-        *resources.0.lock().unwrap() = "unknown".to_owned();
-        assert_eq!(extension.next_message(&resources), None);
-        *resources.0.lock().unwrap() = "named".to_owned();
-        assert!(extension.next_message(&resources).is_some());
-        assert_eq!(extension.next_message(&resources), None);
-        *resources.0.lock().unwrap() = "renamed".to_owned();
-        assert!(extension.next_message(&resources).is_some());
+        let (mut extension, resources) = (announced(&["get"]), Resources::default());
+        let set = |hostname: &str| *resources.hostname.lock().unwrap() = hostname.to_owned();
+        set("unknown");
+        assert_eq!(extension.next_message(&resources, START), None);
+        set("named");
+        assert!(extension.next_message(&resources, START).is_some());
+        assert_eq!(extension.next_message(&resources, START), None);
+        set("renamed");
+        assert!(extension.next_message(&resources, START).is_some());
         // Another connection, or the node was accepted again.
         extension.on_accepted(Some(&HubInfo::own()));
-        assert!(extension.next_message(&resources).is_some());
+        assert!(extension.next_message(&resources, START).is_some());
+    }
+
+    #[test]
+    fn sends_snapshots_every_ten_seconds_and_after_a_change_of_problems() {
+        let (mut extension, resources) = (announced(&["get", "snapshot"]), Resources::default());
+        *resources.snapshot.lock().unwrap() = b"{}".to_vec();
+        assert!(extension.next_message(&resources, START).is_some(), "the description");
+        let mut sent = |seconds| {
+            let now = START + Duration::from_secs(seconds);
+            let message = extension.next_message(&resources, now);
+            assert!(extension.next_check() > Some(now));
+            message.map(|message| {
+                let (head, body) = messages::decode::<NodeMessage>(&message).unwrap();
+                let NodeMessage::Snapshot(head) = head else { panic!("{head:?}") };
+                (head.status.problems.len(), head.gzip, body.to_vec())
+            })
+        };
+        assert_eq!(sent(0), Some((0, true, b"{}".to_vec())));
+        assert_eq!(sent(0), None);
+        assert_eq!(sent(9), None);
+        assert_eq!(sent(11), Some((0, true, b"{}".to_vec())));
+        let problem = Finding { level: Level::Warning, text: "hot".into() };
+        *resources.problems.lock().unwrap() = vec![problem];
+        *resources.snapshot.lock().unwrap() = vec![0; MAX_SNAPSHOT_BYTES + 1];
+        assert_eq!(sent(12), None, "before the next check");
+        assert_eq!(sent(13), Some((1, false, Vec::new())));
+        assert_eq!(sent(15), None);
+        resources.problems.lock().unwrap().clear();
+        assert_eq!(sent(17), Some((0, false, Vec::new())));
     }
 
     #[test]
     fn answers_requests_and_ignores_other_messages() {
-        let (mut extension, resources) = (NodeExtension::default(), Resources::default());
-        extension.on_accepted(Some(&HubInfo::own()));
+        let (extension, resources) = (announced(&["get"]), Resources::default());
         let answer = extension.answer(GET, &resources).unwrap();
         let (message, body) = messages::decode(&answer).unwrap();
         assert!(matches!(message, NodeMessage::Response(ResponseHead { id: 3, status: 200, .. })));

@@ -6,6 +6,7 @@ mod support;
 
 mod core;
 mod fleet;
+mod fleet_api;
 mod hm;
 mod kills;
 mod links;
@@ -13,5 +14,6 @@ mod operation;
 mod prometheus;
 mod reports;
 mod requests;
+mod sessions;
 mod subcommands;
 mod tokens;

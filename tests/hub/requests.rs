@@ -24,7 +24,7 @@ pub fn agent(hub: &Hub, id: &str, protocol: &str) -> Agent {
 }
 
 /// Status and body of a response of the web port.
-fn get(hub: &Hub, target: &str, headers: &str) -> (u16, String) {
+pub fn get(hub: &Hub, target: &str, headers: &str) -> (u16, String) {
     let response = http(hub.web, "GET", target, headers, "");
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
@@ -47,7 +47,7 @@ fn targets(hub: &Hub) -> BTreeMap<String, Value> {
 }
 
 /// A node that has sent its description, and so gets requests.
-fn answering(hub: &Hub, id: &str) -> Node {
+pub fn answering(hub: &Hub, id: &str) -> Node {
     let mut node = hub.node();
     assert_eq!(node.online(id), 0);
     send(&mut node, &json!({"extension": "node", "agent_version": "0", "hostname": "<h>"}), b"");
@@ -56,7 +56,7 @@ fn answering(hub: &Hub, id: &str) -> Node {
     node
 }
 
-fn send(node: &mut Node, head: &Value, body: &[u8]) {
+pub fn send(node: &mut Node, head: &Value, body: &[u8]) {
     // The name of the extension is first, whatever the order of other keys.
     let mut rest = head.as_object().unwrap().clone();
     let name = rest.remove("extension").unwrap();

@@ -9,6 +9,7 @@ use hm_agent::config::{Config, CurrentConfig, HmConfig, Settings, Sources};
 use hm_agent::hm_client::client::HmClient;
 use hm_agent::hub_extension::messages::{AgentInfo, GetRequest};
 use hm_agent::hub_extension::node::{NodeResources, NodeResponse};
+use hm_agent::hub_extension::status::NodeStatus;
 use hm_agent::metrics::Format;
 use hm_agent::model::RawSample;
 use hm_agent::sys::EventFd;
@@ -82,6 +83,10 @@ pub struct SimulatedResources;
 impl NodeResources for SimulatedResources {
     fn agent_info(&self) -> Option<AgentInfo> {
         Some(AgentInfo { hostname: "simulated".to_owned(), ..AgentInfo::default() })
+    }
+
+    fn status(&self) -> NodeStatus {
+        NodeStatus::default()
     }
 
     fn get(&self, _: &GetRequest) -> NodeResponse {

@@ -146,6 +146,12 @@ impl Hub {
         json_body(&response)
     }
 
+    /// The same with the token of an operator.
+    pub fn rest_with(&self, method: &str, target: &str, token: &str) -> Value {
+        let headers = format!("Authorization: Bearer {token}\r\n");
+        json_body(&http(self.core, method, &format!("/api/v1/{target}"), &headers, ""))
+    }
+
     /// A Core connection, e.g. with `node_id=a&token=default-token`.
     pub fn core(&self, path: &str, query: &str) -> CoreLink {
         let socket = TcpStream::connect(self.core).unwrap();

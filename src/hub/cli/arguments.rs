@@ -7,7 +7,7 @@ use lexopt::prelude::{Long, Short, Value};
 use lexopt::{Parser, ValueExt};
 
 use crate::hub::config::SCHEMA;
-use crate::hub::core::rest::MAX_TIMEOUT_S;
+use crate::hub::core::rest_actions::MAX_TIMEOUT_S;
 use crate::util::error::Error;
 
 const USAGE: &str = "hm-hub is the server that hm nodes connect to.

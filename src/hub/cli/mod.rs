@@ -18,7 +18,7 @@ use crate::hub::cli::arguments::{Command, Options, Target, help, parse};
 use crate::hub::cli::client::RestClient;
 use crate::hub::config::{HubConfig, SCHEMA};
 use crate::hub::core::messages::unix_ms;
-use crate::hub::core::rest::DEFAULT_TIMEOUT_S;
+use crate::hub::core::rest_actions::DEFAULT_TIMEOUT_S;
 use crate::hub::original_config::{self, OriginalConfig};
 use crate::hub::store::{StoreError, schema};
 use crate::hub::{import, run, status};

@@ -5,4 +5,5 @@ pub mod monitor;
 pub mod node_session;
 mod reports;
 pub mod rest;
+pub mod rest_actions;
 pub mod server;

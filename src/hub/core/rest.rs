@@ -3,21 +3,21 @@
 use std::sync::Mutex;
 
 use rusqlite::Connection;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::time::{Instant, SystemTime};
 
 use crate::http::request::RequestHead;
 use crate::http::response::{OK, Response};
 use crate::hub::Hub;
+use crate::hub::authorization::OperatorName;
 use crate::hub::core::messages::{self, rest_time, unix_ms};
 use crate::hub::core::reports::ReportAnswers;
-use crate::hub::event_loop::mailbox::LoopMessage;
+use crate::hub::core::rest_actions as actions;
 use crate::hub::nodes::Presence;
-use crate::hub::store::core_records::commands::{self, Filter, NewCommand, StoredCommand};
+use crate::hub::store::StoreError;
+use crate::hub::store::core_records::commands::{self, Filter, StoredCommand};
 use crate::hub::store::core_records::{self, query_metrics};
 use crate::hub::store::hm_reports::query::{self, Selection};
-use crate::hub::store::{StoreError, Stored, Write};
 use crate::util::sync::lock;
 
 /// More rows are not returned at once.
@@ -26,11 +26,6 @@ const MAX_ROWS: u32 = 10_000;
 const MAX_REPORTS: u32 = 1_000_000;
 /// More results of commands, each of up to 2 MB, are not returned at once.
 const MAX_RESULTS: u32 = 20;
-/// Timeout of a command that has none, in seconds.
-pub const DEFAULT_TIMEOUT_S: u32 = 30;
-/// hm-agent accepts at most this.
-pub const MAX_TIMEOUT_S: u32 = 3600;
-const MAX_COMMAND_BYTES: usize = 32 << 10;
 /// Longest time without a heartbeat that `nodes/cleanup` tolerates.
 const CLEANUP_AGE_MS: i64 = 30 * 60 * 1000;
 
@@ -40,10 +35,10 @@ pub(super) const JSON_CONTENT_TYPE: &str = "application/json; charset=utf-8";
 #[derive(Debug, PartialEq, Eq)]
 pub struct ApiError {
     code: &'static str,
-    message: String,
+    pub(super) message: String,
 }
 
-fn error(code: &'static str, message: impl Into<String>) -> ApiError {
+pub(super) fn error(code: &'static str, message: impl Into<String>) -> ApiError {
     ApiError { code, message: message.into() }
 }
 
@@ -54,13 +49,13 @@ impl From<StoreError> for ApiError {
 }
 
 /// Data and message of an answer.
-type Answer = Result<(Value, &'static str), ApiError>;
+pub(super) type Answer = Result<(Value, &'static str), ApiError>;
 
 /// Answers queries; keeps a connection to the database.
 pub struct Rest {
     reader: Mutex<Option<Connection>>,
     started: Instant,
-    commands_enabled: bool,
+    pub commands_enabled: bool,
     report_answers: ReportAnswers,
 }
 
@@ -74,8 +69,14 @@ impl Rest {
         }
     }
 
-    /// `None` if there is no such path. `path` is what follows `/api/v1/`.
-    pub fn answer(&self, hub: &Hub, path: &str, head: &RequestHead<'_>) -> Option<Response> {
+    /// `None` if there is no such path. `path` is what follows `/api/v1/`. The caller has checked the operator's role.
+    pub fn answer(
+        &self,
+        hub: &Hub,
+        path: &str,
+        head: &RequestHead<'_>,
+        operator: &OperatorName,
+    ) -> Option<Response> {
         let parts: Vec<&str> = path.split('/').collect();
         let answer = match (head.method, &parts[..]) {
             ("GET" | "HEAD", ["health"]) => Ok(health()),
@@ -83,7 +84,7 @@ impl Rest {
             ("GET" | "HEAD", ["nodes", "stats"]) => Ok(node_stats(hub)),
             ("GET" | "HEAD", ["nodes", "cleanup"]) => Ok(cleanup(hub)),
             ("GET" | "HEAD", ["nodes", id]) => node(hub, &decode(id)),
-            ("DELETE", ["nodes", id]) => delete(hub, &decode(id)),
+            ("DELETE", ["nodes", id]) => actions::delete(hub, &decode(id), operator),
             ("GET" | "HEAD", ["nodes", id, "metrics", "latest"]) => latest(hub, &decode(id)),
             ("GET" | "HEAD", ["nodes", id, "metrics", "summary"]) => {
                 self.summary(hub, &decode(id), head)
@@ -104,7 +105,9 @@ impl Rest {
             ("GET" | "HEAD", ["nodes", id, "commands"]) => {
                 self.commands_of_node(hub, &decode(id), head)
             }
-            ("POST", ["nodes", id, "commands"]) => self.command(hub, &decode(id), head),
+            ("POST", ["nodes", id, "commands"]) => {
+                actions::command(hub, self.commands_enabled, &decode(id), head, operator)
+            }
             ("GET" | "HEAD", ["metrics", "latest"]) => {
                 Ok((json!({"metrics": hub.metrics_json()}), "获取所有节点最新监控数据成功"))
             }
@@ -181,48 +184,6 @@ impl Rest {
         Ok((data, "获取系统监控统计信息成功"))
     }
 
-    fn command(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
-        #[derive(Deserialize)]
-        struct Body {
-            command_text: String,
-            timeout: Option<u32>,
-        }
-        if !self.commands_enabled {
-            return Err(error("UNAUTHORIZED", "commands are disabled; see commands.enabled"));
-        }
-        let invalid = |why: String| error("VALIDATION_ERROR", why);
-        let body: Body =
-            serde_json::from_slice(head.body).map_err(|failure| invalid(failure.to_string()))?;
-        let timeout_s = body.timeout.unwrap_or(DEFAULT_TIMEOUT_S);
-        let text = body.command_text;
-        if text.trim().is_empty() || text.len() > MAX_COMMAND_BYTES {
-            return Err(invalid(format!("command_text must have 1 to {MAX_COMMAND_BYTES} bytes")));
-        }
-        if !(1..=MAX_TIMEOUT_S).contains(&timeout_s) {
-            return Err(invalid(format!("timeout must be 1 to {MAX_TIMEOUT_S} seconds")));
-        }
-        if lock(&hub.nodes).info(id).is_none() {
-            return Err(error("NODE_NOT_FOUND", "节点不存在"));
-        }
-        let command = NewCommand { command_id: messages::new_id(), text, timeout_s };
-        let write = Write::Command { node_id: id.into(), command: command.clone() };
-        if hub.store.write(write) == Stored::Failed {
-            return Err(error(
-                "DATABASE_ERROR",
-                "the store did not confirm the command; it may still run",
-            ));
-        }
-        // A node that is not connected gets it when it registers.
-        let link = lock(&hub.nodes).core_link(id);
-        if let Some(link) = link {
-            let text = messages::execute_command(&command, SystemTime::now());
-            hub.send(link.event_loop, LoopMessage::Send { link: link.number, text });
-        }
-        let data = json!({"command_id": command.command_id, "status": "pending",
-            "message": "命令已提交执行"});
-        Ok((data, "命令已提交执行"))
-    }
-
     fn command_by_id(&self, hub: &Hub, id: &str) -> Answer {
         let filter = Filter { command_id: Some(id), ..Filter::default() };
         let (found, _) = self.query(hub, |db| commands::query(db, filter, true, (1, 0)))?;
@@ -292,20 +253,6 @@ fn latest(hub: &Hub, id: &str) -> Answer {
         Some(metrics) => Ok((metrics.to_json(id), "获取最新监控数据成功")),
         None => Err(error("NO_METRICS_DATA", "该节点暂无监控数据")),
     }
-}
-
-fn delete(hub: &Hub, id: &str) -> Answer {
-    if lock(&hub.nodes).info(id).is_none() {
-        return Err(error("NODE_NOT_FOUND", "节点不存在"));
-    }
-    if lock(&hub.nodes).has_connection(id) {
-        return Err(error("VALIDATION_ERROR", "节点在线，无法删除: the node is connected"));
-    }
-    if hub.store.write(Write::DeleteNode(id.into())) == Stored::Failed {
-        return Err(error("DATABASE_ERROR", "the store did not confirm the deletion"));
-    }
-    lock(&hub.nodes).remove(id);
-    Ok((Value::Null, "节点删除成功"))
 }
 
 fn node_stats(hub: &Hub) -> (Value, &'static str) {

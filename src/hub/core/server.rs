@@ -1,5 +1,6 @@
 //! The Core port: nodes and monitor clients over WebSocket, and the REST API.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::config::Secret;
@@ -11,30 +12,28 @@ use crate::http::service::{HttpService, Routed};
 use crate::http::websocket::upgrade_key;
 use crate::hub::Hub;
 use crate::hub::admission::Admission;
+use crate::hub::authorization::{Accepts, authorize_rest, refuse_pages, refuse_proxied};
 use crate::hub::core::messages;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::core::rest::Rest;
 use crate::hub::event_loop::mailbox::{AcceptedSocket, ClientAccess, LoopMessage, NewLink};
-use crate::hub::operators::Role;
-use crate::hub::web::{refuse_pages, refuse_proxied};
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
-use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Connections whose request is not complete. More are refused with 503.
 const MAX_HANDSHAKES: usize = 1000;
 
 pub struct CoreServer {
     service: HttpService,
-    rest: Rest,
+    rest: Arc<Rest>,
     next_loop: AtomicUsize,
 }
 
 impl CoreServer {
-    pub fn new(commands_enabled: bool) -> Self {
+    pub fn new(rest: Arc<Rest>) -> Self {
         Self {
             service: HttpService::new("core").keep_bodies().allow_idle_start(),
-            rest: Rest::new(commands_enabled),
+            rest,
             next_loop: AtomicUsize::new(0),
         }
     }
@@ -72,33 +71,14 @@ impl CoreServer {
         match head.path {
             "/api/v1/ws" | "/ws/node" | "/ws/client" => upgrade(hub, head, client_access),
             path => {
-                let rest = path.strip_prefix("/api/v1/");
-                if let Some(path) = rest {
-                    check_operator(hub, head, path)?;
-                }
-                let answer = rest.and_then(|path| self.rest.answer(hub, path, head));
                 let not_found = || ErrorResponse::new("404 Not Found", not_found_message(path));
+                let rest = path.strip_prefix("/api/v1/").ok_or_else(not_found)?;
+                let operator = authorize_rest(hub, head, Accepts::Bearer)?;
+                let answer = self.rest.answer(hub, rest, head, &operator);
                 answer.map(Routed::Response).ok_or_else(not_found)
             }
         }
     }
-}
-
-fn check_operator(hub: &Hub, head: &RequestHead<'_>, path: &str) -> Result<(), ErrorResponse> {
-    let role = match head.method {
-        "GET" | "HEAD" => Role::Read,
-        "POST" => Role::Command,
-        // DELETE.
-        _ => Role::Operate,
-    };
-    let access = hub.access();
-    let operator = access.operators.check_request(head, role)?;
-    if role > Role::Read {
-        let (method, path) = (head.method, escape_for_log(path, EXCERPT_CHARS));
-        let name = operator.unwrap_or("of this machine");
-        log::info!("operator {name}: {method} {path}");
-    }
-    Ok(())
 }
 
 fn upgrade(

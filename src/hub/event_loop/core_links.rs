@@ -39,7 +39,7 @@ impl EventLoop {
                 CoreNodeAction::Send(text) => link.send(&text, now),
                 CoreNodeAction::SendAndClose(text) => send_and_close(link, &text, now),
                 CoreNodeAction::Store(request) => {
-                    if !hub.on_core_message(&request.node_id, id) {
+                    if !hub.on_core_message(&request.node_id, id, link.peer.ip()) {
                         return Err(Ended("too many nodes".to_owned()));
                     }
                     link.on_queued();

@@ -1,13 +1,15 @@
 //! Messages of the extension on connections of nodes.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use log::Level;
 
 use crate::hub::Hub;
+use crate::hub::core::messages::unix_ms;
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::link::Protocol;
-use crate::hub_extension::messages::{self, NodeMessage};
+use crate::hub::nodes::info::ReceivedStatus;
+use crate::hub_extension::messages::{self, NodeMessage, SnapshotHead};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 impl EventLoop {
@@ -17,7 +19,7 @@ impl EventLoop {
         let Some(link) = self.links.get_mut(&number) else { return };
         let Some(node_id) = link.node_id().cloned() else { return };
         if let Protocol::CoreNode(_) = link.protocol {
-            hub.on_core_message(&node_id, link_id);
+            hub.on_core_message(&node_id, link_id, link.peer.ip());
         }
         match messages::decode(bytes) {
             Ok((NodeMessage::Node(info), _)) => {
@@ -30,6 +32,17 @@ impl EventLoop {
                 if hub.requests.on_answer(link_id, head, body) {
                     link.on_response();
                 }
+            }
+            Ok((NodeMessage::Snapshot(SnapshotHead { status, gzip }), body)) => {
+                let received = ReceivedStatus {
+                    status: status.truncate(),
+                    snapshot: body.into(),
+                    is_gzip: gzip,
+                    at: unix_ms(SystemTime::now()),
+                };
+                hub.update_nodes(|nodes| {
+                    nodes.set_status(Instant::now(), &node_id, link_id, received);
+                });
             }
             // A later version of the agent may send others.
             Err(why) => hub.log.write(Level::Debug, || {

@@ -31,7 +31,10 @@ impl EventLoop {
                     Protocol::Hm { admitted, .. } => admitted.allows(&node_id),
                     Protocol::CoreNode(_) | Protocol::Monitor { .. } => false,
                 };
-                let claim = if is_admitted { hub.claim(&node_id, id) } else { Claim::Refused };
+                let claim = match is_admitted {
+                    true => hub.claim(&node_id, id, link.peer.ip()),
+                    false => Claim::Refused,
+                };
                 if claim == Claim::Refused {
                     let why = match is_admitted {
                         true => "too many nodes are known",
@@ -54,12 +57,12 @@ impl EventLoop {
 
     /// The connection that held the node has ended. If a third one has it by now, that one keeps it.
     pub(super) fn claim_again(&mut self, hub: &Hub, number: u64) {
-        let protocol = self.links.get(&number).map(|link| &link.protocol);
-        let Some(Protocol::Hm { session, admitted }) = protocol else { return };
+        let Some(link) = self.links.get(&number) else { return };
+        let Protocol::Hm { session, admitted } = &link.protocol else { return };
         let Some(node_id) = session.claimed().cloned() else { return };
         // The token may be another node's since the first attempt.
         let is_admitted = admitted.allows(&node_id);
-        let claim = is_admitted.then(|| hub.claim(&node_id, self.link_id(number)));
+        let claim = is_admitted.then(|| hub.claim(&node_id, self.link_id(number), link.peer.ip()));
         let result = match claim {
             Some(Claim::Granted) => ClaimResult::Granted,
             Some(Claim::Held(_)) => ClaimResult::HeldByOther,

@@ -183,7 +183,10 @@ impl EventLoop {
                 self.on_report_stored(hub, number, *request_id, completed.stored);
             }
             Write::Core(request) => self.on_core_stored(hub, number, request, completed),
-            Write::Agent { .. } | Write::Command { .. } | Write::DeleteNode(_) => {}
+            Write::Agent { .. }
+            | Write::Command { .. }
+            | Write::Status { .. }
+            | Write::DeleteNode(_) => {}
         }
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::hub::core::messages::{ReceivedMetrics, Register, rest_time};
 use crate::hub::nodes::Presence;
 use crate::hub_extension::messages::AgentInfo;
+use crate::hub_extension::status::NodeStatus;
 
 /// A node as it has registered. Times are Unix milliseconds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,6 +22,20 @@ pub struct NodeInfo {
     pub agent: Option<Arc<AgentInfo>>,
     /// Of its join token.
     pub group: Option<Arc<str>>,
+    /// Of its last report over hm in this run of the hub.
+    pub project: Option<Arc<str>>,
+    pub status: Option<Arc<ReceivedStatus>>,
+}
+
+/// What an hm-agent has last sent of its own accord. Of a published client of hm, the status is what its last report tells.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ReceivedStatus {
+    pub status: NodeStatus,
+    /// The body of `/snapshot`; empty: none.
+    pub snapshot: Arc<[u8]>,
+    pub is_gzip: bool,
+    /// Unix milliseconds of its arrival.
+    pub at: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,7 +1,9 @@
 //! Presence of nodes. A node is online while it has a connection, lost after the last one has ended, and offline when it does not
 //! return within `nodes.offline_after`. A node that is connected over both protocols is one node. Presence is never stored.
 
+pub mod fleet;
 pub mod info;
+pub mod node;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,15 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::hub::hm::metrics::GpuUsage;
+use crate::hub::hm::session::HmReport;
 use crate::hub::nodes::info::NodeInfo;
+use crate::hub::nodes::node::Node;
+use crate::hub::nodes::node::Protocols;
 use crate::hub_extension::messages::AgentInfo;
 
 /// After a start, nodes get this long to reconnect before they are called offline.
 const START_GRACE: Duration = Duration::from_secs(120);
-
-/// A Core connection without a message for this long does not keep its node online: the connections of published node agents are never
-/// closed for silence. With the default of `nodes.offline_after`, a node is offline after the three minutes of Core's documents.
-const CORE_SILENCE: Duration = Duration::from_secs(120);
 
 /// More nodes are refused. Without a bound, a client that invents node ids could use up the memory.
 const MAX_NODES: usize = 200_000;
@@ -37,13 +38,19 @@ pub enum Presence {
     Offline,
 }
 
-impl fmt::Display for Presence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Presence {
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Online => "online",
             Self::Lost => "lost",
             Self::Offline => "offline",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Presence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 
@@ -82,66 +89,17 @@ pub enum RequestLink {
     NotSupported,
 }
 
-struct Node {
-    /// Its hm connection.
-    link: Option<LinkId>,
-    /// Its Core connections, the newest last, each with the time of its last message.
-    core_links: Vec<(LinkId, Instant)>,
-    /// Those of both that answer requests, the newest last.
-    request_links: Vec<LinkId>,
-    /// Whether the agent's description is stored, or queued to be.
-    is_saved: bool,
-    /// Since when it has no connection; `None`: it has one, or has had none since the hub started.
-    disconnected_at: Option<Instant>,
-    presence: Presence,
-    /// When a lost node becomes offline.
-    offline_at: Instant,
-    /// Of the current hm connection.
-    last_report: Option<GpuUsage>,
-    info: Arc<NodeInfo>,
-}
-
-impl Node {
-    fn new(presence: Presence, offline_at: Instant, info: Arc<NodeInfo>) -> Self {
-        Self {
-            link: None,
-            core_links: Vec::new(),
-            request_links: Vec::new(),
-            is_saved: true,
-            disconnected_at: None,
-            presence,
-            offline_at,
-            last_report: None,
-            info,
-        }
-    }
-
-    /// Whether it has a connection, also a silent one.
-    fn has_connection(&self) -> bool {
-        self.link.is_some() || !self.core_links.is_empty()
-    }
-
-    fn is_connected(&self, now: Instant) -> bool {
-        self.link.is_some() || self.core_links.iter().any(|(_, at)| *at + CORE_SILENCE > now)
-    }
-
-    /// The connection that answers requests. The hm connection is preferred, because only one can have the node's id.
-    fn request_link(&self, now: Instant) -> Option<LinkId> {
-        let hm = self.link.filter(|link| self.request_links.contains(link));
-        let is_silent = |link: &LinkId| {
-            let mut core = self.core_links.iter();
-            core.any(|(known, at)| known == link && *at + CORE_SILENCE <= now)
-        };
-        hm.or_else(|| self.request_links.iter().rev().find(|link| !is_silent(link)).copied())
-    }
-}
-
 /// All nodes that have ever connected and were not deleted.
 pub struct Nodes {
     by_id: HashMap<Arc<str>, Node>,
     offline_after: Duration,
     started: Instant,
     changes: Vec<PresenceChange>,
+    /// Of the last change that [`fleet`] shows.
+    revision: u64,
+    removed: fleet::Removed,
+    /// Of all nodes.
+    snapshot_bytes: usize,
 }
 
 impl Nodes {
@@ -153,8 +111,17 @@ impl Nodes {
     ) -> Self {
         let offline_at = now + START_GRACE.max(offline_after);
         let node = |info| Node::new(Presence::Lost, offline_at, Arc::new(info));
-        let by_id = known.into_iter().map(|(id, info)| (id, node(info))).collect();
-        Self { by_id, offline_after, started: now, changes: Vec::new() }
+        let by_id: HashMap<_, _> = known.into_iter().map(|(id, info)| (id, node(info))).collect();
+        let snapshot_bytes = by_id.values().map(Node::snapshot_bytes).sum();
+        Self {
+            by_id,
+            offline_after,
+            started: now,
+            changes: Vec::new(),
+            revision: 1,
+            removed: fleet::Removed::default(),
+            snapshot_bytes,
+        }
     }
 
     /// Makes `link` the node's connection if the node has none.
@@ -172,7 +139,8 @@ impl Nodes {
                 self.by_id.insert(node_id.clone(), node);
             }
         }
-        self.set_presence(node_id, Presence::Online);
+        self.note_message(now, node_id, Protocols::HM);
+        self.set_presence(now, node_id, Presence::Online);
         Claim::Granted
     }
 
@@ -200,7 +168,8 @@ impl Nodes {
             Some((_, at)) => *at = now,
             None => node.core_links.push((link, now)),
         }
-        self.set_presence(node_id, Presence::Online);
+        self.note_message(now, node_id, Protocols::CORE);
+        self.set_presence(now, node_id, Presence::Online);
         true
     }
 
@@ -231,6 +200,7 @@ impl Nodes {
             let info = Arc::make_mut(&mut node.info);
             (info.agent, info.group) = (Some(Arc::new(agent)), group);
             node.is_saved = false;
+            node.touch(&mut self.revision);
         }
     }
 
@@ -246,6 +216,7 @@ impl Nodes {
         if node.request_link(now) == Some(link) && node.info.group != *group {
             Arc::make_mut(&mut node.info).group.clone_from(group);
             node.is_saved = false;
+            node.touch(&mut self.revision);
         }
     }
 
@@ -298,7 +269,11 @@ impl Nodes {
 
     pub fn update_info(&mut self, node_id: &str, update: impl FnOnce(&mut NodeInfo)) {
         if let Some(node) = self.by_id.get_mut(node_id) {
+            let registration = node.info.register.clone();
             update(Arc::make_mut(&mut node.info));
+            if node.info.register != registration {
+                node.touch(&mut self.revision);
+            }
         }
     }
 
@@ -309,8 +284,12 @@ impl Nodes {
 
     /// Forgets a node, unless it is connected by now.
     pub fn remove(&mut self, node_id: &str) {
-        if !self.has_connection(node_id) {
-            self.by_id.remove(node_id);
+        if !self.has_connection(node_id)
+            && let Some((node_id, node)) = self.by_id.remove_entry(node_id)
+        {
+            self.snapshot_bytes -= node.snapshot_bytes();
+            self.revision += 1;
+            self.removed.add(self.revision, node_id);
         }
     }
 
@@ -330,14 +309,19 @@ impl Nodes {
         let is_due = |node: &Node| node.presence == Presence::Lost && node.offline_at <= now;
         let due = self.by_id.iter().filter(|(_, node)| is_due(node)).map(|(id, _)| id.clone());
         for node_id in due.collect::<Vec<_>>() {
-            self.set_presence(&node_id, Presence::Offline);
+            self.set_presence(now, &node_id, Presence::Offline);
         }
     }
 
     /// Keeps the last stored report of a connected node.
-    pub fn set_report(&mut self, node_id: &str, link: LinkId, report: GpuUsage) {
-        if let Some(node) = self.by_id.get_mut(node_id).filter(|node| node.link == Some(link)) {
-            node.last_report = Some(report);
+    pub fn set_report(&mut self, now: Instant, report: &HmReport, link: LinkId) {
+        let node = self.by_id.get_mut(&report.node_id);
+        let Some(node) = node.filter(|node| node.link == Some(link)) else { return };
+        node.last_message = Some(now);
+        node.last_report = Some((&*report.info).into());
+        if node.info.agent.is_none() {
+            // A published client. An hm-agent sends more by itself.
+            node.set_reported(report, &mut self.revision);
         }
     }
 
@@ -364,15 +348,19 @@ impl Nodes {
         let Some(node) = self.by_id.get_mut(node_id) else { return };
         if node.presence == Presence::Online && !node.is_connected(now) {
             node.offline_at = (now + self.offline_after).max(grace_end);
-            self.set_presence(node_id, Presence::Lost);
+            self.set_presence(now, node_id, Presence::Lost);
         }
     }
 
-    fn set_presence(&mut self, node_id: &Arc<str>, to: Presence) {
+    fn set_presence(&mut self, now: Instant, node_id: &Arc<str>, to: Presence) {
         let Some(node) = self.by_id.get_mut(node_id).filter(|node| node.presence != to) else {
             return;
         };
+        if node.presence == Presence::Online || to == Presence::Online {
+            node.since = Some(now);
+        }
         node.presence = to;
+        node.touch(&mut self.revision);
         self.changes.push(PresenceChange { node_id: node_id.clone(), to });
     }
 }

@@ -6,6 +6,10 @@ fn link(number: u64) -> LinkId {
     LinkId { event_loop: 0, number }
 }
 
+fn report(node_id: &str) -> HmReport {
+    HmReport { node_id: node_id.into(), sent: 0, adjusted: false, info: Arc::default() }
+}
+
 fn changes(nodes: &mut Nodes) -> Vec<(String, Presence)> {
     nodes.take_changes().into_iter().map(|change| (change.node_id.to_string(), change.to)).collect()
 }
@@ -65,11 +69,11 @@ fn reports_of_ended_connections_are_forgotten() {
     let mut nodes = Nodes::new(now, OFFLINE_AFTER, []);
     let a: Arc<str> = "a".into();
     nodes.claim(now, &a, link(1));
-    nodes.set_report("a", link(1), GpuUsage::default());
+    nodes.set_report(now, &report("a"), link(1));
     assert_eq!(nodes.reports().len(), 1);
     nodes.release(now, &a, link(1));
     assert!(nodes.reports().is_empty());
-    nodes.set_report("a", link(1), GpuUsage::default());
+    nodes.set_report(now, &report("a"), link(1));
     assert!(nodes.reports().is_empty(), "of a connection that has ended");
 }
 

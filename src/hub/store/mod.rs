@@ -7,6 +7,7 @@
 pub mod core_records;
 pub mod hm_reports;
 pub mod node_ids;
+pub mod node_statuses;
 pub mod schema;
 #[cfg(test)]
 pub(crate) mod temp_db;
@@ -25,6 +26,7 @@ use rusqlite::Connection;
 use crate::hub::core::node_session::CoreNodeRequest;
 use crate::hub::hm::session::HmReport;
 use crate::hub::nodes::LinkId;
+use crate::hub::nodes::info::ReceivedStatus;
 use crate::hub::store::core_records::commands::NewCommand;
 use crate::hub::store::writer::Writer;
 use crate::hub_extension::messages::AgentInfo;
@@ -66,6 +68,11 @@ pub enum Write {
         agent: Arc<AgentInfo>,
         group: Option<Arc<str>>,
     },
+    /// What a node has last sent before it disconnected.
+    Status {
+        node_id: Arc<str>,
+        status: Arc<ReceivedStatus>,
+    },
     DeleteNode(Arc<str>),
 }
 
@@ -79,6 +86,7 @@ impl Write {
                 Self::Core(request) => request.content.size(),
                 Self::Command { command, .. } => command.text.len(),
                 Self::Agent { agent, .. } => agent.gpu_models.iter().map(String::len).sum(),
+                Self::Status { status, .. } => status.snapshot.len(),
                 Self::DeleteNode(_) => 0,
             }
     }

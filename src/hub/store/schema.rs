@@ -13,7 +13,8 @@ use crate::hub::store::StoreError;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Each entry changes the schema from the version that is its index to the next. Entries never change.
-const MIGRATIONS: &[&str] = &[include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// Opens the database for the writer, creates it if it does not exist, and migrates it.
 pub fn open(path: &Path) -> Result<Connection, StoreError> {

@@ -8,6 +8,7 @@ use crate::hub::core::node_session::Content;
 use crate::hub::store::core_records::{self, commands};
 use crate::hub::store::hm_reports::HmReports;
 use crate::hub::store::node_ids::NodeIds;
+use crate::hub::store::node_statuses;
 use crate::hub::store::{
     Completed, OnCommit, QueuedWrite, Retention, Shared, StoreError, Stored, Write, WriteOrigin,
 };
@@ -199,6 +200,10 @@ fn write(
         Write::Agent { node_id, agent, group } => {
             let node = nodes.get(db, node_id, now)?;
             core_records::set_agent(db, node, agent, group.as_deref())?;
+        }
+        Write::Status { node_id, status } => {
+            let node = nodes.get(db, node_id, now)?;
+            node_statuses::set(db, node, status)?;
         }
         Write::DeleteNode(node_id) => {
             core_records::delete_node(db, node_id)?;

@@ -1,18 +1,22 @@
-//! The web port: health endpoints, the hub's own metrics, and those of the nodes for Prometheus.
+//! The web port: the fleet page and its API, health endpoints, the hub's own metrics, and those of the nodes for Prometheus.
 
+mod fleet;
+mod login;
 mod node_pages;
 mod service_discovery;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use percent_encoding::percent_decode_str;
 
-use crate::http::csrf;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
 use crate::http::service::{HttpService, Routed};
 use crate::hub::Hub;
+use crate::hub::authorization::{Accepts, authorize, authorize_rest, refuse_other_origins};
+use crate::hub::core::rest::Rest;
 use crate::hub::operators::Role;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::Error;
@@ -24,41 +28,18 @@ const MAX_CONNECTIONS: usize = 2000;
 /// Content type of the text exposition format.
 pub const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Refuses requests of pages that a user of this host visits in a browser: they must not read the fleet's state.
-pub fn refuse_pages(head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
-    let text = "browsers have access under an IP address or localhost only, and pages of other origins have none";
-    csrf::check_host_and_origin(head, &[]).map_err(|_| ErrorResponse::new("403 Forbidden", text))
-}
-
-/// Refuses a request that a proxy has forwarded: the settings permit every client of this machine, which this one may not be.
-pub fn refuse_proxied(head: &RequestHead<'_>, setting: &str) -> Result<(), ErrorResponse> {
-    const HEADERS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
-    match HEADERS.iter().find(|name| head.header(name).is_some()) {
-        Some(name) => {
-            let text =
-                format!("request with the header {name} of a proxy: set {setting} of the hub");
-            Err(ErrorResponse::new("403 Forbidden", text))
-        }
-        None => Ok(()),
-    }
-}
-
-fn check_reader(hub: &Hub, head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
-    hub.access().operators.check_request(head, Role::Read).map(drop)
-}
-
 pub struct WebServer {
     service: HttpService,
+    rest: Arc<Rest>,
     started: Instant,
 }
 
-impl Default for WebServer {
-    fn default() -> Self {
-        Self { service: HttpService::new("web").allow_idle_start(), started: Instant::now() }
-    }
-}
-
 impl WebServer {
+    pub fn new(rest: Arc<Rest>) -> Self {
+        let service = HttpService::new("web").keep_bodies().allow_idle_start();
+        Self { service, rest, started: Instant::now() }
+    }
+
     /// Serves the port until shutdown.
     pub fn run(&self, hub: &Hub, listener: &Listener) -> Result<(), Error> {
         let limits = || ConnectionLimits::total(MAX_CONNECTIONS);
@@ -66,26 +47,27 @@ impl WebServer {
     }
 
     fn serve(&self, hub: &Hub, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
-        self.service.handle_connection(stream, &mut client, |head, _| {
-            self.route(hub, head).map(Routed::Response)
+        self.service.handle_connection(stream, &mut client, |head, client| {
+            self.route(hub, head, client).map(Routed::Response)
         });
     }
 
-    fn route(&self, hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResponse> {
-        refuse_pages(head)?;
+    fn route(
+        &self,
+        hub: &Hub,
+        head: &RequestHead<'_>,
+        client: &ClientConnection<'_>,
+    ) -> Result<Response, ErrorResponse> {
+        refuse_other_origins(&hub.access().operators, head)?;
+        if let Some(path) = head.path.strip_prefix("/api/") {
+            return self.api(hub, head, path, client);
+        }
         if !matches!(head.method, "GET" | "HEAD") {
-            let error = ErrorResponse::new("405 Method Not Allowed", "only GET and HEAD");
-            return Err(error.header("Allow: GET, HEAD"));
+            return Err(method_not_allowed("GET, HEAD"));
         }
         match head.path {
             "/-/healthy" => Ok(Response::text(OK, "OK\n")),
-            "/-/ready" => match hub.store.failure() {
-                None => Ok(Response::text(OK, "OK\n")),
-                Some(error) => Ok(Response::text(
-                    "503 Service Unavailable",
-                    &format!("the store cannot commit: {error}\n"),
-                )),
-            },
+            "/-/ready" => Ok(ready(hub)),
             "/metrics" => {
                 check_reader(hub, head)?;
                 Ok(Response::new(OK, EXPOSITION, self.metrics(hub).into_bytes().into()))
@@ -96,14 +78,49 @@ impl WebServer {
             }
             // An id may contain slashes.
             path => match path.strip_prefix("/nodes/").and_then(|rest| rest.rsplit_once('/')) {
-                Some((node_id, resource @ ("metrics" | "snapshot"))) => {
+                Some((node_id, resource @ ("metrics" | "snapshot" | "last_snapshot"))) => {
                     check_reader(hub, head)?;
                     let node_id = percent_decode_str(node_id).decode_utf8_lossy();
-                    Ok(node_pages::response(hub, head, &node_id, &format!("/{resource}")))
+                    Ok(match resource {
+                        "last_snapshot" => node_pages::last_snapshot(hub, head, &node_id),
+                        _ => node_pages::response(hub, head, &node_id, &format!("/{resource}")),
+                    })
                 }
-                _ => Err(ErrorResponse::new("404 Not Found", not_found_message(path))),
+                _ => Err(not_found(path)),
             },
         }
+    }
+
+    /// `path` is what follows `/api/`.
+    fn api(
+        &self,
+        hub: &Hub,
+        head: &RequestHead<'_>,
+        path: &str,
+        client: &ClientConnection<'_>,
+    ) -> Result<Response, ErrorResponse> {
+        let response = match (head.method, path) {
+            (_, path) if path.starts_with("v1/") => {
+                let operator = authorize_rest(hub, head, Accepts::BearerOrSession)?;
+                let answer = path
+                    .strip_prefix("v1/")
+                    .and_then(|it| self.rest.answer(hub, it, head, &operator));
+                answer.ok_or_else(|| not_found(head.path))
+            }
+            ("GET" | "HEAD", "session") => {
+                Ok(login::session(hub, head, self.rest.commands_enabled))
+            }
+            ("GET" | "HEAD", "fleet") => {
+                check_reader(hub, head)?;
+                fleet::response(hub, head)
+            }
+            ("POST", "login") => login::log_in(hub, head, client, self.rest.commands_enabled),
+            ("POST", "logout") => Ok(login::log_out(hub, head)),
+            (_, "session" | "fleet") => Err(method_not_allowed("GET, HEAD")),
+            (_, "login" | "logout") => Err(method_not_allowed("POST")),
+            _ => Err(not_found(head.path)),
+        }?;
+        Ok(response.header("Cache-Control: no-store"))
     }
 
     fn metrics(&self, hub: &Hub) -> String {
@@ -150,4 +167,27 @@ hm_hub_uptime_seconds {uptime}
 "
         )
     }
+}
+
+fn check_reader(hub: &Hub, head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
+    authorize(hub, head, Role::Read, Accepts::BearerOrSession).map(drop)
+}
+
+fn ready(hub: &Hub) -> Response {
+    match hub.store.failure() {
+        None => Response::text(OK, "OK\n"),
+        Some(error) => {
+            let text = format!("the store cannot commit: {error}\n");
+            Response::text("503 Service Unavailable", &text)
+        }
+    }
+}
+
+fn method_not_allowed(methods: &str) -> ErrorResponse {
+    let error = ErrorResponse::new("405 Method Not Allowed", format!("only {methods}"));
+    error.header(&format!("Allow: {methods}"))
+}
+
+fn not_found(path: &str) -> ErrorResponse {
+    ErrorResponse::new("404 Not Found", not_found_message(path))
 }

@@ -1,14 +1,17 @@
-//! `/nodes/ID/metrics` and `/nodes/ID/snapshot`: fetched from the node through the connection that it has opened.
+//! `/nodes/ID/metrics` and `/nodes/ID/snapshot`: fetched from the node through the connection that it has opened; and
+//! `/nodes/ID/last_snapshot`, which the hub keeps.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::http::gzip;
 use crate::http::request::RequestHead;
 use crate::http::response::{OK, PLAIN_TEXT, Response};
 use crate::hub::Hub;
+use crate::hub::core::messages::unix_ms;
 use crate::hub::node_requests::{self, NoAnswer, NodeAnswer};
-use crate::hub_extension::messages::GetRequest;
+use crate::hub_extension::messages::{GetRequest, ResponseHead};
 use crate::metrics::Format;
+use crate::util::sync::lock;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// For clients that send no timeout.
@@ -40,6 +43,32 @@ pub fn response(hub: &Hub, head: &RequestHead<'_>, node_id: &str, path: &str) ->
     };
     hub.requests.count(response.status);
     response.header("Cache-Control: no-store")
+}
+
+/// The snapshot that the node has last sent of its own accord, with its age.
+pub fn last_snapshot(hub: &Hub, head: &RequestHead<'_>, node_id: &str) -> Response {
+    let info = lock(&hub.nodes).info(node_id).map(|(_, info)| info);
+    let received = info.as_ref().and_then(|info| info.status.as_ref());
+    let Some(received) = received.filter(|received| !received.snapshot.is_empty()) else {
+        let node = escape_for_log(node_id, EXCERPT_CHARS);
+        return Response::text("404 Not Found", &format!("no snapshot of node {node} is known\n"));
+    };
+    let age = (unix_ms(SystemTime::now()) - received.at).max(0) / 1000;
+    let accepts_gzip = gzip::is_accepted(head.header_values("accept-encoding"));
+    if received.is_gzip && !accepts_gzip {
+        let text = "the snapshot is kept compressed: request it with \"Accept-Encoding: gzip\"\n";
+        return Response::text("406 Not Acceptable", text);
+    }
+    let head = ResponseHead {
+        id: 0,
+        status: 200,
+        content_type: "application/json".to_owned(),
+        gzip: received.is_gzip,
+    };
+    let answer = NodeAnswer { head, body: received.snapshot.to_vec() };
+    to_response(answer, accepts_gzip)
+        .header(&format!("Age: {age}"))
+        .header("Cache-Control: no-store")
 }
 
 fn timeout(header: Option<&str>) -> Duration {
@@ -109,7 +138,6 @@ fn to_response(answer: NodeAnswer, accepts_gzip: bool) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub_extension::messages::ResponseHead;
 
     #[test]
     fn client_gets_the_answer_before_its_own_deadline() {

@@ -12,6 +12,7 @@ use crate::hub::core::messages::{ReceivedMetrics, Register};
 use crate::hub::core::node_session::{Content, CoreNodeRequest};
 use crate::hub::nodes::info::{NodeInfo, Registration, StoredMetrics};
 use crate::hub::store::node_ids::{self, NodeIds};
+use crate::hub::store::node_statuses;
 use crate::hub::store::{StoreError, Stored};
 use crate::hub_extension::messages::AgentInfo;
 
@@ -209,7 +210,7 @@ pub fn set_agent(
 /// Forgets a node with its metrics and commands.
 pub fn delete_node(db: &Connection, name: &str) -> Result<(), StoreError> {
     let Some(node) = node_ids::find(db, name)? else { return Ok(()) };
-    for table in ["core_recent", "hm_recent"] {
+    for table in ["core_recent", "hm_recent", "node_status"] {
         db.execute(&format!("DELETE FROM {table} WHERE node = ?"), [node])?;
     }
     // Segment by segment, which is how the rows are ordered.
@@ -229,6 +230,7 @@ pub fn delete_node(db: &Connection, name: &str) -> Result<(), StoreError> {
 /// All nodes, each with its latest metrics.
 pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
     let mut latest = latest_metrics(db)?;
+    let mut statuses = node_statuses::all(db)?;
     let mut statement = db.prepare(
         "SELECT id, name, first_seen, hostname, ip_address, os_info, updated_at, agent, node_group FROM node",
     )?;
@@ -243,6 +245,7 @@ pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
         let first_seen = row.get(2)?;
         let updated_at = row.get::<_, Option<i64>>(6)?.unwrap_or(first_seen);
         let metrics: Option<StoredMetrics> = latest.remove(&row.get(0)?);
+        let status = statuses.remove(&row.get(0)?).map(Arc::new);
         let last_heartbeat = metrics.as_ref().map(|metrics| metrics.at);
         let name: String = row.get(1)?;
         let agent: Option<String> = row.get(7)?;
@@ -256,6 +259,8 @@ pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
             // What another version has written and this one cannot read is sent again by the node.
             agent: agent.and_then(|text| serde_json::from_str(&text).ok()).map(Arc::new),
             group: group.map(Arc::from),
+            project: None,
+            status,
         };
         Ok((name.into(), info))
     })?;

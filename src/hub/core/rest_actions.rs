@@ -1,0 +1,134 @@
+//! What operators change through the REST API. Each attempt is in the audit log.
+
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::http::request::RequestHead;
+use crate::hub::Hub;
+use crate::hub::audit::AuditEntry;
+use crate::hub::authorization::OperatorName;
+use crate::hub::core::messages;
+use crate::hub::core::rest::{Answer, ApiError, error};
+use crate::hub::event_loop::mailbox::LoopMessage;
+use crate::hub::store::core_records::commands::NewCommand;
+use crate::hub::store::{Stored, Write};
+use crate::util::error::reason;
+use crate::util::sync::lock;
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+
+/// Timeout of a command that has none, in seconds.
+pub const DEFAULT_TIMEOUT_S: u32 = 30;
+/// hm-agent accepts at most this.
+pub const MAX_TIMEOUT_S: u32 = 3600;
+const MAX_COMMAND_BYTES: usize = 32 << 10;
+
+/// Sends a command to a node that is connected over Core, or keeps it until the node registers.
+pub(super) fn command(
+    hub: &Hub,
+    is_enabled: bool,
+    id: &str,
+    head: &RequestHead<'_>,
+    operator: &OperatorName,
+) -> Answer {
+    let entry = AuditEntry {
+        operator: &operator.0,
+        action: "command",
+        result: "accepted",
+        node: Some(id),
+        command_id: None,
+        text: None,
+    };
+    let command = match check_command(hub, is_enabled, id, head) {
+        Ok(command) => command,
+        Err((refusal, text)) => {
+            let result = format!("refused: {}", refusal.message);
+            let text = text.as_deref();
+            audit(hub, &AuditEntry { result: &result, text, ..entry })?;
+            return Err(refusal);
+        }
+    };
+    let NewCommand { command_id, text, .. } = &command;
+    audit(hub, &AuditEntry { command_id: Some(command_id), text: Some(text), ..entry })?;
+    let write = Write::Command { node_id: id.into(), command: command.clone() };
+    if hub.store.write(write) == Stored::Failed {
+        let failure = "the store did not confirm the command; it may still run";
+        return Err(error("DATABASE_ERROR", failure));
+    }
+    // A node that is not connected gets it when it registers.
+    let link = lock(&hub.nodes).core_link(id);
+    if let Some(link) = link {
+        let text = messages::execute_command(&command, SystemTime::now());
+        hub.send(link.event_loop, LoopMessage::Send { link: link.number, text });
+    }
+    let data = json!({"command_id": command_id, "status": "pending", "message": "命令已提交执行"});
+    Ok((data, "命令已提交执行"))
+}
+
+/// The command that the body describes. An error comes with the text of the command, if there is one.
+fn check_command(
+    hub: &Hub,
+    is_enabled: bool,
+    id: &str,
+    head: &RequestHead<'_>,
+) -> Result<NewCommand, (ApiError, Option<String>)> {
+    #[derive(Deserialize)]
+    struct Body {
+        command_text: String,
+        timeout: Option<u32>,
+    }
+    let invalid = |why: String| error("VALIDATION_ERROR", why);
+    let body: Body = serde_json::from_slice(head.body)
+        .map_err(|failure| (invalid(failure.to_string()), None))?;
+    let timeout_s = body.timeout.unwrap_or(DEFAULT_TIMEOUT_S);
+    let text = body.command_text;
+    let refusal = if text.trim().is_empty() || text.len() > MAX_COMMAND_BYTES {
+        invalid(format!("command_text must have 1 to {MAX_COMMAND_BYTES} bytes"))
+    } else if !is_enabled {
+        error("UNAUTHORIZED", "commands are disabled; see commands.enabled")
+    } else if !(1..=MAX_TIMEOUT_S).contains(&timeout_s) {
+        invalid(format!("timeout must be 1 to {MAX_TIMEOUT_S} seconds"))
+    } else if lock(&hub.nodes).info(id).is_none() {
+        error("NODE_NOT_FOUND", "节点不存在")
+    } else {
+        return Ok(NewCommand { command_id: messages::new_id(), text, timeout_s });
+    };
+    Err((refusal, Some(text).filter(|text| text.len() <= MAX_COMMAND_BYTES)))
+}
+
+/// Forgets a node that is not connected.
+pub(super) fn delete(hub: &Hub, id: &str, operator: &OperatorName) -> Answer {
+    if lock(&hub.nodes).info(id).is_none() {
+        return Err(error("NODE_NOT_FOUND", "节点不存在"));
+    }
+    if lock(&hub.nodes).has_connection(id) {
+        return Err(error("VALIDATION_ERROR", "节点在线，无法删除: the node is connected"));
+    }
+    audit(
+        hub,
+        &AuditEntry {
+            operator: &operator.0,
+            action: "forget",
+            result: "accepted",
+            node: Some(id),
+            command_id: None,
+            text: None,
+        },
+    )?;
+    if hub.store.write(Write::DeleteNode(id.into())) == Stored::Failed {
+        return Err(error("DATABASE_ERROR", "the store did not confirm the deletion"));
+    }
+    lock(&hub.nodes).remove(id);
+    Ok((Value::Null, "节点删除成功"))
+}
+
+/// Without an entry in the audit log, nothing is done.
+fn audit(hub: &Hub, entry: &AuditEntry<'_>) -> Result<(), ApiError> {
+    let AuditEntry { operator, action, result, .. } = entry;
+    let node = escape_for_log(entry.node.unwrap_or_default(), EXCERPT_CHARS);
+    log::info!("operator {operator}: {action} for node {node} {result}");
+    hub.audit.write(entry).map_err(|failure| {
+        error("DATABASE_ERROR", format!("cannot write the audit log: {}", reason(&failure)))
+    })
+}

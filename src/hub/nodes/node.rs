@@ -1,0 +1,115 @@
+//! One node: its connections, and what is known of it.
+
+use std::net::IpAddr;
+use std::ops::BitOr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::hub::hm::metrics::GpuUsage;
+use crate::hub::nodes::info::NodeInfo;
+use crate::hub::nodes::{LinkId, Presence};
+
+/// A Core connection without a message for this long does not keep its node online: the connections of published node agents are never
+/// closed for silence. With the default of `nodes.offline_after`, a node is offline after the three minutes of Core's documents.
+const CORE_SILENCE: Duration = Duration::from_secs(120);
+
+/// A set of protocols.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Protocols {
+    pub hm: bool,
+    pub core: bool,
+}
+
+impl Protocols {
+    pub const HM: Self = Self { hm: true, core: false };
+    pub const CORE: Self = Self { hm: false, core: true };
+}
+
+impl BitOr for Protocols {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self { hm: self.hm || other.hm, core: self.core || other.core }
+    }
+}
+
+pub(super) struct Node {
+    /// Its hm connection.
+    pub(super) link: Option<LinkId>,
+    /// Its Core connections, the newest last, each with the time of its last message.
+    pub(super) core_links: Vec<(LinkId, Instant)>,
+    /// Those of both that answer requests, the newest last.
+    pub(super) request_links: Vec<LinkId>,
+    /// Whether the agent's description is stored, or queued to be.
+    pub(super) is_saved: bool,
+    /// Since when it has no connection; `None`: it has one, or has had none since the hub started.
+    pub(super) disconnected_at: Option<Instant>,
+    pub(super) presence: Presence,
+    /// When a lost node becomes offline.
+    pub(super) offline_at: Instant,
+    /// Of the current hm connection.
+    pub(super) last_report: Option<GpuUsage>,
+    pub(super) info: Arc<NodeInfo>,
+    /// Of the last change that the fleet page shows.
+    pub(super) revision: u64,
+    /// When it came online, or was lost; `None`: it has not been online since the hub started.
+    pub(super) since: Option<Instant>,
+    /// Of this run of the hub.
+    pub(super) last_message: Option<Instant>,
+    /// Of its newest connection.
+    pub(super) address: Option<IpAddr>,
+    /// Over which it has connected in this run of the hub.
+    pub(super) protocols: Protocols,
+    /// Whether its last status is stored, or queued to be.
+    pub(super) is_status_saved: bool,
+    /// Utilization and memory of its GPUs, in percent, at the last revision.
+    pub(super) shown_percents: [Option<u8>; 2],
+}
+
+impl Node {
+    pub(super) fn new(presence: Presence, offline_at: Instant, info: Arc<NodeInfo>) -> Self {
+        Self {
+            link: None,
+            core_links: Vec::new(),
+            request_links: Vec::new(),
+            is_saved: true,
+            disconnected_at: None,
+            presence,
+            offline_at,
+            last_report: None,
+            info,
+            revision: 0,
+            since: None,
+            last_message: None,
+            address: None,
+            protocols: Protocols::default(),
+            is_status_saved: true,
+            shown_percents: [None; 2],
+        }
+    }
+
+    /// Marks a change that the fleet page shows.
+    pub(super) fn touch(&mut self, revision: &mut u64) {
+        *revision += 1;
+        self.revision = *revision;
+    }
+
+    /// Whether it has a connection, also a silent one.
+    pub(super) fn has_connection(&self) -> bool {
+        self.link.is_some() || !self.core_links.is_empty()
+    }
+
+    pub(super) fn is_connected(&self, now: Instant) -> bool {
+        self.link.is_some() || self.core_links.iter().any(|(_, at)| *at + CORE_SILENCE > now)
+    }
+
+    /// The connection that answers requests. The hm connection is preferred, because only one can have the node's id.
+    pub(super) fn request_link(&self, now: Instant) -> Option<LinkId> {
+        let hm = self.link.filter(|link| self.request_links.contains(link));
+        let is_silent = |link: &LinkId| {
+            let mut core = self.core_links.iter();
+            core.any(|(known, at)| known == link && *at + CORE_SILENCE <= now)
+        };
+        hm.or_else(|| self.request_links.iter().rev().find(|link| !is_silent(link)).copied())
+    }
+}

@@ -1,0 +1,8 @@
+-- What a node has last sent before it disconnected.
+CREATE TABLE node_status (
+    node INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL, -- Unix milliseconds of its arrival
+    status TEXT NOT NULL, -- JSON
+    snapshot BLOB NOT NULL, -- empty: none
+    is_gzip INTEGER NOT NULL
+);
