@@ -15,6 +15,7 @@ use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::hm_client::client::HmClient;
 use crate::http::listener::Listener;
 use crate::model::host_info::HostInfo;
+use crate::net::credentials::Credentials;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::error::Error;
@@ -66,8 +67,9 @@ fn create_services(
     let state = StateIo::start(&config.state_dir)?;
     let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&state));
     let heartbeat = heartbeat.transpose().map_err(no_eventfd)?;
-    let (hm, core) =
-        (hm_client(&config, &node_id, &state)?, core_client(&config, node_id, &host, &state)?);
+    let credentials = Arc::new(Credentials::open(&state, &node_id));
+    let hm = hm_client(&config, &node_id, &state, &credentials)?;
+    let core = core_client(&config, node_id, &host, &state, &credentials)?;
     let open = [
         ("usage", &listeners.usage),
         ("heartbeat", &listeners.heartbeat),
@@ -96,10 +98,15 @@ fn create_services(
     })
 }
 
-fn hm_client(config: &Config, node_id: &str, state: &StateIo) -> Result<Option<HmClient>, Error> {
+fn hm_client(
+    config: &Config,
+    node_id: &str,
+    state: &StateIo,
+    credentials: &Arc<Credentials>,
+) -> Result<Option<HmClient>, Error> {
     let Some(hm) = &config.hm else { return Ok(None) };
     let (node_id, ca_file) = (node_id.to_owned(), config.ca_file.as_deref());
-    HmClient::new(hm.clone(), node_id, state, ca_file).map(Some)
+    HmClient::new(hm.clone(), node_id, state, ca_file, credentials).map(Some)
 }
 
 fn core_client(
@@ -107,10 +114,11 @@ fn core_client(
     node_id: String,
     host: &HostInfo,
     state: &StateIo,
+    credentials: &Arc<Credentials>,
 ) -> Result<Option<CoreClient>, Error> {
     let Some(core) = &config.core else { return Ok(None) };
     let (os, ca_file) = (host.os.clone(), config.ca_file.as_deref());
-    CoreClient::new(core.clone(), node_id, os, state, ca_file).map(Some)
+    CoreClient::new(core.clone(), node_id, os, state, ca_file, credentials).map(Some)
 }
 
 fn start_collector(

@@ -52,7 +52,7 @@ fn request_update(usage: &UsageConfig, deadline: Instant, stop: &Shutdown) -> Op
         userinfo: None,
     };
     let endpoint = Endpoint { url, proxy: None, ca_file: None, token: None };
-    let mut socket = WebSocketClient::connect(&endpoint, stop).ok()?;
+    let mut socket = WebSocketClient::connect(&endpoint, None, stop).ok()?;
     socket.send(Message::text("subscribe:detail")).ok()?;
     loop {
         match socket.receive().ok()? {

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::thread::Scope;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::core_client::session::{CoreAction, CoreEvent, CoreSession};
 use crate::hub_extension::node::{NodeExtension, NodeResources};
 use crate::model::Snapshot;
 use crate::model::status::UpstreamStatus;
+use crate::net::credentials::Credentials;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::log_dedup::LogDedup;
 use crate::net::reconnecting_client::{
@@ -54,13 +56,14 @@ impl CoreClient {
         os: Option<String>,
         state: &StateIo,
         ca_file: Option<&Path>,
+        credentials: &Arc<Credentials>,
     ) -> Result<Self, Error> {
         let token = config.token.expose();
         let query =
             format!("token={}&node_id={}", percent::encode(token), percent::encode(&node_id));
         let endpoint = endpoint("core.url", &config.url, ca_file)?;
         let secrets = vec![token.to_owned()];
-        let upstream = ReconnectingClient::new("core", endpoint, &query, secrets)?;
+        let upstream = ReconnectingClient::new("core", endpoint, &query, secrets, credentials)?;
         let enabled = config.commands != CommandPolicy::Off;
         let user = user_to_run_as(config.run_as.as_deref(), enabled)?;
         let policy = config.commands.clone();
@@ -115,12 +118,12 @@ impl CoreClient {
             self.upstream.run(
                 PING_INTERVAL,
                 shutdown,
-                |keepalive, socket| {
+                |keepalive, socket, credential| {
                     let interval = self.config.heartbeat_interval;
                     let session = CoreSession::new(keepalive, interval, self.upstream.now());
                     let ip_address =
                         socket.local_ip().map_or_else(String::new, |ip| ip.to_string());
-                    Connection { session, extension: NodeExtension::default(), ip_address }
+                    Connection { session, extension: NodeExtension::new(credential), ip_address }
                 },
                 |socket, connection, dedup| self.step(socket, connection, dedup, &context),
             );
@@ -156,7 +159,11 @@ impl CoreClient {
             }
         }
         let Connection { session, extension, .. } = connection;
-        if let Some(message) = extension.next_message(context.resources, self.upstream.now()) {
+        if let Some(message) = extension.next_message(
+            context.resources,
+            self.upstream.credential(),
+            self.upstream.now(),
+        ) {
             return socket.send(Message::binary(message));
         }
         if session.is_registered()
@@ -241,6 +248,9 @@ impl CoreClient {
         })?;
         if event == CoreEvent::Registered {
             extension.on_accepted(hub.as_ref());
+            if let Some(credential) = hub.and_then(|hub| hub.credential) {
+                self.upstream.keep_credential(credential.into());
+            }
         }
         self.handle_event(event, session, dedup, context)
     }

@@ -3,7 +3,7 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use log::Level;
@@ -19,6 +19,7 @@ use crate::hub_extension::node::{NodeExtension, NodeResources};
 use crate::model::Snapshot;
 use crate::model::primary_gpu::Primary;
 use crate::model::status::UpstreamStatus;
+use crate::net::credentials::Credentials;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::log_dedup::LogDedup;
 use crate::net::reconnecting_client::{
@@ -50,11 +51,12 @@ impl HmClient {
         node_id: String,
         state: &StateIo,
         ca_file: Option<&Path>,
+        credentials: &Arc<Credentials>,
     ) -> Result<Self, Error> {
         let mut endpoint = endpoint("hm.url", &config.url, ca_file)?;
         endpoint.token.clone_from(&config.token);
         let secrets = config.token.iter().map(|token| token.expose().to_owned()).collect();
-        let upstream = ReconnectingClient::new("hm", endpoint, "", secrets)?;
+        let upstream = ReconnectingClient::new("hm", endpoint, "", secrets, credentials)?;
         let spool = Spool::open(state, "hm-reports");
         upstream.update_status(|status| status.backlog = spool.len() as u64);
         let (spool, in_flight) = (Mutex::new(spool), Mutex::new(None));
@@ -126,9 +128,9 @@ impl HmClient {
         self.upstream.run(
             self.config.ping_interval,
             shutdown,
-            |keepalive, _| Connection {
+            |keepalive, _, credential| Connection {
                 session: HmSession::new(keepalive, self.upstream.now()),
-                extension: NodeExtension::default(),
+                extension: NodeExtension::new(credential),
             },
             |socket, connection, dedup| self.step(socket, connection, dedup, &mut losses, &context),
         );
@@ -192,7 +194,11 @@ impl HmClient {
             }
         }
         let Connection { session, extension } = connection;
-        if let Some(message) = extension.next_message(context.resources, self.upstream.now()) {
+        if let Some(message) = extension.next_message(
+            context.resources,
+            self.upstream.credential(),
+            self.upstream.now(),
+        ) {
             return socket.send(Message::binary(message));
         }
         let oldest = lock(&self.spool).first().cloned();
@@ -235,7 +241,11 @@ impl HmClient {
             self.upstream.on_response();
         }
         if event == HmEvent::Online {
-            connection.extension.on_accepted(response.hub.as_ref());
+            let hub = response.hub;
+            connection.extension.on_accepted(hub.as_ref());
+            if let Some(credential) = hub.and_then(|hub| hub.credential) {
+                self.upstream.keep_credential(credential.into());
+            }
         }
         self.handle_event(event, dedup, losses);
         Ok(())

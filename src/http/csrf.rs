@@ -43,7 +43,7 @@ pub(crate) fn check_host_and_origin(
 
 /// Whether the request comes from a page of this host, or from no page. Scheme and port count as the browser shows them to the user:
 /// behind a proxy that adds TLS, only the host is known here.
-pub(crate) fn is_same_origin(head: &RequestHead<'_>) -> bool {
+pub fn is_same_origin(head: &RequestHead<'_>) -> bool {
     let is_host = |origin: &str| {
         let authority = origin.split_once("://").map(|(_, authority)| authority);
         head.hosts().any(|host| authority.is_some_and(|it| it.eq_ignore_ascii_case(host)))
@@ -56,7 +56,7 @@ pub(crate) fn is_same_origin(head: &RequestHead<'_>) -> bool {
 }
 
 /// Rejects a browser's request under a host name that the owner of a domain can have pointed at this host.
-pub(crate) fn check_host(head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
+pub fn check_host(head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
     let is_safe = |host: &str| is_ip_address(host) || host == "localhost";
     match head.hosts().all(|host| is_safe(&without_port(host).to_ascii_lowercase())) {
         false if is_browser(head) => {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::sha256;
+use crate::hub::credentials::{Digest, Holder};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// `nodes.admission`.
@@ -37,9 +38,38 @@ pub struct Admitted {
     /// The only node that it may become; `None`: any.
     node: Option<Arc<str>>,
     pub group: Option<Arc<str>>,
+    pub proof: Proof,
+}
+
+/// How a connection proves which node it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Proof {
+    /// Not at all: every node may connect, or the join token is that of several nodes.
+    #[default]
+    None,
+    /// Only programs of this machine can connect.
+    Loopback,
+    /// The join token is that of one node.
+    BoundToken,
+    Credential(Digest),
 }
 
 impl Admitted {
+    /// A node that has presented its credential.
+    pub fn holder(holder: Holder, digest: Digest) -> Self {
+        let Holder { node_id, group, .. } = holder;
+        Self { node: Some(node_id), group, proof: Proof::Credential(digest) }
+    }
+
+    /// Whether the node gets commands.
+    pub fn is_authenticated(&self) -> bool {
+        self.proof != Proof::None
+    }
+
+    pub fn has_credential(&self) -> bool {
+        matches!(self.proof, Proof::Credential(_))
+    }
+
     /// The only node that the connection may become.
     pub fn node(&self) -> Option<&str> {
         self.node.as_deref()
@@ -54,11 +84,15 @@ impl Admission {
     /// Checks the token of a handshake.
     pub fn admit(&self, token: Option<&[u8]>) -> Option<Admitted> {
         let tokens = match self {
-            Self::Open | Self::Loopback => return Some(Admitted::default()),
+            Self::Open => return Some(Admitted::default()),
+            Self::Loopback => {
+                return Some(Admitted { proof: Proof::Loopback, ..Admitted::default() });
+            }
             Self::Token(tokens) => tokens,
         };
         let JoinToken { node, group } = tokens.0.get(&sha256(token?))?;
-        Some(Admitted { node: node.clone(), group: group.clone() })
+        let proof = if node.is_some() { Proof::BoundToken } else { Proof::None };
+        Some(Admitted { node: node.clone(), group: group.clone(), proof })
     }
 }
 

@@ -120,6 +120,8 @@ pub struct HubConfig {
     pub operators: Operators,
     pub commands_enabled: bool,
     pub admission: Admission,
+    /// Whether every listener has a loopback address.
+    pub is_loopback_only: bool,
     pub offline_after: Duration,
     pub retention: Retention,
 }
@@ -145,6 +147,7 @@ impl HubConfig {
             web_listen,
             commands_enabled,
             admission,
+            is_loopback_only: !listeners.iter().any(is_exposed),
             operators: operators(settings, &listeners[1..])?,
             offline_after: settings.seconds("nodes.offline_after"),
             retention: Retention { raw: duration("history.raw"), means: duration("history.means") },

@@ -17,6 +17,8 @@ pub mod authorization;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod credentials;
+mod enrolment;
 pub mod event_loop;
 pub mod hm;
 pub mod import;
@@ -30,7 +32,7 @@ pub mod status;
 pub mod store;
 pub mod web;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use std::time::SystemTime;
@@ -43,6 +45,8 @@ use crate::hub::audit::Audit;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
 use crate::hub::core::node_session::Content;
+use crate::hub::credentials::Credentials;
+use crate::hub::event_loop::link::Link;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::info::StoredMetrics;
@@ -65,8 +69,6 @@ pub struct Hub {
     pub mailboxes: Arc<[Arc<Mailbox>]>,
     /// Random id of this run of the hub.
     pub run_id: String,
-    /// Body of the response to `online`: JSON.
-    pub info: String,
     pub requests: NodeRequests,
     /// Of browsers.
     pub sessions: Sessions,
@@ -99,22 +101,26 @@ impl Hub {
     }
 
     /// Makes `link` the node's hm connection if the node has none.
-    pub fn claim(&self, node_id: &Arc<str>, link: LinkId, peer: IpAddr) -> Claim {
-        self.update_nodes(|nodes| {
-            let claim = nodes.claim(Instant::now(), node_id, link);
+    pub fn claim(&self, node_id: &Arc<str>, id: LinkId, link: &Link) -> Claim {
+        let claim = self.update_nodes(|nodes| {
+            let claim = nodes.claim(Instant::now(), node_id, id);
             if claim == Claim::Granted {
-                nodes.set_address(node_id, peer);
+                nodes.set_peer(node_id, id, link.peer.ip(), link.admitted.is_authenticated());
             }
             claim
-        })
+        });
+        if claim == Claim::Refused {
+            self.log_refused(link.peer, node_id, "too many nodes are known");
+        }
+        claim
     }
 
     /// Notes a message of a Core connection. Returns whether the node is accepted.
-    pub fn on_core_message(&self, node_id: &Arc<str>, link: LinkId, peer: IpAddr) -> bool {
+    pub fn on_core_message(&self, node_id: &Arc<str>, id: LinkId, link: &Link) -> bool {
         self.update_nodes(|nodes| {
-            let is_accepted = nodes.on_core_message(Instant::now(), node_id, link);
+            let is_accepted = nodes.on_core_message(Instant::now(), node_id, id);
             if is_accepted {
-                nodes.set_address(node_id, peer);
+                nodes.set_peer(node_id, id, link.peer.ip(), link.admitted.is_authenticated());
             }
             is_accepted
         })
@@ -201,12 +207,23 @@ impl Hub {
 
 /// Updates `nodes` with the writes that were stored. Sends every result to the event loop of its connection, and new metrics to monitor
 /// clients.
-pub fn on_commit(nodes: &Mutex<Nodes>, mailboxes: &[Arc<Mailbox>], writes: Vec<Completed>) {
+pub fn on_commit(
+    nodes: &Mutex<Nodes>,
+    credentials: &Credentials,
+    mailboxes: &[Arc<Mailbox>],
+    writes: Vec<Completed>,
+) {
     let now = SystemTime::now();
     let mut metrics = Vec::new();
     let mut guard = lock(nodes);
     for completed in &writes {
         match (&completed.pending.write, completed.stored) {
+            (Write::Credential { node_id, digest, .. }, Stored::Done)
+                if credentials.put_in_force(Instant::now(), digest) =>
+            {
+                let node_id = escape_for_log(&**node_id, EXCERPT_CHARS);
+                log::info!("node {node_id} has a credential now");
+            }
             (Write::Agent { node_id, .. }, Stored::Failed) => guard.set_unsaved(node_id),
             (Write::Status { node_id, .. }, Stored::Failed) => guard.set_status_unsaved(node_id),
             // A node that has connected meanwhile stays.
@@ -270,6 +287,7 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
             | Write::Command { .. }
             | Write::Agent { .. }
             | Write::Status { .. }
+            | Write::Credential { .. }
             | Write::DeleteNode(_),
             _,
         ) => None,

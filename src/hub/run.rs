@@ -15,16 +15,16 @@ use crate::hub::audit::Audit;
 use crate::hub::config::HubConfig;
 use crate::hub::core::rest::Rest;
 use crate::hub::core::server::CoreServer;
+use crate::hub::credentials::Credentials;
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::hm::server::HmServer;
 use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::Nodes;
 use crate::hub::sessions::Sessions;
-use crate::hub::store::{HubStore, StoreError, core_records, schema};
+use crate::hub::store::{HubStore, StoreError, core_records, node_credentials, schema};
 use crate::hub::web::WebServer;
 use crate::hub::{Hub, on_commit};
-use crate::hub_extension::messages::{Announcement, HubInfo};
 use crate::sys;
 use crate::sys::ControlSignal;
 use crate::util::error::{Error, reason};
@@ -102,26 +102,33 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
     };
     let connection = schema::open(&path).map_err(unusable)?;
     let known = core_records::nodes(&connection).map_err(unusable)?;
+    let stored_credentials = node_credentials::all(&connection).map_err(unusable)?;
     let hm_listener = Listener::bind("hm", config.hm_listen)?;
     let core_listener = Listener::bind("core", config.core_listen)?;
     let web_listener = Listener::bind("web", config.web_listen)?;
     let nodes = Arc::new(Mutex::new(Nodes::new(Instant::now(), config.offline_after, known)));
     let loops = event_loops().map_err(|error| Error::system("create an event loop", error))?;
     let mailboxes: Arc<[Arc<Mailbox>]> = loops.iter().map(EventLoop::mailbox).collect();
+    let credentials = Arc::new(Credentials::new(Instant::now(), stored_credentials));
     let commit = {
-        let (nodes, mailboxes) = (nodes.clone(), mailboxes.clone());
-        move |writes| on_commit(&nodes, &mailboxes, writes)
+        let (nodes, credentials, mailboxes) =
+            (nodes.clone(), credentials.clone(), mailboxes.clone());
+        move |writes| on_commit(&nodes, &credentials, &mailboxes, writes)
     };
     let store = HubStore::start(path, connection, config.retention, Box::new(commit))
         .map_err(|error| Error::system("start thread store", error))?;
     let shutdown = Shutdown::new().map_err(|error| Error::system("create an eventfd", error))?;
-    let access = Access { admission: config.admission, operators: config.operators };
+    let access = Access {
+        admission: config.admission,
+        operators: config.operators,
+        is_loopback_only: config.is_loopback_only,
+        credentials,
+    };
     let hub = Arc::new(Hub {
         nodes,
         store,
         mailboxes,
         run_id: random::uuid().map_err(|error| Error::system("read random bytes", error))?,
-        info: announcement(),
         requests: NodeRequests::default(),
         sessions: Sessions::default(),
         audit: Audit::new(&config.state_dir),
@@ -162,12 +169,6 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
 fn event_loops() -> std::io::Result<Vec<EventLoop>> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     (0..processors.min(MAX_EVENT_LOOPS)).map(EventLoop::new).collect()
-}
-
-/// Body of the response to `online`. The published server sends none, and published clients ignore it.
-fn announcement() -> String {
-    // Serialization cannot fail: the type has neither maps nor custom implementations.
-    serde_json::to_string(&Announcement { hub: HubInfo::own() }).unwrap_or_default()
 }
 
 fn log_startup(settings: &Settings, notes: &[String]) {
@@ -211,7 +212,12 @@ fn reload(sources: &Sources, at_start: &Settings, hub: &Hub) -> Result<(), Error
         log::warn!("restart required for: {}", deferred.join(", "));
     }
     log::set_max_level(config.log_level);
-    hub.set_access(Access { admission: config.admission, operators: config.operators });
+    hub.set_access(Access {
+        admission: config.admission,
+        operators: config.operators,
+        is_loopback_only: config.is_loopback_only,
+        credentials: hub.access().credentials.clone(),
+    });
     Ok(())
 }
 

@@ -1,7 +1,10 @@
 //! Messages of the extension: binary WebSocket messages of one line of JSON, a line feed, and a body.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use crate::config::Secret;
 use crate::hub_extension::status::NodeStatus;
 
 /// Every message begins with this, and no message of the hm protocol does.
@@ -17,6 +20,7 @@ const MAX_MODEL_BYTES: usize = 64;
 /// Names in what the hub announces.
 const GET: &str = "get";
 const SNAPSHOT: &str = "snapshot";
+const CREDENTIAL: &str = "credential";
 
 /// A message of the node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +32,8 @@ pub enum NodeMessage {
     Response(ResponseHead),
     /// The status of the node, with its snapshot as the body, which is empty if it is too long.
     Snapshot(SnapshotHead),
+    /// The node has kept its credential, or has got it over another connection. It has no body.
+    Credential(CredentialHead),
 }
 
 /// What the hub knows of an hm-agent.
@@ -63,6 +69,34 @@ pub struct SnapshotHead {
     pub gzip: bool,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialHead {
+    pub credential: Credential,
+}
+
+/// What a node presents instead of its token once it has it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Credential(String);
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+impl From<Credential> for Secret {
+    fn from(credential: Credential) -> Self {
+        Self::new(credential.0)
+    }
+}
+
+impl From<Secret> for Credential {
+    fn from(secret: Secret) -> Self {
+        Self(secret.expose().to_owned())
+    }
+}
+
 /// A message of the hub. It has no body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "extension", rename_all = "snake_case")]
@@ -94,6 +128,9 @@ pub struct HubInfo {
     pub version: String,
     /// Names of extensions.
     pub extensions: Vec<String>,
+    /// For a node that has connected with a join token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
 }
 
 impl AgentInfo {
@@ -134,9 +171,9 @@ impl HubInfo {
     }
 
     /// What this build of hm-hub announces.
-    pub fn own() -> Self {
-        let extensions = vec![GET.to_owned(), SNAPSHOT.to_owned()];
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), extensions }
+    pub fn own(credential: Option<Credential>) -> Self {
+        let extensions = [GET, SNAPSHOT, CREDENTIAL].map(str::to_owned).to_vec();
+        Self { version: env!("CARGO_PKG_VERSION").to_owned(), extensions, credential }
     }
 
     pub fn supports_get(&self) -> bool {
@@ -145,6 +182,10 @@ impl HubInfo {
 
     pub fn supports_snapshot(&self) -> bool {
         self.supports(SNAPSHOT)
+    }
+
+    pub fn supports_credential(&self) -> bool {
+        self.supports(CREDENTIAL)
     }
 
     fn supports(&self, extension: &str) -> bool {

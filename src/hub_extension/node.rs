@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::config::Secret;
 use crate::hub_extension::messages::{
-    self, AgentInfo, GetRequest, HubInfo, HubMessage, NodeMessage, ResponseHead, SnapshotHead,
+    self, AgentInfo, CredentialHead, GetRequest, HubInfo, HubMessage, NodeMessage, ResponseHead,
+    SnapshotHead,
 };
 use crate::hub_extension::status::NodeStatus;
 use crate::model::finding::Finding;
@@ -43,6 +45,9 @@ pub struct NodeExtension {
     sends_snapshots: bool,
     next_check: Duration,
     last_snapshot: Option<SentSnapshot>,
+    takes_credentials: bool,
+    /// The credential that the hub has got on this connection.
+    sent_credential: Option<Secret>,
 }
 
 struct SentSnapshot {
@@ -51,9 +56,16 @@ struct SentSnapshot {
 }
 
 impl NodeExtension {
+    /// `credential` was sent with the handshake.
+    pub fn new(credential: Option<Secret>) -> Self {
+        Self { sent_credential: credential, ..Self::default() }
+    }
+
     /// The server has accepted the node. `hub` is its announcement, if it has sent one.
     pub fn on_accepted(&mut self, hub: Option<&HubInfo>) {
         *self = Self {
+            takes_credentials: hub.is_some_and(HubInfo::supports_credential),
+            sent_credential: self.sent_credential.take(),
             is_announced: hub.is_some_and(HubInfo::supports_get),
             sends_snapshots: hub.is_some_and(HubInfo::supports_snapshot),
             ..Self::default()
@@ -65,15 +77,24 @@ impl NodeExtension {
         (self.is_announced && self.sends_snapshots).then_some(self.next_check)
     }
 
-    /// The description of the node, if it was not sent on this connection or has changed since, or a snapshot that is due. `now` is any
-    /// clock that does not jump.
+    /// The credential or the description of the node, if it was not sent on this connection or has changed since, or a snapshot that is
+    /// due. `credential` is the one that the node has kept, `now` any clock that does not jump.
     pub fn next_message(
         &mut self,
         resources: &dyn NodeResources,
+        credential: Option<Secret>,
         now: Duration,
     ) -> Option<Vec<u8>> {
         if !self.is_announced {
             return None;
+        }
+        if self.takes_credentials
+            && let Some(credential) = credential
+            && self.sent_credential.as_ref() != Some(&credential)
+        {
+            self.sent_credential = Some(credential.clone());
+            let head = CredentialHead { credential: credential.into() };
+            return Some(messages::encode(&NodeMessage::Credential(head), b""));
         }
         let is_check_due = self.sends_snapshots && now >= self.next_check;
         if is_check_due {
@@ -165,7 +186,7 @@ mod tests {
     fn announced(extensions: &[&str]) -> NodeExtension {
         let mut extension = NodeExtension::default();
         let extensions = extensions.iter().map(ToString::to_string).collect();
-        extension.on_accepted(Some(&HubInfo { version: "9".into(), extensions }));
+        extension.on_accepted(Some(&HubInfo { version: "9".into(), extensions, credential: None }));
         extension
     }
 
@@ -175,7 +196,7 @@ mod tests {
         let mut none = NodeExtension::default();
         none.on_accepted(None);
         for mut extension in [none, announced(&["other"]), announced(&["snapshot"])] {
-            assert_eq!(extension.next_message(&resources, START), None);
+            assert_eq!(extension.next_message(&resources, None, START), None);
             assert_eq!(extension.next_check(), None);
             assert_eq!(extension.answer(GET, &resources), None);
         }
@@ -186,25 +207,25 @@ mod tests {
         let (mut extension, resources) = (announced(&["get"]), Resources::default());
         let set = |hostname: &str| *resources.hostname.lock().unwrap() = hostname.to_owned();
         set("unknown");
-        assert_eq!(extension.next_message(&resources, START), None);
+        assert_eq!(extension.next_message(&resources, None, START), None);
         set("named");
-        assert!(extension.next_message(&resources, START).is_some());
-        assert_eq!(extension.next_message(&resources, START), None);
+        assert!(extension.next_message(&resources, None, START).is_some());
+        assert_eq!(extension.next_message(&resources, None, START), None);
         set("renamed");
-        assert!(extension.next_message(&resources, START).is_some());
+        assert!(extension.next_message(&resources, None, START).is_some());
         // Another connection, or the node was accepted again.
-        extension.on_accepted(Some(&HubInfo::own()));
-        assert!(extension.next_message(&resources, START).is_some());
+        extension.on_accepted(Some(&HubInfo::own(None)));
+        assert!(extension.next_message(&resources, None, START).is_some());
     }
 
     #[test]
     fn sends_snapshots_every_ten_seconds_and_after_a_change_of_problems() {
         let (mut extension, resources) = (announced(&["get", "snapshot"]), Resources::default());
         *resources.snapshot.lock().unwrap() = b"{}".to_vec();
-        assert!(extension.next_message(&resources, START).is_some(), "the description");
+        assert!(extension.next_message(&resources, None, START).is_some(), "the description");
         let mut sent = |seconds| {
             let now = START + Duration::from_secs(seconds);
-            let message = extension.next_message(&resources, now);
+            let message = extension.next_message(&resources, None, now);
             assert!(extension.next_check() > Some(now));
             message.map(|message| {
                 let (head, body) = messages::decode::<NodeMessage>(&message).unwrap();
@@ -224,6 +245,24 @@ mod tests {
         assert_eq!(sent(15), None);
         resources.problems.lock().unwrap().clear();
         assert_eq!(sent(17), Some((0, false, Vec::new())));
+    }
+
+    #[test]
+    fn sends_a_credential_that_the_hub_has_not_got_on_this_connection() {
+        let resources = Resources::default();
+        let secret = |text: &str| Some(Secret::new(text.to_owned()));
+        let mut extension = NodeExtension::new(secret("old"));
+        extension.on_accepted(Some(&HubInfo::own(None)));
+        let mut is_credential = |kept: &str| {
+            let message = extension.next_message(&resources, secret(kept), START);
+            message.is_some_and(|it| it.starts_with(b"{\"extension\":\"credential\","))
+        };
+        assert!(!is_credential("old"), "it was sent with the handshake");
+        assert!(is_credential("new"));
+        assert!(!is_credential("new"));
+        let mut other = announced(&["get", "snapshot"]);
+        let message = other.next_message(&resources, secret("new"), START).unwrap();
+        assert!(message.starts_with(b"{\"extension\":\"node\","), "never to other servers");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Outbound connections: URL, proxy, TLS, WebSocket client, reconnecting.
 
+pub mod credentials;
 pub mod disconnect;
 pub mod endpoint;
 pub mod keepalive;

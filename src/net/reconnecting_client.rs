@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use log::Level;
 use tungstenite::Message;
 
+use crate::config::Secret;
 use crate::model::status::UpstreamStatus;
+use crate::net::credentials::Credentials;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::endpoint::Endpoint;
 use crate::net::keepalive::Keepalive;
@@ -39,6 +41,8 @@ pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// First and longest delay after a server that answers "later", or that rejects what it accepted before.
 pub const RETRY_LATER_BACKOFF: (Duration, Duration) =
     (Duration::from_secs(3), Duration::from_secs(60));
+/// A longer credential is not one of hm-hub.
+const MAX_CREDENTIAL_BYTES: usize = 256;
 /// Maximum characters of server text in a log line.
 pub const MAX_LOGGED_CHARS: usize = 200;
 
@@ -59,6 +63,7 @@ pub struct ReconnectingClient {
     started: Instant,
     log: RateLimitedLog,
     redactor: Redactor,
+    credentials: Arc<Credentials>,
 }
 
 impl ReconnectingClient {
@@ -68,6 +73,7 @@ impl ReconnectingClient {
         mut endpoint: Endpoint,
         query: &str,
         mut secrets: Vec<String>,
+        credentials: &Arc<Credentials>,
     ) -> Result<Self, Error> {
         // Before the query is added: it may contain the node id, which is not a secret.
         secrets.extend(endpoint.url.secret_parts());
@@ -92,6 +98,7 @@ impl ReconnectingClient {
             started: Instant::now(),
             log: RateLimitedLog::new(),
             redactor: Redactor::new(secrets),
+            credentials: credentials.clone(),
         })
     }
 
@@ -120,6 +127,25 @@ impl ReconnectingClient {
     /// Wakes the client's thread, because there is something to send.
     pub fn wake(&self) {
         self.outbox_ready.notify();
+    }
+
+    /// What hm-hub has given to this node, if it is hm-hub.
+    pub fn credential(&self) -> Option<Secret> {
+        self.credentials.get(&self.endpoint.url.host)
+    }
+
+    /// Keeps the credential for this server. The client's thread is woken when it is kept.
+    pub fn keep_credential(&self, credential: Secret) {
+        let text = credential.expose();
+        if text.len() > MAX_CREDENTIAL_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return self.warn("has sent a credential that cannot be used");
+        }
+        let outbox_ready = self.outbox_ready.clone();
+        let line = self.log_line("has given this node a credential, which replaces the token");
+        self.credentials.keep(&self.endpoint.url.host, credential, move || {
+            log::info!("{line}");
+            outbox_ready.notify();
+        });
     }
 
     /// For other threads that enqueue something to send.
@@ -157,12 +183,12 @@ impl ReconnectingClient {
     }
 
     /// Connects, calls `step` until the connection ends, and reconnects, until the agent stops. `on_connect` creates the
-    /// session. `step` does one thing: handle a message, send one, or wait.
+    /// session, and gets the credential that was sent. `step` does one thing: handle a message, send one, or wait.
     pub fn run<S: UpstreamSession, E>(
         &self,
         ping_interval: Duration,
         shutdown: &Shutdown,
-        on_connect: impl Fn(Keepalive, &WebSocketClient<'_>) -> S,
+        on_connect: impl Fn(Keepalive, &WebSocketClient<'_>, Option<Secret>) -> S,
         mut step: impl FnMut(
             &mut WebSocketClient<'_>,
             &mut S,
@@ -172,13 +198,18 @@ impl ReconnectingClient {
         let mut backoff = Backoff::new(RECONNECT_BACKOFF.0, RECONNECT_BACKOFF.1);
         let mut dedup = LogDedup::default();
         let mut pongs = false;
+        let mut is_credential_refused = false;
         while !shutdown.is_triggered() {
             self.set_state("connecting");
-            let connection = WebSocketClient::connect(&self.endpoint, shutdown);
+            let credential = self.credential().filter(|_| !is_credential_refused);
+            let connection =
+                WebSocketClient::connect(&self.endpoint, credential.as_ref(), shutdown);
+            is_credential_refused =
+                credential.is_some() && matches!(connection, Err(DisconnectReason::Http(401, ..)));
             let reason = connection.map(|mut socket| {
                 self.set_state("connected");
                 let keepalive = Keepalive::new(ping_interval, PONG_TIMEOUT, pongs, self.now());
-                let mut session = on_connect(keepalive, &socket);
+                let mut session = on_connect(keepalive, &socket, credential);
                 loop {
                     if shutdown.is_triggered() {
                         socket.close();
@@ -197,6 +228,11 @@ impl ReconnectingClient {
             });
             if shutdown.is_triggered() {
                 return;
+            }
+            if is_credential_refused {
+                // The hub may have forgotten this node. The token is tried at once.
+                self.log(Level::Warn, "does not accept the credential of this node");
+                continue;
             }
             let reason = reason.unwrap_or_else(|reason| reason);
             // The next server may be another one, so it must prove again that it sends pongs.

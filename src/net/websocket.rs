@@ -14,6 +14,7 @@ use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Bytes, Message, Utf8Bytes, WebSocket};
 
+use crate::config::Secret;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::endpoint::{Endpoint, HANDSHAKE_TIMEOUT, Transport, wait_readable_until};
 use crate::net::tls;
@@ -38,8 +39,14 @@ pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
 pub struct WebSocketClient<'a>(WebSocket<Transport<'a>>);
 
 impl<'a> WebSocketClient<'a> {
-    pub fn connect(endpoint: &Endpoint, shutdown: &'a Shutdown) -> Result<Self, DisconnectReason> {
-        handshake(endpoint.connect(shutdown)?, endpoint).map(Self)
+    /// `credential` is sent instead of the token of `endpoint`.
+    pub fn connect(
+        endpoint: &Endpoint,
+        credential: Option<&Secret>,
+        shutdown: &'a Shutdown,
+    ) -> Result<Self, DisconnectReason> {
+        let token = credential.or(endpoint.token.as_ref());
+        handshake(endpoint.connect(shutdown)?, endpoint, token).map(Self)
     }
 
     /// This machine's address in the connection.
@@ -125,6 +132,7 @@ impl AsFd for WebSocketClient<'_> {
 fn handshake<'a>(
     mut transport: Transport<'a>,
     endpoint: &Endpoint,
+    token: Option<&Secret>,
 ) -> Result<WebSocket<Transport<'a>>, DisconnectReason> {
     let protocol = |error: tungstenite::Error| DisconnectReason::Protocol(error.to_string());
     let url = &endpoint.url;
@@ -133,7 +141,7 @@ fn handshake<'a>(
     let mut request = request.map_err(protocol)?;
     let agent = concat!("hm-agent/", env!("CARGO_PKG_VERSION"));
     request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(agent));
-    if let Some(token) = &endpoint.token {
+    if let Some(token) = token {
         let value = HeaderValue::from_str(&format!("Bearer {}", token.expose()));
         let invalid = |_| DisconnectReason::Protocol("the token cannot be sent".to_owned());
         request.headers_mut().insert(AUTHORIZATION, value.map_err(invalid)?);

@@ -23,7 +23,7 @@ fn answers_the_request_sequence_of_the_published_client() {
     assert!((1_700_000_000..100_000_000_000).contains(&unix_seconds), "{online}");
     let info = data_encoding::BASE64.decode(online["body"].as_str().unwrap().as_bytes()).unwrap();
     let info: serde_json::Value = serde_json::from_slice(&info).unwrap();
-    assert_eq!(info["hub"]["extensions"], json!(["get"]));
+    assert_eq!(info["hub"]["extensions"], json!(["get", "snapshot", "credential"]));
     let mut expected = json!({"version": 0, "id": 0, "type": 1, "pub_key": "", "sign": "", "code": 0,
         "message": "ok"});
     expected["timestamp"] = online["timestamp"].clone();

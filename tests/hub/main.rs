@@ -5,6 +5,7 @@
 mod support;
 
 mod core;
+mod enrolment;
 mod fleet;
 mod fleet_api;
 mod hm;

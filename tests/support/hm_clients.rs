@@ -1,6 +1,7 @@
 //! The hm clients of many agents in this process.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread::Scope;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hm_agent::hub_extension::node::{NodeResources, NodeResponse};
 use hm_agent::hub_extension::status::NodeStatus;
 use hm_agent::metrics::Format;
 use hm_agent::model::RawSample;
+use hm_agent::net::credentials::Credentials;
 use hm_agent::sys::EventFd;
 use hm_agent::util::state_io::StateIo;
 use hm_agent::util::sync::Shutdown;
@@ -44,7 +46,9 @@ impl HmClients {
         };
         let client = |number: usize| {
             let state = StateIo::start(&state.0.join(number.to_string())).unwrap();
-            HmClient::new(config.clone(), format!("n{number}"), &state, None).unwrap()
+            let node_id = format!("n{number}");
+            let credentials = Arc::new(Credentials::open(&state, &node_id));
+            HmClient::new(config.clone(), node_id, &state, None, &credentials).unwrap()
         };
         let each = (0..count).map(client).collect();
         let settings = Settings::load(&Sources::default()).unwrap();

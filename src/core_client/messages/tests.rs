@@ -94,7 +94,7 @@ fn parses_messages_from_core() {
     let other = parse("register_response", json!({"success": true, "hub": [{"version": 1}]}));
     assert_eq!(other, Ok(CoreMessage::Registered { id: "i".into(), rejected: None, hub: None }));
     let hub = json!({"version": "1", "extensions": ["get"]});
-    let info = HubInfo { version: "1".into(), extensions: vec!["get".into()] };
+    let info = HubInfo { version: "1".into(), extensions: vec!["get".into()], credential: None };
     assert_eq!(
         parse("register_response", json!({"success": true, "hub": hub})),
         Ok(CoreMessage::Registered { id: "i".into(), rejected: None, hub: Some(info) })

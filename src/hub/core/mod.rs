@@ -1,5 +1,6 @@
 //! The Core protocol: messages, connections of nodes and of monitor clients, and the REST API.
 
+pub mod answers;
 pub mod messages;
 pub mod monitor;
 pub mod node_session;

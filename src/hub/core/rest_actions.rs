@@ -12,6 +12,7 @@ use crate::hub::authorization::OperatorName;
 use crate::hub::core::messages;
 use crate::hub::core::rest::{Answer, ApiError, error};
 use crate::hub::event_loop::mailbox::LoopMessage;
+use crate::hub::nodes::Nodes;
 use crate::hub::store::core_records::commands::NewCommand;
 use crate::hub::store::{Stored, Write};
 use crate::util::error::reason;
@@ -57,7 +58,7 @@ pub(super) fn command(
         return Err(error("DATABASE_ERROR", failure));
     }
     // A node that is not connected gets it when it registers.
-    let link = lock(&hub.nodes).core_link(id);
+    let link = lock(&hub.nodes).command_link(id);
     if let Some(link) = link {
         let text = messages::execute_command(&command, SystemTime::now());
         hub.send(link.event_loop, LoopMessage::Send { link: link.number, text });
@@ -91,35 +92,49 @@ fn check_command(
         invalid(format!("timeout must be 1 to {MAX_TIMEOUT_S} seconds"))
     } else if lock(&hub.nodes).info(id).is_none() {
         error("NODE_NOT_FOUND", "节点不存在")
+    } else if is_unauthenticated(&lock(&hub.nodes), id) {
+        error("UNAUTHORIZED", "the node has connected without a credential, so it gets no commands")
     } else {
         return Ok(NewCommand { command_id: messages::new_id(), text, timeout_s });
     };
     Err((refusal, Some(text).filter(|text| text.len() <= MAX_COMMAND_BYTES)))
 }
 
+fn is_unauthenticated(nodes: &Nodes, id: &str) -> bool {
+    nodes.has_core_connection(id) && nodes.command_link(id).is_none()
+}
+
 /// Forgets a node that is not connected.
 pub(super) fn delete(hub: &Hub, id: &str, operator: &OperatorName) -> Answer {
-    if lock(&hub.nodes).info(id).is_none() {
-        return Err(error("NODE_NOT_FOUND", "节点不存在"));
+    let refusal = if lock(&hub.nodes).info(id).is_none() {
+        Some(("unknown node", error("NODE_NOT_FOUND", "节点不存在")))
+    } else if lock(&hub.nodes).has_connection(id) {
+        let text = "节点在线，无法删除: the node is connected";
+        Some(("the node is connected", error("VALIDATION_ERROR", text)))
+    } else {
+        None
+    };
+    let result = match &refusal {
+        Some((why, _)) => format!("refused: {why}"),
+        None => "accepted".to_owned(),
+    };
+    let entry = AuditEntry {
+        operator: &operator.0,
+        action: "forget",
+        result: &result,
+        node: Some(id),
+        command_id: None,
+        text: None,
+    };
+    audit(hub, &entry)?;
+    if let Some((_, refusal)) = refusal {
+        return Err(refusal);
     }
-    if lock(&hub.nodes).has_connection(id) {
-        return Err(error("VALIDATION_ERROR", "节点在线，无法删除: the node is connected"));
-    }
-    audit(
-        hub,
-        &AuditEntry {
-            operator: &operator.0,
-            action: "forget",
-            result: "accepted",
-            node: Some(id),
-            command_id: None,
-            text: None,
-        },
-    )?;
     if hub.store.write(Write::DeleteNode(id.into())) == Stored::Failed {
         return Err(error("DATABASE_ERROR", "the store did not confirm the deletion"));
     }
     lock(&hub.nodes).remove(id);
+    hub.access().credentials.forget(id);
     Ok((Value::Null, "节点删除成功"))
 }
 

@@ -109,7 +109,7 @@ fn upgrade(
             if matches!(access.admission, Admission::Loopback) {
                 refuse_proxied(head, "nodes.admission")?;
             }
-            access.core_node(&token).map(|admitted| {
+            access.core_node(bearer_token(head), &token).map(|admitted| {
                 let session = NodeSession::new(node_id.as_deref(), admitted.node());
                 NewLink::CoreNode(session, admitted)
             })
@@ -118,7 +118,11 @@ fn upgrade(
     let Some(link) = link else {
         return Ok(Routed::Response(Response::text(OK, "Invalid token")));
     };
-    let access = ClientAccess { at_handshake: access, token: Some(Secret::new(token)) };
+    let is_credential =
+        matches!(&link, NewLink::CoreNode(_, admitted) if admitted.has_credential());
+    let presented = bearer_token(head).filter(|_| is_credential).map(str::to_owned);
+    let token = Some(Secret::new(presented.unwrap_or(token)));
+    let access = ClientAccess { at_handshake: access, token };
     *client_access = Some((access, link));
     Ok(Routed::Upgrade(key.to_owned()))
 }

@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::hub::Hub;
-use crate::hub::core::node_session::{self, Content, CoreNodeAction, CoreNodeRequest};
-use crate::hub::core::{messages, monitor};
+use crate::hub::core::node_session::{Content, CoreNodeAction, CoreNodeRequest};
+use crate::hub::core::{answers, messages, monitor};
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::link::{Ended, Link, Protocol};
 use crate::hub::store::{Completed, QueuedWrite, Stored, Write, WriteOrigin};
@@ -39,7 +39,11 @@ impl EventLoop {
                 CoreNodeAction::Send(text) => link.send(&text, now),
                 CoreNodeAction::SendAndClose(text) => send_and_close(link, &text, now),
                 CoreNodeAction::Store(request) => {
-                    if !hub.on_core_message(&request.node_id, id, link.peer.ip()) {
+                    if let Err(why) = hub.check_identity(&request.node_id, link) {
+                        let error = messages::error("INVALID_TOKEN", "认证令牌无效", why, time);
+                        return send_and_close(link, &error, now);
+                    }
+                    if !hub.on_core_message(&request.node_id, id, link) {
                         return Err(Ended("too many nodes".to_owned()));
                     }
                     link.on_queued();
@@ -67,11 +71,12 @@ impl EventLoop {
         completed: &Completed,
     ) {
         let (now, time) = (Instant::now(), SystemTime::now());
-        let answer = node_session::answer(request, completed.stored, time);
         self.with_link(hub, number, |link| {
             link.on_stored();
+            let info = || hub.hub_info(&request.node_id, &link.admitted);
+            let answer = answers::answer(request, completed.stored, time, info);
             if let Some(answer) = answer
-                && !(link.is_blocked() && node_session::is_optional(request))
+                && !(link.is_blocked() && answers::is_optional(request))
             {
                 link.send(&answer, now)?;
             }
@@ -79,7 +84,9 @@ impl EventLoop {
                 if let Content::Register(_) = request.content {
                     link.permit_results();
                 }
-                for command in &completed.commands {
+                // A client that does not prove which node it is must not get the node's commands.
+                let is_authenticated = link.admitted.is_authenticated();
+                for command in completed.commands.iter().filter(|_| is_authenticated) {
                     link.send(&messages::execute_command(command, time), now)?;
                 }
             }

@@ -9,7 +9,7 @@ use crate::hub::core::messages::unix_ms;
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::link::Protocol;
 use crate::hub::nodes::info::ReceivedStatus;
-use crate::hub_extension::messages::{self, NodeMessage, SnapshotHead};
+use crate::hub_extension::messages::{self, CredentialHead, NodeMessage, SnapshotHead};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 impl EventLoop {
@@ -19,11 +19,11 @@ impl EventLoop {
         let Some(link) = self.links.get_mut(&number) else { return };
         let Some(node_id) = link.node_id().cloned() else { return };
         if let Protocol::CoreNode(_) = link.protocol {
-            hub.on_core_message(&node_id, link_id, link.peer.ip());
+            hub.on_core_message(&node_id, link_id, link);
         }
         match messages::decode(bytes) {
             Ok((NodeMessage::Node(info), _)) => {
-                let (agent, group) = (info.truncate(), link.group.clone());
+                let (agent, group) = (info.truncate(), link.admitted.group.clone());
                 hub.update_nodes(|nodes| {
                     nodes.set_agent(Instant::now(), &node_id, link_id, agent, group);
                 });
@@ -43,6 +43,9 @@ impl EventLoop {
                 hub.update_nodes(|nodes| {
                     nodes.set_status(Instant::now(), &node_id, link_id, received);
                 });
+            }
+            Ok((NodeMessage::Credential(CredentialHead { credential }), _)) => {
+                hub.on_credential(&node_id, link_id, link, credential.into());
             }
             // A later version of the agent may send others.
             Err(why) => hub.log.write(Level::Debug, || {

@@ -27,21 +27,10 @@ impl EventLoop {
                 hub.store.add(QueuedWrite { write, origin: WriteOrigin::Link(id) });
             }
             HmNodeAction::Claim(node_id) => {
-                let is_admitted = match &link.protocol {
-                    Protocol::Hm { admitted, .. } => admitted.allows(&node_id),
-                    Protocol::CoreNode(_) | Protocol::Monitor { .. } => false,
+                let claim = match hub.check_identity(&node_id, link) {
+                    Ok(()) => hub.claim(&node_id, id, link),
+                    Err(_) => Claim::Refused,
                 };
-                let claim = match is_admitted {
-                    true => hub.claim(&node_id, id, link.peer.ip()),
-                    false => Claim::Refused,
-                };
-                if claim == Claim::Refused {
-                    let why = match is_admitted {
-                        true => "too many nodes are known",
-                        false => "its token belongs to another node",
-                    };
-                    hub.log_refused(link.peer, &node_id, why);
-                }
                 match claim {
                     Claim::Granted => self.finish_claim(hub, number, ClaimResult::Granted),
                     Claim::Refused => self.finish_claim(hub, number, ClaimResult::Refused),
@@ -58,11 +47,11 @@ impl EventLoop {
     /// The connection that held the node has ended. If a third one has it by now, that one keeps it.
     pub(super) fn claim_again(&mut self, hub: &Hub, number: u64) {
         let Some(link) = self.links.get(&number) else { return };
-        let Protocol::Hm { session, admitted } = &link.protocol else { return };
+        let Protocol::Hm { session } = &link.protocol else { return };
         let Some(node_id) = session.claimed().cloned() else { return };
         // The token may be another node's since the first attempt.
-        let is_admitted = admitted.allows(&node_id);
-        let claim = is_admitted.then(|| hub.claim(&node_id, self.link_id(number), link.peer.ip()));
+        let is_admitted = hub.check_identity(&node_id, link).is_ok();
+        let claim = is_admitted.then(|| hub.claim(&node_id, self.link_id(number), link));
         let result = match claim {
             Some(Claim::Granted) => ClaimResult::Granted,
             Some(Claim::Held(_)) => ClaimResult::HeldByOther,
@@ -74,8 +63,11 @@ impl EventLoop {
     pub(super) fn finish_claim(&mut self, hub: &Hub, number: u64, result: ClaimResult) {
         let now = now();
         self.with_link(hub, number, |link| {
-            let Protocol::Hm { session, .. } = &mut link.protocol else { return Ok(()) };
-            match session.on_claim_result(now, result, &hub.info) {
+            let admitted = &link.admitted;
+            let Protocol::Hm { session } = &mut link.protocol else { return Ok(()) };
+            let node_id = session.claimed().filter(|_| result == ClaimResult::Granted);
+            let info = node_id.map(|node_id| hub.announcement(node_id, admitted));
+            match session.on_claim_result(now, result, &info.unwrap_or_default()) {
                 Some(response) => link.send(&response, now.instant),
                 None => Ok(()),
             }

@@ -13,7 +13,6 @@ use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, Message as Frame, WebSocket};
 
 use crate::config::Secret;
-use crate::hub::access::Access;
 use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::event_loop::budgeted_socket::BudgetedSocket;
@@ -51,9 +50,10 @@ pub struct Link {
     pub peer: SocketAddr,
     pub protocol: Protocol,
     /// What the client has sent to be let in.
-    token: Option<Secret>,
-    /// Of the node's join token.
-    pub group: Option<Arc<str>>,
+    pub(super) token: Option<Secret>,
+    /// What the client may become; of a monitor client: nothing.
+    pub admitted: Admitted,
+    pub accepted_at: Instant,
     socket: WebSocket<BudgetedSocket>,
     /// Messages that were read and wait for the store.
     unstored: usize,
@@ -73,7 +73,6 @@ pub struct Link {
 pub enum Protocol {
     Hm {
         session: HmNodeSession,
-        admitted: Admitted,
     },
     CoreNode(NodeSession),
     Monitor {
@@ -102,26 +101,22 @@ impl Link {
         let AcceptedSocket { socket, peer, buffered, access, protocol } = accepted;
         let is_core_node = matches!(protocol, NewLink::CoreNode(..));
         let mut max_output = MAX_WRITE_BUFFER_BYTES;
-        let mut group = None;
-        let protocol = match protocol {
+        let (protocol, admitted) = match protocol {
             NewLink::HmNode(admitted) => {
-                group = admitted.group.clone();
-                Protocol::Hm { session: HmNodeSession::new(now), admitted }
+                (Protocol::Hm { session: HmNodeSession::new(now) }, admitted)
             }
-            NewLink::CoreNode(session, admitted) => {
-                group = admitted.group;
-                Protocol::CoreNode(session)
-            }
+            NewLink::CoreNode(session, admitted) => (Protocol::CoreNode(session), admitted),
             NewLink::Monitor(client_id) => {
                 max_output = MAX_MONITOR_BUFFER_BYTES;
-                Protocol::Monitor { client_id, is_outdated: false }
+                (Protocol::Monitor { client_id, is_outdated: false }, Admitted::default())
             }
         };
         Ok(Self {
             peer,
             protocol,
             token: access.token,
-            group,
+            admitted,
+            accepted_at: now.instant,
             socket: open(socket, buffered, is_core_node, max_output)?,
             unstored: 0,
             unanswered: 0,
@@ -144,26 +139,6 @@ impl Link {
             Protocol::CoreNode(session) => session.node_id(),
             Protocol::Monitor { .. } => None,
         }
-    }
-
-    /// Checks the token again. Returns whether `access` admits the client, as the node that it is.
-    pub fn readmit(&mut self, access: &Access) -> bool {
-        let token = self.token.as_ref().map(Secret::expose);
-        let admitted = match &self.protocol {
-            Protocol::Hm { .. } => access.hm_node(token),
-            Protocol::CoreNode(_) => token.and_then(|token| access.core_node(token)),
-            Protocol::Monitor { .. } => return token.is_some_and(|token| access.is_monitor(token)),
-        };
-        let node_id = self.node_id().cloned();
-        let is_other = |admitted: &Admitted| node_id.is_some_and(|id| !admitted.allows(&id));
-        let Some(new) = admitted.filter(|admitted| !is_other(admitted)) else { return false };
-        self.group.clone_from(&new.group);
-        match &mut self.protocol {
-            Protocol::Hm { admitted, .. } => *admitted = new,
-            Protocol::CoreNode(session) => session.set_admitted(new.node()),
-            Protocol::Monitor { .. } => {}
-        }
-        true
     }
 
     /// A node is not read while much of it waits for the store, an hm node neither while output or a claim is pending.

@@ -5,7 +5,8 @@ mod budgeted_socket;
 mod core_links;
 mod extension_links;
 mod hm_links;
-mod link;
+mod identity;
+pub mod link;
 pub mod mailbox;
 
 use std::collections::HashMap;
@@ -186,6 +187,7 @@ impl EventLoop {
             Write::Agent { .. }
             | Write::Command { .. }
             | Write::Status { .. }
+            | Write::Credential { .. }
             | Write::DeleteNode(_) => {}
         }
     }
@@ -232,7 +234,7 @@ impl EventLoop {
                 let _ = link.close(CloseCode::Policy, REVOKED, now);
                 self.remove(hub, number, &Ended(REVOKED.to_owned()));
             } else if let Some(node_id) = link.node_id() {
-                lock(&hub.nodes).set_group(now, node_id, id, &link.group);
+                lock(&hub.nodes).set_group(now, node_id, id, &link.admitted.group);
             }
         }
     }

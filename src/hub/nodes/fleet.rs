@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::hub::hm::messages::MachineInfo;
 use crate::hub::hm::session::HmReport;
@@ -17,6 +17,8 @@ use crate::model::gpu::{Gpu, Gpus, Values};
 const MAX_REMOVED: usize = 1000;
 /// Of all nodes; further ones are not kept. Ten thousand machines with eight GPUs have a tenth.
 const MAX_SNAPSHOT_BYTES: usize = 1 << 30;
+/// A client without the node's credential is shown for this long after its last attempt.
+const IMPOSTOR_AGE: Duration = Duration::from_secs(3600);
 /// A change of a mean by less does not make a node a changed one: the values of a busy fleet change with every snapshot.
 const MIN_CHANGE_PERCENT: u8 = 5;
 
@@ -33,6 +35,10 @@ pub struct FleetNode {
     /// Over which it has connected in this run of the hub.
     pub protocols: Protocols,
     pub info: Arc<NodeInfo>,
+    /// Whether it is connected, and none of its connections proves which node it is.
+    pub is_unauthenticated: bool,
+    /// From where a client without the node's credential has recently tried to be the node.
+    pub impostor: Option<IpAddr>,
     pub revision: u64,
 }
 
@@ -80,6 +86,8 @@ impl Nodes {
             address: node.address,
             protocols: node.protocols,
             info: node.info.clone(),
+            is_unauthenticated: node.has_connection() && !node.is_authenticated(),
+            impostor: node.impostor.map(|(_, address)| address),
             revision: node.revision,
         });
         let removed = self.removed.since(known).filter(|_| known <= self.revision);
@@ -98,10 +106,29 @@ impl Nodes {
     }
 
     /// The node has connected from this address.
-    pub fn set_address(&mut self, node_id: &str, address: IpAddr) {
+    pub fn set_peer(
+        &mut self,
+        node_id: &str,
+        link: LinkId,
+        address: IpAddr,
+        is_authenticated: bool,
+    ) {
         let Some(node) = self.by_id.get_mut(node_id) else { return };
-        if node.address != Some(address) {
+        let was_authenticated = node.is_authenticated();
+        if is_authenticated && !node.authenticated_links.contains(&link) {
+            node.authenticated_links.push(link);
+        }
+        if node.address != Some(address) || node.is_authenticated() != was_authenticated {
             node.address = Some(address);
+            node.touch(&mut self.revision);
+        }
+    }
+
+    /// A client without the node's credential has tried to be the node.
+    pub fn note_impostor(&mut self, now: Instant, node_id: &str, address: IpAddr) {
+        let Some(node) = self.by_id.get_mut(node_id) else { return };
+        let known = node.impostor.replace((now, address));
+        if known.is_none_or(|(_, known)| known != address) {
             node.touch(&mut self.revision);
         }
     }
@@ -176,6 +203,13 @@ impl Node {
         self.set_status(received, revision);
     }
 
+    pub(super) fn expire_impostor(&mut self, now: Instant, revision: &mut u64) {
+        if self.impostor.is_some_and(|(at, _)| now >= at + IMPOSTOR_AGE) {
+            self.impostor = None;
+            self.touch(revision);
+        }
+    }
+
     pub(super) fn snapshot_bytes(&self) -> usize {
         self.info.status.as_ref().map_or(0, |status| status.snapshot.len())
     }
@@ -208,8 +242,6 @@ fn differs(shown: Option<u8>, percent: Option<u8>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::hub_extension::messages::AgentInfo;
     use crate::model::finding::{Finding, Level};

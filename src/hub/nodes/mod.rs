@@ -153,6 +153,7 @@ impl Nodes {
         }
         node.core_links.retain(|(core_link, _)| *core_link != link);
         node.request_links.retain(|request_link| *request_link != link);
+        node.authenticated_links.retain(|authenticated| *authenticated != link);
         node.disconnected_at = (!node.has_connection()).then_some(now);
         self.check_connected(now, node_id);
     }
@@ -252,9 +253,16 @@ impl Nodes {
         }
     }
 
-    /// The Core connection that gets the node's commands: the newest.
-    pub fn core_link(&self, node_id: &str) -> Option<LinkId> {
-        self.by_id.get(node_id)?.core_links.last().map(|(link, _)| *link)
+    /// The Core connection that gets the node's commands: the newest of those that prove which node they are.
+    pub fn command_link(&self, node_id: &str) -> Option<LinkId> {
+        let node = self.by_id.get(node_id)?;
+        let mut links = node.core_links.iter().rev().map(|(link, _)| *link);
+        links.find(|link| node.authenticated_links.contains(link))
+    }
+
+    /// Whether the node has a Core connection.
+    pub fn has_core_connection(&self, node_id: &str) -> bool {
+        self.by_id.get(node_id).is_some_and(|node| !node.core_links.is_empty())
     }
 
     pub fn info(&self, node_id: &str) -> Option<(Presence, Arc<NodeInfo>)> {
@@ -305,6 +313,9 @@ impl Nodes {
             self.by_id.iter().filter(|(_, node)| is_silent(node)).map(|(id, _)| id.clone());
         for node_id in silent.collect::<Vec<_>>() {
             self.check_connected(now, &node_id);
+        }
+        for node in self.by_id.values_mut() {
+            node.expire_impostor(now, &mut self.revision);
         }
         let is_due = |node: &Node| node.presence == Presence::Lost && node.offline_at <= now;
         let due = self.by_id.iter().filter(|(_, node)| is_due(node)).map(|(id, _)| id.clone());

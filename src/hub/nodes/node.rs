@@ -60,6 +60,10 @@ pub(super) struct Node {
     pub(super) address: Option<IpAddr>,
     /// Over which it has connected in this run of the hub.
     pub(super) protocols: Protocols,
+    /// Its connections that prove which node they are.
+    pub(super) authenticated_links: Vec<LinkId>,
+    /// When, and from where, a client without the node's credential has tried to be the node.
+    pub(super) impostor: Option<(Instant, IpAddr)>,
     /// Whether its last status is stored, or queued to be.
     pub(super) is_status_saved: bool,
     /// Utilization and memory of its GPUs, in percent, at the last revision.
@@ -83,6 +87,8 @@ impl Node {
             last_message: None,
             address: None,
             protocols: Protocols::default(),
+            authenticated_links: Vec::new(),
+            impostor: None,
             is_status_saved: true,
             shown_percents: [None; 2],
         }
@@ -92,6 +98,11 @@ impl Node {
     pub(super) fn touch(&mut self, revision: &mut u64) {
         *revision += 1;
         self.revision = *revision;
+    }
+
+    /// Whether one of its connections proves which node it is.
+    pub(super) fn is_authenticated(&self) -> bool {
+        !self.authenticated_links.is_empty()
     }
 
     /// Whether it has a connection, also a silent one.

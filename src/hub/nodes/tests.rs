@@ -85,12 +85,16 @@ fn node_with_both_protocols_is_online_until_the_last_connection_ends() {
     nodes.claim(start, &a, link(1));
     assert!(nodes.on_core_message(start, &a, link(2)));
     assert!(nodes.on_core_message(start, &a, link(3)));
-    assert_eq!(nodes.core_link("a"), Some(link(3)));
+    let address = std::net::IpAddr::from([127, 0, 0, 1]);
+    assert_eq!(nodes.command_link("a"), None, "none is authenticated");
+    nodes.set_peer("a", link(2), address, true);
+    nodes.set_peer("a", link(3), address, true);
+    assert_eq!(nodes.command_link("a"), Some(link(3)));
     for ended in [1, 3] {
         nodes.release(start, &a, link(ended));
         assert_eq!(nodes.counts(), [1, 0, 0]);
     }
-    assert_eq!(nodes.core_link("a"), Some(link(2)));
+    assert_eq!(nodes.command_link("a"), Some(link(2)));
     nodes.release(start, &a, link(2));
     assert_eq!(nodes.counts(), [0, 1, 0]);
     assert_eq!(changes(&mut nodes), [("a".into(), Presence::Online), ("a".into(), Presence::Lost)]);

@@ -6,6 +6,7 @@
 
 pub mod core_records;
 pub mod hm_reports;
+pub mod node_credentials;
 pub mod node_ids;
 pub mod node_statuses;
 pub mod schema;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::hub::core::node_session::CoreNodeRequest;
+use crate::hub::credentials::Digest;
 use crate::hub::hm::session::HmReport;
 use crate::hub::nodes::LinkId;
 use crate::hub::nodes::info::ReceivedStatus;
@@ -73,6 +75,12 @@ pub enum Write {
         node_id: Arc<str>,
         status: Arc<ReceivedStatus>,
     },
+    /// The node has presented its credential for the first time.
+    Credential {
+        node_id: Arc<str>,
+        digest: Digest,
+        group: Option<Arc<str>>,
+    },
     DeleteNode(Arc<str>),
 }
 
@@ -87,7 +95,7 @@ impl Write {
                 Self::Command { command, .. } => command.text.len(),
                 Self::Agent { agent, .. } => agent.gpu_models.iter().map(String::len).sum(),
                 Self::Status { status, .. } => status.snapshot.len(),
-                Self::DeleteNode(_) => 0,
+                Self::Credential { .. } | Self::DeleteNode(_) => 0,
             }
     }
 }

@@ -6,3 +6,6 @@ CREATE TABLE node_status (
     snapshot BLOB NOT NULL, -- empty: none
     is_gzip INTEGER NOT NULL
 );
+
+-- SHA-256 of its credential; NULL: it has none.
+ALTER TABLE node ADD COLUMN credential BLOB;

@@ -7,6 +7,7 @@ use rusqlite::Connection;
 use crate::hub::core::node_session::Content;
 use crate::hub::store::core_records::{self, commands};
 use crate::hub::store::hm_reports::HmReports;
+use crate::hub::store::node_credentials;
 use crate::hub::store::node_ids::NodeIds;
 use crate::hub::store::node_statuses;
 use crate::hub::store::{
@@ -204,6 +205,10 @@ fn write(
         Write::Status { node_id, status } => {
             let node = nodes.get(db, node_id, now)?;
             node_statuses::set(db, node, status)?;
+        }
+        Write::Credential { node_id, digest, group } => {
+            let node = nodes.get(db, node_id, now)?;
+            node_credentials::set(db, node, digest, group.as_deref())?;
         }
         Write::DeleteNode(node_id) => {
             core_records::delete_node(db, node_id)?;

@@ -1,5 +1,6 @@
 //! `/api/fleet`: totals, and every node or those that have changed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -76,7 +77,10 @@ struct NodeEntry<'a> {
     gpu_utilization_percent: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gpu_memory_used_percent: Option<u8>,
-    problems: &'a [Finding],
+    problems: Vec<Cow<'a, Finding>>,
+    /// It has connected without proving which node it is.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unauthenticated: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_report: Option<i64>,
 }
@@ -170,9 +174,21 @@ fn entry(node: &FleetNode, clock: Clock) -> NodeEntry<'_> {
         gpus: status.map_or(&[], |status| &status.gpus),
         gpu_utilization_percent: status.and_then(|status| status.gpu_utilization_percent),
         gpu_memory_used_percent: status.and_then(|status| status.gpu_memory_used_percent),
-        problems: status.map_or(&[], |status| &status.problems),
+        problems: problems(node),
+        unauthenticated: node.is_unauthenticated,
         last_report: last_report(node, clock),
     }
+}
+
+/// Those that the node has sent, and what the hub knows.
+fn problems(node: &FleetNode) -> Vec<Cow<'_, Finding>> {
+    let status = node.info.status.as_ref().map(|received| &received.status);
+    let sent = status.into_iter().flat_map(|status| &status.problems).map(Cow::Borrowed);
+    let impostor = node.impostor.map(|address| {
+        let text = format!("a client at {address} without the credential of this node was refused: reinstalled, or a copy?");
+        Cow::Owned(Finding { level: Level::Warning, text })
+    });
+    sent.chain(impostor).collect()
 }
 
 /// Of a node that has not been online since the hub started: when it last sent something that is stored.
@@ -207,9 +223,17 @@ fn totals(nodes: &[FleetNode], clock: Clock) -> Totals<'_> {
             totals.oldest_silence = Some(silence);
         }
         // What an offline node had is not in use, and its problems are those of another time.
-        if let Some(received) = &node.info.status
-            && node.presence != Presence::Offline
-        {
+        if node.presence == Presence::Offline {
+            continue;
+        }
+        for problem in problems(node) {
+            let level = match problem.level {
+                Level::Critical => CRITICAL,
+                Level::Warning => WARNING,
+            };
+            *totals.problems.entry(level).or_default() += 1;
+        }
+        if let Some(received) = &node.info.status {
             add_status(&mut totals, &received.status);
         }
     }
@@ -220,13 +244,6 @@ fn add_status<'a>(totals: &mut Totals<'a>, status: &'a NodeStatus) {
     for gpu in &status.gpus {
         *totals.gpus.entry(&gpu.model).or_default() += 1;
         *totals.gpu_states.entry(gpu.state.name()).or_default() += 1;
-    }
-    for problem in &status.problems {
-        let level = match problem.level {
-            Level::Critical => CRITICAL,
-            Level::Warning => WARNING,
-        };
-        *totals.problems.entry(level).or_default() += 1;
     }
     totals.xids_today = totals.xids_today.saturating_add(status.xids_today);
 }
@@ -253,6 +270,8 @@ mod tests {
             address: None,
             protocols: Protocols::default(),
             info: Arc::new(info),
+            is_unauthenticated: false,
+            impostor: None,
             revision,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::thread;
 
 use hm_agent::collector::latest::LatestSample;
@@ -10,6 +11,7 @@ use hm_agent::config::{Config, Settings, Sources};
 use hm_agent::core_client::client::CoreClient;
 use hm_agent::hm_client::client::HmClient;
 use hm_agent::model::RawSample;
+use hm_agent::net::credentials::Credentials;
 use hm_agent::net::websocket::MAX_MESSAGE_BYTES;
 use hm_agent::remote::server;
 use hm_agent::sys::EventFd;
@@ -135,16 +137,17 @@ fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
         (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
     complete.notify();
     let node = || "node".to_owned();
+    let credentials = Arc::new(Credentials::open(&state, "node"));
     thread::scope(|scope| {
         scope.spawn(|| match peer {
             Peer::Hm => {
                 let settings = config.hm.clone().unwrap();
-                let client = HmClient::new(settings, node(), &state, None);
+                let client = HmClient::new(settings, node(), &state, None, &credentials);
                 client.unwrap().run(&SimulatedResources, &stop);
             }
             _ => {
                 let settings = config.core.clone().unwrap();
-                let client = CoreClient::new(settings, node(), None, &state, None);
+                let client = CoreClient::new(settings, node(), None, &state, None, &credentials);
                 client.unwrap().run(&feed, &SimulatedResources, &complete, &stop);
             }
         });
