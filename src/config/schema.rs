@@ -69,6 +69,8 @@ pub const ADDRESS: Kind = Kind::Text {
 };
 pub const PATH: Kind = Kind::Text { what: "an absolute path", check: |text| text.starts_with('/') };
 pub const NAME: Kind = Kind::Text { what: "a text", check: |text| !text.trim().is_empty() };
+pub const NAMES: Kind =
+    Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
 pub const LOG_LEVEL: Kind = Kind::Text {
     what: "error, warn, info, debug or trace",
     check: |text| matches!(text, "error" | "warn" | "info" | "debug" | "trace"),

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use crate::config::schema::TakesEffect::{OnReload, OnRestart};
-use crate::config::schema::{ADDRESS, COUNT, LOG_LEVEL, NAME, PATH, Row, Schema, row, seconds};
+use crate::config::schema::{
+    ADDRESS, COUNT, LOG_LEVEL, NAME, NAMES, PATH, Row, Schema, row, seconds,
+};
 use crate::config::value::Kind;
 use crate::util::shell_words;
 
@@ -16,7 +18,6 @@ pub static AGENT: Schema = Schema {
 };
 
 const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
-const NAMES: Kind = Kind::List { what: "a list of texts", check: |text| !text.trim().is_empty() };
 const COMMANDS: Kind = Kind::List {
     what: "a list of commands and their first arguments, without shell metacharacters",
     check: |text| shell_words::split(text).is_ok(),

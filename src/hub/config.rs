@@ -8,7 +8,7 @@ use log::LevelFilter;
 
 use crate::config::layers::read_text;
 use crate::config::schema::TakesEffect::{OnReload, OnRestart};
-use crate::config::schema::{ADDRESS, LOG_LEVEL, NAME, PATH, row, seconds};
+use crate::config::schema::{ADDRESS, LOG_LEVEL, NAME, NAMES, PATH, row, seconds};
 use crate::config::value::Kind;
 use crate::config::{Schema, Settings};
 use crate::hub::admission::{Admission, parse_tokens};
@@ -92,6 +92,13 @@ pub static SCHEMA: Schema = Schema {
             "Seconds after which a node that has lost its connection is offline, 1 to 86400.",
         ),
         row(
+            "fleet.on_change",
+            None,
+            NAMES,
+            OnRestart,
+            "Program and arguments to run when nodes come online or go offline, once for all that have changed.",
+        ),
+        row(
             "history.raw",
             Some("24h"),
             DURATION,
@@ -122,6 +129,8 @@ pub struct HubConfig {
     pub admission: Admission,
     /// Whether every listener has a loopback address.
     pub is_loopback_only: bool,
+    /// Program and arguments.
+    pub on_change: Vec<String>,
     pub offline_after: Duration,
     pub retention: Retention,
 }
@@ -149,6 +158,7 @@ impl HubConfig {
             admission,
             is_loopback_only: !listeners.iter().any(is_exposed),
             operators: operators(settings, &listeners[1..])?,
+            on_change: settings.list("fleet.on_change").to_vec(),
             offline_after: settings.seconds("nodes.offline_after"),
             retention: Retention { raw: duration("history.raw"), means: duration("history.means") },
         };

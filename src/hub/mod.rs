@@ -14,6 +14,7 @@ pub mod access;
 pub mod admission;
 pub mod audit;
 pub mod authorization;
+pub mod change_hook;
 pub mod cli;
 pub mod config;
 pub mod core;
@@ -288,6 +289,7 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
             | Write::Agent { .. }
             | Write::Status { .. }
             | Write::Credential { .. }
+            | Write::Reported { .. }
             | Write::DeleteNode(_),
             _,
         ) => None,

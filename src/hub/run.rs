@@ -12,6 +12,7 @@ use crate::config::{Settings, Sources};
 use crate::http::listener::Listener;
 use crate::hub::access::Access;
 use crate::hub::audit::Audit;
+use crate::hub::change_hook::ChangeHook;
 use crate::hub::config::HubConfig;
 use crate::hub::core::rest::Rest;
 use crate::hub::core::server::CoreServer;
@@ -152,6 +153,11 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         Ok(())
     })?;
     let rest = Arc::new(Rest::new(config.commands_enabled));
+    let (context, hook) = (hub.clone(), ChangeHook::new(config.on_change, &config.state_dir));
+    threads.start("change-hook", move || {
+        hook.run(&context);
+        Ok(())
+    })?;
     let servers = Arc::new(Servers {
         hm: HmServer::new(config.hm_job),
         core: CoreServer::new(rest.clone()),

@@ -13,7 +13,9 @@ pub fn clear_agent_env(command: &mut Command) {
     sys::clear_signal_mask_in(command);
     sys::restore_descriptor_limit_in(command);
     for (name, _) in std::env::vars_os() {
-        let is_setting = name.as_encoded_bytes().starts_with(b"HM_AGENT_");
+        let is_setting = [&b"HM_AGENT_"[..], b"HM_HUB_"]
+            .iter()
+            .any(|prefix| name.as_encoded_bytes().starts_with(prefix));
         if is_setting || SD_NOTIFY_VARS.iter().any(|variable| name == *variable) {
             command.env_remove(name);
         }

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod change_hook;
 mod core;
 mod enrolment;
 mod fleet;

@@ -23,12 +23,17 @@ use crate::hub::original_config::{self, OriginalConfig};
 use crate::hub::store::{StoreError, schema};
 use crate::hub::{import, run, status};
 use crate::util::error::Error;
+use crate::util::supervisor;
 
 /// Operator token of `status`, `node` and `command`.
 const TOKEN_VARIABLE: &str = "HM_HUB_TOKEN";
 
 /// Runs the command and returns the exit code.
 pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Error> {
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.next_if(|first| first == supervisor::SUBCOMMAND).is_some() {
+        return Ok(supervisor::process::run(&arguments.collect::<Vec<_>>()));
+    }
     let (command, options) = parse(arguments)?;
     match command {
         Command::Run => {

@@ -188,6 +188,7 @@ impl EventLoop {
             | Write::Command { .. }
             | Write::Status { .. }
             | Write::Credential { .. }
+            | Write::Reported { .. }
             | Write::DeleteNode(_) => {}
         }
     }

@@ -51,6 +51,16 @@ pub struct Fleet {
     pub removed: Option<Vec<Arc<str>>>,
 }
 
+/// A node that is in another state than it was when `fleet.on_change` was run.
+#[derive(Debug, PartialEq)]
+pub struct ReportedChange {
+    pub node_id: Arc<str>,
+    /// `None`: the node is new.
+    pub from: Option<Presence>,
+    pub to: Presence,
+    pub info: Arc<NodeInfo>,
+}
+
 /// The latest removed nodes, each with the revision of its removal.
 #[derive(Default)]
 pub(super) struct Removed {
@@ -169,6 +179,22 @@ impl Nodes {
             Some((node_id.clone(), node.info.status.clone()?))
         };
         unsaved.take(max).filter_map(take).collect()
+    }
+
+    /// The nodes that have come online or gone offline since the last call. Lost nodes are expected to return.
+    pub fn take_unreported(&mut self) -> Vec<ReportedChange> {
+        let mut changes = Vec::new();
+        for (node_id, node) in &mut self.by_id {
+            let (from, to) = (node.info.reported, node.presence);
+            if to == Presence::Lost || from == Some(to) {
+                continue;
+            }
+            Arc::make_mut(&mut node.info).reported = Some(to);
+            let info = node.info.clone();
+            changes.push(ReportedChange { node_id: node_id.clone(), from, to, info });
+        }
+        changes.sort_unstable_by(|a, b| a.node_id.cmp(&b.node_id));
+        changes
     }
 
     /// The status of a node could not be stored.
@@ -300,6 +326,27 @@ mod tests {
         nodes.set_agent(now, &node_id, LINK, AgentInfo::default(), None);
         nodes.set_status(now, &node_id, LINK, status(60));
         assert_eq!(nodes.take_unsaved_statuses(10, true).len(), 1, "the hub stops");
+    }
+
+    #[test]
+    fn node_is_reported_when_it_comes_online_and_when_it_is_offline() {
+        let (mut nodes, node_id, now) = nodes();
+        let known = NodeInfo { reported: Some(Presence::Online), ..NodeInfo::default() };
+        let mut restarted = Nodes::new(now, Duration::from_secs(60), [("k".into(), known)]);
+        let changes = |nodes: &mut Nodes| -> Vec<_> {
+            nodes.take_unreported().iter().map(|change| (change.from, change.to)).collect()
+        };
+        assert_eq!(changes(&mut nodes), [(None, Presence::Online)]);
+        nodes.release(now, &node_id, LINK);
+        assert_eq!(changes(&mut nodes), [], "it may return");
+        let late = now + Duration::from_secs(120);
+        nodes.expire(late);
+        assert_eq!(changes(&mut nodes), [(Some(Presence::Online), Presence::Offline)]);
+        assert_eq!(changes(&mut nodes), []);
+        // A restart of the hub is no change of a node that returns.
+        assert_eq!(changes(&mut restarted), []);
+        restarted.claim(now, &"k".into(), LINK);
+        assert_eq!(changes(&mut restarted), []);
     }
 
     #[test]

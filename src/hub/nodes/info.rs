@@ -25,6 +25,8 @@ pub struct NodeInfo {
     /// Of its last report over hm in this run of the hub.
     pub project: Option<Arc<str>>,
     pub status: Option<Arc<ReceivedStatus>>,
+    /// The state that `fleet.on_change` was run for, online or offline; `None`: the node is new.
+    pub reported: Option<Presence>,
 }
 
 /// What an hm-agent has last sent of its own accord. Of a published client of hm, the status is what its last report tells.

@@ -27,8 +27,8 @@ use rusqlite::Connection;
 use crate::hub::core::node_session::CoreNodeRequest;
 use crate::hub::credentials::Digest;
 use crate::hub::hm::session::HmReport;
-use crate::hub::nodes::LinkId;
 use crate::hub::nodes::info::ReceivedStatus;
+use crate::hub::nodes::{LinkId, Presence};
 use crate::hub::store::core_records::commands::NewCommand;
 use crate::hub::store::writer::Writer;
 use crate::hub_extension::messages::AgentInfo;
@@ -81,6 +81,11 @@ pub enum Write {
         digest: Digest,
         group: Option<Arc<str>>,
     },
+    /// The state that `fleet.on_change` was run for.
+    Reported {
+        node_id: Arc<str>,
+        state: Presence,
+    },
     DeleteNode(Arc<str>),
 }
 
@@ -95,7 +100,7 @@ impl Write {
                 Self::Command { command, .. } => command.text.len(),
                 Self::Agent { agent, .. } => agent.gpu_models.iter().map(String::len).sum(),
                 Self::Status { status, .. } => status.snapshot.len(),
-                Self::Credential { .. } | Self::DeleteNode(_) => 0,
+                Self::Credential { .. } | Self::Reported { .. } | Self::DeleteNode(_) => 0,
             }
     }
 }

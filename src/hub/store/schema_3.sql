@@ -9,3 +9,6 @@ CREATE TABLE node_status (
 
 -- SHA-256 of its credential; NULL: it has none.
 ALTER TABLE node ADD COLUMN credential BLOB;
+
+-- The state that fleet.on_change was run for: 1 online, 0 offline; NULL: none.
+ALTER TABLE node ADD COLUMN reported_online INTEGER;

@@ -210,6 +210,10 @@ fn write(
             let node = nodes.get(db, node_id, now)?;
             node_credentials::set(db, node, digest, group.as_deref())?;
         }
+        Write::Reported { node_id, state } => {
+            let node = nodes.get(db, node_id, now)?;
+            core_records::set_reported(db, node, *state)?;
+        }
         Write::DeleteNode(node_id) => {
             core_records::delete_node(db, node_id)?;
             nodes.remove(node_id);

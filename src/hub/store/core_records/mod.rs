@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use crate::hub::core::messages::{ReceivedMetrics, Register};
 use crate::hub::core::node_session::{Content, CoreNodeRequest};
+use crate::hub::nodes::Presence;
 use crate::hub::nodes::info::{NodeInfo, Registration, StoredMetrics};
 use crate::hub::store::node_ids::{self, NodeIds};
 use crate::hub::store::node_statuses;
@@ -207,6 +208,13 @@ pub fn set_agent(
     Ok(())
 }
 
+/// Keeps the state that `fleet.on_change` was run for.
+pub fn set_reported(db: &Connection, node: i64, state: Presence) -> Result<(), StoreError> {
+    let sql = "UPDATE node SET reported_online = ? WHERE id = ?";
+    db.prepare_cached(sql)?.execute(params![state == Presence::Online, node])?;
+    Ok(())
+}
+
 /// Forgets a node with its metrics and commands.
 pub fn delete_node(db: &Connection, name: &str) -> Result<(), StoreError> {
     let Some(node) = node_ids::find(db, name)? else { return Ok(()) };
@@ -232,7 +240,7 @@ pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
     let mut latest = latest_metrics(db)?;
     let mut statuses = node_statuses::all(db)?;
     let mut statement = db.prepare(
-        "SELECT id, name, first_seen, hostname, ip_address, os_info, updated_at, agent, node_group FROM node",
+        "SELECT id, name, first_seen, hostname, ip_address, os_info, updated_at, agent, node_group, reported_online FROM node",
     )?;
     let rows = statement.query_map([], |row| {
         let hostname: Option<String> = row.get(3)?;
@@ -261,6 +269,11 @@ pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
             group: group.map(Arc::from),
             project: None,
             status,
+            // A node of a database without this column was seen, so it was online.
+            reported: Some(match row.get::<_, Option<bool>>(9)? {
+                Some(false) => Presence::Offline,
+                Some(true) | None => Presence::Online,
+            }),
         };
         Ok((name.into(), info))
     })?;
