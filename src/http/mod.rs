@@ -6,6 +6,7 @@ pub(crate) mod client_network;
 pub mod connection;
 pub mod connection_limits;
 pub mod csrf;
+pub(crate) mod document;
 pub mod forwarded;
 pub mod frame;
 pub mod gzip;
