@@ -1,5 +1,5 @@
 //! Builds what is embedded in the agent: the dashboard of `src/telemetry/dashboard` as `$OUT_DIR/page.gz`, and the program of the
-//! package `gpu-probe` as `$OUT_DIR/gpu-probe.zlib`.
+//! package `gpu-probe` as `$OUT_DIR/gpu-probe.zlib`. With the feature `hub` also the pages of `src/hub/web/pages`.
 //!
 //! The probe is always a release build for glibc, whatever the agent is built for: NVIDIA's library needs glibc, and a
 //! static agent has none.
@@ -23,7 +23,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let build = commit().map_or(target.clone(), |commit| format!("{commit}, {target}"));
     println!("cargo:rustc-env=HM_BUILD={build}");
     let out_dir = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out_dir.join("page.gz"), gzip(&dashboard()?)?)?;
+    fs::write(out_dir.join("page.gz"), gzip(&document(&DASHBOARD)?)?)?;
+    if env::var_os("CARGO_FEATURE_HUB").is_some() {
+        fs::write(out_dir.join("fleet.gz"), gzip(&document(&FLEET_PAGE)?)?)?;
+        fs::write(out_dir.join("node.gz"), gzip(&document(&NODE_PAGE)?)?)?;
+    }
     println!("cargo:rerun-if-env-changed=HM_GPU_PROBE");
     let probe = match env::var("HM_GPU_PROBE") {
         Ok(file) => read_probe(&file)?,
@@ -35,14 +39,69 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(fs::write(out_dir.join("gpu-probe.zlib"), compressed)?)
 }
 
-/// The dashboard as one HTML document without external resources. Order matters: the last script starts it.
-fn dashboard() -> Result<Vec<u8>, String> {
-    println!("cargo:rerun-if-changed=src/telemetry/dashboard");
+/// The sources of an HTML document: files of `src/telemetry/dashboard`, and those of `src/hub/web/pages` with `hub/` before the
+/// name. Order matters: the last script starts the page.
+struct Sources {
+    head: &'static str,
+    styles: &'static [&'static str],
+    body: &'static [&'static str],
+    scripts: &'static [&'static str],
+}
+
+const DASHBOARD: Sources = Sources {
+    head: "head.html",
+    styles: &["base.css", "page.css"],
+    body: &["body.html", "main.html", "foot.html"],
+    scripts: &["dom.js", "history.js", "alerts.js", "panels.js", "gpus.js", "link.js", "page.js"],
+};
+
+const FLEET_PAGE: Sources = Sources {
+    head: "hub/fleet/head.html",
+    styles: &["base.css", "hub/hub.css", "hub/fleet/fleet.css", "hub/fleet/rows.css"],
+    body: &["hub/fleet/top.html", "hub/login.html", "hub/fleet/main.html"],
+    scripts: &[
+        "dom.js",
+        "hub/link.js",
+        "hub/session.js",
+        "hub/fleet/nodes.js",
+        "hub/fleet/filters.js",
+        "hub/fleet/totals.js",
+        "hub/fleet/rows.js",
+        "hub/fleet/grid.js",
+        "hub/fleet/fleet.js",
+    ],
+};
+
+/// The dashboard with another transport.
+const NODE_PAGE: Sources = Sources {
+    head: "hub/node/head.html",
+    styles: &["base.css", "page.css", "hub/hub.css", "hub/node/node.css"],
+    body: &["hub/node/top.html", "hub/login.html", "main.html", "hub/node/commands.html"],
+    scripts: &[
+        "dom.js",
+        "history.js",
+        "alerts.js",
+        "panels.js",
+        "gpus.js",
+        "hub/link.js",
+        "hub/session.js",
+        "hub/node/snapshot.js",
+        "hub/node/commands.js",
+        "page.js",
+    ],
+};
+
+/// One HTML document without external resources.
+fn document(sources: &Sources) -> Result<Vec<u8>, String> {
     let mut html = String::new();
     let mut add = |begin: &str, files: &[&str], end: &str| {
         html.push_str(begin);
         for file in files {
-            let file = Path::new("src/telemetry/dashboard").join(file);
+            let file = match file.strip_prefix("hub/") {
+                Some(file) => Path::new("src/hub/web/pages").join(file),
+                None => Path::new("src/telemetry/dashboard").join(file),
+            };
+            println!("cargo:rerun-if-changed={}", file.display());
             let text = fs::read_to_string(&file)
                 .map_err(|error| format!("{}: {error}", file.display()))?;
             html.extend(text.split_inclusive('\n').filter(|line| !is_comment(line)));
@@ -50,12 +109,10 @@ fn dashboard() -> Result<Vec<u8>, String> {
         html.push_str(end);
         Ok::<(), String>(())
     };
-    add("", &["head.html"], "")?;
-    add("<style>", &["page.css"], "</style>\n")?;
-    add("", &["body.html"], "")?;
-    let scripts =
-        ["dom.js", "history.js", "alerts.js", "panels.js", "gpus.js", "link.js", "page.js"];
-    add("<script type=\"module\">", &scripts, "</script>\n")?;
+    add("", &[sources.head], "")?;
+    add("<style>", sources.styles, "</style>\n")?;
+    add("", sources.body, "")?;
+    add("<script type=\"module\">", sources.scripts, "</script>\n")?;
     Ok(html.into_bytes())
 }
 

@@ -3,6 +3,7 @@
 mod fleet;
 mod login;
 mod node_pages;
+mod pages;
 mod service_discovery;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use percent_encoding::percent_decode_str;
 
+use crate::http::gzip;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
@@ -68,6 +70,7 @@ impl WebServer {
         match head.path {
             "/-/healthy" => Ok(Response::text(OK, "OK\n")),
             "/-/ready" => Ok(ready(hub)),
+            "/" => pages::fleet(gzip::is_accepted(head.header_values("accept-encoding"))),
             "/metrics" => {
                 check_reader(hub, head)?;
                 Ok(Response::new(OK, EXPOSITION, self.metrics(hub).into_bytes().into()))
@@ -86,7 +89,12 @@ impl WebServer {
                         _ => node_pages::response(hub, head, &node_id, &format!("/{resource}")),
                     })
                 }
-                _ => Err(not_found(path)),
+                _ => match path.strip_prefix("/nodes/") {
+                    Some(node_id) if !node_id.is_empty() && !node_id.contains('/') => {
+                        pages::node(gzip::is_accepted(head.header_values("accept-encoding")))
+                    }
+                    _ => Err(not_found(path)),
+                },
             },
         }
     }

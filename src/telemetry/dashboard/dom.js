@@ -18,6 +18,14 @@ const show = (node, shown) => { if (node.hidden === shown) node.hidden = !shown;
 const setAttr = (node, name, value) => { if (node.getAttribute(name) !== value) node.setAttribute(name, value); };
 const setMark = (node, level) => setAttr(node, "class", `mark ${level}`);
 
+/** Sets the icon of the tab. */
+const setIcon = level => {
+  const colour = { ok: "teal", warning: "orange", critical: "crimson", unknown: "gray" }[level];
+  const shape = ["warning", "critical"].includes(level) ? "M8 1l7 14H1z" : "M8 1a7 7 0 1 0 .01 0z";
+  setAttr($("icon"), "href", "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
+    + `<path fill='${colour}' d='${shape}'/></svg>`);
+};
+
 const childrenByParent = new WeakMap();
 
 /**

@@ -1,11 +1,11 @@
 // The samples of the last minutes and their curves. They survive a reload in the tab's session storage, keyed by path and host
-// name: behind a proxy, several agents share an origin.
+// name: behind a proxy or a hub, several agents share an origin.
 
 const WINDOW_SECONDS = 300;
 /** The window holds at least this many samples, also hourly ones. */
 const MIN_SAMPLES = 60;
 
-const HISTORY_KEY = `hm-agent history ${new URL(".", location.href).pathname}`;
+const HISTORY_KEY = `hm-agent history ${location.pathname}`;
 const history = { host: "", interval: 0, times: [], series: {}, cores: [], layout: "" };
 
 const windowSeconds = () => Math.max(WINDOW_SECONDS, MIN_SAMPLES * history.interval);

@@ -5,6 +5,8 @@ const MIN_RETRY_SECONDS = 1;
 const MAX_RETRY_SECONDS = 30;
 /** A connection that lasted this many seconds resets the backoff. */
 const STABLE_SECONDS = 10;
+/** After this many intervals without a message, plus 15 s, the connection is closed. */
+const DEAD_INTERVALS = 3;
 
 const TOKEN_KEY = `hm-agent token ${new URL(".", location.href).pathname}`;
 
@@ -16,6 +18,7 @@ const link = {
   timer: 0,
   lastMessageAt: 0,
   reason: "",
+  isOffline: false, // the data are old, whatever the interval; a hub knows that
   token: "",
 };
 
@@ -102,10 +105,11 @@ const retryNow = () => {
 };
 
 /** Closes a connection that has received nothing for too long. */
-const abandonConnection = () => {
-  const socket = link.socket;
+const checkLink = () => {
+  const { socket } = link;
+  if (!socket || clock() - link.lastMessageAt <= DEAD_INTERVALS * (history.interval || 5) + 15) return;
   link.socket = null;
-  socket?.close();
+  socket.close();
   scheduleRetry("Timeout: no data received.");
 };
 
@@ -122,5 +126,10 @@ const askForToken = problem => {
 const submitToken = token => {
   sessionStorage.setItem(TOKEN_KEY, token);
   Object.assign(link, { token, tries: 0 });
+  connect();
+};
+
+const startLink = () => {
+  link.token = findToken();
   connect();
 };

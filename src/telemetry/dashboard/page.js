@@ -2,8 +2,6 @@
 
 /** Data older than this many intervals, plus a second for the network, is stale. */
 const STALE_INTERVALS = 1.5;
-/** After this many intervals without a message, plus 15 s, the connection is closed. */
-const DEAD_INTERVALS = 3;
 
 let info = {};
 let update = null;
@@ -14,7 +12,7 @@ let announced = "";
 let announcedAt = 0;
 
 const age = () => Math.max(0, clock() - sampledAt);
-const isStale = () => update && age() > STALE_INTERVALS * (history.interval || 5) + 1;
+const isStale = () => update && (link.isOffline || age() > STALE_INTERVALS * (history.interval || 5) + 1);
 
 const onMessage = message => {
   if (message.type === "system_info") {
@@ -34,11 +32,11 @@ const onUpdate = message => {
   const old = info.received ? 0 : Math.max(0, info.timestamp - message.timestamp);
   // The agent does not send its interval; it is the median gap. Before there are gaps, it is at least the highest age seen, so
   // that an agent with an hourly interval is not considered dead.
-  if (info.received) gaps = [...gaps, Math.round(clock() - sampledAt)].slice(-5);
+  if (info.received && !again) gaps = [...gaps, message.timestamp - update.timestamp].slice(-5);
   info.received = true;
   if (!again || !update) sampledAt = clock() - old;
   const usual = [...gaps].sort((one, two) => one - two)[gaps.length >> 1];
-  history.interval = Math.max(usual ?? Math.max(history.interval, age()), 1);
+  history.interval = Math.max(usual ?? Math.max(history.interval, link.isOffline ? 0 : age()), 1);
   update = message;
   const cores = message.cpus ?? [];
   const values = {
@@ -90,10 +88,7 @@ const redraw = () => {
 const updateTab = count => {
   const name = info.hostname || "hm-agent";
   setText(document.querySelector("title"), `${isStale() ? "no data: " : count ? `(${count}) ` : ""}${name}`);
-  const colour = isStale() ? "gray" : count ? "orange" : "teal";
-  const shape = count && !isStale() ? "M8 1l7 14H1z" : "M8 1a7 7 0 1 0 .01 0z";
-  setAttr($("icon"), "href", "data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
-    + `<path fill='${colour}' d='${shape}'/></svg>`);
+  setIcon(isStale() ? "unknown" : count ? "warning" : "ok");
 };
 
 /** Renders the connection state and the age of the data: once a second, and on every change. */
@@ -132,7 +127,7 @@ const announce = text => {
 
 const tick = () => {
   renderConnection();
-  if (link.socket && clock() - link.lastMessageAt > DEAD_INTERVALS * (history.interval || 5) + 15) abandonConnection();
+  checkLink();
 };
 
 $("token-form").addEventListener("submit", event => {
@@ -148,5 +143,4 @@ document.addEventListener("visibilitychange", () => {
 });
 setInterval(tick, 1000);
 restoreHistory();
-link.token = findToken();
-connect();
+startLink();

@@ -1,0 +1,163 @@
+// The list of nodes. Only the rows in the window exist as elements, plus the one with the focus, so the number of nodes does not
+// matter. Rows are in the order of the list in the document as well, for screen readers.
+
+/** Rows above and below the window. */
+const OVERSCAN = 6;
+
+const grid = {
+  list: [],
+  rows: new Map(), // by node id
+  rowHeight: 36, // of the style
+  activeId: "", // of the row that the Tab key reaches
+  isScheduled: false,
+};
+
+const isInGrid = () => $("rows").contains(document.activeElement);
+
+const scheduleRows = () => {
+  if (grid.isScheduled) return;
+  grid.isScheduled = true;
+  requestAnimationFrame(() => {
+    grid.isScheduled = false;
+    renderRows();
+  });
+};
+
+/** Height of what sticks to the top of the window. */
+const stickyHeight = () => $("tools").offsetHeight + $("heads").offsetHeight;
+
+/** Indexes of the rows in the window: the first one, and the one after the last. */
+const windowRange = () => {
+  const top = $("rows").getBoundingClientRect().top;
+  const { rowHeight, list } = grid;
+  const clamp = index => Math.max(0, Math.min(list.length, index));
+  return [clamp(Math.floor(-top / rowHeight)), clamp(Math.ceil((innerHeight - top) / rowHeight))];
+};
+
+/** Rows that must exist. A row with the focus exists wherever it is. */
+const wantedNodes = focused => {
+  const { list } = grid;
+  const [first, end] = windowRange();
+  const [from, to] = [Math.max(0, first - OVERSCAN), Math.min(list.length, end + OVERSCAN)];
+  const wanted = list.slice(from, to);
+  const index = focused?.index ?? -1;
+  if (index >= 0 && index < from) wanted.unshift(focused);
+  if (index >= to) wanted.push(focused);
+  return wanted;
+};
+
+const renderRows = () => {
+  const focused = isInGrid() ? fleet.byId.get(grid.activeId) : null;
+  const focusedRow = focused && grid.rows.get(focused.node_id);
+  const wanted = wantedNodes(focused);
+  const ids = new Set(wanted.map(node => node.node_id));
+  const free = [];
+  for (const [id, row] of grid.rows) {
+    if (ids.has(id)) continue;
+    grid.rows.delete(id);
+    free.push(row);
+  }
+  const freeNodes = new Set(free.map(row => row.node));
+  let next = $("rows").firstElementChild;
+  for (const node of wanted) {
+    while (next && freeNodes.has(next)) next = next.nextElementSibling;
+    const row = grid.rows.get(node.node_id) ?? free.pop() ?? createRow();
+    grid.rows.set(node.node_id, row);
+    updateRow(row, node);
+    if (row.node === next) next = next.nextElementSibling;
+    else $("rows").insertBefore(row.node, next);
+  }
+  for (const row of free) row.node.remove();
+  // A row that was moved in the document has lost the focus.
+  if (focusedRow && document.activeElement !== focusedRow.node && ids.has(focused.node_id)) focusedRow.node.focus({ preventScroll: true });
+  setTabStop();
+};
+
+/** The Tab key reaches one row: the active one, or else the first in the window. */
+const setTabStop = () => {
+  if (!isInGrid()) {
+    const top = $("rows").getBoundingClientRect().top - stickyHeight();
+    const first = grid.list[Math.max(0, Math.min(grid.list.length - 1, Math.ceil(-top / grid.rowHeight)))];
+    grid.activeId = first?.node_id ?? "";
+  }
+  for (const [id, row] of grid.rows) setAttr(row.node, "tabindex", id === grid.activeId ? "0" : "-1");
+};
+
+/** Shows another list. The rows in the window stay where they are on the screen, unless the list begins there. */
+const showList = (list, keepsPosition) => {
+  const anchor = keepsPosition ? findAnchor(list) : null;
+  grid.list = list;
+  setAttr($("grid"), "aria-rowcount", String(list.length + 1));
+  $("rows").style.height = `${list.length * grid.rowHeight}px`;
+  if (anchor) scrollBy({ top: (fleet.byId.get(anchor.id).index - anchor.index) * grid.rowHeight, behavior: "instant" });
+  renderRows();
+};
+
+/** A node in the window that stays in the list, with its index before. */
+const findAnchor = list => {
+  if ($("rows").getBoundingClientRect().top - stickyHeight() >= 0) return null;
+  const [first, end] = windowRange();
+  for (const before of grid.list.slice(first + 1, end)) {
+    const now = fleet.byId.get(before.node_id);
+    if (!now || list[now.index] !== now || now.rank !== before.rank) continue;
+    const row = grid.rows.get(before.node_id);
+    if (row) return { id: before.node_id, index: row.index };
+  }
+  return null;
+};
+
+/** Moves the focus to a row and scrolls it into the window. */
+const focusRow = index => {
+  const node = grid.list[Math.max(0, Math.min(grid.list.length - 1, index))];
+  if (!node) return;
+  const top = $("rows").getBoundingClientRect().top + node.index * grid.rowHeight;
+  const above = stickyHeight() - top;
+  const below = top + grid.rowHeight - innerHeight;
+  if (above > 0) scrollBy({ top: -above, behavior: "instant" });
+  else if (below > 0) scrollBy({ top: below, behavior: "instant" });
+  grid.activeId = node.node_id;
+  renderRows();
+  grid.rows.get(node.node_id)?.node.focus({ preventScroll: true });
+  renderRows();
+};
+
+const onGridKey = event => {
+  const active = fleet.byId.get(grid.activeId);
+  if (!active || event.altKey || event.target.closest("#rows") === null) return;
+  const page = Math.max(1, Math.floor((innerHeight - stickyHeight()) / grid.rowHeight) - 1);
+  const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
+  if (event.key === "Enter" && event.target.role === "row") {
+    event.preventDefault();
+    const { ctrlKey, metaKey, shiftKey } = event;
+    const { name } = grid.rows.get(grid.activeId);
+    name.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true, ctrlKey, metaKey, shiftKey }));
+  } else if (event.key in steps) {
+    event.preventDefault();
+    focusRow(active.index + steps[event.key]);
+  }
+};
+
+const measureGrid = () => {
+  const rowHeight = parseFloat(getComputedStyle($("rows")).getPropertyValue("--row"));
+  document.documentElement.style.setProperty("--tools", `${$("tools").offsetHeight}px`);
+  if (rowHeight && rowHeight !== grid.rowHeight) {
+    grid.rowHeight = rowHeight;
+    $("rows").style.height = `${grid.list.length * rowHeight}px`;
+    for (const row of grid.rows.values()) row.index = -1;
+  }
+  scheduleRows();
+};
+
+const createGrid = () => {
+  createHeads();
+  setAttr($("grid"), "aria-colcount", String(HEADS.length));
+  $("grid").addEventListener("keydown", onGridKey);
+  $("rows").addEventListener("focusin", event => {
+    const row = event.target.closest("[role=row]");
+    for (const [id, { node }] of grid.rows) if (node === row) grid.activeId = id;
+    setTabStop();
+  });
+  addEventListener("scroll", scheduleRows, { passive: true });
+  addEventListener("resize", measureGrid);
+  new ResizeObserver(measureGrid).observe($("tools"));
+};

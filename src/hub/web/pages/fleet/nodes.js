@@ -1,0 +1,112 @@
+// The nodes, as the hub reports them, in the order of the list. An increment costs a pass over all nodes but no sorting, unless a
+// node is new or has another name.
+
+/** What is wrong with a node, most urgent first: its place in the list. */
+const [CRITICAL, LOST, OFFLINE, WARNING, IDLE_MEMORY, HEALTHY] = [0, 1, 2, 3, 4, 5];
+const RANKS = 6;
+
+const fleet = {
+  revision: "",
+  isLoaded: false,
+  totals: {},
+  clockOffset: 0, // of the hub's clock, in seconds
+  receivedAt: 0,
+  byId: new Map(),
+  byName: [],
+};
+
+/** Values of the filters with the number of their nodes. */
+const facets = { model: new Map(), project: new Map(), group: new Map(), version: new Map() };
+
+/** Unix time by the hub's clock. */
+const hubTime = () => clock() + fleet.clockOffset;
+
+const rankOf = node => {
+  const { problems, state } = node;
+  if (problems.some(problem => problem.level === "critical")) return CRITICAL;
+  if (state === "lost") return LOST;
+  if (state === "offline") return OFFLINE;
+  if (problems.length) return WARNING;
+  return node.gpus.some(gpu => gpu.state === "idle_memory") ? IDLE_MEMORY : HEALTHY;
+};
+
+/** Sorts gpu-2 before gpu-10. */
+const sortKeyOf = node =>
+  `${node.name.toLowerCase().replace(/\d+/g, digits => digits.padStart(9, "0"))}\n${node.node_id}`;
+
+/** Number of GPUs by model. */
+const modelsOf = gpus => {
+  const models = new Map();
+  for (const { model } of gpus) models.set(model, (models.get(model) ?? 0) + 1);
+  return models;
+};
+
+const prepare = (node, before) => {
+  node.name = node.hostname || node.node_id;
+  node.sortKey = before?.name === node.name ? before.sortKey : sortKeyOf(node);
+  node.rank = rankOf(node);
+  node.models = modelsOf(node.gpus);
+  node.searched = ""; // made when a search needs it
+  node.index = -1;
+};
+
+const countFacets = (node, change) => {
+  const add = (facet, value) => {
+    if (!value) return;
+    const count = (facet.get(value) ?? 0) + change;
+    if (count) facet.set(value, count);
+    else facet.delete(value);
+  };
+  for (const model of node.models.keys()) add(facets.model, model);
+  add(facets.project, node.project);
+  add(facets.group, node.group);
+  add(facets.version, node.agent_version);
+};
+
+/** Applies a response of `/api/fleet`. */
+const applyFleet = message => {
+  const { byId } = fleet;
+  let mustSort = message.full;
+  if (message.full) {
+    byId.clear();
+    for (const facet of Object.values(facets)) facet.clear();
+  }
+  for (const id of message.removed ?? []) {
+    const node = byId.get(id);
+    if (!node) continue;
+    countFacets(node, -1);
+    byId.delete(id);
+    mustSort = true;
+  }
+  for (const node of message.nodes) {
+    const before = byId.get(node.node_id);
+    prepare(node, before);
+    if (before) countFacets(before, -1);
+    countFacets(node, 1);
+    byId.set(node.node_id, node);
+    if (before?.sortKey === node.sortKey) {
+      node.position = before.position;
+      fleet.byName[node.position] = node;
+    } else {
+      mustSort = true;
+    }
+  }
+  if (mustSort) {
+    fleet.byName = [...byId.values()].sort((one, two) => (one.sortKey < two.sortKey ? -1 : 1));
+    fleet.byName.forEach((node, position) => { node.position = position; });
+  }
+  const { revision, totals, time } = message;
+  Object.assign(fleet, { revision, totals, isLoaded: true, receivedAt: clock(), clockOffset: time - clock() });
+};
+
+/** The nodes that a filter lets through, the most urgent first. */
+const listNodes = matches => {
+  const ranks = Array.from({ length: RANKS }, () => []);
+  for (const node of fleet.byName) {
+    node.index = -1;
+    if (matches(node)) ranks[node.rank].push(node);
+  }
+  const list = ranks.flat();
+  list.forEach((node, index) => { node.index = index; });
+  return list;
+};

@@ -1,0 +1,115 @@
+// One line of the list. Elements are reused for other nodes while the list scrolls.
+
+const HEADS = ["State", "Node", "Problem", "GPUs", "GPU use", "GPU memory", "Group / project", "Version", "Last change"];
+const MAX_SQUARES = 16;
+const GPU_STATES = {
+  active: "active",
+  idle: "idle",
+  idle_memory: "idle, memory taken",
+  suspended: "suspended",
+  hung: "hung",
+  lost: "lost",
+  failed: "failed",
+};
+const MARKS = ["critical", "warning", "unknown", "warning", "warning", "ok"];
+
+const createHeads = () => {
+  $("heads").append(...HEADS.map(name => make("span", { role: "columnheader" }, name)));
+  const entries = Object.entries(GPU_STATES).map(([state, text]) => make("span", {}, make("i", { class: state }), text));
+  $("legend").append(...entries);
+};
+
+const createMeter = () => {
+  const [fill, value] = [make("i"), make("b")];
+  const node = make("span", { role: "gridcell", class: "meter" }, make("span", { class: "bar", "aria-hidden": "true" }, fill), value);
+  return { node, fill, value };
+};
+
+const setMeter = ({ fill, value }, share) => {
+  fill.style.width = `${Math.min(100, Math.max(0, share ?? 0))}%`;
+  setText(value, isKnown(share) ? `${Math.round(share)} %` : "–");
+};
+
+const createRow = () => {
+  const cell = (name, ...children) => make("span", { role: "gridcell", class: name }, ...children);
+  const [sign, state] = [make("span"), make("span", { class: "word" })];
+  const [name, id] = [make("a", { class: "name", tabindex: "-1" }), make("small")];
+  const [level, problem, more] = [make("span", { class: "sr-only" }), make("span", { class: "text" }), make("small")];
+  const squares = make("span", { class: "squares", "aria-hidden": "true" });
+  const [models, gpuStates] = [make("span", { class: "text" }), make("span", { class: "sr-only" })];
+  const [use, memory] = [createMeter(), createMeter()];
+  const [group, version, since] = [cell("group"), cell("version"), cell("since")];
+  const node = make("div", { role: "row", class: "line", tabindex: "-1" },
+    cell("state", sign, state), cell("node", name, id), cell("problem", level, problem, more),
+    cell("gpus", squares, models, gpuStates), use.node, memory.node, group, version, since);
+  const row = { node, sign, state, name, id, level, problem, more, squares, models, gpuStates, use, memory, group, version, since, shown: null };
+  row.boxes = [];
+  return row;
+};
+
+/** `8 × NVIDIA H200` */
+const modelText = models => [...models].map(([model, amount]) => `${amount} × ${model || "GPU"}`).join(", ");
+
+const setGpus = (row, { gpus, models }) => {
+  const shown = gpus.length > MAX_SQUARES ? gpus.slice(0, MAX_SQUARES) : gpus;
+  while (row.boxes.length > shown.length) row.boxes.pop().remove();
+  while (row.boxes.length < shown.length) {
+    const box = make("i");
+    row.boxes.push(box);
+    row.squares.append(box);
+  }
+  const amounts = {};
+  for (const { state } of gpus) amounts[state] = (amounts[state] ?? 0) + 1;
+  shown.forEach(({ state, model }, at) => {
+    const begins = at > 0 && shown[at - 1].model !== model ? " next" : "";
+    setAttr(row.boxes[at], "class", `${state}${begins}`);
+  });
+  setText(row.models, gpus.length ? modelText(models) : "no GPU");
+  const states = Object.entries(amounts).map(([state, amount]) => `${amount} ${GPU_STATES[state] ?? state}`).join(", ");
+  setText(row.gpuStates, states && `: ${states}`);
+  setAttr(row.squares, "title", states);
+};
+
+const setProblem = (row, { problems }) => {
+  const worst = problems.find(({ level }) => level === "critical") ?? problems[0];
+  setText(row.level, worst ? `${worst.level}: ` : "");
+  setText(row.problem, worst?.text ?? "");
+  setAttr(row.problem, "title", problems.map(({ text }) => text).join("\n"));
+  setAttr(row.problem, "class", `text ${worst?.level ?? ""}`);
+  setText(row.more, problems.length > 1 ? `+${problems.length - 1}` : "");
+};
+
+/** Shows a node in a row, unless it shows this version of it already. */
+const updateRow = (row, node) => {
+  setAttr(row.node, "aria-rowindex", String(node.index + 2));
+  if (row.index !== node.index) row.node.style.transform = `translateY(${node.index * grid.rowHeight}px)`;
+  row.index = node.index;
+  if (row.shown !== node) showNode(row, node);
+  updateAge(row);
+};
+
+const showNode = (row, node) => {
+  row.shown = node;
+  const isAway = node.state !== "online";
+  setAttr(row.node, "class", `line rank-${node.rank}${isAway ? " away" : ""}${node.problems.length ? "" : " quiet"}`);
+  setMark(row.sign, MARKS[node.rank]);
+  setText(row.state, node.state);
+  setText(row.name, node.name);
+  setAttr(row.name, "href", `${ROOT}nodes/${encodeURIComponent(node.node_id)}`);
+  setText(row.id, node.name === node.node_id ? "" : node.node_id);
+  setProblem(row, node);
+  setGpus(row, node);
+  setMeter(row.use, node.gpu_utilization_percent);
+  setMeter(row.memory, node.gpu_memory_used_percent);
+  const text = [node.group, node.project].filter(Boolean).join(" / ");
+  setText(row.group, text || (node.unauthenticated ? "no credential" : ""));
+  row.group.classList.toggle("open", !text);
+  setText(row.version, node.agent_version ?? "");
+};
+
+/** Of a node that is not online, the data are old. */
+const updateAge = ({ shown: { state, since, last_report: reported }, since: cell }) => {
+  const now = hubTime();
+  if (state === "online" || !reported) setText(cell, `${shortDuration(now - since)} ago`);
+  else setText(cell, `last data ${shortDuration(now - reported)} ago`);
+};

@@ -1,0 +1,63 @@
+// The transport of the dashboard on the hub: polls the snapshot of the node. While the node is not connected, its last snapshot is
+// shown.
+
+/** The node as in the address, and decoded. */
+const NODE_PATH = location.pathname.slice(ROOT.length);
+const NODE_ID = (() => {
+  const text = NODE_PATH.slice("nodes/".length);
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // it is not percent-encoded
+  }
+})();
+
+/** The next snapshot may be that of another start of the agent. */
+let needsInfo = true;
+
+const load = async () => {
+  await ensureSession();
+  startCommands();
+  try {
+    const snapshot = await requestJson(`${NODE_PATH}/snapshot`);
+    link.isOffline = false;
+    receive(snapshot, 0);
+  } catch (error) {
+    needsInfo = true;
+    link.isOffline = error.status >= 404;
+    if (!update && link.isOffline) await loadLast();
+    throw error;
+  }
+};
+
+/** Shows what the node has sent last. The hub may have nothing. */
+const loadLast = async () => {
+  try {
+    const response = await request(`${NODE_PATH}/last_snapshot`);
+    const age = Number(response.headers.get("Age")) || 0;
+    receive(await bodyOf(response), age);
+  } catch (error) {
+    if (!(error instanceof RequestError) || error.status === 401) throw error;
+  }
+};
+
+/** Passes a snapshot on as the two messages of `/usage`. */
+const receive = ({ machine, ...rest }, age) => {
+  if (needsInfo) onMessage({ ...machine, type: "system_info", timestamp: rest.timestamp + age });
+  needsInfo = age > 0;
+  if (rest.timestamp !== update?.timestamp) onMessage({ ...rest, type: "usage_update" });
+};
+
+const startLink = () => {
+  setText($("host"), NODE_ID);
+  setText($("node-id"), NODE_ID);
+  setText(document.querySelector("title"), NODE_ID);
+  for (const [id, name] of [["raw-metrics", "metrics"], ["raw-snapshot", "snapshot"], ["raw-last", "last_snapshot"]]) {
+    setAttr($(id), "href", `${ROOT}${NODE_PATH}/${name}`);
+  }
+  addEventListener("logout", clearHistory);
+  poll();
+};
+
+/** A request has a timeout by itself. */
+const checkLink = () => {};
