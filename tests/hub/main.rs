@@ -13,6 +13,7 @@ mod hm;
 mod kills;
 mod links;
 mod operation;
+mod page;
 mod prometheus;
 mod reports;
 mod requests;

@@ -8,7 +8,7 @@ const MAX_RETRY_SECONDS = 15;
 const REQUEST_TIMEOUT_MS = 20_000;
 const MAX_REASON_CHARS = 300;
 
-const ROOT = location.pathname.replace(/(nodes\/.*|[^/]*)$/, "");
+const ROOT = location.pathname.replace(/(?<=\/)(nodes\/.*|[^/]*)$/, "");
 
 const link = {
   state: "connecting", // or live, waiting, token (the operator must log in)

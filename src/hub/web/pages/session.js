@@ -2,6 +2,8 @@
 
 const session = { isKnown: false, authenticated: false };
 
+const NO_LOGIN = "The hub has no operators.tokens_file, so it refuses requests that a proxy has forwarded.";
+
 /** Fails with status 401 if the operator must log in. */
 const ensureSession = async () => {
   if (!session.isKnown) {
@@ -9,7 +11,9 @@ const ensureSession = async () => {
     Object.assign(session, { isKnown: true, authenticated, name, role, login, commands_enabled });
     renderUser();
   }
-  if (!session.authenticated) throw new RequestError(401, "");
+  if (session.authenticated) return;
+  session.isKnown = false;
+  throw session.login ? new RequestError(401, "") : new RequestError(403, NO_LOGIN);
 };
 
 const renderUser = () => {
@@ -24,6 +28,7 @@ const showLogin = problem => {
   link.state = "token";
   Object.assign(session, { isKnown: false, authenticated: false });
   renderUser();
+  dispatchEvent(new Event("logout"));
   setText($("token-error"), problem);
   renderConnection();
   if (!wasShown || problem) $("token").focus();

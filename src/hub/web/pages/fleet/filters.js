@@ -1,18 +1,19 @@
 // The filters. They are kept in the address, so that it can be shared and the back button works.
 
-const hasGpu = state => node => node.gpus.some(gpu => gpu.state === state);
-const hasProblem = level => node => node.problems.some(problem => problem.level === level);
+// As the totals, these leave out offline nodes.
+const hasGpu = state => node => node.rank !== OFFLINE && node.gpus.some(gpu => gpu.state === state);
+const hasProblem = test => node => node.rank !== OFFLINE && node.problems.some(test);
 
 const STATES = { online: "Online", lost: "Lost", offline: "Offline", away: "Not online" };
 const PROBLEMS = {
   any: ["Any problem", node => node.rank !== HEALTHY],
-  critical: ["Critical", hasProblem("critical")],
-  warning: ["Warning", hasProblem("warning")],
+  critical: ["Critical", hasProblem(({ level }) => level === "critical")],
+  warning: ["Warning", hasProblem(({ level }) => level === "warning")],
   hung: ["GPU hung", hasGpu("hung")],
   lost: ["GPU lost", hasGpu("lost")],
   failed: ["GPU failed", hasGpu("failed")],
   idle_memory: ["GPU idle, memory taken", hasGpu("idle_memory")],
-  xid: ["XID", node => node.problems.some(({ text }) => /\bXID\b/i.test(text))],
+  xid: ["XID", hasProblem(({ text }) => /\bXID\b/i.test(text))],
 };
 
 /** Choices by name of the parameter: its label, the text for no choice, and the known values if they do not depend on the nodes. */

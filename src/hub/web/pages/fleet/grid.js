@@ -8,6 +8,7 @@ const grid = {
   list: [],
   rows: new Map(), // by node id
   rowHeight: 36, // of the style
+  stickyHeight: 0, // of what covers the top of the window while the list scrolls
   activeId: "", // of the row that the Tab key reaches
   isScheduled: false,
 };
@@ -22,9 +23,6 @@ const scheduleRows = () => {
     renderRows();
   });
 };
-
-/** Height of what sticks to the top of the window. */
-const stickyHeight = () => $("tools").offsetHeight + $("heads").offsetHeight;
 
 /** Indexes of the rows in the window: the first one, and the one after the last. */
 const windowRange = () => {
@@ -76,7 +74,7 @@ const renderRows = () => {
 /** The Tab key reaches one row: the active one, or else the first in the window. */
 const setTabStop = () => {
   if (!isInGrid()) {
-    const top = $("rows").getBoundingClientRect().top - stickyHeight();
+    const top = $("rows").getBoundingClientRect().top - grid.stickyHeight;
     const first = grid.list[Math.max(0, Math.min(grid.list.length - 1, Math.ceil(-top / grid.rowHeight)))];
     grid.activeId = first?.node_id ?? "";
   }
@@ -95,7 +93,7 @@ const showList = (list, keepsPosition) => {
 
 /** A node in the window that stays in the list, with its index before. */
 const findAnchor = list => {
-  if ($("rows").getBoundingClientRect().top - stickyHeight() >= 0) return null;
+  if (!grid.list.length || $("rows").getBoundingClientRect().top - grid.stickyHeight >= 0) return null;
   const [first, end] = windowRange();
   for (const before of grid.list.slice(first + 1, end)) {
     const now = fleet.byId.get(before.node_id);
@@ -111,7 +109,7 @@ const focusRow = index => {
   const node = grid.list[Math.max(0, Math.min(grid.list.length - 1, index))];
   if (!node) return;
   const top = $("rows").getBoundingClientRect().top + node.index * grid.rowHeight;
-  const above = stickyHeight() - top;
+  const above = grid.stickyHeight - top;
   const below = top + grid.rowHeight - innerHeight;
   if (above > 0) scrollBy({ top: -above, behavior: "instant" });
   else if (below > 0) scrollBy({ top: below, behavior: "instant" });
@@ -124,7 +122,7 @@ const focusRow = index => {
 const onGridKey = event => {
   const active = fleet.byId.get(grid.activeId);
   if (!active || event.altKey || event.target.closest("#rows") === null) return;
-  const page = Math.max(1, Math.floor((innerHeight - stickyHeight()) / grid.rowHeight) - 1);
+  const page = Math.max(1, Math.floor((innerHeight - grid.stickyHeight) / grid.rowHeight) - 1);
   const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
   if (event.key === "Enter" && event.target.role === "row") {
     event.preventDefault();
@@ -139,7 +137,10 @@ const onGridKey = event => {
 
 const measureGrid = () => {
   const rowHeight = parseFloat(getComputedStyle($("rows")).getPropertyValue("--row"));
-  document.documentElement.style.setProperty("--tools", `${$("tools").offsetHeight}px`);
+  const toolsHeight = $("tools").offsetHeight;
+  document.documentElement.style.setProperty("--tools", `${toolsHeight}px`);
+  const isSticky = getComputedStyle($("tools")).position === "sticky";
+  grid.stickyHeight = isSticky ? toolsHeight + $("heads").offsetHeight : 0;
   if (rowHeight && rowHeight !== grid.rowHeight) {
     grid.rowHeight = rowHeight;
     $("rows").style.height = `${grid.list.length * rowHeight}px`;

@@ -21,11 +21,12 @@ const facets = { model: new Map(), project: new Map(), group: new Map(), version
 /** Unix time by the hub's clock. */
 const hubTime = () => clock() + fleet.clockOffset;
 
+/** Problems and GPU states of an offline node are those of another time. */
 const rankOf = node => {
   const { problems, state } = node;
+  if (state === "offline") return OFFLINE;
   if (problems.some(problem => problem.level === "critical")) return CRITICAL;
   if (state === "lost") return LOST;
-  if (state === "offline") return OFFLINE;
   if (problems.length) return WARNING;
   return node.gpus.some(gpu => gpu.state === "idle_memory") ? IDLE_MEMORY : HEALTHY;
 };
@@ -41,11 +42,13 @@ const modelsOf = gpus => {
   return models;
 };
 
+const haveSameModels = (one, two) => one.length === two.length && one.every((gpu, at) => gpu.model === two[at].model);
+
 const prepare = (node, before) => {
   node.name = node.hostname || node.node_id;
   node.sortKey = before?.name === node.name ? before.sortKey : sortKeyOf(node);
   node.rank = rankOf(node);
-  node.models = modelsOf(node.gpus);
+  node.models = before && haveSameModels(node.gpus, before.gpus) ? before.models : modelsOf(node.gpus);
   node.searched = ""; // made when a search needs it
   node.index = -1;
 };
@@ -62,6 +65,9 @@ const countFacets = (node, change) => {
   add(facets.group, node.group);
   add(facets.version, node.agent_version);
 };
+
+const haveSameFacets = (one, two) =>
+  one.models === two.models && one.project === two.project && one.group === two.group && one.agent_version === two.agent_version;
 
 /** Applies a response of `/api/fleet`. */
 const applyFleet = message => {
@@ -81,8 +87,10 @@ const applyFleet = message => {
   for (const node of message.nodes) {
     const before = byId.get(node.node_id);
     prepare(node, before);
-    if (before) countFacets(before, -1);
-    countFacets(node, 1);
+    if (!before || !haveSameFacets(node, before)) {
+      if (before) countFacets(before, -1);
+      countFacets(node, 1);
+    }
     byId.set(node.node_id, node);
     if (before?.sortKey === node.sortKey) {
       node.position = before.position;

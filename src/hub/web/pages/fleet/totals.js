@@ -15,7 +15,7 @@ const toggleFilter = wanted => {
 const createTotal = ({ filter }) => {
   const [sign, name] = [make("span"), make("span")];
   const [value, note] = [make("b", { class: "amount" }), make("small")];
-  const node = make("button", { type: "button", class: "total" }, make("span", { class: "label" }, sign, name), value, note);
+  const node = make("button", { type: "button", class: "total" }, make("span", { class: "label" }, sign, name), make("span", { class: "figure" }, value, note));
   node.addEventListener("click", () => toggleFilter(filter));
   return { node, sign, name, value, note };
 };
@@ -31,12 +31,14 @@ const updateTotal = (parts, { name, value, note = "", level, filter }) => {
 
 /** Creates a total that consists of parts with a filter each. */
 const createSplitTotal = ({ name }) => {
-  const [value, parts] = [make("b", { class: "amount" }), make("ul", { class: "parts" })];
-  return { node: make("section", { class: "total split" }, make("h3", { class: "label" }, name), value, parts), value, parts };
+  const [value, parts, rest] = [make("b", { class: "amount" }), make("ul", { class: "parts" }), make("small", { class: "rest" })];
+  const node = make("section", { class: "total split" }, make("h3", { class: "label" }, name), value, parts, rest);
+  return { node, value, parts, rest };
 };
 
-const updateSplitTotal = ({ value, parts }, total) => {
+const updateSplitTotal = ({ value, parts, rest }, total) => {
   setText(value, total.value);
+  setText(rest, total.rest ?? "");
   reconcile(parts, total.parts, ({ name }) => name, ({ filter }) => {
     const [sign, amount, name] = [make("span"), make("b"), make("span")];
     const button = make("button", { type: "button", class: "part" }, sign, amount, " ", name);
@@ -63,7 +65,8 @@ const gpuTotal = gpus => {
   const models = Object.entries(gpus).sort(([, one], [, two]) => two - one);
   const all = models.reduce((sum, [, amount]) => sum + amount, 0);
   const parts = models.slice(0, MAX_LISTED_MODELS).map(([name, amount]) => ({ name, amount, level: "", filter: { model: name } }));
-  return { name: "GPUs", value: count(all), parts };
+  const others = models.length - parts.length;
+  return { name: "GPUs", value: count(all), parts, rest: others > 0 ? `and ${plural(others, "other model")}` : "" };
 };
 
 const renderTotals = () => {

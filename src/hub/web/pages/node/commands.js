@@ -25,6 +25,12 @@ const startCommands = async () => {
   show($("commands"), await loadCommands());
 };
 
+const hideCommands = () => {
+  show($("commands"), false);
+  Object.assign(commands, { operator: "", list: [] });
+  renderCommands();
+};
+
 /** Returns whether the hub has sent the commands. */
 const loadCommands = async () => {
   clearTimeout(commands.timer);

@@ -55,7 +55,11 @@ const startLink = () => {
   for (const [id, name] of [["raw-metrics", "metrics"], ["raw-snapshot", "snapshot"], ["raw-last", "last_snapshot"]]) {
     setAttr($(id), "href", `${ROOT}${NODE_PATH}/${name}`);
   }
-  addEventListener("logout", clearHistory);
+  setAttr($("fleet-link"), "href", ROOT);
+  addEventListener("logout", () => {
+    clearHistory();
+    hideCommands();
+  });
   poll();
 };
 
