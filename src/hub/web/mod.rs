@@ -70,7 +70,7 @@ impl WebServer {
         match head.path {
             "/-/healthy" => Ok(Response::text(OK, "OK\n")),
             "/-/ready" => Ok(ready(hub)),
-            "/" => pages::fleet(gzip::is_accepted(head.header_values("accept-encoding"))),
+            "/" => pages::fleet(accepts_gzip(head)),
             "/metrics" => {
                 check_reader(hub, head)?;
                 Ok(Response::new(OK, EXPOSITION, self.metrics(hub).into_bytes().into()))
@@ -79,22 +79,9 @@ impl WebServer {
                 check_reader(hub, head)?;
                 service_discovery::response(hub, head)
             }
-            // An id may contain slashes.
-            path => match path.strip_prefix("/nodes/").and_then(|rest| rest.rsplit_once('/')) {
-                Some((node_id, resource @ ("metrics" | "snapshot" | "last_snapshot"))) => {
-                    check_reader(hub, head)?;
-                    let node_id = percent_decode_str(node_id).decode_utf8_lossy();
-                    Ok(match resource {
-                        "last_snapshot" => node_pages::last_snapshot(hub, head, &node_id),
-                        _ => node_pages::response(hub, head, &node_id, &format!("/{resource}")),
-                    })
-                }
-                _ => match path.strip_prefix("/nodes/") {
-                    Some(node_id) if !node_id.is_empty() && !node_id.contains('/') => {
-                        pages::node(gzip::is_accepted(head.header_values("accept-encoding")))
-                    }
-                    _ => Err(not_found(path)),
-                },
+            path => match path.strip_prefix("/nodes/") {
+                Some(rest) => node(hub, head, rest),
+                None => Err(not_found(path)),
             },
         }
     }
@@ -175,6 +162,27 @@ hm_hub_uptime_seconds {uptime}
 "
         )
     }
+}
+
+/// The answer to `/nodes/ID` or `/nodes/ID/RESOURCE`.
+fn node(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Response, ErrorResponse> {
+    // An id may contain slashes. In the address of a page it is percent-encoded.
+    match rest.rsplit_once('/') {
+        Some((node_id, resource @ ("metrics" | "snapshot" | "last_snapshot"))) => {
+            check_reader(hub, head)?;
+            let node_id = percent_decode_str(node_id).decode_utf8_lossy();
+            Ok(match resource {
+                "last_snapshot" => node_pages::last_snapshot(hub, head, &node_id),
+                _ => node_pages::response(hub, head, &node_id, &format!("/{resource}")),
+            })
+        }
+        None if !rest.is_empty() => pages::node(accepts_gzip(head)),
+        _ => Err(not_found(head.path)),
+    }
+}
+
+fn accepts_gzip(head: &RequestHead<'_>) -> bool {
+    gzip::is_accepted(head.header_values("accept-encoding"))
 }
 
 fn check_reader(hub: &Hub, head: &RequestHead<'_>) -> Result<(), ErrorResponse> {

@@ -91,7 +91,7 @@ const createFilters = () => {
     onFilters();
   });
   search.addEventListener("blur", () => { isTyping = false; });
-  const more = make("button", { type: "button", class: "plain more", "aria-expanded": "false", "aria-controls": "choices" }, "Filters");
+  const more = make("button", { id: "more", type: "button", class: "plain more", "aria-expanded": "false", "aria-controls": "choices" }, "Filters");
   more.addEventListener("click", () => {
     const isOpen = $("filters").classList.toggle("open");
     setAttr(more, "aria-expanded", String(isOpen));
@@ -135,5 +135,8 @@ const renderFilters = () => {
     if (choices[name].value !== filters[name]) choices[name].value = filters[name];
     choices[name].classList.toggle("active", filters[name] !== "");
   }
-  show($("clear"), activeFilters().length > 0);
+  const active = activeFilters();
+  show($("clear"), active.length > 0);
+  const chosen = active.filter(([name]) => name in choices).length;
+  setText($("more"), chosen ? `Filters (${chosen})` : "Filters");
 };

@@ -21,7 +21,7 @@ const renderFleet = hasChanged => {
   show($("empty"), all === 0);
   show($("list"), all > 0);
   renderTotals();
-  setText($("summary"), `${location.host}`);
+  setText($("summary"), location.host);
   updateTab();
   if (!hasChanged) return;
   renderFilters();

@@ -42,9 +42,8 @@ const createRow = () => {
   const node = make("div", { role: "row", class: "line", tabindex: "-1" },
     cell("state", sign, state), cell("node", name, id), cell("problem", level, problem, more),
     cell("gpus", squares, models, gpuStates), use.node, memory.node, group, version, since);
-  const row = { node, sign, state, name, id, level, problem, more, squares, models, gpuStates, use, memory, group, version, since, shown: null };
-  row.boxes = [];
-  return row;
+  const parts = { sign, state, name, id, level, problem, more, squares, models, gpuStates, use, memory, group, version, since };
+  return { node, ...parts, boxes: [], shown: null, index: -1 };
 };
 
 /** `8 × NVIDIA H200` */
