@@ -10,6 +10,7 @@ const grid = {
   rowHeight: 36, // of the style
   stickyHeight: 0, // of what covers the top of the window while the list scrolls
   activeId: "", // of the row that the Tab key reaches
+  tabStop: null, // its element
   isScheduled: false,
 };
 
@@ -78,7 +79,11 @@ const setTabStop = () => {
     const first = grid.list[Math.max(0, Math.min(grid.list.length - 1, Math.ceil(-top / grid.rowHeight)))];
     grid.activeId = first?.node_id ?? "";
   }
-  for (const [id, row] of grid.rows) setAttr(row.node, "tabindex", id === grid.activeId ? "0" : "-1");
+  const row = grid.rows.get(grid.activeId)?.node ?? null;
+  if (row === grid.tabStop) return;
+  grid.tabStop?.setAttribute("tabindex", "-1");
+  row?.setAttribute("tabindex", "0");
+  grid.tabStop = row;
 };
 
 /** Shows another list. The rows in the window stay where they are on the screen, unless the list begins there. */

@@ -80,10 +80,13 @@ const setProblem = (row, { problems }) => {
 
 /** Shows a node in a row, unless it shows this version of it already. */
 const updateRow = (row, node) => {
-  setAttr(row.node, "aria-rowindex", String(node.index + 2));
-  if (row.index !== node.index) row.node.style.transform = `translateY(${node.index * grid.rowHeight}px)`;
-  row.index = node.index;
-  if (row.shown !== node) showNode(row, node);
+  if (row.index !== node.index) {
+    row.index = node.index;
+    setAttr(row.node, "aria-rowindex", String(node.index + 2));
+    row.node.style.transform = `translateY(${node.index * grid.rowHeight}px)`;
+  }
+  if (row.shown === node) return;
+  showNode(row, node);
   updateAge(row);
 };
 
