@@ -145,7 +145,7 @@ fn agent_sends_its_snapshot_over_both_protocols() {
     }
 }
 
-fn http_bytes(hub: &Hub, target: &str, headers: &str) -> Vec<u8> {
+pub fn http_bytes(hub: &Hub, target: &str, headers: &str) -> Vec<u8> {
     use std::io::{Read, Write};
     let mut socket = std::net::TcpStream::connect(hub.web).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();

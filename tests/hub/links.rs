@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use hm_agent::sys;
+use serde_json::{Value, json};
 use tungstenite::Message;
 
-use crate::support::TempDir;
+use crate::fleet_api::{fleet, http_bytes};
 use crate::support::hub::{Hub, Node};
+use crate::support::{TempDir, wait_until};
 
 const LINKS: usize = 10_000;
 /// Threads that open links.
@@ -15,6 +17,8 @@ const OPENERS: usize = 8;
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// Private memory of the hub per node that is online and has sent no report.
 const MAX_BYTES_PER_LINK: u64 = 8_000;
+/// All nodes for the fleet page, compressed.
+const MAX_FLEET_BYTES: usize = 400_000;
 
 #[test]
 fn serves_ten_thousand_nodes_in_little_memory() {
@@ -39,6 +43,64 @@ fn serves_ten_thousand_nodes_in_little_memory() {
             });
         }
     });
+    for (opener, nodes) in nodes.iter_mut().enumerate() {
+        for (number, node) in (opener..).step_by(OPENERS).zip(nodes) {
+            describe(node, number);
+        }
+    }
+    check_fleet(&hub);
+}
+
+/// Sends what an hm-agent with eight GPUs sends. Values differ as those of a busy fleet.
+fn describe(node: &mut Node, number: usize) {
+    let models = ["NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"];
+    let model = models[number % models.len()];
+    let project = ["imagenet", "speech"][number % 2];
+    let description = json!({"agent_version": "0.1.0", "hostname": format!("gpu-{number}.dc1.example"),
+        "project": project, "gpu_models": [model]});
+    send(node, "node", &description);
+    // The multipliers are primes, so that neighbours differ.
+    let state = |gpu: usize| ["active", "active", "active", "idle"][(number * 7919 + gpu * 31) % 4];
+    let gpus: Vec<_> = (0..8).map(|gpu| json!({"model": model, "state": state(gpu)})).collect();
+    let text = format!("GPU {} XID {}", number % 8, number % 97);
+    let problems = [json!({"level": "warning", "text": text})];
+    let problems = if number.is_multiple_of(20) { &problems[..] } else { &[] };
+    let status = json!({"gpus": gpus, "gpu_utilization_percent": number * 7919 % 101,
+        "gpu_memory_used_percent": number * 6007 % 101, "problems": problems});
+    send(node, "snapshot", &json!({"status": status, "gzip": false}));
+}
+
+fn send(node: &mut Node, name: &str, message: &Value) {
+    let message = message.to_string();
+    let message = format!("{{\"extension\":\"{name}\",{}\n", &message[1..]);
+    node.0.send(Message::binary(message)).unwrap();
+}
+
+/// The fleet page gets all nodes in one response, and then changes only.
+fn check_fleet(hub: &Hub) {
+    let totals = wait_until("every status", || {
+        let fleet = fleet(hub, "");
+        (fleet["totals"]["gpus"]
+            .as_object()?
+            .values()
+            .map(|count| count.as_u64().unwrap())
+            .sum::<u64>()
+            == 8 * LINKS as u64)
+            .then_some(fleet)
+    });
+    let start = Instant::now();
+    let compressed = http_bytes(hub, "/api/fleet", "Accept-Encoding: gzip\r\n");
+    let page = http_bytes(hub, "/", "Accept-Encoding: gzip\r\n");
+    println!(
+        "{} bytes of the fleet, {} of its page, {:?}",
+        compressed.len(),
+        page.len(),
+        start.elapsed()
+    );
+    assert!(compressed.len() <= MAX_FLEET_BYTES, "{}", compressed.len());
+    let revision = totals["revision"].as_str().unwrap();
+    let changes = http_bytes(hub, &format!("/api/fleet?after={revision}"), "");
+    assert!(changes.len() < 4096, "{} bytes without a change", changes.len());
 }
 
 /// Opens the links with the numbers `opener`, `opener + OPENERS`, …

@@ -140,12 +140,15 @@ fn message<'a>(
         _ => (0, Vec::new()),
     };
     let changed = fleet.nodes.iter().filter(|node| known == 0 || node.revision > known);
+    let mut changed: Vec<&FleetNode> = changed.collect();
+    // Neighbours are alike, which compresses well.
+    changed.sort_unstable_by(|a, b| a.node_id.cmp(&b.node_id));
     FleetMessage {
         revision: format!("{run_id}-{}", fleet.revision),
         full: known == 0,
         time: clock.unix_seconds,
         totals: totals(&fleet.nodes, clock),
-        nodes: changed.map(|node| entry(node, clock)).collect(),
+        nodes: changed.into_iter().map(|node| entry(node, clock)).collect(),
         removed,
     }
 }
