@@ -9,6 +9,7 @@ mod core;
 mod enrolment;
 mod fleet;
 mod fleet_api;
+mod fleet_scale;
 mod hm;
 mod kills;
 mod links;
