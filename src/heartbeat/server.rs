@@ -18,8 +18,8 @@ use crate::http::listener::ClientConnection;
 use crate::http::request::RequestHead;
 use crate::http::response::{OK, PLAIN_TEXT, Response};
 use crate::http::service::{HttpService, Routed};
+use crate::http::stream::ServerStream;
 use crate::model::status::AppStatus;
-use crate::util::deadline_stream::DeadlineStream;
 
 /// Shared by all connections of the heartbeat port.
 pub struct HeartbeatServer<'a> {
@@ -39,7 +39,7 @@ impl<'a> HeartbeatServer<'a> {
     }
 
     /// Serves one connection until it ends.
-    pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+    pub fn serve(&self, stream: ServerStream<'_>, mut client: ClientConnection<'_>) {
         // This port has no WebSocket upgrade.
         self.http.handle_connection(stream, &mut client, |head, client| {
             Ok(Routed::Response(self.respond(head, client)))

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::http::body::{Body, ChunkedBody};
 use crate::http::request::{HeadError, MAX_HEADERS, RequestHead};
 use crate::http::response::{ErrorResponse, Response};
-use crate::util::deadline_stream::DeadlineStream;
+use crate::http::stream::ServerStream;
 
 /// A request head larger than this is rejected (431).
 const MAX_HEAD_BYTES: usize = 8 << 10;
@@ -91,7 +91,7 @@ impl RequestReader {
     /// no effect.
     pub fn next_request<R>(
         &mut self,
-        stream: &mut DeadlineStream<'_>,
+        stream: &mut ServerStream<'_>,
         handle: impl FnOnce(&RequestHead<'_>) -> R,
     ) -> Result<(ReceivedRequest, R), ConnectionEnd> {
         let mut body_is_skipped = false;
@@ -117,7 +117,7 @@ impl RequestReader {
     /// Discards the request and sends the response. `Ok` means that another request may follow.
     pub fn respond(
         &mut self,
-        stream: &mut DeadlineStream<'_>,
+        stream: &mut ServerStream<'_>,
         request: &ReceivedRequest,
         response: &Response,
     ) -> Result<(), ConnectionEnd> {
@@ -125,7 +125,7 @@ impl RequestReader {
         self.started_at = (!self.buffer.is_empty()).then(Instant::now);
         stream.reset_write_deadline();
         let (keep_alive, head_only) = (request.keep_alive, request.head_only);
-        response.write_to(stream, keep_alive, head_only, DeadlineStream::reset_write_deadline)?;
+        response.write_to(stream, keep_alive, head_only, ServerStream::reset_write_deadline)?;
         match request.keep_alive && !stream.is_shutting_down() {
             true => Ok(()),
             false => Err(ConnectionEnd::Closed),
@@ -137,7 +137,7 @@ impl RequestReader {
         self.buffer.get(request.length..).unwrap_or_default().to_vec()
     }
 
-    fn read_more(&mut self, stream: &mut DeadlineStream<'_>) -> Result<(), ConnectionEnd> {
+    fn read_more(&mut self, stream: &mut ServerStream<'_>) -> Result<(), ConnectionEnd> {
         let filled = self.buffer.len();
         if filled >= MAX_HEAD_BYTES {
             return Err(HeadError::TooLarge.into());
@@ -167,7 +167,7 @@ impl RequestReader {
     /// Removes the body behind a head of `head_length` bytes from the buffer and the socket.
     fn skip_body(
         &mut self,
-        stream: &mut DeadlineStream<'_>,
+        stream: &mut ServerStream<'_>,
         head_length: usize,
         body: Body,
     ) -> Result<(), ConnectionEnd> {
@@ -202,7 +202,7 @@ impl RequestReader {
 
     fn skip_chunks(
         &mut self,
-        stream: &mut DeadlineStream<'_>,
+        stream: &mut ServerStream<'_>,
         head_length: usize,
         mut body: ChunkedBody,
         deadline: Instant,
@@ -223,7 +223,7 @@ impl RequestReader {
 
 /// Reads a part of a body, at least one byte.
 fn read_body(
-    stream: &mut DeadlineStream<'_>,
+    stream: &mut ServerStream<'_>,
     part: &mut [u8],
     deadline: Instant,
 ) -> Result<usize, ConnectionEnd> {

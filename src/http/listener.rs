@@ -17,6 +17,8 @@ use crate::http::connection_limits::{ConnectionLimiter, ConnectionPermit};
 use crate::http::memory_guard::{ThreadSlot, check_headroom};
 use crate::http::response::ErrorResponse;
 use crate::http::stats::{ListenerStats, OpenGuard};
+use crate::http::stream::{HandshakeError, ServerStream};
+use crate::http::tls::TlsAcceptor;
 use crate::sys;
 use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
@@ -41,6 +43,8 @@ const SEND_BUFFER_BYTES: usize = 32 << 10;
 pub struct Listener {
     name: &'static str,
     listener: TcpListener,
+    /// `None`: connections have no TLS.
+    tls: Option<Arc<TlsAcceptor>>,
     limiter: ConnectionLimiter,
     stats: Arc<ListenerStats>,
     liveness: Arc<Liveness>,
@@ -95,11 +99,19 @@ impl Listener {
         Ok(Self {
             name,
             listener,
+            tls: None,
             limiter: ConnectionLimiter::default(),
             stats: Arc::default(),
             liveness: Arc::new(Liveness::new(name)),
             log: RateLimitedLog::new(),
         })
+    }
+
+    /// Requires TLS, and logs it.
+    pub fn with_tls(mut self, tls: Arc<TlsAcceptor>) -> Self {
+        log::info!("{} uses TLS, certificate from {}", self.name, tls.certificate_file().display());
+        self.tls = Some(tls);
+        self
     }
 
     pub fn stats(&self) -> Arc<ListenerStats> {
@@ -117,7 +129,7 @@ impl Listener {
         &'a self,
         shutdown: &'a Shutdown,
         limits: impl Fn() -> ConnectionLimits,
-        serve: impl Fn(DeadlineStream<'a>, ClientConnection<'a>) + Sync,
+        serve: impl Fn(ServerStream<'a>, ClientConnection<'a>) + Sync,
     ) -> Result<(), Error> {
         let serve = &serve;
         std::thread::scope(|scope| {
@@ -193,17 +205,15 @@ impl Listener {
         shutdown: &'a Shutdown,
         socket: Arc<TcpStream>,
         client: ClientConnection<'a>,
-        serve: &'scope (impl Fn(DeadlineStream<'a>, ClientConnection<'a>) + Sync),
+        serve: &'scope (impl Fn(ServerStream<'a>, ClientConnection<'a>) + Sync),
     ) {
         let spawned = ThreadSlot::acquire().and_then(|slot| {
             check_headroom()?;
             spawn_scoped(scope, "conn", CONNECTION_STACK_BYTES, move || {
                 let _slot = slot;
-                match DeadlineStream::new(socket, shutdown) {
-                    Ok(stream) => serve(stream.count_bytes(&client.stats.bytes), client),
-                    Err(error) => self.log.write(Level::Debug, || {
-                        format!("{}: {} disconnected: {}", self.name, client.peer, reason(&error))
-                    }),
+                match self.open(socket, shutdown, &client) {
+                    Ok(stream) => serve(stream, client),
+                    Err(error) => self.on_handshake_error(error, &client),
                 }
             })
         });
@@ -216,11 +226,48 @@ impl Listener {
         }
     }
 
+    /// Completes the TLS handshake, if the port has TLS.
+    fn open<'a>(
+        &'a self,
+        socket: Arc<TcpStream>,
+        shutdown: &'a Shutdown,
+        client: &ClientConnection<'a>,
+    ) -> Result<ServerStream<'a>, HandshakeError<'a>> {
+        let stream = DeadlineStream::new(socket, shutdown)?.count_bytes(&client.stats.bytes);
+        match &self.tls {
+            // Signing takes a millisecond: when many clients connect at once, those without an answer are evicted first.
+            Some(tls) => {
+                ServerStream::accept_tls(stream, tls.config(), || client.permit.mark_idle())
+            }
+            None => Ok(ServerStream::plain(stream)),
+        }
+    }
+
+    fn on_handshake_error(&self, error: HandshakeError<'_>, client: &ClientConnection<'_>) {
+        let (name, peer) = (self.name, client.peer);
+        // Health checks and port scanners connect and send nothing; a wrong certificate needs an operator.
+        let level = match error {
+            _ if client.permit.was_evicted() => Level::Debug,
+            HandshakeError::Tls(_) => Level::Info,
+            HandshakeError::PlainHttp(_) | HandshakeError::Io(_) => Level::Debug,
+        };
+        self.log.write(level, || format!("{name}: {peer} {error}"));
+        if let HandshakeError::PlainHttp(stream) = error {
+            let text = "this port requires TLS: connect with https:// or wss://";
+            let response = ErrorResponse::new("400 Bad Request", text).to_response();
+            self.stats.record_status(response.status);
+            response.send_and_close(stream, false);
+        }
+    }
+
     /// Rejects a connection without waiting for the client: during a flood this thread must keep accepting.
     fn reject(&self, mut socket: &TcpStream, peer: SocketAddr, text: String) {
         self.log.write(Level::Warn, || format!("{}: {peer} rejected: {text}", self.name));
         let response = ErrorResponse::service_unavailable(text).to_response();
         self.stats.record_status(response.status);
+        if self.tls.is_some() {
+            return; // closed without a response, which would take a handshake
+        }
         // Best effort: none of these calls waits, and the socket is closed next. A request that has already arrived is read,
         // so that the close does not become a reset.
         let mut request = [0; 2048];
@@ -262,6 +309,7 @@ impl AcceptError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     #[test]
     fn unusable_socket_ends_open_connections() {
@@ -273,9 +321,11 @@ mod tests {
         let socket = listener.listener.as_raw_fd();
         let _peer = TcpStream::connect(listener.listener.local_addr().unwrap()).unwrap();
         // The connection's thread makes accept(2) fail and then waits for input.
-        let result = listener.run(&stop, ConnectionLimits::default, |stream, _client| {
+        let result = listener.run(&stop, ConnectionLimits::default, |mut stream, _client| {
             shutdown(socket, Half::Both).unwrap();
-            assert!(stream.wait_readable(Duration::from_secs(60)), "not ended");
+            let deadline = Instant::now() + Duration::from_secs(60);
+            let end = stream.read_by(&mut [0], deadline).unwrap_err();
+            assert_eq!(end.to_string(), "shutting down");
         });
         let error = result.unwrap_err().to_string();
         assert!(error.starts_with("usage: accept connections: "), "{error}");

@@ -16,4 +16,6 @@ pub mod request;
 pub mod response;
 pub mod service;
 pub mod stats;
+pub mod stream;
+pub mod tls;
 pub mod websocket;

@@ -5,8 +5,8 @@ use std::io::{self, BufWriter, Write};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use crate::http::stream::ServerStream;
 use crate::util::backoff::random_unit;
-use crate::util::deadline_stream::DeadlineStream;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 pub const OK: &str = "200 OK";
@@ -126,11 +126,9 @@ impl Response {
     }
 
     /// Sends it as the last message on the connection.
-    pub fn send_and_close(&self, mut stream: DeadlineStream<'_>, head_only: bool) {
+    pub fn send_and_close(&self, mut stream: ServerStream<'_>, head_only: bool) {
         stream.begin_close();
-        if self
-            .write_to(&mut stream, false, head_only, DeadlineStream::reset_write_deadline)
-            .is_ok()
+        if self.write_to(&mut stream, false, head_only, ServerStream::reset_write_deadline).is_ok()
         {
             stream.linger();
         }

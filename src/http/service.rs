@@ -13,9 +13,10 @@ use crate::http::connection::{ConnectionEnd, RequestReader};
 use crate::http::listener::ClientConnection;
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, Response};
+use crate::http::stream::ServerStream;
+use crate::http::tls::MaybeTlsStream;
 use crate::http::websocket;
 use crate::http::websocket::SessionEnd;
-use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::reason;
 use crate::util::logger::RateLimitedLog;
 
@@ -28,7 +29,7 @@ pub enum Routed {
 
 /// A connection whose client has requested a WebSocket.
 pub struct Upgrade<'a> {
-    stream: DeadlineStream<'a>,
+    stream: ServerStream<'a>,
     key: String,
     /// Bytes that the client sent after its request.
     buffered: Vec<u8>,
@@ -37,9 +38,9 @@ pub struct Upgrade<'a> {
 impl Upgrade<'_> {
     /// Completes the upgrade for a caller that does its own I/O. Returns the socket, and the bytes that the client sent after its
     /// request.
-    pub fn into_socket(mut self) -> io::Result<(TcpStream, Vec<u8>)> {
+    pub fn into_socket(mut self) -> io::Result<(MaybeTlsStream<TcpStream>, Vec<u8>)> {
         websocket::send_switching_protocols(&mut self.stream, &self.key)?;
-        Ok((self.stream.try_clone_socket()?, self.buffered))
+        Ok((self.stream.into_socket()?, self.buffered))
     }
 }
 
@@ -96,7 +97,7 @@ impl HttpService {
     /// Serves requests until the connection ends or one of them is an upgrade.
     pub fn handle_connection<'s>(
         &self,
-        mut stream: DeadlineStream<'s>,
+        mut stream: ServerStream<'s>,
         client: &mut ClientConnection<'_>,
         mut route: impl FnMut(
             &RequestHead<'_>,
@@ -127,6 +128,7 @@ impl HttpService {
             }
             ConnectionEnd::Rejected(error) => self.reject(stream, client, error, head_only),
             ConnectionEnd::Closed => {
+                stream.close();
                 self.log.write(Level::Debug, || format!("{port}: {peer} disconnected"));
             }
             ConnectionEnd::Io(error) => self.log_lost(client, &error),
@@ -136,7 +138,7 @@ impl HttpService {
 
     fn handle_request(
         &self,
-        stream: &mut DeadlineStream<'_>,
+        stream: &mut ServerStream<'_>,
         reader: &mut RequestReader,
         client: &mut ClientConnection<'_>,
         route: &mut impl FnMut(
@@ -170,7 +172,7 @@ impl HttpService {
     /// Sends an error response, logs it and closes the connection.
     fn reject(
         &self,
-        stream: DeadlineStream<'_>,
+        stream: ServerStream<'_>,
         client: &ClientConnection<'_>,
         error: ErrorResponse,
         head_only: bool,
@@ -200,7 +202,7 @@ impl HttpService {
         upgrade: Upgrade<'s>,
         client: &ClientConnection<'_>,
         max_message_bytes: usize,
-        session: impl FnOnce(&mut WebSocket<DeadlineStream<'s>>) -> SessionEnd,
+        session: impl FnOnce(&mut WebSocket<ServerStream<'s>>) -> SessionEnd,
     ) {
         let (port, peer) = (self.port, client.peer);
         let Upgrade { stream, key, buffered } = upgrade;
@@ -223,6 +225,7 @@ mod tests {
     use super::*;
     use crate::http::connection_limits::ConnectionLimiter;
     use crate::http::stats::ListenerStats;
+    use crate::util::deadline_stream::DeadlineStream;
     use crate::util::sync::Shutdown;
     use std::io::{Read, Write};
     use std::net::TcpListener;
@@ -240,6 +243,7 @@ mod tests {
         let mut client = ClientConnection::new(address, permit, &stats);
         peer.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
         let stream = DeadlineStream::new(socket.clone(), &shutdown).unwrap();
+        let stream = ServerStream::plain(stream);
         HttpService::new("usage").handle_connection(stream, &mut client, |_, _| {
             assert!(limiter.acquire(1, &socket).is_none(), "evicted for another connection");
             Ok(Routed::Response(Response::text("200 OK", "done")))

@@ -14,7 +14,8 @@ use tungstenite::{Error, WebSocket};
 use crate::http::frame;
 use crate::http::request::RequestHead;
 use crate::http::response::ErrorResponse;
-use crate::util::deadline_stream::{DeadlineStream, WRITE_TIMEOUT};
+use crate::http::stream::ServerStream;
+use crate::util::deadline_stream::WRITE_TIMEOUT;
 use crate::util::error::reason;
 
 /// tungstenite's read buffer, one per session. Client messages are short; longer ones are read in parts.
@@ -63,11 +64,11 @@ fn upgrade_required(text: &str) -> ErrorResponse {
 /// Sends `101 Switching Protocols`. `buffered` are the bytes that followed the request; `max_message_bytes` is the longest
 /// message that the client may send.
 pub fn accept<'a>(
-    mut stream: DeadlineStream<'a>,
+    mut stream: ServerStream<'a>,
     key: &str,
     buffered: Vec<u8>,
     max_message_bytes: usize,
-) -> io::Result<WebSocket<DeadlineStream<'a>>> {
+) -> io::Result<WebSocket<ServerStream<'a>>> {
     send_switching_protocols(&mut stream, key)?;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
@@ -78,10 +79,7 @@ pub fn accept<'a>(
 }
 
 /// Sends `101 Switching Protocols`.
-pub(super) fn send_switching_protocols(
-    stream: &mut DeadlineStream<'_>,
-    key: &str,
-) -> io::Result<()> {
+pub(super) fn send_switching_protocols(stream: &mut ServerStream<'_>, key: &str) -> io::Result<()> {
     // Not a `Response`: a 101 has neither a body nor a Content-Length.
     let head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
@@ -91,7 +89,7 @@ pub(super) fn send_switching_protocols(
 }
 
 /// Sends a ping if nothing was sent for [`PING_AFTER`]. Returns how long the session may wait until the next call.
-pub fn ping_when_silent(socket: &mut WebSocket<DeadlineStream<'_>>) -> io::Result<Duration> {
+pub fn ping_when_silent(socket: &mut WebSocket<ServerStream<'_>>) -> io::Result<Duration> {
     // Bypasses tungstenite, which has no partial frame to write: each of its writes completes or ends the session.
     let stream = socket.get_mut();
     let silence = Instant::now().saturating_duration_since(stream.last_sent());
@@ -159,7 +157,7 @@ impl fmt::Display for SessionEnd {
 }
 
 /// Sends the close frame that `end` calls for and lingers, so that a reset does not discard it.
-pub fn finish(socket: &mut WebSocket<DeadlineStream<'_>>, end: &SessionEnd) {
+pub fn finish(socket: &mut WebSocket<ServerStream<'_>>, end: &SessionEnd) {
     match end {
         SessionEnd::ClosedByServer(code, reason) => {
             socket.get_mut().begin_close();

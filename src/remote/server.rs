@@ -20,6 +20,7 @@ use crate::http::listener::ClientConnection;
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, not_found_message};
 use crate::http::service::{HttpService, Routed};
+use crate::http::stream::ServerStream;
 use crate::http::websocket::{self, SessionEnd};
 use crate::remote::client_outbox::ClientOutbox;
 use crate::remote::host::WatchRequest;
@@ -29,7 +30,6 @@ use crate::remote::protocol::request::{
     InvalidRequest, Method, MonitorRequest, NotificationSet, Target,
 };
 use crate::sys;
-use crate::util::deadline_stream::DeadlineStream;
 use crate::util::sync::TokenBucket;
 
 /// Connections of clients.
@@ -52,7 +52,7 @@ pub struct MonitorServer<'scope, 'env> {
 
 impl MonitorServer<'_, '_> {
     /// Serves one connection until it ends.
-    pub fn serve(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+    pub fn serve(&self, stream: ServerStream<'_>, mut client: ClientConnection<'_>) {
         let upgrade = self.http.handle_connection(stream, &mut client, |head, _| {
             route(head, &self.config.get().monitor)
         });
@@ -104,7 +104,7 @@ struct PendingRequest {
 /// The WebSocket session of a client.
 struct MonitorSession<'a, 'b, 'scope, 'env> {
     server: &'a MonitorServer<'scope, 'env>,
-    socket: &'a mut WebSocket<DeadlineStream<'b>>,
+    socket: &'a mut WebSocket<ServerStream<'b>>,
     outbox: &'a Arc<ClientOutbox>,
     pending_requests: Vec<PendingRequest>,
     /// Identifies logins. The client's own IDs need not be unique.

@@ -11,10 +11,10 @@ use crate::http::listener::{ClientConnection, client_limit_message};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, not_found_message};
 use crate::http::service::{HttpService, Routed};
+use crate::http::stream::ServerStream;
 use crate::http::websocket;
 use crate::telemetry::responses::{GPUS_READY_TIMEOUT, Resource, Responses};
 use crate::telemetry::subscription;
-use crate::util::deadline_stream::DeadlineStream;
 
 /// Shared by all connections of the telemetry port.
 pub struct Router<'a> {
@@ -25,12 +25,12 @@ pub struct Router<'a> {
 
 impl Router<'_> {
     /// Serves one connection to its end.
-    pub fn handle_connection(&self, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+    pub fn handle_connection(&self, stream: ServerStream<'_>, mut client: ClientConnection<'_>) {
         let upgrade = self
             .http
             .handle_connection(stream, &mut client, |head, client| self.route(head, client));
         if let Some(upgrade) = upgrade {
-            let session = |socket: &mut WebSocket<DeadlineStream<'_>>| self.usage.run(socket);
+            let session = |socket: &mut WebSocket<ServerStream<'_>>| self.usage.run(socket);
             let max_bytes = subscription::MAX_CLIENT_MESSAGE_BYTES;
             self.http.run_session(upgrade, &client, max_bytes, session);
         }

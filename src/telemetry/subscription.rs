@@ -14,12 +14,12 @@ use tungstenite::{Error, Message, WebSocket};
 use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::config::CurrentConfig;
 use crate::http::frame;
+use crate::http::stream::ServerStream;
 use crate::http::websocket::{SessionEnd, ping_when_silent};
 use crate::model::host_info::HostInfo;
 use crate::sys;
 use crate::telemetry::messages;
 use crate::telemetry::messages::{ClientRequest, SUBSCRIBED, UNSUBSCRIBED};
-use crate::util::deadline_stream::DeadlineStream;
 use crate::util::logger::unix_seconds;
 use crate::util::sync::TokenBucket;
 
@@ -45,7 +45,7 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     /// Runs a session until it ends. The caller closes the socket.
-    pub fn run(&self, socket: &mut WebSocket<DeadlineStream<'_>>) -> SessionEnd {
+    pub fn run(&self, socket: &mut WebSocket<ServerStream<'_>>) -> SessionEnd {
         let mut session = Session {
             context: self,
             socket,
@@ -70,7 +70,7 @@ struct Subscription {
 
 struct Session<'a, 'b> {
     context: &'a Context<'a>,
-    socket: &'a mut WebSocket<DeadlineStream<'b>>,
+    socket: &'a mut WebSocket<ServerStream<'b>>,
     subscription: Option<Subscription>,
     /// When a client that has never subscribed is disconnected.
     subscribe_deadline: Option<Instant>,

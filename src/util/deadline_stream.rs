@@ -126,14 +126,22 @@ impl<'a> DeadlineStream<'a> {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 other => return other,
             }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(ErrorKind::TimedOut.into());
-            }
-            if self.wait_readable(left) {
-                return Err(shutting_down());
-            }
+            self.wait_readable_until(deadline)?;
         }
+    }
+
+    /// Waits until data arrives. Fails at the deadline, even if there is data, and at shutdown.
+    pub fn wait_readable_until(&self, deadline: Instant) -> io::Result<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        if self.wait_readable(left) { Err(shutting_down()) } else { Ok(()) }
+    }
+
+    /// Copies what has arrived to `buffer`, where the next read finds it too.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.peek(buffer)
     }
 
     /// Announces that the next message is the last one: it is written even during shutdown, within [`LINGER_TIMEOUT`].

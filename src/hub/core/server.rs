@@ -9,6 +9,7 @@ use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
 use crate::http::service::{HttpService, Routed};
+use crate::http::stream::ServerStream;
 use crate::http::websocket::upgrade_key;
 use crate::hub::Hub;
 use crate::hub::admission::Admission;
@@ -17,7 +18,6 @@ use crate::hub::core::messages;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::core::rest::Rest;
 use crate::hub::event_loop::mailbox::{AcceptedSocket, ClientAccess, LoopMessage, NewLink};
-use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
 
 /// Connections whose request is not complete. More are refused with 503.
@@ -44,7 +44,7 @@ impl CoreServer {
         listener.run(&hub.shutdown, limits, |stream, client| self.serve(hub, stream, client))
     }
 
-    fn serve(&self, hub: &Hub, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+    fn serve(&self, hub: &Hub, stream: ServerStream<'_>, mut client: ClientConnection<'_>) {
         let mut client_access = None;
         let upgrade = self.service.handle_connection(stream, &mut client, |head, _| {
             self.route(hub, head, &mut client_access)

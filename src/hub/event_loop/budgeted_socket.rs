@@ -1,22 +1,34 @@
 //! A socket that is read for a limited number of bytes, so that one link does not delay others.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream as StdTcpStream;
 
 use mio::net::TcpStream;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::sys;
 
 /// Bytes read from a link before others are served. tungstenite reads until it has a message, and a peer can send empty fragments without
 /// end.
 const TURN_BYTES: usize = 64 << 10;
 
-/// A socket that reports WouldBlock when the budget of a turn is spent.
+/// A socket that reports WouldBlock, to TLS or to tungstenite, when the budget of a turn is spent.
 pub struct BudgetedSocket {
     socket: TcpStream,
     budget: usize,
 }
 
 impl BudgetedSocket {
-    pub fn new(socket: TcpStream) -> Self {
-        Self { socket, budget: TURN_BYTES }
+    /// The socket of a client that has completed its handshake.
+    pub fn open(socket: StdTcpStream, is_core_node: bool) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        // Detects dead peers. A WebSocket ping would make the published Core agent disconnect.
+        sys::net::enable_keepalive(&socket)?;
+        if is_core_node {
+            // The listener's timeout would end the connection of a node that does not read, too.
+            setsockopt(&socket, sockopt::TcpUserTimeout, &0)?;
+        }
+        Ok(Self { socket: TcpStream::from_std(socket), budget: TURN_BYTES })
     }
 
     pub fn socket_mut(&mut self) -> &mut TcpStream {

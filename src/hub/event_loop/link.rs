@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
-use nix::sys::socket::{setsockopt, sockopt};
 use tungstenite::error::CapacityError;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
 use tungstenite::{Error, Message as Frame, WebSocket};
 
 use crate::config::Secret;
+use crate::http::tls::MaybeTlsStream;
 use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::event_loop::budgeted_socket::BudgetedSocket;
@@ -20,7 +20,6 @@ use crate::hub::event_loop::mailbox::{AcceptedSocket, NewLink};
 use crate::hub::hm::session::{HmNodeSession, Now};
 use crate::hub::nodes::LinkId;
 use crate::hub_extension::messages::is_extension;
-use crate::sys;
 
 /// A longer message ends the connection. The longest known reports list models, with names of some hundred bytes.
 const MAX_MESSAGE_BYTES: usize = 64 << 10;
@@ -54,7 +53,7 @@ pub struct Link {
     /// What the client may become; of a monitor client: nothing.
     pub admitted: Admitted,
     pub accepted_at: Instant,
-    socket: WebSocket<BudgetedSocket>,
+    socket: WebSocket<MaybeTlsStream<BudgetedSocket>>,
     /// Messages that were read and wait for the store.
     unstored: usize,
     /// Requests that the node has not answered.
@@ -129,7 +128,7 @@ impl Link {
     }
 
     pub fn socket_mut(&mut self) -> &mut TcpStream {
-        self.socket.get_mut().socket_mut()
+        self.socket.get_mut().socket_mut().socket_mut()
     }
 
     /// The node whose connection this is.
@@ -153,12 +152,12 @@ impl Link {
     }
 
     pub fn start_turn(&mut self) {
-        self.socket.get_mut().start_turn();
+        self.socket.get_mut().socket_mut().start_turn();
     }
 
     /// Whether a turn has ended before everything was read.
     pub fn has_more(&self) -> bool {
-        self.socket.get_ref().is_spent()
+        self.socket.get_ref().socket().is_spent()
     }
 
     /// A message of the node was given to the store.
@@ -201,7 +200,7 @@ impl Link {
 
     /// A node that sends a long answer over a slow network cannot send a ping meanwhile.
     pub fn note_progress(&mut self, now: Now) {
-        let has_read = self.socket.get_ref().has_read();
+        let has_read = self.socket.get_ref().socket().has_read();
         if let Protocol::Hm { session, .. } = &mut self.protocol
             && has_read
             && self.unanswered > 0
@@ -298,6 +297,11 @@ impl Link {
         self.after_write(result, now)
     }
 
+    /// Ends TLS. The socket is closed next, so what it does not take at once is lost.
+    pub fn close_notify(&mut self) {
+        let _ = self.socket.get_mut().close_notify();
+    }
+
     /// Ends the connection if a deadline has passed. A Core node has only that of the close, because the published agent never reconnects.
     pub fn check_deadlines(&mut self, now: Instant) -> Result<(), Ended> {
         let is_over = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
@@ -331,25 +335,18 @@ impl Link {
 }
 
 fn open(
-    socket: StdTcpStream,
+    socket: MaybeTlsStream<StdTcpStream>,
     buffered: Vec<u8>,
     is_core_node: bool,
     max_output: usize,
-) -> io::Result<WebSocket<BudgetedSocket>> {
-    socket.set_nonblocking(true)?;
-    // Detects dead peers. A WebSocket ping would make the published Core agent disconnect.
-    sys::net::enable_keepalive(&socket)?;
-    if is_core_node {
-        // The listener's timeout would end the connection of a node that does not read, too.
-        setsockopt(&socket, sockopt::TcpUserTimeout, &0)?;
-    }
+) -> io::Result<WebSocket<MaybeTlsStream<BudgetedSocket>>> {
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_write_buffer_size(max_output)
         .max_message_size(Some(MAX_MESSAGE_BYTES))
         .max_frame_size(Some(MAX_MESSAGE_BYTES));
-    let socket = BudgetedSocket::new(TcpStream::from_std(socket));
+    let socket = socket.try_map(|socket| BudgetedSocket::open(socket, is_core_node))?;
     Ok(WebSocket::from_partially_read(socket, buffered, Role::Server, Some(config)))
 }
 

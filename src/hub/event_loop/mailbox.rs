@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use mio::{Registry, Token, Waker};
 
 use crate::config::Secret;
+use crate::http::tls::MaybeTlsStream;
 use crate::hub::access::Access;
 use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
@@ -40,7 +41,7 @@ pub enum LoopMessage {
 }
 
 pub struct AcceptedSocket {
-    pub socket: TcpStream,
+    pub socket: MaybeTlsStream<TcpStream>,
     pub peer: SocketAddr,
     /// What the client sent after its request.
     pub buffered: Vec<u8>,

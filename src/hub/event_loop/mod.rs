@@ -358,6 +358,7 @@ impl EventLoop {
     fn remove(&mut self, hub: &Hub, number: u64, ended: &Ended) {
         let Some(mut link) = self.links.remove(&number) else { return };
         self.monitors.retain(|monitor| *monitor != number);
+        link.close_notify();
         // An error is harmless: closing the socket deregisters it.
         let _ = self.poll.registry().deregister(link.socket_mut());
         let node_id = link.node_id();

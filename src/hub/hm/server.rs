@@ -9,6 +9,7 @@ use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
 use crate::http::service::{HttpService, Routed};
+use crate::http::stream::ServerStream;
 use crate::http::websocket::{origin_allowed, upgrade_key};
 use crate::hub::Hub;
 use crate::hub::admission::Admission;
@@ -16,7 +17,6 @@ use crate::hub::authorization::{refuse_pages, refuse_proxied};
 use crate::hub::event_loop::mailbox::{AcceptedSocket, ClientAccess, LoopMessage, NewLink};
 use crate::hub::hm::metrics;
 use crate::hub::web::EXPOSITION;
-use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::{Error, reason};
 use crate::util::sync::lock;
 
@@ -41,7 +41,7 @@ impl HmServer {
         listener.run(&hub.shutdown, limits, |stream, client| self.serve(hub, stream, client))
     }
 
-    fn serve(&self, hub: &Hub, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+    fn serve(&self, hub: &Hub, stream: ServerStream<'_>, mut client: ClientConnection<'_>) {
         let mut client_access = None;
         let upgrade = self.service.handle_connection(stream, &mut client, |head, _| {
             self.route(hub, head, &mut client_access)

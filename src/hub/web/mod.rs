@@ -16,11 +16,11 @@ use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
 use crate::http::service::{HttpService, Routed};
+use crate::http::stream::ServerStream;
 use crate::hub::Hub;
 use crate::hub::authorization::{Accepts, authorize, authorize_rest, refuse_other_origins};
 use crate::hub::core::rest::Rest;
 use crate::hub::operators::Role;
-use crate::util::deadline_stream::DeadlineStream;
 use crate::util::error::Error;
 use crate::util::sync::lock;
 
@@ -48,7 +48,7 @@ impl WebServer {
         listener.run(&hub.shutdown, limits, |stream, client| self.serve(hub, stream, client))
     }
 
-    fn serve(&self, hub: &Hub, stream: DeadlineStream<'_>, mut client: ClientConnection<'_>) {
+    fn serve(&self, hub: &Hub, stream: ServerStream<'_>, mut client: ClientConnection<'_>) {
         self.service.handle_connection(stream, &mut client, |head, client| {
             self.route(hub, head, client).map(Routed::Response)
         });

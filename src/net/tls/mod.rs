@@ -2,6 +2,7 @@
 //! built-in ones where the system has no bundle, and those of `tls.ca_file` in addition.
 
 mod errors;
+mod pem_files;
 mod roots;
 
 use std::path::Path;
@@ -11,7 +12,10 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 
 pub use crate::net::tls::errors::disconnect_reason;
-pub use crate::net::tls::roots::{check_authorities, check_ca_file};
+pub use crate::net::tls::pem_files::{read_certificates, read_private_key};
+pub use crate::net::tls::roots::{
+    authorities_of, authorities_with, check_authorities, check_ca_file,
+};
 
 /// Reads the certificate authorities and builds the configuration for one connection. It is not shared between
 /// connections, and sessions are not resumed, so that renewed bundles and removed authorities take effect with the next

@@ -1,17 +1,13 @@
 //! Reads certificate authorities. A file or directory that is configured and cannot be used is an error: other authorities in
 //! its place would hide the mistake.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{self, PemObject};
 use rustls_native_certs::load_certs_from_paths;
 
+use crate::net::tls::pem_files::read_certificates;
 use crate::util::error::reason;
 
 /// Bundles of Linux distributions, as in the crate openssl-probe.
@@ -23,12 +19,17 @@ const BUNDLES: [&str; 6] = [
     "/etc/pki/tls/cacert.pem",            // OpenELEC
     "/etc/ssl/cert.pem",                  // Alpine
 ];
-/// The bundles of distributions have 200 KB to 500 KB.
-const MAX_FILE_BYTES: u64 = 16 << 20;
+
+const CA_FILE: &str = "tls.ca_file";
 
 /// All certificate authorities for a connection.
 pub(super) fn load(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
-    Sources::from_environment(ca_file).load()
+    Sources::from_environment(CA_FILE, ca_file).load()
+}
+
+/// The same with the file of another setting than `tls.ca_file`.
+pub fn authorities_with(setting: &'static str, file: &Path) -> Result<RootCertStore, String> {
+    Sources::from_environment(setting, Some(file)).load()
 }
 
 /// Whether every configured file and directory can be used.
@@ -38,7 +39,14 @@ pub fn check_authorities(ca_file: Option<&Path>) -> Result<(), String> {
 
 /// Whether `tls.ca_file` can be used.
 pub fn check_ca_file(path: &Path) -> Result<(), String> {
-    add_file(&mut RootCertStore::empty(), path)
+    authorities_of(path).map(drop)
+}
+
+/// The certificate authorities of a file only.
+pub fn authorities_of(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    add_file(&mut roots, path)?;
+    Ok(roots)
 }
 
 /// Where certificate authorities are read from.
@@ -50,13 +58,14 @@ struct Sources {
     /// The distribution's bundle, used when neither variable is set. Its directory is not: every file in it would become a
     /// trust anchor, the certificates of this machine's servers included.
     bundle: Option<PathBuf>,
-    /// `tls.ca_file`.
+    /// File of the setting `ca_setting`.
     ca_file: Option<PathBuf>,
+    ca_setting: &'static str,
 }
 
 impl Sources {
     /// Empty variables are ignored.
-    fn from_environment(ca_file: Option<&Path>) -> Self {
+    fn from_environment(ca_setting: &'static str, ca_file: Option<&Path>) -> Self {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
         let directories = variable("SSL_CERT_DIR").unwrap_or_default();
         // A bundle that cannot be looked for is an error when it is read.
@@ -68,6 +77,7 @@ impl Sources {
                 .collect(),
             bundle: BUNDLES.iter().map(PathBuf::from).find(exists),
             ca_file: ca_file.map(Path::to_owned),
+            ca_setting,
         }
     }
 
@@ -83,7 +93,8 @@ impl Sources {
             self.add_system(&mut roots)?;
         }
         if let Some(path) = &self.ca_file {
-            add_file(&mut roots, path).map_err(|why| format!("tls.ca_file: {why}"))?;
+            let wrong = |why| format!("{}: {why}", self.ca_setting);
+            add_file(&mut roots, path).map_err(wrong)?;
         }
         Ok(roots)
     }
@@ -106,12 +117,7 @@ impl Sources {
 
 fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     let cannot = |why: String| format!("cannot read {}: {why}", path.display());
-    let text = read_regular_file(path).map_err(|error| cannot(reason(&error)))?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|error| cannot(describe(&error)))?;
-    match roots.add_parsable_certificates(certificates) {
-        (0, 0) => Err(format!("{} contains no certificate in PEM format", path.display())),
+    match roots.add_parsable_certificates(read_certificates(path)?) {
         (0, ignored) => Err(cannot(format!("none of its {ignored} certificates is valid X.509"))),
         // Bundles contain a few certificates that rustls cannot parse.
         (_, ignored) => {
@@ -145,28 +151,6 @@ fn add_directory(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
 fn log_once(problem: &str) {
     static LOGGED: Once = Once::new();
     LOGGED.call_once(|| log::warn!("certificate authorities: {problem}"));
-}
-
-/// A FIFO or a device in the place of the file would block the connection, or never end.
-fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE_BYTES {
-        return Err(io::Error::other(format!("larger than {MAX_FILE_BYTES} bytes")));
-    }
-    Ok(bytes)
-}
-
-fn describe(error: &pem::Error) -> String {
-    match error {
-        pem::Error::MissingSectionEnd { .. } => "it ends within a certificate".to_owned(),
-        pem::Error::IllegalSectionStart { .. } => "a BEGIN line is not PEM".to_owned(),
-        error => error.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -214,8 +198,13 @@ mod tests {
         format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
     }
 
-    const NOTHING: Sources =
-        Sources { file: None, directories: Vec::new(), bundle: None, ca_file: None };
+    const NOTHING: Sources = Sources {
+        file: None,
+        directories: Vec::new(),
+        bundle: None,
+        ca_file: None,
+        ca_setting: CA_FILE,
+    };
 
     fn count(sources: &Sources) -> usize {
         sources.load().unwrap().len()

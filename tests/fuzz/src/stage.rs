@@ -14,6 +14,7 @@ use hm_agent::http::connection_limits::ConnectionLimiter;
 use hm_agent::http::listener::ClientConnection;
 use hm_agent::http::service::HttpService;
 use hm_agent::http::stats::ListenerStats;
+use hm_agent::http::stream::ServerStream;
 use hm_agent::model::RawSample;
 use hm_agent::model::host_info::HostInfo;
 use hm_agent::sys::EventFd;
@@ -59,11 +60,12 @@ pub fn get(with_token: bool) -> &'static Stage {
 }
 
 /// Sends `input` to a server, closes the write side, and returns everything that the server sends.
-pub fn exchange(input: &[u8], serve: impl FnOnce(DeadlineStream<'static>) + Send) -> Vec<u8> {
+pub fn exchange(input: &[u8], serve: impl FnOnce(ServerStream<'static>) + Send) -> Vec<u8> {
     let (mut client, server) = UnixStream::pair().expect("a socket pair");
     // For reading, writing and closing, it behaves like a TCP socket; the server does nothing else with it here.
     let server = TcpStream::from(OwnedFd::from(server));
     let server = DeadlineStream::new(server, &WITHOUT_TOKEN.shutdown).expect("a stream");
+    let server = ServerStream::plain(server);
     let mut output = Vec::new();
     std::thread::scope(|scope| {
         let served = scope.spawn(|| serve(server));
@@ -86,7 +88,7 @@ fn client<'a>(limiter: &'a ConnectionLimiter, stats: &'a ListenerStats) -> Clien
 }
 
 impl Stage {
-    pub fn telemetry(&'static self, stream: DeadlineStream<'static>) {
+    pub fn telemetry(&'static self, stream: ServerStream<'static>) {
         let (limiter, stats) = (ConnectionLimiter::default(), ListenerStats::default());
         let router = Router {
             http: HttpService::new("usage"),
@@ -112,7 +114,7 @@ impl Stage {
     }
 
     /// Uses a heartbeat table of its own.
-    pub fn heartbeat(&'static self, stream: DeadlineStream<'static>, directory: &std::path::Path) {
+    pub fn heartbeat(&'static self, stream: ServerStream<'static>, directory: &std::path::Path) {
         let (limiter, stats) = (ConnectionLimiter::default(), ListenerStats::default());
         let state = StateIo::start(directory).expect("a thread");
         let monitor = HeartbeatMonitor::open(&state).expect("a table");
