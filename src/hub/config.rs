@@ -14,6 +14,7 @@ use crate::config::{Schema, Settings};
 use crate::hub::admission::{Admission, parse_tokens};
 use crate::hub::operators::{self, Operators};
 use crate::hub::store::Retention;
+use crate::hub::tls::HubTls;
 use crate::util::error::Error;
 
 const DURATION: Kind = Kind::Text {
@@ -55,6 +56,36 @@ pub static SCHEMA: Schema = Schema {
             ADDRESS,
             OnRestart,
             "Address and port for Prometheus: the list of nodes, their metrics and those of the hub; and for health endpoints. Beyond loopback, operators.tokens_file must be set.",
+        ),
+        row(
+            "hm.tls",
+            None,
+            Kind::Flag,
+            OnRestart,
+            "Whether hm.listen requires TLS. Default: true, if tls.certificate_file is set.",
+        ),
+        row("core.tls", None, Kind::Flag, OnRestart, "The same for core.listen."),
+        row("web.tls", None, Kind::Flag, OnRestart, "The same for web.listen."),
+        row(
+            "tls.certificate_file",
+            None,
+            PATH,
+            OnRestart,
+            "PEM file with the certificate of the hub and those of intermediate authorities. It and the next two are read again when they change.",
+        ),
+        row(
+            "tls.key_file",
+            None,
+            Kind::SecretFile,
+            OnRestart,
+            "PEM file with the key of the certificate: PKCS#8, PKCS#1 or SEC1, without a password.",
+        ),
+        row(
+            "tls.client_ca_file",
+            None,
+            PATH,
+            OnRestart,
+            "PEM file with certificate authorities. If it is set, clients must present a certificate of one of them to every port with TLS.",
         ),
         row(
             "operators.tokens_file",
@@ -124,6 +155,7 @@ pub struct HubConfig {
     pub hm_job: String,
     pub core_listen: SocketAddr,
     pub web_listen: SocketAddr,
+    pub tls: HubTls,
     pub operators: Operators,
     pub commands_enabled: bool,
     pub admission: Admission,
@@ -136,7 +168,7 @@ pub struct HubConfig {
 }
 
 impl HubConfig {
-    /// Converts every setting to its type and reads the tokens file.
+    /// Converts every setting to its type and reads the files that settings name.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         let listen =
             |key| settings.parsed(key).ok_or_else(|| settings.invalid(key, "is not an address"));
@@ -154,6 +186,7 @@ impl HubConfig {
             hm_job: settings.text("hm.job").unwrap_or_default().to_owned(),
             core_listen,
             web_listen,
+            tls: HubTls::new(settings)?,
             commands_enabled,
             admission,
             is_loopback_only: !listeners.iter().any(is_exposed),

@@ -31,6 +31,7 @@ pub mod run;
 pub mod sessions;
 pub mod status;
 pub mod store;
+pub mod tls;
 pub mod web;
 
 use std::net::SocketAddr;
@@ -54,6 +55,7 @@ use crate::hub::nodes::info::StoredMetrics;
 use crate::hub::nodes::{Claim, LinkId, Nodes, UnsavedAgent};
 use crate::hub::sessions::Sessions;
 use crate::hub::store::{Completed, HubStore, QueuedWrite, Stored, Write, WriteOrigin};
+use crate::hub::tls::HubTls;
 use crate::util::logger::RateLimitedLog;
 use crate::util::sync::{Shutdown, lock};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
@@ -75,6 +77,8 @@ pub struct Hub {
     pub sessions: Sessions,
     pub audit: Audit,
     access: Mutex<Arc<Access>>,
+    /// As configured at the start.
+    pub tls: HubTls,
     pub shutdown: Shutdown,
     /// Limits the log lines that clients can cause.
     pub log: RateLimitedLog,

@@ -104,9 +104,17 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
     let connection = schema::open(&path).map_err(unusable)?;
     let known = core_records::nodes(&connection).map_err(unusable)?;
     let stored_credentials = node_credentials::all(&connection).map_err(unusable)?;
-    let hm_listener = Listener::bind("hm", config.hm_listen)?;
-    let core_listener = Listener::bind("core", config.core_listen)?;
-    let web_listener = Listener::bind("web", config.web_listen)?;
+    let tls = config.tls;
+    let bind = |name, address, has_tls: bool| {
+        let listener = Listener::bind(name, address)?;
+        Ok::<_, Error>(match tls.acceptor.as_ref().filter(|_| has_tls) {
+            Some(acceptor) => listener.with_tls(acceptor.clone()),
+            None => listener,
+        })
+    };
+    let hm_listener = bind("hm", config.hm_listen, tls.hm)?;
+    let core_listener = bind("core", config.core_listen, tls.core)?;
+    let web_listener = bind("web", config.web_listen, tls.web)?;
     let nodes = Arc::new(Mutex::new(Nodes::new(Instant::now(), config.offline_after, known)));
     let loops = event_loops().map_err(|error| Error::system("create an event loop", error))?;
     let mailboxes: Arc<[Arc<Mailbox>]> = loops.iter().map(EventLoop::mailbox).collect();
@@ -134,6 +142,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         sessions: Sessions::default(),
         audit: Audit::new(&config.state_dir),
         access: Mutex::new(Arc::new(access)),
+        tls,
         shutdown,
         log: RateLimitedLog::new(),
     });
@@ -158,6 +167,13 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         hook.run(&context);
         Ok(())
     })?;
+    if let Some(tls) = hub.tls.acceptor.clone() {
+        let context = hub.clone();
+        threads.start("tls-files", move || {
+            tls.watch(&context.shutdown);
+            Ok(())
+        })?;
+    }
     let servers = Arc::new(Servers {
         hm: HmServer::new(config.hm_job),
         core: CoreServer::new(rest.clone()),
@@ -224,6 +240,9 @@ fn reload(sources: &Sources, at_start: &Settings, hub: &Hub) -> Result<(), Error
         is_loopback_only: config.is_loopback_only,
         credentials: hub.access().credentials.clone(),
     });
+    if let Some(tls) = &hub.tls.acceptor {
+        tls.reload();
+    }
     Ok(())
 }
 

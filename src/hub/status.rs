@@ -1,9 +1,8 @@
 //! `hm-hub status`: the state of the fleet as a Nagios plugin prints it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::hub::cli::client;
+use crate::hub::cli::client::HubPort;
 use crate::util::error::reason;
 use crate::util::text::{EXCERPT_CHARS, escape_for_terminal};
 
@@ -11,10 +10,10 @@ use crate::util::text::{EXCERPT_CHARS, escape_for_terminal};
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The line to print, and the exit code of a Nagios plugin: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN. `token` is an operator's.
-pub fn query(web: SocketAddr, token: Option<&str>) -> (String, u8) {
-    match client::request(web, TIMEOUT, ("GET", "/metrics"), token, "") {
+pub fn query(web: &HubPort, token: Option<&str>) -> (String, u8) {
+    match web.request(TIMEOUT, ("GET", "/metrics"), token, "") {
         Ok(response) => summarize(&response),
-        Err(error) => (format!("UNKNOWN - hm-hub at {web}: {}", reason(&error)), 3),
+        Err(error) => (format!("UNKNOWN - hm-hub at {}: {}", web.address, reason(&error)), 3),
     }
 }
 

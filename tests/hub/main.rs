@@ -20,4 +20,6 @@ mod reports;
 mod requests;
 mod sessions;
 mod subcommands;
+mod tls;
+mod tls_files;
 mod tokens;

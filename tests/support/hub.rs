@@ -239,13 +239,34 @@ pub fn stored(state: &TempDir, node_id: &str) -> Vec<i64> {
 }
 
 /// A connection that speaks hm.
-pub struct Node(pub WebSocket<TcpStream>);
+pub struct Node<S = TcpStream>(pub WebSocket<S>);
 
 impl Node {
     /// Fails if the hub refuses the handshake, with its response.
     pub fn connect(address: SocketAddr, token: &str) -> Result<Self, String> {
         let socket = TcpStream::connect(address).map_err(|error| error.to_string())?;
         socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+        Self::over(socket, address, token)
+    }
+
+    /// Reads until the connection ends. Returns the close code of the hub; 0: none.
+    pub fn close_code(&mut self, within: Duration) -> u16 {
+        self.0.get_ref().set_read_timeout(Some(within)).unwrap();
+        let mut code = 0;
+        loop {
+            match self.0.read() {
+                Ok(Message::Close(frame)) => code = frame.map_or(0, |frame| frame.code.into()),
+                Ok(_) => {}
+                Err(tungstenite::Error::ConnectionClosed) => return code,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+impl<S: Read + Write> Node<S> {
+    /// Connects over `socket`, which may have TLS.
+    pub fn over(socket: S, address: SocketAddr, token: &str) -> Result<Self, String> {
         let mut request = http::Request::builder()
             .uri(format!("ws://{address}/websocket"))
             .header("Host", address.to_string())
@@ -308,20 +329,6 @@ impl Node {
     pub fn report(&mut self, sent: i64) -> u64 {
         self.send(2, 1, sent, &report());
         self.header().2
-    }
-
-    /// Reads until the connection ends. Returns the close code of the hub; 0: none.
-    pub fn close_code(&mut self, within: Duration) -> u16 {
-        self.0.get_ref().set_read_timeout(Some(within)).unwrap();
-        let mut code = 0;
-        loop {
-            match self.0.read() {
-                Ok(Message::Close(frame)) => code = frame.map_or(0, |frame| frame.code.into()),
-                Ok(_) => {}
-                Err(tungstenite::Error::ConnectionClosed) => return code,
-                Err(error) => panic!("{error}"),
-            }
-        }
     }
 }
 

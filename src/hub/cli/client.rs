@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::config::Settings;
+use crate::hub::cli::port_tls::PortTls;
+use crate::hub::tls;
 use crate::util::error::Error;
 use crate::util::text::escape_for_log;
 
@@ -16,22 +19,51 @@ const MAX_RESPONSE_BYTES: u64 = 64 << 20;
 /// What is printed of an error of the hub.
 const MAX_REASON_CHARS: usize = 200;
 
-/// A request with status line, headers and body of its response. `token` is an operator's.
-pub fn request(
-    address: SocketAddr,
-    timeout: Duration,
-    (method, target): (&str, &str),
-    token: Option<&str>,
-    body: &str,
-) -> io::Result<String> {
-    let mut socket = TcpStream::connect_timeout(&address, timeout)?;
-    socket.set_read_timeout(Some(timeout))?;
-    socket.set_write_timeout(Some(timeout))?;
-    let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
-    let length = body.len();
-    let request = format!(
-        "{method} {target} HTTP/1.1\r\nHost: {address}\r\n{token}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    );
+/// A port of the hub on this machine.
+pub struct HubPort {
+    pub address: SocketAddr,
+    /// `None`: it has no TLS.
+    pub tls: Option<PortTls>,
+}
+
+impl HubPort {
+    /// The port with the settings `NAME.listen` and `NAME.tls`. Reads no tokens file, which only the hub's user can read.
+    pub fn new(settings: &Settings, name: &str) -> Result<Self, Error> {
+        let key = format!("{name}.listen");
+        let address = settings.parsed(&key);
+        let address = address.ok_or_else(|| settings.invalid(&key, "is not an address"))?;
+        let tls = match tls::is_enabled(settings, &format!("{name}.tls"))? {
+            true => Some(PortTls::new(settings, address)?),
+            false => None,
+        };
+        Ok(Self { address, tls })
+    }
+
+    /// Sends a request. Returns status line, headers and body of its response. `token` is an operator's.
+    pub fn request(
+        &self,
+        timeout: Duration,
+        (method, target): (&str, &str),
+        token: Option<&str>,
+        body: &str,
+    ) -> io::Result<String> {
+        let address = self.address;
+        let socket = TcpStream::connect_timeout(&address, timeout)?;
+        socket.set_read_timeout(Some(timeout))?;
+        socket.set_write_timeout(Some(timeout))?;
+        let token =
+            token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
+        let length = body.len();
+        let request = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {address}\r\n{token}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        );
+        let Some(tls) = &self.tls else { return exchange(socket, &request) };
+        let response = tls.connect(socket).and_then(|socket| exchange(socket, &request));
+        response.map_err(|error| tls.explain(error))
+    }
+}
+
+fn exchange(mut socket: impl Read + Write, request: &str) -> io::Result<String> {
     socket.write_all(request.as_bytes())?;
     let mut response = String::new();
     socket.take(MAX_RESPONSE_BYTES).read_to_string(&mut response)?;
@@ -51,7 +83,7 @@ fn reason_of(answer: &Value) -> String {
 
 /// The REST API of the hub on this machine.
 pub struct RestClient {
-    pub address: SocketAddr,
+    pub port: HubPort,
     pub token: Option<String>,
 }
 
@@ -61,12 +93,12 @@ impl RestClient {
         let target = format!("/api/v1/{path}");
         let token = self.token.as_deref();
         self.try_call((method, &target), token, body).map_err(|error| {
-            Error::system(format!("{method} {target} of the hub at {}", self.address), error)
+            Error::system(format!("{method} {target} of the hub at {}", self.port.address), error)
         })
     }
 
     fn try_call(&self, line: (&str, &str), token: Option<&str>, body: &str) -> io::Result<Value> {
-        let response = request(self.address, TIMEOUT, line, token, body)?;
+        let response = self.port.request(TIMEOUT, line, token, body)?;
         let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
         let failure = |text: &str| io::Error::other(escape_for_log(text.trim(), MAX_REASON_CHARS));
         if head.starts_with("HTTP/1.1 401 ") {

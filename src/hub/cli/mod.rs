@@ -3,11 +3,11 @@
 mod arguments;
 pub mod client;
 mod nodes;
+mod port_tls;
 mod tokens;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,7 +15,7 @@ use rusqlite::Connection;
 
 use crate::config::{Settings, Sources};
 use crate::hub::cli::arguments::{Command, Options, Target, help, parse};
-use crate::hub::cli::client::RestClient;
+use crate::hub::cli::client::{HubPort, RestClient};
 use crate::hub::config::{HubConfig, SCHEMA};
 use crate::hub::core::messages::unix_ms;
 use crate::hub::core::rest_actions::DEFAULT_TIMEOUT_S;
@@ -72,9 +72,9 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Erro
         Command::TokenList => print(&tokens::list(&tokens_file(options)?)?)?,
         Command::TokenRevoke(id) => tokens::revoke(&tokens_file(options)?, &id)?,
         Command::Status => {
-            let web = address(&options.sources()?.0, "web.listen")?;
+            let web = port(options, "web")?;
             let token = std::env::var(TOKEN_VARIABLE).ok();
-            let (line, code) = status::query(web, token.as_deref());
+            let (line, code) = status::query(&web, token.as_deref());
             print(&(line + "\n"))?;
             return Ok(code);
         }
@@ -100,14 +100,11 @@ fn run_on(hub: &RestClient, target: Target, words: &[String], timeout_s: u32) ->
 
 /// The hub that runs with these settings.
 fn rest_client(options: Options) -> Result<RestClient, Error> {
-    let address = address(&options.sources()?.0, "core.listen")?;
-    Ok(RestClient { address, token: std::env::var(TOKEN_VARIABLE).ok() })
+    Ok(RestClient { port: port(options, "core")?, token: std::env::var(TOKEN_VARIABLE).ok() })
 }
 
-/// Without the tokens files, which only the hub's user can read.
-fn address(sources: &Sources, key: &str) -> Result<SocketAddr, Error> {
-    let settings = Settings::load(sources)?;
-    settings.parsed(key).ok_or_else(|| settings.invalid(key, "is not an address"))
+fn port(options: Options, name: &str) -> Result<HubPort, Error> {
+    HubPort::new(&Settings::load(&options.sources()?.0)?, name)
 }
 
 fn tokens_file(options: Options) -> Result<PathBuf, Error> {

@@ -78,7 +78,7 @@ pub fn log_in(
         .map_err(|error| ErrorResponse::new("500 Internal Server Error", reason(&error)))?;
     log::info!("operator {} has logged in", operator.name);
     let session = authenticated(Some(&operator.name), operator.role, commands_enabled);
-    Ok(to_response(session).header(&sessions::set_cookie(Some(&id), is_secure(head))))
+    Ok(to_response(session).header(&sessions::set_cookie(Some(&id), is_secure(hub, head))))
 }
 
 /// Ends the session.
@@ -87,10 +87,10 @@ pub fn log_out(hub: &Hub, head: &RequestHead<'_>) -> Response {
         hub.sessions.end(id);
     }
     let session = json!({"authenticated": false, "login": true});
-    to_response(session).header(&sessions::set_cookie(None, is_secure(head)))
+    to_response(session).header(&sessions::set_cookie(None, is_secure(hub, head)))
 }
 
-/// Whether the browser uses HTTPS, as a proxy tells.
-fn is_secure(head: &RequestHead<'_>) -> bool {
-    head.header("x-forwarded-proto") == Some("https")
+/// Whether the browser uses HTTPS: to this port, or to a proxy, as that tells.
+fn is_secure(hub: &Hub, head: &RequestHead<'_>) -> bool {
+    hub.tls.web || head.header("x-forwarded-proto") == Some("https")
 }
