@@ -31,7 +31,7 @@ impl NodeResources for Services {
 
     fn status(&self) -> NodeStatus {
         let snapshot = &self.latest.current().snapshot;
-        let problems = health::findings(snapshot);
+        let problems = health::problems(snapshot);
         NodeStatus::new(&snapshot.gpus, problems, health::recent_xids(snapshot))
     }
 

@@ -15,7 +15,7 @@ use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::hm_client::client::HmClient;
 use crate::http::listener::Listener;
 use crate::model::host_info::HostInfo;
-use crate::net::credentials::Credentials;
+use crate::net::credentials::HubCredentials;
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::error::Error;
@@ -67,7 +67,7 @@ fn create_services(
     let state = StateIo::start(&config.state_dir)?;
     let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&state));
     let heartbeat = heartbeat.transpose().map_err(no_eventfd)?;
-    let credentials = Arc::new(Credentials::open(&state, &node_id));
+    let credentials = Arc::new(HubCredentials::open(&state, &node_id));
     let hm = hm_client(&config, &node_id, &state, &credentials)?;
     let core = core_client(&config, node_id, &host, &state, &credentials)?;
     let open = [
@@ -102,7 +102,7 @@ fn hm_client(
     config: &Config,
     node_id: &str,
     state: &StateIo,
-    credentials: &Arc<Credentials>,
+    credentials: &Arc<HubCredentials>,
 ) -> Result<Option<HmClient>, Error> {
     let Some(hm) = &config.hm else { return Ok(None) };
     let (node_id, ca_file) = (node_id.to_owned(), config.ca_file.as_deref());
@@ -114,7 +114,7 @@ fn core_client(
     node_id: String,
     host: &HostInfo,
     state: &StateIo,
-    credentials: &Arc<Credentials>,
+    credentials: &Arc<HubCredentials>,
 ) -> Result<Option<CoreClient>, Error> {
     let Some(core) = &config.core else { return Ok(None) };
     let (os, ca_file) = (host.os.clone(), config.ca_file.as_deref());

@@ -20,7 +20,7 @@ use crate::core_client::session::{CoreAction, CoreEvent, CoreSession};
 use crate::hub_extension::node::{NodeExtension, NodeResources};
 use crate::model::Snapshot;
 use crate::model::status::UpstreamStatus;
-use crate::net::credentials::Credentials;
+use crate::net::credentials::HubCredentials;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::log_dedup::LogDedup;
 use crate::net::reconnecting_client::{
@@ -56,7 +56,7 @@ impl CoreClient {
         os: Option<String>,
         state: &StateIo,
         ca_file: Option<&Path>,
-        credentials: &Arc<Credentials>,
+        credentials: &Arc<HubCredentials>,
     ) -> Result<Self, Error> {
         let token = config.token.expose();
         let query =

@@ -1,9 +1,10 @@
-//! Problems of this machine, found in a snapshot: those that the dashboard shows as alerts.
+//! Problems of this machine, found in a snapshot: those that the dashboard shows as alerts. Keep in step with
+//! `src/telemetry/dashboard/alerts.js`.
 
 use crate::model::Snapshot;
-use crate::model::finding::{Finding, Level};
 use crate::model::gpu::{DriverState, Gpu, Problem};
-use crate::model::status::AppState;
+use crate::model::health_problem::{HealthProblem, Severity};
+use crate::model::status::{AppState, AppStatus};
 
 /// An error of a GPU counts for this long.
 const XID_AGE_S: u64 = 86_400;
@@ -17,17 +18,17 @@ const THROTTLE_REASONS: [&str; 4] =
     ["hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"];
 
 /// The problems of a machine, critical ones first.
-pub fn findings(snapshot: &Snapshot) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    check_driver(snapshot, &mut findings);
+pub fn problems(snapshot: &Snapshot) -> Vec<HealthProblem> {
+    let mut problems = Vec::new();
+    check_driver(snapshot, &mut problems);
     for gpu in &snapshot.gpus.each {
-        check_gpu(gpu, snapshot.unix_seconds, &mut findings);
+        check_gpu(gpu, snapshot.unix_seconds, &mut problems);
     }
-    check_apps(snapshot, &mut findings);
-    check_upstreams(snapshot, &mut findings);
-    check_file_systems(snapshot, &mut findings);
-    findings.sort_by_key(|finding| finding.level);
-    findings
+    check_apps(snapshot, &mut problems);
+    check_upstreams(snapshot, &mut problems);
+    check_file_systems(snapshot, &mut problems);
+    problems.sort_by_key(|problem| problem.severity);
+    problems
 }
 
 /// Number of GPU errors, each code of each GPU once, that have occurred within the last day.
@@ -40,11 +41,11 @@ fn is_recent(now: u64, at: u64) -> bool {
     now.saturating_sub(at) < XID_AGE_S
 }
 
-fn add(findings: &mut Vec<Finding>, level: Level, text: String) {
-    findings.push(Finding { level, text });
+fn add(problems: &mut Vec<HealthProblem>, severity: Severity, text: String) {
+    problems.push(HealthProblem { severity, text });
 }
 
-fn check_driver(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+fn check_driver(snapshot: &Snapshot, problems: &mut Vec<HealthProblem>) {
     let Some(driver) = &snapshot.gpus.nvidia else { return };
     let problem = match driver.state {
         DriverState::NoDriver => "not loaded",
@@ -57,7 +58,7 @@ fn check_driver(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
         }
     };
     let text = with_message(format!("NVIDIA driver {problem}"), driver.message.as_deref());
-    add(findings, Level::Critical, text);
+    add(problems, Severity::Critical, text);
 }
 
 fn with_message(text: String, message: Option<&str>) -> String {
@@ -67,9 +68,9 @@ fn with_message(text: String, message: Option<&str>) -> String {
     }
 }
 
-fn check_gpu(gpu: &Gpu, now: u64, findings: &mut Vec<Finding>) {
+fn check_gpu(gpu: &Gpu, now: u64, problems: &mut Vec<HealthProblem>) {
     let index = gpu.index;
-    let mut add = |level, text: String| add(findings, level, format!("GPU {index} {text}"));
+    let mut add = |severity, text: String| add(problems, severity, format!("GPU {index}: {text}"));
     let problem = match gpu.problem {
         Some(Problem::Lost) => Some("lost"),
         Some(Problem::Hung) => Some("hung"),
@@ -77,32 +78,32 @@ fn check_gpu(gpu: &Gpu, now: u64, findings: &mut Vec<Finding>) {
         Some(Problem::Suspended) | None => None,
     };
     if let Some(problem) = problem {
-        add(Level::Critical, with_message(problem.to_owned(), gpu.message.as_deref()));
+        add(Severity::Critical, with_message(problem.to_owned(), gpu.message.as_deref()));
     }
     let values = &gpu.values;
     if values.remapped_rows.is_some_and(|rows| rows.failed) {
-        add(Level::Critical, "row remapping failed".to_owned());
+        add(Severity::Critical, "row remapping failed".to_owned());
     }
     let uncorrected = values.ecc.and_then(|ecc| ecc.volatile_uncorrected);
     if let Some(count @ 1..) = uncorrected {
-        add(Level::Critical, count_of(count, "uncorrected memory error"));
+        add(Severity::Critical, count_of(count, "uncorrected memory error"));
     }
     let reasons = values.clock_event_reasons.iter().flatten();
     let throttled: Vec<_> =
         reasons.filter(|reason| THROTTLE_REASONS.contains(&reason.as_str())).collect();
     if !throttled.is_empty() {
         let reasons: Vec<_> = throttled.iter().map(|reason| reason.replace('_', " ")).collect();
-        add(Level::Warning, format!("throttled: {}", reasons.join(", ")));
+        add(Severity::Warning, format!("throttled: {}", reasons.join(", ")));
     }
     if values.remapped_rows.is_some_and(|rows| rows.pending) {
-        add(Level::Warning, "row remapping pending, needs a reset".to_owned());
+        add(Severity::Warning, "row remapping pending, GPU reset required".to_owned());
     }
     if let Some(count @ 1..) = values.nvlink.and_then(|nvlink| nvlink.links_lost) {
-        add(Level::Warning, format!("{} down", count_of(count.into(), "NVLink")));
+        add(Severity::Warning, format!("{} down", count_of(count.into(), "NVLink")));
     }
     for xid in gpu.xids.iter().filter(|xid| is_recent(now, xid.last_unix_seconds)) {
-        let times = if xid.count > 1 { format!(" {} times", xid.count) } else { String::new() };
-        add(Level::Warning, format!("XID {}{times}", xid.code));
+        let times = if xid.count > 1 { format!(" ({} times)", xid.count) } else { String::new() };
+        add(Severity::Warning, format!("XID {}{times}", xid.code));
     }
 }
 
@@ -110,48 +111,48 @@ fn count_of(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn check_apps(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+fn check_apps(snapshot: &Snapshot, problems: &mut Vec<HealthProblem>) {
     let apps = &snapshot.heartbeats;
     let states = [AppState::Warning, AppState::Critical, AppState::Dropped];
-    let overdue: usize = states.iter().map(|state| apps.number(*state)).sum();
-    if overdue > MAX_LISTED_APPS {
-        return add(findings, Level::Critical, format!("{overdue} applications are overdue"));
+    let is_overdue = |app: &&AppStatus| states.contains(&app.state) && app.maintenance.is_none();
+    let count = apps.shown.iter().filter(is_overdue).count();
+    if count > MAX_LISTED_APPS {
+        return add(problems, Severity::Critical, format!("{count} applications are overdue"));
     }
-    let is_overdue = |state| states.contains(&state);
-    for app in apps.shown.iter().filter(|app| is_overdue(app.state) && app.maintenance.is_none()) {
-        let (level, what) = match app.state {
-            AppState::Warning => (Level::Warning, "is overdue"),
-            AppState::Dropped => (Level::Critical, "was dropped"),
-            AppState::Critical | AppState::Ok => (Level::Critical, "is overdue"),
+    for app in apps.shown.iter().filter(is_overdue) {
+        let (severity, what) = match app.state {
+            AppState::Warning => (Severity::Warning, "is overdue"),
+            AppState::Dropped => (Severity::Critical, "was dropped"),
+            AppState::Critical | AppState::Ok => (Severity::Critical, "is overdue"),
         };
-        add(findings, level, format!("Application {} {what}", app.id));
+        add(problems, severity, format!("Application {} {what}", app.id));
     }
 }
 
-fn check_upstreams(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+fn check_upstreams(snapshot: &Snapshot, problems: &mut Vec<HealthProblem>) {
     for upstream in &*snapshot.upstreams {
         let name = &upstream.name;
         let reason = upstream.last_disconnect_reason.as_deref();
         if upstream.state != "online" && (upstream.state == "waiting" || reason.is_some()) {
             let text = with_message(format!("{name} is not online"), reason);
-            add(findings, Level::Warning, text);
+            add(problems, Severity::Warning, text);
         }
         if upstream.dropped > 0 {
             let text = format!("{name}: {} dropped", count_of(upstream.dropped, "report"));
-            add(findings, Level::Warning, text);
+            add(problems, Severity::Warning, text);
         }
     }
 }
 
-fn check_file_systems(snapshot: &Snapshot, findings: &mut Vec<Finding>) {
+fn check_file_systems(snapshot: &Snapshot, problems: &mut Vec<HealthProblem>) {
     for file_system in snapshot.file_systems.iter().filter(|it| !it.read_only) {
         let used = file_system.used_percent().unwrap_or_default();
-        let level = match used {
-            CRITICAL_USED_PERCENT.. => Level::Critical,
-            WARNING_USED_PERCENT.. => Level::Warning,
+        let severity = match used {
+            CRITICAL_USED_PERCENT.. => Severity::Critical,
+            WARNING_USED_PERCENT.. => Severity::Warning,
             _ => continue,
         };
-        add(findings, level, format!("{} is {used:.0} % full", file_system.mount_point));
+        add(problems, severity, format!("{} is {used:.0} % full", file_system.mount_point));
     }
 }
 
@@ -162,12 +163,11 @@ mod tests {
     use super::*;
     use crate::model::FileSystem;
     use crate::model::gpu::{Ecc, Gpus, NvLink, NvidiaDriver, RemappedRows, Values, Xid};
-    use crate::model::status::AppStatus;
 
     const NOW: u64 = 1_718_000_000;
 
     fn texts(snapshot: &Snapshot) -> Vec<String> {
-        findings(snapshot).into_iter().map(|it| format!("{:?} {}", it.level, it.text)).collect()
+        problems(snapshot).into_iter().map(|it| format!("{:?} {}", it.severity, it.text)).collect()
     }
 
     fn with_gpus(each: Vec<Gpu>) -> Snapshot {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn healthy_machine_has_none() {
+    fn healthy_machine_has_no_problems() {
         let healthy = Gpu {
             values: Values { utilization_percent: Some(99), ..Values::default() },
             ..Gpu::default()
@@ -207,12 +207,12 @@ mod tests {
         assert_eq!(
             texts(&snapshot),
             [
-                "Critical GPU 0 1 uncorrected memory error",
-                "Critical GPU 1 lost: not on the PCI bus",
-                "Warning GPU 0 throttled: hw thermal slowdown",
-                "Warning GPU 0 row remapping pending, needs a reset",
-                "Warning GPU 0 2 NVLinks down",
-                "Warning GPU 0 XID 79 2 times",
+                "Critical GPU 0: 1 uncorrected memory error",
+                "Critical GPU 1: lost: not on the PCI bus",
+                "Warning GPU 0: throttled: hw thermal slowdown",
+                "Warning GPU 0: row remapping pending, GPU reset required",
+                "Warning GPU 0: 2 NVLinks down",
+                "Warning GPU 0: XID 79 (2 times)",
             ]
         );
         assert_eq!(recent_xids(&snapshot), 1);

@@ -19,7 +19,7 @@ use crate::hub_extension::node::{NodeExtension, NodeResources};
 use crate::model::Snapshot;
 use crate::model::primary_gpu::Primary;
 use crate::model::status::UpstreamStatus;
-use crate::net::credentials::Credentials;
+use crate::net::credentials::HubCredentials;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::log_dedup::LogDedup;
 use crate::net::reconnecting_client::{
@@ -51,7 +51,7 @@ impl HmClient {
         node_id: String,
         state: &StateIo,
         ca_file: Option<&Path>,
-        credentials: &Arc<Credentials>,
+        credentials: &Arc<HubCredentials>,
     ) -> Result<Self, Error> {
         let mut endpoint = endpoint("hm.url", &config.url, ca_file)?;
         endpoint.token.clone_from(&config.token);
@@ -239,6 +239,12 @@ impl HmClient {
         let event = connection.session.on_response(&response, random_unit(), now);
         if event != HmEvent::Unsolicited {
             self.upstream.on_response();
+        }
+        if matches!(event, HmEvent::RetryLater(_))
+            && self.upstream.credential().is_some_and(|it| !connection.extension.has_sent(&it))
+        {
+            // The node got it over its other connection meanwhile.
+            return Err(DisconnectReason::Closed(" (reconnecting with a credential)".to_owned()));
         }
         if event == HmEvent::Online {
             let hub = response.hub;

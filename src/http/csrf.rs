@@ -49,10 +49,10 @@ pub fn is_same_origin(head: &RequestHead<'_>) -> bool {
         head.hosts().any(|host| authority.is_some_and(|it| it.eq_ignore_ascii_case(host)))
     };
     // A link from another site to a page of this host is no danger.
-    let is_navigation = matches!(head.method, "GET" | "HEAD");
+    let is_safe_method = matches!(head.method, "GET" | "HEAD");
     let mut sites = head.header_values("sec-fetch-site");
     head.header_values("origin").all(is_host)
-        && (is_navigation || sites.all(|site| matches!(site, "same-origin" | "none")))
+        && (is_safe_method || sites.all(|site| matches!(site, "same-origin" | "none")))
 }
 
 /// Rejects a browser's request under a host name that the owner of a domain can have pointed at this host.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::config::sha256;
 use crate::hub::admission::{Admission, Admitted, Proof};
-use crate::hub::credentials::Credentials;
+use crate::hub::credentials::NodeCredentials;
 use crate::hub::operators::{Operators, Role};
 
 /// The token of the published Core service, which published clients send.
@@ -16,42 +16,48 @@ pub struct Access {
     /// Whether every listener has a loopback address.
     pub is_loopback_only: bool,
     /// Survive a reload.
-    pub credentials: Arc<Credentials>,
+    pub credentials: Arc<NodeCredentials>,
 }
 
 impl Access {
-    /// `None`: the hm node may not connect.
-    pub fn hm_node(&self, token: Option<&str>) -> Option<Admitted> {
-        self.holder(token).or_else(|| self.admit(token))
+    /// `None`: the hm node may not connect. `is_local` is whether no proxy has forwarded the handshake.
+    pub fn hm_node(&self, token: Option<&str>, is_local: bool) -> Option<Admitted> {
+        self.by_credential(token).or_else(|| self.admit(token, is_local))
     }
 
     /// `None`: the Core node may not connect. A node with a credential sends it beside its token, as `bearer`.
-    pub fn core_node(&self, bearer: Option<&str>, token: &str) -> Option<Admitted> {
+    pub fn core_node(&self, bearer: Option<&str>, token: &str, is_local: bool) -> Option<Admitted> {
         let by_token = || match &self.admission {
-            Admission::Open | Admission::Loopback if token == DEFAULT_TOKEN => self.admit(None),
+            Admission::Open | Admission::Loopback if token == DEFAULT_TOKEN => {
+                self.admit(None, is_local)
+            }
             Admission::Open | Admission::Loopback => None,
-            Admission::Token(_) => self.admit(Some(token)),
+            Admission::Token(_) => self.admit(Some(token), is_local),
         };
-        self.holder(bearer).or_else(|| self.holder(Some(token))).or_else(by_token)
+        self.by_credential(bearer).or_else(|| self.by_credential(Some(token))).or_else(by_token)
     }
 
-    fn holder(&self, credential: Option<&str>) -> Option<Admitted> {
-        let credential = credential?;
-        let holder = self.credentials.holder(credential)?;
-        Some(Admitted::holder(holder, sha256(credential.as_bytes())))
+    fn by_credential(&self, credential: Option<&str>) -> Option<Admitted> {
+        let digest = sha256(credential?.as_bytes());
+        Some(Admitted::by_credential(self.credentials.owner(&digest)?, digest))
     }
 
-    fn admit(&self, token: Option<&str>) -> Option<Admitted> {
+    fn admit(&self, token: Option<&str>, is_local: bool) -> Option<Admitted> {
         let mut admitted = self.admission.admit(token.map(str::as_bytes))?;
-        if self.is_loopback_only && admitted.proof == Proof::None {
+        if self.is_loopback_only && is_local && admitted.proof == Proof::None {
             admitted.proof = Proof::Loopback;
         }
         Some(admitted)
     }
 
-    /// Whether nodes that connect with a join token are offered a credential.
+    /// Whether nodes that connect with a join token of several nodes are offered a credential.
     pub fn offers_credentials(&self) -> bool {
         matches!(self.admission, Admission::Token(_))
+    }
+
+    /// Whether the node has a join token of its own.
+    pub fn has_own_token(&self, node_id: &str) -> bool {
+        matches!(&self.admission, Admission::Token(tokens) if tokens.has_node(node_id))
     }
 
     /// Whether a monitor client may connect.

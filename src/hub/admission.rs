@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::sha256;
-use crate::hub::credentials::{Digest, Holder};
+use crate::hub::credentials::{CredentialOwner, Digest};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// `nodes.admission`.
@@ -24,6 +24,13 @@ pub enum Admission {
 /// about a token, and it is fast enough to check ten thousand connections again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JoinTokens(HashMap<[u8; 32], JoinToken>);
+
+impl JoinTokens {
+    /// Whether a token is that of this node only.
+    pub fn has_node(&self, node_id: &str) -> bool {
+        self.0.values().any(|token| token.node.as_deref() == Some(node_id))
+    }
+}
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct JoinToken {
@@ -56,8 +63,8 @@ pub enum Proof {
 
 impl Admitted {
     /// A node that has presented its credential.
-    pub fn holder(holder: Holder, digest: Digest) -> Self {
-        let Holder { node_id, group, .. } = holder;
+    pub fn by_credential(owner: CredentialOwner, digest: Digest) -> Self {
+        let CredentialOwner { node_id, group, .. } = owner;
         Self { node: Some(node_id), group, proof: Proof::Credential(digest) }
     }
 
@@ -68,6 +75,11 @@ impl Admitted {
 
     pub fn has_credential(&self) -> bool {
         matches!(self.proof, Proof::Credential(_))
+    }
+
+    /// Whether the client can be trusted to be the node that it names, wherever it is.
+    pub fn has_proof(&self) -> bool {
+        matches!(self.proof, Proof::BoundToken | Proof::Credential(_))
     }
 
     /// The only node that the connection may become.

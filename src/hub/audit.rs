@@ -5,16 +5,25 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
 use crate::http::request::RequestHead;
 use crate::hub::core::messages::message_time;
 use crate::util::error::reason;
+use crate::util::state_dir;
+use crate::util::sync::{TokenBucket, lock};
+use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
-pub struct Audit {
+/// Then one entry per second. More refusals are in the hub's log only, which is limited, too.
+const MAX_REFUSALS_AT_ONCE: u32 = 30;
+
+pub struct AuditLog {
     path: PathBuf,
+    /// Limits the entries that an operator without the role can cause.
+    refusals: Mutex<TokenBucket>,
 }
 
 /// An entry without its time.
@@ -35,30 +44,45 @@ pub struct AuditEntry<'a> {
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct AuditLine<'a> {
     time: String,
     #[serde(flatten)]
     entry: &'a AuditEntry<'a>,
 }
 
-impl Audit {
+impl AuditLog {
     pub fn new(state_dir: &Path) -> Self {
-        Self { path: state_dir.join("audit.log") }
+        let refusals = Mutex::new(TokenBucket::new(MAX_REFUSALS_AT_ONCE));
+        Self { path: state_dir.join("audit.log"), refusals }
     }
 
     /// Appends an entry and waits until it is on disk.
     pub fn write(&self, entry: &AuditEntry<'_>) -> io::Result<()> {
-        let line = Line { time: message_time(SystemTime::now()), entry };
+        let line = AuditLine { time: message_time(SystemTime::now()), entry };
         let mut line = serde_json::to_vec(&line)?;
         line.push(b'\n');
+        let is_new = !self.path.exists();
         let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
-        file.write_all(&line)?;
-        file.sync_data()
+        let length = file.metadata()?.len();
+        if let Err(error) = file.write_all(&line) {
+            // A part of a line would spoil the next one.
+            file.set_len(length)?;
+            return Err(error);
+        }
+        file.sync_data()?;
+        match self.path.parent().filter(|_| is_new) {
+            Some(directory) => state_dir::sync_dir(directory),
+            None => Ok(()),
+        }
     }
 
     /// Notes a request that was refused.
-    pub fn refused(&self, operator: &str, head: &RequestHead<'_>, why: &str) {
-        let text = format!("{} {}", head.method, head.path);
+    pub fn record_refusal(&self, operator: &str, head: &RequestHead<'_>, why: &str) {
+        if !lock(&self.refusals).take(Instant::now()) {
+            return;
+        }
+        let path = escape_for_log(head.path, EXCERPT_CHARS);
+        let text = format!("{} {path}", head.method);
         let result = format!("refused: {why}");
         let entry = AuditEntry {
             operator,

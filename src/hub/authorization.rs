@@ -28,14 +28,15 @@ impl OperatorName {
 }
 
 /// Refuses requests of pages that a user of this host visits in a browser: they must not read the fleet's state.
-pub fn refuse_pages(head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
-    let text = "browsers have access under an IP address or localhost only, and pages of other origins have none";
+pub fn check_browser_access(head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
+    let text =
+        "open this address by IP or as localhost; requests from pages of other origins are refused";
     csrf::check_host_and_origin(head, &[]).map_err(|_| ErrorResponse::new("403 Forbidden", text))
 }
 
-/// Refuses requests of pages of other origins. Where tokens are in force, the hub may have any host name: a page that has bound its own
-/// name to the address of the hub gets no session and no token from the browser.
-pub fn refuse_other_origins(
+/// Refuses requests of pages of other origins. With tokens, any host name is accepted: after DNS rebinding, the browser sends the
+/// attacker's page neither cookie nor token.
+pub fn check_web_browser_access(
     operators: &Operators,
     head: &RequestHead<'_>,
 ) -> Result<(), ErrorResponse> {
@@ -45,16 +46,22 @@ pub fn refuse_other_origins(
     match operators.0 {
         Some(_) => Ok(()),
         None => csrf::check_host(head).map_err(|_| {
-            let text = "without operators.tokens_file, browsers have access under an IP address or localhost only";
+            let text =
+                "operators.tokens_file is not set: browsers must use an IP address or localhost";
             ErrorResponse::new("403 Forbidden", text)
         }),
     }
 }
 
+/// A header that shows that a proxy has forwarded the request.
+pub fn proxy_header(head: &RequestHead<'_>) -> Option<&'static str> {
+    const HEADERS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
+    HEADERS.into_iter().find(|name| head.header(name).is_some())
+}
+
 /// Refuses a request that a proxy has forwarded: the settings permit every client of this machine, which this one may not be.
 pub fn refuse_proxied(head: &RequestHead<'_>, setting: &str) -> Result<(), ErrorResponse> {
-    const HEADERS: [&str; 4] = ["forwarded", "via", "x-forwarded-for", "x-real-ip"];
-    match HEADERS.iter().find(|name| head.header(name).is_some()) {
+    match proxy_header(head) {
         Some(name) => {
             let text =
                 format!("request with the header {name} of a proxy: set {setting} of the hub");
@@ -62,6 +69,15 @@ pub fn refuse_proxied(head: &RequestHead<'_>, setting: &str) -> Result<(), Error
         }
         None => Ok(()),
     }
+}
+
+/// The token of the request, or of its session.
+pub fn operator_token(hub: &Hub, head: &RequestHead<'_>, accepts: Accepts) -> Option<String> {
+    let session = || match accepts {
+        Accepts::Bearer => None,
+        Accepts::BearerOrSession => hub.sessions.use_session(sessions::session_id(head)?),
+    };
+    bearer_token(head).map(str::to_owned).or_else(session)
 }
 
 /// The operator's name if it has the role.
@@ -75,25 +91,17 @@ pub fn authorize(
     if access.operators.0.is_none() {
         refuse_proxied(head, "operators.tokens_file")?;
     }
-    let bearer = bearer_token(head).map(str::to_owned);
-    let session = || match accepts {
-        Accepts::Bearer => None,
-        Accepts::BearerOrSession => {
-            let id = sessions::cookie(head)?;
-            hub.sessions.token(id)
-        }
-    };
-    let token = bearer.or_else(session);
+    let token = operator_token(hub, head, accepts);
     let result = access.operators.check(token.as_deref().map(str::as_bytes), role);
     if let (Err(_), Some(token)) = (&result, &token)
         && let Some(operator) = access.operators.find(token.as_bytes())
     {
-        hub.audit.refused(&operator.name, head, "the role of the token does not permit it");
+        hub.audit.record_refusal(&operator.name, head, "the role of the token does not permit it");
     }
     result.map(OperatorName::of)
 }
 
-/// The same for a request to the REST API: `path` is what follows `/api/v1/`.
+/// Checks the role that a request to the REST API needs.
 pub fn authorize_rest(
     hub: &Hub,
     head: &RequestHead<'_>,
@@ -102,8 +110,8 @@ pub fn authorize_rest(
     let role = match head.method {
         "GET" | "HEAD" => Role::Read,
         "POST" => Role::Command,
-        // DELETE.
-        _ => Role::Operate,
+        "DELETE" => Role::Operate,
+        _ => Role::Command,
     };
     authorize(hub, head, role, accepts)
 }

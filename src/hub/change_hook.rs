@@ -14,23 +14,23 @@ use serde::Serialize;
 use crate::hub::Hub;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::nodes::Presence;
-use crate::hub::nodes::fleet::ReportedChange;
+use crate::hub::nodes::fleet::HookChange;
 use crate::hub::store::{QueuedWrite, Write as StoreWrite, WriteOrigin};
 use crate::util::error::reason;
 use crate::util::state_dir;
-use crate::util::supervisor::{Supervision, exit};
+use crate::util::supervisor::{SupervisedChild, Supervision, exit};
 use crate::util::sync::lock;
 
 /// Changes within this are reported by one run: a switch takes many nodes with it.
-const COALESCE: Duration = Duration::from_secs(5);
+const COALESCE_INTERVAL: Duration = Duration::from_secs(5);
 /// A program that runs longer is killed together with its child processes.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const HOOK_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interval between checks whether the program has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A line of the program's standard input.
 #[derive(Serialize)]
-struct Line<'a> {
+struct ChangeLine<'a> {
     node_id: &'a str,
     /// `null`: the node is new.
     from: Option<&'static str>,
@@ -54,67 +54,46 @@ impl ChangeHook {
 
     /// The thread `change-hook`, until shutdown. Changes during a run are reported by the next one.
     pub fn run(&self, hub: &Hub) {
-        while !hub.shutdown.wait(COALESCE) {
-            let changes = lock(&hub.nodes).take_unreported();
+        while !hub.shutdown.wait(COALESCE_INTERVAL) {
+            let changes = lock(&hub.nodes).take_hook_changes();
             if changes.is_empty() {
                 continue;
             }
-            for change in &changes {
-                let (node_id, state) = (change.node_id.clone(), change.to);
-                let write = StoreWrite::Reported { node_id, state };
-                hub.store.add(QueuedWrite { write, origin: WriteOrigin::Hub });
-            }
-            if let Some((name, arguments)) = self.program.split_first()
-                && let Err(error) = self.report(hub, name, arguments, &changes)
-            {
+            let Some((name, arguments)) = self.program.split_first() else { continue };
+            let started = self.start(name, arguments, &changes);
+            // Once it runs: a crash before may repeat a report, and loses none.
+            store_states(hub, &changes);
+            if let Err(error) = started.and_then(|child| wait(hub, name, child)) {
                 log::error!("fleet.on_change: run {name}: {}", reason(&error));
             }
         }
     }
 
-    fn report(
+    fn start(
         &self,
-        hub: &Hub,
         name: &str,
         arguments: &[String],
-        changes: &[ReportedChange],
-    ) -> io::Result<()> {
+        changes: &[HookChange],
+    ) -> io::Result<SupervisedChild> {
         let input = self.input(changes)?;
         let count = |to| changes.iter().filter(|change| change.to == to).count().to_string();
-        let supervision = Supervision::with_timeout(TIMEOUT);
-        let mut child = supervision.spawn(OsStr::new(name), |command| {
+        Supervision::with_timeout(HOOK_TIMEOUT).spawn(OsStr::new(name), |command| {
             command
                 .args(arguments)
                 .env("FLEET_ONLINE", count(Presence::Online))
                 .env("FLEET_OFFLINE", count(Presence::Offline))
                 .stdin(input)
                 .stdout(Stdio::null());
-        })?;
-        while !hub.shutdown.wait(POLL_INTERVAL) {
-            let Some(status) = child.try_wait()? else { continue };
-            match status.code() {
-                Some(0) => {}
-                Some(exit::TIMEOUT) => {
-                    log::warn!(
-                        "fleet.on_change: {name}: timeout ({} s), killed",
-                        TIMEOUT.as_secs()
-                    );
-                }
-                _ => log::warn!("fleet.on_change: {name}: {status}"),
-            }
-            return Ok(());
-        }
-        // The program may outlive the hub.
-        Ok(())
+        })
     }
 
     /// A file with a line per change, which has no name any more.
-    fn input(&self, changes: &[ReportedChange]) -> io::Result<File> {
+    fn input(&self, changes: &[HookChange]) -> io::Result<File> {
         let time = unix_ms(SystemTime::now()) / 1000;
         let mut text = Vec::new();
-        for ReportedChange { node_id, from, to, info } in changes {
+        for HookChange { node_id, from, to, info } in changes {
             let hostname = info.agent.as_ref().map(|agent| agent.hostname.as_str());
-            let line = Line {
+            let line = ChangeLine {
                 node_id,
                 from: from.map(Presence::name),
                 to: to.name(),
@@ -131,4 +110,30 @@ impl ChangeHook {
         fs::remove_file(&path)?;
         Ok(file)
     }
+}
+
+fn store_states(hub: &Hub, changes: &[HookChange]) {
+    let is_known = |change: &&HookChange| lock(&hub.nodes).info(&change.node_id).is_some();
+    for change in changes.iter().filter(is_known) {
+        let (node_id, state) = (change.node_id.clone(), change.to);
+        let write = StoreWrite::HookState { node_id, state };
+        hub.store.add(QueuedWrite { write, origin: WriteOrigin::Hub });
+    }
+}
+
+/// Waits until the program has ended. It may outlive the hub.
+fn wait(hub: &Hub, name: &str, mut child: SupervisedChild) -> io::Result<()> {
+    while !hub.shutdown.wait(POLL_INTERVAL) {
+        let Some(status) = child.try_wait()? else { continue };
+        match status.code() {
+            Some(0) => {}
+            Some(exit::TIMEOUT) => {
+                let seconds = HOOK_TIMEOUT.as_secs();
+                log::warn!("fleet.on_change: {name}: timeout ({seconds} s), killed");
+            }
+            _ => log::warn!("fleet.on_change: {name}: {status}"),
+        }
+        return Ok(());
+    }
+    Ok(())
 }

@@ -28,7 +28,13 @@ pub static SCHEMA: Schema = Schema {
     default_file: "/etc/hm-hub/hm-hub.toml",
     rows: &[
         row("log_level", Some("info"), LOG_LEVEL, OnReload, "error, warn, info, debug or trace."),
-        row("state_dir", Some("/var/lib/hm-hub"), PATH, OnRestart, "Directory of the database."),
+        row(
+            "state_dir",
+            Some("/var/lib/hm-hub"),
+            PATH,
+            OnRestart,
+            "Directory of the database and of audit.log.",
+        ),
         row(
             "hm.listen",
             Some("127.0.0.1:9521"),
@@ -55,7 +61,7 @@ pub static SCHEMA: Schema = Schema {
             Some("127.0.0.1:9520"),
             ADDRESS,
             OnRestart,
-            "Address and port for Prometheus: the list of nodes, their metrics and those of the hub; and for health endpoints. Beyond loopback, operators.tokens_file must be set.",
+            "Address and port of the fleet page, its API and the REST API; for Prometheus, the list of nodes, their metrics and those of the hub; and for health endpoints. Beyond loopback, operators.tokens_file must be set.",
         ),
         row(
             "hm.tls",

@@ -1,5 +1,6 @@
-//! Credentials of nodes. A node that connects with a join token is offered one. Once it has presented it, its id needs it: a join token alone
-//! does not suffice any more. The database keeps SHA-256 digests only; what is offered is kept in memory until the node has presented it.
+//! Credentials of nodes. Each connection that was opened with a join token of several nodes is offered one. Once a node has presented it, its
+//! id needs it: the join token alone does not suffice any more. The database keeps SHA-256 digests only; what is offered is known as long as
+//! its connection lasts.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,97 +17,118 @@ pub type Digest = [u8; 32];
 pub struct StoredCredential {
     pub node_id: Arc<str>,
     pub digest: Digest,
-    /// Of the join token that it was offered for.
+    /// Group of the join token that it was offered for.
     pub group: Option<Arc<str>>,
 }
 
 /// The node that a credential belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
+pub struct CredentialOwner {
     pub node_id: Arc<str>,
     pub group: Option<Arc<str>>,
-    /// Whether it is in force. Otherwise the node has presented it for the first time.
-    pub is_in_force: bool,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Offered,
+    /// The node has presented it, and it is being stored.
+    Presented,
+    Active,
 }
 
 #[derive(Default)]
-pub struct Credentials(Mutex<State>);
+pub struct NodeCredentials(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    by_digest: HashMap<Digest, Holder>,
-    in_force: HashMap<Arc<str>, InForce>,
-    offered: HashMap<Arc<str>, Secret>,
+    by_digest: HashMap<Digest, CredentialOwner>,
+    /// Since when a node needs its credential.
+    active: HashMap<Arc<str>, Instant>,
 }
 
-struct InForce {
-    digest: Digest,
-    since: Instant,
-}
-
-impl Credentials {
+impl NodeCredentials {
     pub fn new(now: Instant, stored: impl IntoIterator<Item = StoredCredential>) -> Self {
-        let credentials = Self::default();
+        let mut state = State::default();
         for StoredCredential { node_id, digest, group } in stored {
-            let holder = Holder { node_id, group, is_in_force: false };
-            lock(&credentials.0).by_digest.insert(digest, holder);
-            credentials.put_in_force(now, &digest);
+            state.active.insert(node_id.clone(), now);
+            state
+                .by_digest
+                .insert(digest, CredentialOwner { node_id, group, stage: Stage::Active });
         }
-        credentials
+        Self(Mutex::new(state))
     }
 
-    /// The node that this credential belongs to.
-    pub fn holder(&self, credential: &str) -> Option<Holder> {
-        lock(&self.0).by_digest.get(&sha256(credential.as_bytes())).cloned()
+    /// The node that this credential belongs to. It is none of an offer that another one of the node has overtaken.
+    pub fn owner(&self, digest: &Digest) -> Option<CredentialOwner> {
+        lock(&self.0).by_digest.get(digest).cloned()
     }
 
-    /// Since when the node needs a credential.
-    pub fn in_force_since(&self, node_id: &str) -> Option<Instant> {
-        lock(&self.0).in_force.get(node_id).map(|it| it.since)
+    /// Since when the node needs its credential.
+    pub fn active_since(&self, node_id: &str) -> Option<Instant> {
+        lock(&self.0).active.get(node_id).copied()
     }
 
-    /// The credential for a node without one; the same until it is in force. Fails if the system has no random numbers.
+    /// A new credential for a node that needs none yet. Fails if the system has no random numbers.
     pub fn offer(
         &self,
         node_id: &Arc<str>,
         group: &Option<Arc<str>>,
-    ) -> io::Result<Option<Secret>> {
+    ) -> io::Result<Option<(Secret, Digest)>> {
         let mut state = lock(&self.0);
-        if state.in_force.contains_key(node_id) {
+        if state.active.contains_key(node_id) {
             return Ok(None);
         }
-        if let Some(offered) = state.offered.get(node_id) {
-            return Ok(Some(offered.clone()));
-        }
         let credential = Secret::new(random::token()?);
-        let (node_id, group) = (node_id.clone(), group.clone());
         let digest = sha256(credential.expose().as_bytes());
-        state.offered.insert(node_id.clone(), credential.clone());
-        state.by_digest.insert(digest, Holder { node_id, group, is_in_force: false });
-        Ok(Some(credential))
+        let (node_id, group) = (node_id.clone(), group.clone());
+        state.by_digest.insert(digest, CredentialOwner { node_id, group, stage: Stage::Offered });
+        Ok(Some((credential, digest)))
     }
 
-    /// The node has presented the credential, which is stored now. Returns whether that is new.
-    pub fn put_in_force(&self, now: Instant, digest: &Digest) -> bool {
+    /// The connection of an offer has ended. What the node has presented meanwhile stays.
+    pub fn withdraw(&self, digest: &Digest) {
         let mut state = lock(&self.0);
-        let State { by_digest, in_force, offered } = &mut *state;
-        let Some(holder) = by_digest.get_mut(digest) else { return false };
-        let was_in_force = std::mem::replace(&mut holder.is_in_force, true);
-        offered.remove(&holder.node_id);
-        let entry = InForce { digest: *digest, since: now };
-        in_force.entry(holder.node_id.clone()).or_insert(entry);
-        !was_in_force
+        if state.by_digest.get(digest).is_some_and(|owner| owner.stage == Stage::Offered) {
+            state.by_digest.remove(digest);
+        }
+    }
+
+    /// The node has presented the credential. Returns whether it must be stored now.
+    pub fn present(&self, digest: &Digest) -> bool {
+        let mut state = lock(&self.0);
+        let Some(owner) = state.by_digest.get_mut(digest) else { return false };
+        let is_first = owner.stage == Stage::Offered;
+        if is_first {
+            owner.stage = Stage::Presented;
+        }
+        is_first
+    }
+
+    /// The credential was stored. Returns whether the node needs it from now on: the first one that is stored counts.
+    pub fn activate(&self, now: Instant, digest: &Digest) -> bool {
+        let mut state = lock(&self.0);
+        let State { by_digest, active } = &mut *state;
+        let Some(owner) = by_digest.get_mut(digest) else { return false };
+        owner.stage = Stage::Active;
+        let node_id = owner.node_id.clone();
+        active.insert(node_id.clone(), now);
+        by_digest.retain(|other, owner| other == digest || owner.node_id != node_id);
+        true
+    }
+
+    /// The credential could not be stored. The node may present it again.
+    pub fn set_unstored(&self, digest: &Digest) {
+        if let Some(owner) = lock(&self.0).by_digest.get_mut(digest) {
+            owner.stage = Stage::Offered;
+        }
     }
 
     /// The node may connect with a join token again.
     pub fn forget(&self, node_id: &str) {
         let mut state = lock(&self.0);
-        let offered = state.offered.remove(node_id);
-        let offered = offered.map(|credential| sha256(credential.expose().as_bytes()));
-        let in_force = state.in_force.remove(node_id).map(|it| it.digest);
-        for digest in offered.iter().chain(&in_force) {
-            state.by_digest.remove(digest);
-        }
+        state.active.remove(node_id);
+        state.by_digest.retain(|_, owner| &*owner.node_id != node_id);
     }
 }
 
@@ -115,33 +137,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credential_is_in_force_once_it_was_presented() {
-        let (credentials, now) = (Credentials::default(), Instant::now());
+    fn credential_is_active_once_it_was_presented() {
+        let (credentials, now) = (NodeCredentials::default(), Instant::now());
         let (node_id, group) = (Arc::<str>::from("a"), Some(Arc::<str>::from("blue")));
-        let offered = credentials.offer(&node_id, &group).unwrap().unwrap();
-        assert_eq!(credentials.offer(&node_id, &group).unwrap(), Some(offered.clone()));
-        assert_eq!(credentials.in_force_since("a"), None);
-        let holder = credentials.holder(offered.expose()).unwrap();
-        assert_eq!(holder, Holder { node_id: node_id.clone(), group, is_in_force: false });
-        credentials.put_in_force(now, &sha256(offered.expose().as_bytes()));
-        assert_eq!(credentials.in_force_since("a"), Some(now));
-        assert!(credentials.holder(offered.expose()).unwrap().is_in_force);
+        let (_, first) = credentials.offer(&node_id, &group).unwrap().unwrap();
+        let (_, second) = credentials.offer(&node_id, &None).unwrap().unwrap();
+        assert_ne!(first, second, "each connection has its own");
+        assert_eq!(credentials.active_since("a"), None);
+        assert!(credentials.present(&first) && !credentials.present(&first));
+        assert!(credentials.activate(now, &first));
+        assert_eq!(credentials.active_since("a"), Some(now));
+        assert_eq!(credentials.owner(&first).unwrap().group, group);
+        assert_eq!(credentials.owner(&second), None, "it was too late");
+        assert!(!credentials.present(&second) && !credentials.activate(now, &second));
         assert_eq!(credentials.offer(&node_id, &None).unwrap(), None);
         credentials.forget("a");
-        assert_eq!(
-            (credentials.holder(offered.expose()), credentials.in_force_since("a")),
-            (None, None)
-        );
-        assert_ne!(credentials.offer(&node_id, &None).unwrap(), Some(offered));
+        assert_eq!((credentials.owner(&first), credentials.active_since("a")), (None, None));
     }
 
     #[test]
-    fn stored_credentials_are_in_force() {
+    fn offer_ends_with_its_connection_unless_it_was_presented() {
+        let credentials = NodeCredentials::default();
+        let node_id = Arc::<str>::from("a");
+        let (_, digest) = credentials.offer(&node_id, &None).unwrap().unwrap();
+        credentials.withdraw(&digest);
+        assert_eq!(credentials.owner(&digest), None);
+        let (_, digest) = credentials.offer(&node_id, &None).unwrap().unwrap();
+        credentials.present(&digest);
+        credentials.withdraw(&digest);
+        assert!(credentials.owner(&digest).is_some());
+        credentials.set_unstored(&digest);
+        assert!(credentials.present(&digest), "again after a failure of the store");
+    }
+
+    #[test]
+    fn stored_credentials_are_active() {
         let digest = sha256(b"c");
         let stored = StoredCredential { node_id: "a".into(), digest, group: None };
-        let credentials = Credentials::new(Instant::now(), [stored]);
-        assert!(credentials.holder("c").is_some_and(|holder| holder.is_in_force));
-        assert!(credentials.in_force_since("a").is_some());
-        assert_eq!(credentials.holder("d"), None);
+        let credentials = NodeCredentials::new(Instant::now(), [stored]);
+        assert!(credentials.owner(&digest).is_some() && credentials.active_since("a").is_some());
+        assert_eq!(credentials.owner(&sha256(b"d")), None);
     }
 }

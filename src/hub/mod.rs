@@ -43,11 +43,11 @@ use log::Level;
 use serde_json::Value;
 
 use crate::hub::access::Access;
-use crate::hub::audit::Audit;
+use crate::hub::audit::AuditLog;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
 use crate::hub::core::node_session::Content;
-use crate::hub::credentials::Credentials;
+use crate::hub::credentials::NodeCredentials;
 use crate::hub::event_loop::link::Link;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::node_requests::NodeRequests;
@@ -73,9 +73,9 @@ pub struct Hub {
     /// Random id of this run of the hub.
     pub run_id: String,
     pub requests: NodeRequests,
-    /// Of browsers.
+    /// Browser sessions of operators.
     pub sessions: Sessions,
-    pub audit: Audit,
+    pub audit: AuditLog,
     access: Mutex<Arc<Access>>,
     /// As configured at the start.
     pub tls: HubTls,
@@ -151,7 +151,7 @@ impl Hub {
     /// Stores the descriptions of nodes that have changed. While the store fails, one is an attempt.
     pub fn save_agents(&self) {
         let max = if self.store.failure().is_some() { 1 } else { usize::MAX };
-        for UnsavedAgent { node_id, agent, group } in lock(&self.nodes).take_unsaved(max) {
+        for UnsavedAgent { node_id, agent, group } in lock(&self.nodes).take_unsaved_agents(max) {
             let write = Write::Agent { node_id, agent, group };
             self.store.add(QueuedWrite { write, origin: WriteOrigin::Hub });
         }
@@ -164,7 +164,9 @@ impl Hub {
             (None, true) => usize::MAX,
             (None, false) => MAX_SAVED_STATUSES,
         };
-        for (node_id, status) in lock(&self.nodes).take_unsaved_statuses(max, is_stopping) {
+        for (node_id, status) in
+            lock(&self.nodes).take_unsaved_statuses(Instant::now(), max, is_stopping)
+        {
             let write = Write::Status { node_id, status };
             self.store.add(QueuedWrite { write, origin: WriteOrigin::Hub });
         }
@@ -214,25 +216,24 @@ impl Hub {
 /// clients.
 pub fn on_commit(
     nodes: &Mutex<Nodes>,
-    credentials: &Credentials,
+    credentials: &NodeCredentials,
     mailboxes: &[Arc<Mailbox>],
     writes: Vec<Completed>,
 ) {
     let now = SystemTime::now();
-    let mut metrics = Vec::new();
+    let (mut metrics, mut enrolled) = (Vec::new(), Vec::new());
     let mut guard = lock(nodes);
     for completed in &writes {
         match (&completed.pending.write, completed.stored) {
-            (Write::Credential { node_id, digest, .. }, Stored::Done)
-                if credentials.put_in_force(Instant::now(), digest) =>
-            {
-                let node_id = escape_for_log(&**node_id, EXCERPT_CHARS);
-                log::info!("node {node_id} has a credential now");
+            (Write::Credential { node_id, digest, .. }, Stored::Done) => {
+                let is_new = credentials.activate(Instant::now(), digest);
+                enrolled.extend(is_new.then(|| node_id.clone()));
             }
-            (Write::Agent { node_id, .. }, Stored::Failed) => guard.set_unsaved(node_id),
+            (Write::Credential { digest, .. }, Stored::Failed) => credentials.set_unstored(digest),
+            (Write::Agent { node_id, .. }, Stored::Failed) => guard.set_agent_unsaved(node_id),
             (Write::Status { node_id, .. }, Stored::Failed) => guard.set_status_unsaved(node_id),
             // A node that has connected meanwhile stays.
-            (Write::DeleteNode(node_id), Stored::Done) => guard.set_unsaved(node_id),
+            (Write::DeleteNode(node_id), Stored::Done) => guard.set_agent_unsaved(node_id),
             _ => {}
         }
     }
@@ -240,6 +241,9 @@ pub fn on_commit(
         metrics.extend(apply(&mut guard, completed, now));
     }
     drop(guard);
+    for node_id in enrolled {
+        log::info!("node {} has a credential now", escape_for_log(&*node_id, EXCERPT_CHARS));
+    }
     let mut by_loop: Vec<Vec<(u64, Completed)>> = Vec::new();
     by_loop.resize_with(mailboxes.len(), Vec::new);
     for completed in writes {
@@ -293,7 +297,7 @@ fn apply(nodes: &mut Nodes, completed: &Completed, now: SystemTime) -> Option<Va
             | Write::Agent { .. }
             | Write::Status { .. }
             | Write::Credential { .. }
-            | Write::Reported { .. }
+            | Write::HookState { .. }
             | Write::DeleteNode(_),
             _,
         ) => None,

@@ -11,12 +11,12 @@ use nix::fcntl::Flock;
 use crate::config::{Settings, Sources};
 use crate::http::listener::Listener;
 use crate::hub::access::Access;
-use crate::hub::audit::Audit;
+use crate::hub::audit::AuditLog;
 use crate::hub::change_hook::ChangeHook;
 use crate::hub::config::HubConfig;
 use crate::hub::core::rest::Rest;
 use crate::hub::core::server::CoreServer;
-use crate::hub::credentials::Credentials;
+use crate::hub::credentials::NodeCredentials;
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::hm::server::HmServer;
@@ -118,7 +118,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
     let nodes = Arc::new(Mutex::new(Nodes::new(Instant::now(), config.offline_after, known)));
     let loops = event_loops().map_err(|error| Error::system("create an event loop", error))?;
     let mailboxes: Arc<[Arc<Mailbox>]> = loops.iter().map(EventLoop::mailbox).collect();
-    let credentials = Arc::new(Credentials::new(Instant::now(), stored_credentials));
+    let credentials = Arc::new(NodeCredentials::new(Instant::now(), stored_credentials));
     let commit = {
         let (nodes, credentials, mailboxes) =
             (nodes.clone(), credentials.clone(), mailboxes.clone());
@@ -140,7 +140,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         run_id: random::uuid().map_err(|error| Error::system("read random bytes", error))?,
         requests: NodeRequests::default(),
         sessions: Sessions::default(),
-        audit: Audit::new(&config.state_dir),
+        audit: AuditLog::new(&config.state_dir),
         access: Mutex::new(Arc::new(access)),
         tls,
         shutdown,
@@ -156,6 +156,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
     threads.start("presence", move || {
         while !context.shutdown.wait(PRESENCE_INTERVAL) {
             context.update_nodes(|nodes| nodes.expire(Instant::now()));
+            context.end_unproven_links();
             context.save_agents();
             context.save_statuses(false);
         }

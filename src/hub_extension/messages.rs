@@ -148,7 +148,7 @@ impl AgentInfo {
 }
 
 /// Cuts off a text before the character that exceeds `max` bytes.
-pub(super) fn cut(text: &mut String, max: usize) {
+pub fn cut(text: &mut String, max: usize) {
     let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     text.truncate(end.unwrap_or_default());
 }
@@ -217,8 +217,8 @@ pub fn decode<'a, T: Deserialize<'a>>(message: &'a [u8]) -> Result<(T, &'a [u8])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub_extension::status::{GpuActivity, GpuStatus};
-    use crate::model::finding::{Finding, Level};
+    use crate::hub_extension::status::{GpuCondition, GpuStatus};
+    use crate::model::health_problem::{HealthProblem, Severity};
 
     #[test]
     fn messages_match_the_documented_examples() {
@@ -236,13 +236,13 @@ mod tests {
             gzip: true,
         });
         let gpu = |state| GpuStatus { model: "NVIDIA H200".into(), state };
-        let text = "GPU 1 lost: not on the PCI bus".into();
+        let text = "GPU 1: lost: not on the PCI bus".into();
         let status = NodeStatus {
-            gpus: vec![gpu(GpuActivity::Active), gpu(GpuActivity::Lost)],
+            gpus: vec![gpu(GpuCondition::Active), gpu(GpuCondition::Lost)],
             gpu_utilization_percent: Some(87),
             gpu_memory_used_percent: Some(61),
-            problems: vec![Finding { level: Level::Critical, text }],
-            xids_today: 1,
+            problems: vec![HealthProblem { severity: Severity::Critical, text }],
+            xids_last_24h: 1,
         };
         let snapshot = NodeMessage::Snapshot(SnapshotHead { status, gzip: true });
         let get = HubMessage::Get(GetRequest {
@@ -254,7 +254,7 @@ mod tests {
         let texts = [
             r#"{"extension":"node","agent_version":"0.1.0","hostname":"gpu-17","project":"imagenet","gpu_models":["NVIDIA H200"]}"#,
             r#"{"extension":"response","id":7,"status":200,"content_type":"text/plain; version=0.0.4; charset=utf-8","gzip":true}"#,
-            r#"{"extension":"snapshot","status":{"gpus":[{"model":"NVIDIA H200","state":"active"},{"model":"NVIDIA H200","state":"lost"}],"gpu_utilization_percent":87,"gpu_memory_used_percent":61,"problems":[{"level":"critical","text":"GPU 1 lost: not on the PCI bus"}],"xids_today":1},"gzip":true}"#,
+            r#"{"extension":"snapshot","status":{"gpus":[{"model":"NVIDIA H200","state":"active"},{"model":"NVIDIA H200","state":"lost"}],"gpu_utilization_percent":87,"gpu_memory_used_percent":61,"problems":[{"severity":"critical","text":"GPU 1: lost: not on the PCI bus"}],"xids_last_24h":1},"gzip":true}"#,
             r#"{"extension":"get","id":7,"path":"/metrics","accept":"application/openmetrics-text","gzip":true}"#,
         ];
         for text in texts {

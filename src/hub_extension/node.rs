@@ -9,7 +9,7 @@ use crate::hub_extension::messages::{
     SnapshotHead,
 };
 use crate::hub_extension::status::NodeStatus;
-use crate::model::finding::Finding;
+use crate::model::health_problem::HealthProblem;
 
 /// Time between two snapshots, if no problem begins or ends.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(10);
@@ -52,13 +52,18 @@ pub struct NodeExtension {
 
 struct SentSnapshot {
     at: Duration,
-    problems: Vec<Finding>,
+    problems: Vec<HealthProblem>,
 }
 
 impl NodeExtension {
     /// `credential` was sent with the handshake.
     pub fn new(credential: Option<Secret>) -> Self {
         Self { sent_credential: credential, ..Self::default() }
+    }
+
+    /// Whether the server has got this credential on this connection.
+    pub fn has_sent(&self, credential: &Secret) -> bool {
+        self.sent_credential.as_ref() == Some(credential)
     }
 
     /// The server has accepted the node. `hub` is its announcement, if it has sent one.
@@ -152,12 +157,12 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::model::finding::Level;
+    use crate::model::health_problem::Severity;
 
     #[derive(Default)]
     struct Resources {
         hostname: Mutex<String>,
-        problems: Mutex<Vec<Finding>>,
+        problems: Mutex<Vec<HealthProblem>>,
         snapshot: Mutex<Vec<u8>>,
     }
 
@@ -237,7 +242,7 @@ mod tests {
         assert_eq!(sent(0), None);
         assert_eq!(sent(9), None);
         assert_eq!(sent(11), Some((0, true, b"{}".to_vec())));
-        let problem = Finding { level: Level::Warning, text: "hot".into() };
+        let problem = HealthProblem { severity: Severity::Warning, text: "hot".into() };
         *resources.problems.lock().unwrap() = vec![problem];
         *resources.snapshot.lock().unwrap() = vec![0; MAX_SNAPSHOT_BYTES + 1];
         assert_eq!(sent(12), None, "before the next check");
@@ -248,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn sends_a_credential_that_the_hub_has_not_got_on_this_connection() {
+    fn sends_stored_credential_once_per_connection() {
         let resources = Resources::default();
         let secret = |text: &str| Some(Secret::new(text.to_owned()));
         let mut extension = NodeExtension::new(secret("old"));

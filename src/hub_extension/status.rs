@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::finding::Finding;
 use crate::model::gpu::{Gpu, Gpus, Problem};
+use crate::model::health_problem::HealthProblem;
 
 /// Limits of a status; real ones are shorter.
 const MAX_GPUS: usize = 64;
@@ -24,22 +24,22 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_memory_used_percent: Option<u8>,
     /// Critical ones first.
-    pub problems: Vec<Finding>,
+    pub problems: Vec<HealthProblem>,
     /// Errors of GPUs within the last day: each code of each GPU once.
     #[serde(default)]
-    pub xids_today: u32,
+    pub xids_last_24h: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GpuStatus {
     pub model: String,
-    pub state: GpuActivity,
+    pub state: GpuCondition,
 }
 
 /// What a GPU does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum GpuActivity {
+pub enum GpuCondition {
     Active,
     Idle,
     /// No utilization, but its memory is in use.
@@ -50,7 +50,7 @@ pub enum GpuActivity {
     Failed,
 }
 
-impl GpuActivity {
+impl GpuCondition {
     pub const ALL: [Self; 7] = [
         Self::Active,
         Self::Idle,
@@ -95,7 +95,7 @@ impl GpuActivity {
 }
 
 impl NodeStatus {
-    pub fn new(gpus: &Gpus, mut problems: Vec<Finding>, xids_today: usize) -> Self {
+    pub fn new(gpus: &Gpus, mut problems: Vec<HealthProblem>, xids_last_24h: usize) -> Self {
         let each = || gpus.each.iter().map(|gpu| &gpu.values);
         let utilizations: Vec<_> = each().filter_map(|values| values.utilization_percent).collect();
         let sum: u64 = utilizations.iter().copied().map(u64::from).sum();
@@ -109,9 +109,16 @@ impl NodeStatus {
             gpu_utilization_percent: share(sum, 100 * utilizations.len() as u64),
             gpu_memory_used_percent: share(used, total),
             problems,
-            xids_today: u32::try_from(xids_today).unwrap_or(u32::MAX),
+            xids_last_24h: u32::try_from(xids_last_24h).unwrap_or(u32::MAX),
         }
         .truncate()
+    }
+
+    /// Approximate size in memory.
+    pub fn size(&self) -> usize {
+        let models = self.gpus.iter().map(|gpu| size_of::<GpuStatus>() + gpu.model.len());
+        let problems = self.problems.iter().map(|it| size_of::<HealthProblem>() + it.text.len());
+        models.sum::<usize>() + problems.sum::<usize>()
     }
 
     /// Cuts off what exceeds the limits, and replaces control characters, which JSON makes six times as long.
@@ -131,7 +138,7 @@ impl NodeStatus {
 }
 
 fn each_status(gpus: &Gpus) -> impl Iterator<Item = GpuStatus> + '_ {
-    gpus.each.iter().map(|gpu| GpuStatus { model: gpu.name.clone(), state: GpuActivity::of(gpu) })
+    gpus.each.iter().map(|gpu| GpuStatus { model: gpu.name.clone(), state: GpuCondition::of(gpu) })
 }
 
 /// Rounded to the nearest.
@@ -149,8 +156,8 @@ fn clean(text: &mut String, max_bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::finding::Level;
     use crate::model::gpu::Values;
+    use crate::model::health_problem::Severity;
 
     fn gpu(utilization: Option<u32>, used: u64, problem: Option<Problem>) -> Gpu {
         let values = Values {
@@ -163,22 +170,22 @@ mod tests {
     }
 
     #[test]
-    fn tells_idle_gpus_with_memory_in_use_from_others() {
+    fn idle_gpu_that_holds_memory_is_idle_memory() {
         for (gpu, expected) in [
-            (gpu(Some(1), 0, None), GpuActivity::Active),
-            (gpu(None, 70, None), GpuActivity::Active),
-            (gpu(Some(0), 4, None), GpuActivity::Idle),
-            (gpu(Some(0), 70, None), GpuActivity::IdleMemory),
-            (gpu(Some(0), 70, Some(Problem::Hung)), GpuActivity::Hung),
-            (gpu(None, 0, Some(Problem::Lost)), GpuActivity::Lost),
+            (gpu(Some(1), 0, None), GpuCondition::Active),
+            (gpu(None, 70, None), GpuCondition::Active),
+            (gpu(Some(0), 4, None), GpuCondition::Idle),
+            (gpu(Some(0), 70, None), GpuCondition::IdleMemory),
+            (gpu(Some(0), 70, Some(Problem::Hung)), GpuCondition::Hung),
+            (gpu(None, 0, Some(Problem::Lost)), GpuCondition::Lost),
         ] {
-            assert_eq!(GpuActivity::of(&gpu), expected);
+            assert_eq!(GpuCondition::of(&gpu), expected);
         }
     }
 
     #[test]
     fn names_are_those_of_json() {
-        for state in GpuActivity::ALL {
+        for state in GpuCondition::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
     }
@@ -198,9 +205,9 @@ mod tests {
     #[test]
     fn longest_status_fits_into_the_head_of_a_message() {
         let hostile = "\u{1}\"".repeat(1000);
-        let problem = Finding { level: Level::Critical, text: hostile.clone() };
+        let problem = HealthProblem { severity: Severity::Critical, text: hostile.clone() };
         let status = NodeStatus {
-            gpus: vec![GpuStatus { model: hostile, state: GpuActivity::IdleMemory }; 1000],
+            gpus: vec![GpuStatus { model: hostile, state: GpuCondition::IdleMemory }; 1000],
             problems: vec![problem; 1000],
             gpu_utilization_percent: Some(255),
             ..NodeStatus::default()

@@ -4,7 +4,7 @@
 //! A missing value is `None`, never 0. Units are in field names.
 
 pub mod devices;
-pub mod finding;
+pub mod health_problem;
 pub mod host_info;
 pub mod previous;
 pub mod primary_gpu;

@@ -11,7 +11,7 @@ use tungstenite::Message;
 
 use crate::config::Secret;
 use crate::model::status::UpstreamStatus;
-use crate::net::credentials::Credentials;
+use crate::net::credentials::HubCredentials;
 use crate::net::disconnect::DisconnectReason;
 use crate::net::endpoint::Endpoint;
 use crate::net::keepalive::Keepalive;
@@ -63,7 +63,9 @@ pub struct ReconnectingClient {
     started: Instant,
     log: RateLimitedLog,
     redactor: Redactor,
-    credentials: Arc<Credentials>,
+    credentials: Arc<HubCredentials>,
+    /// Those that the server has refused since it last accepted one.
+    refused: Mutex<Vec<Secret>>,
 }
 
 impl ReconnectingClient {
@@ -73,7 +75,7 @@ impl ReconnectingClient {
         mut endpoint: Endpoint,
         query: &str,
         mut secrets: Vec<String>,
-        credentials: &Arc<Credentials>,
+        credentials: &Arc<HubCredentials>,
     ) -> Result<Self, Error> {
         // Before the query is added: it may contain the node id, which is not a secret.
         secrets.extend(endpoint.url.secret_parts());
@@ -99,6 +101,7 @@ impl ReconnectingClient {
             log: RateLimitedLog::new(),
             redactor: Redactor::new(secrets),
             credentials: credentials.clone(),
+            refused: Mutex::default(),
         })
     }
 
@@ -129,20 +132,21 @@ impl ReconnectingClient {
         self.outbox_ready.notify();
     }
 
-    /// What hm-hub has given to this node, if it is hm-hub.
+    /// The newest stored credential for the host of this server.
     pub fn credential(&self) -> Option<Secret> {
-        self.credentials.get(&self.endpoint.url.host)
+        self.credentials.get(&self.endpoint.url.host).into_iter().next()
     }
 
-    /// Keeps the credential for this server. The client's thread is woken when it is kept.
+    /// Keeps the credential for this server, unless there is one that it has not refused. The client's thread is woken when it is kept.
     pub fn keep_credential(&self, credential: Secret) {
         let text = credential.expose();
         if text.len() > MAX_CREDENTIAL_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return self.warn("has sent a credential that cannot be used");
+            return self.warn("sent an invalid credential, ignored");
         }
         let outbox_ready = self.outbox_ready.clone();
         let line = self.log_line("has given this node a credential, which replaces the token");
-        self.credentials.keep(&self.endpoint.url.host, credential, move || {
+        let refused = lock(&self.refused).clone();
+        self.credentials.keep(&self.endpoint.url.host, credential, refused, move || {
             log::info!("{line}");
             outbox_ready.notify();
         });
@@ -179,7 +183,7 @@ impl ReconnectingClient {
 
     /// A line about the server, without secrets.
     pub fn log_line(&self, text: &str) -> String {
-        format!("{}: {} {}", self.name, self.redacted_url(), self.redactor.redact(text))
+        format!("{}: {} {}", self.name, self.redacted_url(), self.redact(text))
     }
 
     /// Connects, calls `step` until the connection ends, and reconnects, until the agent stops. `on_connect` creates the
@@ -198,14 +202,19 @@ impl ReconnectingClient {
         let mut backoff = Backoff::new(RECONNECT_BACKOFF.0, RECONNECT_BACKOFF.1);
         let mut dedup = LogDedup::default();
         let mut pongs = false;
-        let mut is_credential_refused = false;
         while !shutdown.is_triggered() {
             self.set_state("connecting");
-            let credential = self.credential().filter(|_| !is_credential_refused);
+            let credential = self.next_credential();
             let connection =
                 WebSocketClient::connect(&self.endpoint, credential.as_ref(), shutdown);
-            is_credential_refused =
-                credential.is_some() && matches!(connection, Err(DisconnectReason::Http(401, ..)));
+            if let (Some(credential), Err(DisconnectReason::Http(401, ..))) =
+                (&credential, &connection)
+            {
+                // The hub may have forgotten this node, or be another one. The next credential or the token is tried at once.
+                self.warn("does not accept the credential of this node");
+                lock(&self.refused).push(credential.clone());
+                continue;
+            }
             let reason = connection.map(|mut socket| {
                 self.set_state("connected");
                 let keepalive = Keepalive::new(ping_interval, PONG_TIMEOUT, pongs, self.now());
@@ -229,11 +238,7 @@ impl ReconnectingClient {
             if shutdown.is_triggered() {
                 return;
             }
-            if is_credential_refused {
-                // The hub may have forgotten this node. The token is tried at once.
-                self.log(Level::Warn, "does not accept the credential of this node");
-                continue;
-            }
+            lock(&self.refused).clear();
             let reason = reason.unwrap_or_else(|reason| reason);
             // The next server may be another one, so it must prove again that it sends pongs.
             pongs &= !matches!(reason, DisconnectReason::NoPong(_));
@@ -248,6 +253,20 @@ impl ReconnectingClient {
         sys::wait_readable(fds, Some(timeout));
     }
 
+    /// The newest credential that the server has not refused; `None`: the token is sent.
+    fn next_credential(&self) -> Option<Secret> {
+        let credentials = self.credentials.get(&self.endpoint.url.host);
+        let refused = lock(&self.refused);
+        credentials.into_iter().find(|credential| !refused.contains(credential))
+    }
+
+    /// Text of the server without secrets.
+    fn redact(&self, text: &str) -> String {
+        let credentials = self.credentials.get(&self.endpoint.url.host);
+        let secrets = credentials.iter().map(|credential| credential.expose().to_owned());
+        Redactor::new(secrets.collect()).redact(&self.redactor.redact(text))
+    }
+
     fn wait_before_retry<E>(
         &self,
         reason: &DisconnectReason,
@@ -256,7 +275,7 @@ impl ReconnectingClient {
         shutdown: &Shutdown,
     ) {
         let delay = backoff.next_delay(random_unit(), reason.min_retry_delay());
-        let why = self.redactor.redact(&reason.to_string());
+        let why = self.redact(&reason.to_string());
         if dedup.should_log_disconnect(reason) {
             let seconds = delay.as_secs_f64();
             log::warn!("{}", self.log_line(&format!("{why}; next attempt in {seconds:.0} s")));

@@ -58,7 +58,7 @@ fn node(hub: &Hub) -> Value {
 }
 
 #[test]
-fn agent_keeps_a_credential_that_outlasts_its_join_token_and_the_hub() {
+fn credential_outlives_join_token_and_hub_restart() {
     let (state, agent_state) = (TempDir::new("hub"), TempDir::new("agent"));
     tokens(&state);
     let hub_run = hub(&state);
@@ -79,7 +79,8 @@ fn agent_keeps_a_credential_that_outlasts_its_join_token_and_the_hub() {
     hub_run.signal("-HUP");
     hub_run.wait_log("configuration reloaded");
     assert!(Node::connect(hub_run.address, "join").is_err());
-    wait_until("a later report", || (first.count_log("disconnected") == 0).then_some(()));
+    let reported = node(&hub_run)["last_report"].clone();
+    wait_until("a later report", || (node(&hub_run)["last_report"] != reported).then_some(()));
     assert_eq!(node(&hub_run)["state"], "online");
     assert_eq!(node(&hub_run)["group"], "blue");
     first.stop();
@@ -113,7 +114,7 @@ fn another_machine_with_the_join_token_is_refused_and_shown() {
     let refusal = core.until("error");
     assert_eq!(refusal["error_code"], "INVALID_TOKEN", "{refusal}");
     let problems = node(&hub)["problems"].to_string();
-    assert!(problems.contains("127.0.0.1 without the credential"), "{problems}");
+    assert!(problems.contains("client at 127.0.0.1"), "{problems}");
     // A stolen credential is good for its node only.
     let mut thief = Node::connect(hub.address, &kept).unwrap();
     assert_eq!(thief.online("c"), 4);
@@ -151,7 +152,7 @@ fn agent_without_a_writable_state_dir_uses_its_token() {
     for _ in 0..2 {
         let agent = agent(&hub, &agent_state, &settings);
         agent.wait_log("online as a");
-        agent.wait_log("the hub gets the token instead");
+        agent.wait_log("keeping the token");
         agent.stop();
         wait_until("the end of the connection", || (node(&hub)["state"] != "online").then_some(()));
     }
@@ -201,4 +202,86 @@ fn both_connections_share_a_credential_and_get_commands() {
         (result == "hello\n").then_some(())
     });
     agent.stop();
+}
+
+fn online_agent(hub: &Hub, state: &TempDir) -> Agent {
+    let agent = agent(hub, state, &["hm.token=join"]);
+    hub.wait_log("node a has a credential now");
+    agent
+}
+
+#[test]
+fn refused_core_client_cannot_act_as_the_node() {
+    let (state, agent_state) = (TempDir::new("hub"), TempDir::new("agent"));
+    tokens(&state);
+    let hub = hub(&state);
+    online_agent(&hub, &agent_state).stop();
+    wait_until("the end of the connection", || (node(&hub)["state"] != "online").then_some(()));
+    let before = node(&hub);
+    let mut forger = hub.core("/ws/node", "token=join&node_id=a");
+    // In one go: the hub must not act on what follows the refused message.
+    let _ = forger.try_send("heartbeat", "1", &json!({"node_id": "a"}));
+    for message in [
+        "{\"extension\":\"node\",\"agent_version\":\"9\",\"hostname\":\"forged\"}\n".to_owned(),
+        "{\"extension\":\"snapshot\",\"status\":{\"gpus\":[],\"problems\":[]}}\n".to_owned(),
+    ] {
+        let _ = forger.0.send(tungstenite::Message::binary(message));
+    }
+    let _ = forger.try_send("heartbeat", "2", &json!({"node_id": "a"}));
+    while forger.0.read().is_ok() {}
+    let after = node(&hub);
+    for key in ["state", "hostname", "agent_version", "gpus", "last_report"] {
+        assert_eq!(before[key], after[key], "{key}: {after}");
+    }
+}
+
+#[test]
+fn connection_from_before_the_credential_cannot_be_the_node() {
+    let (state, agent_state) = (TempDir::new("hub"), TempDir::new("agent"));
+    tokens(&state);
+    let hub = hub(&state);
+    let mut early = Node::connect(hub.address, "join").unwrap();
+    // Of the same id over Core: it is offered a credential of its own, and does not present it.
+    let mut squatter = hub.core("/ws/node", "token=join&node_id=a");
+    let registered = squatter.register("a");
+    let offered = registered["hub"]["credential"].as_str().unwrap().to_owned();
+    let owner = online_agent(&hub, &agent_state);
+    assert_ne!(credential(&agent_state).unwrap(), offered);
+    // It ends, because the node has proved that it is another client.
+    wait_until("the end of the squatter", || squatter.0.read().is_err().then_some(()));
+    assert!(Node::connect(hub.address, &offered).is_err());
+    owner.stop();
+    assert_eq!(early.online("a"), 4);
+}
+
+#[test]
+fn token_of_one_node_cannot_be_replaced_by_a_token_of_several() {
+    let state = TempDir::new("hub");
+    tokens(&state);
+    state.write("nodes", "join\nown node=a\n");
+    let hub = hub(&state);
+    let mut thief = Node::connect(hub.address, "join").unwrap();
+    assert_eq!(thief.online("a"), 4);
+    let mut owner = hub.core("/ws/node", "token=own&node_id=a");
+    let registered = owner.register("a");
+    assert_eq!(registered["hub"].get("credential"), None, "it needs none: {registered}");
+    assert_eq!(node(&hub).get("unauthenticated"), None);
+}
+
+#[test]
+fn connected_node_is_forgotten_by_force() {
+    let (state, agent_state) = (TempDir::new("hub"), TempDir::new("agent"));
+    tokens(&state);
+    let hub = hub(&state);
+    let stolen = online_agent(&hub, &agent_state);
+    let kept = credential(&agent_state).unwrap();
+    assert_eq!(api(&hub, "DELETE", "/api/v1/nodes/a", "")["error_code"], "VALIDATION_ERROR");
+    state.write("nodes", "another\n");
+    hub.signal("-HUP");
+    hub.wait_log("configuration reloaded");
+    assert_eq!(api(&hub, "DELETE", "/api/v1/nodes/a?force=true", "")["success"], true);
+    stolen.wait_log("HTTP status 401");
+    assert!(Node::connect(hub.address, &kept).is_err());
+    assert_eq!(node(&hub), Value::Null);
+    stolen.stop();
 }

@@ -21,14 +21,14 @@ pub fn entry(fleet: &Value, node_id: &str) -> Option<Value> {
 }
 
 fn status(model: &str, utilization: u64, problems: &[&str]) -> Value {
-    let problem = |text| json!({"level": "critical", "text": text});
+    let problem = |text| json!({"severity": "critical", "text": text});
     json!({"extension": "snapshot", "gzip": false, "status": {
         "gpus": [{"model": model, "state": "active"}], "gpu_utilization_percent": utilization,
-        "problems": problems.iter().map(problem).collect::<Vec<_>>(), "xids_today": 1}})
+        "problems": problems.iter().map(problem).collect::<Vec<_>>(), "xids_last_24h": 1}})
 }
 
 #[test]
-fn changes_follow_the_whole_and_an_offline_node_keeps_its_last_data() {
+fn delta_follows_full_answer_and_offline_node_keeps_data() {
     let state = TempDir::new("hub");
     let hub = Hub::start(&state, &["nodes.offline_after=1"]);
     let mut published = hub.node();
@@ -49,7 +49,7 @@ fn changes_follow_the_whole_and_an_offline_node_keeps_its_last_data() {
     );
     let found = entry(&first, "a/b").unwrap();
     assert_eq!((&found["state"], &found["protocols"]), (&json!("online"), &json!(["hm"])));
-    assert_eq!(found["problems"], json!([{"level": "critical", "text": "GPU 0 hot"}]));
+    assert_eq!(found["problems"], json!([{"severity": "critical", "text": "GPU 0 hot"}]));
 
     let revision = first["revision"].as_str().unwrap();
     let unchanged = fleet(&hub, revision);
@@ -63,7 +63,6 @@ fn changes_follow_the_whole_and_an_offline_node_keeps_its_last_data() {
     assert_eq!(offline["gpu_utilization_percent"], 40, "{offline}");
     assert!(entry(&fleet(&hub, revision), "published").is_none(), "unchanged");
 
-    // Also after a restart, and after a crash.
     wait_until("the status in the database", || (hub.queued_writes() == 0).then_some(()));
     hub.stop();
     let hub = Hub::start(&state, &[]);
@@ -82,7 +81,25 @@ fn changes_follow_the_whole_and_an_offline_node_keeps_its_last_data() {
 }
 
 #[test]
-fn hub_that_is_killed_has_the_last_data_of_nodes_that_were_away() {
+fn discards_snapshot_over_the_limit() {
+    let state = TempDir::new("hub");
+    let hub = Hub::start(&state, &[]);
+    let mut node = answering(&hub, "a");
+    // While an answer is awaited, messages of several MiB may arrive.
+    let web = hub.web;
+    let waiting = std::thread::spawn(move || http(web, "GET", "/nodes/a/metrics", "", ""));
+    let request = crate::requests::request(&mut node);
+    send(&mut node, &status("M", 40, &[]), &[b'1'; 70_000]);
+    let answer = crate::requests::answer(&request["id"], "text/plain; charset=utf-8");
+    send(&mut node, &answer, b"ok");
+    assert!(waiting.join().unwrap().ends_with("ok"));
+    let found = entry(&fleet(&hub, ""), "a").unwrap();
+    assert_eq!(found["gpu_utilization_percent"], 40, "the status counts");
+    assert_eq!(get(&hub, "/nodes/a/last_snapshot", "").0, 404);
+}
+
+#[test]
+fn disconnected_nodes_keep_their_data_when_hub_is_killed() {
     let state = TempDir::new("hub");
     let hub = Hub::start(&state, &[]);
     let mut node = answering(&hub, "a");
@@ -115,9 +132,9 @@ fn shows_gpus_and_problems_of_an_agent() {
     assert_eq!(node["problems"], json!([]));
     driver.set_script("gpus = 3\nlost = 1");
     let node = found("a problem", &|node| node["problems"] != json!([]));
-    assert_eq!(node["problems"][0]["level"], "critical", "{node}");
+    assert_eq!(node["problems"][0]["severity"], "critical", "{node}");
     let text = node["problems"][0]["text"].as_str().unwrap();
-    assert!(text.starts_with("GPU 1 lost: "), "{text}");
+    assert!(text.starts_with("GPU 1: lost: "), "{text}");
     assert_eq!(node["gpus"][1]["state"], "lost");
     assert_eq!(fleet(&hub, "")["totals"]["gpu_states"]["lost"], 1);
     watched.into_agent().stop();

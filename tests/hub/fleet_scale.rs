@@ -68,7 +68,7 @@ fn describe(node: &mut Node, number: usize) {
     let state = |gpu: usize| ["active", "active", "active", "idle"][(number * 7919 + gpu * 31) % 4];
     let gpus: Vec<_> = (0..8).map(|gpu| json!({"model": model, "state": state(gpu)})).collect();
     let text = format!("GPU {} XID {}", number % 8, number % 97);
-    let problems = [json!({"level": "warning", "text": text})];
+    let problems = [json!({"severity": "warning", "text": text})];
     let problems = if number.is_multiple_of(20) { &problems[..] } else { &[] };
     let status = json!({"gpus": gpus, "gpu_utilization_percent": number * 7919 % 101,
         "gpu_memory_used_percent": number * 6007 % 101, "problems": problems});
@@ -130,7 +130,7 @@ fn check_page(hub: &Hub) {
     browser.until(&format!("{count} === '{AGENTS}{}'", LINKS + AGENTS));
     browser.until("location.search.includes('real-')");
     driver.set_script("gpus = 4\nlost = 1");
-    browser.until_seen("#rows", "GPU 1 lost");
+    browser.until_seen("#rows", "GPU 1: lost");
     browser.shot("fleet-scale");
     let console = browser.console();
     assert!(console.is_empty(), "{console:#?}");

@@ -83,7 +83,7 @@ fn try_send(node: &mut Node, message: Vec<u8>) -> tungstenite::Result<()> {
 }
 
 /// The next request.
-fn request(node: &mut Node) -> Value {
+pub fn request(node: &mut Node) -> Value {
     loop {
         if let Message::Binary(bytes) = node.0.read().unwrap() {
             return serde_json::from_slice(&bytes).unwrap();
@@ -91,7 +91,7 @@ fn request(node: &mut Node) -> Value {
     }
 }
 
-fn answer(id: &Value, content_type: &str) -> Value {
+pub fn answer(id: &Value, content_type: &str) -> Value {
     json!({"extension": "response", "id": id, "status": 200, "content_type": content_type})
 }
 

@@ -59,6 +59,7 @@ const assertAccessible = async () => {
       ["aria-labelledby", "aria-describedby", "aria-controls"].map(name => element.getAttribute(name)).filter(Boolean));
     return {
       headings: document.querySelectorAll("h1").length,
+      mains: visible("main").length,
       language: document.documentElement.lang,
       unnamed: visible("input, select, button, a").filter(element => !isNamed(element)).map(element => element.outerHTML),
       repeated: ids.filter((id, at) => ids.indexOf(id) !== at),
@@ -66,7 +67,7 @@ const assertAccessible = async () => {
       styles: document.querySelectorAll("script[src], link[href^=http], img").length,
     };
   });
-  assert.deepEqual(findings, { headings: 1, language: "en", unnamed: [], repeated: [], missing: [], styles: 0 });
+  assert.deepEqual(findings, { headings: 1, mains: 1, language: "en", unnamed: [], repeated: [], missing: [], styles: 0 });
 };
 
 const assertFits = async width => {
@@ -89,7 +90,7 @@ const steps = {
     expected.push("status of 401");
     await page.goto(`${base}/`);
     await seen("#token-form", "Log in");
-    assert.equal(await page.$eval("main", main => main.checkVisibility()), false);
+    assert.equal(await page.$eval("#main", main => main.checkVisibility()), false);
     await page.fill("#token", "wrong");
     await page.keyboard.press("Enter");
     await seen("#token-error", "Wrong token");
@@ -143,6 +144,35 @@ const steps = {
       await page.keyboard.press(key);
       assert.equal(await focusedRow(), row, key);
     }
+  },
+
+  async "marks a node that has not proved which node it is"() {
+    // All nodes of this hub are local, so it marks none.
+    const mark = async route => {
+      const response = await route.fetch();
+      const fleet = await response.json();
+      for (const each of fleet.nodes) each.unauthenticated = each.node_id === markup;
+      await route.fulfill({ response, json: fleet });
+    };
+    await page.route("**/api/fleet*", mark);
+    await page.goto(`${base}/?problem=unverified`);
+    await seen("#count", "1 of");
+    await seen(`${rowOf(markup)} .unverified`, "unverified");
+    assert.equal(await page.$(rowOf(node)), null);
+    for (const width of [1440, 1100, 900, 360]) {
+      await assertFits(width);
+      const [cell, name, own] = await Promise.all([".node", ".name .text", ".unverified"].map(part =>
+        page.$eval(`${rowOf(markup)} ${part}`, element => element.getBoundingClientRect().toJSON())));
+      assert.ok(own.width > 30 && own.right <= cell.right + 1 && name.width > 20, `at ${width}: ${JSON.stringify({ cell, name, own })}`);
+    }
+    await shot("unverified");
+    await page.setViewportSize({ width: 1440, height: 900 });
+    await page.hover(`${rowOf(markup)} .unverified`);
+    await page.selectOption("#f-problem", "");
+    assert.equal(await page.isVisible(`${rowOf(node)} .unverified`), false);
+    await page.unroute("**/api/fleet*", mark);
+    await page.goto(`${base}/`);
+    await seen(rowOf(node), "online");
   },
 
   async "opens a node, which is live"() {

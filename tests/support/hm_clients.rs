@@ -13,7 +13,7 @@ use hm_agent::hub_extension::node::{NodeResources, NodeResponse};
 use hm_agent::hub_extension::status::NodeStatus;
 use hm_agent::metrics::Format;
 use hm_agent::model::RawSample;
-use hm_agent::net::credentials::Credentials;
+use hm_agent::net::credentials::HubCredentials;
 use hm_agent::sys::EventFd;
 use hm_agent::util::state_io::StateIo;
 use hm_agent::util::sync::Shutdown;
@@ -47,7 +47,7 @@ impl HmClients {
         let client = |number: usize| {
             let state = StateIo::start(&state.0.join(number.to_string())).unwrap();
             let node_id = format!("n{number}");
-            let credentials = Arc::new(Credentials::open(&state, &node_id));
+            let credentials = Arc::new(HubCredentials::open(&state, &node_id));
             HmClient::new(config.clone(), node_id, &state, None, &credentials).unwrap()
         };
         let each = (0..count).map(client).collect();

@@ -10,7 +10,7 @@ use crate::hub::config::SCHEMA;
 use crate::hub::core::rest_actions::MAX_TIMEOUT_S;
 use crate::util::error::Error;
 
-const USAGE: &str = "hm-hub is the server that hm nodes connect to.
+const USAGE: &str = "hm-hub is the server that hm and Core nodes connect to.
 
 usage:
   hm-hub [run]              Run the hub in the foreground until SIGTERM or SIGINT. SIGHUP reloads the configuration.
@@ -21,7 +21,9 @@ usage:
   hm-hub status             Nagios plugin: print how many nodes are online, lost and offline. Exit codes are 0 to 3.
   hm-hub node list          Print a line for each node.
   hm-hub node show ID       Print what the hub knows of a node, as JSON.
-  hm-hub node forget ID     Delete a node that is not connected, with what it has reported.
+  hm-hub node forget ID [--force]
+                            Delete a node that is not connected, with what it has reported. With --force, any: its
+                            connections end, and its credential is not valid any more.
   hm-hub command ID [--timeout S] -- WORDS...
                             Run a command on a node that is connected over Core, and print its result. S is 1 to 3600,
                             30 by default. The node's own settings decide whether it runs.
@@ -85,6 +87,7 @@ pub struct Options {
     pub original: Option<PathBuf>,
     pub group: Option<String>,
     pub timeout_s: Option<u32>,
+    pub force: bool,
 }
 
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), Error> {
@@ -119,6 +122,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, 
                     pair.ok_or_else(|| Error::Arguments("-s needs KEY=VALUE".to_owned()))?;
                 options.overrides.push((key.to_owned(), value.to_owned()));
             }
+            Long("force") => options.force = true,
             Long("group") => options.group = Some(text(parser.value().map_err(invalid)?)?),
             Long("timeout") => {
                 options.timeout_s =
@@ -131,6 +135,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<(Command, 
     if words.first().is_some_and(|word| word == "command") {
         let command = command_on(&words[1..], &after, &options)?;
         return Ok((command, options));
+    }
+    if options.force && !(words.len() == 3 && words[0] == "node" && words[1] == "forget") {
+        return Err(Error::Arguments("--force is for node forget".to_owned()));
     }
     if options.group.is_some() || options.timeout_s.is_some() {
         return Err(Error::Arguments("--group and --timeout are for command".to_owned()));

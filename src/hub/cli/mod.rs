@@ -59,7 +59,10 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Erro
         }
         Command::NodeList => print(&nodes::list(&rest_client(options)?)?)?,
         Command::NodeShow(id) => print(&nodes::show(&rest_client(options)?, &id)?)?,
-        Command::NodeForget(id) => nodes::forget(&rest_client(options)?, &id)?,
+        Command::NodeForget(id) => {
+            let is_forced = options.force;
+            nodes::forget(&rest_client(options)?, &id, is_forced)?;
+        }
         Command::RunOn(target, words) => {
             let timeout_s = options.timeout_s.unwrap_or(DEFAULT_TIMEOUT_S);
             let hub = rest_client(options)?;

@@ -61,8 +61,9 @@ pub fn show(hub: &RestClient, node_id: &str) -> Result<String, Error> {
     Ok(escape_json_for_terminal(&format!("{node:#}\n")))
 }
 
-pub fn forget(hub: &RestClient, node_id: &str) -> Result<(), Error> {
-    hub.call("DELETE", &format!("nodes/{}", percent::encode(node_id)), "").map(drop)
+pub fn forget(hub: &RestClient, node_id: &str, is_forced: bool) -> Result<(), Error> {
+    let query = if is_forced { "?force=true" } else { "" };
+    hub.call("DELETE", &format!("nodes/{}{query}", percent::encode(node_id)), "").map(drop)
 }
 
 /// The nodes of a group that are online, and the number of the others.

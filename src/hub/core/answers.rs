@@ -15,7 +15,7 @@ pub fn answer(
     request: &CoreNodeRequest,
     stored: Stored,
     now: SystemTime,
-    hub_info: impl Fn() -> HubInfo,
+    hub_info: &HubInfo,
 ) -> Option<String> {
     let node_id = &request.node_id;
     let (kind, data) = match (&request.content, stored) {
@@ -27,12 +27,12 @@ pub fn answer(
             let info = json!({"id": &**node_id, "hostname": register.hostname,
                 "ip_address": register.ip_address, "status": "online"});
             let data = json!({"success": true, "message": "节点注册成功", "node_id": &**node_id,
-                "action": "created", "node_info": info, "hub": hub_info()});
+                "action": "created", "node_info": info, "hub": hub_info});
             ("register_response", data)
         }
         (Content::Register(_), Stored::Done | Stored::Metrics { .. }) => {
             let data = json!({"success": true, "message": "节点信息更新成功", "node_id": &**node_id,
-                "action": "updated", "hub": hub_info()});
+                "action": "updated", "hub": hub_info});
             ("register_response", data)
         }
         (Content::Heartbeat(_), stored) => {
@@ -122,7 +122,7 @@ mod tests {
             (Content::CommandResult(result), Stored::Failed, None),
         ] {
             let request = request(content);
-            let found = answer(&request, stored, now(), || HubInfo::own(None));
+            let found = answer(&request, stored, now(), &HubInfo::own(None));
             assert_eq!(found.as_deref().map(kind).as_deref(), expected, "{request:?}");
             if let Some(text) = found {
                 assert!(text.contains("\"id\":\"7\"") || text.contains("error_code"), "{text}");

@@ -35,7 +35,7 @@ pub(super) const JSON_CONTENT_TYPE: &str = "application/json; charset=utf-8";
 #[derive(Debug, PartialEq, Eq)]
 pub struct ApiError {
     code: &'static str,
-    pub(super) message: String,
+    message: String,
 }
 
 pub(super) fn error(code: &'static str, message: impl Into<String>) -> ApiError {
@@ -84,7 +84,7 @@ impl Rest {
             ("GET" | "HEAD", ["nodes", "stats"]) => Ok(node_stats(hub)),
             ("GET" | "HEAD", ["nodes", "cleanup"]) => Ok(cleanup(hub)),
             ("GET" | "HEAD", ["nodes", id]) => node(hub, &decode(id)),
-            ("DELETE", ["nodes", id]) => actions::delete(hub, &decode(id), operator),
+            ("DELETE", ["nodes", id]) => actions::delete(hub, &decode(id), head, operator),
             ("GET" | "HEAD", ["nodes", id, "metrics", "latest"]) => latest(hub, &decode(id)),
             ("GET" | "HEAD", ["nodes", id, "metrics", "summary"]) => {
                 self.summary(hub, &decode(id), head)

@@ -43,11 +43,11 @@ pub(super) fn command(
     };
     let command = match check_command(hub, is_enabled, id, head) {
         Ok(command) => command,
-        Err((refusal, text)) => {
-            let result = format!("refused: {}", refusal.message);
+        Err(Refusal { why, error, text }) => {
+            let result = format!("refused: {why}");
             let text = text.as_deref();
             audit(hub, &AuditEntry { result: &result, text, ..entry })?;
-            return Err(refusal);
+            return Err(error);
         }
     };
     let NewCommand { command_id, text, .. } = &command;
@@ -67,48 +67,67 @@ pub(super) fn command(
     Ok((data, "命令已提交执行"))
 }
 
-/// The command that the body describes. An error comes with the text of the command, if there is one.
+/// Why a command is refused.
+struct Refusal {
+    /// For the audit log.
+    why: String,
+    error: ApiError,
+    /// Of the command, if there is one.
+    text: Option<String>,
+}
+
+/// The command that the body describes.
 fn check_command(
     hub: &Hub,
     is_enabled: bool,
     id: &str,
     head: &RequestHead<'_>,
-) -> Result<NewCommand, (ApiError, Option<String>)> {
+) -> Result<NewCommand, Refusal> {
     #[derive(Deserialize)]
     struct Body {
         command_text: String,
         timeout: Option<u32>,
     }
-    let invalid = |why: String| error("VALIDATION_ERROR", why);
-    let body: Body = serde_json::from_slice(head.body)
-        .map_err(|failure| (invalid(failure.to_string()), None))?;
-    let timeout_s = body.timeout.unwrap_or(DEFAULT_TIMEOUT_S);
-    let text = body.command_text;
-    let refusal = if text.trim().is_empty() || text.len() > MAX_COMMAND_BYTES {
-        invalid(format!("command_text must have 1 to {MAX_COMMAND_BYTES} bytes"))
+    let body: Body = serde_json::from_slice(head.body).map_err(|failure| {
+        let why = failure.to_string();
+        Refusal { error: error("VALIDATION_ERROR", &why), why, text: None }
+    })?;
+    let (text, timeout_s) = (body.command_text, body.timeout.unwrap_or(DEFAULT_TIMEOUT_S));
+    let is_too_long = text.len() > MAX_COMMAND_BYTES;
+    let (code, why) = if text.trim().is_empty() || is_too_long {
+        ("VALIDATION_ERROR", format!("command_text must have 1 to {MAX_COMMAND_BYTES} bytes"))
     } else if !is_enabled {
-        error("UNAUTHORIZED", "commands are disabled; see commands.enabled")
+        ("UNAUTHORIZED", "commands are disabled; see commands.enabled".to_owned())
     } else if !(1..=MAX_TIMEOUT_S).contains(&timeout_s) {
-        invalid(format!("timeout must be 1 to {MAX_TIMEOUT_S} seconds"))
+        ("VALIDATION_ERROR", format!("timeout must be 1 to {MAX_TIMEOUT_S} seconds"))
     } else if lock(&hub.nodes).info(id).is_none() {
-        error("NODE_NOT_FOUND", "节点不存在")
+        let error = error("NODE_NOT_FOUND", "节点不存在");
+        return Err(Refusal { why: "unknown node".to_owned(), error, text: Some(text) });
     } else if is_unauthenticated(&lock(&hub.nodes), id) {
-        error("UNAUTHORIZED", "the node has connected without a credential, so it gets no commands")
+        let why = "the node has not proved its identity (no credential or token with node=), so it gets no commands";
+        ("UNAUTHORIZED", why.to_owned())
     } else {
         return Ok(NewCommand { command_id: messages::new_id(), text, timeout_s });
     };
-    Err((refusal, Some(text).filter(|text| text.len() <= MAX_COMMAND_BYTES)))
+    let text = Some(text).filter(|_| !is_too_long);
+    Err(Refusal { error: error(code, &why), why, text })
 }
 
 fn is_unauthenticated(nodes: &Nodes, id: &str) -> bool {
     nodes.has_core_connection(id) && nodes.command_link(id).is_none()
 }
 
-/// Forgets a node that is not connected.
-pub(super) fn delete(hub: &Hub, id: &str, operator: &OperatorName) -> Answer {
+/// Forgets a node that is not connected, or with `force=true` any. Its connections end, and its credential is not valid any more.
+pub(super) fn delete(
+    hub: &Hub,
+    id: &str,
+    head: &RequestHead<'_>,
+    operator: &OperatorName,
+) -> Answer {
+    let is_forced = head.query_value("force").as_deref() == Some(b"true");
     let refusal = if lock(&hub.nodes).info(id).is_none() {
         Some(("unknown node", error("NODE_NOT_FOUND", "节点不存在")))
-    } else if lock(&hub.nodes).has_connection(id) {
+    } else if !is_forced && lock(&hub.nodes).has_connection(id) {
         let text = "节点在线，无法删除: the node is connected";
         Some(("the node is connected", error("VALIDATION_ERROR", text)))
     } else {
@@ -130,11 +149,17 @@ pub(super) fn delete(hub: &Hub, id: &str, operator: &OperatorName) -> Answer {
     if let Some((_, refusal)) = refusal {
         return Err(refusal);
     }
+    // First, so that the node cannot return with what is forgotten.
+    hub.access().credentials.forget(id);
+    let links = lock(&hub.nodes).links(id);
+    for link in links {
+        let why = "an operator has removed the node";
+        hub.send(link.event_loop, LoopMessage::End { link: link.number, why });
+    }
+    lock(&hub.nodes).remove(id);
     if hub.store.write(Write::DeleteNode(id.into())) == Stored::Failed {
         return Err(error("DATABASE_ERROR", "the store did not confirm the deletion"));
     }
-    lock(&hub.nodes).remove(id);
-    hub.access().credentials.forget(id);
     Ok((Value::Null, "节点删除成功"))
 }
 

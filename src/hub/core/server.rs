@@ -13,7 +13,9 @@ use crate::http::stream::ServerStream;
 use crate::http::websocket::upgrade_key;
 use crate::hub::Hub;
 use crate::hub::admission::Admission;
-use crate::hub::authorization::{Accepts, authorize_rest, refuse_pages, refuse_proxied};
+use crate::hub::authorization::{
+    Accepts, authorize_rest, check_browser_access, proxy_header, refuse_proxied,
+};
 use crate::hub::core::messages;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::core::rest::Rest;
@@ -67,7 +69,7 @@ impl CoreServer {
         head: &RequestHead<'_>,
         client_access: &mut Option<(ClientAccess, NewLink)>,
     ) -> Result<Routed, ErrorResponse> {
-        refuse_pages(head)?;
+        check_browser_access(head)?;
         match head.path {
             "/api/v1/ws" | "/ws/node" | "/ws/client" => upgrade(hub, head, client_access),
             path => {
@@ -97,7 +99,7 @@ fn upgrade(
         return Ok(Routed::Response(Response::text(OK, "Token required")));
     };
     let node_id = query("node_id");
-    let access = hub.access();
+    let (access, is_local) = (hub.access(), proxy_header(head).is_none());
     let link = match query("type").as_deref() {
         Some("monitor") => {
             if access.operators.0.is_none() {
@@ -109,7 +111,7 @@ fn upgrade(
             if matches!(access.admission, Admission::Loopback) {
                 refuse_proxied(head, "nodes.admission")?;
             }
-            access.core_node(bearer_token(head), &token).map(|admitted| {
+            access.core_node(bearer_token(head), &token, is_local).map(|admitted| {
                 let session = NodeSession::new(node_id.as_deref(), admitted.node());
                 NewLink::CoreNode(session, admitted)
             })
@@ -122,7 +124,7 @@ fn upgrade(
         matches!(&link, NewLink::CoreNode(_, admitted) if admitted.has_credential());
     let presented = bearer_token(head).filter(|_| is_credential).map(str::to_owned);
     let token = Some(Secret::new(presented.unwrap_or(token)));
-    let access = ClientAccess { at_handshake: access, token };
+    let access = ClientAccess { at_handshake: access, token, is_local };
     *client_access = Some((access, link));
     Ok(Routed::Upgrade(key.to_owned()))
 }

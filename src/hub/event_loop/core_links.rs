@@ -11,6 +11,7 @@ use crate::hub::core::{answers, messages, monitor};
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::link::{Ended, Link, Protocol};
 use crate::hub::store::{Completed, QueuedWrite, Stored, Write, WriteOrigin};
+use crate::hub_extension::messages::HubInfo;
 
 impl EventLoop {
     /// Sends the first messages to a new client.
@@ -39,10 +40,13 @@ impl EventLoop {
                 CoreNodeAction::Send(text) => link.send(&text, now),
                 CoreNodeAction::SendAndClose(text) => send_and_close(link, &text, now),
                 CoreNodeAction::Store(request) => {
-                    if let Err(why) = hub.check_identity(&request.node_id, link) {
+                    if !link.is_accepted
+                        && let Err(why) = hub.check_identity(&request.node_id, link)
+                    {
                         let error = messages::error("INVALID_TOKEN", "认证令牌无效", why, time);
                         return send_and_close(link, &error, now);
                     }
+                    link.is_accepted = true;
                     if !hub.on_core_message(&request.node_id, id, link) {
                         return Err(Ended("too many nodes".to_owned()));
                     }
@@ -73,8 +77,13 @@ impl EventLoop {
         let (now, time) = (Instant::now(), SystemTime::now());
         self.with_link(hub, number, |link| {
             link.on_stored();
-            let info = || hub.hub_info(&request.node_id, &link.admitted);
-            let answer = answers::answer(request, completed.stored, time, info);
+            let is_registered = matches!(request.content, Content::Register(_))
+                && completed.stored != Stored::Failed;
+            let info = match is_registered {
+                true => hub.hub_info(&request.node_id, link),
+                false => HubInfo::own(None),
+            };
+            let answer = answers::answer(request, completed.stored, time, &info);
             if let Some(answer) = answer
                 && !(link.is_blocked() && answers::is_optional(request))
             {

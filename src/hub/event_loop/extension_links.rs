@@ -1,5 +1,6 @@
 //! Messages of the extension on connections of nodes.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use log::Level;
@@ -11,6 +12,9 @@ use crate::hub::event_loop::link::Protocol;
 use crate::hub::nodes::info::ReceivedStatus;
 use crate::hub_extension::messages::{self, CredentialHead, NodeMessage, SnapshotHead};
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
+
+/// A longer snapshot is not kept. hm-agent sends none.
+const MAX_SNAPSHOT_BYTES: usize = 64 << 10;
 
 impl EventLoop {
     /// Handles a binary message of a node that is online, or ignores it.
@@ -36,7 +40,11 @@ impl EventLoop {
             Ok((NodeMessage::Snapshot(SnapshotHead { status, gzip }), body)) => {
                 let received = ReceivedStatus {
                     status: status.truncate(),
-                    snapshot: body.into(),
+                    snapshot: if body.len() <= MAX_SNAPSHOT_BYTES {
+                        body.into()
+                    } else {
+                        Arc::default()
+                    },
                     is_gzip: gzip,
                     at: unix_ms(SystemTime::now()),
                 };

@@ -63,10 +63,13 @@ impl EventLoop {
     pub(super) fn finish_claim(&mut self, hub: &Hub, number: u64, result: ClaimResult) {
         let now = now();
         self.with_link(hub, number, |link| {
-            let admitted = &link.admitted;
+            let claimed = match &link.protocol {
+                Protocol::Hm { session } => session.claimed().cloned(),
+                Protocol::CoreNode(_) | Protocol::Monitor { .. } => None,
+            };
+            let granted = claimed.filter(|_| result == ClaimResult::Granted);
+            let info = granted.map(|node_id| hub.announcement(&node_id, link));
             let Protocol::Hm { session } = &mut link.protocol else { return Ok(()) };
-            let node_id = session.claimed().filter(|_| result == ClaimResult::Granted);
-            let info = node_id.map(|node_id| hub.announcement(node_id, admitted));
             match session.on_claim_result(now, result, &info.unwrap_or_default()) {
                 Some(response) => link.send(&response, now.instant),
                 None => Ok(()),

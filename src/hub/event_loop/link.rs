@@ -15,6 +15,7 @@ use crate::config::Secret;
 use crate::http::tls::MaybeTlsStream;
 use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
+use crate::hub::credentials::Digest;
 use crate::hub::event_loop::budgeted_socket::BudgetedSocket;
 use crate::hub::event_loop::mailbox::{AcceptedSocket, NewLink};
 use crate::hub::hm::session::{HmNodeSession, Now};
@@ -50,9 +51,14 @@ pub struct Link {
     pub protocol: Protocol,
     /// What the client has sent to be let in.
     pub(super) token: Option<Secret>,
+    /// Whether no proxy has forwarded the handshake.
+    pub(super) is_local: bool,
     /// What the client may become; of a monitor client: nothing.
     pub admitted: Admitted,
-    pub accepted_at: Instant,
+    /// Whether a Core client may be the node that it has named.
+    pub is_accepted: bool,
+    /// The credential that was offered on this connection.
+    pub offered: Option<Digest>,
     socket: WebSocket<MaybeTlsStream<BudgetedSocket>>,
     /// Messages that were read and wait for the store.
     unstored: usize,
@@ -114,8 +120,10 @@ impl Link {
             peer,
             protocol,
             token: access.token,
+            is_local: access.is_local,
             admitted,
-            accepted_at: now.instant,
+            is_accepted: false,
+            offered: None,
             socket: open(socket, buffered, is_core_node, max_output)?,
             unstored: 0,
             unanswered: 0,
@@ -135,7 +143,7 @@ impl Link {
     pub fn node_id(&self) -> Option<&Arc<str>> {
         match &self.protocol {
             Protocol::Hm { session, .. } => session.node_id(),
-            Protocol::CoreNode(session) => session.node_id(),
+            Protocol::CoreNode(session) => session.node_id().filter(|_| self.is_accepted),
             Protocol::Monitor { .. } => None,
         }
     }
@@ -207,6 +215,11 @@ impl Link {
         {
             session.on_ping(now);
         }
+    }
+
+    /// Whether a close frame was sent. What the peer sends before it answers does not count.
+    pub fn is_closing(&self) -> bool {
+        self.close_deadline.is_some()
     }
 
     /// Whether output waits for the peer to read.

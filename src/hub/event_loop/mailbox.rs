@@ -32,6 +32,8 @@ pub enum LoopMessage {
     Probe { link: u64, claimant: LinkId },
     /// The connection that holds the node which `link` wants is alive or has ended.
     ProbeResult { link: u64, is_alive: bool },
+    /// End a link of a client that may not be the node any more.
+    End { link: u64, why: &'static str },
     /// End the links that the reloaded configuration does not admit.
     Recheck,
     /// Read nothing more, and answer.
@@ -54,6 +56,8 @@ pub struct ClientAccess {
     /// The settings that were in force.
     pub at_handshake: Arc<Access>,
     pub token: Option<Secret>,
+    /// Whether no proxy has forwarded the handshake.
+    pub is_local: bool,
 }
 
 /// What a client has connected as.

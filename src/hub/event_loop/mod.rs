@@ -25,8 +25,6 @@ use crate::hub::nodes::LinkId;
 use crate::hub::store::{Completed, Write};
 use crate::hub_extension::messages::is_extension;
 use crate::util::logger::unix_milliseconds;
-use crate::util::sync::lock;
-use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Interval between checks of deadlines.
 const TICK: Duration = Duration::from_millis(250);
@@ -169,6 +167,7 @@ impl EventLoop {
             }
             LoopMessage::ProbeResult { link, is_alive: false } => self.claim_again(hub, link),
             LoopMessage::Recheck => self.recheck(hub),
+            LoopMessage::End { link, why } => self.end(hub, link, why),
             LoopMessage::StopReading(stopped) => {
                 self.reading_enabled = false;
                 // The hub waits for it, or has given up.
@@ -188,7 +187,7 @@ impl EventLoop {
             | Write::Command { .. }
             | Write::Status { .. }
             | Write::Credential { .. }
-            | Write::Reported { .. }
+            | Write::HookState { .. }
             | Write::DeleteNode(_) => {}
         }
     }
@@ -218,25 +217,6 @@ impl EventLoop {
                 self.welcome(hub, number);
             }
             Err(error) => log::warn!("{peer}: {}", crate::util::error::reason(&error)),
-        }
-    }
-
-    /// Ends the links that are not admitted any more. The group of the others may have changed.
-    fn recheck(&mut self, hub: &Hub) {
-        let (now, access) = (Instant::now(), hub.access());
-        for number in self.links.keys().copied().collect::<Vec<_>>() {
-            let id = self.link_id(number);
-            let Some(link) = self.links.get_mut(&number) else { continue };
-            if !link.readmit(&access) {
-                let node_id = link.node_id().map_or("", |id| id);
-                let node_id = escape_for_log(node_id, EXCERPT_CHARS);
-                log::info!("{} (node {node_id}) ends: {REVOKED}", link.peer);
-                // The connection ends, whether or not the frame can be sent.
-                let _ = link.close(CloseCode::Policy, REVOKED, now);
-                self.remove(hub, number, &Ended(REVOKED.to_owned()));
-            } else if let Some(node_id) = link.node_id() {
-                lock(&hub.nodes).set_group(now, node_id, id, &link.admitted.group);
-            }
         }
     }
 
@@ -270,12 +250,14 @@ impl EventLoop {
             }
             let now = now();
             let received = link.read()?;
+            let is_closing = link.is_closing();
             if !matches!(received, Received::WouldBlock) {
                 for claimant in link.take_claimants() {
                     send_probe_result(hub, claimant, true);
                 }
             }
             match (received, &mut link.protocol) {
+                (Received::Text(_) | Received::Binary(_), _) if is_closing => {}
                 (Received::WouldBlock, _) => {
                     link.note_progress(now);
                     if link.has_more() {
@@ -368,6 +350,9 @@ impl EventLoop {
             hub.release(node_id, self.link_id(number));
         }
         hub.requests.on_disconnect(self.link_id(number));
+        if let Some(offered) = link.offered {
+            hub.access().credentials.withdraw(&offered);
+        }
         for claimant in link.take_claimants() {
             send_probe_result(hub, claimant, false);
         }

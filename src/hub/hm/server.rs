@@ -13,7 +13,7 @@ use crate::http::stream::ServerStream;
 use crate::http::websocket::{origin_allowed, upgrade_key};
 use crate::hub::Hub;
 use crate::hub::admission::Admission;
-use crate::hub::authorization::{refuse_pages, refuse_proxied};
+use crate::hub::authorization::{check_browser_access, proxy_header, refuse_proxied};
 use crate::hub::event_loop::mailbox::{AcceptedSocket, ClientAccess, LoopMessage, NewLink};
 use crate::hub::hm::metrics;
 use crate::hub::web::EXPOSITION;
@@ -77,7 +77,8 @@ impl HmServer {
                     refuse_proxied(head, "nodes.admission")?;
                 }
                 let token = bearer_token(head);
-                let admitted = access.hm_node(token).ok_or_else(|| {
+                let is_local = proxy_header(head).is_none();
+                let admitted = access.hm_node(token, is_local).ok_or_else(|| {
                     let text = match token {
                         Some(_) => "this token is not in nodes.tokens_file of the hub",
                         None => "token required: \"Authorization: Bearer TOKEN\"",
@@ -85,12 +86,14 @@ impl HmServer {
                     ErrorResponse::new("401 Unauthorized", text).header("WWW-Authenticate: Bearer")
                 })?;
                 let token = token.map(|token| Secret::new(token.to_owned()));
-                *client_access =
-                    Some((ClientAccess { at_handshake: access, token }, NewLink::HmNode(admitted)));
+                *client_access = Some((
+                    ClientAccess { at_handshake: access, token, is_local },
+                    NewLink::HmNode(admitted),
+                ));
                 Ok(Routed::Upgrade(key.to_owned()))
             }
             "/metrics/prometheus" if matches!(head.method, "GET" | "HEAD") => {
-                refuse_pages(head)?;
+                check_browser_access(head)?;
                 let mut reports = lock(&hub.nodes).reports();
                 let text = metrics::render(&self.job, &mut reports);
                 Ok(Routed::Response(Response::new(OK, EXPOSITION, text.into_bytes().into())))

@@ -5,22 +5,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::hub::hm::messages::MachineInfo;
-use crate::hub::hm::session::HmReport;
 use crate::hub::nodes::info::{NodeInfo, ReceivedStatus};
 use crate::hub::nodes::node::{Node, Protocols};
 use crate::hub::nodes::{LinkId, Nodes, Presence};
-use crate::hub_extension::status::NodeStatus;
-use crate::model::gpu::{Gpu, Gpus, Values};
 
 /// Removed nodes are kept for pages that do not know of it yet. A page that has missed more gets everything.
 const MAX_REMOVED: usize = 1000;
 /// Of all nodes; further ones are not kept. Ten thousand machines with eight GPUs have a tenth.
-const MAX_SNAPSHOT_BYTES: usize = 1 << 30;
-/// A client without the node's credential is shown for this long after its last attempt.
-const IMPOSTOR_AGE: Duration = Duration::from_secs(3600);
-/// A change of a mean by less does not make a node a changed one: the values of a busy fleet change with every snapshot.
-const MIN_CHANGE_PERCENT: u8 = 5;
+const MAX_STATUS_BYTES: usize = 1 << 30;
+/// Time between two writes of the status of a node that connects and disconnects.
+const MIN_SAVE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A node as the fleet page shows it.
 #[derive(Debug, Clone)]
@@ -35,10 +29,10 @@ pub struct FleetNode {
     /// Over which it has connected in this run of the hub.
     pub protocols: Protocols,
     pub info: Arc<NodeInfo>,
-    /// Whether it is connected, and none of its connections proves which node it is.
+    /// Whether one of its connections does not prove which node it is.
     pub is_unauthenticated: bool,
     /// From where a client without the node's credential has recently tried to be the node.
-    pub impostor: Option<IpAddr>,
+    pub refused_duplicate: Option<IpAddr>,
     pub revision: u64,
 }
 
@@ -53,7 +47,7 @@ pub struct Fleet {
 
 /// A node that is in another state than it was when `fleet.on_change` was run.
 #[derive(Debug, PartialEq)]
-pub struct ReportedChange {
+pub struct HookChange {
     pub node_id: Arc<str>,
     /// `None`: the node is new.
     pub from: Option<Presence>,
@@ -96,8 +90,8 @@ impl Nodes {
             address: node.address,
             protocols: node.protocols,
             info: node.info.clone(),
-            is_unauthenticated: node.has_connection() && !node.is_authenticated(),
-            impostor: node.impostor.map(|(_, address)| address),
+            is_unauthenticated: node.is_unauthenticated(),
+            refused_duplicate: node.refused_duplicate.map(|(_, address)| address),
             revision: node.revision,
         });
         let removed = self.removed.since(known).filter(|_| known <= self.revision);
@@ -115,7 +109,7 @@ impl Nodes {
         }
     }
 
-    /// The node has connected from this address.
+    /// A connection of the node has this peer. The address of an hm connection is preferred, because a node has only one.
     pub fn set_peer(
         &mut self,
         node_id: &str,
@@ -124,20 +118,41 @@ impl Nodes {
         is_authenticated: bool,
     ) {
         let Some(node) = self.by_id.get_mut(node_id) else { return };
-        let was_authenticated = node.is_authenticated();
-        if is_authenticated && !node.authenticated_links.contains(&link) {
+        let was_unauthenticated = node.is_unauthenticated();
+        node.authenticated_links.retain(|known| *known != link);
+        if is_authenticated {
             node.authenticated_links.push(link);
         }
-        if node.address != Some(address) || node.is_authenticated() != was_authenticated {
-            node.address = Some(address);
+        let newest_core = node.core_links.last().map(|(link, _)| *link);
+        let address = match node.link.or(newest_core) == Some(link) {
+            true => Some(address),
+            false => node.address,
+        };
+        // What was refused from there was an earlier attempt of the node itself.
+        let was_own = |(_, refused): &mut (Instant, IpAddr)| Some(*refused) == address;
+        let is_cleared = is_authenticated && node.refused_duplicate.take_if(was_own).is_some();
+        if node.address != address || node.is_unauthenticated() != was_unauthenticated || is_cleared
+        {
+            node.address = address;
             node.touch(&mut self.revision);
         }
     }
 
+    /// Connections without a proof of nodes for which `needs_proof`.
+    pub fn unproven_links(&self, needs_proof: impl Fn(&str) -> bool) -> Vec<LinkId> {
+        let nodes = self.by_id.iter().filter(|(_, node)| node.is_unauthenticated());
+        let nodes = nodes.filter(|(node_id, _)| needs_proof(node_id));
+        let unproven = |node: &Node| {
+            let is_proven = |link: &LinkId| node.authenticated_links.contains(link);
+            node.links().filter(|link| !is_proven(link)).collect::<Vec<_>>()
+        };
+        nodes.flat_map(|(_, node)| unproven(node)).collect()
+    }
+
     /// A client without the node's credential has tried to be the node.
-    pub fn note_impostor(&mut self, now: Instant, node_id: &str, address: IpAddr) {
+    pub fn record_refused_duplicate(&mut self, now: Instant, node_id: &str, address: IpAddr) {
         let Some(node) = self.by_id.get_mut(node_id) else { return };
-        let known = node.impostor.replace((now, address));
+        let known = node.refused_duplicate.replace((now, address));
         if known.is_none_or(|(_, known)| known != address) {
             node.touch(&mut self.revision);
         }
@@ -156,42 +171,45 @@ impl Nodes {
             return;
         }
         node.last_message = Some(now);
-        self.snapshot_bytes -= node.snapshot_bytes();
-        if self.snapshot_bytes + received.snapshot.len() > MAX_SNAPSHOT_BYTES {
-            received.snapshot = Arc::default();
+        let others = self.status_bytes - node.status_bytes();
+        if others + received.size() > MAX_STATUS_BYTES {
+            received = ReceivedStatus { at: received.at, ..ReceivedStatus::default() };
         }
         node.set_status(received, &mut self.revision);
-        self.snapshot_bytes += node.snapshot_bytes();
+        self.status_bytes = others + node.status_bytes();
     }
 
     /// At most `max` statuses that are not stored, to be queued by the caller. Those of nodes with a connection will be replaced, so they
     /// are stored only when the hub stops.
     pub fn take_unsaved_statuses(
         &mut self,
+        now: Instant,
         max: usize,
         is_stopping: bool,
     ) -> Vec<(Arc<str>, Arc<ReceivedStatus>)> {
-        let is_last = |node: &Node| is_stopping || !node.has_connection();
+        let is_due =
+            |node: &Node| node.status_saved_at.is_none_or(|at| now >= at + MIN_SAVE_INTERVAL);
+        let is_last = |node: &Node| is_stopping || (!node.has_connection() && is_due(node));
         let nodes = self.by_id.iter_mut();
         let unsaved = nodes.filter(|(_, node)| !node.is_status_saved && is_last(node));
         let take = |(node_id, node): (&Arc<str>, &mut Node)| {
-            node.is_status_saved = true;
+            (node.is_status_saved, node.status_saved_at) = (true, Some(now));
             Some((node_id.clone(), node.info.status.clone()?))
         };
         unsaved.take(max).filter_map(take).collect()
     }
 
     /// The nodes that have come online or gone offline since the last call. Lost nodes are expected to return.
-    pub fn take_unreported(&mut self) -> Vec<ReportedChange> {
+    pub fn take_hook_changes(&mut self) -> Vec<HookChange> {
         let mut changes = Vec::new();
         for (node_id, node) in &mut self.by_id {
-            let (from, to) = (node.info.reported, node.presence);
+            let (from, to) = (node.info.hook_state, node.presence);
             if to == Presence::Lost || from == Some(to) {
                 continue;
             }
-            Arc::make_mut(&mut node.info).reported = Some(to);
+            Arc::make_mut(&mut node.info).hook_state = Some(to);
             let info = node.info.clone();
-            changes.push(ReportedChange { node_id: node_id.clone(), from, to, info });
+            changes.push(HookChange { node_id: node_id.clone(), from, to, info });
         }
         changes.sort_unstable_by(|a, b| a.node_id.cmp(&b.node_id));
         changes
@@ -200,69 +218,8 @@ impl Nodes {
     /// The status of a node could not be stored.
     pub fn set_status_unsaved(&mut self, node_id: &str) {
         if let Some(node) = self.by_id.get_mut(node_id) {
-            node.is_status_saved = false;
+            (node.is_status_saved, node.status_saved_at) = (false, None);
         }
-    }
-}
-
-impl Node {
-    /// What a report over hm tells of the node. It describes one of its GPUs.
-    pub(super) fn set_reported(&mut self, report: &HmReport, revision: &mut u64) {
-        let MachineInfo { project, gpu_name, utilization_gpu, memory_total, memory_used, .. } =
-            &*report.info;
-        if self.info.project.as_deref() != Some(project) {
-            Arc::make_mut(&mut self.info).project = Some(project.as_str().into());
-            self.touch(revision);
-        }
-        let bytes = |value: i64| u64::try_from(value).ok();
-        let values = Values {
-            utilization_percent: u32::try_from(*utilization_gpu).ok(),
-            memory_used_bytes: bytes(*memory_used),
-            memory_total_bytes: bytes(*memory_total),
-            ..Values::default()
-        };
-        let gpu = Gpu { name: gpu_name.clone(), values, ..Gpu::default() };
-        // A client without a GPU reports an empty name.
-        let each = if gpu_name.is_empty() { Vec::new() } else { vec![gpu] };
-        let status = NodeStatus::new(&Gpus { nvidia: None, each }, Vec::new(), 0);
-        let received = ReceivedStatus { status, at: report.sent, ..ReceivedStatus::default() };
-        self.set_status(received, revision);
-    }
-
-    pub(super) fn expire_impostor(&mut self, now: Instant, revision: &mut u64) {
-        if self.impostor.is_some_and(|(at, _)| now >= at + IMPOSTOR_AGE) {
-            self.impostor = None;
-            self.touch(revision);
-        }
-    }
-
-    pub(super) fn snapshot_bytes(&self) -> usize {
-        self.info.status.as_ref().map_or(0, |status| status.snapshot.len())
-    }
-
-    fn set_status(&mut self, received: ReceivedStatus, revision: &mut u64) {
-        let status = &received.status;
-        let percents = [status.gpu_utilization_percent, status.gpu_memory_used_percent];
-        let is_visible_change = self.info.status.as_ref().is_none_or(|known| {
-            known.status.gpus != status.gpus
-                || known.status.problems != status.problems
-                || known.status.xids_today != status.xids_today
-        });
-        let mut shown = self.shown_percents.iter().zip(percents);
-        if is_visible_change || shown.any(|(shown, percent)| differs(*shown, percent)) {
-            self.shown_percents = percents;
-            self.touch(revision);
-        }
-        Arc::make_mut(&mut self.info).status = Some(Arc::new(received));
-        self.is_status_saved = false;
-    }
-}
-
-/// Whether pages must be updated.
-fn differs(shown: Option<u8>, percent: Option<u8>) -> bool {
-    match (shown, percent) {
-        (Some(shown), Some(percent)) => shown.abs_diff(percent) >= MIN_CHANGE_PERCENT,
-        (shown, percent) => shown != percent,
     }
 }
 
@@ -270,7 +227,8 @@ fn differs(shown: Option<u8>, percent: Option<u8>) -> bool {
 mod tests {
     use super::*;
     use crate::hub_extension::messages::AgentInfo;
-    use crate::model::finding::{Finding, Level};
+    use crate::hub_extension::status::NodeStatus;
+    use crate::model::health_problem::{HealthProblem, Severity};
 
     const LINK: LinkId = LinkId { event_loop: 0, number: 1 };
 
@@ -303,7 +261,8 @@ mod tests {
         }
         let known = nodes.fleet(0).revision;
         let mut problem = status(55);
-        problem.status.problems = vec![Finding { level: Level::Warning, text: "hot".into() }];
+        problem.status.problems =
+            vec![HealthProblem { severity: Severity::Warning, text: "hot".into() }];
         nodes.set_status(now, &node_id, LINK, problem);
         assert_eq!(changed(&nodes, known), 1);
         let known = nodes.fleet(0).revision;
@@ -315,7 +274,7 @@ mod tests {
     fn status_is_saved_once_after_the_node_has_disconnected() {
         let (mut nodes, node_id, now) = nodes();
         nodes.set_status(now, &node_id, LINK, status(50));
-        let unsaved = |nodes: &mut Nodes| nodes.take_unsaved_statuses(10, false).len();
+        let unsaved = |nodes: &mut Nodes| nodes.take_unsaved_statuses(now, 10, false).len();
         assert_eq!(unsaved(&mut nodes), 0);
         nodes.release(now, &node_id, LINK);
         assert_eq!(unsaved(&mut nodes), 1);
@@ -325,16 +284,16 @@ mod tests {
         nodes.claim(now, &node_id, LINK);
         nodes.set_agent(now, &node_id, LINK, AgentInfo::default(), None);
         nodes.set_status(now, &node_id, LINK, status(60));
-        assert_eq!(nodes.take_unsaved_statuses(10, true).len(), 1, "the hub stops");
+        assert_eq!(nodes.take_unsaved_statuses(now, 10, true).len(), 1, "the hub stops");
     }
 
     #[test]
-    fn node_is_reported_when_it_comes_online_and_when_it_is_offline() {
+    fn hook_reports_online_and_offline_but_not_lost() {
         let (mut nodes, node_id, now) = nodes();
-        let known = NodeInfo { reported: Some(Presence::Online), ..NodeInfo::default() };
+        let known = NodeInfo { hook_state: Some(Presence::Online), ..NodeInfo::default() };
         let mut restarted = Nodes::new(now, Duration::from_secs(60), [("k".into(), known)]);
         let changes = |nodes: &mut Nodes| -> Vec<_> {
-            nodes.take_unreported().iter().map(|change| (change.from, change.to)).collect()
+            nodes.take_hook_changes().iter().map(|change| (change.from, change.to)).collect()
         };
         assert_eq!(changes(&mut nodes), [(None, Presence::Online)]);
         nodes.release(now, &node_id, LINK);

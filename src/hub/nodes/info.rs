@@ -26,7 +26,7 @@ pub struct NodeInfo {
     pub project: Option<Arc<str>>,
     pub status: Option<Arc<ReceivedStatus>>,
     /// The state that `fleet.on_change` was run for, online or offline; `None`: the node is new.
-    pub reported: Option<Presence>,
+    pub hook_state: Option<Presence>,
 }
 
 /// What an hm-agent has last sent of its own accord. Of a published client of hm, the status is what its last report tells.
@@ -60,6 +60,13 @@ pub struct StoredMetrics {
     pub id: i64,
     pub at: i64,
     pub metrics: ReceivedMetrics,
+}
+
+impl ReceivedStatus {
+    /// Approximate size in memory.
+    pub fn size(&self) -> usize {
+        self.snapshot.len() + self.status.size()
+    }
 }
 
 impl NodeInfo {

@@ -4,6 +4,7 @@
 pub mod fleet;
 pub mod info;
 pub mod node;
+mod status;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -99,7 +100,7 @@ pub struct Nodes {
     revision: u64,
     removed: fleet::Removed,
     /// Of all nodes.
-    snapshot_bytes: usize,
+    status_bytes: usize,
 }
 
 impl Nodes {
@@ -112,7 +113,7 @@ impl Nodes {
         let offline_at = now + START_GRACE.max(offline_after);
         let node = |info| Node::new(Presence::Lost, offline_at, Arc::new(info));
         let by_id: HashMap<_, _> = known.into_iter().map(|(id, info)| (id, node(info))).collect();
-        let snapshot_bytes = by_id.values().map(Node::snapshot_bytes).sum();
+        let status_bytes = by_id.values().map(Node::status_bytes).sum();
         Self {
             by_id,
             offline_after,
@@ -120,7 +121,7 @@ impl Nodes {
             changes: Vec::new(),
             revision: 1,
             removed: fleet::Removed::default(),
-            snapshot_bytes,
+            status_bytes,
         }
     }
 
@@ -147,6 +148,10 @@ impl Nodes {
     /// Ends the node's connection, unless it is another one by now.
     pub fn release(&mut self, now: Instant, node_id: &Arc<str>, link: LinkId) {
         let Some(node) = self.by_id.get_mut(node_id) else { return };
+        if !node.links().any(|known| known == link) {
+            return;
+        }
+        let was_unauthenticated = node.is_unauthenticated();
         if node.link == Some(link) {
             node.link = None;
             node.last_report = None;
@@ -154,6 +159,9 @@ impl Nodes {
         node.core_links.retain(|(core_link, _)| *core_link != link);
         node.request_links.retain(|request_link| *request_link != link);
         node.authenticated_links.retain(|authenticated| *authenticated != link);
+        if node.is_unauthenticated() != was_unauthenticated {
+            node.touch(&mut self.revision);
+        }
         node.disconnected_at = (!node.has_connection()).then_some(now);
         self.check_connected(now, node_id);
     }
@@ -200,7 +208,7 @@ impl Nodes {
         if node.info.agent.as_deref() != Some(&agent) || node.info.group != group {
             let info = Arc::make_mut(&mut node.info);
             (info.agent, info.group) = (Some(Arc::new(agent)), group);
-            node.is_saved = false;
+            node.is_agent_saved = false;
             node.touch(&mut self.revision);
         }
     }
@@ -216,16 +224,16 @@ impl Nodes {
         let Some(node) = self.by_id.get_mut(node_id) else { return };
         if node.request_link(now) == Some(link) && node.info.group != *group {
             Arc::make_mut(&mut node.info).group.clone_from(group);
-            node.is_saved = false;
+            node.is_agent_saved = false;
             node.touch(&mut self.revision);
         }
     }
 
     /// At most `max` descriptions that are not stored, to be queued by the caller.
-    pub fn take_unsaved(&mut self, max: usize) -> Vec<UnsavedAgent> {
-        let unsaved = self.by_id.iter_mut().filter(|(_, node)| !node.is_saved).take(max);
+    pub fn take_unsaved_agents(&mut self, max: usize) -> Vec<UnsavedAgent> {
+        let unsaved = self.by_id.iter_mut().filter(|(_, node)| !node.is_agent_saved).take(max);
         let take = |(node_id, node): (&Arc<str>, &mut Node)| {
-            node.is_saved = true;
+            node.is_agent_saved = true;
             let (agent, group) = (node.info.agent.clone()?, node.info.group.clone());
             Some(UnsavedAgent { node_id: node_id.clone(), agent, group })
         };
@@ -233,9 +241,9 @@ impl Nodes {
     }
 
     /// The description of a node could not be stored, or was deleted.
-    pub fn set_unsaved(&mut self, node_id: &str) {
+    pub fn set_agent_unsaved(&mut self, node_id: &str) {
         if let Some(node) = self.by_id.get_mut(node_id) {
-            node.is_saved = false;
+            node.is_agent_saved = false;
         }
     }
 
@@ -290,12 +298,15 @@ impl Nodes {
         self.by_id.get(node_id).is_some_and(Node::has_connection)
     }
 
-    /// Forgets a node, unless it is connected by now.
+    /// The connections of a node.
+    pub fn links(&self, node_id: &str) -> Vec<LinkId> {
+        self.by_id.get(node_id).map_or_else(Vec::new, |node| node.links().collect())
+    }
+
+    /// Forgets a node. Connections that it still has are not its own any more.
     pub fn remove(&mut self, node_id: &str) {
-        if !self.has_connection(node_id)
-            && let Some((node_id, node)) = self.by_id.remove_entry(node_id)
-        {
-            self.snapshot_bytes -= node.snapshot_bytes();
+        if let Some((node_id, node)) = self.by_id.remove_entry(node_id) {
+            self.status_bytes -= node.status_bytes();
             self.revision += 1;
             self.removed.add(self.revision, node_id);
         }
@@ -315,7 +326,7 @@ impl Nodes {
             self.check_connected(now, &node_id);
         }
         for node in self.by_id.values_mut() {
-            node.expire_impostor(now, &mut self.revision);
+            node.expire_refused_duplicate(now, &mut self.revision);
         }
         let is_due = |node: &Node| node.presence == Presence::Lost && node.offline_at <= now;
         let due = self.by_id.iter().filter(|(_, node)| is_due(node)).map(|(id, _)| id.clone());
@@ -330,9 +341,11 @@ impl Nodes {
         let Some(node) = node.filter(|node| node.link == Some(link)) else { return };
         node.last_message = Some(now);
         node.last_report = Some((&*report.info).into());
-        if node.info.agent.is_none() {
-            // A published client. An hm-agent sends more by itself.
+        // An hm-agent that sends its status tells more.
+        if node.info.agent.is_none() || node.info.status.is_none() {
+            let others = self.status_bytes - node.status_bytes();
             node.set_reported(report, &mut self.revision);
+            self.status_bytes = others + node.status_bytes();
         }
     }
 

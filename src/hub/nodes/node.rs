@@ -41,7 +41,7 @@ pub(super) struct Node {
     /// Those of both that answer requests, the newest last.
     pub(super) request_links: Vec<LinkId>,
     /// Whether the agent's description is stored, or queued to be.
-    pub(super) is_saved: bool,
+    pub(super) is_agent_saved: bool,
     /// Since when it has no connection; `None`: it has one, or has had none since the hub started.
     pub(super) disconnected_at: Option<Instant>,
     pub(super) presence: Presence,
@@ -63,9 +63,10 @@ pub(super) struct Node {
     /// Its connections that prove which node they are.
     pub(super) authenticated_links: Vec<LinkId>,
     /// When, and from where, a client without the node's credential has tried to be the node.
-    pub(super) impostor: Option<(Instant, IpAddr)>,
+    pub(super) refused_duplicate: Option<(Instant, IpAddr)>,
     /// Whether its last status is stored, or queued to be.
     pub(super) is_status_saved: bool,
+    pub(super) status_saved_at: Option<Instant>,
     /// Utilization and memory of its GPUs, in percent, at the last revision.
     pub(super) shown_percents: [Option<u8>; 2],
 }
@@ -76,7 +77,7 @@ impl Node {
             link: None,
             core_links: Vec::new(),
             request_links: Vec::new(),
-            is_saved: true,
+            is_agent_saved: true,
             disconnected_at: None,
             presence,
             offline_at,
@@ -88,8 +89,9 @@ impl Node {
             address: None,
             protocols: Protocols::default(),
             authenticated_links: Vec::new(),
-            impostor: None,
+            refused_duplicate: None,
             is_status_saved: true,
+            status_saved_at: None,
             shown_percents: [None; 2],
         }
     }
@@ -100,9 +102,13 @@ impl Node {
         self.revision = *revision;
     }
 
-    /// Whether one of its connections proves which node it is.
-    pub(super) fn is_authenticated(&self) -> bool {
-        !self.authenticated_links.is_empty()
+    pub(super) fn links(&self) -> impl Iterator<Item = LinkId> + '_ {
+        self.link.into_iter().chain(self.core_links.iter().map(|(link, _)| *link))
+    }
+
+    /// Whether one of its connections does not prove which node it is.
+    pub(super) fn is_unauthenticated(&self) -> bool {
+        self.links().any(|link| !self.authenticated_links.contains(&link))
     }
 
     /// Whether it has a connection, also a silent one.
@@ -121,6 +127,8 @@ impl Node {
             let mut core = self.core_links.iter();
             core.any(|(known, at)| known == link && *at + CORE_SILENCE <= now)
         };
-        hm.or_else(|| self.request_links.iter().rev().find(|link| !is_silent(link)).copied())
+        let is_proven = |link: &&LinkId| self.authenticated_links.contains(link);
+        let core = || self.request_links.iter().rev().filter(|link| !is_silent(link));
+        hm.or_else(|| core().find(is_proven).or_else(|| core().next()).copied())
     }
 }

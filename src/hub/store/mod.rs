@@ -82,7 +82,7 @@ pub enum Write {
         group: Option<Arc<str>>,
     },
     /// The state that `fleet.on_change` was run for.
-    Reported {
+    HookState {
         node_id: Arc<str>,
         state: Presence,
     },
@@ -100,7 +100,7 @@ impl Write {
                 Self::Command { command, .. } => command.text.len(),
                 Self::Agent { agent, .. } => agent.gpu_models.iter().map(String::len).sum(),
                 Self::Status { status, .. } => status.snapshot.len(),
-                Self::Credential { .. } | Self::Reported { .. } | Self::DeleteNode(_) => 0,
+                Self::Credential { .. } | Self::HookState { .. } | Self::DeleteNode(_) => 0,
             }
     }
 }

@@ -10,5 +10,5 @@ CREATE TABLE node_status (
 -- SHA-256 of its credential; NULL: it has none.
 ALTER TABLE node ADD COLUMN credential BLOB;
 
--- The state that fleet.on_change was run for: 1 online, 0 offline; NULL: none.
-ALTER TABLE node ADD COLUMN reported_online INTEGER;
+-- The state that was last passed to fleet.on_change: 1 online, 0 offline; NULL: none, or an earlier version, read as online.
+ALTER TABLE node ADD COLUMN hook_online INTEGER;

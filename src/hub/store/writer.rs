@@ -8,7 +8,7 @@ use crate::hub::core::node_session::Content;
 use crate::hub::store::core_records::{self, commands};
 use crate::hub::store::hm_reports::HmReports;
 use crate::hub::store::node_credentials;
-use crate::hub::store::node_ids::NodeIds;
+use crate::hub::store::node_ids::{self, NodeIds};
 use crate::hub::store::node_statuses;
 use crate::hub::store::{
     Completed, OnCommit, QueuedWrite, Retention, Shared, StoreError, Stored, Write, WriteOrigin,
@@ -203,16 +203,18 @@ fn write(
             core_records::set_agent(db, node, agent, group.as_deref())?;
         }
         Write::Status { node_id, status } => {
-            let node = nodes.get(db, node_id, now)?;
-            node_statuses::set(db, node, status)?;
+            // A node that was forgotten meanwhile stays so.
+            if let Some(node) = node_ids::find(db, node_id)? {
+                node_statuses::set(db, node, status)?;
+            }
         }
         Write::Credential { node_id, digest, group } => {
             let node = nodes.get(db, node_id, now)?;
             node_credentials::set(db, node, digest, group.as_deref())?;
         }
-        Write::Reported { node_id, state } => {
+        Write::HookState { node_id, state } => {
             let node = nodes.get(db, node_id, now)?;
-            core_records::set_reported(db, node, *state)?;
+            core_records::set_hook_state(db, node, *state)?;
         }
         Write::DeleteNode(node_id) => {
             core_records::delete_node(db, node_id)?;

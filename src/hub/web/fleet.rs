@@ -14,13 +14,10 @@ use crate::hub::Hub;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::nodes::Presence;
 use crate::hub::nodes::fleet::{Fleet, FleetNode};
-use crate::hub_extension::status::{GpuActivity, GpuStatus, NodeStatus};
-use crate::model::finding::{Finding, Level};
+use crate::hub_extension::status::{GpuCondition, GpuStatus, NodeStatus};
+use crate::model::health_problem::{HealthProblem, Severity};
 use crate::util::error::reason;
 use crate::util::sync::lock;
-
-const CRITICAL: &str = "critical";
-const WARNING: &str = "warning";
 
 #[derive(Serialize)]
 struct FleetMessage<'a> {
@@ -42,9 +39,9 @@ struct Totals<'a> {
     /// By model.
     gpus: BTreeMap<&'a str, usize>,
     gpu_states: BTreeMap<&'static str, usize>,
-    /// By level.
+    /// By severity.
     problems: BTreeMap<&'static str, usize>,
-    xids_today: u32,
+    xids_last_24h: u32,
     /// Of the nodes that are not online.
     oldest_silence: Option<Silence<'a>>,
 }
@@ -77,7 +74,7 @@ struct NodeEntry<'a> {
     gpu_utilization_percent: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gpu_memory_used_percent: Option<u8>,
-    problems: Vec<Cow<'a, Finding>>,
+    problems: Vec<Cow<'a, HealthProblem>>,
     /// It has connected without proving which node it is.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     unauthenticated: bool,
@@ -184,14 +181,14 @@ fn entry(node: &FleetNode, clock: Clock) -> NodeEntry<'_> {
 }
 
 /// Those that the node has sent, and what the hub knows.
-fn problems(node: &FleetNode) -> Vec<Cow<'_, Finding>> {
+fn problems(node: &FleetNode) -> Vec<Cow<'_, HealthProblem>> {
     let status = node.info.status.as_ref().map(|received| &received.status);
     let sent = status.into_iter().flat_map(|status| &status.problems).map(Cow::Borrowed);
-    let impostor = node.impostor.map(|address| {
-        let text = format!("a client at {address} without the credential of this node was refused: reinstalled, or a copy?");
-        Cow::Owned(Finding { level: Level::Warning, text })
+    let refused_duplicate = node.refused_duplicate.map(|address| {
+        let text = format!("refused a client at {address} that has this id but not the credential: reinstalled or cloned? See hm-hub node forget");
+        Cow::Owned(HealthProblem { severity: Severity::Warning, text })
     });
-    sent.chain(impostor).collect()
+    sent.chain(refused_duplicate).collect()
 }
 
 /// Of a node that has not been online since the hub started: when it last sent something that is stored.
@@ -212,9 +209,9 @@ fn totals(nodes: &[FleetNode], clock: Clock) -> Totals<'_> {
             .map(|it| (it.name(), 0))
             .into(),
         gpus: BTreeMap::new(),
-        gpu_states: GpuActivity::ALL.map(|state| (state.name(), 0)).into(),
-        problems: [(CRITICAL, 0), (WARNING, 0)].into(),
-        xids_today: 0,
+        gpu_states: GpuCondition::ALL.map(|state| (state.name(), 0)).into(),
+        problems: [Severity::Critical, Severity::Warning].map(|it| (it.name(), 0)).into(),
+        xids_last_24h: 0,
         oldest_silence: None,
     };
     for node in nodes {
@@ -225,18 +222,13 @@ fn totals(nodes: &[FleetNode], clock: Clock) -> Totals<'_> {
         {
             totals.oldest_silence = Some(silence);
         }
-        // What an offline node had is not in use, and its problems are those of another time.
-        if node.presence == Presence::Offline {
-            continue;
+        // What an offline node had is not in use, and what it has sent is of another time.
+        let is_offline = node.presence == Presence::Offline;
+        let problems = problems(node).into_iter();
+        for problem in problems.filter(|problem| !is_offline || matches!(problem, Cow::Owned(_))) {
+            *totals.problems.entry(problem.severity.name()).or_default() += 1;
         }
-        for problem in problems(node) {
-            let level = match problem.level {
-                Level::Critical => CRITICAL,
-                Level::Warning => WARNING,
-            };
-            *totals.problems.entry(level).or_default() += 1;
-        }
-        if let Some(received) = &node.info.status {
+        if let Some(received) = node.info.status.as_ref().filter(|_| !is_offline) {
             add_status(&mut totals, &received.status);
         }
     }
@@ -248,7 +240,7 @@ fn add_status<'a>(totals: &mut Totals<'a>, status: &'a NodeStatus) {
         *totals.gpus.entry(&gpu.model).or_default() += 1;
         *totals.gpu_states.entry(gpu.state.name()).or_default() += 1;
     }
-    totals.xids_today = totals.xids_today.saturating_add(status.xids_today);
+    totals.xids_last_24h = totals.xids_last_24h.saturating_add(status.xids_last_24h);
 }
 
 #[cfg(test)]
@@ -274,19 +266,19 @@ mod tests {
             protocols: Protocols::default(),
             info: Arc::new(info),
             is_unauthenticated: false,
-            impostor: None,
+            refused_duplicate: None,
             revision,
         }
     }
 
-    fn with_gpus(states: &[GpuActivity], at: i64) -> NodeInfo {
-        let gpu = |state: &GpuActivity| GpuStatus { model: "M".into(), state: *state };
-        let problem = Finding { level: Level::Critical, text: "GPU 1 lost".into() };
+    fn with_gpus(states: &[GpuCondition], at: i64) -> NodeInfo {
+        let gpu = |state: &GpuCondition| GpuStatus { model: "M".into(), state: *state };
+        let problem = HealthProblem { severity: Severity::Critical, text: "GPU 1 lost".into() };
         let status = NodeStatus {
             gpus: states.iter().map(gpu).collect(),
             gpu_utilization_percent: Some(50),
             problems: vec![problem],
-            xids_today: 2,
+            xids_last_24h: 2,
             ..NodeStatus::default()
         };
         let received = ReceivedStatus { status, at, ..ReceivedStatus::default() };
@@ -309,7 +301,7 @@ mod tests {
         let info = NodeInfo {
             agent: Some(Arc::new(agent)),
             group: Some("blue".into()),
-            ..with_gpus(&[GpuActivity::Active], 0)
+            ..with_gpus(&[GpuCondition::Active], 0)
         };
         let mut full = node("a", Presence::Online, 3, info);
         full.since = Some(clock.instant);
@@ -326,7 +318,7 @@ mod tests {
                  "address": "192.0.2.7", "protocols": ["hm", "core"], "agent_version": "0.1.0",
                  "group": "blue", "project": "p", "gpus": [{"model": "M", "state": "active"}],
                  "gpu_utilization_percent": 50,
-                 "problems": [{"level": "critical", "text": "GPU 1 lost"}],
+                 "problems": [{"severity": "critical", "text": "GPU 1 lost"}],
                  "last_report": 1_718_000_000},
                 {"node_id": "b", "state": "lost", "since": 0, "protocols": [], "gpus": [],
                  "problems": []},
@@ -337,7 +329,7 @@ mod tests {
 
     #[test]
     fn totals_leave_out_what_offline_nodes_had() {
-        use GpuActivity::{Active, IdleMemory, Lost};
+        use GpuCondition::{Active, IdleMemory, Lost};
         let nodes = vec![
             node("on", Presence::Online, 1, with_gpus(&[Active, Lost], 1)),
             node("lost", Presence::Lost, 1, with_gpus(&[IdleMemory], 2_000_000)),
@@ -350,7 +342,7 @@ mod tests {
         let states = &totals["gpu_states"];
         assert_eq!([&states["active"], &states["lost"], &states["idle_memory"]], [1, 1, 1]);
         assert_eq!(totals["problems"], serde_json::json!({"critical": 2, "warning": 0}));
-        assert_eq!(totals["xids_today"], 4);
+        assert_eq!(totals["xids_last_24h"], 4);
         assert_eq!(totals["oldest_silence"], serde_json::json!({"node_id": "off", "since": 1000}));
     }
 

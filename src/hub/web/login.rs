@@ -4,12 +4,11 @@ use log::Level;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::http::auth::bearer_token;
 use crate::http::listener::ClientConnection;
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response};
 use crate::hub::Hub;
-use crate::hub::authorization::refuse_proxied;
+use crate::hub::authorization::{Accepts, operator_token, proxy_header};
 use crate::hub::operators::Role;
 use crate::hub::sessions;
 use crate::util::error::reason;
@@ -17,12 +16,9 @@ use crate::util::error::reason;
 /// The operator that uses the page, and what the page may offer.
 pub fn session(hub: &Hub, head: &RequestHead<'_>, commands_enabled: bool) -> Response {
     let access = hub.access();
-    let token = || {
-        let session = || hub.sessions.token(sessions::cookie(head)?);
-        bearer_token(head).map(str::to_owned).or_else(session)
-    };
+    let token = || operator_token(hub, head, Accepts::BearerOrSession);
     to_response(match &access.operators.0 {
-        None if refuse_proxied(head, "").is_err() => {
+        None if proxy_header(head).is_some() => {
             json!({"authenticated": false, "login": false})
         }
         None => authenticated(None, Role::Command, commands_enabled),
@@ -72,6 +68,9 @@ pub fn log_in(
         hub.log.write(Level::Warn, || format!("{peer}: login with an unknown token refused"));
         return Err(ErrorResponse::new("401 Unauthorized", "unknown token"));
     };
+    if let Some(former) = sessions::session_id(head) {
+        hub.sessions.end(former);
+    }
     let id = hub
         .sessions
         .start(&token)
@@ -83,7 +82,7 @@ pub fn log_in(
 
 /// Ends the session.
 pub fn log_out(hub: &Hub, head: &RequestHead<'_>) -> Response {
-    if let Some(id) = sessions::cookie(head) {
+    if let Some(id) = sessions::session_id(head) {
         hub.sessions.end(id);
     }
     let session = json!({"authenticated": false, "login": true});

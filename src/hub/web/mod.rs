@@ -2,7 +2,7 @@
 
 mod fleet;
 mod login;
-mod node_pages;
+mod node_resources;
 mod pages;
 mod service_discovery;
 
@@ -18,7 +18,7 @@ use crate::http::response::{ErrorResponse, OK, Response, not_found_message};
 use crate::http::service::{HttpService, Routed};
 use crate::http::stream::ServerStream;
 use crate::hub::Hub;
-use crate::hub::authorization::{Accepts, authorize, authorize_rest, refuse_other_origins};
+use crate::hub::authorization::{Accepts, authorize, authorize_rest, check_web_browser_access};
 use crate::hub::core::rest::Rest;
 use crate::hub::operators::Role;
 use crate::util::error::Error;
@@ -60,7 +60,7 @@ impl WebServer {
         head: &RequestHead<'_>,
         client: &ClientConnection<'_>,
     ) -> Result<Response, ErrorResponse> {
-        refuse_other_origins(&hub.access().operators, head)?;
+        check_web_browser_access(&hub.access().operators, head)?;
         if let Some(path) = head.path.strip_prefix("/api/") {
             return self.api(hub, head, path, client);
         }
@@ -72,15 +72,15 @@ impl WebServer {
             "/-/ready" => Ok(ready(hub)),
             "/" => pages::fleet(accepts_gzip(head)),
             "/metrics" => {
-                check_reader(hub, head)?;
+                require_read_role(hub, head)?;
                 Ok(Response::new(OK, EXPOSITION, self.metrics(hub).into_bytes().into()))
             }
             "/sd" => {
-                check_reader(hub, head)?;
+                require_read_role(hub, head)?;
                 service_discovery::response(hub, head)
             }
             path => match path.strip_prefix("/nodes/") {
-                Some(rest) => node(hub, head, rest),
+                Some(rest) => node_response(hub, head, rest),
                 None => Err(not_found(path)),
             },
         }
@@ -106,7 +106,7 @@ impl WebServer {
                 Ok(login::session(hub, head, self.rest.commands_enabled))
             }
             ("GET" | "HEAD", "fleet") => {
-                check_reader(hub, head)?;
+                require_read_role(hub, head)?;
                 fleet::response(hub, head)
             }
             ("POST", "login") => login::log_in(hub, head, client, self.rest.commands_enabled),
@@ -165,15 +165,15 @@ hm_hub_uptime_seconds {uptime}
 }
 
 /// The answer to `/nodes/ID` or `/nodes/ID/RESOURCE`.
-fn node(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Response, ErrorResponse> {
+fn node_response(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Response, ErrorResponse> {
     // An id may contain slashes. In the address of a page it is percent-encoded.
     match rest.rsplit_once('/') {
         Some((node_id, resource @ ("metrics" | "snapshot" | "last_snapshot"))) => {
-            check_reader(hub, head)?;
+            require_read_role(hub, head)?;
             let node_id = percent_decode_str(node_id).decode_utf8_lossy();
             Ok(match resource {
-                "last_snapshot" => node_pages::last_snapshot(hub, head, &node_id),
-                _ => node_pages::response(hub, head, &node_id, &format!("/{resource}")),
+                "last_snapshot" => node_resources::last_snapshot(hub, head, &node_id),
+                _ => node_resources::response(hub, head, &node_id, &format!("/{resource}")),
             })
         }
         None if !rest.is_empty() => pages::node(accepts_gzip(head)),
@@ -185,7 +185,7 @@ fn accepts_gzip(head: &RequestHead<'_>) -> bool {
     gzip::is_accepted(head.header_values("accept-encoding"))
 }
 
-fn check_reader(hub: &Hub, head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
+fn require_read_role(hub: &Hub, head: &RequestHead<'_>) -> Result<(), ErrorResponse> {
     authorize(hub, head, Role::Read, Accepts::BearerOrSession).map(drop)
 }
 

@@ -18,7 +18,7 @@ const link = {
   timer: 0,
   lastMessageAt: 0,
   reason: "",
-  isOffline: false, // the data are old, whatever the interval; a hub knows that
+  isUnavailable: false, // only on the hub's page: the hub gets no live snapshot of the node
   token: "",
 };
 

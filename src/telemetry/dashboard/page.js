@@ -12,7 +12,7 @@ let announced = "";
 let announcedAt = 0;
 
 const age = () => Math.max(0, clock() - sampledAt);
-const isStale = () => update && (link.isOffline || age() > STALE_INTERVALS * (history.interval || 5) + 1);
+const isStale = () => update && (link.isUnavailable || age() > STALE_INTERVALS * (history.interval || 5) + 1);
 
 const onMessage = message => {
   if (message.type === "system_info") {
@@ -36,7 +36,7 @@ const onUpdate = message => {
   info.received = true;
   if (!again || !update) sampledAt = clock() - old;
   const usual = [...gaps].sort((one, two) => one - two)[gaps.length >> 1];
-  history.interval = Math.max(usual ?? Math.max(history.interval, link.isOffline ? 0 : age()), 1);
+  history.interval = Math.max(usual ?? Math.max(history.interval, link.isUnavailable ? 0 : age()), 1);
   update = message;
   const cores = message.cpus ?? [];
   const values = {

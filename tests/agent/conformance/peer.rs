@@ -11,7 +11,7 @@ use hm_agent::config::{Config, Settings, Sources};
 use hm_agent::core_client::client::CoreClient;
 use hm_agent::hm_client::client::HmClient;
 use hm_agent::model::RawSample;
-use hm_agent::net::credentials::Credentials;
+use hm_agent::net::credentials::HubCredentials;
 use hm_agent::net::websocket::MAX_MESSAGE_BYTES;
 use hm_agent::remote::server;
 use hm_agent::sys::EventFd;
@@ -137,7 +137,7 @@ fn with_client<R>(peer: Peer, exchange: impl FnOnce(&mut Wire) -> R) -> R {
         (LatestSample::new(RawSample::default()).unwrap(), EventFd::new().unwrap());
     complete.notify();
     let node = || "node".to_owned();
-    let credentials = Arc::new(Credentials::open(&state, "node"));
+    let credentials = Arc::new(HubCredentials::open(&state, "node"));
     thread::scope(|scope| {
         scope.spawn(|| match peer {
             Peer::Hm => {

@@ -209,8 +209,8 @@ pub fn set_agent(
 }
 
 /// Keeps the state that `fleet.on_change` was run for.
-pub fn set_reported(db: &Connection, node: i64, state: Presence) -> Result<(), StoreError> {
-    let sql = "UPDATE node SET reported_online = ? WHERE id = ?";
+pub fn set_hook_state(db: &Connection, node: i64, state: Presence) -> Result<(), StoreError> {
+    let sql = "UPDATE node SET hook_online = ? WHERE id = ?";
     db.prepare_cached(sql)?.execute(params![state == Presence::Online, node])?;
     Ok(())
 }
@@ -240,7 +240,7 @@ pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
     let mut latest = latest_metrics(db)?;
     let mut statuses = node_statuses::all(db)?;
     let mut statement = db.prepare(
-        "SELECT id, name, first_seen, hostname, ip_address, os_info, updated_at, agent, node_group, reported_online FROM node",
+        "SELECT id, name, first_seen, hostname, ip_address, os_info, updated_at, agent, node_group, hook_online FROM node",
     )?;
     let rows = statement.query_map([], |row| {
         let hostname: Option<String> = row.get(3)?;
@@ -270,7 +270,7 @@ pub fn nodes(db: &Connection) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
             project: None,
             status,
             // A node of a database without this column was seen, so it was online.
-            reported: Some(match row.get::<_, Option<bool>>(9)? {
+            hook_state: Some(match row.get::<_, Option<bool>>(9)? {
                 Some(false) => Presence::Offline,
                 Some(true) | None => Presence::Online,
             }),

@@ -3,7 +3,7 @@
 
 const POLL_SECONDS = 2;
 const MIN_RETRY_SECONDS = 1;
-/** A node that is not connected is requested at least this often. */
+/** Longest delay between attempts. */
 const MAX_RETRY_SECONDS = 15;
 const REQUEST_TIMEOUT_MS = 20_000;
 const MAX_REASON_CHARS = 300;
@@ -17,12 +17,12 @@ const link = {
   retryAt: 0,
   timer: 0,
   reason: "",
-  isOffline: false, // the node is not connected
+  isUnavailable: false, // the hub gets no live snapshot of the node
 };
 
 const clock = () => Date.now() / 1000; // unlike performance.now(), it advances while a laptop is suspended
 
-/** A request that failed. The status is 0 without a response. */
+/** A failed request. `status` is 0 if there is no response. */
 class RequestError extends Error {
   constructor(status, text) {
     super(text);
@@ -43,7 +43,7 @@ const request = async (path, options = {}) => {
   throw new RequestError(response.status, await reasonOf(response));
 };
 
-/** What the hub writes about a failure. A proxy may send a page instead. */
+/** The error text of the hub as a sentence. A proxy may send an HTML page instead. */
 const reasonOf = async response => {
   const isText = response.headers.get("Content-Type")?.startsWith("text/plain");
   const text = isText ? (await response.text().catch(() => "")).trim().slice(0, MAX_REASON_CHARS) : "";
@@ -89,12 +89,12 @@ const onFailure = error => {
     showLogin("");
     return;
   }
-  const most = Math.min(MAX_RETRY_SECONDS, MIN_RETRY_SECONDS * 2 ** link.tries++);
-  const wait = 0.2 + Math.random() * most; // with jitter, for many pages
-  const isKnown = error instanceof RequestError;
-  const reason = isKnown ? error.message : "This page has an error; see the console of the browser.";
+  const maxWait = Math.min(MAX_RETRY_SECONDS, MIN_RETRY_SECONDS * 2 ** link.tries++);
+  const wait = 0.2 + Math.random() * maxWait; // jitter spreads the requests of many pages
+  const isRequestError = error instanceof RequestError;
+  const reason = isRequestError ? error.message : "This page has an error; see the console of the browser.";
   Object.assign(link, { state: "waiting", reason, retryAt: clock() + wait, timer: setTimeout(poll, wait * 1000) });
-  if (!isKnown) console.error(error);
+  if (!isRequestError) console.error(error);
 };
 
 const retryNow = () => {

@@ -1,18 +1,18 @@
 // Login and logout. The hub keeps the session in a cookie that scripts cannot read; this page never stores the token.
 
-const session = { isKnown: false, authenticated: false };
+const session = { isLoaded: false, authenticated: false };
 
 const NO_LOGIN = "The hub has no operators.tokens_file, so it refuses requests that a proxy has forwarded.";
 
 /** Fails with status 401 if the operator must log in. */
 const ensureSession = async () => {
-  if (!session.isKnown) {
+  if (!session.isLoaded) {
     const { name = null, role = "", login = false, commands_enabled = false, authenticated } = await requestJson("api/session");
-    Object.assign(session, { isKnown: true, authenticated, name, role, login, commands_enabled });
+    Object.assign(session, { isLoaded: true, authenticated, name, role, login, commands_enabled });
     renderUser();
   }
   if (session.authenticated) return;
-  session.isKnown = false;
+  session.isLoaded = false;
   throw session.login ? new RequestError(401, "") : new RequestError(403, NO_LOGIN);
 };
 
@@ -26,7 +26,7 @@ const renderUser = () => {
 const showLogin = problem => {
   const wasShown = link.state === "token";
   link.state = "token";
-  Object.assign(session, { isKnown: false, authenticated: false });
+  Object.assign(session, { isLoaded: false, authenticated: false });
   renderUser();
   dispatchEvent(new Event("logout"));
   setText($("token-error"), problem);

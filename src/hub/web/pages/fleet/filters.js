@@ -1,22 +1,23 @@
-// The filters. They are kept in the address, so that it can be shared and the back button works.
+// The filters. They are kept in the address, so that a view can be shared and the back button works.
 
-// As the totals, these leave out offline nodes.
+// Like the totals, these leave out offline nodes.
 const hasGpu = state => node => node.rank !== OFFLINE && node.gpus.some(gpu => gpu.state === state);
 const hasProblem = test => node => node.rank !== OFFLINE && node.problems.some(test);
 
 const STATES = { online: "Online", lost: "Lost", offline: "Offline", away: "Not online" };
 const PROBLEMS = {
-  any: ["Any problem", node => node.rank !== HEALTHY],
-  critical: ["Critical", hasProblem(({ level }) => level === "critical")],
-  warning: ["Warning", hasProblem(({ level }) => level === "warning")],
+  any: ["Needs attention", node => node.rank !== HEALTHY],
+  critical: ["Critical", hasProblem(({ severity }) => severity === "critical")],
+  warning: ["Warning", hasProblem(({ severity }) => severity === "warning")],
   hung: ["GPU hung", hasGpu("hung")],
   lost: ["GPU lost", hasGpu("lost")],
   failed: ["GPU failed", hasGpu("failed")],
   idle_memory: ["GPU idle, memory taken", hasGpu("idle_memory")],
   xid: ["XID", hasProblem(({ text }) => /\bXID\b/i.test(text))],
+  unverified: ["Unverified node", node => Boolean(node.unauthenticated)],
 };
 
-/** Choices by name of the parameter: its label, the text for no choice, and the known values if they do not depend on the nodes. */
+/** By name of the URL parameter: label, text for no choice, and the values unless they are those of the nodes. */
 const CHOICES = {
   state: ["State", "Any state", Object.entries(STATES)],
   problem: ["Problem", "All nodes", Object.entries(PROBLEMS).map(([value, [text]]) => [value, text])],
@@ -36,7 +37,7 @@ const searchedTextOf = node => {
   return texts.join("\n").toLowerCase();
 };
 
-/** A function that tells whether a node passes the filters. */
+/** Returns a function that returns whether a node matches the filters. */
 const nodeFilter = () => {
   const words = filters.q.toLowerCase().split(/\s+/).filter(Boolean);
   const { state, problem, model, project, group, version } = filters;
@@ -85,7 +86,7 @@ const createFilters = () => {
   });
   search.addEventListener("input", () => {
     filters.q = search.value.trim();
-    // One entry for all that is typed until the field loses the focus.
+    // One history entry for everything that is typed until the field loses the focus.
     writeFilters(!isTyping);
     isTyping = true;
     onFilters();
@@ -116,7 +117,7 @@ const createFilters = () => {
   });
 };
 
-/** Options of a choice as `[value, text]`. A value from the address stays one, even if no node has it. */
+/** Options of a choice as `[value, text]`. A value of the address is an option even if no node has it. */
 const optionsOf = name => {
   const [, , known] = CHOICES[name];
   const options = known ?? [...facets[name].keys()].sort().map(value => [value, value]);

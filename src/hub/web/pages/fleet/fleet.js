@@ -1,6 +1,6 @@
 // The entry point: polls the fleet, and renders it after each change.
 
-/** Without a response for this many seconds the data are shown as old. */
+/** Data older than this many seconds are shown as old. */
 const STALE_SECONDS = 10;
 
 const age = () => Math.max(0, clock() - fleet.receivedAt);
@@ -20,8 +20,9 @@ const renderFleet = hasChanged => {
   show($("token-form"), false);
   show($("empty"), all === 0);
   show($("list"), all > 0);
+  if (all === 0) renderConnectLine();
   renderTotals();
-  setText($("summary"), location.host);
+  setText($("hub-name"), location.host);
   updateTab();
   if (!hasChanged) return;
   renderFilters();
@@ -38,7 +39,7 @@ const renderList = keepsPosition => {
   showList(list, keepsPosition);
 };
 
-/** Another filter shows its list from the beginning. */
+/** Shows the list of the new filters from its beginning. */
 const onFilters = () => {
   if (!fleet.isLoaded) return;
   renderFilters();
@@ -85,10 +86,13 @@ const announce = text => {
   setText($("announcement"), text);
 };
 
-/** How a node connects. The hub itself serves no TLS; behind a proxy with TLS, the nodes use that too. */
+/** How a node connects. HTTPS on its standard port is that of a proxy, which serves the nodes too; else the hub serves TLS itself. */
 const renderConnectLine = () => {
-  const url = location.protocol === "https:" ? `wss://${location.host}/websocket` : `ws://${location.hostname}:9521/websocket`;
-  setText($("connect-line"), `hm-agent -s hm.url=${url}`);
+  const isHttps = location.protocol === "https:";
+  const host = isHttps && !location.port ? location.host : `${location.hostname}:9521`;
+  const token = session.login ? " -s hm.token_file=FILE" : "";
+  setText($("connect-line"), `hm-agent -s hm.url=${isHttps ? "wss" : "ws"}://${host}/websocket${token}`);
+  show($("connect-token"), session.login);
 };
 
 const tick = () => {
@@ -107,6 +111,5 @@ addEventListener("online", retryNow);
 createFilters();
 createGrid();
 readFilters();
-renderConnectLine();
 setInterval(tick, 1000);
 poll();

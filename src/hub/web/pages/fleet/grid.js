@@ -1,15 +1,15 @@
-// The list of nodes. Only the rows in the window exist as elements, plus the one with the focus, so the number of nodes does not
-// matter. Rows are in the order of the list in the document as well, for screen readers.
+// The list of nodes. Only the rows in and near the window exist as elements, plus the one with the focus, so that the page stays fast
+// with ten thousand nodes. The elements are in the order of the list, for screen readers.
 
-/** Rows above and below the window. */
+/** Rows that exist above and below the window, so that scrolling shows no gap. */
 const OVERSCAN = 6;
 
 const grid = {
   list: [],
   rows: new Map(), // by node id
-  rowHeight: 36, // of the style
-  stickyHeight: 0, // of what covers the top of the window while the list scrolls
-  activeId: "", // of the row that the Tab key reaches
+  rowHeight: 36, // in pixels; measureGrid reads it from the style
+  stickyHeight: 0, // of the filters and the header, which cover the top of the list while it scrolls
+  activeId: "", // node id of the row that the Tab key reaches
   tabStop: null, // its element
   isScheduled: false,
 };
@@ -25,7 +25,7 @@ const scheduleRows = () => {
   });
 };
 
-/** Indexes of the rows in the window: the first one, and the one after the last. */
+/** Indexes of the first row in the window and of the one after the last. */
 const windowRange = () => {
   const top = $("rows").getBoundingClientRect().top;
   const { rowHeight, list } = grid;
@@ -33,7 +33,7 @@ const windowRange = () => {
   return [clamp(Math.floor(-top / rowHeight)), clamp(Math.ceil((innerHeight - top) / rowHeight))];
 };
 
-/** Rows that must exist. A row with the focus exists wherever it is. */
+/** Nodes whose rows must exist. The focused one is among them even if it is outside the window. */
 const wantedNodes = focused => {
   const { list } = grid;
   const [first, end] = windowRange();
@@ -56,19 +56,20 @@ const renderRows = () => {
     grid.rows.delete(id);
     free.push(row);
   }
-  const freeNodes = new Set(free.map(row => row.node));
+  const freeElements = new Set(free.map(row => row.element));
   let next = $("rows").firstElementChild;
   for (const node of wanted) {
-    while (next && freeNodes.has(next)) next = next.nextElementSibling;
+    while (next && freeElements.has(next)) next = next.nextElementSibling;
     const row = grid.rows.get(node.node_id) ?? free.pop() ?? createRow();
     grid.rows.set(node.node_id, row);
     updateRow(row, node);
-    if (row.node === next) next = next.nextElementSibling;
-    else $("rows").insertBefore(row.node, next);
+    if (row.element === next) next = next.nextElementSibling;
+    else $("rows").insertBefore(row.element, next);
   }
-  for (const row of free) row.node.remove();
-  // A row that was moved in the document has lost the focus.
-  if (focusedRow && document.activeElement !== focusedRow.node && ids.has(focused.node_id)) focusedRow.node.focus({ preventScroll: true });
+  for (const row of free) row.element.remove();
+  // An element loses the focus when it is moved in the document.
+  const hasLostFocus = focusedRow && document.activeElement !== focusedRow.element && ids.has(focused.node_id);
+  if (hasLostFocus) focusedRow.element.focus({ preventScroll: true });
   setTabStop();
 };
 
@@ -79,14 +80,14 @@ const setTabStop = () => {
     const first = grid.list[Math.max(0, Math.min(grid.list.length - 1, Math.ceil(-top / grid.rowHeight)))];
     grid.activeId = first?.node_id ?? "";
   }
-  const row = grid.rows.get(grid.activeId)?.node ?? null;
-  if (row === grid.tabStop) return;
+  const element = grid.rows.get(grid.activeId)?.element ?? null;
+  if (element === grid.tabStop) return;
   grid.tabStop?.setAttribute("tabindex", "-1");
-  row?.setAttribute("tabindex", "0");
-  grid.tabStop = row;
+  element?.setAttribute("tabindex", "0");
+  grid.tabStop = element;
 };
 
-/** Shows another list. The rows in the window stay where they are on the screen, unless the list begins there. */
+/** Shows another list. If `keepsPosition`, it scrolls so that the rows in the window stay where they are on the screen. */
 const showList = (list, keepsPosition) => {
   const anchor = keepsPosition ? findAnchor(list) : null;
   grid.list = list;
@@ -96,7 +97,7 @@ const showList = (list, keepsPosition) => {
   renderRows();
 };
 
-/** A node in the window that stays in the list, with its index before. */
+/** Returns a node in the window that is also in the new list, with its old index. Null if the list is not scrolled. */
 const findAnchor = list => {
   if (!grid.list.length || $("rows").getBoundingClientRect().top - grid.stickyHeight >= 0) return null;
   const [first, end] = windowRange();
@@ -120,7 +121,7 @@ const focusRow = index => {
   else if (below > 0) scrollBy({ top: below, behavior: "instant" });
   grid.activeId = node.node_id;
   renderRows();
-  grid.rows.get(node.node_id)?.node.focus({ preventScroll: true });
+  grid.rows.get(node.node_id)?.element.focus({ preventScroll: true });
   renderRows();
 };
 
@@ -132,8 +133,8 @@ const onGridKey = event => {
   if (event.key === "Enter" && event.target.role === "row") {
     event.preventDefault();
     const { ctrlKey, metaKey, shiftKey } = event;
-    const { name } = grid.rows.get(grid.activeId);
-    name.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true, ctrlKey, metaKey, shiftKey }));
+    const { anchor } = grid.rows.get(grid.activeId);
+    anchor.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true, ctrlKey, metaKey, shiftKey }));
   } else if (event.key in steps) {
     event.preventDefault();
     focusRow(active.index + steps[event.key]);
@@ -160,7 +161,7 @@ const createGrid = () => {
   $("grid").addEventListener("keydown", onGridKey);
   $("rows").addEventListener("focusin", event => {
     const row = event.target.closest("[role=row]");
-    for (const [id, { node }] of grid.rows) if (node === row) grid.activeId = id;
+    for (const [id, { element }] of grid.rows) if (element === row) grid.activeId = id;
     setTabStop();
   });
   addEventListener("scroll", scheduleRows, { passive: true });

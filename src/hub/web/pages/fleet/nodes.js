@@ -1,9 +1,16 @@
 // The nodes, as the hub reports them, in the order of the list. An increment costs a pass over all nodes but no sorting, unless a
 // node is new or has another name.
 
-/** What is wrong with a node, most urgent first: its place in the list. */
-const [CRITICAL, LOST, OFFLINE, WARNING, IDLE_MEMORY, HEALTHY] = [0, 1, 2, 3, 4, 5];
-const RANKS = 6;
+/** Conditions of a node, most urgent first, each with its mark. The rank of a node is the index of its condition. */
+const RANKS = [
+  ["critical", "critical"],
+  ["lost", "warning"],
+  ["offline", "unknown"],
+  ["warning", "warning"],
+  ["idle-memory", "warning"],
+  ["healthy", "ok"],
+];
+const [CRITICAL, LOST, OFFLINE, WARNING, IDLE_MEMORY, HEALTHY] = RANKS.keys();
 
 const fleet = {
   revision: "",
@@ -15,27 +22,26 @@ const fleet = {
   byName: [],
 };
 
-/** Values of the filters with the number of their nodes. */
+/** Values of each filter with the number of nodes that have them. */
 const facets = { model: new Map(), project: new Map(), group: new Map(), version: new Map() };
 
 /** Unix time by the hub's clock. */
 const hubTime = () => clock() + fleet.clockOffset;
 
-/** Problems and GPU states of an offline node are those of another time. */
+/** Problems and GPU states of an offline node are outdated, so they do not count. */
 const rankOf = node => {
   const { problems, state } = node;
   if (state === "offline") return OFFLINE;
-  if (problems.some(problem => problem.level === "critical")) return CRITICAL;
+  if (problems.some(({ severity }) => severity === "critical")) return CRITICAL;
   if (state === "lost") return LOST;
   if (problems.length) return WARNING;
   return node.gpus.some(gpu => gpu.state === "idle_memory") ? IDLE_MEMORY : HEALTHY;
 };
 
-/** Sorts gpu-2 before gpu-10. */
+/** Pads numbers, so that gpu-2 sorts before gpu-10. */
 const sortKeyOf = node =>
   `${node.name.toLowerCase().replace(/\d+/g, digits => digits.padStart(9, "0"))}\n${node.node_id}`;
 
-/** Number of GPUs by model. */
 const modelsOf = gpus => {
   const models = new Map();
   for (const { model } of gpus) models.set(model, (models.get(model) ?? 0) + 1);
@@ -44,12 +50,13 @@ const modelsOf = gpus => {
 
 const haveSameModels = (one, two) => one.length === two.length && one.every((gpu, at) => gpu.model === two[at].model);
 
-const prepare = (node, before) => {
+/** `before` is the previous version of the node. What has not changed is reused, because the hub may send thousands of nodes. */
+const addDerivedFields = (node, before) => {
   node.name = node.hostname || node.node_id;
   node.sortKey = before?.name === node.name ? before.sortKey : sortKeyOf(node);
   node.rank = rankOf(node);
   node.models = before && haveSameModels(node.gpus, before.gpus) ? before.models : modelsOf(node.gpus);
-  node.searched = ""; // made when a search needs it
+  node.searched = ""; // computed by the first search
   node.index = -1;
 };
 
@@ -86,7 +93,7 @@ const applyFleet = message => {
   }
   for (const node of message.nodes) {
     const before = byId.get(node.node_id);
-    prepare(node, before);
+    addDerivedFields(node, before);
     if (!before || !haveSameFacets(node, before)) {
       if (before) countFacets(before, -1);
       countFacets(node, 1);
@@ -107,9 +114,9 @@ const applyFleet = message => {
   Object.assign(fleet, { revision, totals, isLoaded: true, receivedAt: clock(), clockOffset: time - clock() });
 };
 
-/** The nodes that a filter lets through, the most urgent first. */
+/** Returns the nodes that match, by rank and then by name. */
 const listNodes = matches => {
-  const ranks = Array.from({ length: RANKS }, () => []);
+  const ranks = RANKS.map(() => []);
   for (const node of fleet.byName) {
     node.index = -1;
     if (matches(node)) ranks[node.rank].push(node);

@@ -1,6 +1,6 @@
-// One line of the list. Elements are reused for other nodes while the list scrolls.
+// The rows of the list. While the list scrolls, a row is reused for other nodes.
 
-const HEADS = ["State", "Node", "Problem", "GPUs", "GPU use", "GPU memory", "Group / project", "Version", "Last change"];
+const HEADS = ["State", "Node", "Problem", "GPUs", "GPU use", "GPU memory", "Group / project", "Version", "Since / last data"];
 const MAX_SQUARES = 16;
 const GPU_STATES = {
   active: "active",
@@ -11,7 +11,6 @@ const GPU_STATES = {
   lost: "lost",
   failed: "failed",
 };
-const MARKS = ["critical", "warning", "unknown", "warning", "warning", "ok"];
 
 const createHeads = () => {
   $("heads").append(...HEADS.map(name => make("span", { role: "columnheader" }, name)));
@@ -21,8 +20,8 @@ const createHeads = () => {
 
 const createMeter = () => {
   const [fill, value] = [make("i"), make("b")];
-  const node = make("span", { role: "gridcell", class: "meter" }, make("span", { class: "bar", "aria-hidden": "true" }, fill), value);
-  return { node, fill, value };
+  const element = make("span", { role: "gridcell", class: "meter" }, make("span", { class: "bar", "aria-hidden": "true" }, fill), value);
+  return { element, fill, value };
 };
 
 const setMeter = ({ fill, value }, share) => {
@@ -33,20 +32,22 @@ const setMeter = ({ fill, value }, share) => {
 const createRow = () => {
   const cell = (name, ...children) => make("span", { role: "gridcell", class: name }, ...children);
   const [sign, state] = [make("span"), make("span", { class: "word" })];
-  const [name, id] = [make("a", { class: "name", tabindex: "-1" }), make("small")];
-  const [level, problem, more] = [make("span", { class: "sr-only" }), make("span", { class: "text" }), make("small")];
+  const [name, id] = [make("span", { class: "text" }), make("small")];
+  const unverified = make("span", { class: "unverified", title: "has not proved which node it is" }, "unverified");
+  const anchor = make("a", { class: "name", tabindex: "-1" }, name, " ", unverified);
+  const [severity, problem, more] = [make("span", { class: "sr-only" }), make("span", { class: "text" }), make("small")];
   const squares = make("span", { class: "squares", "aria-hidden": "true" });
   const [models, gpuStates] = [make("span", { class: "text" }), make("span", { class: "sr-only" })];
   const [use, memory] = [createMeter(), createMeter()];
   const [group, version, since] = [cell("group"), cell("version"), cell("since")];
-  const node = make("div", { role: "row", class: "line", tabindex: "-1" },
-    cell("state", sign, state), cell("node", name, id), cell("problem", level, problem, more),
-    cell("gpus", squares, models, gpuStates), use.node, memory.node, group, version, since);
-  const parts = { sign, state, name, id, level, problem, more, squares, models, gpuStates, use, memory, group, version, since };
-  return { node, ...parts, boxes: [], shown: null, index: -1 };
+  const element = make("div", { role: "row", class: "line", tabindex: "-1" },
+    cell("state", sign, state), cell("node", anchor, id), cell("problem", severity, problem, more),
+    cell("gpus", squares, models, gpuStates), use.element, memory.element, group, version, since);
+  const parts = { sign, state, anchor, name, unverified, id, severity, problem, more, squares, models, gpuStates, use, memory };
+  return { element, ...parts, group, version, since, boxes: [], shown: null, index: -1 };
 };
 
-/** `8 × NVIDIA H200` */
+/** Formats models and their numbers as "8 × NVIDIA H200, 2 × NVIDIA L40S". */
 const modelText = models => [...models].map(([model, amount]) => `${amount} × ${model || "GPU"}`).join(", ");
 
 const setGpus = (row, { gpus, models }) => {
@@ -70,20 +71,20 @@ const setGpus = (row, { gpus, models }) => {
 };
 
 const setProblem = (row, { problems }) => {
-  const worst = problems.find(({ level }) => level === "critical") ?? problems[0];
-  setText(row.level, worst ? `${worst.level}: ` : "");
+  const worst = problems.find(({ severity }) => severity === "critical") ?? problems[0];
+  setText(row.severity, worst ? `${worst.severity}: ` : "");
   setText(row.problem, worst?.text ?? "");
   setAttr(row.problem, "title", problems.map(({ text }) => text).join("\n"));
-  setAttr(row.problem, "class", `text ${worst?.level ?? ""}`);
+  setAttr(row.problem, "class", `text ${worst?.severity ?? ""}`);
   setText(row.more, problems.length > 1 ? `+${problems.length - 1}` : "");
 };
 
-/** Shows a node in a row, unless it shows this version of it already. */
+/** Moves the row to the index of the node, and shows the node if it is another one or has changed. */
 const updateRow = (row, node) => {
   if (row.index !== node.index) {
     row.index = node.index;
-    setAttr(row.node, "aria-rowindex", String(node.index + 2));
-    row.node.style.transform = `translateY(${node.index * grid.rowHeight}px)`;
+    setAttr(row.element, "aria-rowindex", String(node.index + 2));
+    row.element.style.transform = `translateY(${node.index * grid.rowHeight}px)`;
   }
   if (row.shown === node) return;
   showNode(row, node);
@@ -93,23 +94,23 @@ const updateRow = (row, node) => {
 const showNode = (row, node) => {
   row.shown = node;
   const isAway = node.state !== "online";
-  setAttr(row.node, "class", `line rank-${node.rank}${isAway ? " away" : ""}${node.problems.length ? "" : " quiet"}`);
-  setMark(row.sign, MARKS[node.rank]);
+  const [rank, mark] = RANKS[node.rank];
+  setAttr(row.element, "class", `line rank-${rank}${isAway ? " away" : ""}${node.problems.length ? "" : " quiet"}`);
+  setMark(row.sign, mark);
   setText(row.state, node.state);
   setText(row.name, node.name);
-  setAttr(row.name, "href", `${ROOT}nodes/${encodeURIComponent(node.node_id)}`);
+  show(row.unverified, Boolean(node.unauthenticated));
+  setAttr(row.anchor, "href", `${ROOT}nodes/${encodeURIComponent(node.node_id)}`);
   setText(row.id, node.name === node.node_id ? "" : node.node_id);
   setProblem(row, node);
   setGpus(row, node);
   setMeter(row.use, node.gpu_utilization_percent);
   setMeter(row.memory, node.gpu_memory_used_percent);
-  const text = [node.group, node.project].filter(Boolean).join(" / ");
-  setText(row.group, text || (node.unauthenticated ? "no credential" : ""));
-  row.group.classList.toggle("open", !text);
+  setText(row.group, [node.group, node.project].filter(Boolean).join(" / "));
   setText(row.version, node.agent_version ?? "");
 };
 
-/** Of a node that is not online, the data are old. */
+/** Shows how long the node has been online, or else the age of its data. */
 const updateAge = ({ shown: { state, since, last_report: reported }, since: cell }) => {
   const now = hubTime();
   if (state === "online" || !reported) setText(cell, `${shortDuration(now - since)} ago`);

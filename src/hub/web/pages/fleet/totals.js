@@ -2,7 +2,7 @@
 
 const MAX_LISTED_MODELS = 4;
 
-/** 10 000 */
+/** Formats 10000 as "10 000", with narrow spaces that do not break. */
 const count = value => String(value ?? 0).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 
 const hasFilter = wanted => Object.entries(wanted).every(([name, value]) => filters[name] === value);
@@ -29,7 +29,7 @@ const updateTotal = (parts, { name, value, note = "", level, filter }) => {
   setAttr(parts.node, "aria-pressed", String(hasFilter(filter)));
 };
 
-/** Creates a total that consists of parts with a filter each. */
+/** Creates a total with parts. Each part sets its own filter. */
 const createSplitTotal = ({ name }) => {
   const [value, parts, rest] = [make("b", { class: "amount" }), make("ul", { class: "parts" }), make("small", { class: "rest" })];
   const node = make("section", { class: "total split" }, make("h3", { class: "label" }, name), value, parts, rest);
@@ -70,7 +70,7 @@ const gpuTotal = gpus => {
 };
 
 const renderTotals = () => {
-  const { nodes = {}, gpus = {}, gpu_states: states = {}, problems = {}, xids_today: xids, oldest_silence: silence } = fleet.totals;
+  const { nodes = {}, gpus = {}, gpu_states: states = {}, problems = {}, xids_last_24h: xids, oldest_silence: silence } = fleet.totals;
   const total = (name, amount, level, filter) => ({ name, value: count(amount), level: amount ? level : "", filter });
   const silent = silence && fleet.byId.get(silence.node_id);
   const shown = [
@@ -80,7 +80,7 @@ const renderTotals = () => {
     total("GPUs lost", states.lost, "critical", { problem: "lost" }),
     ...(states.failed || filters.problem === "failed" ? [total("GPUs failed", states.failed, "critical", { problem: "failed" })] : []),
     total("Idle, memory taken", states.idle_memory, "warning", { problem: "idle_memory" }),
-    total("XIDs, last day", xids, "warning", { problem: "xid" }),
+    total("XIDs, last 24 h", xids, "warning", { problem: "xid" }),
     {
       name: "Longest silence",
       value: silence ? shortDuration(hubTime() - silence.since) : "–",
@@ -90,10 +90,10 @@ const renderTotals = () => {
     },
   ];
   reconcile($("sums"), [nodeTotal(nodes), gpuTotal(gpus)], ({ name }) => name, createSplitTotal, updateSplitTotal);
-  reconcile($("totals"), shown, ({ name }) => name, createTotal, updateTotal);
+  reconcile($("alarms"), shown, ({ name }) => name, createTotal, updateTotal);
 };
 
-/** The largest unit only: 3 h. */
+/** Formats 11000 as "3 h": the largest unit only. */
 const shortDuration = seconds => {
   const [, unit, name] = [[86400, 86400, "d"], [3600, 3600, "h"], [60, 60, "min"]].find(([least]) => seconds >= least) ?? [0, 1, "s"];
   return `${Math.max(0, Math.floor(seconds / unit))} ${name}`;

@@ -31,7 +31,7 @@ const hideCommands = () => {
   renderCommands();
 };
 
-/** Returns whether the hub has sent the commands. */
+/** Returns false if the operator may not see them. */
 const loadCommands = async () => {
   clearTimeout(commands.timer);
   try {
@@ -48,7 +48,7 @@ const loadCommands = async () => {
 
 const isUnfinished = ({ command }) => ["pending", "running"].includes(command.status);
 
-/** Results may be large: they are requested often only while a command runs. */
+/** Results may be large, so they are requested every 2 s only while a command is unfinished. */
 const scheduleCommands = () => {
   const wait = commands.list.some(isUnfinished) ? ACTIVE_MS : IDLE_MS;
   commands.timer = setTimeout(() => ($("commands-open").open && !document.hidden ? loadCommands() : scheduleCommands()), wait);

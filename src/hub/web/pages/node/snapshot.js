@@ -1,7 +1,7 @@
-// The transport of the dashboard on the hub: polls the snapshot of the node. While the node is not connected, its last snapshot is
-// shown.
+// The transport of the dashboard on the hub: polls the snapshot of the node. While the hub gets none, it shows the last one that
+// the hub has stored.
 
-/** The node as in the address, and decoded. */
+/** The path below `ROOT`. The id in it is percent-encoded, unlike `NODE_ID`. */
 const NODE_PATH = location.pathname.slice(ROOT.length);
 const NODE_ID = (() => {
   const text = NODE_PATH.slice("nodes/".length);
@@ -12,7 +12,7 @@ const NODE_ID = (() => {
   }
 })();
 
-/** The next snapshot may be that of another start of the agent. */
+/** After an interruption the agent may have been restarted, so the data of the machine are passed on again. */
 let needsInfo = true;
 
 const load = async () => {
@@ -20,17 +20,17 @@ const load = async () => {
   startCommands();
   try {
     const snapshot = await requestJson(`${NODE_PATH}/snapshot`);
-    link.isOffline = false;
+    link.isUnavailable = false;
     receive(snapshot, 0);
   } catch (error) {
     needsInfo = true;
-    link.isOffline = error.status >= 404;
-    if (!update && link.isOffline) await loadLast();
+    link.isUnavailable = error.status >= 404;
+    if (!update && link.isUnavailable) await loadLast();
     throw error;
   }
 };
 
-/** Shows what the node has sent last. The hub may have nothing. */
+/** Shows the last snapshot that the hub has stored. It may have none. */
 const loadLast = async () => {
   try {
     const response = await request(`${NODE_PATH}/last_snapshot`);
@@ -63,5 +63,5 @@ const startLink = () => {
   poll();
 };
 
-/** A request has a timeout by itself. */
+/** Required by page.js. Each request has its own timeout, so there is nothing to check. */
 const checkLink = () => {};
