@@ -49,10 +49,11 @@ pub fn is_same_origin(head: &RequestHead<'_>) -> bool {
         head.hosts().any(|host| authority.is_some_and(|it| it.eq_ignore_ascii_case(host)))
     };
     // A link from another site to a page of this host is no danger.
-    let is_safe_method = matches!(head.method, "GET" | "HEAD");
+    let is_link =
+        matches!(head.method, "GET" | "HEAD") && head.header("sec-fetch-mode") == Some("navigate");
     let mut sites = head.header_values("sec-fetch-site");
     head.header_values("origin").all(is_host)
-        && (is_safe_method || sites.all(|site| matches!(site, "same-origin" | "none")))
+        && (is_link || sites.all(|site| matches!(site, "same-origin" | "none")))
 }
 
 /// Rejects a browser's request under a host name that the owner of a domain can have pointed at this host.
@@ -133,7 +134,10 @@ mod tests {
         ] {
             assert!(!post(headers), "{headers}");
         }
-        assert!(with_head("Host: hub\r\nSec-Fetch-Site: cross-site\r\n", is_same_origin), "a link");
+        let link = "Host: hub\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n";
+        assert!(with_head(link, is_same_origin) && !post(link));
+        let image = "Host: hub\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n";
+        assert!(!with_head(image, is_same_origin));
     }
 
     #[test]

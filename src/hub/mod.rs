@@ -76,6 +76,8 @@ pub struct Hub {
     /// Browser sessions of operators.
     pub sessions: Sessions,
     pub audit: AuditLog,
+    /// Held while an answer about all nodes is made.
+    pub fleet_answers: Mutex<()>,
     access: Mutex<Arc<Access>>,
     /// As configured at the start.
     pub tls: HubTls,

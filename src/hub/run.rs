@@ -141,6 +141,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         requests: NodeRequests::default(),
         sessions: Sessions::default(),
         audit: AuditLog::new(&config.state_dir),
+        fleet_answers: Mutex::default(),
         access: Mutex::new(Arc::new(access)),
         tls,
         shutdown,

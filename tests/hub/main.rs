@@ -16,6 +16,7 @@ mod links;
 mod operation;
 mod page;
 mod prometheus;
+mod proxy;
 mod reports;
 mod requests;
 mod sessions;

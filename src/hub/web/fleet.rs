@@ -99,6 +99,8 @@ impl Clock {
 pub fn response(hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResponse> {
     let after = head.query_value("after").map(|value| String::from_utf8_lossy(&value).into_owned());
     let known = after.as_deref().and_then(|after| parse_revision(&hub.run_id, after));
+    // Each answer has all nodes in memory, if only for its totals.
+    let _one_at_a_time = lock(&hub.fleet_answers);
     let fleet = lock(&hub.nodes).fleet(known.unwrap_or_default());
     let unix_seconds = unix_ms(SystemTime::now()) / 1000;
     let clock = Clock { instant: Instant::now(), unix_seconds };
