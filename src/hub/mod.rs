@@ -5,10 +5,11 @@
 //!                  │                                                   │  hm::session, core::node_session, core::monitor
 //!                  └─▶ core::rest                                      ▼                 ▲
 //!                        └───────────────────────────────▶ nodes (presence), store       │ after the commit
-//!                                                                      (one writer) ─────┘
+//!                        ▲                                     │       (one writer) ─────┘
+//! operators ──▶ web (pages, API, scrapes of nodes)             └─▶ change_hook (a program of the operator)
 //! ```
 //!
-//! No lock is held across a system call that can block.
+//! No lock of the nodes is held across a system call that can block.
 
 pub mod access;
 pub mod admission;
@@ -150,7 +151,7 @@ impl Hub {
         metrics.into_iter().map(|(id, metrics)| metrics.to_json(id)).collect()
     }
 
-    /// Stores the descriptions of nodes that have changed. While the store fails, one is an attempt.
+    /// Stores the descriptions of nodes that have changed. While the store fails, only one is queued, to see whether it works again.
     pub fn save_agents(&self) {
         let max = if self.store.failure().is_some() { 1 } else { usize::MAX };
         for UnsavedAgent { node_id, agent, group } in lock(&self.nodes).take_unsaved_agents(max) {
@@ -159,7 +160,7 @@ impl Hub {
         }
     }
 
-    /// Stores the last status of nodes that have disconnected, and of all when the hub stops. While the store fails, one is an attempt.
+    /// Stores the last status of nodes that have disconnected, and of all when the hub stops. While the store fails, only one is queued, to see whether it works again.
     pub fn save_statuses(&self, is_stopping: bool) {
         let max = match (self.store.failure(), is_stopping) {
             (Some(_), _) => 1,
@@ -174,7 +175,7 @@ impl Hub {
         }
     }
 
-    /// Ends the node's connection, unless it is another one by now.
+    /// Removes `link` from the node's connections.
     pub fn release(&self, node_id: &Arc<str>, link: LinkId) {
         self.update_nodes(|nodes| nodes.release(Instant::now(), node_id, link));
     }

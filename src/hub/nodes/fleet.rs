@@ -11,7 +11,7 @@ use crate::hub::nodes::{LinkId, Nodes, Presence};
 
 /// Removed nodes are kept for pages that do not know of it yet. A page that has missed more gets everything.
 const MAX_REMOVED: usize = 1000;
-/// Of all nodes; further ones are not kept. Ten thousand machines with eight GPUs have a tenth.
+/// Size of the statuses of all nodes; further ones are not kept. Ten thousand machines with eight GPUs need a tenth of it.
 const MAX_STATUS_BYTES: usize = 1 << 30;
 /// Time between two writes of the status of a node that connects and disconnects.
 const MIN_SAVE_INTERVAL: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ pub struct FleetNode {
     pub presence: Presence,
     /// When it came online, or was lost; `None`: it has not been online since the hub started.
     pub since: Option<Instant>,
-    /// Of this run of the hub.
+    /// Time of the last message since the hub started.
     pub last_message: Option<Instant>,
     pub address: Option<IpAddr>,
     /// Over which it has connected in this run of the hub.
@@ -59,7 +59,7 @@ pub struct HookChange {
 #[derive(Default)]
 pub(super) struct Removed {
     latest: VecDeque<(u64, Arc<str>)>,
-    /// Of the last one that is not kept.
+    /// Revision of the newest removal that was dropped.
     forgotten: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What Core's REST API and monitor clients show of a node.
+//! What is known of a node, also while it is away.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::hub::nodes::Presence;
 use crate::hub_extension::messages::AgentInfo;
 use crate::hub_extension::status::NodeStatus;
 
-/// A node as it has registered. Times are Unix milliseconds.
+/// A node. Times are Unix milliseconds.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct NodeInfo {
     /// `None`: it has not registered over Core.
@@ -20,9 +20,9 @@ pub struct NodeInfo {
     pub metrics: Option<StoredMetrics>,
     /// `None`: it has never answered requests.
     pub agent: Option<Arc<AgentInfo>>,
-    /// Of its join token.
+    /// Group of the join token with which the node connected.
     pub group: Option<Arc<str>>,
-    /// Of its last report over hm in this run of the hub.
+    /// Project of the last report over hm since the hub started.
     pub project: Option<Arc<str>>,
     pub status: Option<Arc<ReceivedStatus>>,
     /// The state that `fleet.on_change` was run for, online or offline; `None`: the node is new.

@@ -96,10 +96,10 @@ pub struct Nodes {
     offline_after: Duration,
     started: Instant,
     changes: Vec<PresenceChange>,
-    /// Of the last change that [`fleet`] shows.
+    /// Revision of the last change that [`fleet`] shows.
     revision: u64,
     removed: fleet::Removed,
-    /// Of all nodes.
+    /// Size of the statuses of all nodes.
     status_bytes: usize,
 }
 
@@ -145,7 +145,7 @@ impl Nodes {
         Claim::Granted
     }
 
-    /// Ends the node's connection, unless it is another one by now.
+    /// Removes `link` from the node's connections.
     pub fn release(&mut self, now: Instant, node_id: &Arc<str>, link: LinkId) {
         let Some(node) = self.by_id.get_mut(node_id) else { return };
         if !node.links().any(|known| known == link) {

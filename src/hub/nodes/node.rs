@@ -47,16 +47,16 @@ pub(super) struct Node {
     pub(super) presence: Presence,
     /// When a lost node becomes offline.
     pub(super) offline_at: Instant,
-    /// Of the current hm connection.
+    /// Last report of the current hm connection.
     pub(super) last_report: Option<GpuUsage>,
     pub(super) info: Arc<NodeInfo>,
-    /// Of the last change that the fleet page shows.
+    /// Revision of the last change that the fleet page shows.
     pub(super) revision: u64,
     /// When it came online, or was lost; `None`: it has not been online since the hub started.
     pub(super) since: Option<Instant>,
-    /// Of this run of the hub.
+    /// Time of the last message since the hub started.
     pub(super) last_message: Option<Instant>,
-    /// Of its newest connection.
+    /// Peer of its hm connection, else of its newest Core connection.
     pub(super) address: Option<IpAddr>,
     /// Over which it has connected in this run of the hub.
     pub(super) protocols: Protocols,

@@ -42,7 +42,7 @@ struct Totals<'a> {
     /// By severity.
     problems: BTreeMap<&'static str, usize>,
     xids_last_24h: u32,
-    /// Of the nodes that are not online.
+    /// The node that is not online for the longest time.
     oldest_silence: Option<Silence<'a>>,
 }
 
@@ -193,7 +193,7 @@ fn problems(node: &FleetNode) -> Vec<Cow<'_, HealthProblem>> {
     sent.chain(refused_duplicate).collect()
 }
 
-/// Of a node that has not been online since the hub started: when it last sent something that is stored.
+/// When the node came online or was lost; if it has not been online since the hub started, the time of its last stored data.
 fn since(node: &FleetNode, clock: Clock) -> i64 {
     let stored = || last_report(node, clock).unwrap_or(node.info.updated_at / 1000);
     node.since.map_or_else(stored, |since| clock.unix(since))
