@@ -21,8 +21,17 @@ const STACK_BYTES: usize = 512 << 10;
 
 /// Fails only if no thread can be started.
 pub fn compress(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    compress_at(Compression::fast(), bytes)
+}
+
+/// For bodies of megabytes: slower, and a third smaller. Fails only if no thread can be started.
+pub fn compress_large(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    compress_at(Compression::default(), bytes)
+}
+
+fn compress_at(level: Compression, bytes: &[u8]) -> io::Result<Vec<u8>> {
     on_large_stack(|| {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        let mut encoder = GzEncoder::new(Vec::new(), level);
         encoder.write_all(bytes)?;
         encoder.finish()
     })

@@ -160,7 +160,8 @@ impl Hub {
         }
     }
 
-    /// Stores the last status of nodes that have disconnected, and of all when the hub stops. While the store fails, only one is queued, to see whether it works again.
+    /// Stores the last status of nodes that have disconnected, and of all when the hub stops. While the store fails, only one is queued, to see
+    /// whether it works again.
     pub fn save_statuses(&self, is_stopping: bool) {
         let max = match (self.store.failure(), is_stopping) {
             (Some(_), _) => 1,

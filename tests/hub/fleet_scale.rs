@@ -13,6 +13,7 @@ use crate::links::{ALONE, LINKS, OPENERS, PING_INTERVAL, open_all, ping};
 use crate::support::browser::Browser;
 use crate::support::fake_nvml::Driver;
 use crate::support::hub::{Hub, Node};
+use crate::support::rng::Rng;
 use crate::support::{Agent, TempDir, wait_until};
 
 const AGENTS: usize = 20;
@@ -27,9 +28,10 @@ fn page_shows_ten_thousand_nodes_and_problems_of_real_agents() {
     let state = TempDir::new("hub");
     let hub = Hub::start(&state, &[]);
     let mut nodes = open_all(&hub);
+    let mut rng = Rng::of(1);
     for (opener, nodes) in nodes.iter_mut().enumerate() {
         for (number, node) in (opener..).step_by(OPENERS).zip(nodes) {
-            describe(node, number);
+            describe(node, number, &mut rng);
         }
     }
     let is_done = AtomicBool::new(false);
@@ -56,22 +58,22 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Sends what an hm-agent with eight GPUs sends. Values differ as those of a busy fleet.
-fn describe(node: &mut Node, number: usize) {
-    let models = ["NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"];
-    let model = models[number % models.len()];
-    let project = ["imagenet", "speech"][number % 2];
+/// Sends what an hm-agent with eight GPUs sends, with random values: regular ones would compress better than those of a real fleet.
+fn describe(node: &mut Node, number: usize, rng: &mut Rng) {
+    let mut one_of = |choices: &[&'static str]| choices[rng.below(choices.len() as u64) as usize];
+    let model = one_of(&["NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB"]);
+    let project = one_of(&["imagenet", "speech"]);
     let description = json!({"agent_version": "0.1.0", "hostname": format!("gpu-{number}.dc1.example"),
         "project": project, "gpu_models": [model]});
     send(node, "node", &description);
-    // The multipliers are primes, so that neighbours differ.
-    let state = |gpu: usize| ["active", "active", "active", "idle"][(number * 7919 + gpu * 31) % 4];
-    let gpus: Vec<_> = (0..8).map(|gpu| json!({"model": model, "state": state(gpu)})).collect();
-    let text = format!("GPU {} XID {}", number % 8, number % 97);
+    let mut gpu =
+        || json!({"model": model, "state": one_of(&["active", "active", "active", "idle"])});
+    let gpus: Vec<_> = (0..8).map(|_| gpu()).collect();
+    let text = format!("GPU {}: XID {}", rng.below(8), rng.below(100));
     let problems = [json!({"severity": "warning", "text": text})];
-    let problems = if number.is_multiple_of(20) { &problems[..] } else { &[] };
-    let status = json!({"gpus": gpus, "gpu_utilization_percent": number * 7919 % 101,
-        "gpu_memory_used_percent": number * 6007 % 101, "problems": problems});
+    let problems = if rng.below(20) == 0 { &problems[..] } else { &[] };
+    let status = json!({"gpus": gpus, "gpu_utilization_percent": rng.below(101),
+        "gpu_memory_used_percent": rng.below(101), "problems": problems});
     send(node, "snapshot", &json!({"status": status, "gzip": false}));
 }
 

@@ -114,7 +114,7 @@ pub fn response(hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResp
     if !accepts_gzip || text.len() < gzip::MIN_COMPRESSED_BYTES {
         return Ok(response(text));
     }
-    match gzip::compress(&text) {
+    match gzip::compress_large(&text) {
         Ok(compressed) => Ok(response(compressed).header("Content-Encoding: gzip")),
         Err(error) => {
             log::warn!("web: cannot compress a response: {}", reason(&error));
