@@ -86,7 +86,7 @@ impl Core {
     }
 
     pub fn on(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        let listener = super::listen(address);
         listener.set_nonblocking(true).unwrap();
         let shared = Arc::<Shared>::default();
         let address = listener.local_addr().unwrap();

@@ -70,8 +70,7 @@ impl HmServer {
     }
 
     pub fn on(address: SocketAddr, pongs: bool, deadline: Duration) -> Self {
-        // std sets SO_REUSEADDR, so the port of a stopped server can be reused.
-        let listener = TcpListener::bind(address).unwrap();
+        let listener = super::listen(address);
         listener.set_nonblocking(true).unwrap();
         let shared = Arc::new(Shared {
             state: Mutex::default(),

@@ -32,7 +32,7 @@ pub mod update_stream;
 pub mod wall_clock;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -329,7 +329,8 @@ impl Client {
 pub fn reserve_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 10_000 + (std::process::id() % 22) as u16 * 1_000;
-    let is_free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    // Not by binding it: a child that another thread has forked keeps a copy of the socket until its exec.
+    let is_free = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_err();
     let mut ports = std::iter::repeat_with(|| first + NEXT.fetch_add(1, Ordering::Relaxed) % 1_000);
     ports.find(is_free).unwrap()
 }
@@ -337,6 +338,15 @@ pub fn reserve_port() -> u16 {
 /// The loopback address with a [`reserve_port`].
 pub fn reserve_address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], reserve_port()))
+}
+
+/// Listens at `address`, from which a server of this process may just have gone: a child that another thread has forked keeps a
+/// copy of that server's socket until its exec.
+pub fn listen(address: SocketAddr) -> TcpListener {
+    wait_until(&format!("{address} to become free"), || match TcpListener::bind(address) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => None,
+        listener => Some(listener.unwrap()),
+    })
 }
 
 /// Polls until `found` returns a value, at most [`TEST_TIMEOUT`].
