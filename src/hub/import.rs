@@ -13,10 +13,8 @@ use crate::hub::core::messages::Register;
 use crate::hub::core::node_session::{Content, CoreNodeRequest};
 use crate::hub::hm::messages::MachineInfo;
 use crate::hub::hm::session::HmReport;
-use crate::hub::store::StoreError;
-use crate::hub::store::core_records;
-use crate::hub::store::hm_reports::HmReports;
-use crate::hub::store::node_ids::NodeIds;
+use crate::hub::store::database::Writer;
+use crate::hub::store::{Completed, QueuedWrite, StoreError, Stored, Write, WriteOrigin};
 
 /// A longer line is an error.
 const MAX_LINE_BYTES: u64 = 1 << 20;
@@ -25,34 +23,35 @@ const BATCH: usize = 10_000;
 
 /// Imports the collection `device_info` of hm: JSON lines as mongoexport writes them. Returns the number of reports. Reports that are
 /// stored already are skipped, so an import can be repeated.
-pub fn hm(db: &mut Connection, path: &Path, now: i64) -> Result<usize, StoreError> {
+pub fn hm(writer: &mut dyn Writer, path: &Path) -> Result<usize, StoreError> {
     let fail = |why: String| StoreError(format!("{}: {why}", path.display()));
     let file = File::open(path).map_err(|error| fail(error.to_string()))?;
     let mut lines = BufReader::new(file);
-    let (mut reports, mut nodes, mut count) = (HmReports::default(), NodeIds::default(), 0);
-    let mut number = 0;
-    loop {
-        let transaction = db.transaction()?;
-        for _ in 0..BATCH {
-            let mut line = Vec::new();
-            let read = (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
-            if read.map_err(|error| fail(error.to_string()))? == 0 {
-                reports.compact(&transaction, now)?;
-                transaction.commit()?;
-                return Ok(count);
-            }
-            number += 1;
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
+    let (mut batch, mut count) = (Vec::new(), 0);
+    for number in 1.. {
+        let mut line = Vec::new();
+        let read = (&mut lines).take(MAX_LINE_BYTES).read_until(b'\n', &mut line);
+        let is_end = read.map_err(|error| fail(error.to_string()))? == 0;
+        if !line.trim_ascii().is_empty() {
             let report =
                 parse_report(&line).map_err(|why| fail(format!("line {number}: {why}")))?;
-            reports.insert(&transaction, &mut nodes, &report, now)?;
+            let write = Write::Report { report, request_id: 0 };
+            let pending = QueuedWrite { write, origin: WriteOrigin::Hub };
+            batch.push(Completed { pending, stored: Stored::Failed, commands: Vec::new() });
             count += 1;
         }
-        reports.compact(&transaction, now)?;
-        transaction.commit()?;
+        if is_end || batch.len() >= BATCH {
+            writer.commit(&mut batch)?;
+            batch.clear();
+        }
+        if is_end || writer.needs_maintenance() {
+            writer.maintain()?;
+        }
+        if is_end {
+            break;
+        }
     }
+    Ok(count)
 }
 
 /// A document of `device_info`. Numbers and dates may have the forms of extended JSON.
@@ -99,38 +98,18 @@ fn date(value: &Value) -> Result<i64, String> {
 
 /// Imports nodes and metrics of Core's SQLite file. Returns the number of metrics. A repeated import would store metrics twice, so it
 /// needs a database without metrics.
-pub fn core(db: &mut Connection, path: &Path, now: i64) -> Result<usize, StoreError> {
+pub fn core(writer: &mut dyn Writer, path: &Path) -> Result<usize, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let source = Connection::open_with_flags(path, flags)?;
-    let is_empty: bool = db.query_row(
-        "SELECT NOT EXISTS (SELECT 1 FROM core_recent) AND NOT EXISTS (SELECT 1 FROM core_metric)",
-        [],
-        |row| row.get(0),
-    )?;
-    if !is_empty {
-        return Err(StoreError("the hub has metrics already; import into a new state_dir".into()));
-    }
-    let mut nodes = NodeIds::default();
-    let transaction = db.transaction()?;
-    let mut registered = source.prepare(
+    let mut nodes = source.prepare(
         "SELECT node_id, hostname, ip_address, os_info, CAST(strftime('%s', registered_at) AS INTEGER) * 1000 FROM nodes",
     )?;
-    for row in registered.query_map([], registration)? {
-        let (request, at) = row?;
-        core_records::insert(&transaction, &mut nodes, &request, at)?;
-    }
     let mut metrics = source.prepare(
         "SELECT node_id, CAST(strftime('%s', metric_time) AS INTEGER) * 1000, cpu_usage, memory_usage, disk_usage, load_average, memory_total, memory_available, disk_total, disk_available, uptime FROM node_metrics ORDER BY metric_time, id",
     )?;
-    let mut count = 0;
-    for row in metrics.query_map([], measurement)? {
-        let (request, at) = row?;
-        core_records::insert(&transaction, &mut nodes, &request, at)?;
-        count += 1;
-    }
-    core_records::compact(&transaction, now)?;
-    transaction.commit()?;
-    Ok(count)
+    let nodes = nodes.query_map([], registration)?;
+    let metrics = metrics.query_map([], measurement)?;
+    writer.import_core(&mut nodes.chain(metrics).map(|request| Ok(request?)))
 }
 
 fn registration(row: &Row<'_>) -> rusqlite::Result<(CoreNodeRequest, i64)> {
@@ -165,9 +144,19 @@ fn measurement(row: &Row<'_>) -> rusqlite::Result<(CoreNodeRequest, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::store::hm_reports::query::{self, Selection};
-    use crate::hub::store::schema;
-    use crate::hub::store::temp_db::TempDb;
+    use crate::hub::store::Retention;
+    use crate::hub::store::database::{Database, Reader};
+    use crate::hub::store::records::Selection;
+    use crate::hub::store::sqlite::temp_db::TempDb;
+    use crate::hub::store::sqlite::{SqliteDatabase, SqliteWriter};
+    use std::time::Duration;
+
+    fn open(temp: &TempDb) -> (Box<dyn Reader>, SqliteWriter) {
+        let age = Duration::from_secs(86_400);
+        let (db, writer) =
+            SqliteDatabase::open(&temp.path, Retention { raw: age, means: age }).unwrap();
+        (db.open_reader().unwrap(), writer)
+    }
 
     #[test]
     fn reads_the_forms_of_mongoexport() {
@@ -187,23 +176,23 @@ mod tests {
         assert!(parse_report(line("5", "1.5").as_bytes()).is_err());
         assert!(parse_report(b"{}").is_err() && parse_report(b"x").is_err());
         let temp = TempDb::new("import-hm");
-        let mut db = schema::open(&temp.path).unwrap();
+        let (mut db, mut writer) = open(&temp);
         let file = temp.path.with_extension("json");
         std::fs::write(&file, format!("{}\n\n{}", line("1", "1"), line("2", "1"))).unwrap();
         for _ in 0..2 {
-            assert_eq!(hm(&mut db, &file, 5).unwrap(), 2);
+            assert_eq!(hm(&mut writer, &file).unwrap(), 2);
             let all = Selection { node_id: "a".into(), start: 0, end: 9, limit: 9 };
-            let found = query::reports(&db, &all).unwrap();
+            let found = db.reports(&all).unwrap();
             assert_eq!(found.len(), 2, "also after a repeated import");
         }
         std::fs::write(&file, "{}\nx").unwrap();
-        assert!(hm(&mut db, &file, 5).unwrap_err().0.contains("line 1: device.project"));
+        assert!(hm(&mut writer, &file).unwrap_err().0.contains("line 1: device.project"));
     }
 
     #[test]
     fn imports_nodes_and_metrics_of_core() {
         let temp = TempDb::new("import-core");
-        let mut db = schema::open(&temp.path).unwrap();
+        let (mut db, mut writer) = open(&temp);
         let file = temp.path.with_extension("core");
         Connection::open(&file)
             .unwrap()
@@ -214,13 +203,13 @@ mod tests {
                  INSERT INTO node_metrics VALUES (1, 'a', '2025-09-10 06:31:00', 45.2, NULL, NULL, NULL, 5, NULL, NULL, NULL, NULL);",
             )
             .unwrap();
-        assert_eq!(core(&mut db, &file, 5).unwrap(), 1);
-        let nodes = core_records::nodes(&db).unwrap();
+        assert_eq!(core(&mut writer, &file).unwrap(), 1);
+        let nodes = db.nodes().unwrap();
         let info = &nodes[0].1;
         assert_eq!(info.register.as_ref().map(|register| &*register.hostname), Some("h"));
         let metrics = info.metrics.as_ref().unwrap();
         assert_eq!((metrics.at, metrics.metrics.cpu_usage), (1_757_485_860_000, Some(45.2)));
         assert_eq!(metrics.metrics.memory_total, Some(5.0));
-        assert!(core(&mut db, &file, 5).unwrap_err().0.contains("has metrics already"));
+        assert!(core(&mut writer, &file).unwrap_err().0.contains("has metrics already"));
     }
 }

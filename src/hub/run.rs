@@ -23,7 +23,9 @@ use crate::hub::hm::server::HmServer;
 use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::Nodes;
 use crate::hub::sessions::Sessions;
-use crate::hub::store::{HubStore, StoreError, core_records, node_credentials, schema};
+use crate::hub::store::database::OpenDatabase;
+use crate::hub::store::sqlite::SqliteDatabase;
+use crate::hub::store::{HubStore, StoreError};
 use crate::hub::web::WebServer;
 use crate::hub::{Hub, on_commit};
 use crate::sys;
@@ -89,6 +91,12 @@ pub fn lock_state_dir(directory: &Path) -> Result<Flock<File>, Error> {
     lock.ok_or_else(|| fail(std::io::Error::other("another hm-hub uses it")))
 }
 
+/// The configured database, created or migrated if needed.
+pub fn open_database(config: &HubConfig) -> Result<OpenDatabase, StoreError> {
+    let (database, writer) = SqliteDatabase::open(&database(config), config.retention)?;
+    Ok(OpenDatabase { database: Box::new(database), writer: Box::new(writer) })
+}
+
 /// Path of the database.
 pub fn database(config: &HubConfig) -> PathBuf {
     config.state_dir.join("hub.db")
@@ -101,9 +109,11 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         Error::system(format!("open database {}", path.display()), failure)
             .with_hint("see state_dir")
     };
-    let connection = schema::open(&path).map_err(unusable)?;
-    let known = core_records::nodes(&connection).map_err(unusable)?;
-    let stored_credentials = node_credentials::all(&connection).map_err(unusable)?;
+    let OpenDatabase { database, writer } = open_database(&config).map_err(unusable)?;
+    let mut reader = database.open_reader().map_err(unusable)?;
+    let known = reader.nodes().map_err(unusable)?;
+    let stored_credentials = reader.credentials().map_err(unusable)?;
+    drop(reader);
     let tls = config.tls;
     let bind = |name, address, has_tls: bool| {
         let listener = Listener::bind(name, address)?;
@@ -124,7 +134,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
             (nodes.clone(), credentials.clone(), mailboxes.clone());
         move |writes| on_commit(&nodes, &credentials, &mailboxes, writes)
     };
-    let store = HubStore::start(path, connection, config.retention, Box::new(commit))
+    let store = HubStore::start(database, writer, Box::new(commit))
         .map_err(|error| Error::system("start thread store", error))?;
     let shutdown = Shutdown::new().map_err(|error| Error::system("create an eventfd", error))?;
     let access = Access {

@@ -7,8 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use hm_agent::hub::store::hm_reports::query::{self, Selection};
-use hm_agent::hub::store::schema;
+use hm_agent::hub::store::records::Selection;
+use hm_agent::hub::store::sqlite::hm_reports::query;
+use hm_agent::hub::store::sqlite::schema;
 use serde_json::{Value, json};
 use tungstenite::client::client_with_config;
 use tungstenite::protocol::WebSocketConfig;

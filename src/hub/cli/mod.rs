@@ -7,20 +7,18 @@ mod port_tls;
 mod tokens;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
-
-use rusqlite::Connection;
 
 use crate::config::{Settings, Sources};
 use crate::hub::cli::arguments::{Command, Options, Target, help, parse};
 use crate::hub::cli::client::{HubPort, RestClient};
 use crate::hub::config::{HubConfig, SCHEMA};
-use crate::hub::core::messages::unix_ms;
 use crate::hub::core::rest_actions::DEFAULT_TIMEOUT_S;
 use crate::hub::original_config::{self, OriginalConfig};
-use crate::hub::store::{StoreError, schema};
+use crate::hub::store::StoreError;
+use crate::hub::store::database::Writer;
+use crate::hub::store::sqlite::schema;
 use crate::hub::{import, run, status};
 use crate::util::error::Error;
 use crate::util::supervisor;
@@ -52,10 +50,10 @@ pub fn execute(arguments: impl IntoIterator<Item = OsString>) -> Result<u8, Erro
         }
         Command::Backup(to) => backup(&options.sources()?.0, &to)?,
         Command::ImportHm(from) => {
-            import(&options.sources()?.0, |db| import::hm(db, &from, now()))?;
+            import(&options.sources()?.0, |writer| import::hm(writer, &from))?;
         }
         Command::ImportCore(from) => {
-            import(&options.sources()?.0, |db| import::core(db, &from, now()))?;
+            import(&options.sources()?.0, |writer| import::core(writer, &from))?;
         }
         Command::NodeList => print(&nodes::list(&rest_client(options)?)?)?,
         Command::NodeShow(id) => print(&nodes::show(&rest_client(options)?, &id)?)?,
@@ -144,18 +142,14 @@ fn backup(sources: &Sources, to: &Path) -> Result<(), Error> {
 
 fn import(
     sources: &Sources,
-    import: impl FnOnce(&mut Connection) -> Result<usize, StoreError>,
+    import: impl FnOnce(&mut dyn Writer) -> Result<usize, StoreError>,
 ) -> Result<(), Error> {
     let config = HubConfig::new(&Settings::load(sources)?)?;
     let _lock = run::lock_state_dir(&config.state_dir)?;
     let fail = |error: StoreError| Error::system("import", std::io::Error::other(error.0));
-    let mut db = schema::open(&run::database(&config)).map_err(fail)?;
-    let count = import(&mut db).map_err(fail)?;
+    let mut writer = run::open_database(&config).map_err(fail)?.writer;
+    let count = import(&mut *writer).map_err(fail)?;
     print(&format!("{count} records imported\n"))
-}
-
-fn now() -> i64 {
-    unix_ms(SystemTime::now())
 }
 
 /// Writes to standard output. Does not use `print!`, which panics when the reader has closed the pipe.

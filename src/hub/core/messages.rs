@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::hub::store::core_records::commands::NewCommand;
+use crate::hub::store::records::NewCommand;
 use crate::util::random::uuid;
 
 /// A message of a node or of a monitor client. All four fields are needed; `timestamp` is not interpreted.

@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use rusqlite::Connection;
-
 use crate::http::response::{ErrorResponse, Response};
 use crate::hub::Hub;
 use crate::hub::core::messages;
 use crate::hub::core::rest::{ApiError, JSON_CONTENT_TYPE};
 use crate::hub::store::StoreError;
-use crate::hub::store::hm_reports::query::{Selection, reports, times};
+use crate::hub::store::database::Reader;
+use crate::hub::store::records::Selection;
 
 /// More answers at a time are refused: each holds a connection to the database, and eight bytes per report.
 const MAX_ANSWERS: usize = 4;
@@ -44,9 +43,9 @@ impl ReportAnswers {
             let text = "too many answers with reports are being sent";
             return Ok(ErrorResponse::service_unavailable(text).to_response());
         };
-        let db = hub.store.open_reader()?;
+        let mut db = hub.store.open_reader()?;
         let mut answer = Answer {
-            times: times(&db, selection)?,
+            times: db.report_times(selection)?,
             selection: selection.clone(),
             next: 0,
             separator: b"",
@@ -59,7 +58,7 @@ impl ReportAnswers {
 
 /// An answer that is being sent.
 struct Answer {
-    db: Connection,
+    db: Box<dyn Reader>,
     selection: Selection,
     /// Of all reports, newest first. Those of a part are read when it is due, so that no transaction is as long as the answer.
     times: Vec<i64>,
@@ -80,7 +79,7 @@ impl Answer {
         let times = &times[..times.len().min(PART_REPORTS)];
         if let (Some(end), Some(start)) = (times.first(), times.last()) {
             let part = Selection { start: *start, end: *end, ..self.selection.clone() };
-            let found = reports(&self.db, &part).map_err(|StoreError(why)| {
+            let found = self.db.reports(&part).map_err(|StoreError(why)| {
                 // The status has been sent; the client sees that the answer is cut.
                 log::warn!("core: read reports for an answer: {why}");
                 io::Error::other(why)

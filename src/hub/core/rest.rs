@@ -2,7 +2,6 @@
 
 use std::sync::Mutex;
 
-use rusqlite::Connection;
 use serde_json::{Value, json};
 use std::time::{Instant, SystemTime};
 
@@ -15,9 +14,10 @@ use crate::hub::core::reports::ReportAnswers;
 use crate::hub::core::rest_actions as actions;
 use crate::hub::nodes::Presence;
 use crate::hub::store::StoreError;
-use crate::hub::store::core_records::commands::{self, Filter, StoredCommand};
-use crate::hub::store::core_records::{self, query_metrics};
-use crate::hub::store::hm_reports::query::{self, Selection};
+use crate::hub::store::database::Reader;
+use crate::hub::store::records::{
+    CommandFilter, MetricCounts, MetricSummary, Page, Selection, StoredCommand,
+};
 use crate::util::sync::lock;
 
 /// More rows are not returned at once.
@@ -53,7 +53,7 @@ pub(super) type Answer = Result<(Value, &'static str), ApiError>;
 
 /// Answers queries; keeps a connection to the database.
 pub struct Rest {
-    reader: Mutex<Option<Connection>>,
+    reader: Mutex<Option<Box<dyn Reader>>>,
     started: Instant,
     pub commands_enabled: bool,
     report_answers: ReportAnswers,
@@ -120,27 +120,25 @@ impl Rest {
         Some(Response::new(OK, JSON_CONTENT_TYPE, envelope(answer).into_bytes().into()))
     }
 
-    /// Runs a query on the database.
+    /// Runs a query on the database. After an error, the next one gets a new connection.
     fn query<R>(
         &self,
         hub: &Hub,
-        query: impl FnOnce(&Connection) -> Result<R, StoreError>,
+        query: impl FnOnce(&mut dyn Reader) -> Result<R, StoreError>,
     ) -> Result<R, ApiError> {
         let mut reader = lock(&self.reader).take().map_or_else(|| hub.store.open_reader(), Ok)?;
-        // Queries of several statements see one state.
-        let transaction = reader.transaction().map_err(StoreError::from)?;
-        let result = query(&transaction);
-        transaction.finish().map_err(StoreError::from)?;
+        let result = query(&mut *reader)?;
         *lock(&self.reader) = Some(reader);
-        Ok(result?)
+        Ok(result)
     }
 
     fn metrics(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
-        let (limit, offset) = page(head, 100)?;
+        let page = page(head, 100)?;
         let range = time_range(head);
-        let (metrics, total) = self.query(hub, |db| query_metrics(db, id, range, limit, offset))?;
+        let (metrics, total) = self.query(hub, |db| db.metrics(id, range, page))?;
         let metrics: Vec<Value> = metrics.iter().map(|metric| metric.to_json(id)).collect();
-        let data = json!({"metrics": metrics, "total": total, "limit": limit, "offset": offset});
+        let data =
+            json!({"metrics": metrics, "total": total, "limit": page.limit, "offset": page.offset});
         Ok((data, "获取监控历史数据成功"))
     }
 
@@ -151,14 +149,15 @@ impl Rest {
         if start >= end {
             return Err(error("INVALID_TIME_RANGE", "开始时间必须早于结束时间"));
         }
-        let (count, values) = self.query(hub, |db| core_records::summary(db, id, (start, end)))?;
+        let MetricSummary { count, means_and_maxima } =
+            self.query(hub, |db| db.metric_summary(id, (start, end)))?;
         if count == 0 {
             return Ok((Value::Null, "获取监控数据统计摘要成功"));
         }
         let mut data = json!({"node_id": id, "sample_count": count});
         let names = ["cpu_usage", "memory_usage", "disk_usage", "load_average"];
         let names = names.iter().flat_map(|name| [format!("avg_{name}"), format!("max_{name}")]);
-        for (name, value) in names.zip(values) {
+        for (name, value) in names.zip(means_and_maxima) {
             data[name] = json!(value);
         }
         Ok((data, "获取监控数据统计摘要成功"))
@@ -167,26 +166,27 @@ impl Rest {
     /// Means of the reports over hm, newest first.
     fn means(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
         let selection = selection(id, head, MAX_ROWS)?;
-        let means = self.query(hub, |db| query::means(db, &selection))?;
+        let means = self.query(hub, |db| db.means(&selection))?;
         Ok((json!({"means": means}), "获取上报数据成功"))
     }
 
     fn metric_stats(&self, hub: &Hub) -> Answer {
         let now = unix_ms(SystemTime::now());
-        let (total, first, last, of_day) =
-            self.query(hub, |db| core_records::metric_counts(db, now - 86_400_000))?;
+        let MetricCounts { total, first, last, since } =
+            self.query(hub, |db| db.metric_counts(now - 86_400_000))?;
         let plain =
             |time: Option<i64>| time.map(|time| rest_time(time).replace('T', " ").replace('Z', ""));
         let hours = first.map_or(1, |first| ((now - first) / 3_600_000).max(1));
-        let data = json!({"total_metrics": total, "last_24h_count": of_day,
+        let data = json!({"total_metrics": total, "last_24h_count": since,
             "earliest_metric_time": plain(first), "latest_metric_time": plain(last),
             "metrics_per_hour": total as f64 / hours as f64});
         Ok((data, "获取系统监控统计信息成功"))
     }
 
     fn command_by_id(&self, hub: &Hub, id: &str) -> Answer {
-        let filter = Filter { command_id: Some(id), ..Filter::default() };
-        let (found, _) = self.query(hub, |db| commands::query(db, filter, true, (1, 0)))?;
+        let filter = CommandFilter { command_id: Some(id), ..CommandFilter::default() };
+        let first = Page { limit: 1, offset: 0 };
+        let (found, _) = self.query(hub, |db| db.commands(filter, true, first))?;
         match found.into_iter().next() {
             Some(StoredCommand { command, result }) => {
                 Ok((json!({"command": command, "result": result}), "获取命令信息成功"))
@@ -196,11 +196,15 @@ impl Rest {
     }
 
     fn commands_of_node(&self, hub: &Hub, id: &str, head: &RequestHead<'_>) -> Answer {
-        let (limit, offset) = page(head, 20)?;
+        let Page { limit, offset } = page(head, 20)?;
         let status = text(head, "status");
-        let filter = Filter { node_id: Some(id), status: status.as_deref(), ..Filter::default() };
-        let page = (limit.min(MAX_RESULTS), offset);
-        let (found, total) = self.query(hub, |db| commands::query(db, filter, true, page))?;
+        let filter = CommandFilter {
+            node_id: Some(id),
+            status: status.as_deref(),
+            ..CommandFilter::default()
+        };
+        let page = Page { limit: limit.min(MAX_RESULTS), offset };
+        let (found, total) = self.query(hub, |db| db.commands(filter, true, page))?;
         let entry =
             |StoredCommand { command, result }| json!({"command": command, "result": result});
         let found: Vec<Value> = found.into_iter().map(entry).collect();
@@ -208,18 +212,20 @@ impl Rest {
     }
 
     fn commands(&self, hub: &Hub, head: &RequestHead<'_>) -> Answer {
-        let (limit, offset) = page(head, 50)?;
+        let page = page(head, 50)?;
         let (status, node_id) = (text(head, "status"), text(head, "node_id"));
-        let filter =
-            Filter { node_id: node_id.as_deref(), status: status.as_deref(), ..Filter::default() };
-        let (found, total) =
-            self.query(hub, |db| commands::query(db, filter, false, (limit, offset)))?;
+        let filter = CommandFilter {
+            node_id: node_id.as_deref(),
+            status: status.as_deref(),
+            ..CommandFilter::default()
+        };
+        let (found, total) = self.query(hub, |db| db.commands(filter, false, page))?;
         let found: Vec<Value> = found.into_iter().map(|found| found.command).collect();
         Ok((json!({"commands": found, "total": total}), "获取命令列表成功"))
     }
 
     fn system_stats(&self, hub: &Hub) -> Answer {
-        let (total, pending) = self.query(hub, commands::counts)?;
+        let (total, pending) = self.query(hub, |db| db.command_counts())?;
         let [online, lost, offline] = lock(&hub.nodes).counts();
         let uptime = self.started.elapsed().as_secs();
         let data = json!({"total_nodes": online + lost + offline, "online_nodes": online,
@@ -233,7 +239,7 @@ fn health() -> (Value, &'static str) {
 }
 
 fn nodes(hub: &Hub, head: &RequestHead<'_>) -> Answer {
-    let (limit, offset) = page(head, 50)?;
+    let Page { limit, offset } = page(head, 50)?;
     let all = hub.nodes_json(text(head, "status").as_deref());
     let total = all.len();
     let nodes: Vec<Value> = all.into_iter().skip(offset as usize).take(limit as usize).collect();
@@ -313,9 +319,9 @@ fn selection(id: &str, head: &RequestHead<'_>, max: u32) -> Result<Selection, Ap
     Ok(Selection { node_id: id.to_owned(), start, end, limit })
 }
 
-fn page(head: &RequestHead<'_>, default_limit: u32) -> Result<(u32, u32), ApiError> {
+fn page(head: &RequestHead<'_>, default_limit: u32) -> Result<Page, ApiError> {
     let limit = number(head, "limit")?.unwrap_or(default_limit).min(MAX_ROWS);
-    Ok((limit, number(head, "offset")?.unwrap_or(0)))
+    Ok(Page { limit, offset: number(head, "offset")?.unwrap_or(0) })
 }
 
 /// `start_time` and `end_time` in Unix milliseconds, both included.

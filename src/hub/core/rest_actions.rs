@@ -13,7 +13,7 @@ use crate::hub::core::messages;
 use crate::hub::core::rest::{Answer, ApiError, error};
 use crate::hub::event_loop::mailbox::LoopMessage;
 use crate::hub::nodes::Nodes;
-use crate::hub::store::core_records::commands::NewCommand;
+use crate::hub::store::records::NewCommand;
 use crate::hub::store::{Stored, Write};
 use crate::util::error::reason;
 use crate::util::sync::lock;

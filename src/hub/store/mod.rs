@@ -1,36 +1,29 @@
-//! The hub's database: SQLite in WAL mode with `synchronous=FULL`.
+//! The hub's database: SQLite for one hub, PostgreSQL for several that share a fleet.
 //!
-//! One thread writes. Whatever arrives while a transaction commits is the next transaction, so the cost of a durable commit is shared
-//! by all reports that wait for it. A report is acknowledged after its commit. When a commit fails, its reports are acknowledged as not stored,
-//! nothing of them is kept, and the next transaction is tried as usual.
+//! One thread of each hub writes. Whatever arrives while a transaction commits is the next transaction, so the cost of a durable commit is
+//! shared by all reports that wait for it. A report is acknowledged after its commit. When a commit fails, its reports are acknowledged as not
+//! stored, nothing of them is kept, and the next transaction is tried as usual.
 
-pub mod core_records;
-pub mod hm_reports;
-pub mod node_credentials;
-pub mod node_ids;
-pub mod node_statuses;
-pub mod schema;
-#[cfg(test)]
-pub(crate) mod temp_db;
+pub mod database;
+pub mod records;
+pub mod sqlite;
 mod writer;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rusqlite::Connection;
-
 use crate::hub::core::node_session::CoreNodeRequest;
 use crate::hub::credentials::Digest;
 use crate::hub::hm::session::HmReport;
 use crate::hub::nodes::info::ReceivedStatus;
 use crate::hub::nodes::{LinkId, Presence};
-use crate::hub::store::core_records::commands::NewCommand;
-use crate::hub::store::writer::Writer;
+use crate::hub::store::database::{Database, Reader, Writer};
+use crate::hub::store::records::NewCommand;
+use crate::hub::store::writer::WriterThread;
 use crate::hub_extension::messages::AgentInfo;
 use crate::util::sync::lock;
 
@@ -43,6 +36,9 @@ const MAX_QUEUED_BYTES: usize = 64 << 20;
 
 /// A caller waits at most this long for a commit.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A node kills a command when its time is over; its result may need this long to arrive.
+const RESULT_GRACE_MS: i64 = 5000;
 
 /// How long reports and means are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,19 +148,13 @@ impl fmt::Display for StoreError {
     }
 }
 
-impl From<rusqlite::Error> for StoreError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self(error.to_string())
-    }
-}
-
 /// Receives the writes of each transaction with their results.
 pub type OnCommit = dyn Fn(Vec<Completed>) + Send + Sync;
 
 /// Handle of the writer thread.
 pub struct HubStore {
     shared: Arc<Shared>,
-    path: PathBuf,
+    database: Box<dyn Database>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -190,9 +180,8 @@ struct Queue {
 impl HubStore {
     /// Takes over an open database and starts the writer thread.
     pub fn start(
-        path: PathBuf,
-        connection: Connection,
-        retention: Retention,
+        database: Box<dyn Database>,
+        writer: Box<dyn Writer>,
         on_commit: Box<OnCommit>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -204,9 +193,8 @@ impl HubStore {
         });
         let context = shared.clone();
         let builder = std::thread::Builder::new().name("store".to_owned());
-        let writer =
-            builder.spawn(move || Writer::new(connection, retention).run(&context, &*on_commit))?;
-        Ok(Self { shared, path, writer: Mutex::new(Some(writer)) })
+        let writer = builder.spawn(move || WriterThread::new(writer).run(&context, &*on_commit))?;
+        Ok(Self { shared, database, writer: Mutex::new(Some(writer)) })
     }
 
     /// Whether further reports are accepted now. Otherwise callers stop reading from nodes.
@@ -248,8 +236,8 @@ impl HubStore {
     }
 
     /// A connection for queries.
-    pub fn open_reader(&self) -> Result<Connection, StoreError> {
-        schema::open_read_only(&self.path)
+    pub fn open_reader(&self) -> Result<Box<dyn Reader>, StoreError> {
+        self.database.open_reader()
     }
 
     /// Commits what is queued and ends the thread.

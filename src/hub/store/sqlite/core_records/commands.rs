@@ -1,28 +1,14 @@
 //! Commands and their results. A command is pending, then running, then success, failed or timeout.
 
 use rusqlite::{Connection, Row, params};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::hub::core::messages::{ReceivedResult, rest_time};
+use crate::hub::store::records::{CommandFilter, NewCommand, Page, StoredCommand};
 use crate::hub::store::{StoreError, Stored};
 
 /// Commands of at most this many nodes time out at once.
 const MAX_TIMEOUTS: usize = 10_000;
-
-/// A command of an operator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewCommand {
-    pub command_id: String,
-    pub text: String,
-    pub timeout_s: u32,
-}
-
-/// A stored command with its result.
-#[derive(Debug, PartialEq)]
-pub struct StoredCommand {
-    pub command: Value,
-    pub result: Option<Value>,
-}
 
 pub fn create(db: &Connection, node: i64, new: &NewCommand, now: i64) -> Result<(), StoreError> {
     let sql = "INSERT INTO command (command_id, node, text, timeout_s, status, created_at) VALUES (?, ?, ?, ?, 'pending', ?)";
@@ -85,14 +71,6 @@ pub fn pending(db: &Connection, node: i64) -> Result<Vec<NewCommand>, StoreError
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// Which commands a query returns.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Filter<'a> {
-    pub command_id: Option<&'a str>,
-    pub node_id: Option<&'a str>,
-    pub status: Option<&'a str>,
-}
-
 const RESULT_COLUMNS: &str = "r.stdout, r.stderr, r.exit_code, r.execution_time_ms, r.created_at";
 /// For lists without results, which may have megabytes each.
 const COMMAND_COLUMNS: &str = "NULL, NULL, NULL, NULL, NULL";
@@ -100,11 +78,11 @@ const COMMAND_COLUMNS: &str = "NULL, NULL, NULL, NULL, NULL";
 /// Commands, newest first, at most `limit` after the first `offset`, and how many there are in all.
 pub fn query(
     db: &Connection,
-    filter: Filter<'_>,
+    filter: CommandFilter<'_>,
     with_results: bool,
-    (limit, offset): (u32, u32),
+    Page { limit, offset }: Page,
 ) -> Result<(Vec<StoredCommand>, u64), StoreError> {
-    let Filter { command_id, node_id, status } = filter;
+    let CommandFilter { command_id, node_id, status } = filter;
     // Without a condition on the id its index would not be used.
     let by_id = if command_id.is_some() { "c.command_id = ?1" } else { "?1 IS NULL" };
     let from = format!(

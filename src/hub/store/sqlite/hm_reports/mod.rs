@@ -12,10 +12,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 use crate::hub::hm::messages::MachineInfo;
 use crate::hub::hm::session::HmReport;
 use crate::hub::store::StoreError;
-use crate::hub::store::node_ids::NodeIds;
-
-/// Length of a slot of means.
-const SLOT_MS: i64 = 300_000;
+use crate::hub::store::records::SLOT_MS;
+use crate::hub::store::sqlite::node_ids::NodeIds;
 
 /// Entries of the workload cache. A node that changes its models in each report must not fill the memory.
 const MAX_CACHED_WORKLOADS: usize = 10_000;

@@ -1,8 +1,8 @@
 use super::*;
 use crate::hub::core::messages::ReceivedResult;
-use crate::hub::store::core_records::commands::{Filter, NewCommand};
-use crate::hub::store::schema;
-use crate::hub::store::temp_db::TempDb;
+use crate::hub::store::records::{CommandFilter, NewCommand, Page};
+use crate::hub::store::sqlite::schema;
+use crate::hub::store::sqlite::temp_db::TempDb;
 
 const NOW: i64 = 1_718_000_000_000;
 
@@ -21,7 +21,8 @@ fn store(db: &Connection, node_id: &str, content: Content, at: i64) -> Stored {
 }
 
 fn found(db: &Connection, node_id: &str) -> Vec<(i64, ReceivedMetrics)> {
-    let (found, total) = query_metrics(db, node_id, (i64::MIN, i64::MAX), 100, 0).unwrap();
+    let (found, total) =
+        query_metrics(db, node_id, (i64::MIN, i64::MAX), Page { limit: 100, offset: 0 }).unwrap();
     assert_eq!(found.len() as u64, total);
     found.into_iter().map(|found| (found.at, found.metrics)).collect()
 }
@@ -47,7 +48,7 @@ fn metrics_are_returned_as_sent_before_and_after_compaction() {
     ];
     for _ in 0..2 {
         assert_eq!(found(&db, "a"), expected);
-        let (page, total) = query_metrics(&db, "a", (2, 3), 1, 1).unwrap();
+        let (page, total) = query_metrics(&db, "a", (2, 3), Page { limit: 1, offset: 1 }).unwrap();
         assert_eq!((page[0].at, total), (2, 2));
         compact(&db, NOW).unwrap();
     }
@@ -86,11 +87,17 @@ fn old_metrics_and_deleted_nodes_leave_nothing() {
     compact(&db, NOW).unwrap();
     assert!(!delete_old_segment(&db, NOW).unwrap());
     assert_eq!(found(&db, "a").len(), 1);
-    assert_eq!(metric_counts(&db, NOW).unwrap(), (1, Some(NOW), Some(NOW), 1));
+    assert_eq!(
+        metric_counts(&db, NOW).unwrap(),
+        MetricCounts { total: 1, first: Some(NOW), last: Some(NOW), since: 1 }
+    );
     assert!(delete_old_segment(&db, NOW + 1).unwrap());
     delete_old(&db, NOW + 1, NOW).unwrap();
     assert_eq!(found(&db, "a").len(), 0);
-    assert_eq!(metric_counts(&db, NOW).unwrap(), (0, None, None, 0));
+    assert_eq!(
+        metric_counts(&db, NOW).unwrap(),
+        MetricCounts { total: 0, first: None, last: None, since: 0 }
+    );
     store(&db, "a", Content::Metrics(metrics(1.0)), NOW);
     compact(&db, NOW).unwrap();
     store(&db, "a", Content::Metrics(metrics(1.0)), NOW);
@@ -105,8 +112,8 @@ fn old_metrics_and_deleted_nodes_leave_nothing() {
 }
 
 fn status(db: &Connection, command_id: &str) -> String {
-    let filter = Filter { command_id: Some(command_id), ..Filter::default() };
-    let (found, _) = commands::query(db, filter, true, (1, 0)).unwrap();
+    let filter = CommandFilter { command_id: Some(command_id), ..CommandFilter::default() };
+    let (found, _) = commands::query(db, filter, true, Page { limit: 1, offset: 0 }).unwrap();
     found[0].command["status"].as_str().unwrap().to_owned()
 }
 
@@ -148,8 +155,9 @@ fn commands_run_through_their_statuses() {
     assert_eq!(status(&db, "lost"), "timeout");
     commands::finish(&db, a, &result("late", Some(0)), 40_000).unwrap();
     assert_eq!(status(&db, "late"), "success");
-    let filter = Filter { node_id: Some("a"), status: Some("success"), ..Filter::default() };
-    let (found, total) = commands::query(&db, filter, true, (1, 1)).unwrap();
+    let filter =
+        CommandFilter { node_id: Some("a"), status: Some("success"), ..CommandFilter::default() };
+    let (found, total) = commands::query(&db, filter, true, Page { limit: 1, offset: 1 }).unwrap();
     assert_eq!((found.len(), total), (1, 2));
     assert_eq!(found[0].result.as_ref().unwrap()["stdout"], "out");
     assert_eq!(commands::counts(&db).unwrap(), (4, 0));

@@ -101,7 +101,7 @@ fn prepare_migration(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::store::temp_db::TempDb;
+    use crate::hub::store::sqlite::temp_db::TempDb;
 
     #[test]
     fn opens_with_durable_commits_and_the_newest_schema() {

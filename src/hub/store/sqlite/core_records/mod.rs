@@ -12,8 +12,10 @@ use crate::hub::core::messages::{ReceivedMetrics, Register};
 use crate::hub::core::node_session::{Content, CoreNodeRequest};
 use crate::hub::nodes::Presence;
 use crate::hub::nodes::info::{NodeInfo, Registration, StoredMetrics};
-use crate::hub::store::node_ids::{self, NodeIds};
-use crate::hub::store::node_statuses;
+use crate::hub::store::database::MetricSums;
+use crate::hub::store::records::{MetricCounts, MetricSummary, Page};
+use crate::hub::store::sqlite::node_ids::{self, NodeIds};
+use crate::hub::store::sqlite::node_statuses;
 use crate::hub::store::{StoreError, Stored};
 use crate::hub_extension::messages::AgentInfo;
 
@@ -144,39 +146,29 @@ pub fn delete_old(
     commands::delete_old(db, commands_before)
 }
 
-/// Number of metrics in all, the first and the last time, and the number since `since`, which counts whole segments.
-pub fn metric_counts(
-    db: &Connection,
-    since: i64,
-) -> Result<(u64, Option<i64>, Option<i64>, u64), StoreError> {
+/// `since` counts whole segments.
+pub fn metric_counts(db: &Connection, since: i64) -> Result<MetricCounts, StoreError> {
     let sql = "SELECT coalesce(sum(metrics), 0), min(first_at), max(last_at), coalesce(sum(metrics) FILTER (WHERE last_at >= ?1), 0) FROM (SELECT metrics, first_at, last_at FROM core_segment UNION ALL SELECT count(*), min(at), max(at) FROM core_recent)";
-    let row = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
-    Ok(db.prepare_cached(sql)?.query_row([since], row)?)
+    let counts = |row: &Row<'_>| {
+        let (total, first) = (row.get(0)?, row.get(1)?);
+        Ok(MetricCounts { total, first, last: row.get(2)?, since: row.get(3)? })
+    };
+    Ok(db.prepare_cached(sql)?.query_row([since], counts)?)
 }
 
-/// Mean and maximum of usage and load of a node's metrics in a range, and their number.
+pub fn has_metrics(db: &Connection) -> Result<bool, StoreError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM core_recent) OR EXISTS (SELECT 1 FROM core_metric)";
+    Ok(db.query_row(sql, [], |row| row.get(0))?)
+}
+
 pub fn summary(
     db: &Connection,
     node_id: &str,
     range: (i64, i64),
-) -> Result<(u64, [Option<f64>; 8]), StoreError> {
-    let mut count = 0;
-    let mut sums = [(0u64, 0.0, f64::MIN); 4];
-    for_each_metric(db, node_id, range, |metrics| {
-        count += 1;
-        let values =
-            [metrics.cpu_usage, metrics.memory_usage, metrics.disk_usage, metrics.load_average];
-        for (sum, value) in sums.iter_mut().zip(values) {
-            if let Some(value) = value {
-                *sum = (sum.0 + 1, sum.1 + value, sum.2.max(value));
-            }
-        }
-    })?;
-    let value = |at: usize, is_mean: bool| {
-        let (count, sum, max) = sums[at];
-        (count > 0).then(|| if is_mean { sum / count as f64 } else { max })
-    };
-    Ok((count, std::array::from_fn(|at| value(at / 2, at % 2 == 0))))
+) -> Result<MetricSummary, StoreError> {
+    let mut sums = MetricSums::default();
+    for_each_metric(db, node_id, range, |metrics| sums.add(metrics))?;
+    Ok(sums.summary())
 }
 
 fn for_each_metric(
@@ -302,8 +294,7 @@ pub fn query_metrics(
     db: &Connection,
     node_id: &str,
     range: (i64, i64),
-    limit: u32,
-    offset: u32,
+    Page { limit, offset }: Page,
 ) -> Result<(Vec<StoredMetrics>, u64), StoreError> {
     let Some(node) = node_ids::find(db, node_id)? else { return Ok((Vec::new(), 0)) };
     let (start, end) = range;

@@ -1,54 +1,12 @@
 //! Queries of stored reports.
 
 use rusqlite::{Connection, params};
-use serde::Serialize;
 
 use crate::hub::store::StoreError;
-use crate::hub::store::hm_reports::SLOT_MS;
+use crate::hub::store::records::{Mean, ModelName, SLOT_MS, Selection, StoredReport};
 
 /// Slots that a query of means visits: almost two years.
 const MAX_SLOTS: i64 = 200_000;
-
-/// Which reports of a node: `start` and `end` in Unix milliseconds, both included.
-#[derive(Debug, Clone)]
-pub struct Selection {
-    pub node_id: String,
-    pub start: i64,
-    pub end: i64,
-    pub limit: u32,
-}
-
-/// A stored report as the REST API returns it: the fields of the hm document, and the time.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct StoredReport {
-    /// Unix milliseconds.
-    pub timestamp: i64,
-    /// The node's clock was ahead; `timestamp` is the hub's.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub adjusted: bool,
-    pub project: String,
-    pub models: Vec<ModelName>,
-    pub gpu_name: String,
-    pub utilization_gpu: i64,
-    pub memory_total: i64,
-    pub memory_used: i64,
-}
-
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct ModelName {
-    pub model: String,
-}
-
-/// Means of the reports in a slot of five minutes.
-#[derive(Debug, PartialEq, Serialize)]
-pub struct Mean {
-    /// Start of the slot in Unix milliseconds.
-    pub timestamp: i64,
-    /// Number of reports.
-    pub reports: i64,
-    pub utilization_gpu: f64,
-    pub memory_used: f64,
-}
 
 /// Times of the selected reports, newest first.
 pub fn times(db: &Connection, selection: &Selection) -> Result<Vec<i64>, StoreError> {

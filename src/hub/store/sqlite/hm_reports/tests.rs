@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::hub::store::hm_reports::query::Selection;
-use crate::hub::store::schema;
-use crate::hub::store::temp_db::TempDb;
+use crate::hub::store::records::{Mean, Selection, StoredReport};
+use crate::hub::store::sqlite::schema;
+use crate::hub::store::sqlite::temp_db::TempDb;
 
 const NOW: i64 = 1_718_000_000_000;
 
@@ -19,13 +19,7 @@ fn report(node_id: &str, sent: i64, memory_used: i64) -> HmReport {
     HmReport { node_id: node_id.into(), sent, adjusted: false, info: Arc::new(info) }
 }
 
-fn reports(
-    db: &Connection,
-    node_id: &str,
-    start: i64,
-    end: i64,
-    limit: u32,
-) -> Vec<query::StoredReport> {
+fn reports(db: &Connection, node_id: &str, start: i64, end: i64, limit: u32) -> Vec<StoredReport> {
     query::reports(db, &Selection { node_id: node_id.into(), start, end, limit }).unwrap()
 }
 
@@ -195,7 +189,7 @@ fn means_are_those_of_compacted_and_recent_reports() {
     }
     reports.compact(&db, NOW).unwrap();
     reports.insert(&db, &mut nodes, &report("a", at(slot, 9), 60), NOW).unwrap();
-    let mean = |slot: i64, reports, memory_used| query::Mean {
+    let mean = |slot: i64, reports, memory_used| Mean {
         timestamp: slot * SLOT_MS,
         reports,
         utilization_gpu: 30.0,
