@@ -49,6 +49,11 @@ impl Settings {
                 {
                     files.insert(path);
                 }
+                (Kind::SecretText { .. }, Some((Value::Text(text), Origin::File(path, _))))
+                    if text.contains('@') =>
+                {
+                    files.insert(path);
+                }
                 _ => {}
             }
         }

@@ -126,6 +126,9 @@ impl Settings {
             let line = match (value, &row.kind) {
                 (Value::Unset, _) => format!("# {} is not set", row.key),
                 (_, Kind::Secret) => format!("# {} is set and not shown", row.key),
+                (_, Kind::SecretText { .. }) if !self.is_default(row.key) => {
+                    format!("# {} is set and not shown", row.key)
+                }
                 (Value::Text(url), Kind::Url) if without_query(url) != *url => {
                     format!("# {} is {}", row.key, Value::Text(without_query(url)))
                 }

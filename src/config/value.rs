@@ -31,6 +31,12 @@ pub enum Kind {
     SecretFile,
     /// A text that is never printed and never empty: an empty password would admit every client.
     Secret,
+    /// A text that passes a check and may contain a password. Only the default is printed.
+    SecretText {
+        /// What is expected, for error messages.
+        what: &'static str,
+        check: fn(&str) -> bool,
+    },
     /// Texts that each pass a check, separated by commas or as a TOML array.
     List {
         /// What is expected, for error messages.
@@ -63,13 +69,17 @@ impl Kind {
                 Ok(number) if (*min..=*max).contains(&number) => Ok(Value::Int(number)),
                 _ => Err(self.describe_error(text)),
             },
-            Self::Text { check, .. } if check(text) => Ok(Value::Text(text.to_owned())),
+            Self::Text { check, .. } | Self::SecretText { check, .. } if check(text) => {
+                Ok(Value::Text(text.to_owned()))
+            }
             Self::Secret if !text.is_empty() => Ok(Value::Text(text.to_owned())),
             Self::Url if Url::parse_websocket(text).is_ok() => Ok(Value::Text(text.to_owned())),
             Self::SecretFile if text.starts_with('/') => Ok(Value::Text(text.to_owned())),
-            Self::Text { .. } | Self::Url | Self::SecretFile | Self::Secret => {
-                Err(self.describe_error(text))
-            }
+            Self::Text { .. }
+            | Self::Url
+            | Self::SecretFile
+            | Self::Secret
+            | Self::SecretText { .. } => Err(self.describe_error(text)),
             Self::List { .. } if text.starts_with('[') => match DeValue::parse(text) {
                 Ok(array) => self.from_toml(array.get_ref()),
                 Err(_) => Err(self.describe_error(text)),
@@ -89,7 +99,11 @@ impl Kind {
                 self.parse(number.as_str())
             }
             (
-                Self::Text { .. } | Self::Url | Self::SecretFile | Self::Secret,
+                Self::Text { .. }
+                | Self::Url
+                | Self::SecretFile
+                | Self::Secret
+                | Self::SecretText { .. },
                 DeValue::String(text),
             ) => self.parse(text),
             (Self::Text { .. }, DeValue::Integer(number)) => self.parse(number.as_str()),
@@ -131,6 +145,7 @@ impl Kind {
             }
             Self::SecretFile => "expected the absolute path of a file".to_owned(),
             // An invalid secret is not printed either.
+            Self::SecretText { what, .. } => format!("expected {what}"),
             Self::Secret => "expected a text in quotes that is not empty".to_owned(),
         }
     }

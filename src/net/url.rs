@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 /// Shorter values of a query are not treated as secrets: replacing them would garble unrelated text.
 const MIN_SECRET_LENGTH: usize = 6;
 
-/// A URL with the schemes `ws`, `wss` or `http`.
+/// A URL with the schemes `ws`, `wss`, `http` or `https`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
     pub scheme: Scheme,
@@ -24,6 +24,7 @@ pub enum Scheme {
     Ws,
     Wss,
     Http,
+    Https,
 }
 
 impl Scheme {
@@ -32,6 +33,7 @@ impl Scheme {
             "ws" => Some(Self::Ws),
             "wss" => Some(Self::Wss),
             "http" => Some(Self::Http),
+            "https" => Some(Self::Https),
             _ => None,
         }
     }
@@ -41,13 +43,14 @@ impl Scheme {
             Self::Ws => "ws",
             Self::Wss => "wss",
             Self::Http => "http",
+            Self::Https => "https",
         }
     }
 
     fn default_port(self) -> u16 {
         match self {
             Self::Ws | Self::Http => 80,
-            Self::Wss => 443,
+            Self::Wss | Self::Https => 443,
         }
     }
 }
@@ -62,6 +65,17 @@ impl Url {
         match url.userinfo {
             Some(_) => Err("must not contain a user name".to_owned()),
             None => Ok(url),
+        }
+    }
+
+    /// Parses the address of a web server, without a path. Errors never contain a part of the URL, which may hold a secret.
+    pub fn parse_web(url: &str) -> Result<Self, String> {
+        let url = Self::parse(url)?;
+        match (url.scheme, url.target.as_str()) {
+            (Scheme::Ws | Scheme::Wss, _) => Err("must begin with http:// or https://".to_owned()),
+            _ if url.userinfo.is_some() => Err("must not contain a user name".to_owned()),
+            (_, "/" | "") => Ok(url),
+            _ => Err("must not have a path".to_owned()),
         }
     }
 
@@ -121,7 +135,7 @@ impl Url {
     }
 
     pub fn is_secure(&self) -> bool {
-        self.scheme == Scheme::Wss
+        matches!(self.scheme, Scheme::Wss | Scheme::Https)
     }
 
     /// Parts that may be secret and that a server may send back: the password, and the query with each of its values.
