@@ -55,6 +55,9 @@ impl ChangeHook {
     /// The thread `change-hook`, until shutdown. Changes during a run are reported by the next one.
     pub fn run(&self, hub: &Hub) {
         while !hub.shutdown.wait(COALESCE_INTERVAL) {
+            if !hub.is_leader() {
+                continue;
+            }
             let changes = lock(&hub.nodes).take_hook_changes();
             if changes.is_empty() {
                 continue;

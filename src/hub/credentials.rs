@@ -117,6 +117,16 @@ impl NodeCredentials {
         true
     }
 
+    /// Another hub has stored the credential of a node.
+    pub fn learn(&self, now: Instant, stored: &StoredCredential) {
+        let mut state = lock(&self.0);
+        let StoredCredential { node_id, digest, group } = stored;
+        let (node_id, group) = (node_id.clone(), group.clone());
+        state.active.entry(node_id.clone()).or_insert(now);
+        state.by_digest.retain(|other, owner| other == digest || owner.node_id != node_id);
+        state.by_digest.insert(*digest, CredentialOwner { node_id, group, stage: Stage::Active });
+    }
+
     /// The credential could not be stored. The node may present it again.
     pub fn set_unstored(&self, digest: &Digest) {
         if let Some(owner) = lock(&self.0).by_digest.get_mut(digest) {

@@ -17,6 +17,7 @@ pub mod audit;
 pub mod authorization;
 pub mod change_hook;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod core;
 pub mod credentials;
@@ -33,6 +34,7 @@ pub mod sessions;
 pub mod status;
 pub mod store;
 pub mod tls;
+pub mod tls_client;
 pub mod web;
 
 use std::net::SocketAddr;
@@ -45,6 +47,7 @@ use serde_json::Value;
 
 use crate::hub::access::Access;
 use crate::hub::audit::AuditLog;
+use crate::hub::cluster::Cluster;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::core::monitor;
 use crate::hub::core::node_session::Content;
@@ -52,8 +55,9 @@ use crate::hub::credentials::NodeCredentials;
 use crate::hub::event_loop::link::Link;
 use crate::hub::event_loop::mailbox::{LoopMessage, Mailbox};
 use crate::hub::node_requests::NodeRequests;
+use crate::hub::nodes::agents::UnsavedAgent;
 use crate::hub::nodes::info::StoredMetrics;
-use crate::hub::nodes::{Claim, LinkId, Nodes, UnsavedAgent};
+use crate::hub::nodes::{Claim, LinkId, Nodes};
 use crate::hub::sessions::Sessions;
 use crate::hub::store::{Completed, HubStore, QueuedWrite, Stored, Write, WriteOrigin};
 use crate::hub::tls::HubTls;
@@ -69,6 +73,8 @@ const MAX_SAVED_STATUSES: usize = 200;
 pub struct Hub {
     pub nodes: Arc<Mutex<Nodes>>,
     pub store: HubStore,
+    /// `None`: this hub has a database of its own.
+    pub cluster: Option<Arc<Cluster>>,
     /// One per event loop.
     pub mailboxes: Arc<[Arc<Mailbox>]>,
     /// Random id of this run of the hub.
@@ -174,6 +180,31 @@ impl Hub {
             let write = Write::Status { node_id, status };
             self.store.add(QueuedWrite { write, origin: WriteOrigin::Hub });
         }
+    }
+
+    /// Whether this hub does what only one of the hubs of a fleet may do.
+    pub fn is_leader(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.is_leader())
+    }
+
+    /// What the hub cannot do at present.
+    pub fn failures(&self) -> Vec<String> {
+        let store = self.store.failure().map(|error| format!("the store cannot commit: {error}"));
+        let cluster = self.cluster.as_ref().and_then(|cluster| cluster.failure());
+        let cluster = cluster.map(|error| format!("other hubs are not reached: {error}"));
+        store.into_iter().chain(cluster).collect()
+    }
+
+    /// Forgets a node: its connections to this hub end, and its credential is not valid any more.
+    pub fn forget(&self, node_id: &str) {
+        // First, so that the node cannot return with what is forgotten.
+        self.access().credentials.forget(node_id);
+        let links = lock(&self.nodes).links(node_id);
+        for link in links {
+            let why = "an operator has removed the node";
+            self.send(link.event_loop, LoopMessage::End { link: link.number, why });
+        }
+        lock(&self.nodes).remove(node_id);
     }
 
     /// Removes `link` from the node's connections.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::hub::Hub;
 use crate::hub::event_loop::mailbox::LoopMessage;
+use crate::hub::nodes::shared::InstanceId;
 use crate::hub::nodes::{LinkId, RequestLink};
 use crate::hub_extension::messages::{self, GetRequest, HubMessage, ResponseHead};
 use crate::util::sync::lock;
@@ -30,6 +31,8 @@ pub struct NodeAnswer {
 #[derive(Debug, PartialEq, Eq)]
 pub enum NoAnswer {
     UnknownNode,
+    /// It is connected to this other hub.
+    Elsewhere(InstanceId),
     /// How long it has been disconnected; `None`: it has not connected since the hub started.
     NotConnected(Option<Duration>),
     /// None of its connections is one of an hm-agent that answers requests.
@@ -146,6 +149,7 @@ pub fn request(
         let link = match nodes.request_link(Instant::now(), node_id) {
             RequestLink::Link(link) => link,
             RequestLink::UnknownNode => return Err(NoAnswer::UnknownNode),
+            RequestLink::Elsewhere(instance) => return Err(NoAnswer::Elsewhere(instance)),
             RequestLink::NotConnected(time) => return Err(NoAnswer::NotConnected(time)),
             RequestLink::NotSupported => return Err(NoAnswer::NotSupported),
         };

@@ -13,6 +13,8 @@ use crate::http::listener::Listener;
 use crate::hub::access::Access;
 use crate::hub::audit::AuditLog;
 use crate::hub::change_hook::ChangeHook;
+use crate::hub::cluster::Cluster;
+use crate::hub::cluster::database::Identity;
 use crate::hub::config::HubConfig;
 use crate::hub::core::rest::Rest;
 use crate::hub::core::server::CoreServer;
@@ -24,10 +26,11 @@ use crate::hub::node_requests::NodeRequests;
 use crate::hub::nodes::Nodes;
 use crate::hub::sessions::Sessions;
 use crate::hub::store::database::OpenDatabase;
+use crate::hub::store::postgres::PostgresDatabase;
 use crate::hub::store::sqlite::SqliteDatabase;
 use crate::hub::store::{HubStore, StoreError};
 use crate::hub::web::WebServer;
-use crate::hub::{Hub, on_commit};
+use crate::hub::{Hub, on_commit, tls_client};
 use crate::sys;
 use crate::sys::ControlSignal;
 use crate::util::error::{Error, reason};
@@ -71,7 +74,7 @@ pub fn run(sources: &Sources, notes: &[String]) -> Result<(), Error> {
     }
     let _lock = lock_state_dir(&config.state_dir)?;
     let mut threads = Threads::default();
-    let result = start(config, &mut threads).map(|hub| {
+    let result = start(config, &settings, &mut threads).map(|hub| {
         log_startup(&settings, notes);
         signal_loop(sources, &settings, &hub);
         stop(&hub);
@@ -93,27 +96,42 @@ pub fn lock_state_dir(directory: &Path) -> Result<Flock<File>, Error> {
 
 /// The configured database, created or migrated if needed.
 pub fn open_database(config: &HubConfig) -> Result<OpenDatabase, StoreError> {
+    if let Some(url) = &config.postgres {
+        return PostgresDatabase::open(url, config.retention);
+    }
     let (database, writer) = SqliteDatabase::open(&database(config), config.retention)?;
     Ok(OpenDatabase { database: Box::new(database), writer: Box::new(writer) })
 }
 
-/// Path of the database.
+/// Path of the database of SQLite.
 pub fn database(config: &HubConfig) -> PathBuf {
     config.state_dir.join("hub.db")
 }
 
-fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
-    let path = database(&config);
+fn start(config: HubConfig, settings: &Settings, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
+    let (shown, hint) = match &config.postgres {
+        Some(url) => (url.to_string(), "see store"),
+        None => (database(&config).display().to_string(), "see state_dir"),
+    };
     let unusable = |error: StoreError| {
         let failure = std::io::Error::other(error.to_string());
-        Error::system(format!("open database {}", path.display()), failure)
-            .with_hint("see state_dir")
+        Error::system(format!("open database {shown}"), failure).with_hint(hint)
     };
     let OpenDatabase { database, writer } = open_database(&config).map_err(unusable)?;
     let mut reader = database.open_reader().map_err(unusable)?;
     let known = reader.nodes().map_err(unusable)?;
     let stored_credentials = reader.credentials().map_err(unusable)?;
     drop(reader);
+    let joined = match &config.postgres {
+        Some(url) => {
+            let cluster =
+                Cluster::new(identity(&config)?, url.clone(), tls_client::peer_config(settings)?);
+            let database = cluster.join().map_err(unusable)?;
+            Some((Arc::new(cluster), database))
+        }
+        None => None,
+    };
+    let (cluster, cluster_database) = joined.unzip();
     let tls = config.tls;
     let bind = |name, address, has_tls: bool| {
         let listener = Listener::bind(name, address)?;
@@ -146,6 +164,7 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
     let hub = Arc::new(Hub {
         nodes,
         store,
+        cluster,
         mailboxes,
         run_id: random::uuid().map_err(|error| Error::system("read random bytes", error))?,
         requests: NodeRequests::default(),
@@ -173,6 +192,13 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
         }
         Ok(())
     })?;
+    if let (Some(cluster), Some(database)) = (hub.cluster.clone(), cluster_database) {
+        let context = hub.clone();
+        threads.start("cluster", move || {
+            cluster.run(&context, database);
+            Ok(())
+        })?;
+    }
     let rest = Arc::new(Rest::new(config.commands_enabled));
     let (context, hook) = (hub.clone(), ChangeHook::new(config.on_change, &config.state_dir));
     threads.start("change-hook", move || {
@@ -198,6 +224,13 @@ fn start(config: HubConfig, threads: &mut Threads) -> Result<Arc<Hub>, Error> {
     let (context, web) = (hub.clone(), servers.clone());
     threads.start("web", move || web.web.run(&context, &web_listener))?;
     Ok(hub)
+}
+
+/// What other hubs know of this one.
+fn identity(config: &HubConfig) -> Result<Identity, Error> {
+    let secret = random::token().map_err(|error| Error::system("read random bytes", error))?;
+    let name = config.instance.clone().or_else(sys::process::hostname);
+    Ok(Identity { name: name.unwrap_or_default(), url: config.url.clone(), secret })
 }
 
 fn event_loops() -> std::io::Result<Vec<EventLoop>> {

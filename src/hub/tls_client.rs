@@ -12,6 +12,7 @@ use webpki::EndEntityCert;
 
 use crate::config::Settings;
 use crate::net::disconnect::DisconnectReason;
+use crate::net::tls::client_config as client_config_of_system;
 use crate::net::tls::{authorities_with, disconnect_reason, read_certificates, read_private_key};
 use crate::util::error::Error;
 
@@ -72,6 +73,20 @@ impl PortTls {
             },
         })
     }
+}
+
+/// For requests to the hubs that share the fleet: they are verified as this hub is, by the authorities of the system and those in
+/// `tls.certificate_file`. The error names the setting with the wrong file.
+pub fn peer_config(settings: &Settings) -> Result<Arc<ClientConfig>, Error> {
+    let file = |key| settings.parsed::<PathBuf>(key);
+    let Some(certificate_file) = file(CERTIFICATE) else {
+        return client_config_of_system(None).map_err(|why| settings.invalid("hub.url", &why));
+    };
+    let wrong = |why: String| settings.invalid(CERTIFICATE, &why);
+    let chain = read_certificates(&certificate_file).map_err(wrong)?;
+    let key = file("tls.key_file").filter(|_| file("tls.client_ca_file").is_some());
+    client_config(&certificate_file, chain, key.as_deref())
+        .map_err(|(key, why)| settings.invalid(key, &why))
 }
 
 /// With `key`, the hub's certificate is presented as that of the client. The error has the setting that is wrong.

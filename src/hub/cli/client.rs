@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::config::Settings;
-use crate::hub::cli::port_tls::PortTls;
 use crate::hub::tls;
+use crate::hub::tls_client::PortTls;
 use crate::util::error::Error;
 use crate::util::text::escape_for_log;
 

@@ -3,7 +3,6 @@
 mod arguments;
 pub mod client;
 mod nodes;
-mod port_tls;
 mod tokens;
 
 use std::ffi::OsString;
@@ -127,7 +126,12 @@ impl Options {
 }
 
 fn backup(sources: &Sources, to: &Path) -> Result<(), Error> {
-    let config = HubConfig::new(&Settings::load(sources)?)?;
+    let settings = Settings::load(sources)?;
+    let config = HubConfig::new(&settings)?;
+    if config.postgres.is_some() {
+        let why = "is a PostgreSQL database: use pg_dump, or the backups of its server";
+        return Err(settings.invalid("store", why));
+    }
     let database = run::database(&config);
     let fail = |what: &str, error: String| Error::system(what, std::io::Error::other(error));
     if to.exists() {

@@ -1,162 +1,34 @@
 //! Settings of hm-hub.
 
+mod table;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::config::Settings;
 use crate::config::layers::read_text;
-use crate::config::schema::TakesEffect::{OnReload, OnRestart};
-use crate::config::schema::{ADDRESS, LOG_LEVEL, NAME, NAMES, PATH, row, seconds};
-use crate::config::value::Kind;
-use crate::config::{Schema, Settings};
 use crate::hub::admission::{Admission, parse_tokens};
 use crate::hub::operators::{self, Operators};
 use crate::hub::store::Retention;
+use crate::hub::store::postgres::url::PostgresUrl;
 use crate::hub::tls::HubTls;
 use crate::util::error::Error;
 
-const DURATION: Kind = Kind::Text {
-    what: "a number with a unit, such as 90s, 30m, 24h or 30d",
-    check: |text| parse_duration(text).is_some(),
-};
-
-pub static SCHEMA: Schema = Schema {
-    program: "hm-hub",
-    environment_prefix: "HM_HUB_",
-    default_file: "/etc/hm-hub/hm-hub.toml",
-    rows: &[
-        row("log_level", Some("info"), LOG_LEVEL, OnReload, "error, warn, info, debug or trace."),
-        row(
-            "state_dir",
-            Some("/var/lib/hm-hub"),
-            PATH,
-            OnRestart,
-            "Directory of the database and of audit.log.",
-        ),
-        row(
-            "hm.listen",
-            Some("127.0.0.1:9521"),
-            ADDRESS,
-            OnRestart,
-            "Address and port for hm nodes. Beyond loopback, nodes.admission must be set.",
-        ),
-        row(
-            "hm.job",
-            Some("hm"),
-            NAME,
-            OnRestart,
-            "Value of the label job in /metrics/prometheus of the hm port.",
-        ),
-        row(
-            "core.listen",
-            Some("127.0.0.1:9999"),
-            ADDRESS,
-            OnRestart,
-            "Address and port for Core nodes, monitor clients and the REST API. Beyond loopback, nodes.admission and operators.tokens_file must be set.",
-        ),
-        row(
-            "web.listen",
-            Some("127.0.0.1:9520"),
-            ADDRESS,
-            OnRestart,
-            "Address and port of the fleet page, its API and the REST API; for Prometheus, the list of nodes, their metrics and those of the hub; and for health endpoints. Beyond loopback, operators.tokens_file must be set.",
-        ),
-        row(
-            "hm.tls",
-            None,
-            Kind::Flag,
-            OnRestart,
-            "Whether hm.listen requires TLS. Default: true, if tls.certificate_file is set.",
-        ),
-        row("core.tls", None, Kind::Flag, OnRestart, "The same for core.listen."),
-        row("web.tls", None, Kind::Flag, OnRestart, "The same for web.listen."),
-        row(
-            "tls.certificate_file",
-            None,
-            PATH,
-            OnRestart,
-            "PEM file with the certificate of the hub and those of intermediate authorities. It and the next two are read again when they change.",
-        ),
-        row(
-            "tls.key_file",
-            None,
-            Kind::SecretFile,
-            OnRestart,
-            "PEM file with the key of the certificate: PKCS#8, PKCS#1 or SEC1, without a password.",
-        ),
-        row(
-            "tls.client_ca_file",
-            None,
-            PATH,
-            OnRestart,
-            "PEM file with certificate authorities. If it is set, clients must present a certificate of one of them to every port with TLS.",
-        ),
-        row(
-            "operators.tokens_file",
-            None,
-            Kind::SecretFile,
-            OnReload,
-            "File with one operator per line: TOKEN ROLE NAME, where ROLE is read, operate or command. Needed unless core.listen and web.listen are loopback addresses; once set it applies to them, too.",
-        ),
-        row(
-            "commands.enabled",
-            Some("false"),
-            Kind::Flag,
-            OnRestart,
-            "Accept commands for Core nodes on the REST API.",
-        ),
-        row(
-            "nodes.admission",
-            None,
-            Kind::Text { what: "open or token", check: |text| matches!(text, "open" | "token") },
-            OnReload,
-            "open: every node may connect. token: nodes that send a token of nodes.tokens_file. Default: open, if hm.listen and core.listen are loopback addresses.",
-        ),
-        row(
-            "nodes.tokens_file",
-            None,
-            Kind::SecretFile,
-            OnReload,
-            "File with one token per line: TOKEN [node=ID] [group=NAME].",
-        ),
-        row(
-            "nodes.offline_after",
-            Some("60"),
-            seconds(86_400),
-            OnRestart,
-            "Seconds after which a node that has lost its connection is offline, 1 to 86400.",
-        ),
-        row(
-            "fleet.on_change",
-            None,
-            NAMES,
-            OnRestart,
-            "Program and arguments to run when nodes come online or go offline, once for all that have changed.",
-        ),
-        row(
-            "history.raw",
-            Some("24h"),
-            DURATION,
-            OnRestart,
-            "How long reports and metrics are kept.",
-        ),
-        row(
-            "history.means",
-            Some("30d"),
-            DURATION,
-            OnRestart,
-            "How long 5-minute sums of hm reports, and commands, are kept.",
-        ),
-    ],
-};
+pub use crate::hub::config::table::SCHEMA;
 
 /// The value of every setting.
 #[derive(Debug)]
 pub struct HubConfig {
     pub log_level: LevelFilter,
     pub state_dir: PathBuf,
+    /// `None`: SQLite.
+    pub postgres: Option<PostgresUrl>,
+    /// Name among the hubs that share a database; `None`: the host name.
+    pub instance: Option<String>,
+    pub url: Option<String>,
     pub hm_listen: SocketAddr,
     pub hm_job: String,
     pub core_listen: SocketAddr,
@@ -188,6 +60,9 @@ impl HubConfig {
         let config = Self {
             log_level: settings.parsed("log_level").unwrap_or(LevelFilter::Info),
             state_dir: settings.parsed("state_dir").unwrap_or_default(),
+            postgres: postgres(settings)?,
+            instance: settings.text("hub.instance").map(str::to_owned),
+            url: settings.text("hub.url").map(str::to_owned),
             hm_listen,
             hm_job: settings.text("hm.job").unwrap_or_default().to_owned(),
             core_listen,
@@ -224,6 +99,12 @@ impl HubConfig {
             _ => Ok(()),
         }
     }
+}
+
+fn postgres(settings: &Settings) -> Result<Option<PostgresUrl>, Error> {
+    let url = settings.text("store").filter(|text| PostgresUrl::is_url(text));
+    let url = url.map(PostgresUrl::parse).transpose();
+    url.map_err(|why| settings.invalid("store", &why))
 }
 
 fn admission(settings: &Settings, listeners: &[(&str, SocketAddr)]) -> Result<Admission, Error> {

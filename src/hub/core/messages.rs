@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -44,7 +44,7 @@ pub struct ReceivedHeartbeat {
 }
 
 /// What a node measures. Everything is optional. Usage is in percent, totals in the unit of the sender.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ReceivedMetrics {
     pub cpu_usage: Option<f64>,
     pub memory_usage: Option<f64>,

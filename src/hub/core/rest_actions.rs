@@ -12,7 +12,6 @@ use crate::hub::authorization::OperatorName;
 use crate::hub::core::messages;
 use crate::hub::core::rest::{Answer, ApiError, error};
 use crate::hub::event_loop::mailbox::LoopMessage;
-use crate::hub::nodes::Nodes;
 use crate::hub::store::records::NewCommand;
 use crate::hub::store::{Stored, Write};
 use crate::util::error::reason;
@@ -57,8 +56,8 @@ pub(super) fn command(
         let failure = "the store did not confirm the command; it may still run";
         return Err(error("DATABASE_ERROR", failure));
     }
-    // A node that is not connected gets it when it registers.
-    let link = lock(&hub.nodes).command_link(id);
+    // A node that is not connected gets it when it registers. Of several hubs, the database wakes the one that has its connection.
+    let link = lock(&hub.nodes).command_link(id).filter(|_| hub.cluster.is_none());
     if let Some(link) = link {
         let text = messages::execute_command(&command, SystemTime::now());
         hub.send(link.event_loop, LoopMessage::Send { link: link.number, text });
@@ -103,7 +102,7 @@ fn check_command(
     } else if lock(&hub.nodes).info(id).is_none() {
         let error = error("NODE_NOT_FOUND", "节点不存在");
         return Err(Refusal { why: "unknown node".to_owned(), error, text: Some(text) });
-    } else if is_unauthenticated(&lock(&hub.nodes), id) {
+    } else if lock(&hub.nodes).is_refused_commands(id) {
         let why = "the node has not proved its identity (no credential or token with node=), so it gets no commands";
         ("UNAUTHORIZED", why.to_owned())
     } else {
@@ -111,10 +110,6 @@ fn check_command(
     };
     let text = Some(text).filter(|_| !is_too_long);
     Err(Refusal { error: error(code, &why), why, text })
-}
-
-fn is_unauthenticated(nodes: &Nodes, id: &str) -> bool {
-    nodes.has_core_connection(id) && nodes.command_link(id).is_none()
 }
 
 /// Forgets a node that is not connected, or with `force=true` any. Its connections end, and its credential is not valid any more.
@@ -149,14 +144,7 @@ pub(super) fn delete(
     if let Some((_, refusal)) = refusal {
         return Err(refusal);
     }
-    // First, so that the node cannot return with what is forgotten.
-    hub.access().credentials.forget(id);
-    let links = lock(&hub.nodes).links(id);
-    for link in links {
-        let why = "an operator has removed the node";
-        hub.send(link.event_loop, LoopMessage::End { link: link.number, why });
-    }
-    lock(&hub.nodes).remove(id);
+    hub.forget(id);
     if hub.store.write(Write::DeleteNode(id.into())) == Stored::Failed {
         return Err(error("DATABASE_ERROR", "the store did not confirm the deletion"));
     }

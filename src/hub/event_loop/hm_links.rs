@@ -34,6 +34,10 @@ impl EventLoop {
                 match claim {
                     Claim::Granted => self.finish_claim(hub, number, ClaimResult::Granted),
                     Claim::Refused => self.finish_claim(hub, number, ClaimResult::Refused),
+                    Claim::HeldElsewhere(owner) => match &hub.cluster {
+                        Some(cluster) => cluster.claim(id, &node_id, owner),
+                        None => self.finish_claim(hub, number, ClaimResult::HeldByOther),
+                    },
                     Claim::Held(holder) => {
                         let message = LoopMessage::Probe { link: holder.number, claimant: id };
                         hub.send(holder.event_loop, message);
@@ -54,7 +58,7 @@ impl EventLoop {
         let claim = is_admitted.then(|| hub.claim(&node_id, self.link_id(number), link));
         let result = match claim {
             Some(Claim::Granted) => ClaimResult::Granted,
-            Some(Claim::Held(_)) => ClaimResult::HeldByOther,
+            Some(Claim::Held(_) | Claim::HeldElsewhere(_)) => ClaimResult::HeldByOther,
             Some(Claim::Refused) | None => ClaimResult::Refused,
         };
         self.finish_claim(hub, number, result);

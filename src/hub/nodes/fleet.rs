@@ -88,7 +88,7 @@ impl Nodes {
             since: node.since,
             last_message: node.last_message,
             address: node.address,
-            protocols: node.protocols,
+            protocols: node.protocols | node.shared.protocols(),
             info: node.info.clone(),
             is_unauthenticated: node.is_unauthenticated(),
             refused_duplicate: node.refused_duplicate.map(|(_, address)| address),

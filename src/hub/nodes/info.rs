@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::hub::core::messages::{ReceivedMetrics, Register, rest_time};
@@ -55,7 +56,7 @@ impl From<&Register> for Registration {
 }
 
 /// Metrics with the time of their arrival.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StoredMetrics {
     pub id: i64,
     pub at: i64,

@@ -1,9 +1,11 @@
 //! Presence of nodes. A node is online while it has a connection, lost after the last one has ended, and offline when it does not
 //! return within `nodes.offline_after`. A node that is connected over both protocols is one node. Presence is never stored.
 
+pub mod agents;
 pub mod fleet;
 pub mod info;
 pub mod node;
+pub mod shared;
 mod status;
 
 use std::collections::HashMap;
@@ -16,7 +18,7 @@ use crate::hub::hm::session::HmReport;
 use crate::hub::nodes::info::NodeInfo;
 use crate::hub::nodes::node::Node;
 use crate::hub::nodes::node::Protocols;
-use crate::hub_extension::messages::AgentInfo;
+use crate::hub::nodes::shared::InstanceId;
 
 /// After a start, nodes get this long to reconnect before they are called offline.
 const START_GRACE: Duration = Duration::from_secs(120);
@@ -29,6 +31,11 @@ const MAX_NODES: usize = 200_000;
 pub struct LinkId {
     pub event_loop: usize,
     pub number: u64,
+}
+
+impl LinkId {
+    /// A connection to another hub.
+    pub const ELSEWHERE: Self = Self { event_loop: usize::MAX, number: 0 };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,21 +75,18 @@ pub enum Claim {
     Granted,
     /// This connection has the node.
     Held(LinkId),
+    /// A connection to this other hub has it.
+    HeldElsewhere(InstanceId),
     /// There are too many nodes.
     Refused,
-}
-
-/// The description of a node that is not stored.
-pub struct UnsavedAgent {
-    pub node_id: Arc<str>,
-    pub agent: Arc<AgentInfo>,
-    pub group: Option<Arc<str>>,
 }
 
 /// Where a request for a node is sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RequestLink {
     Link(LinkId),
+    /// One to this other hub.
+    Elsewhere(InstanceId),
     UnknownNode,
     /// How long it has been disconnected; `None`: it has not connected since the hub started.
     NotConnected(Option<Duration>),
@@ -132,7 +136,10 @@ impl Nodes {
             Some(Node { link: Some(holder), .. }) if *holder != link => {
                 return Claim::Held(*holder);
             }
-            Some(node) => node.link = Some(link),
+            Some(node) => match node.shared.hm_owner() {
+                Some(instance) => return Claim::HeldElsewhere(instance),
+                None => node.link = Some(link),
+            },
             None if is_full => return Claim::Refused,
             None => {
                 let mut node = Node::new(Presence::Offline, now, Arc::default());
@@ -182,78 +189,14 @@ impl Nodes {
         true
     }
 
-    /// A connection of the node answers requests, and describes it.
-    pub fn set_agent(
-        &mut self,
-        now: Instant,
-        node_id: &str,
-        link: LinkId,
-        mut agent: AgentInfo,
-        group: Option<Arc<str>>,
-    ) {
-        let Some(node) = self.by_id.get_mut(node_id) else { return };
-        if !node.request_links.contains(&link) {
-            node.request_links.push(link);
-        }
-        // Requests go to another connection, which may be of another machine.
-        if node.request_link(now) != Some(link) {
-            return;
-        }
-        if let Some(known) = &node.info.agent
-            && agent.gpu_models.is_empty()
-        {
-            // The driver hangs. A label that changes would begin a new series for each metric.
-            agent.gpu_models.clone_from(&known.gpu_models);
-        }
-        if node.info.agent.as_deref() != Some(&agent) || node.info.group != group {
-            let info = Arc::make_mut(&mut node.info);
-            (info.agent, info.group) = (Some(Arc::new(agent)), group);
-            node.is_agent_saved = false;
-            node.touch(&mut self.revision);
-        }
-    }
-
-    /// The group of a connection's token has been read again.
-    pub fn set_group(
-        &mut self,
-        now: Instant,
-        node_id: &str,
-        link: LinkId,
-        group: &Option<Arc<str>>,
-    ) {
-        let Some(node) = self.by_id.get_mut(node_id) else { return };
-        if node.request_link(now) == Some(link) && node.info.group != *group {
-            Arc::make_mut(&mut node.info).group.clone_from(group);
-            node.is_agent_saved = false;
-            node.touch(&mut self.revision);
-        }
-    }
-
-    /// At most `max` descriptions that are not stored, to be queued by the caller.
-    pub fn take_unsaved_agents(&mut self, max: usize) -> Vec<UnsavedAgent> {
-        let unsaved = self.by_id.iter_mut().filter(|(_, node)| !node.is_agent_saved).take(max);
-        let take = |(node_id, node): (&Arc<str>, &mut Node)| {
-            node.is_agent_saved = true;
-            let (agent, group) = (node.info.agent.clone()?, node.info.group.clone());
-            Some(UnsavedAgent { node_id: node_id.clone(), agent, group })
-        };
-        unsaved.filter_map(take).collect()
-    }
-
-    /// The description of a node could not be stored, or was deleted.
-    pub fn set_agent_unsaved(&mut self, node_id: &str) {
-        if let Some(node) = self.by_id.get_mut(node_id) {
-            node.is_agent_saved = false;
-        }
-    }
-
     /// The connection that answers requests for the node.
     pub fn request_link(&self, now: Instant, node_id: &str) -> RequestLink {
         let Some(node) = self.by_id.get(node_id) else { return RequestLink::UnknownNode };
-        match node.request_link(now) {
-            Some(link) => RequestLink::Link(link),
-            None if node.is_connected(now) => RequestLink::NotSupported,
-            None => {
+        match (node.request_link(now), node.shared.owner()) {
+            (Some(link), _) => RequestLink::Link(link),
+            (None, Some(instance)) => RequestLink::Elsewhere(instance),
+            (None, None) if node.is_connected(now) => RequestLink::NotSupported,
+            (None, None) => {
                 let last_message = node.core_links.iter().map(|(_, at)| *at).max();
                 let since = node.disconnected_at.or(last_message);
                 RequestLink::NotConnected(since.map(|since| now.saturating_duration_since(since)))
@@ -263,14 +206,16 @@ impl Nodes {
 
     /// The Core connection that gets the node's commands: the newest of those that prove which node they are.
     pub fn command_link(&self, node_id: &str) -> Option<LinkId> {
-        let node = self.by_id.get(node_id)?;
-        let mut links = node.core_links.iter().rev().map(|(link, _)| *link);
-        links.find(|link| node.authenticated_links.contains(link))
+        self.by_id.get(node_id)?.command_link()
     }
 
-    /// Whether the node has a Core connection.
-    pub fn has_core_connection(&self, node_id: &str) -> bool {
-        self.by_id.get(node_id).is_some_and(|node| !node.core_links.is_empty())
+    /// Whether the node has Core connections, and none of them proves which node it is.
+    pub fn is_refused_commands(&self, node_id: &str) -> bool {
+        let is_refused = |node: &Node| match node.core_links.is_empty() {
+            true => node.shared.refuses_commands(),
+            false => node.command_link().is_none(),
+        };
+        self.by_id.get(node_id).is_some_and(is_refused)
     }
 
     pub fn info(&self, node_id: &str) -> Option<(Presence, Arc<NodeInfo>)> {

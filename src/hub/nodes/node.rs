@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use crate::hub::hm::metrics::GpuUsage;
 use crate::hub::nodes::info::NodeInfo;
+use crate::hub::nodes::shared::SharedLinks;
 use crate::hub::nodes::{LinkId, Presence};
 
 /// A Core connection without a message for this long does not keep its node online: the connections of published node agents are never
 /// closed for silence. With the default of `nodes.offline_after`, a node is offline after the three minutes of Core's documents.
-const CORE_SILENCE: Duration = Duration::from_secs(120);
+pub(super) const CORE_SILENCE: Duration = Duration::from_secs(120);
 
 /// A set of protocols.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,6 +70,9 @@ pub(super) struct Node {
     pub(super) status_saved_at: Option<Instant>,
     /// Utilization and memory of its GPUs, in percent, at the last revision.
     pub(super) shown_percents: [Option<u8>; 2],
+    pub(super) shared: SharedLinks,
+    /// Another hub has such a connection.
+    pub(super) shared_unauthenticated: bool,
 }
 
 impl Node {
@@ -93,6 +97,8 @@ impl Node {
             is_status_saved: true,
             status_saved_at: None,
             shown_percents: [None; 2],
+            shared: SharedLinks::default(),
+            shared_unauthenticated: false,
         }
     }
 
@@ -108,16 +114,32 @@ impl Node {
 
     /// Whether one of its connections does not prove which node it is.
     pub(super) fn is_unauthenticated(&self) -> bool {
-        self.links().any(|link| !self.authenticated_links.contains(&link))
+        match self.has_local_connection() {
+            true => self.links().any(|link| !self.authenticated_links.contains(&link)),
+            false => self.shared.owner().is_some() && self.shared_unauthenticated,
+        }
     }
 
-    /// Whether it has a connection, also a silent one.
-    pub(super) fn has_connection(&self) -> bool {
+    /// Whether it has a connection to this hub, also a silent one.
+    pub(super) fn has_local_connection(&self) -> bool {
         self.link.is_some() || !self.core_links.is_empty()
     }
 
+    /// Whether it has a connection to any hub, also a silent one.
+    pub(super) fn has_connection(&self) -> bool {
+        self.has_local_connection() || self.shared.owner().is_some()
+    }
+
     pub(super) fn is_connected(&self, now: Instant) -> bool {
-        self.link.is_some() || self.core_links.iter().any(|(_, at)| *at + CORE_SILENCE > now)
+        self.link.is_some()
+            || self.core_links.iter().any(|(_, at)| *at + CORE_SILENCE > now)
+            || self.shared.owner().is_some()
+    }
+
+    /// The Core connection to this hub that gets the node's commands: the newest of those that prove which node they are.
+    pub(super) fn command_link(&self) -> Option<LinkId> {
+        let mut links = self.core_links.iter().rev().map(|(link, _)| *link);
+        links.find(|link| self.authenticated_links.contains(link))
     }
 
     /// The connection that answers requests. The hm connection is preferred, because only one can have the node's id.

@@ -5,6 +5,7 @@
 //! stored, nothing of them is kept, and the next transaction is tried as usual.
 
 pub mod database;
+pub mod postgres;
 pub mod records;
 pub mod sqlite;
 mod writer;

@@ -31,6 +31,8 @@ struct FleetMessage<'a> {
     nodes: Vec<NodeEntry<'a>>,
     /// Nodes that do not exist any more.
     removed: Vec<&'a str>,
+    /// What the hub cannot do at present.
+    notices: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -104,7 +106,9 @@ pub fn response(hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResp
     let fleet = lock(&hub.nodes).fleet(known.unwrap_or_default());
     let unix_seconds = unix_ms(SystemTime::now()) / 1000;
     let clock = Clock { instant: Instant::now(), unix_seconds };
-    let text = serde_json::to_vec(&message(&hub.run_id, &fleet, known, clock));
+    let notices = hub.failures();
+    let message = FleetMessage { notices, ..message(&hub.run_id, &fleet, known, clock) };
+    let text = serde_json::to_vec(&message);
     let text =
         text.map_err(|error| ErrorResponse::new("500 Internal Server Error", error.to_string()))?;
     let response = |body: Vec<u8>| {
@@ -149,6 +153,7 @@ fn message<'a>(
         totals: totals(&fleet.nodes, clock),
         nodes: changed.into_iter().map(|node| entry(node, clock)).collect(),
         removed,
+        notices: Vec::new(),
     }
 }
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use percent_encoding::percent_decode_str;
+use subtle::ConstantTimeEq;
 
+use crate::http::auth::bearer_token;
 use crate::http::gzip;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
 use crate::http::request::RequestHead;
@@ -169,7 +171,9 @@ fn node_response(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Respon
     // An id may contain slashes. In the address of a page it is percent-encoded.
     match rest.rsplit_once('/') {
         Some((node_id, resource @ ("metrics" | "snapshot" | "last_snapshot"))) => {
-            require_read_role(hub, head)?;
+            if !is_other_hub(hub, head) {
+                require_read_role(hub, head)?;
+            }
             let node_id = percent_decode_str(node_id).decode_utf8_lossy();
             Ok(match resource {
                 "last_snapshot" => node_resources::last_snapshot(hub, head, &node_id),
@@ -181,6 +185,12 @@ fn node_response(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Respon
     }
 }
 
+/// Whether the request is one of another hub of the fleet.
+fn is_other_hub(hub: &Hub, head: &RequestHead<'_>) -> bool {
+    let (Some(cluster), Some(token)) = (&hub.cluster, bearer_token(head)) else { return false };
+    token.as_bytes().ct_eq(cluster.secret().as_bytes()).into()
+}
+
 fn accepts_gzip(head: &RequestHead<'_>) -> bool {
     gzip::is_accepted(head.header_values("accept-encoding"))
 }
@@ -190,10 +200,10 @@ fn require_read_role(hub: &Hub, head: &RequestHead<'_>) -> Result<(), ErrorRespo
 }
 
 fn ready(hub: &Hub) -> Response {
-    match hub.store.failure() {
-        None => Response::text(OK, "OK\n"),
-        Some(error) => {
-            let text = format!("the store cannot commit: {error}\n");
+    match hub.failures() {
+        failures if failures.is_empty() => Response::text(OK, "OK\n"),
+        failures => {
+            let text = failures.join("\n") + "\n";
             Response::text("503 Service Unavailable", &text)
         }
     }

@@ -7,10 +7,14 @@ use crate::http::gzip;
 use crate::http::request::RequestHead;
 use crate::http::response::{OK, PLAIN_TEXT, Response};
 use crate::hub::Hub;
+use crate::hub::cluster::peer::PeerResponse;
 use crate::hub::core::messages::unix_ms;
 use crate::hub::node_requests::{self, NoAnswer, NodeAnswer};
+use crate::hub::nodes::shared::InstanceId;
 use crate::hub_extension::messages::{GetRequest, ResponseHead};
 use crate::metrics::Format;
+use crate::util::error::reason;
+use crate::util::percent;
 use crate::util::sync::lock;
 use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
@@ -25,6 +29,11 @@ const NODE_SHARE: f64 = 0.95;
 /// A longer `Accept` is not passed on.
 const MAX_ACCEPT_BYTES: usize = 1024;
 
+/// Of a request that another hub has passed on.
+const FORWARDED_HEADER: &str = "x-hm-hub-forwarded";
+
+const NOT_FOUND: &str = "404 Not Found";
+const NOT_ACCEPTABLE: &str = "406 Not Acceptable";
 const BAD_GATEWAY: &str = "502 Bad Gateway";
 const UNAVAILABLE: &str = "503 Service Unavailable";
 const TIMEOUT: &str = "504 Gateway Timeout";
@@ -34,30 +43,96 @@ pub fn response(hub: &Hub, head: &RequestHead<'_>, node_id: &str, path: &str) ->
     let accept: Vec<&str> = head.header_values("accept").collect();
     let accept = Some(accept.join(",")).filter(|accept| accept.len() <= MAX_ACCEPT_BYTES);
     let gzip = gzip::is_accepted(head.header_values("accept-encoding"));
-    let (path, accept) = (path.to_owned(), accept.unwrap_or_default());
-    let request = |id| GetRequest { id, path, accept, gzip };
+    let request =
+        |id| GetRequest { id, path: path.to_owned(), accept: accept.unwrap_or_default(), gzip };
     let timeout = timeout(head.header(TIMEOUT_HEADER));
     let response = match node_requests::request(hub, node_id, request, timeout) {
         Ok(answer) => to_response(answer, gzip),
+        Err(NoAnswer::Elsewhere(instance)) => {
+            elsewhere(hub, head, instance, (node_id, path), timeout)
+        }
         Err(why) => describe(&why, node_id, timeout),
     };
     hub.requests.count(response.status);
     response.header("Cache-Control: no-store")
 }
 
+/// Lets the hub to which the node is connected answer. `path` begins with a slash. A request is passed on once: two hubs that each hold the
+/// other for the owner must not do so without end.
+fn elsewhere(
+    hub: &Hub,
+    head: &RequestHead<'_>,
+    instance: InstanceId,
+    (node_id, path): (&str, &str),
+    timeout: Duration,
+) -> Response {
+    let node = escape_for_log(node_id, EXCERPT_CHARS);
+    let peer = hub.cluster.as_ref().and_then(|cluster| Some((cluster, cluster.peer(instance)?)));
+    let Some((cluster, peer)) = peer else {
+        return Response::text(BAD_GATEWAY, &format!("the hub of node {node} has just stopped\n"));
+    };
+    let name = &peer.row.name;
+    if head.header(FORWARDED_HEADER).is_some() {
+        let text = format!("node {node} has just connected to hub {name}\n");
+        return Response::text(BAD_GATEWAY, &text);
+    }
+    let mut headers = vec![
+        format!("{FORWARDED_HEADER}: 1"),
+        format!("{TIMEOUT_HEADER}: {:.3}", timeout.as_secs_f64()),
+    ];
+    headers.extend(head.header_values("accept").map(|value| format!("Accept: {value}")));
+    if gzip::is_accepted(head.header_values("accept-encoding")) {
+        headers.push("Accept-Encoding: gzip".to_owned());
+    }
+    let target = format!("/nodes/{}{path}", percent::encode(node_id));
+    let answer = match cluster.get(&peer, &target, &headers, timeout) {
+        Ok(answer) => answer,
+        Err(error) => {
+            let why = reason(&error);
+            let text =
+                format!("node {node} is connected to hub {name}, which cannot be reached: {why}\n");
+            return Response::text(BAD_GATEWAY, &text);
+        }
+    };
+    let PeerResponse { status, content_type, is_gzip, age, body } = answer;
+    let Some(status) = [OK, NOT_FOUND, NOT_ACCEPTABLE, UNAVAILABLE, TIMEOUT]
+        .into_iter()
+        .find(|known| known.starts_with(&status.to_string()))
+    else {
+        let text = format!("hub {name} of node {node} has answered with status {status}\n");
+        return Response::text(BAD_GATEWAY, &text);
+    };
+    let head = ResponseHead { id: 0, status: 200, content_type, gzip: is_gzip };
+    let mut response = to_response(NodeAnswer { head, body }, true);
+    if response.status == OK {
+        response.status = status;
+    }
+    match age {
+        Some(age) => response.header(&format!("Age: {age}")),
+        None => response,
+    }
+}
+
 /// The snapshot that the node has last sent of its own accord, with its age.
 pub fn last_snapshot(hub: &Hub, head: &RequestHead<'_>, node_id: &str) -> Response {
-    let info = lock(&hub.nodes).info(node_id).map(|(_, info)| info);
+    let (info, owner) = {
+        let nodes = lock(&hub.nodes);
+        (nodes.info(node_id).map(|(_, info)| info), nodes.owner(node_id))
+    };
+    if let Some(owner) = owner {
+        return elsewhere(hub, head, owner, (node_id, "/last_snapshot"), DEFAULT_TIMEOUT)
+            .header("Cache-Control: no-store");
+    }
     let received = info.as_ref().and_then(|info| info.status.as_ref());
     let Some(received) = received.filter(|received| !received.snapshot.is_empty()) else {
         let node = escape_for_log(node_id, EXCERPT_CHARS);
-        return Response::text("404 Not Found", &format!("no snapshot of node {node} is known\n"));
+        return Response::text(NOT_FOUND, &format!("no snapshot of node {node} is known\n"));
     };
     let age = (unix_ms(SystemTime::now()) - received.at).max(0) / 1000;
     let accepts_gzip = gzip::is_accepted(head.header_values("accept-encoding"));
     if received.is_gzip && !accepts_gzip {
         let text = "the snapshot is kept compressed: request it with \"Accept-Encoding: gzip\"\n";
-        return Response::text("406 Not Acceptable", text);
+        return Response::text(NOT_ACCEPTABLE, text);
     }
     let head = ResponseHead {
         id: 0,
@@ -82,13 +157,14 @@ fn timeout(header: Option<&str>) -> Duration {
 fn describe(why: &NoAnswer, node_id: &str, timeout: Duration) -> Response {
     let node = format!("node {}", escape_for_log(node_id, EXCERPT_CHARS));
     let (status, text) = match why {
-        NoAnswer::UnknownNode => ("404 Not Found", format!("{node} is unknown")),
+        NoAnswer::UnknownNode => (NOT_FOUND, format!("{node} is unknown")),
         NoAnswer::NotConnected(Some(disconnected_for)) => {
             (BAD_GATEWAY, format!("{node} disconnected {} s ago", disconnected_for.as_secs()))
         }
         NoAnswer::NotConnected(None) => {
             (BAD_GATEWAY, format!("{node} has not connected since the hub started"))
         }
+        NoAnswer::Elsewhere(_) => (BAD_GATEWAY, format!("{node} is connected to another hub")),
         NoAnswer::NotSupported => {
             (BAD_GATEWAY, format!("{node} is connected, but not with an hm-agent that can answer"))
         }

@@ -72,10 +72,11 @@ const renderConnection = () => {
   const wait = Math.max(0, Math.ceil(retryAt - clock()));
   const old = fleet.isLoaded ? `The data are ${duration(age())} old.` : "";
   const next = state === "waiting" ? `Next try in ${wait} s.` : "Connecting …";
-  show($("notice"), Boolean(isLost));
-  setText($("notice-text"), isLost ? [reason, old, next].filter(Boolean).join(" ") : "");
+  const failures = mustLogIn ? "" : fleet.notices.join(" ");
+  show($("notice"), Boolean(isLost || failures));
+  setText($("notice-text"), isLost ? [reason, old, next].filter(Boolean).join(" ") : failures);
   show($("retry"), state === "waiting");
-  announce(isLost ? reason : "");
+  announce(isLost ? reason : failures);
 };
 
 let announced = "";

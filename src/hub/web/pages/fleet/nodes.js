@@ -16,6 +16,7 @@ const fleet = {
   revision: "",
   isLoaded: false,
   totals: {},
+  notices: [], // what the hub cannot do at present
   clockOffset: 0, // of the hub's clock, in seconds
   receivedAt: 0,
   byId: new Map(),
@@ -111,7 +112,8 @@ const applyFleet = message => {
     fleet.byName.forEach((node, position) => { node.position = position; });
   }
   const { revision, totals, time } = message;
-  Object.assign(fleet, { revision, totals, isLoaded: true, receivedAt: clock(), clockOffset: time - clock() });
+  const notices = message.notices.map(text => `${text[0].toUpperCase()}${text.slice(1)}.`);
+  Object.assign(fleet, { revision, totals, notices, isLoaded: true, receivedAt: clock(), clockOffset: time - clock() });
 };
 
 /** Returns the nodes that match, by rank and then by name. */

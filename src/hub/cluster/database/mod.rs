@@ -1,0 +1,281 @@
+//! The statements with which hubs that share a database learn of each other. See `schema.sql`.
+
+pub mod changes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_postgres::{Client, Row};
+
+use crate::hub::cluster::database::changes::{Changes, Parsed, Position};
+use crate::hub::nodes::shared::{InstanceId, Publication, Release, UnsharedState};
+use crate::hub::store::StoreError;
+use crate::hub::store::postgres::schema::SCHEMA_VERSION;
+use crate::hub::store::postgres::session::Session;
+use crate::hub::store::records::NewCommand;
+
+/// For the statements of one step.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Two numbers of an advisory lock: this one and the hash of a hub's name.
+const NAME_LOCK: i32 = 0x686d_0001;
+/// The lock of the hub that does what only one may do.
+const LEADER_LOCK: i64 = 0x686d_0002;
+
+/// This hub in the table of hubs.
+pub struct Identity {
+    pub name: String,
+    pub url: Option<String>,
+    pub secret: String,
+}
+
+/// The connection of this hub's cluster thread.
+pub struct ClusterDatabase {
+    session: Session,
+    id: InstanceId,
+}
+
+impl ClusterDatabase {
+    /// Joins the hubs of the database. `None`: another hub has the same name. With `is_start`, the connections of an earlier run of this hub
+    /// have ended.
+    pub fn join(
+        mut session: Session,
+        identity: &Identity,
+        is_start: bool,
+    ) -> Result<Option<Self>, StoreError> {
+        let id = session.run(TIMEOUT, async |client| join(client, identity, is_start).await)?;
+        Ok(id.map(|id| Self { session, id }))
+    }
+
+    pub fn id(&self) -> InstanceId {
+        self.id
+    }
+
+    /// Whether the next call would fail: another session is needed.
+    pub fn is_broken(&self) -> bool {
+        self.session.is_broken()
+    }
+
+    /// The payload of a notification for this hub, if one arrives in time.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Option<String>, StoreError> {
+        Ok(self.session.wait_notification(timeout)?.map(|notification| notification.payload))
+    }
+
+    /// Shows the other hubs that this one runs.
+    pub fn renew(&mut self) -> Result<(), StoreError> {
+        let id = self.id;
+        self.session.run(TIMEOUT, async |client| {
+            let sql = "UPDATE instance SET renewals = renewals + 1, renewed = now() WHERE id = $1";
+            client.execute(sql, &[&id]).await.map(drop)
+        })
+    }
+
+    /// Tries to become the hub that does what only one may do. It stays so until its session ends.
+    pub fn lead(&mut self) -> Result<bool, StoreError> {
+        self.session.run(TIMEOUT, async |client| {
+            let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&LEADER_LOCK]).await?;
+            row.try_get(0)
+        })
+    }
+
+    /// Names this hub as the owner of the connections. Returns their epochs, each with the index of its connection. A node that was removed
+    /// meanwhile has none.
+    pub fn publish(
+        &mut self,
+        links: &[Publication],
+        now: i64,
+    ) -> Result<Vec<(usize, i64)>, StoreError> {
+        let names: Vec<&str> = links.iter().map(|link| &*link.node_id).collect();
+        let protocols: Vec<i16> = links.iter().map(|link| link.protocol.code()).collect();
+        let id = self.id;
+        self.session.run(TIMEOUT, async |client| {
+            let transaction = client.transaction().await?;
+            transaction
+                .execute(
+                    "INSERT INTO node (name, first_seen) SELECT DISTINCT name, $2::bigint FROM unnest($1::text[]) name
+                       WHERE NOT EXISTS (SELECT 1 FROM node known WHERE known.name = name.name) ORDER BY name
+                       ON CONFLICT (name) DO NOTHING",
+                    &[&names, &now],
+                )
+                .await?;
+            let rows = transaction
+                .query(
+                    "WITH wanted AS (
+                         SELECT n.id, w.protocol, w.ordinal
+                           FROM unnest($1::text[], $2::smallint[]) WITH ORDINALITY w (name, protocol, ordinal)
+                           JOIN node n ON n.name = w.name),
+                       published AS (
+                         INSERT INTO link (node, protocol, instance, epoch)
+                           SELECT id, protocol, $3, 1 FROM wanted ORDER BY id, protocol
+                           ON CONFLICT (node, protocol) DO UPDATE
+                             SET instance = excluded.instance, epoch = link.epoch + 1, changed = pg_current_xact_id()
+                           RETURNING node, protocol, epoch)
+                     SELECT w.ordinal, p.epoch FROM wanted w JOIN published p ON p.node = w.id AND p.protocol = w.protocol",
+                    &[&names, &protocols, &id],
+                )
+                .await?;
+            transaction.commit().await?;
+            let epoch = |row: &Row| {
+                let ordinal: i64 = row.try_get(0)?;
+                Ok((usize::try_from(ordinal - 1).unwrap_or_default(), row.try_get(1)?))
+            };
+            rows.iter().map(epoch).collect()
+        })
+    }
+
+    /// The connections have ended. Where another hub is the owner by now, it stays.
+    pub fn release(&mut self, links: &[Release]) -> Result<(), StoreError> {
+        let names: Vec<&str> = links.iter().map(|link| &*link.node_id).collect();
+        let protocols: Vec<i16> = links.iter().map(|link| link.protocol.code()).collect();
+        let epochs: Vec<i64> = links.iter().map(|link| link.epoch).collect();
+        let id = self.id;
+        self.session.run(TIMEOUT, async |client| {
+            let sql = "UPDATE link SET instance = NULL, changed = pg_current_xact_id()
+                 FROM unnest($1::text[], $2::smallint[], $3::bigint[]) w (name, protocol, epoch)
+                 JOIN node n ON n.name = w.name
+                 WHERE link.node = n.id AND link.protocol = w.protocol AND link.epoch = w.epoch AND link.instance = $4";
+            client.execute(sql, &[&names, &protocols, &epochs, &id]).await.map(drop)
+        })
+    }
+
+    /// Passes on the states of nodes of this hub.
+    pub fn share(&mut self, states: &[UnsharedState]) -> Result<(), StoreError> {
+        let names: Vec<&str> = states.iter().map(|state| &*state.node_id).collect();
+        let texts = states.iter().map(|state| serde_json::to_string(&state.state));
+        let texts: Vec<String> =
+            texts.collect::<Result<_, _>>().map_err(|error| StoreError(error.to_string()))?;
+        let id = self.id;
+        self.session.run(TIMEOUT, async |client| {
+            let sql = "INSERT INTO node_state (node, instance, state)
+                 SELECT n.id, $3, w.state FROM unnest($1::text[], $2::text[]) w (name, state)
+                   JOIN node n ON n.name = w.name ORDER BY n.id
+                 ON CONFLICT (node, instance) DO UPDATE SET state = excluded.state, changed = pg_current_xact_id()";
+            client.execute(sql, &[&names, &texts, &id]).await.map(drop)
+        })
+    }
+
+    /// What has changed since the position, and the position after it.
+    pub fn changes(&mut self, since: &Position) -> Result<(Changes, Position), StoreError> {
+        let id = self.id;
+        self.session.run(TIMEOUT, async |client| changes::read(client, id, since).await)
+    }
+
+    /// Takes the pending commands of nodes whose Core connection this hub has. Each is taken once, unless it is given back.
+    pub fn claim_commands(&mut self) -> Result<Vec<(Arc<str>, NewCommand)>, StoreError> {
+        let id = self.id;
+        self.session.run(TIMEOUT, async |client| {
+            let sql = "UPDATE command c SET claimed_epoch = l.epoch FROM link l JOIN node n ON n.id = l.node
+                 WHERE l.node = c.node AND l.protocol = 2 AND l.instance = $1
+                   AND c.status = 'pending' AND c.claimed_epoch IS NULL
+                 RETURNING c.id, n.name, c.command_id, c.text, c.timeout_s";
+            let rows = client.query(sql, &[&id]).await?;
+            let mut commands: Vec<(i64, Arc<str>, NewCommand)> =
+                rows.iter().map(command).collect::<Result<_, _>>()?;
+            commands.sort_unstable_by_key(|(id, ..)| *id);
+            Ok(commands.into_iter().map(|(_, node, command)| (node, command)).collect())
+        })
+    }
+
+    /// The commands could not be sent, and wait for the next claim.
+    pub fn give_back(&mut self, command_ids: &[String]) -> Result<(), StoreError> {
+        self.session.run(TIMEOUT, async |client| {
+            let sql = "UPDATE command SET claimed_epoch = NULL WHERE command_id = ANY ($1) AND status = 'pending'";
+            client.execute(sql, &[&command_ids]).await.map(drop)
+        })
+    }
+
+    /// Lets another hub check whether its connection of the node is alive.
+    pub fn request_probe(&mut self, owner: InstanceId, node_id: &str) -> Result<(), StoreError> {
+        let channel = channel(owner);
+        self.session.run(TIMEOUT, async |client| {
+            let payload = format!("{PROBE}{node_id}");
+            client.execute("SELECT pg_notify($1, $2)", &[&channel, &payload]).await.map(drop)
+        })
+    }
+
+    /// Deletes what no hub reads any more.
+    pub fn clean_up(&mut self) -> Result<(), StoreError> {
+        self.session.run(TIMEOUT, async |client| {
+            client
+                .batch_execute(
+                    "DELETE FROM forgotten_node WHERE forgotten < now() - interval '1 day';
+                     DELETE FROM instance WHERE renewed < now() - interval '1 day';
+                     DELETE FROM node_state WHERE instance NOT IN (SELECT id FROM instance);",
+                )
+                .await
+        })
+    }
+
+    /// Ends the connections of this hub for the others, which learn that it has stopped.
+    pub fn leave(&mut self) -> Result<(), StoreError> {
+        let id = self.id;
+        self.session.run(TIMEOUT, async |client| {
+            let transaction = client.transaction().await?;
+            end_links(&transaction, id).await?;
+            transaction.execute("DELETE FROM node_state WHERE instance = $1", &[&id]).await?;
+            transaction.execute("DELETE FROM instance WHERE id = $1", &[&id]).await?;
+            transaction.commit().await
+        })
+    }
+}
+
+/// Beginning of the payload of a notification; the id of a node follows.
+pub const PROBE: &str = "probe ";
+
+fn channel(instance: InstanceId) -> String {
+    format!("hm_hub_{instance}")
+}
+
+async fn end_links(
+    client: &tokio_postgres::Transaction<'_>,
+    id: InstanceId,
+) -> Result<(), tokio_postgres::Error> {
+    let sql = "UPDATE link SET instance = NULL, changed = pg_current_xact_id() WHERE instance = $1";
+    client.execute(sql, &[&id]).await.map(drop)
+}
+
+async fn join(
+    client: &mut Client,
+    identity: &Identity,
+    is_start: bool,
+) -> Result<Option<InstanceId>, tokio_postgres::Error> {
+    // The database learns in time that this machine is gone, and gives the locks to others.
+    client
+        .batch_execute("SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3;")
+        .await?;
+    let Identity { name, url, secret } = identity;
+    let sql = "SELECT pg_try_advisory_lock($1, hashtext($2))";
+    let has_name: bool = client.query_one(sql, &[&NAME_LOCK, name]).await?.try_get(0)?;
+    if !has_name {
+        return Ok(None);
+    }
+    let transaction = client.transaction().await?;
+    let version = env!("CARGO_PKG_VERSION");
+    let row = transaction
+        .query_one(
+            "INSERT INTO instance (name, url, version, schema_version, secret, renewals) VALUES ($1, $2, $3, $4, $5, 0)
+               ON CONFLICT (name) DO UPDATE SET url = excluded.url, version = excluded.version,
+                 schema_version = excluded.schema_version, secret = excluded.secret,
+                 renewals = instance.renewals + 1, renewed = now()
+               RETURNING id",
+            &[name, url, &version, &SCHEMA_VERSION, secret],
+        )
+        .await?;
+    let id: InstanceId = row.try_get(0)?;
+    if is_start {
+        end_links(&transaction, id).await?;
+    }
+    transaction.commit().await?;
+    client.batch_execute(&format!("LISTEN {}", channel(id))).await?;
+    Ok(Some(id))
+}
+
+fn command(row: &Row) -> Parsed<(i64, Arc<str>, NewCommand)> {
+    let timeout_s: i64 = row.try_get(4)?;
+    let command = NewCommand {
+        command_id: row.try_get(2)?,
+        text: row.try_get(3)?,
+        timeout_s: u32::try_from(timeout_s).unwrap_or(u32::MAX),
+    };
+    let node_id: String = row.try_get(1)?;
+    Ok((row.try_get(0)?, node_id.into(), command))
+}

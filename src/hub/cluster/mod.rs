@@ -1,0 +1,172 @@
+//! Several hubs that share a fleet through PostgreSQL. Each serves its own connections, and shows and reaches the nodes of all.
+//!
+//! ```text
+//! this hub's nodes ──▶ publish: link (node, protocol, hub, epoch), node_state ──▶ PostgreSQL
+//! nodes of others  ◀── read what other transactions have changed, every second ◀────┘
+//! commands         ◀── notification, or every 5 s: take those of connected nodes
+//! ```
+//!
+//! Nothing is sent for each report. Which hubs are alive: [`leases`]. Which hub has a connection: [`shared`](super::nodes::shared).
+
+pub mod database;
+mod leases;
+mod member;
+pub mod peer;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustls::ClientConfig;
+
+use crate::hub::Hub;
+use crate::hub::cluster::database::{ClusterDatabase, Identity};
+use crate::hub::cluster::member::Member;
+use crate::hub::cluster::peer::{Peer, PeerResponse};
+use crate::hub::event_loop::mailbox::LoopMessage;
+use crate::hub::nodes::LinkId;
+use crate::hub::nodes::shared::InstanceId;
+use crate::hub::store::StoreError;
+use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::url::PostgresUrl;
+use crate::util::sync::lock;
+
+/// The other hub pings its connection and waits 2 s for the answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
+/// A hub that was restarted may have to wait until the database has noticed the end of its former connection.
+const NAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause after a failure of the database.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What this hub knows of the others, for all threads.
+pub struct Cluster {
+    identity: Identity,
+    url: PostgresUrl,
+    peers: Mutex<HashMap<InstanceId, Arc<Peer>>>,
+    claims: Mutex<Vec<WaitingClaim>>,
+    is_leader: AtomicBool,
+    /// Why the other hubs are not reached.
+    failure: Mutex<Option<StoreError>>,
+    /// Of requests to other hubs.
+    tls: Arc<ClientConfig>,
+}
+
+/// An hm connection that wants a node which another hub has.
+struct WaitingClaim {
+    link: LinkId,
+    node_id: Arc<str>,
+    owner: InstanceId,
+    deadline: Instant,
+    is_requested: bool,
+}
+
+impl Cluster {
+    pub fn new(identity: Identity, url: PostgresUrl, tls: Arc<ClientConfig>) -> Self {
+        Self {
+            identity,
+            url,
+            peers: Mutex::default(),
+            claims: Mutex::default(),
+            is_leader: AtomicBool::new(false),
+            failure: Mutex::default(),
+            tls,
+        }
+    }
+
+    /// Whether this hub does what only one of the hubs may do.
+    pub fn is_leader(&self) -> bool {
+        self.is_leader.load(Relaxed)
+    }
+
+    /// Why the other hubs are not reached; `None`: they are.
+    pub fn failure(&self) -> Option<StoreError> {
+        lock(&self.failure).clone()
+    }
+
+    /// Sends a GET request to another hub.
+    pub fn get(
+        &self,
+        peer: &Peer,
+        target: &str,
+        headers: &[String],
+        timeout: Duration,
+    ) -> io::Result<PeerResponse> {
+        peer.get(&self.tls, target, headers, timeout)
+    }
+
+    /// With which other hubs authenticate.
+    pub fn secret(&self) -> &str {
+        &self.identity.secret
+    }
+
+    pub fn peer(&self, instance: InstanceId) -> Option<Arc<Peer>> {
+        lock(&self.peers).get(&instance).cloned()
+    }
+
+    /// Lets the owner check whether its connection of the node is alive. `link` gets the result as [`LoopMessage::ProbeResult`].
+    pub fn claim(&self, link: LinkId, node_id: &Arc<str>, owner: InstanceId) {
+        let deadline = Instant::now() + PROBE_TIMEOUT;
+        let (node_id, is_requested) = (node_id.clone(), false);
+        lock(&self.claims).push(WaitingClaim { link, node_id, owner, deadline, is_requested });
+    }
+
+    /// Joins the other hubs. The error keeps the hub from starting.
+    pub fn join(&self) -> Result<ClusterDatabase, StoreError> {
+        let deadline = Instant::now() + NAME_TIMEOUT;
+        loop {
+            let session = Session::connect(&self.url)?;
+            if let Some(database) = ClusterDatabase::join(session, &self.identity, true)? {
+                return Ok(database);
+            }
+            if Instant::now() >= deadline {
+                return Err(StoreError(format!(
+                    "another hm-hub with the name {} uses this database; see hub.instance",
+                    self.identity.name
+                )));
+            }
+            log::info!("waiting for the end of the former connection of {}", self.identity.name);
+            std::thread::sleep(RETRY_INTERVAL);
+        }
+    }
+
+    /// The thread `cluster`, until shutdown.
+    pub fn run(&self, hub: &Hub, database: ClusterDatabase) {
+        let mut member = Member::new(self, database);
+        while !hub.shutdown.is_triggered() {
+            match member.step(hub) {
+                Ok(()) => {
+                    if lock(&self.failure).take().is_some() {
+                        log::info!("cluster: recovered");
+                    }
+                }
+                Err(error) => {
+                    if lock(&self.failure).replace(error.clone()).is_none() {
+                        log::error!("cluster: other hubs are not reached: {error}");
+                    }
+                    self.is_leader.store(false, Relaxed);
+                    self.grant_claims(hub);
+                    hub.shutdown.wait(RETRY_INTERVAL);
+                }
+            }
+        }
+        if let Err(error) = member.leave() {
+            log::warn!(
+                "cluster: cannot leave; nodes of this hub are lost after its lease: {error}"
+            );
+        }
+    }
+
+    /// Without the database, the owner cannot be reached. This hub publishes the connection later, and the owner ends its own.
+    fn grant_claims(&self, hub: &Hub) {
+        for claim in std::mem::take(&mut *lock(&self.claims)) {
+            lock(&hub.nodes).disown(&claim.node_id);
+            send_claim_result(hub, claim.link, false);
+        }
+    }
+}
+
+fn send_claim_result(hub: &Hub, link: LinkId, is_alive: bool) {
+    hub.send(link.event_loop, LoopMessage::ProbeResult { link: link.number, is_alive });
+}

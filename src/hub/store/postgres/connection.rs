@@ -1,0 +1,86 @@
+//! A session that is replaced when it breaks.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, Error, Statement, Transaction};
+
+use crate::hub::store::StoreError;
+use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::url::PostgresUrl;
+
+/// After a failure to connect, the next attempt is not earlier: each one may take seconds, and reports wait for it.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+pub(super) struct Connection {
+    url: PostgresUrl,
+    session: Option<Session>,
+    statements: Statements,
+    /// When connecting has failed, and why.
+    failure: Option<(Instant, StoreError)>,
+}
+
+/// The prepared statements of a session.
+#[derive(Default)]
+pub(super) struct Statements(HashMap<&'static str, Statement>);
+
+impl Statements {
+    pub(super) async fn get(
+        &mut self,
+        transaction: &Transaction<'_>,
+        sql: &'static str,
+    ) -> Result<Statement, Error> {
+        if let Some(statement) = self.0.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = transaction.prepare(sql).await?;
+        self.0.insert(sql, statement.clone());
+        Ok(statement)
+    }
+}
+
+impl Connection {
+    pub(super) fn new(url: PostgresUrl, session: Session) -> Self {
+        Self { url, session: Some(session), statements: Statements::default(), failure: None }
+    }
+
+    pub(super) fn url(&self) -> &PostgresUrl {
+        &self.url
+    }
+
+    /// Whether the last call has left a session that can be used.
+    pub(super) fn is_usable(&self) -> bool {
+        self.session.is_some()
+    }
+
+    /// Runs statements on the session, or on a new one if it is broken.
+    pub(super) fn run<R>(
+        &mut self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut Client, &mut Statements) -> Result<R, Error>,
+    ) -> Result<R, StoreError> {
+        let mut session = self.take_session()?;
+        let statements = &mut self.statements;
+        let result = session.run(limit, async |client| work(client, statements).await);
+        if !session.is_broken() {
+            self.session = Some(session);
+        }
+        result
+    }
+
+    fn take_session(&mut self) -> Result<Session, StoreError> {
+        if let Some(session) = self.session.take().filter(|session| !session.is_broken()) {
+            return Ok(session);
+        }
+        if let Some((at, error)) = &self.failure
+            && at.elapsed() < RETRY_INTERVAL
+        {
+            return Err(error.clone());
+        }
+        self.statements = Statements::default();
+        let connected = Session::connect(&self.url);
+        // The time of its end: connecting may itself take longer than the interval.
+        self.failure = connected.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        connected
+    }
+}

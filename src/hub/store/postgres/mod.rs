@@ -1,0 +1,38 @@
+//! The database that several hubs share: PostgreSQL 15 or later.
+
+mod connection;
+mod maintenance;
+pub mod node_info;
+mod partitions;
+mod reader;
+pub mod schema;
+pub mod session;
+pub mod url;
+mod values;
+mod writer;
+
+use crate::hub::store::database::{Database, OpenDatabase, Reader};
+use crate::hub::store::postgres::connection::Connection;
+use crate::hub::store::postgres::reader::PostgresReader;
+use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::url::PostgresUrl;
+use crate::hub::store::postgres::writer::PostgresWriter;
+use crate::hub::store::{Retention, StoreError};
+
+pub struct PostgresDatabase(PostgresUrl);
+
+impl PostgresDatabase {
+    /// Creates or migrates the schema.
+    pub fn open(url: &PostgresUrl, retention: Retention) -> Result<OpenDatabase, StoreError> {
+        let mut session = Session::connect(url)?;
+        schema::migrate(&mut session)?;
+        let writer = PostgresWriter::new(Connection::new(url.clone(), session), retention);
+        Ok(OpenDatabase { database: Box::new(Self(url.clone())), writer: Box::new(writer) })
+    }
+}
+
+impl Database for PostgresDatabase {
+    fn open_reader(&self) -> Result<Box<dyn Reader>, StoreError> {
+        Ok(Box::new(PostgresReader::new(Session::connect(&self.0)?)))
+    }
+}

@@ -1,0 +1,120 @@
+//! The partitions of days.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use tokio_postgres::{Client, Error};
+
+use crate::hub::store::postgres::connection::Connection;
+
+pub(super) const DAY_MS: i64 = 86_400_000;
+/// Records of days before that have no partition of their own.
+const MAX_AGE_DAYS: i64 = 366;
+/// The last arrival in a partition is noted this often at most.
+const NOTE_INTERVAL_MS: i64 = 600_000;
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Lets one hub at a time create or drop partitions.
+pub(super) const PARTITION_LOCK: i64 = 0x686d_0003;
+
+/// A table with a partition for each day.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Parent {
+    HmReport,
+    CoreMetric,
+}
+
+impl Parent {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::HmReport => "hm_report",
+            Self::CoreMetric => "core_metric",
+        }
+    }
+}
+
+/// Name of the partition of a day after 1970-01-01.
+pub(super) fn partition_name(parent: &str, day: i64) -> String {
+    let date = time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(day);
+    format!("{parent}_{:04}{:02}{:02}", date.year(), u8::from(date.month()), date.day())
+}
+
+/// The partitions that this hub knows of.
+#[derive(Default)]
+pub(super) struct KnownPartitions {
+    /// When the last arrival was noted.
+    noted: HashMap<(Parent, i64), i64>,
+}
+
+impl KnownPartitions {
+    /// Another hub may have dropped some.
+    pub(super) fn clear(&mut self) {
+        self.noted.clear();
+    }
+
+    /// Creates the partitions for records of these times, and notes that some arrive. Without a partition, records go to the table of other
+    /// days, so a failure is only logged.
+    pub(super) fn prepare(
+        &mut self,
+        connection: &mut Connection,
+        now: i64,
+        times: impl Iterator<Item = (Parent, i64)>,
+    ) {
+        let today = now.div_euclid(DAY_MS);
+        let days: BTreeSet<(Parent, i64)> = times
+            .map(|(parent, time)| (parent, time.div_euclid(DAY_MS)))
+            .filter(|(_, day)| (today - MAX_AGE_DAYS..=today + 1).contains(day))
+            .filter(|key| self.noted.get(key).is_none_or(|at| now - at >= NOTE_INTERVAL_MS))
+            .collect();
+        for (parent, day) in days {
+            let created = connection.run(TIMEOUT, async |client, _| {
+                create(client, parent.name(), day, DAY_MS, now).await
+            });
+            if let Err(error) = created {
+                log::warn!(
+                    "store: cannot create the partition of {} for a day: {error}",
+                    parent.name()
+                );
+            }
+            if connection.is_usable() {
+                self.noted.insert((parent, day), now);
+            }
+        }
+    }
+}
+
+/// Creates a partition if it does not exist, and notes that records arrive in it. `unit` is the length of a day in the unit of its key.
+pub(super) async fn create(
+    client: &mut Client,
+    parent: &str,
+    day: i64,
+    unit: i64,
+    now: i64,
+) -> Result<(), Error> {
+    let transaction = client.transaction().await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITION_LOCK]).await?;
+    let sql = "UPDATE day_partition SET last_arrival = greatest(last_arrival, $3) WHERE parent = $1 AND day = $2";
+    let number = day as i32;
+    if transaction.execute(sql, &[&parent, &number, &now]).await? == 0 {
+        let (from, to) = (day * unit, (day + 1) * unit);
+        let name = partition_name(parent, day);
+        transaction
+            .batch_execute(&format!(
+                "CREATE TABLE {name} PARTITION OF {parent} FOR VALUES FROM ({from}) TO ({to})"
+            ))
+            .await?;
+        let sql = "INSERT INTO day_partition (parent, day, last_arrival) VALUES ($1, $2, $3)";
+        transaction.execute(sql, &[&parent, &number, &now]).await?;
+    }
+    transaction.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_named_by_date() {
+        assert_eq!(partition_name("hm_report", 0), "hm_report_19700101");
+        assert_eq!(partition_name("hm_mean", 20_788), "hm_mean_20261201");
+    }
+}

@@ -1,0 +1,83 @@
+//! Versions of the schema.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, Error};
+
+use crate::hub::store::StoreError;
+use crate::hub::store::postgres::session::Session;
+
+/// Each entry changes the schema from the version that is its index to the next. Entries never change.
+const MIGRATIONS: &[&str] =
+    &[concat!(include_str!("schema_1.sql"), include_str!("../../cluster/database/schema_1.sql"))];
+
+/// The version that this hub uses.
+pub const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
+
+/// For a migration.
+const TIMEOUT: Duration = Duration::from_secs(600);
+/// Lets one hub at a time migrate.
+const MIGRATION_LOCK: i64 = 0x686d_0000;
+
+/// Why the schema cannot be used.
+enum Refusal {
+    /// It has this version.
+    Later(i32),
+    /// This hub is alive, and supports up to this version.
+    OlderHub(String, i32),
+}
+
+pub(super) fn migrate(session: &mut Session) -> Result<(), StoreError> {
+    let result = session.run(TIMEOUT, async |client| try_migrate(client, MIGRATIONS).await)?;
+    result.map_err(|refusal| {
+        StoreError(match refusal {
+            Refusal::Later(version) => format!(
+                "the database has schema version {version}, and this hm-hub supports up to {SCHEMA_VERSION}: a later version of hm-hub uses it"
+            ),
+            Refusal::OlderHub(name, version) => format!(
+                "hub {name} is running and supports the schema up to version {version}; stop it before this one changes the schema to version {SCHEMA_VERSION}"
+            ),
+        })
+    })
+}
+
+async fn try_migrate(
+    client: &mut Client,
+    migrations: &[&str],
+) -> Result<Result<(), Refusal>, Error> {
+    let transaction = client.transaction().await?;
+    transaction.execute("SET LOCAL lock_timeout = 0", &[]).await?;
+    transaction.execute("SET LOCAL statement_timeout = 0", &[]).await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
+    transaction
+        .batch_execute("CREATE TABLE IF NOT EXISTS schema_version (version integer NOT NULL)")
+        .await?;
+    let known = transaction.query_opt("SELECT version FROM schema_version", &[]).await?;
+    let version: i32 = known.as_ref().map_or(Ok(0), |row| row.try_get(0))?;
+    let newest = migrations.len() as i32;
+    if version > newest {
+        return Ok(Err(Refusal::Later(version)));
+    }
+    if version == newest {
+        return Ok(Ok(()));
+    }
+    if version > 0 {
+        // Hubs of an earlier version would work with tables that they do not know.
+        let sql = "SELECT name, schema_version FROM instance
+             WHERE schema_version < $1 AND renewed > now() - interval '20 s' ORDER BY name LIMIT 1";
+        if let Some(row) = transaction.query_opt(sql, &[&newest]).await? {
+            return Ok(Err(Refusal::OlderHub(row.try_get(0)?, row.try_get(1)?)));
+        }
+    }
+    for migration in &migrations[version as usize..] {
+        transaction.batch_execute(migration).await?;
+    }
+    let sql = match version {
+        0 => "INSERT INTO schema_version (version) VALUES ($1)",
+        _ => "UPDATE schema_version SET version = $1",
+    };
+    transaction.execute(sql, &[&newest]).await?;
+    transaction.commit().await?;
+    log::info!("store: schema version {newest}");
+    Ok(Ok(()))
+}

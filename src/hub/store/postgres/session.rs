@@ -1,0 +1,176 @@
+//! One connection to PostgreSQL. Each call has a deadline: a server that is stopped, or cut off, answers nothing and reports no error.
+
+use std::future::poll_fn;
+use std::io;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, NoTls, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::hub::store::StoreError;
+use crate::hub::store::postgres::url::{PostgresUrl, describe};
+
+/// For connecting to all hosts of the URL, and the first statements.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// The first version with what the hub uses.
+const MIN_VERSION: i32 = 150_000;
+
+/// A transaction of a hub that is stopped must not hold its locks.
+const SETTINGS: &str = "
+    SET statement_timeout = '60s';
+    SET lock_timeout = '5s';
+    SET idle_in_transaction_session_timeout = '15s';
+    SET client_min_messages = warning;
+    SET timezone = 'UTC';";
+
+pub struct Session {
+    runtime: Runtime,
+    client: Client,
+    notifications: UnboundedReceiver<Notification>,
+    is_broken: bool,
+}
+
+/// Of a channel that the session listens to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notification {
+    pub channel: String,
+    pub payload: String,
+}
+
+impl Session {
+    pub fn connect(url: &PostgresUrl) -> Result<Self, StoreError> {
+        let system = |error: io::Error| StoreError(format!("start a runtime: {error}"));
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(system)?;
+        let tls = url.tls_config().map_err(StoreError)?;
+        let connected = runtime.block_on(async {
+            timeout(CONNECT_TIMEOUT, async {
+                let (client, notifications) = match tls {
+                    None => open(url, NoTls).await?,
+                    Some(tls) => {
+                        open(url, MakeRustlsConnect::new(ClientConfig::clone(&tls))).await?
+                    }
+                };
+                prepare(&client).await?;
+                Ok((client, notifications))
+            })
+            .await
+        });
+        let in_time: Result<_, StoreError> =
+            connected.unwrap_or_else(|_| Err(no_answer(CONNECT_TIMEOUT)));
+        let (client, notifications) =
+            in_time.map_err(|StoreError(why)| StoreError(format!("{url}: {why}")))?;
+        Ok(Self { runtime, client, notifications, is_broken: false })
+    }
+
+    /// Whether a call has failed such that the connection cannot be used any more.
+    pub fn is_broken(&self) -> bool {
+        self.is_broken || self.client.is_closed()
+    }
+
+    /// Runs statements. If they take longer than `limit`, the connection is broken, and what they have done is unknown.
+    pub fn run<R>(
+        &mut self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut Client) -> Result<R, tokio_postgres::Error>,
+    ) -> Result<R, StoreError> {
+        let client = &mut self.client;
+        let result = self.runtime.block_on(async { timeout(limit, work(client)).await });
+        match result {
+            Ok(result) => result.map_err(StoreError::from),
+            Err(_) => {
+                self.is_broken = true;
+                Err(no_answer(limit))
+            }
+        }
+    }
+
+    /// Waits for a notification of a channel that the session listens to.
+    pub fn wait_notification(
+        &mut self,
+        limit: Duration,
+    ) -> Result<Option<Notification>, StoreError> {
+        let receiver = &mut self.notifications;
+        match self.runtime.block_on(async { timeout(limit, receiver.recv()).await }) {
+            Ok(Some(notification)) => Ok(Some(notification)),
+            Ok(None) => {
+                self.is_broken = true;
+                Err(StoreError("the database has closed the connection".to_owned()))
+            }
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+fn no_answer(limit: Duration) -> StoreError {
+    StoreError(format!("the database does not answer within {} s", limit.as_secs()))
+}
+
+async fn open<T>(
+    url: &PostgresUrl,
+    tls: T,
+) -> Result<(Client, UnboundedReceiver<Notification>), StoreError>
+where
+    T: MakeTlsConnect<Socket> + Send,
+    T::Stream: Send + 'static,
+{
+    let (client, mut connection) = url.config.connect(tls).await?;
+    let (sender, notifications) = unbounded_channel();
+    tokio::spawn(async move {
+        // The client reports how the connection has ended.
+        while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+            on_message(message, &sender);
+        }
+    });
+    Ok((client, notifications))
+}
+
+fn on_message(message: AsyncMessage, sender: &UnboundedSender<Notification>) {
+    match message {
+        AsyncMessage::Notification(notification) => {
+            let (channel, payload) =
+                (notification.channel().to_owned(), notification.payload().to_owned());
+            // The session may be about to be dropped.
+            let _ = sender.send(Notification { channel, payload });
+        }
+        AsyncMessage::Notice(notice) => log::debug!("store: {}", notice.message()),
+        _ => {}
+    }
+}
+
+async fn prepare(client: &Client) -> Result<(), StoreError> {
+    let row = client
+        .query_one(
+            "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit')",
+            &[],
+        )
+        .await?;
+    let (number, version): (i32, String) = (row.try_get(0)?, row.try_get(1)?);
+    let (fsync, commit): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+    if number < MIN_VERSION {
+        let why = format!("PostgreSQL {version} is too old: 15 or later is needed");
+        return Err(StoreError(why));
+    }
+    if fsync == "off" {
+        log::warn!("store: fsync is off: a crash of the database may lose acknowledged reports");
+    }
+    client.batch_execute(SETTINGS).await?;
+    // A report is acknowledged after its commit, which must be durable then. Stronger values stay.
+    if commit == "off" {
+        client.batch_execute("SET synchronous_commit = on").await?;
+    }
+    Ok(())
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(of_server) = error.as_db_error() else { return Self(describe(&error)) };
+        let detail = of_server.detail().map_or(String::new(), |detail| format!(" ({detail})"));
+        let code = of_server.code().code();
+        Self(format!("{}{detail}, SQLSTATE {code}", of_server.message()))
+    }
+}

@@ -1,0 +1,208 @@
+//! Rows of nodes, and what is known of each.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio_postgres::Error;
+
+use crate::hub::core::node_session::Content;
+use crate::hub::nodes::Presence;
+use crate::hub::store::postgres::values::{optional_text, text};
+use crate::hub::store::postgres::writer::Batch;
+use crate::hub::store::{Completed, Stored, Write};
+
+/// The rows of the nodes of a batch.
+#[derive(Default)]
+pub(super) struct NodeRows {
+    /// With whether the node has registered over Core.
+    by_name: HashMap<Arc<str>, (i64, bool)>,
+}
+
+impl NodeRows {
+    /// Looks up the nodes, and creates those that do not exist. They are looked up for each batch: another hub may delete some.
+    pub(super) async fn resolve(
+        batch: &mut Batch<'_>,
+        writes: &[Completed],
+    ) -> Result<Self, Error> {
+        let mut names: BTreeSet<&Arc<str>> = BTreeSet::new();
+        let mut created: BTreeSet<&Arc<str>> = BTreeSet::new();
+        for completed in writes {
+            let (name, is_created) = match &completed.pending.write {
+                Write::Report { report, .. } => (&report.node_id, true),
+                Write::Core(request) => (&request.node_id, true),
+                Write::Command { node_id, .. }
+                | Write::Agent { node_id, .. }
+                | Write::Credential { node_id, .. }
+                | Write::HookState { node_id, .. } => (node_id, true),
+                // A node that was forgotten meanwhile stays so.
+                Write::Status { node_id, .. } => (node_id, false),
+                Write::DeleteNode(_) => continue,
+            };
+            names.insert(name);
+            if is_created {
+                created.insert(name);
+            }
+        }
+        let mut rows = Self::default();
+        if names.is_empty() {
+            return Ok(rows);
+        }
+        rows.find(batch, &names).await?;
+        let missing: Vec<&Arc<str>> =
+            created.into_iter().filter(|name| !rows.by_name.contains_key(*name)).collect();
+        if !missing.is_empty() {
+            // Sorted, so that two hubs lock in the same order.
+            let texts: Vec<_> = missing.iter().map(|name| text(name)).collect();
+            let sql = "INSERT INTO node (name, first_seen) SELECT name, $2 FROM unnest($1::text[]) name ON CONFLICT (name) DO NOTHING";
+            let insert = batch.statements.get(&batch.transaction, sql).await?;
+            batch.transaction.execute(&insert, &[&texts, &batch.now]).await?;
+            rows.find(batch, &missing.into_iter().collect()).await?;
+        }
+        Ok(rows)
+    }
+
+    async fn find(
+        &mut self,
+        batch: &mut Batch<'_>,
+        names: &BTreeSet<&Arc<str>>,
+    ) -> Result<(), Error> {
+        let texts: Vec<_> = names.iter().map(|name| text(name)).collect();
+        let sql = "SELECT w.ordinal, n.id, n.hostname IS NOT NULL FROM unnest($1::text[]) WITH ORDINALITY w (name, ordinal) JOIN node n ON n.name = w.name";
+        let find = batch.statements.get(&batch.transaction, sql).await?;
+        let names: Vec<&Arc<str>> = names.iter().copied().collect();
+        for row in batch.transaction.query(&find, &[&texts]).await? {
+            let ordinal: i64 = row.try_get(0)?;
+            let name = names[ordinal as usize - 1].clone();
+            self.by_name.insert(name, (row.try_get(1)?, row.try_get(2)?));
+        }
+        Ok(())
+    }
+
+    pub(super) fn id(&self, name: &str) -> Option<i64> {
+        self.by_name.get(name).map(|(id, _)| *id)
+    }
+
+    fn has_registered(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|(_, has_registered)| *has_registered)
+    }
+}
+
+/// Of several writes of one kind and node, the last one counts.
+struct LastOf<T>(HashMap<i64, T>);
+
+impl<T> Default for LastOf<T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<T> LastOf<T> {
+    /// Sorted by node, so that two hubs lock in the same order.
+    fn sorted(self) -> (Vec<i64>, Vec<T>) {
+        let mut rows: Vec<_> = self.0.into_iter().collect();
+        rows.sort_unstable_by_key(|(node, _)| *node);
+        rows.into_iter().unzip()
+    }
+}
+
+pub(super) async fn update(
+    batch: &mut Batch<'_>,
+    nodes: &NodeRows,
+    writes: &mut [Completed],
+) -> Result<(), Error> {
+    let mut registered = HashSet::new();
+    let (mut registers, mut agents) = (LastOf::default(), LastOf::default());
+    let (mut statuses, mut states) = (LastOf::default(), LastOf::default());
+    for completed in writes.iter_mut() {
+        match &completed.pending.write {
+            Write::Core(request) => {
+                let Content::Register(register) = &request.content else { continue };
+                let Some(node) = nodes.id(&request.node_id) else { continue };
+                if !nodes.has_registered(&request.node_id) && registered.insert(node) {
+                    completed.stored = Stored::Registered;
+                }
+                registers.0.insert(node, register);
+            }
+            Write::Agent { node_id, agent, group } => {
+                let Some(node) = nodes.id(node_id) else { continue };
+                let agent = serde_json::to_string(&**agent).unwrap_or_default();
+                agents.0.insert(node, (agent, group.as_deref()));
+            }
+            Write::Status { node_id, status } => {
+                let Some(node) = nodes.id(node_id) else { continue };
+                statuses.0.insert(node, status.clone());
+            }
+            Write::HookState { node_id, state } => {
+                let Some(node) = nodes.id(node_id) else { continue };
+                states.0.insert(node, *state == Presence::Online);
+            }
+            Write::Credential { node_id, digest, group } => {
+                let Some(node) = nodes.id(node_id) else { continue };
+                // The first credential of a node counts, at whichever hub it was presented.
+                let sql = "UPDATE node SET credential = $2, node_group = $3 WHERE id = $1 AND (credential IS NULL OR credential = $2)";
+                let update = batch.statements.get(&batch.transaction, sql).await?;
+                let group = optional_text(group.as_deref());
+                let updated =
+                    batch.transaction.execute(&update, &[&node, &&digest[..], &group]).await?;
+                if updated == 0 {
+                    completed.stored = Stored::Failed;
+                }
+            }
+            Write::Report { .. } | Write::Command { .. } | Write::DeleteNode(_) => {}
+        }
+    }
+    if !registers.0.is_empty() {
+        let (ids, registers) = registers.sorted();
+        let hostnames: Vec<_> = registers.iter().map(|it| text(&it.hostname)).collect();
+        let addresses: Vec<_> = registers.iter().map(|it| text(&it.ip_address)).collect();
+        let systems: Vec<_> =
+            registers.iter().map(|it| optional_text(it.os_info.as_deref())).collect();
+        let sql = "UPDATE node SET hostname = w.hostname, ip_address = w.ip_address, os_info = w.os_info, updated_at = $5 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) w (id, hostname, ip_address, os_info) WHERE node.id = w.id";
+        let update = batch.statements.get(&batch.transaction, sql).await?;
+        batch
+            .transaction
+            .execute(&update, &[&ids, &hostnames, &addresses, &systems, &batch.now])
+            .await?;
+    }
+    if !agents.0.is_empty() {
+        let (ids, agents) = agents.sorted();
+        let (texts, groups): (Vec<_>, Vec<_>) =
+            agents.iter().map(|(agent, group)| (text(agent), optional_text(*group))).unzip();
+        let sql = "UPDATE node SET agent = w.agent, node_group = w.node_group FROM unnest($1::bigint[], $2::text[], $3::text[]) w (id, agent, node_group) WHERE node.id = w.id";
+        let update = batch.statements.get(&batch.transaction, sql).await?;
+        batch.transaction.execute(&update, &[&ids, &texts, &groups]).await?;
+    }
+    if !statuses.0.is_empty() {
+        let (ids, statuses) = statuses.sorted();
+        let times: Vec<i64> = statuses.iter().map(|it| it.at).collect();
+        let texts = statuses.iter().map(|it| serde_json::to_string(&it.status).unwrap_or_default());
+        let texts: Vec<String> = texts.map(|it| text(&it).into_owned()).collect();
+        let snapshots: Vec<&[u8]> = statuses.iter().map(|it| &it.snapshot[..]).collect();
+        let is_gzip: Vec<bool> = statuses.iter().map(|it| it.is_gzip).collect();
+        let sql = "INSERT INTO node_status (node, at, status, snapshot, is_gzip) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::boolean[]) ON CONFLICT (node) DO UPDATE SET at = excluded.at, status = excluded.status, snapshot = excluded.snapshot, is_gzip = excluded.is_gzip WHERE node_status.at <= excluded.at";
+        let insert = batch.statements.get(&batch.transaction, sql).await?;
+        batch.transaction.execute(&insert, &[&ids, &times, &texts, &snapshots, &is_gzip]).await?;
+    }
+    if !states.0.is_empty() {
+        let (ids, states) = states.sorted();
+        let sql = "UPDATE node SET hook_online = w.state FROM unnest($1::bigint[], $2::boolean[]) w (id, state) WHERE node.id = w.id";
+        let update = batch.statements.get(&batch.transaction, sql).await?;
+        batch.transaction.execute(&update, &[&ids, &states]).await?;
+    }
+    Ok(())
+}
+
+/// Forgets a node with its metrics, reports and commands.
+pub(super) async fn delete(batch: &mut Batch<'_>, node_id: &str) -> Result<(), Error> {
+    let name = text(node_id);
+    let sql = "DELETE FROM node WHERE name = $1 RETURNING id";
+    let Some(row) = batch.transaction.query_opt(sql, &[&name]).await? else { return Ok(()) };
+    let node: i64 = row.try_get(0)?;
+    for table in ["hm_report", "hm_mean", "core_metric"] {
+        batch
+            .transaction
+            .execute(&format!("DELETE FROM {table} WHERE node = $1"), &[&node])
+            .await?;
+    }
+    Ok(())
+}
