@@ -5,6 +5,7 @@
 mod support;
 
 mod change_hook;
+mod cluster;
 mod core;
 mod enrolment;
 mod fleet;

@@ -306,9 +306,12 @@ impl<S: Read + Write> Node<S> {
     /// The next message.
     pub fn response(&mut self) -> Value {
         loop {
-            match self.0.read().unwrap() {
-                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
-                Message::Ping(_) | Message::Pong(_) => {}
+            match self.0.read() {
+                Ok(Message::Text(text)) => return serde_json::from_str(&text).unwrap(),
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                // A read with a timeout ends when the machine is suspended.
+                Err(tungstenite::Error::Io(error))
+                    if error.kind() == io::ErrorKind::Interrupted => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -4,6 +4,8 @@
 pub mod attack;
 pub mod browser;
 pub mod bystanders;
+#[cfg(feature = "hub")]
+pub mod cluster;
 pub mod control_group;
 pub mod core;
 pub mod core_fixture;
@@ -21,6 +23,7 @@ pub mod monitor;
 pub mod netns;
 pub mod nginx;
 pub mod notify_socket;
+pub mod postgres;
 pub mod rng;
 pub mod slowdown;
 pub mod sshd;

@@ -1,0 +1,242 @@
+//! Two hubs that share a PostgreSQL database.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::cluster::Member;
+use crate::support::hub::{CoreLink, http};
+use crate::support::postgres::Postgres;
+use crate::support::{sleep_for, wait_until};
+
+fn pair(postgres: &Postgres, settings: &[&str]) -> [Member; 2] {
+    ["one", "two"].map(|name| Member::start(name, &postgres.url(), settings))
+}
+
+fn wait_state(member: &Member, node_id: &str, state: &str) {
+    wait_until(&format!("{node_id} to be {state}"), || {
+        (member.state_of(node_id) == state).then_some(())
+    });
+}
+
+fn register(member: &Member, node_id: &str) -> CoreLink {
+    let mut link =
+        member.hub().core("/api/v1/ws", &format!("token=default-token&node_id={node_id}"));
+    assert_eq!(link.register(node_id)["success"], true);
+    link
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn each_hub_shows_and_stores_for_the_nodes_of_both() {
+    let postgres = Postgres::start();
+    let [one, two] = pair(&postgres, &[]);
+    let (mut a, mut b) = (one.hub().node(), two.hub().node());
+    assert_eq!((a.online("a"), b.online("b")), (0, 0));
+    // The second one of time 1 is a repeat.
+    assert_eq!([a.report(1), a.report(2), b.report(3), a.report(1)], [0; 4]);
+    assert_eq!((postgres.stored("a"), postgres.stored("b")), (vec![1, 2], vec![3]));
+    for member in [&one, &two] {
+        wait_state(member, "a", "online");
+        wait_state(member, "b", "online");
+        let reports = member.hub().rest("GET", "nodes/a/reports", "");
+        assert_eq!(reports["data"]["reports"].as_array().unwrap().len(), 2);
+    }
+    drop(b);
+    wait_state(&one, "b", "lost");
+    // It returns to the other hub.
+    let mut b = one.hub().node();
+    assert_eq!(b.online("b"), 0);
+    wait_state(&two, "b", "online");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn living_connection_keeps_its_node_and_a_silent_one_loses_it() {
+    let postgres = Postgres::start();
+    let [one, two] = pair(&postgres, &[]);
+    let mut first = one.hub().node();
+    assert_eq!(first.online("a"), 0);
+    wait_state(&two, "a", "online");
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            let mut second = two.hub().node();
+            second.online("a")
+        });
+        // Reading answers pings.
+        first.0.get_ref().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        while !second.is_finished() {
+            let _ = first.0.read();
+        }
+        assert_eq!(second.join().unwrap(), 5, "another machine with this id");
+    });
+    // It does not answer a ping any more.
+    let started = Instant::now();
+    let mut second = two.hub().node();
+    assert_eq!(second.online("a"), 0);
+    assert!(started.elapsed() < Duration::from_secs(10));
+    wait_state(&one, "a", "online");
+    assert_eq!(second.report(1), 0);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn command_reaches_its_node_from_either_hub_and_has_one_result() {
+    let postgres = Postgres::start();
+    let [one, two] = pair(&postgres, &["commands.enabled=true"]);
+    let mut link = register(&one, "a");
+    wait_state(&two, "a", "online");
+    let submit = |member: &Member| -> String {
+        let body = json!({"command_text": "true", "timeout": 30}).to_string();
+        let answer = member.hub().rest("POST", "nodes/a/commands", &body);
+        answer["data"]["command_id"].as_str().unwrap().to_owned()
+    };
+    for member in [&one, &two] {
+        let started = Instant::now();
+        let id = submit(member);
+        let command = link.until("execute_command");
+        let took = started.elapsed();
+        assert_eq!(command["command_id"], *id);
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        for stdout in ["first", "second"] {
+            let result = json!({"command_id": id, "exit_code": 0, "stdout": stdout});
+            link.send("command_result", "r", &result);
+            link.until("command_received");
+        }
+        for member in [&one, &two] {
+            let found = member.hub().rest("GET", &format!("commands/{id}"), "");
+            assert_eq!(found["data"]["command"]["status"], "success");
+            assert_eq!(found["data"]["result"]["stdout"], "first");
+        }
+    }
+    // A command whose connection has ended is sent again on the next one, at whichever hub.
+    let id = submit(&two);
+    assert_eq!(link.until("execute_command")["command_id"], *id);
+    drop(link);
+    let mut link = register(&two, "a");
+    assert_eq!(link.until("execute_command")["command_id"], *id);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn nodes_of_a_killed_hub_are_lost_after_its_lease() {
+    let postgres = Postgres::start();
+    let [mut one, two] = pair(&postgres, &["nodes.offline_after=1"]);
+    let mut node = one.hub().node();
+    assert_eq!(node.online("a"), 0);
+    wait_state(&two, "a", "online");
+    let killed = Instant::now();
+    one.kill();
+    sleep_for(Duration::from_secs(5));
+    assert_eq!(two.state_of("a"), "online", "the lease has not ended");
+    wait_state(&two, "a", "lost");
+    let took = killed.elapsed();
+    assert!(took < Duration::from_secs(40), "{took:?}");
+    let mut node = two.hub().node();
+    assert_eq!(node.online("a"), 0);
+    assert_eq!(node.report(1), 0);
+    one.run();
+    wait_state(&one, "a", "online");
+    // A hub that stops says so.
+    let stopped = Instant::now();
+    drop(node);
+    let mut node = one.hub().node();
+    assert_eq!(node.online("b"), 0);
+    wait_state(&two, "b", "online");
+    one.stop();
+    wait_state(&two, "b", "lost");
+    assert!(stopped.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn links_stay_while_the_database_is_away_and_reports_are_not_acknowledged() {
+    let mut postgres = Postgres::start();
+    let [one, two] = pair(&postgres, &[]);
+    let mut node = one.hub().node();
+    assert_eq!((node.online("a"), node.report(1)), (0, 0));
+    wait_state(&two, "a", "online");
+    let is_ready = |member: &Member| {
+        http(member.hub().web, "GET", "/-/ready", "", "").starts_with("HTTP/1.1 200 ")
+    };
+    assert!(is_ready(&one));
+    postgres.kill();
+    assert_eq!(node.report(2), 4);
+    assert!(!is_ready(&one));
+    let fleet = http(one.hub().web, "GET", "/api/fleet", "", "");
+    assert!(fleet.contains("the store cannot commit"), "{fleet}");
+    assert_eq!(one.state_of("a"), "online");
+    assert_eq!(two.state_of("a"), "online", "the database is away for both");
+    postgres.run();
+    wait_until("the store to recover", || (node.report(2) == 0).then_some(()));
+    assert_eq!(postgres.stored("a"), [1, 2]);
+    wait_until("the hubs to recover", || (is_ready(&one) && is_ready(&two)).then_some(()));
+    // A database that is stopped reports no error.
+    postgres.signal("-STOP");
+    let started = Instant::now();
+    assert_eq!(node.report(3), 4);
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(18), "an agent waits 20 s: {took:?}");
+    postgres.signal("-CONT");
+    wait_until("the store to recover", || (node.report(3) == 0).then_some(()));
+    assert_eq!(postgres.stored("a"), [1, 2, 3]);
+    assert_eq!((one.state_of("a"), two.state_of("a")), ("online".into(), "online".into()));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn removed_node_is_unknown_to_both_hubs_and_its_connection_ends() {
+    let postgres = Postgres::start();
+    let [one, two] = pair(&postgres, &[]);
+    let mut node = one.hub().node();
+    assert_eq!((node.online("a"), node.report(1)), (0, 0));
+    wait_state(&two, "a", "online");
+    let refused = two.hub().rest("DELETE", "nodes/a", "");
+    assert_eq!(refused["success"], false, "it is connected to the other hub");
+    assert_eq!(two.hub().rest("DELETE", "nodes/a?force=true", "")["success"], true);
+    wait_until("the end of its connection", || node.0.read().is_err().then_some(()));
+    for member in [&one, &two] {
+        wait_until("both to forget it", || member.state_of("a").is_empty().then_some(()));
+    }
+    assert_eq!(postgres.count("SELECT count(*) FROM hm_report"), 0);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn second_hub_with_a_name_does_not_start() {
+    let postgres = Postgres::start();
+    let one = Member::start("one", &postgres.url(), &[]);
+    let output = one.command().output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains("another hm-hub uses it"), "its state_dir: {text}");
+    let other = crate::support::TempDir::new("member");
+    let output =
+        one.command().args(["-s", &format!("state_dir={}", other.0.display())]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("another hm-hub with the name one uses this database"), "{text}");
+    assert!(text.contains("hub.instance"), "{text}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn change_hook_is_run_by_one_hub() {
+    let postgres = Postgres::start();
+    let directory = crate::support::TempDir::new("hook");
+    let output = directory.0.join("output").display().to_string();
+    let script = directory.write("hook", &format!("cat >>{output}\n"));
+    let hook = format!("fleet.on_change=[\"/bin/sh\", \"{script}\"]");
+    let [one, two] = pair(&postgres, &[&hook]);
+    let (mut a, mut b) = (one.hub().node(), two.hub().node());
+    assert_eq!((a.online("a"), b.online("b")), (0, 0));
+    let lines = || -> Vec<Value> {
+        let text = std::fs::read_to_string(&output).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    wait_until("both nodes", || (lines().len() >= 2).then_some(()));
+    sleep_for(Duration::from_secs(6));
+    let mut ids: Vec<String> =
+        lines().iter().map(|line| line["node_id"].as_str().unwrap().to_owned()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["a", "b"]);
+}
