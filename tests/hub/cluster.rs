@@ -150,6 +150,28 @@ fn nodes_of_a_killed_hub_are_lost_after_its_lease() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
+fn node_of_a_hub_that_does_not_answer_is_accepted_at_the_first_attempt() {
+    let postgres = Postgres::start();
+    let [one, mut two] = pair(&postgres, &[]);
+    let mut before = one.hub().node();
+    assert_eq!(before.online("a"), 0);
+    wait_state(&two, "a", "online");
+    one.hub().signal("-STOP");
+    let mut after = two.hub().node();
+    assert_eq!(after.online("a"), 0);
+    assert_eq!(after.report(1), 0);
+    one.hub().signal("-CONT");
+    // It lets go of the connection that another hub has taken over.
+    assert_eq!(before.close_code(Duration::from_secs(30)), 1008);
+    assert_eq!((one.state_of("a"), two.state_of("a")), ("online".into(), "online".into()));
+    two.kill();
+    let mut after = one.hub().node();
+    assert_eq!(after.online("a"), 0, "before the lease of the killed hub has ended");
+    assert_eq!(after.report(2), 0);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
 fn links_stay_while_the_database_is_away_and_reports_are_not_acknowledged() {
     let mut postgres = Postgres::start();
     let [one, two] = pair(&postgres, &[]);

@@ -9,19 +9,17 @@ use crate::hub::Hub;
 use crate::hub::cluster::database::changes::{
     Changes, InstanceRow, Position, StateRow, StoredLink,
 };
-use crate::hub::cluster::database::{ClusterDatabase, PROBE};
+use crate::hub::cluster::database::{ClusterDatabase, Message};
 use crate::hub::cluster::leases::{Leases, RENEWAL_INTERVAL};
 use crate::hub::cluster::peer::Peer;
 use crate::hub::cluster::{Cluster, send_claim_result};
 use crate::hub::core::messages::{self, unix_ms};
 use crate::hub::core::monitor;
 use crate::hub::event_loop::mailbox::LoopMessage;
-use crate::hub::nodes::LinkId;
 use crate::hub::nodes::shared::{InstanceId, LinkOwner, LinkProtocol, LinkRow, RowAction};
 use crate::hub::store::StoreError;
 use crate::hub::store::postgres::session::Session;
 use crate::util::sync::lock;
-use crate::util::text::{EXCERPT_CHARS, escape_for_log};
 
 /// Time between two readings of what has changed.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
@@ -83,14 +81,14 @@ impl<'a> Member<'a> {
             self.next_renewal = Instant::now();
         }
         let Some(database) = &mut self.database else { return Ok(()) };
-        match database.wait(WAIT)?.as_deref() {
-            Some("command") => self.next_commands = Instant::now(),
-            Some(payload) => {
-                if let Some(node_id) = payload.strip_prefix(PROBE) {
-                    probe(hub, node_id);
-                }
+        let mut message = database.wait(WAIT)?;
+        while let Some(received) = message {
+            match received {
+                Message::Command => self.next_commands = Instant::now(),
+                Message::Probe { from, node_id } => self.cluster.probe(hub, from, node_id),
+                Message::Held { node_id } => self.cluster.refuse_claims(hub, &node_id),
             }
-            None => {}
+            message = database.wait(Duration::ZERO)?;
         }
         let now = Instant::now();
         if self.next_renewal <= now {
@@ -101,9 +99,8 @@ impl<'a> Member<'a> {
                 log::info!("cluster: this hub leads");
             }
         }
-        for claim in lock(&self.cluster.claims).iter_mut().filter(|claim| !claim.is_requested) {
-            database.request_probe(claim.owner, &claim.node_id)?;
-            claim.is_requested = true;
+        for (instance, messages) in self.cluster.take_messages() {
+            database.notify(instance, &messages)?;
         }
         if self.next_read <= now {
             self.read(hub)?;
@@ -202,9 +199,10 @@ impl<'a> Member<'a> {
         for credential in &changes.credentials {
             access.credentials.learn(now, credential);
         }
+        let is_leader = self.cluster.is_leader();
         hub.update_nodes(|nodes| {
             for (node_id, info) in &changes.nodes {
-                nodes.apply_stored_info(now, node_id, info.clone());
+                nodes.apply_stored_info(now, node_id, info.clone(), is_leader);
             }
         });
     }
@@ -262,17 +260,20 @@ impl<'a> Member<'a> {
         }
     }
 
-    /// Answers the claims whose owner is gone, or is still there at the deadline.
+    /// Grants the claims whose owner is gone, or has not answered in time.
     fn answer_claims(&self, hub: &Hub) {
         let now = Instant::now();
         let mut claims = lock(&self.cluster.claims);
         claims.retain(|claim| {
-            let is_held = lock(&hub.nodes).owner_over(&claim.node_id, LinkProtocol::Hm).is_some();
-            let is_over = !is_held || now >= claim.deadline;
-            if is_over {
-                send_claim_result(hub, claim.link, is_held);
+            let mut nodes = lock(&hub.nodes);
+            let is_held = nodes.owner_over(&claim.node_id, LinkProtocol::Hm).is_some();
+            if is_held && now < claim.deadline {
+                return true;
             }
-            !is_over
+            // The owner does not answer. It ends its connection when it reads that this hub has one.
+            nodes.disown(&claim.node_id);
+            send_claim_result(hub, claim.link, false);
+            false
         });
     }
 
@@ -298,22 +299,6 @@ impl<'a> Member<'a> {
 
     pub(super) fn leave(&mut self) -> Result<(), StoreError> {
         self.database.as_mut().map_or(Ok(()), ClusterDatabase::leave)
-    }
-}
-
-/// Another hub has a client that wants to be the node: is this hub's connection alive? If not, it ends, which the other one reads from the
-/// database.
-fn probe(hub: &Hub, node_id: &str) {
-    let link = lock(&hub.nodes).hm_link(node_id);
-    match link {
-        Some(link) => {
-            let message = LoopMessage::Probe { link: link.number, claimant: LinkId::ELSEWHERE };
-            hub.send(link.event_loop, message);
-        }
-        None => {
-            let node_id = escape_for_log(node_id, EXCERPT_CHARS);
-            log::debug!("cluster: another hub asks for node {node_id}, which has no connection");
-        }
     }
 }
 

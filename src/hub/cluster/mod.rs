@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 
 use crate::hub::Hub;
-use crate::hub::cluster::database::{ClusterDatabase, Identity};
+use crate::hub::cluster::database::{ClusterDatabase, Identity, Message};
 use crate::hub::cluster::member::Member;
 use crate::hub::cluster::peer::{Peer, PeerResponse};
 use crate::hub::event_loop::mailbox::LoopMessage;
@@ -33,7 +33,7 @@ use crate::hub::store::postgres::session::Session;
 use crate::hub::store::postgres::url::PostgresUrl;
 use crate::util::sync::lock;
 
-/// The other hub pings its connection and waits 2 s for the answer.
+/// The other hub pings its connection and waits 2 s for the answer. One that does not answer has stopped, and its lease will end.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 /// A hub that was restarted may have to wait until the database has noticed the end of its former connection.
 const NAME_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,6 +46,7 @@ pub struct Cluster {
     url: PostgresUrl,
     peers: Mutex<HashMap<InstanceId, Arc<Peer>>>,
     claims: Mutex<Vec<WaitingClaim>>,
+    probes: Mutex<Probes>,
     is_leader: AtomicBool,
     /// Why the other hubs are not reached.
     failure: Mutex<Option<StoreError>>,
@@ -62,6 +63,21 @@ struct WaitingClaim {
     is_requested: bool,
 }
 
+/// Checks of connections of this hub that other hubs have requested.
+#[derive(Default)]
+struct Probes {
+    last_number: u64,
+    by_number: HashMap<u64, Probe>,
+    /// The connection is alive. The other hub does not know yet.
+    held: Vec<Probe>,
+}
+
+/// Another hub has a client that wants to be this node.
+struct Probe {
+    instance: InstanceId,
+    node_id: Arc<str>,
+}
+
 impl Cluster {
     pub fn new(identity: Identity, url: PostgresUrl, tls: Arc<ClientConfig>) -> Self {
         Self {
@@ -69,6 +85,7 @@ impl Cluster {
             url,
             peers: Mutex::default(),
             claims: Mutex::default(),
+            probes: Mutex::default(),
             is_leader: AtomicBool::new(false),
             failure: Mutex::default(),
             tls,
@@ -110,6 +127,13 @@ impl Cluster {
         let deadline = Instant::now() + PROBE_TIMEOUT;
         let (node_id, is_requested) = (node_id.clone(), false);
         lock(&self.claims).push(WaitingClaim { link, node_id, owner, deadline, is_requested });
+    }
+
+    /// The result of a check that another hub has requested. A connection that is not alive ends, which the other hub reads from the database.
+    pub fn on_probe_result(&self, number: u64, is_alive: bool) {
+        let mut probes = lock(&self.probes);
+        let probe = probes.by_number.remove(&number);
+        probes.held.extend(probe.filter(|_| is_alive));
     }
 
     /// Joins the other hubs. The error keeps the hub from starting.
@@ -156,6 +180,44 @@ impl Cluster {
                 "cluster: cannot leave; nodes of this hub are lost after its lease: {error}"
             );
         }
+    }
+
+    /// Messages to other hubs that were not sent yet.
+    fn take_messages(&self) -> HashMap<InstanceId, Vec<Message>> {
+        let mut messages: HashMap<InstanceId, Vec<Message>> = HashMap::new();
+        for claim in lock(&self.claims).iter_mut().filter(|claim| !claim.is_requested) {
+            claim.is_requested = true;
+            let probe = Message::Probe { from: 0, node_id: claim.node_id.clone() };
+            messages.entry(claim.owner).or_default().push(probe);
+        }
+        for Probe { instance, node_id } in lock(&self.probes).held.drain(..) {
+            messages.entry(instance).or_default().push(Message::Held { node_id });
+        }
+        messages
+    }
+
+    /// Lets the event loop check this hub's connection of the node.
+    fn probe(&self, hub: &Hub, instance: InstanceId, node_id: Arc<str>) {
+        // Without a connection, the database names this hub no more, or soon.
+        let Some(link) = lock(&hub.nodes).hm_link(&node_id) else { return };
+        let mut probes = lock(&self.probes);
+        probes.last_number += 1;
+        let number = probes.last_number;
+        probes.by_number.insert(number, Probe { instance, node_id });
+        drop(probes);
+        let claimant = LinkId::elsewhere(number);
+        hub.send(link.event_loop, LoopMessage::Probe { link: link.number, claimant });
+    }
+
+    /// Another hub has answered that its connection of the node is alive.
+    fn refuse_claims(&self, hub: &Hub, node_id: &str) {
+        lock(&self.claims).retain(|claim| {
+            let is_refused = *claim.node_id == *node_id;
+            if is_refused {
+                send_claim_result(hub, claim.link, true);
+            }
+            !is_refused
+        });
     }
 
     /// Without the database, the owner cannot be reached. This hub publishes the connection later, and the owner ends its own.

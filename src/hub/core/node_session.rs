@@ -173,6 +173,10 @@ impl NodeSession {
         if named.len() > MAX_NODE_ID_BYTES {
             return invalid(now, "node_id is too long");
         }
+        // PostgreSQL stores none.
+        if named.contains('\0') {
+            return invalid(now, "node_id contains U+0000");
+        }
         if self.is_bound && named != self.node_id {
             return invalid(now, &format!("this connection belongs to node {}", self.node_id));
         }
@@ -248,6 +252,7 @@ mod tests {
             (message("command_started", &json!({})), "VALIDATION_ERROR", false),
             (message("nonsense", &json!({})), "UNKNOWN_MESSAGE_TYPE", false),
             (message("heartbeat", &json!({"node_id": long})), "VALIDATION_ERROR", false),
+            (message("heartbeat", &json!({"node_id": "a\0"})), "VALIDATION_ERROR", false),
             (
                 message("node_register", &json!({"hostname": long, "ip_address": ""})),
                 "VALIDATION_ERROR",

@@ -364,6 +364,10 @@ impl EventLoop {
 }
 
 fn send_probe_result(hub: &Hub, claimant: LinkId, is_alive: bool) {
+    if let Some(cluster) = hub.cluster.as_ref().filter(|_| claimant.is_elsewhere()) {
+        cluster.on_probe_result(claimant.number, is_alive);
+        return;
+    }
     hub.send(claimant.event_loop, LoopMessage::ProbeResult { link: claimant.number, is_alive });
 }
 

@@ -130,7 +130,10 @@ impl HmNodeSession {
             (State::Online(_), _) => Outcome::AlreadyOnlineHere,
             // As the published server answers. The connection is not online.
             (_, Ok(online)) if online.node_id.is_empty() => Outcome::Ok,
-            (_, Ok(online)) if online.node_id.len() <= MAX_NODE_ID_BYTES => {
+            // PostgreSQL stores no U+0000.
+            (_, Ok(online))
+                if online.node_id.len() <= MAX_NODE_ID_BYTES && !online.node_id.contains('\0') =>
+            {
                 let node_id: Arc<str> = online.node_id.into();
                 self.state = State::Claiming { node_id: node_id.clone(), id: request.id };
                 return HmNodeAction::Claim(node_id);
@@ -230,6 +233,7 @@ mod tests {
             (request(1, 7, 0, r#"{"node_id":""}"#), (1, 7, 0)),
             (request(2, 8, 0, "{}"), (2, 8, 6)),
             (request(1, 9, 0, &format!(r#"{{"node_id":"{}"}}"#, "x".repeat(257))), (1, 9, 1)),
+            (request(1, 10, 0, r#"{"node_id":"a\u0000"}"#), (1, 10, 1)),
         ] {
             let action = session.on_message(now(), &message);
             assert_eq!(header(&action), expected, "{}", String::from_utf8_lossy(&message));

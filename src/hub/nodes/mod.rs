@@ -34,8 +34,14 @@ pub struct LinkId {
 }
 
 impl LinkId {
-    /// A connection to another hub.
-    pub const ELSEWHERE: Self = Self { event_loop: usize::MAX, number: 0 };
+    /// A connection to another hub, which has sent the probe with this number.
+    pub fn elsewhere(probe: u64) -> Self {
+        Self { event_loop: usize::MAX, number: probe }
+    }
+
+    pub fn is_elsewhere(self) -> bool {
+        self.event_loop == usize::MAX
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -55,9 +55,10 @@ impl ClusterDatabase {
         self.session.is_broken()
     }
 
-    /// The payload of a notification for this hub, if one arrives in time.
-    pub fn wait(&mut self, timeout: Duration) -> Result<Option<String>, StoreError> {
-        Ok(self.session.wait_notification(timeout)?.map(|notification| notification.payload))
+    /// A message for this hub, if one arrives in time. One that this version does not know is none.
+    pub fn wait(&mut self, timeout: Duration) -> Result<Option<Message>, StoreError> {
+        let notification = self.session.wait_notification(timeout)?;
+        Ok(notification.and_then(|notification| Message::parse(&notification.payload)))
     }
 
     /// Shows the other hubs that this one runs.
@@ -183,12 +184,13 @@ impl ClusterDatabase {
         })
     }
 
-    /// Lets another hub check whether its connection of the node is alive.
-    pub fn request_probe(&mut self, owner: InstanceId, node_id: &str) -> Result<(), StoreError> {
-        let channel = channel(owner);
+    /// Notifies another hub.
+    pub fn notify(&mut self, to: InstanceId, messages: &[Message]) -> Result<(), StoreError> {
+        let (channel, id) = (channel(to), self.id);
+        let payloads: Vec<String> = messages.iter().map(|message| message.to_payload(id)).collect();
         self.session.run(TIMEOUT, async |client| {
-            let payload = format!("{PROBE}{node_id}");
-            client.execute("SELECT pg_notify($1, $2)", &[&channel, &payload]).await.map(drop)
+            let sql = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) payload";
+            client.execute(sql, &[&channel, &payloads]).await.map(drop)
         })
     }
 
@@ -218,8 +220,38 @@ impl ClusterDatabase {
     }
 }
 
-/// Beginning of the payload of a notification; the id of a node follows.
-pub const PROBE: &str = "probe ";
+/// A notification for one hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Commands may be pending.
+    Command,
+    /// Another hub has a client that wants to be the node: is this hub's hm connection of it alive?
+    Probe { from: InstanceId, node_id: Arc<str> },
+    /// The answer: it is.
+    Held { node_id: Arc<str> },
+}
+
+impl Message {
+    fn to_payload(&self, from: InstanceId) -> String {
+        match self {
+            Self::Command => "command".to_owned(),
+            Self::Probe { node_id, .. } => format!("probe {from} {node_id}"),
+            Self::Held { node_id } => format!("held {node_id}"),
+        }
+    }
+
+    fn parse(payload: &str) -> Option<Self> {
+        match payload.split_once(' ') {
+            None if payload == "command" => Some(Self::Command),
+            Some(("probe", rest)) => {
+                let (from, node_id) = rest.split_once(' ')?;
+                Some(Self::Probe { from: from.parse().ok()?, node_id: node_id.into() })
+            }
+            Some(("held", node_id)) => Some(Self::Held { node_id: node_id.into() }),
+            _ => None,
+        }
+    }
+}
 
 fn channel(instance: InstanceId) -> String {
     format!("hm_hub_{instance}")
@@ -278,4 +310,23 @@ fn command(row: &Row) -> Parsed<(i64, Arc<str>, NewCommand)> {
     };
     let node_id: String = row.try_get(1)?;
     Ok((row.try_get(0)?, node_id.into(), command))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_are_read_as_they_are_written() {
+        for message in [
+            Message::Command,
+            Message::Probe { from: 7, node_id: "a b".into() },
+            Message::Held { node_id: "held x".into() },
+        ] {
+            assert_eq!(Message::parse(&message.to_payload(7)), Some(message));
+        }
+        for payload in ["", "probe", "probe x", "probe x y", "later"] {
+            assert_eq!(Message::parse(payload), None, "{payload}");
+        }
+    }
 }

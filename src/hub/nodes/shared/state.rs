@@ -134,13 +134,22 @@ impl Nodes {
         has_metrics
     }
 
-    /// Takes over what another hub has stored of the node.
-    pub fn apply_stored_info(&mut self, now: Instant, node_id: &Arc<str>, stored: NodeInfo) {
+    /// Takes over what another hub has stored of the node. `is_leader`: this hub runs `fleet.on_change`, and knows what it was run for.
+    pub fn apply_stored_info(
+        &mut self,
+        now: Instant,
+        node_id: &Arc<str>,
+        stored: NodeInfo,
+        is_leader: bool,
+    ) {
         self.insert_known(now, node_id);
         let Some(node) = self.by_id.get_mut(node_id) else { return };
         let info = Arc::make_mut(&mut node.info);
         let NodeInfo { register, first_seen, updated_at, agent, group, hook_state, .. } = stored;
-        (info.register, info.hook_state) = (register, hook_state);
+        info.register = register;
+        if !is_leader {
+            info.hook_state = hook_state;
+        }
         (info.first_seen, info.updated_at) = (first_seen, updated_at);
         // What a connection of this hub has sent is newer, and will be stored.
         if node.is_agent_saved {
