@@ -21,6 +21,7 @@ mod proxy;
 mod reports;
 mod requests;
 mod sessions;
+mod store;
 mod subcommands;
 mod tls;
 mod tls_files;

@@ -263,6 +263,11 @@ impl Nodes {
         }
     }
 
+    /// Number of nodes with a connection to this hub, also a silent one.
+    pub fn connected_here(&self) -> usize {
+        self.by_id.values().filter(|node| node.has_local_connection()).count()
+    }
+
     /// Number of Core connections.
     pub fn core_connections(&self) -> usize {
         self.by_id.values().map(|node| node.core_links.len()).sum()

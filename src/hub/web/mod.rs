@@ -121,10 +121,23 @@ impl WebServer {
     }
 
     fn metrics(&self, hub: &Hub) -> String {
-        let (counts, core) = {
+        let (counts, core, connected) = {
             let nodes = lock(&hub.nodes);
-            (nodes.counts(), nodes.core_connections())
+            (nodes.counts(), nodes.core_connections(), nodes.connected_here())
         };
+        let other_hubs = hub.cluster.as_ref().map_or_else(String::new, |cluster| {
+            let is_up = u8::from(cluster.failure().is_none());
+            let is_leader = u8::from(cluster.is_leader());
+            format!(
+                "# HELP hm_hub_cluster_up Whether the other hubs of the database are reached.
+# TYPE hm_hub_cluster_up gauge
+hm_hub_cluster_up {is_up}
+# HELP hm_hub_leader Whether this hub runs fleet.on_change for all.
+# TYPE hm_hub_leader gauge
+hm_hub_leader {is_leader}
+"
+            )
+        });
         let [online, lost, offline] = counts;
         let (stored, failed) = hub.store.counts();
         let is_ready = u8::from(hub.store.failure().is_none());
@@ -140,6 +153,9 @@ impl WebServer {
 hm_hub_nodes{{state=\"online\"}} {online}
 hm_hub_nodes{{state=\"lost\"}} {lost}
 hm_hub_nodes{{state=\"offline\"}} {offline}
+# HELP hm_hub_connected_nodes Number of nodes with a connection to this hub.
+# TYPE hm_hub_connected_nodes gauge
+hm_hub_connected_nodes {connected}
 # HELP hm_hub_core_connections Number of connections of Core nodes.
 # TYPE hm_hub_core_connections gauge
 hm_hub_core_connections {core}
@@ -155,7 +171,7 @@ hm_hub_queued_writes {queued}
 hm_hub_store_up {is_ready}
 # HELP hm_hub_node_requests_total Requests of clients for /nodes/ID/metrics and /nodes/ID/snapshot by status code.
 # TYPE hm_hub_node_requests_total counter
-{requests}# HELP hm_hub_node_requests_waiting Clients that wait for the answer of a node.
+{requests}{other_hubs}# HELP hm_hub_node_requests_waiting Clients that wait for the answer of a node.
 # TYPE hm_hub_node_requests_waiting gauge
 hm_hub_node_requests_waiting {waiting}
 # HELP hm_hub_uptime_seconds Time since the start.

@@ -103,11 +103,23 @@ pub(super) async fn claim_of_registered(
     nodes: &NodeRows,
     writes: &mut [Completed],
 ) -> Result<(), Error> {
-    let mut registered = HashMap::new();
+    let (mut registered, mut later) = (HashMap::new(), Vec::new());
     for completed in writes.iter_mut() {
-        let Write::Core(request) = &completed.pending.write else { continue };
-        if let (Content::Register(_), Some(node)) = (&request.content, nodes.id(&request.node_id)) {
-            registered.entry(node).or_insert_with(Vec::new).push(&mut completed.commands);
+        match &completed.pending.write {
+            Write::Core(request) => {
+                if let Content::Register(_) = request.content
+                    && let Some(node) = nodes.id(&request.node_id)
+                {
+                    registered.entry(node).or_insert_with(Vec::new).push(&mut completed.commands);
+                }
+            }
+            // The notification of the database gets it sent.
+            Write::Command { node_id, command } => {
+                let is_registered =
+                    nodes.id(node_id).is_some_and(|it| registered.contains_key(&it));
+                later.extend(is_registered.then(|| command.command_id.clone()));
+            }
+            _ => {}
         }
     }
     if registered.is_empty() {
@@ -117,10 +129,10 @@ pub(super) async fn claim_of_registered(
     ids.sort_unstable();
     let sql = "UPDATE command SET claimed_epoch = coalesce(claimed_epoch, 0) WHERE id IN (
            SELECT c.id FROM unnest($1::bigint[]) w (node) CROSS JOIN LATERAL (
-             SELECT id FROM command WHERE node = w.node AND status = 'pending' ORDER BY id LIMIT $2) c)
+             SELECT id FROM command WHERE node = w.node AND status = 'pending' AND command_id <> ALL ($3) ORDER BY id LIMIT $2) c)
          RETURNING node, command_id, text, timeout_s, id";
     let claim = batch.statements.get(&batch.transaction, sql).await?;
-    let mut rows = batch.transaction.query(&claim, &[&ids, &MAX_PENDING]).await?;
+    let mut rows = batch.transaction.query(&claim, &[&ids, &MAX_PENDING, &later]).await?;
     rows.sort_by_key(|row| row.get::<_, i64>(4));
     for row in rows {
         let timeout_s: i64 = row.try_get(3)?;

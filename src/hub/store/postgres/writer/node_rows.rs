@@ -141,11 +141,14 @@ pub(super) async fn update(
                 // The first credential of a node counts, at whichever hub it was presented.
                 let sql = "UPDATE node SET credential = $2, node_group = $3 WHERE id = $1 AND (credential IS NULL OR credential = $2)";
                 let update = batch.statements.get(&batch.transaction, sql).await?;
-                let group = optional_text(group.as_deref());
+                let shown = optional_text(group.as_deref());
                 let updated =
-                    batch.transaction.execute(&update, &[&node, &&digest[..], &group]).await?;
+                    batch.transaction.execute(&update, &[&node, &&digest[..], &shown]).await?;
                 if updated == 0 {
                     completed.stored = Stored::Failed;
+                } else if let Some((_, known)) = agents.0.get_mut(&node) {
+                    // Descriptions are written below, with the group that is known last.
+                    *known = group.as_deref();
                 }
             }
             Write::Report { .. } | Write::Command { .. } | Write::DeleteNode(_) => {}
