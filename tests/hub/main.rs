@@ -22,6 +22,7 @@ mod reports;
 mod requests;
 mod sessions;
 mod store;
+mod store_postgres;
 mod subcommands;
 mod tls;
 mod tls_files;

@@ -27,6 +27,8 @@ pub mod postgres;
 pub mod rng;
 pub mod slowdown;
 pub mod sshd;
+#[cfg(feature = "hub")]
+pub mod store;
 pub mod supervised;
 pub mod tcp_proxy;
 mod temp_dir;

@@ -56,14 +56,12 @@ impl Session {
                     }
                 };
                 prepare(&client).await?;
-                Ok((client, notifications))
+                Ok::<_, StoreError>((client, notifications))
             })
             .await
         });
-        let in_time: Result<_, StoreError> =
-            connected.unwrap_or_else(|_| Err(no_answer(CONNECT_TIMEOUT)));
         let (client, notifications) =
-            in_time.map_err(|StoreError(why)| StoreError(format!("{url}: {why}")))?;
+            connected.unwrap_or_else(|_| Err(no_answer(CONNECT_TIMEOUT)))?;
         Ok(Self { runtime, client, notifications, is_broken: false })
     }
 

@@ -50,10 +50,11 @@ async fn create(batch: &mut Batch<'_>, node: i64, new: &NewCommand) -> Result<()
     let sql = "INSERT INTO command (command_id, node, text, timeout_s, status, created_at) VALUES ($1, $2, $3, $4, 'pending', $5) ON CONFLICT (command_id) DO NOTHING";
     let insert = batch.statements.get(&batch.transaction, sql).await?;
     let NewCommand { command_id, text: command, timeout_s } = new;
-    let (command, timeout_s) = (text(command), i64::from(*timeout_s));
+    let (command_id, command) = (text(command_id), text(command));
+    let timeout_s = i64::from(*timeout_s);
     batch
         .transaction
-        .execute(&insert, &[command_id, &node, &command, &timeout_s, &batch.now])
+        .execute(&insert, &[&command_id, &node, &command, &timeout_s, &batch.now])
         .await
         .map(drop)
 }
@@ -117,7 +118,7 @@ pub(super) async fn claim_of_registered(
             Write::Command { node_id, command } => {
                 let is_registered =
                     nodes.id(node_id).is_some_and(|it| registered.contains_key(&it));
-                later.extend(is_registered.then(|| command.command_id.clone()));
+                later.extend(is_registered.then(|| text(&command.command_id)));
             }
             _ => {}
         }

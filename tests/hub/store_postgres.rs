@@ -1,0 +1,141 @@
+//! What is different with PostgreSQL.
+
+use std::time::Duration;
+
+use hm_agent::hub::core::messages::CommandStarted;
+use hm_agent::hub::core::node_session::Content;
+use hm_agent::hub::hm::messages::MachineInfo;
+use hm_agent::hub::nodes::Presence;
+use hm_agent::hub::store::records::Page;
+use hm_agent::hub::store::{Stored, Write};
+use hm_agent::hub_extension::messages::AgentInfo;
+
+use crate::support::store::{
+    ALL, DAY_MS, command, core, metrics, now, open_postgres, registration, report, report_of,
+    result, selection, start_postgres,
+};
+use crate::support::{sleep_for, wait_until};
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn texts_with_null_characters_are_stored_and_spoil_nothing() {
+    let (_server, mut store) = start_postgres();
+    let text = || "a\0b".to_owned();
+    let info = MachineInfo {
+        project: text(),
+        models: vec![text()],
+        gpu_name: text(),
+        ..MachineInfo::default()
+    };
+    let agent = AgentInfo {
+        agent_version: text(),
+        hostname: text(),
+        project: text(),
+        gpu_models: vec![text()],
+    };
+    let group = Some("g\0".into());
+    let done = store.commit(vec![
+        report_of("a", 1, info),
+        core("a", registration("h\0")),
+        command("a", "c\0", 9),
+        core("a", Content::CommandStarted(CommandStarted { command_id: text() })),
+        result("a", "c", 0, "out\0"),
+        Write::Agent { node_id: "a".into(), agent: agent.into(), group },
+        report("b", 1, 1),
+    ]);
+    assert!(done.iter().all(|done| done.stored != Stored::Failed));
+    assert_eq!((store.times("a"), store.times("b")), (vec![1], vec![1]));
+    let reports = store.reader.reports(&selection("a", ALL.0, ALL.1, 1)).unwrap();
+    assert_eq!((&*reports[0].project, &*reports[0].models[0].model), ("a\u{fffd}b", "a\0b"));
+    let node = store.node("a").unwrap();
+    assert_eq!(node.register.unwrap().hostname, "h\u{fffd}");
+    assert_eq!(node.agent.unwrap().hostname, "a\0b", "JSON can express it");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn reports_are_in_the_partition_of_their_day_and_a_repeat_is_found_from_another_hub() {
+    let (server, mut store) = start_postgres();
+    let mut other = open_postgres(&server.url()).unwrap();
+    let today = now();
+    let days = [0, 1, 40, 365].map(|days| today - days * DAY_MS);
+    let ancient = [today - 500 * DAY_MS, 0, i64::MIN, -1];
+    let writes = days.iter().chain(&ancient).map(|sent| report("a", *sent, 5));
+    store.commit(writes.clone().collect());
+    other.commit(writes.clone().chain(writes).collect());
+    assert_eq!(store.times("a").len(), days.len() + ancient.len());
+    let partitions = "SELECT count(DISTINCT tableoid) FROM hm_report WHERE tableoid <> 'hm_report_other'::regclass";
+    assert_eq!(server.count(partitions), days.len() as i64);
+    assert_eq!(server.count("SELECT count(*) FROM hm_report_other"), ancient.len() as i64);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn old_partition_is_dropped_and_its_reports_stay_in_the_means_once() {
+    let (server, mut store) = start_postgres();
+    let old = (now() / DAY_MS - 3) * DAY_MS + 1000;
+    store.commit(vec![report("a", old, 10), report("a", old + 1, 30), report("a", now(), 7)]);
+    store.commit(vec![core("a", Content::Metrics(metrics(1.0)))]);
+    let means = |store: &mut crate::support::store::Store| {
+        let found = store.reader.means(&selection("a", 0, ALL.1, 100)).unwrap();
+        found.iter().map(|mean| (mean.reports, mean.memory_used)).collect::<Vec<_>>()
+    };
+    let before = means(&mut store);
+    assert_eq!(before, [(1, 7.0), (2, 20.0)]);
+    store.writer.maintain().unwrap();
+    sleep_for(Duration::from_secs(1));
+    assert_eq!(store.times("a").len(), 3, "they have just arrived");
+    let late = now() - 2 * DAY_MS;
+    server.query(&format!("UPDATE day_partition SET last_arrival = {late}"));
+    store.writer.maintain().unwrap();
+    wait_until("the drop", || (store.times("a").len() == 1).then_some(()));
+    wait_until("the means", || (means(&mut store) == before).then_some(()));
+    // A backlog for the day arrives after all.
+    store.commit(vec![report("a", old + 2, 50)]);
+    assert_eq!(means(&mut store), [(1, 7.0), (3, 30.0)]);
+    // Metrics are kept by their own day.
+    let page = Page { limit: 9, offset: 0 };
+    assert_eq!(store.reader.metrics("a", ALL, page).unwrap().1, 1);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn node_that_another_hub_has_deleted_is_created_again() {
+    let (server, mut store) = start_postgres();
+    let mut other = open_postgres(&server.url()).unwrap();
+    let hook_state = || Write::HookState { node_id: "a".into(), state: Presence::Online };
+    store.commit(vec![report("a", 1, 1), core("a", registration("h")), hook_state()]);
+    other.commit(vec![Write::DeleteNode("a".into())]);
+    assert!(store.node("a").is_none());
+    let done = store.commit(vec![report("a", 2, 1), core("a", registration("h"))]);
+    assert_eq!(done[1].stored, Stored::Registered);
+    assert_eq!(store.times("a"), [2]);
+    assert_eq!(store.node("a").unwrap().hook_state, None, "it is new");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn two_hubs_that_meet_the_same_nodes_do_not_fail() {
+    let (server, mut one) = start_postgres();
+    let mut two = open_postgres(&server.url()).unwrap();
+    std::thread::scope(|scope| {
+        for (store, is_reversed) in [(&mut one, false), (&mut two, true)] {
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let mut numbers: Vec<i64> = (0..100).collect();
+                    if is_reversed {
+                        numbers.reverse();
+                    }
+                    let writes = numbers.iter().flat_map(|number| {
+                        let node = format!("{round}-{number}");
+                        let info = MachineInfo { memory_total: *number, ..MachineInfo::default() };
+                        [report_of(&node, 1, info), core(&node, registration("h"))]
+                    });
+                    store.commit(writes.collect());
+                }
+            });
+        }
+    });
+    assert_eq!(server.count("SELECT count(*) FROM hm_report"), 2000);
+    assert_eq!(server.count("SELECT count(*) FROM node"), 2000);
+}
