@@ -10,6 +10,7 @@ use hm_agent::hub::store::records::Page;
 use hm_agent::hub::store::{Stored, Write};
 use hm_agent::hub_extension::messages::AgentInfo;
 
+use crate::support::postgres::Postgres;
 use crate::support::store::{
     ALL, DAY_MS, command, core, metrics, now, open_postgres, registration, report, report_of,
     result, selection, start_postgres,
@@ -138,4 +139,71 @@ fn two_hubs_that_meet_the_same_nodes_do_not_fail() {
     });
     assert_eq!(server.count("SELECT count(*) FROM hm_report"), 2000);
     assert_eq!(server.count("SELECT count(*) FROM node"), 2000);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn databases_that_cannot_be_used_are_refused() {
+    let (server, _) = start_postgres();
+    server.query("UPDATE schema_version SET version = 99");
+    let error = |url: &str| open_postgres(url).err().unwrap().0;
+    let text = error(&server.url());
+    assert!(text.contains("schema version 99"), "{text}");
+    server.query("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0");
+    let address = server.address;
+    let text = error(&format!("postgres://hub@{address}/latin"));
+    assert!(text.contains("encoding LATIN1"), "{text}");
+    let text = error(&format!("postgres://hub@{address}/nonexistent"));
+    assert!(text.contains("database \"nonexistent\" does not exist"), "{text}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn hubs_that_start_together_create_one_schema() {
+    let server = Postgres::start();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| open_postgres(&server.url()).map(drop).unwrap());
+        }
+    });
+    assert_eq!(server.count("SELECT version FROM schema_version"), 1);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn records_without_a_partition_are_moved_when_it_is_created() {
+    let (server, mut store) = start_postgres();
+    let refuse = "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$;
+        CREATE EVENT TRIGGER refuse ON ddl_command_start WHEN tag IN ('CREATE TABLE') EXECUTE FUNCTION refuse()";
+    server.query(refuse);
+    let at = now();
+    let heartbeat = || core("a", Content::Heartbeat(None));
+    store.commit(vec![report("a", at, 1), heartbeat()]);
+    let others =
+        "SELECT (SELECT count(*) FROM hm_report_other) + (SELECT count(*) FROM core_metric_other)";
+    assert_eq!(server.count(others), 2);
+    server.query("DROP EVENT TRIGGER refuse");
+    let mut other = open_postgres(&server.url()).unwrap();
+    other.commit(vec![report("a", at, 1), report("a", at + 1, 1), heartbeat()]);
+    assert_eq!(server.count(others), 0);
+    assert_eq!(store.times("a"), [at + 1, at]);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn unused_workloads_are_deleted() {
+    let (server, mut store) = start_postgres();
+    let workloads = "SELECT count(*) FROM hm_workload";
+    store.commit(vec![report("a", now(), 1)]);
+    server.query(&format!("UPDATE hm_workload SET last_used = {}", now() - 5 * DAY_MS));
+    store.commit(vec![report("a", now() + 1, 1)]);
+    store.writer.maintain().unwrap();
+    sleep_for(Duration::from_secs(1));
+    assert_eq!(server.count(workloads), 1, "it was used again");
+    server.query(&format!("UPDATE hm_workload SET last_used = {}", now() - 20 * DAY_MS));
+    store.writer.maintain().unwrap();
+    wait_until("the deletion", || (server.count(workloads) == 0).then_some(()));
+    store.commit(vec![report("a", now() + 2, 1)]);
+    let found = store.reader.reports(&selection("a", 0, ALL.1, 1)).unwrap();
+    assert_eq!((found.len(), server.count(workloads)), (1, 1));
 }

@@ -16,6 +16,8 @@ use crate::hub::store::{Retention, StoreError};
 const TIMEOUT: Duration = Duration::from_secs(900);
 /// Lets one hub at a time do this.
 const MAINTENANCE_LOCK: i64 = 0x686d_0004;
+/// Workloads are kept for longer than reports, whose partition may be kept for a day more, and for late ones of its day.
+const WORKLOAD_MARGIN_MS: i64 = 8 * DAY_MS;
 const MEANS: &str = "hm_mean";
 /// Slots of a day.
 const DAY_SLOTS: i64 = DAY_MS / SLOT_MS;
@@ -129,6 +131,8 @@ async fn drop_partitions(
 async fn delete_rows(client: &mut Client, limits: &Limits) -> Result<(), Error> {
     client.execute("DELETE FROM hm_report_other WHERE arrived < $1", &[&limits.raw]).await?;
     client.execute("DELETE FROM core_metric_other WHERE at < $1", &[&limits.raw]).await?;
+    let sql = "DELETE FROM hm_workload WHERE last_used < $1";
+    client.execute(sql, &[&limits.raw.saturating_sub(WORKLOAD_MARGIN_MS)]).await?;
     let sql = "DELETE FROM command WHERE created_at < $1 AND status NOT IN ('pending', 'running')";
     client.execute(sql, &[&limits.means]).await?;
     Ok(())

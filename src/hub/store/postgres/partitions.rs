@@ -97,9 +97,23 @@ pub(super) async fn create(
     if transaction.execute(sql, &[&parent, &number, &now]).await? == 0 {
         let (from, to) = (day * unit, (day + 1) * unit);
         let name = partition_name(parent, day);
+        // When a partition could not be created, records of its day went to the table of other days.
+        let others = match parent {
+            "hm_report" => Some(("hm_report_other", "sent")),
+            "core_metric" => Some(("core_metric_other", "at")),
+            _ => None,
+        };
+        let moved = others.map(|(others, key)| {
+            format!(
+                "WITH moved AS (DELETE FROM {others} WHERE {key} >= {from} AND {key} < {to} RETURNING *)
+                   INSERT INTO {name} SELECT * FROM moved;"
+            )
+        });
+        let moved = moved.unwrap_or_default();
         transaction
             .batch_execute(&format!(
-                "CREATE TABLE {name} PARTITION OF {parent} FOR VALUES FROM ({from}) TO ({to})"
+                "CREATE TABLE {name} (LIKE {parent} INCLUDING ALL); {moved}
+                 ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES FROM ({from}) TO ({to});"
             ))
             .await?;
         let sql = "INSERT INTO day_partition (parent, day, last_arrival) VALUES ($1, $2, $3)";

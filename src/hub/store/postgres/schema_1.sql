@@ -36,7 +36,9 @@ CREATE TABLE hm_workload (
     project text NOT NULL,
     models text NOT NULL, -- JSON array of strings
     gpu_name text NOT NULL,
-    memory_total bigint NOT NULL
+    memory_total bigint NOT NULL,
+    -- With a delay of up to an hour.
+    last_used bigint NOT NULL
 );
 
 -- A partition for each day (UTC) of `sent`, so that a repeat is found wherever it arrives, and old reports are dropped at once. What is

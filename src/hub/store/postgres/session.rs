@@ -143,7 +143,7 @@ fn on_message(message: AsyncMessage, sender: &UnboundedSender<Notification>) {
 async fn prepare(client: &Client) -> Result<(), StoreError> {
     let row = client
         .query_one(
-            "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit')",
+            "SELECT current_setting('server_version_num')::int, current_setting('server_version'), current_setting('fsync'), current_setting('synchronous_commit'), current_setting('server_encoding')",
             &[],
         )
         .await?;
@@ -151,6 +151,11 @@ async fn prepare(client: &Client) -> Result<(), StoreError> {
     let (fsync, commit): (String, String) = (row.try_get(2)?, row.try_get(3)?);
     if number < MIN_VERSION {
         let why = format!("PostgreSQL {version} is too old: 15 or later is needed");
+        return Err(StoreError(why));
+    }
+    let encoding: String = row.try_get(4)?;
+    if encoding != "UTF8" {
+        let why = format!("the database has the encoding {encoding}: UTF8 is needed");
         return Err(StoreError(why));
     }
     if fsync == "off" {
