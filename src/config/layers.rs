@@ -126,7 +126,7 @@ impl Settings {
             let line = match (value, &row.kind) {
                 (Value::Unset, _) => format!("# {} is not set", row.key),
                 (_, Kind::Secret) => format!("# {} is set and not shown", row.key),
-                (_, Kind::SecretText { .. }) if !self.is_default(row.key) => {
+                (Value::Text(text), Kind::SecretText { .. }) if row.default != Some(text) => {
                     format!("# {} is set and not shown", row.key)
                 }
                 (Value::Text(url), Kind::Url) if without_query(url) != *url => {

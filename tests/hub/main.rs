@@ -16,6 +16,7 @@ mod kills;
 mod links;
 mod operation;
 mod page;
+mod postgres;
 mod prometheus;
 mod proxy;
 mod reports;

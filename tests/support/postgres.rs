@@ -31,7 +31,21 @@ impl Postgres {
 
     /// With further lines of postgresql.conf.
     pub fn with_settings(settings: &str) -> Self {
+        Self::with_files(settings, &[])
+    }
+
+    /// With copies of files in its directory, which only its user can read: name and path.
+    pub fn with_files(settings: &str, files: &[(&str, &str)]) -> Self {
         let directory = TempDir::new("postgres");
+        for (name, path) in files {
+            let copy = directory.0.join(name);
+            fs::copy(path, &copy).unwrap();
+            let status = Command::new("chmod").arg("600").arg(&copy).status();
+            assert!(status.unwrap().success());
+            if nix::unistd::geteuid().is_root() {
+                assert!(Command::new("chown").arg(USER).arg(&copy).status().unwrap().success());
+            }
+        }
         if nix::unistd::geteuid().is_root() {
             let path = directory.0.display().to_string();
             assert!(Command::new("chown").args([USER, &path]).status().unwrap().success());
@@ -48,6 +62,7 @@ impl Postgres {
         assert!(initdb.status.success(), "{initdb:?}");
         let file = data.join("postgresql.conf");
         let config = fs::read_to_string(&file).unwrap();
+        let settings = settings.replace("DIRECTORY", &postgres.directory.0.display().to_string());
         fs::write(&file, format!("{config}\n{SETTINGS}\n{settings}\n")).unwrap();
         postgres.run();
         postgres.query_in("postgres", "CREATE DATABASE hub");
@@ -72,6 +87,13 @@ impl Postgres {
         }
         command.arg(path).current_dir(&self.directory.0);
         command
+    }
+
+    /// Replaces pg_hba.conf by this line, and what tests need.
+    pub fn set_access(&self, line: &str) {
+        let local = "host all hub 127.0.0.1/32 trust";
+        fs::write(self.data().join("pg_hba.conf"), format!("{line}\n{local}\n")).unwrap();
+        self.query_in("postgres", "SELECT pg_reload_conf()");
     }
 
     /// Starts the server again.
