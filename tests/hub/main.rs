@@ -6,6 +6,7 @@ mod support;
 
 mod change_hook;
 mod cluster;
+mod cluster_failover;
 mod core;
 mod enrolment;
 mod fleet;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use super::full_disk::FullDisk;
 use super::{TempDir, reserve_address, wait_until};
 
 /// As root, the server must run as another user.
@@ -15,11 +16,18 @@ max_connections = 60
 autovacuum_naptime = 10s
 unix_socket_directories = ''
 ";
+/// For a small disk. The log of changes is in files of 1 MB there.
+const SMALL: &str = "min_wal_size = 4MB
+max_wal_size = 16MB
+checkpoint_timeout = 30s
+";
 
 /// Stopped and removed when it is dropped.
 pub struct Postgres {
     pub address: SocketAddr,
     directory: TempDir,
+    /// That the directory is on; `None`: that of the system.
+    disk: Option<FullDisk>,
     server: Option<Child>,
 }
 
@@ -40,27 +48,35 @@ impl Postgres {
         for (name, path) in files {
             let copy = directory.0.join(name);
             fs::copy(path, &copy).unwrap();
-            let status = Command::new("chmod").arg("600").arg(&copy).status();
-            assert!(status.unwrap().success());
+            assert!(Command::new("chmod").arg("600").arg(&copy).status().unwrap().success());
             if nix::unistd::geteuid().is_root() {
                 assert!(Command::new("chown").arg(USER).arg(&copy).status().unwrap().success());
             }
         }
-        if nix::unistd::geteuid().is_root() {
-            let path = directory.0.display().to_string();
-            assert!(Command::new("chown").args([USER, &path]).status().unwrap().success());
-        }
-        let mut postgres = Self { address: reserve_address(), directory, server: None };
-        let data = postgres.data();
+        Self::create(directory, None, settings)
+    }
+
+    /// On a disk of its own, which can be filled. Needs root.
+    pub fn on_disk(mebibytes: u32) -> Self {
+        let disk = FullDisk::of_mebibytes(mebibytes);
+        fs::create_dir(disk.file("server")).unwrap();
+        let directory = TempDir(disk.directory.0.join("server"));
+        Self::create(directory, Some(disk), SMALL)
+    }
+
+    fn create(directory: TempDir, disk: Option<FullDisk>, settings: &str) -> Self {
+        let segments = if disk.is_some() { "--wal-segsize=1" } else { "--wal-segsize=16" };
+        let mut postgres = Self { address: reserve_address(), directory, disk, server: None };
+        postgres.own_directory();
         let initdb = postgres
             .command("initdb")
             .args(["--auth=trust", "--username=hub", "--encoding=UTF8", "--locale=C", "--no-sync"])
-            .arg("-D")
-            .arg(&data)
+            .args([segments, "-D"])
+            .arg(postgres.data())
             .output()
             .unwrap();
         assert!(initdb.status.success(), "{initdb:?}");
-        let file = data.join("postgresql.conf");
+        let file = postgres.file("data/postgresql.conf");
         let config = fs::read_to_string(&file).unwrap();
         let settings = settings.replace("DIRECTORY", &postgres.directory.0.display().to_string());
         fs::write(&file, format!("{config}\n{SETTINGS}\n{settings}\n")).unwrap();
@@ -69,8 +85,61 @@ impl Postgres {
         postgres
     }
 
-    pub fn data(&self) -> PathBuf {
+    /// A running copy of this server that follows it and can only be read.
+    pub fn replica(&self) -> Self {
+        let directory = TempDir::new("postgres");
+        let mut replica = Self { address: reserve_address(), directory, disk: None, server: None };
+        replica.own_directory();
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        let copied = replica
+            .command("pg_basebackup")
+            .args(["-h", &host, "-p", &port, "-U", "hub", "-X", "stream", "-c", "fast"])
+            .args(["--no-sync", "--write-recovery-conf", "-D"])
+            .arg(replica.data())
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{copied:?}");
+        replica.run();
+        replica
+    }
+
+    /// Lets commits wait until a replica has them.
+    pub fn wait_for_replica(&self) {
+        self.query("ALTER SYSTEM SET synchronous_standby_names = '*'");
+        self.query("SELECT pg_reload_conf()");
+        let sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        wait_until("the replica", || (self.count(sql) == 1).then_some(()));
+    }
+
+    /// Makes a replica a server that can be written to.
+    pub fn promote(&self) {
+        let output = self.command("pg_ctl").args(["promote", "-D"]).arg(self.data()).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    fn own_directory(&self) {
+        if nix::unistd::geteuid().is_root() {
+            let path = self.file("");
+            assert!(Command::new("chown").arg(USER).arg(path).status().unwrap().success());
+        }
+    }
+
+    /// The path of the data for the server.
+    fn data(&self) -> PathBuf {
         self.directory.0.join("data")
+    }
+
+    /// The path of a file of the server for this process.
+    fn file(&self, name: &str) -> PathBuf {
+        match &self.disk {
+            Some(disk) => disk.file("server").join(name),
+            None => self.directory.0.join(name),
+        }
+    }
+
+    pub fn disk(&self) -> &FullDisk {
+        self.disk.as_ref().unwrap()
     }
 
     /// A program of the server's package, run as its user.
@@ -85,8 +154,14 @@ impl Postgres {
         if nix::unistd::geteuid().is_root() {
             command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]);
         }
-        command.arg(path).current_dir(&self.directory.0);
-        command
+        command.arg(path);
+        match &self.disk {
+            Some(disk) => disk.run_inside(&command),
+            None => {
+                command.current_dir(&self.directory.0);
+                command
+            }
+        }
     }
 
     /// Replaces pg_hba.conf by this line, and what tests need.
@@ -98,11 +173,8 @@ impl Postgres {
 
     /// Starts the server again.
     pub fn run(&mut self) {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.directory.0.join("log"))
-            .unwrap();
+        // Not on its disk, which may be full.
+        let log = fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
         let (address, port) = (self.address.ip().to_string(), self.address.port().to_string());
         let server = self
             .command("postgres")
@@ -116,14 +188,36 @@ impl Postgres {
         wait_until("PostgreSQL", || self.try_query_in("postgres", "SELECT 1").ok());
     }
 
+    fn log_file(&self) -> PathBuf {
+        self.directory.0.with_extension("log")
+    }
+
+    /// The end of its log.
+    pub fn log(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines[lines.len().saturating_sub(200)..].to_vec()
+    }
+
+    /// Starts it if it has ended, as after a write that a full disk has refused.
+    pub fn run_if_ended(&mut self) {
+        if self.server.as_mut().is_none_or(|server| server.try_wait().unwrap().is_some()) {
+            self.kill();
+            self.run();
+        }
+        wait_until("PostgreSQL", || self.try_query_in("postgres", "SELECT 1").ok());
+    }
+
     /// Ends the server at once, as a crash does. Its other processes end when they notice it.
     pub fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill().unwrap();
             server.wait().unwrap();
         }
+        // Processes that are stopped do not notice it.
+        self.signal("-CONT");
         wait_until("the end of PostgreSQL's processes", || self.pids().is_empty().then_some(()));
-        let _ = fs::remove_file(self.data().join("postmaster.pid"));
+        let _ = fs::remove_file(self.file("data/postmaster.pid"));
     }
 
     /// Sends a signal to all processes of the server.
@@ -201,5 +295,6 @@ impl Drop for Postgres {
             let _ = Command::new("kill").args(["-QUIT", &server.id().to_string()]).status();
             let _ = server.wait();
         }
+        let _ = fs::remove_file(self.log_file());
     }
 }

@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{AsyncMessage, Client, NoTls, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::hub::store::StoreError;
@@ -47,21 +47,27 @@ impl Session {
         let system = |error: io::Error| StoreError(format!("start a runtime: {error}"));
         let runtime = Builder::new_current_thread().enable_all().build().map_err(system)?;
         let tls = url.tls_config().map_err(StoreError)?;
-        let connected = runtime.block_on(async {
-            timeout(CONNECT_TIMEOUT, async {
-                let (client, notifications) = match tls {
-                    None => open(url, NoTls).await?,
+        let hosts = url.each_host();
+        let limit = CONNECT_TIMEOUT / u32::try_from(hosts.len()).unwrap_or(1).max(1);
+        let mut connected = Err(StoreError("host missing".to_owned()));
+        for host in &hosts {
+            let attempt = async {
+                let (client, notifications) = match &tls {
+                    None => open(host, NoTls).await?,
                     Some(tls) => {
-                        open(url, MakeRustlsConnect::new(ClientConfig::clone(&tls))).await?
+                        open(host, MakeRustlsConnect::new(ClientConfig::clone(tls))).await?
                     }
                 };
                 prepare(&client).await?;
-                Ok::<_, StoreError>((client, notifications))
-            })
-            .await
-        });
-        let (client, notifications) =
-            connected.unwrap_or_else(|_| Err(no_answer(CONNECT_TIMEOUT)))?;
+                Ok((client, notifications))
+            };
+            let result = runtime.block_on(async { timeout(limit, attempt).await });
+            connected = result.unwrap_or_else(|_| Err(no_answer(limit)));
+            if connected.is_ok() {
+                break;
+            }
+        }
+        let (client, notifications) = connected?;
         Ok(Self { runtime, client, notifications, is_broken: false })
     }
 
@@ -109,14 +115,14 @@ fn no_answer(limit: Duration) -> StoreError {
 }
 
 async fn open<T>(
-    url: &PostgresUrl,
+    host: &Config,
     tls: T,
 ) -> Result<(Client, UnboundedReceiver<Notification>), StoreError>
 where
     T: MakeTlsConnect<Socket> + Send,
     T::Stream: Send + 'static,
 {
-    let (client, mut connection) = url.config.connect(tls).await?;
+    let (client, mut connection) = host.connect(tls).await?;
     let (sender, notifications) = unbounded_channel();
     tokio::spawn(async move {
         // The client reports how the connection has ended.

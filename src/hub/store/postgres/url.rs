@@ -8,7 +8,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use rustls::ClientConfig;
 use tokio_postgres::Config;
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use crate::net::tls;
 
@@ -74,15 +74,50 @@ impl PostgresUrl {
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        config
-            .ssl_mode(if is_tls { SslMode::Require } else { SslMode::Disable })
-            .application_name("hm-hub")
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_user_timeout(TCP_USER_TIMEOUT)
-            .keepalives_idle(KEEPALIVE_IDLE)
-            .keepalives_interval(KEEPALIVE_INTERVAL)
-            .keepalives_retries(KEEPALIVE_RETRIES);
+        set_common(&mut config, if is_tls { SslMode::Require } else { SslMode::Disable });
         Ok(Self { config, tls: is_tls.then_some(Tls { root_file }) })
+    }
+
+    /// A configuration for each host: the driver has no deadline for a host that accepts connections and does not answer.
+    pub(super) fn each_host(&self) -> Vec<Config> {
+        let (hosts, ports) = (self.config.get_hosts(), self.config.get_ports());
+        if hosts.len() < 2 || !self.config.get_hostaddrs().is_empty() {
+            return vec![self.config.clone()];
+        }
+        let of_host = |(at, host): (usize, &Host)| {
+            let mut config = self.without_hosts();
+            match host {
+                Host::Tcp(name) => config.host(name),
+                Host::Unix(directory) => config.host_path(directory),
+            };
+            ports.get(at).or(ports.first()).iter().for_each(|port| {
+                config.port(**port);
+            });
+            config
+        };
+        hosts.iter().enumerate().map(of_host).collect()
+    }
+
+    fn without_hosts(&self) -> Config {
+        let (from, mut config) = (&self.config, Config::new());
+        from.get_user().iter().for_each(|user| {
+            config.user(*user);
+        });
+        from.get_password().iter().for_each(|password| {
+            config.password(password);
+        });
+        from.get_dbname().iter().for_each(|name| {
+            config.dbname(*name);
+        });
+        from.get_options().iter().for_each(|options| {
+            config.options(*options);
+        });
+        config
+            .target_session_attrs(from.get_target_session_attrs())
+            .channel_binding(from.get_channel_binding())
+            .keepalives(from.get_keepalives());
+        set_common(&mut config, from.get_ssl_mode());
+        config
     }
 
     /// Reads the authorities. The error names the file.
@@ -92,9 +127,20 @@ impl PostgresUrl {
     }
 }
 
+/// What all URLs have in common.
+fn set_common(config: &mut Config, mode: SslMode) {
+    config
+        .ssl_mode(mode)
+        .application_name("hm-hub")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_user_timeout(TCP_USER_TIMEOUT)
+        .keepalives_idle(KEEPALIVE_IDLE)
+        .keepalives_interval(KEEPALIVE_INTERVAL)
+        .keepalives_retries(KEEPALIVE_RETRIES);
+}
+
 impl fmt::Display for PostgresUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use tokio_postgres::config::Host;
         let ports = self.config.get_ports();
         let hosts = self.config.get_hosts().iter().enumerate().map(|(at, host)| {
             let port = ports.get(at).or(ports.first()).unwrap_or(&5432);
@@ -162,6 +208,17 @@ mod tests {
             assert!(error(&format!("postgres://h/d?sslmode={mode}")).contains("sslmode must be"));
         }
         assert!(error("postgres://h/d?sslrootcert=/a").contains("needs sslmode"));
+    }
+
+    #[test]
+    fn each_host_is_tried_with_the_same_parameters() {
+        let text = "postgres://u:secret@h1:1,h2:2/d?options=-cx=1&target_session_attrs=read-only";
+        let url = PostgresUrl::parse(text).unwrap();
+        let one = |at: u16| {
+            PostgresUrl::parse(&text.replace("h1:1,h2:2", &format!("h{at}:{at}"))).unwrap().config
+        };
+        assert_eq!(url.each_host(), [one(1), one(2)]);
+        assert_eq!(PostgresUrl { config: one(1), tls: None }.each_host(), [one(1)]);
     }
 
     #[test]
