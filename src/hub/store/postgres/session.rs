@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Socket};
@@ -83,7 +84,12 @@ impl Session {
         work: impl AsyncFnOnce(&mut Client) -> Result<R, tokio_postgres::Error>,
     ) -> Result<R, StoreError> {
         let client = &mut self.client;
-        let result = self.runtime.block_on(async { timeout(limit, work(client)).await });
+        let result = self.runtime.block_on(async {
+            let result = timeout(limit, work(client)).await;
+            // Sends the ROLLBACK of a transaction that was dropped, which would hold its locks until the next call.
+            yield_now().await;
+            result
+        });
         match result {
             Ok(result) => result.map_err(StoreError::from),
             Err(_) => {
