@@ -10,7 +10,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 
 use crate::http::request::trim_ows;
-use crate::util::thread::spawn_scoped;
+use crate::util::thread::run_with_stack;
 
 /// Bodies from this length on are compressed for clients that accept it, as Prometheus does. Shorter ones fit into three
 /// packets as they are.
@@ -46,9 +46,7 @@ pub fn decompress(bytes: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn on_large_stack(run: impl FnOnce() -> io::Result<Vec<u8>> + Send) -> io::Result<Vec<u8>> {
-    let mut result = Ok(Vec::new());
-    std::thread::scope(|scope| spawn_scoped(scope, "gzip", STACK_BYTES, || result = run()))?;
-    result
+    run_with_stack("gzip", STACK_BYTES, run)?
 }
 
 /// Whether `Accept-Encoding` allows gzip.

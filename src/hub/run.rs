@@ -27,6 +27,7 @@ use crate::hub::nodes::Nodes;
 use crate::hub::sessions::Sessions;
 use crate::hub::store::database::OpenDatabase;
 use crate::hub::store::postgres::PostgresDatabase;
+use crate::hub::store::postgres::session::SESSION_STACK_BYTES;
 use crate::hub::store::sqlite::SqliteDatabase;
 use crate::hub::store::{HubStore, StoreError};
 use crate::hub::web::WebServer;
@@ -194,7 +195,7 @@ fn start(config: HubConfig, settings: &Settings, threads: &mut Threads) -> Resul
     })?;
     if let (Some(cluster), Some(database)) = (hub.cluster.clone(), cluster_database) {
         let context = hub.clone();
-        threads.start("cluster", move || {
+        threads.start_with_stack("cluster", SESSION_STACK_BYTES, move || {
             cluster.run(&context, database);
             Ok(())
         })?;

@@ -37,6 +37,18 @@ pub fn spawn_scoped<'scope>(
     start(name, stack_bytes, |thread| thread.spawn_scoped(scope, work).map(drop))
 }
 
+/// Runs work that needs a larger stack than the threads of connections have, and waits for it. Fails if memory is short.
+pub fn run_with_stack<R: Send>(
+    name: &str,
+    stack_bytes: usize,
+    work: impl FnOnce() -> R + Send,
+) -> io::Result<R> {
+    let mut result = None;
+    std::thread::scope(|scope| spawn_scoped(scope, name, stack_bytes, || result = Some(work())))?;
+    // A panic of the thread is passed on by the scope.
+    result.ok_or_else(|| io::Error::other("the thread has not run"))
+}
+
 fn start(
     name: &str,
     stack_bytes: usize,

@@ -32,9 +32,19 @@ impl Threads {
         name: &'static str,
         work: impl FnOnce() -> Result<(), Error> + Send + 'static,
     ) -> Result<(), Error> {
+        self.start_with_stack(name, STACK_BYTES, work)
+    }
+
+    /// Starts a thread that needs more stack than others.
+    pub fn start_with_stack(
+        &mut self,
+        name: &'static str,
+        stack_bytes: usize,
+        work: impl FnOnce() -> Result<(), Error> + Send + 'static,
+    ) -> Result<(), Error> {
         let finished = self.finished.0.clone();
         let spawned =
-            Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(move || {
+            Builder::new().name(name.to_owned()).stack_size(stack_bytes).spawn(move || {
                 let result = work();
                 let failed = result.is_err();
                 // The receiver is dropped only when the process is exiting.

@@ -1,16 +1,25 @@
 //! Two hubs that share a PostgreSQL database.
 
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::requests;
 use crate::support::cluster::Member;
 use crate::support::hub::{CoreLink, http};
 use crate::support::postgres::Postgres;
-use crate::support::{sleep_for, wait_until};
+use crate::support::tls_server::{Authority, connect};
+use crate::support::{TempDir, sleep_for, wait_until};
 
 fn pair(postgres: &Postgres, settings: &[&str]) -> [Member; 2] {
-    ["one", "two"].map(|name| Member::start(name, &postgres.url(), settings))
+    pair_with_scheme("http", postgres, settings)
+}
+
+/// `scheme` is that of `hub.url`.
+fn pair_with_scheme(scheme: &str, postgres: &Postgres, settings: &[&str]) -> [Member; 2] {
+    let url = postgres.url();
+    ["one", "two"].map(|name| Member::start_with_scheme(scheme, name, &url, settings))
 }
 
 fn wait_state(member: &Member, node_id: &str, state: &str) {
@@ -231,7 +240,7 @@ fn second_hub_with_a_name_does_not_start() {
     let output = one.command().output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("another hm-hub uses it"), "its state_dir: {text}");
-    let other = crate::support::TempDir::new("member");
+    let other = TempDir::new("member");
     let output =
         one.command().args(["-s", &format!("state_dir={}", other.0.display())]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
@@ -244,7 +253,7 @@ fn second_hub_with_a_name_does_not_start() {
 #[ignore = "needs PostgreSQL"]
 fn change_hook_is_run_by_one_hub() {
     let postgres = Postgres::start();
-    let directory = crate::support::TempDir::new("hook");
+    let directory = TempDir::new("hook");
     let output = directory.0.join("output").display().to_string();
     let script = directory.write("hook", &format!("cat >>{output}\n"));
     let hook = format!("fleet.on_change=[\"/bin/sh\", \"{script}\"]");
@@ -261,4 +270,60 @@ fn change_hook_is_run_by_one_hub() {
         lines().iter().map(|line| line["node_id"].as_str().unwrap().to_owned()).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["a", "b"]);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn requests_for_a_node_of_another_hub_are_passed_on_over_tls() {
+    let postgres = Postgres::start();
+    let (scratch, authority) = (TempDir::new("tls"), Authority::new());
+    let (chain, key) = authority.files(&scratch, "hub", &["localhost", "127.0.0.1"]);
+    // Hubs trust the authorities in the file of their own certificate.
+    let with_authority = std::fs::read_to_string(&chain).unwrap() + &authority.pem();
+    std::fs::write(&chain, with_authority).unwrap();
+    let tokens = scratch.write("operators", "secret read reader\n");
+    let settings = [
+        format!("tls.certificate_file={chain}"),
+        format!("tls.key_file={key}"),
+        "hm.tls=false".to_owned(),
+        "core.tls=false".to_owned(),
+        format!("operators.tokens_file={tokens}"),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let [one, two] = pair_with_scheme("https", &postgres, &settings);
+    let agent = requests::agent(one.hub(), "a", "hm");
+    let client = authority.client(None);
+    let get = |member: &Member, target: &str, token: &str| {
+        let mut socket = connect(member.hub().web, &client).unwrap();
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut response = Vec::new();
+        // The hub ends the connection without a TLS message.
+        let _ = socket.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
+    };
+    wait_until("metrics over the other hub", || {
+        let response = get(&two, "/nodes/a/metrics", "secret");
+        response.starts_with("HTTP/1.1 200 ").then_some(())
+    });
+    let metrics = get(&two, "/nodes/a/metrics", "secret");
+    assert!(metrics.contains("node_cpu_seconds_total"), "{metrics}");
+    assert!(get(&two, "/nodes/a/last_snapshot", "secret").contains("406 Not Acceptable"));
+    assert!(get(&two, "/nodes/a/metrics", "wrong").starts_with("HTTP/1.1 401 "));
+    assert!(get(&two, "/nodes/b/metrics", "secret").starts_with("HTTP/1.1 404 "));
+    let targets = get(&two, "/sd", "secret");
+    let web = one.hub().web.to_string();
+    assert!(targets.contains(&web) && targets.contains(r#""__scheme__":"https""#), "{targets}");
+    // The secret of a hub is good for the resources of nodes alone.
+    let secret = postgres.query("SELECT secret FROM instance WHERE name = 'one'").remove(0);
+    assert!(get(&one, "/nodes/a/metrics", &secret).starts_with("HTTP/1.1 200 "));
+    for target in ["/sd", "/metrics", "/api/fleet", "/api/v1/nodes"] {
+        assert!(get(&one, target, &secret).starts_with("HTTP/1.1 401 "), "{target}");
+    }
+    agent.stop();
+    wait_until("the end", || {
+        get(&two, "/nodes/a/metrics", "secret").starts_with("HTTP/1.1 502 ").then_some(())
+    });
 }

@@ -17,11 +17,16 @@ pub struct Member {
 impl Member {
     /// `store` is the URL of the database.
     pub fn start(name: &str, store: &str, settings: &[&str]) -> Self {
+        Self::start_with_scheme("http", name, store, settings)
+    }
+
+    /// `scheme` is that of `hub.url`.
+    pub fn start_with_scheme(scheme: &str, name: &str, store: &str, settings: &[&str]) -> Self {
         let [hm, core, web] = [(); 3].map(|()| reserve_address());
         let own = [
             format!("store={store}"),
             format!("hub.instance={name}"),
-            format!("hub.url=http://{web}"),
+            format!("hub.url={scheme}://{web}"),
             format!("hm.listen={hm}"),
             format!("core.listen={core}"),
             format!("web.listen={web}"),

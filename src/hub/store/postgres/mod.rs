@@ -33,6 +33,6 @@ impl PostgresDatabase {
 
 impl Database for PostgresDatabase {
     fn open_reader(&self) -> Result<Box<dyn Reader>, StoreError> {
-        Ok(Box::new(PostgresReader::new(Session::connect(&self.0)?)))
+        PostgresReader::connect(&self.0).map(|reader| Box::new(reader) as Box<dyn Reader>)
     }
 }

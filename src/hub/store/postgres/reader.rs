@@ -13,12 +13,15 @@ use crate::hub::nodes::info::{NodeInfo, ReceivedStatus, StoredMetrics};
 use crate::hub::store::StoreError;
 use crate::hub::store::database::{MetricSums, Reader};
 use crate::hub::store::postgres::node_info::node_info;
-use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::session::{SESSION_STACK_BYTES, Session};
+use crate::hub::store::postgres::url::PostgresUrl;
 use crate::hub::store::postgres::values::text;
 use crate::hub::store::records::{
     CommandFilter, Mean, MetricCounts, MetricSummary, ModelName, Page, SLOT_MS, Selection,
     StoredCommand, StoredReport,
 };
+use crate::util::error::reason;
+use crate::util::thread;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const METRIC_COLUMNS: &str = "m.id, m.at, m.cpu_usage, m.memory_usage, m.disk_usage, m.load_average, m.memory_total, m.memory_available, m.disk_total, m.disk_available, m.uptime";
@@ -26,12 +29,19 @@ const METRIC_COLUMNS: &str = "m.id, m.at, m.cpu_usage, m.memory_usage, m.disk_us
 pub(super) struct PostgresReader(Session);
 
 impl PostgresReader {
-    pub(super) fn new(session: Session) -> Self {
-        Self(session)
+    pub(super) fn connect(url: &PostgresUrl) -> Result<Self, StoreError> {
+        on_large_stack(|| Session::connect(url).map(Self))
     }
 
     /// Queries of several statements see one state.
-    fn query<R>(
+    fn query<R: Send>(
+        &mut self,
+        query: impl AsyncFnOnce(&Transaction<'_>) -> Result<R, Error> + Send,
+    ) -> Result<R, StoreError> {
+        on_large_stack(|| self.run(query))
+    }
+
+    fn run<R>(
         &mut self,
         query: impl AsyncFnOnce(&Transaction<'_>) -> Result<R, Error>,
     ) -> Result<R, StoreError> {
@@ -231,6 +241,14 @@ impl Reader for PostgresReader {
             Ok((all as u64, pending as u64))
         })
     }
+}
+
+/// The threads of connections, which read, have a small stack.
+fn on_large_stack<R: Send>(
+    work: impl FnOnce() -> Result<R, StoreError> + Send,
+) -> Result<R, StoreError> {
+    let result = thread::run_with_stack("query", SESSION_STACK_BYTES, work);
+    result.unwrap_or_else(|error| Err(StoreError(format!("start a thread: {}", reason(&error)))))
 }
 
 /// By the id of the node.

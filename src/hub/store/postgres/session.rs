@@ -29,6 +29,9 @@ const SETTINGS: &str = "
     SET client_min_messages = warning;
     SET timezone = 'UTC';";
 
+/// Stack of a thread that uses a session: its statements are one large state machine.
+pub const SESSION_STACK_BYTES: usize = 2 << 20;
+
 pub struct Session {
     runtime: Runtime,
     client: Client,
