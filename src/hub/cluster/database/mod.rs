@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Row};
 use crate::hub::cluster::database::changes::{Changes, Parsed, Position};
 use crate::hub::nodes::shared::{InstanceId, Publication, Release, UnsharedState};
 use crate::hub::store::StoreError;
-use crate::hub::store::postgres::schema::SCHEMA_VERSION;
+use crate::hub::store::postgres::schema::{self, SCHEMA_VERSION};
 use crate::hub::store::postgres::session::Session;
 use crate::hub::store::records::NewCommand;
 
@@ -43,6 +43,8 @@ impl ClusterDatabase {
         is_start: bool,
     ) -> Result<Option<Self>, StoreError> {
         let id = session.run(TIMEOUT, async |client| join(client, identity, is_start).await)?;
+        // After the row of this hub is there: a migration either finds it or has ended.
+        schema::check(&mut session)?;
         Ok(id.map(|id| Self { session, id }))
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::{Client, Error, Statement, Transaction};
 
 use crate::hub::store::StoreError;
+use crate::hub::store::postgres::schema;
 use crate::hub::store::postgres::session::Session;
 use crate::hub::store::postgres::url::PostgresUrl;
 
@@ -78,7 +79,10 @@ impl Connection {
             return Err(error.clone());
         }
         self.statements = Statements::default();
-        let connected = Session::connect(&self.url);
+        let connected = Session::connect(&self.url).and_then(|mut session| {
+            schema::check(&mut session)?;
+            Ok(session)
+        });
         // The time of its end: connecting may itself take longer than the interval.
         self.failure = connected.as_ref().err().map(|error| (Instant::now(), error.clone()));
         connected

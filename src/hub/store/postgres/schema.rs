@@ -16,6 +16,7 @@ pub const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// For a migration.
 const TIMEOUT: Duration = Duration::from_secs(600);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(8);
 /// Lets one hub at a time migrate.
 const MIGRATION_LOCK: i64 = 0x686d_0000;
 
@@ -28,17 +29,39 @@ enum Refusal {
 }
 
 pub(super) fn migrate(session: &mut Session) -> Result<(), StoreError> {
-    let result = session.run(TIMEOUT, async |client| try_migrate(client, MIGRATIONS).await)?;
-    result.map_err(|refusal| {
-        StoreError(match refusal {
-            Refusal::Later(version) => format!(
-                "the database has schema version {version}, and this hm-hub supports up to {SCHEMA_VERSION}: a later version of hm-hub uses it"
-            ),
-            Refusal::OlderHub(name, version) => format!(
-                "hub {name} is running and supports the schema up to version {version}; stop it before this one changes the schema to version {SCHEMA_VERSION}"
-            ),
-        })
+    migrate_by(session, MIGRATIONS)
+}
+
+/// Changes the schema to the version that these migrations lead to.
+pub fn migrate_by(session: &mut Session, migrations: &[&str]) -> Result<(), StoreError> {
+    let result = session.run(TIMEOUT, async |client| try_migrate(client, migrations).await)?;
+    let newest = migrations.len();
+    result.map_err(|refusal| match refusal {
+        Refusal::Later(version) => later(version, newest),
+        Refusal::OlderHub(name, version) => StoreError(format!(
+            "hub {name} is running and supports the schema up to version {version}; stop it before this one changes the schema to version {newest}"
+        )),
     })
+}
+
+fn later(version: i32, newest: usize) -> StoreError {
+    StoreError(format!(
+        "the database has schema version {version}, and this hm-hub supports up to {newest}: a later version of hm-hub uses it"
+    ))
+}
+
+/// Fails if the schema is later than this hub supports: it may have been changed while this hub had no session. Waits for a migration that
+/// is under way.
+pub fn check(session: &mut Session) -> Result<(), StoreError> {
+    let version: i32 = session.run(CHECK_TIMEOUT, async |client| {
+        let transaction = client.transaction().await?;
+        let sql = "SELECT pg_advisory_xact_lock_shared($1)";
+        transaction.execute(sql, &[&MIGRATION_LOCK]).await?;
+        let row = transaction.query_one("SELECT version FROM schema_version", &[]).await?;
+        transaction.commit().await?;
+        row.try_get(0)
+    })?;
+    if version > SCHEMA_VERSION { Err(later(version, MIGRATIONS.len())) } else { Ok(()) }
 }
 
 async fn try_migrate(
@@ -68,6 +91,10 @@ async fn try_migrate(
         if let Some(row) = transaction.query_opt(sql, &[&newest]).await? {
             return Ok(Err(Refusal::OlderHub(row.try_get(0)?, row.try_get(1)?)));
         }
+        // A hub that is stopped, or cut off, would go on with its sessions. It finds the new version with its next one.
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND application_name = 'hm-hub' AND pid <> pg_backend_pid()";
+        transaction.execute(sql, &[]).await?;
     }
     for migration in &migrations[version as usize..] {
         transaction.batch_execute(migration).await?;
