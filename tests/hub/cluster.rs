@@ -327,3 +327,18 @@ fn requests_for_a_node_of_another_hub_are_passed_on_over_tls() {
         get(&two, "/nodes/a/metrics", "secret").starts_with("HTTP/1.1 502 ").then_some(())
     });
 }
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn hub_that_was_removed_from_the_database_joins_again() {
+    let postgres = Postgres::start();
+    let [one, two] = pair(&postgres, &[]);
+    let mut node = one.hub().node();
+    assert_eq!(node.online("a"), 0);
+    wait_state(&two, "a", "online");
+    // As a clean-up does after the clock of the database was set.
+    postgres.query("DELETE FROM instance WHERE name = 'one'");
+    wait_state(&two, "a", "lost");
+    wait_state(&two, "a", "online");
+    assert_eq!(node.report(1), 0);
+}

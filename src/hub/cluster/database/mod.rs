@@ -66,10 +66,14 @@ impl ClusterDatabase {
     /// Shows the other hubs that this one runs.
     pub fn renew(&mut self) -> Result<(), StoreError> {
         let id = self.id;
-        self.session.run(TIMEOUT, async |client| {
+        match self.session.run(TIMEOUT, async |client| {
             let sql = "UPDATE instance SET renewals = renewals + 1, renewed = now() WHERE id = $1";
-            client.execute(sql, &[&id]).await.map(drop)
-        })
+            client.execute(sql, &[&id]).await
+        })? {
+            // A clean-up has removed this hub, e.g. after the clock of the database was set.
+            0 => Err(StoreError("this hub is missing in the table of hubs".to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// Tries to become the hub that does what only one may do. It stays so until its session ends.
