@@ -165,7 +165,7 @@ fn removed_authority_is_refused_at_next_connection() {
 fn certificate_that_expires_is_refused_at_next_connection() {
     for_each_setup(|setup| {
         let later = |agent: &Agent, _: &TempDir| {
-            let clock = WallClock::of(agent).expect("x86-64");
+            let clock = WallClock::of(agent.pid()).expect("x86-64");
             clock.wrong_by(20 * 365 * 86_400);
         };
         let (agent, second) = setup.reconnect(later);

@@ -98,7 +98,7 @@ impl Env {
         let sshd = Sshd::start(&ACCOUNTS.map(|name| Account { name, ..CC }));
         let hosts = ACCOUNTS.map(|name| sshd.host(name, Some(PASSWORD))).to_vec();
         let descriptor_limit = descriptor_limit(agent.pid());
-        let clock = WallClock::of(&agent);
+        let clock = WallClock::of(agent.pid());
         let monitor = Monitor::of(agent, known_hosts);
         let (sshd, log) = (Mutex::new(sshd), FaultLog::default());
         Self {

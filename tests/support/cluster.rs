@@ -1,5 +1,6 @@
 //! Hubs that share a PostgreSQL database.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use super::hub::{Hub, hm_hub};
@@ -10,7 +11,9 @@ pub struct Member {
     /// `None` while it is down.
     hub: Option<Hub>,
     state: TempDir,
-    name: String,
+    pub name: String,
+    pub hm: SocketAddr,
+    pub core: SocketAddr,
     settings: Vec<String>,
 }
 
@@ -33,7 +36,7 @@ impl Member {
         ];
         let settings = own.into_iter().chain(settings.iter().map(ToString::to_string)).collect();
         let state = TempDir::new("member");
-        let mut member = Self { hub: None, state, name: name.to_owned(), settings };
+        let mut member = Self { hub: None, state, name: name.to_owned(), hm, core, settings };
         member.run();
         member
     }
@@ -56,9 +59,16 @@ impl Member {
         self.hub.as_ref().unwrap_or_else(|| panic!("hub {} is down", self.name))
     }
 
-    /// Ends it at once, as a crash does.
-    pub fn kill(&mut self) {
-        self.hub.take().unwrap().kill();
+    pub fn is_up(&self) -> bool {
+        self.hub.is_some()
+    }
+
+    /// Ends it at once, as a crash does. Returns its log.
+    pub fn kill(&mut self) -> Vec<String> {
+        let hub = self.hub.take().unwrap();
+        let log = hub.log();
+        hub.kill();
+        log
     }
 
     /// Stops it with SIGTERM. Returns its log.

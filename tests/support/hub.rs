@@ -98,6 +98,10 @@ impl Hub {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its memory that no other process shares.
     pub fn private_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, dead_code)]
 
 pub mod attack;
+pub mod balancer;
 pub mod browser;
 pub mod bystanders;
 #[cfg(feature = "hub")]

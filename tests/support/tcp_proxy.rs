@@ -23,10 +23,13 @@ pub enum ProxyMode {
     Stopped,
 }
 
+/// A [`ProxyMode`] that can be changed while connections are open.
+pub struct CurrentMode(AtomicU8);
+
 struct Shared {
     upstream: SocketAddr,
     tls: Option<Arc<ServerConfig>>,
-    mode: AtomicU8,
+    mode: CurrentMode,
     connections: AtomicUsize,
 }
 
@@ -41,7 +44,7 @@ impl TcpProxy {
     pub fn to(upstream: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let (mode, connections) = (AtomicU8::new(ProxyMode::Forward as u8), AtomicUsize::new(0));
+        let (mode, connections) = (CurrentMode::new(), AtomicUsize::new(0));
         let shared = Arc::new(Shared { upstream, tls, mode, connections });
         let (address, context) = (listener.local_addr().unwrap(), shared.clone());
         let thread = std::thread::spawn(move || accept(&listener, &context));
@@ -49,7 +52,7 @@ impl TcpProxy {
     }
 
     pub fn set_mode(&self, mode: ProxyMode) {
-        self.shared.mode.store(mode as u8, Ordering::Relaxed);
+        self.shared.mode.set(mode);
     }
 
     /// Connections so far.
@@ -66,9 +69,17 @@ impl Drop for TcpProxy {
     }
 }
 
-impl Shared {
-    fn is(&self, mode: ProxyMode) -> bool {
-        self.mode.load(Ordering::Relaxed) == mode as u8
+impl CurrentMode {
+    pub fn new() -> Self {
+        Self(AtomicU8::new(ProxyMode::Forward as u8))
+    }
+
+    pub fn set(&self, mode: ProxyMode) {
+        self.0.store(mode as u8, Ordering::Relaxed);
+    }
+
+    pub fn is(&self, mode: ProxyMode) -> bool {
+        self.0.load(Ordering::Relaxed) == mode as u8
     }
 
     fn ends_connections(&self) -> bool {
@@ -76,15 +87,15 @@ impl Shared {
     }
 }
 
-fn pause() {
+pub fn pause() {
     std::thread::park_timeout(Duration::from_millis(5));
 }
 
 fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut threads = Vec::new();
-    while !shared.is(ProxyMode::Stopped) {
+    while !shared.mode.is(ProxyMode::Stopped) {
         match listener.accept() {
-            Ok((socket, _)) if !shared.is(ProxyMode::Cut) => {
+            Ok((socket, _)) if !shared.mode.is(ProxyMode::Cut) => {
                 shared.connections.fetch_add(1, Ordering::Relaxed);
                 let context = shared.clone();
                 threads.push(std::thread::spawn(move || forward_connection(socket, &context)));
@@ -101,18 +112,19 @@ fn forward_connection(near: TcpStream, shared: &Shared) {
     far.set_nonblocking(true).unwrap();
     near.set_nonblocking(true).unwrap();
     match &shared.tls {
-        None => forward(&mut { near }, &mut far, shared),
+        None => forward(&mut { near }, &mut far, &shared.mode),
         Some(config) => {
             let tls = ServerConnection::new(config.clone()).unwrap();
-            forward(&mut StreamOwned::new(tls, near), &mut far, shared);
+            forward(&mut StreamOwned::new(tls, near), &mut far, &shared.mode);
         }
     }
 }
 
-fn forward(near: &mut (impl Read + Write), far: &mut TcpStream, shared: &Shared) {
+/// Forwards between two sockets that do not block until either end closes, or the mode ends it.
+pub fn forward(near: &mut (impl Read + Write), far: &mut TcpStream, mode: &CurrentMode) {
     let (mut to_far, mut to_near) = (Vec::new(), Vec::new());
-    while !shared.ends_connections() {
-        if shared.is(ProxyMode::Frozen) {
+    while !mode.ends_connections() {
+        if mode.is(ProxyMode::Frozen) {
             pause();
             continue;
         }

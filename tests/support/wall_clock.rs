@@ -4,9 +4,10 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::Duration;
 
-use super::{Agent, wait_until};
+use super::wait_until;
 
 /// `clock_gettime` as a system call that adds the number at [`SECONDS`] to the seconds of CLOCK_REALTIME (0).
 #[rustfmt::skip]
@@ -32,37 +33,36 @@ pub struct WallClock {
 }
 
 impl WallClock {
-    /// Takes over the agent's clock, with an offset of 0. `None` on architectures other than x86-64.
-    pub fn of(agent: &Agent) -> Option<Self> {
+    /// Takes over the clock of a process, with an offset of 0. `None` on architectures other than x86-64.
+    pub fn of(pid: u32) -> Option<Self> {
         if !cfg!(target_arch = "x86_64") {
             return None;
         }
-        let maps = fs::read_to_string(format!("/proc/{}/maps", agent.pid())).unwrap();
+        let maps = fs::read_to_string(format!("/proc/{}/maps", pid)).unwrap();
         let range = maps.lines().find(|line| line.ends_with("[vdso]"))?.split(' ').next()?;
         let (start, end) = range.split_once('-')?;
         let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
-        let path = format!("/proc/{}/mem", agent.pid());
+        let path = format!("/proc/{}/mem", pid);
         let memory = File::options().read(true).write(true).open(path).unwrap();
         let mut image = vec![0; (end - start) as usize];
         memory.read_exact_at(&mut image, start).unwrap();
         let (offset, size) = symbol(&image, b"__vdso_clock_gettime")?;
         assert!(size >= CODE.len() as u64 && (start + offset + SECONDS).is_multiple_of(8));
         let clock = Self { memory, address: start + offset };
-        clock.install(agent, start..end);
+        clock.install(pid, start..end);
         Some(clock)
     }
 
     /// Writes [`CODE`] while the process is stopped with no thread inside the vDSO.
-    fn install(&self, agent: &Agent, vdso: std::ops::Range<u64>) {
+    fn install(&self, pid: u32, vdso: std::ops::Range<u64>) {
         loop {
-            agent.signal("-STOP");
-            wait_until("the stop", || (agent.state() == "T").then_some(()));
-            let is_free =
-                program_counters(agent.pid()).iter().all(|counter| !vdso.contains(counter));
+            signal(pid, "-STOP");
+            wait_until("the stop", || is_stopped(pid).then_some(()));
+            let is_free = program_counters(pid).iter().all(|counter| !vdso.contains(counter));
             if is_free {
                 self.memory.write_all_at(&CODE, self.address).unwrap();
             }
-            agent.signal("-CONT");
+            signal(pid, "-CONT");
             if is_free {
                 return;
             }
@@ -74,6 +74,15 @@ impl WallClock {
     pub fn wrong_by(&self, seconds: i64) {
         self.memory.write_all_at(&seconds.to_le_bytes(), self.address + SECONDS).unwrap();
     }
+}
+
+fn signal(pid: u32, name: &str) {
+    assert!(Command::new("kill").args([name, &pid.to_string()]).status().unwrap().success());
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
 }
 
 /// Program counters of the threads of a stopped process.
