@@ -9,7 +9,9 @@ use crate::requests;
 use crate::support::cluster::Member;
 use crate::support::hub::{CoreLink, http};
 use crate::support::postgres::Postgres;
+use crate::support::tcp_proxy::{ProxyMode, TcpProxy};
 use crate::support::tls_server::{Authority, connect};
+use crate::support::wall_clock::WallClock;
 use crate::support::{TempDir, sleep_for, wait_until};
 
 fn pair(postgres: &Postgres, settings: &[&str]) -> [Member; 2] {
@@ -95,14 +97,9 @@ fn command_reaches_its_node_from_either_hub_and_has_one_result() {
     let [one, two] = pair(&postgres, &["commands.enabled=true"]);
     let mut link = register(&one, "a");
     wait_state(&two, "a", "online");
-    let submit = |member: &Member| -> String {
-        let body = json!({"command_text": "true", "timeout": 30}).to_string();
-        let answer = member.hub().rest("POST", "nodes/a/commands", &body);
-        answer["data"]["command_id"].as_str().unwrap().to_owned()
-    };
     for member in [&one, &two] {
         let started = Instant::now();
-        let id = submit(member);
+        let id = submit(member, 30);
         let command = link.until("execute_command");
         let took = started.elapsed();
         assert_eq!(command["command_id"], *id);
@@ -119,7 +116,7 @@ fn command_reaches_its_node_from_either_hub_and_has_one_result() {
         }
     }
     // A command whose connection has ended is sent again on the next one, at whichever hub.
-    let id = submit(&two);
+    let id = submit(&two, 30);
     assert_eq!(link.until("execute_command")["command_id"], *id);
     drop(link);
     let mut link = register(&two, "a");
@@ -341,4 +338,53 @@ fn hub_that_was_removed_from_the_database_joins_again() {
     wait_state(&two, "a", "lost");
     wait_state(&two, "a", "online");
     assert_eq!(node.report(1), 0);
+}
+
+fn submit(member: &Member, timeout: u32) -> String {
+    let body = json!({"command_text": "true", "timeout": timeout}).to_string();
+    let answer = member.hub().rest("POST", "nodes/a/commands", &body);
+    answer["data"]["command_id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn command_is_sent_when_the_answer_to_its_claim_was_lost() {
+    let postgres = Postgres::start();
+    let proxy = TcpProxy::to(postgres.address, None);
+    let settings = ["commands.enabled=true"];
+    let one = Member::start("one", &postgres.url_at(proxy.address), &settings);
+    let two = Member::start("two", &postgres.url(), &settings);
+    let mut link = register(&one, "a");
+    wait_state(&two, "a", "online");
+    postgres.query(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2); RETURN NEW; END';
+         CREATE TRIGGER wait BEFORE UPDATE ON command FOR EACH ROW
+           WHEN (OLD.claim IS NULL AND NEW.claim IS NOT NULL) EXECUTE FUNCTION wait()",
+    );
+    let id = submit(&two, 300);
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    wait_until("the claim", || (postgres.count(sleeping) == 1).then_some(()));
+    proxy.set_mode(ProxyMode::Cut);
+    let claimed = "SELECT count(*) FROM command WHERE claim IS NOT NULL";
+    wait_until("its commit", || (postgres.count(claimed) == 1).then_some(()));
+    postgres.query("DROP TRIGGER wait ON command");
+    proxy.set_mode(ProxyMode::Forward);
+    assert_eq!(link.until("execute_command")["command_id"], *id);
+}
+
+#[test]
+#[ignore = "needs root and PostgreSQL"]
+fn command_does_not_time_out_by_the_wrong_clock_of_a_hub() {
+    let postgres = Postgres::start();
+    let [one, two] = pair(&postgres, &["commands.enabled=true"]);
+    let _link = register(&one, "a");
+    let Some(clock) = WallClock::of(two.hub().pid()) else { return };
+    wait_state(&two, "a", "online");
+    for (member, error) in [(&one, 3600), (&two, -3600)] {
+        clock.wrong_by(error);
+        let id = submit(member, 60);
+        sleep_for(Duration::from_secs(3));
+        let found = one.hub().rest("GET", &format!("commands/{id}"), "");
+        assert_eq!(found["data"]["command"]["status"], "pending", "{error}: {found}");
+    }
 }

@@ -42,6 +42,10 @@ pub(super) struct Member<'a> {
     next_read: Instant,
     next_renewal: Instant,
     next_commands: Instant,
+    /// A claim of commands without a result yet.
+    open_claim: Option<String>,
+    /// Ids of commands that were claimed and could not be sent.
+    unsent: Vec<String>,
     next_clean_up: Instant,
 }
 
@@ -56,6 +60,8 @@ impl<'a> Member<'a> {
             next_read: now,
             next_renewal: now,
             next_commands: now,
+            open_claim: None,
+            unsent: Vec::new(),
             next_clean_up: now,
         }
     }
@@ -79,6 +85,7 @@ impl<'a> Member<'a> {
             self.position = Position::start();
             self.next_read = Instant::now();
             self.next_renewal = Instant::now();
+            self.next_commands = Instant::now();
         }
         let Some(database) = &mut self.database else { return Ok(()) };
         let mut message = database.wait(WAIT)?;
@@ -279,8 +286,13 @@ impl<'a> Member<'a> {
 
     fn send_commands(&mut self, hub: &Hub) -> Result<(), StoreError> {
         let Some(database) = &mut self.database else { return Ok(()) };
-        let commands = database.claim_commands()?;
-        let mut unsent = Vec::new();
+        if let Some(claim) = &self.open_claim {
+            database.undo_claim(claim)?;
+        }
+        let claim = messages::new_id();
+        self.open_claim = Some(claim.clone());
+        let commands = database.claim_commands(&claim)?;
+        self.open_claim = None;
         for (node_id, command) in commands {
             let link = lock(&hub.nodes).command_link(&node_id);
             match link {
@@ -288,13 +300,14 @@ impl<'a> Member<'a> {
                     let text = messages::execute_command(&command, SystemTime::now());
                     hub.send(link.event_loop, LoopMessage::Send { link: link.number, text });
                 }
-                None => unsent.push(command.command_id),
+                None => self.unsent.push(command.command_id),
             }
         }
-        match unsent.is_empty() {
-            true => Ok(()),
-            false => database.give_back(&unsent),
+        if !self.unsent.is_empty() {
+            database.give_back(&self.unsent)?;
+            self.unsent.clear();
         }
+        Ok(())
     }
 
     pub(super) fn leave(&mut self) -> Result<(), StoreError> {

@@ -166,15 +166,19 @@ impl ClusterDatabase {
         self.session.run(TIMEOUT, async |client| changes::read(client, id, since).await)
     }
 
-    /// Takes the pending commands of nodes whose Core connection this hub has. Each is taken once, unless it is given back.
-    pub fn claim_commands(&mut self) -> Result<Vec<(Arc<str>, NewCommand)>, StoreError> {
+    /// Takes the pending commands of nodes whose Core connection this hub has. Each is taken once, unless it is given back, or the claim is
+    /// undone. `claim` is a new id.
+    pub fn claim_commands(
+        &mut self,
+        claim: &str,
+    ) -> Result<Vec<(Arc<str>, NewCommand)>, StoreError> {
         let id = self.id;
         self.session.run(TIMEOUT, async |client| {
-            let sql = "UPDATE command c SET claimed_epoch = l.epoch FROM link l JOIN node n ON n.id = l.node
+            let sql = "UPDATE command c SET claim = $2 FROM link l JOIN node n ON n.id = l.node
                  WHERE l.node = c.node AND l.protocol = 2 AND l.instance = $1
-                   AND c.status = 'pending' AND c.claimed_epoch IS NULL
+                   AND c.status = 'pending' AND c.claim IS NULL
                  RETURNING c.id, n.name, c.command_id, c.text, c.timeout_s";
-            let rows = client.query(sql, &[&id]).await?;
+            let rows = client.query(sql, &[&id, &claim]).await?;
             let mut commands: Vec<(i64, Arc<str>, NewCommand)> =
                 rows.iter().map(command).collect::<Result<_, _>>()?;
             commands.sort_unstable_by_key(|(id, ..)| *id);
@@ -185,8 +189,16 @@ impl ClusterDatabase {
     /// The commands could not be sent, and wait for the next claim.
     pub fn give_back(&mut self, command_ids: &[String]) -> Result<(), StoreError> {
         self.session.run(TIMEOUT, async |client| {
-            let sql = "UPDATE command SET claimed_epoch = NULL WHERE command_id = ANY ($1) AND status = 'pending'";
+            let sql = "UPDATE command SET claim = NULL WHERE command_id = ANY ($1) AND status = 'pending'";
             client.execute(sql, &[&command_ids]).await.map(drop)
+        })
+    }
+
+    /// Undoes a claim of an earlier session of this hub, whose result is unknown. That session has ended: it had the lock of the name.
+    pub fn undo_claim(&mut self, claim: &str) -> Result<(), StoreError> {
+        self.session.run(TIMEOUT, async |client| {
+            let sql = "UPDATE command SET claim = NULL WHERE claim = $1 AND status = 'pending'";
+            client.execute(sql, &[&claim]).await.map(drop)
         })
     }
 

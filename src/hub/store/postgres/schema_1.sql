@@ -1,5 +1,8 @@
 -- Times are Unix milliseconds.
 
+CREATE FUNCTION unix_ms() RETURNS bigint LANGUAGE sql STABLE AS
+    $$ SELECT floor(extract(epoch FROM now()) * 1000)::bigint $$;
+
 CREATE TABLE node (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     name text COLLATE "C" NOT NULL UNIQUE,
@@ -103,8 +106,8 @@ CREATE TABLE command (
     created_at bigint NOT NULL,
     started_at bigint,
     completed_at bigint,
-    -- A hub has sent it to the node; NULL: none has.
-    claimed_epoch bigint
+    -- Id of the claim of the hub that has sent it to the node; empty: it was sent when the node registered; NULL: no hub has.
+    claim text
 );
 CREATE INDEX command_node ON command (node, id);
 CREATE INDEX command_open ON command (created_at) WHERE status IN ('pending', 'running');

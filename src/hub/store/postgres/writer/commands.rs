@@ -45,18 +45,15 @@ pub(super) async fn write(
     Ok(())
 }
 
+/// Commands time out by the clock of the database: those of hubs may differ.
 async fn create(batch: &mut Batch<'_>, node: i64, new: &NewCommand) -> Result<(), Error> {
     // A repeat after a commit whose result was lost.
-    let sql = "INSERT INTO command (command_id, node, text, timeout_s, status, created_at) VALUES ($1, $2, $3, $4, 'pending', $5) ON CONFLICT (command_id) DO NOTHING";
+    let sql = "INSERT INTO command (command_id, node, text, timeout_s, status, created_at) VALUES ($1, $2, $3, $4, 'pending', unix_ms()) ON CONFLICT (command_id) DO NOTHING";
     let insert = batch.statements.get(&batch.transaction, sql).await?;
     let NewCommand { command_id, text: command, timeout_s } = new;
     let (command_id, command) = (text(command_id), text(command));
     let timeout_s = i64::from(*timeout_s);
-    batch
-        .transaction
-        .execute(&insert, &[&command_id, &node, &command, &timeout_s, &batch.now])
-        .await
-        .map(drop)
+    batch.transaction.execute(&insert, &[&command_id, &node, &command, &timeout_s]).await.map(drop)
 }
 
 /// Marks a pending command of the node as running.
@@ -128,7 +125,7 @@ pub(super) async fn claim_of_registered(
     }
     let mut ids: Vec<i64> = registered.keys().copied().collect();
     ids.sort_unstable();
-    let sql = "UPDATE command SET claimed_epoch = coalesce(claimed_epoch, 0) WHERE id IN (
+    let sql = "UPDATE command SET claim = coalesce(claim, '') WHERE id IN (
            SELECT c.id FROM unnest($1::bigint[]) w (node) CROSS JOIN LATERAL (
              SELECT id FROM command WHERE node = w.node AND status = 'pending' AND command_id <> ALL ($3) ORDER BY id LIMIT $2) c)
          RETURNING node, command_id, text, timeout_s, id";
@@ -151,15 +148,12 @@ pub(super) async fn claim_of_registered(
 }
 
 /// Marks the commands whose time is over. `grace_ms` is for a result that is on its way. Returns their ids.
-pub(super) async fn time_out(
-    client: &Client,
-    now: i64,
-    grace_ms: i64,
-) -> Result<Vec<String>, Error> {
-    let sql = "UPDATE command SET status = 'timeout', completed_at = $1 WHERE id IN (
-           SELECT id FROM command WHERE status IN ('pending', 'running') AND created_at + timeout_s * 1000 + $2 <= $1
-             ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED)
+pub(super) async fn time_out(client: &Client, grace_ms: i64) -> Result<Vec<String>, Error> {
+    let sql = "UPDATE command SET status = 'timeout', completed_at = unix_ms() WHERE id IN (
+           SELECT id FROM command
+             WHERE status IN ('pending', 'running') AND created_at + timeout_s * 1000 + $1 <= unix_ms()
+             ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)
          RETURNING command_id";
-    let rows = client.query(sql, &[&now, &grace_ms, &MAX_TIMEOUTS]).await?;
+    let rows = client.query(sql, &[&grace_ms, &MAX_TIMEOUTS]).await?;
     rows.iter().map(|row| row.try_get(0)).collect()
 }

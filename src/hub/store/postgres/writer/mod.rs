@@ -86,9 +86,8 @@ impl Writer for PostgresWriter {
     }
 
     fn time_out_commands(&mut self) -> Result<Vec<String>, StoreError> {
-        let now = now();
         self.connection
-            .run(TIMEOUT, async |client, _| commands::time_out(client, now, RESULT_GRACE_MS).await)
+            .run(TIMEOUT, async |client, _| commands::time_out(client, RESULT_GRACE_MS).await)
     }
 
     fn needs_maintenance(&self) -> bool {
