@@ -7,6 +7,7 @@ mod support;
 mod change_hook;
 mod cluster;
 mod cluster_failover;
+mod cluster_faults;
 mod cluster_versions;
 mod core;
 mod enrolment;

@@ -1,0 +1,219 @@
+//! Hubs that share a database, and random faults of the hubs, the database and the connections between them. The invariants are checked
+//! from the outside: each acknowledged report is stored once, each command has one result or timeout, and each node with a living
+//! connection is online on each hub.
+
+mod commands;
+mod faults;
+mod usage;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use commands::Commands;
+use faults::Cluster;
+use hm_agent::sys;
+use serde_json::Value;
+use usage::Usages;
+
+use crate::support::hm_clients::HmClients;
+use crate::support::hub::{http, json_body};
+use crate::support::netns::taken;
+use crate::support::rng::Rng;
+use crate::support::{TempDir, sleep_for};
+
+/// A client may wait for an answer (20 s), and then for its next attempt (60 s).
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
+const HUBS: usize = 3;
+const CORE_NODES: usize = 4;
+/// From this time on, the trend of what the hubs use is judged.
+const SOAK: Duration = Duration::from_secs(240);
+
+/// The environment variable `name`; `default` is for a short test.
+fn variable(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap())
+}
+
+#[test]
+#[ignore = "needs root and PostgreSQL; a minute, half an hour in tests/soak/run cluster"]
+fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
+    sys::raise_descriptor_limit().unwrap();
+    let nodes = variable("HM_HUB_NODES", 12) as usize;
+    let time = Duration::from_secs(variable("HM_SOAK_SECONDS", 20));
+    let is_soak = time >= SOAK;
+    // Longer than a hub's lease, and than an agent waits for an answer.
+    let longest = if is_soak { 45 } else { 12 };
+    let rng = Rng::new();
+    println!("{nodes} nodes, HM_SEED={}", rng.seed);
+    let submitters = [1, 2, 3].map(|number| Rng::of(rng.seed + number));
+    let mut cluster = Cluster::start(HUBS, rng);
+    let state = TempDir::new("cluster-clients");
+    let clients = HmClients::new(cluster.hm.address, nodes, Duration::from_secs(1), &state);
+    let commands = Commands::new();
+    let core_nodes: Vec<String> = (0..CORE_NODES).map(|number| format!("c{number}")).collect();
+    let (hubs, core): (Vec<_>, _) =
+        (cluster.members.iter().map(|member| member.core).collect(), cluster.core.address);
+    let mut usages = Usages::default();
+    let mut journals = Journals { state: &state, taken: vec![BTreeSet::new(); nodes] };
+    let end = Instant::now() + time;
+    let delivered = std::thread::scope(|scope| {
+        let _running = clients.start(scope);
+        let _stop = StopOnDrop(&commands);
+        for node_id in &core_nodes {
+            scope.spawn(|| commands.run_node(core, node_id));
+        }
+        for rng in submitters {
+            scope.spawn(|| commands.submit(&hubs, &core_nodes, end, rng));
+        }
+        while Instant::now() < end {
+            let pause = cluster.random(Duration::from_secs(3));
+            sleep_for(pause);
+            cluster.end_due();
+            cluster.begin(Duration::from_secs(longest), is_soak);
+            usages.record(&cluster);
+            journals.read();
+        }
+        cluster.end_all();
+        cluster.say("no more faults");
+        let delivered = wait("the delivery of reports", || {
+            // What is in the journals now is stored when nothing is left to deliver afterwards.
+            journals.read();
+            let taken = journals.taken.clone();
+            clients.have_delivered().then_some(taken)
+        });
+        cluster.say("all reports are delivered");
+        check_presence(&cluster, nodes, &core_nodes);
+        check_commands(&cluster, &commands);
+        delivered
+    });
+    journals.read();
+    check_reports(&cluster, &delivered, &journals.taken);
+    println!("faults: {:?}", cluster.counts);
+    if is_soak {
+        usages.judge();
+    }
+}
+
+/// Waits at most [`RECOVERY_TIMEOUT`].
+fn wait<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = found() {
+            return value;
+        }
+        assert!(start.elapsed() < RECOVERY_TIMEOUT, "timeout waiting for {what}");
+        sleep_for(Duration::from_millis(100));
+    }
+}
+
+struct StopOnDrop<'a>(&'a Commands);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The reports that the clients have taken. An agent's journal keeps delivered ones for a few minutes only.
+struct Journals<'a> {
+    state: &'a TempDir,
+    taken: Vec<BTreeSet<i64>>,
+}
+
+impl Journals<'_> {
+    fn read(&mut self) {
+        for (number, known) in self.taken.iter_mut().enumerate() {
+            let journal = taken(&self.state.0.join(number.to_string()));
+            known.extend(journal.iter().map(|at| *at as i64));
+        }
+    }
+}
+
+/// All nodes are connected, and soon online on each hub.
+fn check_presence(cluster: &Cluster, nodes: usize, core_nodes: &[String]) {
+    let hm_nodes = (0..nodes).map(|number| format!("n{number}"));
+    let all: BTreeSet<String> = hm_nodes.chain(core_nodes.iter().cloned()).collect();
+    for member in &cluster.members {
+        let mut missing = BTreeSet::new();
+        let start = Instant::now();
+        while start.elapsed() < RECOVERY_TIMEOUT {
+            let fleet = json_body(&http(member.hub().web, "GET", "/api/fleet", "", ""));
+            let nodes = fleet["nodes"].as_array().unwrap();
+            let online = nodes.iter().filter(|node| node["state"] == "online");
+            let online = online.map(|node| node["node_id"].as_str().unwrap().to_owned()).collect();
+            missing = all.difference(&online).cloned().collect();
+            if missing.is_empty() {
+                break;
+            }
+            sleep_for(Duration::from_millis(200));
+        }
+        assert!(missing.is_empty(), "{}: {missing:?} are not online", member.name);
+        cluster.say(format_args!("{}: all nodes are online", member.name));
+    }
+}
+
+/// Each command whose creation was acknowledged has one result, or has timed out, on each hub the same.
+fn check_commands(cluster: &Cluster, commands: &Commands) {
+    let open = "SELECT command_id FROM command WHERE status IN ('pending', 'running')";
+    let start = Instant::now();
+    loop {
+        let left = cluster.postgres.query(open);
+        if left.is_empty() {
+            break;
+        }
+        assert!(start.elapsed() < RECOVERY_TIMEOUT, "commands without a result: {left:?}");
+        sleep_for(Duration::from_millis(200));
+    }
+    cluster.say("all commands have a result, or have timed out");
+    let seen = commands.seen.lock().unwrap();
+    for (id, is_answered) in &seen.acknowledged {
+        for member in &cluster.members {
+            let answer = member.hub().rest("GET", &format!("commands/{id}"), "");
+            let (command, result) = (&answer["data"]["command"], &answer["data"]["result"]);
+            if *is_answered {
+                assert_eq!(command["status"], "success", "{}: {answer}", member.name);
+                assert_eq!(result["stdout"], *seen.outputs[id], "{}: {answer}", member.name);
+            } else {
+                assert_eq!(command["status"], "timeout", "{}: {answer}", member.name);
+                assert_eq!(*result, Value::Null, "{}: {answer}", member.name);
+            }
+        }
+    }
+    // A command whose creation was not acknowledged may have run.
+    for id in &seen.confirmed {
+        let sql = format!(
+            "SELECT r.stdout FROM command_result r JOIN command c ON c.id = r.command WHERE c.command_id = '{id}'"
+        );
+        assert_eq!(cluster.postgres.query(&sql), [&*seen.outputs[id]], "{id}");
+    }
+    assert_eq!(seen.repeated, [""; 0], "sent again over the same connection");
+    let (acknowledged, confirmed) = (seen.acknowledged.len(), seen.confirmed.len());
+    println!("{acknowledged} commands, {confirmed} results");
+    assert!(confirmed > 0);
+}
+
+/// Each delivered report is stored once, and no other one; and each hub finds them.
+fn check_reports(cluster: &Cluster, delivered: &[BTreeSet<i64>], taken: &[BTreeSet<i64>]) {
+    let mut count = 0;
+    for (number, (delivered, taken)) in delivered.iter().zip(taken).enumerate() {
+        let node_id = format!("n{number}");
+        let found = cluster.postgres.stored(&node_id);
+        let once: BTreeSet<i64> = found.iter().copied().collect();
+        assert_eq!(once.len(), found.len(), "{node_id}: a report is stored twice");
+        let lost: Vec<_> = delivered.difference(&once).collect();
+        assert!(lost.is_empty(), "{node_id}: {lost:?} are lost");
+        let unknown: Vec<_> = once.difference(taken).collect();
+        assert!(unknown.is_empty(), "{node_id}: {unknown:?} were never taken");
+        for member in &cluster.members {
+            let target = format!("nodes/{node_id}/reports?limit=1000000");
+            let answer = member.hub().rest("GET", &target, "");
+            let reports = answer["data"]["reports"].as_array().unwrap();
+            let times = reports.iter().map(|report| report["timestamp"].as_i64().unwrap());
+            let times: Vec<i64> = times.rev().collect();
+            assert!(times == found, "{}: other reports of {node_id}", member.name);
+        }
+        count += found.len();
+    }
+    println!("{count} reports");
+    assert!(count > 0);
+}
