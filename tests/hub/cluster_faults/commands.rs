@@ -20,7 +20,7 @@ const NEVER: &str = "never";
 const SHORT_TIMEOUT: u64 = 3;
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(12);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A node that hears nothing for this long connects again, as hm-agent does.
+/// A node that gets nothing for this long connects again, as hm-agent does.
 const SILENCE: Duration = Duration::from_secs(10);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -91,22 +91,20 @@ impl Commands {
         let Ok((socket, _)) = tungstenite::client(url, socket) else { return Ok(()) };
         let mut link = CoreLink(socket);
         link.0.get_ref().set_read_timeout(Some(Duration::from_millis(200)))?;
+        // Once for each connection: the commands of the node follow.
+        let data = json!({"node_id": node_id, "hostname": node_id, "ip_address": "192.0.2.1"});
+        link.try_send("node_register", "r", &data)?;
         let (mut is_registered, mut got) = (false, HashSet::new());
-        let mut last_heard = Instant::now();
-        let mut next_heartbeat = last_heard;
-        while self.is_running() && last_heard.elapsed() < SILENCE {
-            if next_heartbeat <= Instant::now() {
+        let mut last_message = Instant::now();
+        let mut next_heartbeat = last_message;
+        while self.is_running() && last_message.elapsed() < SILENCE {
+            if is_registered && next_heartbeat <= Instant::now() {
                 next_heartbeat = Instant::now() + HEARTBEAT_INTERVAL;
-                if is_registered {
-                    let data = json!({"node_id": node_id, "status": "online", "metrics": {"cpu_usage": 1.5}});
-                    link.try_send("heartbeat", "h", &data)?;
-                    for id in &*unconfirmed {
-                        self.send_result(&mut link, id)?;
-                    }
-                } else {
-                    let data =
-                        json!({"node_id": node_id, "hostname": node_id, "ip_address": "192.0.2.1"});
-                    link.try_send("node_register", "r", &data)?;
+                let data =
+                    json!({"node_id": node_id, "status": "online", "metrics": {"cpu_usage": 1.5}});
+                link.try_send("heartbeat", "h", &data)?;
+                for id in &*unconfirmed {
+                    self.send_result(&mut link, id)?;
                 }
             }
             let message: Value = match link.0.read() {
@@ -115,9 +113,10 @@ impl Commands {
                 Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => continue,
                 Err(error) => return Err(error),
             };
-            last_heard = Instant::now();
+            last_message = Instant::now();
             match message["type"].as_str().unwrap() {
-                "register_response" => is_registered |= message["data"]["success"] == true,
+                "register_response" => is_registered = message["data"]["success"] == true,
+                "error" if !is_registered => return Ok(()),
                 "execute_command" => {
                     let id = message["data"]["command_id"].as_str().unwrap().to_owned();
                     if !got.insert(id.clone()) {
