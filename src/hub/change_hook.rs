@@ -58,6 +58,10 @@ impl ChangeHook {
             if !hub.is_leader() {
                 continue;
             }
+            let reporting = lock(&hub.hook_report);
+            if hub.shutdown.is_triggered() {
+                return;
+            }
             let changes = lock(&hub.nodes).take_hook_changes();
             if changes.is_empty() {
                 continue;
@@ -66,6 +70,7 @@ impl ChangeHook {
             let started = self.start(name, arguments, &changes);
             // Once it runs: a crash before may repeat a report, and loses none.
             store_states(hub, &changes);
+            drop(reporting);
             if let Err(error) = started.and_then(|child| wait(hub, name, child)) {
                 log::error!("fleet.on_change: run {name}: {}", reason(&error));
             }

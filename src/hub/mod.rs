@@ -83,6 +83,8 @@ pub struct Hub {
     /// Browser sessions of operators.
     pub sessions: Sessions,
     pub audit: AuditLog,
+    /// Held from the start of the program of `fleet.on_change` until it is stored what it was run for.
+    pub hook_report: Mutex<()>,
     /// Held while an answer about all nodes is made.
     pub fleet_answers: Mutex<()>,
     access: Mutex<Arc<Access>>,

@@ -39,7 +39,7 @@ use crate::util::logger;
 use crate::util::logger::RateLimitedLog;
 use crate::util::random;
 use crate::util::state_dir;
-use crate::util::sync::Shutdown;
+use crate::util::sync::{Shutdown, lock};
 use crate::util::threads::Threads;
 
 /// Each uses at most one processor, and the store has one writer.
@@ -171,6 +171,7 @@ fn start(config: HubConfig, settings: &Settings, threads: &mut Threads) -> Resul
         requests: NodeRequests::default(),
         sessions: Sessions::default(),
         audit: AuditLog::new(&config.state_dir),
+        hook_report: Mutex::default(),
         fleet_answers: Mutex::default(),
         access: Mutex::new(Arc::new(access)),
         tls,
@@ -301,6 +302,7 @@ fn stop(hub: &Hub) {
         // A loop that does not answer in time may read reports that stay unanswered; nodes send these again.
         let _ = stopped.recv_timeout(STOP_READING_TIMEOUT);
     }
+    drop(lock(&hub.hook_report));
     hub.save_agents();
     hub.save_statuses(true);
     hub.store.stop();

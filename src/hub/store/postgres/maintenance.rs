@@ -37,7 +37,8 @@ pub(super) fn run(url: &PostgresUrl, retention: Retention, now: i64) -> Result<(
     let limits = Limits { now, raw: before(retention.raw), means: before(retention.means) };
     let mut session = Session::connect(url)?;
     session.run(TIMEOUT, async |client| {
-        client.batch_execute("SET statement_timeout = 0").await?;
+        // Others wait behind a lock that this waits for: a partition that a query uses is dropped in the next run.
+        client.batch_execute("SET statement_timeout = 0; SET lock_timeout = '2s'").await?;
         let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&MAINTENANCE_LOCK]).await?;
         if !row.try_get::<_, bool>(0)? {
             return Ok(());

@@ -153,7 +153,8 @@ pub(super) async fn time_out(client: &Client, grace_ms: i64) -> Result<Vec<Strin
            SELECT id FROM command
              WHERE status IN ('pending', 'running') AND created_at + timeout_s * 1000 + $1 <= unix_ms()
              ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED)
-         RETURNING command_id";
-    let rows = client.query(sql, &[&grace_ms, &MAX_TIMEOUTS]).await?;
+         RETURNING command_id, id";
+    let mut rows = client.query(sql, &[&grace_ms, &MAX_TIMEOUTS]).await?;
+    rows.sort_by_key(|row| row.get::<_, i64>(1));
     rows.iter().map(|row| row.try_get(0)).collect()
 }
