@@ -55,6 +55,12 @@ impl Member {
         self.hub = Some(Hub::spawn(self.command()));
     }
 
+    /// The same; fails if the hub exits instead of starting, with its log.
+    pub fn try_run(&mut self) -> Result<(), Vec<String>> {
+        self.hub = Some(Hub::try_spawn(self.command())?);
+        Ok(())
+    }
+
     pub fn hub(&self) -> &Hub {
         self.hub.as_ref().unwrap_or_else(|| panic!("hub {} is down", self.name))
     }

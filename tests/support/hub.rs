@@ -15,6 +15,7 @@ use tungstenite::client::client_with_config;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
+pub use super::http_body::json_body;
 use super::{TEST_TIMEOUT, TempDir, wait_until};
 
 /// The hub's program, isolated from settings in the environment of the test run.
@@ -55,7 +56,12 @@ impl Hub {
         command
     }
 
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
+        Self::try_spawn(command).unwrap_or_else(|log| panic!("the hub has exited: {log:#?}"))
+    }
+
+    /// Fails if the hub exits instead of starting, with its log.
+    pub fn try_spawn(mut command: Command) -> Result<Self, Vec<String>> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -72,12 +78,19 @@ impl Hub {
         });
         let none = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut hub = Self { child, address: none, core: none, web: none, log };
+        let has_started =
+            |hub: &Self| hub.log().iter().any(|line| line.contains("started; settings"));
+        wait_until("the start of the hub", || {
+            (has_started(&hub) || hub.child.try_wait().unwrap().is_some()).then_some(())
+        });
+        if !has_started(&hub) {
+            return Err(hub.log());
+        }
         let address = |line: String| line.rsplit(' ').next().unwrap().parse().unwrap();
         hub.address = address(hub.wait_log("hm listening on "));
         hub.core = address(hub.wait_log("core listening on "));
         hub.web = address(hub.wait_log("web listening on "));
-        hub.wait_log("started; settings");
-        hub
+        Ok(hub)
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -163,30 +176,6 @@ impl Hub {
         socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         let url = format!("ws://{}{path}?{query}", self.core);
         CoreLink(tungstenite::client(url, socket).unwrap().0)
-    }
-}
-
-/// The body of a response.
-pub fn json_body(response: &str) -> Value {
-    let (head, body) = response.split_once("\r\n\r\n").unwrap();
-    match head.contains("\r\nTransfer-Encoding: chunked") {
-        true => serde_json::from_str(&join_chunks(body)).unwrap(),
-        false => serde_json::from_str(body).unwrap(),
-    }
-}
-
-/// The body that was sent in chunks. There must be nothing after the last one.
-pub fn join_chunks(mut chunks: &str) -> String {
-    let mut body = String::new();
-    loop {
-        let (length, rest) = chunks.split_once("\r\n").unwrap();
-        let (chunk, rest) = rest.split_at(usize::from_str_radix(length, 16).unwrap());
-        chunks = rest.strip_prefix("\r\n").unwrap();
-        if chunk.is_empty() {
-            assert_eq!(chunks, "");
-            return body;
-        }
-        body.push_str(chunk);
     }
 }
 

@@ -17,6 +17,7 @@ pub mod full_disk;
 pub mod heartbeat;
 pub mod hm_clients;
 pub mod hm_server;
+pub mod http_body;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod hung_disk;

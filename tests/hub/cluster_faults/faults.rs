@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::support::TEST_TIMEOUT;
 use crate::support::balancer::Balancer;
 use crate::support::cluster::Member;
 use crate::support::postgres::Postgres;
@@ -14,6 +15,9 @@ use crate::support::wall_clock::WallClock;
 const DISK_MEBIBYTES: u32 = 160;
 /// A larger difference of the hub's clock replaces the time by which a report is recognised.
 const MAX_CLOCK_ERROR: u64 = 480;
+
+/// Of a hub that has exited.
+const RESTART_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The number is that of a hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,9 +196,12 @@ impl Cluster {
     }
 
     pub fn end_all(&mut self) {
-        let all = std::mem::take(&mut self.active);
-        self.end(all);
-        assert!(self.active.is_empty());
+        let start = Instant::now();
+        while !self.active.is_empty() {
+            assert!(start.elapsed() < TEST_TIMEOUT, "{:?} have not ended", self.active);
+            let all = std::mem::take(&mut self.active);
+            self.end(all);
+        }
     }
 
     fn end(&mut self, mut faults: Vec<(Fault, Instant)>) {
@@ -208,7 +215,13 @@ impl Cluster {
                         self.active.push((fault, until));
                         continue;
                     }
-                    self.members[hub].run();
+                    // E.g. another hub that is frozen holds a lock. systemd tries again, too.
+                    if let Err(log) = self.members[hub].try_run() {
+                        self.say(format_args!("hub {hub} has not started: {:?}", log.last()));
+                        self.keep_log(hub, log);
+                        self.active.push((fault, Instant::now() + RESTART_INTERVAL));
+                        continue;
+                    }
                 }
                 Fault::FreezeHub(hub) => self.members[hub].hub().signal("-CONT"),
                 Fault::WrongClock(hub) => {

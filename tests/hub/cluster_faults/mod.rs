@@ -6,7 +6,7 @@ mod commands;
 mod faults;
 mod usage;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -180,11 +180,13 @@ fn check_commands(cluster: &Cluster, commands: &Commands) {
         }
     }
     // A command whose creation was not acknowledged may have run.
+    let sql =
+        "SELECT c.command_id, r.stdout FROM command_result r JOIN command c ON c.id = r.command";
+    let results = cluster.postgres.query(sql);
+    let results: BTreeMap<&str, &str> =
+        results.iter().map(|row| row.split_once('|').unwrap()).collect();
     for id in &seen.confirmed {
-        let sql = format!(
-            "SELECT r.stdout FROM command_result r JOIN command c ON c.id = r.command WHERE c.command_id = '{id}'"
-        );
-        assert_eq!(cluster.postgres.query(&sql), [&*seen.outputs[id]], "{id}");
+        assert_eq!(results.get(&**id), Some(&&*seen.outputs[id]), "{id}");
     }
     assert_eq!(seen.repeated, [""; 0], "sent again over the same connection");
     let (acknowledged, confirmed) = (seen.acknowledged.len(), seen.confirmed.len());
