@@ -1,6 +1,6 @@
 //! Nodes that speak Core, and a client that sends heartbeats and reads no answer.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -115,6 +115,62 @@ fn open_stalled(target: &CoreTarget) -> io::Result<(CoreLink, u32, bool)> {
         }
     }
     Ok((link, STALLED_HEARTBEATS, false))
+}
+
+/// Sends commands through `server` to a node that is connected to `node_hub`, at random times. Prints how long each takes to arrive.
+pub fn send_commands(server: SocketAddr, count: u32, node_hub: SocketAddr) -> io::Result<()> {
+    let mut link = CoreTarget::new(node_hub).open()?;
+    let deadline = Instant::now() + TIMEOUT;
+    // The hub learns of a node of another one after a second.
+    while post_command(server, &link.node_id)?.is_none() {
+        if Instant::now() >= deadline {
+            return Err(io::Error::other("the hub does not know the node"));
+        }
+        std::thread::sleep(LAST_ANSWER.mul_f64(random_unit() / 10.0));
+    }
+    link.read_until("execute_command")?;
+    let mut times = Vec::new();
+    for _ in 0..count {
+        std::thread::sleep(INTERVAL.mul_f64(2.0 * random_unit()));
+        let sent = Instant::now();
+        let command_id = post_command(server, &link.node_id)?;
+        let received = link.read_until("execute_command")?;
+        times.push(sent.elapsed().as_secs_f64() * 1e3);
+        if received["command_id"].as_str() != command_id.as_deref() {
+            return Err(io::Error::other(format!("{command_id:?} was sent: {received}")));
+        }
+        let result = json!({"command_id": command_id, "exit_code": 0, "stdout": "", "stderr": "",
+            "execution_time": 1});
+        link.send("command_result", &result)?;
+    }
+    times.sort_unstable_by(f64::total_cmp);
+    let line = json!({"commands": count, "p50_ms": times.get(times.len() / 2), "longest_ms": times.last()});
+    writeln!(io::stdout(), "{line}")
+}
+
+/// The id of a new command; `None`: the hub does not know the node.
+fn post_command(server: SocketAddr, node_id: &str) -> io::Result<Option<String>> {
+    let mut socket = TcpStream::connect(server)?;
+    socket.set_read_timeout(Some(TIMEOUT))?;
+    let body = json!({"command_text": "true", "timeout": 30}).to_string();
+    let length = body.len();
+    let head =
+        "Host: hub\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length:";
+    write!(
+        socket,
+        "POST /api/v1/nodes/{node_id}/commands HTTP/1.1\r\n{head} {length}\r\n\r\n{body}"
+    )?;
+    let mut response = String::new();
+    socket.read_to_string(&mut response)?;
+    let Some((_, body)) = response.split_once("\r\n\r\n") else {
+        return Err(io::Error::other(response));
+    };
+    let answer: Value = serde_json::from_str(body)?;
+    match answer["data"]["command_id"].as_str() {
+        Some(command_id) => Ok(Some(command_id.to_owned())),
+        None if response.contains("NODE_NOT_FOUND") => Ok(None),
+        None => Err(io::Error::other(response)),
+    }
 }
 
 #[derive(Default)]

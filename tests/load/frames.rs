@@ -20,6 +20,7 @@ pub enum Incoming<'a> {
     /// A message compressed with permessage-deflate (RFC 7692). It is not decompressed.
     Compressed,
     Ping(&'a [u8]),
+    Pong,
     Close,
 }
 
@@ -75,7 +76,7 @@ impl Frames {
                 0x41 | 0x42 if last => return Ok(Some(Incoming::Compressed)),
                 8 => return Ok(Some(Incoming::Close)),
                 9 => return Ok(Some(Incoming::Ping(&self.bytes[from..self.consumed]))),
-                10 => {}
+                10 => return Ok(Some(Incoming::Pong)),
                 _ => return Err("an unknown frame"),
             }
         }
@@ -117,10 +118,17 @@ pub fn contains(text: &[u8], what: &[u8]) -> bool {
     text.windows(what.len()).any(|window| window == what)
 }
 
-/// A masked frame. The payload is cut at 125 bytes; no client here sends more.
+/// A masked frame. The payload is cut at 65,535 bytes; no client here sends more.
 pub fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len().min(125);
-    let mut frame = vec![0x80 | opcode, 0x80 | length as u8];
+    let length = payload.len().min(0xffff);
+    let mut frame = vec![0x80 | opcode];
+    match length {
+        0..=125 => frame.push(0x80 | length as u8),
+        _ => {
+            frame.push(0x80 | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+    }
     frame.extend(MASK);
     frame.extend(payload[..length].iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     frame
@@ -153,6 +161,7 @@ mod tests {
                 Incoming::Message(bytes) => format!("message of {}", bytes.len()),
                 Incoming::Compressed => "compressed".to_owned(),
                 Incoming::Ping(bytes) => format!("ping {}", String::from_utf8_lossy(bytes)),
+                Incoming::Pong => "pong".to_owned(),
                 Incoming::Close => "close".to_owned(),
             });
         }
@@ -179,6 +188,7 @@ mod tests {
             "message of 125",
             "ping still there?",
             "message of 20",
+            "pong",
             "message of 126",
             "message of 65536",
             "compressed",
@@ -232,5 +242,7 @@ mod tests {
         let unmasked: Vec<u8> =
             sent[6..].iter().zip(MASK.iter().cycle()).map(|(b, m)| b ^ m).collect();
         assert_eq!(unmasked, b"still there?");
+        assert_eq!(masked(TEXT, &[b'x'; 126])[..4], [0x81, 0x80 | 126, 0, 126]);
+        assert_eq!(masked(TEXT, &[b'x'; 126]).len(), 8 + 126);
     }
 }

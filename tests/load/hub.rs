@@ -1,7 +1,10 @@
 //! Load generator for the ports of a hub, and for the published Core server. Each link is a node with an id of its own. Prints JSON
 //! lines.
 
+mod agent;
+mod agents;
 mod core_links;
+mod frames;
 mod idle;
 mod link;
 
@@ -30,7 +33,13 @@ usage: hub-load HOST:PORT rate LINKS SECONDS            each link sends a report
                                                         line and pings until the end of standard input
        hub-load HOST:PORT core-rate LINKS SECONDS       as rate, with heartbeats over Core
        hub-load HOST:PORT core-stalled LINKS SECONDS    each link sends heartbeats over Core, without and with another
-                                                        client that reads nothing";
+                                                        client that reads nothing
+       hub-load HOST:PORT command COUNT HOST:PORT       sends commands through the Core port of one hub to a node that is
+                                                        connected to that of the other one
+       hub-load HOST:PORT,... agents LINKS MS [REPORTS] nodes behave as hm-agent, connect to any of the hubs, and report
+                                                        every MS milliseconds on average (0: never), with a backlog of
+                                                        REPORTS each. Prints a line when all are online, and for each
+                                                        line of standard input when they are again, without a backlog";
 
 /// Number of threads that open links.
 const OPENERS: usize = 8;
@@ -60,7 +69,14 @@ fn main() -> ExitCode {
 /// `None`: the arguments are wrong.
 fn run(server: &str, mode: &str, links: &str, rest: &[&str]) -> Option<io::Result<()>> {
     let number = |text: &str| text.parse::<u32>().ok();
-    let (server, links) = (server.parse().ok()?, number(links)?);
+    let links = number(links)?;
+    if let ("agents", [interval, backlog @ ..]) = (mode, rest) {
+        let hubs = server.split(',').map(|hub| hub.parse().ok()).collect::<Option<Vec<_>>>()?;
+        let interval = Duration::from_millis(number(interval)?.into());
+        let backlog = backlog.first().map_or(Some(0), |count| number(count))?;
+        return Some(agents::run(agents::Options { hubs, links, interval, backlog }));
+    }
+    let server = server.parse().ok()?;
     let hm = Target::new(server);
     Some(match (mode, rest) {
         ("rate", [seconds]) => {
@@ -76,6 +92,7 @@ fn run(server: &str, mode: &str, links: &str, rest: &[&str]) -> Option<io::Resul
             let core = CoreTarget::new(server);
             rate(&|_| core.open(), &CoreLink::heartbeat, links, number(seconds)?)
         }
+        ("command", [other]) => core_links::send_commands(server, links, other.parse().ok()?),
         ("core-stalled", [seconds]) => core_links::stall(server, links, number(seconds)?),
         _ => return None,
     })

@@ -327,7 +327,7 @@ impl Client {
                 Incoming::Message(text) if contains(text, b"\"subscribed\"") => {
                     self.record.confirmed.get_or_insert(now);
                 }
-                Incoming::Message(_) => {}
+                Incoming::Message(_) | Incoming::Pong => {}
                 Incoming::Ping(payload) => self.unsent.extend(masked(PONG, payload)),
                 Incoming::Close => return Err("the server closed the connection"),
             }
