@@ -388,3 +388,30 @@ fn command_does_not_time_out_by_the_wrong_clock_of_a_hub() {
         assert_eq!(found["data"]["command"]["status"], "pending", "{error}: {found}");
     }
 }
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn report_does_not_read_all_nodes_when_the_fleet_has_grown() {
+    let postgres = Postgres::with_settings("autovacuum = off");
+    let one = Member::start("one", &postgres.url(), &[]);
+    let mut a = one.hub().node();
+    assert_eq!(a.online("a"), 0);
+    // PostgreSQL may keep a plan after five executions.
+    for time in 1..=10 {
+        assert_eq!(a.report(time), 0);
+    }
+    const NODES: i64 = 20_000;
+    postgres.query(&format!(
+        "INSERT INTO node (name, first_seen) SELECT md5(n::text), 0 FROM generate_series(1, {NODES}) n"
+    ));
+    let statistics = "SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'node'";
+    let before = postgres.count(statistics);
+    for time in 11..=60 {
+        assert_eq!(a.report(time), 0);
+    }
+    // The end of the connection passes on its statistics.
+    one.hub().signal("-TERM");
+    sleep_for(Duration::from_secs(2));
+    let read = postgres.count(statistics) - before;
+    assert!(read < 25 * NODES, "50 reports have read {read} rows of {NODES} nodes");
+}

@@ -21,8 +21,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 /// The first version with what the hub uses.
 const MIN_VERSION: i32 = 150_000;
 
-/// A transaction of a hub that is stopped must not hold its locks.
+/// A transaction of a hub that is stopped must not hold its locks. A plan that was kept from the time when a table was small reads all of
+/// it with each batch, until the table is analyzed.
 const SETTINGS: &str = "
+    SET plan_cache_mode = force_custom_plan;
     SET statement_timeout = '60s';
     SET lock_timeout = '5s';
     SET idle_in_transaction_session_timeout = '15s';
