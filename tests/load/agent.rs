@@ -50,8 +50,8 @@ pub struct Record {
     pub online: Option<Duration>,
     /// Codes of the answers that refused the node.
     pub refusals: Vec<u32>,
-    /// Attempts that have ended before the node was accepted, by reason.
-    pub failures: Vec<&'static str>,
+    /// Attempts that have ended before the node was accepted, with the hub and the reason.
+    pub failures: Vec<(SocketAddr, &'static str)>,
     /// Times from a report to its answer in microseconds.
     pub answered: Vec<u32>,
     /// Reports that were answered with another code than 0.
@@ -180,7 +180,7 @@ impl Agent {
             }
             Err(error) => {
                 let reason = DisconnectReason::Unreachable(error.to_string());
-                self.record.failures.push(reason.label());
+                self.record.failures.push((context.hubs[hub], reason.label()));
                 return self.back_off(context.now, &reason);
             }
         };
@@ -214,7 +214,7 @@ impl Agent {
         }
         match link.is_online {
             true => self.record.end(context.now),
-            false => self.record.failures.push(reason.label()),
+            false => self.record.failures.push((context.hubs[link.hub], reason.label())),
         }
         self.back_off(context.now, reason);
     }

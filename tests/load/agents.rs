@@ -227,7 +227,8 @@ impl Agents {
         times.sort_unstable();
         let refused = |least| records.iter().filter(|it| it.refusals.len() >= least).count();
         let codes = records.iter().flat_map(|record| &record.refusals).map(ToString::to_string);
-        let failures = records.iter().flat_map(|it| &it.failures).map(ToString::to_string);
+        let failures = records.iter().flat_map(|it| &it.failures);
+        let failures = failures.map(|(hub, reason)| format!("{hub} {reason}"));
         json!({
             "seconds": seconds, "online": self.online(), "undelivered": self.undelivered(),
             "answered": answers.0.len(), "rejected": records.iter().map(|it| it.rejected).sum::<u32>(),
