@@ -121,6 +121,12 @@ impl NodeCredentials {
     pub fn learn(&self, now: Instant, stored: &StoredCredential) {
         let mut state = lock(&self.0);
         let StoredCredential { node_id, digest, group } = stored;
+        let is_known = |owner: &CredentialOwner| {
+            owner.stage == Stage::Active && owner.node_id == *node_id && owner.group == *group
+        };
+        if state.by_digest.get(digest).is_some_and(is_known) {
+            return;
+        }
         let (node_id, group) = (node_id.clone(), group.clone());
         state.active.entry(node_id.clone()).or_insert(now);
         state.by_digest.retain(|other, owner| other == digest || owner.node_id != node_id);

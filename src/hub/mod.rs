@@ -193,7 +193,8 @@ impl Hub {
     pub fn failures(&self) -> Vec<String> {
         let store = self.store.failure().map(|error| format!("the store cannot commit: {error}"));
         let cluster = self.cluster.as_ref().and_then(|cluster| cluster.failure());
-        let cluster = cluster.map(|error| format!("other hubs are not reached: {error}"));
+        let cluster = cluster
+            .map(|error| format!("the database does not connect this hub with others: {error}"));
         store.into_iter().chain(cluster).collect()
     }
 

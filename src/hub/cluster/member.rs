@@ -47,6 +47,9 @@ pub(super) struct Member<'a> {
     /// Ids of commands that were claimed and could not be sent.
     unsent: Vec<String>,
     next_clean_up: Instant,
+    /// Removals of nodes that were applied. What was removed before the start is not in the database.
+    removals: HashSet<i64>,
+    is_first_read: bool,
 }
 
 impl<'a> Member<'a> {
@@ -63,6 +66,8 @@ impl<'a> Member<'a> {
             open_claim: None,
             unsent: Vec::new(),
             next_clean_up: now,
+            removals: HashSet::new(),
+            is_first_read: true,
         }
     }
 
@@ -101,16 +106,13 @@ impl<'a> Member<'a> {
         if self.next_renewal <= now {
             database.renew()?;
             self.next_renewal = now + RENEWAL_INTERVAL;
-            if !self.cluster.is_leader() && database.lead()? {
-                self.cluster.is_leader.store(true, Relaxed);
-                log::info!("cluster: this hub leads");
-            }
         }
         for (instance, messages) in self.cluster.take_messages() {
             database.notify(instance, &messages)?;
         }
         if self.next_read <= now {
             self.read(hub)?;
+            self.lead()?;
             self.write(hub)?;
             self.answer_claims(hub);
             let is_waiting = !lock(&self.cluster.claims).is_empty();
@@ -167,6 +169,18 @@ impl<'a> Member<'a> {
         }
     }
 
+    /// Tries to become the leader. What the former one has stored was read before.
+    fn lead(&mut self) -> Result<(), StoreError> {
+        let Some(database) = self.database.as_mut().filter(|_| !self.cluster.is_leader()) else {
+            return Ok(());
+        };
+        if database.lead()? {
+            self.cluster.is_leader.store(true, Relaxed);
+            log::info!("cluster: this hub leads");
+        }
+        Ok(())
+    }
+
     /// Returns whether a hub that was dead is alive again.
     fn observe(&mut self, hub: &Hub, instances: &[InstanceRow]) -> bool {
         let counts: Vec<_> = instances.iter().map(|row| (row.id, row.renewals)).collect();
@@ -196,13 +210,16 @@ impl<'a> Member<'a> {
         !changes.returned.is_empty()
     }
 
-    fn apply_nodes(&self, hub: &Hub, changes: &Changes) {
+    fn apply_nodes(&mut self, hub: &Hub, changes: &Changes) {
         let now = Instant::now();
         let access = hub.access();
-        let stored: HashSet<&str> = changes.nodes.iter().map(|(id, _)| &**id).collect();
-        for node_id in changes.forgotten.iter().filter(|node_id| !stored.contains(&***node_id)) {
-            hub.forget(node_id);
+        // Each removal once: a node may return at once.
+        for (node_id, removal) in &changes.forgotten {
+            if self.removals.insert(*removal) && !self.is_first_read {
+                hub.forget(node_id);
+            }
         }
+        self.is_first_read = false;
         for credential in &changes.credentials {
             access.credentials.learn(now, credential);
         }

@@ -167,7 +167,7 @@ impl Cluster {
                 }
                 Err(error) => {
                     if lock(&self.failure).replace(error.clone()).is_none() {
-                        log::error!("cluster: other hubs are not reached: {error}");
+                        log::error!("cluster: the database is not reached: {error}");
                     }
                     self.is_leader.store(false, Relaxed);
                     self.grant_claims(hub);

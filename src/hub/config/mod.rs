@@ -104,7 +104,12 @@ impl HubConfig {
 fn postgres(settings: &Settings) -> Result<Option<PostgresUrl>, Error> {
     let url = settings.text("store").filter(|text| PostgresUrl::is_url(text));
     let url = url.map(PostgresUrl::parse).transpose();
-    url.map_err(|why| settings.invalid("store", &why))
+    // Reads the authorities, so that `check` finds a wrong file.
+    let checked = url.and_then(|url| match &url {
+        Some(it) => it.tls_config().map(|_| url),
+        None => Ok(url),
+    });
+    checked.map_err(|why| settings.invalid("store", &why))
 }
 
 fn admission(settings: &Settings, listeners: &[(&str, SocketAddr)]) -> Result<Admission, Error> {

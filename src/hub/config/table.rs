@@ -24,7 +24,7 @@ pub static SCHEMA: Schema = Schema {
             Some("/var/lib/hm-hub"),
             PATH,
             OnRestart,
-            "Directory of the database and of audit.log.",
+            "Directory of audit.log and, with SQLite, of the database.",
         ),
         row(
             "store",

@@ -34,7 +34,7 @@ pub struct LinkId {
 }
 
 impl LinkId {
-    /// A connection to another hub, which has sent the probe with this number.
+    /// A client of another hub. This hub has given its probe the number.
     pub fn elsewhere(probe: u64) -> Self {
         Self { event_loop: usize::MAX, number: probe }
     }

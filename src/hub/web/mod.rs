@@ -140,7 +140,8 @@ hm_hub_leader {is_leader}
         });
         let [online, lost, offline] = counts;
         let (stored, failed) = hub.store.counts();
-        let is_ready = u8::from(hub.store.failure().is_none());
+        // With several hubs, the database may be away without a write that has failed.
+        let is_ready = u8::from(hub.failures().is_empty());
         let queued = hub.store.queued();
         let uptime = self.started.elapsed().as_secs();
         let (responses, waiting) = hub.requests.counts();
@@ -166,7 +167,7 @@ hm_hub_writes_total{{result=\"failed\"}} {failed}
 # HELP hm_hub_queued_writes Records that wait for a commit.
 # TYPE hm_hub_queued_writes gauge
 hm_hub_queued_writes {queued}
-# HELP hm_hub_store_up Whether the last transaction was committed.
+# HELP hm_hub_store_up Whether the last transaction was committed, and the database of several hubs is reached.
 # TYPE hm_hub_store_up gauge
 hm_hub_store_up {is_ready}
 # HELP hm_hub_node_requests_total Requests of clients for /nodes/ID/metrics and /nodes/ID/snapshot by status code.

@@ -8,8 +8,8 @@ mod roots;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ClientConfig;
 use rustls::client::Resumption;
+use rustls::{ClientConfig, RootCertStore};
 
 pub use crate::net::tls::errors::disconnect_reason;
 pub use crate::net::tls::pem_files::{read_certificates, read_private_key};
@@ -21,7 +21,11 @@ pub use crate::net::tls::roots::{
 /// connections, and sessions are not resumed, so that renewed bundles and removed authorities take effect with the next
 /// connection. The error names the wrong file and the setting or variable.
 pub fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let roots = roots::load(ca_file)?;
+    client_config_with(roots::load(ca_file)?)
+}
+
+/// The configuration with these certificate authorities.
+pub fn client_config_with(roots: RootCertStore) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -32,7 +32,8 @@ pub struct StoredLink {
 #[derive(Default)]
 pub struct Changes {
     pub instances: Vec<InstanceRow>,
-    pub forgotten: Vec<Arc<str>>,
+    /// Each with the id of its removal.
+    pub forgotten: Vec<(Arc<str>, i64)>,
     pub nodes: Vec<(Arc<str>, NodeInfo)>,
     pub credentials: Vec<StoredCredential>,
     pub links: Vec<StoredLink>,
@@ -75,7 +76,7 @@ pub(super) async fn read(
     let position: String = transaction.query_one(sql, &[]).await?.try_get(0)?;
     let sql = "SELECT id, name, url, secret, renewals FROM instance WHERE id <> $1";
     let instances = transaction.query(sql, &[&id]).await?;
-    let sql = "SELECT name FROM forgotten_node WHERE changed >= $1::text::xid8";
+    let sql = "SELECT name, id FROM forgotten_node WHERE changed >= $1::text::xid8";
     let forgotten = transaction.query(sql, &[&since.0]).await?;
     let sql = "SELECT name, first_seen, hostname, ip_address, os_info, updated_at, agent, node_group, hook_online, credential
          FROM node WHERE changed >= $1::text::xid8";
@@ -97,7 +98,10 @@ pub(super) async fn read(
     };
     let changes = Changes {
         instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
-        forgotten: forgotten.iter().map(name).collect::<Result<_, _>>()?,
+        forgotten: forgotten
+            .iter()
+            .map(|row| Ok((name(row)?, row.try_get(1)?)))
+            .collect::<Parsed<_>>()?,
         credentials: nodes
             .iter()
             .filter_map(|row| credential(row).transpose())

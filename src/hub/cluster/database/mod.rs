@@ -1,4 +1,4 @@
-//! The statements with which hubs that share a database learn of each other. See `schema.sql`.
+//! The statements with which hubs that share a database learn of each other. See `schema_1.sql`.
 
 pub mod changes;
 
@@ -50,11 +50,6 @@ impl ClusterDatabase {
 
     pub fn id(&self) -> InstanceId {
         self.id
-    }
-
-    /// Whether the next call would fail: another session is needed.
-    pub fn is_broken(&self) -> bool {
-        self.session.is_broken()
     }
 
     /// A message for this hub, if one arrives in time. One that this version does not know is none.
@@ -217,7 +212,7 @@ impl ClusterDatabase {
         self.session.run(TIMEOUT, async |client| {
             client
                 .batch_execute(
-                    "DELETE FROM forgotten_node WHERE forgotten < now() - interval '1 day';
+                    "DELETE FROM forgotten_node WHERE forgotten < now() - interval '1 day' AND is_purged;
                      DELETE FROM instance WHERE renewed < now() - interval '1 day';
                      DELETE FROM node_state WHERE instance NOT IN (SELECT id FROM instance);",
                 )
@@ -299,6 +294,16 @@ async fn join(
         return Ok(None);
     }
     let transaction = client.transaction().await?;
+    // A restored database has ids of transactions of another server, which would be read again and again.
+    transaction
+        .batch_execute(
+            "UPDATE node SET first_seen = first_seen WHERE changed > pg_current_xact_id();
+             UPDATE link SET changed = pg_current_xact_id() WHERE changed > pg_current_xact_id();
+             DELETE FROM node_state WHERE changed > pg_current_xact_id();
+             DELETE FROM forgotten_node WHERE changed > pg_current_xact_id() AND is_purged;
+             UPDATE forgotten_node SET changed = pg_current_xact_id() WHERE changed > pg_current_xact_id();",
+        )
+        .await?;
     let version = env!("CARGO_PKG_VERSION");
     let row = transaction
         .query_one(

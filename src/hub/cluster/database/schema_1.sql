@@ -21,7 +21,7 @@ CREATE TABLE link (
     protocol smallint NOT NULL,
     -- NULL: the node is not connected.
     instance bigint,
-    -- Counts the owners.
+    -- Increased by each connection that is published; a release keeps it.
     epoch bigint NOT NULL,
     changed xid8 NOT NULL DEFAULT pg_current_xact_id(),
     PRIMARY KEY (node, protocol)
@@ -41,6 +41,10 @@ CREATE INDEX node_state_changed ON node_state (changed);
 
 -- Nodes that operators have removed lately.
 CREATE TABLE forgotten_node (
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    node bigint NOT NULL,
+    -- Whether its records were deleted, too.
+    is_purged boolean NOT NULL DEFAULT false,
     name text COLLATE "C" NOT NULL,
     forgotten timestamptz NOT NULL DEFAULT now(),
     changed xid8 NOT NULL DEFAULT pg_current_xact_id()
@@ -61,7 +65,7 @@ CREATE TRIGGER node_changed BEFORE UPDATE ON node FOR EACH ROW EXECUTE FUNCTION 
 
 CREATE FUNCTION note_forgotten() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO forgotten_node (name) VALUES (OLD.name);
+    INSERT INTO forgotten_node (node, name) VALUES (OLD.id, OLD.name);
     DELETE FROM node_state WHERE node = OLD.id;
     RETURN NULL;
 END $$;

@@ -1,5 +1,5 @@
 //! Connections of nodes when several hubs share the fleet. For each node and protocol, the database names one hub that has a
-//! connection, with an epoch: each change of the owner increases it. This module compares that with the connections of this hub.
+//! connection, with an epoch, which each published connection increases. This module compares that with the connections of this hub.
 //!
 //! An hm connection that the database names no more ends: the node has connected to another hub. A Core connection stays, because
 //! published node agents do not return after an end; the node's commands go to the owner.
@@ -57,8 +57,8 @@ pub(super) struct SharedLinks {
     /// Revision at the last call of [`Nodes::unshared_states`].
     shared_revision: u64,
     shared_metrics: Option<(i64, Instant)>,
-    /// Another hub has sent that it may send commands to the node.
-    owner_sends_commands: bool,
+    /// Whether the hub with the Core connection may send commands; `None`: it has not passed on the state of the node yet.
+    owner_sends_commands: Option<bool>,
 }
 
 impl SharedLinks {
@@ -88,7 +88,7 @@ impl SharedLinks {
 
     /// Whether another hub has a Core connection of the node that does not prove which node it is.
     pub(super) fn refuses_commands(&self) -> bool {
-        self.core.owner.is_some() && !self.owner_sends_commands
+        self.core.owner.is_some() && self.owner_sends_commands == Some(false)
     }
 
     pub(super) fn hm_owner(&self) -> Option<InstanceId> {
@@ -257,7 +257,10 @@ impl Nodes {
                         action = RowAction::End(link);
                     }
                 }
-                shared.owner = Some(*instance);
+                let is_new = shared.owner.replace(*instance) != Some(*instance);
+                if is_new && *protocol == LinkProtocol::Core {
+                    node.shared.owner_sends_commands = None;
+                }
             }
             None => *shared = SharedLink { published: shared.published, ..SharedLink::default() },
         }

@@ -95,7 +95,7 @@ impl Nodes {
         self.insert_known(now, node_id);
         let Some(node) = self.by_id.get_mut(node_id) else { return false };
         if node.shared.core.owner == Some(instance) {
-            node.shared.owner_sends_commands = state.gets_commands;
+            node.shared.owner_sends_commands = Some(state.gets_commands);
         }
         if node.has_local_connection() || node.shared.owner() != Some(instance) {
             return false;

@@ -170,3 +170,15 @@ fn state_is_shared_after_a_change_and_yields_to_a_connection_of_this_hub() {
     other.nodes.apply_shared_state(other.now, TIME, &other.node_id, OTHER, state);
     assert_eq!(shown(&other), Some("192.0.2.8".parse().unwrap()));
 }
+
+#[test]
+fn commands_are_refused_only_if_the_owner_refuses_them() {
+    let mut fixture = Fixture::new();
+    fixture.apply(LinkProtocol::Core, ELSEWHERE, 1);
+    assert!(!fixture.nodes.is_refused_commands("a"), "not known yet");
+    for (gets_commands, is_refused) in [(false, true), (true, false)] {
+        let state = SharedState { gets_commands, ..SharedState::default() };
+        fixture.nodes.apply_shared_state(fixture.now, 0, &fixture.node_id, OTHER, state);
+        assert_eq!(fixture.nodes.is_refused_commands("a"), is_refused);
+    }
+}

@@ -49,11 +49,6 @@ impl Connection {
         &self.url
     }
 
-    /// Whether the last call has left a session that can be used.
-    pub(super) fn is_usable(&self) -> bool {
-        self.session.is_some()
-    }
-
     /// Runs statements on the session, or on a new one if it is broken.
     pub(super) fn run<R>(
         &mut self,

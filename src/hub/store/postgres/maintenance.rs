@@ -31,10 +31,7 @@ struct Limits {
     means: i64,
 }
 
-pub(super) fn run(url: &PostgresUrl, retention: Retention, now: i64) -> Result<(), StoreError> {
-    let before =
-        |age: Duration| now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
-    let limits = Limits { now, raw: before(retention.raw), means: before(retention.means) };
+pub(super) fn run(url: &PostgresUrl, retention: Retention) -> Result<(), StoreError> {
     let mut session = Session::connect(url)?;
     session.run(TIMEOUT, async |client| {
         // Others wait behind a lock that this waits for: a partition that a query uses is dropped in the next run.
@@ -43,13 +40,18 @@ pub(super) fn run(url: &PostgresUrl, retention: Retention, now: i64) -> Result<(
         if !row.try_get::<_, bool>(0)? {
             return Ok(());
         }
+        // By the clock of the database: one hub with a wrong clock must not delete what all have stored.
+        let now: i64 = client.query_one("SELECT unix_ms()", &[]).await?.try_get(0)?;
+        let before =
+            |age: Duration| now.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        let limits = Limits { now, raw: before(retention.raw), means: before(retention.means) };
         // Tomorrow's, so that no hub has to create it while reports wait.
         let tomorrow = now.div_euclid(DAY_MS) + 1;
         for parent in [Parent::HmReport, Parent::CoreMetric] {
-            create(client, parent.name(), tomorrow, DAY_MS, now).await?;
+            create(client, parent.name(), tomorrow, DAY_MS).await?;
         }
         detach_reports(client, &limits).await?;
-        sum_up(client, &limits).await?;
+        sum_up(client).await?;
         drop_partitions(client, Parent::CoreMetric.name(), DAY_MS, limits.raw).await?;
         drop_partitions(client, MEANS, DAY_SLOTS, limits.means / SLOT_MS).await?;
         delete_rows(client, &limits).await
@@ -83,13 +85,13 @@ async fn detach_reports(client: &mut Client, limits: &Limits) -> Result<(), Erro
 }
 
 /// Adds the reports of detached partitions to the means, and drops them.
-async fn sum_up(client: &mut Client, limits: &Limits) -> Result<(), Error> {
+async fn sum_up(client: &mut Client) -> Result<(), Error> {
     let sql = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND starts_with(tablename, $1) ORDER BY 1";
     for row in client.query(sql, &[&DETACHED]).await? {
         let name: String = row.try_get(0)?;
         let day = name.strip_prefix(DETACHED).and_then(|rest| rest.split('_').next());
         let Some(day) = day.and_then(|day| day.parse::<i64>().ok()) else { continue };
-        create(client, MEANS, day, DAY_SLOTS, limits.now).await?;
+        create(client, MEANS, day, DAY_SLOTS).await?;
         let transaction = client.transaction().await?;
         transaction
             .batch_execute(&format!(
@@ -132,6 +134,14 @@ async fn drop_partitions(
 async fn delete_rows(client: &mut Client, limits: &Limits) -> Result<(), Error> {
     client.execute("DELETE FROM hm_report_other WHERE arrived < $1", &[&limits.raw]).await?;
     client.execute("DELETE FROM core_metric_other WHERE at < $1", &[&limits.raw]).await?;
+    for row in client.query("SELECT node FROM forgotten_node WHERE NOT is_purged", &[]).await? {
+        let node: i64 = row.try_get(0)?;
+        for table in ["hm_report", MEANS, "core_metric"] {
+            client.execute(&format!("DELETE FROM {table} WHERE node = $1"), &[&node]).await?;
+        }
+        let sql = "UPDATE forgotten_node SET is_purged = true WHERE node = $1";
+        client.execute(sql, &[&node]).await?;
+    }
     let sql = "DELETE FROM hm_workload WHERE last_used < $1";
     client.execute(sql, &[&limits.raw.saturating_sub(WORKLOAD_MARGIN_MS)]).await?;
     let sql = "DELETE FROM command WHERE created_at < $1 AND status NOT IN ('pending', 'running')";

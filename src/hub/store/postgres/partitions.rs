@@ -12,6 +12,8 @@ pub(super) const DAY_MS: i64 = 86_400_000;
 const MAX_AGE_DAYS: i64 = 366;
 /// The last arrival in a partition is noted this often at most.
 const NOTE_INTERVAL_MS: i64 = 600_000;
+/// After a failure, partitions are not created for this long.
+const RETRY_INTERVAL_MS: i64 = 60_000;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Lets one hub at a time create or drop partitions.
 pub(super) const PARTITION_LOCK: i64 = 0x686d_0003;
@@ -43,6 +45,8 @@ pub(super) fn partition_name(parent: &str, day: i64) -> String {
 pub(super) struct KnownPartitions {
     /// When the last arrival was noted.
     noted: HashMap<(Parent, i64), i64>,
+    /// When a partition could not be created.
+    failed_at: Option<i64>,
 }
 
 impl KnownPartitions {
@@ -65,19 +69,25 @@ impl KnownPartitions {
             .filter(|(_, day)| (today - MAX_AGE_DAYS..=today + 1).contains(day))
             .filter(|key| self.noted.get(key).is_none_or(|at| now - at >= NOTE_INTERVAL_MS))
             .collect();
+        if self.failed_at.is_some_and(|at| now - at < RETRY_INTERVAL_MS) {
+            return;
+        }
         for (parent, day) in days {
-            let created = connection.run(TIMEOUT, async |client, _| {
-                create(client, parent.name(), day, DAY_MS, now).await
-            });
-            if let Err(error) = created {
+            let created = connection
+                .run(TIMEOUT, async |client, _| create(client, parent.name(), day, DAY_MS).await);
+            if let Err(error) = &created {
                 log::warn!(
                     "store: cannot create the partition of {} for a day: {error}",
                     parent.name()
                 );
             }
-            if connection.is_usable() {
-                self.noted.insert((parent, day), now);
+            if created.is_err() {
+                // Reports wait for this. The next attempt moves the records.
+                self.failed_at = Some(now);
+                return;
             }
+            self.failed_at = None;
+            self.noted.insert((parent, day), now);
         }
     }
 }
@@ -88,13 +98,14 @@ pub(super) async fn create(
     parent: &str,
     day: i64,
     unit: i64,
-    now: i64,
 ) -> Result<(), Error> {
     let transaction = client.transaction().await?;
+    // Others wait behind a lock that this waits for, and reports wait for this.
+    transaction.batch_execute("SET LOCAL lock_timeout = '500ms'").await?;
     transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITION_LOCK]).await?;
-    let sql = "UPDATE day_partition SET last_arrival = greatest(last_arrival, $3) WHERE parent = $1 AND day = $2";
+    let sql = "UPDATE day_partition SET last_arrival = greatest(last_arrival, unix_ms()) WHERE parent = $1 AND day = $2";
     let number = day as i32;
-    if transaction.execute(sql, &[&parent, &number, &now]).await? == 0 {
+    if transaction.execute(sql, &[&parent, &number]).await? == 0 {
         let (from, to) = (day * unit, (day + 1) * unit);
         let name = partition_name(parent, day);
         // When a partition could not be created, records of its day went to the table of other days.
@@ -116,8 +127,9 @@ pub(super) async fn create(
                  ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES FROM ({from}) TO ({to});"
             ))
             .await?;
-        let sql = "INSERT INTO day_partition (parent, day, last_arrival) VALUES ($1, $2, $3)";
-        transaction.execute(sql, &[&parent, &number, &now]).await?;
+        let sql =
+            "INSERT INTO day_partition (parent, day, last_arrival) VALUES ($1, $2, unix_ms())";
+        transaction.execute(sql, &[&parent, &number]).await?;
     }
     transaction.commit().await
 }

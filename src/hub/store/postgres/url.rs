@@ -40,6 +40,12 @@ impl PostgresUrl {
 
     /// Parses a URL. Errors never contain a part of it, which may hold a password.
     pub fn parse(text: &str) -> Result<Self, String> {
+        let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+        if let Some((user, _)) = rest.rsplit_once('@')
+            && user.contains(['@', '/', '?', '#'])
+        {
+            return Err("@ / ? and # in a user or password must be percent-encoded".to_owned());
+        }
         let (address, query) = text.split_once('?').unwrap_or((text, ""));
         let (mut others, mut mode, mut root_file) = (Vec::new(), None, None);
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
@@ -123,7 +129,9 @@ impl PostgresUrl {
     /// Reads the authorities. The error names the file.
     pub fn tls_config(&self) -> Result<Option<Arc<ClientConfig>>, String> {
         let Some(Tls { root_file }) = &self.tls else { return Ok(None) };
-        tls::client_config(root_file.as_deref()).map(Some)
+        let Some(file) = root_file else { return tls::client_config(None).map(Some) };
+        let roots = tls::authorities_of(file).map_err(|why| format!("sslrootcert: {why}"))?;
+        tls::client_config_with(roots).map(Some)
     }
 }
 
@@ -223,9 +231,13 @@ mod tests {
 
     #[test]
     fn errors_do_not_show_the_password() {
-        for text in
-            ["postgres://u:secret@h/d?secret=1", "postgres://u:secret@h:x/d", "postgres:///d"]
-        {
+        for text in [
+            "postgres://u:secret@h/d?secret=1",
+            "postgres://u:secret@h:x/d",
+            "postgres://u:x@u:secret@h/d",
+            "postgres://u:secret?u:secret@h/d?sslmode=require",
+            "postgres:///d",
+        ] {
             let error = error(text);
             assert!(!error.contains("u:secret"), "{error}");
         }

@@ -104,7 +104,7 @@ impl Writer for PostgresWriter {
         let (url, retention) = (self.connection.url().clone(), self.retention);
         let builder = std::thread::Builder::new().name("maintenance".to_owned());
         let thread = builder.spawn(move || {
-            if let Err(error) = maintenance::run(&url, retention, now()) {
+            if let Err(error) = maintenance::run(&url, retention) {
                 log::error!("store: maintenance failed: {error}");
             }
         });

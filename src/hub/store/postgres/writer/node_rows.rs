@@ -195,17 +195,8 @@ pub(super) async fn update(
     Ok(())
 }
 
-/// Forgets a node with its metrics, reports and commands.
+/// Forgets a node with its commands. Maintenance deletes its reports and metrics, which may be many.
 pub(super) async fn delete(batch: &mut Batch<'_>, node_id: &str) -> Result<(), Error> {
     let name = text(node_id);
-    let sql = "DELETE FROM node WHERE name = $1 RETURNING id";
-    let Some(row) = batch.transaction.query_opt(sql, &[&name]).await? else { return Ok(()) };
-    let node: i64 = row.try_get(0)?;
-    for table in ["hm_report", "hm_mean", "core_metric"] {
-        batch
-            .transaction
-            .execute(&format!("DELETE FROM {table} WHERE node = $1"), &[&node])
-            .await?;
-    }
-    Ok(())
+    batch.transaction.execute("DELETE FROM node WHERE name = $1", &[&name]).await.map(drop)
 }

@@ -1,0 +1,68 @@
+//! Requests that one hub passes on to another one.
+
+use std::io::{Read, Write};
+
+use crate::cluster::pair_with_scheme;
+use crate::requests;
+use crate::support::cluster::Member;
+use crate::support::postgres::Postgres;
+use crate::support::tls_server::{Authority, connect};
+use crate::support::{TempDir, wait_until};
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn requests_for_a_node_of_another_hub_are_passed_on_over_tls() {
+    let postgres = Postgres::start();
+    let (scratch, authority) = (TempDir::new("tls"), Authority::new());
+    let (chain, key) = authority.files(&scratch, "hub", &["localhost", "127.0.0.1"]);
+    // Hubs trust the authorities in the file of their own certificate.
+    let with_authority = std::fs::read_to_string(&chain).unwrap() + &authority.pem();
+    std::fs::write(&chain, with_authority).unwrap();
+    let tokens = scratch.write("operators", "secret read reader\n");
+    let settings = [
+        format!("tls.certificate_file={chain}"),
+        format!("tls.key_file={key}"),
+        "hm.tls=false".to_owned(),
+        "core.tls=false".to_owned(),
+        format!("operators.tokens_file={tokens}"),
+    ];
+    let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+    let [one, two] = pair_with_scheme("https", &postgres, &settings);
+    let agent = requests::agent(one.hub(), "a", "hm");
+    let client = authority.client(None);
+    let get = |member: &Member, target: &str, token: &str| {
+        let mut socket = connect(member.hub().web, &client).unwrap();
+        let request = format!(
+            "GET {target} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut response = Vec::new();
+        // The hub ends the connection without a TLS message.
+        let _ = socket.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
+    };
+    wait_until("metrics over the other hub", || {
+        let response = get(&two, "/nodes/a/metrics", "secret");
+        response.starts_with("HTTP/1.1 200 ").then_some(())
+    });
+    let metrics = get(&two, "/nodes/a/metrics", "secret");
+    assert!(metrics.contains("node_cpu_seconds_total"), "{metrics}");
+    assert!(get(&two, "/nodes/a/last_snapshot", "secret").contains("406 Not Acceptable"));
+    assert!(get(&two, "/nodes/a/metrics", "wrong").starts_with("HTTP/1.1 401 "));
+    assert!(get(&two, "/nodes/b/metrics", "secret").starts_with("HTTP/1.1 404 "));
+    let web = one.hub().web.to_string();
+    wait_until("the target at the other hub", || {
+        let targets = get(&two, "/sd", "secret");
+        (targets.contains(&web) && targets.contains(r#""__scheme__":"https""#)).then_some(())
+    });
+    // The secret of a hub is good for the resources of nodes alone.
+    let secret = postgres.query("SELECT secret FROM instance WHERE name = 'one'").remove(0);
+    assert!(get(&one, "/nodes/a/metrics", &secret).starts_with("HTTP/1.1 200 "));
+    for target in ["/sd", "/metrics", "/api/fleet", "/api/v1/nodes"] {
+        assert!(get(&one, target, &secret).starts_with("HTTP/1.1 401 "), "{target}");
+    }
+    agent.stop();
+    wait_until("the end", || {
+        get(&two, "/nodes/a/metrics", "secret").starts_with("HTTP/1.1 502 ").then_some(())
+    });
+}
