@@ -6,14 +6,16 @@ use hm_agent::hub::core::messages::CommandStarted;
 use hm_agent::hub::core::node_session::Content;
 use hm_agent::hub::hm::messages::MachineInfo;
 use hm_agent::hub::nodes::Presence;
+use hm_agent::hub::store::postgres::PostgresDatabase;
+use hm_agent::hub::store::postgres::url::PostgresUrl;
 use hm_agent::hub::store::records::Page;
 use hm_agent::hub::store::{Stored, Write};
 use hm_agent::hub_extension::messages::AgentInfo;
 
 use crate::support::postgres::Postgres;
 use crate::support::store::{
-    ALL, DAY_MS, command, core, metrics, now, open_postgres, registration, report, report_of,
-    result, selection, start_postgres,
+    ALL, DAY_MS, RETENTION, command, core, metrics, now, open_postgres, registration, report,
+    report_of, result, selection, start_postgres,
 };
 use crate::support::{sleep_for, wait_until};
 
@@ -207,4 +209,18 @@ fn unused_workloads_are_deleted() {
     store.commit(vec![report("a", now() + 2, 1)]);
     let found = store.reader.reports(&selection("a", 0, ALL.1, 1)).unwrap();
     assert_eq!((found.len(), server.count(workloads)), (1, 1));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn connections_for_queries_are_limited() {
+    let server = Postgres::start();
+    let url = PostgresUrl::parse(&server.url()).unwrap();
+    let database = PostgresDatabase::open(&url, RETENTION).unwrap().database;
+    let readers: Vec<_> = std::iter::from_fn(|| database.open_reader().ok()).take(100).collect();
+    assert_eq!(readers.len(), 12);
+    let error = database.open_reader().err().unwrap().0;
+    assert!(error.contains("too many queries"), "{error}");
+    drop(readers);
+    assert!(database.open_reader().is_ok());
 }

@@ -23,7 +23,7 @@ use super::TempDir;
 use super::postgres::Postgres;
 
 const DAY: Duration = Duration::from_secs(86_400);
-const RETENTION: Retention = Retention { raw: DAY, means: Duration::from_secs(30 * 86_400) };
+pub const RETENTION: Retention = Retention { raw: DAY, means: Duration::from_secs(30 * 86_400) };
 pub const DAY_MS: i64 = 86_400_000;
 pub const ALL: (i64, i64) = (i64::MIN, i64::MAX);
 

@@ -11,15 +11,22 @@ pub mod url;
 mod values;
 mod writer;
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
 use crate::hub::store::database::{Database, OpenDatabase, Reader};
 use crate::hub::store::postgres::connection::Connection;
-use crate::hub::store::postgres::reader::PostgresReader;
+use crate::hub::store::postgres::reader::{Place, PostgresReader};
 use crate::hub::store::postgres::session::Session;
 use crate::hub::store::postgres::url::PostgresUrl;
 use crate::hub::store::postgres::writer::PostgresWriter;
 use crate::hub::store::{Retention, StoreError};
 
-pub struct PostgresDatabase(PostgresUrl);
+pub struct PostgresDatabase {
+    url: PostgresUrl,
+    /// Number of connections for queries.
+    readers: Arc<AtomicUsize>,
+}
 
 impl PostgresDatabase {
     /// Creates or migrates the schema.
@@ -27,12 +34,16 @@ impl PostgresDatabase {
         let mut session = Session::connect(url)?;
         schema::migrate(&mut session)?;
         let writer = PostgresWriter::new(Connection::new(url.clone(), session), retention);
-        Ok(OpenDatabase { database: Box::new(Self(url.clone())), writer: Box::new(writer) })
+        Ok(OpenDatabase {
+            database: Box::new(Self { url: url.clone(), readers: Arc::default() }),
+            writer: Box::new(writer),
+        })
     }
 }
 
 impl Database for PostgresDatabase {
     fn open_reader(&self) -> Result<Box<dyn Reader>, StoreError> {
-        PostgresReader::connect(&self.0).map(|reader| Box::new(reader) as Box<dyn Reader>)
+        let place = Place::take(&self.readers)?;
+        PostgresReader::connect(&self.url, place).map(|reader| Box::new(reader) as Box<dyn Reader>)
     }
 }

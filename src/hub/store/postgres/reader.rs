@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::json;
@@ -11,7 +12,7 @@ use crate::hub::core::messages::{ReceivedMetrics, rest_time};
 use crate::hub::credentials::StoredCredential;
 use crate::hub::nodes::info::{NodeInfo, ReceivedStatus, StoredMetrics};
 use crate::hub::store::StoreError;
-use crate::hub::store::database::{MetricSums, Reader};
+use crate::hub::store::database::Reader;
 use crate::hub::store::postgres::node_info::node_info;
 use crate::hub::store::postgres::session::{SESSION_STACK_BYTES, Session};
 use crate::hub::store::postgres::url::PostgresUrl;
@@ -24,13 +25,37 @@ use crate::util::error::reason;
 use crate::util::thread;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
+/// More connections of a hub for queries are refused: the database has a hundred by default, for all hubs.
+const MAX_READERS: usize = 12;
 const METRIC_COLUMNS: &str = "m.id, m.at, m.cpu_usage, m.memory_usage, m.disk_usage, m.load_average, m.memory_total, m.memory_available, m.disk_total, m.disk_available, m.uptime";
 
-pub(super) struct PostgresReader(Session);
+pub(super) struct PostgresReader {
+    session: Session,
+    _place: Place,
+}
+
+/// A connection of those that PostgreSQL has for queries, until it is dropped.
+pub(super) struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    pub(super) fn take(open: &Arc<AtomicUsize>) -> Result<Self, StoreError> {
+        let place = Self(open.clone());
+        match open.fetch_add(1, Relaxed) < MAX_READERS {
+            true => Ok(place),
+            false => Err(StoreError("too many queries at a time".to_owned())),
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
 
 impl PostgresReader {
-    pub(super) fn connect(url: &PostgresUrl) -> Result<Self, StoreError> {
-        on_large_stack(|| Session::connect(url).map(Self))
+    pub(super) fn connect(url: &PostgresUrl, place: Place) -> Result<Self, StoreError> {
+        on_large_stack(|| Ok(Self { session: Session::connect(url)?, _place: place }))
     }
 
     /// Queries of several statements see one state.
@@ -45,7 +70,7 @@ impl PostgresReader {
         &mut self,
         query: impl AsyncFnOnce(&Transaction<'_>) -> Result<R, Error>,
     ) -> Result<R, StoreError> {
-        self.0.run(TIMEOUT, async |client: &mut Client| {
+        self.session.run(TIMEOUT, async |client: &mut Client| {
             let transaction = client
                 .build_transaction()
                 .isolation_level(IsolationLevel::RepeatableRead)
@@ -179,14 +204,20 @@ impl Reader for PostgresReader {
         (start, end): (i64, i64),
     ) -> Result<MetricSummary, StoreError> {
         self.query(async |db| {
-            let sql = format!(
-                "SELECT {METRIC_COLUMNS} FROM core_metric m WHERE m.node = (SELECT id FROM node WHERE name = $1) AND m.at BETWEEN $2 AND $3"
-            );
-            let mut sums = MetricSums::default();
-            for row in db.query(&sql, &[&text(node_id), &start, &end]).await? {
-                sums.add(&stored_metrics(&row)?.metrics);
+            // Sums of numbers near the largest one overflow a double.
+            let sql = "SELECT count(*),
+                   avg(cpu_usage::numeric)::double precision, max(cpu_usage),
+                   avg(memory_usage::numeric)::double precision, max(memory_usage),
+                   avg(disk_usage::numeric)::double precision, max(disk_usage),
+                   avg(load_average::numeric)::double precision, max(load_average)
+                 FROM core_metric WHERE node = (SELECT id FROM node WHERE name = $1) AND at BETWEEN $2 AND $3";
+            let row = db.query_one(sql, &[&text(node_id), &start, &end]).await?;
+            let mut means_and_maxima = [None; 8];
+            for (at, value) in means_and_maxima.iter_mut().enumerate() {
+                *value = row.try_get(at + 1)?;
             }
-            Ok(sums.summary())
+            let count: i64 = row.try_get(0)?;
+            Ok(MetricSummary { count: count as u64, means_and_maxima })
         })
     }
 

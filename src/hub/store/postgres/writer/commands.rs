@@ -1,6 +1,7 @@
 //! Commands and their results. A command is pending, then running, then success, failed or timeout.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use tokio_postgres::{Client, Error};
 
@@ -17,80 +18,104 @@ const MAX_PENDING: i64 = 100;
 /// Commands that time out at once.
 const MAX_TIMEOUTS: i64 = 10_000;
 
-/// Writes new commands, and what nodes send of theirs, in their order.
+/// Writes new commands, and what nodes send of theirs. Each kind is one statement: a client that sends many messages must not make the
+/// transaction long.
 pub(super) async fn write(
     batch: &mut Batch<'_>,
     nodes: &NodeRows,
     writes: &[Completed],
 ) -> Result<(), Error> {
+    let (mut created, mut started, mut results) = (Vec::new(), Vec::new(), Vec::new());
     for completed in writes {
         match &completed.pending.write {
             Write::Command { node_id, command } => {
-                let Some(node) = nodes.id(node_id) else { continue };
-                create(batch, node, command).await?;
+                created.extend(nodes.id(node_id).map(|node| (node, command)));
             }
             Write::Core(request) => {
                 let Some(node) = nodes.id(&request.node_id) else { continue };
                 match &request.content {
-                    Content::CommandStarted(started) => {
-                        start(batch, node, &started.command_id).await?;
-                    }
-                    Content::CommandResult(result) => finish(batch, node, result).await?,
+                    Content::CommandStarted(it) => started.push((node, text(&it.command_id))),
+                    Content::CommandResult(result) => results.push((node, result)),
                     Content::Register(_) | Content::Heartbeat(_) | Content::Metrics(_) => {}
                 }
             }
             _ => {}
         }
     }
-    Ok(())
+    create(batch, &created).await?;
+    start(batch, &started).await?;
+    finish(batch, &results).await
 }
 
 /// Commands time out by the clock of the database: those of hubs may differ.
-async fn create(batch: &mut Batch<'_>, node: i64, new: &NewCommand) -> Result<(), Error> {
+async fn create(batch: &mut Batch<'_>, created: &[(i64, &NewCommand)]) -> Result<(), Error> {
+    if created.is_empty() {
+        return Ok(());
+    }
+    let nodes: Vec<i64> = created.iter().map(|(node, _)| *node).collect();
+    let ids: Vec<_> = created.iter().map(|(_, command)| text(&command.command_id)).collect();
+    let texts: Vec<_> = created.iter().map(|(_, command)| text(&command.text)).collect();
+    let timeouts: Vec<_> = created.iter().map(|(_, it)| i64::from(it.timeout_s)).collect();
     // A repeat after a commit whose result was lost.
-    let sql = "INSERT INTO command (command_id, node, text, timeout_s, status, created_at) VALUES ($1, $2, $3, $4, 'pending', unix_ms()) ON CONFLICT (command_id) DO NOTHING";
+    let sql = "INSERT INTO command (command_id, node, text, timeout_s, status, created_at)
+         SELECT command_id, node, text, timeout_s, 'pending', unix_ms()
+           FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) WITH ORDINALITY
+             w (command_id, node, text, timeout_s, ordinal)
+           ORDER BY ordinal
+         ON CONFLICT (command_id) DO NOTHING";
     let insert = batch.statements.get(&batch.transaction, sql).await?;
-    let NewCommand { command_id, text: command, timeout_s } = new;
-    let (command_id, command) = (text(command_id), text(command));
-    let timeout_s = i64::from(*timeout_s);
-    batch.transaction.execute(&insert, &[&command_id, &node, &command, &timeout_s]).await.map(drop)
+    batch.transaction.execute(&insert, &[&ids, &nodes, &texts, &timeouts]).await.map(drop)
 }
 
-/// Marks a pending command of the node as running.
-async fn start(batch: &mut Batch<'_>, node: i64, command_id: &str) -> Result<(), Error> {
-    let sql = "UPDATE command SET status = 'running', started_at = $3 WHERE command_id = $1 AND node = $2 AND status = 'pending'";
+/// Marks pending commands of nodes as running.
+async fn start(batch: &mut Batch<'_>, started: &[(i64, Cow<'_, str>)]) -> Result<(), Error> {
+    if started.is_empty() {
+        return Ok(());
+    }
+    let (nodes, ids): (Vec<i64>, Vec<&str>) =
+        started.iter().map(|(node, id)| (*node, &**id)).unzip();
+    let sql = "UPDATE command SET status = 'running', started_at = $3 WHERE status = 'pending' AND id IN (
+           SELECT c.id FROM unnest($1::text[], $2::bigint[]) w (command_id, node)
+             JOIN command c ON c.command_id = w.command_id AND c.node = w.node
+             WHERE c.status = 'pending' ORDER BY c.id FOR UPDATE OF c)";
     let update = batch.statements.get(&batch.transaction, sql).await?;
-    batch.transaction.execute(&update, &[&text(command_id), &node, &batch.now]).await.map(drop)
+    batch.transaction.execute(&update, &[&ids, &nodes, &batch.now]).await.map(drop)
 }
 
-/// Stores the result of a command of the node. The first result counts; a node repeats one that was not confirmed. A result after the timeout is
+/// Stores results of commands of nodes. The first result counts; a node repeats one that was not confirmed. A result after the timeout is
 /// kept, and the status becomes that of the result.
-async fn finish(batch: &mut Batch<'_>, node: i64, result: &ReceivedResult) -> Result<(), Error> {
-    let ReceivedResult { command_id, exit_code, stdout, stderr, execution_time_ms } = result;
+async fn finish(batch: &mut Batch<'_>, results: &[(i64, &ReceivedResult)]) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    let is_first = |(node, result): &&(i64, &ReceivedResult)| {
+        seen.insert((*node, text(&result.command_id).into_owned()))
+    };
+    let results: Vec<_> = results.iter().filter(is_first).collect();
+    if results.is_empty() {
+        return Ok(());
+    }
+    let nodes: Vec<i64> = results.iter().map(|(node, _)| *node).collect();
+    let ids: Vec<_> = results.iter().map(|(_, it)| text(&it.command_id)).collect();
+    let stdout: Vec<_> = results.iter().map(|(_, it)| text(&it.stdout)).collect();
+    let stderr: Vec<_> = results.iter().map(|(_, it)| text(&it.stderr)).collect();
+    let codes: Vec<Option<i64>> = results.iter().map(|(_, it)| it.exit_code).collect();
+    let milliseconds = |time: u64| i64::try_from(time).unwrap_or(i64::MAX);
+    let times: Vec<Option<i64>> =
+        results.iter().map(|(_, it)| it.execution_time_ms.map(milliseconds)).collect();
     let sql = "WITH finished AS (
            INSERT INTO command_result (command, stdout, stderr, exit_code, execution_time_ms, created_at)
-             SELECT id, $3, $4, $5, $6, $7 FROM command WHERE command_id = $1 AND node = $2
-             ON CONFLICT (command) DO NOTHING RETURNING command)
-         UPDATE command SET status = $8, started_at = coalesce(started_at, $7), completed_at = $7
-           WHERE id = (SELECT command FROM finished)";
+             SELECT c.id, w.stdout, w.stderr, w.exit_code, w.execution_time_ms, $7
+               FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])
+                 w (command_id, node, stdout, stderr, exit_code, execution_time_ms)
+               JOIN command c ON c.command_id = w.command_id AND c.node = w.node
+               ORDER BY c.id
+             ON CONFLICT (command) DO NOTHING RETURNING command, exit_code)
+         UPDATE command SET status = CASE f.exit_code WHEN 0 THEN 'success' ELSE 'failed' END,
+             started_at = coalesce(started_at, $7), completed_at = $7
+           FROM finished f WHERE id = f.command";
     let update = batch.statements.get(&batch.transaction, sql).await?;
-    let time = execution_time_ms.map(|time| i64::try_from(time).unwrap_or(i64::MAX));
-    let status = if *exit_code == Some(0) { "success" } else { "failed" };
     batch
         .transaction
-        .execute(
-            &update,
-            &[
-                &text(command_id),
-                &node,
-                &text(stdout),
-                &text(stderr),
-                exit_code,
-                &time,
-                &batch.now,
-                &status,
-            ],
-        )
+        .execute(&update, &[&ids, &nodes, &stdout, &stderr, &codes, &times, &batch.now])
         .await
         .map(drop)
 }

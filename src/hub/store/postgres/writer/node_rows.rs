@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Error;
 
 use crate::hub::core::node_session::Content;
+use crate::hub::credentials::Digest;
 use crate::hub::nodes::Presence;
 use crate::hub::store::postgres::values::{optional_text, text};
 use crate::hub::store::postgres::writer::Batch;
@@ -113,13 +114,15 @@ pub(super) async fn update(
     let mut registered = HashSet::new();
     let (mut registers, mut agents) = (LastOf::default(), LastOf::default());
     let (mut statuses, mut states) = (LastOf::default(), LastOf::default());
-    for completed in writes.iter_mut() {
+    let mut credentials = LastOf::default();
+    let mut results = Vec::new();
+    for (at, completed) in writes.iter().enumerate() {
         match &completed.pending.write {
             Write::Core(request) => {
                 let Content::Register(register) = &request.content else { continue };
                 let Some(node) = nodes.id(&request.node_id) else { continue };
                 if !nodes.has_registered(&request.node_id) && registered.insert(node) {
-                    completed.stored = Stored::Registered;
+                    results.push((at, Stored::Registered));
                 }
                 registers.0.insert(node, register);
             }
@@ -138,20 +141,23 @@ pub(super) async fn update(
             }
             Write::Credential { node_id, digest, group } => {
                 let Some(node) = nodes.id(node_id) else { continue };
-                // The first credential of a node counts, at whichever hub it was presented.
-                let sql = "UPDATE node SET credential = $2, node_group = $3 WHERE id = $1 AND (credential IS NULL OR credential = $2)";
-                let update = batch.statements.get(&batch.transaction, sql).await?;
-                let shown = optional_text(group.as_deref());
-                let updated =
-                    batch.transaction.execute(&update, &[&node, &&digest[..], &shown]).await?;
-                if updated == 0 {
-                    completed.stored = Stored::Failed;
-                } else if let Some((_, known)) = agents.0.get_mut(&node) {
-                    // Descriptions are written below, with the group that is known last.
+                credentials.0.entry(node).or_insert((digest, group.as_deref()));
+                if let Some((_, known)) = agents.0.get_mut(&node) {
+                    // Descriptions are written last, with the group that is known last.
                     *known = group.as_deref();
                 }
             }
             Write::Report { .. } | Write::Command { .. } | Write::DeleteNode(_) => {}
+        }
+    }
+    if !credentials.0.is_empty() {
+        let refused = set_credentials(batch, credentials).await?;
+        for (at, completed) in writes.iter().enumerate() {
+            if let Write::Credential { node_id, digest, .. } = &completed.pending.write
+                && nodes.id(node_id).is_some_and(|node| refused(node, digest))
+            {
+                results.push((at, Stored::Failed));
+            }
         }
     }
     if !registers.0.is_empty() {
@@ -192,7 +198,34 @@ pub(super) async fn update(
         let update = batch.statements.get(&batch.transaction, sql).await?;
         batch.transaction.execute(&update, &[&ids, &states]).await?;
     }
+    for (at, stored) in results {
+        writes[at].stored = stored;
+    }
     Ok(())
+}
+
+/// Stores the first credential of each node, at whichever hub it was presented. Returns which were refused.
+async fn set_credentials(
+    batch: &mut Batch<'_>,
+    credentials: LastOf<(&Digest, Option<&str>)>,
+) -> Result<impl Fn(i64, &Digest) -> bool, Error> {
+    let (ids, credentials) = credentials.sorted();
+    let digests: Vec<&[u8]> = credentials.iter().map(|(digest, _)| &digest[..]).collect();
+    let groups: Vec<_> = credentials.iter().map(|(_, group)| optional_text(*group)).collect();
+    let sql = "UPDATE node SET credential = w.credential, node_group = w.node_group
+         FROM unnest($1::bigint[], $2::bytea[], $3::text[]) w (id, credential, node_group)
+         WHERE node.id = w.id AND (node.credential IS NULL OR node.credential = w.credential)
+         RETURNING node.id";
+    let update = batch.statements.get(&batch.transaction, sql).await?;
+    let rows = batch.transaction.query(&update, &[&ids, &digests, &groups]).await?;
+    let updated: HashSet<i64> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    let stored: HashMap<i64, Digest> = ids
+        .into_iter()
+        .zip(credentials)
+        .filter(|(id, _)| updated.contains(id))
+        .map(|(id, (digest, _))| (id, *digest))
+        .collect();
+    Ok(move |node, digest: &Digest| stored.get(&node) != Some(digest))
 }
 
 /// Forgets a node with its commands. Maintenance deletes its reports and metrics, which may be many.
