@@ -15,6 +15,8 @@ use crate::util::sync::lock;
 
 /// Requests that one connection has not answered. It answers one after the other.
 const MAX_PER_LINK: usize = 8;
+/// Clients that wait for one other hub, which may hang.
+const MAX_PER_HUB: usize = 300;
 /// Clients that wait for nodes. Others of the port must be served, too.
 const MAX_WAITING: usize = 1500;
 
@@ -60,6 +62,8 @@ struct Pending {
 struct State {
     last_id: u64,
     waiting: usize,
+    /// Of those, requests that other hubs answer.
+    forwarded: HashMap<InstanceId, usize>,
     by_id: HashMap<u64, Pending>,
 }
 
@@ -114,6 +118,18 @@ impl NodeRequests {
         }
     }
 
+    /// Counts a request that another hub answers, until the result is dropped.
+    pub fn begin_forwarded(&self, instance: InstanceId) -> Result<Forwarded<'_>, NoAnswer> {
+        let mut state = lock(&self.state);
+        let of_hub = state.forwarded.get(&instance).copied().unwrap_or_default();
+        if state.waiting >= MAX_WAITING || of_hub >= MAX_PER_HUB {
+            return Err(NoAnswer::TooManyInAll);
+        }
+        state.waiting += 1;
+        state.forwarded.insert(instance, of_hub + 1);
+        Ok(Forwarded { requests: self, instance })
+    }
+
     /// Passes on what arrived on `link`, unless nothing waits for it any more. Returns whether it is the answer to a request that was sent
     /// on this connection.
     pub fn on_answer(&self, link: LinkId, head: ResponseHead, body: &[u8]) -> bool {
@@ -133,6 +149,22 @@ impl NodeRequests {
     /// Ends the requests of a connection that has ended.
     pub fn on_disconnect(&self, link: LinkId) {
         lock(&self.state).by_id.retain(|_, pending| pending.link != link);
+    }
+}
+
+/// A request that another hub answers.
+pub struct Forwarded<'a> {
+    requests: &'a NodeRequests,
+    instance: InstanceId,
+}
+
+impl Drop for Forwarded<'_> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.requests.state);
+        state.waiting -= 1;
+        if let Some(count) = state.forwarded.get_mut(&self.instance) {
+            *count -= 1;
+        }
     }
 }
 
@@ -205,6 +237,17 @@ mod tests {
         requests.on_disconnect(link(1));
         assert_eq!(waiting[1].1.recv(), Err(std::sync::mpsc::RecvError));
         assert_eq!(other.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty));
+    }
+
+    #[test]
+    fn clients_that_wait_for_one_hub_are_bounded() {
+        let requests = NodeRequests::default();
+        let waiting: Vec<_> = (0..MAX_PER_HUB).map(|_| requests.begin_forwarded(7)).collect();
+        assert!(waiting.iter().all(Result::is_ok));
+        assert!(requests.begin_forwarded(7).is_err() && requests.begin_forwarded(8).is_ok());
+        drop(waiting);
+        assert!(requests.begin_forwarded(7).is_ok());
+        assert_eq!(lock(&requests.state).waiting, 0);
     }
 
     #[test]

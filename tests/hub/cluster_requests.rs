@@ -1,13 +1,15 @@
 //! Requests that one hub passes on to another one.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 
 use crate::cluster::pair_with_scheme;
 use crate::requests;
 use crate::support::cluster::Member;
+use crate::support::hub::http;
 use crate::support::postgres::Postgres;
 use crate::support::tls_server::{Authority, connect};
-use crate::support::{TempDir, wait_until};
+use crate::support::{Agent, TempDir, wait_until};
 
 #[test]
 #[ignore = "needs PostgreSQL"]
@@ -65,4 +67,46 @@ fn requests_for_a_node_of_another_hub_are_passed_on_over_tls() {
     wait_until("the end", || {
         get(&two, "/nodes/a/metrics", "secret").starts_with("HTTP/1.1 502 ").then_some(())
     });
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn node_with_connections_to_two_hubs_is_whole_at_each() {
+    let postgres = Postgres::start();
+    let members = ["one", "two", "three"].map(|name| Member::start(name, &postgres.url(), &[]));
+    let [one, two, _] = &members;
+    let state = TempDir::new("node");
+    let agent = Agent::start(&[
+        &format!("state_dir={}", state.0.display()),
+        "node_id=a",
+        "gpu.source=none",
+        &format!("hm.url=ws://{}/websocket", one.hub().address),
+        &format!("core.url=ws://{}/api/v1/ws", two.hub().core),
+        "core.token=default-token",
+    ]);
+    let gzip = "Accept-Encoding: gzip\r\n";
+    for member in &members {
+        wait_until("metrics of Core", || {
+            let latest = member.hub().rest("GET", "nodes/a/metrics/latest", "");
+            latest["data"]["cpu_usage"].is_number().then_some(())
+        });
+        wait_until("the last snapshot", || {
+            let response = try_bytes(member.hub().web, "/nodes/a/last_snapshot", gzip);
+            response.starts_with(b"HTTP/1.1 200 ").then_some(())
+        });
+        let metrics = http(member.hub().web, "GET", "/nodes/a/metrics", "", "");
+        assert!(metrics.starts_with("HTTP/1.1 200 "), "{metrics}");
+    }
+    agent.stop();
+}
+
+/// A response whose body may be compressed.
+fn try_bytes(address: SocketAddr, target: &str, headers: &str) -> Vec<u8> {
+    let mut socket = TcpStream::connect(address).unwrap();
+    let request =
+        format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    let mut response = Vec::new();
+    socket.read_to_end(&mut response).unwrap();
+    response
 }

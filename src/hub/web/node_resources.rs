@@ -76,6 +76,10 @@ fn elsewhere(
         let text = format!("node {node} has just connected to hub {name}\n");
         return Response::text(BAD_GATEWAY, &text);
     }
+    let _counted = match hub.requests.begin_forwarded(instance) {
+        Ok(counted) => counted,
+        Err(why) => return describe(&why, node_id, timeout),
+    };
     let mut headers = vec![
         format!("{FORWARDED_HEADER}: 1"),
         format!("{TIMEOUT_HEADER}: {:.3}", timeout.as_secs_f64()),
@@ -117,7 +121,7 @@ fn elsewhere(
 pub fn last_snapshot(hub: &Hub, head: &RequestHead<'_>, node_id: &str) -> Response {
     let (info, owner) = {
         let nodes = lock(&hub.nodes);
-        (nodes.info(node_id).map(|(_, info)| info), nodes.owner(node_id))
+        (nodes.info(node_id).map(|(_, info)| info), nodes.answering_owner(node_id))
     };
     if let Some(owner) = owner {
         return elsewhere(hub, head, owner, (node_id, "/last_snapshot"), DEFAULT_TIMEOUT)

@@ -307,9 +307,10 @@ impl Nodes {
         }
     }
 
-    /// The other hub that has a connection of the node.
-    pub fn owner(&self, node_id: &str) -> Option<InstanceId> {
-        self.by_id.get(node_id)?.shared.owner()
+    /// The other hub that answers for a node without a connection to this one.
+    pub fn answering_owner(&self, node_id: &str) -> Option<InstanceId> {
+        let node = self.by_id.get(node_id).filter(|node| !node.has_local_connection())?;
+        node.shared.owner()
     }
 
     /// The other hub that has the node's connection over a protocol.

@@ -82,8 +82,8 @@ impl Nodes {
         }
     }
 
-    /// Takes over what another hub has passed on. What comes from a connection of this hub is newer, and of two other hubs the one with the hm
-    /// connection counts. Returns whether there are new metrics.
+    /// Takes over what another hub has passed on: metrics of the hub with the Core connection, the rest of that with the hm connection, or else
+    /// with the only one. What comes from a connection of this hub is newer. Returns whether there are new metrics.
     pub fn apply_shared_state(
         &mut self,
         now: Instant,
@@ -94,11 +94,9 @@ impl Nodes {
     ) -> bool {
         self.insert_known(now, node_id);
         let Some(node) = self.by_id.get_mut(node_id) else { return false };
-        if node.shared.core.owner == Some(instance) {
-            node.shared.owner_sends_commands = Some(state.gets_commands);
-        }
+        let has_metrics = node.shared.core.owner == Some(instance) && node.add_core_state(&state);
         if node.has_local_connection() || node.shared.owner() != Some(instance) {
-            return false;
+            return has_metrics;
         }
         let age = u64::try_from(unix_ms - state.last_message_at).unwrap_or_default();
         if state.last_message_at > 0 {
@@ -110,14 +108,6 @@ impl Nodes {
         node.refused_duplicate = state.refused_duplicate.map(|address| (now, address));
         let info = Arc::make_mut(&mut node.info);
         info.project = state.project.map(Arc::from);
-        info.last_heartbeat = state.last_heartbeat.or(info.last_heartbeat);
-        let mut has_metrics = false;
-        if let Some(metrics) = state.metrics {
-            has_metrics = info.metrics.as_ref().is_none_or(|known| known.id < metrics.id);
-            if has_metrics {
-                info.metrics = Some(metrics);
-            }
-        }
         let others = self.status_bytes - node.status_bytes();
         if state.status_at > 0 {
             let received = ReceivedStatus {
@@ -160,6 +150,22 @@ impl Nodes {
 }
 
 impl Node {
+    /// Takes over what the hub with the Core connection knows. Returns whether there are new metrics.
+    fn add_core_state(&mut self, state: &SharedState) -> bool {
+        self.shared.owner_sends_commands = Some(state.gets_commands);
+        let known = self.info.metrics.as_ref().map(|metrics| metrics.id);
+        let metrics = state.metrics.as_ref().filter(|new| known.is_none_or(|id| id < new.id));
+        let last_heartbeat = self.info.last_heartbeat.max(state.last_heartbeat);
+        if metrics.is_some() || last_heartbeat != self.info.last_heartbeat {
+            let info = Arc::make_mut(&mut self.info);
+            info.last_heartbeat = last_heartbeat;
+            if let Some(metrics) = metrics {
+                info.metrics = Some(metrics.clone());
+            }
+        }
+        metrics.is_some()
+    }
+
     fn has_unshared_metrics(&self, now: Instant) -> bool {
         let Some(metrics) = &self.info.metrics else { return false };
         self.shared

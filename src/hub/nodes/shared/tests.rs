@@ -1,6 +1,8 @@
 use std::time::Duration;
 
 use super::*;
+use crate::hub::core::messages::ReceivedMetrics;
+use crate::hub::nodes::info::StoredMetrics;
 use crate::hub::nodes::{Claim, RequestLink};
 
 const OTHER: InstanceId = 7;
@@ -128,7 +130,7 @@ fn nodes_of_a_dead_hub_are_lost_unless_they_are_connected_here() {
     assert_eq!(fixture.presence(), Presence::Online, "over Core, at a third hub");
     fixture.nodes.end_instance(fixture.now, 8);
     assert_eq!(fixture.presence(), Presence::Lost);
-    assert_eq!(fixture.nodes.owner("a"), None);
+    assert_eq!(fixture.nodes.answering_owner("a"), None);
 }
 
 #[test]
@@ -181,4 +183,30 @@ fn commands_are_refused_only_if_the_owner_refuses_them() {
         fixture.nodes.apply_shared_state(fixture.now, 0, &fixture.node_id, OTHER, state);
         assert_eq!(fixture.nodes.is_refused_commands("a"), is_refused);
     }
+}
+
+#[test]
+fn metrics_are_those_of_the_hub_with_the_core_connection() {
+    let mut fixture = Fixture::new();
+    let metrics = |id| Some(StoredMetrics { id, at: 5, metrics: ReceivedMetrics::default() });
+    let shown = |fixture: &Fixture| {
+        let info = fixture.nodes.info("a").unwrap().1;
+        (info.metrics.as_ref().map(|metrics| metrics.id), info.last_heartbeat)
+    };
+    fixture.nodes.claim(fixture.now, &fixture.node_id, link(1));
+    fixture.apply(LinkProtocol::Core, ELSEWHERE, 1);
+    let apply = |fixture: &mut Fixture, instance, id| {
+        let state = SharedState {
+            metrics: metrics(id),
+            last_heartbeat: Some(id),
+            ..SharedState::default()
+        };
+        fixture.nodes.apply_shared_state(fixture.now, 0, &fixture.node_id, instance, state)
+    };
+    assert!(apply(&mut fixture, OTHER, 7), "though the hm connection is to this hub");
+    assert_eq!(shown(&fixture), (Some(7), Some(7)));
+    assert!(!apply(&mut fixture, OTHER, 7));
+    assert!(!apply(&mut fixture, 8, 9), "of a hub without its Core connection");
+    assert_eq!(shown(&fixture), (Some(7), Some(7)));
+    assert_eq!(fixture.nodes.answering_owner("a"), None, "this hub answers");
 }
