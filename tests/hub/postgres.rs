@@ -23,7 +23,7 @@ fn error(state: &TempDir, store: &str) -> String {
 #[ignore = "needs PostgreSQL"]
 fn server_is_verified_with_tls_and_the_password_is_never_shown() {
     let (scratch, authority, other) = (TempDir::new("tls"), Authority::new(), Authority::new());
-    let (chain, key) = authority.files(&scratch, "db", &["localhost", "127.0.0.1"]);
+    let (chain, key) = authority.files(&scratch, "db", &["localhost"]);
     let settings = "ssl = on
 ssl_cert_file = 'DIRECTORY/db.pem'
 ssl_key_file = 'DIRECTORY/db.key'
@@ -37,14 +37,14 @@ password_encryption = scram-sha-256";
     };
     let trusted = format!("sslmode=verify-full&sslrootcert={}", authority.file(&scratch));
     let state = TempDir::new("hub");
-    for host in ["localhost", "127.0.0.1"] {
-        let store = format!("store={}", url("s3cret", host, &trusted));
-        let hub = Hub::start(&state, &[&store]);
-        let mut node = hub.node();
-        assert_eq!((node.online("a"), node.report(1)), (0, 0));
-        let log = hub.stop().join("\n");
-        assert!(!log.contains("s3cret"), "{log}");
-    }
+    let store = format!("store={}", url("s3cret", "localhost", &trusted));
+    let hub = Hub::start(&state, &[&store]);
+    let mut node = hub.node();
+    assert_eq!((node.online("a"), node.report(1)), (0, 0));
+    let sessions = "SELECT bool_and(ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a ON a.pid = s.pid AND a.usename = 'secured'";
+    assert_eq!(server.query(sessions), ["t"]);
+    let log = hub.stop().join("\n");
+    assert!(!log.contains("s3cret"), "{log}");
     let text = error(&state, &url("wr0ng", "localhost", &trusted));
     assert!(text.contains("password authentication failed for user \"secured\""), "{text}");
     let text = error(&state, &url("s3cret", "localhost", "sslmode=disable"));
@@ -55,8 +55,8 @@ password_encryption = scram-sha-256";
     assert!(text.contains("certificate"), "{text}");
     let text = error(&state, &url("s3cret", "localhost", "sslmode=require"));
     assert!(text.contains("certificate"), "require verifies, too: {text}");
-    let text = error(&state, &url("s3cret", "127.0.0.2", &trusted));
-    assert!(text.contains("certificate") || text.contains("refused"), "{text}");
+    let text = error(&state, &url("s3cret", "127.0.0.1", &trusted));
+    assert!(text.contains("certificate"), "it has another name: {text}");
 }
 
 #[test]

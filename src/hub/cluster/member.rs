@@ -47,7 +47,7 @@ pub(super) struct Member<'a> {
     /// Ids of commands that were claimed and could not be sent.
     unsent: Vec<String>,
     next_clean_up: Instant,
-    /// Removals of nodes that were applied. What was removed before the start is not in the database.
+    /// Removals of nodes that were applied.
     removals: HashSet<i64>,
     is_first_read: bool,
 }
@@ -213,9 +213,12 @@ impl<'a> Member<'a> {
     fn apply_nodes(&mut self, hub: &Hub, changes: &Changes) {
         let now = Instant::now();
         let access = hub.access();
-        // Each removal once: a node may return at once.
+        // Each removal once: a node may return at once. Of those before the first read, it is unknown whether the nodes have returned since,
+        // unless they do not exist.
+        let stored: HashSet<&str> = changes.nodes.iter().map(|(id, _)| &**id).collect();
         for (node_id, removal) in &changes.forgotten {
-            if self.removals.insert(*removal) && !self.is_first_read {
+            let is_new = self.removals.insert(*removal);
+            if is_new && !(self.is_first_read && stored.contains(&**node_id)) {
                 hub.forget(node_id);
             }
         }

@@ -75,13 +75,9 @@ impl KnownPartitions {
         for (parent, day) in days {
             let created = connection
                 .run(TIMEOUT, async |client, _| create(client, parent.name(), day, DAY_MS).await);
-            if let Err(error) = &created {
-                log::warn!(
-                    "store: cannot create the partition of {} for a day: {error}",
-                    parent.name()
-                );
-            }
-            if created.is_err() {
+            if let Err(error) = created {
+                let parent = parent.name();
+                log::warn!("store: cannot create the partition of {parent} for a day: {error}");
                 // Reports wait for this. The next attempt moves the records.
                 self.failed_at = Some(now);
                 return;
