@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
@@ -88,13 +88,14 @@ struct NodeEntry<'a> {
 #[derive(Clone, Copy)]
 struct Clock {
     instant: Instant,
-    unix_seconds: i64,
+    unix_ms: i64,
 }
 
 impl Clock {
+    /// Unix seconds. Milliseconds are subtracted before the rounding, so that an instant is the same second in all answers.
     fn unix(self, instant: Instant) -> i64 {
-        let age = self.instant.saturating_duration_since(instant) + Duration::from_millis(500);
-        self.unix_seconds - i64::try_from(age.as_secs()).unwrap_or_default()
+        let age = self.instant.saturating_duration_since(instant).as_millis();
+        (self.unix_ms - i64::try_from(age).unwrap_or_default()) / 1000
     }
 }
 
@@ -104,8 +105,7 @@ pub fn response(hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResp
     // Each answer has all nodes in memory, if only for its totals.
     let _one_at_a_time = lock(&hub.fleet_answers);
     let fleet = lock(&hub.nodes).fleet(known.unwrap_or_default());
-    let unix_seconds = unix_ms(SystemTime::now()) / 1000;
-    let clock = Clock { instant: Instant::now(), unix_seconds };
+    let clock = Clock { instant: Instant::now(), unix_ms: unix_ms(SystemTime::now()) };
     let notices = hub.failures();
     let message = FleetMessage { notices, ..message(&hub.run_id, &fleet, known, clock) };
     let text = serde_json::to_vec(&message);
@@ -149,7 +149,7 @@ fn message<'a>(
     FleetMessage {
         revision: format!("{run_id}-{}", fleet.revision),
         full: known == 0,
-        time: clock.unix_seconds,
+        time: clock.unix_ms / 1000,
         totals: totals(&fleet.nodes, clock),
         nodes: changed.into_iter().map(|node| entry(node, clock)).collect(),
         removed,
@@ -253,6 +253,7 @@ fn add_status<'a>(totals: &mut Totals<'a>, status: &'a NodeStatus) {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
     use crate::hub::nodes::info::{NodeInfo, ReceivedStatus};
@@ -260,7 +261,17 @@ mod tests {
     use crate::hub_extension::messages::AgentInfo;
 
     fn clock() -> Clock {
-        Clock { instant: Instant::now(), unix_seconds: 1_718_000_000 }
+        Clock { instant: Instant::now(), unix_ms: 1_718_000_000_000 }
+    }
+
+    #[test]
+    fn instant_is_the_same_second_in_all_answers() {
+        let first = Clock { instant: Instant::now(), unix_ms: 1_718_000_000_200 };
+        for later in (0..3000).step_by(100) {
+            let instant = first.instant + Duration::from_millis(later);
+            let clock = Clock { instant, unix_ms: first.unix_ms + i64::try_from(later).unwrap() };
+            assert_eq!(clock.unix(first.instant), 1_718_000_000, "after {later} ms");
+        }
     }
 
     fn node(node_id: &str, presence: Presence, revision: u64, info: NodeInfo) -> FleetNode {
