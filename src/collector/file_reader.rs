@@ -31,9 +31,16 @@ const FIRST_READ_BYTES: usize = 8 << 10;
 pub struct FileReader {
     buffer: Vec<u8>,
     open_files: HashMap<PathBuf, File>,
+    /// No file stays open.
+    closes_files: bool,
 }
 
 impl FileReader {
+    /// A reader that opens each file anew, for files that are many and rarely read.
+    pub fn closing() -> Self {
+        Self { closes_files: true, ..Self::default() }
+    }
+
     /// Returns the whole content.
     pub fn read(&mut self, path: &Path) -> Result<&[u8], Error> {
         match self.read_into_buffer(path) {
@@ -58,14 +65,14 @@ impl FileReader {
         path: &Path,
         parse: impl FnMut(usize, &[u8]) -> Result<(), ParseError>,
     ) -> Result<(), Error> {
-        let Self { buffer, open_files } = self;
+        let Self { buffer, open_files, closes_files } = self;
         let mut parse = parse;
         let mut read = |file: &File| each_line(file, buffer, &mut parse);
         let result = match open_files.get(path) {
             Some(file) => read(file),
             None => open(path).and_then(|file| {
                 let result = read(&file)?;
-                if file.metadata()?.len() == 0 {
+                if !*closes_files && file.metadata()?.len() == 0 {
                     open_files.insert(path.to_owned(), file);
                 }
                 Ok(result)
@@ -94,7 +101,8 @@ impl FileReader {
         }
         let file = open(path)?;
         read_from_start(&file, &mut self.buffer)?;
-        if !self.buffer.is_empty() && is_generated(&file, self.buffer.len())? {
+        if !self.closes_files && !self.buffer.is_empty() && is_generated(&file, self.buffer.len())?
+        {
             self.open_files.insert(path.to_owned(), file);
         }
         Ok(())

@@ -4,10 +4,12 @@
 pub mod blocking_worker;
 pub mod file_reader;
 pub mod gpu;
+pub mod host_files;
 pub mod host_info;
 pub mod latest;
 pub mod mount_filter;
 pub mod mounts;
+pub mod node;
 pub mod process_stats;
 pub mod sampler;
 pub mod sampler_loop;

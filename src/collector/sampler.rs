@@ -11,10 +11,12 @@ use crate::collector::file_reader::FileReader;
 use crate::collector::host_info;
 use crate::collector::mount_filter::{MountFilter, apply_host_read_only};
 use crate::collector::mounts::{MountTable, open_mountinfo_watch};
+use crate::collector::node::COLLECTORS;
 use crate::collector::status::CollectorStatuses;
 use crate::collector::sysfs::SysfsCollector;
 use crate::config::Roots;
 use crate::model::devices::Devices;
+use crate::model::node::Measurement;
 use crate::model::{FileSystem, Pressures, RawSample};
 use crate::procfs::mountinfo::Mount;
 use crate::procfs::{
@@ -29,8 +31,8 @@ use crate::util::logger::unix_seconds;
 /// How long a sample waits for sysfs, and then for filesystems. A result that arrives later is part of the next sample.
 const COLLECT_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// How long the first sample waits for sysfs, so that temperatures are not missing at the start.
-const FIRST_SYSFS_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long the first sample waits for sysfs and for all collectors, so that nothing is missing at the start.
+const FIRST_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub struct Sampler {
     roots: Roots,
@@ -63,10 +65,11 @@ impl Sampler {
         statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
     ) -> Self {
         let mut sysfs = SysfsCollector::new(&roots.sys);
+        let collectors = COLLECTORS.iter().map(|entry| entry.schedule(&roots)).collect();
         Self {
             roots,
             files: FileReader::default(),
-            worker: BlockingWorker::new(statvfs, move || sysfs.collect()),
+            worker: BlockingWorker::new(statvfs, move || sysfs.collect(), collectors),
             mounts: MountTable::default(),
             started: Instant::now(),
             unix_seconds: 0,
@@ -79,7 +82,7 @@ impl Sampler {
         let hint = "path.proc must be where the machine's /proc is";
         self.parse(STAT, stat::parse).map_err(|error| error.with_hint(hint))?;
         self.parse(MEMINFO, meminfo::parse).map_err(|error| error.with_hint(hint))?;
-        Ok(self.collect_sample(FIRST_SYSFS_TIMEOUT, None))
+        Ok(self.collect_sample(FIRST_TIMEOUT, None))
     }
 
     /// Collects a sample, without GPUs and the status of services. `interval` is the time until the next sample, if it is known.
@@ -92,7 +95,7 @@ impl Sampler {
         self.statuses.record(collector, success, duration, unix_seconds());
     }
 
-    fn collect_sample(&mut self, sysfs_timeout: Duration, interval: Option<Duration>) -> RawSample {
+    fn collect_sample(&mut self, timeout: Duration, interval: Option<Duration>) -> RawSample {
         let started = Instant::now();
         self.unix_seconds = unix_seconds();
         let mounts_known = self.refresh_mounts();
@@ -118,7 +121,8 @@ impl Sampler {
             ..RawSample::default()
         };
         sample.low_watermark_bytes = self.low_watermark_bytes(sample.meminfo.as_ref());
-        sample.devices = self.devices(sysfs_timeout);
+        sample.devices = self.devices(timeout);
+        sample.measurements = self.measurements(timeout);
         sample.file_systems = self.file_systems(mounts_known);
         sample.file_systems_stuck = self.worker.stuck_mounts();
         sample.collectors = self.statuses.finish_sample();
@@ -150,6 +154,17 @@ impl Sampler {
         });
         let file = ("sysfs", "sysfs");
         self.statuses.record_result(file, devices, started, self.unix_seconds).unwrap_or_default()
+    }
+
+    fn measurements(&mut self, timeout: Duration) -> Vec<Arc<Measurement>> {
+        let results = self.worker.collector_results(timeout, timeout == FIRST_TIMEOUT);
+        let present = results.into_iter().filter_map(|result| {
+            if result.measurement.is_some() || result.failure.is_some() {
+                self.statuses.record_collector(&result);
+            }
+            result.measurement
+        });
+        present.collect()
     }
 
     fn file_systems(&mut self, mounts_known: bool) -> Vec<FileSystem> {

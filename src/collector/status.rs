@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use crate::collector::blocking_worker::CollectorResult;
 use crate::model::status::CollectorStatus;
 use crate::util::error::Error;
 
@@ -62,6 +63,26 @@ impl CollectorStatuses {
                 }
                 None
             }
+        }
+    }
+
+    /// Records the last result of a collector of the worker. Logs when it begins to fail and when it recovers.
+    pub(super) fn record_collector(&mut self, result: &CollectorResult) {
+        let CollectorResult { name, failure, duration, unix_seconds, .. } = result;
+        self.record(name, failure.is_none(), *duration, *unix_seconds);
+        let was_failing = self.failing.contains_key(name);
+        match failure {
+            None if was_failing => {
+                self.failing.remove(name);
+                log::info!("collector {name} recovered");
+            }
+            Some(message) if !was_failing => {
+                log::warn!(
+                    "collector {name}: {message}; what it cannot read is omitted until it recovers"
+                );
+                self.failing.insert(name, message.to_string());
+            }
+            _ => {}
         }
     }
 

@@ -11,6 +11,7 @@ mod gpu;
 mod gpu_status;
 mod host;
 mod memory;
+mod node;
 
 use std::time::Duration;
 
@@ -42,6 +43,9 @@ pub fn render(input: &Exposition<'_>, format: Format) -> String {
     host::encode(&mut encoder, input, &mut truncation);
     memory::encode(&mut encoder, input.sample);
     devices::encode(&mut encoder, input.sample, &mut truncation);
+    for measurement in &input.sample.measurements {
+        node::encode(&mut encoder, measurement, &mut truncation);
+    }
     gpu::encode(&mut encoder, input.sample, &mut truncation);
     agent::encode(&mut encoder, input, &mut truncation);
     truncation.encode(&mut encoder);

@@ -6,6 +6,7 @@
 pub mod devices;
 pub mod health_problem;
 pub mod host_info;
+pub mod node;
 pub mod previous;
 pub mod primary_gpu;
 pub mod rates;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use crate::model::devices::Devices;
 use crate::model::gpu::Gpus;
+use crate::model::node::Measurement;
 use crate::model::status::CollectorStatus;
 use crate::model::status::{AppSummary, UpstreamStatus};
 use crate::procfs::diskstats::DiskStat;
@@ -50,6 +52,8 @@ pub struct RawSample {
     pub vmstat: Option<VmStat>,
     pub file_nr: Option<FileNr>,
     pub devices: Arc<Devices>,
+    /// Up to two minutes old.
+    pub measurements: Vec<Arc<Measurement>>,
     /// Filesystems that answered statvfs lately.
     pub file_systems: Vec<FileSystem>,
     /// Number of filesystems in which statvfs is stuck.

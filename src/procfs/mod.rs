@@ -31,6 +31,7 @@ pub mod loadavg;
 pub mod meminfo;
 pub mod mountinfo;
 pub mod net_dev;
+pub mod nf_conntrack;
 pub mod os_release;
 pub mod pid_stat;
 pub mod pressure;

@@ -47,6 +47,7 @@ mod monitor_passwords;
 mod monitor_requests;
 mod monitor_shells;
 mod monitor_values;
+mod node_metrics;
 mod notify;
 mod packaging;
 mod peers;

@@ -2,12 +2,15 @@
 //! that holds a lock) on a worker thread. A call that is older than 3 s when the next sample starts is abandoned with its thread, because
 //! a thread cannot be killed, and a new thread takes over. The stuck call is not repeated until it returns.
 
+mod collectors;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+pub use crate::collector::blocking_worker::collectors::{CollectorResult, ScheduledCollector};
 use crate::collector::mounts::MountPoint;
 use crate::model::FileSystem;
 use crate::model::devices::Devices;
@@ -63,6 +66,7 @@ struct State {
     stuck: Vec<Job>,
     /// `None` while a thread calls it.
     read_devices: Option<ReadDevices>,
+    collectors: Vec<ScheduledCollector>,
     stopped: bool,
 }
 
@@ -76,12 +80,15 @@ struct DevicesResult {
 enum Job {
     Statvfs(Arc<MountPoint>),
     Sysfs,
+    /// Index of the collector.
+    Collector(usize),
 }
 
 impl BlockingWorker {
     pub fn new(
         statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
         read_devices: impl FnMut() -> Devices + Send + 'static,
+        collectors: Vec<ScheduledCollector>,
     ) -> Self {
         let state = State {
             generation: 0,
@@ -94,6 +101,7 @@ impl BlockingWorker {
             devices: None,
             stuck: Vec::new(),
             read_devices: Some(Box::new(read_devices)),
+            collectors,
             stopped: false,
         };
         let shared =
@@ -101,7 +109,7 @@ impl BlockingWorker {
         Self { statvfs: Arc::new(statvfs), shared: Arc::new(shared), started: false }
     }
 
-    /// Starts to query sysfs and all mount points. `interval` is the time until the next round, if that is known.
+    /// Starts to query sysfs, all mount points and the collectors that are due. `interval` is the time until the next round, if that is known.
     pub fn start_round(
         &mut self,
         mount_points: &Arc<[Arc<MountPoint>]>,
@@ -145,6 +153,16 @@ impl BlockingWorker {
         state.is_fresh(result.at).then(|| result.devices.clone())
     }
 
+    /// Waits for the collectors of every sample, or for all that are due, for up to `timeout`. Returns the last result of each.
+    pub fn collector_results(&self, timeout: Duration, wait_for_all: bool) -> Vec<CollectorResult> {
+        let state = self.wait_while(timeout, |state| state.has_unfinished_collector(wait_for_all));
+        let (now, interval) = (Instant::now(), state.interval.unwrap_or_default());
+        let result = |(index, collector): (usize, &ScheduledCollector)| {
+            collector.result(now, interval, state.stuck.contains(&Job::Collector(index)))
+        };
+        state.collectors.iter().enumerate().filter_map(result).collect()
+    }
+
     pub fn stuck_mounts(&self) -> usize {
         lock(&self.shared.state).stuck_mounts()
     }
@@ -167,7 +185,7 @@ impl BlockingWorker {
         state.generation += 1;
         state.stuck.push(job.clone());
         self.started = false;
-        // The sampler logs that sysfs does not respond, as for any collector.
+        // The sampler logs which collectors do not respond.
         if let Job::Statvfs(point) = job {
             state.file_systems.remove(&point);
             let stuck_mounts = state.stuck_mounts();
@@ -205,19 +223,30 @@ impl Drop for BlockingWorker {
 impl State {
     fn enqueue_all(&mut self) {
         self.round += 1;
+        let now = Instant::now();
+        self.collectors.iter_mut().for_each(|collector| collector.start_round(now));
         self.pending = self.jobs();
     }
 
     /// All jobs but those in flight or stuck; the next one is the last item. Local disks come first, so that they do not wait for
-    /// sysfs and network filesystems.
+    /// sysfs and network filesystems. Collectors that need not be part of every sample come last.
     fn jobs(&self) -> Vec<Job> {
         let local_only = self.stuck_mounts() >= MAX_STUCK_MOUNTS;
         let of_kind = |network: bool| {
             let points = self.mount_points.iter().rev();
             points.filter(move |point| point.is_network_fs() == network).cloned().map(Job::Statvfs)
         };
+        let due = |in_every_sample: bool| {
+            let collectors = self.collectors.iter().enumerate().rev();
+            collectors
+                .filter(move |(_, each)| {
+                    each.is_due() && each.is_in_every_sample() == in_every_sample
+                })
+                .map(|(index, _)| Job::Collector(index))
+        };
         let network = of_kind(true).filter(|_| !local_only);
-        let jobs = network.chain([Job::Sysfs]).chain(of_kind(false));
+        let jobs = due(false).chain(network).chain([Job::Sysfs]).chain(due(true));
+        let jobs = jobs.chain(of_kind(false));
         jobs.filter(|job| !self.stuck.contains(job) && !self.is_in_flight(job)).collect()
     }
 
@@ -225,9 +254,21 @@ impl State {
         self.in_flight.as_ref().is_some_and(|(in_flight, _)| in_flight == job)
     }
 
+    fn unfinished(&self) -> impl Iterator<Item = &Job> {
+        self.pending.iter().chain(self.in_flight.iter().map(|(job, _)| job))
+    }
+
     fn has_unfinished_statvfs(&self) -> bool {
-        let in_flight = self.in_flight.iter().map(|(job, _)| job);
-        self.pending.iter().chain(in_flight).any(|job| *job != Job::Sysfs)
+        self.unfinished().any(|job| matches!(job, Job::Statvfs(_)))
+    }
+
+    fn has_unfinished_collector(&self, of_any_pace: bool) -> bool {
+        let is_awaited =
+            |collector: &ScheduledCollector| of_any_pace || collector.is_in_every_sample();
+        self.unfinished().any(|job| match job {
+            Job::Collector(index) => self.collectors.get(*index).is_some_and(is_awaited),
+            Job::Statvfs(_) | Job::Sysfs => false,
+        })
     }
 
     /// A slow mount, or one that waits behind a stuck one, keeps its last value for up to 3 s past the interval, so it does not
@@ -243,7 +284,7 @@ impl State {
     }
 
     fn stuck_mounts(&self) -> usize {
-        self.stuck.iter().filter(|job| **job != Job::Sysfs).count()
+        self.stuck.iter().filter(|job| matches!(job, Job::Statvfs(_))).count()
     }
 }
 
@@ -259,6 +300,7 @@ fn worker_loop(shared: &Shared, generation: u64, statvfs: &Statvfs) {
         state = match &job {
             Job::Statvfs(point) => run_statvfs(shared, state, generation, point, statvfs),
             Job::Sysfs => run_sysfs(shared, state),
+            Job::Collector(index) => run_collector(shared, state, *index),
         };
         if state.generation == generation {
             state.in_flight = None;
@@ -313,6 +355,25 @@ fn run_sysfs<'a>(shared: &'a Shared, mut state: MutexGuard<'a, State>) -> MutexG
     let mut state = lock(&shared.state);
     state.read_devices = Some(read_devices);
     state.devices = Some(DevicesResult { round, at: Instant::now(), devices });
+    state
+}
+
+/// Stores the result even if the thread has been abandoned, as [`run_sysfs`] does.
+fn run_collector<'a>(
+    shared: &'a Shared,
+    mut state: MutexGuard<'a, State>,
+    index: usize,
+) -> MutexGuard<'a, State> {
+    let collector = state.collectors.get_mut(index);
+    let Some(mut task) = collector.and_then(|each| each.take_task(Instant::now())) else {
+        return state;
+    };
+    drop(state);
+    let measured = task.run();
+    let mut state = lock(&shared.state);
+    if let Some(collector) = state.collectors.get_mut(index) {
+        collector.finish(task, measured, Instant::now());
+    }
     state
 }
 

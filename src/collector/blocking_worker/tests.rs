@@ -1,7 +1,13 @@
 use std::sync::mpsc::sync_channel;
 
 use super::*;
+use crate::collector::file_reader::FileReader;
+use crate::collector::host_files::HostFiles;
+use crate::collector::node::{Collector, Pace};
+use crate::config::Roots;
 use crate::model::Temperature;
+use crate::model::node::Measurement;
+use crate::model::node::conntrack::Conntrack;
 use crate::procfs::mountinfo::parse;
 
 /// Never reached.
@@ -38,7 +44,7 @@ fn nfs_mounts(points: &[&str]) -> MountPoints {
 fn statvfs_worker(
     statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
 ) -> BlockingWorker {
-    BlockingWorker::new(statvfs, Devices::default)
+    BlockingWorker::new(statvfs, Devices::default, Vec::new())
 }
 
 /// A worker whose sysfs has one temperature, returned by `celsius`.
@@ -47,7 +53,7 @@ fn sysfs_worker(mut celsius: impl FnMut() -> f64 + Send + 'static) -> BlockingWo
         let zone = Temperature { zone: 0, sensor: String::new(), celsius: celsius() };
         Devices { temperatures: vec![zone], ..Devices::default() }
     };
-    BlockingWorker::new(|_| Ok(SIZE), read)
+    BlockingWorker::new(|_| Ok(SIZE), read, Vec::new())
 }
 
 fn run_round(worker: &mut BlockingWorker, points: &MountPoints) -> Vec<FileSystem> {
@@ -141,7 +147,7 @@ fn queries_local_disks_when_too_many_mounts_are_stuck() {
         run_round(&mut worker, &points);
         wait_until(&worker, |state| match &state.in_flight {
             Some((Job::Statvfs(point), _)) => point.mount_point() != b"/",
-            Some((Job::Sysfs, _)) => false,
+            Some((Job::Sysfs | Job::Collector(_), _)) => false,
             None => stuck >= MAX_STUCK_MOUNTS && state.pending.is_empty(),
         });
         let state = lock(&worker.shared.state);
@@ -208,6 +214,46 @@ fn stuck_sysfs_does_not_block_disks() {
     assert_eq!(celsius(&worker, Duration::ZERO), Some(2.0), "uses the result of a stuck job");
     run_round(&mut worker, &points);
     assert_eq!(celsius(&worker, LONG), Some(3.0));
+}
+
+#[test]
+fn stuck_collector_does_not_block_the_others() {
+    let measured = |entries| {
+        let conntrack = Conntrack { entries, limit: None, stats: None };
+        Some(Measurement::Conntrack(conntrack))
+    };
+    let (release, blocked) = sync_channel::<u64>(0);
+    let stuck = move |_: &mut HostFiles| measured(blocked.recv().unwrap_or(2));
+    let scheduled = |name, collector: Box<dyn Collector>| {
+        let roots = Roots { proc: "/none".into(), sys: "/none".into(), root: "/none".into() };
+        let host = HostFiles::new(roots, FileReader::default());
+        ScheduledCollector::new(name, Pace::EverySample, collector, host)
+    };
+    let healthy = Box::new(move |_: &mut HostFiles| measured(1));
+    let collectors = vec![scheduled("stuck", Box::new(stuck)), scheduled("healthy", healthy)];
+    let mut worker = BlockingWorker::new(|_| Ok(SIZE), Devices::default, collectors);
+    let results = |worker: &BlockingWorker, timeout| {
+        let text = |result: CollectorResult| {
+            let failure = result.failure.as_deref().unwrap_or("read").to_owned();
+            (result.name, failure, result.measurement.is_some())
+        };
+        worker.collector_results(timeout, false).into_iter().map(text).collect::<Vec<_>>()
+    };
+    worker.start_round(&Arc::default(), None);
+    wait_until(&worker, |state| matches!(state.in_flight, Some((Job::Collector(0), _))));
+    assert_eq!(results(&worker, Duration::ZERO), []);
+    expire_job_in_flight(&worker);
+    let not_responding = ("stuck", "not responding".to_owned(), false);
+    let healthy = ("healthy", "read".to_owned(), true);
+    for _ in 0..2 {
+        worker.start_round(&Arc::default(), None);
+        assert_eq!(results(&worker, LONG), [not_responding.clone(), healthy.clone()]);
+    }
+    release.send(1).unwrap();
+    drop(release);
+    wait_until(&worker, |state| state.stuck.is_empty());
+    worker.start_round(&Arc::default(), None);
+    assert_eq!(results(&worker, LONG), [("stuck", "read".to_owned(), true), healthy]);
 }
 
 #[test]

@@ -1,0 +1,120 @@
+//! The files of the host, as a collector of [`super::node`] reads them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::collector::file_reader::FileReader;
+use crate::config::Roots;
+use crate::procfs::ParseError;
+use crate::util::error::Error;
+use crate::util::text::parse_decimal;
+
+/// Reads files below the roots of `path.*` and records what could not be read.
+///
+/// A file that does not exist, or that the driver behind it does not support, is absent: no error is recorded. Everything else is an
+/// error, but only once per call of the collector, so that hundreds of files of a broken device cost nothing.
+pub struct HostFiles {
+    roots: Roots,
+    files: FileReader,
+    /// The first error since the last [`Self::take_failure`].
+    failure: Option<Error>,
+}
+
+impl HostFiles {
+    /// `files` decides whether kernel files stay open between reads.
+    pub fn new(roots: Roots, files: FileReader) -> Self {
+        Self { roots, files, failure: None }
+    }
+
+    /// A path below the host's `/proc`.
+    pub fn proc(&self, path: &str) -> PathBuf {
+        self.roots.proc.join(path)
+    }
+
+    /// A path below the host's `/sys`.
+    pub fn sys(&self, path: &str) -> PathBuf {
+        self.roots.sys.join(path)
+    }
+
+    /// A path below the host's `/`.
+    pub fn root(&self, path: &str) -> PathBuf {
+        self.roots.root.join(path)
+    }
+
+    pub fn parse<T>(
+        &mut self,
+        path: &Path,
+        parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+    ) -> Option<T> {
+        match self.files.parse(path, parse) {
+            Ok(value) => Some(value),
+            Err(Error::System { source, .. }) if is_absent(&source) => None,
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
+    }
+
+    /// Parses a file of `/proc/net`. Such files describe the network namespace of the reader. If `/proc` is that of the host, mounted
+    /// into a container, those of process 1 are the host's.
+    pub fn parse_net<T>(
+        &mut self,
+        name: &str,
+        mut parse: impl FnMut(&[u8]) -> Result<T, ParseError>,
+    ) -> Option<T> {
+        if self.roots.proc != Path::new("/proc")
+            && let Ok(value) = self.files.parse(&self.proc("1/net").join(name), &mut parse)
+        {
+            return Some(value);
+        }
+        self.parse(&self.proc("net").join(name), parse)
+    }
+
+    /// Parses a file that contains one unsigned decimal number.
+    pub fn number(&mut self, path: &Path) -> Option<u64> {
+        self.parse(path, |text| {
+            let text = text.trim_ascii();
+            parse_decimal(text).ok_or_else(|| ParseError::new(1, "a number", text))
+        })
+    }
+
+    /// Returns the first line of a file, trimmed; `None` if it is empty or cannot be read: for names and optional values, whose
+    /// absence is no error.
+    pub fn line(&mut self, path: &Path) -> Option<String> {
+        self.files.read_line(path)
+    }
+
+    /// Names in a directory that begin with `prefix`, sorted: `eth2` before `eth10`. Empty if it does not exist.
+    pub fn names(&mut self, directory: &Path, prefix: &str) -> Vec<String> {
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                if !is_absent(&error) {
+                    self.fail(Error::system(format!("read {}", directory.display()), error));
+                }
+                return Vec::new();
+            }
+        };
+        let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
+        // Numbers are not padded.
+        names.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+        names
+    }
+
+    /// Records that the collector fails.
+    pub fn fail(&mut self, error: Error) {
+        self.failure.get_or_insert(error);
+    }
+
+    pub fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+}
+
+/// The kernel does not have the file, the device has gone, or its driver does not support the attribute.
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::ENOTDIR))
+}

@@ -1,0 +1,64 @@
+//! Collectors of what node_exporter shows, one file each, named as node_exporter names them and `collectors.disable` takes them.
+//! They run on [`super::blocking_worker`], because firmware and drivers may answer slowly or never.
+//!
+//! [`crate::metrics::node`] has the series of each.
+
+mod conntrack;
+
+use std::time::Duration;
+
+use crate::collector::blocking_worker::ScheduledCollector;
+use crate::collector::file_reader::FileReader;
+use crate::collector::host_files::HostFiles;
+use crate::config::Roots;
+use crate::model::node::Measurement;
+
+/// Reads one part of the host.
+pub trait Collector: Send {
+    /// Returns `None` if the host has nothing of the kind. A file that cannot be read or parsed is recorded in `host`, which makes the
+    /// collector fail; what the other files contain is returned nevertheless.
+    fn collect(&mut self, host: &mut HostFiles) -> Option<Measurement>;
+}
+
+impl<F: FnMut(&mut HostFiles) -> Option<Measurement> + Send> Collector for F {
+    fn collect(&mut self, host: &mut HostFiles) -> Option<Measurement> {
+        self(host)
+    }
+}
+
+/// When a collector runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    EverySample,
+    /// With the first sample that is at least this long after its last run.
+    Interval(Duration),
+    /// With the first sample: for what does not change until the next boot.
+    Once,
+}
+
+/// For what changes slowly, or costs more than a few files.
+const SLOW: Pace = Pace::Interval(Duration::from_secs(60));
+
+/// A collector of [`COLLECTORS`].
+pub struct Entry {
+    pub name: &'static str,
+    pub pace: Pace,
+    pub new: fn() -> Box<dyn Collector>,
+}
+
+impl Entry {
+    pub fn schedule(&self, roots: &Roots) -> ScheduledCollector {
+        // Files that are read with every sample stay open, so that they can still be read when this process has run out of file
+        // descriptors.
+        let files = match self.pace {
+            Pace::EverySample => FileReader::default(),
+            Pace::Interval(_) | Pace::Once => FileReader::closing(),
+        };
+        let host = HostFiles::new(roots.clone(), files);
+        ScheduledCollector::new(self.name, self.pace, (self.new)(), host)
+    }
+}
+
+/// All collectors, in the order in which they run: those of every sample first.
+pub const COLLECTORS: &[Entry] =
+    &[Entry { name: "conntrack", pace: Pace::EverySample, new: || Box::new(conntrack::collect) }];
