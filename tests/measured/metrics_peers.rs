@@ -94,6 +94,8 @@ fn every_alert_has_passing_tests() {
         &["check", "config", "prometheus.yml"][..],
         &["check", "rules", "rules.yml"],
         &["test", "rules", "rules_test.yml"],
+        &["check", "rules", "host-rules.yml"],
+        &["test", "rules", "host-rules_test.yml"],
         &["check", "rules", "hub-rules.yml"],
         &["test", "rules", "hub-rules_test.yml"],
     ] {
@@ -101,11 +103,12 @@ fn every_alert_has_passing_tests() {
         assert!(passed, "{arguments:?}: {output}");
     }
     let read = |name| std::fs::read_to_string(file("packaging/prometheus").join(name)).unwrap();
-    let rules = read("rules.yml") + &read("hub-rules.yml");
-    let tests = read("rules_test.yml") + &read("hub-rules_test.yml");
+    let all = |names: [&str; 3]| names.map(read).concat();
+    let rules = all(["rules.yml", "host-rules.yml", "hub-rules.yml"]);
+    let tests = all(["rules_test.yml", "host-rules_test.yml", "hub-rules_test.yml"]);
     let alerts: Vec<&str> =
         rules.lines().filter_map(|line| line.split_once("alert: ")).map(|(_, name)| name).collect();
-    assert!(alerts.len() >= 14, "{alerts:?}");
+    assert!(alerts.len() >= 31, "{alerts:?}");
     for alert in alerts {
         let silent = format!("alertname: {alert}\n        exp_alerts: []");
         let fires = format!("alertname: {alert}\n        exp_alerts:\n");
