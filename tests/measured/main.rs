@@ -12,6 +12,7 @@ mod flood_servers;
 mod footprint;
 mod heartbeat_clients;
 mod heartbeat_load;
+mod metrics_dashboards;
 mod metrics_peers;
 mod monitor_many;
 mod page;

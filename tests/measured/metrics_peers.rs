@@ -1,5 +1,4 @@
-//! `/metrics` with its consumers: promtool, a real Prometheus that answers the queries of dashboards, and a comparison with node_exporter
-//! on the same machine.
+//! `/metrics` beside its peers: promtool, and node_exporter on the same machine.
 
 use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,22 +8,22 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::fake_nvml::Driver;
-use crate::support::{Agent, TempDir, reserve_address, wait_until};
+use crate::support::{Agent, reserve_address, wait_until};
 
 fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
-fn documented() -> String {
+pub fn documented() -> String {
     std::fs::read_to_string(file("docs/metrics.md")).unwrap()
 }
 
 /// A listening program. Dropping it kills the program.
-struct Server(Child, SocketAddr);
+pub struct Server(Child, pub SocketAddr);
 
 impl Server {
     /// Starts it on a free port and waits until it listens.
-    fn start(program: &str, arguments: &[String], listen: &str) -> Self {
+    pub fn start(program: &str, arguments: &[String], listen: &str) -> Self {
         let address = reserve_address();
         let mut command = Command::new(program);
         command.args(arguments).arg(format!("{listen}={address}"));
@@ -47,7 +46,7 @@ impl Drop for Server {
 }
 
 /// The body of a response.
-fn get(address: SocketAddr, target: &str) -> String {
+pub fn get(address: SocketAddr, target: &str) -> String {
     let mut socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
     write!(socket, "GET {target} HTTP/1.0\r\nHost: a\r\n\r\n").unwrap();
@@ -102,8 +101,9 @@ fn every_alert_has_passing_tests() {
         let (passed, output) = promtool(arguments, None);
         assert!(passed, "{arguments:?}: {output}");
     }
-    let read = |name| std::fs::read_to_string(file("packaging/prometheus").join(name)).unwrap();
-    let all = |names: [&str; 3]| names.map(read).concat();
+    let read =
+        |name: &str| std::fs::read_to_string(file("packaging/prometheus").join(name)).unwrap();
+    let all = |names: [&str; 3]| names.map(&read).concat();
     let rules = all(["rules.yml", "host-rules.yml", "hub-rules.yml"]);
     let tests = all(["rules_test.yml", "host-rules_test.yml", "hub-rules_test.yml"]);
     let alerts: Vec<&str> =
@@ -116,126 +116,8 @@ fn every_alert_has_passing_tests() {
     }
 }
 
-/// Queries of Grafana dashboard 1860: the rows Quick, Basic, CPU, memory, network, disk, filesystem and others.
-const NODE_QUERIES: &[&str] = &[
-    "node_uname_info{nodename!=\"\"}",
-    "irate(node_pressure_cpu_waiting_seconds_total[10s])",
-    "irate(node_pressure_memory_waiting_seconds_total[10s])",
-    "irate(node_pressure_io_waiting_seconds_total[10s])",
-    "100 * (1 - avg(rate(node_cpu_seconds_total{mode=\"idle\"}[10s])))",
-    "scalar(node_load1) * 100 / count(count(node_cpu_seconds_total) by (cpu))",
-    "(1 - (node_memory_MemAvailable_bytes / node_memory_MemTotal_bytes)) * 100",
-    "((node_memory_SwapTotal_bytes - node_memory_SwapFree_bytes) / (node_memory_SwapTotal_bytes)) * 100",
-    "100 - ((node_filesystem_avail_bytes{mountpoint=\"/\",fstype!=\"rootfs\"} * 100) / node_filesystem_size_bytes{mountpoint=\"/\",fstype!=\"rootfs\"})",
-    "node_time_seconds - node_boot_time_seconds",
-    "sum(irate(node_cpu_seconds_total{mode=~\".*irq\"}[10s])) / scalar(count(count(node_cpu_seconds_total) by (cpu)))",
-    "sum by(instance) (irate(node_cpu_guest_seconds_total{mode=\"user\"}[10s]))",
-    "node_memory_MemTotal_bytes - node_memory_MemFree_bytes - (node_memory_Cached_bytes + node_memory_Buffers_bytes + node_memory_SReclaimable_bytes)",
-    "node_memory_MemTotal_bytes - node_memory_MemFree_bytes - node_memory_Buffers_bytes - node_memory_Cached_bytes - node_memory_Slab_bytes - node_memory_PageTables_bytes - node_memory_SwapCached_bytes",
-    "node_memory_Active_anon_bytes + node_memory_Inactive_file_bytes + node_memory_Committed_AS_bytes + node_memory_CommitLimit_bytes",
-    "node_memory_Writeback_bytes + node_memory_Dirty_bytes + node_memory_Mapped_bytes + node_memory_Shmem_bytes + node_memory_KernelStack_bytes + node_memory_Percpu_bytes",
-    "node_memory_HugePages_Total * node_memory_Hugepagesize_bytes",
-    "irate(node_network_receive_bytes_total[10s]) * 8",
-    "irate(node_network_transmit_packets_total[10s]) + irate(node_network_transmit_errs_total[10s]) + irate(node_network_transmit_drop_total[10s])",
-    "irate(node_network_receive_multicast_total[10s]) + irate(node_network_receive_fifo_total[10s]) + irate(node_network_receive_frame_total[10s]) + irate(node_network_receive_compressed_total[10s])",
-    "irate(node_network_transmit_colls_total[10s]) + irate(node_network_transmit_carrier_total[10s])",
-    "node_network_up + on(device) node_network_mtu_bytes + on(device) node_network_transmit_queue_length",
-    "node_network_carrier{device=\"lo\"}",
-    "irate(node_disk_reads_completed_total[10s]) + irate(node_disk_writes_completed_total[10s])",
-    "irate(node_disk_read_time_seconds_total[10s]) / irate(node_disk_reads_completed_total[10s])",
-    "irate(node_disk_read_bytes_total[10s]) + irate(node_disk_written_bytes_total[10s]) + irate(node_disk_write_time_seconds_total[10s])",
-    "irate(node_disk_io_time_seconds_total[10s]) + irate(node_disk_io_time_weighted_seconds_total[10s]) + node_disk_io_now",
-    "irate(node_disk_reads_merged_total[10s]) + irate(node_disk_writes_merged_total[10s])",
-    "irate(node_disk_discards_completed_total[10s]) + irate(node_disk_discards_merged_total[10s])",
-    "node_filesystem_size_bytes - node_filesystem_avail_bytes - node_filesystem_free_bytes",
-    "node_filesystem_files - node_filesystem_files_free + node_filesystem_readonly",
-    "node_filefd_maximum - node_filefd_allocated",
-    "irate(node_vmstat_pgpgin[10s]) + irate(node_vmstat_pgpgout[10s]) + irate(node_vmstat_pswpin[10s]) + irate(node_vmstat_pswpout[10s])",
-    "irate(node_vmstat_pgfault[10s]) - irate(node_vmstat_pgmajfault[10s]) + irate(node_vmstat_oom_kill[10s])",
-    "node_procs_blocked + node_procs_running",
-    "irate(node_forks_total[10s]) + irate(node_context_switches_total[10s]) + irate(node_intr_total[10s])",
-    "node_load5 + node_load15",
-    "node_scrape_collector_duration_seconds + node_scrape_collector_success",
-    "irate(process_cpu_seconds_total[10s]) + process_max_fds - process_open_fds",
-    "process_resident_memory_bytes + process_virtual_memory_bytes",
-];
-
-/// Queries of Grafana dashboard 12239.
-const GPU_QUERIES: &[&str] = &[
-    "DCGM_FI_DEV_GPU_TEMP{instance=~\".+\", gpu=~\".+\"}",
-    "avg(DCGM_FI_DEV_GPU_TEMP)",
-    "DCGM_FI_DEV_POWER_USAGE",
-    "sum(DCGM_FI_DEV_POWER_USAGE)",
-    "DCGM_FI_DEV_SM_CLOCK * 1000000",
-    "DCGM_FI_DEV_GPU_UTIL",
-    "DCGM_FI_DEV_FB_USED",
-];
-
-/// Series of these dashboards that the agent does not export, for the reasons in docs/metrics.md.
-const NOT_EXPORTED: &[&str] = &[
-    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
-    "node_timex_offset_seconds",
-    "node_netstat_Tcp_CurrEstab",
-    "node_sockstat_TCP_alloc",
-    "node_softnet_processed_total",
-    "node_arp_entries",
-    "node_nf_conntrack_entries",
-    "node_entropy_available_bits",
-    "node_interrupts_total",
-    "node_schedstat_running_seconds_total",
-    "node_systemd_units",
-    "node_power_supply_online",
-    "node_cooling_device_cur_state",
-    "node_filesystem_device_error",
-    "node_textfile_scrape_error",
-];
-
-#[test]
-#[ignore = "needs Prometheus and node_exporter"]
-fn prometheus_answers_dashboard_queries() {
-    let driver = Driver::new("gpus = 8");
-    let watched = driver.start(&[]);
-    let scratch = TempDir::new("prometheus");
-    let config = scratch.write(
-        "prometheus.yml",
-        &format!(
-            "global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: hm-agent\n  static_configs:\n  - targets: [\"{}\"]\n",
-            watched.agent.address
-        ),
-    );
-    let arguments = [
-        format!("--config.file={config}"),
-        format!("--storage.tsdb.path={}", scratch.0.join("data").display()),
-    ];
-    let prometheus = Server::start("prometheus", &arguments, "--web.listen-address");
-    let query_all = |query: &str| -> Vec<serde_json::Value> {
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let answer = get(prometheus.1, &format!("/api/v1/query?query={encoded}"));
-        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
-        answer["data"]["result"].as_array().cloned().unwrap_or_default()
-    };
-    for query in NODE_QUERIES.iter().chain(GPU_QUERIES) {
-        wait_until(query, || (!query_all(query).is_empty()).then_some(()));
-    }
-    assert_eq!(query_all("DCGM_FI_DEV_GPU_TEMP").len(), 8);
-    assert_eq!(
-        query_all("up == 1 and scrape_samples_scraped > 500").len(),
-        1,
-        "{:?}",
-        query_all("up")
-    );
-    let documented = documented();
-    for name in NOT_EXPORTED {
-        assert!(query_all(name).is_empty(), "{name} exists, but is in NOT_EXPORTED");
-        let family = documented.lines().any(|line| covers(line, name));
-        assert!(family, "docs/metrics.md does not explain why {name} is missing");
-    }
-    drop(prometheus);
-    watched.stop();
-}
-
 /// Whether a line of the document's tables explains a series: `| `node_netstat_*` | why |`.
-fn covers(line: &str, name: &str) -> bool {
+pub fn covers(line: &str, name: &str) -> bool {
     let Some(row) = line.strip_prefix("| `") else { return false };
     let Some((pattern, reason)) = row.split_once("` |") else { return false };
     let matches = match pattern.strip_suffix('*') {
