@@ -9,10 +9,12 @@
 //! - waitid(2) and waitpid(2): nix returns `EINVAL` for a child that a real-time signal killed.
 //! - fcntl(2) with `F_SETFD` on inherited descriptors: this process has no owner for them from which nix could borrow.
 //! - getgrouplist(3): nix fails on musl for a user of more than 32 groups.
+//! - clock_adjtime(2) and adjtimex(2): nix does not wrap them.
 //! - getaddrinfo(3): nix does not wrap it, and the standard library asks for both address families at once.
 #![allow(unsafe_code)]
 
 pub mod children;
+mod clock;
 mod fs;
 pub mod inherited;
 pub mod net;
@@ -24,6 +26,7 @@ pub mod service;
 mod signals;
 pub mod users;
 
+pub use crate::sys::clock::clock_state;
 pub use crate::sys::fs::{FsSize, statvfs};
 pub use crate::sys::poll::{EventFd, Interest, set_nonblocking, wait, wait_readable};
 pub use crate::sys::resources::{

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::fake_nvml::Driver;
+use crate::support::gpu_server::remove_clock;
 use crate::support::{Agent, wait_until};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
@@ -39,6 +40,7 @@ fn captured(tree: &str, format: Format) -> String {
         source.duration = Duration::from_micros(20);
         source.last_success_unix_seconds = Some(1_795_216_252);
     }
+    remove_clock(&mut sample);
     let port = PortStatus {
         name: "usage",
         connections: 2,

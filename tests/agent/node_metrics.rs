@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::gpu_server::GpuServer;
+use crate::support::gpu_server::{GpuServer, replace_clock};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::metrics::{Exposition, Format, render};
@@ -35,6 +35,7 @@ fn series(server: &GpuServer) -> String {
     for collector in &mut sample.collectors {
         collector.duration = Duration::from_micros(20);
     }
+    replace_clock(&mut sample);
     let directory = server.path().display().to_string();
     text(server, &sample).replace(&directory, "DIRECTORY")
 }

@@ -4,6 +4,7 @@
 //! [`crate::metrics::node`] has the series of each.
 
 mod conntrack;
+mod timex;
 
 use std::time::Duration;
 
@@ -60,5 +61,7 @@ impl Entry {
 }
 
 /// All collectors, in the order in which they run: those of every sample first.
-pub const COLLECTORS: &[Entry] =
-    &[Entry { name: "conntrack", pace: Pace::EverySample, new: || Box::new(conntrack::collect) }];
+pub const COLLECTORS: &[Entry] = &[
+    Entry { name: "conntrack", pace: Pace::EverySample, new: || Box::new(conntrack::collect) },
+    Entry { name: "timex", pace: Pace::EverySample, new: || Box::new(timex::collect) },
+];

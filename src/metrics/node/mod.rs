@@ -1,6 +1,7 @@
 //! Series of the collectors of [`crate::collector::node`], under node_exporter's names, one file each.
 
 mod conntrack;
+mod timex;
 
 use crate::metrics::Truncation;
 use crate::metrics::encoder::Encoder;
@@ -13,5 +14,6 @@ pub(super) fn encode(
 ) {
     match measurement {
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
+        Measurement::Timex(clock) => timex::encode(encoder, clock),
     }
 }

@@ -1,9 +1,12 @@
 //! The `/proc`, `/sys` and `/etc` of a GPU server with hardware that test machines lack: InfiniBand, software RAID, bonds, memory
 //! controllers, and so on. Written by hand after the kernel's documentation and source, with values that differ from each other.
 
+mod kernel;
 mod network;
 
 use std::path::Path;
+
+pub use kernel::{remove_clock, replace_clock};
 
 use super::TempDir;
 use hm_agent::config::Roots;
@@ -15,6 +18,7 @@ impl GpuServer {
         let server = Self(TempDir::new("gpu-server"));
         server.write("proc/stat", "cpu  900 0 300 5000 70 0 8 0 0 0\ncpu0 900 0 300 5000 70 0 8 0 0 0\nbtime 1795000000\n");
         server.write("proc/meminfo", "MemTotal:       2113531420 kB\nMemFree:        1800000000 kB\nMemAvailable:   1900000000 kB\n");
+        kernel::write(&server);
         network::write(&server);
         server
     }
