@@ -135,6 +135,7 @@ impl Sampler {
             cpu: self.optional(proc_file("pressure", "pressure/cpu"), pressure::parse),
             memory: self.optional(proc_file("pressure", "pressure/memory"), pressure::parse),
             io: self.optional(proc_file("pressure", "pressure/io"), pressure::parse),
+            irq: self.optional(proc_file("pressure", "pressure/irq"), pressure::parse_irq),
         }
     }
 

@@ -120,6 +120,12 @@ fn pressure(encoder: &mut Encoder, sample: &RawSample) {
         let total = full.map(|full| microseconds(full.total_microseconds));
         encoder.counter(name, stalled).sample_if("", total);
     }
+    encoder
+        .counter(
+            "node_pressure_irq_stalled_seconds_total",
+            "Total time in seconds that interrupts took from tasks.",
+        )
+        .sample_if("", sample.pressure.irq.map(|irq| microseconds(irq.total_microseconds)));
 }
 
 fn identity(encoder: &mut Encoder, host: &HostInfo, hostname: Option<&str>) {

@@ -27,7 +27,7 @@ use crate::procfs::file_nr::FileNr;
 use crate::procfs::loadavg::LoadAvg;
 use crate::procfs::meminfo::MemInfo;
 use crate::procfs::net_dev::NetDev;
-use crate::procfs::pressure::Pressure;
+use crate::procfs::pressure::{Pressure, Stall};
 use crate::procfs::stat::Stat;
 use crate::procfs::vmstat::VmStat;
 
@@ -72,6 +72,8 @@ pub struct Pressures {
     pub cpu: Option<Pressure>,
     pub memory: Option<Pressure>,
     pub io: Option<Pressure>,
+    /// Since Linux 6.1, if the kernel accounts the time of interrupts.
+    pub irq: Option<Stall>,
 }
 
 /// A thermal zone.

@@ -1,4 +1,5 @@
-//! `/proc/pressure/{cpu,memory,io}`: time lost waiting for a resource, since Linux 4.20, if it is switched on.
+//! `/proc/pressure/{cpu,memory,io,irq}`: time lost waiting for a resource, since Linux 4.20, if it is switched on; irq, the time
+//! that interrupts took from tasks, since Linux 6.1. It has a line "full" only.
 //!
 //! Format: kernel `Documentation/accounting/psi.rst`. Two real lines:
 //!
@@ -27,6 +28,16 @@ pub struct Pressure {
 }
 
 pub fn parse(text: &[u8]) -> Result<Pressure, ParseError> {
+    let (some, full) = some_and_full(text)?;
+    Ok(Pressure { some: some.ok_or(ParseError::missing("a line \"some\""))?, full })
+}
+
+/// Parses the file irq.
+pub fn parse_irq(text: &[u8]) -> Result<Stall, ParseError> {
+    some_and_full(text)?.1.ok_or(ParseError::missing("a line \"full\""))
+}
+
+fn some_and_full(text: &[u8]) -> Result<(Option<Stall>, Option<Stall>), ParseError> {
     let (mut some, mut full) = (None, None);
     for (at, line) in lines(text) {
         let mut fields = fields(line);
@@ -36,7 +47,7 @@ pub fn parse(text: &[u8]) -> Result<Pressure, ParseError> {
             _ => continue,
         }
     }
-    Ok(Pressure { some: some.ok_or(ParseError::missing("a line \"some\""))?, full })
+    Ok((some, full))
 }
 
 fn stall<'a>(at: usize, fields: impl Iterator<Item = &'a [u8]>) -> Result<Stall, ParseError> {
@@ -80,6 +91,15 @@ full avg10=0.00 avg60=0.00 avg300=0.02 total=12345
     fn full_line_is_optional() {
         let some = REAL.split(|&byte| byte == b'\n').next().unwrap();
         assert_eq!(parse(some).unwrap().full, None);
+    }
+
+    #[test]
+    fn irq_has_a_full_line_only() {
+        let real = b"full avg10=0.00 avg60=0.00 avg300=0.04 total=8494\n";
+        let stall = parse_irq(real).unwrap();
+        assert_eq!((stall.avg300_percent, stall.total_microseconds), (0.04, 8494));
+        assert!(parse_irq(b"some avg10=0.00 avg60=0.00 avg300=0.00 total=1\n").is_err());
+        parse_every_prefix(real, parse_irq);
     }
 
     #[test]

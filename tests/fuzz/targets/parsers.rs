@@ -46,6 +46,7 @@ fuzz_target!(|data: &[u8]| {
             if let Ok(pressure) = pressure::parse(text) {
                 assert!(pressure.some.avg10_percent.is_finite());
             }
+            drop(pressure::parse_irq(text));
         }
         b'p' => drop(processes::parse(text)),
         b'q' => {

@@ -7,7 +7,9 @@ use hm_agent::model::RawSample;
 use hm_agent::model::node::Measurement;
 use hm_agent::model::node::timex::{Pps, Timex};
 
-pub fn write(_server: &GpuServer) {}
+pub fn write(server: &GpuServer) {
+    server.write("proc/pressure/irq", "full avg10=0.10 avg60=0.20 avg300=0.30 total=8494123\n");
+}
 
 /// The clock is that of the machine on which the test runs.
 pub fn remove_clock(sample: &mut RawSample) {
