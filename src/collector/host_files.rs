@@ -46,7 +46,23 @@ impl HostFiles {
         path: &Path,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
-        match self.files.parse(path, parse) {
+        let result = self.files.parse(path, parse);
+        self.present(result)
+    }
+
+    /// Passes the lines of a file to `parse`, with their numbers, from 1: for files whose length grows with the number of CPUs. Returns
+    /// `None` if a line could not be read or parsed.
+    pub fn parse_lines(
+        &mut self,
+        path: &Path,
+        parse: impl FnMut(usize, &[u8]) -> Result<(), ParseError>,
+    ) -> Option<()> {
+        let result = self.files.parse_lines(path, parse);
+        self.present(result)
+    }
+
+    fn present<T>(&mut self, result: Result<T, Error>) -> Option<T> {
+        match result {
             Ok(value) => Some(value),
             Err(Error::System { source, .. }) if is_absent(&source) => None,
             Err(error) => {

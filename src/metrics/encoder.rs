@@ -57,6 +57,8 @@ pub(super) enum MetricType {
     /// OpenMetrics requires the suffix `_total`. Counters of other exporters without it are `unknown` there, because
     /// renaming them would break dashboards that query them.
     Counter,
+    /// A counter `X_total` beside a family `X`. OpenMetrics would give both the name `X`, so it is `unknown` there.
+    AliasedCounter,
     Gauge,
     /// node_exporter does not declare a type.
     Untyped,
@@ -218,14 +220,18 @@ impl Encoder {
     fn push_header(&mut self) {
         let name = std::mem::take(&mut self.name);
         let (family, metric_type) = match (self.format, self.metric_type) {
-            (Format::Prometheus, MetricType::Counter) => (&*name, "counter"),
+            (Format::Prometheus, MetricType::Counter | MetricType::AliasedCounter) => {
+                (&*name, "counter")
+            }
             (Format::Prometheus, MetricType::Untyped) => (&*name, "untyped"),
             (_, MetricType::Gauge) => (&*name, "gauge"),
             (Format::OpenMetrics, MetricType::Counter) => match name.strip_suffix("_total") {
                 Some(family) => (family, "counter"),
                 None => (&*name, "unknown"),
             },
-            (Format::OpenMetrics, MetricType::Untyped) => (&*name, "unknown"),
+            (Format::OpenMetrics, MetricType::Untyped | MetricType::AliasedCounter) => {
+                (&*name, "unknown")
+            }
         };
         let help = self.help;
         self.push(&["# HELP ", family, " ", help, "\n# TYPE ", family, " ", metric_type, "\n"]);
@@ -313,6 +319,8 @@ mod tests {
             );
             encoder.counter("DCGM_B", "b").sample_with_label("", ("y", "2"), 4u64);
             encoder.family("c", MetricType::Untyped, "c").sample("x=\"1\"", 5u64);
+            encoder.family("d_total", MetricType::AliasedCounter, "d").sample("", 6u64);
+            encoder.counter("d", "d").sample("", 6u64);
             encoder.gauge("empty", "no samples").sample_if("", None::<u64>);
             encoder.finish()
         };
@@ -320,13 +328,15 @@ mod tests {
             text(Format::Prometheus),
             "# HELP a_total help of a\n# TYPE a_total counter\na_total 1\na_total{x=\"1\",y=\"2\"} 3\n\
              # HELP DCGM_B b\n# TYPE DCGM_B counter\nDCGM_B{y=\"2\"} 4\n\
-             # HELP c c\n# TYPE c untyped\nc{x=\"1\"} 5\n"
+             # HELP c c\n# TYPE c untyped\nc{x=\"1\"} 5\n\
+             # HELP d_total d\n# TYPE d_total counter\nd_total 6\n# HELP d d\n# TYPE d counter\nd 6\n"
         );
         assert_eq!(
             text(Format::OpenMetrics),
             "# HELP a help of a\n# TYPE a counter\na_total 1\na_total{x=\"1\",y=\"2\"} 3\n\
              # HELP DCGM_B b\n# TYPE DCGM_B unknown\nDCGM_B{y=\"2\"} 4\n\
-             # HELP c c\n# TYPE c unknown\nc{x=\"1\"} 5\n# EOF\n"
+             # HELP c c\n# TYPE c unknown\nc{x=\"1\"} 5\n\
+             # HELP d_total d\n# TYPE d_total unknown\nd_total 6\n# HELP d d\n# TYPE d unknown\nd 6\n# EOF\n"
         );
     }
 

@@ -7,8 +7,8 @@ use crate::model::host_info::HostInfo;
 use crate::procfs::os_release::OsRelease;
 use crate::procfs::stat::{CpuTimes, Stat};
 
-/// Each CPU has ten series.
-const MAX_CPUS: usize = 1024;
+/// Each CPU has ten series, and three of the scheduler.
+pub(super) const MAX_CPUS: usize = 1024;
 
 pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: &mut Truncation) {
     let sample = input.sample;

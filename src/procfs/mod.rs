@@ -38,6 +38,7 @@ pub mod pressure;
 pub mod processes;
 pub mod processors;
 pub mod ras_err_count;
+pub mod schedstat;
 pub mod snmp;
 pub mod stat;
 pub mod temperature;

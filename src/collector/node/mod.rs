@@ -4,6 +4,9 @@
 //! [`crate::metrics::node`] has the series of each.
 
 mod conntrack;
+mod entropy;
+mod kernel_hung;
+mod schedstat;
 mod timex;
 
 use std::time::Duration;
@@ -40,6 +43,9 @@ pub enum Pace {
 /// For what changes slowly, or costs more than a few files.
 const SLOW: Pace = Pace::Interval(Duration::from_secs(60));
 
+/// For counters that dashboards rate over a minute, in a file that is large on a machine with hundreds of CPUs.
+const MEDIUM: Pace = Pace::Interval(Duration::from_secs(15));
+
 /// A collector of [`COLLECTORS`].
 pub struct Entry {
     pub name: &'static str,
@@ -63,5 +69,9 @@ impl Entry {
 /// All collectors, in the order in which they run: those of every sample first.
 pub const COLLECTORS: &[Entry] = &[
     Entry { name: "conntrack", pace: Pace::EverySample, new: || Box::new(conntrack::collect) },
+    Entry { name: "kernel_hung", pace: Pace::EverySample, new: || Box::new(kernel_hung::collect) },
     Entry { name: "timex", pace: Pace::EverySample, new: || Box::new(timex::collect) },
+    // Not `Once`: kernels before 5.18 count what programs take.
+    Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
+    Entry { name: "schedstat", pace: MEDIUM, new: || Box::new(schedstat::collect) },
 ];

@@ -1,6 +1,9 @@
 //! Series of the collectors of [`crate::collector::node`], under node_exporter's names, one file each.
 
 mod conntrack;
+mod entropy;
+mod kernel_hung;
+mod schedstat;
 mod timex;
 
 use crate::metrics::Truncation;
@@ -10,10 +13,13 @@ use crate::model::node::Measurement;
 pub(super) fn encode(
     encoder: &mut Encoder,
     measurement: &Measurement,
-    _truncation: &mut Truncation,
+    truncation: &mut Truncation,
 ) {
     match measurement {
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
+        Measurement::Entropy(entropy) => entropy::encode(encoder, entropy),
+        Measurement::HungTasks(tasks) => kernel_hung::encode(encoder, *tasks),
+        Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Timex(clock) => timex::encode(encoder, clock),
     }
 }

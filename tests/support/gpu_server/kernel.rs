@@ -9,6 +9,18 @@ use hm_agent::model::node::timex::{Pps, Timex};
 
 pub fn write(server: &GpuServer) {
     server.write("proc/pressure/irq", "full avg10=0.10 avg60=0.20 avg300=0.30 total=8494123\n");
+    server.write("proc/sys/kernel/hung_task_detect_count", "42\n");
+    server.write("proc/sys/kernel/random/entropy_avail", "3421\n");
+    server.write("proc/sys/kernel/random/poolsize", "4096\n");
+    server.write(
+        "proc/schedstat",
+        "version 15\n\
+         timestamp 15819019232\n\
+         cpu0 498494191 0 3533438552 2553969831 3853684107 2465731542 2045936778163039 343796328169361 4767485306\n\
+         domain0 00000000,00000003 212499247 210112015 1861015 1860405436 536440 369895 32599 210079416 25368550\n\
+         cpu1 518377256 0 4155211005 2778589869 10466382 2867629021 1904686152592476 364107263788241 5145567945\n\
+         domain0 00000000,00000003 217653037 215526982 1577949 1580427380 557469 393576 28538 215498444 28721913\n",
+    );
 }
 
 /// The clock is that of the machine on which the test runs.

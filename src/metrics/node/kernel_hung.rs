@@ -1,0 +1,20 @@
+//! Hung tasks: the collector kernel_hung.
+
+use crate::metrics::encoder::{Encoder, MetricType};
+
+pub(super) fn encode(encoder: &mut Encoder, tasks: u64) {
+    encoder
+        .family(
+            "node_kernel_hung_tasks_total",
+            MetricType::AliasedCounter,
+            "Number of tasks that did not respond for longer than the limit of the kernel's detector, since boot.",
+        )
+        .sample("", tasks);
+    // node_exporter has the other one only.
+    encoder
+        .counter(
+            "node_kernel_hung_tasks",
+            "The same as node_kernel_hung_tasks_total, by the name that dashboard 1860 queries.",
+        )
+        .sample("", tasks);
+}
