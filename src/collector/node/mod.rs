@@ -5,6 +5,7 @@
 
 mod conntrack;
 mod entropy;
+mod interrupts;
 mod kernel_hung;
 mod schedstat;
 mod timex;
@@ -73,5 +74,6 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "timex", pace: Pace::EverySample, new: || Box::new(timex::collect) },
     // Not `Once`: kernels before 5.18 count what programs take.
     Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
+    Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },
     Entry { name: "schedstat", pace: MEDIUM, new: || Box::new(schedstat::collect) },
 ];

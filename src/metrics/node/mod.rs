@@ -2,6 +2,7 @@
 
 mod conntrack;
 mod entropy;
+mod interrupts;
 mod kernel_hung;
 mod schedstat;
 mod timex;
@@ -19,6 +20,9 @@ pub(super) fn encode(
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
         Measurement::Entropy(entropy) => entropy::encode(encoder, entropy),
         Measurement::HungTasks(tasks) => kernel_hung::encode(encoder, *tasks),
+        Measurement::Interrupts(interrupts) => {
+            interrupts::encode(encoder, interrupts, truncation);
+        }
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Timex(clock) => timex::encode(encoder, clock),
     }

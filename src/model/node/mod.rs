@@ -2,10 +2,12 @@
 
 pub mod conntrack;
 pub mod entropy;
+pub mod interrupts;
 pub mod timex;
 
 use crate::model::node::conntrack::Conntrack;
 use crate::model::node::entropy::Entropy;
+use crate::model::node::interrupts::Interrupts;
 use crate::model::node::timex::Timex;
 use crate::procfs::schedstat::CpuSchedStat;
 
@@ -16,6 +18,7 @@ pub enum Measurement {
     Entropy(Entropy),
     /// Number of tasks found hung since boot.
     HungTasks(u64),
+    Interrupts(Interrupts),
     SchedStat(Vec<CpuSchedStat>),
     Timex(Timex),
 }

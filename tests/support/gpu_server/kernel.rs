@@ -13,6 +13,17 @@ pub fn write(server: &GpuServer) {
     server.write("proc/sys/kernel/random/entropy_avail", "3421\n");
     server.write("proc/sys/kernel/random/poolsize", "4096\n");
     server.write(
+        "proc/interrupts",
+        "           CPU0       CPU1       \n\
+         \u{20} 8:          0          0 IR-IO-APIC    8-edge      rtc0\n\
+         124:        300         21 IR-PCI-MSIX-0000:17:00.0   1-edge      mlx5_comp0@pci:0000:17:00.0\n\
+         131:          0         77 IR-PCI-MSIX-0000:1b:00.0   0-edge      nvidia\n\
+         NMI:         12         13   Non-maskable interrupts\n\
+         LOC:   22321895   23271810   Local timer interrupts\n\
+         ERR:          1\n\
+         PIN:          0          0   Posted-interrupt notification event\n",
+    );
+    server.write(
         "proc/schedstat",
         "version 15\n\
          timestamp 15819019232\n\
