@@ -55,6 +55,16 @@ fn exposes_all_series_of_a_gpu_server() {
 }
 
 #[test]
+fn counts_no_processes_that_it_does_not_see() {
+    let server = GpuServer::new();
+    server.remove("proc/1/stat");
+    let text = series(&server);
+    assert!(text.contains("node_processes_threads 2719\n"), "{text}");
+    assert!(!text.contains("node_processes_pids ") && !text.contains("node_processes_state{"));
+    assert!(text.contains("collector_success{collector=\"processes\"} 1\n"), "{text}");
+}
+
+#[test]
 fn unreadable_file_makes_only_its_collector_fail() {
     let server = GpuServer::new();
     let is_success = |server: &GpuServer, name: &str| {

@@ -7,6 +7,7 @@ mod conntrack;
 mod entropy;
 mod interrupts;
 mod kernel_hung;
+mod processes;
 mod schedstat;
 mod timex;
 
@@ -75,5 +76,6 @@ pub const COLLECTORS: &[Entry] = &[
     // Not `Once`: kernels before 5.18 count what programs take.
     Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
     Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },
+    Entry { name: "processes", pace: SLOW, new: || Box::new(processes::collect) },
     Entry { name: "schedstat", pace: MEDIUM, new: || Box::new(schedstat::collect) },
 ];

@@ -4,6 +4,7 @@ mod conntrack;
 mod entropy;
 mod interrupts;
 mod kernel_hung;
+mod processes;
 mod schedstat;
 mod timex;
 
@@ -23,6 +24,7 @@ pub(super) fn encode(
         Measurement::Interrupts(interrupts) => {
             interrupts::encode(encoder, interrupts, truncation);
         }
+        Measurement::Processes(processes) => processes::encode(encoder, processes),
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Timex(clock) => timex::encode(encoder, clock),
     }

@@ -3,11 +3,13 @@
 pub mod conntrack;
 pub mod entropy;
 pub mod interrupts;
+pub mod processes;
 pub mod timex;
 
 use crate::model::node::conntrack::Conntrack;
 use crate::model::node::entropy::Entropy;
 use crate::model::node::interrupts::Interrupts;
+use crate::model::node::processes::Processes;
 use crate::model::node::timex::Timex;
 use crate::procfs::schedstat::CpuSchedStat;
 
@@ -19,6 +21,7 @@ pub enum Measurement {
     /// Number of tasks found hung since boot.
     HungTasks(u64),
     Interrupts(Interrupts),
+    Processes(Processes),
     SchedStat(Vec<CpuSchedStat>),
     Timex(Timex),
 }

@@ -23,6 +23,19 @@ pub fn write(server: &GpuServer) {
          ERR:          1\n\
          PIN:          0          0   Posted-interrupt notification event\n",
     );
+    server.write("proc/loadavg", "12.50 9.75 6.25 3/2719 31337\n");
+    server.write("proc/sys/kernel/pid_max", "4194304\n");
+    server.write("proc/sys/kernel/threads-max", "16512445\n");
+    for (pid, name, state) in [
+        (1, "systemd", 'S'),
+        (2, "kthreadd", 'S'),
+        (640, "nv_queue", 'I'),
+        (31337, "python ) (R", 'D'),
+        (31340, "dcgm", 'S'),
+    ] {
+        let rest = "0 1 1 0 -1 4194560 99 0 0 0 7 9 0 0 20 0 3 0 2384670 3133440 388 0";
+        server.write(&format!("proc/{pid}/stat"), &format!("{pid} ({name}) {state} {rest}\n"));
+    }
     server.write(
         "proc/schedstat",
         "version 15\n\
