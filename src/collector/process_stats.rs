@@ -24,6 +24,7 @@ pub fn self_stats(boot_unix_seconds: Option<u64>) -> Option<ProcessStats> {
         cpu_seconds: ticks as f64 / TICKS_PER_SECOND,
         resident_bytes: stat.resident_pages.saturating_mul(sys::page_size_bytes()),
         virtual_bytes: stat.virtual_bytes,
+        max_virtual_bytes: sys::address_space_limit_bytes().ok(),
         threads: stat.threads,
         open_files: open_files()?,
         max_files: sys::descriptor_limit().ok(),
@@ -50,6 +51,7 @@ mod tests {
         assert!(stats.resident_bytes > 100_000, "{stats:?}");
         assert!(stats.virtual_bytes > stats.resident_bytes, "{stats:?}");
         assert!(stats.threads >= 1 && stats.open_files >= 3, "{stats:?}");
+        assert!(stats.max_virtual_bytes >= Some(stats.virtual_bytes), "{stats:?}");
         assert!(stats.max_files >= Some(stats.open_files), "{stats:?}");
         assert!(stats.start_unix_seconds > 0.0);
         assert_eq!(self_stats(None), None);

@@ -17,6 +17,7 @@ pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: 
             "Version and architecture of the agent. The value is always 1.",
         )
         .sample(&build, 1u64);
+    node_exporter_build(encoder);
     sample(encoder, input);
     collectors(encoder, &input.sample.collectors);
     heartbeats(encoder, &input.sample.heartbeats, truncation);
@@ -25,6 +26,30 @@ pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: 
     if let Some(process) = &input.process {
         self::process(encoder, process);
     }
+}
+
+/// Dashboards of the node mixin find their instances by it.
+fn node_exporter_build(encoder: &mut Encoder) {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let build = labels(&[
+        ("branch", ""),
+        ("goarch", architecture),
+        ("goos", "linux"),
+        ("goversion", ""),
+        ("revision", ""),
+        ("tags", ""),
+        ("version", env!("CARGO_PKG_VERSION")),
+    ]);
+    encoder
+        .gauge(
+            "node_exporter_build_info",
+            "Version of hm-agent, which serves this for dashboards that find instances by it. The value is always 1.",
+        )
+        .sample(&build, 1u64);
 }
 
 fn seconds(duration: Duration) -> Number {
@@ -241,6 +266,12 @@ fn process(encoder: &mut Encoder, process: &ProcessStats) {
     encoder
         .gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.")
         .sample("", process.virtual_bytes);
+    encoder
+        .gauge(
+            "process_virtual_memory_max_bytes",
+            "Maximum virtual memory size in bytes. 18446744073709551615 is unlimited.",
+        )
+        .sample_if("", process.max_virtual_bytes);
     encoder.gauge("process_threads", "Number of OS threads.").sample("", process.threads);
     encoder
         .gauge("process_open_fds", "Number of open file descriptors.")

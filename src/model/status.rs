@@ -127,6 +127,9 @@ pub struct ProcessStats {
     pub cpu_seconds: f64,
     pub resident_bytes: u64,
     pub virtual_bytes: u64,
+    /// `u64::MAX` if there is no limit.
+    #[serde(skip)]
+    pub max_virtual_bytes: Option<u64>,
     pub threads: u64,
     pub open_files: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

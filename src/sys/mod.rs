@@ -30,8 +30,8 @@ pub use crate::sys::clock::clock_state;
 pub use crate::sys::fs::{FsSize, statvfs};
 pub use crate::sys::poll::{EventFd, Interest, set_nonblocking, wait, wait_readable};
 pub use crate::sys::resources::{
-    check_mappable, descriptor_limit, page_size_bytes, raise_descriptor_limit,
-    restore_descriptor_limit_in,
+    address_space_limit_bytes, check_mappable, descriptor_limit, page_size_bytes,
+    raise_descriptor_limit, restore_descriptor_limit_in,
 };
 pub use crate::sys::signals::{
     ControlSignal, block_control_signals, block_forwarded_signals, clear_signal_mask_in,

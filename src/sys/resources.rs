@@ -49,6 +49,11 @@ pub fn restore_descriptor_limit_in(command: &mut Command) {
     unsafe { command.pre_exec(restore) };
 }
 
+/// The soft limit of this process's address space; `u64::MAX` if there is none.
+pub fn address_space_limit_bytes() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_AS)?.0)
+}
+
 /// The soft limit of open files of this process.
 pub fn descriptor_limit() -> io::Result<u64> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::fake_nvml::Driver;
-use crate::support::gpu_server::remove_clock;
 use crate::support::{Agent, wait_until};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
@@ -40,7 +39,7 @@ fn captured(tree: &str, format: Format) -> String {
         source.duration = Duration::from_micros(20);
         source.last_success_unix_seconds = Some(1_795_216_252);
     }
-    remove_clock(&mut sample);
+    support::gpu_server::remove_clock(&mut sample);
     let port = PortStatus {
         name: "usage",
         connections: 2,
@@ -55,6 +54,7 @@ fn captured(tree: &str, format: Format) -> String {
         cpu_seconds: 0.25,
         resident_bytes: 1 << 20,
         virtual_bytes: 8 << 20,
+        max_virtual_bytes: Some(u64::MAX),
         threads: 9,
         open_files: 40,
         max_files: Some(1024),
