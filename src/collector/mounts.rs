@@ -11,10 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::collector::mount_filter;
-use crate::model::FileSystem;
+use crate::model::{FailedFileSystem, FileSystem};
+use crate::procfs::key_value;
 use crate::procfs::mountinfo::Mount;
 use crate::sys;
 use crate::sys::FsSize;
+use crate::util::text::parse_decimal;
 
 /// The mounts worth reporting, as they were listed last.
 #[derive(Debug, Default)]
@@ -70,6 +72,7 @@ pub struct MountPoint {
     mount_point: Arc<str>,
     device: Arc<str>,
     fs_type: Arc<str>,
+    device_number: Option<(u32, u32)>,
 }
 
 impl MountPoint {
@@ -82,6 +85,7 @@ impl MountPoint {
             mount_point: text(&mount.mount_point),
             device: text(&mount.source),
             fs_type: text(&mount.fs_type),
+            device_number: device_number(&mount.device_number),
             mount,
         }
     }
@@ -102,6 +106,7 @@ impl MountPoint {
             mount_point: self.mount_point.clone(),
             device: self.device.clone(),
             fs_type: self.fs_type.clone(),
+            device_number: self.device_number,
             read_only,
             total_bytes: size.total_bytes,
             free_bytes: size.free_bytes,
@@ -111,9 +116,25 @@ impl MountPoint {
         }
     }
 
+    pub fn failed(&self, reason: String) -> FailedFileSystem {
+        FailedFileSystem {
+            mount_point: self.mount_point.clone(),
+            device: self.device.clone(),
+            fs_type: self.fs_type.clone(),
+            read_only: self.mount.read_only,
+            reason,
+        }
+    }
+
     fn key(&self) -> (&[u8], &[u8]) {
         (&self.mount.mount_point, &self.mount.device_number)
     }
+}
+
+fn device_number(number: &[u8]) -> Option<(u32, u32)> {
+    let (major, minor) = key_value(number, b':')?;
+    let number = |digits| u32::try_from(parse_decimal(digits)?).ok();
+    Some((number(major)?, number(minor)?))
 }
 
 impl PartialEq for MountPoint {
@@ -147,6 +168,14 @@ mod tests {
         assert!(!MountTable::new(Path::new("/"), mounts.clone(), None).is_unchanged());
         let watch = open_mountinfo_watch(Path::new("/proc"));
         assert!(watch.is_some() && MountTable::new(Path::new("/"), mounts, watch).is_unchanged());
+    }
+
+    #[test]
+    fn parses_device_numbers() {
+        assert_eq!(device_number(b"254:1"), Some((254, 1)));
+        for none in [&b""[..], b"254", b"254:", b"8:x", b"8:4294967296"] {
+            assert_eq!(device_number(none), None);
+        }
     }
 
     #[test]

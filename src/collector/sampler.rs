@@ -17,7 +17,7 @@ use crate::collector::sysfs::SysfsCollector;
 use crate::config::Roots;
 use crate::model::devices::Devices;
 use crate::model::node::Measurement;
-use crate::model::{FileSystem, Pressures, RawSample};
+use crate::model::{FailedFileSystem, FileSystem, Pressures, RawSample};
 use crate::procfs::mountinfo::Mount;
 use crate::procfs::{
     ParseError, diskstats, file_nr, loadavg, meminfo, mountinfo, net_dev, pressure, stat, uptime,
@@ -123,7 +123,7 @@ impl Sampler {
         sample.low_watermark_bytes = self.low_watermark_bytes(sample.meminfo.as_ref());
         sample.devices = self.devices(timeout);
         sample.measurements = self.measurements(timeout);
-        sample.file_systems = self.file_systems(mounts_known);
+        (sample.file_systems, sample.file_systems_failed) = self.file_systems(mounts_known);
         sample.file_systems_stuck = self.worker.stuck_mounts();
         sample.collectors = self.statuses.finish_sample();
         sample.duration = started.elapsed();
@@ -168,7 +168,7 @@ impl Sampler {
         present.collect()
     }
 
-    fn file_systems(&mut self, mounts_known: bool) -> Vec<FileSystem> {
+    fn file_systems(&mut self, mounts_known: bool) -> (Vec<FileSystem>, Vec<FailedFileSystem>) {
         let started = Instant::now();
         let file_systems = self.worker.file_systems(COLLECT_TIMEOUT);
         if mounts_known {

@@ -232,6 +232,7 @@ mod tests {
             mount_point: mount_point.into(),
             device: "d".into(),
             fs_type: "ext4".into(),
+            device_number: None,
             read_only,
             total_bytes: 100,
             free_bytes: 100 - used,

@@ -79,7 +79,7 @@ fn sample(encoder: &mut Encoder, input: &Exposition<'_>) {
     encoder
         .gauge(
             "hm_agent_filesystems_stuck",
-            "Number of filesystems that are not exposed because statvfs does not return.",
+            "Number of filesystems whose size is not exposed because statvfs does not return.",
         )
         .sample("", sample.file_systems_stuck);
 }

@@ -1,16 +1,16 @@
-//! Disks, filesystems, network interfaces and temperatures under node_exporter's names.
+//! Disks, network interfaces and temperatures under node_exporter's names.
 
 use std::collections::HashMap;
 
-use crate::metrics::Truncation;
 use crate::metrics::encoder::{Encoder, Number, labels};
+use crate::metrics::{Truncation, filesystems};
+use crate::model::RawSample;
 use crate::model::devices::{Chip, Interface, Sensor};
-use crate::model::{FileSystem, RawSample};
 use crate::procfs::diskstats::{self, DiskStat};
 use crate::procfs::net_dev::NetDev;
 
 /// Maximum number of disks, of filesystems and of network interfaces; each has about twenty series.
-const MAX_DEVICES: usize = 256;
+pub(super) const MAX_DEVICES: usize = 256;
 
 pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut Truncation) {
     let devices = &sample.devices;
@@ -18,9 +18,7 @@ pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut
         sample.diskstats.iter().filter(|disk| !is_ignored(&disk.name)).collect();
     prioritize(&mut disks, |disk| diskstats::is_stacked(&disk.name));
     self::disks(encoder, truncation.limit("disks", &disks, MAX_DEVICES));
-    let mut mounted: Vec<&FileSystem> = sample.file_systems.iter().collect();
-    prioritize(&mut mounted, |fs| filesystem_rank(fs));
-    filesystems(encoder, truncation.limit("filesystems", &mounted, MAX_DEVICES));
+    filesystems::encode(encoder, sample, truncation);
     // Sysfs lists hardware first, and traffic has the names only.
     let ranks: HashMap<&[u8], usize> =
         devices.interfaces.iter().map(|each| each.device.as_bytes()).zip(0..).collect();
@@ -38,19 +36,9 @@ pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut
 }
 
 /// Sorts items by rank if there are too many for all of them, so that those of containers are left out.
-fn prioritize<T, K: Ord>(items: &mut [T], rank: impl Fn(&T) -> K) {
+pub(super) fn prioritize<T, K: Ord>(items: &mut [T], rank: impl Fn(&T) -> K) {
     if items.len() > MAX_DEVICES {
         items.sort_by_key(rank);
-    }
-}
-
-/// The root, then disks and network filesystems, then what is in memory or made of other filesystems.
-fn filesystem_rank(fs: &FileSystem) -> u8 {
-    match &*fs.fs_type {
-        _ if &*fs.mount_point == "/" => 0,
-        "tmpfs" | "ramfs" | "overlay" | "aufs" => 2,
-        fuse if fuse.starts_with("fuse.") => 2,
-        _ => 1,
     }
 }
 
@@ -157,43 +145,6 @@ fn disks(encoder: &mut Encoder, disks: &[&DiskStat]) {
         let (major, minor) = disk.number;
         let number = labels(&[("major", &major.to_string()), ("minor", &minor.to_string())]);
         encoder.sample(&format!("{device},{number}"), 1u64);
-    }
-}
-
-type FilesystemFamily = (&'static str, &'static str, fn(&FileSystem) -> u64);
-
-const FILESYSTEM_GAUGES: [FilesystemFamily; 6] = [
-    ("node_filesystem_size_bytes", "Filesystem size in bytes.", |fs| fs.total_bytes),
-    ("node_filesystem_free_bytes", "Filesystem free space in bytes.", |fs| fs.free_bytes),
-    (
-        "node_filesystem_avail_bytes",
-        "Filesystem space available to non-root users, in bytes.",
-        |fs| fs.available_bytes,
-    ),
-    ("node_filesystem_files", "Total number of inodes.", |fs| fs.files),
-    ("node_filesystem_files_free", "Number of free inodes.", |fs| fs.files_free),
-    ("node_filesystem_readonly", "Whether the filesystem is mounted read-only.", |fs| {
-        fs.read_only.into()
-    }),
-];
-
-fn filesystems(encoder: &mut Encoder, filesystems: &[&FileSystem]) {
-    let named: Vec<(String, &FileSystem)> = filesystems
-        .iter()
-        .map(|fs| {
-            let labels = labels(&[
-                ("device", &fs.device),
-                ("fstype", &fs.fs_type),
-                ("mountpoint", &fs.mount_point),
-            ]);
-            (labels, *fs)
-        })
-        .collect();
-    for (name, help, value) in FILESYSTEM_GAUGES {
-        encoder.gauge(name, help);
-        for (labels, fs) in &named {
-            encoder.sample(labels, value(fs));
-        }
     }
 }
 
@@ -328,30 +279,6 @@ fn chips(encoder: &mut Encoder, chips: &[Chip]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keeps_disks_of_the_machine_when_there_are_too_many() {
-        let file_system = |at: usize, fs_type: &str| FileSystem {
-            mount_point: if at == 299 { "/".into() } else { format!("/{at:03}").into() },
-            device: "a".into(),
-            fs_type: fs_type.into(),
-            read_only: false,
-            total_bytes: 1,
-            free_bytes: 1,
-            available_bytes: 1,
-            files: 0,
-            files_free: 0,
-        };
-        let mut mounted: Vec<FileSystem> = (0..298).map(|at| file_system(at, "tmpfs")).collect();
-        mounted.extend([file_system(298, "zfs"), file_system(299, "overlay")]);
-        let mut sorted: Vec<&FileSystem> = mounted.iter().collect();
-        prioritize(&mut sorted, |fs| filesystem_rank(fs));
-        let first: Vec<&str> = sorted.iter().take(3).map(|fs| &*fs.mount_point).collect();
-        assert_eq!(first, ["/", "/298", "/000"]);
-        let mut few: Vec<&FileSystem> = mounted.iter().skip(200).collect();
-        prioritize(&mut few, |fs| filesystem_rank(fs));
-        assert_eq!(&*few[0].mount_point, "/200", "order of the mount table");
-    }
 
     #[test]
     fn ignores_partitions_and_ram_disks_like_node_exporter() {

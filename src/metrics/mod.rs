@@ -7,6 +7,7 @@
 mod agent;
 mod devices;
 mod encoder;
+mod filesystems;
 mod gpu;
 mod gpu_status;
 mod host;

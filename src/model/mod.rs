@@ -56,6 +56,8 @@ pub struct RawSample {
     pub measurements: Vec<Arc<Measurement>>,
     /// Filesystems that answered statvfs lately.
     pub file_systems: Vec<FileSystem>,
+    /// Filesystems in which statvfs fails or is stuck.
+    pub file_systems_failed: Vec<FailedFileSystem>,
     /// Number of filesystems in which statvfs is stuck.
     pub file_systems_stuck: usize,
     pub collectors: Vec<CollectorStatus>,
@@ -94,6 +96,8 @@ pub struct FileSystem {
     pub device: Arc<str>,
     /// E.g. `ext4`.
     pub fs_type: Arc<str>,
+    /// Major and minor number of the device.
+    pub device_number: Option<(u32, u32)>,
     pub read_only: bool,
     pub total_bytes: u64,
     /// Includes what is reserved for root.
@@ -103,6 +107,18 @@ pub struct FileSystem {
     /// Number of inodes; 0 for types that have none.
     pub files: u64,
     pub files_free: u64,
+}
+
+/// A mounted filesystem whose size cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedFileSystem {
+    pub mount_point: Arc<str>,
+    pub device: Arc<str>,
+    pub fs_type: Arc<str>,
+    /// As it was mounted.
+    pub read_only: bool,
+    /// E.g. `stale file handle`.
+    pub reason: String,
 }
 
 impl FileSystem {

@@ -250,6 +250,7 @@ mod tests {
             mount_point: "/".into(),
             device: "/dev/vda".into(),
             fs_type: "ext4".into(),
+            device_number: None,
             read_only: false,
             total_bytes: 1000,
             free_bytes: 600,

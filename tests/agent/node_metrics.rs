@@ -4,14 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::gpu_server::{GpuServer, replace_clock};
+use crate::support::gpu_server::{GpuServer, replace_clock, statvfs};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::metrics::{Exposition, Format, render};
 use hm_agent::model::RawSample;
 
 fn collect(server: &GpuServer) -> RawSample {
-    let mut sampler = Sampler::new(server.roots(), |_| unreachable!("there are no mounts"));
+    let mut sampler = Sampler::new(server.roots(), statvfs);
     sampler.collect_first().unwrap()
 }
 

@@ -3,6 +3,7 @@
 //! a thread cannot be killed, and a new thread takes over. The stuck call is not repeated until it returns.
 
 mod collectors;
+mod statvfs;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,9 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use crate::collector::blocking_worker::collectors::{CollectorResult, ScheduledCollector};
+use crate::collector::blocking_worker::statvfs::{StatvfsResult, run_statvfs};
 use crate::collector::mounts::MountPoint;
-use crate::model::FileSystem;
 use crate::model::devices::Devices;
+use crate::model::{FailedFileSystem, FileSystem};
 use crate::sys::FsSize;
 use crate::util::error::reason;
 use crate::util::sync::lock;
@@ -60,7 +62,7 @@ struct State {
     pending: Vec<Job>,
     in_flight: Option<(Job, Instant)>,
     /// Last result of each mount point and when it arrived.
-    file_systems: BTreeMap<Arc<MountPoint>, (Instant, FileSystem)>,
+    file_systems: BTreeMap<Arc<MountPoint>, (Instant, StatvfsResult)>,
     devices: Option<DevicesResult>,
     /// Jobs in which an abandoned thread is stuck.
     stuck: Vec<Job>,
@@ -132,14 +134,18 @@ impl BlockingWorker {
     }
 
     /// Waits for the filesystems for up to `timeout`. Returns the results of this round, or of an earlier one for those that are
-    /// slow or wait behind a stuck one.
-    pub fn file_systems(&self, timeout: Duration) -> Vec<FileSystem> {
+    /// slow or wait behind a stuck one, which is a failed one.
+    pub fn file_systems(&self, timeout: Duration) -> (Vec<FileSystem>, Vec<FailedFileSystem>) {
         let state = self.wait_while(timeout, State::has_unfinished_statvfs);
-        let fresh = |point: &Arc<MountPoint>| {
-            let (at, file_system) = state.file_systems.get(point)?;
-            state.is_fresh(*at).then(|| file_system.clone())
-        };
-        state.mount_points.iter().filter_map(fresh).collect()
+        let (mut each, mut failed) = (Vec::new(), Vec::new());
+        for point in state.mount_points.iter() {
+            match state.statvfs_result(point) {
+                Some(Ok(file_system)) => each.push(file_system),
+                Some(Err(error)) => failed.push(error),
+                None => {}
+            }
+        }
+        (each, failed)
     }
 
     /// Waits for sysfs for up to `timeout`. Returns the result of this round, or else of an earlier one; `None` if that is too old.
@@ -310,40 +316,6 @@ fn worker_loop(shared: &Shared, generation: u64, statvfs: &Statvfs) {
         }
         shared.finished.notify_all();
     }
-}
-
-fn run_statvfs<'a>(
-    shared: &'a Shared,
-    state: MutexGuard<'a, State>,
-    generation: u64,
-    point: &Arc<MountPoint>,
-    statvfs: &Statvfs,
-) -> MutexGuard<'a, State> {
-    drop(state);
-    let size = statvfs(&point.path);
-    if let Err(error) = &size {
-        // Not visible below this root, or not permitted.
-        log::debug!("statvfs {}: {}", point.path.display(), reason(error));
-    }
-    let mut state = lock(&shared.state);
-    if state.generation != generation {
-        drop(state);
-        let point = escape_for_log(point.mount_point(), EXCERPT_CHARS);
-        match size {
-            Ok(_) => log::info!("filesystem {point} recovered"),
-            Err(error) => log::warn!("filesystem {point} failed: {}", reason(&error)),
-        }
-        return lock(&shared.state);
-    }
-    match size {
-        Ok(size) => {
-            state.file_systems.insert(point.clone(), (Instant::now(), point.with_usage(size)));
-        }
-        Err(_) => {
-            state.file_systems.remove(point);
-        }
-    }
-    state
 }
 
 /// Stores the result even if the thread has been abandoned: a machine with hundreds of sensors may take seconds.

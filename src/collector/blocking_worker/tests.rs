@@ -58,7 +58,7 @@ fn sysfs_worker(mut celsius: impl FnMut() -> f64 + Send + 'static) -> BlockingWo
 
 fn run_round(worker: &mut BlockingWorker, points: &MountPoints) -> Vec<FileSystem> {
     worker.start_round(points, None);
-    worker.file_systems(SHORT)
+    worker.file_systems(SHORT).0
 }
 
 fn celsius(worker: &BlockingWorker, timeout: Duration) -> Option<f64> {
@@ -115,6 +115,41 @@ fn omits_stuck_mount_until_it_recovers() {
     release.send(()).unwrap();
     drop(release);
     run_until(&["/", "/nfs", "/z"]);
+}
+
+#[test]
+fn failed_mount_has_a_reason() {
+    let points = nfs_mounts(&["/denied", "/file", "/fine"]);
+    let mut worker = statvfs_worker(|path| match path.to_str().unwrap() {
+        "/denied" => Err(io::Error::from_raw_os_error(libc::EACCES)),
+        "/file" => Err(io::ErrorKind::NotADirectory.into()),
+        _ => Ok(SIZE),
+    });
+    worker.start_round(&points, None);
+    let (each, failed) = worker.file_systems(LONG);
+    assert_eq!(each.iter().map(|fs| &*fs.mount_point).collect::<Vec<_>>(), ["/fine"]);
+    let failed: Vec<_> = failed.iter().map(|fs| (&*fs.mount_point, &*fs.reason)).collect();
+    assert_eq!(failed, [("/denied", "permission denied")], "a file is no filesystem");
+}
+
+#[test]
+fn stuck_mount_has_failed() {
+    let mut worker = statvfs_worker(|_| {
+        loop {
+            std::thread::park();
+        }
+    });
+    let points = nfs_mounts(&["/nfs"]);
+    run_round(&mut worker, &points);
+    let (each, failed) = worker.file_systems(SHORT);
+    assert!(each.is_empty() && failed.is_empty(), "it may be slow");
+    wait_until(&worker, |state| matches!(state.in_flight, Some((Job::Statvfs(_), _))));
+    expire_job_in_flight(&worker);
+    worker.start_round(&points, None);
+    let (each, failed) = worker.file_systems(SHORT);
+    assert!(each.is_empty());
+    let failed: Vec<_> = failed.iter().map(|fs| (&*fs.mount_point, &*fs.reason)).collect();
+    assert_eq!(failed, [("/nfs", "mountpoint timeout")]);
 }
 
 #[test]

@@ -66,6 +66,7 @@ fn heartbeat_omits_unknown_metrics() {
             mount_point: "/".into(),
             device: "/dev/vda".into(),
             fs_type: "ext4".into(),
+            device_number: None,
             read_only: false,
             total_bytes: 1000,
             free_bytes: 659,

@@ -1,11 +1,14 @@
 //! Clock, scheduler, interrupts and processes.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::GpuServer;
 use hm_agent::model::RawSample;
 use hm_agent::model::node::Measurement;
 use hm_agent::model::node::timex::{Pps, Timex};
+use hm_agent::sys::FsSize;
 
 pub fn write(server: &GpuServer) {
     server.write("proc/pressure/irq", "full avg10=0.10 avg60=0.20 avg300=0.30 total=8494123\n");
@@ -22,6 +25,13 @@ pub fn write(server: &GpuServer) {
          LOC:   22321895   23271810   Local timer interrupts\n\
          ERR:          1\n\
          PIN:          0          0   Posted-interrupt notification event\n",
+    );
+    // The size of the last one cannot be read, see `statvfs`.
+    server.write(
+        "proc/1/mountinfo",
+        "21 1 259:2 / / rw,relatime - ext4 /dev/nvme0n1p2 rw\n\
+         22 21 259:5 / /data ro,relatime - xfs /dev/nvme1n1 ro\n\
+         23 21 0:48 / /mnt/checkpoints rw - nfs4 storage:/checkpoints rw\n",
     );
     server.write("proc/loadavg", "12.50 9.75 6.25 3/2719 31337\n");
     server.write("proc/sys/kernel/pid_max", "4194304\n");
@@ -45,6 +55,21 @@ pub fn write(server: &GpuServer) {
          cpu1 518377256 0 4155211005 2778589869 10466382 2867629021 1904686152592476 364107263788241 5145567945\n\
          domain0 00000000,00000003 217653037 215526982 1577949 1580427380 557469 393576 28538 215498444 28721913\n",
     );
+}
+
+pub fn statvfs(path: &Path) -> io::Result<FsSize> {
+    if path.ends_with("mnt/checkpoints") {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let is_data = path.ends_with("data");
+    Ok(FsSize {
+        total_bytes: if is_data { 7_681_501_126_656 } else { 982_141_468_672 },
+        free_bytes: if is_data { 1_024 } else { 514_012_004_352 },
+        available_bytes: if is_data { 512 } else { 464_045_490_176 },
+        files: if is_data { 750_146_048 } else { 60_964_864 },
+        files_free: if is_data { 749_000_001 } else { 59_600_002 },
+        read_only: is_data,
+    })
 }
 
 /// The clock is that of the machine on which the test runs.

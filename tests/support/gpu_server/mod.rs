@@ -6,7 +6,7 @@ mod network;
 
 use std::path::Path;
 
-pub use kernel::{remove_clock, replace_clock};
+pub use kernel::{remove_clock, replace_clock, statvfs};
 
 use super::TempDir;
 use hm_agent::config::Roots;
