@@ -61,17 +61,6 @@ impl HostFiles {
         self.present(result)
     }
 
-    fn present<T>(&mut self, result: Result<T, Error>) -> Option<T> {
-        match result {
-            Ok(value) => Some(value),
-            Err(Error::System { source, .. }) if is_absent(&source) => None,
-            Err(error) => {
-                self.fail(error);
-                None
-            }
-        }
-    }
-
     /// Parses a file of `/proc/net`. Such files describe the network namespace of the reader. If `/proc` is that of the host, mounted
     /// into a container, those of process 1 are the host's.
     pub fn parse_net<T>(
@@ -85,6 +74,27 @@ impl HostFiles {
             return Some(value);
         }
         self.parse(&self.proc("net").join(name), parse)
+    }
+
+    /// Passes the lines of a file of `/proc/net` to `parse`, with their numbers, from 1: for files of any length. They are read as
+    /// [`Self::parse_net`] does.
+    pub fn parse_net_lines<T: Default>(
+        &mut self,
+        name: &str,
+        mut parse: impl FnMut(&mut T, usize, &[u8]) -> Result<(), ParseError>,
+    ) -> Option<T> {
+        let mut read = |path: &Path| {
+            let mut result = T::default();
+            self.files.parse_lines(path, |at, line| parse(&mut result, at, line))?;
+            Ok(result)
+        };
+        if self.roots.proc != Path::new("/proc")
+            && let Ok(result) = read(&self.roots.proc.join("1/net").join(name))
+        {
+            return Some(result);
+        }
+        let result = read(&self.roots.proc.join("net").join(name));
+        self.present(result)
     }
 
     /// Parses a file that contains one unsigned decimal number.
@@ -117,6 +127,18 @@ impl HostFiles {
         // Numbers are not padded.
         names.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
         names
+    }
+
+    /// The value, if its file exists. Records why it could not be read.
+    fn present<T>(&mut self, result: Result<T, Error>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(Error::System { source, .. }) if is_absent(&source) => None,
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
     }
 
     /// Records that the collector fails.

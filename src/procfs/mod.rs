@@ -21,6 +21,7 @@
 )]
 
 pub mod amdgpu_ids;
+pub mod arp;
 pub mod cgroup;
 pub mod cpuinfo;
 pub mod diskstats;
@@ -32,6 +33,8 @@ pub mod loadavg;
 pub mod meminfo;
 pub mod mountinfo;
 pub mod net_dev;
+pub mod net_udp;
+pub mod netstat;
 pub mod nf_conntrack;
 pub mod os_release;
 pub mod pid_stat;
@@ -41,6 +44,9 @@ pub mod processors;
 pub mod ras_err_count;
 pub mod schedstat;
 pub mod snmp;
+pub mod snmp6;
+pub mod sockstat;
+pub mod softnet_stat;
 pub mod stat;
 pub mod temperature;
 pub mod uptime;
@@ -99,6 +105,20 @@ pub(crate) fn key_value(line: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let at = line.iter().position(|&byte| byte == separator)?;
     let (key, value) = line.split_at_checked(at)?;
     Some((key.trim_ascii(), value.get(1..)?.trim_ascii()))
+}
+
+/// The item of `names` that is `prefix`, an underscore and `field`. For series that are named after words of a kernel file: those
+/// of unknown words are not served.
+pub(crate) fn find_name(
+    names: &[&'static str],
+    prefix: &[u8],
+    field: &[u8],
+) -> Option<&'static str> {
+    let is_same = |name: &&str| {
+        let rest = name.as_bytes().strip_prefix(prefix);
+        rest.and_then(|rest| rest.strip_prefix(b"_")) == Some(field)
+    };
+    names.iter().copied().find(is_same)
 }
 
 /// Parses an unsigned decimal number, as the kernel prints its counters.

@@ -7,8 +7,7 @@
 //! Udp: 2109 40 0 2149 0 0 0 12 0
 //! ```
 
-use crate::procfs::{ParseError, fields, lines};
-use crate::util::text::parse_decimal;
+use crate::procfs::{ParseError, fields, lines, number};
 
 /// A selection of the counters, defined by RFC 4022 and RFC 4113; `None` if the kernel does not have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -28,6 +27,22 @@ pub struct Snmp {
 
 pub fn parse(text: &[u8]) -> Result<Snmp, ParseError> {
     let mut snmp = Snmp::default();
+    for_each(text, |at, protocol, key, value| {
+        if let Some(slot) = slot(&mut snmp, protocol, key) {
+            // Only MaxConn, which is not selected, may be -1.
+            *slot = Some(number(at, Some(value))?);
+        }
+        Ok(())
+    })?;
+    Ok(snmp)
+}
+
+/// Passes every counter to `visit`: line number, protocol, name and value. Skips a protocol that has not as many values as names.
+/// `/proc/net/netstat` has the same format.
+pub(super) fn for_each<'a>(
+    text: &'a [u8],
+    mut visit: impl FnMut(usize, &'a [u8], &'a [u8], &'a [u8]) -> Result<(), ParseError>,
+) -> Result<(), ParseError> {
     let mut names: Option<&[u8]> = None;
     for (at, line) in lines(text) {
         if line.trim_ascii().is_empty() {
@@ -42,31 +57,28 @@ pub fn parse(text: &[u8]) -> Result<Snmp, ParseError> {
         if protocol != values.next() {
             return Err(ParseError::new(at, "the values of the previous line", line));
         }
-        for (key, value) in keys.zip(values) {
-            if let Some(slot) = slot(&mut snmp, protocol.unwrap_or_default(), key) {
-                // Only MaxConn, which is not selected, may be -1.
-                let value =
-                    parse_decimal(value).ok_or_else(|| ParseError::new(at, "a number", value))?;
-                *slot = Some(value);
-            }
+        let protocol = protocol.unwrap_or_default();
+        let protocol = protocol.strip_suffix(b":").unwrap_or(protocol);
+        if fields(before).count() == fields(line).count() {
+            keys.zip(values).try_for_each(|(key, value)| visit(at, protocol, key, value))?;
         }
     }
-    Ok(snmp)
+    Ok(())
 }
 
 fn slot<'a>(snmp: &'a mut Snmp, protocol: &[u8], key: &[u8]) -> Option<&'a mut Option<u64>> {
     Some(match (protocol, key) {
-        (b"Tcp:", b"ActiveOpens") => &mut snmp.tcp_active_opens,
-        (b"Tcp:", b"PassiveOpens") => &mut snmp.tcp_passive_opens,
-        (b"Tcp:", b"AttemptFails") => &mut snmp.tcp_attempt_fails,
-        (b"Tcp:", b"CurrEstab") => &mut snmp.tcp_curr_estab,
-        (b"Tcp:", b"InSegs") => &mut snmp.tcp_in_segs,
-        (b"Tcp:", b"OutSegs") => &mut snmp.tcp_out_segs,
-        (b"Tcp:", b"RetransSegs") => &mut snmp.tcp_retrans_segs,
-        (b"Udp:", b"InDatagrams") => &mut snmp.udp_in_datagrams,
-        (b"Udp:", b"OutDatagrams") => &mut snmp.udp_out_datagrams,
-        (b"Udp:", b"RcvbufErrors") => &mut snmp.udp_rcvbuf_errors,
-        (b"Udp:", b"SndbufErrors") => &mut snmp.udp_sndbuf_errors,
+        (b"Tcp", b"ActiveOpens") => &mut snmp.tcp_active_opens,
+        (b"Tcp", b"PassiveOpens") => &mut snmp.tcp_passive_opens,
+        (b"Tcp", b"AttemptFails") => &mut snmp.tcp_attempt_fails,
+        (b"Tcp", b"CurrEstab") => &mut snmp.tcp_curr_estab,
+        (b"Tcp", b"InSegs") => &mut snmp.tcp_in_segs,
+        (b"Tcp", b"OutSegs") => &mut snmp.tcp_out_segs,
+        (b"Tcp", b"RetransSegs") => &mut snmp.tcp_retrans_segs,
+        (b"Udp", b"InDatagrams") => &mut snmp.udp_in_datagrams,
+        (b"Udp", b"OutDatagrams") => &mut snmp.udp_out_datagrams,
+        (b"Udp", b"RcvbufErrors") => &mut snmp.udp_rcvbuf_errors,
+        (b"Udp", b"SndbufErrors") => &mut snmp.udp_sndbuf_errors,
         _ => return None,
     })
 }
@@ -100,6 +112,13 @@ Udp: 2109 40 0 2149 3 4 0 12 0
         let snmp = parse(b"Udp: InDatagrams OutDatagrams\nUdp: 1 2\n").unwrap();
         assert_eq!((snmp.udp_out_datagrams, snmp.udp_rcvbuf_errors), (Some(2), None));
         assert_eq!(parse(b""), Ok(Snmp::default()));
+    }
+
+    #[test]
+    fn skips_protocol_with_more_names_than_values() {
+        let text = b"Tcp: InSegs OutSegs\nTcp: 1\nUdp: InDatagrams\nUdp: 2\n";
+        let snmp = parse(text).unwrap();
+        assert_eq!((snmp.tcp_in_segs, snmp.udp_in_datagrams), (None, Some(2)));
     }
 
     #[test]

@@ -3,13 +3,18 @@
 //!
 //! [`crate::metrics::node`] has the series of each.
 
+mod arp;
 mod conntrack;
 mod entropy;
 mod interrupts;
 mod kernel_hung;
+mod netstat;
 mod processes;
 mod schedstat;
+mod sockstat;
+mod softnet;
 mod timex;
+mod udp_queues;
 
 use std::time::Duration;
 
@@ -70,9 +75,14 @@ impl Entry {
 
 /// All collectors, in the order in which they run: those of every sample first.
 pub const COLLECTORS: &[Entry] = &[
+    Entry { name: "arp", pace: Pace::EverySample, new: || Box::new(arp::collect) },
     Entry { name: "conntrack", pace: Pace::EverySample, new: || Box::new(conntrack::collect) },
     Entry { name: "kernel_hung", pace: Pace::EverySample, new: || Box::new(kernel_hung::collect) },
+    Entry { name: "netstat", pace: Pace::EverySample, new: || Box::new(netstat::collect) },
+    Entry { name: "sockstat", pace: Pace::EverySample, new: || Box::new(sockstat::collect) },
+    Entry { name: "softnet", pace: Pace::EverySample, new: || Box::new(softnet::collect) },
     Entry { name: "timex", pace: Pace::EverySample, new: || Box::new(timex::collect) },
+    Entry { name: "udp_queues", pace: Pace::EverySample, new: || Box::new(udp_queues::collect) },
     // Not `Once`: kernels before 5.18 count what programs take.
     Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
     Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },

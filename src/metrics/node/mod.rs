@@ -1,12 +1,17 @@
 //! Series of the collectors of [`crate::collector::node`], under node_exporter's names, one file each.
 
+mod arp;
 mod conntrack;
 mod entropy;
 mod interrupts;
 mod kernel_hung;
+mod netstat;
 mod processes;
 mod schedstat;
+mod sockstat;
+mod softnet;
 mod timex;
+mod udp_queues;
 
 use crate::metrics::Truncation;
 use crate::metrics::encoder::Encoder;
@@ -18,14 +23,19 @@ pub(super) fn encode(
     truncation: &mut Truncation,
 ) {
     match measurement {
+        Measurement::Arp(measured) => arp::encode(encoder, measured, truncation),
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
         Measurement::Entropy(entropy) => entropy::encode(encoder, entropy),
         Measurement::HungTasks(tasks) => kernel_hung::encode(encoder, *tasks),
         Measurement::Interrupts(interrupts) => {
             interrupts::encode(encoder, interrupts, truncation);
         }
+        Measurement::Netstat(measured) => netstat::encode(encoder, measured),
         Measurement::Processes(processes) => processes::encode(encoder, processes),
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
+        Measurement::Sockstat(measured) => sockstat::encode(encoder, measured),
+        Measurement::Softnet(measured) => softnet::encode(encoder, measured, truncation),
         Measurement::Timex(clock) => timex::encode(encoder, clock),
+        Measurement::UdpQueues(measured) => udp_queues::encode(encoder, measured),
     }
 }
