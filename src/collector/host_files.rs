@@ -1,6 +1,5 @@
 //! The files of the host, as a collector of [`super::node`] reads them.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::collector::file_reader::FileReader;
@@ -46,7 +45,7 @@ impl HostFiles {
         path: &Path,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
-        let result = self.files.parse(path, parse);
+        let result = self.read(path, parse);
         self.present(result)
     }
 
@@ -59,6 +58,15 @@ impl HostFiles {
     ) -> Option<()> {
         let result = self.files.parse_lines(path, parse);
         self.present(result)
+    }
+
+    /// [`Self::parse`] for a collector that decides which errors are failures.
+    pub fn read<T>(
+        &mut self,
+        path: &Path,
+        parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
+    ) -> Result<T, Error> {
+        self.files.parse(path, parse)
     }
 
     /// Parses a file of `/proc/net`. Such files describe the network namespace of the reader. If `/proc` is that of the host, mounted
@@ -116,8 +124,9 @@ impl HostFiles {
         let entries = match std::fs::read_dir(directory) {
             Ok(entries) => entries,
             Err(error) => {
+                let error = Error::system(format!("read {}", directory.display()), error);
                 if !is_absent(&error) {
-                    self.fail(Error::system(format!("read {}", directory.display()), error));
+                    self.fail(error);
                 }
                 return Vec::new();
             }
@@ -133,7 +142,7 @@ impl HostFiles {
     fn present<T>(&mut self, result: Result<T, Error>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
-            Err(Error::System { source, .. }) if is_absent(&source) => None,
+            Err(error) if is_absent(&error) => None,
             Err(error) => {
                 self.fail(error);
                 None
@@ -152,7 +161,7 @@ impl HostFiles {
 }
 
 /// The kernel does not have the file, the device has gone, or its driver does not support the attribute.
-fn is_absent(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound
-        || matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV | libc::ENOTDIR))
+pub fn is_absent(error: &Error) -> bool {
+    let absent = [libc::ENOENT, libc::ENOTDIR, libc::ENODEV, libc::EOPNOTSUPP];
+    error.raw_os_error().is_some_and(|code| absent.contains(&code))
 }

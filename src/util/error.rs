@@ -42,6 +42,14 @@ impl Error {
         }
     }
 
+    /// The code of a failed system call, such as `ENOENT`.
+    pub fn raw_os_error(&self) -> Option<i32> {
+        match self {
+            Self::System { source, .. } => source.raw_os_error(),
+            _ => None,
+        }
+    }
+
     /// Exit code of the process: 2 for invalid arguments or settings, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -6,6 +6,7 @@
 mod arp;
 mod conntrack;
 mod entropy;
+mod infiniband;
 mod interrupts;
 mod kernel_hung;
 mod netstat;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use crate::collector::blocking_worker::ScheduledCollector;
 use crate::collector::file_reader::FileReader;
 use crate::collector::host_files::HostFiles;
+use crate::collector::node::infiniband::counters::InfinibandCounters;
 use crate::config::Roots;
 use crate::model::node::Measurement;
 
@@ -77,6 +79,7 @@ impl Entry {
 pub const COLLECTORS: &[Entry] = &[
     Entry { name: "arp", pace: Pace::EverySample, new: || Box::new(arp::collect) },
     Entry { name: "conntrack", pace: Pace::EverySample, new: || Box::new(conntrack::collect) },
+    Entry { name: "infiniband", pace: Pace::EverySample, new: || Box::new(infiniband::collect) },
     Entry { name: "kernel_hung", pace: Pace::EverySample, new: || Box::new(kernel_hung::collect) },
     Entry { name: "netstat", pace: Pace::EverySample, new: || Box::new(netstat::collect) },
     Entry { name: "sockstat", pace: Pace::EverySample, new: || Box::new(sockstat::collect) },
@@ -85,6 +88,7 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "udp_queues", pace: Pace::EverySample, new: || Box::new(udp_queues::collect) },
     // Not `Once`: kernels before 5.18 count what programs take.
     Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
+    Entry { name: "infiniband_counters", pace: SLOW, new: || Box::<InfinibandCounters>::default() },
     Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },
     Entry { name: "processes", pace: SLOW, new: || Box::new(processes::collect) },
     Entry { name: "schedstat", pace: MEDIUM, new: || Box::new(schedstat::collect) },

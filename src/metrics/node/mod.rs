@@ -3,6 +3,7 @@
 mod arp;
 mod conntrack;
 mod entropy;
+mod infiniband;
 mod interrupts;
 mod kernel_hung;
 mod netstat;
@@ -27,6 +28,8 @@ pub(super) fn encode(
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
         Measurement::Entropy(entropy) => entropy::encode(encoder, entropy),
         Measurement::HungTasks(tasks) => kernel_hung::encode(encoder, *tasks),
+        Measurement::Infiniband(measured) => infiniband::encode(encoder, measured, truncation),
+        Measurement::InfinibandCounters(ports) => infiniband::encode_counters(encoder, ports),
         Measurement::Interrupts(interrupts) => {
             interrupts::encode(encoder, interrupts, truncation);
         }

@@ -3,6 +3,7 @@
 pub mod arp;
 pub mod conntrack;
 pub mod entropy;
+pub mod infiniband;
 pub mod interrupts;
 pub mod processes;
 pub mod timex;
@@ -11,6 +12,7 @@ pub mod udp_queues;
 use crate::model::node::arp::ArpEntries;
 use crate::model::node::conntrack::Conntrack;
 use crate::model::node::entropy::Entropy;
+use crate::model::node::infiniband::{Infiniband, InfinibandPortCounters};
 use crate::model::node::interrupts::Interrupts;
 use crate::model::node::processes::Processes;
 use crate::model::node::timex::Timex;
@@ -28,6 +30,8 @@ pub enum Measurement {
     Entropy(Entropy),
     /// Number of tasks found hung since boot.
     HungTasks(u64),
+    Infiniband(Infiniband),
+    InfinibandCounters(Vec<InfinibandPortCounters>),
     Interrupts(Interrupts),
     Netstat(Netstat),
     Processes(Processes),

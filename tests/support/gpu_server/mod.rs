@@ -1,6 +1,7 @@
 //! The `/proc`, `/sys` and `/etc` of a GPU server with hardware that test machines lack: InfiniBand, software RAID, bonds, memory
 //! controllers, and so on. Written by hand after the kernel's documentation and source, with values that differ from each other.
 
+mod infiniband;
 mod kernel;
 mod network;
 
@@ -19,6 +20,7 @@ impl GpuServer {
         server.write("proc/stat", "cpu  900 0 300 5000 70 0 8 0 0 0\ncpu0 900 0 300 5000 70 0 8 0 0 0\nbtime 1795000000\n");
         server.write("proc/meminfo", "MemTotal:       2113531420 kB\nMemFree:        1800000000 kB\nMemAvailable:   1900000000 kB\n");
         kernel::write(&server);
+        infiniband::write(&server);
         network::write(&server);
         server
     }
@@ -28,6 +30,11 @@ impl GpuServer {
         let path = self.0.0.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, text).unwrap();
+    }
+
+    /// Creates a directory. Where a file is expected, reads of it fail.
+    pub fn directory(&self, path: &str) {
+        std::fs::create_dir_all(self.0.0.join(path)).unwrap();
     }
 
     /// Creates a symbolic link below the directory.
