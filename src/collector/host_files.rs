@@ -1,5 +1,6 @@
 //! The files of the host, as a collector of [`super::node`] reads them.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::collector::file_reader::FileReader;
@@ -136,6 +137,15 @@ impl HostFiles {
         // Numbers are not padded.
         names.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
         names
+    }
+
+    /// Whether this process is in the network namespace that [`Self::parse_net`] describes. Netlink describes that of its socket.
+    pub fn is_in_own_netns(&self) -> bool {
+        // Each namespace has its own inodes. Its file below `/proc/1/ns` would be the answer, but only root may read it.
+        let inode = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.ino());
+        let own = inode(Path::new("/proc/self/net/dev"));
+        self.roots.proc == Path::new("/proc")
+            || own.is_some() && own == inode(&self.proc("1/net/dev"))
     }
 
     /// The value, if its file exists. Records why it could not be read.

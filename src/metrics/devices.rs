@@ -223,8 +223,14 @@ fn interfaces(encoder: &mut Encoder, interfaces: &[Interface]) {
         "Address, duplex mode and state of the interface. The value is always 1.",
     );
     for interface in interfaces {
+        let admin_state = match interface.attributes.is_admin_up {
+            Some(true) => "up",
+            Some(false) => "down",
+            None => "unknown",
+        };
         let info = labels(&[
             ("address", &interface.attributes.address),
+            ("adminstate", admin_state),
             ("broadcast", &interface.attributes.broadcast),
             ("device", &interface.device),
             ("duplex", &interface.attributes.duplex),

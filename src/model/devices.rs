@@ -61,6 +61,8 @@ pub struct InterfaceAttributes {
     pub duplex: String,
     /// Set by an administrator (`ip link set alias`).
     pub alias: String,
+    /// Whether an administrator has set it up.
+    pub is_admin_up: Option<bool>,
     pub mtu_bytes: Option<u64>,
     /// Bytes per second.
     pub speed_bytes: Option<u64>,

@@ -27,6 +27,7 @@ pub mod cpuinfo;
 pub mod diskstats;
 pub mod file_nr;
 pub mod infiniband;
+pub mod interface_flags;
 pub mod interface_speed;
 pub mod interrupts;
 pub mod link_speed;

@@ -18,6 +18,7 @@ mod clock;
 mod fs;
 pub mod inherited;
 pub mod net;
+pub mod netlink;
 mod poll;
 pub mod process;
 pub mod resolver;

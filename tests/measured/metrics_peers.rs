@@ -127,7 +127,7 @@ pub fn covers(line: &str, name: &str) -> bool {
     matches && reason.trim().len() > 10
 }
 
-/// Labels that node_exporter 1.9 has and 1.5 has not; the agent exports those of 1.5.
+/// Labels that node_exporter 1.9 has and 1.5 has not.
 const NEWER_LABELS: [&str; 2] = ["rotational=", "adminstate="];
 
 /// Values by name and sorted labels, without labels whose value is empty and [`NEWER_LABELS`].

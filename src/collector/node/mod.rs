@@ -4,11 +4,13 @@
 //! [`crate::metrics::node`] has the series of each.
 
 mod arp;
+mod bonding;
 mod conntrack;
 mod entropy;
 mod infiniband;
 mod interrupts;
 mod kernel_hung;
+mod netclass_rtnl;
 mod netstat;
 mod processes;
 mod schedstat;
@@ -78,9 +80,15 @@ impl Entry {
 /// All collectors, in the order in which they run: those of every sample first.
 pub const COLLECTORS: &[Entry] = &[
     Entry { name: "arp", pace: Pace::EverySample, new: || Box::new(arp::collect) },
+    Entry { name: "bonding", pace: Pace::EverySample, new: || Box::new(bonding::collect) },
     Entry { name: "conntrack", pace: Pace::EverySample, new: || Box::new(conntrack::collect) },
     Entry { name: "infiniband", pace: Pace::EverySample, new: || Box::new(infiniband::collect) },
     Entry { name: "kernel_hung", pace: Pace::EverySample, new: || Box::new(kernel_hung::collect) },
+    Entry {
+        name: "netclass_rtnl",
+        pace: Pace::EverySample,
+        new: || Box::new(netclass_rtnl::collect),
+    },
     Entry { name: "netstat", pace: Pace::EverySample, new: || Box::new(netstat::collect) },
     Entry { name: "sockstat", pace: Pace::EverySample, new: || Box::new(sockstat::collect) },
     Entry { name: "softnet", pace: Pace::EverySample, new: || Box::new(softnet::collect) },

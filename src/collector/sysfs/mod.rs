@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::collector::file_reader::FileReader;
 use crate::model::Temperature;
 use crate::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
-use crate::procfs::{interface_speed, temperature};
+use crate::procfs::{interface_flags, interface_speed, temperature};
 use crate::util::text::parse_decimal;
 
 /// Zones, chips and interfaces rarely change.
@@ -220,6 +220,7 @@ fn interface_rank(path: &Path) -> u8 {
 }
 
 fn interface_attributes(files: &mut FileReader, path: &Path) -> InterfaceAttributes {
+    let is_admin_up = files.parse(&path.join("flags"), interface_flags::parse_is_up).ok();
     let mut text = |name: &str| files.read_line(&path.join(name)).unwrap_or_default();
     let number = |text: String| parse_decimal(text.as_bytes());
     InterfaceAttributes {
@@ -227,6 +228,7 @@ fn interface_attributes(files: &mut FileReader, path: &Path) -> InterfaceAttribu
         broadcast: text("broadcast"),
         duplex: text("duplex"),
         alias: text("ifalias"),
+        is_admin_up,
         mtu_bytes: number(text("mtu")),
         speed_bytes: interface_speed::parse_bytes(text("speed").as_bytes()).ok(),
         transmit_queue_length: number(text("tx_queue_len")),

@@ -1,11 +1,13 @@
 //! Series of the collectors of [`crate::collector::node`], under node_exporter's names, one file each.
 
 mod arp;
+mod bonding;
 mod conntrack;
 mod entropy;
 mod infiniband;
 mod interrupts;
 mod kernel_hung;
+mod netclass_rtnl;
 mod netstat;
 mod processes;
 mod schedstat;
@@ -25,6 +27,7 @@ pub(super) fn encode(
 ) {
     match measurement {
         Measurement::Arp(measured) => arp::encode(encoder, measured, truncation),
+        Measurement::Bonding(measured) => bonding::encode(encoder, measured, truncation),
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
         Measurement::Entropy(entropy) => entropy::encode(encoder, entropy),
         Measurement::HungTasks(tasks) => kernel_hung::encode(encoder, *tasks),
@@ -34,6 +37,7 @@ pub(super) fn encode(
             interrupts::encode(encoder, interrupts, truncation);
         }
         Measurement::Netstat(measured) => netstat::encode(encoder, measured),
+        Measurement::NetworkLinks(measured) => netclass_rtnl::encode(encoder, measured, truncation),
         Measurement::Processes(processes) => processes::encode(encoder, processes),
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Sockstat(measured) => sockstat::encode(encoder, measured),

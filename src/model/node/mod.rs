@@ -1,19 +1,23 @@
 //! What the collectors of node_exporter's series measure, one file for each that has more than the content of a kernel file.
 
 pub mod arp;
+pub mod bonding;
 pub mod conntrack;
 pub mod entropy;
 pub mod infiniband;
 pub mod interrupts;
+pub mod network_links;
 pub mod processes;
 pub mod timex;
 pub mod udp_queues;
 
 use crate::model::node::arp::ArpEntries;
+use crate::model::node::bonding::Bond;
 use crate::model::node::conntrack::Conntrack;
 use crate::model::node::entropy::Entropy;
 use crate::model::node::infiniband::{Infiniband, InfinibandPortCounters};
 use crate::model::node::interrupts::Interrupts;
+use crate::model::node::network_links::NetworkLink;
 use crate::model::node::processes::Processes;
 use crate::model::node::timex::Timex;
 use crate::model::node::udp_queues::UdpQueuesByVersion;
@@ -26,6 +30,7 @@ use crate::procfs::softnet_stat::SoftnetCpu;
 #[derive(Debug, Clone, PartialEq)]
 pub enum Measurement {
     Arp(Vec<ArpEntries>),
+    Bonding(Vec<Bond>),
     Conntrack(Conntrack),
     Entropy(Entropy),
     /// Number of tasks found hung since boot.
@@ -34,6 +39,7 @@ pub enum Measurement {
     InfinibandCounters(Vec<InfinibandPortCounters>),
     Interrupts(Interrupts),
     Netstat(Netstat),
+    NetworkLinks(Vec<NetworkLink>),
     Processes(Processes),
     SchedStat(Vec<CpuSchedStat>),
     Sockstat(Sockstat),

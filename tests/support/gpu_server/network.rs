@@ -8,6 +8,8 @@ pub fn write(server: &GpuServer) {
     sockets(server);
     softnet(server);
     arp(server);
+    bonds(server);
+    interfaces(server);
 }
 
 fn conntrack(server: &GpuServer) {
@@ -107,4 +109,36 @@ fn arp(server: &GpuServer) {
          10.244.1.7       0x1         0x2         0a:58:0a:f4:01:07     *        cni0\n\
          192.0.2.9        0x1         0x0         00:00:00:00:00:00     *        bond0\n",
     );
+}
+
+fn bonds(server: &GpuServer) {
+    server.write("sys/class/net/bonding_masters", "bond0 storage spare\n");
+    for (bond, slaves, statuses) in [
+        ("bond0", "eth0 eth1\n", &[("lower_eth0", "up"), ("lower_eth1", "down")][..]),
+        // A kernel before 3.12. The third interface was just removed.
+        ("storage", "eth2 eth3 eth4\n", &[("slave_eth2", "up"), ("slave_eth3", "up")]),
+        ("spare", "\n", &[]),
+    ] {
+        let directory = format!("sys/class/net/{bond}");
+        server.write(&format!("{directory}/bonding/slaves"), slaves);
+        for (slave, status) in statuses {
+            let path = format!("{directory}/{slave}/bonding_slave/mii_status");
+            server.write(&path, &format!("{status}\n"));
+        }
+    }
+}
+
+fn interfaces(server: &GpuServer) {
+    for (interface, flags, state, carrier) in [
+        ("eth0", "0x1903", "up", "1"),
+        ("eth1", "0x1803", "down", "0"),
+        ("eth5", "0x1002", "down", ""),
+    ] {
+        let directory = format!("sys/class/net/{interface}");
+        server.write(&format!("{directory}/flags"), &format!("{flags}\n"));
+        server.write(&format!("{directory}/operstate"), &format!("{state}\n"));
+        server.write(&format!("{directory}/carrier"), &format!("{carrier}\n"));
+        server.write(&format!("{directory}/mtu"), "9000\n");
+        server.write(&format!("{directory}/address"), "02:fc:00:00:00:0a\n");
+    }
 }
