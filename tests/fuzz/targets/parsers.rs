@@ -88,6 +88,13 @@ fuzz_target!(|data: &[u8]| {
             assert!(escaped.len() <= "\\u{10ffff}".len() * EXCERPT_CHARS + '…'.len_utf8());
             assert!(escaped.chars().all(|letter| !letter.is_control()));
         }
+        b'0' => {
+            let (header, line) = text.split_at(text.len() / 2);
+            if let Ok(Some(found)) = interrupts::parse_line(1, line, interrupts::cpu_columns(header)) {
+                assert!(found.devices.is_empty() || found.is_numbered());
+            }
+        }
+        b'1' => drop(schedstat::parse_line(1, text)),
         _ => {}
     }
 });

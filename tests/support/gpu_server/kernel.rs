@@ -26,6 +26,7 @@ pub fn write(server: &GpuServer) {
          ERR:          1\n\
          PIN:          0          0   Posted-interrupt notification event\n",
     );
+    server.write("root/data/README", "Datasets\n");
     // The size of the last one cannot be read, see `statvfs`.
     server.write(
         "proc/1/mountinfo",
