@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::collector::mount_filter;
 use crate::model::{FailedFileSystem, FileSystem};
@@ -18,18 +18,23 @@ use crate::sys;
 use crate::sys::FsSize;
 use crate::util::text::parse_decimal;
 
+/// The kernel does not report that a filesystem has become read-only after an error.
+const MAX_TABLE_AGE: Duration = Duration::from_secs(60);
+
 /// The mounts worth reporting, as they were listed last.
 #[derive(Debug, Default)]
 pub struct MountTable {
     mount_points: Arc<[Arc<MountPoint>]>,
     /// The kernel's mountinfo, opened before it was read. Polling it reports once that it has changed, see proc_pid_mounts(5).
     mountinfo_watch: Option<File>,
+    read_at: Option<Instant>,
 }
 
 impl MountTable {
     pub fn new(root: &Path, mounts: Vec<Mount>, mountinfo_watch: Option<File>) -> Self {
         let mount_point = |mount| Arc::new(MountPoint::new(root, mount));
-        Self { mount_points: mounts.into_iter().map(mount_point).collect(), mountinfo_watch }
+        let mount_points = mounts.into_iter().map(mount_point).collect();
+        Self { mount_points, mountinfo_watch, read_at: Some(Instant::now()) }
     }
 
     /// Mount points in the order in which they were mounted.
@@ -37,10 +42,14 @@ impl MountTable {
         &self.mount_points
     }
 
-    /// Whether the kernel reports no mount or unmount since the table was read. Statvfs on a path that is no longer mounted could
-    /// make an automounter mount it again. And generating and parsing mountinfo costs more than all other files together.
+    /// Whether the table is young and the kernel reports no mount or unmount since it was read. Statvfs on a path that is no longer
+    /// mounted could make an automounter mount it again. And generating and parsing mountinfo costs more than all other files
+    /// together.
     pub fn is_unchanged(&mut self) -> bool {
         let Some(mountinfo) = &self.mountinfo_watch else { return false };
+        if self.read_at.is_none_or(|at| at.elapsed() >= MAX_TABLE_AGE) {
+            return false;
+        }
         let events = [(mountinfo.as_fd(), sys::Interest::Priority)];
         let changed = sys::wait(events, Some(Duration::ZERO)) == [true];
         if changed {
@@ -168,6 +177,15 @@ mod tests {
         assert!(!MountTable::new(Path::new("/"), mounts.clone(), None).is_unchanged());
         let watch = open_mountinfo_watch(Path::new("/proc"));
         assert!(watch.is_some() && MountTable::new(Path::new("/"), mounts, watch).is_unchanged());
+    }
+
+    #[test]
+    fn old_table_counts_as_changed() {
+        let watch = open_mountinfo_watch(Path::new("/proc"));
+        let mut table = MountTable::new(Path::new("/"), Vec::new(), watch);
+        assert!(table.is_unchanged());
+        table.read_at = Instant::now().checked_sub(MAX_TABLE_AGE);
+        assert!(!table.is_unchanged());
     }
 
     #[test]

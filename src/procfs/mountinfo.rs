@@ -57,7 +57,9 @@ fn mount(line: &[u8]) -> Option<Mount> {
     // An empty source leaves one field fewer; the options are always last.
     let rest: Vec<&[u8]> = fields.collect();
     let (super_options, source) = rest.split_last()?;
-    let is_read_only = |options: &[u8]| options.split(|&byte| byte == b',').any(|o| o == b"ro");
+    // ext4 does not set "ro", nor statvfs's flag, after an error since Linux 6.12, and "emergency_ro" since 6.15.
+    let means_read_only = |option: &[u8]| option == b"ro" || option == b"emergency_ro";
+    let is_read_only = |options: &[u8]| options.split(|&byte| byte == b',').any(means_read_only);
     let mut super_parts = super_options.split(|&byte| byte == b',');
     let subvolume = super_parts.find_map(|option| option.strip_prefix(b"subvol="));
     Some(Mount {
@@ -118,6 +120,12 @@ mod tests {
         assert_eq!(mounts[2].source, b"/dev/root");
         assert_eq!(mounts[3].mount_point, b"/mnt/with space\ttab");
         assert_eq!(mounts[3].source, b"nas:/a\\b");
+    }
+
+    #[test]
+    fn filesystem_that_stopped_writing_after_an_error_is_read_only() {
+        let line = b"29 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw,emergency_ro,errors=remount-ro\n";
+        assert!(parse(line).unwrap()[0].read_only);
     }
 
     #[test]
