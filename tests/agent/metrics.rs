@@ -39,7 +39,7 @@ fn captured(tree: &str, format: Format) -> String {
         source.duration = Duration::from_micros(20);
         source.last_success_unix_seconds = Some(1_795_216_252);
     }
-    support::gpu_server::remove_clock(&mut sample);
+    support::gpu_server::kernel::remove_clock(&mut sample);
     let port = PortStatus {
         name: "usage",
         connections: 2,

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::gpu_server::{GpuServer, replace_clock, statvfs};
+use crate::support::gpu_server::GpuServer;
+use crate::support::gpu_server::kernel::{replace_clock, statvfs};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::metrics::{Exposition, Format, render};

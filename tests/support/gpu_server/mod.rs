@@ -2,12 +2,10 @@
 //! controllers, and so on. Written by hand after the kernel's documentation and source, with values that differ from each other.
 
 mod infiniband;
-mod kernel;
+pub mod kernel;
 mod network;
 
 use std::path::Path;
-
-pub use kernel::{remove_clock, replace_clock, statvfs};
 
 use super::TempDir;
 use hm_agent::config::Roots;
