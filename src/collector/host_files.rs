@@ -7,7 +7,7 @@ use crate::collector::file_reader::FileReader;
 use crate::config::Roots;
 use crate::procfs::ParseError;
 use crate::util::error::Error;
-use crate::util::text::parse_decimal;
+use crate::util::text::{parse_decimal, parse_signed};
 
 /// Reads files below the roots of `path.*` and records what could not be read.
 ///
@@ -114,6 +114,14 @@ impl HostFiles {
         })
     }
 
+    /// Parses a file that contains one decimal number, which may be negative.
+    pub fn integer(&mut self, path: &Path) -> Option<i64> {
+        self.parse(path, |text| {
+            let text = text.trim_ascii();
+            parse_signed(text).ok_or_else(|| ParseError::new(1, "an integer", text))
+        })
+    }
+
     /// Returns the first line of a file, trimmed; `None` if it is empty or cannot be read: for names and optional values, whose
     /// absence is no error.
     pub fn line(&mut self, path: &Path) -> Option<String> {
@@ -158,6 +166,15 @@ impl HostFiles {
                 None
             }
         }
+    }
+
+    /// The numbers of the entries whose names are `prefix` and a number, sorted: 2 and 10 for `mc2`, `mc10` and `mcelog`.
+    pub fn numbers(&mut self, directory: &Path, prefix: &str) -> Vec<u64> {
+        let names = self.names(directory, prefix);
+        let number = |name: &String| parse_decimal(name.as_bytes().get(prefix.len()..)?);
+        let mut numbers: Vec<u64> = names.iter().filter_map(number).collect();
+        numbers.sort_unstable();
+        numbers
     }
 
     /// Records that the collector fails.

@@ -93,18 +93,33 @@ fn node_exporter_names(collector: &CollectorStatus) -> &[&'static str] {
     }
 }
 
+/// Success and duration by node_exporter's names. Several of ours may be one there: temperatures are read with every sample, the
+/// rest of hwmon once a minute.
+fn merge_collectors(collectors: &[CollectorStatus]) -> Vec<(&str, bool, Duration)> {
+    let mut merged: Vec<(&str, bool, Duration)> = Vec::new();
+    for status in collectors {
+        for name in node_exporter_names(status) {
+            match merged.iter_mut().find(|(known, ..)| known == name) {
+                Some((_, success, duration)) => {
+                    *success &= status.success;
+                    *duration += status.duration;
+                }
+                None => merged.push((*name, status.success, status.duration)),
+            }
+        }
+    }
+    merged
+}
+
 fn collectors(encoder: &mut Encoder, collectors: &[CollectorStatus]) {
-    let named: Vec<(&str, &CollectorStatus)> = collectors
-        .iter()
-        .flat_map(|status| node_exporter_names(status).iter().map(move |name| (*name, status)))
-        .collect();
+    let merged = merge_collectors(collectors);
     encoder.gauge("node_scrape_collector_duration_seconds", "Duration of a collector scrape.");
-    for (name, status) in &named {
-        encoder.sample_with_label("", ("collector", name), seconds(status.duration));
+    for (name, _, duration) in &merged {
+        encoder.sample_with_label("", ("collector", name), seconds(*duration));
     }
     encoder.gauge("node_scrape_collector_success", "Whether a collector succeeded.");
-    for (name, status) in &named {
-        encoder.sample_with_label("", ("collector", name), status.success);
+    for (name, success, _) in &merged {
+        encoder.sample_with_label("", ("collector", name), *success);
     }
 }
 

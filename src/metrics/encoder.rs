@@ -75,6 +75,16 @@ pub(super) enum Number {
     Float(f64),
 }
 
+impl Number {
+    /// A signed integer and how many of its last digits are decimals.
+    pub(super) fn scaled(value: i64, digits: usize) -> Self {
+        match u64::try_from(value) {
+            Ok(value) => Self::Decimal(value, digits),
+            Err(_) => Self::Float(value as f64 / 10f64.powi(digits as i32)),
+        }
+    }
+}
+
 impl From<u64> for Number {
     fn from(value: u64) -> Self {
         Self::Integer(value)
@@ -297,6 +307,9 @@ mod tests {
         assert_eq!(number(0.25), "0.25");
         assert_eq!(number(-3.5), "-3.5");
         assert_eq!(number(true), "1");
+        assert_eq!(number(Number::scaled(45_200, 3)), "45.2");
+        assert_eq!(number(Number::scaled(-1500, 3)), "-1.5");
+        assert_eq!(number(Number::scaled(-1, 0)), "-1");
         for none in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             assert_eq!(number(none), "-", "sample and header are omitted");
         }

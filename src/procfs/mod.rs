@@ -32,6 +32,7 @@ pub mod interface_speed;
 pub mod interrupts;
 pub mod link_speed;
 pub mod loadavg;
+pub mod mdstat;
 pub mod meminfo;
 pub mod mountinfo;
 pub mod net_dev;

@@ -99,9 +99,37 @@ pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
     })
 }
 
+/// Parses digits, after a minus sign if the number is negative. `None` if it overflows.
+pub fn parse_signed(text: &[u8]) -> Option<i64> {
+    match text.strip_prefix(b"-") {
+        Some(digits) => 0i64.checked_sub_unsigned(parse_decimal(digits)?),
+        None => i64::try_from(parse_decimal(text)?).ok(),
+    }
+}
+
+/// What node_exporter makes of a device's name in a label or a metric name: lower-case letters, digits, colons and underscores; all
+/// other characters become underscores, except at the ends.
+pub fn sanitize_name(text: &str) -> String {
+    let letter = |letter: char| match letter.to_ascii_lowercase() {
+        letter @ ('a'..='z' | '0'..='9' | ':' | '_') => letter,
+        _ => '_',
+    };
+    text.chars().map(letter).collect::<String>().trim_matches('_').to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parses_negative_numbers() {
+        assert_eq!(parse_signed(b"-9223372036854775808"), Some(i64::MIN));
+        assert_eq!(parse_signed(b"9223372036854775807"), Some(i64::MAX));
+        for bad in [&b"-9223372036854775809"[..], b"9223372036854775808", b"-", b"", b"--1", b"+1"]
+        {
+            assert_eq!(parse_signed(bad), None, "{}", escape_for_log(bad, EXCERPT_CHARS));
+        }
+    }
 
     #[test]
     fn parses_only_digits_that_fit() {

@@ -6,10 +6,12 @@
 mod arp;
 mod bonding;
 mod conntrack;
+mod edac;
 mod entropy;
 mod infiniband;
 mod interrupts;
 mod kernel_hung;
+mod mdadm;
 mod netclass_rtnl;
 mod netstat;
 mod processes;
@@ -94,10 +96,18 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "softnet", pace: Pace::EverySample, new: || Box::new(softnet::collect) },
     Entry { name: "timex", pace: Pace::EverySample, new: || Box::new(timex::collect) },
     Entry { name: "udp_queues", pace: Pace::EverySample, new: || Box::new(udp_queues::collect) },
+    Entry { name: "edac", pace: SLOW, new: || Box::new(edac::collect) },
     // Not `Once`: kernels before 5.18 count what programs take.
     Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
     Entry { name: "infiniband_counters", pace: SLOW, new: || Box::<InfinibandCounters>::default() },
     Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },
+    Entry { name: "mdadm", pace: SLOW, new: || Box::new(mdadm::collect) },
     Entry { name: "processes", pace: SLOW, new: || Box::new(processes::collect) },
     Entry { name: "schedstat", pace: MEDIUM, new: || Box::new(schedstat::collect) },
 ];
+
+/// Keeps the first `max` items and counts the others as truncated.
+fn limit<T>(items: &mut Vec<T>, max: usize, truncated: &mut usize) {
+    *truncated += items.len().saturating_sub(max);
+    items.truncate(max);
+}

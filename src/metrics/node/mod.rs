@@ -3,10 +3,12 @@
 mod arp;
 mod bonding;
 mod conntrack;
+mod edac;
 mod entropy;
 mod infiniband;
 mod interrupts;
 mod kernel_hung;
+mod mdadm;
 mod netclass_rtnl;
 mod netstat;
 mod processes;
@@ -29,6 +31,7 @@ pub(super) fn encode(
         Measurement::Arp(measured) => arp::encode(encoder, measured, truncation),
         Measurement::Bonding(measured) => bonding::encode(encoder, measured, truncation),
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
+        Measurement::Edac(edac) => edac::encode(encoder, edac, truncation),
         Measurement::Entropy(entropy) => entropy::encode(encoder, entropy),
         Measurement::HungTasks(tasks) => kernel_hung::encode(encoder, *tasks),
         Measurement::Infiniband(measured) => infiniband::encode(encoder, measured, truncation),
@@ -36,6 +39,7 @@ pub(super) fn encode(
         Measurement::Interrupts(interrupts) => {
             interrupts::encode(encoder, interrupts, truncation);
         }
+        Measurement::Mdadm(mdadm) => mdadm::encode(encoder, mdadm),
         Measurement::Netstat(measured) => netstat::encode(encoder, measured),
         Measurement::NetworkLinks(measured) => netclass_rtnl::encode(encoder, measured, truncation),
         Measurement::Processes(processes) => processes::encode(encoder, processes),

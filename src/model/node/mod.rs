@@ -3,9 +3,11 @@
 pub mod arp;
 pub mod bonding;
 pub mod conntrack;
+pub mod edac;
 pub mod entropy;
 pub mod infiniband;
 pub mod interrupts;
+pub mod mdadm;
 pub mod network_links;
 pub mod processes;
 pub mod timex;
@@ -14,9 +16,11 @@ pub mod udp_queues;
 use crate::model::node::arp::ArpEntries;
 use crate::model::node::bonding::Bond;
 use crate::model::node::conntrack::Conntrack;
+use crate::model::node::edac::Edac;
 use crate::model::node::entropy::Entropy;
 use crate::model::node::infiniband::{Infiniband, InfinibandPortCounters};
 use crate::model::node::interrupts::Interrupts;
+use crate::model::node::mdadm::Mdadm;
 use crate::model::node::network_links::NetworkLink;
 use crate::model::node::processes::Processes;
 use crate::model::node::timex::Timex;
@@ -32,12 +36,14 @@ pub enum Measurement {
     Arp(Vec<ArpEntries>),
     Bonding(Vec<Bond>),
     Conntrack(Conntrack),
+    Edac(Edac),
     Entropy(Entropy),
     /// Number of tasks found hung since boot.
     HungTasks(u64),
     Infiniband(Infiniband),
     InfinibandCounters(Vec<InfinibandPortCounters>),
     Interrupts(Interrupts),
+    Mdadm(Mdadm),
     Netstat(Netstat),
     NetworkLinks(Vec<NetworkLink>),
     Processes(Processes),

@@ -1,6 +1,7 @@
 //! The `/proc`, `/sys` and `/etc` of a GPU server with hardware that test machines lack: InfiniBand, software RAID, bonds, memory
 //! controllers, and so on. Written by hand after the kernel's documentation and source, with values that differ from each other.
 
+mod hardware;
 mod infiniband;
 pub mod kernel;
 mod network;
@@ -19,6 +20,7 @@ impl GpuServer {
         server.write("proc/meminfo", "MemTotal:       2113531420 kB\nMemFree:        1800000000 kB\nMemAvailable:   1900000000 kB\n");
         kernel::write(&server);
         infiniband::write(&server);
+        hardware::write(&server);
         network::write(&server);
         server
     }
