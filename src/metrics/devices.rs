@@ -266,20 +266,6 @@ fn chips(encoder: &mut Encoder, chips: &[Chip]) {
             encoder.sample_if(labels, value(sensor));
         }
     }
-    encoder.gauge("node_hwmon_chip_names", "Chip name given by its driver. The value is always 1.");
-    for chip in chips {
-        let name = chip.name.as_deref();
-        let name = name.map(|name| labels(&[("chip", &chip.id), ("chip_name", name)]));
-        encoder.sample(&name.unwrap_or_else(|| labels(&[("chip", &chip.id)])), 1u64);
-    }
-    encoder.gauge("node_hwmon_sensor_label", "Label of the sensor. The value is always 1.");
-    for chip in chips {
-        for sensor in &chip.sensors {
-            let Some(label) = &sensor.label else { continue };
-            let label = labels(&[("chip", &chip.id), ("label", label), ("sensor", &sensor.id)]);
-            encoder.sample(&label, 1u64);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -23,8 +23,12 @@ pub fn parse_millicelsius(text: &[u8]) -> Result<i64, ParseError> {
     std::str::from_utf8(line)
         .ok()
         .and_then(|line| line.parse().ok())
-        .filter(|millicelsius| PLAUSIBLE_MILLICELSIUS.contains(millicelsius))
+        .filter(|millicelsius| is_plausible(*millicelsius))
         .ok_or_else(|| ParseError::new(1, "a temperature in millidegrees", line))
+}
+
+pub fn is_plausible(millicelsius: i64) -> bool {
+    PLAUSIBLE_MILLICELSIUS.contains(&millicelsius)
 }
 
 #[cfg(test)]

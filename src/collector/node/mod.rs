@@ -8,6 +8,7 @@ mod bonding;
 mod conntrack;
 mod edac;
 mod entropy;
+mod hwmon;
 mod infiniband;
 mod interrupts;
 mod kernel_hung;
@@ -99,6 +100,7 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "edac", pace: SLOW, new: || Box::new(edac::collect) },
     // Not `Once`: kernels before 5.18 count what programs take.
     Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
+    Entry { name: "hwmon", pace: SLOW, new: || Box::new(hwmon::collect) },
     Entry { name: "infiniband_counters", pace: SLOW, new: || Box::<InfinibandCounters>::default() },
     Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },
     Entry { name: "mdadm", pace: SLOW, new: || Box::new(mdadm::collect) },

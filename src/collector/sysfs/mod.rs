@@ -4,13 +4,15 @@
 //! Devices are listed once a minute, because listing them costs more than reading them, and when the state of an interface
 //! changes.
 
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsStr;
+pub mod hwmon;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::collector::file_reader::FileReader;
+use crate::collector::sysfs::hwmon::HwmonChip;
 use crate::model::Temperature;
 use crate::model::devices::{Chip, Devices, Interface, InterfaceAttributes, Sensor};
 use crate::procfs::{interface_flags, interface_speed, temperature};
@@ -38,8 +40,7 @@ pub struct SysfsCollector {
 }
 
 struct ListedChip {
-    /// Power state of the device. Reading a sensor would resume a suspended one.
-    runtime_status: PathBuf,
+    listed: HwmonChip,
     chip: Chip,
     inputs: Vec<PathBuf>,
 }
@@ -110,28 +111,6 @@ impl SysfsCollector {
         self.interfaces = self.list_interfaces();
     }
 
-    /// The directories of a class, sorted by number or name. If there are too many, the most important ones come first.
-    fn class_directories(&self, class: &str, prefix: &str) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(self.sys.join("class").join(class));
-        let mut paths: Vec<(Option<u64>, PathBuf)> = entries
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| {
-                let name = entry.file_name();
-                let number = name.as_encoded_bytes().strip_prefix(prefix.as_bytes())?;
-                Some((parse_decimal(number), entry.path()))
-            })
-            .collect();
-        paths.sort();
-        let count = paths.len();
-        let paths = paths.into_iter().map(|(_, path)| path).collect();
-        match class {
-            "net" if count > MAX_DEVICES => sort_interfaces(paths),
-            _ => paths,
-        }
-    }
-
     /// The first [`MAX_DEVICES`] items. The others are counted.
     fn limit<T>(&mut self, items: impl Iterator<Item = T>) -> Vec<T> {
         let mut items: Vec<T> = items.collect();
@@ -141,7 +120,7 @@ impl SysfsCollector {
     }
 
     fn list_zones(&mut self) -> Vec<(PathBuf, Temperature)> {
-        let paths = self.class_directories("thermal", "thermal_zone");
+        let paths = class_directories(&self.sys, "thermal", "thermal_zone");
         let mut files = FileReader::default();
         let zone = |path: PathBuf| {
             let number = path.file_name()?.as_encoded_bytes().strip_prefix(b"thermal_zone")?;
@@ -153,18 +132,39 @@ impl SysfsCollector {
     }
 
     fn list_chips(&mut self) -> Vec<ListedChip> {
-        let paths = self.class_directories("hwmon", "hwmon");
-        let chip = |path: &PathBuf| ListedChip::find(&mut FileReader::default(), path);
-        let mut chips = self.limit(paths.iter().filter_map(chip));
-        make_ids_unique(&mut chips);
-        chips
+        let mut files = FileReader::default();
+        let (chips, truncated) = hwmon::list(&self.sys, |path| files.read_line(path));
+        self.truncated += truncated;
+        chips.into_iter().filter_map(|chip| ListedChip::find(&mut files, chip)).collect()
     }
 
     fn list_interfaces(&mut self) -> Vec<ListedInterface> {
-        let paths = self.class_directories("net", "");
+        let paths = class_directories(&self.sys, "net", "");
         // `bonding_masters` is a file. Attributes of interfaces beyond the limit are not read.
         let paths = self.limit(paths.into_iter().filter(|path| path.is_dir()));
         paths.into_iter().filter_map(ListedInterface::find).collect()
+    }
+}
+
+/// The directories of a class, sorted by number or name. If there are too many, the most important ones come first.
+fn class_directories(sys: &Path, class: &str, prefix: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(sys.join("class").join(class));
+    let mut paths: Vec<(Option<u64>, PathBuf)> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name();
+            let number = name.as_encoded_bytes().strip_prefix(prefix.as_bytes())?;
+            Some((parse_decimal(number), entry.path()))
+        })
+        .collect();
+    paths.sort();
+    let count = paths.len();
+    let paths = paths.into_iter().map(|(_, path)| path).collect();
+    match class {
+        "net" if count > MAX_DEVICES => sort_interfaces(paths),
+        _ => paths,
     }
 }
 
@@ -238,35 +238,28 @@ fn interface_attributes(files: &mut FileReader, path: &Path) -> InterfaceAttribu
 
 impl ListedChip {
     /// `None` if the chip has no temperature sensors.
-    fn find(files: &mut FileReader, path: &Path) -> Option<Self> {
-        let mut names: Vec<(u64, String)> = std::fs::read_dir(path)
-            .ok()?
-            .flatten()
-            .filter_map(|entry| {
-                let file = entry.file_name().into_string().ok()?;
-                let sensor = file.strip_suffix("_input")?;
-                let number = parse_decimal(sensor.strip_prefix("temp")?.as_bytes())?;
-                Some((number, sensor.to_owned()))
-            })
-            .collect();
+    fn find(files: &mut FileReader, listed: HwmonChip) -> Option<Self> {
+        let number = |name: &String| {
+            let sensor = name.strip_suffix("_input")?;
+            Some((parse_decimal(sensor.strip_prefix("temp")?.as_bytes())?, sensor.to_owned()))
+        };
+        let mut names: Vec<(u64, String)> = listed.attributes.iter().filter_map(number).collect();
         names.sort();
         names.truncate(MAX_SENSORS);
         if names.is_empty() {
             return None;
         }
-        let runtime_status = path.join("device/power/runtime_status");
-        let suspended = is_suspended(files, &runtime_status);
+        let suspended = listed.is_suspended(|path| files.read_line(path));
+        let path = &listed.directory;
         let inputs = names.iter().map(|(_, name)| path.join(format!("{name}_input"))).collect();
         let sensors = names.iter().map(|(_, name)| sensor(files, path, name, suspended)).collect();
-        let name = files.read_line(&path.join("name"));
-        let id = chip_id(path, name.as_deref()).into();
-        let chip = Chip { id, name: name.map(Into::into), sensors };
-        Some(Self { runtime_status, chip, inputs })
+        let chip = Chip { id: listed.id.clone(), name: listed.name.clone(), sensors };
+        Some(Self { listed, chip, inputs })
     }
 
     /// `None` if the device is suspended.
     fn read(&self, files: &mut FileReader) -> Option<Chip> {
-        if is_suspended(files, &self.runtime_status) {
+        if self.listed.is_suspended(|path| files.read_line(path)) {
             return None;
         }
         let mut chip = self.chip.clone();
@@ -288,62 +281,9 @@ fn sensor(files: &mut FileReader, chip: &Path, name: &str, suspended: bool) -> S
     Sensor { id: name.into(), label, celsius: None, max_celsius, critical_celsius }
 }
 
-fn is_suspended(files: &mut FileReader, runtime_status: &Path) -> bool {
-    files.read_line(runtime_status).is_some_and(|status| status.starts_with("suspend"))
-}
-
 fn read_celsius(files: &mut FileReader, path: &Path) -> Option<f64> {
     let millicelsius = files.parse(path, temperature::parse_millicelsius).ok()?;
     Some(millicelsius as f64 / 1000.0)
-}
-
-/// A name that is stable across reboots, formed as node_exporter does: bus and name of the device, or else the name given by the
-/// driver.
-fn chip_id(path: &Path, name: Option<&str>) -> String {
-    let device = std::fs::canonicalize(path.join("device")).ok();
-    let part = |part: Option<&OsStr>| part.map(|part| sanitize(&part.to_string_lossy()));
-    let from_device = device.as_deref().and_then(|device| {
-        let bus = part(device.parent().and_then(Path::file_name)).unwrap_or_default();
-        let device = part(device.file_name()).filter(|device| !device.is_empty())?;
-        Some(if bus.is_empty() { device } else { format!("{bus}_{device}") })
-    });
-    from_device
-        .or_else(|| name.map(sanitize).filter(|name| !name.is_empty()))
-        .unwrap_or_else(|| sanitize(&path.file_name().unwrap_or_default().to_string_lossy()))
-}
-
-/// Several chips may belong to one device (a radio with two sensors), and Prometheus drops a scrape's duplicate series. The driver's
-/// name is appended to each of them; if that is the same too, a number in the order of the chips.
-fn make_ids_unique(chips: &mut [ListedChip]) {
-    let mut used: HashSet<Arc<str>> = HashSet::new();
-    let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
-    for ListedChip { chip, .. } in chips.iter() {
-        *counts.entry(chip.id.clone()).or_default() += 1;
-    }
-    for ListedChip { chip, .. } in chips {
-        if counts.get(&chip.id).is_some_and(|count| *count > 1)
-            && let Some(name) = chip.name.as_deref().map(sanitize)
-            && !name.is_empty()
-            && name != *chip.id
-        {
-            chip.id = format!("{}_{name}", chip.id).into();
-        }
-        let base = chip.id.clone();
-        let mut number = 1;
-        while !used.insert(chip.id.clone()) {
-            number += 1;
-            chip.id = format!("{base}_{number}").into();
-        }
-    }
-}
-
-/// Lower-case letters, digits, colons and underscores; all other characters become underscores, except at the ends.
-fn sanitize(text: &str) -> String {
-    let letter = |letter: char| match letter.to_ascii_lowercase() {
-        letter @ ('a'..='z' | '0'..='9' | ':' | '_') => letter,
-        _ => '_',
-    };
-    text.chars().map(letter).collect::<String>().trim_matches('_').to_owned()
 }
 
 #[cfg(test)]

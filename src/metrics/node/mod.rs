@@ -5,6 +5,7 @@ mod bonding;
 mod conntrack;
 mod edac;
 mod entropy;
+mod hwmon;
 mod infiniband;
 mod interrupts;
 mod kernel_hung;
@@ -34,6 +35,7 @@ pub(super) fn encode(
         Measurement::Edac(edac) => edac::encode(encoder, edac, truncation),
         Measurement::Entropy(entropy) => entropy::encode(encoder, entropy),
         Measurement::HungTasks(tasks) => kernel_hung::encode(encoder, *tasks),
+        Measurement::Hwmon(hwmon) => hwmon::encode(encoder, hwmon, truncation),
         Measurement::Infiniband(measured) => infiniband::encode(encoder, measured, truncation),
         Measurement::InfinibandCounters(ports) => infiniband::encode_counters(encoder, ports),
         Measurement::Interrupts(interrupts) => {

@@ -5,6 +5,7 @@ pub mod bonding;
 pub mod conntrack;
 pub mod edac;
 pub mod entropy;
+pub mod hwmon;
 pub mod infiniband;
 pub mod interrupts;
 pub mod mdadm;
@@ -18,6 +19,7 @@ use crate::model::node::bonding::Bond;
 use crate::model::node::conntrack::Conntrack;
 use crate::model::node::edac::Edac;
 use crate::model::node::entropy::Entropy;
+use crate::model::node::hwmon::Hwmon;
 use crate::model::node::infiniband::{Infiniband, InfinibandPortCounters};
 use crate::model::node::interrupts::Interrupts;
 use crate::model::node::mdadm::Mdadm;
@@ -40,6 +42,7 @@ pub enum Measurement {
     Entropy(Entropy),
     /// Number of tasks found hung since boot.
     HungTasks(u64),
+    Hwmon(Hwmon),
     Infiniband(Infiniband),
     InfinibandCounters(Vec<InfinibandPortCounters>),
     Interrupts(Interrupts),

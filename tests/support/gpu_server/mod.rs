@@ -5,6 +5,7 @@ mod hardware;
 mod infiniband;
 pub mod kernel;
 mod network;
+mod sensors;
 
 use std::path::Path;
 
@@ -22,6 +23,7 @@ impl GpuServer {
         infiniband::write(&server);
         hardware::write(&server);
         network::write(&server);
+        sensors::write(&server);
         server
     }
 
