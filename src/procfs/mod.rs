@@ -23,6 +23,7 @@
 pub mod amdgpu_ids;
 pub mod arp;
 pub mod cgroup;
+pub mod cpu_list;
 pub mod cpuinfo;
 pub mod diskstats;
 pub mod file_nr;

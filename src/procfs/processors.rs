@@ -35,7 +35,7 @@ pub struct CpuTopology {
 }
 
 /// Lines that are kept.
-const KEYS: [&str; 39] = [
+const KEYS: [&str; 40] = [
     "BogoMIPS",
     "CPU Family",
     "CPU MHz",
@@ -65,6 +65,7 @@ const KEYS: [&str; 39] = [
     "fpu_exception",
     "machine",
     "marchid",
+    "microcode",
     "model",
     "model name",
     "mvendorid",

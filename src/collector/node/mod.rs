@@ -6,6 +6,10 @@
 mod arp;
 mod bonding;
 mod conntrack;
+mod cooling;
+mod cpu;
+mod cpufreq;
+mod dmi;
 mod edac;
 mod entropy;
 mod hwmon;
@@ -15,7 +19,10 @@ mod kernel_hung;
 mod mdadm;
 mod netclass_rtnl;
 mod netstat;
+mod nvme;
+mod power_supply;
 mod processes;
+mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
@@ -93,10 +100,14 @@ pub const COLLECTORS: &[Entry] = &[
         new: || Box::new(netclass_rtnl::collect),
     },
     Entry { name: "netstat", pace: Pace::EverySample, new: || Box::new(netstat::collect) },
+    Entry { name: "rapl", pace: Pace::EverySample, new: || Box::new(rapl::collect) },
     Entry { name: "sockstat", pace: Pace::EverySample, new: || Box::new(sockstat::collect) },
     Entry { name: "softnet", pace: Pace::EverySample, new: || Box::new(softnet::collect) },
     Entry { name: "timex", pace: Pace::EverySample, new: || Box::new(timex::collect) },
     Entry { name: "udp_queues", pace: Pace::EverySample, new: || Box::new(udp_queues::collect) },
+    Entry { name: "cpu", pace: SLOW, new: || Box::new(cpu::collect) },
+    Entry { name: "cpufreq", pace: SLOW, new: || Box::new(cpufreq::collect) },
+    Entry { name: "dmi", pace: Pace::Once, new: || Box::new(dmi::collect) },
     Entry { name: "edac", pace: SLOW, new: || Box::new(edac::collect) },
     // Not `Once`: kernels before 5.18 count what programs take.
     Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
@@ -104,9 +115,15 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "infiniband_counters", pace: SLOW, new: || Box::<InfinibandCounters>::default() },
     Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },
     Entry { name: "mdadm", pace: SLOW, new: || Box::new(mdadm::collect) },
+    Entry { name: "nvme", pace: SLOW, new: || Box::new(nvme::collect) },
+    Entry { name: "powersupplyclass", pace: SLOW, new: || Box::new(power_supply::collect) },
     Entry { name: "processes", pace: SLOW, new: || Box::new(processes::collect) },
     Entry { name: "schedstat", pace: MEDIUM, new: || Box::new(schedstat::collect) },
+    Entry { name: "thermal_zone", pace: SLOW, new: || Box::new(cooling::collect) },
 ];
+
+/// At most this many CPUs, as of those in `/proc/stat`.
+const MAX_CPUS: usize = 1024;
 
 /// Keeps the first `max` items and counts the others as truncated.
 fn limit<T>(items: &mut Vec<T>, max: usize, truncated: &mut usize) {

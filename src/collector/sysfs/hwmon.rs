@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::collector::sysfs::{MAX_DEVICES, class_directories};
+use crate::collector::sysfs::{MAX_DEVICES, class_directories, is_suspended};
 use crate::util::text::sanitize_name;
 
 /// Files of a chip's directory that are looked at; a processor of 128 cores has some 900.
@@ -66,7 +66,7 @@ impl HwmonChip {
     }
 
     pub fn is_suspended(&self, read_line: impl FnOnce(&Path) -> Option<String>) -> bool {
-        read_line(&self.runtime_status).is_some_and(|status| status.starts_with("suspend"))
+        is_suspended(read_line(&self.runtime_status).as_deref())
     }
 }
 

@@ -281,6 +281,11 @@ fn sensor(files: &mut FileReader, chip: &Path, name: &str, suspended: bool) -> S
     Sensor { id: name.into(), label, celsius: None, max_celsius, critical_celsius }
 }
 
+/// Whether a device whose `power/runtime_status` is `status` must not be woken.
+pub fn is_suspended(status: Option<&str>) -> bool {
+    status.is_some_and(|status| status.starts_with("suspend"))
+}
+
 fn read_celsius(files: &mut FileReader, path: &Path) -> Option<f64> {
     let millicelsius = files.parse(path, temperature::parse_millicelsius).ok()?;
     Some(millicelsius as f64 / 1000.0)

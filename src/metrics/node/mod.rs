@@ -3,6 +3,10 @@
 mod arp;
 mod bonding;
 mod conntrack;
+mod cooling;
+mod cpu;
+mod cpufreq;
+mod dmi;
 mod edac;
 mod entropy;
 mod hwmon;
@@ -12,7 +16,10 @@ mod kernel_hung;
 mod mdadm;
 mod netclass_rtnl;
 mod netstat;
+mod nvme;
+mod power_supply;
 mod processes;
+mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
@@ -32,6 +39,10 @@ pub(super) fn encode(
         Measurement::Arp(measured) => arp::encode(encoder, measured, truncation),
         Measurement::Bonding(measured) => bonding::encode(encoder, measured, truncation),
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
+        Measurement::Cooling(cooling) => cooling::encode(encoder, cooling, truncation),
+        Measurement::Cpu(cpu) => cpu::encode(encoder, cpu, truncation),
+        Measurement::CpuFreq(cpufreq) => cpufreq::encode(encoder, cpufreq, truncation),
+        Measurement::Dmi(dmi) => dmi::encode(encoder, dmi),
         Measurement::Edac(edac) => edac::encode(encoder, edac, truncation),
         Measurement::Entropy(entropy) => entropy::encode(encoder, entropy),
         Measurement::HungTasks(tasks) => kernel_hung::encode(encoder, *tasks),
@@ -44,7 +55,10 @@ pub(super) fn encode(
         Measurement::Mdadm(mdadm) => mdadm::encode(encoder, mdadm),
         Measurement::Netstat(measured) => netstat::encode(encoder, measured),
         Measurement::NetworkLinks(measured) => netclass_rtnl::encode(encoder, measured, truncation),
+        Measurement::Nvme(nvme) => nvme::encode(encoder, nvme, truncation),
+        Measurement::PowerSupplies(supplies) => power_supply::encode(encoder, supplies, truncation),
         Measurement::Processes(processes) => processes::encode(encoder, processes),
+        Measurement::Rapl(rapl) => rapl::encode(encoder, rapl),
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Sockstat(measured) => sockstat::encode(encoder, measured),
         Measurement::Softnet(measured) => softnet::encode(encoder, measured, truncation),

@@ -3,6 +3,10 @@
 pub mod arp;
 pub mod bonding;
 pub mod conntrack;
+pub mod cooling;
+pub mod cpu;
+pub mod cpufreq;
+pub mod dmi;
 pub mod edac;
 pub mod entropy;
 pub mod hwmon;
@@ -10,13 +14,20 @@ pub mod infiniband;
 pub mod interrupts;
 pub mod mdadm;
 pub mod network_links;
+pub mod nvme;
+pub mod power_supply;
 pub mod processes;
+pub mod rapl;
 pub mod timex;
 pub mod udp_queues;
 
 use crate::model::node::arp::ArpEntries;
 use crate::model::node::bonding::Bond;
 use crate::model::node::conntrack::Conntrack;
+use crate::model::node::cooling::Cooling;
+use crate::model::node::cpu::Cpu;
+use crate::model::node::cpufreq::CpuFreq;
+use crate::model::node::dmi::Dmi;
 use crate::model::node::edac::Edac;
 use crate::model::node::entropy::Entropy;
 use crate::model::node::hwmon::Hwmon;
@@ -24,7 +35,10 @@ use crate::model::node::infiniband::{Infiniband, InfinibandPortCounters};
 use crate::model::node::interrupts::Interrupts;
 use crate::model::node::mdadm::Mdadm;
 use crate::model::node::network_links::NetworkLink;
+use crate::model::node::nvme::Nvme;
+use crate::model::node::power_supply::PowerSupplies;
 use crate::model::node::processes::Processes;
+use crate::model::node::rapl::Rapl;
 use crate::model::node::timex::Timex;
 use crate::model::node::udp_queues::UdpQueuesByVersion;
 use crate::procfs::netstat::Netstat;
@@ -38,6 +52,10 @@ pub enum Measurement {
     Arp(Vec<ArpEntries>),
     Bonding(Vec<Bond>),
     Conntrack(Conntrack),
+    Cooling(Cooling),
+    Cpu(Cpu),
+    CpuFreq(CpuFreq),
+    Dmi(Dmi),
     Edac(Edac),
     Entropy(Entropy),
     /// Number of tasks found hung since boot.
@@ -49,7 +67,10 @@ pub enum Measurement {
     Mdadm(Mdadm),
     Netstat(Netstat),
     NetworkLinks(Vec<NetworkLink>),
+    Nvme(Nvme),
+    PowerSupplies(PowerSupplies),
     Processes(Processes),
+    Rapl(Rapl),
     SchedStat(Vec<CpuSchedStat>),
     Sockstat(Sockstat),
     Softnet(Vec<SoftnetCpu>),

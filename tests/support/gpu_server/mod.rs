@@ -5,6 +5,7 @@ mod hardware;
 mod infiniband;
 pub mod kernel;
 mod network;
+mod processors;
 mod sensors;
 
 use std::path::Path;
@@ -23,6 +24,7 @@ impl GpuServer {
         infiniband::write(&server);
         hardware::write(&server);
         network::write(&server);
+        processors::write(&server);
         sensors::write(&server);
         server
     }

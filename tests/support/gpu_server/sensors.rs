@@ -7,6 +7,9 @@ pub fn write(server: &GpuServer) {
     processor(server);
     power_meter(server);
     other_chips(server);
+    cooling(server);
+    energy(server);
+    power_supplies(server);
 }
 
 fn chip(server: &GpuServer, number: u32, device: &str, files: &[(&str, &str)]) {
@@ -112,4 +115,53 @@ fn other_chips(server: &GpuServer) {
         "sys/devices/pci0000:40/0000:41:00.0/nvme/nvme0/power/runtime_status",
         "suspended\n",
     );
+}
+
+fn cooling(server: &GpuServer) {
+    for (device, kind, current, max) in
+        [(0, "Processor", "0", "10"), (1, "Fan", "1", "2"), (10, "intel_powerclamp", "-1", "50")]
+    {
+        let directory = format!("sys/class/thermal/cooling_device{device}");
+        server.write(&format!("{directory}/type"), &format!("{kind}\n"));
+        server.write(&format!("{directory}/cur_state"), &format!("{current}\n"));
+        server.write(&format!("{directory}/max_state"), &format!("{max}\n"));
+    }
+}
+
+fn energy(server: &GpuServer) {
+    server.write("sys/class/powercap/intel-rapl/enabled", "1\n");
+    for (directory, name, energy) in [
+        ("intel-rapl:0", "package-0", "170123456789"),
+        ("intel-rapl:0:0", "dram", "23456789012"),
+        ("intel-rapl:1", "package-1", "180000000001"),
+        ("intel-rapl:1:0", "dram", "34567890123"),
+    ] {
+        let directory = format!("sys/class/powercap/{directory}");
+        server.write(&format!("{directory}/name"), &format!("{name}\n"));
+        server.write(&format!("{directory}/energy_uj"), &format!("{energy}\n"));
+        server.write(&format!("{directory}/max_energy_range_uj"), "262143328850\n");
+    }
+    // As for users other than root: a zone without a counter that can be read.
+    server.write("sys/class/powercap/intel-rapl:2/name", "psys\n");
+    server.write("sys/class/powercap/intel-rapl:2/max_energy_range_uj", "262143328850\n");
+}
+
+fn power_supplies(server: &GpuServer) {
+    let files = [
+        ("AC/type", "Mains"),
+        ("AC/online", "1"),
+        ("AC/uevent", "POWER_SUPPLY_NAME=AC"),
+        ("UPS/type", "UPS"),
+        ("UPS/status", "Discharging"),
+        ("UPS/model_name", "Smart-UPS 3000"),
+        ("UPS/serial_number", "00123"),
+        ("UPS/capacity", "87"),
+        ("UPS/voltage_now", "27300000"),
+        ("UPS/current_now", "-1250000"),
+        ("UPS/temp", "315"),
+        ("UPS/time_to_empty_now", "2460"),
+    ];
+    for (file, text) in files {
+        server.write(&format!("sys/class/power_supply/{file}"), &format!("{text}\n"));
+    }
 }
