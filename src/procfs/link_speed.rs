@@ -34,6 +34,19 @@ pub fn parse_generation(text: &[u8]) -> Result<u32, ParseError> {
     Ok(*generation)
 }
 
+/// Transfers per second and lane of a PCI Express generation. `None` for one that does not exist.
+pub fn transfers_per_second(generation: u32) -> Option<u64> {
+    Some(match generation {
+        1 => 2_500_000_000,
+        2 => 5_000_000_000,
+        3 => 8_000_000_000,
+        4 => 16_000_000_000,
+        5 => 32_000_000_000,
+        6 => 64_000_000_000,
+        _ => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@
 
 pub mod amdgpu_ids;
 pub mod arp;
+pub mod btrfs_error_stats;
 pub mod cgroup;
 pub mod cpu_list;
 pub mod cpuinfo;

@@ -10,6 +10,7 @@
 //! - fcntl(2) with `F_SETFD` on inherited descriptors: this process has no owner for them from which nix could borrow.
 //! - getgrouplist(3): nix fails on musl for a user of more than 32 groups.
 //! - clock_adjtime(2) and adjtimex(2): nix does not wrap them.
+//! - localtime_r(3): nix does not wrap it.
 //! - getaddrinfo(3): nix does not wrap it, and the standard library asks for both address families at once.
 #![allow(unsafe_code)]
 
@@ -25,6 +26,7 @@ pub mod resolver;
 mod resources;
 pub mod service;
 mod signals;
+mod time;
 pub mod users;
 
 pub use crate::sys::clock::clock_state;
@@ -38,6 +40,7 @@ pub use crate::sys::signals::{
     ControlSignal, block_control_signals, block_forwarded_signals, clear_signal_mask_in,
     request_stop, reset_sigchld, unblock_stop_signals, wait_control_signal, wait_forwarded_signal,
 };
+pub use crate::sys::time::time_zone;
 
 use std::io;
 

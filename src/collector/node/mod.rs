@@ -5,6 +5,7 @@
 
 mod arp;
 mod bonding;
+mod btrfs;
 mod conntrack;
 mod cooling;
 mod cpu;
@@ -20,14 +21,17 @@ mod mdadm;
 mod netclass_rtnl;
 mod netstat;
 mod nvme;
+mod pci_device;
 mod power_supply;
 mod processes;
 mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
+mod time;
 mod timex;
 mod udp_queues;
+mod zfs;
 
 use std::time::Duration;
 
@@ -105,6 +109,7 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "softnet", pace: Pace::EverySample, new: || Box::new(softnet::collect) },
     Entry { name: "timex", pace: Pace::EverySample, new: || Box::new(timex::collect) },
     Entry { name: "udp_queues", pace: Pace::EverySample, new: || Box::new(udp_queues::collect) },
+    Entry { name: "btrfs", pace: SLOW, new: || Box::new(btrfs::collect) },
     Entry { name: "cpu", pace: SLOW, new: || Box::new(cpu::collect) },
     Entry { name: "cpufreq", pace: SLOW, new: || Box::new(cpufreq::collect) },
     Entry { name: "dmi", pace: Pace::Once, new: || Box::new(dmi::collect) },
@@ -116,10 +121,13 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },
     Entry { name: "mdadm", pace: SLOW, new: || Box::new(mdadm::collect) },
     Entry { name: "nvme", pace: SLOW, new: || Box::new(nvme::collect) },
+    Entry { name: "pcidevice", pace: SLOW, new: || Box::new(pci_device::collect) },
     Entry { name: "powersupplyclass", pace: SLOW, new: || Box::new(power_supply::collect) },
     Entry { name: "processes", pace: SLOW, new: || Box::new(processes::collect) },
     Entry { name: "schedstat", pace: MEDIUM, new: || Box::new(schedstat::collect) },
     Entry { name: "thermal_zone", pace: SLOW, new: || Box::new(cooling::collect) },
+    Entry { name: "time", pace: SLOW, new: || Box::new(time::collect) },
+    Entry { name: "zfs", pace: SLOW, new: || Box::new(zfs::collect) },
 ];
 
 /// At most this many CPUs, as of those in `/proc/stat`.

@@ -2,6 +2,7 @@
 
 mod arp;
 mod bonding;
+mod btrfs;
 mod conntrack;
 mod cooling;
 mod cpu;
@@ -17,14 +18,17 @@ mod mdadm;
 mod netclass_rtnl;
 mod netstat;
 mod nvme;
+mod pci_device;
 mod power_supply;
 mod processes;
 mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
+mod time;
 mod timex;
 mod udp_queues;
+mod zfs;
 
 use crate::metrics::Truncation;
 use crate::metrics::encoder::Encoder;
@@ -38,6 +42,7 @@ pub(super) fn encode(
     match measurement {
         Measurement::Arp(measured) => arp::encode(encoder, measured, truncation),
         Measurement::Bonding(measured) => bonding::encode(encoder, measured, truncation),
+        Measurement::Btrfs(btrfs) => btrfs::encode(encoder, btrfs, truncation),
         Measurement::Conntrack(conntrack) => conntrack::encode(encoder, conntrack),
         Measurement::Cooling(cooling) => cooling::encode(encoder, cooling, truncation),
         Measurement::Cpu(cpu) => cpu::encode(encoder, cpu, truncation),
@@ -56,13 +61,16 @@ pub(super) fn encode(
         Measurement::Netstat(measured) => netstat::encode(encoder, measured),
         Measurement::NetworkLinks(measured) => netclass_rtnl::encode(encoder, measured, truncation),
         Measurement::Nvme(nvme) => nvme::encode(encoder, nvme, truncation),
+        Measurement::PciDevices(devices) => pci_device::encode(encoder, devices, truncation),
         Measurement::PowerSupplies(supplies) => power_supply::encode(encoder, supplies, truncation),
         Measurement::Processes(processes) => processes::encode(encoder, processes),
         Measurement::Rapl(rapl) => rapl::encode(encoder, rapl),
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Sockstat(measured) => sockstat::encode(encoder, measured),
         Measurement::Softnet(measured) => softnet::encode(encoder, measured, truncation),
+        Measurement::Time(time) => time::encode(encoder, time),
         Measurement::Timex(clock) => timex::encode(encoder, clock),
         Measurement::UdpQueues(measured) => udp_queues::encode(encoder, measured),
+        Measurement::Zfs(zfs) => zfs::encode(encoder, zfs, truncation),
     }
 }

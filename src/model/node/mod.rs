@@ -2,6 +2,7 @@
 
 pub mod arp;
 pub mod bonding;
+pub mod btrfs;
 pub mod conntrack;
 pub mod cooling;
 pub mod cpu;
@@ -15,14 +16,18 @@ pub mod interrupts;
 pub mod mdadm;
 pub mod network_links;
 pub mod nvme;
+pub mod pci_device;
 pub mod power_supply;
 pub mod processes;
 pub mod rapl;
+pub mod time;
 pub mod timex;
 pub mod udp_queues;
+pub mod zfs;
 
 use crate::model::node::arp::ArpEntries;
 use crate::model::node::bonding::Bond;
+use crate::model::node::btrfs::Btrfs;
 use crate::model::node::conntrack::Conntrack;
 use crate::model::node::cooling::Cooling;
 use crate::model::node::cpu::Cpu;
@@ -36,11 +41,14 @@ use crate::model::node::interrupts::Interrupts;
 use crate::model::node::mdadm::Mdadm;
 use crate::model::node::network_links::NetworkLink;
 use crate::model::node::nvme::Nvme;
+use crate::model::node::pci_device::PciDevices;
 use crate::model::node::power_supply::PowerSupplies;
 use crate::model::node::processes::Processes;
 use crate::model::node::rapl::Rapl;
+use crate::model::node::time::Time;
 use crate::model::node::timex::Timex;
 use crate::model::node::udp_queues::UdpQueuesByVersion;
+use crate::model::node::zfs::Zfs;
 use crate::procfs::netstat::Netstat;
 use crate::procfs::schedstat::CpuSchedStat;
 use crate::procfs::sockstat::Sockstat;
@@ -51,6 +59,7 @@ use crate::procfs::softnet_stat::SoftnetCpu;
 pub enum Measurement {
     Arp(Vec<ArpEntries>),
     Bonding(Vec<Bond>),
+    Btrfs(Btrfs),
     Conntrack(Conntrack),
     Cooling(Cooling),
     Cpu(Cpu),
@@ -68,12 +77,15 @@ pub enum Measurement {
     Netstat(Netstat),
     NetworkLinks(Vec<NetworkLink>),
     Nvme(Nvme),
+    PciDevices(PciDevices),
     PowerSupplies(PowerSupplies),
     Processes(Processes),
     Rapl(Rapl),
     SchedStat(Vec<CpuSchedStat>),
     Sockstat(Sockstat),
     Softnet(Vec<SoftnetCpu>),
+    Time(Time),
     Timex(Timex),
     UdpQueues(UdpQueuesByVersion),
+    Zfs(Zfs),
 }

@@ -7,6 +7,7 @@ pub mod kernel;
 mod network;
 mod processors;
 mod sensors;
+mod storage;
 
 use std::path::Path;
 
@@ -26,6 +27,7 @@ impl GpuServer {
         network::write(&server);
         processors::write(&server);
         sensors::write(&server);
+        storage::write(&server);
         server
     }
 

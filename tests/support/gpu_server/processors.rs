@@ -1,11 +1,11 @@
-//! Processors, drives, and the names of the machine.
+//! Processors, clock sources, and the names of the machine.
 
 use super::GpuServer;
 
 pub fn write(server: &GpuServer) {
     cpus(server);
     cpuinfo(server);
-    drives(server);
+    clock_sources(server);
     names(server);
 }
 
@@ -58,39 +58,10 @@ fn cpuinfo(server: &GpuServer) {
     server.write("proc/cpuinfo", &(0..3).map(block).collect::<String>());
 }
 
-/// A drive, one with large blocks, and one that does not answer.
-fn drives(server: &GpuServer) {
-    let files = [
-        ("nvme0/firmware_rev", "MPK9GHB5"),
-        ("nvme0/model", "SAMSUNG MZWLO3T8HCLS-00A07              "),
-        ("nvme0/serial", "S795NN0W600001"),
-        ("nvme0/state", "live"),
-        ("nvme0/cntlid", "6"),
-        ("nvme0/nvme0c0n1/ana_state", "optimized"),
-        ("nvme0/nvme0c0n1/nuse", "1000000"),
-        ("nvme0/nvme0c0n1/size", "7501476528"),
-        ("nvme0/nvme0c0n1/queue/logical_block_size", "512"),
-        ("nvme0/hwmon5/name", "nvme"),
-        ("nvme2/firmware_rev", "1.3.0"),
-        ("nvme2/model", "KIOXIA KCD8XPUG7T68"),
-        ("nvme2/serial", "Y3B0A001T3F8"),
-        ("nvme2/state", "live"),
-        ("nvme2/cntlid", "1"),
-        ("nvme2/nvme2n1/nuse", "93750"),
-        ("nvme2/nvme2n1/size", "15002931888"),
-        ("nvme2/nvme2n1/queue/logical_block_size", "4096"),
-        ("nvme10/firmware_rev", "2.0.1"),
-        ("nvme10/model", "KIOXIA KCD8XPUG7T68"),
-        ("nvme10/serial", "Y3B0A002T3F8"),
-        ("nvme10/state", "resetting"),
-        ("nvme10/cntlid", "1"),
-        ("nvme10/nvme10n1/nuse", "1"),
-        ("nvme10/nvme10n1/size", "15002931888"),
-        ("nvme10/nvme10n1/queue/logical_block_size", "512"),
-    ];
-    for (file, text) in files {
-        server.write(&format!("sys/class/nvme/{file}"), &format!("{text}\n"));
-    }
+fn clock_sources(server: &GpuServer) {
+    let directory = "sys/devices/system/clocksource/clocksource0";
+    server.write(&format!("{directory}/available_clocksource"), "tsc hpet acpi_pm \n");
+    server.write(&format!("{directory}/current_clocksource"), "hpet\n");
 }
 
 fn names(server: &GpuServer) {
