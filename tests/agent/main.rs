@@ -48,6 +48,7 @@ mod monitor_requests;
 mod monitor_shells;
 mod monitor_values;
 mod node_metrics;
+mod node_scale;
 mod notify;
 mod packaging;
 mod peers;

@@ -95,6 +95,9 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         b'1' => drop(schedstat::parse_line(1, text)),
+        b'B' => drop(btrfs_error_stats::parse(text)),
+        b'C' => drop(cpu_list::parse(text)),
+        b'M' => drop(mdstat::parse(text)),
         _ => {}
     }
 });
