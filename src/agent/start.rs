@@ -33,7 +33,7 @@ struct Listeners {
 
 /// Starts the agent. After an error, threads may run already; they end with the process.
 pub(super) fn start(config: Config, threads: &mut Threads) -> Result<Arc<Services>, Error> {
-    let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
+    let mut sampler = Sampler::new(config.roots.clone(), &config.collectors, sys::statvfs);
     let first = sampler.collect_first()?;
     let listeners = bind(&config)?;
     let latest = LatestSample::new(first).map_err(no_eventfd)?;

@@ -31,7 +31,7 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
     let (stop, gpus) = (Shutdown::new().map_err(events)?, GpuState::new().map_err(events)?);
     let current = CurrentConfig::new(config);
     let config = current.get();
-    let mut sampler = Sampler::new(config.roots.clone(), sys::statvfs);
+    let mut sampler = Sampler::new(config.roots.clone(), &config.collectors, sys::statvfs);
     let (first, second) = std::thread::scope(|scope| {
         let supervise = || ProbeSupervisor::new(&gpus, &current, GPU_PROBE).run(&stop);
         let thread = std::thread::Builder::new().name("gpu".into());

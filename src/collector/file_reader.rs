@@ -2,10 +2,11 @@
 //! may be.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use crate::procfs::ParseError;
 use crate::sys;
@@ -109,6 +110,26 @@ impl FileReader {
     }
 }
 
+/// Returns the content of a regular file that other programs write, and when they did. A FIFO or a device could block, or change by
+/// being read.
+pub fn read_regular(path: &Path, max_bytes: u64) -> io::Result<(Vec<u8>, SystemTime)> {
+    let is_regular = |metadata: &Metadata| match metadata.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other("not a regular file")),
+    };
+    // Devices must not even be opened.
+    is_regular(&std::fs::metadata(path)?)?;
+    let file = open(path)?;
+    let metadata = file.metadata()?;
+    is_regular(&metadata)?;
+    let mut text = Vec::new();
+    file.take(max_bytes + 1).read_to_end(&mut text)?;
+    match text.len() as u64 > max_bytes {
+        true => Err(io::ErrorKind::FileTooLarge.into()),
+        false => Ok((text, metadata.modified()?)),
+    }
+}
+
 fn unparsable(path: &Path, error: &ParseError) -> Error {
     Error::Parse { file: path.display().to_string(), why: error.to_string() }
 }
@@ -175,6 +196,21 @@ mod tests {
         let error = files.read(Path::new("/dev/zero")).unwrap_err().to_string();
         assert_eq!(error, "read /dev/zero: file too large");
         assert_eq!(files.buffer.capacity(), 0, "its memory is freed");
+    }
+
+    #[test]
+    fn reads_only_regular_files_of_limited_size() {
+        let path = std::env::temp_dir().join(format!("hm-agent-regular-{}", std::process::id()));
+        std::fs::write(&path, "12345").unwrap();
+        let (text, modified) = read_regular(&path, 5).unwrap();
+        assert_eq!((&text[..], modified.elapsed().unwrap().as_secs() < 60), (&b"12345"[..], true));
+        let error = |path, max| read_regular(path, max).unwrap_err().to_string();
+        assert_eq!(error(&path, 4), "file too large");
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(error(&path, 4), "not a regular file");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(error(Path::new("/dev/zero"), 4), "not a regular file");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::collector::mounts::{MountTable, open_mountinfo_watch};
 use crate::collector::node::COLLECTORS;
 use crate::collector::status::CollectorStatuses;
 use crate::collector::sysfs::SysfsCollector;
-use crate::config::Roots;
+use crate::config::{CollectorsConfig, Roots};
 use crate::model::devices::Devices;
 use crate::model::node::Measurement;
 use crate::model::{FailedFileSystem, FileSystem, Pressures, RawSample};
@@ -62,10 +62,11 @@ const MEMINFO: ProcFile = proc_file("meminfo", "meminfo");
 impl Sampler {
     pub fn new(
         roots: Roots,
+        config: &CollectorsConfig,
         statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
     ) -> Self {
         let mut sysfs = SysfsCollector::new(&roots.sys);
-        let collectors = COLLECTORS.iter().map(|entry| entry.schedule(&roots)).collect();
+        let collectors = COLLECTORS.iter().map(|entry| entry.schedule(&roots, config)).collect();
         Self {
             roots,
             files: FileReader::default(),

@@ -40,6 +40,8 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// `path.*`.
     pub roots: Roots,
+    /// `textfile.*`.
+    pub collectors: CollectorsConfig,
     /// Directory for state that survives a restart, and for the GPU probe where programs cannot be run from memory.
     pub state_dir: PathBuf,
     pub gpu: GpuConfig,
@@ -60,6 +62,13 @@ pub struct Roots {
     pub proc: PathBuf,
     pub sys: PathBuf,
     pub root: PathBuf,
+}
+
+/// What the collectors of node_exporter's series are configured with.
+#[derive(Debug, Clone, Default)]
+pub struct CollectorsConfig {
+    /// `textfile.directory`; `None`: no files of other programs are read.
+    pub textfile_directory: Option<PathBuf>,
 }
 
 /// `gpu.*`.
@@ -177,6 +186,9 @@ impl Config {
                 proc: settings.parsed("path.proc").unwrap_or_default(),
                 sys: settings.parsed("path.sys").unwrap_or_default(),
                 root: settings.parsed("path.root").unwrap_or_default(),
+            },
+            collectors: CollectorsConfig {
+                textfile_directory: settings.parsed("textfile.directory"),
             },
             state_dir: settings.parsed("state_dir").unwrap_or_default(),
             gpu: gpu(settings),

@@ -106,6 +106,13 @@ pub const ROWS: &[Row] = &[
         "Seconds without a response after which the GPU driver counts as hung, 1 to 3600.",
     ),
     row(
+        "textfile.directory",
+        None,
+        PATH,
+        OnRestart,
+        "Directory of files in the Prometheus text format, named *.prom, that other programs write. Their metrics are added to /metrics. Default: none.",
+    ),
+    row(
         "usage.enabled",
         Some("true"),
         Kind::Flag,

@@ -1,6 +1,9 @@
 //! Encoder for the two text formats: Prometheus 0.0.4 ("Exposition formats" in its documentation) and OpenMetrics 1.0.
 //! They differ in the headers of counters and in the last line.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
+
 /// Exposition format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -60,6 +63,10 @@ pub(super) enum MetricType {
     /// A counter `X_total` beside a family `X`. OpenMetrics would give both the name `X`, so it is `unknown` there.
     AliasedCounter,
     Gauge,
+    /// Of other programs only.
+    Histogram,
+    /// Of other programs only.
+    Summary,
     /// node_exporter does not declare a type.
     Untyped,
 }
@@ -121,9 +128,11 @@ pub(super) struct Encoder {
     format: Format,
     name: String,
     metric_type: MetricType,
-    help: &'static str,
+    help: Cow<'static, str>,
     /// The header of the family is not written yet.
     header_pending: bool,
+    /// Families with samples, as both formats name them.
+    families: HashSet<String>,
 }
 
 impl Encoder {
@@ -133,8 +142,9 @@ impl Encoder {
             format,
             name: String::new(),
             metric_type: MetricType::Untyped,
-            help: "",
+            help: "".into(),
             header_pending: false,
+            families: HashSet::new(),
         }
     }
 
@@ -143,11 +153,16 @@ impl Encoder {
         &mut self,
         name: &str,
         metric_type: MetricType,
-        help: &'static str,
+        help: impl Into<Cow<'static, str>>,
     ) -> &mut Self {
         name.clone_into(&mut self.name);
-        (self.metric_type, self.help, self.header_pending) = (metric_type, help, true);
+        (self.metric_type, self.help, self.header_pending) = (metric_type, help.into(), true);
         self
+    }
+
+    /// Whether there is a family of the name with samples.
+    pub(super) fn has_family(&self, name: &str) -> bool {
+        self.families.contains(name)
     }
 
     pub(super) fn counter(&mut self, name: &str, help: &'static str) -> &mut Self {
@@ -198,6 +213,14 @@ impl Encoder {
         }
     }
 
+    /// Adds a sample whose value is written already, with a suffix after the name of the family.
+    pub(super) fn text_sample(&mut self, suffix: &str, labels: &str, value: &str) -> &mut Self {
+        self.begin_sample(Number::Integer(0));
+        let (open, close) = if labels.is_empty() { ("", "") } else { ("{", "}") };
+        self.push(&[suffix, open, labels, close, " ", value, "\n"]);
+        self
+    }
+
     pub(super) fn finish(mut self) -> String {
         if self.format == Format::OpenMetrics {
             self.out.push_str("# EOF\n");
@@ -235,6 +258,8 @@ impl Encoder {
             }
             (Format::Prometheus, MetricType::Untyped) => (&*name, "untyped"),
             (_, MetricType::Gauge) => (&*name, "gauge"),
+            (_, MetricType::Histogram) => (&*name, "histogram"),
+            (_, MetricType::Summary) => (&*name, "summary"),
             (Format::OpenMetrics, MetricType::Counter) => match name.strip_suffix("_total") {
                 Some(family) => (family, "counter"),
                 None => (&*name, "unknown"),
@@ -243,8 +268,9 @@ impl Encoder {
                 (&*name, "unknown")
             }
         };
-        let help = self.help;
-        self.push(&["# HELP ", family, " ", help, "\n# TYPE ", family, " ", metric_type, "\n"]);
+        self.families.extend([name.clone(), family.to_owned()]);
+        let help = escape_help(&self.help, self.format);
+        self.push(&["# HELP ", family, " ", &help, "\n# TYPE ", family, " ", metric_type, "\n"]);
         self.name = name;
     }
 
@@ -272,6 +298,14 @@ pub(super) fn labels(pairs: &[(&str, &str)]) -> String {
         out.push('"');
     }
     out
+}
+
+fn escape_help(help: &str, format: Format) -> String {
+    let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+    match format {
+        Format::Prometheus => help,
+        Format::OpenMetrics => help.replace('"', "\\\""),
+    }
 }
 
 /// `value` with its last `digits` digits after the decimal point, without trailing zeros.

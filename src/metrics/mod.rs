@@ -13,6 +13,7 @@ mod gpu_status;
 mod host;
 mod memory;
 mod node;
+mod textfile;
 
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub fn render(input: &Exposition<'_>, format: Format) -> String {
     }
     gpu::encode(&mut encoder, input.sample, &mut truncation);
     agent::encode(&mut encoder, input, &mut truncation);
+    // After the agent's own families, which take precedence.
+    textfile::encode(&mut encoder, input.sample, &mut truncation);
     truncation.encode(&mut encoder);
     encoder.finish()
 }

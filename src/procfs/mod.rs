@@ -1,4 +1,5 @@
-//! Parsers of files of the kernel (`/proc`, `/sys`) and of the distribution (`os-release`, `amdgpu.ids`).
+//! Parsers of files of the kernel (`/proc`, `/sys`), of the distribution (`os-release`, `amdgpu.ids`) and of programs that export
+//! metrics ([`prometheus_text`]).
 //!
 //! A parser is `&[u8] -> Result<T, ParseError>`. It does no I/O and cannot panic, so the same code parses local files and text from
 //! other hosts. Input is bytes, because names of interfaces, mounts and processes may be any bytes.
@@ -46,6 +47,7 @@ pub mod pid_stat;
 pub mod pressure;
 pub mod processes;
 pub mod processors;
+pub mod prometheus_text;
 pub mod ras_err_count;
 pub mod schedstat;
 pub mod snmp;

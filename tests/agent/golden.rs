@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
-use hm_agent::config::Roots;
+use hm_agent::config::{CollectorsConfig, Roots};
 use hm_agent::model::primary_gpu::Primary;
 use hm_agent::model::{RawSample, Snapshot};
 use hm_agent::sys::FsSize;
@@ -32,7 +32,9 @@ fn collect(tree: &str, monotonic_seconds: u64) -> RawSample {
         files_free: 900,
         read_only: false,
     };
-    let mut sample = Sampler::new(roots(tree), move |_| Ok(size)).collect_first().unwrap();
+    let mut sample = Sampler::new(roots(tree), &CollectorsConfig::default(), move |_| Ok(size))
+        .collect_first()
+        .unwrap();
     sample.monotonic = Duration::from_secs(monotonic_seconds);
     sample.unix_seconds = 1_795_216_252 + monotonic_seconds;
     sample
@@ -107,7 +109,9 @@ fn omits_values_that_old_kernels_do_not_have() {
         std::fs::copy(modern.proc.join(file), old.join("proc").join(file)).unwrap();
     }
     let roots = Roots { proc: old.join("proc"), sys: old.join("sys"), root: old.clone() };
-    let sample = Sampler::new(roots.clone(), |_| unreachable!()).collect_first().unwrap();
+    let sample = Sampler::new(roots.clone(), &CollectorsConfig::default(), |_| unreachable!())
+        .collect_first()
+        .unwrap();
     let host = host_info::read(&roots);
     std::fs::remove_dir_all(&old).unwrap();
 

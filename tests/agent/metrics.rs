@@ -10,7 +10,7 @@ use crate::support::fake_nvml::Driver;
 use crate::support::{Agent, wait_until};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
-use hm_agent::config::Roots;
+use hm_agent::config::{CollectorsConfig, Roots};
 use hm_agent::metrics::{Exposition, Format, render};
 use hm_agent::model::status::{PortStatus, ProcessStats};
 use hm_agent::sys::FsSize;
@@ -33,7 +33,9 @@ fn captured(tree: &str, format: Format) -> String {
         read_only: false,
     };
     let host = host_info::read(&roots);
-    let mut sample = Sampler::new(roots, move |_| Ok(size)).collect_first().unwrap();
+    let mut sample = Sampler::new(roots, &CollectorsConfig::default(), move |_| Ok(size))
+        .collect_first()
+        .unwrap();
     (sample.unix_seconds, sample.duration) = (1_795_216_252, Duration::from_micros(250));
     for source in &mut sample.collectors {
         source.duration = Duration::from_micros(20);

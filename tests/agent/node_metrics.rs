@@ -8,11 +8,14 @@ use crate::support::gpu_server::GpuServer;
 use crate::support::gpu_server::kernel::{replace_clock, statvfs};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
+use hm_agent::config::CollectorsConfig;
 use hm_agent::metrics::{Exposition, Format, render};
 use hm_agent::model::RawSample;
 
 fn collect(server: &GpuServer) -> RawSample {
     let mut sampler = Sampler::new(server.roots(), statvfs);
+    let statvfs = |_: &Path| unreachable!("there are no mounts");
+    let mut sampler = Sampler::new(server.roots(), &server.collectors(), statvfs);
     sampler.collect_first().unwrap()
 }
 
@@ -77,4 +80,60 @@ fn unreadable_file_makes_only_its_collector_fail() {
     let text = series(&server);
     assert!(text.contains("node_nf_conntrack_entries 1234\n"), "other files are read: {text}");
     assert!(!text.contains("node_nf_conntrack_stat_"), "{text}");
+}
+
+#[test]
+fn file_of_another_program_cannot_replace_or_repeat_a_series() {
+    let server = GpuServer::new();
+    let metrics = "node_load1 7\nnode_nf_conntrack_entries{x=\"1\"} 8\nhm_agent_new 9\nfine 1\n";
+    server.write("textfile/a.prom", metrics);
+    server.write("textfile/b.prom", "fine{a=\"\"} 2\n");
+    server.write("proc/loadavg", "0.25 1.50 2.75 3/1234 4321\n");
+    let text = series(&server);
+    for line in [
+        "node_load1 0.25",
+        "node_nf_conntrack_entries 1234",
+        "fine 1",
+        "node_textfile_scrape_error 1",
+        "node_scrape_collector_success{collector=\"textfile\"} 1",
+        "hm_agent_metrics_truncated{kind=\"textfile_duplicates\"} 3",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    for absent in ["node_load1 7", "x=\"1\"", "hm_agent_new", "fine{"] {
+        assert!(!text.contains(absent), "{absent}: {text}");
+    }
+}
+
+#[test]
+fn odd_file_of_another_program_does_not_hide_the_others() {
+    let server = GpuServer::new();
+    server.write("textfile/half.prom", "half_written{a=\"b");
+    server.write("textfile/timestamp.prom", "with_timestamp 1 1795216253000\n");
+    server.write("textfile/large.prom", &"# comment\n".repeat(110_000));
+    std::fs::create_dir(server.path().join("textfile/directory.prom")).unwrap();
+    let fifo = server.path().join("textfile/fifo.prom");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let text = series(&server);
+    assert!(text.contains("\nnode_textfile_scrape_error 1\n"), "{text}");
+    assert_eq!(text.matches("\nnode_textfile_mtime_seconds{").count(), 3, "{text}");
+    assert!(text.contains("\nslurm_prolog_seconds_count 58\n"), "{text}");
+    assert!(!text.contains("half_written") && !text.contains("with_timestamp"), "{text}");
+}
+
+#[test]
+fn shows_whether_textfile_directory_can_be_read() {
+    let server = GpuServer::new();
+    let error = |directory: Option<&str>| {
+        let directory = directory.map(|name| server.path().join(name));
+        let config = CollectorsConfig { textfile_directory: directory };
+        let statvfs = |_: &Path| unreachable!("there are no mounts");
+        let sample = Sampler::new(server.roots(), &config, statvfs).collect_first().unwrap();
+        let text = text(&server, &sample);
+        let line = text.lines().find(|line| line.starts_with("node_textfile_scrape_error"));
+        line.unwrap().to_owned()
+    };
+    assert_eq!(error(None), "node_textfile_scrape_error 0");
+    assert_eq!(error(Some("textfile")), "node_textfile_scrape_error 0");
+    assert_eq!(error(Some("none")), "node_textfile_scrape_error 1");
 }

@@ -28,6 +28,7 @@ mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
+mod textfile;
 mod time;
 mod timex;
 mod udp_queues;
@@ -39,7 +40,8 @@ use crate::collector::blocking_worker::ScheduledCollector;
 use crate::collector::file_reader::FileReader;
 use crate::collector::host_files::HostFiles;
 use crate::collector::node::infiniband::counters::InfinibandCounters;
-use crate::config::Roots;
+use crate::collector::node::textfile::TextfileCollector;
+use crate::config::{CollectorsConfig, Roots};
 use crate::model::node::Measurement;
 
 /// Reads one part of the host.
@@ -71,15 +73,17 @@ const SLOW: Pace = Pace::Interval(Duration::from_secs(60));
 /// For counters that dashboards rate over a minute, in a file that is large on a machine with hundreds of CPUs.
 const MEDIUM: Pace = Pace::Interval(Duration::from_secs(15));
 
+/// For files of other programs, which are written once a minute or less often, and which Prometheus commonly reads every 15 s.
+const TEXTFILE: Pace = Pace::Interval(Duration::from_secs(15));
 /// A collector of [`COLLECTORS`].
 pub struct Entry {
     pub name: &'static str,
     pub pace: Pace,
-    pub new: fn() -> Box<dyn Collector>,
+    pub new: fn(&CollectorsConfig) -> Box<dyn Collector>,
 }
 
 impl Entry {
-    pub fn schedule(&self, roots: &Roots) -> ScheduledCollector {
+    pub fn schedule(&self, roots: &Roots, config: &CollectorsConfig) -> ScheduledCollector {
         // Files that are read with every sample stay open, so that they can still be read when this process has run out of file
         // descriptors.
         let files = match self.pace {
@@ -87,47 +91,56 @@ impl Entry {
             Pace::Interval(_) | Pace::Once => FileReader::closing(),
         };
         let host = HostFiles::new(roots.clone(), files);
-        ScheduledCollector::new(self.name, self.pace, (self.new)(), host)
+        ScheduledCollector::new(self.name, self.pace, (self.new)(config), host)
     }
 }
 
 /// All collectors, in the order in which they run: those of every sample first.
 pub const COLLECTORS: &[Entry] = &[
-    Entry { name: "arp", pace: Pace::EverySample, new: || Box::new(arp::collect) },
-    Entry { name: "bonding", pace: Pace::EverySample, new: || Box::new(bonding::collect) },
-    Entry { name: "conntrack", pace: Pace::EverySample, new: || Box::new(conntrack::collect) },
-    Entry { name: "infiniband", pace: Pace::EverySample, new: || Box::new(infiniband::collect) },
-    Entry { name: "kernel_hung", pace: Pace::EverySample, new: || Box::new(kernel_hung::collect) },
+    Entry { name: "arp", pace: Pace::EverySample, new: |_| Box::new(arp::collect) },
+    Entry { name: "bonding", pace: Pace::EverySample, new: |_| Box::new(bonding::collect) },
+    Entry { name: "conntrack", pace: Pace::EverySample, new: |_| Box::new(conntrack::collect) },
+    Entry { name: "infiniband", pace: Pace::EverySample, new: |_| Box::new(infiniband::collect) },
+    Entry { name: "kernel_hung", pace: Pace::EverySample, new: |_| Box::new(kernel_hung::collect) },
     Entry {
         name: "netclass_rtnl",
         pace: Pace::EverySample,
-        new: || Box::new(netclass_rtnl::collect),
+        new: |_| Box::new(netclass_rtnl::collect),
     },
-    Entry { name: "netstat", pace: Pace::EverySample, new: || Box::new(netstat::collect) },
-    Entry { name: "rapl", pace: Pace::EverySample, new: || Box::new(rapl::collect) },
-    Entry { name: "sockstat", pace: Pace::EverySample, new: || Box::new(sockstat::collect) },
-    Entry { name: "softnet", pace: Pace::EverySample, new: || Box::new(softnet::collect) },
-    Entry { name: "timex", pace: Pace::EverySample, new: || Box::new(timex::collect) },
-    Entry { name: "udp_queues", pace: Pace::EverySample, new: || Box::new(udp_queues::collect) },
-    Entry { name: "btrfs", pace: SLOW, new: || Box::new(btrfs::collect) },
-    Entry { name: "cpu", pace: SLOW, new: || Box::new(cpu::collect) },
-    Entry { name: "cpufreq", pace: SLOW, new: || Box::new(cpufreq::collect) },
-    Entry { name: "dmi", pace: Pace::Once, new: || Box::new(dmi::collect) },
-    Entry { name: "edac", pace: SLOW, new: || Box::new(edac::collect) },
+    Entry { name: "netstat", pace: Pace::EverySample, new: |_| Box::new(netstat::collect) },
+    Entry { name: "rapl", pace: Pace::EverySample, new: |_| Box::new(rapl::collect) },
+    Entry { name: "sockstat", pace: Pace::EverySample, new: |_| Box::new(sockstat::collect) },
+    Entry { name: "softnet", pace: Pace::EverySample, new: |_| Box::new(softnet::collect) },
+    Entry { name: "timex", pace: Pace::EverySample, new: |_| Box::new(timex::collect) },
+    Entry { name: "udp_queues", pace: Pace::EverySample, new: |_| Box::new(udp_queues::collect) },
+    Entry { name: "btrfs", pace: SLOW, new: |_| Box::new(btrfs::collect) },
+    Entry { name: "cpu", pace: SLOW, new: |_| Box::new(cpu::collect) },
+    Entry { name: "cpufreq", pace: SLOW, new: |_| Box::new(cpufreq::collect) },
+    Entry { name: "dmi", pace: Pace::Once, new: |_| Box::new(dmi::collect) },
+    Entry { name: "edac", pace: SLOW, new: |_| Box::new(edac::collect) },
     // Not `Once`: kernels before 5.18 count what programs take.
-    Entry { name: "entropy", pace: SLOW, new: || Box::new(entropy::collect) },
-    Entry { name: "hwmon", pace: SLOW, new: || Box::new(hwmon::collect) },
-    Entry { name: "infiniband_counters", pace: SLOW, new: || Box::<InfinibandCounters>::default() },
-    Entry { name: "interrupts", pace: SLOW, new: || Box::new(interrupts::collect) },
-    Entry { name: "mdadm", pace: SLOW, new: || Box::new(mdadm::collect) },
-    Entry { name: "nvme", pace: SLOW, new: || Box::new(nvme::collect) },
-    Entry { name: "pcidevice", pace: SLOW, new: || Box::new(pci_device::collect) },
-    Entry { name: "powersupplyclass", pace: SLOW, new: || Box::new(power_supply::collect) },
-    Entry { name: "processes", pace: SLOW, new: || Box::new(processes::collect) },
-    Entry { name: "schedstat", pace: MEDIUM, new: || Box::new(schedstat::collect) },
-    Entry { name: "thermal_zone", pace: SLOW, new: || Box::new(cooling::collect) },
-    Entry { name: "time", pace: SLOW, new: || Box::new(time::collect) },
-    Entry { name: "zfs", pace: SLOW, new: || Box::new(zfs::collect) },
+    Entry { name: "entropy", pace: SLOW, new: |_| Box::new(entropy::collect) },
+    Entry { name: "hwmon", pace: SLOW, new: |_| Box::new(hwmon::collect) },
+    Entry {
+        name: "infiniband_counters",
+        pace: SLOW,
+        new: |_| Box::<InfinibandCounters>::default(),
+    },
+    Entry { name: "interrupts", pace: SLOW, new: |_| Box::new(interrupts::collect) },
+    Entry { name: "mdadm", pace: SLOW, new: |_| Box::new(mdadm::collect) },
+    Entry { name: "nvme", pace: SLOW, new: |_| Box::new(nvme::collect) },
+    Entry { name: "pcidevice", pace: SLOW, new: |_| Box::new(pci_device::collect) },
+    Entry { name: "powersupplyclass", pace: SLOW, new: |_| Box::new(power_supply::collect) },
+    Entry { name: "processes", pace: SLOW, new: |_| Box::new(processes::collect) },
+    Entry { name: "schedstat", pace: MEDIUM, new: |_| Box::new(schedstat::collect) },
+    Entry { name: "thermal_zone", pace: SLOW, new: |_| Box::new(cooling::collect) },
+    Entry { name: "time", pace: SLOW, new: |_| Box::new(time::collect) },
+    Entry { name: "zfs", pace: SLOW, new: |_| Box::new(zfs::collect) },
+    Entry {
+        name: "textfile",
+        pace: TEXTFILE,
+        new: |config| Box::new(TextfileCollector::new(config.textfile_directory.clone())),
+    },
 ];
 
 /// At most this many CPUs, as of those in `/proc/stat`.

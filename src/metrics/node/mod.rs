@@ -68,6 +68,8 @@ pub(super) fn encode(
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Sockstat(measured) => sockstat::encode(encoder, measured),
         Measurement::Softnet(measured) => softnet::encode(encoder, measured, truncation),
+        // See `crate::metrics::textfile`.
+        Measurement::Textfile(_) => {}
         Measurement::Time(time) => time::encode(encoder, time),
         Measurement::Timex(clock) => timex::encode(encoder, clock),
         Measurement::UdpQueues(measured) => udp_queues::encode(encoder, measured),

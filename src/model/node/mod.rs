@@ -20,6 +20,7 @@ pub mod pci_device;
 pub mod power_supply;
 pub mod processes;
 pub mod rapl;
+pub mod textfile;
 pub mod time;
 pub mod timex;
 pub mod udp_queues;
@@ -45,6 +46,7 @@ use crate::model::node::pci_device::PciDevices;
 use crate::model::node::power_supply::PowerSupplies;
 use crate::model::node::processes::Processes;
 use crate::model::node::rapl::Rapl;
+use crate::model::node::textfile::Textfile;
 use crate::model::node::time::Time;
 use crate::model::node::timex::Timex;
 use crate::model::node::udp_queues::UdpQueuesByVersion;
@@ -84,6 +86,7 @@ pub enum Measurement {
     SchedStat(Vec<CpuSchedStat>),
     Sockstat(Sockstat),
     Softnet(Vec<SoftnetCpu>),
+    Textfile(Textfile),
     Time(Time),
     Timex(Timex),
     UdpQueues(UdpQueuesByVersion),

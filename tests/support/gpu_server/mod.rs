@@ -7,12 +7,13 @@ pub mod kernel;
 mod network;
 mod processors;
 mod sensors;
+mod sources;
 mod storage;
 
 use std::path::Path;
 
 use super::TempDir;
-use hm_agent::config::Roots;
+use hm_agent::config::{CollectorsConfig, Roots};
 
 pub struct GpuServer(TempDir);
 
@@ -28,6 +29,7 @@ impl GpuServer {
         processors::write(&server);
         sensors::write(&server);
         storage::write(&server);
+        sources::write(&server);
         server
     }
 
@@ -61,5 +63,9 @@ impl GpuServer {
     pub fn roots(&self) -> Roots {
         let below = |name: &str| self.0.0.join(name);
         Roots { proc: below("proc"), sys: below("sys"), root: below("root") }
+    }
+
+    pub fn collectors(&self) -> CollectorsConfig {
+        CollectorsConfig { textfile_directory: Some(self.0.0.join("textfile")) }
     }
 }
