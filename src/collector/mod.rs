@@ -2,6 +2,7 @@
 //! calls that may block indefinitely: [`sysfs`] and statvfs run on [`blocking_worker`], GPUs in [`gpu`] on a thread of their own.
 
 pub mod blocking_worker;
+pub mod disabled;
 pub mod file_reader;
 pub mod gpu;
 pub mod host_files;

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::collector::blocking_worker::BlockingWorker;
+use crate::collector::disabled::DisabledCollectors;
 use crate::collector::file_reader::FileReader;
 use crate::collector::host_info;
 use crate::collector::mount_filter::{MountFilter, apply_host_read_only};
 use crate::collector::mounts::{MountTable, open_mountinfo_watch};
 use crate::collector::node::COLLECTORS;
 use crate::collector::status::CollectorStatuses;
-use crate::collector::sysfs::SysfsCollector;
+use crate::collector::sysfs::{self, SysfsCollector};
 use crate::config::{CollectorsConfig, Roots};
 use crate::model::devices::Devices;
 use crate::model::node::Measurement;
@@ -36,6 +37,7 @@ const FIRST_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub struct Sampler {
     roots: Roots,
+    disabled: DisabledCollectors,
     files: FileReader,
     worker: BlockingWorker,
     mounts: MountTable,
@@ -65,10 +67,13 @@ impl Sampler {
         config: &CollectorsConfig,
         statvfs: impl Fn(&Path) -> io::Result<FsSize> + Send + Sync + 'static,
     ) -> Self {
-        let mut sysfs = SysfsCollector::new(&roots.sys);
-        let collectors = COLLECTORS.iter().map(|entry| entry.schedule(&roots, config)).collect();
+        let disabled = config.disabled.clone();
+        let mut sysfs = SysfsCollector::new(&roots.sys, &disabled);
+        let enabled = COLLECTORS.iter().filter(|entry| !disabled.contains(entry.name));
+        let collectors = enabled.map(|entry| entry.schedule(&roots, config)).collect();
         Self {
             roots,
+            disabled,
             files: FileReader::default(),
             worker: BlockingWorker::new(statvfs, move || sysfs.collect(), collectors),
             mounts: MountTable::default(),
@@ -150,12 +155,19 @@ impl Sampler {
     }
 
     fn devices(&mut self, timeout: Duration) -> Arc<Devices> {
+        let disabled = &self.disabled;
+        let mut enabled = sysfs::COLLECTORS.into_iter().filter(|name| !disabled.contains(name));
+        let Some(first) = enabled.next() else { return Arc::default() };
         let started = Instant::now();
         let devices = self.worker.devices(timeout).ok_or_else(|| {
             Error::system("read sensors and interfaces".to_owned(), io::ErrorKind::TimedOut.into())
         });
-        let file = ("sysfs", "sysfs");
-        self.statuses.record_result(file, devices, started, self.unix_seconds).unwrap_or_default()
+        let file = (first, "sysfs");
+        let devices = self.statuses.record_result(file, devices, started, self.unix_seconds);
+        for name in enabled {
+            self.statuses.record(name, devices.is_some(), started.elapsed(), self.unix_seconds);
+        }
+        devices.unwrap_or_default()
     }
 
     fn measurements(&mut self, timeout: Duration) -> Vec<Arc<Measurement>> {
@@ -180,6 +192,9 @@ impl Sampler {
 
     /// Reads the mount table if it has changed. Returns whether it is known.
     fn refresh_mounts(&mut self) -> bool {
+        if self.disabled.contains("filesystem") {
+            return false;
+        }
         if self.mounts.is_unchanged() {
             return true;
         }
@@ -253,12 +268,15 @@ impl Sampler {
         self.statuses.record_result((collector, path), result, started, self.unix_seconds)
     }
 
-    /// Reads a file that not every kernel has. If it does not exist, nothing is recorded or logged.
+    /// Reads a file that not every kernel has. If it does not exist, or its collector is disabled, nothing is recorded or logged.
     fn optional<T>(
         &mut self,
         file: ProcFile,
         parse: impl FnOnce(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
+        if self.disabled.contains(file.collector) {
+            return None;
+        }
         let started = Instant::now();
         let result = self.parse(file, parse);
         if let Err(Error::System { source, .. }) = &result
@@ -278,6 +296,9 @@ impl Sampler {
         own_path: &'static str,
         mut parse: impl FnMut(&[u8]) -> Result<T, ParseError>,
     ) -> Option<T> {
+        if self.disabled.contains(collector) {
+            return None;
+        }
         let started = Instant::now();
         if self.roots.proc != Path::new("/proc") {
             let path = self.roots.proc.join("1").join(name);

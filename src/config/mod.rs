@@ -5,6 +5,7 @@
 //! environment, which overrides the file, which overrides the default.
 
 mod access;
+mod collectors;
 pub mod layers;
 pub mod schema;
 mod secret;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+pub use crate::config::collectors::CollectorsConfig;
 pub use crate::config::layers::Settings;
 pub use crate::config::schema::Schema;
 pub use crate::config::secret::{Secret, sha256};
@@ -40,7 +42,7 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// `path.*`.
     pub roots: Roots,
-    /// `textfile.*`.
+    /// `collectors.*` and `textfile.*`.
     pub collectors: CollectorsConfig,
     /// Directory for state that survives a restart, and for the GPU probe where programs cannot be run from memory.
     pub state_dir: PathBuf,
@@ -62,13 +64,6 @@ pub struct Roots {
     pub proc: PathBuf,
     pub sys: PathBuf,
     pub root: PathBuf,
-}
-
-/// What the collectors of node_exporter's series are configured with.
-#[derive(Debug, Clone, Default)]
-pub struct CollectorsConfig {
-    /// `textfile.directory`; `None`: no files of other programs are read.
-    pub textfile_directory: Option<PathBuf>,
 }
 
 /// `gpu.*`.
@@ -187,9 +182,7 @@ impl Config {
                 sys: settings.parsed("path.sys").unwrap_or_default(),
                 root: settings.parsed("path.root").unwrap_or_default(),
             },
-            collectors: CollectorsConfig {
-                textfile_directory: settings.parsed("textfile.directory"),
-            },
+            collectors: CollectorsConfig::new(settings)?,
             state_dir: settings.parsed("state_dir").unwrap_or_default(),
             gpu: gpu(settings),
             usage: usage(settings)?,
@@ -363,6 +356,15 @@ mod tests {
     fn normalizes_ipv4_mapped_address_of_proxy() {
         let config = with(&[("usage.trusted_proxies", "::ffff:192.0.2.1")]).unwrap();
         assert_eq!(*config.usage.trusted_proxies, [IpAddr::from([192, 0, 2, 1])]);
+    }
+
+    #[test]
+    fn names_the_origin_of_an_unknown_collector() {
+        let config = with(&[("collectors.disable", "hwmon, netdev")]).unwrap();
+        assert!(config.collectors.disabled.contains("netdev"));
+        let error = with(&[("collectors.disable", "meminfo")]).unwrap_err().to_string();
+        let why = "collectors.disable: meminfo cannot be disabled, because /usage needs it";
+        assert!(error.ends_with(why) && error.len() > why.len(), "{error}");
     }
 
     #[test]

@@ -106,6 +106,13 @@ pub const ROWS: &[Row] = &[
         "Seconds without a response after which the GPU driver counts as hung, 1 to 3600.",
     ),
     row(
+        "collectors.disable",
+        Some(""),
+        NAMES,
+        OnRestart,
+        "Collectors that do not run, by their names in node_scrape_collector_success.",
+    ),
+    row(
         "textfile.directory",
         None,
         PATH,

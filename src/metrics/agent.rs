@@ -88,7 +88,6 @@ fn sample(encoder: &mut Encoder, input: &Exposition<'_>) {
 fn node_exporter_names(collector: &CollectorStatus) -> &[&'static str] {
     match collector.name {
         "stat" => &["cpu", "stat"],
-        "sysfs" => &["hwmon", "netclass", "thermal_zone"],
         _ => std::slice::from_ref(&collector.name),
     }
 }

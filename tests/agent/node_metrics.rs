@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use crate::support::gpu_server::GpuServer;
 use crate::support::gpu_server::kernel::{replace_clock, statvfs};
+use hm_agent::collector::disabled::DisabledCollectors;
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::CollectorsConfig;
 use hm_agent::metrics::{Exposition, Format, render};
 use hm_agent::model::RawSample;
+use hm_agent::sys::FsSize;
 
 fn collect(server: &GpuServer) -> RawSample {
     let mut sampler = Sampler::new(server.roots(), statvfs);
@@ -126,7 +128,8 @@ fn shows_whether_textfile_directory_can_be_read() {
     let server = GpuServer::new();
     let error = |directory: Option<&str>| {
         let directory = directory.map(|name| server.path().join(name));
-        let config = CollectorsConfig { textfile_directory: directory };
+        let config =
+            CollectorsConfig { textfile_directory: directory, ..CollectorsConfig::default() };
         let statvfs = |_: &Path| unreachable!("there are no mounts");
         let sample = Sampler::new(server.roots(), &config, statvfs).collect_first().unwrap();
         let text = text(&server, &sample);
@@ -137,3 +140,52 @@ fn shows_whether_textfile_directory_can_be_read() {
     assert_eq!(error(Some("textfile")), "node_textfile_scrape_error 0");
     assert_eq!(error(Some("none")), "node_textfile_scrape_error 1");
 }
+
+#[test]
+fn disabled_collectors_have_no_series() {
+    let server = GpuServer::new();
+    server.write("proc/loadavg", "0.25 1.50 2.75 3/1234 4321\n");
+    server.write("proc/1/net/dev", NET_DEV);
+    server.write("proc/1/mountinfo", "24 1 8:1 / / rw - ext4 /dev/sda1 rw\n");
+    server.write("sys/class/hwmon/hwmon0/temp1_input", "45500\n");
+    server.write("sys/class/net/eth0/operstate", "up\n");
+    server.write("sys/class/thermal/thermal_zone0/type", "x86_pkg_temp\n");
+    server.write("sys/class/thermal/thermal_zone0/temp", "51000\n");
+    let series = [
+        ("conntrack", "node_nf_conntrack_entries"),
+        ("filesystem", "node_filesystem_size_bytes"),
+        ("hwmon", "node_hwmon_temp_celsius"),
+        ("loadavg", "node_load1"),
+        ("netclass", "node_network_up"),
+        ("netdev", "node_network_receive_bytes_total"),
+        ("textfile", "node_textfile_scrape_error"),
+        ("thermal_zone", "node_thermal_zone_temp"),
+    ];
+    let names = series.map(|(name, _)| name.to_owned());
+    for disabled in [&[][..], &names[..1], &names[2..5], &names] {
+        let config = DisabledCollectors::new(disabled).unwrap();
+        let config = CollectorsConfig { disabled: config, ..server.collectors() };
+        let size = FsSize {
+            total_bytes: 5,
+            free_bytes: 3,
+            available_bytes: 2,
+            files: 9,
+            files_free: 8,
+            read_only: false,
+        };
+        let sampler = Sampler::new(server.roots(), &config, move |_| Ok(size));
+        let text = text(&server, &{ sampler }.collect_first().unwrap());
+        for (name, metric) in series {
+            let enabled = !disabled.contains(&name.to_owned());
+            let success = format!("node_scrape_collector_success{{collector=\"{name}\"}} 1\n");
+            assert_eq!(text.contains(&format!("\n{metric}")), enabled, "{disabled:?}: {text}");
+            assert_eq!(text.contains(&success), enabled, "{disabled:?}: {text}");
+        }
+    }
+}
+
+const NET_DEV: &str =
+    "Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+  eth0: 1296814    1022    0    1    0     0          0         2   123456     321    0    0    0     0       0          0
+";

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::collector::disabled::DisabledCollectors;
 use crate::collector::file_reader::FileReader;
 use crate::collector::sysfs::hwmon::HwmonChip;
 use crate::model::Temperature;
@@ -27,9 +28,14 @@ const MAX_DEVICES: usize = 256;
 /// Temperature sensors of one chip. The largest processors have one for each of 128 cores.
 const MAX_SENSORS: usize = 160;
 
+/// The collectors of node_exporter that this is instead of.
+pub const COLLECTORS: [&str; 3] = ["hwmon", "netclass", "thermal_zone"];
+
 /// Reads what is below `/sys/class`.
 pub struct SysfsCollector {
     sys: PathBuf,
+    /// Some of [`COLLECTORS`], and others.
+    disabled: DisabledCollectors,
     files: FileReader,
     listed_at: Option<Instant>,
     zones: Vec<(PathBuf, Temperature)>,
@@ -53,9 +59,10 @@ struct ListedInterface {
 
 impl SysfsCollector {
     /// `sys` is where the host's `/sys` is mounted.
-    pub fn new(sys: &Path) -> Self {
+    pub fn new(sys: &Path, disabled: &DisabledCollectors) -> Self {
         Self {
             sys: sys.to_owned(),
+            disabled: disabled.clone(),
             files: FileReader::default(),
             listed_at: None,
             zones: Vec::new(),
@@ -106,9 +113,10 @@ impl SysfsCollector {
         self.files = FileReader::default();
         self.truncated = 0;
         self.listed_at = Some(Instant::now());
-        self.zones = self.list_zones();
-        self.chips = self.list_chips();
-        self.interfaces = self.list_interfaces();
+        let [chips, interfaces, zones] = COLLECTORS.map(|name| !self.disabled.contains(name));
+        self.zones = if zones { self.list_zones() } else { Vec::new() };
+        self.chips = if chips { self.list_chips() } else { Vec::new() };
+        self.interfaces = if interfaces { self.list_interfaces() } else { Vec::new() };
     }
 
     /// The first [`MAX_DEVICES`] items. The others are counted.

@@ -45,7 +45,7 @@ fn names_chip_after_device_and_skips_suspended_one() {
     tree.write("class/hwmon/hwmon10/temp1_input", "-1500\n");
     tree.write("class/hwmon/hwmon0/name", "a battery\n");
     tree.write("class/hwmon/hwmon0/in0_input", "12\n");
-    let mut collector = SysfsCollector::new(&tree.0);
+    let mut collector = SysfsCollector::new(&tree.0, &DisabledCollectors::default());
     let chips = collector.collect().chips;
     let names: Vec<&str> = chips.iter().map(|chip| &*chip.id).collect();
     assert_eq!(names, ["nvme_nvme0", "cpu_thermal"]);
@@ -72,7 +72,7 @@ fn lists_devices_again_when_an_interface_changes() {
     tree.write("class/net/ifb0/operstate", "down\n");
     tree.write("class/net/ifb0/speed", "-1\n");
     tree.write("class/net/bonding_masters", "bond0\n");
-    let mut collector = SysfsCollector::new(&tree.0);
+    let mut collector = SysfsCollector::new(&tree.0, &DisabledCollectors::default());
     let found = collector.collect();
     assert_eq!(found.temperatures.len(), 1);
     assert_eq!((found.temperatures[0].zone, found.temperatures[0].celsius), (2, 45.0));
@@ -93,7 +93,10 @@ fn lists_devices_again_when_an_interface_changes() {
 
 #[test]
 fn missing_sysfs_has_no_devices() {
-    assert_eq!(SysfsCollector::new(Path::new("/nonexistent")).collect(), Devices::default());
+    assert_eq!(
+        SysfsCollector::new(Path::new("/nonexistent"), &DisabledCollectors::default()).collect(),
+        Devices::default()
+    );
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn implausible_temperatures_and_speeds_are_absent() {
         tree.write(&format!("class/net/{name}/operstate"), "up\n");
         tree.write(&format!("class/net/{name}/speed"), speed);
     }
-    let found = SysfsCollector::new(&tree.0).collect();
+    let found = SysfsCollector::new(&tree.0, &DisabledCollectors::default()).collect();
     let zones: Vec<f64> = found.temperatures.iter().map(|zone| zone.celsius).collect();
     assert_eq!(zones, [47.4, -38.5]);
     let sensor = &found.chips[0].sensors[0];
@@ -131,7 +134,7 @@ fn chips_of_one_device_have_different_ids() {
         tree.write(&format!("{chip}/temp1_input"), "55000\n");
         symlink(&device, tree.0.join(&chip).join("device")).unwrap();
     }
-    let chips = SysfsCollector::new(&tree.0).collect().chips;
+    let chips = SysfsCollector::new(&tree.0, &DisabledCollectors::default()).collect().chips;
     let ids: Vec<&str> = chips.iter().map(|chip| &*chip.id).collect();
     let phy = "ieee80211_phy0";
     let expected = [
@@ -145,7 +148,7 @@ fn chips_of_one_device_have_different_ids() {
 
 /// Names of the interfaces that are read, and the number of the others.
 fn listed(tree: &SysTree) -> (Vec<String>, usize) {
-    let found = SysfsCollector::new(&tree.0).collect();
+    let found = SysfsCollector::new(&tree.0, &DisabledCollectors::default()).collect();
     (found.interfaces.iter().map(|each| each.device.to_string()).collect(), found.truncated)
 }
 

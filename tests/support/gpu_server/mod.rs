@@ -66,6 +66,7 @@ impl GpuServer {
     }
 
     pub fn collectors(&self) -> CollectorsConfig {
-        CollectorsConfig { textfile_directory: Some(self.0.0.join("textfile")) }
+        let textfile_directory = Some(self.0.0.join("textfile"));
+        CollectorsConfig { textfile_directory, ..CollectorsConfig::default() }
     }
 }
