@@ -8,7 +8,7 @@ use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::latest::LatestSample;
-use crate::collector::sampler::Sampler;
+use crate::collector::sampler::{FIRST_TIMEOUT, Sampler};
 use crate::config::{Config, CurrentConfig};
 use crate::core_client::client::CoreClient;
 use crate::heartbeat::monitor::HeartbeatMonitor;
@@ -34,7 +34,7 @@ struct Listeners {
 /// Starts the agent. After an error, threads may run already; they end with the process.
 pub(super) fn start(config: Config, threads: &mut Threads) -> Result<Arc<Services>, Error> {
     let mut sampler = Sampler::new(config.roots.clone(), &config.collectors, sys::statvfs);
-    let first = sampler.collect_first()?;
+    let first = sampler.collect_first(FIRST_TIMEOUT)?;
     let listeners = bind(&config)?;
     let latest = LatestSample::new(first).map_err(no_eventfd)?;
     let services = Arc::new(create_services(config, latest, &listeners)?);

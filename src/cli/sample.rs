@@ -8,7 +8,7 @@ use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
 use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
-use crate::collector::sampler::Sampler;
+use crate::collector::sampler::{FIRST_TIMEOUT, Sampler};
 use crate::config::{Config, CurrentConfig};
 use crate::heartbeat::client::{HeartbeatClient, REQUEST_TIMEOUT};
 use crate::model::host_info::HostInfo;
@@ -39,7 +39,7 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
             .spawn_scoped(scope, supervise)
             .map_err(|error| Error::system("start thread gpu", error))?;
         // Without /proc there is nothing to report. The scope waits for the thread.
-        let first = sampler.collect_first().inspect_err(|_| stop.trigger())?;
+        let first = sampler.collect_first(FIRST_TIMEOUT).inspect_err(|_| stop.trigger())?;
         let start = Instant::now();
         sys::wait_readable([gpus.first_result()], Some(GPU_TIMEOUT));
         std::thread::sleep(SAMPLE_WINDOW.saturating_sub(start.elapsed()));

@@ -33,7 +33,7 @@ use crate::util::logger::unix_seconds;
 const COLLECT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// How long the first sample waits for sysfs and for all collectors, so that nothing is missing at the start.
-const FIRST_TIMEOUT: Duration = Duration::from_millis(500);
+pub const FIRST_TIMEOUT: Duration = Duration::from_millis(500);
 
 pub struct Sampler {
     roots: Roots,
@@ -83,17 +83,17 @@ impl Sampler {
         }
     }
 
-    /// Collects the first sample. Fails without `/proc/stat` and `/proc/meminfo`, because the agent has nothing to serve then.
-    pub fn collect_first(&mut self) -> Result<RawSample, Error> {
+    /// Collects the first sample. Waits for all collectors for up to `timeout`. Fails without `/proc/stat` and `/proc/meminfo`, because the agent has nothing to serve then.
+    pub fn collect_first(&mut self, timeout: Duration) -> Result<RawSample, Error> {
         let hint = "path.proc must be where the machine's /proc is";
         self.parse(STAT, stat::parse).map_err(|error| error.with_hint(hint))?;
         self.parse(MEMINFO, meminfo::parse).map_err(|error| error.with_hint(hint))?;
-        Ok(self.collect_sample(FIRST_TIMEOUT, None))
+        Ok(self.collect_sample(Some(timeout), None))
     }
 
     /// Collects a sample, without GPUs and the status of services. `interval` is the time until the next sample, if it is known.
     pub fn collect(&mut self, interval: Option<Duration>) -> RawSample {
-        self.collect_sample(COLLECT_TIMEOUT, interval)
+        self.collect_sample(None, interval)
     }
 
     /// Records the result of a collector that runs elsewhere, as part of the next sample.
@@ -101,7 +101,13 @@ impl Sampler {
         self.statuses.record(collector, success, duration, unix_seconds());
     }
 
-    fn collect_sample(&mut self, timeout: Duration, interval: Option<Duration>) -> RawSample {
+    /// `first_timeout`: how long the first sample waits.
+    fn collect_sample(
+        &mut self,
+        first_timeout: Option<Duration>,
+        interval: Option<Duration>,
+    ) -> RawSample {
+        let timeout = first_timeout.unwrap_or(COLLECT_TIMEOUT);
         let started = Instant::now();
         self.unix_seconds = unix_seconds();
         let mounts_known = self.refresh_mounts();
@@ -128,8 +134,9 @@ impl Sampler {
         };
         sample.low_watermark_bytes = self.low_watermark_bytes(sample.meminfo.as_ref());
         sample.devices = self.devices(timeout);
-        sample.measurements = self.measurements(timeout);
-        (sample.file_systems, sample.file_systems_failed) = self.file_systems(mounts_known);
+        sample.measurements = self.measurements(timeout, first_timeout.is_some());
+        (sample.file_systems, sample.file_systems_failed) =
+            self.file_systems(timeout, mounts_known);
         sample.file_systems_stuck = self.worker.stuck_mounts();
         sample.collectors = self.statuses.finish_sample();
         sample.duration = started.elapsed();
@@ -170,8 +177,8 @@ impl Sampler {
         devices.unwrap_or_default()
     }
 
-    fn measurements(&mut self, timeout: Duration) -> Vec<Arc<Measurement>> {
-        let results = self.worker.collector_results(timeout, timeout == FIRST_TIMEOUT);
+    fn measurements(&mut self, timeout: Duration, wait_for_all: bool) -> Vec<Arc<Measurement>> {
+        let results = self.worker.collector_results(timeout, wait_for_all);
         let present = results.into_iter().filter_map(|result| {
             if result.measurement.is_some() || result.failure.is_some() {
                 self.statuses.record_collector(&result);
@@ -181,9 +188,13 @@ impl Sampler {
         present.collect()
     }
 
-    fn file_systems(&mut self, mounts_known: bool) -> (Vec<FileSystem>, Vec<FailedFileSystem>) {
+    fn file_systems(
+        &mut self,
+        timeout: Duration,
+        mounts_known: bool,
+    ) -> (Vec<FileSystem>, Vec<FailedFileSystem>) {
         let started = Instant::now();
-        let file_systems = self.worker.file_systems(COLLECT_TIMEOUT);
+        let file_systems = self.worker.file_systems(timeout);
         if mounts_known {
             self.statuses.record("filesystem", true, started.elapsed(), self.unix_seconds);
         }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::support::TEST_TIMEOUT;
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::{CollectorsConfig, Roots};
@@ -33,7 +34,7 @@ fn collect(tree: &str, monotonic_seconds: u64) -> RawSample {
         read_only: false,
     };
     let mut sample = Sampler::new(roots(tree), &CollectorsConfig::default(), move |_| Ok(size))
-        .collect_first()
+        .collect_first(TEST_TIMEOUT)
         .unwrap();
     sample.monotonic = Duration::from_secs(monotonic_seconds);
     sample.unix_seconds = 1_795_216_252 + monotonic_seconds;
@@ -110,7 +111,7 @@ fn omits_values_that_old_kernels_do_not_have() {
     }
     let roots = Roots { proc: old.join("proc"), sys: old.join("sys"), root: old.clone() };
     let sample = Sampler::new(roots.clone(), &CollectorsConfig::default(), |_| unreachable!())
-        .collect_first()
+        .collect_first(TEST_TIMEOUT)
         .unwrap();
     let host = host_info::read(&roots);
     std::fs::remove_dir_all(&old).unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::fake_nvml::Driver;
-use crate::support::{Agent, wait_until};
+use crate::support::{Agent, TEST_TIMEOUT, wait_until};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::{CollectorsConfig, Roots};
@@ -34,7 +34,7 @@ fn captured(tree: &str, format: Format) -> String {
     };
     let host = host_info::read(&roots);
     let mut sample = Sampler::new(roots, &CollectorsConfig::default(), move |_| Ok(size))
-        .collect_first()
+        .collect_first(TEST_TIMEOUT)
         .unwrap();
     (sample.unix_seconds, sample.duration) = (1_795_216_252, Duration::from_micros(250));
     for source in &mut sample.collectors {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::support::TEST_TIMEOUT;
 use crate::support::gpu_server::GpuServer;
+use crate::support::gpu_server::kernel::statvfs;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::model::RawSample;
 use hm_agent::model::node::Measurement;
@@ -52,15 +54,8 @@ fn write_cpus(server: &GpuServer, count: usize) {
 }
 
 fn collect(server: &GpuServer) -> RawSample {
-    let mut sampler = Sampler::new(server.roots(), |_| unreachable!("there are no mounts"));
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    let mut sample = sampler.collect_first().unwrap();
-    // The first sample waits for half a second, and a busy machine takes longer.
-    while !sample.collectors.iter().any(|each| each.name == "zfs") {
-        assert!(std::time::Instant::now() < deadline, "{:?}", sample.collectors);
-        sample = sampler.collect(None);
-    }
-    sample
+    let mut sampler = Sampler::new(server.roots(), &server.collectors(), statvfs);
+    sampler.collect_first(TEST_TIMEOUT).unwrap()
 }
 
 /// What the collectors measured of the CPUs, and how much they left out.
