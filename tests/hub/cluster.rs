@@ -301,7 +301,7 @@ fn submit(member: &Member, timeout: u32) -> String {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn command_is_sent_when_the_answer_to_its_claim_was_lost() {
+fn command_is_sent_when_the_answer_of_the_database_was_lost() {
     let postgres = Postgres::start();
     let proxy = TcpProxy::to(postgres.address, None);
     let settings = ["commands.enabled=true"];
@@ -312,14 +312,14 @@ fn command_is_sent_when_the_answer_to_its_claim_was_lost() {
     postgres.query(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2); RETURN NEW; END';
          CREATE TRIGGER wait BEFORE UPDATE ON command FOR EACH ROW
-           WHEN (OLD.claim IS NULL AND NEW.claim IS NOT NULL) EXECUTE FUNCTION wait()",
+           WHEN (OLD.taken_by IS NULL AND NEW.taken_by IS NOT NULL) EXECUTE FUNCTION wait()",
     );
     let id = submit(&two, 300);
     let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    wait_until("the claim", || (postgres.count(sleeping) == 1).then_some(()));
+    wait_until("a hub to take it", || (postgres.count(sleeping) == 1).then_some(()));
     proxy.set_mode(ProxyMode::Cut);
-    let claimed = "SELECT count(*) FROM command WHERE claim IS NOT NULL";
-    wait_until("its commit", || (postgres.count(claimed) == 1).then_some(()));
+    let taken = "SELECT count(*) FROM command WHERE taken_by IS NOT NULL";
+    wait_until("its commit", || (postgres.count(taken) == 1).then_some(()));
     postgres.query("DROP TRIGGER wait ON command");
     proxy.set_mode(ProxyMode::Forward);
     assert_eq!(link.until("execute_command")["command_id"], *id);

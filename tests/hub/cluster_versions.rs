@@ -1,7 +1,7 @@
 //! Versions of hm-hub with different schemas.
 
 use hm_agent::hub::store::postgres::schema::{SCHEMA_VERSION, migrate_by};
-use hm_agent::hub::store::postgres::session::Session;
+use hm_agent::hub::store::postgres::session::PgSession;
 use hm_agent::hub::store::postgres::url::PostgresUrl;
 
 use crate::support::cluster::Member;
@@ -14,7 +14,8 @@ fn migrate(postgres: &Postgres) -> Result<(), String> {
     let url = PostgresUrl::parse(&postgres.url()).unwrap();
     let mut migrations = vec![""; SCHEMA_VERSION as usize];
     migrations.push("CREATE TABLE later (id bigint)");
-    migrate_by(&mut Session::connect(&url).unwrap(), &migrations).map_err(|error| error.to_string())
+    migrate_by(&mut PgSession::connect(&url).unwrap(), &migrations)
+        .map_err(|error| error.to_string())
 }
 
 #[test]

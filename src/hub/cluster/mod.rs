@@ -10,8 +10,8 @@
 
 pub mod database;
 mod leases;
-mod member;
 pub mod peer;
+mod thread;
 
 use std::collections::HashMap;
 use std::io;
@@ -23,13 +23,13 @@ use rustls::ClientConfig;
 
 use crate::hub::Hub;
 use crate::hub::cluster::database::{ClusterDatabase, Identity, Message};
-use crate::hub::cluster::member::Member;
 use crate::hub::cluster::peer::{Peer, PeerResponse};
+use crate::hub::cluster::thread::ClusterThread;
 use crate::hub::event_loop::mailbox::LoopMessage;
 use crate::hub::nodes::LinkId;
 use crate::hub::nodes::shared::InstanceId;
 use crate::hub::store::StoreError;
-use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::session::PgSession;
 use crate::hub::store::postgres::url::PostgresUrl;
 use crate::util::sync::lock;
 
@@ -58,7 +58,7 @@ pub struct Cluster {
 struct WaitingClaim {
     link: LinkId,
     node_id: Arc<str>,
-    owner: InstanceId,
+    remote_owner: InstanceId,
     deadline: Instant,
     is_requested: bool,
 }
@@ -123,10 +123,16 @@ impl Cluster {
     }
 
     /// Lets the owner check whether its connection of the node is alive. `link` gets the result as [`LoopMessage::ProbeResult`].
-    pub fn claim(&self, link: LinkId, node_id: &Arc<str>, owner: InstanceId) {
+    pub fn claim(&self, link: LinkId, node_id: &Arc<str>, remote_owner: InstanceId) {
         let deadline = Instant::now() + PROBE_TIMEOUT;
         let (node_id, is_requested) = (node_id.clone(), false);
-        lock(&self.claims).push(WaitingClaim { link, node_id, owner, deadline, is_requested });
+        lock(&self.claims).push(WaitingClaim {
+            link,
+            node_id,
+            remote_owner,
+            deadline,
+            is_requested,
+        });
     }
 
     /// The result of a check that another hub has requested. A connection that is not alive ends, which the other hub reads from the database.
@@ -140,7 +146,7 @@ impl Cluster {
     pub fn join(&self) -> Result<ClusterDatabase, StoreError> {
         let deadline = Instant::now() + NAME_TIMEOUT;
         loop {
-            let session = Session::connect(&self.url)?;
+            let session = PgSession::connect(&self.url)?;
             if let Some(database) = ClusterDatabase::join(session, &self.identity, true)? {
                 return Ok(database);
             }
@@ -157,9 +163,9 @@ impl Cluster {
 
     /// The thread `cluster`, until shutdown.
     pub fn run(&self, hub: &Hub, database: ClusterDatabase) {
-        let mut member = Member::new(self, database);
+        let mut thread = ClusterThread::new(self, database);
         while !hub.shutdown.is_triggered() {
-            match member.step(hub) {
+            match thread.step(hub) {
                 Ok(()) => {
                     if lock(&self.failure).take().is_some() {
                         log::info!("cluster: recovered");
@@ -175,7 +181,7 @@ impl Cluster {
                 }
             }
         }
-        if let Err(error) = member.leave() {
+        if let Err(error) = thread.leave() {
             log::warn!(
                 "cluster: cannot leave; nodes of this hub are lost after its lease: {error}"
             );
@@ -188,7 +194,7 @@ impl Cluster {
         for claim in lock(&self.claims).iter_mut().filter(|claim| !claim.is_requested) {
             claim.is_requested = true;
             let probe = Message::Probe { from: 0, node_id: claim.node_id.clone() };
-            messages.entry(claim.owner).or_default().push(probe);
+            messages.entry(claim.remote_owner).or_default().push(probe);
         }
         for Probe { instance, node_id } in lock(&self.probes).held.drain(..) {
             messages.entry(instance).or_default().push(Message::Held { node_id });

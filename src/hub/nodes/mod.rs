@@ -142,7 +142,7 @@ impl Nodes {
             Some(Node { link: Some(holder), .. }) if *holder != link => {
                 return Claim::Held(*holder);
             }
-            Some(node) => match node.shared.hm_owner() {
+            Some(node) => match node.shared.remote_hm_owner() {
                 Some(instance) => return Claim::HeldElsewhere(instance),
                 None => node.link = Some(link),
             },
@@ -198,7 +198,7 @@ impl Nodes {
     /// The connection that answers requests for the node.
     pub fn request_link(&self, now: Instant, node_id: &str) -> RequestLink {
         let Some(node) = self.by_id.get(node_id) else { return RequestLink::UnknownNode };
-        match (node.request_link(now), node.shared.owner()) {
+        match (node.request_link(now), node.shared.remote_owner()) {
             (Some(link), _) => RequestLink::Link(link),
             (None, Some(instance)) => RequestLink::Elsewhere(instance),
             (None, None) if node.is_connected(now) => RequestLink::NotSupported,

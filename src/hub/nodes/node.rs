@@ -116,7 +116,7 @@ impl Node {
     pub(super) fn is_unauthenticated(&self) -> bool {
         match self.has_local_connection() {
             true => self.links().any(|link| !self.authenticated_links.contains(&link)),
-            false => self.shared.owner().is_some() && self.shared_unauthenticated,
+            false => self.shared.remote_owner().is_some() && self.shared_unauthenticated,
         }
     }
 
@@ -127,13 +127,13 @@ impl Node {
 
     /// Whether it has a connection to any hub, also a silent one.
     pub(super) fn has_connection(&self) -> bool {
-        self.has_local_connection() || self.shared.owner().is_some()
+        self.has_local_connection() || self.shared.remote_owner().is_some()
     }
 
     pub(super) fn is_connected(&self, now: Instant) -> bool {
         self.link.is_some()
             || self.core_links.iter().any(|(_, at)| *at + CORE_SILENCE > now)
-            || self.shared.owner().is_some()
+            || self.shared.remote_owner().is_some()
     }
 
     /// The Core connection to this hub that gets the node's commands: the newest of those that prove which node they are.

@@ -121,7 +121,7 @@ fn elsewhere(
 pub fn last_snapshot(hub: &Hub, head: &RequestHead<'_>, node_id: &str) -> Response {
     let (info, owner) = {
         let nodes = lock(&hub.nodes);
-        (nodes.info(node_id).map(|(_, info)| info), nodes.answering_owner(node_id))
+        (nodes.info(node_id).map(|(_, info)| info), nodes.answering_remote_owner(node_id))
     };
     if let Some(owner) = owner {
         return elsewhere(hub, head, owner, (node_id, "/last_snapshot"), DEFAULT_TIMEOUT)

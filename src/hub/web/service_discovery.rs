@@ -17,7 +17,7 @@ pub fn response(hub: &Hub, head: &RequestHead<'_>) -> Result<Response, ErrorResp
     let mut nodes: Vec<_> = {
         let nodes = lock(&hub.nodes);
         let all = nodes.all().into_iter();
-        all.map(|(id, _, info)| (nodes.answering_owner(&id), id, info)).collect()
+        all.map(|(id, _, info)| (nodes.answering_remote_owner(&id), id, info)).collect()
     };
     nodes.sort_unstable_by(|a, b| a.1.cmp(&b.1));
     let groups = nodes.iter().filter_map(|(owner, id, info)| {

@@ -10,16 +10,13 @@ use tokio_postgres::{Client, Row};
 use crate::hub::cluster::database::changes::{Changes, Parsed, Position};
 use crate::hub::nodes::shared::{InstanceId, Publication, Release, UnsharedState};
 use crate::hub::store::StoreError;
+use crate::hub::store::postgres::locks;
 use crate::hub::store::postgres::schema::{self, SCHEMA_VERSION};
-use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::session::PgSession;
 use crate::hub::store::records::NewCommand;
 
 /// For the statements of one step.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Two numbers of an advisory lock: this one and the hash of a hub's name.
-const NAME_LOCK: i32 = 0x686d_0001;
-/// The lock of the hub that does what only one may do.
-const LEADER_LOCK: i64 = 0x686d_0002;
 
 /// This hub in the table of hubs.
 pub struct Identity {
@@ -30,7 +27,7 @@ pub struct Identity {
 
 /// The connection of this hub's cluster thread.
 pub struct ClusterDatabase {
-    session: Session,
+    session: PgSession,
     id: InstanceId,
 }
 
@@ -38,7 +35,7 @@ impl ClusterDatabase {
     /// Joins the hubs of the database. `None`: another hub has the same name. With `is_start`, the connections of an earlier run of this hub
     /// have ended.
     pub fn join(
-        mut session: Session,
+        mut session: PgSession,
         identity: &Identity,
         is_start: bool,
     ) -> Result<Option<Self>, StoreError> {
@@ -74,7 +71,8 @@ impl ClusterDatabase {
     /// Tries to become the hub that does what only one may do. It stays so until its session ends.
     pub fn lead(&mut self) -> Result<bool, StoreError> {
         self.session.run(TIMEOUT, async |client| {
-            let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&LEADER_LOCK]).await?;
+            let row =
+                client.query_one("SELECT pg_try_advisory_lock($1)", &[&locks::LEADER]).await?;
             row.try_get(0)
         })
     }
@@ -161,19 +159,19 @@ impl ClusterDatabase {
         self.session.run(TIMEOUT, async |client| changes::read(client, id, since).await)
     }
 
-    /// Takes the pending commands of nodes whose Core connection this hub has. Each is taken once, unless it is given back, or the claim is
-    /// undone. `claim` is a new id.
-    pub fn claim_commands(
+    /// Takes the pending commands of nodes whose Core connection this hub has. Each is taken once, unless it is given back, or this attempt is
+    /// undone. `attempt` is a new id.
+    pub fn take_commands(
         &mut self,
-        claim: &str,
+        attempt: &str,
     ) -> Result<Vec<(Arc<str>, NewCommand)>, StoreError> {
         let id = self.id;
         self.session.run(TIMEOUT, async |client| {
-            let sql = "UPDATE command c SET claim = $2 FROM link l JOIN node n ON n.id = l.node
+            let sql = "UPDATE command c SET taken_by = $2 FROM link l JOIN node n ON n.id = l.node
                  WHERE l.node = c.node AND l.protocol = 2 AND l.instance = $1
-                   AND c.status = 'pending' AND c.claim IS NULL
+                   AND c.status = 'pending' AND c.taken_by IS NULL
                  RETURNING c.id, n.name, c.command_id, c.text, c.timeout_s";
-            let rows = client.query(sql, &[&id, &claim]).await?;
+            let rows = client.query(sql, &[&id, &attempt]).await?;
             let mut commands: Vec<(i64, Arc<str>, NewCommand)> =
                 rows.iter().map(command).collect::<Result<_, _>>()?;
             commands.sort_unstable_by_key(|(id, ..)| *id);
@@ -181,19 +179,20 @@ impl ClusterDatabase {
         })
     }
 
-    /// The commands could not be sent, and wait for the next claim.
+    /// The commands could not be sent, and wait to be taken again.
     pub fn give_back(&mut self, command_ids: &[String]) -> Result<(), StoreError> {
         self.session.run(TIMEOUT, async |client| {
-            let sql = "UPDATE command SET claim = NULL WHERE command_id = ANY ($1) AND status = 'pending'";
+            let sql = "UPDATE command SET taken_by = NULL WHERE command_id = ANY ($1) AND status = 'pending'";
             client.execute(sql, &[&command_ids]).await.map(drop)
         })
     }
 
-    /// Undoes a claim of an earlier session of this hub, whose result is unknown. That session has ended: it had the lock of the name.
-    pub fn undo_claim(&mut self, claim: &str) -> Result<(), StoreError> {
+    /// Undoes an attempt of an earlier session of this hub, whose result is unknown. That session has ended: it had the lock of the name.
+    pub fn undo_taking(&mut self, attempt: &str) -> Result<(), StoreError> {
         self.session.run(TIMEOUT, async |client| {
-            let sql = "UPDATE command SET claim = NULL WHERE claim = $1 AND status = 'pending'";
-            client.execute(sql, &[&claim]).await.map(drop)
+            let sql =
+                "UPDATE command SET taken_by = NULL WHERE taken_by = $1 AND status = 'pending'";
+            client.execute(sql, &[&attempt]).await.map(drop)
         })
     }
 
@@ -289,7 +288,7 @@ async fn join(
         .await?;
     let Identity { name, url, secret } = identity;
     let sql = "SELECT pg_try_advisory_lock($1, hashtext($2))";
-    let has_name: bool = client.query_one(sql, &[&NAME_LOCK, name]).await?.try_get(0)?;
+    let has_name: bool = client.query_one(sql, &[&locks::NAME, name]).await?.try_get(0)?;
     if !has_name {
         return Ok(None);
     }

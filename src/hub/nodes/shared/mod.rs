@@ -45,7 +45,7 @@ pub(super) struct SharedLink {
     /// The connection of this hub that it names, and the epoch.
     published: Option<(LinkId, i64)>,
     /// The other hub that it names, if that is alive.
-    owner: Option<InstanceId>,
+    remote_owner: Option<InstanceId>,
     /// A connection of this hub that was named before the owner's.
     superseded: Option<LinkId>,
 }
@@ -77,22 +77,22 @@ impl SharedLinks {
     }
 
     /// The other hub that has a connection of the node. That of hm answers requests if it can.
-    pub(super) fn owner(&self) -> Option<InstanceId> {
-        self.hm.owner.or(self.core.owner)
+    pub(super) fn remote_owner(&self) -> Option<InstanceId> {
+        self.hm.remote_owner.or(self.core.remote_owner)
     }
 
     /// Over which other hubs have a connection.
     pub(super) fn protocols(&self) -> Protocols {
-        Protocols { hm: self.hm.owner.is_some(), core: self.core.owner.is_some() }
+        Protocols { hm: self.hm.remote_owner.is_some(), core: self.core.remote_owner.is_some() }
     }
 
     /// Whether another hub has a Core connection of the node that does not prove which node it is.
     pub(super) fn refuses_commands(&self) -> bool {
-        self.core.owner.is_some() && self.owner_sends_commands == Some(false)
+        self.core.remote_owner.is_some() && self.owner_sends_commands == Some(false)
     }
 
-    pub(super) fn hm_owner(&self) -> Option<InstanceId> {
-        self.hm.owner
+    pub(super) fn remote_hm_owner(&self) -> Option<InstanceId> {
+        self.hm.remote_owner
     }
 }
 
@@ -159,7 +159,7 @@ impl Nodes {
             let link = node.link_to_publish(now, protocol)?;
             let shared = node.shared.get(protocol);
             let is_published = shared.published.is_some_and(|(published, _)| published == link);
-            let is_superseded = shared.owner.is_some() && shared.superseded == Some(link);
+            let is_superseded = shared.remote_owner.is_some() && shared.superseded == Some(link);
             (!is_published && !is_superseded).then(|| Publication {
                 node_id: node_id.clone(),
                 protocol,
@@ -214,7 +214,7 @@ impl Nodes {
     /// The hub that has the node's hm connection does not answer: it counts as gone, until the database names one again.
     pub fn disown(&mut self, node_id: &str) {
         if let Some(node) = self.by_id.get_mut(node_id) {
-            node.shared.hm.owner = None;
+            node.shared.hm.remote_owner = None;
         }
     }
 
@@ -248,7 +248,7 @@ impl Nodes {
                     let (node_id, protocol) = (node_id.clone(), *protocol);
                     action = RowAction::Release(Release { node_id, protocol, epoch: *epoch });
                 }
-                shared.owner = None;
+                shared.remote_owner = None;
             }
             Some(LinkOwner::Other(instance)) => {
                 if let Some((link, _)) = shared.published.take() {
@@ -257,7 +257,7 @@ impl Nodes {
                         action = RowAction::End(link);
                     }
                 }
-                let is_new = shared.owner.replace(*instance) != Some(*instance);
+                let is_new = shared.remote_owner.replace(*instance) != Some(*instance);
                 if is_new && *protocol == LinkProtocol::Core {
                     node.shared.owner_sends_commands = None;
                 }
@@ -271,7 +271,7 @@ impl Nodes {
     /// The connections of this hub are dead: the database's rows that name it count as none.
     pub fn end_instance(&mut self, now: Instant, instance: InstanceId) {
         let has_owner = |node: &Node| {
-            LinkProtocol::ALL.iter().any(|it| node.shared.get(*it).owner == Some(instance))
+            LinkProtocol::ALL.iter().any(|it| node.shared.get(*it).remote_owner == Some(instance))
         };
         let nodes = self.by_id.iter().filter(|(_, node)| has_owner(node));
         let node_ids: Vec<Arc<str>> = nodes.map(|(node_id, _)| node_id.clone()).collect();
@@ -279,8 +279,8 @@ impl Nodes {
             if let Some(node) = self.by_id.get_mut(&node_id) {
                 for protocol in LinkProtocol::ALL {
                     let shared = node.shared.get_mut(protocol);
-                    if shared.owner == Some(instance) {
-                        (shared.owner, shared.superseded) = (None, None);
+                    if shared.remote_owner == Some(instance) {
+                        (shared.remote_owner, shared.superseded) = (None, None);
                     }
                 }
             }
@@ -308,14 +308,14 @@ impl Nodes {
     }
 
     /// The other hub that answers for a node without a connection to this one.
-    pub fn answering_owner(&self, node_id: &str) -> Option<InstanceId> {
+    pub fn answering_remote_owner(&self, node_id: &str) -> Option<InstanceId> {
         let node = self.by_id.get(node_id).filter(|node| !node.has_local_connection())?;
-        node.shared.owner()
+        node.shared.remote_owner()
     }
 
     /// The other hub that has the node's connection over a protocol.
-    pub fn owner_over(&self, node_id: &str, protocol: LinkProtocol) -> Option<InstanceId> {
-        self.by_id.get(node_id)?.shared.get(protocol).owner
+    pub fn remote_owner_over(&self, node_id: &str, protocol: LinkProtocol) -> Option<InstanceId> {
+        self.by_id.get(node_id)?.shared.get(protocol).remote_owner
     }
 
     /// The node's hm connection to this hub.

@@ -94,8 +94,9 @@ impl Nodes {
     ) -> bool {
         self.insert_known(now, node_id);
         let Some(node) = self.by_id.get_mut(node_id) else { return false };
-        let has_metrics = node.shared.core.owner == Some(instance) && node.add_core_state(&state);
-        if node.has_local_connection() || node.shared.owner() != Some(instance) {
+        let has_metrics =
+            node.shared.core.remote_owner == Some(instance) && node.add_core_state(&state);
+        if node.has_local_connection() || node.shared.remote_owner() != Some(instance) {
             return has_metrics;
         }
         let age = u64::try_from(unix_ms - state.last_message_at).unwrap_or_default();

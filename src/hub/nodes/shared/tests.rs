@@ -130,7 +130,7 @@ fn nodes_of_a_dead_hub_are_lost_unless_they_are_connected_here() {
     assert_eq!(fixture.presence(), Presence::Online, "over Core, at a third hub");
     fixture.nodes.end_instance(fixture.now, 8);
     assert_eq!(fixture.presence(), Presence::Lost);
-    assert_eq!(fixture.nodes.answering_owner("a"), None);
+    assert_eq!(fixture.nodes.answering_remote_owner("a"), None);
 }
 
 #[test]
@@ -208,5 +208,5 @@ fn metrics_are_those_of_the_hub_with_the_core_connection() {
     assert!(!apply(&mut fixture, OTHER, 7));
     assert!(!apply(&mut fixture, 8, 9), "of a hub without its Core connection");
     assert_eq!(shown(&fixture), (Some(7), Some(7)));
-    assert_eq!(fixture.nodes.answering_owner("a"), None, "this hub answers");
+    assert_eq!(fixture.nodes.answering_remote_owner("a"), None, "this hub answers");
 }

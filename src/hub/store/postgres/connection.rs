@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Error, Statement, Transaction};
 
 use crate::hub::store::StoreError;
 use crate::hub::store::postgres::schema;
-use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::session::PgSession;
 use crate::hub::store::postgres::url::PostgresUrl;
 
 /// After a failure to connect, the next attempt is not earlier: each one may take seconds, and reports wait for it.
@@ -15,7 +15,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Connection {
     url: PostgresUrl,
-    session: Option<Session>,
+    session: Option<PgSession>,
     statements: Statements,
     /// When connecting has failed, and why.
     failure: Option<(Instant, StoreError)>,
@@ -41,7 +41,7 @@ impl Statements {
 }
 
 impl Connection {
-    pub(super) fn new(url: PostgresUrl, session: Session) -> Self {
+    pub(super) fn new(url: PostgresUrl, session: PgSession) -> Self {
         Self { url, session: Some(session), statements: Statements::default(), failure: None }
     }
 
@@ -64,7 +64,7 @@ impl Connection {
         result
     }
 
-    fn take_session(&mut self) -> Result<Session, StoreError> {
+    fn take_session(&mut self) -> Result<PgSession, StoreError> {
         if let Some(session) = self.session.take().filter(|session| !session.is_broken()) {
             return Ok(session);
         }
@@ -74,7 +74,7 @@ impl Connection {
             return Err(error.clone());
         }
         self.statements = Statements::default();
-        let connected = Session::connect(&self.url).and_then(|mut session| {
+        let connected = PgSession::connect(&self.url).and_then(|mut session| {
             schema::check(&mut session)?;
             Ok(session)
         });

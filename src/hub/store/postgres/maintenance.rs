@@ -4,18 +4,15 @@ use std::time::Duration;
 
 use tokio_postgres::{Client, Error};
 
-use crate::hub::store::postgres::partitions::{
-    DAY_MS, PARTITION_LOCK, Parent, create, partition_name,
-};
-use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::locks;
+use crate::hub::store::postgres::partitions::{DAY_MS, Parent, create, partition_name};
+use crate::hub::store::postgres::session::PgSession;
 use crate::hub::store::postgres::url::PostgresUrl;
 use crate::hub::store::records::SLOT_MS;
 use crate::hub::store::{Retention, StoreError};
 
 /// For the sums of a day: ten thousand nodes send 29 million reports.
 const TIMEOUT: Duration = Duration::from_secs(900);
-/// Lets one hub at a time do this.
-const MAINTENANCE_LOCK: i64 = 0x686d_0004;
 /// Workloads are kept for longer than reports, whose partition may be kept for a day more, and for late ones of its day.
 const WORKLOAD_MARGIN_MS: i64 = 8 * DAY_MS;
 const MEANS: &str = "hm_mean";
@@ -32,11 +29,12 @@ struct Limits {
 }
 
 pub(super) fn run(url: &PostgresUrl, retention: Retention) -> Result<(), StoreError> {
-    let mut session = Session::connect(url)?;
+    let mut session = PgSession::connect(url)?;
     session.run(TIMEOUT, async |client| {
         // Others wait behind a lock that this waits for: a partition that a query uses is dropped in the next run.
         client.batch_execute("SET statement_timeout = 0; SET lock_timeout = '2s'").await?;
-        let row = client.query_one("SELECT pg_try_advisory_lock($1)", &[&MAINTENANCE_LOCK]).await?;
+        let row =
+            client.query_one("SELECT pg_try_advisory_lock($1)", &[&locks::MAINTENANCE]).await?;
         if !row.try_get::<_, bool>(0)? {
             return Ok(());
         }
@@ -65,7 +63,7 @@ async fn detach_reports(client: &mut Client, limits: &Limits) -> Result<(), Erro
     let parent = Parent::HmReport.name();
     loop {
         let transaction = client.transaction().await?;
-        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITION_LOCK]).await?;
+        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&locks::PARTITIONS]).await?;
         let sql = "DELETE FROM day_partition WHERE (parent, day) IN (
                SELECT parent, day FROM day_partition WHERE parent = $1 AND last_arrival < $2 AND day < $3 ORDER BY day LIMIT 1)
              RETURNING day";
@@ -118,7 +116,7 @@ async fn drop_partitions(
 ) -> Result<(), Error> {
     loop {
         let transaction = client.transaction().await?;
-        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITION_LOCK]).await?;
+        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&locks::PARTITIONS]).await?;
         let sql = "DELETE FROM day_partition WHERE (parent, day) IN (
                SELECT parent, day FROM day_partition WHERE parent = $1 AND (day + 1) * $2::bigint <= $3 ORDER BY day LIMIT 1)
              RETURNING day";

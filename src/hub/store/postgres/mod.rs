@@ -1,6 +1,7 @@
 //! The database that several hubs share: PostgreSQL 15 or later.
 
 mod connection;
+pub mod locks;
 mod maintenance;
 pub mod node_info;
 mod partitions;
@@ -17,7 +18,7 @@ use std::sync::atomic::AtomicUsize;
 use crate::hub::store::database::{Database, OpenDatabase, Reader};
 use crate::hub::store::postgres::connection::Connection;
 use crate::hub::store::postgres::reader::{Place, PostgresReader};
-use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::session::PgSession;
 use crate::hub::store::postgres::url::PostgresUrl;
 use crate::hub::store::postgres::writer::PostgresWriter;
 use crate::hub::store::{Retention, StoreError};
@@ -31,7 +32,7 @@ pub struct PostgresDatabase {
 impl PostgresDatabase {
     /// Creates or migrates the schema.
     pub fn open(url: &PostgresUrl, retention: Retention) -> Result<OpenDatabase, StoreError> {
-        let mut session = Session::connect(url)?;
+        let mut session = PgSession::connect(url)?;
         schema::migrate(&mut session)?;
         let writer = PostgresWriter::new(Connection::new(url.clone(), session), retention);
         Ok(OpenDatabase {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, Error};
 
 use crate::hub::store::postgres::connection::Connection;
+use crate::hub::store::postgres::locks;
 
 pub(super) const DAY_MS: i64 = 86_400_000;
 /// Records of days before that have no partition of their own.
@@ -15,8 +16,6 @@ const NOTE_INTERVAL_MS: i64 = 600_000;
 /// After a failure, partitions are not created for this long.
 const RETRY_INTERVAL_MS: i64 = 60_000;
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Lets one hub at a time create or drop partitions.
-pub(super) const PARTITION_LOCK: i64 = 0x686d_0003;
 
 /// A table with a partition for each day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,7 +97,7 @@ pub(super) async fn create(
     let transaction = client.transaction().await?;
     // Others wait behind a lock that this waits for, and reports wait for this.
     transaction.batch_execute("SET LOCAL lock_timeout = '500ms'").await?;
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITION_LOCK]).await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&locks::PARTITIONS]).await?;
     let sql = "UPDATE day_partition SET last_arrival = greatest(last_arrival, unix_ms()) WHERE parent = $1 AND day = $2";
     let number = day as i32;
     if transaction.execute(sql, &[&parent, &number]).await? == 0 {

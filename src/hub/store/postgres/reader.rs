@@ -14,7 +14,7 @@ use crate::hub::nodes::info::{NodeInfo, ReceivedStatus, StoredMetrics};
 use crate::hub::store::StoreError;
 use crate::hub::store::database::Reader;
 use crate::hub::store::postgres::node_info::node_info;
-use crate::hub::store::postgres::session::{SESSION_STACK_BYTES, Session};
+use crate::hub::store::postgres::session::{PgSession, SESSION_STACK_BYTES};
 use crate::hub::store::postgres::url::PostgresUrl;
 use crate::hub::store::postgres::values::text;
 use crate::hub::store::records::{
@@ -30,7 +30,7 @@ const MAX_READERS: usize = 12;
 const METRIC_COLUMNS: &str = "m.id, m.at, m.cpu_usage, m.memory_usage, m.disk_usage, m.load_average, m.memory_total, m.memory_available, m.disk_total, m.disk_available, m.uptime";
 
 pub(super) struct PostgresReader {
-    session: Session,
+    session: PgSession,
     _place: Place,
 }
 
@@ -55,7 +55,7 @@ impl Drop for Place {
 
 impl PostgresReader {
     pub(super) fn connect(url: &PostgresUrl, place: Place) -> Result<Self, StoreError> {
-        on_large_stack(|| Ok(Self { session: Session::connect(url)?, _place: place }))
+        on_large_stack(|| Ok(Self { session: PgSession::connect(url)?, _place: place }))
     }
 
     /// Queries of several statements see one state.

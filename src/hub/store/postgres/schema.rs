@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_postgres::{Client, Error};
 
 use crate::hub::store::StoreError;
-use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::locks;
+use crate::hub::store::postgres::session::PgSession;
 
 /// Each entry changes the schema from the version that is its index to the next. Entries never change.
 const MIGRATIONS: &[&str] =
@@ -17,8 +18,6 @@ pub const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
 /// For a migration.
 const TIMEOUT: Duration = Duration::from_secs(600);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(8);
-/// Lets one hub at a time migrate.
-const MIGRATION_LOCK: i64 = 0x686d_0000;
 
 /// Why the schema cannot be used.
 enum Refusal {
@@ -28,12 +27,12 @@ enum Refusal {
     OlderHub(String, i32),
 }
 
-pub(super) fn migrate(session: &mut Session) -> Result<(), StoreError> {
+pub(super) fn migrate(session: &mut PgSession) -> Result<(), StoreError> {
     migrate_by(session, MIGRATIONS)
 }
 
 /// Changes the schema to the version that these migrations lead to.
-pub fn migrate_by(session: &mut Session, migrations: &[&str]) -> Result<(), StoreError> {
+pub fn migrate_by(session: &mut PgSession, migrations: &[&str]) -> Result<(), StoreError> {
     let result = session.run(TIMEOUT, async |client| try_migrate(client, migrations).await)?;
     let newest = migrations.len();
     result.map_err(|refusal| match refusal {
@@ -52,11 +51,11 @@ fn later(version: i32, newest: usize) -> StoreError {
 
 /// Fails if the schema is later than this hub supports: it may have been changed while this hub had no session. Waits for a migration that
 /// is under way.
-pub fn check(session: &mut Session) -> Result<(), StoreError> {
+pub fn check(session: &mut PgSession) -> Result<(), StoreError> {
     let version: i32 = session.run(CHECK_TIMEOUT, async |client| {
         let transaction = client.transaction().await?;
         let sql = "SELECT pg_advisory_xact_lock_shared($1)";
-        transaction.execute(sql, &[&MIGRATION_LOCK]).await?;
+        transaction.execute(sql, &[&locks::MIGRATION]).await?;
         let row = transaction.query_one("SELECT version FROM schema_version", &[]).await?;
         transaction.commit().await?;
         row.try_get(0)
@@ -71,7 +70,7 @@ async fn try_migrate(
     let transaction = client.transaction().await?;
     transaction.execute("SET LOCAL lock_timeout = 0", &[]).await?;
     transaction.execute("SET LOCAL statement_timeout = 0", &[]).await?;
-    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&locks::MIGRATION]).await?;
     transaction
         .batch_execute("CREATE TABLE IF NOT EXISTS schema_version (version integer NOT NULL)")
         .await?;

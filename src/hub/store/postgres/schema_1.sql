@@ -106,8 +106,8 @@ CREATE TABLE command (
     created_at bigint NOT NULL,
     started_at bigint,
     completed_at bigint,
-    -- Id of the claim of the hub that has sent it to the node; empty: it was sent when the node registered; NULL: no hub has.
-    claim text
+    -- Id of the attempt in which a hub has taken it to send it; empty: it was sent when the node registered; NULL: no hub has.
+    taken_by text
 );
 CREATE INDEX command_node ON command (node, id);
 CREATE INDEX command_open ON command (created_at) WHERE status IN ('pending', 'running');

@@ -34,7 +34,7 @@ const SETTINGS: &str = "
 /// Stack of a thread that uses a session: its statements are one large state machine.
 pub const SESSION_STACK_BYTES: usize = 2 << 20;
 
-pub struct Session {
+pub struct PgSession {
     runtime: Runtime,
     client: Client,
     notifications: UnboundedReceiver<Notification>,
@@ -48,7 +48,7 @@ pub struct Notification {
     pub payload: String,
 }
 
-impl Session {
+impl PgSession {
     pub fn connect(url: &PostgresUrl) -> Result<Self, StoreError> {
         let system = |error: io::Error| StoreError(format!("start a runtime: {error}"));
         let runtime = Builder::new_current_thread().enable_all().build().map_err(system)?;

@@ -121,7 +121,7 @@ async fn finish(batch: &mut Batch<'_>, results: &[(i64, &ReceivedResult)]) -> Re
 }
 
 /// The oldest pending commands of nodes that have registered: these may have been sent over an earlier connection, whose end has lost them.
-pub(super) async fn claim_of_registered(
+pub(super) async fn take_of_registered(
     batch: &mut Batch<'_>,
     nodes: &NodeRows,
     writes: &mut [Completed],
@@ -150,12 +150,12 @@ pub(super) async fn claim_of_registered(
     }
     let mut ids: Vec<i64> = registered.keys().copied().collect();
     ids.sort_unstable();
-    let sql = "UPDATE command SET claim = coalesce(claim, '') WHERE id IN (
+    let sql = "UPDATE command SET taken_by = coalesce(taken_by, '') WHERE id IN (
            SELECT c.id FROM unnest($1::bigint[]) w (node) CROSS JOIN LATERAL (
              SELECT id FROM command WHERE node = w.node AND status = 'pending' AND command_id <> ALL ($3) ORDER BY id LIMIT $2) c)
          RETURNING node, command_id, text, timeout_s, id";
-    let claim = batch.statements.get(&batch.transaction, sql).await?;
-    let mut rows = batch.transaction.query(&claim, &[&ids, &MAX_PENDING, &later]).await?;
+    let take = batch.statements.get(&batch.transaction, sql).await?;
+    let mut rows = batch.transaction.query(&take, &[&ids, &MAX_PENDING, &later]).await?;
     rows.sort_by_key(|row| row.get::<_, i64>(4));
     for row in rows {
         let timeout_s: i64 = row.try_get(3)?;

@@ -192,7 +192,7 @@ impl Batch<'_> {
         core_metrics::insert(self, &nodes, writes).await?;
         node_rows::update(self, &nodes, writes).await?;
         commands::write(self, &nodes, writes).await?;
-        commands::claim_of_registered(self, &nodes, writes).await
+        commands::take_of_registered(self, &nodes, writes).await
     }
 }
 

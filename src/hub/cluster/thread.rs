@@ -18,7 +18,7 @@ use crate::hub::core::monitor;
 use crate::hub::event_loop::mailbox::LoopMessage;
 use crate::hub::nodes::shared::{InstanceId, LinkOwner, LinkProtocol, LinkRow, RowAction};
 use crate::hub::store::StoreError;
-use crate::hub::store::postgres::session::Session;
+use crate::hub::store::postgres::session::PgSession;
 use crate::util::sync::lock;
 
 /// Time between two readings of what has changed.
@@ -27,14 +27,14 @@ const READ_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_READ_INTERVAL: Duration = Duration::from_millis(250);
 /// Longest wait for a notification, after which this hub's own requests are looked at.
 const WAIT: Duration = Duration::from_millis(100);
-/// Time between two claims of commands without a notification, which the database may lose.
+/// Commands are taken this often without a notification, which the database may lose.
 const COMMAND_INTERVAL: Duration = Duration::from_secs(5);
 const CLEAN_UP_INTERVAL: Duration = Duration::from_secs(3600);
 /// Connections, and states, that one statement writes.
 const BATCH: usize = 5000;
 
 /// The state of the thread.
-pub(super) struct Member<'a> {
+pub(super) struct ClusterThread<'a> {
     cluster: &'a Cluster,
     database: Option<ClusterDatabase>,
     leases: Leases,
@@ -42,9 +42,9 @@ pub(super) struct Member<'a> {
     next_read: Instant,
     next_renewal: Instant,
     next_commands: Instant,
-    /// A claim of commands without a result yet.
-    open_claim: Option<String>,
-    /// Ids of commands that were claimed and could not be sent.
+    /// An attempt to take commands without a result yet.
+    open_attempt: Option<String>,
+    /// Ids of commands that were taken and could not be sent.
     unsent: Vec<String>,
     next_clean_up: Instant,
     /// Removals of nodes that were applied.
@@ -52,7 +52,7 @@ pub(super) struct Member<'a> {
     is_first_read: bool,
 }
 
-impl<'a> Member<'a> {
+impl<'a> ClusterThread<'a> {
     pub(super) fn new(cluster: &'a Cluster, database: ClusterDatabase) -> Self {
         let now = Instant::now();
         Self {
@@ -63,7 +63,7 @@ impl<'a> Member<'a> {
             next_read: now,
             next_renewal: now,
             next_commands: now,
-            open_claim: None,
+            open_attempt: None,
             unsent: Vec::new(),
             next_clean_up: now,
             removals: HashSet::new(),
@@ -83,7 +83,7 @@ impl<'a> Member<'a> {
 
     fn try_step(&mut self, hub: &Hub) -> Result<(), StoreError> {
         if self.database.is_none() {
-            let session = Session::connect(&self.cluster.url)?;
+            let session = PgSession::connect(&self.cluster.url)?;
             let joined = ClusterDatabase::join(session, &self.cluster.identity, false)?;
             let why = || StoreError("another hm-hub has the name of this one".to_owned());
             self.database = Some(joined.ok_or_else(why)?);
@@ -293,7 +293,7 @@ impl<'a> Member<'a> {
         let mut claims = lock(&self.cluster.claims);
         claims.retain(|claim| {
             let mut nodes = lock(&hub.nodes);
-            let is_held = nodes.owner_over(&claim.node_id, LinkProtocol::Hm).is_some();
+            let is_held = nodes.remote_owner_over(&claim.node_id, LinkProtocol::Hm).is_some();
             if is_held && now < claim.deadline {
                 return true;
             }
@@ -306,13 +306,13 @@ impl<'a> Member<'a> {
 
     fn send_commands(&mut self, hub: &Hub) -> Result<(), StoreError> {
         let Some(database) = &mut self.database else { return Ok(()) };
-        if let Some(claim) = &self.open_claim {
-            database.undo_claim(claim)?;
+        if let Some(attempt) = &self.open_attempt {
+            database.undo_taking(attempt)?;
         }
-        let claim = messages::new_id();
-        self.open_claim = Some(claim.clone());
-        let commands = database.claim_commands(&claim)?;
-        self.open_claim = None;
+        let attempt = messages::new_id();
+        self.open_attempt = Some(attempt.clone());
+        let commands = database.take_commands(&attempt)?;
+        self.open_attempt = None;
         for (node_id, command) in commands {
             let link = lock(&hub.nodes).command_link(&node_id);
             match link {
