@@ -271,7 +271,9 @@ pub fn on_commit(
             (Write::Agent { node_id, .. }, Stored::Failed) => guard.set_agent_unsaved(node_id),
             (Write::Status { node_id, .. }, Stored::Failed) => guard.set_status_unsaved(node_id),
             // A node that has connected meanwhile stays.
-            (Write::DeleteNode(node_id), Stored::Done) => guard.set_agent_unsaved(node_id),
+            (Write::DeleteNode(node_id), Stored::Removed { .. } | Stored::Done) => {
+                guard.set_agent_unsaved(node_id)
+            }
             _ => {}
         }
     }

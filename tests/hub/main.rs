@@ -8,6 +8,7 @@ mod change_hook;
 mod cluster;
 mod cluster_failover;
 mod cluster_faults;
+mod cluster_removals;
 mod cluster_requests;
 mod cluster_versions;
 mod core;

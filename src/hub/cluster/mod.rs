@@ -13,7 +13,7 @@ mod leases;
 pub mod peer;
 mod thread;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -48,6 +48,8 @@ pub struct Cluster {
     claims: Mutex<Vec<WaitingClaim>>,
     probes: Mutex<Probes>,
     is_leader: AtomicBool,
+    /// Ids of removals of nodes by this hub that it has not read in the database yet.
+    own_removals: Mutex<HashSet<i64>>,
     /// Why the other hubs are not reached.
     failure: Mutex<Option<StoreError>>,
     /// Of requests to other hubs.
@@ -87,6 +89,7 @@ impl Cluster {
             claims: Mutex::default(),
             probes: Mutex::default(),
             is_leader: AtomicBool::new(false),
+            own_removals: Mutex::default(),
             failure: Mutex::default(),
             tls,
         }
@@ -140,6 +143,11 @@ impl Cluster {
         let mut probes = lock(&self.probes);
         let probe = probes.by_number.remove(&number);
         probes.held.extend(probe.filter(|_| is_alive));
+    }
+
+    /// This hub has removed a node. The node may return before the hub reads of it in the database.
+    pub fn on_own_removal(&self, removal: i64) {
+        lock(&self.own_removals).insert(removal);
     }
 
     /// Joins the other hubs. The error keeps the hub from starting.

@@ -217,7 +217,8 @@ impl<'a> ClusterThread<'a> {
         // unless they do not exist.
         let stored: HashSet<&str> = changes.nodes.iter().map(|(id, _)| &**id).collect();
         for (node_id, removal) in &changes.forgotten {
-            let is_new = self.removals.insert(*removal);
+            let is_own = lock(&self.cluster.own_removals).remove(removal);
+            let is_new = self.removals.insert(*removal) && !is_own;
             if is_new && !(self.is_first_read && stored.contains(&**node_id)) {
                 hub.forget(node_id);
             }

@@ -30,7 +30,7 @@ pub fn answer(
                 "action": "created", "node_info": info, "hub": hub_info});
             ("register_response", data)
         }
-        (Content::Register(_), Stored::Done | Stored::Metrics { .. }) => {
+        (Content::Register(_), Stored::Done | Stored::Removed { .. } | Stored::Metrics { .. }) => {
             let data = json!({"success": true, "message": "节点信息更新成功", "node_id": &**node_id,
                 "action": "updated", "hub": hub_info});
             ("register_response", data)
@@ -51,7 +51,7 @@ pub fn answer(
         (Content::Metrics(_), stored) => {
             let metric_id = match stored {
                 Stored::Metrics { id } => Some(id),
-                Stored::Registered | Stored::Done | Stored::Failed => None,
+                Stored::Registered | Stored::Removed { .. } | Stored::Done | Stored::Failed => None,
             };
             let data = json!({"success": true, "message": "监控数据保存成功", "node_id": &**node_id,
                 "metric_id": metric_id});

@@ -84,7 +84,10 @@ impl Rest {
             ("GET" | "HEAD", ["nodes", "stats"]) => Ok(node_stats(hub)),
             ("GET" | "HEAD", ["nodes", "cleanup"]) => Ok(cleanup(hub)),
             ("GET" | "HEAD", ["nodes", id]) => node(hub, &decode(id)),
-            ("DELETE", ["nodes", id]) => actions::delete(hub, &decode(id), head, operator),
+            ("DELETE", ["nodes", id]) => {
+                let stored = |id: &str| self.query(hub, |db| db.is_connected(id));
+                actions::delete(hub, &decode(id), head, operator, stored)
+            }
             ("GET" | "HEAD", ["nodes", id, "metrics", "latest"]) => latest(hub, &decode(id)),
             ("GET" | "HEAD", ["nodes", id, "metrics", "summary"]) => {
                 self.summary(hub, &decode(id), head)

@@ -112,21 +112,28 @@ fn check_command(
     Err(Refusal { error: error(code, &why), why, text })
 }
 
-/// Forgets a node that is not connected, or with `force=true` any. Its connections end, and its credential is not valid any more.
+/// Forgets a node that is not connected, or with `force=true` any. Its connections end, and its credential is not valid any more. A node
+/// that this hub does not know is looked up by `stored`: another hub may have stored it, and this one has not read it yet.
 pub(super) fn delete(
     hub: &Hub,
     id: &str,
     head: &RequestHead<'_>,
     operator: &OperatorName,
+    stored: impl FnOnce(&str) -> Result<Option<bool>, ApiError>,
 ) -> Answer {
     let is_forced = head.query_value("force").as_deref() == Some(b"true");
-    let refusal = if lock(&hub.nodes).info(id).is_none() {
-        Some(("unknown node", error("NODE_NOT_FOUND", "节点不存在")))
-    } else if !is_forced && lock(&hub.nodes).has_connection(id) {
-        let text = "节点在线，无法删除: the node is connected";
-        Some(("the node is connected", error("VALIDATION_ERROR", text)))
-    } else {
-        None
+    let known = {
+        let nodes = lock(&hub.nodes);
+        nodes.info(id).map(|_| nodes.has_connection(id))
+    };
+    let refusal = match known.map_or_else(|| stored(id), |is_connected| Ok(Some(is_connected))) {
+        Ok(None) => Some(("unknown node", error("NODE_NOT_FOUND", "节点不存在"))),
+        Ok(Some(true)) if !is_forced => {
+            let text = "节点在线，无法删除: the node is connected";
+            Some(("the node is connected", error("VALIDATION_ERROR", text)))
+        }
+        Ok(Some(_)) => None,
+        Err(failure) => Some(("the store failed", failure)),
     };
     let result = match &refusal {
         Some((why, _)) => format!("refused: {why}"),
@@ -145,8 +152,14 @@ pub(super) fn delete(
         return Err(refusal);
     }
     hub.forget(id);
-    if hub.store.write(Write::DeleteNode(id.into())) == Stored::Failed {
-        return Err(error("DATABASE_ERROR", "the store did not confirm the deletion"));
+    match hub.store.write(Write::DeleteNode(id.into())) {
+        Stored::Failed => {
+            return Err(error("DATABASE_ERROR", "the store did not confirm the deletion"));
+        }
+        Stored::Removed { removal } => {
+            hub.cluster.iter().for_each(|cluster| cluster.on_own_removal(removal));
+        }
+        Stored::Registered | Stored::Metrics { .. } | Stored::Done => {}
     }
     Ok((Value::Null, "节点删除成功"))
 }

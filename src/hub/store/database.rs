@@ -49,6 +49,9 @@ pub trait Reader: Send {
     /// All nodes, each with its latest metrics.
     fn nodes(&mut self) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError>;
 
+    /// Whether the node is connected to a hub that runs, as far as the database knows; `None`: it does not have the node.
+    fn is_connected(&mut self, node_id: &str) -> Result<Option<bool>, StoreError>;
+
     fn credentials(&mut self) -> Result<Vec<StoredCredential>, StoreError>;
 
     /// Times of the selected hm reports, newest first.

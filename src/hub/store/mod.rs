@@ -126,6 +126,10 @@ pub enum Stored {
     Metrics {
         id: i64,
     },
+    /// A node was removed, of which other hubs learn by this id.
+    Removed {
+        removal: i64,
+    },
     Done,
     Failed,
 }

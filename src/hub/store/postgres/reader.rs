@@ -103,6 +103,16 @@ impl Reader for PostgresReader {
         })
     }
 
+    fn is_connected(&mut self, node_id: &str) -> Result<Option<bool>, StoreError> {
+        self.query(async |db| {
+            let sql = "SELECT EXISTS (SELECT 1 FROM link l JOIN instance i ON i.id = l.instance
+                   WHERE l.node = n.id AND i.renewed > now() - interval '20 s')
+                 FROM node n WHERE n.name = $1";
+            let row = db.query_opt(sql, &[&text(node_id)]).await?;
+            row.map(|row| row.try_get(0)).transpose()
+        })
+    }
+
     fn credentials(&mut self) -> Result<Vec<StoredCredential>, StoreError> {
         self.query(async |db| {
             let sql = "SELECT name, credential, node_group FROM node WHERE credential IS NOT NULL";

@@ -13,7 +13,7 @@ use crate::hub::store::records::{
 };
 use crate::hub::store::sqlite::core_records::{self, commands};
 use crate::hub::store::sqlite::hm_reports::query;
-use crate::hub::store::sqlite::node_credentials;
+use crate::hub::store::sqlite::{node_credentials, node_ids};
 
 pub struct SqliteReader(pub(super) Connection);
 
@@ -33,6 +33,11 @@ impl SqliteReader {
 impl Reader for SqliteReader {
     fn nodes(&mut self) -> Result<Vec<(Arc<str>, NodeInfo)>, StoreError> {
         self.query(core_records::nodes)
+    }
+
+    /// The hub itself knows which nodes are connected.
+    fn is_connected(&mut self, node_id: &str) -> Result<Option<bool>, StoreError> {
+        self.query(|db| Ok(node_ids::find(db, node_id)?.map(|_| false)))
     }
 
     fn credentials(&mut self) -> Result<Vec<StoredCredential>, StoreError> {

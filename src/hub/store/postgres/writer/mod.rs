@@ -182,10 +182,11 @@ impl Batch<'_> {
         for completed in writes.iter_mut() {
             (completed.stored, completed.commands) = (Stored::Done, Vec::new());
         }
-        if let [Completed { pending: QueuedWrite { write: Write::DeleteNode(node_id), .. }, .. }] =
-            writes
+        if let [Completed { pending, stored, .. }] = writes
+            && let Write::DeleteNode(node_id) = &pending.write
         {
-            return node_rows::delete(self, node_id).await;
+            *stored = node_rows::delete(self, node_id).await?;
+            return Ok(());
         }
         let nodes = NodeRows::resolve(self, writes).await?;
         reports::insert(self, &nodes, writes).await?;

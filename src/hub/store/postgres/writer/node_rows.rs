@@ -229,7 +229,12 @@ async fn set_credentials(
 }
 
 /// Forgets a node with its commands. Maintenance deletes its reports and metrics, which may be many.
-pub(super) async fn delete(batch: &mut Batch<'_>, node_id: &str) -> Result<(), Error> {
-    let name = text(node_id);
-    batch.transaction.execute("DELETE FROM node WHERE name = $1", &[&name]).await.map(drop)
+pub(super) async fn delete(batch: &mut Batch<'_>, node_id: &str) -> Result<Stored, Error> {
+    let db = &batch.transaction;
+    if db.execute("DELETE FROM node WHERE name = $1", &[&text(node_id)]).await? == 0 {
+        return Ok(Stored::Done);
+    }
+    // A trigger has written its row.
+    let sql = "SELECT max(id) FROM forgotten_node WHERE changed = pg_current_xact_id()";
+    Ok(Stored::Removed { removal: db.query_one(sql, &[]).await?.try_get(0)? })
 }
