@@ -1,6 +1,6 @@
 //! What is different with PostgreSQL.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hm_agent::hub::core::messages::CommandStarted;
 use hm_agent::hub::core::node_session::Content;
@@ -223,4 +223,47 @@ fn connections_for_queries_are_limited() {
     assert!(error.contains("too many queries"), "{error}");
     drop(readers);
     assert!(database.open_reader().is_ok());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn statement_that_takes_too_long_is_cancelled_at_the_server() {
+    let (server, mut store) = start_postgres();
+    server.query(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(600); RETURN NEW; END';
+         CREATE TRIGGER wait BEFORE INSERT ON node FOR EACH ROW EXECUTE FUNCTION wait()",
+    );
+    let started = Instant::now();
+    let error = store.try_commit(vec![report("a", 1, 1)]).unwrap_err().0;
+    assert!(error.contains("does not answer within 8 s"), "{error}");
+    assert!(store.writer.has_timed_out());
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    wait_until("the end of the statement", || (server.count(sleeping) == 0).then_some(()));
+    // Its own timeout is 60 s.
+    assert!(started.elapsed() < Duration::from_secs(50));
+    server.query("DROP TRIGGER wait ON node");
+    store.commit(vec![report("a", 1, 1)]);
+    assert!(!store.writer.has_timed_out());
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn commit_that_waits_for_a_replica_is_not_cancelled() {
+    let (server, mut store) = start_postgres();
+    store.commit(vec![report("a", 1, 1)]);
+    server.query("ALTER SYSTEM SET synchronous_standby_names = 'away'");
+    server.query("SELECT pg_reload_conf()");
+    wait_until("the setting", || {
+        (server.query("SHOW synchronous_standby_names") == ["away"]).then_some(())
+    });
+    // A repeat waits for the first attempt, and must not be acknowledged before that is on a replica.
+    for _ in 0..2 {
+        store.try_commit(vec![report("a", 2, 1)]).unwrap_err();
+        assert_eq!(store.times("a"), [1]);
+    }
+    let sql = "ALTER SYSTEM RESET synchronous_standby_names";
+    server.query(sql);
+    server.query("SELECT pg_reload_conf()");
+    wait_until("the report", || store.try_commit(vec![report("a", 2, 1)]).ok());
+    assert_eq!(store.times("a"), [2, 1]);
 }

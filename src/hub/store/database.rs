@@ -27,6 +27,9 @@ pub trait Writer: Send {
     /// Commits the writes in one transaction, which is durable then, and sets their results.
     fn commit(&mut self, writes: &mut [Completed]) -> Result<(), StoreError>;
 
+    /// Whether the last commit has failed because it took too long. One of fewer writes may succeed.
+    fn has_timed_out(&self) -> bool;
+
     /// Marks the commands whose time is over. Returns their ids.
     fn time_out_commands(&mut self) -> Result<Vec<String>, StoreError>;
 

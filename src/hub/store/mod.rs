@@ -10,6 +10,7 @@ pub mod records;
 pub mod sqlite;
 mod writer;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Sender, channel};
@@ -176,7 +177,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    writes: Vec<QueuedWrite>,
+    writes: VecDeque<QueuedWrite>,
     /// Approximate size of `writes`.
     bytes: usize,
     is_stopping: bool,
@@ -212,7 +213,7 @@ impl HubStore {
     pub fn add(&self, pending: QueuedWrite) {
         let mut queue = lock(&self.shared.queue);
         queue.bytes += pending.write.size();
-        queue.writes.push(pending);
+        queue.writes.push_back(pending);
         drop(queue);
         self.shared.changed.notify_one();
     }
@@ -258,18 +259,21 @@ impl HubStore {
 }
 
 impl Shared {
-    /// Waits for reports, at most `timeout`. Returns `None` when the store stops and everything has been taken.
-    fn take(&self, timeout: Duration) -> Option<Vec<QueuedWrite>> {
+    /// Waits for writes, at most `timeout`. Takes the oldest ones, at most `max`; when the store stops, all. Returns `None` when it stops and
+    /// everything has been taken.
+    fn take(&self, timeout: Duration, max: usize) -> Option<Vec<QueuedWrite>> {
         let is_idle = |queue: &mut Queue| queue.writes.is_empty() && !queue.is_stopping;
         let waited = self.changed.wait_timeout_while(lock(&self.queue), timeout, is_idle);
         let mut queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        match queue.writes.is_empty() && queue.is_stopping {
-            true => None,
-            false => {
-                queue.bytes = 0;
-                Some(std::mem::take(&mut queue.writes))
-            }
+        if queue.writes.is_empty() && queue.is_stopping {
+            return None;
         }
+        // At most one attempt: a service manager does not wait for many.
+        let count = if queue.is_stopping { usize::MAX } else { max }.min(queue.writes.len());
+        let taken: Vec<QueuedWrite> = queue.writes.drain(..count).collect();
+        let size: usize = taken.iter().map(|pending| pending.write.size()).sum();
+        queue.bytes = queue.bytes.saturating_sub(size);
+        Some(taken)
     }
 
     /// Notes the result of a transaction of `count` writes.

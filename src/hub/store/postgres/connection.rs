@@ -1,5 +1,6 @@
 //! A session that is replaced when it breaks.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ pub(super) struct Connection {
     url: PostgresUrl,
     session: Option<PgSession>,
     statements: Statements,
+    /// Whether the last statements have taken too long.
+    has_timed_out: bool,
     /// When connecting has failed, and why.
     failure: Option<(Instant, StoreError)>,
 }
@@ -42,7 +45,17 @@ impl Statements {
 
 impl Connection {
     pub(super) fn new(url: PostgresUrl, session: PgSession) -> Self {
-        Self { url, session: Some(session), statements: Statements::default(), failure: None }
+        Self {
+            url,
+            session: Some(session),
+            statements: Statements::default(),
+            has_timed_out: false,
+            failure: None,
+        }
+    }
+
+    pub(super) fn has_timed_out(&self) -> bool {
+        self.has_timed_out
     }
 
     pub(super) fn url(&self) -> &PostgresUrl {
@@ -55,9 +68,22 @@ impl Connection {
         limit: Duration,
         work: impl AsyncFnOnce(&mut Client, &mut Statements) -> Result<R, Error>,
     ) -> Result<R, StoreError> {
+        self.run_to_commit(limit, &Cell::new(false), work)
+    }
+
+    /// The same; see [`PgSession::run_to_commit`].
+    pub(super) fn run_to_commit<R>(
+        &mut self,
+        limit: Duration,
+        is_committing: &Cell<bool>,
+        work: impl AsyncFnOnce(&mut Client, &mut Statements) -> Result<R, Error>,
+    ) -> Result<R, StoreError> {
+        self.has_timed_out = false;
         let mut session = self.take_session()?;
         let statements = &mut self.statements;
-        let result = session.run(limit, async |client| work(client, statements).await);
+        let work = async |client: &mut Client| work(client, statements).await;
+        let result = session.run_to_commit(limit, is_committing, work);
+        self.has_timed_out = session.has_timed_out();
         if !session.is_broken() {
             self.session = Some(session);
         }

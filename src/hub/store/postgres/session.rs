@@ -1,7 +1,9 @@
 //! One connection to PostgreSQL. Each call has a deadline: a server that is stopped, or cut off, answers nothing and reports no error.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -18,6 +20,8 @@ use crate::hub::store::postgres::url::{PostgresUrl, describe};
 
 /// For connecting to all hosts of the URL, and the first statements.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// For the request to cancel a statement, which needs a connection of its own.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(1);
 /// The first version with what the hub uses.
 const MIN_VERSION: i32 = 150_000;
 
@@ -37,8 +41,9 @@ pub const SESSION_STACK_BYTES: usize = 2 << 20;
 pub struct PgSession {
     runtime: Runtime,
     client: Client,
+    tls: Option<Arc<ClientConfig>>,
     notifications: UnboundedReceiver<Notification>,
-    is_broken: bool,
+    has_timed_out: bool,
 }
 
 /// Of a channel that the session listens to.
@@ -74,18 +79,35 @@ impl PgSession {
             }
         }
         let (client, notifications) = connected?;
-        Ok(Self { runtime, client, notifications, is_broken: false })
+        Ok(Self { runtime, client, tls, notifications, has_timed_out: false })
     }
 
     /// Whether a call has failed such that the connection cannot be used any more.
     pub fn is_broken(&self) -> bool {
-        self.is_broken || self.client.is_closed()
+        self.has_timed_out || self.client.is_closed()
     }
 
-    /// Runs statements. If they take longer than `limit`, the connection is broken, and what they have done is unknown.
+    /// Whether a call has taken longer than its limit.
+    pub fn has_timed_out(&self) -> bool {
+        self.has_timed_out
+    }
+
+    /// Runs statements. If they take longer than `limit`, the connection is broken, and what they have done is unknown. The one that runs then
+    /// is cancelled.
     pub fn run<R>(
         &mut self,
         limit: Duration,
+        work: impl AsyncFnOnce(&mut Client) -> Result<R, tokio_postgres::Error>,
+    ) -> Result<R, StoreError> {
+        self.run_to_commit(limit, &Cell::new(false), work)
+    }
+
+    /// The same. `work` sets `is_committing` when it begins to commit what is acknowledged afterwards. A commit is not cancelled: if it waits for
+    /// a replica, PostgreSQL would show others what the replica does not have, and a repeat of it would be acknowledged.
+    pub fn run_to_commit<R>(
+        &mut self,
+        limit: Duration,
+        is_committing: &Cell<bool>,
         work: impl AsyncFnOnce(&mut Client) -> Result<R, tokio_postgres::Error>,
     ) -> Result<R, StoreError> {
         let client = &mut self.client;
@@ -98,9 +120,31 @@ impl PgSession {
         match result {
             Ok(result) => result.map_err(StoreError::from),
             Err(_) => {
-                self.is_broken = true;
+                self.has_timed_out = true;
+                if !is_committing.get() {
+                    self.cancel();
+                }
                 Err(no_answer(limit))
             }
+        }
+    }
+
+    /// Lets the server end the statement that runs, which would hold its locks until its own timeout: the server does not notice the end of the
+    /// connection meanwhile.
+    fn cancel(&self) {
+        let token = self.client.cancel_token();
+        let request = async {
+            match &self.tls {
+                None => token.cancel_query(NoTls).await,
+                Some(tls) => {
+                    token.cancel_query(MakeRustlsConnect::new(ClientConfig::clone(tls))).await
+                }
+            }
+        };
+        match self.runtime.block_on(async { timeout(CANCEL_TIMEOUT, request).await }) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::debug!("store: cannot cancel: {}", describe(&error)),
+            Err(_) => log::debug!("store: {}", no_answer(CANCEL_TIMEOUT)),
         }
     }
 
@@ -112,10 +156,7 @@ impl PgSession {
         let receiver = &mut self.notifications;
         match self.runtime.block_on(async { timeout(limit, receiver.recv()).await }) {
             Ok(Some(notification)) => Ok(Some(notification)),
-            Ok(None) => {
-                self.is_broken = true;
-                Err(StoreError("the database has closed the connection".to_owned()))
-            }
+            Ok(None) => Err(StoreError("the database has closed the connection".to_owned())),
             Err(_) => Ok(None),
         }
     }

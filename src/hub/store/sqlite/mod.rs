@@ -141,6 +141,10 @@ impl Writer for SqliteWriter {
         self.try_commit(writes).inspect_err(|_| self.clear_caches())
     }
 
+    fn has_timed_out(&self) -> bool {
+        false
+    }
+
     fn time_out_commands(&mut self) -> Result<Vec<String>, StoreError> {
         commands::time_out(&self.connection, now(), RESULT_GRACE_MS)
     }

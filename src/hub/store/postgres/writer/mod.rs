@@ -5,6 +5,7 @@ mod core_metrics;
 mod node_rows;
 mod reports;
 
+use std::cell::Cell;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -67,9 +68,11 @@ impl PostgresWriter {
         });
         self.partitions.prepare(&mut self.connection, now, times);
         for attempt in 1.. {
-            let result = self.connection.run(COMMIT_TIMEOUT, async |client, statements| {
-                try_commit(client, statements, now, writes).await
-            })?;
+            let is_committing = Cell::new(false);
+            let work = async |client: &mut Client, statements: &mut Statements| {
+                try_commit(client, statements, now, writes, &is_committing).await
+            };
+            let result = self.connection.run_to_commit(COMMIT_TIMEOUT, &is_committing, work)?;
             match result {
                 Attempt::Committed => break,
                 Attempt::Conflict(error) if attempt == MAX_ATTEMPTS => return Err(error.into()),
@@ -83,6 +86,10 @@ impl PostgresWriter {
 impl Writer for PostgresWriter {
     fn commit(&mut self, writes: &mut [Completed]) -> Result<(), StoreError> {
         self.commit_at(now(), writes)
+    }
+
+    fn has_timed_out(&self) -> bool {
+        self.connection.has_timed_out()
     }
 
     fn time_out_commands(&mut self) -> Result<Vec<String>, StoreError> {
@@ -145,6 +152,7 @@ async fn try_commit(
     statements: &mut Statements,
     now: i64,
     writes: &mut [Completed],
+    is_committing: &Cell<bool>,
 ) -> Result<Attempt, Error> {
     let transaction = client.transaction().await?;
     let mut batch = Batch { transaction, statements, now };
@@ -155,6 +163,7 @@ async fn try_commit(
             return conflict_or(error);
         }
     }
+    is_committing.set(true);
     match batch.transaction.commit().await {
         Ok(()) => Ok(Attempt::Committed),
         Err(error) => conflict_or(error),
