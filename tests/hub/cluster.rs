@@ -173,6 +173,26 @@ fn node_of_a_hub_that_does_not_answer_is_accepted_at_the_first_attempt() {
     assert_eq!(after.report(2), 0);
 }
 
+fn is_ready(member: &Member) -> bool {
+    http(member.hub().web, "GET", "/-/ready", "", "").starts_with("HTTP/1.1 200 ")
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn idle_hub_notices_that_the_database_works_again() {
+    let mut postgres = Postgres::start();
+    let one = Member::start("one", &postgres.url(), &[]);
+    let mut node = one.hub().node();
+    assert_eq!((node.online("a"), node.report(1)), (0, 0));
+    postgres.kill();
+    assert_eq!(node.report(2), 4);
+    assert!(!is_ready(&one));
+    postgres.run();
+    // Without another report.
+    wait_until("the hub to be ready", || is_ready(&one).then_some(()));
+    assert_eq!(postgres.stored("a"), [1]);
+}
+
 #[test]
 #[ignore = "needs PostgreSQL"]
 fn links_stay_while_the_database_is_away_and_reports_are_not_acknowledged() {
@@ -181,9 +201,6 @@ fn links_stay_while_the_database_is_away_and_reports_are_not_acknowledged() {
     let mut node = one.hub().node();
     assert_eq!((node.online("a"), node.report(1)), (0, 0));
     wait_state(&two, "a", "online");
-    let is_ready = |member: &Member| {
-        http(member.hub().web, "GET", "/-/ready", "", "").starts_with("HTTP/1.1 200 ")
-    };
     assert!(is_ready(&one));
     postgres.kill();
     assert_eq!(node.report(2), 4);

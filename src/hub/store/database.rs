@@ -30,6 +30,9 @@ pub trait Writer: Send {
     /// Whether the last commit has failed because it took too long. One of fewer writes may succeed.
     fn has_timed_out(&self) -> bool;
 
+    /// Whether commits succeed again, as far as a small one shows.
+    fn probe(&mut self) -> Result<bool, StoreError>;
+
     /// Marks the commands whose time is over. Returns their ids.
     fn time_out_commands(&mut self) -> Result<Vec<String>, StoreError>;
 

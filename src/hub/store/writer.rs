@@ -6,6 +6,7 @@ use crate::hub::store::database::Writer;
 use crate::hub::store::{
     Completed, MAX_QUEUED, OnCommit, QueuedWrite, Shared, Stored, WriteOrigin,
 };
+use crate::util::sync::lock;
 
 /// Time between two runs of maintenance: moving recent records, and deleting old ones.
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(600);
@@ -15,6 +16,9 @@ const FIRST_MAINTENANCE: Duration = Duration::from_secs(60);
 
 /// Time between two checks for commands that time out.
 const TIMEOUT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After a failure, whether the database works again is found out after this time without a write.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A transaction that has taken less leaves time for one of twice as many writes.
 const QUICK_COMMIT: Duration = Duration::from_secs(2);
@@ -41,6 +45,7 @@ pub(super) struct WriterThread {
     next_maintenance: Instant,
     maintenance_failed: bool,
     next_timeouts: Instant,
+    next_probe: Instant,
 }
 
 impl WriterThread {
@@ -52,6 +57,7 @@ impl WriterThread {
             next_maintenance: now + FIRST_MAINTENANCE,
             maintenance_failed: false,
             next_timeouts: now,
+            next_probe: now,
         }
     }
 
@@ -66,6 +72,7 @@ impl WriterThread {
             if self.next_timeouts <= Instant::now() {
                 self.next_timeouts = Instant::now() + TIMEOUT_INTERVAL;
                 self.time_out_commands();
+                self.probe(shared);
             }
             // After a failure not with every commit.
             let is_early = self.writer.needs_maintenance() && !self.maintenance_failed;
@@ -98,6 +105,7 @@ impl WriterThread {
             }
         }
         shared.set_result(completed.len(), result.err());
+        self.next_probe = Instant::now() + PROBE_INTERVAL;
         for each in &completed {
             if let WriteOrigin::Caller(caller) = &each.pending.origin {
                 // A caller that has given up does not receive it.
@@ -105,6 +113,17 @@ impl WriterThread {
             }
         }
         on_commit(completed);
+    }
+
+    /// Ends the failure of an idle hub, whose writes would show that the database works again.
+    fn probe(&mut self, shared: &Shared) {
+        if lock(&shared.failure).is_none() || Instant::now() < self.next_probe {
+            return;
+        }
+        self.next_probe = Instant::now() + PROBE_INTERVAL;
+        if self.writer.probe() == Ok(true) {
+            shared.set_result(0, None);
+        }
     }
 
     fn time_out_commands(&mut self) {
@@ -164,6 +183,10 @@ mod tests {
 
         fn has_timed_out(&self) -> bool {
             self.has_timed_out
+        }
+
+        fn probe(&mut self) -> Result<bool, StoreError> {
+            Ok(false)
         }
 
         fn time_out_commands(&mut self) -> Result<Vec<String>, StoreError> {

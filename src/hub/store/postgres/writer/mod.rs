@@ -92,6 +92,13 @@ impl Writer for PostgresWriter {
         self.connection.has_timed_out()
     }
 
+    fn probe(&mut self) -> Result<bool, StoreError> {
+        self.connection.run(TIMEOUT, async |client, _| {
+            client.execute("UPDATE schema_version SET version = version", &[]).await?;
+            Ok(true)
+        })
+    }
+
     fn time_out_commands(&mut self) -> Result<Vec<String>, StoreError> {
         self.connection
             .run(TIMEOUT, async |client, _| commands::time_out(client, RESULT_GRACE_MS).await)
