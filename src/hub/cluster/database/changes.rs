@@ -31,6 +31,8 @@ pub struct StoredLink {
 /// What has changed since a [`Position`].
 #[derive(Default)]
 pub struct Changes {
+    /// Unix milliseconds by the clock of the database.
+    pub time: i64,
     pub instances: Vec<InstanceRow>,
     /// Each with the id of its removal.
     pub forgotten: Vec<(Arc<str>, i64)>,
@@ -48,15 +50,17 @@ pub struct StateRow {
     pub state: SharedState,
 }
 
-/// Up to which transaction the changes were read.
+/// Which transactions were not finished at the last reading, so that each change is read once: those that ran, of which one may go on for
+/// days, and all later ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position(String);
+pub struct Position {
+    running: Vec<String>,
+    later: String,
+}
 
 impl Position {
-    pub const START: &str = "0";
-
     pub fn start() -> Self {
-        Self(Self::START.to_owned())
+        Self { running: Vec::new(), later: "0".to_owned() }
     }
 }
 
@@ -72,22 +76,27 @@ pub(super) async fn read(
         .read_only(true)
         .start()
         .await?;
-    let sql = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text";
-    let position: String = transaction.query_one(sql, &[]).await?.try_get(0)?;
+    let sql = "SELECT ARRAY (SELECT id::text FROM pg_snapshot_xip(s) id), pg_snapshot_xmax(s)::text, unix_ms()
+         FROM pg_current_snapshot() s";
+    let row = transaction.query_one(sql, &[]).await?;
+    let position = Position { running: row.try_get(0)?, later: row.try_get(1)? };
+    let time = row.try_get(2)?;
+    let Position { running, later } = since;
     let sql = "SELECT id, name, url, secret, renewals FROM instance WHERE id <> $1";
     let instances = transaction.query(sql, &[&id]).await?;
-    let sql = "SELECT name, id FROM forgotten_node WHERE changed >= $1::text::xid8";
-    let forgotten = transaction.query(sql, &[&since.0]).await?;
+    let sql = "SELECT name, id FROM forgotten_node
+         WHERE changed >= $1::text::xid8 OR changed = ANY ($2::text[]::xid8[])";
+    let forgotten = transaction.query(sql, &[later, running]).await?;
     let sql = "SELECT name, first_seen, hostname, ip_address, os_info, updated_at, agent, node_group, hook_online, credential
-         FROM node WHERE changed >= $1::text::xid8";
-    let nodes = transaction.query(sql, &[&since.0]).await?;
+         FROM node WHERE changed >= $1::text::xid8 OR changed = ANY ($2::text[]::xid8[])";
+    let nodes = transaction.query(sql, &[later, running]).await?;
     let sql =
         "SELECT n.name, l.protocol, l.instance, l.epoch FROM link l JOIN node n ON n.id = l.node
-         WHERE l.changed >= $1::text::xid8";
-    let links = transaction.query(sql, &[&since.0]).await?;
+         WHERE l.changed >= $1::text::xid8 OR l.changed = ANY ($2::text[]::xid8[])";
+    let links = transaction.query(sql, &[later, running]).await?;
     let sql = "SELECT n.name, s.state, s.instance FROM node_state s JOIN node n ON n.id = s.node
-         WHERE s.changed >= $1::text::xid8 AND s.instance <> $2";
-    let states = transaction.query(sql, &[&since.0, &id]).await?;
+         WHERE (s.changed >= $1::text::xid8 OR s.changed = ANY ($2::text[]::xid8[])) AND s.instance <> $3";
+    let states = transaction.query(sql, &[later, running, &id]).await?;
     transaction.commit().await?;
     let credential = |row: &Row| {
         let Some(credential) = row.try_get::<_, Option<Vec<u8>>>(9)? else { return Ok(None) };
@@ -97,6 +106,7 @@ pub(super) async fn read(
         Ok(Some(StoredCredential { node_id: name(row)?, digest, group: group.map(Arc::from) }))
     };
     let changes = Changes {
+        time,
         instances: instances.iter().map(instance).collect::<Result<_, _>>()?,
         forgotten: forgotten
             .iter()
@@ -110,7 +120,7 @@ pub(super) async fn read(
         links: links.iter().filter_map(|row| link(row).transpose()).collect::<Result<_, _>>()?,
         states: states.iter().filter_map(|row| state(row).transpose()).collect::<Result<_, _>>()?,
     };
-    Ok((changes, Position(position)))
+    Ok((changes, position))
 }
 
 pub(super) type Parsed<T> = Result<T, tokio_postgres::Error>;

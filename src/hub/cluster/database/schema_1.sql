@@ -51,8 +51,7 @@ CREATE TABLE forgotten_node (
 );
 CREATE INDEX forgotten_node_changed ON forgotten_node (changed);
 
--- A hub reads what other transactions have changed since its last reading. Ids of transactions that run at the time of a reading are read
--- again at the next.
+-- A hub reads what other transactions have changed since its last reading.
 ALTER TABLE node ADD COLUMN changed xid8 NOT NULL DEFAULT pg_current_xact_id();
 CREATE INDEX node_changed ON node (changed);
 

@@ -103,6 +103,12 @@ impl Nodes {
         if state.last_message_at > 0 {
             node.last_message = now.checked_sub(Duration::from_millis(age));
         }
+        let shown = |node: &Node| {
+            let refused = node.refused_duplicate.map(|(_, address)| address);
+            let project = node.info.project.clone();
+            (node.address, node.protocols, node.shared_unauthenticated, refused, project)
+        };
+        let before = shown(node);
         node.address = state.address;
         node.protocols = Protocols { hm: state.hm, core: state.core };
         node.shared_unauthenticated = state.is_unauthenticated;
@@ -120,12 +126,14 @@ impl Nodes {
             // The hub that has received it saves it.
             node.is_status_saved = true;
         }
-        node.touch(&mut self.revision);
+        if shown(node) != before {
+            node.touch(&mut self.revision);
+        }
         self.status_bytes = others + node.status_bytes();
         has_metrics
     }
 
-    /// Takes over what another hub has stored of the node. `is_leader`: this hub runs `fleet.on_change`, and knows what it was run for.
+    /// Takes over what a hub, which may be this one, has stored of the node. `is_leader`: this hub runs `fleet.on_change`, and knows what it was run for.
     pub fn apply_stored_info(
         &mut self,
         now: Instant,
@@ -135,18 +143,24 @@ impl Nodes {
     ) {
         self.insert_known(now, node_id);
         let Some(node) = self.by_id.get_mut(node_id) else { return };
-        let info = Arc::make_mut(&mut node.info);
         let NodeInfo { register, first_seen, updated_at, agent, group, hook_state, .. } = stored;
+        let (known, is_agent_saved) = (&*node.info, node.is_agent_saved);
+        let has_changed = node.revision == 0
+            || known.register != register
+            || is_agent_saved && (&known.agent, &known.group) != (&agent, &group);
+        let info = Arc::make_mut(&mut node.info);
         info.register = register;
         if !is_leader {
             info.hook_state = hook_state;
         }
         (info.first_seen, info.updated_at) = (first_seen, updated_at);
         // What a connection of this hub has sent is newer, and will be stored.
-        if node.is_agent_saved {
+        if is_agent_saved {
             (info.agent, info.group) = (agent, group);
         }
-        node.touch(&mut self.revision);
+        if has_changed {
+            node.touch(&mut self.revision);
+        }
     }
 }
 
