@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Row};
 use crate::hub::cluster::database::changes::{Changes, Parsed, Position};
 use crate::hub::nodes::shared::{InstanceId, Publication, Release, UnsharedState};
 use crate::hub::store::StoreError;
+use crate::hub::store::postgres::conflict::is_conflict;
 use crate::hub::store::postgres::locks;
 use crate::hub::store::postgres::schema::{self, SCHEMA_VERSION};
 use crate::hub::store::postgres::session::PgSession;
@@ -17,6 +18,9 @@ use crate::hub::store::records::NewCommand;
 
 /// For the statements of one step.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long removals of nodes are kept at least for hubs that have not read of them.
+pub const REMOVALS_KEPT: Duration = Duration::from_secs(86_400);
 
 /// This hub in the table of hubs.
 pub struct Identity {
@@ -49,6 +53,17 @@ impl ClusterDatabase {
         self.id
     }
 
+    /// Runs statements, once more if those of another hub were in their way.
+    fn run<R>(
+        &mut self,
+        work: impl AsyncFn(&mut Client) -> Result<R, tokio_postgres::Error>,
+    ) -> Result<R, StoreError> {
+        self.session.run(TIMEOUT, async |client| match work(client).await {
+            Err(error) if is_conflict(&error) => work(client).await,
+            result => result,
+        })
+    }
+
     /// A message for this hub, if one arrives in time. One that this version does not know is none.
     pub fn wait(&mut self, timeout: Duration) -> Result<Option<Message>, StoreError> {
         let notification = self.session.wait_notification(timeout)?;
@@ -58,7 +73,7 @@ impl ClusterDatabase {
     /// Shows the other hubs that this one runs.
     pub fn renew(&mut self) -> Result<(), StoreError> {
         let id = self.id;
-        match self.session.run(TIMEOUT, async |client| {
+        match self.run(async |client| {
             let sql = "UPDATE instance SET renewals = renewals + 1, renewed = now() WHERE id = $1";
             client.execute(sql, &[&id]).await
         })? {
@@ -70,7 +85,7 @@ impl ClusterDatabase {
 
     /// Tries to become the hub that does what only one may do. It stays so until its session ends.
     pub fn lead(&mut self) -> Result<bool, StoreError> {
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let row =
                 client.query_one("SELECT pg_try_advisory_lock($1)", &[&locks::LEADER]).await?;
             row.try_get(0)
@@ -87,7 +102,7 @@ impl ClusterDatabase {
         let names: Vec<&str> = links.iter().map(|link| &*link.node_id).collect();
         let protocols: Vec<i16> = links.iter().map(|link| link.protocol.code()).collect();
         let id = self.id;
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let transaction = client.transaction().await?;
             transaction
                 .execute(
@@ -128,7 +143,7 @@ impl ClusterDatabase {
         let protocols: Vec<i16> = links.iter().map(|link| link.protocol.code()).collect();
         let epochs: Vec<i64> = links.iter().map(|link| link.epoch).collect();
         let id = self.id;
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let sql = "UPDATE link SET instance = NULL, changed = pg_current_xact_id()
                  FROM unnest($1::text[], $2::smallint[], $3::bigint[]) w (name, protocol, epoch)
                  JOIN node n ON n.name = w.name
@@ -144,7 +159,7 @@ impl ClusterDatabase {
         let texts: Vec<String> =
             texts.collect::<Result<_, _>>().map_err(|error| StoreError(error.to_string()))?;
         let id = self.id;
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let sql = "INSERT INTO node_state (node, instance, state)
                  SELECT n.id, $3, w.state FROM unnest($1::text[], $2::text[]) w (name, state)
                    JOIN node n ON n.name = w.name ORDER BY n.id
@@ -156,7 +171,7 @@ impl ClusterDatabase {
     /// What has changed since the position, and the position after it.
     pub fn changes(&mut self, since: &Position) -> Result<(Changes, Position), StoreError> {
         let id = self.id;
-        self.session.run(TIMEOUT, async |client| changes::read(client, id, since).await)
+        self.run(async |client| changes::read(client, id, since).await)
     }
 
     /// Takes the pending commands of nodes whose Core connection this hub has. Each is taken once, unless it is given back, or this attempt is
@@ -166,7 +181,7 @@ impl ClusterDatabase {
         attempt: &str,
     ) -> Result<Vec<(Arc<str>, NewCommand)>, StoreError> {
         let id = self.id;
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let sql = "UPDATE command c SET taken_by = $2 FROM link l JOIN node n ON n.id = l.node
                  WHERE l.node = c.node AND l.protocol = 2 AND l.instance = $1
                    AND c.status = 'pending' AND c.taken_by IS NULL
@@ -181,7 +196,7 @@ impl ClusterDatabase {
 
     /// The commands could not be sent, and wait to be taken again.
     pub fn give_back(&mut self, command_ids: &[String]) -> Result<(), StoreError> {
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let sql = "UPDATE command SET taken_by = NULL WHERE command_id = ANY ($1) AND status = 'pending'";
             client.execute(sql, &[&command_ids]).await.map(drop)
         })
@@ -189,7 +204,7 @@ impl ClusterDatabase {
 
     /// Undoes an attempt of an earlier session of this hub, whose result is unknown. That session has ended: it had the lock of the name.
     pub fn undo_taking(&mut self, attempt: &str) -> Result<(), StoreError> {
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let sql =
                 "UPDATE command SET taken_by = NULL WHERE taken_by = $1 AND status = 'pending'";
             client.execute(sql, &[&attempt]).await.map(drop)
@@ -200,7 +215,7 @@ impl ClusterDatabase {
     pub fn notify(&mut self, to: InstanceId, messages: &[Message]) -> Result<(), StoreError> {
         let (channel, id) = (channel(to), self.id);
         let payloads: Vec<String> = messages.iter().map(|message| message.to_payload(id)).collect();
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let sql = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) payload";
             client.execute(sql, &[&channel, &payloads]).await.map(drop)
         })
@@ -208,21 +223,20 @@ impl ClusterDatabase {
 
     /// Deletes what no hub reads any more.
     pub fn clean_up(&mut self) -> Result<(), StoreError> {
-        self.session.run(TIMEOUT, async |client| {
-            client
-                .batch_execute(
-                    "DELETE FROM forgotten_node WHERE forgotten < now() - interval '1 day' AND is_purged;
-                     DELETE FROM instance WHERE renewed < now() - interval '1 day';
-                     DELETE FROM node_state WHERE instance NOT IN (SELECT id FROM instance);",
-                )
-                .await
-        })
+        let kept = REMOVALS_KEPT.as_secs();
+        let sql = format!(
+            "DELETE FROM forgotten_node WHERE forgotten < now() - interval '{kept} s' AND is_purged;
+             DELETE FROM instance WHERE renewed < now() - interval '1 day';
+             DELETE FROM node_state WHERE instance NOT IN (SELECT id FROM instance)
+               OR NOT EXISTS (SELECT 1 FROM node WHERE id = node_state.node);"
+        );
+        self.run(async |client| client.batch_execute(&sql).await)
     }
 
     /// Ends the connections of this hub for the others, which learn that it has stopped.
     pub fn leave(&mut self) -> Result<(), StoreError> {
         let id = self.id;
-        self.session.run(TIMEOUT, async |client| {
+        self.run(async |client| {
             let transaction = client.transaction().await?;
             end_links(&transaction, id).await?;
             transaction.execute("DELETE FROM node_state WHERE instance = $1", &[&id]).await?;

@@ -1,5 +1,6 @@
 //! The database that several hubs share: PostgreSQL 15 or later.
 
+pub mod conflict;
 mod connection;
 pub mod locks;
 mod maintenance;

@@ -9,11 +9,11 @@ use std::cell::Cell;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Transaction};
 
 use crate::hub::core::node_session::{Content, CoreNodeRequest};
 use crate::hub::store::database::Writer;
+use crate::hub::store::postgres::conflict::is_conflict;
 use crate::hub::store::postgres::connection::{Connection, Statements};
 use crate::hub::store::postgres::maintenance;
 use crate::hub::store::postgres::partitions::{KnownPartitions, Parent};
@@ -178,18 +178,7 @@ async fn try_commit(
 }
 
 fn conflict_or(error: Error) -> Result<Attempt, Error> {
-    let is_conflict = error.code().is_some_and(|code| {
-        [
-            SqlState::T_R_DEADLOCK_DETECTED,
-            SqlState::T_R_SERIALIZATION_FAILURE,
-            SqlState::UNIQUE_VIOLATION,
-            // A partition, or a node, that another hub has just dropped.
-            SqlState::UNDEFINED_TABLE,
-            SqlState::FOREIGN_KEY_VIOLATION,
-        ]
-        .contains(code)
-    });
-    if is_conflict { Ok(Attempt::Conflict(error)) } else { Err(error) }
+    if is_conflict(&error) { Ok(Attempt::Conflict(error)) } else { Err(error) }
 }
 
 impl Batch<'_> {
