@@ -272,7 +272,7 @@ pub fn on_commit(
             (Write::Status { node_id, .. }, Stored::Failed) => guard.set_status_unsaved(node_id),
             // A node that has connected meanwhile stays.
             (Write::DeleteNode(node_id), Stored::Removed { .. } | Stored::Done) => {
-                guard.set_agent_unsaved(node_id)
+                guard.set_agent_unsaved(node_id);
             }
             _ => {}
         }

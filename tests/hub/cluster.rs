@@ -135,6 +135,7 @@ fn nodes_of_a_killed_hub_are_lost_after_its_lease() {
     wait_state(&two, "a", "lost");
     let took = killed.elapsed();
     assert!(took < Duration::from_secs(40), "{took:?}");
+    two.hub().wait_log("no count of hub one in the database for 20 s; its nodes are lost");
     let mut node = two.hub().node();
     assert_eq!(node.online("a"), 0);
     assert_eq!(node.report(1), 0);
@@ -149,6 +150,7 @@ fn nodes_of_a_killed_hub_are_lost_after_its_lease() {
     one.stop();
     wait_state(&two, "b", "lost");
     assert!(stopped.elapsed() < Duration::from_secs(15));
+    two.hub().wait_log("hub one has stopped; its nodes are lost");
 }
 
 #[test]
@@ -270,6 +272,7 @@ fn second_hub_with_a_name_does_not_start() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("another hm-hub with the name one uses this database"), "{text}");
     assert!(text.contains("hub.instance"), "{text}");
+    assert_eq!(text.matches("until the database notices the end of hub one").count(), 1, "{text}");
 }
 
 #[test]

@@ -26,6 +26,7 @@ pub mod monitor;
 pub mod netns;
 pub mod nginx;
 pub mod notify_socket;
+#[cfg(feature = "hub")]
 pub mod postgres;
 pub mod rng;
 pub mod slowdown;

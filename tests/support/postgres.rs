@@ -4,6 +4,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use hm_agent::hub::store::postgres::session::PgSession;
+use hm_agent::hub::store::postgres::url::PostgresUrl;
 
 use super::full_disk::FullDisk;
 use super::{TempDir, reserve_address, wait_until};
@@ -273,6 +277,15 @@ impl Postgres {
         }
     }
 
+    /// Begins a transaction with this statement.
+    pub fn begin(&self, sql: &str) -> OpenTransaction {
+        let url = PostgresUrl::parse(&self.url()).unwrap();
+        let mut transaction = OpenTransaction(PgSession::connect(&url).unwrap());
+        let sql = format!("SET idle_in_transaction_session_timeout = 0; BEGIN; {sql}");
+        transaction.execute(&sql);
+        transaction
+    }
+
     /// A number that a query returns.
     pub fn count(&self, sql: &str) -> i64 {
         self.query(sql)[0].parse().unwrap()
@@ -284,6 +297,20 @@ impl Postgres {
             "SELECT sent FROM hm_report r JOIN node n ON n.id = r.node WHERE n.name = '{node_id}' ORDER BY sent"
         );
         self.query(&sql).iter().map(|row| row.parse().unwrap()).collect()
+    }
+}
+
+/// A transaction that is rolled back when it is dropped.
+pub struct OpenTransaction(PgSession);
+
+impl OpenTransaction {
+    pub fn execute(&mut self, sql: &str) {
+        let limit = Duration::from_secs(30);
+        self.0.run(limit, async |client| client.batch_execute(sql).await).unwrap();
+    }
+
+    pub fn commit(mut self) {
+        self.execute("COMMIT");
     }
 }
 

@@ -24,7 +24,10 @@ struct Lease {
 /// What an observation has shown.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LeaseChanges {
-    pub died: Vec<InstanceId>,
+    /// Have not counted for [`LEASE`].
+    pub silent: Vec<InstanceId>,
+    /// Were alive, and are not in the database any more.
+    pub stopped: Vec<InstanceId>,
     /// Were dead, and count again.
     pub returned: Vec<InstanceId>,
 }
@@ -57,13 +60,13 @@ impl Leases {
             lease.silent_for += gap;
             if lease.is_alive && lease.silent_for >= LEASE {
                 lease.is_alive = false;
-                changes.died.push(*instance);
+                changes.silent.push(*instance);
             }
         }
         self.by_instance.retain(|instance, lease| {
             let is_known = counts.iter().any(|(known, _)| known == instance);
             if !is_known && lease.is_alive {
-                changes.died.push(*instance);
+                changes.stopped.push(*instance);
             }
             is_known
         });
@@ -79,10 +82,6 @@ impl Leases {
 mod tests {
     use super::*;
 
-    fn died(instances: &[InstanceId]) -> LeaseChanges {
-        LeaseChanges { died: instances.to_vec(), ..LeaseChanges::default() }
-    }
-
     #[test]
     fn hub_is_dead_after_its_lease_and_alive_when_it_counts_again() {
         let (start, mut leases) = (Instant::now(), Leases::default());
@@ -91,7 +90,8 @@ mod tests {
             assert_eq!(leases.observe(at(second), &[(1, 7)]), LeaseChanges::default(), "{second}");
             assert!(leases.is_alive(1));
         }
-        assert_eq!(leases.observe(at(20), &[(1, 7)]), died(&[1]));
+        let silent = LeaseChanges { silent: vec![1], ..LeaseChanges::default() };
+        assert_eq!(leases.observe(at(20), &[(1, 7)]), silent);
         assert_eq!(leases.observe(at(21), &[(1, 7)]), LeaseChanges::default());
         assert!(!leases.is_alive(1) && !leases.is_alive(2));
         let returned = LeaseChanges { returned: vec![1], ..LeaseChanges::default() };
@@ -113,7 +113,8 @@ mod tests {
     fn hub_that_has_stopped_is_dead_at_once() {
         let (now, mut leases) = (Instant::now(), Leases::default());
         leases.observe(now, &[(1, 7), (2, 1)]);
-        assert_eq!(leases.observe(now, &[(2, 2)]), died(&[1]));
+        let stopped = LeaseChanges { stopped: vec![1], ..LeaseChanges::default() };
+        assert_eq!(leases.observe(now, &[(2, 2)]), stopped);
         assert_eq!(leases.observe(now, &[(2, 2)]), LeaseChanges::default());
     }
 }

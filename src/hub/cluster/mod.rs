@@ -8,6 +8,7 @@
 //!
 //! Nothing is sent for each report. Which hubs are alive: [`leases`]. Which hub has a connection: [`shared`](super::nodes::shared).
 
+mod apply;
 pub mod database;
 mod leases;
 pub mod peer;
@@ -153,6 +154,7 @@ impl Cluster {
     /// Joins the other hubs. The error keeps the hub from starting.
     pub fn join(&self) -> Result<ClusterDatabase, StoreError> {
         let deadline = Instant::now() + NAME_TIMEOUT;
+        let mut is_first = true;
         loop {
             let session = PgSession::connect(&self.url)?;
             if let Some(database) = ClusterDatabase::join(session, &self.identity, true)? {
@@ -164,7 +166,10 @@ impl Cluster {
                     self.identity.name
                 )));
             }
-            log::info!("waiting for the end of the former connection of {}", self.identity.name);
+            if std::mem::take(&mut is_first) {
+                let name = &self.identity.name;
+                log::info!("cluster: waiting until the database notices the end of hub {name}");
+            }
             std::thread::sleep(RETRY_INTERVAL);
         }
     }

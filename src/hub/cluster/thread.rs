@@ -6,15 +6,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::hub::Hub;
-use crate::hub::cluster::database::changes::{
-    Changes, InstanceRow, Position, StateRow, StoredLink,
-};
-use crate::hub::cluster::database::{ClusterDatabase, Message};
+use crate::hub::cluster::database::changes::{Changes, InstanceRow, Position, StoredLink};
+use crate::hub::cluster::database::{ClusterDatabase, Message, REMOVALS_KEPT};
 use crate::hub::cluster::leases::{Leases, RENEWAL_INTERVAL};
 use crate::hub::cluster::peer::Peer;
-use crate::hub::cluster::{Cluster, send_claim_result};
+use crate::hub::cluster::{Cluster, apply, send_claim_result};
 use crate::hub::core::messages::{self, unix_ms};
-use crate::hub::core::monitor;
 use crate::hub::event_loop::mailbox::LoopMessage;
 use crate::hub::nodes::shared::{InstanceId, LinkOwner, LinkProtocol, LinkRow, RowAction};
 use crate::hub::store::StoreError;
@@ -30,6 +27,8 @@ const WAIT: Duration = Duration::from_millis(100);
 /// Commands are taken this often without a notification, which the database may lose.
 const COMMAND_INTERVAL: Duration = Duration::from_secs(5);
 const CLEAN_UP_INTERVAL: Duration = Duration::from_secs(3600);
+/// After more time without a reading, all nodes are compared with those of the database. An hour less than removals are kept.
+const MAX_AWAY_MS: i64 = (REMOVALS_KEPT.as_secs() as i64 - 3600) * 1000;
 /// Connections, and states, that one statement writes.
 const BATCH: usize = 5000;
 
@@ -49,6 +48,8 @@ pub(super) struct ClusterThread<'a> {
     next_clean_up: Instant,
     /// Removals of nodes that were applied.
     removals: HashSet<i64>,
+    /// Time of the last reading in Unix milliseconds of the database.
+    last_read: Option<i64>,
     is_first_read: bool,
 }
 
@@ -67,6 +68,7 @@ impl<'a> ClusterThread<'a> {
             unsent: Vec::new(),
             next_clean_up: now,
             removals: HashSet::new(),
+            last_read: None,
             is_first_read: true,
         }
     }
@@ -82,16 +84,46 @@ impl<'a> ClusterThread<'a> {
     }
 
     fn try_step(&mut self, hub: &Hub) -> Result<(), StoreError> {
-        if self.database.is_none() {
-            let session = PgSession::connect(&self.cluster.url)?;
-            let joined = ClusterDatabase::join(session, &self.cluster.identity, false)?;
-            let why = || StoreError("another hm-hub has the name of this one".to_owned());
-            self.database = Some(joined.ok_or_else(why)?);
-            self.position = Position::start();
-            self.next_read = Instant::now();
-            self.next_renewal = Instant::now();
-            self.next_commands = Instant::now();
+        self.connect()?;
+        self.receive(hub)?;
+        self.send_messages()?;
+        if self.next_read <= Instant::now() {
+            self.read(hub)?;
+            self.lead()?;
+            self.write(hub)?;
+            self.answer_claims(hub);
+            let is_waiting = !lock(&self.cluster.claims).is_empty();
+            let interval = if is_waiting { PROBE_READ_INTERVAL } else { READ_INTERVAL };
+            self.next_read = Instant::now() + interval;
         }
+        if self.next_commands <= Instant::now() {
+            self.next_commands = Instant::now() + COMMAND_INTERVAL;
+            self.send_commands(hub)?;
+        }
+        if self.next_clean_up <= Instant::now() && self.cluster.is_leader() {
+            self.next_clean_up = Instant::now() + CLEAN_UP_INTERVAL;
+            self.database.as_mut().map_or(Ok(()), ClusterDatabase::clean_up)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a new session if there is none.
+    fn connect(&mut self) -> Result<(), StoreError> {
+        if self.database.is_some() {
+            return Ok(());
+        }
+        let session = PgSession::connect(&self.cluster.url)?;
+        let joined = ClusterDatabase::join(session, &self.cluster.identity, false)?;
+        let why = || StoreError("another hm-hub has the name of this one".to_owned());
+        self.database = Some(joined.ok_or_else(why)?);
+        self.position = Position::start();
+        let now = Instant::now();
+        (self.next_read, self.next_renewal, self.next_commands) = (now, now, now);
+        Ok(())
+    }
+
+    /// Waits for notifications for a short time.
+    fn receive(&mut self, hub: &Hub) -> Result<(), StoreError> {
         let Some(database) = &mut self.database else { return Ok(()) };
         let mut message = database.wait(WAIT)?;
         while let Some(received) = message {
@@ -102,29 +134,18 @@ impl<'a> ClusterThread<'a> {
             }
             message = database.wait(Duration::ZERO)?;
         }
-        let now = Instant::now();
-        if self.next_renewal <= now {
+        Ok(())
+    }
+
+    /// Shows the other hubs that this one runs, and sends what waits for them.
+    fn send_messages(&mut self) -> Result<(), StoreError> {
+        let Some(database) = &mut self.database else { return Ok(()) };
+        if self.next_renewal <= Instant::now() {
             database.renew()?;
-            self.next_renewal = now + RENEWAL_INTERVAL;
+            self.next_renewal = Instant::now() + RENEWAL_INTERVAL;
         }
         for (instance, messages) in self.cluster.take_messages() {
             database.notify(instance, &messages)?;
-        }
-        if self.next_read <= now {
-            self.read(hub)?;
-            self.lead()?;
-            self.write(hub)?;
-            self.answer_claims(hub);
-            let is_waiting = !lock(&self.cluster.claims).is_empty();
-            self.next_read = now + if is_waiting { PROBE_READ_INTERVAL } else { READ_INTERVAL };
-        }
-        if self.next_commands <= now {
-            self.next_commands = now + COMMAND_INTERVAL;
-            self.send_commands(hub)?;
-        }
-        if self.next_clean_up <= now && self.cluster.is_leader() {
-            self.next_clean_up = now + CLEAN_UP_INTERVAL;
-            self.database.as_mut().map_or(Ok(()), ClusterDatabase::clean_up)?;
         }
         Ok(())
     }
@@ -132,37 +153,32 @@ impl<'a> ClusterThread<'a> {
     /// Applies what other hubs have changed.
     fn read(&mut self, hub: &Hub) -> Result<(), StoreError> {
         let Some(database) = &mut self.database else { return Ok(()) };
-        let is_whole = self.position == Position::start();
-        let (changes, position) = database.changes(&self.position)?;
         let this_hub = database.id();
+        let (mut changes, mut position) = database.changes(&self.position)?;
+        // Of removals of meanwhile, some may be deleted.
+        let was_away = self.last_read.is_some_and(|last| changes.time - last >= MAX_AWAY_MS);
+        let is_whole = was_away || self.position == Position::start();
+        if was_away {
+            (changes, position) = database.changes(&Position::start())?;
+        }
+        self.last_read = Some(changes.time);
         self.position = position;
         let has_returned = self.observe(hub, &changes.instances);
         self.apply_nodes(hub, &changes);
+        if was_away {
+            apply::forget_missing(hub, &changes);
+        }
         let actions = self.apply_links(hub, this_hub, &changes.links);
         if is_whole {
-            let key = |link: &StoredLink| (link.node_id.clone(), link.protocol, link.epoch);
-            let own = changes.links.iter().filter(|link| link.instance == Some(this_hub));
-            let named: HashSet<_> = own.map(key).collect();
-            lock(&hub.nodes).confirm_published(|node_id, protocol, epoch| {
-                named.contains(&(node_id.into(), protocol, epoch))
-            });
+            apply::confirm_published(hub, this_hub, &changes.links);
+            self.removals = changes.forgotten.iter().map(|(_, removal)| *removal).collect();
         }
-        apply_states(hub, changes.states);
-        let mut releases = Vec::new();
-        for action in actions {
-            match action {
-                RowAction::Nothing => {}
-                RowAction::End(link) => {
-                    let why = "the node has connected to another hub";
-                    hub.send(link.event_loop, LoopMessage::End { link: link.number, why });
-                }
-                RowAction::Release(release) => releases.push(release),
-            }
-        }
+        apply::states(hub, changes.states);
         if has_returned {
             // Its connections were ignored while it was dead.
             self.position = Position::start();
         }
+        let releases = apply::end_links(hub, actions);
         match (releases.is_empty(), &mut self.database) {
             (false, Some(database)) => database.release(&releases),
             _ => Ok(()),
@@ -187,16 +203,7 @@ impl<'a> ClusterThread<'a> {
         let now = Instant::now();
         let changes = self.leases.observe(now, &counts);
         let mut peers = lock(&self.cluster.peers);
-        let name = |instance: &InstanceId| {
-            let peer = peers.get(instance).map(|peer| peer.row.name.as_str());
-            peer.unwrap_or("unknown").to_owned()
-        };
-        for instance in &changes.returned {
-            log::info!("cluster: hub {} is alive again", name(instance));
-        }
-        for instance in &changes.died {
-            log::warn!("cluster: hub {} has stopped; its nodes are lost", name(instance));
-        }
+        apply::log_changes(&peers, instances, &changes);
         let known = |row: &InstanceRow| peers.get(&row.id).filter(|peer| peer.row.is_same(row));
         let new = instances.iter().map(|row| {
             let peer = known(row).cloned().unwrap_or_else(|| Arc::new(Peer::new(row.clone())));
@@ -204,12 +211,13 @@ impl<'a> ClusterThread<'a> {
         });
         *peers = new.collect();
         drop(peers);
-        for instance in changes.died {
+        for instance in changes.silent.into_iter().chain(changes.stopped) {
             hub.update_nodes(|nodes| nodes.end_instance(now, instance));
         }
         !changes.returned.is_empty()
     }
 
+    /// Applies removals, credentials and descriptions of nodes.
     fn apply_nodes(&mut self, hub: &Hub, changes: &Changes) {
         let now = Instant::now();
         let access = hub.access();
@@ -333,24 +341,5 @@ impl<'a> ClusterThread<'a> {
 
     pub(super) fn leave(&mut self) -> Result<(), StoreError> {
         self.database.as_mut().map_or(Ok(()), ClusterDatabase::leave)
-    }
-}
-
-fn apply_states(hub: &Hub, states: Vec<StateRow>) {
-    let now = Instant::now();
-    let (time, mut metrics) = (SystemTime::now(), Vec::new());
-    hub.update_nodes(|nodes| {
-        for StateRow { node_id, instance, state } in states {
-            if nodes.apply_shared_state(now, unix_ms(time), &node_id, instance, state)
-                && let Some((_, info)) = nodes.info(&node_id)
-                && let Some(new) = &info.metrics
-            {
-                metrics.push(new.to_json(&node_id));
-            }
-        }
-    });
-    if !metrics.is_empty() {
-        let update: Arc<str> = monitor::metrics_update(&metrics, time).into();
-        hub.send_to_all(|| LoopMessage::Broadcast(update.clone()));
     }
 }

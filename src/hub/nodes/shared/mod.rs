@@ -6,6 +6,7 @@
 
 mod state;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -286,6 +287,14 @@ impl Nodes {
             }
             self.check_connected_or_online(now, &node_id);
         }
+    }
+
+    /// The nodes that were stored, and are none of these.
+    pub fn missing_in(&self, stored: &HashSet<&str>) -> Vec<Arc<str>> {
+        let is_missing = |(node_id, node): &(&Arc<str>, &Node)| {
+            node.info.first_seen > 0 && !stored.contains(&***node_id)
+        };
+        self.by_id.iter().filter(is_missing).map(|(node_id, _)| node_id.clone()).collect()
     }
 
     fn check_connected_or_online(&mut self, now: Instant, node_id: &Arc<str>) {

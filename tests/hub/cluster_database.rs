@@ -1,0 +1,177 @@
+//! What hubs read of each other in the database, and when.
+
+use hm_agent::hub::cluster::database::changes::{Changes, Position};
+use hm_agent::hub::cluster::database::{ClusterDatabase, Identity};
+use hm_agent::hub::store::postgres::locks;
+use hm_agent::hub::store::postgres::session::PgSession;
+use hm_agent::hub::store::postgres::url::PostgresUrl;
+
+use crate::support::cluster::Member;
+use crate::support::hub::{http, json_body};
+use crate::support::postgres::Postgres;
+use crate::support::store::{report, start_postgres};
+use crate::support::wait_until;
+
+const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+
+fn join(server: &Postgres) -> ClusterDatabase {
+    let session = PgSession::connect(&PostgresUrl::parse(&server.url()).unwrap()).unwrap();
+    let identity = Identity { name: "test".into(), url: None, secret: "s".into() };
+    ClusterDatabase::join(session, &identity, true).unwrap().unwrap()
+}
+
+fn names(changes: &Changes) -> Vec<&str> {
+    changes.nodes.iter().map(|(node_id, _)| &**node_id).collect()
+}
+
+fn revision(member: &Member) -> String {
+    let fleet = json_body(&http(member.hub().web, "GET", "/api/fleet", "", ""));
+    fleet["revision"].as_str().unwrap().to_owned()
+}
+
+/// Waits until a hub has read the database some times.
+fn wait_for_reads(postgres: &Postgres, member: &Member) {
+    let sql = format!("SELECT renewals FROM instance WHERE name = '{}'", member.name);
+    let before = postgres.count(&sql);
+    wait_until("two counts of the hub", || (postgres.count(&sql) >= before + 2).then_some(()));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn each_change_is_read_once_while_a_transaction_is_open() {
+    let (server, mut store) = start_postgres();
+    let mut database = join(&server);
+    store.commit(vec![report("a", 1, 1)]);
+    let (changes, position) = database.changes(&Position::start()).unwrap();
+    assert_eq!(names(&changes), ["a"]);
+    let open = server.begin("INSERT INTO node (name, first_seen) VALUES ('late', 1)");
+    store.commit(vec![report("b", 1, 1)]);
+    let (changes, position) = database.changes(&position).unwrap();
+    assert_eq!(names(&changes), ["b"]);
+    let (changes, position) = database.changes(&position).unwrap();
+    assert_eq!(names(&changes), [""; 0]);
+    open.commit();
+    let (changes, position) = database.changes(&position).unwrap();
+    assert_eq!(names(&changes), ["late"]);
+    assert_eq!(names(&database.changes(&position).unwrap().0), [""; 0]);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn restored_database_is_read_once() {
+    let (server, mut store) = start_postgres();
+    store.commit(vec![report("a", 1, 1)]);
+    // Ids of transactions of another server, of which this one has had fewer.
+    server.query(
+        "SET session_replication_role = replica;
+         UPDATE node SET changed = '99999999';
+         INSERT INTO link (node, protocol, instance, epoch, changed) SELECT id, 1, NULL, 1, '99999999' FROM node;
+         INSERT INTO node_state (node, instance, state, changed) SELECT id, 99, '{}', '99999999' FROM node;
+         INSERT INTO forgotten_node (node, name, changed) VALUES (99, 'b', '99999999')",
+    );
+    let mut database = join(&server);
+    let (changes, position) = database.changes(&Position::start()).unwrap();
+    assert_eq!((names(&changes), changes.links.len()), (vec!["a"], 1));
+    let (changes, _) = database.changes(&position).unwrap();
+    assert_eq!((names(&changes), changes.links.len()), (vec![], 0));
+    assert_eq!((changes.states.len(), changes.forgotten.len()), (0, 0));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn pages_get_no_changes_of_nodes_that_are_the_same() {
+    let postgres = Postgres::start();
+    let [one, two] = ["one", "two"].map(|name| Member::start(name, &postgres.url(), &[]));
+    let _open = postgres.begin("SELECT pg_current_xact_id()");
+    let (mut a, mut b) = (one.hub().node(), two.hub().node());
+    assert_eq!((a.online("a"), b.online("b")), (0, 0));
+    for (member, other) in [(&one, "b"), (&two, "a")] {
+        wait_until("the node", || (member.state_of(other) == "online").then_some(()));
+        wait_until("the end of changes", || {
+            let before = revision(member);
+            wait_for_reads(&postgres, member);
+            (revision(member) == before).then_some(())
+        });
+    }
+    // All is read again, and nothing has changed.
+    let before = revision(&one);
+    let end_sessions = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hm-hub' AND state = 'idle'";
+    wait_until("the end of its session", || {
+        postgres.query(end_sessions);
+        let log = one.hub().log();
+        log.iter().any(|line| line.contains("the database is not reached")).then_some(())
+    });
+    one.hub().wait_log("cluster: recovered");
+    wait_for_reads(&postgres, &one);
+    assert_eq!(revision(&one), before);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn conflict_with_another_transaction_does_not_end_the_session() {
+    let postgres = Postgres::start();
+    let [one, two] = ["one", "two"].map(|name| Member::start(name, &postgres.url(), &[]));
+    postgres.query(
+        "CREATE SEQUENCE attempts;
+         CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           IF nextval('attempts') = 1 THEN RAISE 'conflict' USING ERRCODE = 'deadlock_detected'; END IF;
+           RETURN NEW;
+         END $$;
+         CREATE TRIGGER conflict BEFORE INSERT ON link FOR EACH ROW EXECUTE FUNCTION conflict()",
+    );
+    let mut node = one.hub().node();
+    assert_eq!(node.online("a"), 0);
+    wait_until("the node", || (two.state_of("a") == "online").then_some(()));
+    assert!(postgres.count("SELECT last_value FROM attempts") > 1);
+    let log = one.hub().log().join("\n");
+    assert!(!log.contains("the database is not reached"), "{log}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn states_of_nodes_that_do_not_exist_are_deleted() {
+    let postgres = Postgres::start();
+    let mut one = Member::start("one", &postgres.url(), &[]);
+    one.stop();
+    // As from a hub that has passed it on while the node was removed.
+    postgres.query(
+        "INSERT INTO instance (name, version, schema_version, secret, renewals) VALUES ('other', '0', 1, '', 0);
+         INSERT INTO node_state (node, instance, state) SELECT 99, id, '{}' FROM instance",
+    );
+    one.run();
+    let sql = "SELECT count(*) FROM node_state WHERE node = 99";
+    wait_until("the deletion", || (postgres.count(sql) == 0).then_some(()));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn hub_reads_before_it_leads() {
+    let postgres = Postgres::start();
+    let mut one = Member::start("one", &postgres.url(), &[]);
+    one.hub().wait_log("cluster: this hub leads");
+    let two = Member::start("two", &postgres.url(), &[]);
+    two.hub().wait_log("cluster: hub one shares the database");
+    // Stopped between two steps: the last statement of one is the attempt to lead.
+    let try_lead = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_try_advisory_lock($1)' AND state = 'idle'";
+    wait_until("a stop between two steps", || {
+        two.hub().signal("-STOP");
+        let is_between = postgres.count(try_lead) == 1;
+        if !is_between {
+            two.hub().signal("-CONT");
+        }
+        is_between.then_some(())
+    });
+    one.kill();
+    let leader = format!(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = {}",
+        locks::LEADER
+    );
+    wait_until("the end of its lock", || (postgres.count(&leader) == 0).then_some(()));
+    let open = postgres.begin("LOCK TABLE link");
+    two.hub().signal("-CONT");
+    wait_until("the reading", || (postgres.count(WAITING) > 0).then_some(()));
+    let metrics = http(two.hub().web, "GET", "/metrics", "", "");
+    assert!(metrics.contains("\nhm_hub_leader 0\n"), "{metrics}");
+    open.commit();
+    two.hub().wait_log("cluster: this hub leads");
+}
