@@ -194,6 +194,25 @@ fn records_without_a_partition_are_moved_when_it_is_created() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
+fn reports_do_not_wait_for_locks_of_their_partition() {
+    let (server, mut store) = start_postgres();
+    let open = server.begin("LOCK TABLE hm_report IN SHARE UPDATE EXCLUSIVE MODE");
+    let started = Instant::now();
+    let times: Vec<i64> = (0..20).map(|day| now() - day * DAY_MS).collect();
+    for time in &times {
+        store.commit(vec![report("a", *time, 1)]);
+    }
+    // The lock timeout of a session is 5 s.
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
+    assert_eq!(store.times("a"), times);
+    open.commit();
+    let mut other = open_postgres(&server.url()).unwrap();
+    other.commit(vec![report("a", times[0] + 1, 1)]);
+    assert_eq!(server.count("SELECT count(*) FROM hm_report_other"), 19);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL"]
 fn unused_workloads_are_deleted() {
     let (server, mut store) = start_postgres();
     let workloads = "SELECT count(*) FROM hm_workload";
