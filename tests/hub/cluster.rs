@@ -2,16 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::support::cluster::Member;
-use crate::support::hub::{CoreLink, http};
+use crate::support::hub::http;
 use crate::support::postgres::Postgres;
-use crate::support::tcp_proxy::{ProxyMode, TcpProxy};
-use crate::support::wall_clock::WallClock;
 use crate::support::{TempDir, sleep_for, wait_until};
 
-fn pair(postgres: &Postgres, settings: &[&str]) -> [Member; 2] {
+pub fn pair(postgres: &Postgres, settings: &[&str]) -> [Member; 2] {
     pair_with_scheme("http", postgres, settings)
 }
 
@@ -21,17 +19,10 @@ pub fn pair_with_scheme(scheme: &str, postgres: &Postgres, settings: &[&str]) ->
     ["one", "two"].map(|name| Member::start_with_scheme(scheme, name, &url, settings))
 }
 
-fn wait_state(member: &Member, node_id: &str, state: &str) {
+pub fn wait_state(member: &Member, node_id: &str, state: &str) {
     wait_until(&format!("{node_id} to be {state}"), || {
         (member.state_of(node_id) == state).then_some(())
     });
-}
-
-fn register(member: &Member, node_id: &str) -> CoreLink {
-    let mut link =
-        member.hub().core("/api/v1/ws", &format!("token=default-token&node_id={node_id}"));
-    assert_eq!(link.register(node_id)["success"], true);
-    link
 }
 
 #[test]
@@ -85,39 +76,6 @@ fn living_connection_keeps_its_node_and_a_silent_one_loses_it() {
     assert!(started.elapsed() < Duration::from_secs(10));
     wait_state(&one, "a", "online");
     assert_eq!(second.report(1), 0);
-}
-
-#[test]
-#[ignore = "needs PostgreSQL"]
-fn command_reaches_its_node_from_either_hub_and_has_one_result() {
-    let postgres = Postgres::start();
-    let [one, two] = pair(&postgres, &["commands.enabled=true"]);
-    let mut link = register(&one, "a");
-    wait_state(&two, "a", "online");
-    for member in [&one, &two] {
-        let started = Instant::now();
-        let id = submit(member, 30);
-        let command = link.until("execute_command");
-        let took = started.elapsed();
-        assert_eq!(command["command_id"], *id);
-        assert!(took < Duration::from_secs(5), "{took:?}");
-        for stdout in ["first", "second"] {
-            let result = json!({"command_id": id, "exit_code": 0, "stdout": stdout});
-            link.send("command_result", "r", &result);
-            link.until("command_received");
-        }
-        for member in [&one, &two] {
-            let found = member.hub().rest("GET", &format!("commands/{id}"), "");
-            assert_eq!(found["data"]["command"]["status"], "success");
-            assert_eq!(found["data"]["result"]["stdout"], "first");
-        }
-    }
-    // A command whose connection has ended is sent again on the next one, at whichever hub.
-    let id = submit(&two, 30);
-    assert_eq!(link.until("execute_command")["command_id"], *id);
-    drop(link);
-    let mut link = register(&two, "a");
-    assert_eq!(link.until("execute_command")["command_id"], *id);
 }
 
 #[test]
@@ -311,55 +269,6 @@ fn hub_that_was_removed_from_the_database_joins_again() {
     wait_state(&two, "a", "lost");
     wait_state(&two, "a", "online");
     assert_eq!(node.report(1), 0);
-}
-
-fn submit(member: &Member, timeout: u32) -> String {
-    let body = json!({"command_text": "true", "timeout": timeout}).to_string();
-    let answer = member.hub().rest("POST", "nodes/a/commands", &body);
-    answer["data"]["command_id"].as_str().unwrap().to_owned()
-}
-
-#[test]
-#[ignore = "needs PostgreSQL"]
-fn command_is_sent_when_the_answer_of_the_database_was_lost() {
-    let postgres = Postgres::start();
-    let proxy = TcpProxy::to(postgres.address, None);
-    let settings = ["commands.enabled=true"];
-    let one = Member::start("one", &postgres.url_at(proxy.address), &settings);
-    let two = Member::start("two", &postgres.url(), &settings);
-    let mut link = register(&one, "a");
-    wait_state(&two, "a", "online");
-    postgres.query(
-        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(2); RETURN NEW; END';
-         CREATE TRIGGER wait BEFORE UPDATE ON command FOR EACH ROW
-           WHEN (OLD.taken_by IS NULL AND NEW.taken_by IS NOT NULL) EXECUTE FUNCTION wait()",
-    );
-    let id = submit(&two, 300);
-    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
-    wait_until("a hub to take it", || (postgres.count(sleeping) == 1).then_some(()));
-    proxy.set_mode(ProxyMode::Cut);
-    let taken = "SELECT count(*) FROM command WHERE taken_by IS NOT NULL";
-    wait_until("its commit", || (postgres.count(taken) == 1).then_some(()));
-    postgres.query("DROP TRIGGER wait ON command");
-    proxy.set_mode(ProxyMode::Forward);
-    assert_eq!(link.until("execute_command")["command_id"], *id);
-}
-
-#[test]
-#[ignore = "needs root and PostgreSQL"]
-fn command_does_not_time_out_by_the_wrong_clock_of_a_hub() {
-    let postgres = Postgres::start();
-    let [one, two] = pair(&postgres, &["commands.enabled=true"]);
-    let _link = register(&one, "a");
-    let Some(clock) = WallClock::of(two.hub().pid()) else { return };
-    wait_state(&two, "a", "online");
-    for (member, error) in [(&one, 3600), (&two, -3600)] {
-        clock.wrong_by(error);
-        let id = submit(member, 60);
-        sleep_for(Duration::from_secs(3));
-        let found = one.hub().rest("GET", &format!("commands/{id}"), "");
-        assert_eq!(found["data"]["command"]["status"], "pending", "{error}: {found}");
-    }
 }
 
 #[test]

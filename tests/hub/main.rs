@@ -6,6 +6,7 @@ mod support;
 
 mod change_hook;
 mod cluster;
+mod cluster_commands;
 mod cluster_database;
 mod cluster_failover;
 mod cluster_faults;

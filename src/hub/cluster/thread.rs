@@ -326,8 +326,8 @@ impl<'a> ClusterThread<'a> {
             let link = lock(&hub.nodes).command_link(&node_id);
             match link {
                 Some(link) => {
-                    let text = messages::execute_command(&command, SystemTime::now());
-                    hub.send(link.event_loop, LoopMessage::Send { link: link.number, text });
+                    let message = LoopMessage::SendCommand { link: link.number, command };
+                    hub.send(link.event_loop, message);
                 }
                 None => self.unsent.push(command.command_id),
             }

@@ -1,7 +1,5 @@
 //! What operators change through the REST API. Each attempt is in the audit log.
 
-use std::time::SystemTime;
-
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -59,8 +57,8 @@ pub(super) fn command(
     // A node that is not connected gets it when it registers. Of several hubs, the database wakes the one that has its connection.
     let link = lock(&hub.nodes).command_link(id).filter(|_| hub.cluster.is_none());
     if let Some(link) = link {
-        let text = messages::execute_command(&command, SystemTime::now());
-        hub.send(link.event_loop, LoopMessage::Send { link: link.number, text });
+        let command = command.clone();
+        hub.send(link.event_loop, LoopMessage::SendCommand { link: link.number, command });
     }
     let data = json!({"command_id": command_id, "status": "pending", "message": "命令已提交执行"});
     Ok((data, "命令已提交执行"))

@@ -10,6 +10,7 @@ use crate::hub::core::node_session::{Content, CoreNodeAction, CoreNodeRequest};
 use crate::hub::core::{answers, messages, monitor};
 use crate::hub::event_loop::EventLoop;
 use crate::hub::event_loop::link::{Ended, Link, Protocol};
+use crate::hub::store::records::NewCommand;
 use crate::hub::store::{Completed, QueuedWrite, Stored, Write, WriteOrigin};
 use crate::hub_extension::messages::HubInfo;
 
@@ -51,6 +52,9 @@ impl EventLoop {
                         return Err(Ended("too many nodes".to_owned()));
                     }
                     link.on_queued();
+                    if let Content::Register(_) = request.content {
+                        link.sent_commands.on_registration();
+                    }
                     let write = Write::Core(request);
                     hub.store.add(QueuedWrite { write, origin: WriteOrigin::Link(id) });
                     Ok(())
@@ -77,6 +81,9 @@ impl EventLoop {
         let (now, time) = (Instant::now(), SystemTime::now());
         self.with_link(hub, number, |link| {
             link.on_stored();
+            if let Content::Register(_) = request.content {
+                link.sent_commands.on_registration_result();
+            }
             let is_registered = matches!(request.content, Content::Register(_))
                 && completed.stored != Stored::Failed;
             let info = match is_registered {
@@ -96,12 +103,23 @@ impl EventLoop {
                 // A client that does not prove which node it is must not get the node's commands.
                 let is_authenticated = link.admitted.is_authenticated();
                 for command in completed.commands.iter().filter(|_| is_authenticated) {
-                    link.send(&messages::execute_command(command, time), now)?;
+                    if link.sent_commands.add_pending(&command.command_id) {
+                        link.send(&messages::execute_command(command, time), now)?;
+                    }
                 }
             }
             Ok(())
         });
         self.ready.push(number);
+    }
+
+    /// Sends a new command to a node.
+    pub(super) fn send_command(&mut self, hub: &Hub, number: u64, command: &NewCommand) {
+        let (now, time) = (Instant::now(), SystemTime::now());
+        self.with_link(hub, number, |link| match link.sent_commands.add_new(&command.command_id) {
+            true => link.send(&messages::execute_command(command, time), now),
+            false => Ok(()),
+        });
     }
 
     pub(super) fn broadcast(&mut self, hub: &Hub, text: &str) {

@@ -18,6 +18,7 @@ use crate::hub::core::node_session::NodeSession;
 use crate::hub::credentials::Digest;
 use crate::hub::event_loop::budgeted_socket::BudgetedSocket;
 use crate::hub::event_loop::mailbox::{AcceptedSocket, NewLink};
+use crate::hub::event_loop::sent_commands::SentCommands;
 use crate::hub::hm::session::{HmNodeSession, Now};
 use crate::hub::nodes::LinkId;
 use crate::hub_extension::messages::is_extension;
@@ -60,6 +61,7 @@ pub struct Link {
     /// The credential that was offered on this connection.
     pub offered: Option<Digest>,
     socket: WebSocket<MaybeTlsStream<BudgetedSocket>>,
+    pub(super) sent_commands: SentCommands,
     /// Messages that were read and wait for the store.
     unstored: usize,
     /// Requests that the node has not answered.
@@ -125,6 +127,7 @@ impl Link {
             is_accepted: false,
             offered: None,
             socket: open(socket, buffered, is_core_node, max_output)?,
+            sent_commands: SentCommands::default(),
             unstored: 0,
             unanswered: 0,
             max_message_bytes: MAX_MESSAGE_BYTES,

@@ -14,6 +14,7 @@ use crate::hub::admission::Admitted;
 use crate::hub::core::node_session::NodeSession;
 use crate::hub::nodes::LinkId;
 use crate::hub::store::Completed;
+use crate::hub::store::records::NewCommand;
 use crate::util::sync::lock;
 
 /// A message to an event loop. `link` is the number of one of its links, which may have ended.
@@ -22,8 +23,8 @@ pub enum LoopMessage {
     Accepted(AcceptedSocket),
     /// Results of writes for links of this loop.
     Committed(Vec<(u64, Completed)>),
-    /// Send a text to a link.
-    Send { link: u64, text: String },
+    /// Send a new command to the Core connection of its node.
+    SendCommand { link: u64, command: NewCommand },
     /// Send a message of the extension to a link.
     SendBinary { link: u64, bytes: Vec<u8> },
     /// Send a text to all monitor clients. One that does not read gets the current state later instead.

@@ -8,6 +8,7 @@ mod hm_links;
 mod identity;
 pub mod link;
 pub mod mailbox;
+mod sent_commands;
 
 use std::collections::HashMap;
 use std::io;
@@ -146,9 +147,7 @@ impl EventLoop {
                     self.on_committed(hub, number, &completed);
                 }
             }
-            LoopMessage::Send { link, text } => {
-                self.with_link(hub, link, |link| link.send(&text, now));
-            }
+            LoopMessage::SendCommand { link, command } => self.send_command(hub, link, &command),
             LoopMessage::SendBinary { link, bytes } => {
                 // The request of a connection that has ended has no answer.
                 if !self.links.contains_key(&link) {
