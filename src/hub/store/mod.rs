@@ -88,6 +88,20 @@ pub enum Write {
 }
 
 impl Write {
+    /// The node of which something is stored; `None`: one is deleted.
+    pub fn node_id(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Report { report, .. } => Some(&report.node_id),
+            Self::Core(request) => Some(&request.node_id),
+            Self::Command { node_id, .. }
+            | Self::Agent { node_id, .. }
+            | Self::Status { node_id, .. }
+            | Self::Credential { node_id, .. }
+            | Self::HookState { node_id, .. } => Some(node_id),
+            Self::DeleteNode(_) => None,
+        }
+    }
+
     /// Approximate size in memory.
     fn size(&self) -> usize {
         const FIXED: usize = 256;

@@ -1,7 +1,9 @@
 //! Arguments and results of queries.
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::hub::core::messages::rest_time;
 
 /// Length of a slot of means.
 pub const SLOT_MS: i64 = 300_000;
@@ -79,6 +81,56 @@ pub struct NewCommand {
 pub struct StoredCommand {
     pub command: Value,
     pub result: Option<Value>,
+}
+
+/// The row of a command. Times are Unix milliseconds.
+pub struct CommandRow {
+    pub id: i64,
+    pub command_id: String,
+    pub text: String,
+    pub node_id: String,
+    pub status: String,
+    pub created_at: i64,
+    pub started_at: Option<i64>,
+    pub completed_at: Option<i64>,
+    pub result: Option<ResultRow>,
+}
+
+pub struct ResultRow {
+    pub stdout: String,
+    pub stderr: String,
+    pub exit_code: Option<i64>,
+    pub execution_time_ms: Option<i64>,
+    pub created_at: i64,
+}
+
+impl From<CommandRow> for StoredCommand {
+    /// As objects of the REST API.
+    fn from(row: CommandRow) -> Self {
+        let CommandRow { id, command_id, result, .. } = row;
+        let result = result.map(|result| {
+            json!({
+                "id": id,
+                "command_id": command_id,
+                "stdout": result.stdout,
+                "stderr": result.stderr,
+                "exit_code": result.exit_code,
+                "execution_time_ms": result.execution_time_ms,
+                "created_at": rest_time(result.created_at),
+            })
+        });
+        let command = json!({
+            "id": id,
+            "command_id": command_id,
+            "command_text": row.text,
+            "target_node_id": row.node_id,
+            "status": row.status,
+            "created_at": rest_time(row.created_at),
+            "started_at": row.started_at.map(rest_time),
+            "completed_at": row.completed_at.map(rest_time),
+        });
+        Self { command, result }
+    }
 }
 
 /// Which commands a query returns.

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use serde_json::json;
 use tokio_postgres::{Client, Error, IsolationLevel, Row, Transaction};
 
-use crate::hub::core::messages::{ReceivedMetrics, rest_time};
+use crate::hub::core::messages::ReceivedMetrics;
 use crate::hub::credentials::StoredCredential;
 use crate::hub::nodes::info::{NodeInfo, ReceivedStatus, StoredMetrics};
 use crate::hub::store::StoreError;
@@ -18,8 +17,8 @@ use crate::hub::store::postgres::session::{PgSession, SESSION_STACK_BYTES};
 use crate::hub::store::postgres::url::PostgresUrl;
 use crate::hub::store::postgres::values::text;
 use crate::hub::store::records::{
-    CommandFilter, Mean, MetricCounts, MetricSummary, ModelName, Page, SLOT_MS, Selection,
-    StoredCommand, StoredReport,
+    CommandFilter, CommandRow, Mean, MetricCounts, MetricSummary, ModelName, Page, ResultRow,
+    SLOT_MS, Selection, StoredCommand, StoredReport,
 };
 use crate::util::error::reason;
 use crate::util::thread;
@@ -347,29 +346,26 @@ fn stored_metrics(row: &Row) -> Result<StoredMetrics, Error> {
 }
 
 fn stored_command(row: &Row) -> Result<StoredCommand, Error> {
-    let time = |at: usize| row.try_get::<_, Option<i64>>(at).map(|time| time.map(rest_time));
-    let (id, command_id): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
-    let command = json!({
-        "id": id,
-        "command_id": command_id,
-        "command_text": row.try_get::<_, String>(2)?,
-        "target_node_id": row.try_get::<_, String>(3)?,
-        "status": row.try_get::<_, String>(4)?,
-        "created_at": time(5)?,
-        "started_at": time(6)?,
-        "completed_at": time(7)?,
-    });
     let result = match row.try_get::<_, Option<String>>(8)? {
-        Some(stdout) => Some(json!({
-            "id": id,
-            "command_id": command_id,
-            "stdout": stdout,
-            "stderr": row.try_get::<_, String>(9)?,
-            "exit_code": row.try_get::<_, Option<i64>>(10)?,
-            "execution_time_ms": row.try_get::<_, Option<i64>>(11)?,
-            "created_at": time(12)?,
-        })),
+        Some(stdout) => Some(ResultRow {
+            stdout,
+            stderr: row.try_get(9)?,
+            exit_code: row.try_get(10)?,
+            execution_time_ms: row.try_get(11)?,
+            created_at: row.try_get(12)?,
+        }),
         None => None,
     };
-    Ok(StoredCommand { command, result })
+    let row = CommandRow {
+        id: row.try_get(0)?,
+        command_id: row.try_get(1)?,
+        text: row.try_get(2)?,
+        node_id: row.try_get(3)?,
+        status: row.try_get(4)?,
+        created_at: row.try_get(5)?,
+        started_at: row.try_get(6)?,
+        completed_at: row.try_get(7)?,
+        result,
+    };
+    Ok(row.into())
 }

@@ -4,10 +4,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio_postgres::Error;
+use tokio_postgres::types::ToSql;
 
+use crate::hub::core::messages::Register;
 use crate::hub::core::node_session::Content;
 use crate::hub::credentials::Digest;
 use crate::hub::nodes::Presence;
+use crate::hub::nodes::info::ReceivedStatus;
 use crate::hub::store::postgres::values::{optional_text, text};
 use crate::hub::store::postgres::writer::Batch;
 use crate::hub::store::{Completed, Stored, Write};
@@ -28,19 +31,11 @@ impl NodeRows {
         let mut names: BTreeSet<&Arc<str>> = BTreeSet::new();
         let mut created: BTreeSet<&Arc<str>> = BTreeSet::new();
         for completed in writes {
-            let (name, is_created) = match &completed.pending.write {
-                Write::Report { report, .. } => (&report.node_id, true),
-                Write::Core(request) => (&request.node_id, true),
-                Write::Command { node_id, .. }
-                | Write::Agent { node_id, .. }
-                | Write::Credential { node_id, .. }
-                | Write::HookState { node_id, .. } => (node_id, true),
-                // A node that was forgotten meanwhile stays so.
-                Write::Status { node_id, .. } => (node_id, false),
-                Write::DeleteNode(_) => continue,
-            };
+            let write = &completed.pending.write;
+            let Some(name) = write.node_id() else { continue };
             names.insert(name);
-            if is_created {
+            // A node that was forgotten meanwhile stays so.
+            if !matches!(write, Write::Status { .. }) {
                 created.insert(name);
             }
         }
@@ -106,43 +101,57 @@ impl<T> LastOf<T> {
     }
 }
 
-pub(super) async fn update(
-    batch: &mut Batch<'_>,
-    nodes: &NodeRows,
-    writes: &mut [Completed],
-) -> Result<(), Error> {
-    let mut registered = HashSet::new();
-    let (mut registers, mut agents) = (LastOf::default(), LastOf::default());
-    let (mut statuses, mut states) = (LastOf::default(), LastOf::default());
-    let mut credentials = LastOf::default();
-    let mut results = Vec::new();
-    for (at, completed) in writes.iter().enumerate() {
-        match &completed.pending.write {
+/// What the writes of a batch tell of nodes.
+#[derive(Default)]
+struct Changes<'a> {
+    registrations: LastOf<&'a Register>,
+    /// JSON, and the group.
+    agents: LastOf<(String, Option<&'a str>)>,
+    statuses: LastOf<&'a ReceivedStatus>,
+    /// Whether `fleet.on_change` was run for the node being online.
+    hook_states: LastOf<bool>,
+    credentials: LastOf<(&'a Digest, Option<&'a str>)>,
+    /// Indexes of the writes that register a node for the first time.
+    first_registrations: Vec<usize>,
+}
+
+impl<'a> Changes<'a> {
+    fn new(nodes: &NodeRows, writes: &'a [Completed]) -> Self {
+        let (mut changes, mut registered) = (Self::default(), HashSet::new());
+        for (at, completed) in writes.iter().enumerate() {
+            if let Write::Core(request) = &completed.pending.write
+                && let Content::Register(_) = &request.content
+                && !nodes.has_registered(&request.node_id)
+                && registered.insert(&request.node_id)
+            {
+                changes.first_registrations.push(at);
+            }
+            changes.add(nodes, &completed.pending.write);
+        }
+        changes
+    }
+
+    fn add(&mut self, nodes: &NodeRows, write: &'a Write) {
+        let Some(node) = write.node_id().and_then(|node_id| nodes.id(node_id)) else { return };
+        match write {
             Write::Core(request) => {
-                let Content::Register(register) = &request.content else { continue };
-                let Some(node) = nodes.id(&request.node_id) else { continue };
-                if !nodes.has_registered(&request.node_id) && registered.insert(node) {
-                    results.push((at, Stored::Registered));
+                if let Content::Register(register) = &request.content {
+                    self.registrations.0.insert(node, register);
                 }
-                registers.0.insert(node, register);
             }
-            Write::Agent { node_id, agent, group } => {
-                let Some(node) = nodes.id(node_id) else { continue };
+            Write::Agent { agent, group, .. } => {
                 let agent = serde_json::to_string(&**agent).unwrap_or_default();
-                agents.0.insert(node, (agent, group.as_deref()));
+                self.agents.0.insert(node, (agent, group.as_deref()));
             }
-            Write::Status { node_id, status } => {
-                let Some(node) = nodes.id(node_id) else { continue };
-                statuses.0.insert(node, status.clone());
+            Write::Status { status, .. } => {
+                self.statuses.0.insert(node, &**status);
             }
-            Write::HookState { node_id, state } => {
-                let Some(node) = nodes.id(node_id) else { continue };
-                states.0.insert(node, *state == Presence::Online);
+            Write::HookState { state, .. } => {
+                self.hook_states.0.insert(node, *state == Presence::Online);
             }
-            Write::Credential { node_id, digest, group } => {
-                let Some(node) = nodes.id(node_id) else { continue };
-                credentials.0.entry(node).or_insert((digest, group.as_deref()));
-                if let Some((_, known)) = agents.0.get_mut(&node) {
+            Write::Credential { digest, group, .. } => {
+                self.credentials.0.entry(node).or_insert((digest, group.as_deref()));
+                if let Some((_, known)) = self.agents.0.get_mut(&node) {
                     // Descriptions are written last, with the group that is known last.
                     *known = group.as_deref();
                 }
@@ -150,8 +159,19 @@ pub(super) async fn update(
             Write::Report { .. } | Write::Command { .. } | Write::DeleteNode(_) => {}
         }
     }
-    if !credentials.0.is_empty() {
-        let refused = set_credentials(batch, credentials).await?;
+}
+
+/// Writes what nodes have sent of themselves. Sets the results.
+pub(super) async fn update(
+    batch: &mut Batch<'_>,
+    nodes: &NodeRows,
+    writes: &mut [Completed],
+) -> Result<(), Error> {
+    let changes = Changes::new(nodes, writes);
+    let mut results: Vec<(usize, Stored)> =
+        changes.first_registrations.iter().map(|at| (*at, Stored::Registered)).collect();
+    if !changes.credentials.0.is_empty() {
+        let refused = set_credentials(batch, changes.credentials).await?;
         for (at, completed) in writes.iter().enumerate() {
             if let Write::Credential { node_id, digest, .. } = &completed.pending.write
                 && nodes.id(node_id).is_some_and(|node| refused(node, digest))
@@ -160,48 +180,76 @@ pub(super) async fn update(
             }
         }
     }
-    if !registers.0.is_empty() {
-        let (ids, registers) = registers.sorted();
-        let hostnames: Vec<_> = registers.iter().map(|it| text(&it.hostname)).collect();
-        let addresses: Vec<_> = registers.iter().map(|it| text(&it.ip_address)).collect();
-        let systems: Vec<_> =
-            registers.iter().map(|it| optional_text(it.os_info.as_deref())).collect();
-        let sql = "UPDATE node SET hostname = w.hostname, ip_address = w.ip_address, os_info = w.os_info, updated_at = $5 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) w (id, hostname, ip_address, os_info) WHERE node.id = w.id";
-        let update = batch.statements.get(&batch.transaction, sql).await?;
-        batch
-            .transaction
-            .execute(&update, &[&ids, &hostnames, &addresses, &systems, &batch.now])
-            .await?;
-    }
-    if !agents.0.is_empty() {
-        let (ids, agents) = agents.sorted();
-        let (texts, groups): (Vec<_>, Vec<_>) =
-            agents.iter().map(|(agent, group)| (text(agent), optional_text(*group))).unzip();
-        let sql = "UPDATE node SET agent = w.agent, node_group = w.node_group FROM unnest($1::bigint[], $2::text[], $3::text[]) w (id, agent, node_group) WHERE node.id = w.id";
-        let update = batch.statements.get(&batch.transaction, sql).await?;
-        batch.transaction.execute(&update, &[&ids, &texts, &groups]).await?;
-    }
-    if !statuses.0.is_empty() {
-        let (ids, statuses) = statuses.sorted();
-        let times: Vec<i64> = statuses.iter().map(|it| it.at).collect();
-        let texts = statuses.iter().map(|it| serde_json::to_string(&it.status).unwrap_or_default());
-        let texts: Vec<String> = texts.map(|it| text(&it).into_owned()).collect();
-        let snapshots: Vec<&[u8]> = statuses.iter().map(|it| &it.snapshot[..]).collect();
-        let is_gzip: Vec<bool> = statuses.iter().map(|it| it.is_gzip).collect();
-        let sql = "INSERT INTO node_status (node, at, status, snapshot, is_gzip) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::boolean[]) ON CONFLICT (node) DO UPDATE SET at = excluded.at, status = excluded.status, snapshot = excluded.snapshot, is_gzip = excluded.is_gzip WHERE node_status.at <= excluded.at";
-        let insert = batch.statements.get(&batch.transaction, sql).await?;
-        batch.transaction.execute(&insert, &[&ids, &times, &texts, &snapshots, &is_gzip]).await?;
-    }
-    if !states.0.is_empty() {
-        let (ids, states) = states.sorted();
-        let sql = "UPDATE node SET hook_online = w.state FROM unnest($1::bigint[], $2::boolean[]) w (id, state) WHERE node.id = w.id";
-        let update = batch.statements.get(&batch.transaction, sql).await?;
-        batch.transaction.execute(&update, &[&ids, &states]).await?;
-    }
+    set_registrations(batch, changes.registrations).await?;
+    set_agents(batch, changes.agents).await?;
+    set_statuses(batch, changes.statuses).await?;
+    set_hook_states(batch, changes.hook_states).await?;
     for (at, stored) in results {
         writes[at].stored = stored;
     }
     Ok(())
+}
+
+async fn set_registrations(
+    batch: &mut Batch<'_>,
+    registrations: LastOf<&Register>,
+) -> Result<(), Error> {
+    if registrations.0.is_empty() {
+        return Ok(());
+    }
+    let (ids, registrations) = registrations.sorted();
+    let hostnames: Vec<_> = registrations.iter().map(|it| text(&it.hostname)).collect();
+    let addresses: Vec<_> = registrations.iter().map(|it| text(&it.ip_address)).collect();
+    let systems: Vec<_> =
+        registrations.iter().map(|it| optional_text(it.os_info.as_deref())).collect();
+    let sql = "UPDATE node SET hostname = w.hostname, ip_address = w.ip_address, os_info = w.os_info, updated_at = $5 FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[]) w (id, hostname, ip_address, os_info) WHERE node.id = w.id";
+    let update = batch.statements.get(&batch.transaction, sql).await?;
+    let values: [&(dyn ToSql + Sync); 5] = [&ids, &hostnames, &addresses, &systems, &batch.now];
+    batch.transaction.execute(&update, &values).await.map(drop)
+}
+
+async fn set_agents(
+    batch: &mut Batch<'_>,
+    agents: LastOf<(String, Option<&str>)>,
+) -> Result<(), Error> {
+    if agents.0.is_empty() {
+        return Ok(());
+    }
+    let (ids, agents) = agents.sorted();
+    let (texts, groups): (Vec<_>, Vec<_>) =
+        agents.iter().map(|(agent, group)| (text(agent), optional_text(*group))).unzip();
+    let sql = "UPDATE node SET agent = w.agent, node_group = w.node_group FROM unnest($1::bigint[], $2::text[], $3::text[]) w (id, agent, node_group) WHERE node.id = w.id";
+    let update = batch.statements.get(&batch.transaction, sql).await?;
+    batch.transaction.execute(&update, &[&ids, &texts, &groups]).await.map(drop)
+}
+
+async fn set_statuses(
+    batch: &mut Batch<'_>,
+    statuses: LastOf<&ReceivedStatus>,
+) -> Result<(), Error> {
+    if statuses.0.is_empty() {
+        return Ok(());
+    }
+    let (ids, statuses) = statuses.sorted();
+    let times: Vec<i64> = statuses.iter().map(|it| it.at).collect();
+    let texts = statuses.iter().map(|it| serde_json::to_string(&it.status).unwrap_or_default());
+    let texts: Vec<String> = texts.map(|it| text(&it).into_owned()).collect();
+    let snapshots: Vec<&[u8]> = statuses.iter().map(|it| &it.snapshot[..]).collect();
+    let is_gzip: Vec<bool> = statuses.iter().map(|it| it.is_gzip).collect();
+    let sql = "INSERT INTO node_status (node, at, status, snapshot, is_gzip) SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::bytea[], $5::boolean[]) ON CONFLICT (node) DO UPDATE SET at = excluded.at, status = excluded.status, snapshot = excluded.snapshot, is_gzip = excluded.is_gzip WHERE node_status.at <= excluded.at";
+    let insert = batch.statements.get(&batch.transaction, sql).await?;
+    let values: [&(dyn ToSql + Sync); 5] = [&ids, &times, &texts, &snapshots, &is_gzip];
+    batch.transaction.execute(&insert, &values).await.map(drop)
+}
+
+async fn set_hook_states(batch: &mut Batch<'_>, states: LastOf<bool>) -> Result<(), Error> {
+    if states.0.is_empty() {
+        return Ok(());
+    }
+    let (ids, states) = states.sorted();
+    let sql = "UPDATE node SET hook_online = w.state FROM unnest($1::bigint[], $2::boolean[]) w (id, state) WHERE node.id = w.id";
+    let update = batch.statements.get(&batch.transaction, sql).await?;
+    batch.transaction.execute(&update, &[&ids, &states]).await.map(drop)
 }
 
 /// Stores the first credential of each node, at whichever hub it was presented. Returns which were refused.

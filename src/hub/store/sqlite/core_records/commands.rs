@@ -1,10 +1,11 @@
 //! Commands and their results. A command is pending, then running, then success, failed or timeout.
 
 use rusqlite::{Connection, Row, params};
-use serde_json::json;
 
-use crate::hub::core::messages::{ReceivedResult, rest_time};
-use crate::hub::store::records::{CommandFilter, NewCommand, Page, StoredCommand};
+use crate::hub::core::messages::ReceivedResult;
+use crate::hub::store::records::{
+    CommandFilter, CommandRow, NewCommand, Page, ResultRow, StoredCommand,
+};
 use crate::hub::store::{StoreError, Stored};
 
 /// Commands of at most this many nodes time out at once.
@@ -103,31 +104,28 @@ pub fn query(
 }
 
 fn stored_command(row: &Row<'_>) -> rusqlite::Result<StoredCommand> {
-    let time = |at: usize| row.get::<_, Option<i64>>(at).map(|time| time.map(rest_time));
-    let (id, command_id): (i64, String) = (row.get(0)?, row.get(1)?);
-    let command = json!({
-        "id": id,
-        "command_id": command_id,
-        "command_text": row.get::<_, String>(2)?,
-        "target_node_id": row.get::<_, String>(3)?,
-        "status": row.get::<_, String>(4)?,
-        "created_at": time(5)?,
-        "started_at": time(6)?,
-        "completed_at": time(7)?,
-    });
     let result = match row.get::<_, Option<String>>(8)? {
-        Some(stdout) => Some(json!({
-            "id": id,
-            "command_id": command_id,
-            "stdout": stdout,
-            "stderr": row.get::<_, String>(9)?,
-            "exit_code": row.get::<_, Option<i64>>(10)?,
-            "execution_time_ms": row.get::<_, Option<i64>>(11)?,
-            "created_at": time(12)?,
-        })),
+        Some(stdout) => Some(ResultRow {
+            stdout,
+            stderr: row.get(9)?,
+            exit_code: row.get(10)?,
+            execution_time_ms: row.get(11)?,
+            created_at: row.get(12)?,
+        }),
         None => None,
     };
-    Ok(StoredCommand { command, result })
+    let row = CommandRow {
+        id: row.get(0)?,
+        command_id: row.get(1)?,
+        text: row.get(2)?,
+        node_id: row.get(3)?,
+        status: row.get(4)?,
+        created_at: row.get(5)?,
+        started_at: row.get(6)?,
+        completed_at: row.get(7)?,
+        result,
+    };
+    Ok(row.into())
 }
 
 /// Number of commands, and of those that are pending.
