@@ -140,6 +140,8 @@ fn returns_metrics_as_they_were_sent(store: &mut Store) {
         assert_eq!(store.reader.metric_summary("c", ALL).unwrap().count, 0);
         store.writer.maintain().unwrap();
     }
+    let later = store.commit(vec![core("a", Content::Metrics(metrics(1.0)))]);
+    assert!(ids.iter().all(|id| metrics_id(*id) < metrics_id(later[0].stored)));
 }
 
 fn metrics_id(stored: Stored) -> i64 {
@@ -156,7 +158,9 @@ fn nodes_have_what_was_stored_last(store: &mut Store) {
     assert_eq!(again[0].stored, Stored::Done);
     for value in [1.0, 2.0] {
         store.commit(vec![core("a", Content::Metrics(metrics(value)))]);
+        store.writer.maintain().unwrap();
     }
+    store.commit(vec![core("d", Content::Metrics(metrics(3.0)))]);
     let agent = AgentInfo { hostname: "x".into(), ..AgentInfo::default() };
     let status = |at| {
         let snapshot: Arc<[u8]> = [0, 255].as_slice().into();
@@ -180,7 +184,8 @@ fn nodes_have_what_was_stored_last(store: &mut Store) {
     assert_eq!((info.agent.as_deref(), info.group.as_deref()), (Some(&agent), Some("lab")));
     assert_eq!((info.status, info.hook_state), (Some(status(2)), Some(Presence::Offline)));
     assert_eq!(store.node("c").unwrap().register, None);
-    assert_eq!(store.reader.nodes().unwrap().len(), 2);
+    assert_eq!(store.node("d").unwrap().metrics.unwrap().metrics, metrics(3.0));
+    assert_eq!(store.reader.nodes().unwrap().len(), 3);
     let credentials = store.reader.credentials().unwrap();
     assert_eq!(credentials.len(), 1);
     assert_eq!((&*credentials[0].node_id, credentials[0].digest), ("a", [7; 32]));

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::hub::store::records::{Mean, Selection, StoredReport};
+use crate::hub::store::records::{Selection, StoredReport};
 use crate::hub::store::sqlite::schema;
 use crate::hub::store::sqlite::temp_db::TempDb;
 
@@ -25,29 +25,6 @@ fn reports(db: &Connection, node_id: &str, start: i64, end: i64, limit: u32) -> 
 
 fn times(db: &Connection, node_id: &str) -> Vec<i64> {
     reports(db, node_id, i64::MIN, i64::MAX, 1000).iter().map(|report| report.timestamp).collect()
-}
-
-#[test]
-fn returns_reports_as_they_were_sent_newest_first() {
-    let temp = TempDb::new("query");
-    let db = schema::open(&temp.path).unwrap();
-    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
-    for sent in [5, 1, 9] {
-        reports.insert(&db, &mut nodes, &report("a", sent, sent * 10), NOW).unwrap();
-    }
-    reports.insert(&db, &mut nodes, &report("b", 7, 0), NOW).unwrap();
-    for _ in 0..2 {
-        assert_eq!(times(&db, "a"), [9, 5, 1]);
-        assert_eq!(self::reports(&db, "a", 1, 5, 1).len(), 1);
-        let found = self::reports(&db, "a", 2, 8, 10);
-        let expected = serde_json::json!([{
-            "timestamp": 5, "project": "DecentralGPT", "models": [{"model": "Codestral-22B-v0.1"}],
-            "gpu_name": "NVIDIA RTX A5000", "utilization_gpu": 30, "memory_total": 24_564, "memory_used": 50,
-        }]);
-        assert_eq!(serde_json::to_value(found).unwrap(), expected);
-        assert!(times(&db, "nonexistent").is_empty());
-        reports.compact(&db, NOW).unwrap();
-    }
 }
 
 #[test]
@@ -148,22 +125,6 @@ fn report_needs_at_most_30_bytes() {
 }
 
 #[test]
-fn largest_numbers_do_not_stop_compaction() {
-    let temp = TempDb::new("largest");
-    let db = schema::open(&temp.path).unwrap();
-    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
-    for sent in 0..3 {
-        reports.insert(&db, &mut nodes, &report("a", sent, i64::MAX), NOW).unwrap();
-        reports.insert(&db, &mut nodes, &report("b", sent, i64::MIN), NOW).unwrap();
-    }
-    for _ in 0..2 {
-        reports.compact(&db, NOW).unwrap();
-        assert_eq!(times(&db, "a"), [2, 1, 0]);
-        reports.insert(&db, &mut nodes, &report("c", 0, i64::MAX), NOW).unwrap();
-    }
-}
-
-#[test]
 fn repeats_of_old_reports_are_not_counted_as_recent() {
     let temp = TempDb::new("old-repeats");
     let db = schema::open(&temp.path).unwrap();
@@ -172,32 +133,4 @@ fn repeats_of_old_reports_are_not_counted_as_recent() {
     reports.compact(&db, NOW).unwrap();
     reports.insert(&db, &mut nodes, &report("a", 1, 0), NOW).unwrap();
     assert_eq!(reports.uncompacted(), 0);
-}
-
-#[test]
-fn means_are_those_of_compacted_and_recent_reports() {
-    let temp = TempDb::new("means-query");
-    let db = schema::open(&temp.path).unwrap();
-    let (mut reports, mut nodes) = (HmReports::default(), NodeIds::default());
-    let all = Selection { node_id: "a".into(), start: i64::MIN, end: i64::MAX, limit: 10 };
-    assert!(query::means(&db, &all).unwrap().is_empty());
-    let slot = NOW / SLOT_MS;
-    let at = |slot: i64, offset: i64| slot * SLOT_MS + offset;
-    for (sent, memory) in [(at(slot - 2, 0), 10), (at(slot, 5), 20), (at(slot, 7), 40)] {
-        reports.insert(&db, &mut nodes, &report("a", sent, memory), NOW).unwrap();
-        reports.insert(&db, &mut nodes, &report("b", sent, 1000), NOW).unwrap();
-    }
-    reports.compact(&db, NOW).unwrap();
-    reports.insert(&db, &mut nodes, &report("a", at(slot, 9), 60), NOW).unwrap();
-    let mean = |slot: i64, reports, memory_used| Mean {
-        timestamp: slot * SLOT_MS,
-        reports,
-        utilization_gpu: 30.0,
-        memory_used,
-    };
-    assert_eq!(query::means(&db, &all).unwrap(), [mean(slot, 3, 40.0), mean(slot - 2, 1, 10.0)]);
-    let earlier = Selection { end: at(slot, -1), ..all.clone() };
-    assert_eq!(query::means(&db, &earlier).unwrap(), [mean(slot - 2, 1, 10.0)]);
-    let later = Selection { start: at(slot - 1, 0), ..all };
-    assert_eq!(query::means(&db, &later).unwrap(), [mean(slot, 3, 40.0)]);
 }
