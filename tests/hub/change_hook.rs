@@ -8,7 +8,7 @@ use crate::support::hub::Hub;
 use crate::support::{TempDir, wait_until};
 
 #[test]
-fn program_runs_once_for_new_nodes_and_not_after_a_restart() {
+fn program_runs_once_for_new_nodes_despite_a_restart() {
     let state = TempDir::new("hub");
     let output = state.0.join("runs");
     let script = format!(

@@ -51,7 +51,7 @@ fn each_hub_shows_and_stores_for_the_nodes_of_both() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn living_connection_keeps_its_node_and_a_silent_one_loses_it() {
+fn live_connection_keeps_its_node_and_silent_one_loses_it() {
     let postgres = Postgres::start();
     let [one, two] = pair(&postgres, &[]);
     let mut first = one.hub().node();
@@ -113,7 +113,7 @@ fn nodes_of_a_killed_hub_are_lost_after_its_lease() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn node_of_a_hub_that_does_not_answer_is_accepted_at_the_first_attempt() {
+fn node_of_a_hung_hub_is_accepted_at_first_attempt() {
     let postgres = Postgres::start();
     let [one, mut two] = pair(&postgres, &[]);
     let mut before = one.hub().node();
@@ -155,7 +155,7 @@ fn idle_hub_notices_that_the_database_works_again() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn links_stay_while_the_database_is_away_and_reports_are_not_acknowledged() {
+fn links_stay_and_reports_fail_while_the_database_is_away() {
     let mut postgres = Postgres::start();
     let [one, two] = pair(&postgres, &[]);
     let mut node = one.hub().node();
@@ -187,7 +187,7 @@ fn links_stay_while_the_database_is_away_and_reports_are_not_acknowledged() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn removed_node_is_unknown_to_both_hubs_and_its_connection_ends() {
+fn removed_node_is_disconnected_and_unknown_to_both_hubs() {
     let postgres = Postgres::start();
     let [one, two] = pair(&postgres, &[]);
     let mut node = one.hub().node();
@@ -273,7 +273,7 @@ fn hub_that_was_removed_from_the_database_joins_again() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn report_does_not_read_all_nodes_when_the_fleet_has_grown() {
+fn report_does_not_read_all_nodes_of_a_grown_fleet() {
     let postgres = Postgres::with_settings("autovacuum = off");
     let one = Member::start("one", &postgres.url(), &[]);
     let mut a = one.hub().node();

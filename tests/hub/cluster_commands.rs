@@ -30,7 +30,7 @@ fn submit(member: &Member, timeout: u32) -> String {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn command_reaches_its_node_from_either_hub_and_has_one_result() {
+fn command_from_either_hub_reaches_its_node_with_one_result() {
     let postgres = Postgres::start();
     let [one, two] = pair(&postgres, &["commands.enabled=true"]);
     let mut link = register(&one, "a");
@@ -63,7 +63,7 @@ fn command_reaches_its_node_from_either_hub_and_has_one_result() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn command_is_sent_when_the_answer_of_the_database_was_lost() {
+fn command_is_sent_after_the_database_answer_was_lost() {
     let postgres = Postgres::start();
     let proxy = TcpProxy::to(postgres.address, None);
     let settings = ["commands.enabled=true"];
@@ -89,7 +89,7 @@ fn command_is_sent_when_the_answer_of_the_database_was_lost() {
 
 #[test]
 #[ignore = "needs root and PostgreSQL"]
-fn command_does_not_time_out_by_the_wrong_clock_of_a_hub() {
+fn wrong_clock_of_a_hub_does_not_time_out_commands() {
     let postgres = Postgres::start();
     let [one, two] = pair(&postgres, &["commands.enabled=true"]);
     let _link = register(&one, "a");

@@ -13,7 +13,7 @@ use crate::support::{Agent, TempDir, wait_until};
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn requests_for_a_node_of_another_hub_are_passed_on_over_tls() {
+fn requests_for_nodes_of_another_hub_are_passed_over_tls() {
     let postgres = Postgres::start();
     let (scratch, authority) = (TempDir::new("tls"), Authority::new());
     let (chain, key) = authority.files(&scratch, "hub", &["localhost", "127.0.0.1"]);

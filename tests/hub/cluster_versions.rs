@@ -39,7 +39,7 @@ fn hubs_of_different_schemas_do_not_run_together() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn hub_that_was_away_during_a_migration_stores_nothing_any_more() {
+fn hub_that_missed_a_migration_stores_nothing_any_more() {
     let postgres = Postgres::start();
     let hub = Member::start("one", &postgres.url(), &[]);
     let mut node = hub.hub().node();

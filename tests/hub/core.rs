@@ -206,7 +206,7 @@ fn two_connections_of_one_id_are_both_served() {
 /// The published node agent reads one message for every three that it is sent, and takes a ping for the end of the connection. Many
 /// messages of one node do not fill the queue of the store, in which those of others wait.
 #[test]
-fn node_that_reads_less_than_it_is_sent_delays_no_other() {
+fn node_that_reads_too_slowly_delays_no_other() {
     let state = TempDir::new("hub");
     let hub = Hub::start(&state, &[]);
     let (mut lazy, mut other) = (node(&hub, "lazy"), node(&hub, "other"));

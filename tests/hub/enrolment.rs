@@ -255,7 +255,7 @@ fn connection_from_before_the_credential_cannot_be_the_node() {
 }
 
 #[test]
-fn token_of_one_node_cannot_be_replaced_by_a_token_of_several() {
+fn token_of_one_node_is_not_replaced_by_shared_one() {
     let state = TempDir::new("hub");
     tokens(&state);
     state.write("nodes", "join\nown node=a\n");

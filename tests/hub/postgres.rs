@@ -21,7 +21,7 @@ fn error(state: &TempDir, store: &str) -> String {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn server_is_verified_with_tls_and_the_password_is_never_shown() {
+fn verifies_server_with_tls_and_never_shows_the_password() {
     let (scratch, authority, other) = (TempDir::new("tls"), Authority::new(), Authority::new());
     let (chain, key) = authority.files(&scratch, "db", &["localhost"]);
     let settings = "ssl = on

@@ -295,7 +295,7 @@ fn node_that_does_not_answer_gets_few_requests() {
 
 /// Only one hm connection can have the id of a node; a Core connection may be of another machine.
 #[test]
-fn core_connection_does_not_take_the_requests_of_an_hm_connection() {
+fn core_connection_takes_no_requests_of_an_hm_connection() {
     let state = TempDir::new("hub");
     let hub = Hub::start(&state, &[]);
     let mut node = answering(&hub, "a");

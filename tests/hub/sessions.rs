@@ -35,7 +35,7 @@ fn session(hub: &Hub, headers: &str) -> Value {
 }
 
 #[test]
-fn session_has_the_role_of_its_token_until_logout_or_revocation() {
+fn session_has_role_of_its_token_until_logout_or_revocation() {
     let state = TempDir::new("hub");
     let hub = hub(&state);
     for target in ["/api/fleet", "/sd", "/metrics", "/nodes/a/snapshot", "/nodes/a/last_snapshot"] {

@@ -57,7 +57,7 @@ fn texts_with_null_characters_are_stored_and_spoil_nothing() {
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn reports_are_in_the_partition_of_their_day_and_a_repeat_is_found_from_another_hub() {
+fn reports_are_in_the_partition_of_their_day_once() {
     let (server, mut store) = start_postgres();
     let mut other = open_postgres(&server.url()).unwrap();
     let today = now();
@@ -74,7 +74,7 @@ fn reports_are_in_the_partition_of_their_day_and_a_repeat_is_found_from_another_
 
 #[test]
 #[ignore = "needs PostgreSQL"]
-fn old_partition_is_dropped_and_its_reports_stay_in_the_means_once() {
+fn reports_of_a_dropped_partition_stay_in_the_means_once() {
     let (server, mut store) = start_postgres();
     let old = (now() / DAY_MS - 3) * DAY_MS + 1000;
     store.commit(vec![report("a", old, 10), report("a", old + 1, 30), report("a", now(), 7)]);
