@@ -352,9 +352,14 @@ impl CoreLink {
 
     /// The next message.
     pub fn next(&mut self) -> Value {
-        match self.0.read().unwrap() {
-            Message::Text(text) => serde_json::from_str(&text).unwrap(),
-            other => panic!("{other:?}"),
+        loop {
+            match self.0.read() {
+                Ok(Message::Text(text)) => return serde_json::from_str(&text).unwrap(),
+                // A read with a timeout ends when the machine is suspended.
+                Err(tungstenite::Error::Io(error))
+                    if error.kind() == io::ErrorKind::Interrupted => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -253,6 +253,12 @@ impl Postgres {
         format!("postgres://hub@{address}/hub")
     }
 
+    /// The same for another superuser, which is created.
+    pub fn url_of(&self, user: &str) -> String {
+        self.query(&format!("CREATE USER {user} SUPERUSER"));
+        format!("postgres://{user}@{}/hub", self.address)
+    }
+
     /// The rows of a query, with columns separated by `|`.
     pub fn query(&self, sql: &str) -> Vec<String> {
         self.query_in("hub", sql)
@@ -281,7 +287,9 @@ impl Postgres {
     pub fn begin(&self, sql: &str) -> OpenTransaction {
         let url = PostgresUrl::parse(&self.url()).unwrap();
         let mut transaction = OpenTransaction(PgSession::connect(&url).unwrap());
-        let sql = format!("SET idle_in_transaction_session_timeout = 0; BEGIN; {sql}");
+        let sql = format!(
+            "SET idle_in_transaction_session_timeout = 0; SET lock_timeout = 0; BEGIN; {sql}"
+        );
         transaction.execute(&sql);
         transaction
     }

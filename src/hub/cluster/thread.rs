@@ -89,7 +89,7 @@ impl<'a> ClusterThread<'a> {
         self.send_messages()?;
         if self.next_read <= Instant::now() {
             self.read(hub)?;
-            self.lead()?;
+            self.lead(hub)?;
             self.write(hub)?;
             self.answer_claims(hub);
             let is_waiting = !lock(&self.cluster.claims).is_empty();
@@ -185,12 +185,13 @@ impl<'a> ClusterThread<'a> {
         }
     }
 
-    /// Tries to become the leader. What the former one has stored was read before.
-    fn lead(&mut self) -> Result<(), StoreError> {
+    /// Tries to become the leader. Reads what the former one has stored until it lost the lock.
+    fn lead(&mut self, hub: &Hub) -> Result<(), StoreError> {
         let Some(database) = self.database.as_mut().filter(|_| !self.cluster.is_leader()) else {
             return Ok(());
         };
         if database.lead()? {
+            self.read(hub)?;
             self.cluster.is_leader.store(true, Relaxed);
             log::info!("cluster: this hub leads");
         }
