@@ -42,6 +42,7 @@ pub mod net_dev;
 pub mod net_udp;
 pub mod netstat;
 pub mod nf_conntrack;
+pub mod nfs;
 pub mod os_release;
 pub mod pid_stat;
 pub mod pressure;

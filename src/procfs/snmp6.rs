@@ -3,8 +3,8 @@
 //! Format: the protocol, which ends in 6, the name of the counter and its value. Two real lines:
 //!
 //! ```text
-//! Ip6InOctets                     	460
-//! Udp6RcvbufErrors                	0
+//! Ip6InOctets                      460
+//! Udp6RcvbufErrors                 0
 //! ```
 
 use crate::procfs::netstat::{COUNTERS, Counters};

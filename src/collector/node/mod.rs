@@ -20,6 +20,7 @@ mod kernel_hung;
 mod mdadm;
 mod netclass_rtnl;
 mod netstat;
+mod nfs;
 mod nvme;
 mod pci_device;
 mod power_supply;
@@ -28,6 +29,7 @@ mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
+mod tcpstat;
 mod textfile;
 mod time;
 mod timex;
@@ -108,6 +110,7 @@ pub const COLLECTORS: &[Entry] = &[
         new: |_| Box::new(netclass_rtnl::collect),
     },
     Entry { name: "netstat", pace: Pace::EverySample, new: |_| Box::new(netstat::collect) },
+    Entry { name: "nfs", pace: Pace::EverySample, new: |_| Box::new(nfs::collect) },
     Entry { name: "rapl", pace: Pace::EverySample, new: |_| Box::new(rapl::collect) },
     Entry { name: "sockstat", pace: Pace::EverySample, new: |_| Box::new(sockstat::collect) },
     Entry { name: "softnet", pace: Pace::EverySample, new: |_| Box::new(softnet::collect) },
@@ -133,14 +136,15 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "powersupplyclass", pace: SLOW, new: |_| Box::new(power_supply::collect) },
     Entry { name: "processes", pace: SLOW, new: |_| Box::new(processes::collect) },
     Entry { name: "schedstat", pace: MEDIUM, new: |_| Box::new(schedstat::collect) },
-    Entry { name: "thermal_zone", pace: SLOW, new: |_| Box::new(cooling::collect) },
-    Entry { name: "time", pace: SLOW, new: |_| Box::new(time::collect) },
-    Entry { name: "zfs", pace: SLOW, new: |_| Box::new(zfs::collect) },
+    Entry { name: "tcpstat", pace: SLOW, new: |_| Box::new(tcpstat::collect) },
     Entry {
         name: "textfile",
         pace: TEXTFILE,
         new: |config| Box::new(TextfileCollector::new(config.textfile_directory.clone())),
     },
+    Entry { name: "thermal_zone", pace: SLOW, new: |_| Box::new(cooling::collect) },
+    Entry { name: "time", pace: SLOW, new: |_| Box::new(time::collect) },
+    Entry { name: "zfs", pace: SLOW, new: |_| Box::new(zfs::collect) },
 ];
 
 /// At most this many CPUs, as of those in `/proc/stat`.

@@ -17,6 +17,7 @@ mod kernel_hung;
 mod mdadm;
 mod netclass_rtnl;
 mod netstat;
+mod nfs;
 mod nvme;
 mod pci_device;
 mod power_supply;
@@ -25,6 +26,7 @@ mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
+mod tcpstat;
 mod time;
 mod timex;
 mod udp_queues;
@@ -60,6 +62,7 @@ pub(super) fn encode(
         Measurement::Mdadm(mdadm) => mdadm::encode(encoder, mdadm),
         Measurement::Netstat(measured) => netstat::encode(encoder, measured),
         Measurement::NetworkLinks(measured) => netclass_rtnl::encode(encoder, measured, truncation),
+        Measurement::Nfs(measured) => nfs::encode(encoder, measured),
         Measurement::Nvme(nvme) => nvme::encode(encoder, nvme, truncation),
         Measurement::PciDevices(devices) => pci_device::encode(encoder, devices, truncation),
         Measurement::PowerSupplies(supplies) => power_supply::encode(encoder, supplies, truncation),
@@ -68,6 +71,7 @@ pub(super) fn encode(
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Sockstat(measured) => sockstat::encode(encoder, measured),
         Measurement::Softnet(measured) => softnet::encode(encoder, measured, truncation),
+        Measurement::TcpStates(measured) => tcpstat::encode(encoder, measured),
         // See `crate::metrics::textfile`.
         Measurement::Textfile(_) => {}
         Measurement::Time(time) => time::encode(encoder, time),

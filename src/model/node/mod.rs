@@ -20,6 +20,7 @@ pub mod pci_device;
 pub mod power_supply;
 pub mod processes;
 pub mod rapl;
+pub mod tcp_states;
 pub mod textfile;
 pub mod time;
 pub mod timex;
@@ -46,12 +47,14 @@ use crate::model::node::pci_device::PciDevices;
 use crate::model::node::power_supply::PowerSupplies;
 use crate::model::node::processes::Processes;
 use crate::model::node::rapl::Rapl;
+use crate::model::node::tcp_states::TcpStates;
 use crate::model::node::textfile::Textfile;
 use crate::model::node::time::Time;
 use crate::model::node::timex::Timex;
 use crate::model::node::udp_queues::UdpQueuesByVersion;
 use crate::model::node::zfs::Zfs;
 use crate::procfs::netstat::Netstat;
+use crate::procfs::nfs::Nfs;
 use crate::procfs::schedstat::CpuSchedStat;
 use crate::procfs::sockstat::Sockstat;
 use crate::procfs::softnet_stat::SoftnetCpu;
@@ -78,6 +81,7 @@ pub enum Measurement {
     Mdadm(Mdadm),
     Netstat(Netstat),
     NetworkLinks(Vec<NetworkLink>),
+    Nfs(Nfs),
     Nvme(Nvme),
     PciDevices(PciDevices),
     PowerSupplies(PowerSupplies),
@@ -86,6 +90,7 @@ pub enum Measurement {
     SchedStat(Vec<CpuSchedStat>),
     Sockstat(Sockstat),
     Softnet(Vec<SoftnetCpu>),
+    TcpStates(TcpStates),
     Textfile(Textfile),
     Time(Time),
     Timex(Timex),

@@ -66,13 +66,14 @@ fn device(host: &mut HostFiles, name: &str) -> InfinibandDevice {
 fn port(host: &mut HostFiles, id: PortId, directory: &Path) -> InfinibandPort {
     let mut attribute = |file, parse: fn(&[u8]) -> Result<u64, ParseError>| {
         let result = host.read(&directory.join(file), parse);
-        result
-            .map_err(|error| {
-                if !is_unsupported(&error) {
-                    host.fail(error)
-                }
-            })
-            .ok()
+        match result {
+            Ok(value) => Some(value),
+            Err(error) if is_unsupported(&error) => None,
+            Err(error) => {
+                host.fail(error);
+                None
+            }
+        }
     };
     InfinibandPort {
         state: attribute("state", infiniband::parse_state),
