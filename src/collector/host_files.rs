@@ -134,7 +134,7 @@ impl HostFiles {
             Ok(entries) => entries,
             Err(error) => {
                 let error = Error::system(format!("read {}", directory.display()), error);
-                if !is_absent(&error) {
+                if !is_absent(error.raw_os_error()) {
                     self.fail(error);
                 }
                 return Vec::new();
@@ -160,7 +160,7 @@ impl HostFiles {
     fn present<T>(&mut self, result: Result<T, Error>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
-            Err(error) if is_absent(&error) => None,
+            Err(error) if is_absent(error.raw_os_error()) => None,
             Err(error) => {
                 self.fail(error);
                 None
@@ -188,7 +188,7 @@ impl HostFiles {
 }
 
 /// The kernel does not have the file, the device has gone, or its driver does not support the attribute.
-pub fn is_absent(error: &Error) -> bool {
+pub fn is_absent(errno: Option<i32>) -> bool {
     let absent = [libc::ENOENT, libc::ENOTDIR, libc::ENODEV, libc::EOPNOTSUPP];
-    error.raw_os_error().is_some_and(|code| absent.contains(&code))
+    errno.is_some_and(|code| absent.contains(&code))
 }

@@ -55,6 +55,7 @@ mod peers;
 mod privileges;
 mod secrets;
 mod supervise;
+mod systemd;
 mod tls;
 mod tls_authorities;
 mod tls_peers;

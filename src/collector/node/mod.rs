@@ -29,6 +29,7 @@ mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
+pub mod systemd;
 mod tcpstat;
 mod textfile;
 mod time;
@@ -42,6 +43,7 @@ use crate::collector::blocking_worker::ScheduledCollector;
 use crate::collector::file_reader::FileReader;
 use crate::collector::host_files::HostFiles;
 use crate::collector::node::infiniband::counters::InfinibandCounters;
+use crate::collector::node::systemd::SystemdCollector;
 use crate::collector::node::textfile::TextfileCollector;
 use crate::config::{CollectorsConfig, Roots};
 use crate::model::node::Measurement;
@@ -75,6 +77,9 @@ const SLOW: Pace = Pace::Interval(Duration::from_secs(60));
 /// For counters that dashboards rate over a minute, in a file that is large on a machine with hundreds of CPUs.
 const MEDIUM: Pace = Pace::Interval(Duration::from_secs(15));
 
+/// Between two queries of systemd: so that an alert which compares 5 minutes has several values, and the first process of the machine
+/// is rarely interrupted.
+const SYSTEMD: Pace = Pace::Interval(Duration::from_secs(30));
 /// For files of other programs, which are written once a minute or less often, and which Prometheus commonly reads every 15 s.
 const TEXTFILE: Pace = Pace::Interval(Duration::from_secs(15));
 /// A collector of [`COLLECTORS`].
@@ -136,6 +141,7 @@ pub const COLLECTORS: &[Entry] = &[
     Entry { name: "powersupplyclass", pace: SLOW, new: |_| Box::new(power_supply::collect) },
     Entry { name: "processes", pace: SLOW, new: |_| Box::new(processes::collect) },
     Entry { name: "schedstat", pace: MEDIUM, new: |_| Box::new(schedstat::collect) },
+    Entry { name: "systemd", pace: SYSTEMD, new: |_| Box::new(SystemdCollector::default()) },
     Entry { name: "tcpstat", pace: SLOW, new: |_| Box::new(tcpstat::collect) },
     Entry {
         name: "textfile",

@@ -26,6 +26,7 @@ mod rapl;
 mod schedstat;
 mod sockstat;
 mod softnet;
+mod systemd;
 mod tcpstat;
 mod time;
 mod timex;
@@ -71,6 +72,7 @@ pub(super) fn encode(
         Measurement::SchedStat(cpus) => schedstat::encode(encoder, cpus, truncation),
         Measurement::Sockstat(measured) => sockstat::encode(encoder, measured),
         Measurement::Softnet(measured) => softnet::encode(encoder, measured, truncation),
+        Measurement::Systemd(systemd) => systemd::encode(encoder, systemd, truncation),
         Measurement::TcpStates(measured) => tcpstat::encode(encoder, measured),
         // See `crate::metrics::textfile`.
         Measurement::Textfile(_) => {}

@@ -21,6 +21,7 @@ pub mod power_supply;
 pub mod processes;
 pub mod rapl;
 pub mod tcp_states;
+pub mod systemd;
 pub mod textfile;
 pub mod time;
 pub mod timex;
@@ -48,6 +49,7 @@ use crate::model::node::power_supply::PowerSupplies;
 use crate::model::node::processes::Processes;
 use crate::model::node::rapl::Rapl;
 use crate::model::node::tcp_states::TcpStates;
+use crate::model::node::systemd::Systemd;
 use crate::model::node::textfile::Textfile;
 use crate::model::node::time::Time;
 use crate::model::node::timex::Timex;
@@ -90,6 +92,7 @@ pub enum Measurement {
     SchedStat(Vec<CpuSchedStat>),
     Sockstat(Sockstat),
     Softnet(Vec<SoftnetCpu>),
+    Systemd(Systemd),
     TcpStates(TcpStates),
     Textfile(Textfile),
     Time(Time),

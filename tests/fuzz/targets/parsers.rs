@@ -1,6 +1,8 @@
 //! Runs the parser selected by the first byte. No parser may panic, and results must satisfy their invariants.
 #![no_main]
 
+use hm_agent::collector::node::systemd::message::{Message, PREFIX_BYTES};
+use hm_agent::collector::node::systemd::units;
 use hm_agent::procfs::*;
 use hm_agent::remote::collect::{df, ip_address, nvidia_smi};
 use hm_agent::util::shell_words;
@@ -98,6 +100,21 @@ fuzz_target!(|data: &[u8]| {
         b'B' => drop(btrfs_error_stats::parse(text)),
         b'C' => drop(cpu_list::parse(text)),
         b'M' => drop(mdstat::parse(text)),
+        b'A' => {
+            for family in prometheus_text::parse(text).unwrap_or_default() {
+                for sample in &family.samples {
+                    assert!(sample.labels.is_sorted_by(|(a, _), (b, _)| a < b), "{sample:?}");
+                }
+        b'B' => {
+            // A reply of systemd whose length is right, because the input would rarely get past that.
+            let mut message = text.to_vec();
+            let Some(prefix) = message.first_chunk_mut::<PREFIX_BYTES>() else { return };
+            prefix[4..8].fill(0);
+            let Ok(header) = Message::length(prefix) else { return };
+            let Some(body) = text.len().checked_sub(header) else { return };
+            prefix[4..8].copy_from_slice(&(body as u32).to_le_bytes());
+            if let Ok(body) = Message::decode(&message).and_then(|it| it.body(units::SIGNATURE)) {
+                drop(units::parse(body));
         _ => {}
     }
 });

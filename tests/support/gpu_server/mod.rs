@@ -1,13 +1,14 @@
 //! The `/proc`, `/sys` and `/etc` of a GPU server with hardware that test machines lack: InfiniBand, software RAID, bonds, memory
 //! controllers, and so on. Written by hand after the kernel's documentation and source, with values that differ from each other.
 
+pub mod bus;
 mod hardware;
 mod infiniband;
 pub mod kernel;
 mod network;
 mod processors;
 mod sensors;
-mod sources;
+pub mod sources;
 mod storage;
 
 use std::path::Path;

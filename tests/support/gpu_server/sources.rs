@@ -1,11 +1,15 @@
-//! What other programs tell of the server: files for the collector textfile.
+//! What other programs tell of the server: systemd, and files for the collector textfile.
 
 use std::time::{Duration, SystemTime};
 
-use super::GpuServer;
+use super::{GpuServer, bus};
+
+/// Where the socket of the system bus is.
+pub const BUS: &str = "root/run/dbus/system_bus_socket";
 
 pub fn write(server: &GpuServer) {
     textfile(server);
+    bus::serve(&server.path().join(BUS), systemd);
 }
 
 /// After smartmon.sh, ipmitool_sensor.awk and a prolog script of Slurm.
@@ -44,4 +48,33 @@ slurm_jobs_total{partition=\"h200\",state=\"completed\"} 1.2e3
         let modified = Duration::from_secs(modified) + Duration::from_millis(250);
         file.set_modified(SystemTime::UNIX_EPOCH + modified).unwrap();
     }
+}
+
+/// A node whose fabric manager has failed, and whose Slurm daemon is restarted again and again.
+pub fn systemd(call: &[u8]) -> Option<bus::Reply> {
+    let has = |text: &str| call.windows(text.len()).any(|part| part == text.as_bytes());
+    Some(match () {
+        () if has("Hello") => bus::unique_name(),
+        () if has("ListUnits") => bus::units(&[
+            ["-.mount", "loaded", "active", "mounted"],
+            ["auditd.service", "not-found", "inactive", "dead"],
+            ["logrotate.timer", "loaded", "active", "waiting"],
+            ["multi-user.target", "loaded", "active", "active"],
+            ["nvidia-fabricmanager.service", "loaded", "failed", "failed"],
+            ["slurmd.service", "loaded", "activating", "auto-restart"],
+            ["sshd.socket", "loaded", "active", "listening"],
+            ["system.slice", "loaded", "active", "active"],
+        ]),
+        () if has("SystemState") => bus::text("degraded"),
+        () if has("Version") => bus::text("255.4-1ubuntu8.12"),
+        () if has("fabricmanager") && has("Type") => bus::text("forking"),
+        () if has("Type") => bus::text("notify"),
+        () if has("fabricmanager") && has("NRestarts") => bus::number(5),
+        () if has("NRestarts") => bus::number(41),
+        () if has("NAccepted") => bus::number(17),
+        () if has("NConnections") => bus::number(2),
+        () if has("LastTriggerUSec") => bus::long_number(1_795_132_801_234_567),
+        // systemd 238 and earlier have no NRefused.
+        () => ("", Vec::new()),
+    })
 }

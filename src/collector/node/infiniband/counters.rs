@@ -84,7 +84,7 @@ impl Refusals {
 
     /// If not even one counter could be read, the device is not queried again. Otherwise it does not have this one.
     fn on_error(&mut self, host: &mut HostFiles, path: PathBuf, error: Error, has_answered: bool) {
-        if is_absent(&error) {
+        if is_absent(error.raw_os_error()) {
             return;
         }
         if !is_refused(&error) {

@@ -85,5 +85,6 @@ fn port(host: &mut HostFiles, id: PortId, directory: &Path) -> InfinibandPort {
 
 /// The driver does not provide the attribute, or the fabric manager owns the port.
 fn is_unsupported(error: &Error) -> bool {
-    is_absent(error) || matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM))
+    is_absent(error.raw_os_error())
+        || matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM))
 }
