@@ -9,12 +9,9 @@ const SECTOR_BYTES: u64 = 512;
 
 type Family = (&'static str, &'static str, fn(&NvmeNamespace) -> Option<u64>);
 
-const NAMESPACE_GAUGES: [Family; 4] = [
+const NAMESPACE_GAUGES: [Family; 3] = [
     ("node_nvme_namespace_capacity_bytes", "Capacity of the namespace, in bytes.", size_bytes),
     ("node_nvme_namespace_size_bytes", "Size of the namespace, in bytes.", size_bytes),
-    ("node_nvme_namespace_used_bytes", "Used space of the namespace, in bytes.", |namespace| {
-        Some(namespace.used_blocks?.saturating_mul(namespace.logical_block_bytes?))
-    }),
     (
         "node_nvme_namespace_logical_block_size_bytes",
         "Size of a logical block of the namespace, in bytes.",

@@ -31,6 +31,4 @@ pub struct NvmeNamespace {
     pub logical_block_bytes: Option<u64>,
     /// Sectors of 512 bytes, whatever the size of a logical block.
     pub size_sectors: Option<u64>,
-    /// Logical blocks that are in use; `None` before Linux 6.8.
-    pub used_blocks: Option<u64>,
 }

@@ -18,7 +18,6 @@ fn drives(server: &GpuServer) {
         ("nvme0/state", "live"),
         ("nvme0/cntlid", "6"),
         ("nvme0/nvme0c0n1/ana_state", "optimized"),
-        ("nvme0/nvme0c0n1/nuse", "1000000"),
         ("nvme0/nvme0c0n1/size", "7501476528"),
         ("nvme0/nvme0c0n1/queue/logical_block_size", "512"),
         ("nvme0/hwmon5/name", "nvme"),
@@ -27,7 +26,6 @@ fn drives(server: &GpuServer) {
         ("nvme2/serial", "Y3B0A001T3F8"),
         ("nvme2/state", "live"),
         ("nvme2/cntlid", "1"),
-        ("nvme2/nvme2n1/nuse", "93750"),
         ("nvme2/nvme2n1/size", "15002931888"),
         ("nvme2/nvme2n1/queue/logical_block_size", "4096"),
         ("nvme10/firmware_rev", "2.0.1"),
@@ -35,7 +33,6 @@ fn drives(server: &GpuServer) {
         ("nvme10/serial", "Y3B0A002T3F8"),
         ("nvme10/state", "resetting"),
         ("nvme10/cntlid", "1"),
-        ("nvme10/nvme10n1/nuse", "1"),
         ("nvme10/nvme10n1/size", "15002931888"),
         ("nvme10/nvme10n1/queue/logical_block_size", "512"),
     ];
