@@ -77,10 +77,9 @@ fn promtool_objects_only_to_names_taken_from_other_exporters() {
     // hm_agent_gpu_* has dcgm-exporter's labels, so that both can be joined.
     let of_peers = |line: &&str| {
         let label = line.starts_with("hm_agent_gpu_") && line.contains("label names");
-        line.starts_with("node_memory_")
-            || line.starts_with("node_entropy_")
-            || line.starts_with("DCGM_FI_")
-            || label
+        const PEERS: [&str; 5] =
+            ["node_entropy_", "node_memory_", "node_netstat_", "node_sockstat_", "DCGM_FI_"];
+        PEERS.iter().any(|peer| line.starts_with(peer)) || label
     };
     let (peers, ours): (Vec<&str>, Vec<&str>) = found.lines().partition(of_peers);
     assert!(ours.is_empty() && !peers.is_empty(), "{ours:#?}");
