@@ -8,6 +8,7 @@ mod agent;
 mod devices;
 mod encoder;
 mod filesystems;
+mod format;
 mod gpu;
 mod gpu_status;
 mod host;
@@ -18,7 +19,7 @@ mod textfile;
 use std::time::Duration;
 
 use crate::metrics::encoder::Encoder;
-pub use crate::metrics::encoder::Format;
+pub use crate::metrics::format::Format;
 use crate::model::RawSample;
 use crate::model::host_info::HostInfo;
 use crate::model::status::{PortStatus, ProcessStats};

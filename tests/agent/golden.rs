@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::TEST_TIMEOUT;
+use crate::support::golden::compare;
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::{CollectorsConfig, Roots};
@@ -56,18 +57,6 @@ fn messages(name: &str, seconds: u64) -> String {
         usage_update(&now, primary, true),
     ];
     lines.join("\n") + "\n"
-}
-
-fn compare(name: &str, found: &str) {
-    let path = tests().join("golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, found).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap();
-    for (expected, found) in expected.lines().zip(found.lines()) {
-        assert_eq!(found, expected);
-    }
-    assert_eq!(found, expected);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::support::fake_nvml::Driver;
+use crate::support::golden::compare;
 use crate::support::{Agent, TEST_TIMEOUT, wait_until};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
@@ -72,18 +73,6 @@ fn captured(tree: &str, format: Format) -> String {
         ports: &[port],
     };
     render(&input, format)
-}
-
-fn compare(name: &str, found: &str) {
-    let path = tests().join("golden").join(name);
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, found).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap();
-    for (expected, found) in expected.lines().zip(found.lines()) {
-        assert_eq!(found, expected);
-    }
-    assert_eq!(found, expected);
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! /metrics of a server with hardware that test machines lack. After an intended change run `UPDATE_GOLDEN=1 cargo test
 //! node_metrics::`; review the diff.
 
-use std::path::Path;
 use std::time::Duration;
 
 use crate::support::TEST_TIMEOUT;
+use crate::support::golden::compare;
 use crate::support::gpu_server::GpuServer;
 use crate::support::gpu_server::kernel::{replace_clock, statvfs};
 use hm_agent::collector::disabled::DisabledCollectors;
@@ -47,16 +47,7 @@ fn series(server: &GpuServer) -> String {
 
 #[test]
 fn exposes_all_series_of_a_gpu_server() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gpu_server.prom");
-    let found = series(&GpuServer::new());
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, &found).unwrap();
-    }
-    let expected = std::fs::read_to_string(&path).unwrap();
-    for (expected, found) in expected.lines().zip(found.lines()) {
-        assert_eq!(found, expected);
-    }
-    assert_eq!(found, expected);
+    compare("gpu_server.prom", &series(&GpuServer::new()));
 }
 
 #[test]

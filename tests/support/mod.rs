@@ -14,6 +14,7 @@ pub mod core_process;
 pub mod core_wire;
 pub mod fake_nvml;
 pub mod full_disk;
+pub mod golden;
 pub mod gpu_server;
 pub mod heartbeat;
 pub mod hm_clients;
