@@ -4,11 +4,14 @@ use std::ffi::CStr;
 
 /// Returns the abbreviation of the time zone of this process at a time since 1970, and how many seconds it is east of UTC.
 pub fn time_zone(unix_seconds: u64) -> Option<(String, i64)> {
-    let time = libc::time_t::try_from(unix_seconds).ok()?;
+    // libc deprecates the name of the type for musl, so it is inferred.
+    let time = unix_seconds.try_into().ok()?;
     // SAFETY: all fields are integers and a pointer, for which zero is valid.
     let mut local: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: both pointers are valid for the call. It reads the environment, which nothing changes while threads run.
-    if unsafe { libc::localtime_r(&time, &mut local) }.is_null() || local.tm_zone.is_null() {
+    if unsafe { libc::localtime_r(&raw const time, &raw mut local) }.is_null()
+        || local.tm_zone.is_null()
+    {
         return None;
     }
     // SAFETY: the C library keeps the names of zones as long as the process runs.

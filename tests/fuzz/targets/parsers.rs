@@ -97,14 +97,22 @@ fuzz_target!(|data: &[u8]| {
             }
         }
         b'1' => drop(schedstat::parse_line(1, text)),
-        b'B' => drop(btrfs_error_stats::parse(text)),
+        b'E' => drop(btrfs_error_stats::parse(text)),
         b'C' => drop(cpu_list::parse(text)),
+        b'D' => {
+            let _ = (netstat::parse(text), sockstat::parse(text), softnet_stat::parse(text));
+            let _ = (snmp6::parse(text), nfs::parse(text), nf_conntrack::parse(text));
+            let _ = (infiniband::parse_state(text), infiniband::parse_rate(text));
+            let _ = (infiniband::parse_counter(text), arp::parse_device(1, text));
+        }
         b'M' => drop(mdstat::parse(text)),
         b'A' => {
             for family in prometheus_text::parse(text).unwrap_or_default() {
                 for sample in &family.samples {
                     assert!(sample.labels.is_sorted_by(|(a, _), (b, _)| a < b), "{sample:?}");
                 }
+            }
+        }
         b'B' => {
             // A reply of systemd whose length is right, because the input would rarely get past that.
             let mut message = text.to_vec();
@@ -115,6 +123,8 @@ fuzz_target!(|data: &[u8]| {
             prefix[4..8].copy_from_slice(&(body as u32).to_le_bytes());
             if let Ok(body) = Message::decode(&message).and_then(|it| it.body(units::SIGNATURE)) {
                 drop(units::parse(body));
+            }
+        }
         _ => {}
     }
 });
