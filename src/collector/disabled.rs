@@ -39,8 +39,10 @@ fn find(name: &str) -> Result<&'static str, String> {
         return Err(format!("{name} cannot be disabled, because /usage needs it"));
     }
     let known = OPTIONAL.into_iter().chain(COLLECTORS.iter().map(|entry| entry.name));
-    let mut known: Vec<&str> = known.collect();
+    let mut known: Vec<&str> = known.filter(|each| !REQUIRED.contains(each)).collect();
     known.sort_unstable();
+    // Two collectors of some names run at different paces.
+    known.dedup();
     let found = known.iter().find(|each| **each == name).copied();
     found.ok_or_else(|| {
         format!("there is no collector \"{}\"; known are {}", name.escape_debug(), known.join(", "))
