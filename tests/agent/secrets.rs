@@ -216,9 +216,7 @@ fn trace_log_responses_and_state_contain_no_secret() {
 }
 
 fn client(address: SocketAddr, target: &str) -> Client {
-    let socket = std::net::TcpStream::connect(address).unwrap();
-    socket.set_read_timeout(Some(support::TEST_TIMEOUT)).unwrap();
-    Client(tungstenite::client(format!("ws://{address}/{target}"), socket).unwrap().0)
+    Client(support::websocket::connect(address, &format!("/{target}")))
 }
 
 /// Passwords for invalid hosts, and for one that refuses connections.

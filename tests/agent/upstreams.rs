@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::core_fixture::{self, User};
 use crate::support::core_process::{CoreProcess, CoreRecord, core_records, messages};
 use crate::support::netns::{HmServerProcess, SERVER_ADDRESS, TwoHosts, recorded};
-use crate::support::{Agent, Client, TempDir};
+use crate::support::{Agent, Client, TempDir, websocket};
 use tungstenite::{Error, Message};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -51,9 +51,7 @@ fn pause() {
 }
 
 fn dashboard(usage: SocketAddr, text: &str) -> Client {
-    let socket = TcpStream::connect(usage).unwrap();
-    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut client = Client(tungstenite::client(format!("ws://{usage}/usage"), socket).unwrap().0);
+    let mut client = Client(websocket::connect(usage, "/usage"));
     client.send_text(text);
     client
 }

@@ -75,8 +75,6 @@ fn page_and_nodes_work_through_nginx() {
 }
 
 fn hub_core(proxy: std::net::SocketAddr) -> crate::support::hub::CoreLink {
-    let socket = std::net::TcpStream::connect(proxy).unwrap();
-    socket.set_read_timeout(Some(crate::support::TEST_TIMEOUT)).unwrap();
-    let url = format!("ws://{proxy}/ws/node?token=join&node_id=published");
-    crate::support::hub::CoreLink(tungstenite::client(url, socket).unwrap().0)
+    let path = "/ws/node?token=join&node_id=published";
+    crate::support::hub::CoreLink(crate::support::websocket::connect(proxy, path))
 }

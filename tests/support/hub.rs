@@ -16,7 +16,7 @@ use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
 
 pub use super::http_body::json_body;
-use super::{TEST_TIMEOUT, TempDir, wait_until};
+use super::{TEST_TIMEOUT, TempDir, wait_until, websocket};
 
 /// The hub's program, isolated from settings in the environment of the test run.
 pub fn hm_hub() -> Command {
@@ -172,10 +172,7 @@ impl Hub {
 
     /// A Core connection, e.g. with `node_id=a&token=default-token`.
     pub fn core(&self, path: &str, query: &str) -> CoreLink {
-        let socket = TcpStream::connect(self.core).unwrap();
-        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-        let url = format!("ws://{}{path}?{query}", self.core);
-        CoreLink(tungstenite::client(url, socket).unwrap().0)
+        CoreLink(websocket::connect(self.core, &format!("{path}?{query}")))
     }
 }
 
@@ -238,9 +235,15 @@ pub struct Node<S = TcpStream>(pub WebSocket<S>);
 impl Node {
     /// Fails if the hub refuses the handshake, with its response.
     pub fn connect(address: SocketAddr, token: &str) -> Result<Self, String> {
-        let socket = TcpStream::connect(address).map_err(|error| error.to_string())?;
-        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-        Self::over(socket, address, token)
+        loop {
+            let socket = TcpStream::connect(address).map_err(|error| error.to_string())?;
+            socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
+            match Self::over(socket, address, token) {
+                // See `support::websocket`.
+                Err(error) if error.contains("Interrupted system call") => {}
+                connected => return connected,
+            }
+        }
     }
 
     /// Reads until the connection ends. Returns the close code of the hub; 0: none.

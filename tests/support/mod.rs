@@ -40,6 +40,7 @@ mod temp_dir;
 pub mod tls_server;
 pub mod update_stream;
 pub mod wall_clock;
+pub mod websocket;
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -253,8 +254,7 @@ impl Agent {
     }
 
     pub fn connect(&self) -> Client {
-        let url = format!("ws://{}/usage", self.address);
-        Client(tungstenite::client(url, self.socket()).unwrap().0)
+        Client(websocket::connect(self.address, "/usage"))
     }
 
     /// Connects, subscribes, and reads the confirmation, system_info and the first update.

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Agent, Client, SLACK, TEST_TIMEOUT, TempDir, hm_agent};
+use super::{Agent, Client, SLACK, TEST_TIMEOUT, TempDir, hm_agent, websocket};
 
 /// An agent that serves `/monitor` and has its own file of host keys.
 pub struct Monitor {
@@ -90,11 +90,8 @@ impl Monitor {
     }
 
     pub fn connect(&self) -> MonitorClient {
-        let socket = TcpStream::connect(self.address()).unwrap();
-        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
-        let url = format!("ws://{}/monitor", self.address());
         MonitorClient {
-            socket: Client(tungstenite::client(url, socket).unwrap().0),
+            socket: Client(websocket::connect(self.address(), "/monitor")),
             events: VecDeque::new(),
             requests: 0,
         }
