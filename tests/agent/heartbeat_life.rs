@@ -368,7 +368,7 @@ fn logs_once_when_state_cannot_be_written() {
 #[test]
 fn recovers_after_running_out_of_descriptors() {
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
+    command.args(["-c", "ulimit -n 80; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
     command.args(["-s", "usage.listen=127.0.0.1:0"]);
     let agent = Agent::spawn(command);
     let mut open = HttpConnection::open(&agent);

@@ -155,7 +155,7 @@ fn sends_one_update_after_pause_instead_of_missed_ones() {
 #[test]
 fn resumes_accepting_after_running_out_of_descriptors() {
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 40; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
+    command.args(["-c", "ulimit -n 80; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_hm-agent")]);
     command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "interval=1"]);
     let agent = Agent::spawn(command);
     let mut subscriber = agent.subscribe();
