@@ -73,8 +73,9 @@ pub fn systemd(call: &[u8]) -> Option<bus::Reply> {
         () if has("NRestarts") => bus::number(41),
         () if has("NAccepted") => bus::number(17),
         () if has("NConnections") => bus::number(2),
+        () if has("NRefused") => bus::number(3),
         () if has("LastTriggerUSec") => bus::long_number(1_795_132_801_234_567),
-        // systemd 238 and earlier have no NRefused.
+        // Properties that a version does not have.
         () => ("", Vec::new()),
     })
 }
