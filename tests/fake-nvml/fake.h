@@ -42,6 +42,7 @@ enum {
 
 typedef struct device *device_handle;
 typedef struct event_set *set_handle;
+typedef struct gpm_sample *sample_handle;
 
 struct pci_info {
     char short_id[16];
@@ -65,6 +66,42 @@ struct field_value {
     code result;
     union value value;
 };
+struct fabric_v2 {
+    unsigned version;
+    unsigned char cluster[16];
+    code status;
+    unsigned clique;
+    unsigned char state;
+    unsigned health_mask;
+};
+struct fabric_v3 {
+    struct fabric_v2 v2;
+    unsigned char health_summary;
+};
+struct row_banks { unsigned max, high, partial, low, none; };
+struct sram_errors {
+    unsigned version;
+    uint64_t aggregate_parity, aggregate_secded, aggregate_corrected, volatile_parity, volatile_secded, volatile_corrected;
+    uint64_t l2, sm, pcie, mcu, other;
+    unsigned threshold_exceeded;
+};
+struct margin { unsigned version; int celsius; };
+struct license_expiry { unsigned year; unsigned short month, day, hour, minute, second; unsigned char status; };
+struct license_feature {
+    unsigned feature, state;
+    char info[128], product[128];
+    unsigned enabled;
+    struct license_expiry expiry;
+};
+struct licenses { int supported; unsigned count; struct license_feature features[3]; };
+struct platform {
+    unsigned version;
+    unsigned char ib_guid[16], chassis[16], slot, tray, host, peer_type, module;
+};
+struct cc_state { unsigned environment, feature, dev_tools; };
+struct gpm_support { unsigned version, supported; };
+struct gpm_metric { unsigned id; code result; double value; const char *short_name, *long_name, *unit; };
+struct gpm_request { unsigned version, count; struct gpm_sample *before, *after; struct gpm_metric metrics[]; };
 struct event_v1 { device_handle device; uint64_t type, data; };
 struct event_v2 { device_handle device; uint64_t type, data; unsigned gpu_instance, compute_instance; };
 
@@ -76,6 +113,13 @@ _Static_assert(sizeof(struct process_v1) == 16, "nvmlProcessInfo_v1_t");
 _Static_assert(sizeof(struct process_v2) == 24, "nvmlProcessInfo_v2_t");
 _Static_assert(sizeof(struct attributes) == 40, "nvmlDeviceAttributes_t");
 _Static_assert(sizeof(struct field_value) == 40, "nvmlFieldValue_t");
+_Static_assert(sizeof(struct fabric_v2) == 36, "nvmlGpuFabricInfo_v2_t");
+_Static_assert(sizeof(struct fabric_v3) == 40, "nvmlGpuFabricInfo_v3_t");
+_Static_assert(sizeof(struct sram_errors) == 104, "nvmlEccSramErrorStatus_v1_t");
+_Static_assert(sizeof(struct license_expiry) == 16, "nvmlGridLicenseExpiry_t");
+_Static_assert(sizeof(struct licenses) == 860, "nvmlGridLicensableFeatures_t");
+_Static_assert(sizeof(struct platform) == 44, "nvmlPlatformInfo_v2_t");
+_Static_assert(sizeof(struct gpm_metric) == 40, "nvmlGpmMetric_t");
 _Static_assert(sizeof(struct event_v1) == 24, "nvmlEventData_t of drivers without nvmlEventSetWait_v2");
 _Static_assert(sizeof(struct event_v2) == 32, "nvmlEventData_t");
 
@@ -145,5 +189,6 @@ code fake_value32(int gpu, const char *key, unsigned *out);
 code fake_value64(int gpu, const char *key, uint64_t *out);
 void fake_pci_ids(struct pci_info *pci); /* writes both strings from the numbers */
 code fake_string(const char *text, char *buffer, unsigned length);
+code fake_version(unsigned found, unsigned size, unsigned number); /* NVML_STRUCT_VERSION */
 
 #endif

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fake.h"
@@ -71,6 +72,15 @@ static _Noreturn void hang(void)
         pause();
 }
 
+/* Releases the lock meanwhile, like hang(). */
+static void delay(int64_t milliseconds)
+{
+    pthread_mutex_unlock(&mutex);
+    nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000}, NULL);
+    pthread_mutex_lock(&mutex);
+    fake_reload();
+}
+
 /* The host's handler may return and expect the fault to repeat, as Rust's stack overflow handler does. A raised signal does
  * not repeat, so the handler is removed. */
 static _Noreturn void crash(void)
@@ -101,6 +111,9 @@ code fake_rules(const char *entry, struct target target)
         hang();
     if (ruled("crash", entry, target.gpu) >= 0)
         crash();
+    int64_t slow = ruled("slow", entry, target.gpu);
+    if (slow > 0)
+        delay(slow);
     int64_t error = ruled("error", entry, target.gpu);
     if (error >= 0)
         return (code)error;
@@ -145,6 +158,11 @@ code fake_value32(int gpu, const char *key, unsigned *out)
     RETURN_IF(fake_value64(gpu, key, &value));
     *out = (unsigned)value;
     return SUCCESS;
+}
+
+code fake_version(unsigned found, unsigned size, unsigned number)
+{
+    return found == (size | number << 24) ? SUCCESS : VERSION_MISMATCH;
 }
 
 code fake_string(const char *text, char *buffer, unsigned length)

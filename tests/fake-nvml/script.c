@@ -66,6 +66,49 @@ static const struct fallback {
     {"throttle_sw_thermal_ns", 0, 0, 1},
     {"throttle_hw_thermal_ns", 0, 0, 1},
     {"throttle_hw_brake_ns", 0, 0, 1},
+    {"throttle_thermal_ns", 0, 0, 1},
+    {"throttle_board_ns", 0, 0, 1},
+    {"throttle_low_util_ns", 0, 0, 1},
+    {"throttle_reliability_ns", 0, 0, 1},
+    {"throttle_app_clocks_ns", 0, 0, 1},
+    {"throttle_base_clocks_ns", 0, 0, 1},
+    {"power_instant_mw", 160000, 11000, 140000},
+    {"power_module_mw", NONE, 0, 1},
+    {"thermal_margin", 40, 0, 1},
+    {"recovery_action", 0, 0, 1},
+#ifdef OLD_DRIVER
+    {"retired_sbe", 0, 0, 1},
+    {"retired_dbe", 0, 0, 1},
+    {"retired_pending", 0, 0, 1},
+#else
+    {"retired_sbe", NONE, 0, 1},
+    {"retired_dbe", NONE, 0, 1},
+    {"retired_pending", NONE, 0, 1},
+#endif
+    {"banks_max", 640, 0, 1},
+    {"banks_high", 0, 0, 1},
+    {"banks_partial", 0, 0, 1},
+    {"banks_low", 0, 0, 1},
+    {"banks_none", 0, 0, 1},
+    {"sram_corrected", 0, 0, 1},
+    {"sram_uncorrected", 0, 0, 1},
+    {"sram_threshold", 0, 0, 1},
+    {"persistence", 1, 0, 1},
+    {"license", 0, 0, 1},
+    {"fabric_state", 0, 0, 1},
+    {"fabric_status", 0, 0, 1},
+    {"fabric_clique", 0, 0, 1},
+    {"fabric_mask", 0, 0, 1},
+    {"fabric_summary", 0, 0, 1},
+    {"fabric_version", 3, 0, 1},
+    {"pcie_errors", 0, 0, 1},
+    {"c2c_links", 0, 0, 1},
+    {"c2c_mbps", 0, 0, 1},
+    {"c2c_errors", 0, 0, 1},
+    {"nvlink_kib_per_s", 0, 0, 1},
+    {"nvlink5", NONE, 0, 1},
+    {"nvlink5_ber", 0xFFF, 0, 1},
+    {"gpm", 1, 0, 1},
     {"pcie_width", 16, 0, 1},
     {"pcie_width_max", 16, 0, 1},
     {"pcie_replay", 0, 0, 1},
@@ -76,9 +119,9 @@ static const struct fallback {
     {"mig", NONE, 0, 1},
     {"mig_instances", 0, 0, 1},
 };
-static const char *const texts[] = {"name", "uuid", "pci", "processes", "graphics"};
-static const char *const settings[] = {"gpus", "driver", "cuda", "init", "lost", "gone", "xid", "log"};
-static const char *const rules[] = {"hang", "crash", "unsupported", "error"};
+static const char *const texts[] = {"name", "uuid", "pci", "processes", "graphics", "platform", "gpm_metrics"};
+static const char *const settings[] = {"gpus", "driver", "cuda", "init", "lost", "gone", "xid", "log", "cc", "cc_ready"};
+static const char *const rules[] = {"hang", "crash", "unsupported", "error", "slow"};
 
 static struct line { char *key, *value; } *lines;
 static size_t line_count;
@@ -145,11 +188,11 @@ static void check_functions(const struct line *line)
     extern const char *const __start_fake_entries[] __attribute__((visibility("hidden")));
     extern const char *const __stop_fake_entries[] __attribute__((visibility("hidden")));
     char *copy = strdup(line->value), *rest = copy, *item;
-    bool with_code = strncmp(line->key, "error", 5) == 0;
+    bool with_code = strncmp(line->key, "error", 5) == 0 || strncmp(line->key, "slow", 4) == 0;
     while ((item = next_item(&rest))) {
         char *colon = strchr(item, ':');
         if (!colon == with_code)
-            fake_abort("%s: expected FUNCTION%s, not %s", line->key, with_code ? ":CODE" : "", item);
+            fake_abort("%s: expected FUNCTION%s, not %s", line->key, with_code ? ":NUMBER" : "", item);
         if (colon) {
             *colon = 0;
             parse_number(line->key, colon + 1);
