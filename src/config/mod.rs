@@ -6,6 +6,7 @@
 
 mod access;
 mod collectors;
+mod gpu;
 pub mod layers;
 pub mod schema;
 mod secret;
@@ -22,11 +23,11 @@ use std::time::Duration;
 use log::LevelFilter;
 
 pub use crate::config::collectors::CollectorsConfig;
+pub use crate::config::gpu::{GpuConfig, GpuSource};
 pub use crate::config::layers::Settings;
 pub use crate::config::schema::Schema;
 pub use crate::config::secret::{Secret, sha256};
 pub use crate::config::sources::Sources;
-use crate::model::primary_gpu::Primary;
 use crate::net::tls;
 use crate::util::error::Error;
 use crate::util::shell_words;
@@ -64,27 +65,6 @@ pub struct Roots {
     pub proc: PathBuf,
     pub sys: PathBuf,
     pub root: PathBuf,
-}
-
-/// `gpu.*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GpuConfig {
-    pub source: GpuSource,
-    /// `None`: the library in the standard directories.
-    pub nvml_library: Option<PathBuf>,
-    pub primary: Primary,
-    /// A driver that does not answer within it counts as hung.
-    pub timeout: Duration,
-}
-
-/// `gpu.source`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GpuSource {
-    /// Every supported GPU.
-    Auto,
-    /// NVIDIA only, even if no device is found.
-    Nvml,
-    Nothing,
 }
 
 /// `usage.*`: the telemetry port.
@@ -184,7 +164,7 @@ impl Config {
             },
             collectors: CollectorsConfig::new(settings)?,
             state_dir: settings.parsed("state_dir").unwrap_or_default(),
-            gpu: gpu(settings),
+            gpu: GpuConfig::new(settings),
             usage: usage(settings)?,
             heartbeat: heartbeat(settings)?,
             hm: settings.text("hm.url").map(|url| hm(settings, url)).transpose()?,
@@ -192,19 +172,6 @@ impl Config {
             monitor: monitor(settings)?,
             ca_file: ca_file(settings)?,
         })
-    }
-}
-
-fn gpu(settings: &Settings) -> GpuConfig {
-    GpuConfig {
-        source: match settings.text("gpu.source") {
-            Some("none") => GpuSource::Nothing,
-            Some("nvml") => GpuSource::Nvml,
-            _ => GpuSource::Auto,
-        },
-        nvml_library: settings.parsed("gpu.nvml_library"),
-        primary: settings.parsed("gpu.primary").map_or(Primary::Aggregate, Primary::Index),
-        timeout: settings.seconds("gpu.timeout"),
     }
 }
 
@@ -329,6 +296,7 @@ impl CurrentConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::primary_gpu::Primary;
 
     fn with(overrides: &[(&str, &str)]) -> Result<Config, Error> {
         let sources = Sources {
@@ -356,6 +324,14 @@ mod tests {
     fn normalizes_ipv4_mapped_address_of_proxy() {
         let config = with(&[("usage.trusted_proxies", "::ffff:192.0.2.1")]).unwrap();
         assert_eq!(*config.usage.trusted_proxies, [IpAddr::from([192, 0, 2, 1])]);
+    }
+
+    #[test]
+    fn accepts_both_names_of_the_hostname_label() {
+        assert_eq!(with(&[]).unwrap().gpu.hostname_label, "Hostname");
+        let lower = with(&[("gpu.hostname_label", "hostname")]).unwrap();
+        assert_eq!(lower.gpu.hostname_label, "hostname");
+        assert!(with(&[("gpu.hostname_label", "HOSTNAME")]).is_err());
     }
 
     #[test]

@@ -106,6 +106,16 @@ pub const ROWS: &[Row] = &[
         "Seconds without a response after which the GPU driver counts as hung, 1 to 3600.",
     ),
     row(
+        "gpu.hostname_label",
+        Some("Hostname"),
+        Kind::Text {
+            what: "Hostname or hostname",
+            check: |text| matches!(text, "Hostname" | "hostname"),
+        },
+        OnReload,
+        "Label with the host name in GPU metrics: Hostname, as in dcgm-exporter before May 2026, or hostname, as since then.",
+    ),
+    row(
         "collectors.disable",
         Some(""),
         NAMES,
