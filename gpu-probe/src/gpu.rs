@@ -4,6 +4,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::nvidia::{
+    C2c, ConfidentialCompute, Fabric, NvLinkCounters, PcieErrors, Platform, Profiling,
+    RecentEvents, RecoveryAction, RetiredPages, RowRemapBanks, SlowCall, SramEcc, Violations,
+};
+
 /// All GPUs of a machine and the state of the NVIDIA driver.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Gpus {
@@ -114,6 +119,7 @@ macro_rules! of_options {
         }
     };
 }
+pub(crate) use of_options;
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Gpu {
@@ -139,6 +145,9 @@ pub struct Gpu {
     /// Errors that the driver reported since the agent started, by code (NVIDIA: XID).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub xids: Vec<Xid>,
+    /// Filled in by the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_5_minutes: Option<RecentEvents>,
 }
 
 of_options! {
@@ -165,7 +174,13 @@ Values {
     decoder_utilization_percent: u32,
     temperature_celsius: i32,
     memory_temperature_celsius: i32,
+/// Distance to the temperature at which the GPU slows down; 0 or less while it does.
+    thermal_margin_celsius: i32,
     power_watts: f64,
+/// Without averaging.
+    instant_power_watts: f64,
+/// Of the whole module, which has a CPU too (GH200, GB200).
+    module_power_watts: f64,
     power_limit_watts: f64,
     /// Since the driver was loaded.
     energy_joules: f64,
@@ -177,13 +192,31 @@ Values {
     performance_state: u32,
 /// Reasons why clocks are limited; empty if they are not.
     clock_event_reasons: Vec<String>,
+/// What the driver recommends to do.
+    recovery_action: RecoveryAction,
+    violations: Violations,
     ecc: Ecc,
+    sram_ecc: SramEcc,
     remapped_rows: RemappedRows,
+    row_remap_banks: RowRemapBanks,
+    retired_pages: RetiredPages,
     pcie_generation: u32,
     pcie_width: u32,
 /// PCIe replays since the driver was loaded.
     pcie_replays: u64,
+    pcie_errors: PcieErrors,
     nvlink: NvLink,
+    nvlink_counters: NvLinkCounters,
+    fabric: Fabric,
+    c2c: C2c,
+    profiling: Profiling,
+    persistence_mode: bool,
+    confidential_compute: ConfidentialCompute,
+/// Whether the vGPU is licensed; false on GPUs that need no license.
+    vgpu_licensed: bool,
+    platform: Platform,
+/// Calls that are made less often because the driver takes long for them; absent if there are none.
+    slow_calls: Vec<SlowCall>,
     mig_enabled: bool,
     mig_instances: Vec<MigInstance>,
     processes: Vec<GpuProcess>,
@@ -225,10 +258,12 @@ NvLink {
     recovery_errors: u64,
     crc_flit_errors: u64,
     crc_data_errors: u64,
+/// Payload sent and received since the last sample.
+    bytes_per_second: u64,
 }}
 
 /// An instance of a GPU in MIG mode.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MigInstance {
     /// Index of the MIG device in NVML.
     pub index: u32,
@@ -248,6 +283,9 @@ pub struct MigInstance {
     pub memory_total_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_used_bytes: Option<u64>,
+    /// Of the GPU instance, so compute instances that share it have the same values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profiling: Option<Profiling>,
 }
 
 /// A process that uses a GPU.

@@ -1,4 +1,5 @@
 //! What the GPU probe and the agent share: the types that describe GPUs, and the protocol in which the probe sends them.
 
 pub mod gpu;
+pub mod nvidia;
 pub mod protocol;

@@ -4,24 +4,36 @@
 //! closes, even if other threads are blocked in driver calls. The agent decides how long it waits for a line before it
 //! considers the driver hung.
 
+mod extras;
+mod extras_link;
+mod fields;
+mod health;
 mod measure;
+mod nvlink;
 mod nvml;
+mod pacing;
 mod process;
+mod profiler;
+mod profiling;
+mod slot;
 mod worker;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{BufRead, Write};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::process::{exit_immediately, redirect_stdout_to_stderr, set_thread_name};
+use crate::extras_link::ExtrasLink;
+use crate::process::{
+    exit_immediately, ignore_sigterm, redirect_stdout_to_stderr, set_thread_name,
+};
+use crate::slot::{Slot, hang_timeout};
 use crate::worker::{Target, WorkerMsg, WorkerReply};
-use gpu_probe::gpu::{DriverState, Gpu, Problem, Values, Xid};
+use gpu_probe::gpu::{DriverState, Gpu};
 use gpu_probe::protocol::{ProbeFailure, ProbeReply, VERSION};
 use lexopt::prelude::{Long, ValueExt};
 use nvml_wrapper::Nvml;
@@ -43,6 +55,8 @@ struct Options {
     only: Vec<String>,
     /// `--timeout` in milliseconds: when the agent considers the driver hung.
     timeout: Option<Duration>,
+    /// `--without-extras`: leaves out the values that the module `extras` reads.
+    without_extras: bool,
 }
 
 fn main() -> ExitCode {
@@ -55,6 +69,8 @@ fn main() -> ExitCode {
         }
     };
     set_thread_name(c"gpu-probe");
+    // The agent closes stdin when it stops the probe.
+    ignore_sigterm();
     if let Err(error) = reserve_stdout() {
         let _ = writeln!(std::io::stderr(), "gpu-probe: {error}");
         return ExitCode::FAILURE;
@@ -78,6 +94,12 @@ fn main() -> ExitCode {
             }
         }
     }
+    exit()
+}
+
+/// Exits after what is held in the driver was freed.
+fn exit() -> ! {
+    extras_link::stop();
     exit_immediately(0)
 }
 
@@ -91,6 +113,7 @@ fn parse() -> Result<Options, lexopt::Error> {
             Long("timeout") => {
                 options.timeout = Some(Duration::from_millis(arguments.value()?.parse()?));
             }
+            Long("without-extras") => options.without_extras = true,
             other => return Err(other.unexpected()),
         }
     }
@@ -106,7 +129,7 @@ fn read_requests() -> std::io::Result<Receiver<()>> {
                 break;
             }
         }
-        exit_immediately(0)
+        exit()
     };
     std::thread::Builder::new().name("requests".into()).spawn(read)?;
     Ok(requests)
@@ -130,28 +153,8 @@ fn write(reply: &ProbeReply) {
     let written = OUTPUT.get().map(|mut output| output.write_all(&line));
     // The agent closed the pipe.
     if !matches!(written, Some(Ok(()))) {
-        exit_immediately(0);
+        exit();
     }
-}
-
-/// Main thread's view of a GPU and its worker thread.
-struct Slot {
-    target: Target,
-    requests: Sender<u64>,
-    /// The worker has not replied to the last request.
-    busy: bool,
-    /// When the last request was sent.
-    requested_at: Instant,
-    /// Reply in this round; the inner `None` means that access is denied.
-    reply: Option<Option<Gpu>>,
-    /// Reply to an earlier round that arrived after it.
-    late_reply: Option<Gpu>,
-    /// Last reply.
-    last: Option<Gpu>,
-    /// The worker has replied at least once.
-    has_replied: bool,
-    /// XIDs that are not reported yet.
-    xids: Vec<u64>,
 }
 
 struct Probe {
@@ -159,6 +162,8 @@ struct Probe {
     cuda_version: Option<String>,
     slots: Vec<Slot>,
     messages: Receiver<WorkerMsg>,
+    /// `None` with `--without-extras`.
+    extras: Option<ExtrasLink>,
     timeout: Duration,
 }
 
@@ -171,6 +176,7 @@ impl Probe {
             true => (0..count).map(Target::Index).collect(),
             false => options.only.iter().cloned().map(Target::Address).collect(),
         };
+        let timeout = options.timeout.unwrap_or(Duration::from_secs(10));
         let (sender, messages) = channel();
         let slots = targets.into_iter().enumerate().map(|(slot, target)| {
             let (requests, rounds) = channel();
@@ -182,17 +188,7 @@ impl Probe {
             };
             let run = move || worker::run(nvml, slot, &worker_target, &rounds, &sender);
             std::thread::Builder::new().name(name.clone()).spawn(run).map_err(failed)?;
-            Ok(Slot {
-                target,
-                requests,
-                busy: false,
-                requested_at: Instant::now(),
-                reply: None,
-                late_reply: None,
-                last: None,
-                has_replied: false,
-                xids: Vec::new(),
-            })
+            Ok(Slot::new(target, requests))
         });
         let slots = slots.collect::<Result<_, _>>()?;
         Ok(Self {
@@ -202,7 +198,11 @@ impl Probe {
                 .map(|version| format!("{}.{}", version / 1000, version % 1000 / 10)),
             slots,
             messages,
-            timeout: options.timeout.unwrap_or(Duration::from_secs(10)),
+            extras: match options.without_extras {
+                true => None,
+                false => Some(ExtrasLink::start(nvml, timeout)?),
+            },
+            timeout,
         })
     }
 
@@ -212,6 +212,10 @@ impl Probe {
                 return;
             }
             self.query(round);
+            if let Some(extras) = &mut self.extras {
+                let slots = self.slots.iter().enumerate();
+                extras.query(slots.filter_map(|(at, slot)| slot.extras_request(at)).collect());
+            }
             write(&self.build_reply(unix_seconds()));
         }
     }
@@ -269,65 +273,24 @@ impl Probe {
 
     fn build_reply(&mut self, now: u64) -> ProbeReply {
         let timeout = self.timeout;
+        let denied = self.slots.iter().filter(|slot| matches!(slot.reply, Some(None))).count();
+        let slots = self.slots.iter_mut().enumerate();
+        let gpus = slots.filter_map(|(at, slot)| {
+            let mut gpu = slot.report(now, timeout)?;
+            if let Some(extras) = &self.extras {
+                extras.add(at, &mut gpu);
+            }
+            Some(gpu)
+        });
         ProbeReply {
             version: VERSION,
             failure: None,
             partial: false,
             driver_version: self.driver_version.clone(),
             cuda_version: self.cuda_version.clone(),
-            denied: self.slots.iter().filter(|slot| matches!(slot.reply, Some(None))).count(),
-            gpus: self.slots.iter_mut().filter_map(|slot| slot.report(now, timeout)).collect(),
+            denied,
+            gpus: gpus.collect(),
         }
-    }
-}
-
-/// A GPU that does not reply within this time hangs. Less than the agent's timeout, so that the report arrives in time.
-fn hang_timeout(timeout: Duration) -> Duration {
-    timeout * 4 / 5
-}
-
-impl Slot {
-    /// Sends a request unless the worker is busy. Returns whether it was sent.
-    fn request(&mut self, round: u64) -> bool {
-        let is_sent = !self.busy && self.requests.send(round).is_ok();
-        if is_sent {
-            (self.busy, self.requested_at) = (true, Instant::now());
-        }
-        is_sent
-    }
-
-    fn on_reply(&mut self, gpu: Option<Gpu>, is_current: bool, timeout: Duration) {
-        (self.busy, self.has_replied) = (false, true);
-        self.last.clone_from(&gpu);
-        if is_current {
-            self.reply = Some(gpu);
-        } else {
-            // Used if it is not too old and no newer reply arrives in time.
-            let is_recent = self.requested_at.elapsed() < timeout;
-            self.late_reply = gpu.filter(|_| is_recent);
-        }
-    }
-
-    /// The GPU with its new XIDs; `None` if access is denied. Without a reply for most of `timeout` it is reported as hung;
-    /// before that it has no values, or those of a late reply.
-    fn report(&mut self, now: u64, timeout: Duration) -> Option<Gpu> {
-        // A late reply is used once only, so that a GPU that hangs afterwards does not keep old values.
-        let mut gpu = match (self.reply.take(), self.late_reply.take()) {
-            (Some(gpu), _) => gpu?,
-            (None, Some(late)) => late,
-            (None, None) => {
-                let last = self.last.clone().unwrap_or_else(|| worker::unidentified(&self.target));
-                let hangs = self.requested_at.elapsed() >= hang_timeout(timeout);
-                Gpu {
-                    values: Values::default(),
-                    problem: hangs.then_some(Problem::Hung),
-                    message: hangs.then(|| "the driver does not reply".to_owned()),
-                    ..last
-                }
-            }
-        };
-        gpu.xids = count_xids(&std::mem::take(&mut self.xids), now);
-        Some(gpu)
     }
 }
 
@@ -378,13 +341,4 @@ fn failure(error: &NvmlError) -> ProbeFailure {
 
 fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// Counts the XIDs by code.
-fn count_xids(codes: &[u64], now: u64) -> Vec<Xid> {
-    let mut counts = BTreeMap::new();
-    for code in codes {
-        *counts.entry(*code).or_default() += 1;
-    }
-    counts.into_iter().map(|(code, count)| Xid { code, count, last_unix_seconds: now }).collect()
 }

@@ -2,23 +2,16 @@
 
 use std::cell::RefCell;
 
-use gpu_probe::gpu::{
-    CLOCK_EVENT_REASONS, Ecc, GpuProcess, MigInstance, NvLink, ProcessKind, RemappedRows, Values,
-};
+use gpu_probe::gpu::{CLOCK_EVENT_REASONS, Ecc, GpuProcess, MigInstance, ProcessKind, Values};
 use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::{
     Clock, EccCounter, MemoryError, PerformanceState, TemperatureSensor,
 };
-use nvml_wrapper::enum_wrappers::nv_link::ErrorCounter;
-use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
+use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::ProcessInfo;
-use nvml_wrapper::structs::device::FieldId;
 
 use crate::nvml;
-
-/// NVML_NVLINK_MAX_LINKS.
-const MAX_LINKS: u32 = 18;
 
 /// Makes the driver calls of one round and records errors. Unsupported values are absent; once the GPU is lost, no more
 /// calls are made.
@@ -57,18 +50,16 @@ impl Query {
     }
 }
 
-/// All values.
+/// All values except those of the modules `fields`, `nvlink`, `health` and `profiler`.
 pub fn values(device: &Device<'_>, query: &Query) -> Values {
     let mut values = Values::default();
     memory(device, query, &mut values);
     utilization(device, query, &mut values);
     power_and_clocks(device, query, &mut values);
-    fields(device, query, &mut values);
     values.ecc = ecc(device, query);
     values.pcie_generation = query.get(|| device.current_pcie_link_gen());
     values.pcie_width = query.get(|| device.current_pcie_link_width());
     values.pcie_replays = query.get(|| device.pcie_replay_counter()).map(u64::from);
-    nvlinks(device, query, &mut values);
     values.mig_enabled = query.get(|| device.mig_mode()).map(|mode| mode.current == 1);
     let mut instances = Vec::new();
     if values.mig_enabled == Some(true) {
@@ -146,42 +137,6 @@ fn reasons(mask: u64) -> Vec<String> {
     .collect()
 }
 
-/// Values that are available as fields only, by their NVML_FI_DEV_* IDs in nvml.h.
-fn fields(device: &Device<'_>, query: &Query, values: &mut Values) {
-    const MEMORY_TEMP: u32 = 82;
-    const REMAPPED: [u32; 4] = [142, 143, 144, 145]; // corrected, uncorrected, pending, failure
-    let ids = [&[MEMORY_TEMP][..], &REMAPPED].concat();
-    let found = field_values(device, query, &ids);
-    // A GPU without the sensor returns 0 or an error.
-    values.memory_temperature_celsius =
-        found[0].and_then(|celsius| i32::try_from(celsius).ok()).filter(|celsius| *celsius != 0);
-    if let [Some(correctable), Some(uncorrectable), Some(pending), Some(failed)] = found[1..] {
-        values.remapped_rows = Some(RemappedRows {
-            correctable: correctable as u32,
-            uncorrectable: uncorrectable as u32,
-            pending: pending != 0,
-            failed: failed != 0,
-        });
-    }
-}
-
-/// Values of integer fields in the order of `ids`. The order identifies them, because newer drivers return other IDs than
-/// those requested.
-fn field_values(device: &Device<'_>, query: &Query, ids: &[u32]) -> Vec<Option<u64>> {
-    let ids: Vec<FieldId> = ids.iter().map(|id| FieldId(*id)).collect();
-    let found = query.get(|| device.field_values_for(&ids)).unwrap_or_default();
-    let number = |value: SampleValue| match value {
-        SampleValue::U32(value) => Some(u64::from(value)),
-        SampleValue::U64(value) => Some(value),
-        SampleValue::I64(value) => u64::try_from(value).ok(),
-        SampleValue::F64(_) => None,
-    };
-    let mut numbers: Vec<Option<u64>> =
-        found.into_iter().map(|field| number(field.ok()?.value.ok()?)).collect();
-    numbers.resize(ids.len(), None);
-    numbers
-}
-
 fn ecc(device: &Device<'_>, query: &Query) -> Option<Ecc> {
     use {EccCounter::*, MemoryError::*};
     let count = |error, counter| query.get(|| device.total_ecc_errors(error, counter));
@@ -192,37 +147,6 @@ fn ecc(device: &Device<'_>, query: &Query) -> Option<Ecc> {
         aggregate_uncorrected: count(Uncorrected, Aggregate),
     };
     (ecc != Ecc::default()).then_some(ecc)
-}
-
-fn nvlinks(device: &Device<'_>, query: &Query, values: &mut Values) {
-    // The call fails for the first link that does not exist.
-    let states: Vec<bool> =
-        (0..MAX_LINKS).map_while(|link| device.link_wrapper_for(link).is_active().ok()).collect();
-    if states.is_empty() {
-        return;
-    }
-    let up = states.iter().filter(|up| **up).count();
-    // NVLINK_{REPLAY,RECOVERY,CRC_FLIT,CRC_DATA}_ERROR_COUNT_TOTAL, over all links.
-    const TOTALS: [u32; 4] = [52, 59, 38, 45];
-    let totals = field_values(device, query, &TOTALS);
-    let errors = |at: usize, counter: ErrorCounter| {
-        totals[at].or_else(|| {
-            let links = (0..).zip(&states).filter(|(_, up)| **up);
-            let each =
-                links.map(|(link, _)| device.link_wrapper_for(link).error_counter(counter).ok());
-            each.sum::<Option<u64>>().filter(|_| up > 0)
-        })
-    };
-    values.nvlink = Some(NvLink {
-        links_up: Some(up as u32),
-        links_down: Some((states.len() - up) as u32),
-        // The agent counts these: only it knows whether a link was up before.
-        links_lost: None,
-        replay_errors: errors(0, ErrorCounter::DlReplay),
-        recovery_errors: errors(1, ErrorCounter::DlRecovery),
-        crc_flit_errors: errors(2, ErrorCounter::DlCrcFlit),
-        crc_data_errors: errors(3, ErrorCounter::DlCrcData),
-    });
 }
 
 /// Existing MIG devices with their indices. Most indices are unused.
@@ -244,6 +168,7 @@ fn instance((index, device): &(u32, Device<'_>), query: &Query) -> MigInstance {
         compute_instance: compute.ok(),
         memory_total_bytes: memory.map(|(total, _)| total),
         memory_used_bytes: memory.map(|(_, used)| used),
+        profiling: None,
     }
 }
 

@@ -18,6 +18,12 @@ pub fn redirect_stdout_to_stderr() -> io::Result<()> {
     Ok(dup2_stdout(io::stderr())?)
 }
 
+/// SIGTERM has no effect.
+pub fn ignore_sigterm() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+}
+
 /// Exits without running destructors, in which a library could block.
 pub fn exit_immediately(code: i32) -> ! {
     // SAFETY: it takes no pointers and does not return.

@@ -9,7 +9,9 @@ use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::event::EventSet;
 use nvml_wrapper::{Device, Nvml};
 
+use crate::fields::FieldReader;
 use crate::measure::{self, Query};
+use crate::nvlink::CounterReader;
 use crate::nvml;
 
 /// XIDs read per round. A failing GPU can report them faster than they are read.
@@ -57,7 +59,7 @@ pub fn run(
         if let State::New = state {
             state = open(nvml, target);
         }
-        let gpu = match &state {
+        let gpu = match &mut state {
             State::New => Some(unidentified(target)),
             State::Opened(opened) => {
                 let xids = opened.events.as_ref().map(read_xids).unwrap_or_default();
@@ -103,6 +105,27 @@ struct OpenedGpu {
     device: Device<'static>,
     events: Option<EventSet<'static>>,
     identity: Gpu,
+    readers: Readers,
+}
+
+/// What reads values that are kept for longer than one round.
+struct Readers {
+    fields: FieldReader,
+    nvlink_counters: CounterReader,
+}
+
+impl Readers {
+    fn new() -> Self {
+        Self { fields: FieldReader::new(), nvlink_counters: CounterReader::new() }
+    }
+
+    fn add(&mut self, device: &Device<'_>, query: &Query, values: &mut Values) {
+        self.fields.add(device, query, values);
+        self.nvlink_counters.add(device, query, values);
+        let slow = [self.fields.slow_call(), self.nvlink_counters.slow_call()];
+        let slow: Vec<_> = slow.into_iter().flatten().collect();
+        values.slow_calls = (!slow.is_empty()).then_some(slow);
+    }
 }
 
 impl OpenedGpu {
@@ -119,7 +142,7 @@ impl OpenedGpu {
             ..Gpu::default()
         };
         let events = xid_events(nvml, &device);
-        Ok(Self { device, events, identity })
+        Ok(Self { device, events, identity, readers: Readers::new() })
     }
 }
 
@@ -132,11 +155,16 @@ fn xid_events(nvml: &'static Nvml, device: &Device<'static>) -> Option<EventSet<
     device.register_events(wanted, nvml.create_event_set().ok()?).ok()
 }
 
-fn measure_gpu(opened: &OpenedGpu) -> Gpu {
+fn measure_gpu(opened: &mut OpenedGpu) -> Gpu {
     let query = Query::default();
-    let values = measure::values(&opened.device, &query);
+    let mut values = measure::values(&opened.device, &query);
+    // Kept values must not hide that the GPU returns nothing but errors.
+    if values != Values::default() {
+        opened.readers.add(&opened.device, &query, &mut values);
+    }
     let mut gpu = Gpu { values, ..opened.identity.clone() };
     if query.is_lost() {
+        opened.readers = Readers::new();
         gpu.values = Values::default();
         gpu.problem = Some(Problem::Lost);
         gpu.message = Some(LOST.to_owned());

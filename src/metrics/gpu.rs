@@ -2,48 +2,59 @@
 //! that one dashboard shows all.
 //!
 //! The label with the host name is `Hostname`, as in dashboard 12239, in published alert rules and in dcgm-exporter up to
-//! May 2026. Later releases call it `hostname`; exposing both would duplicate the information.
+//! May 2026, or `hostname` as in later releases (`gpu.hostname_label`).
 
 use crate::metrics::encoder::{Encoder, MetricType, labels};
-use crate::metrics::{Truncation, gpu_status};
-use crate::model::RawSample;
+use crate::metrics::{Exposition, Truncation};
+use crate::metrics::{gpu_events, gpu_links, gpu_nvidia, gpu_profiling, gpu_status};
 use crate::model::gpu::{CLOCK_EVENT_REASONS, Gpu, MigInstance, NvLink, Values, Vendor};
 
-/// Each GPU has about forty series.
+/// Each GPU has about a hundred series.
 const MAX_GPUS: usize = 64;
 
-pub(super) fn encode(encoder: &mut Encoder, sample: &RawSample, truncation: &mut Truncation) {
+pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: &mut Truncation) {
+    let sample = input.sample;
     let gpus = truncation.limit("gpus", &sample.gpus.each, MAX_GPUS);
-    let hostname = sample.hostname.as_deref().unwrap_or_default();
-    let named: Vec<(String, &Gpu)> =
-        gpus.iter().map(|gpu| (identity(gpu, hostname), gpu)).collect();
-    for (name, metric_type, help, value) in FAMILIES {
-        encoder.family(name, metric_type, help);
+    let named: Vec<(String, &Gpu)> = gpus.iter().map(|gpu| (identity(gpu, input), gpu)).collect();
+    let families = FAMILIES.iter().chain(gpu_nvidia::FAMILIES).chain(gpu_links::FAMILIES);
+    for (name, metric_type, help, value) in families {
+        encoder.family(name, *metric_type, *help);
         for (labels, gpu) in &named {
             encoder.sample_if(labels, value(&gpu.values));
         }
     }
     memory(encoder, &named);
-    last_xid(encoder, &named);
+    gpu_profiling::encode(encoder, &named);
+    gpu_nvidia::encode(encoder, &named);
+    gpu_links::encode(encoder, &named);
+    gpu_events::encode(encoder, &named);
     gpu_status::driver(encoder, sample);
     gpu_status::problems(encoder, &named);
     gpu_status::xids(encoder, &named, truncation);
 }
 
 /// dcgm-exporter's labels that identify a GPU.
-fn identity(gpu: &Gpu, hostname: &str) -> String {
+fn identity(gpu: &Gpu, input: &Exposition<'_>) -> String {
+    let hostname = input.sample.hostname.as_deref().unwrap_or_default();
     let device = match gpu.vendor {
         Vendor::Nvidia => format!("nvidia{}", gpu.index),
         Vendor::Amd => format!("amd{}", gpu.index),
     };
-    labels(&[
+    let identity = labels(&[
         ("gpu", &gpu.index.to_string()),
         ("UUID", gpu.uuid.as_deref().unwrap_or_default()),
         ("pci_bus_id", &bus_id(gpu.pci_address.as_deref().unwrap_or_default())),
         ("device", &device),
         ("modelName", &gpu.name),
-        ("Hostname", hostname),
-    ])
+        (input.gpu_hostname_label, hostname),
+    ]);
+    let driver = input.sample.gpus.nvidia.as_ref();
+    match driver.and_then(|driver| driver.driver_version.as_deref()) {
+        Some(version) if gpu.vendor == Vendor::Nvidia => {
+            format!("{identity},{}", labels(&[("DCGM_FI_DRIVER_VERSION", version)]))
+        }
+        _ => identity,
+    }
 }
 
 /// Converts the kernel's `0000:c1:00.0` to NVIDIA's `00000000:C1:00.0`.
@@ -55,9 +66,9 @@ fn bus_id(address: &str) -> String {
     }
 }
 
-type GpuFamily = (&'static str, MetricType, &'static str, fn(&Values) -> Option<f64>);
+pub(super) type GpuFamily = (&'static str, MetricType, &'static str, fn(&Values) -> Option<f64>);
 
-fn to_f64(value: Option<u64>) -> Option<f64> {
+pub(super) fn to_f64(value: Option<u64>) -> Option<f64> {
     value.map(|value| value as f64)
 }
 
@@ -65,9 +76,9 @@ fn link(values: &Values, value: fn(NvLink) -> Option<u64>) -> Option<f64> {
     to_f64(values.nvlink.and_then(value))
 }
 
-const FAMILIES: [GpuFamily; 33] = {
+const FAMILIES: &[GpuFamily] = {
     use MetricType::{Counter, Gauge};
-    [
+    &[
         ("DCGM_FI_DEV_SM_CLOCK", Gauge, "SM clock frequency (in MHz).", |v| {
             v.sm_clock_mhz.map(f64::from)
         }),
@@ -121,6 +132,12 @@ const FAMILIES: [GpuFamily; 33] = {
             "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS",
             Gauge,
             "Bit mask of reasons why clocks are limited: 1 idle, 4 software power cap, 8 hardware slowdown, 32 software thermal, 64 hardware thermal, 128 power brake.",
+            |v| v.clock_event_reasons.as_deref().map(reason_bits),
+        ),
+        (
+            "DCGM_FI_DEV_CLOCKS_EVENT_REASONS",
+            Gauge,
+            "The same bit mask under its newer name.",
             |v| v.clock_event_reasons.as_deref().map(reason_bits),
         ),
         (
@@ -271,7 +288,7 @@ fn memory(encoder: &mut Encoder, named: &[(String, &Gpu)]) {
 }
 
 /// GPU instances with their labels. Compute instances of the same GPU instance share its memory and are exposed once.
-fn instances<'a>(of_gpu: &str, gpu: &'a Gpu) -> Vec<(String, &'a MigInstance)> {
+pub(super) fn instances<'a>(of_gpu: &str, gpu: &'a Gpu) -> Vec<(String, &'a MigInstance)> {
     let mut found: Vec<(String, &MigInstance)> = Vec::new();
     for instance in gpu.values.mig_instances.iter().flatten() {
         let Some(id) = instance.gpu_instance else { continue };
@@ -291,17 +308,6 @@ fn profile(name: &str) -> Option<&str> {
     match profile.split_once("c.") {
         Some((count, rest)) if count.bytes().all(|byte| byte.is_ascii_digit()) => Some(rest),
         _ => Some(profile),
-    }
-}
-
-fn last_xid(encoder: &mut Encoder, named: &[(String, &Gpu)]) {
-    encoder.gauge(
-        "DCGM_FI_DEV_XID_ERRORS",
-        "XID of the last error that the driver reported; 0 if there was none.",
-    );
-    for (labels, gpu) in named.iter().filter(|(_, gpu)| gpu.vendor == Vendor::Nvidia) {
-        let last = gpu.xids.iter().max_by_key(|xid| xid.last_unix_seconds);
-        encoder.sample(labels, last.map_or(0, |xid| xid.code));
     }
 }
 

@@ -10,11 +10,16 @@ mod encoder;
 mod filesystems;
 mod format;
 mod gpu;
+mod gpu_events;
+mod gpu_links;
+mod gpu_nvidia;
+mod gpu_profiling;
 mod gpu_status;
 mod host;
 mod memory;
 mod node;
 mod textfile;
+mod xid_names;
 
 use std::time::Duration;
 
@@ -37,6 +42,8 @@ pub struct Exposition<'a> {
     /// The agent's own process; `None` if `/proc` cannot be read.
     pub process: Option<ProcessStats>,
     pub ports: &'a [PortStatus],
+    /// `gpu.hostname_label`.
+    pub gpu_hostname_label: &'a str,
 }
 
 /// Renders the sample in `format`.
@@ -49,7 +56,7 @@ pub fn render(input: &Exposition<'_>, format: Format) -> String {
     for measurement in &input.sample.measurements {
         node::encode(&mut encoder, measurement, &mut truncation);
     }
-    gpu::encode(&mut encoder, input.sample, &mut truncation);
+    gpu::encode(&mut encoder, input, &mut truncation);
     agent::encode(&mut encoder, input, &mut truncation);
     // After the agent's own families, which take precedence.
     textfile::encode(&mut encoder, input.sample, &mut truncation);

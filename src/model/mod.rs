@@ -12,7 +12,7 @@ pub mod primary_gpu;
 pub mod rates;
 pub mod status;
 
-pub use gpu_probe::gpu;
+pub use gpu_probe::{gpu, nvidia};
 
 use std::sync::Arc;
 use std::time::Duration;

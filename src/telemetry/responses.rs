@@ -157,14 +157,16 @@ impl Responses<'_> {
     }
 
     fn metrics(&self, sample: &PublishedSample, format: Format) -> Vec<u8> {
+        let config = self.config.get();
         let input = Exposition {
             sample: &sample.raw,
             host: self.host_info,
             now: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(),
-            interval: self.config.get().interval,
+            interval: config.interval,
             samples: sample.tick() + 1,
             process: process_stats::self_stats(boot_time_seconds(sample)),
             ports: &self.port_statuses(),
+            gpu_hostname_label: config.gpu.hostname_label,
         };
         render(&input, format).into_bytes()
     }

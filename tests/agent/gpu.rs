@@ -1,11 +1,11 @@
 //! NVIDIA GPUs as a /usage client sees them: the real agent and probe with a scripted driver.
 //!
 //! Absent values are tested in `gpu_absent.rs`, hanging and failing drivers in `gpu_hangs.rs` and `gpu_faults.rs`, XIDs in
-//! `gpu_errors.rs`, the probe process in `gpu_probe.rs`, `gpu_held.rs` and `gpu_noexec.rs`.
+//! `gpu_errors.rs`, profiling metrics in `gpu_profiling.rs`, `/metrics` in `gpu_dcgm.rs`, the probe process in `gpu_probe.rs`, `gpu_held.rs` and `gpu_noexec.rs`.
 
 use serde_json::{Value, json};
 
-use crate::support::fake_nvml::{Driver, assert_no_values, keys, state, values};
+use crate::support::fake_nvml::{Driver, FULL_GPU, assert_no_values, keys, state, values};
 use hm_agent::model::gpu::Values;
 
 #[test]
@@ -57,55 +57,16 @@ fn first_client_gets_gpus_and_values_at_once() {
     watched.stop();
 }
 
-/// A GPU with all values, all of them different.
-const FULL: &str = "
-gpu.0.name = NVIDIA Full \u{2122}
-gpu.0.uuid = GPU-8f6d2a10-0000-4000-8000-00000000abcd
-gpu.0.pci = 00010000:C1:1F.0
-gpu.0.memory_total = 80000000001
-gpu.0.memory_used = 30000000002
-gpu.0.memory_free = 49000000003
-gpu.0.memory_reserved = 600000004
-gpu.0.util_gpu = 81
-gpu.0.util_mem = 42
-gpu.0.enc = 13
-gpu.0.dec = 14
-gpu.0.temp = 71
-gpu.0.temp_mem = 92
-gpu.0.power_mw = 287500
-gpu.0.power_limit_mw = 650250
-gpu.0.energy_mj = 123456789500
-gpu.0.clock_sm = 1755
-gpu.0.clock_mem = 2619
-gpu.0.fan = 66
-gpu.0.fans = 3
-gpu.0.pstate = 2
-gpu.0.reasons = 4164 # bits 2, 6 and 12
-gpu.0.ecc_volatile_corrected = 101
-gpu.0.ecc_volatile_uncorrected = 102
-gpu.0.ecc_aggregate_corrected = 5000000103
-gpu.0.ecc_aggregate_uncorrected = 104
-gpu.0.remapped_corrected = 5
-gpu.0.remapped_uncorrected = 6
-gpu.0.remapped_pending = 1
-gpu.0.pcie_gen = 4
-gpu.0.pcie_width = 8
-gpu.0.pcie_replay = 77
-gpu.0.nvlinks = 12
-gpu.0.nvlink_errors = 3
-gpu.0.mig = 0
-";
-
 #[test]
 fn reports_every_value_of_a_gpu() {
     let own = std::process::id();
     let name = std::fs::read_to_string(format!("/proc/{own}/comm")).unwrap();
     let processes = format!("gpu.0.processes = {own}:1000001, 4199999:2000002, 4199998:none");
     let graphics = format!("gpu.0.graphics = 4199999:2000002, 4199997:7, {own}:1000001");
-    let driver = Driver::new(&format!("{FULL}\n{processes}\n{graphics}"));
+    let driver = Driver::new(&format!("{FULL_GPU}\n{processes}\n{graphics}"));
     let sample = driver.sample(&[]);
     let gpu = &sample["usage_update"]["gpus"][0];
-    let expected = json!({
+    let mut expected = json!({
         "index": 0,
         "vendor": "nvidia",
         "name": "NVIDIA Full \u{2122}",
@@ -155,13 +116,113 @@ fn reports_every_value_of_a_gpu() {
             {"pid": 4199997, "kind": "graphics", "memory_used_bytes": 7},
         ],
     });
+    let more = dispensable_values_of_full_gpu();
+    expected.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(&gpu[key], value, "{key}");
     }
     assert_eq!(keys(gpu), keys(&expected));
-    // All but the MIG instances and the four parts of an APU's memory. If this fails, a value was added that is not tested here.
+    // All but the MIG instances, the four parts of an APU's memory, profiling metrics and slow calls. If this fails, a value was
+    // added that is not tested here.
     let fields = format!("{:?}", Values::default()).matches(": None").count();
-    assert_eq!(values(gpu).len() + 1 + 4, fields);
+    assert_eq!(values(gpu).len() + 1 + 4 + 2, fields);
+}
+
+/// What few GPUs have.
+fn dispensable_values_of_full_gpu() -> Value {
+    json!({
+        "instant_power_watts": 301.25,
+        "module_power_watts": 512.5,
+        "thermal_margin_celsius": -3,
+        "recovery_action": "drain_and_reset",
+        "violations": {
+            "power_nanoseconds": 5000000001u64,
+            "thermal_nanoseconds": 2,
+            "sync_boost_nanoseconds": 3,
+            "board_limit_nanoseconds": 4,
+            "low_utilization_nanoseconds": 5,
+            "reliability_nanoseconds": 6,
+            "application_clocks_nanoseconds": 7,
+            "base_clocks_nanoseconds": 8,
+            "software_thermal_nanoseconds": 9,
+            "hardware_thermal_nanoseconds": 10,
+            "hardware_power_brake_nanoseconds": 11,
+        },
+        "retired_pages": {"single_bit": 21, "double_bit": 22, "pending": true},
+        "row_remap_banks": {"max": 630, "high": 5, "partial": 3, "low": 2, "none": 1},
+        "sram_ecc": {
+            "volatile_corrected": 31,
+            "volatile_uncorrected": 33,
+            "aggregate_corrected": 41,
+            "aggregate_uncorrected": 43,
+            "threshold_exceeded": true,
+        },
+        "pcie_errors": {
+            "correctable": 40,
+            "naks_received": 41,
+            "receiver": 42,
+            "bad_tlp": 43,
+            "naks_sent": 44,
+            "bad_dllp": 45,
+            "non_fatal": 46,
+            "fatal": 47,
+            "unsupported_requests": 48,
+            "lcrc": 49,
+            "lane": 50,
+        },
+        "nvlink_counters": {
+            "transmitted_packets": 12000,
+            "transmitted_bytes": 12012,
+            "received_packets": 12024,
+            "received_bytes": 12036,
+            "malformed_packets": 12060,
+            "buffer_overruns": 12072,
+            "receive_errors": 12084,
+            "remote_errors": 12096,
+            "general_errors": 12108,
+            "integrity_errors": 12120,
+            "transmit_discards": 12132,
+            "recoveries_successful": 12144,
+            "recoveries_failed": 12156,
+            "recoveries": 12168,
+            "effective_errors": 12216,
+            "symbol_errors": 12240,
+            "effective_bit_error_ratio": 7e-12,
+            "symbol_bit_error_ratio": 7e-12,
+        },
+        "c2c": {"links": 2}, // the fields of the links follow in the next round
+        "fabric": {
+            "state": "completed",
+            "cluster_uuid": "a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf",
+            "clique_id": 7,
+            "health": "unhealthy",
+            "health_mask": 0x2499,
+            "bandwidth_degraded": true,
+            "route_recovering": false,
+            "route_unhealthy": true,
+            "access_timeout_recovering": false,
+            "configuration": "no_partition",
+            "partition_assigned": false,
+        },
+        "persistence_mode": false,
+        "confidential_compute": {"enabled": true, "ready": false},
+        "vgpu_licensed": true,
+        "platform": {
+            "chassis_serial_number": "1821325191344",
+            "slot": 3,
+            "tray": 12,
+            "host": 1,
+            "peer_type": 2,
+            "module": 5,
+        },
+        "last_5_minutes": {
+            "xids": [],
+            "clock_events": [
+                {"reason": "sw_power_cap", "samples": 1},
+                {"reason": "hw_thermal_slowdown", "samples": 1},
+            ],
+        }
+    })
 }
 
 #[test]
@@ -213,49 +274,6 @@ fn reports_mig_instances_and_their_processes() {
             assert_eq!(update["gpus"][0]["mig_instances"].as_array().unwrap().len(), 1);
         })
     });
-    watched.stop();
-}
-
-#[test]
-fn reads_values_of_a_2018_driver_with_older_calls() {
-    let driver = Driver::old(
-        "gpu.0.memory_used = 1000
-         gpu.0.memory_reserved = 24
-         gpu.0.fan = 31
-         gpu.0.reasons = 8
-         gpu.0.processes = 4199991:100, 4199992:none
-         gpu.0.graphics = 4199993:300, 4199991:100
-         gpu.0.nvlinks = 4
-         gpu.0.nvlink_errors = 2
-         xid = 1:0:31, 2:0:31",
-    );
-    let mut watched = driver.start(&[]);
-    let update = watched.complete_update();
-    assert_eq!(
-        update["nvidia"],
-        json!({"state": "ok", "driver_version": "390.157", "cuda_version": "9.1"})
-    );
-    let gpu = &update["gpus"][0];
-    assert_eq!(gpu["name"], "Tesla V100-SXM2-32GB");
-    assert_eq!(gpu["memory_used_bytes"], 1024, "includes memory reserved by the driver");
-    assert_eq!(gpu["memory_free_bytes"], (32480u64 << 20) - 1024);
-    assert_eq!(gpu["fan_percent"], 31);
-    assert_eq!(gpu["clock_event_reasons"], json!(["hw_slowdown"]));
-    assert_eq!(gpu["nvlink"]["links_up"], 4);
-    assert_eq!(gpu["nvlink"]["links_down"], 2);
-    assert_eq!(gpu["nvlink"]["replay_errors"], 8);
-    assert_eq!(
-        gpu["processes"],
-        json!([
-            {"pid": 4199991, "kind": "compute_and_graphics", "memory_used_bytes": 100},
-            {"pid": 4199992, "kind": "compute"},
-            {"pid": 4199993, "kind": "graphics", "memory_used_bytes": 300},
-        ])
-    );
-    for key in ["memory_reserved_bytes", "mig_enabled", "mig_instances", "remapped_rows"] {
-        assert!(gpu[key].is_null(), "{key} in {gpu:#}");
-    }
-    assert_eq!((&gpu["xids"][0]["code"], &gpu["xids"][0]["count"]), (&json!(31), &json!(2)));
     watched.stop();
 }
 

@@ -23,7 +23,25 @@ const FAILING_CALLS: &[(&str, &[&str])] = &[
         "nvmlDeviceGetCurrentClocksEventReasons, nvmlDeviceGetCurrentClocksThrottleReasons",
         &["clock_event_reasons"],
     ),
-    ("nvmlDeviceGetFieldValues", &["memory_temperature_celsius", "remapped_rows"]),
+    (
+        "nvmlDeviceGetFieldValues",
+        &[
+            "instant_power_watts",
+            "memory_temperature_celsius",
+            "pcie_errors",
+            "recovery_action",
+            "remapped_rows",
+            "violations",
+        ],
+    ),
+    ("nvmlDeviceGetMarginTemperature", &["thermal_margin_celsius"]),
+    ("nvmlDeviceGetGpuFabricInfoV", &["fabric"]),
+    ("nvmlDeviceGetRowRemapperHistogram", &["row_remap_banks"]),
+    ("nvmlDeviceGetSramEccErrorStatus", &["sram_ecc"]),
+    ("nvmlDeviceGetPersistenceMode", &["persistence_mode"]),
+    ("nvmlDeviceGetGridLicensableFeatures_v4", &["vgpu_licensed"]),
+    ("nvmlDeviceGetPlatformInfo", &["platform"]),
+    ("nvmlGpmQueryDeviceSupport", &[]), // one sample has no profiling metrics
     ("nvmlDeviceGetTotalEccErrors", &["ecc"]),
     ("nvmlDeviceGetCurrPcieLinkGeneration", &["pcie_generation"]),
     ("nvmlDeviceGetCurrPcieLinkWidth", &["pcie_width"]),
@@ -57,6 +75,16 @@ const UNAVAILABLE_VALUES: &[(&str, &[&str])] = &[
     ("fans = 0", &["fan_percent"]),
     ("pstate = 32", &["performance_state"]), // NVML_PSTATE_UNKNOWN
     ("mig = none", &["mig_enabled"]),
+    ("thermal_margin = none", &["thermal_margin_celsius"]),
+    ("recovery_action = none", &["recovery_action"]),
+    ("pcie_errors = none", &["pcie_errors"]),
+    ("power_instant_mw = none", &["instant_power_watts"]),
+    ("fabric_state = none", &["fabric"]),
+    ("banks_none = none", &["row_remap_banks"]),
+    ("sram_threshold = none", &["sram_ecc"]),
+    ("persistence = none", &["persistence_mode"]),
+    ("license = none", &["vgpu_licensed"]),
+    ("platform = ", &["platform"]),
     (
         "memory_reserved = none",
         &["memory_free_bytes", "memory_reserved_bytes", "memory_total_bytes", "memory_used_bytes"],
@@ -82,6 +110,7 @@ fn omits_exactly_the_values_that_are_unavailable() {
         for at in 0..=full {
             script += &format!("gpu.{at}.fan = 50\ngpu.{at}.mig = 0\n");
             script += &format!("gpu.{at}.processes = 4199999:1\ngpu.{at}.graphics = 4199998:1\n");
+            script += &format!("gpu.{at}.platform = 1821325191344:3:12:1:2:5\n");
         }
         script.extend(cases.iter().map(|(line, _)| format!("{line}\n")));
         let sample = Driver::new(&script).sample(&[]);
@@ -89,7 +118,7 @@ fn omits_exactly_the_values_that_are_unavailable() {
         let gpus = sample["usage_update"]["gpus"].as_array().unwrap();
         assert_eq!(gpus.len(), full + 1);
         let all = keys(&gpus[full]);
-        assert_eq!(values(&gpus[full]).len(), 26, "{all:?}");
+        assert_eq!(values(&gpus[full]).len(), 37, "{all:?}");
         for (gpu, (line, absent)) in gpus.iter().zip(&cases) {
             let mut expected = all.clone();
             expected.retain(|key| !absent.contains(key));
@@ -105,6 +134,49 @@ fn assert_no_null(value: &Value) {
         Value::Object(values) => values.values().for_each(assert_no_null),
         _ => {}
     }
+}
+
+#[test]
+fn reads_values_of_a_2018_driver_with_older_calls() {
+    let driver = Driver::old(
+        "gpu.0.memory_used = 1000
+         gpu.0.memory_reserved = 24
+         gpu.0.fan = 31
+         gpu.0.reasons = 8
+         gpu.0.processes = 4199991:100, 4199992:none
+         gpu.0.graphics = 4199993:300, 4199991:100
+         gpu.0.nvlinks = 4
+         gpu.0.nvlink_errors = 2
+         xid = 1:0:31, 2:0:31",
+    );
+    let mut watched = driver.start(&[]);
+    let update = watched.complete_update();
+    assert_eq!(
+        update["nvidia"],
+        json!({"state": "ok", "driver_version": "390.157", "cuda_version": "9.1"})
+    );
+    let gpu = &update["gpus"][0];
+    assert_eq!(gpu["name"], "Tesla V100-SXM2-32GB");
+    assert_eq!(gpu["memory_used_bytes"], 1024, "includes memory reserved by the driver");
+    assert_eq!(gpu["memory_free_bytes"], (32480u64 << 20) - 1024);
+    assert_eq!(gpu["fan_percent"], 31);
+    assert_eq!(gpu["clock_event_reasons"], json!(["hw_slowdown"]));
+    assert_eq!(gpu["nvlink"]["links_up"], 4);
+    assert_eq!(gpu["nvlink"]["links_down"], 2);
+    assert_eq!(gpu["nvlink"]["replay_errors"], 8);
+    assert_eq!(
+        gpu["processes"],
+        json!([
+            {"pid": 4199991, "kind": "compute_and_graphics", "memory_used_bytes": 100},
+            {"pid": 4199992, "kind": "compute"},
+            {"pid": 4199993, "kind": "graphics", "memory_used_bytes": 300},
+        ])
+    );
+    for key in ["memory_reserved_bytes", "mig_enabled", "mig_instances", "remapped_rows"] {
+        assert!(gpu[key].is_null(), "{key} in {gpu:#}");
+    }
+    assert_eq!((&gpu["xids"][0]["code"], &gpu["xids"][0]["count"]), (&json!(31), &json!(2)));
+    watched.stop();
 }
 
 #[test]

@@ -71,6 +71,7 @@ fn captured(tree: &str, format: Format) -> String {
         samples: 3,
         process: Some(process),
         ports: &[port],
+        gpu_hostname_label: "Hostname",
     };
     render(&input, format)
 }

@@ -29,6 +29,7 @@ fn text(server: &GpuServer, sample: &RawSample) -> String {
         samples: 1,
         process: None,
         ports: &[],
+        gpu_hostname_label: "Hostname",
     };
     render(&input, Format::Prometheus)
 }

@@ -49,6 +49,84 @@ fn build(variant: &str, flags: &[&str]) -> PathBuf {
     library
 }
 
+/// A GPU with all values, all of them different.
+pub const FULL_GPU: &str = "
+gpu.0.name = NVIDIA Full \u{2122}
+gpu.0.uuid = GPU-8f6d2a10-0000-4000-8000-00000000abcd
+gpu.0.pci = 00010000:C1:1F.0
+gpu.0.memory_total = 80000000001
+gpu.0.memory_used = 30000000002
+gpu.0.memory_free = 49000000003
+gpu.0.memory_reserved = 600000004
+gpu.0.util_gpu = 81
+gpu.0.util_mem = 42
+gpu.0.enc = 13
+gpu.0.dec = 14
+gpu.0.temp = 71
+gpu.0.temp_mem = 92
+gpu.0.power_mw = 287500
+gpu.0.power_limit_mw = 650250
+gpu.0.energy_mj = 123456789500
+gpu.0.clock_sm = 1755
+gpu.0.clock_mem = 2619
+gpu.0.fan = 66
+gpu.0.fans = 3
+gpu.0.pstate = 2
+gpu.0.reasons = 4164 # bits 2, 6 and 12
+gpu.0.ecc_volatile_corrected = 101
+gpu.0.ecc_volatile_uncorrected = 102
+gpu.0.ecc_aggregate_corrected = 5000000103
+gpu.0.ecc_aggregate_uncorrected = 104
+gpu.0.remapped_corrected = 5
+gpu.0.remapped_uncorrected = 6
+gpu.0.remapped_pending = 1
+gpu.0.pcie_gen = 4
+gpu.0.pcie_width = 8
+gpu.0.pcie_replay = 77
+gpu.0.nvlinks = 12
+gpu.0.nvlink_errors = 3
+gpu.0.mig = 0
+gpu.0.power_instant_mw = 301250
+gpu.0.power_module_mw = 512500
+gpu.0.thermal_margin = 0xFFFFFFFD # -3
+gpu.0.recovery_action = 4
+gpu.0.throttle_power_ns = 5000000001
+gpu.0.throttle_thermal_ns = 2
+gpu.0.throttle_sync_ns = 3
+gpu.0.throttle_board_ns = 4
+gpu.0.throttle_low_util_ns = 5
+gpu.0.throttle_reliability_ns = 6
+gpu.0.throttle_app_clocks_ns = 7
+gpu.0.throttle_base_clocks_ns = 8
+gpu.0.throttle_sw_thermal_ns = 9
+gpu.0.throttle_hw_thermal_ns = 10
+gpu.0.throttle_hw_brake_ns = 11
+gpu.0.retired_sbe = 21
+gpu.0.retired_dbe = 22
+gpu.0.retired_pending = 1
+gpu.0.banks_max = 630
+gpu.0.banks_high = 5
+gpu.0.banks_partial = 3
+gpu.0.banks_low = 2
+gpu.0.banks_none = 1
+gpu.0.sram_corrected = 31
+gpu.0.sram_uncorrected = 33
+gpu.0.sram_threshold = 1
+gpu.0.pcie_errors = 40
+gpu.0.nvlink5 = 1000
+gpu.0.nvlink5_ber = 0x70C
+gpu.0.c2c_links = 2
+gpu.0.fabric_state = 3
+gpu.0.fabric_clique = 7
+gpu.0.fabric_mask = 0x2499
+gpu.0.fabric_summary = 2
+gpu.0.persistence = 0
+gpu.0.license = 1
+gpu.0.platform = 1821325191344:3:12:1:2:5
+cc = 1
+cc_ready = 0
+";
+
 /// A scripted driver.
 pub struct Driver {
     pub scratch: TempDir,

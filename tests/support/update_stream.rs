@@ -197,8 +197,17 @@ pub fn keys(object: &Value) -> Vec<&str> {
 }
 
 /// Keys of a GPU that are not values.
-pub const IDENTITY: [&str; 8] =
-    ["index", "message", "name", "pci_address", "problem", "uuid", "vendor", "xids"];
+pub const IDENTITY: [&str; 9] = [
+    "index",
+    "last_5_minutes",
+    "message",
+    "name",
+    "pci_address",
+    "problem",
+    "uuid",
+    "vendor",
+    "xids",
+];
 
 /// The keys of a GPU's values.
 pub fn values(gpu: &Value) -> Vec<&str> {

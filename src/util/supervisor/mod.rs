@@ -80,6 +80,11 @@ impl Supervision {
         }
     }
 
+    /// When it is stopped, the program has this time to exit after SIGTERM.
+    pub fn with_stop_grace(self, stop_grace: Duration) -> Self {
+        Self { stop_grace, ..self }
+    }
+
     pub fn named(self, name: &str) -> Self {
         Self { program_name: Some(name.to_owned()), ..self }
     }

@@ -83,6 +83,7 @@ fn check_messages(host: &HostInfo, sample: &RawSample, snapshot: &Snapshot) {
             samples: 1,
             process: None,
             ports: &ports,
+            gpu_hostname_label: "Hostname",
         };
         exposition::check(render(&input, format).as_bytes(), format);
     }

@@ -111,6 +111,7 @@ impl Card {
                 .then(|| "suspended; reading its sensors would resume it".to_owned()),
             values: if is_suspended { Values::default() } else { self.values(files) },
             xids: Vec::new(),
+            last_5_minutes: None,
         }
     }
 

@@ -3,6 +3,8 @@
 
 mod driver_log;
 pub(crate) mod embedded_probe;
+mod event_window;
+mod extras_policy;
 mod inventory;
 mod pci;
 mod pci_scan;

@@ -21,6 +21,8 @@ use crate::util::supervisor::{SupervisedChild, Supervision};
 const MAX_PROBE_BYTES: u64 = 16 << 20;
 /// Size limit of a reply. The longest ones list thousands of processes on eight GPUs.
 const MAX_REPLY_BYTES: usize = 4 << 20;
+/// How long a stopped probe has to free what it holds in the driver. It exits when its standard input is closed.
+const STOP_GRACE: Duration = Duration::from_millis(200);
 
 /// A running probe.
 pub(super) struct ProbeProcess {
@@ -96,11 +98,12 @@ impl ProbeProcess {
         arguments: &[OsString],
         configure: impl FnOnce(&mut Command),
     ) -> io::Result<Self> {
-        let mut process =
-            Supervision::until_agent_ends().named("gpu-probe").spawn(program, |command| {
-                command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
-                configure(command);
-            })?;
+        let supervision =
+            Supervision::until_agent_ends().named("gpu-probe").with_stop_grace(STOP_GRACE);
+        let mut process = supervision.spawn(program, |command| {
+            command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+            configure(command);
+        })?;
         let missing = || io::Error::from(io::ErrorKind::BrokenPipe);
         let stdin = process.child.stdin.take().ok_or_else(missing)?;
         let stdout = process.child.stdout.take().ok_or_else(missing)?;
@@ -168,7 +171,8 @@ impl ProbeProcess {
         })
     }
 
-    /// Has the supervisor kill the probe. The process may still have to be waited for.
+    /// Closes the probe's input, and has the supervisor kill it if it does not exit then. The process may still have to be
+    /// waited for.
     pub(super) fn kill(self) -> StoppingProcess {
         self.process.kill();
         StoppingProcess(self.process)

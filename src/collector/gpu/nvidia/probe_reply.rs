@@ -14,7 +14,7 @@ use crate::config::{GpuSource, Roots};
 use crate::model::gpu::{DriverState, Gpu, NvidiaDriver, Problem};
 
 /// Replies after which a probe counts as stable and the restart delay is reset. A probe can crash after its first reply.
-const STABLE_AFTER_REPLIES: u32 = 2;
+pub(super) const STABLE_AFTER_REPLIES: u32 = 2;
 
 impl ProbeSupervisor<'_> {
     /// Reads from the probe and handles its reply.
@@ -80,12 +80,13 @@ impl ProbeSupervisor<'_> {
         (self.good_replies, self.failed_starts) = (self.good_replies.saturating_add(1), 0);
         if self.good_replies >= STABLE_AFTER_REPLIES {
             self.restart_backoff.reset();
+            self.extras.on_stable();
         }
         let mut gpus = self.inventory.merge(reply.gpus, reply.denied, &self.pci.expected());
         for process in gpus.iter_mut().flat_map(|gpu| gpu.values.processes.iter_mut().flatten()) {
             process.name = process_name(&self.roots, process.pid);
         }
-        match gpus.iter().any(|gpu| gpu.problem == Some(Problem::Hung)) {
+        match gpus.iter().any(|gpu| gpu.problem == Some(Problem::Hung) || has_hung_call(gpu)) {
             true => self.gpu_hung_since = self.gpu_hung_since.or(Some(now)),
             false => self.gpu_hung_since = None,
         }
@@ -116,7 +117,8 @@ impl ProbeSupervisor<'_> {
         !is_configured && self.pci.gpus.is_empty() && !Path::new(NVIDIA_DEVICE).exists()
     }
 
-    fn report(&mut self, state: DriverState, gpus: Vec<Gpu>, at: Instant, duration: Duration) {
+    fn report(&mut self, state: DriverState, mut gpus: Vec<Gpu>, at: Instant, duration: Duration) {
+        self.events.update(&mut gpus, at);
         let previous = std::mem::replace(&mut self.driver.state, state);
         if previous != state {
             log_state(&self.driver, gpus.len());
@@ -127,6 +129,11 @@ impl ProbeSupervisor<'_> {
         self.state.set_nvidia(driver, gpus, count, at, duration);
         self.state.set_has_result();
     }
+}
+
+/// Whether calls for values that the agent can do without have not returned.
+fn has_hung_call(gpu: &Gpu) -> bool {
+    gpu.values.slow_calls.iter().flatten().any(|call| call.interval_seconds.is_none())
 }
 
 /// Name in `/proc/PID/comm`, which the kernel limits to 15 bytes.

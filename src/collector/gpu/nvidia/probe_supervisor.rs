@@ -13,9 +13,12 @@ use std::time::{Duration, Instant};
 
 use crate::collector::gpu::RESCAN_INTERVAL;
 use crate::collector::gpu::amd::AmdCollector;
+use crate::collector::gpu::nvidia::event_window::EventWindow;
+use crate::collector::gpu::nvidia::extras_policy::ExtrasPolicy;
 use crate::collector::gpu::nvidia::inventory::GpuInventory;
 use crate::collector::gpu::nvidia::pci_scan::PciScan;
 use crate::collector::gpu::nvidia::probe_process::ProbeProcess;
+use crate::collector::gpu::nvidia::probe_reply::STABLE_AFTER_REPLIES;
 use crate::collector::gpu::nvidia::probe_state::{ProbeState, StopReason};
 use crate::collector::gpu::state::GpuState;
 use crate::config::{CurrentConfig, GpuConfig, GpuSource, Roots};
@@ -52,6 +55,7 @@ pub(crate) struct ProbeSupervisor<'a> {
     pub(super) restart_backoff: Backoff,
     pub(super) pci: PciScan,
     pub(super) inventory: GpuInventory,
+    pub(super) events: EventWindow,
     amd: AmdCollector,
     has_amd: bool,
     pub(super) driver: NvidiaDriver,
@@ -61,6 +65,7 @@ pub(crate) struct ProbeSupervisor<'a> {
     pub(super) good_replies: u32,
     /// Number of consecutive probes that were killed before their first reply.
     pub(super) failed_starts: u32,
+    pub(super) extras: ExtrasPolicy,
     /// A poll was requested while the previous request was outstanding.
     pub(super) poll_pending: bool,
 }
@@ -82,12 +87,14 @@ impl<'a> ProbeSupervisor<'a> {
             restart_backoff: Backoff::new(MIN_RESTART_DELAY, MAX_RESTART_DELAY),
             pci: PciScan::default(),
             inventory: GpuInventory::default(),
+            events: EventWindow::default(),
             amd: AmdCollector::new(&at_start.roots),
             has_amd: false,
             driver: NvidiaDriver::default(),
             gpu_hung_since: None,
             good_replies: 0,
             failed_starts: 0,
+            extras: ExtrasPolicy::default(),
             poll_pending: false,
         }
     }
@@ -244,7 +251,8 @@ impl<'a> ProbeSupervisor<'a> {
     pub(super) fn must_be_replaced(&self, probe: &ProbeProcess, now: Instant) -> bool {
         let gpu_hangs =
             self.gpu_hung_since.is_some_and(|since| now >= since + HUNG_GPU_RESTART_AFTER);
-        !self.probe_needed() || (self.pci.has_changed() || gpu_hangs) && !probe.is_uninterruptible()
+        let is_outdated = self.pci.has_changed() || gpu_hangs || self.extras.is_retry_due(now);
+        !self.probe_needed() || is_outdated && !probe.is_uninterruptible()
     }
 
     fn start(&mut self, now: Instant) -> ProbeState {
@@ -255,7 +263,10 @@ impl<'a> ProbeSupervisor<'a> {
             [] => {
                 Err("this agent was built without the probe; see docs/installation.md".to_owned())
             }
-            program => ProbeProcess::start(program, &self.probe_arguments(), &config.state_dir),
+            program => {
+                let arguments = self.probe_arguments(now);
+                ProbeProcess::start(program, &arguments, &config.state_dir)
+            }
         };
         match started {
             Ok(probe) => {
@@ -270,9 +281,12 @@ impl<'a> ProbeSupervisor<'a> {
         }
     }
 
-    fn probe_arguments(&self) -> Vec<OsString> {
+    fn probe_arguments(&mut self, now: Instant) -> Vec<OsString> {
         let timeout = self.config.get().gpu.timeout.as_millis().to_string();
         let mut arguments: Vec<OsString> = vec!["--timeout".into(), timeout.into()];
+        if self.extras.on_start(now) {
+            arguments.push("--without-extras".into());
+        }
         if let Some(library) = &self.gpu.nvml_library {
             arguments.extend(["--library".into(), library.into()]);
         }
@@ -298,7 +312,12 @@ impl<'a> ProbeSupervisor<'a> {
                     Some(libc::SIGKILL) => {
                         "the GPU probe was killed, perhaps by the kernel's OOM killer"
                     }
-                    _ => "the GPU probe crashed in the driver's library",
+                    _ => {
+                        if self.good_replies < STABLE_AFTER_REPLIES {
+                            self.extras.on_early_crash();
+                        }
+                        "the GPU probe crashed in the driver's library"
+                    }
                 };
                 self.on_failure(DriverState::Crashed, format!("{cause}: {status}"), now);
             }
@@ -318,7 +337,7 @@ impl<'a> ProbeSupervisor<'a> {
         }
         let now = Instant::now();
         self.restart_backoff.reset();
-        self.failed_starts = 0;
+        (self.failed_starts, self.extras) = (0, ExtrasPolicy::default());
         // The last scan is outdated: while collection is disabled the bus is not scanned.
         self.pci = PciScan::default();
         if !self.is_amd_enabled() {

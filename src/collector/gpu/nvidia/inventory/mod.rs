@@ -20,6 +20,8 @@ pub(super) struct GpuInventory {
     xids: BTreeMap<String, BTreeMap<u64, Xid>>,
     /// Largest number of NVLinks that were up at once since the agent started, by [`key`].
     max_links_up: BTreeMap<String, u32>,
+    /// Calls that were logged as slow, by [`key`].
+    slow_calls: BTreeMap<String, Vec<String>>,
     /// Last logged problem, by [`key`].
     problems: BTreeMap<String, Option<Problem>>,
     log: RateLimitedLog,
@@ -51,6 +53,7 @@ impl GpuInventory {
             self.count_xids(gpu);
             self.count_lost_links(gpu);
             self.log_problem_change(gpu);
+            self.log_slow_calls(gpu);
         }
         self.remember(&gpus);
         gpus
@@ -102,6 +105,7 @@ impl GpuInventory {
     pub(super) fn clear(&mut self) {
         self.known.clear();
         self.problems.clear();
+        self.slow_calls.clear();
     }
 
     /// Fills in the name, UUID and PCI address that a GPU with a problem does not report.
@@ -196,12 +200,38 @@ impl GpuInventory {
         }
     }
 
+    /// Logs calls that have become slow.
+    fn log_slow_calls(&mut self, gpu: &Gpu) {
+        // A GPU that did not reply has no values.
+        if gpu.values == Values::default() {
+            return;
+        }
+        let slow = gpu.values.slow_calls.iter().flatten();
+        let known = self.slow_calls.entry(key(gpu)).or_default();
+        for call in slow.clone().filter(|call| !known.contains(&call.calls)) {
+            let consequence = match call.interval_seconds {
+                Some(interval) => format!("they are made every {interval:.0} s from now on"),
+                None => "they are not made until it returns".to_owned(),
+            };
+            self.log.write(Level::Warn, || {
+                format!(
+                    "{}: the driver takes {:.2} s for calls of the group {}, {consequence}",
+                    describe(gpu),
+                    call.seconds,
+                    call.calls
+                )
+            });
+        }
+        *known = slow.map(|call| call.calls.clone()).collect();
+    }
+
     fn remember(&mut self, gpus: &[Gpu]) {
         let identity = |gpu: &Gpu| Gpu {
             values: Values::default(),
             problem: None,
             message: None,
             xids: Vec::new(),
+            last_5_minutes: None,
             ..gpu.clone()
         };
         let now: BTreeMap<_, _> = gpus.iter().map(|gpu| (key(gpu), identity(gpu))).collect();

@@ -31,6 +31,9 @@ macro_rules! call {
     };
 }
 
+pub mod fields;
+pub mod health;
+
 fn handle(device: &Device<'_>) -> raw::nvmlDevice_t {
     // SAFETY: the handle is only used for calls while the device is borrowed.
     unsafe { device.handle() }
