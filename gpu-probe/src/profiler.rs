@@ -90,10 +90,10 @@ impl Profiler {
             match metrics {
                 // Counters that stopped were seen to stay 0 for weeks. Both samples are dropped.
                 Some(Ok(metrics)) if is_idle_without_reason(&metrics, request) => continue,
-                Some(Ok(metrics)) => {
+                Some(Ok(metrics)) if metrics != Profiling::default() => {
                     found.insert(scope, metrics);
                 }
-                Some(Err(_)) | None => {}
+                Some(_) | None => {}
             }
             self.samples.insert(scope, sample);
         }

@@ -22,8 +22,25 @@ use crate::util::sync::Shutdown;
 const SAMPLE_WINDOW: Duration = Duration::from_millis(500);
 /// Longer than the default of `gpu.timeout`, so that the report can show a hung driver.
 const GPU_TIMEOUT: Duration = Duration::from_secs(11);
+/// Limits of the time for a second GPU result.
+const MIN_POLL_TIMEOUT: Duration = Duration::from_millis(300);
+const MAX_POLL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Applications that are requested one by one.
 const MAX_APPS: usize = 100;
+
+/// Rates of NVIDIA GPUs need a second result, as those of the host do. A driver that is slow is not waited for.
+fn poll_gpus_again(gpus: &GpuState) {
+    let first = gpus.nvidia_polled_at();
+    let timeout = (gpus.poll_duration() * 2).clamp(MIN_POLL_TIMEOUT, MAX_POLL_TIMEOUT);
+    if !gpus.has_nvidia_values() {
+        return;
+    }
+    gpus.request_poll();
+    let deadline = Instant::now() + timeout;
+    while gpus.nvidia_polled_at() == first && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// Takes two samples, [`SAMPLE_WINDOW`] apart or later if the first GPU result takes longer, and derives the rates.
 pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
@@ -43,6 +60,7 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
         let start = Instant::now();
         sys::wait_readable([gpus.first_result()], Some(GPU_TIMEOUT));
         std::thread::sleep(SAMPLE_WINDOW.saturating_sub(start.elapsed()));
+        poll_gpus_again(&gpus);
         let gpus = gpus.gpus(&config, Instant::now());
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let heartbeats = match config.heartbeat.enabled {

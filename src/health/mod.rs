@@ -1,6 +1,8 @@
 //! Problems of this machine, found in a snapshot: those that the dashboard shows as alerts. Keep in step with
 //! `src/telemetry/dashboard/alerts.js`.
 
+pub mod nvidia;
+
 use crate::model::Snapshot;
 use crate::model::gpu::{DriverState, Gpu, Problem};
 use crate::model::health_problem::{HealthProblem, Severity};
@@ -83,6 +85,9 @@ fn check_gpu(gpu: &Gpu, now: u64, problems: &mut Vec<HealthProblem>) {
     let values = &gpu.values;
     if values.remapped_rows.is_some_and(|rows| rows.failed) {
         add(Severity::Critical, "row remapping failed".to_owned());
+    }
+    for (severity, text) in nvidia::problems(values) {
+        add(severity, text);
     }
     let uncorrected = values.ecc.and_then(|ecc| ecc.volatile_uncorrected);
     if let Some(count @ 1..) = uncorrected {

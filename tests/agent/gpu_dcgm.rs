@@ -124,9 +124,8 @@ fn value(text: &str, family: &str, gpu: usize, labels: &[&str]) -> Option<f64> {
 #[test]
 fn exposes_all_values_with_units_of_dcgm_and_nothing_unsupported() {
     let none: String = NOTHING.split(' ').map(|key| format!("gpu.1.{key} = none\n")).collect();
-    let c2c = "gpu.0.c2c_mbps = 44712\ngpu.0.c2c_errors = 17";
     let driver = Driver::new(&format!(
-        "{FULL_GPU}\ngpus = 2\n{c2c}\ngpu.0.gpm_metrics = {METRICS}\n{none}unsupported.1 = nvmlDeviceGetTotalEccErrors\n"
+        "{FULL_GPU}\ngpus = 2\ngpu.0.gpm_metrics = {METRICS}\n{none}unsupported.1 = nvmlDeviceGetTotalEccErrors\n"
     ));
     let watched = driver.start(&[]);
     let text = wait_until("profiling metrics", || {

@@ -1,4 +1,4 @@
-/* States that change rarely: fabric, spare rows, SRAM errors, confidential computing, licence, place in the rack. */
+/* States that change rarely: fabric, spare rows, SRAM errors, confidential computing, license, place in the rack. */
 #include <stdio.h>
 #include <string.h>
 

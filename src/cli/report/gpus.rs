@@ -1,8 +1,10 @@
 //! GPUs in the report of `hm-agent sample`: a line for each GPU, with the columns that at least one GPU has a value for.
 
 use crate::cli::report::{Table, format_bytes, used_of_total};
+use crate::health;
 use crate::model::Snapshot;
 use crate::model::gpu::{DriverState, Gpu, GpuProcess, Gpus, NvidiaDriver, Values};
+use crate::model::nvidia::Profiling;
 
 /// Processes listed per GPU.
 const MAX_PROCESSES: usize = 8;
@@ -112,12 +114,17 @@ fn notes(gpu: &Gpu) -> Vec<String> {
         notes.extend(rows.pending.then(|| "row remapping pending until GPU reset".to_owned()));
         notes.extend(rows.failed.then(|| "row remapping failed".to_owned()));
     }
+    notes.extend(health::nvidia::problems(values).into_iter().map(|(_, text)| text));
     notes.extend(gpu.xids.iter().map(|xid| format!("XID {} × {}", xid.code, xid.count)));
     notes
 }
 
-/// MIG instances and the processes that use most memory.
+/// Profiling metrics, MIG instances and the processes that use most memory.
 fn details(out: &mut Table, values: &Values) {
+    if let Some(profiling) = values.profiling.as_ref().map(profile).filter(|line| !line.is_empty())
+    {
+        out.line("", &format!("     {profiling}"));
+    }
     for instance in values.mig_instances.iter().flatten() {
         let name = instance.name.as_deref().unwrap_or("MIG instance");
         let memory = instance.memory_used_bytes.zip(instance.memory_total_bytes);
@@ -139,11 +146,40 @@ fn details(out: &mut Table, values: &Values) {
     }
 }
 
+/// E.g. `SM 41 %, tensor 25 %, DRAM 10 %, PCIe 5.0 MiB/s`.
+fn profile(profiling: &Profiling) -> String {
+    let ratio = |what: &str, ratio: Option<f64>| {
+        ratio.map(|ratio| format!("{what} {:.0} %", 100.0 * ratio))
+    };
+    let rate = |what: &str, sent: Option<f64>, received: Option<f64>| {
+        let total = sent.zip(received).map(|(sent, received)| sent + received);
+        total.map(|bytes| format!("{what} {}/s", format_bytes(bytes)))
+    };
+    let parts = [
+        ratio("SM", profiling.sm_active_ratio),
+        ratio("occupancy", profiling.sm_occupancy_ratio),
+        ratio("tensor", profiling.tensor_ratio),
+        ratio("DRAM", profiling.dram_ratio),
+        rate(
+            "PCIe",
+            profiling.pcie_transmitted_bytes_per_second,
+            profiling.pcie_received_bytes_per_second,
+        ),
+        rate(
+            "NVLink",
+            profiling.nvlink_transmitted_bytes_per_second,
+            profiling.nvlink_received_bytes_per_second,
+        ),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::gpu::Problem;
     use crate::model::host_info::HostInfo;
+    use crate::model::nvidia::RecoveryAction;
     use std::sync::Arc;
 
     #[test]
@@ -164,6 +200,14 @@ mod tests {
                 power_limit_watts: Some(72.0),
                 performance_state: Some(0),
                 clock_event_reasons: Some(vec!["sw_power_cap".into()]),
+                recovery_action: Some(RecoveryAction::GpuReset),
+                profiling: Some(Profiling {
+                    sm_active_ratio: Some(0.406),
+                    tensor_ratio: Some(0.25),
+                    pcie_transmitted_bytes_per_second: Some(4_194_304.0),
+                    pcie_received_bytes_per_second: Some(1_048_576.0),
+                    ..Profiling::default()
+                }),
                 processes: Some(vec![process(9, "sh", 1), process(7, "python3", 19)]),
                 ..Values::default()
             },
@@ -191,7 +235,8 @@ mod tests {
             [
                 "nvidia     driver 550.54.14, CUDA 12.4",
                 "gpu                      busy                memory       power",
-                "           0  NVIDIA L4  97 %  20.0 GiB of 22.0 GiB  72 of 72 W  P0, sw_power_cap",
+                "           0  NVIDIA L4  97 %  20.0 GiB of 22.0 GiB  72 of 72 W  P0, sw_power_cap, the driver recommends: GPU reset",
+                "                SM 41 %, tensor 25 %, PCIe 5.0 MiB/s",
                 "                  19.0 GiB  python3 (7)",
                 "                   1.0 GiB  sh (9)",
                 "           1  NVIDIA L4                                          LOST: fell off the bus",

@@ -111,6 +111,16 @@ impl GpuState {
         Arc::new(Gpus { nvidia: results.driver.clone(), each })
     }
 
+    /// Whether the NVIDIA driver has returned values.
+    pub fn has_nvidia_values(&self) -> bool {
+        lock(&self.results).nvidia.gpus.iter().any(|gpu| gpu.values != Values::default())
+    }
+
+    /// When the values of the NVIDIA GPUs were requested.
+    pub fn nvidia_polled_at(&self) -> Instant {
+        lock(&self.results).nvidia.at
+    }
+
     /// Time from the last poll to its reply.
     pub fn poll_duration(&self) -> Duration {
         lock(&self.results).poll_duration

@@ -14,6 +14,30 @@ const MAX_LISTED_APPS = 5;
 const time = unix => new Date(unix * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 const joinColon = (...parts) => parts.filter(Boolean).join(": ");
 
+const RECOVERY_ACTIONS = {
+  gpu_reset: "GPU reset",
+  node_reboot: "node reboot",
+  drain_p2p: "drain P2P",
+  drain_and_reset: "drain and reset",
+  recover_imex_domain: "recover the IMEX domain",
+};
+
+/** Problems that NVIDIA GPUs report themselves. Keep in step with `src/health/nvidia.rs`. */
+const nvidiaAlerts = ({ recovery_action: action, sram_ecc: sram, row_remap_banks: banks, retired_pages: pages, fabric,
+  confidential_compute: compute }) => {
+  const found = [];
+  if (action && action !== "none") found.push(["critical", `the driver recommends: ${RECOVERY_ACTIONS[action] ?? `action ${action.unknown}`}`]);
+  if (sram?.threshold_exceeded) found.push(["critical", "more SRAM errors than the limit for a replacement"]);
+  if (banks?.none) found.push(["warning", "a memory bank has no spare rows left"]);
+  if (pages?.pending) found.push(["warning", "page retirement pending, GPU reset required"]);
+  if (fabric?.state === "not_started") found.push(["warning", "not registered at the NVLink fabric: is the fabric manager running?"]);
+  else if (fabric?.error_code) found.push(["critical", "registration at the NVLink fabric failed"]);
+  else if (fabric?.health === "unhealthy") found.push(["critical", "NVLink fabric unhealthy"]);
+  else if (fabric?.health === "limited_capacity") found.push(["warning", "NVLink fabric has limited capacity"]);
+  if (compute?.enabled && compute.ready === false) found.push(["warning", "confidential computing is not ready"]);
+  return found;
+};
+
 /** Alerts of a GPU as `[level, text]`. Level `note` is shown on its card only. */
 const gpuAlerts = (gpu, now) => {
   const found = [];
@@ -23,6 +47,7 @@ const gpuAlerts = (gpu, now) => {
   const rows = gpu.remapped_rows;
   if (rows?.failed) found.push(["critical", "row remapping failed"]);
   if (rows?.pending) found.push(["warning", "row remapping pending, needs a reset"]);
+  found.push(...nvidiaAlerts(gpu));
   const uncorrected = gpu.ecc?.volatile_uncorrected;
   if (uncorrected) found.push(["critical", plural(uncorrected, "uncorrected memory error")]);
   if (gpu.nvlink?.links_lost) found.push(["warning", `${plural(gpu.nvlink.links_lost, "NVLink")} down`]);

@@ -60,6 +60,20 @@ const renderProcesses = (body, processes) =>
     return { node: make("tr", {}, name, make("td", { class: "number" }, String(each.pid)), memory), memory };
   }, ({ memory }, each) => setText(memory, bytes(each.memory_used_bytes)));
 
+/** Profiling metrics, as `[name, text]`. Ratios are 0 to 1. */
+const profileOf = profiling => {
+  if (!profiling) return [];
+  const ratio = (name, value) => isKnown(value) && [name, percent(100 * value)];
+  const traffic = (name, sent, received) => isKnown(sent) && isKnown(received) && [name, rate(sent + received)];
+  return [
+    ratio("SM active", profiling.sm_active_ratio),
+    ratio("tensor", profiling.tensor_ratio),
+    ratio("DRAM", profiling.dram_ratio),
+    traffic("PCIe traffic", profiling.pcie_transmitted_bytes_per_second, profiling.pcie_received_bytes_per_second),
+    traffic("NVLink traffic", profiling.nvlink_transmitted_bytes_per_second, profiling.nvlink_received_bytes_per_second),
+  ];
+};
+
 /** Values without a gauge, as `[name, text]`. */
 const readingsOf = gpu => {
   const { ecc, nvlink, fan_percent: fan, pcie_generation: generation } = gpu;
@@ -72,6 +86,7 @@ const readingsOf = gpu => {
     isKnown(gpu.memory_temperature_celsius) && ["memory", `${gpu.memory_temperature_celsius} °C`],
     isKnown(gpu.memory_clock_mhz) && ["memory clock", `${gpu.memory_clock_mhz} MHz`],
     isKnown(fan) && ["fan", percent(fan)],
+    ...profileOf(gpu.profiling),
     isKnown(generation) && ["PCIe", `${generation} ×${gpu.pcie_width ?? "?"}`],
     nvlink?.links_up && ["NVLink", `${nvlink.links_up} up`],
     ecc?.volatile_corrected && ["ECC corrected", String(ecc.volatile_corrected)],
