@@ -1,5 +1,7 @@
 //! NVIDIA GPUs on `/metrics` under DCGM's names and units: the real agent and probe with a scripted driver.
 
+use std::time::Duration;
+
 use crate::support::fake_nvml::{Driver, FULL_GPU, Watched};
 use crate::support::wait_until;
 
@@ -248,4 +250,44 @@ fn labels_have_driver_version_and_configured_name_of_host() {
         assert!(!text.contains(absent), "{setting}: {text}");
         watched.stop();
     }
+}
+
+/// CPU time of all threads of the process.
+fn cpu_time(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let nanoseconds = |task: std::io::Result<std::fs::DirEntry>| {
+        let schedstat = std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+        schedstat.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    Duration::from_nanos(tasks.map(nanoseconds).sum())
+}
+
+/// The time includes that of the fake library.
+#[test]
+fn probe_takes_little_cpu_time_for_eight_gpus_with_all_values() {
+    let mut script = "gpus = 8\ncc = 1\ncc_ready = 1\n".to_owned();
+    for gpu in 0..8 {
+        let of_gpu = FULL_GPU.lines().filter(|line| line.starts_with("gpu.0"));
+        let own = of_gpu.filter(|line| !line.contains(".pci ") && !line.contains(".uuid "));
+        let own: String = own.map(|line| format!("{line}\n")).collect();
+        script += &own.replace("gpu.0.", &format!("gpu.{gpu}."));
+        script += &format!("gpu.{gpu}.gpm_metrics = {METRICS}\ngpu.{gpu}.nvlinks = 18\n");
+    }
+    let driver = Driver::new("");
+    // Without a log of the calls.
+    driver.scratch.write("script", &script);
+    let mut watched = driver.start(&[]);
+    watched.until("profiling metrics", |update| {
+        update["gpus"][7]["profiling"].is_object().then_some(())
+    });
+    let probe = watched.probe();
+    let before = cpu_time(probe);
+    let samples = 5;
+    for _ in 0..samples {
+        watched.complete_update();
+    }
+    let cost = (cpu_time(probe) - before) / samples;
+    println!("{cost:?} per sample");
+    assert!(cost < Duration::from_millis(5), "{cost:?}");
+    watched.stop();
 }

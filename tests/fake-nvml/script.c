@@ -123,7 +123,7 @@ static const char *const texts[] = {"name", "uuid", "pci", "processes", "graphic
 static const char *const settings[] = {"gpus", "driver", "cuda", "init", "lost", "gone", "xid", "log", "cc", "cc_ready"};
 static const char *const rules[] = {"hang", "crash", "unsupported", "error", "slow"};
 
-static struct line { char *key, *value; } *lines;
+static struct line { char *key, *value; size_t number; } *lines; /* sorted, for a fast search: scripts can be long */
 static size_t line_count;
 static struct stat seen;
 static const char *path;
@@ -264,10 +264,18 @@ static void read_lines(FILE *file)
             fake_abort("not `key = value`: %s", text);
         *equals = 0;
         lines = realloc(lines, (line_count + 1) * sizeof *lines);
-        lines[line_count] = (struct line){trimmed(text), trimmed(equals + 1)};
+        lines[line_count] = (struct line){trimmed(text), trimmed(equals + 1), line_count};
         check(&lines[line_count++]);
     }
     free(text);
+}
+
+/* Sorts by key. The stable order of equal keys is that of the file. */
+static int compare(const void *a, const void *b)
+{
+    const struct line *left = a, *right = b;
+    int order = strcmp(left->key, right->key);
+    return order ? order : (left->number > right->number) - (left->number < right->number);
 }
 
 /* Called on every entry, so that changes of the script take effect in a running process. */
@@ -288,14 +296,21 @@ void fake_reload(void)
         fake_abort("%s", strerror(errno));
     read_lines(file);
     fclose(file);
+    if (line_count)
+        qsort(lines, line_count, sizeof *lines, compare);
 }
 
 const char *fake_line(const char *key)
 {
-    for (size_t i = line_count; i-- > 0;) /* the last one wins */
-        if (strcmp(lines[i].key, key) == 0)
-            return lines[i].value;
-    return NULL;
+    size_t low = 0, high = line_count;
+    while (low < high) { /* the first line with a greater key */
+        size_t middle = low + (high - low) / 2;
+        if (strcmp(lines[middle].key, key) <= 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low && strcmp(lines[low - 1].key, key) == 0 ? lines[low - 1].value : NULL; /* of equal keys the last */
 }
 
 uint64_t fake_setting(const char *key, uint64_t fallback)
