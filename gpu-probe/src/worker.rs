@@ -60,7 +60,7 @@ pub fn run(
             state = open(nvml, target);
         }
         let gpu = match &mut state {
-            State::New => Some(unidentified(target)),
+            State::New => Some(Box::new(unidentified(target))),
             State::Opened(opened) => {
                 let xids = opened.events.as_ref().map(read_xids).unwrap_or_default();
                 if !xids.is_empty() {
@@ -69,7 +69,7 @@ pub fn run(
                         return;
                     }
                 }
-                Some(measure_gpu(opened))
+                Some(Box::new(measure_gpu(opened)))
             }
             State::Failed(gpu, since) => {
                 let gpu = gpu.clone();
@@ -79,7 +79,7 @@ pub fn run(
                 gpu
             }
         };
-        let reply = WorkerReply::Gpu(round, gpu.map(Box::new));
+        let reply = WorkerReply::Gpu(round, gpu);
         if messages.send(WorkerMsg { slot, reply }).is_err() {
             return;
         }
@@ -88,16 +88,16 @@ pub fn run(
 
 enum State {
     New,
-    Opened(OpenedGpu),
+    Opened(Box<OpenedGpu>),
     /// What to report for a GPU that could not be opened, and when that was.
-    Failed(Option<Gpu>, Instant),
+    Failed(Option<Box<Gpu>>, Instant),
 }
 
 fn open(nvml: &'static Nvml, target: &Target) -> State {
     match OpenedGpu::open(nvml, target) {
-        Ok(opened) => State::Opened(opened),
+        Ok(opened) => State::Opened(Box::new(opened)),
         Err(NvmlError::NoPermission) => State::Failed(None, Instant::now()),
-        Err(error) => State::Failed(Some(failed(target, &error)), Instant::now()),
+        Err(error) => State::Failed(Some(Box::new(failed(target, &error))), Instant::now()),
     }
 }
 

@@ -29,14 +29,18 @@ gpu.0.processes = 4199999:1
 fn functions(library: &'static Path) -> BTreeSet<String> {
     let driver = Driver::of(library, FULL_GPU);
     driver.sample(&[]);
-    let functions: BTreeSet<String> =
-        driver.calls().into_iter().map(|(function, _)| function).filter(is_needed).collect();
+    let functions: BTreeSet<String> = driver
+        .calls()
+        .into_iter()
+        .map(|(function, _)| function)
+        .filter(|function| is_needed(function))
+        .collect();
     assert!(functions.contains("nvmlInit_v2") && functions.len() > 25, "{functions:?}");
     functions
 }
 
-fn is_needed(function: &String) -> bool {
-    !DISPENSABLE.contains(&function.as_str())
+fn is_needed(function: &str) -> bool {
+    !DISPENSABLE.contains(&function)
 }
 
 #[test]
@@ -164,7 +168,11 @@ fn other_gpus_keep_values_if_one_hangs_in_any_function() {
         let driver = Driver::new(FULL_GPU);
         driver.sample(&[]);
         let calls: BTreeSet<_> = driver.calls().into_iter().filter(|(_, gpu)| gpu == "0").collect();
-        calls.into_iter().map(|(function, _)| function).filter(is_needed).collect()
+        calls
+            .into_iter()
+            .map(|(function, _)| function)
+            .filter(|function| is_needed(function))
+            .collect()
     };
     assert!(functions.len() > 25, "{functions:?}");
     // The fake library supports a limited number of event sets per process.

@@ -40,6 +40,7 @@ const GPU_QUERIES: &[&str] = &[
     "DCGM_FI_DEV_SM_CLOCK * 1000000",
     "DCGM_FI_DEV_GPU_UTIL",
     "DCGM_FI_DEV_FB_USED",
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
 ];
 
 /// Answers of a Prometheus that scrapes agents.
@@ -99,7 +100,9 @@ fn agent_of(server: &GpuServer) -> Agent {
 #[test]
 #[ignore = "needs Prometheus and node_exporter"]
 fn prometheus_answers_dashboard_queries() {
-    let driver = Driver::new("gpus = 8");
+    let profiling: String =
+        (0..8).map(|gpu| format!("gpu.{gpu}.gpm_metrics = 5:{}\n", 10 * gpu)).collect();
+    let driver = Driver::new(&format!("gpus = 8\n{profiling}"));
     let (watched, server) = (driver.start(&["interval=1"]), GpuServer::new());
     let with_hardware = agent_of(&server);
     let queries = Queries::of(&[&watched.agent, &with_hardware]);

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::support::fake_nvml::Driver;
+use crate::support::fake_nvml::{Driver, FULL_GPU};
 use crate::support::{Agent, reserve_address, wait_until};
 
 fn file(name: &str) -> PathBuf {
@@ -69,7 +69,9 @@ fn promtool(arguments: &[&str], input: Option<&str>) -> (bool, String) {
 #[test]
 #[ignore = "needs Prometheus and node_exporter"]
 fn promtool_objects_only_to_names_taken_from_other_exporters() {
-    let driver = Driver::new("gpus = 8\ngpu.0.mig = 1\ngpu.0.mig_instances = 2\nxid = 1:1:79");
+    let driver = Driver::new(&format!(
+        "{FULL_GPU}\ngpus = 8\ngpu.2.mig = 1\ngpu.2.mig_instances = 2\nxid = 1:1:79"
+    ));
     let mut watched = driver.start(&[]);
     watched.until("an error", |update| update["gpus"][1]["xids"][0]["count"].as_u64());
     let (_, found) = promtool(&["check", "metrics"], Some(&get(watched.agent.address, "/metrics")));
@@ -78,7 +80,7 @@ fn promtool_objects_only_to_names_taken_from_other_exporters() {
     let of_peers = |line: &&str| {
         let label = line.starts_with("hm_agent_gpu_") && line.contains("label names");
         const PEERS: [&str; 5] =
-            ["node_entropy_", "node_memory_", "node_netstat_", "node_sockstat_", "DCGM_FI_"];
+            ["node_entropy_", "node_memory_", "node_netstat_", "node_sockstat_", "DCGM_"];
         PEERS.iter().any(|peer| line.starts_with(peer)) || label
     };
     let (peers, ours): (Vec<&str>, Vec<&str>) = found.lines().partition(of_peers);
