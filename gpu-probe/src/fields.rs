@@ -7,7 +7,7 @@ use gpu_probe::nvidia::{C2c, PcieErrors, RecoveryAction, RetiredPages, SlowCall,
 use nvml_wrapper::Device;
 
 use crate::measure::Query;
-use crate::nvlink;
+use crate::nvlink::{self, BIT_ERROR_RATIOS, COUNTERS};
 use crate::nvml::fields::{ALL_LINKS, Field, read};
 use crate::pacing::Paced;
 
@@ -20,7 +20,7 @@ const RECOVERY_ACTION: u32 = 230;
 /// PERF_POLICY_*, and CLOCKS_EVENT_REASON_* for software thermal, hardware thermal and hardware power brake.
 const VIOLATIONS: [u32; 11] = [74, 75, 76, 77, 78, 79, 80, 81, 251, 252, 253];
 /// PCIE_COUNT_*.
-const PCIE_ERRORS: [u32; 11] = [173, 174, 175, 176, 177, 178, 179, 180, 181, 182, 183];
+const PCIE_ERRORS: [u32; 10] = [173, 174, 175, 176, 177, 178, 179, 180, 181, 182];
 /// NVLINK_{REPLAY,RECOVERY,CRC_FLIT,CRC_DATA}_ERROR_COUNT_TOTAL, over all links.
 pub const NVLINK_ERRORS: [u32; 4] = [52, 59, 38, 45];
 /// NVLINK_THROUGHPUT_DATA_{TX,RX} in KiB, with [`ALL_LINKS`].
@@ -47,10 +47,6 @@ impl Found {
 
     pub fn get(&self, field: Field) -> Option<u64> {
         self.0.iter().find(|(known, _)| *known == field).and_then(|(_, value)| *value)
-    }
-
-    pub fn has_any(&self) -> bool {
-        self.0.iter().any(|(_, value)| value.is_some())
     }
 
     fn of_gpu(&self, id: u32) -> Option<u64> {
@@ -99,6 +95,7 @@ impl FieldReader {
             add_values(&fields.found, values);
             values.nvlink = nvlink::links(device, query, &fields.found)
                 .map(|links| NvLink { bytes_per_second: fields.nvlink_bytes_per_second, ..links });
+            values.nvlink_counters = nvlink::counters(&fields.found);
         }
     }
 
@@ -125,7 +122,8 @@ fn requested(c2c_links: u32) -> Vec<Field> {
         &NVLINK_ERRORS,
     ];
     let of_gpu = of_gpu.into_iter().flatten().map(|id| Field { id: *id, scope: 0 });
-    let of_links = NVLINK_KIB.map(|id| Field { id, scope: ALL_LINKS });
+    let of_links = NVLINK_KIB.into_iter().chain(COUNTERS).chain(BIT_ERROR_RATIOS);
+    let of_links = of_links.map(|id| Field { id, scope: ALL_LINKS });
     let of_c2c = (0..c2c_links).flat_map(|scope| C2C_OF_LINK.map(move |id| Field { id, scope }));
     let power = [POWER_INSTANT, POWER_INSTANT_OF_MODULE];
     of_gpu.chain(of_links).chain(power).chain(of_c2c).collect()
@@ -206,7 +204,6 @@ fn pcie_errors(found: &Found) -> Option<PcieErrors> {
         fatal,
         unsupported_requests,
         lcrc,
-        lane,
     ] = found.several(PCIE_ERRORS);
     let errors = PcieErrors {
         correctable,
@@ -219,7 +216,6 @@ fn pcie_errors(found: &Found) -> Option<PcieErrors> {
         fatal,
         unsupported_requests,
         lcrc,
-        lane,
     };
     (errors != PcieErrors::default()).then_some(errors)
 }

@@ -142,11 +142,10 @@ PcieErrors {
     fatal: u64,
     unsupported_requests: u64,
     lcrc: u64,
-    lane: u64,
 }}
 
 of_options! {
-/// Counters of NVLink 5 (Blackwell and later), summed over the links that are up. Of the error ratios the worst link's.
+/// Counters of NVLink 5 (Blackwell and later), over all links.
 NvLinkCounters {
     transmitted_packets: u64,
     transmitted_bytes: u64,
@@ -248,7 +247,7 @@ Platform {
 /// A group of calls that takes the driver long.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SlowCall {
-    /// `fields`, `nvlink_counters`, `health`, `thermal_margin` or `profiling`; `profiling_and_health` while one of these
+    /// `fields`, `health`, `thermal_margin` or `profiling`; `profiling_and_health` while one of these
     /// has not returned.
     pub calls: String,
     /// How long it took.

@@ -1,28 +1,22 @@
 //! NVLink: states and errors of the links, and the counters of NVLink 5.
 
-use std::time::{Duration, Instant};
-
-use gpu_probe::gpu::{NvLink, Values};
-use gpu_probe::nvidia::{NvLinkCounters, SlowCall};
+use gpu_probe::gpu::NvLink;
+use gpu_probe::nvidia::NvLinkCounters;
 use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::nv_link::ErrorCounter;
 
 use crate::fields::{Found, NVLINK_ERRORS};
 use crate::measure::Query;
-use crate::nvml::fields::Field;
-use crate::pacing::Paced;
+use crate::nvml::fields::{ALL_LINKS, Field};
 
 /// NVML_NVLINK_MAX_LINKS.
 const MAX_LINKS: u32 = 18;
 
-/// 18 fields of 18 links are 324 values.
-const COUNTERS_INTERVAL: Duration = Duration::from_secs(30);
-
-/// NVLINK_COUNT_* of a link: packets and bytes, errors, recoveries, effective and symbol errors.
-const COUNTERS: [u32; 16] =
+/// NVLINK_COUNT_*, over all links as DCGM 4.6 requests them: packets and bytes, errors, recoveries, effective and symbol errors.
+pub const COUNTERS: [u32; 16] =
     [201, 202, 203, 204, 206, 207, 208, 209, 210, 211, 212, 213, 214, 215, 219, 221];
 /// NVLINK_COUNT_{EFFECTIVE,SYMBOL}_BER.
-const BIT_ERROR_RATIOS: [u32; 2] = [220, 222];
+pub const BIT_ERROR_RATIOS: [u32; 2] = [220, 222];
 
 /// States and errors of the links; `None` if there are none.
 pub fn links(device: &Device<'_>, query: &Query, found: &Found) -> Option<NvLink> {
@@ -65,54 +59,15 @@ fn links_up(states: &[bool]) -> impl Iterator<Item = u32> {
     (0..).zip(states).filter(|(_, up)| **up).map(|(link, _)| link)
 }
 
-/// Reads the counters of NVLink 5.
-pub struct CounterReader(Paced<Option<NvLinkCounters>>);
-
-impl CounterReader {
-    pub fn new() -> Self {
-        Self(Paced::new("nvlink_counters", COUNTERS_INTERVAL))
-    }
-
-    pub fn slow_call(&self) -> Option<SlowCall> {
-        self.0.slow_call()
-    }
-
-    pub fn add(&mut self, device: &Device<'_>, query: &Query, values: &mut Values) {
-        if values.nvlink.is_none() {
-            return;
-        }
-        let now = Instant::now();
-        if self.0.is_due(now) {
-            let up: Vec<u32> = links_up(&states(device)).collect();
-            self.0.set(counters(device, query, &up), now, Instant::now());
-        }
-        values.nvlink_counters = self.0.value().cloned().flatten();
-    }
+/// Counters of NVLink 5; `None` before it.
+pub fn counters(found: &Found) -> Option<NvLinkCounters> {
+    let of_all = |id| found.get(Field { id, scope: ALL_LINKS });
+    let ratios = BIT_ERROR_RATIOS.map(|id| of_all(id).and_then(bit_error_ratio));
+    let counters = counters_of(COUNTERS.map(of_all), ratios);
+    (counters != NvLinkCounters::default()).then_some(counters)
 }
 
-/// `None` before NVLink 5.
-fn counters(device: &Device<'_>, query: &Query, links: &[u32]) -> Option<NvLinkCounters> {
-    let first = *links.first()?;
-    let of = |links: &[u32]| {
-        let ids = COUNTERS.into_iter().chain(BIT_ERROR_RATIOS);
-        let fields = ids.flat_map(|id| links.iter().map(move |scope| Field { id, scope: *scope }));
-        Found::read(device, query, fields.collect())
-    };
-    // Older GPUs have none of them: they are not requested for all links.
-    if !of(&[first]).has_any() {
-        return None;
-    }
-    let found = of(links);
-    let each = |id: u32| links.iter().map(move |scope| Field { id, scope: *scope });
-    let sum = |id| each(id).try_fold(0u64, |sum, field| sum.checked_add(found.get(field)?));
-    let worst = |id| {
-        let ratios = each(id).filter_map(|field| bit_error_ratio(found.get(field)?));
-        ratios.max_by(f64::total_cmp)
-    };
-    Some(counters_of(COUNTERS.map(sum), BIT_ERROR_RATIOS.map(worst)))
-}
-
-fn counters_of(sums: [Option<u64>; 16], worst: [Option<f64>; 2]) -> NvLinkCounters {
+fn counters_of(sums: [Option<u64>; 16], ratios: [Option<f64>; 2]) -> NvLinkCounters {
     let [
         transmitted_packets,
         transmitted_bytes,
@@ -148,8 +103,8 @@ fn counters_of(sums: [Option<u64>; 16], worst: [Option<f64>; 2]) -> NvLinkCounte
         recoveries,
         effective_errors,
         symbol_errors,
-        effective_bit_error_ratio: worst[0],
-        symbol_bit_error_ratio: worst[1],
+        effective_bit_error_ratio: ratios[0],
+        symbol_bit_error_ratio: ratios[1],
     }
 }
 

@@ -11,7 +11,6 @@ use nvml_wrapper::{Device, Nvml};
 
 use crate::fields::FieldReader;
 use crate::measure::{self, Query};
-use crate::nvlink::CounterReader;
 use crate::nvml;
 
 /// XIDs read per round. A failing GPU can report them faster than they are read.
@@ -105,27 +104,7 @@ struct OpenedGpu {
     device: Device<'static>,
     events: Option<EventSet<'static>>,
     identity: Gpu,
-    readers: Readers,
-}
-
-/// What reads values that are kept for longer than one round.
-struct Readers {
     fields: FieldReader,
-    nvlink_counters: CounterReader,
-}
-
-impl Readers {
-    fn new() -> Self {
-        Self { fields: FieldReader::new(), nvlink_counters: CounterReader::new() }
-    }
-
-    fn add(&mut self, device: &Device<'_>, query: &Query, values: &mut Values) {
-        self.fields.add(device, query, values);
-        self.nvlink_counters.add(device, query, values);
-        let slow = [self.fields.slow_call(), self.nvlink_counters.slow_call()];
-        let slow: Vec<_> = slow.into_iter().flatten().collect();
-        values.slow_calls = (!slow.is_empty()).then_some(slow);
-    }
 }
 
 impl OpenedGpu {
@@ -142,7 +121,7 @@ impl OpenedGpu {
             ..Gpu::default()
         };
         let events = xid_events(nvml, &device);
-        Ok(Self { device, events, identity, readers: Readers::new() })
+        Ok(Self { device, events, identity, fields: FieldReader::new() })
     }
 }
 
@@ -160,11 +139,12 @@ fn measure_gpu(opened: &mut OpenedGpu) -> Gpu {
     let mut values = measure::values(&opened.device, &query);
     // Kept values must not hide that the GPU returns nothing but errors.
     if values != Values::default() {
-        opened.readers.add(&opened.device, &query, &mut values);
+        opened.fields.add(&opened.device, &query, &mut values);
+        values.slow_calls = opened.fields.slow_call().map(|slow| vec![slow]);
     }
     let mut gpu = Gpu { values, ..opened.identity.clone() };
     if query.is_lost() {
-        opened.readers = Readers::new();
+        opened.fields = FieldReader::new();
         gpu.values = Values::default();
         gpu.problem = Some(Problem::Lost);
         gpu.message = Some(LOST.to_owned());

@@ -22,8 +22,10 @@ use crate::util::sync::Shutdown;
 const SAMPLE_WINDOW: Duration = Duration::from_millis(500);
 /// Longer than the default of `gpu.timeout`, so that the report can show a hung driver.
 const GPU_TIMEOUT: Duration = Duration::from_secs(11);
+/// Time between two results of the GPUs: the probe computes no means over shorter times.
+const GPU_WINDOW: Duration = Duration::from_millis(200);
 /// Limits of the time for a second GPU result.
-const MIN_POLL_TIMEOUT: Duration = Duration::from_millis(300);
+const MIN_POLL_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_POLL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Applications that are requested one by one.
 const MAX_APPS: usize = 100;
@@ -32,9 +34,6 @@ const MAX_APPS: usize = 100;
 fn poll_gpus_again(gpus: &GpuState) {
     let first = gpus.nvidia_polled_at();
     let timeout = (gpus.poll_duration() * 2).clamp(MIN_POLL_TIMEOUT, MAX_POLL_TIMEOUT);
-    if !gpus.has_nvidia_values() {
-        return;
-    }
     gpus.request_poll();
     let deadline = Instant::now() + timeout;
     while gpus.nvidia_polled_at() == first && Instant::now() < deadline {
@@ -59,8 +58,12 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
         let first = sampler.collect_first(FIRST_TIMEOUT).inspect_err(|_| stop.trigger())?;
         let start = Instant::now();
         sys::wait_readable([gpus.first_result()], Some(GPU_TIMEOUT));
+        let replied = Instant::now();
         std::thread::sleep(SAMPLE_WINDOW.saturating_sub(start.elapsed()));
-        poll_gpus_again(&gpus);
+        if gpus.has_nvidia_values() {
+            std::thread::sleep(GPU_WINDOW.saturating_sub(replied.elapsed()));
+            poll_gpus_again(&gpus);
+        }
         let gpus = gpus.gpus(&config, Instant::now());
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let heartbeats = match config.heartbeat.enabled {

@@ -119,13 +119,13 @@ pub(super) const FAMILIES: &[GpuFamily] = {
         (
             "DCGM_FI_DEV_NVLINK_COUNT_SYMBOL_BER_FLOAT",
             Gauge,
-            "Symbol bit error ratio of the worst NVLink.",
+            "Symbol bit error ratio of the NVLinks.",
             |v| v.nvlink_counters.as_ref()?.symbol_bit_error_ratio,
         ),
         (
             "DCGM_FI_DEV_NVLINK_COUNT_EFFECTIVE_BER_FLOAT",
             Gauge,
-            "Effective bit error ratio of the worst NVLink.",
+            "Effective bit error ratio of the NVLinks.",
             |v| v.nvlink_counters.as_ref()?.effective_bit_error_ratio,
         ),
         (
@@ -197,7 +197,7 @@ fn fabric_error(fabric: &Fabric) -> Option<f64> {
 
 type PcieCounter = (&'static str, fn(PcieErrors) -> Option<u64>);
 
-const PCIE_COUNTERS: [PcieCounter; 11] = [
+const PCIE_COUNTERS: [PcieCounter; 10] = [
     ("correctable", |errors| errors.correctable),
     ("nak_received", |errors| errors.naks_received),
     ("receiver", |errors| errors.receiver),
@@ -208,7 +208,6 @@ const PCIE_COUNTERS: [PcieCounter; 11] = [
     ("fatal", |errors| errors.fatal),
     ("unsupported_request", |errors| errors.unsupported_requests),
     ("lcrc", |errors| errors.lcrc),
-    ("lane", |errors| errors.lane),
 ];
 
 pub(super) fn encode(encoder: &mut Encoder, named: &[(String, &Gpu)]) {

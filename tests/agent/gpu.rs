@@ -169,7 +169,6 @@ fn dispensable_values_of_full_gpu() -> Value {
             "fatal": 47,
             "unsupported_requests": 48,
             "lcrc": 49,
-            "lane": 50,
         },
         "nvlink_counters": {
             "transmitted_packets": 12000,

@@ -143,7 +143,7 @@ fn exposes_all_values_with_units_of_dcgm_and_nothing_unsupported() {
         assert_eq!(value(&text, family, 0, &[]), Some(*expected), "{family}");
     }
     let pcie = |kind: &str| value(&text, "hm_agent_gpu_pcie_errors_total", 0, &[kind]);
-    assert_eq!((pcie("type=\"correctable\""), pcie("type=\"lane\"")), (Some(40.0), Some(50.0)));
+    assert_eq!((pcie("type=\"correctable\""), pcie("type=\"lcrc\"")), (Some(40.0), Some(49.0)));
     let cluster = "cluster_uuid=\"a0a1a2a3-a4a5-a6a7-a8a9-aaabacadaeaf\",clique_id=\"7\"";
     assert_eq!(value(&text, "hm_agent_gpu_fabric_info", 0, &[cluster]), Some(1.0));
     let place = "chassis_serial_number=\"1821325191344\",slot=\"3\",tray=\"12\",host=\"1\",peer_type=\"2\",module=\"5\"";

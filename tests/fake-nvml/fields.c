@@ -82,11 +82,15 @@ static code throughput(int gpu, unsigned id, unsigned scope, uint64_t *value)
 /* Counters of NVLink 5: all links have the same, and each counter another one. */
 static code nvlink5(int gpu, unsigned id, unsigned link, uint64_t *value)
 {
-    RETURN_IF(of_link_that_is_up(gpu, link));
+    unsigned count = 1;
+    if (link == ALL_LINKS)
+        RETURN_IF(links(gpu, &count));
+    else
+        RETURN_IF(of_link_that_is_up(gpu, link));
     RETURN_IF(fake_value64(gpu, "nvlink5", value));
     if (id == 220 || id == 222)
         return fake_value64(gpu, "nvlink5_ber", value);
-    *value += id - 201;
+    *value = (*value + id - 201) * count;
     return SUCCESS;
 }
 
