@@ -69,9 +69,8 @@ fn promtool(arguments: &[&str], input: Option<&str>) -> (bool, String) {
 #[test]
 #[ignore = "needs Prometheus and node_exporter"]
 fn promtool_objects_only_to_names_taken_from_other_exporters() {
-    let driver = Driver::new(&format!(
-        "{FULL_GPU}\ngpus = 8\ngpu.2.mig = 1\ngpu.2.mig_instances = 2\nxid = 1:1:79"
-    ));
+    let mig = "gpu.2.mig = 1\ngpu.2.mig_instances = 2";
+    let driver = Driver::new(&format!("{FULL_GPU}\ngpus = 8\n{mig}\nxid = 1:1:79"));
     let mut watched = driver.start(&[]);
     watched.until("an error", |update| update["gpus"][1]["xids"][0]["count"].as_u64());
     let (_, found) = promtool(&["check", "metrics"], Some(&get(watched.agent.address, "/metrics")));
