@@ -7,6 +7,7 @@ pub mod file_reader;
 pub mod gpu;
 pub mod host_files;
 pub mod host_info;
+pub mod kmsg;
 pub mod latest;
 pub mod mount_filter;
 pub mod mounts;

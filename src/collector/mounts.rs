@@ -99,6 +99,11 @@ impl MountPoint {
         }
     }
 
+    /// Where it is on the host, for people to read.
+    pub fn name(&self) -> Arc<str> {
+        self.mount_point.clone()
+    }
+
     /// Where it is on the host.
     pub fn mount_point(&self) -> &[u8] {
         &self.mount.mount_point

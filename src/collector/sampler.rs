@@ -137,7 +137,8 @@ impl Sampler {
         sample.measurements = self.measurements(timeout, first_timeout.is_some());
         (sample.file_systems, sample.file_systems_failed) =
             self.file_systems(timeout, mounts_known);
-        sample.file_systems_stuck = self.worker.stuck_mounts();
+        sample.stuck_mount_points = self.worker.stuck_mount_points();
+        sample.file_systems_stuck = sample.stuck_mount_points.len();
         sample.collectors = self.statuses.finish_sample();
         sample.duration = started.elapsed();
         sample

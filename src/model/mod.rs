@@ -4,9 +4,12 @@
 //! A missing value is `None`, never 0. Units are in field names.
 
 pub mod devices;
+pub mod event;
 pub mod health_problem;
 pub mod host_info;
+pub mod kernel_log;
 pub mod node;
+pub mod pci_address;
 pub mod previous;
 pub mod primary_gpu;
 pub mod rates;
@@ -18,7 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::model::devices::Devices;
+use crate::model::event::EventCounts;
 use crate::model::gpu::Gpus;
+use crate::model::kernel_log::KernelLogStatus;
 use crate::model::node::Measurement;
 use crate::model::status::CollectorStatus;
 use crate::model::status::{AppSummary, UpstreamStatus};
@@ -60,12 +65,16 @@ pub struct RawSample {
     pub file_systems_failed: Vec<FailedFileSystem>,
     /// Number of filesystems in which statvfs is stuck.
     pub file_systems_stuck: usize,
+    /// Their mount points.
+    pub stuck_mount_points: Vec<Arc<str>>,
     pub collectors: Vec<CollectorStatus>,
     /// How long collecting the sample took.
     pub duration: Duration,
     pub gpus: Arc<Gpus>,
     pub heartbeats: Arc<AppSummary>,
     pub upstreams: Arc<[UpstreamStatus]>,
+    pub events: EventCounts,
+    pub kernel_log: KernelLogStatus,
 }
 
 /// The files of `/proc/pressure`; `None` before Linux 4.20, or if pressure accounting is switched off.

@@ -33,6 +33,7 @@ pub mod infiniband;
 pub mod interface_flags;
 pub mod interface_speed;
 pub mod interrupts;
+pub mod kmsg;
 pub mod link_speed;
 pub mod loadavg;
 pub mod mdstat;

@@ -8,6 +8,7 @@
 //!   ambient capabilities of prctl(2): nix does not wrap them.
 //! - waitid(2) and waitpid(2): nix returns `EINVAL` for a child that a real-time signal killed.
 //! - fcntl(2) with `F_SETFD` on inherited descriptors: this process has no owner for them from which nix could borrow.
+//! - syslog(2), as klogctl(3): nix does not wrap it.
 //! - getgrouplist(3): nix fails on musl for a user of more than 32 groups.
 //! - clock_adjtime(2) and adjtimex(2): nix does not wrap them.
 //! - localtime_r(3): nix does not wrap it.
@@ -18,6 +19,7 @@ pub mod children;
 mod clock;
 mod fs;
 pub mod inherited;
+pub mod kernel_log;
 pub mod net;
 pub mod netlink;
 mod poll;

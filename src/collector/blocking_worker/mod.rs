@@ -169,8 +169,14 @@ impl BlockingWorker {
         state.collectors.iter().enumerate().filter_map(result).collect()
     }
 
-    pub fn stuck_mounts(&self) -> usize {
-        lock(&self.shared.state).stuck_mounts()
+    /// Mount points of filesystems in which statvfs is stuck.
+    pub fn stuck_mount_points(&self) -> Vec<Arc<str>> {
+        let state = lock(&self.shared.state);
+        let name = |job: &Job| match job {
+            Job::Statvfs(point) => Some(point.name()),
+            Job::Sysfs | Job::Collector(_) => None,
+        };
+        state.stuck.iter().filter_map(name).collect()
     }
 
     fn wait_while(

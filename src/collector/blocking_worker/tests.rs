@@ -197,7 +197,7 @@ fn queries_local_disks_when_too_many_mounts_are_stuck() {
         drop(state);
         expire_job_in_flight(&worker);
     }
-    assert_eq!(worker.stuck_mounts(), MAX_STUCK_MOUNTS);
+    assert_eq!(worker.stuck_mount_points().len(), MAX_STUCK_MOUNTS);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn stuck_sysfs_does_not_block_disks() {
         assert_eq!(run_round(&mut worker, &points).len(), 1);
         assert_eq!(celsius(&worker, LONG), None, "does not wait for a stuck job");
     }
-    assert_eq!(worker.stuck_mounts(), 0);
+    assert_eq!(worker.stuck_mount_points().len(), 0);
     release.send(2.0).unwrap();
     drop(release);
     wait_until(&worker, |state| state.stuck.is_empty());
