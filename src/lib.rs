@@ -20,6 +20,7 @@ pub mod config; // settings: table, sources, validation
 pub mod core_client; // Core protocol: reports, commands
 pub mod health; // problems of this machine
 pub mod heartbeat; // port 8888: heartbeats of applications
+pub mod history; // event log
 pub mod hm_client; // hm protocol: reports
 pub mod http; // inbound connections: listener, limits, requests, responses, WebSocket upgrade
 #[cfg(feature = "hub")]

@@ -48,7 +48,7 @@ pub(super) fn classify(text: &str) -> Option<KernelEvent> {
         "critical medium" => EventSeverity::Critical,
         _ => EventSeverity::Warning,
     };
-    event(word(rest), severity, "")
+    event(word(rest), severity, "error")
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub struct KernelEvent {
     pub severity: EventSeverity,
     pub subject: String,
     pub code: Option<u32>,
-    /// Distinguishes lines of one kind and subject that are not repetitions of each other.
+    /// Distinguishes lines of one kind and subject that are not repetitions of each other. Not empty: the texts of repetitions differ.
     pub class: &'static str,
     /// The GPU of an XID.
     pub gpu: Option<PciAddress>,
@@ -59,7 +59,7 @@ pub struct KernelEvent {
 
 impl KernelEvent {
     fn new(kind: EventKind, severity: EventSeverity, subject: impl Into<String>) -> Self {
-        Self { kind, severity, subject: subject.into(), code: None, class: "", gpu: None }
+        Self { kind, severity, subject: subject.into(), code: None, class: "line", gpu: None }
     }
 
     fn class(self, class: &'static str) -> Self {

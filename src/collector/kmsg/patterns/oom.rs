@@ -34,7 +34,7 @@ pub(super) fn classify(text: &str) -> Option<KernelEvent> {
     let rest = rest.strip_prefix("Killed process ")?;
     let (pid, rest) = rest.split_once(" (")?;
     let (name, _) = rest.rsplit_once(") total-vm:")?;
-    event(name, pid, "")
+    event(name, pid, "killed")
 }
 
 #[cfg(test)]
