@@ -5,7 +5,7 @@ _hm_agent() {
     COMPREPLY=()
     for ((index = 1; index < COMP_CWORD; index++)); do
         case ${COMP_WORDS[index]} in
-        -c | --config | -s | --set | --url | --id | --every | --pid-file) index=$((index + 1)) ;;
+        -c | --config | -s | --set | --url | --id | --every | --since | --pid-file) index=$((index + 1)) ;;
         --) # the command of beat
             [[ $subcommand == beat ]] || return
             if ((index + 1 == COMP_CWORD)); then
@@ -36,13 +36,14 @@ _hm_agent() {
         mapfile -t COMPREPLY < <(compgen -u -- "$current")
         return
         ;;
-    --url | --id | --every) return ;;
+    --url | --id | --every | --since) return ;;
     esac
     case $subcommand in
-    '') list='run check sample status beat --config --set --supervise --detach --pid-file --syslog --help --version' ;;
+    '') list='run check sample events status beat --config --set --supervise --detach --pid-file --syslog --help --version' ;;
     run) list='--config --set --supervise --detach --pid-file --syslog' ;;
     check) list='--config --set --user' ;;
     sample) list='--json --config --set' ;;
+    events) list='--json --since --config --set' ;;
     status) list='--url' ;;
     beat) list='--id --every --url --' ;;
     *) return ;;

@@ -1,4 +1,5 @@
-//! What hm-hub can read from this node over an outbound connection: a description, the status, and the bodies of `/metrics` and `/snapshot`.
+//! What hm-hub can read from this node over an outbound connection: a description, the status, and the bodies of `/metrics`, `/snapshot`
+//! and `/events`.
 //! It needs no `usage.token`.
 
 use std::sync::Arc;
@@ -37,13 +38,18 @@ impl NodeResources for Services {
 
     fn get(&self, request: &GetRequest) -> NodeResponse {
         let responses = self.responses();
-        let RenderedBody { content_type, bytes, is_gzip } = match request.path.as_str() {
+        let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
+        let RenderedBody { content_type, bytes, is_gzip } = match path {
             "/metrics" | "/snapshot" if !responses.are_gpus_ready() => return text(503, NOT_READY),
             "/metrics" => {
                 let format = Format::negotiate([request.accept.as_str()].into_iter());
                 responses.metrics_body(format, request.gzip)
             }
             "/snapshot" => responses.snapshot_body(request.gzip),
+            "/events" => match responses.events_body(query, request.gzip) {
+                Ok(body) => body,
+                Err(why) => return text(400, &why),
+            },
             _ => return text(404, "no such path"),
         };
         NodeResponse { status: 200, content_type, is_gzip, body: bytes }

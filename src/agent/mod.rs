@@ -3,6 +3,7 @@
 //! Three kinds of threads start elsewhere: a listener starts and joins those of its connections; the collector starts the one
 //! for blocking I/O, and an upstream client those for DNS lookups, which may hang and are then abandoned.
 
+mod events;
 mod hub_resources;
 mod sd_notify;
 mod services;
@@ -36,6 +37,7 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
         .map_err(|error| Error::system("close inherited files on exec", error))?;
     sys::children::set_child_subreaper()
         .map_err(|error| Error::system("become a child subreaper", error))?;
+    sys::children::lower_ambient_syslog_capability();
     sys::inherited::join_new_session_keyring()
         .map_err(|error| Error::system("create a session keyring", error))?;
     if let Err(error) = sys::raise_descriptor_limit() {
@@ -47,6 +49,7 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
         notifier.ready(&enabled);
         signals::signal_loop(sources, &settings, &services, &mut notifier, &enabled);
         notifier.stopping();
+        events::record_stop(&services.events);
         services.shutdown.trigger();
         services.state.clone()
     });

@@ -1,8 +1,10 @@
 //! What the agent's threads share, and how each service runs on it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use crate::agent::events::{self, KernelLogEvents};
 use crate::collector::gpu::state::GpuState;
+use crate::collector::kmsg::{KernelLog, boot_id};
 use crate::collector::latest::LatestSample;
 use crate::collector::sampler::Sampler;
 use crate::collector::sampler_loop::{SamplerLoop, ServiceStatus};
@@ -10,10 +12,13 @@ use crate::config::{Config, CurrentConfig};
 use crate::core_client::client::CoreClient;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::server::HeartbeatServer;
+use crate::history::event_log::EventLog;
+use crate::history::observer::StateObserver;
 use crate::hm_client::client::HmClient;
 use crate::http::listener::{ConnectionLimits, Listener};
 use crate::http::service::HttpService;
 use crate::http::stats::ListenerStats;
+use crate::model::RawSample;
 use crate::model::host_info::HostInfo;
 use crate::remote::hosts::Hosts;
 use crate::remote::server::{self, MonitorServer};
@@ -39,6 +44,8 @@ pub(super) struct Services {
     pub(super) host: HostInfo,
     pub(super) gpus: GpuState,
     pub(super) latest: LatestSample,
+    pub(super) events: EventLog,
+    pub(super) kernel_log: KernelLog,
     /// Readable once samples contain the GPUs' state.
     pub(super) gpus_ready: EventFd,
     /// Liveness of every essential thread except the main thread.
@@ -64,6 +71,8 @@ impl Services {
                 upstreams: upstreams.chain(self.core.iter().map(CoreClient::status)).collect(),
             }
         };
+        let observer = Mutex::new(StateObserver::default());
+        let observe = |sample: &mut RawSample| events::observe(self, &observer, sample);
         let sampler_loop = SamplerLoop {
             config: &self.config,
             reloaded: &self.reloaded,
@@ -73,8 +82,17 @@ impl Services {
             liveness: &self.sampler_liveness,
             shutdown: &self.shutdown,
             services: &status,
+            observe: &observe,
         };
         sampler_loop.run(sampler);
+    }
+
+    pub(super) fn read_kernel_log(&self) {
+        let config = self.config.get();
+        let sink = KernelLogEvents { log: &self.events, gpus: &self.gpus };
+        let position = self.events.kernel_log_position();
+        let boot_id = boot_id(&config.roots.proc);
+        self.kernel_log.run(&config.kernel_log, boot_id, position, &sink, &self.shutdown);
     }
 
     /// Renders what the telemetry port and hm-hub ask for.
@@ -85,6 +103,7 @@ impl Services {
             config: &self.config,
             gpus_ready: &self.gpus_ready,
             shutdown: &self.shutdown,
+            events: &self.events,
             ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
         }
     }

@@ -8,6 +8,7 @@ use crate::agent::sd_notify::SdNotifier;
 use crate::agent::services::Services;
 use crate::collector::host_info;
 use crate::config::{Config, Settings, Sources};
+use crate::model::event::{EventKind, EventSeverity, NewEvent};
 use crate::sys;
 use crate::sys::ControlSignal;
 use crate::util::error::Error;
@@ -74,6 +75,11 @@ pub(super) fn signal_loop(
                     ),
                 };
                 log::log!(level, "{result}");
+                let severity = match level {
+                    Level::Info => EventSeverity::Info,
+                    _ => EventSeverity::Warning,
+                };
+                services.events.record(NewEvent::new(EventKind::Settings, severity, &*result));
                 notifier.ready(&format!("{enabled}; {result}"));
             }
             None => {}

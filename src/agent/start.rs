@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use crate::agent::events;
 use crate::agent::services::Services;
 use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
 use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
+use crate::collector::kmsg::{KernelLog, boot_id};
 use crate::collector::latest::LatestSample;
 use crate::collector::sampler::{FIRST_TIMEOUT, Sampler};
 use crate::config::{Config, CurrentConfig};
 use crate::core_client::client::CoreClient;
 use crate::heartbeat::monitor::HeartbeatMonitor;
+use crate::heartbeat::table::Transition;
+use crate::history::event_log::EventLog;
 use crate::hm_client::client::HmClient;
 use crate::http::listener::Listener;
 use crate::model::host_info::HostInfo;
@@ -65,6 +69,10 @@ fn create_services(
     let node_id = host_info::node_id(config.node_id.as_deref(), &config.roots).unwrap_or_default();
     let heartbeat = listeners.heartbeat.as_ref();
     let state = StateIo::start(&config.state_dir)?;
+    let boot_id = boot_id(&config.roots.proc);
+    let events = EventLog::open(&state, &boot_id);
+    let booted = latest.current().raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
+    events::record_start(&events, &config.roots, &boot_id, booted);
     let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&state));
     let heartbeat = heartbeat.transpose().map_err(no_eventfd)?;
     let credentials = Arc::new(HubCredentials::open(&state, &node_id));
@@ -88,6 +96,8 @@ fn create_services(
         host,
         gpus: GpuState::new().map_err(no_eventfd)?,
         latest,
+        events,
+        kernel_log: KernelLog::default(),
         gpus_ready: EventFd::new().map_err(no_eventfd)?,
         liveness,
         sampler_liveness,
@@ -129,6 +139,11 @@ fn start_collector(
     let context = services.clone();
     threads.start("gpu", move || {
         ProbeSupervisor::new(&context.gpus, &context.config, GPU_PROBE).run(&context.shutdown);
+        Ok(())
+    })?;
+    let context = services.clone();
+    threads.start("kmsg", move || {
+        context.read_kernel_log();
         Ok(())
     })?;
     let context = services.clone();
@@ -182,7 +197,9 @@ fn start_listeners(
         let context = services.clone();
         threads.start("hb-monitor", move || {
             if let Some(monitor) = &context.heartbeat {
-                monitor.run(&context.shutdown);
+                let on_transition =
+                    |it: &Transition| events::record_transition(&context.events, it);
+                monitor.run(&context.shutdown, &on_transition);
             }
             Ok(())
         })?;

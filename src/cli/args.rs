@@ -1,5 +1,4 @@
-//! Parses the command line. [`SUBCOMMANDS`] and [`FLAGS`] are the only list of subcommands and flags: the parser and `--help`
-//! use it, and `tests/agent/packaging.rs` compares the man page and the completions with `--help`.
+//! Parses the command line.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -9,157 +8,11 @@ use lexopt::prelude::{Long, Short, Value, ValueExt};
 use lexopt::{Arg, Parser};
 
 use crate::agent::supervise::{LogTarget, SuperviseOptions};
+use crate::cli::flags::{FLAGS, Flag, SUPERVISE};
 use crate::cli::{Command, Options, absolute};
 use crate::util::error::Error;
 use crate::util::supervisor;
 use crate::util::text::parse_decimal;
-
-/// A subcommand that users call.
-pub struct Subcommand {
-    /// The command line after `hm-agent`.
-    pub synopsis: &'static str,
-    pub description: &'static str,
-}
-
-/// A command line flag.
-pub struct Flag {
-    pub long: &'static str,
-    pub short: Option<char>,
-    /// The placeholder of its value; `None`: the flag takes no value.
-    pub value: Option<&'static str>,
-    /// The subcommands that accept it; empty: all of them.
-    pub subcommands: &'static [&'static str],
-    /// Empty: `--help` does not list the flag.
-    pub description: &'static str,
-}
-
-const SUPERVISE: &str = "run --supervise";
-
-pub const SUBCOMMANDS: &[Subcommand] = &[
-    Subcommand {
-        synopsis: "[run]",
-        description: "Run the agent in the foreground until SIGTERM or SIGINT. SIGHUP reloads the configuration.",
-    },
-    Subcommand {
-        synopsis: "run --supervise [--pid-file FILE] [--syslog] [--detach]",
-        description: "Run the agent and restart it when it exits, for machines without a service manager. The restart delay doubles from 1 s to 60 s. SIGTERM and SIGINT stop the supervisor and the agent.",
-    },
-    Subcommand {
-        synopsis: "check [--user NAME]",
-        description: "Validate the configuration, as the agent's user, and print every setting with its source.",
-    },
-    Subcommand { synopsis: "sample [--json]", description: "Measure this machine once." },
-    Subcommand {
-        synopsis: "status [APP_ID] [--url URL]",
-        description: "Nagios plugin: print the heartbeat status of an application or of the host. Exit codes are 0 to 3.",
-    },
-    Subcommand {
-        synopsis: "beat [--id APP_ID] [--every MS] [--url URL] -- COMMAND...",
-        description: "Run COMMAND and send heartbeats until it exits.",
-    },
-];
-
-pub const FLAGS: &[Flag] = &[
-    Flag {
-        long: "config",
-        short: Some('c'),
-        value: Some("FILE"),
-        subcommands: &[],
-        description: "Configuration file. Default: /etc/hm-agent/hm-agent.toml, if it exists.",
-    },
-    Flag {
-        long: "set",
-        short: Some('s'),
-        value: Some("KEY=VALUE"),
-        subcommands: &[],
-        description: "Set one setting. Overrides the environment (HM_AGENT_KEY) and the file. May be repeated.",
-    },
-    Flag {
-        long: "supervise",
-        short: None,
-        value: None,
-        subcommands: &["run"],
-        description: "Restart the agent when it exits.",
-    },
-    Flag {
-        long: "pid-file",
-        short: None,
-        value: Some("FILE"),
-        subcommands: &[SUPERVISE],
-        description: "Write the supervisor's process id to FILE and lock it. A second supervisor refuses to start.",
-    },
-    Flag {
-        long: "syslog",
-        short: None,
-        value: None,
-        subcommands: &[SUPERVISE],
-        description: "Log to /dev/log with facility daemon instead of standard error. Default with --detach, which then requires a running syslog daemon.",
-    },
-    Flag {
-        long: "detach",
-        short: None,
-        value: None,
-        subcommands: &[SUPERVISE],
-        description: "Run in the background with / as working directory. Returns when the agent listens, or prints why it does not.",
-    },
-    Flag {
-        long: "supervised",
-        short: None,
-        value: Some("PID"),
-        subcommands: &["run"],
-        // The supervisor passes it to the agent that it starts.
-        description: "",
-    },
-    Flag {
-        long: "user",
-        short: None,
-        value: Some("NAME"),
-        subcommands: &["check"],
-        description: "Test the files as this user. Default, if root calls it: the user of the systemd unit, else hm-agent.",
-    },
-    Flag {
-        long: "json",
-        short: None,
-        value: None,
-        subcommands: &["sample"],
-        description: "Print JSON: the messages of subscribe:detail.",
-    },
-    Flag {
-        long: "url",
-        short: None,
-        value: Some("URL"),
-        subcommands: &["status", "beat"],
-        description: "Heartbeat server. Default: HB_URL, else http://HB_HOST:HB_PORT, else http://127.0.0.1:8888.",
-    },
-    Flag {
-        long: "id",
-        short: None,
-        value: Some("APP_ID"),
-        subcommands: &["beat"],
-        description: "Application id. Default: APP_ID from the environment, else COMMAND's file name.",
-    },
-    Flag {
-        long: "every",
-        short: None,
-        value: Some("MS"),
-        subcommands: &["beat"],
-        description: "Heartbeat interval in milliseconds. Default: 5000.",
-    },
-    Flag {
-        long: "help",
-        short: Some('h'),
-        value: None,
-        subcommands: &[],
-        description: "Print the help.",
-    },
-    Flag {
-        long: "version",
-        short: Some('V'),
-        value: None,
-        subcommands: &[],
-        description: "Print the version, the commit and the target.",
-    },
-];
 
 /// Parses the arguments that follow the program's name.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Error> {
@@ -187,6 +40,7 @@ struct Arguments {
     supervisor: Option<u32>,
     app_id: Option<String>,
     user: Option<String>,
+    since: Option<String>,
     url: Option<String>,
     id: Option<String>,
     every: Option<Duration>,
@@ -207,6 +61,7 @@ impl Arguments {
             "pid-file" => self.pid_file = Some(absolute(value)?),
             "supervised" => self.supervisor = Some(value.parse().map_err(invalid)?),
             "user" => self.user = Some(text(value)?),
+            "since" => self.since = Some(text(value)?),
             "url" => self.url = Some(text(value)?),
             "id" => self.id = Some(text(value)?),
             "every" => self.every = Some(parse_interval(&value)?),
@@ -252,6 +107,10 @@ impl Arguments {
             None | Some("run") => self.into_run(),
             Some("check") => Ok(Command::Check { options: self.options, user: self.user }),
             Some("sample") => Ok(Command::Sample { json: self.has("json"), options: self.options }),
+            Some("events") => {
+                let (json, since) = (self.has("json"), self.since);
+                Ok(Command::Events { options: self.options, json, since })
+            }
             Some("status") => Ok(Command::Status { app_id: self.app_id, url: self.url }),
             Some("beat") if self.command.is_empty() => {
                 Err(Error::Arguments("beat needs a command: hm-agent beat -- COMMAND".to_owned()))
@@ -263,7 +122,7 @@ impl Arguments {
             Some(supervisor::SUBCOMMAND) => Ok(Command::SuperviseCommand(self.command)),
             Some("help") => Ok(Command::Help),
             Some(other) => Err(Error::Arguments(format!(
-                "unknown command \"{}\": expected run, check, sample, status or beat",
+                "unknown command \"{}\": expected run, check, sample, events, status or beat",
                 other.escape_debug()
             ))),
         }
@@ -381,13 +240,13 @@ mod tests {
         for (line, message) in [
             (
                 "runn",
-                "unknown command \"runn\": expected run, check, sample, status or beat; see --help",
+                "unknown command \"runn\": expected run, check, sample, events, status or beat; see --help",
             ),
             ("run twice", "unexpected argument \"twice\"; see --help"),
             ("--fast", "invalid option '--fast'; see --help"),
             ("-c", "missing argument for option '-c'; see --help"),
             ("-s interval", "-s needs KEY=VALUE, got \"interval\"; see --help"),
-            ("check --json", "--json is only valid with sample; see --help"),
+            ("check --json", "--json is only valid with sample and events; see --help"),
             ("run --url a", "--url is only valid with status and beat; see --help"),
             ("check --supervise", "--supervise is only valid with run; see --help"),
             ("run --detach", "--detach is only valid with run --supervise; see --help"),

@@ -1,6 +1,6 @@
 //! The output of `--help` and `--version`.
 
-use crate::cli::args::{FLAGS, Flag, SUBCOMMANDS};
+use crate::cli::flags::{FLAGS, Flag, SUBCOMMANDS};
 use crate::config::table::ROWS;
 
 /// Version, commit if known, target: see build.rs.

@@ -4,6 +4,8 @@ pub mod agent_client;
 pub mod args;
 pub mod beat;
 mod check;
+mod events;
+mod flags;
 pub mod help;
 pub mod report;
 pub mod sample;
@@ -25,6 +27,7 @@ use crate::heartbeat::client::HeartbeatClient;
 use crate::telemetry::messages;
 use crate::util::error::Error;
 use crate::util::logger;
+use crate::util::logger::unix_seconds;
 use crate::util::supervisor;
 use crate::util::text::{escape_for_terminal, escape_json_for_terminal};
 
@@ -48,6 +51,13 @@ pub enum Command {
     Sample {
         options: Options,
         json: bool,
+    },
+    /// Print the event log of the running agent.
+    Events {
+        options: Options,
+        json: bool,
+        /// As entered; `None`: all events.
+        since: Option<String>,
     },
     /// Query the heartbeat status of an application; `None`: of the host.
     Status {
@@ -87,6 +97,9 @@ impl Command {
             Self::Supervise(options) => return supervise::run(options),
             Self::Check { options, user } => check::check(&options.sources()?, user.as_deref())?,
             Self::Sample { options, json } => sample(&options.sources()?, json)?,
+            Self::Events { options, json, since } => {
+                print_events(&options.sources()?, json, since.as_deref())?;
+            }
             Self::Status { app_id, url } => {
                 let app_id = app_id.or_else(|| variable("APP_ID"));
                 let (line, code) = status::query(&server(url)?, app_id.as_deref());
@@ -171,6 +184,20 @@ fn sample(sources: &Sources, json: bool) -> Result<(), Error> {
         escape_json_for_terminal(&messages::sample(&host, &snapshot, primary)) + "\n"
     } else {
         report::text(&host, &snapshot)
+    })
+}
+
+fn print_events(sources: &Sources, json: bool, since: Option<&str>) -> Result<(), Error> {
+    let since = since.map(|text| events::parse_since(text, unix_seconds()));
+    let since = since.transpose().map_err(Error::Arguments)?.unwrap_or_default();
+    let config = Config::new(&Settings::load(sources)?)?;
+    let page = events::fetch(&config.usage, since)?;
+    print(&if json {
+        // Serialization cannot fail: the types have neither maps nor custom implementations.
+        let text = serde_json::to_string(&page).unwrap_or_default();
+        escape_json_for_terminal(&text) + "\n"
+    } else {
+        events::to_text(&page.events)
     })
 }
 

@@ -35,6 +35,8 @@ pub struct SamplerLoop<'a> {
     pub shutdown: &'a Shutdown,
     /// Returns the status of the agent's own services. Must not block.
     pub services: &'a dyn Fn() -> ServiceStatus,
+    /// Called with each sample before it is published, to find and count events. Must not block.
+    pub observe: &'a dyn Fn(&mut RawSample),
 }
 
 /// Status of the agent's own services, which is part of each sample.
@@ -81,7 +83,9 @@ impl SamplerLoop<'_> {
         let next_tick = schedule.last_tick + config.interval;
         let poll_at = next_tick.checked_sub(self.gpus.prefetch_lead(&config)).unwrap_or(now);
         if now >= next_tick {
-            self.latest.publish(self.collect(sampler, &config));
+            let mut sample = self.collect(sampler, &config);
+            (self.observe)(&mut sample);
+            self.latest.publish(sample);
             schedule.last_tick = latest_tick(next_tick, now, config.interval);
             (schedule.warm_up, schedule.gpus_polled) = (None, false);
         } else if schedule.warm_up.is_some_and(|at| now >= at) {

@@ -43,6 +43,8 @@ pub struct Config {
     pub log_level: LevelFilter,
     /// `path.*`.
     pub roots: Roots,
+    /// `path.kmsg`; empty: the kernel log is not read.
+    pub kernel_log: PathBuf,
     /// `collectors.*` and `textfile.*`.
     pub collectors: CollectorsConfig,
     /// Directory for state that survives a restart, and for the GPU probe where programs cannot be run from memory.
@@ -162,6 +164,7 @@ impl Config {
                 sys: settings.parsed("path.sys").unwrap_or_default(),
                 root: settings.parsed("path.root").unwrap_or_default(),
             },
+            kernel_log: settings.parsed("path.kmsg").unwrap_or_default(),
             collectors: CollectorsConfig::new(settings)?,
             state_dir: settings.parsed("state_dir").unwrap_or_default(),
             gpu: GpuConfig::new(settings),

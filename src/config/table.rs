@@ -72,6 +72,16 @@ pub const ROWS: &[Row] = &[
         "Path of the host's root filesystem, for use in a container.",
     ),
     row(
+        "path.kmsg",
+        Some("/dev/kmsg"),
+        Kind::Text {
+            what: "an absolute path, or \"\"",
+            check: |text| text.is_empty() || text.starts_with('/'),
+        },
+        OnRestart,
+        "Path of the kernel log. If /dev/kmsg cannot be opened, syslog(2) is used. Empty: the kernel log is not read.",
+    ),
+    row(
         "gpu.source",
         Some("auto"),
         Kind::Text {

@@ -111,8 +111,8 @@ impl HeartbeatMonitor {
         self.hooks.run(config, stop);
     }
 
-    /// The loop of the thread `hb-monitor`. It never waits for a disk or a program.
-    pub fn run(&self, stop: &Shutdown) {
+    /// The loop of the thread `hb-monitor`. It never waits for a disk or a program, and neither must `on_transition`.
+    pub fn run(&self, stop: &Shutdown, on_transition: &dyn Fn(&Transition)) {
         let mut save_at: Option<Duration> = None;
         let log = RateLimitedLog::new();
         while !stop.is_triggered() {
@@ -121,6 +121,7 @@ impl HeartbeatMonitor {
             let (transitions, changed, now) = self.advance();
             for transition in &transitions {
                 log_transition(&log, transition);
+                on_transition(transition);
             }
             self.hooks.enqueue(transitions);
             if changed {

@@ -107,7 +107,7 @@ pub enum HubMessage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetRequest {
     pub id: u64,
-    /// `/metrics` or `/snapshot`.
+    /// `/metrics`, `/snapshot` or `/events?QUERY`.
     pub path: String,
     /// The `Accept` header of the client.
     #[serde(default)]

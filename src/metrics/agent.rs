@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::metrics::encoder::{Encoder, Number, labels};
 use crate::metrics::{Exposition, Truncation};
+use crate::model::RawSample;
 use crate::model::status::{
     AppState, AppStatus, AppSummary, CollectorStatus, PortStatus, ProcessStats, UpstreamStatus,
 };
@@ -21,6 +22,7 @@ pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: 
     sample(encoder, input);
     collectors(encoder, &input.sample.collectors);
     heartbeats(encoder, &input.sample.heartbeats, truncation);
+    events(encoder, input.sample);
     upstreams(encoder, &input.sample.upstreams);
     ports(encoder, input.ports);
     if let Some(process) = &input.process {
@@ -172,6 +174,22 @@ const APP_GAUGES: [AppFamily; 4] = [
         |status| status.maintenance.is_some().into(),
     ),
 ];
+
+fn events(encoder: &mut Encoder, sample: &RawSample) {
+    encoder.counter("hm_agent_events_total", "Number of events since the agent started, by kind.");
+    for (kind, count) in sample.events.each() {
+        encoder.sample_with_label("", ("kind", kind.name()), count);
+    }
+    encoder
+        .gauge("hm_agent_kernel_log_readable", "Whether the kernel log is read for events.")
+        .sample("", sample.kernel_log.readable);
+    encoder
+        .counter(
+            "hm_agent_kernel_log_lost_total",
+            "Number of records of the kernel log that were overwritten before they were read.",
+        )
+        .sample("", sample.kernel_log.lost);
+}
 
 fn upstreams(encoder: &mut Encoder, upstreams: &[UpstreamStatus]) {
     let named: Vec<(String, &UpstreamStatus)> =

@@ -93,8 +93,9 @@ impl EventKind {
     /// Whether events of this kind are changes between states. A change that is undone and repeated within a minute is three events,
     /// not one that occurred twice.
     pub fn is_state_change(self) -> bool {
-        use EventKind::{GpuDriver, GpuState, Heartbeat, Mount, NetworkLink, Nfs, Upstream};
-        matches!(self, GpuDriver | GpuState | Heartbeat | Mount | NetworkLink | Nfs | Upstream)
+        use EventKind::{Agent, GpuDriver, GpuState, Heartbeat, Mount, NetworkLink, Nfs, Upstream};
+        let is_of_a_part = matches!(self, Mount | NetworkLink | Nfs | Upstream | Heartbeat);
+        is_of_a_part || matches!(self, Agent | GpuDriver | GpuState)
     }
 }
 

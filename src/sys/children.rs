@@ -239,6 +239,16 @@ pub fn reset_signal_handlers() {
     }
 }
 
+/// Programs that this thread, and threads that it starts from now on, run do not inherit `CAP_SYSLOG`, which the agent has to read
+/// the kernel log. The agent itself keeps it.
+pub fn lower_ambient_syslog_capability() {
+    /// In linux/capability.h.
+    const CAP_SYSLOG: libc::c_ulong = 34;
+    // It fails on kernels before 4.3, which have no ambient capabilities.
+    // SAFETY: an argument of prctl(2) that is a number.
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_LOWER, CAP_SYSLOG, 0, 0) };
+}
+
 /// capset(2) and capabilities(7).
 fn drop_capabilities() -> io::Result<()> {
     #[repr(C)]

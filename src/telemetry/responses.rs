@@ -10,6 +10,7 @@ use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::collector::process_stats;
 use crate::collector::sampler_loop::FIRST_GPU_RESULT_TIMEOUT;
 use crate::config::CurrentConfig;
+use crate::history::event_log::{EventLog, EventQuery};
 use crate::http::gzip;
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response};
@@ -49,6 +50,7 @@ pub struct Responses<'a> {
     pub shutdown: &'a Shutdown,
     /// Name and counters of each listening port.
     pub ports: Vec<(&'static str, &'a ListenerStats)>,
+    pub events: &'a EventLog,
 }
 
 /// Paths that are answered without a WebSocket.
@@ -57,6 +59,7 @@ pub enum Resource {
     Dashboard,
     Metrics,
     Snapshot,
+    Events,
     /// The agent works.
     Healthy,
     /// Samples include the GPUs.
@@ -69,6 +72,7 @@ impl Resource {
             "/" => Some(Self::Dashboard),
             "/metrics" => Some(Self::Metrics),
             "/snapshot" => Some(Self::Snapshot),
+            "/events" => Some(Self::Events),
             "/-/healthy" | "/healthz" => Some(Self::Healthy),
             "/-/ready" => Some(Self::Ready),
             _ => None,
@@ -103,6 +107,9 @@ impl Responses<'_> {
                 self.metrics_body(format, accepts_gzip)
             }
             Resource::Snapshot => self.snapshot_body(accepts_gzip),
+            Resource::Events => self
+                .events_body(head.query, accepts_gzip)
+                .map_err(|why| ErrorResponse::new("400 Bad Request", why))?,
         };
         let response = Response::new(OK, body.content_type, body.bytes)
             .header("Vary: Accept, Accept-Encoding")
@@ -127,6 +134,17 @@ impl Responses<'_> {
         let sample = self.latest.current();
         let render = || self.snapshot(&sample).into_bytes();
         rendered(&sample, SNAPSHOT, "application/json", accepts_gzip, render)
+    }
+
+    /// The events that a query requests. The error is why it is not valid.
+    pub fn events_body(&self, query: &str, accepts_gzip: bool) -> Result<RenderedBody, String> {
+        let page = self.events.page(EventQuery::parse(query)?);
+        // Serialization cannot fail: the types have neither maps nor custom implementations.
+        let plain = serde_json::to_vec(&page).unwrap_or_default();
+        let is_long = accepts_gzip && plain.len() >= gzip::MIN_COMPRESSED_BYTES;
+        let compressed = is_long.then(|| gzip::compress(&plain).ok()).flatten();
+        let (is_gzip, bytes) = (compressed.is_some(), compressed.unwrap_or(plain).into());
+        Ok(RenderedBody { content_type: "application/json", bytes, is_gzip })
     }
 
     /// Waits until samples include the GPUs, at most the first seconds after the start. Otherwise a client that requests data
@@ -225,6 +243,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Settings, Sources};
     use crate::model::RawSample;
+    use crate::util::state_io::tests::Dir;
 
     #[test]
     fn sample_is_stale_after_three_intervals() {
@@ -238,6 +257,7 @@ mod tests {
     fn rejects_request_when_sampler_never_reports_gpus() {
         let settings = Settings::load(&Sources::default()).unwrap();
         let stats = ListenerStats::default();
+        let dir = Dir::new("responses");
         let responses = Responses {
             latest: &LatestSample::new(RawSample::default()).unwrap(),
             host_info: &HostInfo::default(),
@@ -245,6 +265,7 @@ mod tests {
             gpus_ready: &EventFd::new().unwrap(),
             shutdown: &Shutdown::new().unwrap(),
             ports: vec![("usage", &stats)],
+            events: &EventLog::open(&dir.state, ""),
         };
         let error = responses.wait_for_gpus(Duration::from_millis(1)).unwrap_err();
         assert_eq!(error.status, "503 Service Unavailable");

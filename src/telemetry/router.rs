@@ -102,6 +102,6 @@ fn attribute_to_client(
 
 fn not_found(path: &str) -> ErrorResponse {
     let message = not_found_message(path);
-    let text = format!("{message}; telemetry is at /, /usage, /metrics and /snapshot");
+    let text = format!("{message}; telemetry is at /, /usage, /metrics, /snapshot and /events");
     ErrorResponse::new("404 Not Found", text)
 }

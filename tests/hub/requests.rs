@@ -120,6 +120,13 @@ fn scrape_reaches_agents_of_both_protocols() {
         let (status, snapshot) = get(&hub, &format!("/nodes/{protocol}/snapshot"), "");
         let snapshot: Value = serde_json::from_str(&snapshot).unwrap();
         assert_eq!((status, &snapshot["type"]), (200, &json!("snapshot")));
+        let events = |query: &str| get(&hub, &format!("/nodes/{protocol}/events{query}"), "");
+        let page: Value = serde_json::from_str(&events("?after=0").1).unwrap();
+        let started = &page["events"][0]["text"];
+        assert_eq!(started, &json!(format!("hm-agent {} started", env!("CARGO_PKG_VERSION"))));
+        let none: Value = serde_json::from_str(&events("?since=99999999999").1).unwrap();
+        assert_eq!(none, json!({"events": [], "more": false}));
+        assert_eq!(events("?since=x").0, 400);
         agent.stop();
         wait_until("the time since when it is away", || {
             let (status, text) = get(&hub, &target, "");

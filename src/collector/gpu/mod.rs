@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 mod amd;
+mod kernel_xids;
 pub mod nvidia;
 pub mod state;
 

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::collector::gpu::kernel_xids::KernelXids;
 use crate::config::Config;
 use crate::model::gpu::{Gpu, Gpus, NvidiaDriver, Values};
+use crate::model::pci_address::PciAddress;
 use crate::sys::EventFd;
 use crate::util::sync::lock;
 
@@ -23,6 +25,7 @@ pub struct GpuState {
     /// Readable while [`FirstResult::Available`].
     first_result_available: EventFd,
     poll_needed: AtomicBool,
+    kernel_xids: Mutex<KernelXids>,
 }
 
 /// The event is notified and reset under the lock of this state, so that the two never differ: a notification that came after
@@ -66,6 +69,7 @@ impl GpuState {
             first_result: Mutex::new(FirstResult::Awaited),
             first_result_available: EventFd::new()?,
             poll_needed: AtomicBool::new(false),
+            kernel_xids: Mutex::default(),
         })
     }
 
@@ -107,7 +111,9 @@ impl GpuState {
         let max_age = (config.interval * 3 / 2 + results.poll_duration * 2).min(config.gpu.timeout);
         let amd = (0..).zip(results.amd.at(now, max_age));
         let amd = amd.map(|(at, gpu)| Gpu { index: results.nvidia_count as u32 + at, ..gpu });
-        let each = results.nvidia.at(now, max_age).chain(amd).collect();
+        let mut each: Vec<Gpu> = results.nvidia.at(now, max_age).chain(amd).collect();
+        let xids = lock(&self.kernel_xids);
+        each.iter_mut().for_each(|gpu| xids.merge_into(gpu));
         Arc::new(Gpus { nvidia: results.driver.clone(), each })
     }
 
@@ -119,6 +125,11 @@ impl GpuState {
     /// When the values of the NVIDIA GPUs were requested.
     pub fn nvidia_polled_at(&self) -> Instant {
         lock(&self.results).nvidia.at
+    }
+
+    /// Counts an XID of the kernel log, which has those that NVML does not report.
+    pub fn count_kernel_xid(&self, gpu: PciAddress, code: u32, unix_seconds: u64) {
+        lock(&self.kernel_xids).count(gpu, code, unix_seconds);
     }
 
     /// Time from the last poll to its reply.

@@ -12,6 +12,7 @@ use std::time::Instant;
 use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
+use crate::history::event_log::EventQuery;
 use crate::http::auth::bearer_token;
 use crate::http::gzip;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
@@ -170,7 +171,7 @@ hm_hub_queued_writes {queued}
 # HELP hm_hub_store_up Whether the last transaction was committed, and the database of several hubs is reached.
 # TYPE hm_hub_store_up gauge
 hm_hub_store_up {is_ready}
-# HELP hm_hub_node_requests_total Requests of clients for /nodes/ID/metrics and /nodes/ID/snapshot by status code.
+# HELP hm_hub_node_requests_total Requests of clients for /nodes/ID/metrics, /nodes/ID/snapshot and /nodes/ID/events by status code.
 # TYPE hm_hub_node_requests_total counter
 {requests}{other_hubs}# HELP hm_hub_node_requests_waiting Clients that wait for the answer of a node.
 # TYPE hm_hub_node_requests_waiting gauge
@@ -187,13 +188,19 @@ hm_hub_uptime_seconds {uptime}
 fn node_response(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Response, ErrorResponse> {
     // An id may contain slashes. In the address of a page it is percent-encoded.
     match rest.rsplit_once('/') {
-        Some((node_id, resource @ ("metrics" | "snapshot" | "last_snapshot"))) => {
+        Some((node_id, resource @ ("metrics" | "snapshot" | "events" | "last_snapshot"))) => {
             if !is_other_hub(hub, head) {
                 require_read_role(hub, head)?;
             }
             let node_id = percent_decode_str(node_id).decode_utf8_lossy();
             Ok(match resource {
                 "last_snapshot" => node_resources::last_snapshot(hub, head, &node_id),
+                "events" => {
+                    let query = EventQuery::parse(head.query)
+                        .map_err(|why| ErrorResponse::new("400 Bad Request", why))?;
+                    let path = format!("/events?{}", query.to_text());
+                    node_resources::response(hub, head, &node_id, &path)
+                }
                 _ => node_resources::response(hub, head, &node_id, &format!("/{resource}")),
             })
         }

@@ -1,4 +1,4 @@
-//! `/nodes/ID/metrics` and `/nodes/ID/snapshot`: fetched from the node through the connection that it has opened; and
+//! `/nodes/ID/metrics`, `/nodes/ID/snapshot` and `/nodes/ID/events`: fetched from the node through the connection that it has opened; and
 //! `/nodes/ID/last_snapshot`, which the hub keeps.
 
 use std::time::{Duration, SystemTime};

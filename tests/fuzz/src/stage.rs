@@ -10,6 +10,7 @@ use hm_agent::collector::latest::LatestSample;
 use hm_agent::config::{Config, CurrentConfig, Settings, Sources};
 use hm_agent::heartbeat::monitor::HeartbeatMonitor;
 use hm_agent::heartbeat::server::HeartbeatServer;
+use hm_agent::history::event_log::EventLog;
 use hm_agent::http::connection_limits::ConnectionLimiter;
 use hm_agent::http::listener::ClientConnection;
 use hm_agent::http::service::HttpService;
@@ -30,6 +31,7 @@ pub struct Stage {
     pub latest: LatestSample,
     pub host_info: HostInfo,
     pub config: CurrentConfig,
+    events: EventLog,
     gpus_ready: EventFd,
     shutdown: Shutdown,
 }
@@ -43,10 +45,13 @@ fn stage(overrides: &[(&str, &str)]) -> Stage {
     let settings = Settings::load(&sources).expect("settings");
     let gpus_ready = EventFd::new().expect("an eventfd");
     gpus_ready.notify();
+    // No such directory: the log is empty, and nothing is recorded.
+    let state = StateIo::start("/nonexistent".as_ref()).expect("a thread");
     Stage {
         latest: LatestSample::new(RawSample::default()).expect("a sample"),
         host_info: HostInfo::default(),
         config: CurrentConfig::new(Config::new(&settings).expect("settings")),
+        events: EventLog::open(&state),
         gpus_ready,
         shutdown: Shutdown::new().expect("an eventfd"),
     }
@@ -97,6 +102,7 @@ impl Stage {
                 latest: &self.latest,
                 host_info: &self.host_info,
                 config: &self.config,
+                events: &self.events,
                 gpus_ready: &self.gpus_ready,
                 shutdown: &self.shutdown,
                 ports: vec![("usage", &stats)],

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::history::event_log::chunk::Chunk;
 use crate::history::event_log::limiter::{Admission, KindLimiter};
-use crate::model::event::{Event, MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, NewEvent};
+use crate::model::event::{Event, EventKind, MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, NewEvent};
 
 /// The oldest events make room for new ones.
 pub const MAX_EVENTS: usize = 10_000;
@@ -129,6 +129,9 @@ impl EventStore {
     }
 
     fn find_repeated(&mut self, new: &NewEvent, at: u64) -> Option<&mut Recent> {
+        if new.kind == EventKind::Reboot {
+            return None;
+        }
         let subject = cut(&new.subject, MAX_SUBJECT_BYTES);
         let same = |recent: &&mut Recent| {
             let event = &recent.event;

@@ -1,0 +1,98 @@
+//! Events of GPUs, from the driver and the kernel log together, and a state directory on a full disk.
+
+use serde_json::Value;
+
+use crate::events::{KernelLog, XID_79, events, wait_for};
+use crate::support::fake_nvml::{Driver, Watched};
+use crate::support::full_disk::FullDisk;
+use crate::support::{Agent, hm_agent, wait_until};
+
+/// The second GPU of the fake driver is 0000:11:00.0.
+fn line(code: u32) -> String {
+    format!("NVRM: Xid (PCI:0000:11:00): {code}, pid=1, name=python, x")
+}
+
+fn xids(update: &Value) -> Vec<(u64, u64)> {
+    let xids = update["gpus"][1]["xids"].as_array().cloned().unwrap_or_default();
+    xids.iter().map(|xid| (xid["code"].as_u64().unwrap(), xid["count"].as_u64().unwrap())).collect()
+}
+
+#[test]
+fn xids_of_kernel_log_and_driver_are_counted_once() {
+    let (driver, mut log) = (Driver::new("gpus = 2"), KernelLog::new());
+    let mut watched = driver.start(&[&format!("path.kmsg={}", log.path().display())]);
+    let wait = |watched: &mut Watched, expected: &[(u64, u64)]| {
+        watched.until(&format!("{expected:?}"), |update| (xids(update) == expected).then_some(()));
+    };
+    // NVML does not report 79, 119 and 120; the others it reports, too.
+    driver.set_script("gpus = 2\nxid = 1:1:31, 2:1:31");
+    log.write(&[&line(31), &line(31), &line(119)]);
+    wait(&mut watched, &[(31, 2), (119, 1)]);
+    log.write(&[
+        &line(79),
+        "NVRM: GPU 0000:11:00.0: GPU has fallen off the bus.",
+        XID_79, // of another GPU
+    ]);
+    wait(&mut watched, &[(31, 2), (79, 1), (119, 1)]);
+    let (_, text) = watched.agent.http("/metrics", "");
+    let series = |line: &&str| {
+        line.starts_with("hm_agent_gpu_xid_errors_total{") && line.contains("xid=\"119\"")
+    };
+    assert!(text.lines().find(series).unwrap().ends_with(" 1"), "{text}");
+    watched.stop();
+}
+
+#[test]
+fn records_gpus_that_are_lost_and_driver_that_crashes() {
+    let (driver, log) = (Driver::new("gpus = 2"), KernelLog::new());
+    let mut watched = driver.start(&[&format!("path.kmsg={}", log.path().display())]);
+    watched.until_state("ok");
+    driver.set_script("gpus = 2\nlost = 1");
+    let lost = wait_for(&watched.agent, "gpu_state", 1);
+    assert_eq!(
+        (&lost[0]["subject"], &lost[0]["severity"]),
+        (&"0000:11:00.0".into(), &"critical".into())
+    );
+    driver.set_script("gpus = 2");
+    let found = wait_for(&watched.agent, "gpu_state", 2);
+    assert!(found[1]["text"].as_str().unwrap().ends_with("recovered"), "{found:?}");
+    driver.set_script("crash = nvmlDeviceGetTemperature");
+    watched.until_state("crashed");
+    let crashed = wait_for(&watched.agent, "gpu_driver", 1);
+    assert!(crashed[0]["text"].as_str().unwrap().starts_with("NVIDIA driver crashed: "));
+    driver.set_script("gpus = 2");
+    watched.until_state("ok");
+    let recovered = wait_for(&watched.agent, "gpu_driver", 2);
+    assert_eq!(recovered[1]["text"], "NVIDIA driver recovered");
+    watched.stop();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn events_are_kept_in_memory_while_the_disk_is_full() {
+    let (disk, mut log) = (FullDisk::new(), KernelLog::new());
+    let start = |log: &KernelLog| {
+        let mut command = hm_agent();
+        command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
+        command.args(["-s", "interval=1", "-s", "heartbeat.enabled=false"]);
+        command.arg("-s").arg(format!("path.kmsg={}", log.path().display()));
+        command.arg("-s").arg(format!("state_dir={}", disk.directory.0.display()));
+        Agent::spawn(disk.run_inside(&command))
+    };
+    let agent = start(&log);
+    disk.fill();
+    log.write(&[XID_79]);
+    wait_for(&agent, "xid", 1);
+    agent.wait_log("no space left on device; events are kept in memory only, see state_dir");
+    disk.empty();
+    agent.wait_log("events recovered");
+    wait_until("the event in the file", || {
+        let text = std::fs::read_to_string(disk.file("events")).ok()?;
+        text.contains("\"xid\"").then_some(())
+    });
+    agent.stop();
+    let agent = start(&log);
+    assert_eq!(wait_for(&agent, "xid", 1).len(), 1);
+    assert!(events(&agent).len() >= 4);
+    agent.stop();
+}
