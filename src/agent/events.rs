@@ -35,6 +35,7 @@ pub(super) fn record_start(log: &EventLog, roots: &Roots, boot_id: &str, booted:
         log::debug!("event: {}", event.text);
         log.record(event);
     }
+    log.start_run(boot_id);
 }
 
 /// Records that the agent stops.

@@ -70,7 +70,7 @@ fn create_services(
     let heartbeat = listeners.heartbeat.as_ref();
     let state = StateIo::start(&config.state_dir)?;
     let boot_id = boot_id(&config.roots.proc);
-    let events = EventLog::open(&state, &boot_id);
+    let events = EventLog::open(&state);
     let booted = latest.current().raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
     events::record_start(&events, &config.roots, &boot_id, booted);
     let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&state));

@@ -265,7 +265,7 @@ mod tests {
             gpus_ready: &EventFd::new().unwrap(),
             shutdown: &Shutdown::new().unwrap(),
             ports: vec![("usage", &stats)],
-            events: &EventLog::open(&dir.state, ""),
+            events: &EventLog::open(&dir.state),
         };
         let error = responses.wait_for_gpus(Duration::from_millis(1)).unwrap_err();
         assert_eq!(error.status, "503 Service Unavailable");

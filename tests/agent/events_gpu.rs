@@ -81,8 +81,10 @@ fn events_are_kept_in_memory_while_the_disk_is_full() {
     };
     let agent = start(&log);
     disk.fill();
-    log.write(&[XID_79]);
-    wait_for(&agent, "xid", 1);
+    // More than the rest of the last page of the file.
+    let lines: Vec<String> = (1..=50).map(line).collect();
+    log.write(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+    wait_for(&agent, "xid", 50);
     agent.wait_log("no space left on device; events are kept in memory only, see state_dir");
     disk.empty();
     agent.wait_log("events recovered");
@@ -92,7 +94,7 @@ fn events_are_kept_in_memory_while_the_disk_is_full() {
     });
     agent.stop();
     let agent = start(&log);
-    assert_eq!(wait_for(&agent, "xid", 1).len(), 1);
+    assert_eq!(wait_for(&agent, "xid", 50).len(), 50);
     assert!(events(&agent).len() >= 4);
     agent.stop();
 }

@@ -101,7 +101,7 @@ fn records_reboot_with_its_reason() {
         .iter()
         .map(|event| event["text"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(reboots.len(), 4);
+    assert_eq!(reboots.len(), 4, "{:#?}", events(&agent));
     // The real machine has been running for longer than a shutdown takes.
     assert!(reboots[0].starts_with("host rebooted"), "{reboots:?}");
     assert!(reboots[2].contains("without a clean shutdown"), "{reboots:?}");

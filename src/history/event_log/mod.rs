@@ -43,15 +43,16 @@ struct State {
     position: Option<KernelLogPosition>,
     /// The position that is in the file.
     saved_position: Option<KernelLogPosition>,
-    run: Run,
+    /// The last run that is in the file.
+    run: Option<Run>,
     /// Lines of the file.
     lines: usize,
     counts_saved_at: Instant,
 }
 
 impl EventLog {
-    /// Reads the log of earlier agents, and records the start of this one. `boot_id` is that of the running kernel; empty: unknown.
-    pub fn open(state: &StateIo, boot_id: &str) -> Self {
+    /// Reads the log of earlier agents.
+    pub fn open(state: &StateIo) -> Self {
         let mut store = EventStore::default();
         let (mut position, mut previous_run) = (None, None);
         let replay = |kind: char, text: &str| match Line::parse(kind, text) {
@@ -75,13 +76,12 @@ impl EventLog {
             None => false,
         };
         let journal = Journal::read(state, NAME, "events", replay);
-        let run = Run { boot_id: boot_id.to_owned(), started: unix_seconds(), stopped: None };
         let state = State {
             store,
             counts: EventCounts::default(),
             saved_position: position.clone(),
             position,
-            run,
+            run: previous_run.clone(),
             lines: 0,
             counts_saved_at: Instant::now(),
         };
@@ -93,6 +93,15 @@ impl EventLog {
     /// The run of the agent before this one; `None`: this is the first.
     pub fn previous_run(&self) -> Option<&Run> {
         self.previous_run.as_ref()
+    }
+
+    /// Records that this agent has started, behind the events of its start: an agent that is killed in between would lose a reboot.
+    /// `boot_id` is that of the running kernel; empty: unknown.
+    pub fn start_run(&self, boot_id: &str) {
+        let run = Run { boot_id: boot_id.to_owned(), started: unix_seconds(), stopped: None };
+        let mut state = lock(&self.state);
+        self.append(&mut state, &Line::Start(run.clone()));
+        state.run = Some(run);
     }
 
     /// What earlier agents have read of the kernel log.
@@ -142,7 +151,9 @@ impl EventLog {
         let mut state = lock(&self.state);
         self.save_counts(&mut state);
         let now = unix_seconds();
-        state.run.stopped = Some(now);
+        if let Some(run) = &mut state.run {
+            run.stopped = Some(now);
+        }
         self.append(&mut state, &Line::Stop(now));
         // The machine may be shutting down.
         self.journal.batch(true);
@@ -198,7 +209,7 @@ impl EventLog {
         state.saved_position = state.position.clone();
         let events = state.store.snapshot().oldest_first(0, 0).map(Line::Event);
         let position = state.position.clone().map(Line::Position);
-        let lines = events.chain(position).chain([Line::Start(state.run.clone())]);
+        let lines = events.chain(position).chain(state.run.clone().map(Line::Start));
         let mut count = 0;
         self.journal.rewrite(lines.map(|line| {
             count += 1;

@@ -14,9 +14,15 @@ fn path(dir: &Dir) -> std::path::PathBuf {
     dir.path.join(NAME)
 }
 
+fn open(dir: &Dir) -> EventLog {
+    let log = EventLog::open(&dir.state);
+    log.start_run("boot");
+    log
+}
+
 fn reopen(dir: &Dir) -> EventLog {
     dir.flush();
-    EventLog::open(&dir.state, "boot")
+    open(dir)
 }
 
 fn position(sequence: u64) -> KernelLogPosition {
@@ -26,7 +32,7 @@ fn position(sequence: u64) -> KernelLogPosition {
 #[test]
 fn events_survive_without_a_stop() {
     let dir = Dir::new("events-kill");
-    let log = EventLog::open(&dir.state, "boot");
+    let log = open(&dir);
     assert_eq!(log.previous_run(), None);
     log.record(event("a"));
     log.record_kernel_log([event("b")], &position(7));
@@ -44,7 +50,7 @@ fn events_survive_without_a_stop() {
 #[test]
 fn counts_and_position_survive_a_stop() {
     let dir = Dir::new("events-stop");
-    let log = EventLog::open(&dir.state, "boot");
+    let log = open(&dir);
     log.record_kernel_log([event("a"), event("a")], &position(2));
     log.record_kernel_log([event("a")], &position(3));
     log.stop();
@@ -59,7 +65,7 @@ fn counts_and_position_survive_a_stop() {
 #[test]
 fn killed_agent_reads_records_again_that_it_has_not_saved() {
     let dir = Dir::new("events-count");
-    let log = EventLog::open(&dir.state, "boot");
+    let log = open(&dir);
     log.record_kernel_log([event("a")], &position(1));
     log.record_kernel_log([event("a"), event("a")], &position(3));
     let log = reopen(&dir);
@@ -70,7 +76,7 @@ fn killed_agent_reads_records_again_that_it_has_not_saved() {
 #[test]
 fn torn_last_line_and_damaged_lines_lose_only_themselves() {
     let dir = Dir::new("events-torn");
-    let log = EventLog::open(&dir.state, "boot");
+    let log = open(&dir);
     ["a", "b", "c"].iter().for_each(|text| log.record(event(text)));
     dir.flush();
     let mut bytes = std::fs::read(path(&dir)).unwrap();
@@ -87,10 +93,28 @@ fn torn_last_line_and_damaged_lines_lose_only_themselves() {
 }
 
 #[test]
+fn agent_that_is_killed_while_it_starts_is_no_run() {
+    let dir = Dir::new("events-start");
+    open(&dir).stop();
+    let log = {
+        dir.flush();
+        EventLog::open(&dir.state)
+    };
+    log.record(event("rebooted"));
+    let stopped = log.previous_run().unwrap().stopped;
+    let log = {
+        dir.flush();
+        EventLog::open(&dir.state)
+    };
+    assert_eq!(log.previous_run().unwrap().stopped, stopped);
+    assert!(stopped.is_some());
+}
+
+#[test]
 fn foreign_file_is_kept_and_replaced() {
     let dir = Dir::new("events-foreign");
     std::fs::write(path(&dir), b"\x7fELF\x00\n\xff").unwrap();
-    let log = EventLog::open(&dir.state, "boot");
+    let log = open(&dir);
     log.record(event("a"));
     let log = reopen(&dir);
     assert_eq!(texts(&log), [("a".into(), 1)]);
@@ -100,7 +124,7 @@ fn foreign_file_is_kept_and_replaced() {
 #[test]
 fn file_is_rewritten_when_it_has_outdated_lines() {
     let dir = Dir::new("events-rewrite");
-    let log = EventLog::open(&dir.state, "boot");
+    let log = open(&dir);
     log.record(event("a"));
     lock(&log.state).lines = MAX_LINES + 1;
     log.tick();
@@ -112,7 +136,7 @@ fn file_is_rewritten_when_it_has_outdated_lines() {
 #[test]
 fn pages_have_the_newest_events_or_those_behind_an_id() {
     let dir = Dir::new("events-pages");
-    let log = EventLog::open(&dir.state, "boot");
+    let log = open(&dir);
     let mut state = lock(&log.state);
     for number in 0..MAX_PAGE as u64 + 10 {
         let new = NewEvent { unix_seconds: Some(1000 + 61 * number), ..event("a") };
