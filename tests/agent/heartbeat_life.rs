@@ -361,7 +361,10 @@ fn logs_once_when_state_cannot_be_written() {
     agent.get_ok("/hb_ping?60000&appid=a");
     agent.wait_log("heartbeat.json recovered");
     let log = agent.stop();
-    assert_eq!(log.iter().filter(|line| line.contains("memory only")).count(), 1, "{log:#?}");
+    for what in ["heartbeats", "events"] {
+        let warning = format!("{what} are kept in memory only");
+        assert_eq!(log.iter().filter(|line| line.contains(&warning)).count(), 1, "{log:#?}");
+    }
     assert_eq!(lines_of(&scratch.0.join("state/heartbeat.json")).len(), 1);
 }
 
