@@ -1,11 +1,16 @@
-//! Events of GPUs, from the driver and the kernel log together, and a state directory on a full disk.
+//! Events of GPUs, from the driver and the kernel log together; a state directory on a full disk; privileges.
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
 use crate::events::{KernelLog, XID_79, events, wait_for};
+use crate::support::core_fixture::wrap;
 use crate::support::fake_nvml::{Driver, Watched};
 use crate::support::full_disk::FullDisk;
-use crate::support::{Agent, hm_agent, wait_until};
+use crate::support::heartbeat::list_setting;
+use crate::support::{Agent, TempDir, hm_agent, wait_until};
 
 /// The second GPU of the fake driver is 0000:11:00.0.
 fn line(code: u32) -> String {
@@ -97,4 +102,65 @@ fn events_are_kept_in_memory_while_the_disk_is_full() {
     assert_eq!(wait_for(&agent, "xid", 50).len(), 50);
     assert!(events(&agent).len() >= 4);
     agent.stop();
+}
+
+/// As in a container: `/dev/kmsg` cannot be opened.
+#[test]
+#[ignore = "needs root and setpriv"]
+fn reads_syslog_without_the_device() {
+    let scratch = TempDir::new("syslog");
+    let device = scratch.write("kmsg", "");
+    std::fs::set_permissions(&device, Permissions::from_mode(0o000)).unwrap();
+    let script = format!(
+        "mount --bind {device} /dev/kmsg && exec setpriv --reuid=65534 --regid=65534 --clear-groups \
+         --inh-caps=-all,+syslog --ambient-caps=-all,+syslog \"$@\""
+    );
+    let mut command = hm_agent();
+    command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
+    command.args(["-s", "interval=1", "-s", "log_level=debug"]);
+    let agent = Agent::spawn(wrap(&["unshare", "--mount", "sh", "-c", &script, "sh"], &command));
+    agent.wait_log("reading the kernel log from syslog(2)");
+    wait_until("the kernel log", || {
+        let (_, text) = agent.http("/metrics", "");
+        text.contains("\nhm_agent_kernel_log_readable 1\n").then_some(())
+    });
+    agent.stop();
+}
+
+/// As in the systemd unit: a user without privileges but `CAP_SYSLOG`.
+#[test]
+#[ignore = "needs root and setpriv"]
+fn capability_lets_agent_read_kernel_log_and_is_not_inherited() {
+    let restricted = std::fs::read_to_string("/proc/sys/kernel/dmesg_restrict").unwrap();
+    let scratch = TempDir::new("capability");
+    std::fs::set_permissions(&scratch.0, Permissions::from_mode(0o777)).unwrap();
+    let report = scratch.0.join("report");
+    let script = format!("grep ^Cap /proc/self/status >{0}.new; mv {0}.new {0}", report.display());
+    let hook = list_setting("heartbeat.on_overdue", &["/bin/sh", "-c", &script]);
+    let start = |capabilities: &str| {
+        let mut command = hm_agent();
+        command.args(["-s", "usage.listen=127.0.0.1:0", "-s", "gpu.source=none"]);
+        command.args(["-s", "interval=1", "-s", &hook]);
+        let sets = ["--inh-caps", "--ambient-caps", "--bounding-set"];
+        let mut wrapper = vec!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        sets.iter().for_each(|set| wrapper.extend([*set, capabilities]));
+        Agent::spawn(wrap(&wrapper, &command))
+    };
+    let agent = start("-all,+syslog");
+    agent.get_ok("/hb_init?1&appid=a");
+    let capabilities = wait_until("the hook", || std::fs::read_to_string(&report).ok());
+    let effective = |line: &&str| ["CapInh", "CapBnd"].iter().all(|name| !line.starts_with(name));
+    for line in capabilities.lines().filter(effective) {
+        assert!(line.ends_with("\t0000000000000000"), "{capabilities}");
+    }
+    wait_until("the kernel log", || {
+        let (_, text) = agent.http("/metrics", "");
+        text.contains("\nhm_agent_kernel_log_readable 1\n").then_some(())
+    });
+    agent.stop();
+    if restricted.trim() == "1" {
+        let agent = start("-all");
+        agent.wait_log("the kernel log is not read: /dev/kmsg: operation not permitted");
+        agent.stop();
+    }
 }

@@ -38,7 +38,7 @@ impl EventQuery {
             };
             match name {
                 "since" => {
-                    parsed.since = number().map_err(|why| format!("{why} of Unix seconds"))?
+                    parsed.since = number().map_err(|why| format!("{why} of Unix seconds"))?;
                 }
                 "after" => parsed.after = Some(number()?),
                 _ => {}
