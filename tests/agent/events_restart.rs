@@ -1,7 +1,7 @@
 //! The event log across restarts: agents that are stopped or killed, reboots, and files that are torn or not those of the agent.
 
-use crate::events::{KernelLog, XID_79, XID_119, events, of_kind, wait_for};
-use crate::support::Agent;
+use crate::events::{KernelLog, XID_79, XID_119, events, of_kind, page, wait_for};
+use crate::support::{Agent, wait_until};
 
 #[test]
 fn each_record_is_counted_once_across_restarts_and_kills() {
@@ -35,6 +35,44 @@ fn each_record_is_counted_once_across_restarts_and_kills() {
         texts[2..].iter().map(|text| text.as_str().unwrap()).collect::<Vec<_>>(),
         ["hm-agent stops", "hm-agent 0.1.0 started"]
     );
+    agent.stop();
+}
+
+/// Older events are compressed, in memory and by threads with a small stack.
+#[test]
+fn keeps_thousands_of_events_and_pages_through_them() {
+    let log = KernelLog::new();
+    // A record per minute, so that none is a repetition.
+    let record = |number: u64| {
+        format!(
+            "3,{number},{},-;{}\n",
+            number * 61_000_000,
+            XID_79.replace("79", &number.to_string())
+        )
+    };
+    std::fs::write(log.path(), (1..=1100).map(record).collect::<String>()).unwrap();
+    let all = |agent: &Agent| {
+        let (mut all, mut after) = (Vec::new(), 0);
+        loop {
+            let page = page(agent, &format!("after={after}"));
+            all.extend(page["events"].as_array().unwrap().clone());
+            after = all.last().unwrap()["id"].as_u64().unwrap();
+            if page["more"] == false {
+                return all;
+            }
+        }
+    };
+    let agent = log.start(&[]);
+    wait_until("all events", || (all(&agent).len() == 1101).then_some(()));
+    let newest = page(&agent, "");
+    assert_eq!((newest["events"].as_array().unwrap().len(), &newest["more"]), (1000, &true.into()));
+    let (_, compressed) = agent.http("/events", "Accept-Encoding: gzip\r\n");
+    assert!(compressed.len() < 100_000, "{}", compressed.len());
+    log.wait_saved("\"code\":1100");
+    let before = all(&agent);
+    agent.stop();
+    let agent = log.start(&[]);
+    assert_eq!(all(&agent)[..1101], before);
     agent.stop();
 }
 

@@ -1,11 +1,6 @@
 //! A run of older events, compressed: ten thousand take some 300 KB instead of megabytes.
 
-use std::io::{self, Read, Write};
-
-use flate2::Compression;
-use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
-
+use crate::http::gzip;
 use crate::model::event::Event;
 
 #[derive(Debug)]
@@ -15,31 +10,51 @@ pub(super) struct Chunk {
     pub(super) latest: u64,
     pub(super) count: usize,
     /// Lines of JSON.
-    compressed: Box<[u8]>,
+    lines: Lines,
+}
+
+#[derive(Debug)]
+enum Lines {
+    Compressed(Box<[u8]>),
+    /// Memory was too short for the thread that compresses.
+    Plain(Box<[u8]>),
 }
 
 impl Chunk {
-    pub(super) fn new<'a>(events: impl Iterator<Item = &'a Event>) -> io::Result<Self> {
+    pub(super) fn new<'a>(events: impl Iterator<Item = &'a Event>) -> Self {
         let (mut last_id, mut latest, mut count) = (0, 0, 0);
-        let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+        let mut plain = Vec::new();
         for event in events {
             (last_id, latest) = (event.id, event.last_unix_seconds.max(latest));
             count += 1;
-            serde_json::to_writer(&mut encoder, event)?;
-            encoder.write_all(b"\n")?;
+            // Serialization cannot fail: the type has neither maps nor custom implementations.
+            plain.extend(serde_json::to_vec(event).unwrap_or_default());
+            plain.push(b'\n');
         }
-        let compressed = encoder.finish()?.into_boxed_slice();
-        Ok(Self { last_id, latest, count, compressed })
+        let lines = match gzip::compress(&plain) {
+            Ok(compressed) => Lines::Compressed(compressed.into()),
+            Err(_) => Lines::Plain(plain.into()),
+        };
+        Self { last_id, latest, count, lines }
     }
 
+    /// Empty if memory is too short for the thread that decompresses.
     pub(super) fn events(&self) -> Vec<Event> {
-        let mut text = String::new();
-        // It was compressed by this process.
-        let _ = ZlibDecoder::new(&*self.compressed).read_to_string(&mut text);
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        let decompressed;
+        let lines = match &self.lines {
+            Lines::Plain(lines) => lines,
+            Lines::Compressed(bytes) => {
+                decompressed = gzip::decompress(bytes).unwrap_or_default().into_boxed_slice();
+                &decompressed
+            }
+        };
+        let lines = lines.split(|&byte| byte == b'\n');
+        lines.filter_map(|line| serde_json::from_slice(line).ok()).collect()
     }
 
     pub(super) fn size(&self) -> usize {
-        self.compressed.len()
+        match &self.lines {
+            Lines::Compressed(bytes) | Lines::Plain(bytes) => bytes.len(),
+        }
     }
 }

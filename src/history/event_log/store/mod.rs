@@ -190,10 +190,8 @@ impl EventStore {
     /// Compresses the oldest of the recent events, and forgets the oldest of all.
     fn compress(&mut self) {
         let oldest: Vec<_> = self.recent.drain(..CHUNK.min(self.recent.len())).collect();
-        // Compression to memory does not fail.
-        if let Ok(chunk) = Chunk::new(oldest.iter().map(|recent| &recent.event)) {
-            self.chunks.push_back(Arc::new(chunk));
-        }
+        let chunk = Chunk::new(oldest.iter().map(|recent| &recent.event));
+        self.chunks.push_back(Arc::new(chunk));
         let size = |chunks: &VecDeque<Arc<Chunk>>| {
             chunks
                 .iter()
