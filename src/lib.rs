@@ -4,6 +4,7 @@
 //! /proc /sys ──▶ collector ──▶ Snapshot ──┬─▶ telemetry: /usage, /metrics, dashboard   :33931
 //! GPU probe  ──▶ (sampler)                ├─▶ hm_client ────▶ hm
 //!  (a process)                            └─▶ core_client ──▶ Core ──▶ commands (a process each)
+//! /dev/kmsg  ──▶ history: event log ──▶ /events
 //! applications ──▶ heartbeat: status, hooks                                            :8888
 //! other hosts ◀── ssh (a process and a thread each) ◀── remote: /monitor               :9097
 //! ```

@@ -1,6 +1,5 @@
 //! Finds events in the samples: what differs from the sample before. Pure: no files, no clock.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,9 +28,9 @@ pub struct StateObserver {
     clocks: Option<Clocks>,
     driver: Option<DriverState>,
     /// The problem of each GPU by its address.
-    gpus: BTreeMap<String, Option<Problem>>,
-    upstreams: BTreeMap<String, Upstream>,
-    stuck: BTreeSet<Arc<str>>,
+    gpus: Vec<(String, Option<Problem>)>,
+    upstreams: Vec<(String, Upstream)>,
+    stuck: Vec<Arc<str>>,
 }
 
 #[derive(Default)]
@@ -99,16 +98,17 @@ impl StateObserver {
         let mut before = std::mem::take(&mut self.gpus);
         for gpu in &gpus.each {
             let subject = subject(gpu);
-            let previous = before.remove(&subject).flatten();
+            let known = before.iter().position(|(of, _)| *of == subject);
+            let previous = known.and_then(|at| before.swap_remove(at).1);
             if let Some((severity, text)) = gpu_change(previous, gpu) {
                 events.push(NewEvent::new(EventKind::GpuState, severity, text).of(&*subject));
             }
-            self.gpus.insert(subject, gpu.problem);
+            self.gpus.push((subject, gpu.problem));
         }
         // Without a working driver the list may be incomplete.
         let driver = gpus.nvidia.as_ref().map(|driver| driver.state);
         if driver.is_none_or(|state| state.is_healthy() == Some(true)) {
-            for subject in before.into_keys() {
+            for (subject, _) in before {
                 let event =
                     NewEvent::new(EventKind::GpuState, EventSeverity::Warning, "GPU removed");
                 events.push(event.of(subject));
@@ -121,7 +121,12 @@ impl StateObserver {
     fn upstream_change(&mut self, status: &UpstreamStatus) -> Option<NewEvent> {
         let is_online = status.state == "online";
         let disconnects = status.disconnects.values().sum();
-        let known = self.upstreams.entry(status.name.clone()).or_default();
+        let at = self.upstreams.iter().position(|(name, _)| *name == status.name);
+        let at = at.unwrap_or_else(|| {
+            self.upstreams.push((status.name.clone(), Upstream::default()));
+            self.upstreams.len() - 1
+        });
+        let (_, known) = &mut self.upstreams[at];
         let (was_online, is_first) = (known.is_online, !known.was_online);
         // It may have come and gone between two samples.
         let has_lost = disconnects > known.disconnects;
@@ -145,18 +150,18 @@ impl StateObserver {
     }
 
     fn mount_changes(&mut self, stuck: &[Arc<str>], events: &mut Vec<NewEvent>) {
-        let now: BTreeSet<Arc<str>> = stuck.iter().cloned().collect();
-        for (points, severity, what) in [
-            (now.difference(&self.stuck), EventSeverity::Warning, "filesystem is not responding"),
-            (self.stuck.difference(&now), EventSeverity::Info, "filesystem recovered"),
+        for (points, others, severity, what) in [
+            (stuck, &*self.stuck, EventSeverity::Warning, "filesystem is not responding"),
+            (&*self.stuck, stuck, EventSeverity::Info, "filesystem recovered"),
         ] {
             let event = |point: &Arc<str>| {
                 let point = escape_for_log(&**point, MAX_REASON_CHARS);
                 NewEvent::new(EventKind::Mount, severity, format!("{what}: {point}")).of(point)
             };
-            events.extend(points.map(event));
+            let changed = points.iter().filter(|point| !others.contains(point));
+            events.extend(changed.map(event));
         }
-        self.stuck = now;
+        self.stuck = stuck.to_vec();
     }
 }
 

@@ -1,8 +1,6 @@
 //! XIDs of the kernel log. NVML does not report all of them: 79, 119 and 120 are missing. It reports the others, too, so the larger
 //! of the two counts is right: neither source invents one, and each may miss some.
 
-use std::collections::BTreeMap;
-
 use crate::model::gpu::{Gpu, Vendor, Xid};
 use crate::model::pci_address::PciAddress;
 
@@ -10,18 +8,18 @@ use crate::model::pci_address::PciAddress;
 const MAX_COUNTED: usize = 1024;
 
 #[derive(Default)]
-pub(super) struct KernelXids(BTreeMap<(PciAddress, u32), Xid>);
+pub(super) struct KernelXids(Vec<(PciAddress, Xid)>);
 
 impl KernelXids {
     pub(super) fn count(&mut self, gpu: PciAddress, code: u32, unix_seconds: u64) {
-        let key = (gpu, code);
-        if self.0.len() >= MAX_COUNTED && !self.0.contains_key(&key) {
-            return;
+        let code = u64::from(code);
+        let known = self.0.iter_mut().find(|(of, xid)| (*of, xid.code) == (gpu, code));
+        if let Some((_, xid)) = known {
+            xid.count = xid.count.saturating_add(1);
+            xid.last_unix_seconds = xid.last_unix_seconds.max(unix_seconds);
+        } else if self.0.len() < MAX_COUNTED {
+            self.0.push((gpu, Xid { code, count: 1, last_unix_seconds: unix_seconds }));
         }
-        let new = Xid { code: code.into(), count: 0, last_unix_seconds: 0 };
-        let xid = self.0.entry(key).or_insert(new);
-        xid.count = xid.count.saturating_add(1);
-        xid.last_unix_seconds = xid.last_unix_seconds.max(unix_seconds);
     }
 
     /// Adds what NVML did not report.
@@ -30,7 +28,7 @@ impl KernelXids {
             return;
         }
         let Some(address) = gpu.pci_address.as_deref().and_then(PciAddress::parse) else { return };
-        for (_, xid) in self.0.range((address, 0)..=(address, u32::MAX)) {
+        for (_, xid) in self.0.iter().filter(|(of, _)| *of == address) {
             match gpu.xids.iter_mut().find(|known| known.code == xid.code) {
                 Some(known) => {
                     known.count = known.count.max(xid.count);
@@ -82,6 +80,6 @@ mod tests {
         }
         xids.count(address("0000:9b:00"), 0, 2);
         assert_eq!(xids.0.len(), MAX_COUNTED);
-        assert_eq!(xids.0.values().next().unwrap().count, 2);
+        assert_eq!(xids.0[0].1.count, 2);
     }
 }

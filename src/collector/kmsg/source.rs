@@ -100,8 +100,8 @@ fn read_device(
 ) -> io::Result<Progress> {
     for _ in 0..MAX_RECORDS {
         match file.read(buffer) {
-            // A device that tests put in place, such as /dev/null.
-            Ok(0) => return Ok(Progress::Drained),
+            // Another device, such as /dev/null.
+            Ok(0) => return Err(io::Error::other("it is not a kernel log")),
             Ok(length) => reader.on_record(buffer.get(..length).unwrap_or_default()),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Progress::Drained),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -31,7 +31,7 @@ impl Chunk {
             plain.extend(serde_json::to_vec(event).unwrap_or_default());
             plain.push(b'\n');
         }
-        let lines = match gzip::compress(&plain) {
+        let lines = match gzip::compress_large(&plain) {
             Ok(compressed) => Lines::Compressed(compressed.into()),
             Err(_) => Lines::Plain(plain.into()),
         };

@@ -1,6 +1,7 @@
 //! Runs the parser selected by the first byte. No parser may panic, and results must satisfy their invariants.
 #![no_main]
 
+use hm_agent::collector::kmsg::patterns::Classifier;
 use hm_agent::collector::node::systemd::message::{Message, PREFIX_BYTES};
 use hm_agent::collector::node::systemd::units;
 use hm_agent::procfs::*;
@@ -123,6 +124,17 @@ fuzz_target!(|data: &[u8]| {
             prefix[4..8].copy_from_slice(&(body as u32).to_le_bytes());
             if let Ok(body) = Message::decode(&message).and_then(|it| it.body(units::SIGNATURE)) {
                 drop(units::parse(body));
+            }
+        }
+        b'K' => {
+            let mut classifier = Classifier::default();
+            for line in text.split(|&byte| byte == b'\n') {
+                drop(kmsg::parse_syslog_line(line));
+                let Ok(record) = kmsg::parse_record(line) else { continue };
+                let text = String::from_utf8_lossy(record.line.text);
+                if let Some(event) = classifier.classify(&text, record.line.microseconds) {
+                    assert!(!event.class.is_empty() && event.subject.len() <= text.len() + 16);
+                }
             }
         }
         _ => {}

@@ -10,7 +10,7 @@ use crate::model::event::{Event, EventKind, MAX_SUBJECT_BYTES, MAX_TEXT_BYTES, N
 /// The oldest events make room for new ones.
 pub const MAX_EVENTS: usize = 10_000;
 /// Size of compressed events, whatever their texts are.
-const MAX_COMPRESSED_BYTES: usize = 640 << 10;
+const MAX_COMPRESSED_BYTES: usize = 448 << 10;
 /// Events that are compressed at once.
 const CHUNK: usize = 128;
 /// A repetition is counted if the event occurred within this time before.
