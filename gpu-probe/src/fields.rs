@@ -145,7 +145,12 @@ fn add_values(found: &Found, values: &mut Values) {
         .map(RecoveryAction::from_code);
     values.remapped_rows = remapped_rows(found);
     let [single_bit, double_bit, pending] = found.several(RETIRED);
-    let pages = RetiredPages { single_bit, double_bit, pending: pending.map(|pages| pages != 0) };
+    let pages = RetiredPages {
+        single_bit,
+        double_bit,
+        pending: pending.map(|pages| pages != 0),
+        ..RetiredPages::default()
+    };
     values.retired_pages = (pages != RetiredPages::default()).then_some(pages);
     values.violations = violations(found);
     values.pcie_errors = pcie_errors(found);
@@ -216,6 +221,7 @@ fn pcie_errors(found: &Found) -> Option<PcieErrors> {
         fatal,
         unsupported_requests,
         lcrc,
+        ..PcieErrors::default()
     };
     (errors != PcieErrors::default()).then_some(errors)
 }

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::amd::{Partitions, ThrottleCycles, Xgmi};
 use crate::nvidia::{
     C2c, ConfidentialCompute, Fabric, NvLinkCounters, PcieErrors, Platform, Profiling,
     RecentEvents, RecoveryAction, RetiredPages, RowRemapBanks, SlowCall, SramEcc, Violations,
@@ -92,6 +93,7 @@ pub enum Vendor {
     #[default]
     Nvidia,
     Amd,
+    Intel,
 }
 
 /// Why a GPU has no values.
@@ -220,6 +222,9 @@ Values {
     mig_enabled: bool,
     mig_instances: Vec<MigInstance>,
     processes: Vec<GpuProcess>,
+    throttle_cycles: ThrottleCycles,
+    xgmi: Xgmi,
+    partitions: Partitions,
 }}
 
 of_options! {
@@ -293,9 +298,18 @@ pub struct MigInstance {
 pub struct GpuProcess {
     /// PID in the host's PID namespace.
     pub pid: u32,
-    /// Name in `/proc/PID/comm`; absent if the agent cannot see the process.
+    /// Name in `/proc/PID/comm`; absent if the agent cannot see the process, like the next ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// User name, or the ID of a user that has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// 64 hexadecimal digits; absent if the process is not in a container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// UID of the Kubernetes pod.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
     pub kind: ProcessKind,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_used_bytes: Option<u64>,

@@ -229,13 +229,13 @@ fn processes(
 fn merge(computing: Vec<ProcessInfo>, drawing: Vec<ProcessInfo>) -> Vec<GpuProcess> {
     let process = |info: &ProcessInfo, kind| GpuProcess {
         pid: info.pid,
-        name: None,
         kind,
         memory_used_bytes: match info.used_gpu_memory {
             UsedGpuMemory::Used(bytes) => Some(bytes),
             UsedGpuMemory::Unavailable => None,
         },
         gpu_instance: info.gpu_instance_id,
+        ..GpuProcess::default()
     };
     let mut all: Vec<GpuProcess> =
         computing.iter().map(|info| process(info, ProcessKind::Compute)).collect();

@@ -1,4 +1,4 @@
-//! Values that only NVIDIA GPUs have.
+//! Values that NVIDIA GPUs have. AMD GPUs have some of [`RetiredPages`] and [`PcieErrors`] too.
 
 use serde::{Deserialize, Serialize};
 
@@ -119,13 +119,15 @@ pub struct RowRemapBanks {
 }
 
 of_options! {
-/// Memory pages that are not used any more because of errors. Ampere and later GPUs remap rows instead.
+/// Memory pages that are not used any more because of errors. NVIDIA GPUs since Ampere remap rows instead.
 #[derive(Copy, Eq)]
 RetiredPages {
     single_bit: u64,
     double_bit: u64,
 /// Pages are retired at the next GPU reset.
     pending: bool,
+/// Pages with errors that are still in use, because they could not be retired.
+    failed: u64,
 }}
 
 of_options! {
@@ -142,6 +144,10 @@ PcieErrors {
     fatal: u64,
     unsupported_requests: u64,
     lcrc: u64,
+/// Packets that were sent again until the link was retrained.
+    replay_rollovers: u64,
+/// Changes of the link from the normal state to recovery.
+    recoveries: u64,
 }}
 
 of_options! {

@@ -1,12 +1,14 @@
-//! GPUs under dcgm-exporter's names, labels and units (MiB, W, mJ, MHz). AMD GPUs are exposed under the same names, so
-//! that one dashboard shows all.
+//! GPUs under dcgm-exporter's names, labels and units (MiB, W, mJ, MHz). AMD and Intel GPUs are exposed under the same
+//! names, so that one dashboard shows all.
 //!
 //! The label with the host name is `Hostname`, as in dashboard 12239, in published alert rules and in dcgm-exporter up to
 //! May 2026, or `hostname` as in later releases (`gpu.hostname_label`).
 
 use crate::metrics::encoder::{Encoder, MetricType, labels};
 use crate::metrics::{Exposition, Truncation};
-use crate::metrics::{gpu_events, gpu_links, gpu_nvidia, gpu_profiling, gpu_status};
+use crate::metrics::{
+    gpu_amd, gpu_events, gpu_links, gpu_nvidia, gpu_process, gpu_profiling, gpu_status,
+};
 use crate::model::gpu::{CLOCK_EVENT_REASONS, Gpu, MigInstance, NvLink, Values, Vendor};
 
 /// Each GPU has about a hundred series.
@@ -28,6 +30,8 @@ pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: 
     gpu_nvidia::encode(encoder, &named);
     gpu_links::encode(encoder, &named);
     gpu_events::encode(encoder, &named);
+    gpu_amd::encode(encoder, &named);
+    gpu_process::encode(encoder, &named, truncation);
     gpu_status::driver(encoder, sample);
     gpu_status::problems(encoder, &named);
     gpu_status::xids(encoder, &named, truncation);
@@ -39,6 +43,7 @@ fn identity(gpu: &Gpu, input: &Exposition<'_>) -> String {
     let device = match gpu.vendor {
         Vendor::Nvidia => format!("nvidia{}", gpu.index),
         Vendor::Amd => format!("amd{}", gpu.index),
+        Vendor::Intel => format!("intel{}", gpu.index),
     };
     let identity = labels(&[
         ("gpu", &gpu.index.to_string()),

@@ -197,7 +197,7 @@ fn fabric_error(fabric: &Fabric) -> Option<f64> {
 
 type PcieCounter = (&'static str, fn(PcieErrors) -> Option<u64>);
 
-const PCIE_COUNTERS: [PcieCounter; 10] = [
+const PCIE_COUNTERS: [PcieCounter; 12] = [
     ("correctable", |errors| errors.correctable),
     ("nak_received", |errors| errors.naks_received),
     ("receiver", |errors| errors.receiver),
@@ -208,6 +208,8 @@ const PCIE_COUNTERS: [PcieCounter; 10] = [
     ("fatal", |errors| errors.fatal),
     ("unsupported_request", |errors| errors.unsupported_requests),
     ("lcrc", |errors| errors.lcrc),
+    ("replay_rollover", |errors| errors.replay_rollovers),
+    ("recovery", |errors| errors.recoveries),
 ];
 
 pub(super) fn encode(encoder: &mut Encoder, named: &[(String, &Gpu)]) {

@@ -50,6 +50,7 @@ pub mod nf_conntrack;
 pub mod nfs;
 pub mod os_release;
 pub mod passwd;
+pub mod pci_ids;
 pub mod pid_stat;
 pub mod pid_status;
 pub mod pressure;

@@ -40,9 +40,10 @@ enum FirstResult {
 struct Results {
     driver: Option<NvidiaDriver>,
     nvidia: Timestamped,
-    /// Number of indices used by NVIDIA GPUs. AMD GPUs follow.
+    /// Number of indices used by NVIDIA GPUs. The others follow.
     nvidia_count: usize,
-    amd: Timestamped,
+    /// AMD and Intel GPUs.
+    drm: Timestamped,
     /// Time from the last poll to its reply.
     poll_duration: Duration,
 }
@@ -60,7 +61,7 @@ impl GpuState {
             driver: Some(NvidiaDriver::default()),
             nvidia: none(),
             nvidia_count: 0,
-            amd: none(),
+            drm: none(),
             poll_duration: Duration::ZERO,
         };
         Ok(Self {
@@ -109,9 +110,9 @@ impl GpuState {
     pub fn gpus(&self, config: &Config, now: Instant) -> Arc<Gpus> {
         let results = lock(&self.results);
         let max_age = (config.interval * 3 / 2 + results.poll_duration * 2).min(config.gpu.timeout);
-        let amd = (0..).zip(results.amd.at(now, max_age));
-        let amd = amd.map(|(at, gpu)| Gpu { index: results.nvidia_count as u32 + at, ..gpu });
-        let mut each: Vec<Gpu> = results.nvidia.at(now, max_age).chain(amd).collect();
+        let drm = (0..).zip(results.drm.at(now, max_age));
+        let drm = drm.map(|(at, gpu)| Gpu { index: results.nvidia_count as u32 + at, ..gpu });
+        let mut each: Vec<Gpu> = results.nvidia.at(now, max_age).chain(drm).collect();
         let xids = lock(&self.kernel_xids);
         each.iter_mut().for_each(|gpu| xids.merge_into(gpu));
         Arc::new(Gpus { nvidia: results.driver.clone(), each })
@@ -161,9 +162,9 @@ impl GpuState {
         results.nvidia = Timestamped { gpus, at };
     }
 
-    /// Replaces the AMD GPUs, whose indices count from 0.
-    pub(super) fn set_amd(&self, gpus: Vec<Gpu>, at: Instant) {
-        lock(&self.results).amd = Timestamped { gpus, at };
+    /// Replaces the AMD and Intel GPUs, whose indices count from 0.
+    pub(super) fn set_drm(&self, gpus: Vec<Gpu>, at: Instant) {
+        lock(&self.results).drm = Timestamped { gpus, at };
     }
 
     /// Marks the state as known.

@@ -18,6 +18,8 @@ pub const XGMI_LINKS: usize = 8;
 /// The values that the agent uses. Counters have run since the driver was loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GpuMetrics {
+    /// Content revision of format 1.
+    pub revision: u8,
     pub hotspot_celsius: Option<u64>,
     pub memory_celsius: Option<u64>,
     pub socket_watts: Option<u64>,
@@ -82,7 +84,7 @@ pub fn parse(table: &[u8]) -> Result<GpuMetrics, ParseError> {
     }
     let known = layout::find(*format, *content, size);
     let fields = known.ok_or_else(|| malformed("a known revision of its size"))?;
-    let mut metrics = GpuMetrics::default();
+    let mut metrics = GpuMetrics { revision: *content, ..GpuMetrics::default() };
     for field in fields {
         let values = table.get(field.offset..).unwrap_or_default();
         metrics.set(field.attribute, values.chunks_exact(field.width).take(field.count));
@@ -94,7 +96,7 @@ pub fn parse(table: &[u8]) -> Result<GpuMetrics, ParseError> {
 /// attribute, 4 of the type, 8 of the unit) and its values, without padding.
 fn parse_attributes(table: &[u8]) -> Option<GpuMetrics> {
     let (count, mut rest) = table.get(4..)?.split_first_chunk()?;
-    let mut metrics = GpuMetrics::default();
+    let mut metrics = GpuMetrics { revision: 9, ..GpuMetrics::default() };
     for _ in 0..u32::from_le_bytes(*count) {
         let (code, values) = rest.split_first_chunk()?;
         let code = u64::from_le_bytes(*code);
@@ -163,4 +165,4 @@ impl GpuMetrics {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

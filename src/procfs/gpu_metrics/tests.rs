@@ -4,7 +4,7 @@ use super::*;
 use crate::procfs::testing::parse_every_prefix;
 
 /// A table in which all values are absent.
-fn unfilled(format: u8, content: u8, size: u16) -> Vec<u8> {
+pub(crate) fn unfilled(format: u8, content: u8, size: u16) -> Vec<u8> {
     let mut table = vec![0xff; usize::from(size)];
     table[..2].copy_from_slice(&size.to_le_bytes());
     (table[2], table[3]) = (format, content);
@@ -12,7 +12,7 @@ fn unfilled(format: u8, content: u8, size: u16) -> Vec<u8> {
 }
 
 /// Sets numbers of `N` bytes from `offset` on.
-fn put<const N: usize>(table: &mut [u8], offset: usize, values: &[u64]) {
+pub(crate) fn put<const N: usize>(table: &mut [u8], offset: usize, values: &[u64]) {
     for (at, value) in values.iter().enumerate() {
         let start = offset + at * N;
         table[start..start + N].copy_from_slice(&value.to_le_bytes()[..N]);
@@ -80,7 +80,7 @@ fn instinct_table(content: u8, size: u16, at: [usize; 5]) -> Vec<u8> {
     table
 }
 
-fn table_1_3() -> Vec<u8> {
+pub(crate) fn table_1_3() -> Vec<u8> {
     let mut table = unfilled(1, 3, 120);
     put::<2>(&mut table, 4, &[48, 61, 52, 40, 41, 42, 98, 41, 0, 220]);
     put::<8>(&mut table, 24, &[5_000_000, 77]);
@@ -89,14 +89,14 @@ fn table_1_3() -> Vec<u8> {
     table
 }
 
-fn table_1_6() -> Vec<u8> {
+pub(crate) fn table_1_6() -> Vec<u8> {
     let mut table = instinct_table(6, 1664, [16, 64, 96, 128, 264]);
     put::<4>(&mut table, 32, &[90_000, 0, 30_000, 20, 10, 15]);
     put::<2>(&mut table, 306, &[1]);
     table
 }
 
-fn table_1_7(content: u8, size: u16) -> Vec<u8> {
+pub(crate) fn table_1_7(content: u8, size: u16) -> Vec<u8> {
     let mut table = instinct_table(content, size, [24, 72, 104, 136, 296]);
     put::<4>(&mut table, 40, &[90_000, 0, 30_000, 20, 10, 15]);
     put::<2>(&mut table, 264, &[1; 8]);
@@ -174,6 +174,7 @@ fn all_tables() -> Vec<Vec<u8>> {
 #[test]
 fn decodes_revision_1_3_of_mi200_and_radeon() {
     let expected = GpuMetrics {
+        revision: 3,
         hotspot_celsius: Some(61),
         memory_celsius: Some(52),
         socket_watts: Some(220),
@@ -192,13 +193,13 @@ fn decodes_revision_1_3_of_mi200_and_radeon() {
 fn decodes_revisions_1_4_to_1_9_of_mi300_and_mi350() {
     let [_, v4, v5, v6, v7, v8, v9] = <[_; 7]>::try_from(all_tables()).unwrap();
     let no_naks = PcieCounters { naks_sent: None, naks_received: None, ..instinct().pcie };
-    assert_eq!(parse(&v4), Ok(GpuMetrics { pcie: no_naks, ..instinct() }));
-    assert_eq!(parse(&v5), Ok(instinct()));
+    assert_eq!(parse(&v4), Ok(GpuMetrics { revision: 4, pcie: no_naks, ..instinct() }));
+    assert_eq!(parse(&v5), Ok(GpuMetrics { revision: 5, ..instinct() }));
     let with_throttle = GpuMetrics { throttle: throttle(), partitions: Some(1), ..instinct() };
-    assert_eq!(parse(&v6), Ok(with_throttle.clone()));
+    assert_eq!(parse(&v6), Ok(GpuMetrics { revision: 6, ..with_throttle.clone() }));
     let newest = GpuMetrics { xgmi: links(Some(1)), partitions: Some(8), ..with_throttle };
-    for table in [v7, v8, v9] {
-        assert_eq!(parse(&table), Ok(newest.clone()));
+    for (revision, table) in [(7, v7), (8, v8), (9, v9)] {
+        assert_eq!(parse(&table), Ok(GpuMetrics { revision, ..newest.clone() }));
     }
 }
 
@@ -206,10 +207,12 @@ fn decodes_revisions_1_4_to_1_9_of_mi300_and_mi350() {
 fn numbers_with_all_bits_set_are_absent() {
     let sizes = [(3, 120), (4, 288), (5, 360), (6, 1664), (7, 2208), (8, 3872)];
     for (content, size) in sizes {
-        assert_eq!(parse(&unfilled(1, content, size)), Ok(GpuMetrics::default()), "1.{content}");
+        let empty = GpuMetrics { revision: content, ..GpuMetrics::default() };
+        assert_eq!(parse(&unfilled(1, content, size)), Ok(empty), "1.{content}");
     }
+    let empty = GpuMetrics { revision: 9, ..GpuMetrics::default() };
     let absent = [attribute::<2>(S16, 0, 2, &[0xffff]), attribute::<8>(U64, 7, 0, &[u64::MAX])];
-    assert_eq!(parse(&list(&absent)), Ok(GpuMetrics::default()));
+    assert_eq!(parse(&list(&absent)), Ok(empty));
 }
 
 #[test]
@@ -245,6 +248,8 @@ fn rejects_malformed_lists_of_attributes() {
     let mut endless = list(&[attribute::<2>(U16, 0, 2, &[61])]);
     endless[4..8].copy_from_slice(&[0xff; 4]);
     assert!(parse(&endless).is_err());
-    assert_eq!(parse(&list(&[])), Ok(GpuMetrics::default()));
-    assert_eq!(parse(&list(&[attribute::<2>(U16, 0, 2, &[])])), Ok(GpuMetrics::default()));
+    for nothing in [list(&[]), list(&[attribute::<2>(U16, 0, 2, &[])])] {
+        let empty = GpuMetrics { revision: 9, ..GpuMetrics::default() };
+        assert_eq!(parse(&nothing), Ok(empty));
+    }
 }

@@ -6,26 +6,27 @@
 //! and nothing is logged. Implausible values are absent too: drivers return them if there is no sensor (0 °C for the
 //! memory of some Radeons) or if the firmware does not respond (4 294 967 295).
 
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use crate::collector::file_reader::FileReader;
+use crate::collector::gpu::amd::firmware::Firmware;
+use crate::collector::gpu::amd::sensors::HwmonFiles;
+use crate::collector::gpu::drm::{DrmDevice, NameLists, has_driver, is_suspended, pci_address};
+use crate::collector::gpu::hwmon::{number, pci_id};
 use crate::model::gpu::{Ecc, Gpu, Problem, Values, Vendor};
-use crate::procfs::{amdgpu_ids, link_speed, ras_err_count};
+use crate::procfs::{amdgpu_ids, bad_pages, link_speed, ras_err_count};
+use gpu_probe::amd::Partitions;
+use gpu_probe::nvidia::RetiredPages;
 
 const AMD_VENDOR: u16 = 0x1002;
 const DRIVERS: [&str; 2] = ["amdgpu", "radeon"];
 
 /// Plausible values.
-const CELSIUS: RangeInclusive<i32> = -40..=150;
-const WATTS: RangeInclusive<f64> = 0.001..=4000.0;
-const MEGAHERTZ: RangeInclusive<u64> = 0..=10_000;
 const LANES: RangeInclusive<u32> = 1..=32;
 
 #[derive(Debug)]
-pub(super) struct Card {
+pub(in crate::collector::gpu) struct AmdCard {
     /// Sysfs directory, named after the PCI address.
     device: PathBuf,
     /// Sysfs directory of the device at the GPU's end of the PCIe link to the host.
@@ -36,88 +37,81 @@ pub(super) struct Card {
     is_apu: bool,
     /// `None` until then, too.
     sensors: Option<HwmonFiles>,
+    /// PCI device ID.
+    device_id: Option<u16>,
+    firmware: Firmware,
 }
 
-/// Files below a GPU's `hwmon/hwmonN`.
-#[derive(Debug)]
-struct HwmonFiles {
-    directory: PathBuf,
-    temperature: Option<PathBuf>,
-    memory_temperature: Option<PathBuf>,
-    sm_clock: Option<PathBuf>,
-    memory_clock: Option<PathBuf>,
-}
-
-/// Whether the device is bound to a driver whose files this module reads.
-pub(super) fn has_amd_driver(device: &Path) -> bool {
-    let driver = std::fs::read_link(device.join("driver"));
-    driver.is_ok_and(|driver| DRIVERS.iter().any(|name| driver.ends_with(name)))
-}
-
-impl Card {
-    /// The GPU at `device`; `None` if the vendor is not AMD. Does not resume a suspended GPU. `previous` is the same GPU
-    /// before its driver was reloaded.
-    pub(super) fn new(
-        device: &Path,
+impl AmdCard {
+    /// `None` if it is not a GPU of AMD. Does not resume a suspended GPU. `previous` is the same GPU before its driver was
+    /// reloaded.
+    pub(in crate::collector::gpu) fn new(
+        at: &DrmDevice,
         previous: Option<Self>,
-        name_lists: &[PathBuf],
+        names: &NameLists,
         files: &mut FileReader,
     ) -> Option<Self> {
-        if hexadecimal(files, &device.join("vendor")) != Some(AMD_VENDOR) {
+        let is_amd = pci_id(files, &at.device.join("vendor")) == Some(AMD_VENDOR);
+        if !is_amd || !has_driver(&at.device, &DRIVERS) {
             return None;
         }
-        let link = host_link(device, files);
-        let device = device.to_owned();
+        let device = at.device.clone();
+        let link = host_link(&device, files);
+        let device_id = pci_id(files, &device.join("device"));
         let (name, uuid) = match previous {
             Some(previous) => (previous.name, previous.uuid),
-            None => (model_name(&device, name_lists, files), None),
+            None => (model_name(&device, device_id, &names.amdgpu_ids, files), None),
         };
-        let mut card = Self { device, link, name, uuid, is_apu: false, sensors: None };
-        if !card.is_suspended(files) {
+        let mut card = Self {
+            device,
+            link,
+            name,
+            uuid,
+            is_apu: false,
+            sensors: None,
+            device_id,
+            firmware: Firmware::default(),
+        };
+        if !is_suspended(&card.device, files) {
             card.read_identity(files);
         }
         Some(card)
     }
 
-    pub(super) fn device(&self) -> &Path {
+    pub(in crate::collector::gpu) fn device(&self) -> &Path {
         &self.device
     }
 
-    /// E.g. `0000:03:00.0`.
-    pub(super) fn pci_address(&self) -> &str {
-        self.device.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+    pub(in crate::collector::gpu) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether the device is bound to the same driver instance. A reloaded driver creates another hwmon directory.
-    pub(super) fn is_present(&self) -> bool {
+    pub(in crate::collector::gpu) fn is_present(&self) -> bool {
         let sensors = self.sensors.as_ref();
-        has_amd_driver(&self.device) && sensors.is_none_or(|sensors| sensors.directory.exists())
+        has_driver(&self.device, &DRIVERS)
+            && sensors.is_none_or(|sensors| sensors.directory.exists())
     }
 
-    /// Reads all values. Nothing is read from a suspended GPU, because before Linux 6.15 reading most of its files resumes it.
-    pub(super) fn read(&mut self, index: u32, files: &mut FileReader) -> Gpu {
-        let is_suspended = self.is_suspended(files);
-        if !is_suspended && self.sensors.is_none() {
+    /// Reads all values. Nothing is read from a suspended GPU.
+    pub(in crate::collector::gpu) fn read(&mut self, files: &mut FileReader) -> Gpu {
+        let is_suspended = is_suspended(&self.device, files);
+        if is_suspended {
+            self.firmware = Firmware::default();
+        } else if self.sensors.is_none() {
             self.read_identity(files);
         }
         Gpu {
-            index,
             vendor: Vendor::Amd,
             name: self.name.clone(),
             uuid: self.uuid.clone(),
-            pci_address: Some(self.pci_address().to_owned()),
+            pci_address: Some(pci_address(&self.device).to_owned()),
             problem: is_suspended.then_some(Problem::Suspended),
             message: is_suspended
                 .then(|| "suspended; reading its sensors would resume it".to_owned()),
             values: if is_suspended { Values::default() } else { self.values(files) },
-            xids: Vec::new(),
-            last_5_minutes: None,
+            ..Gpu::default()
         }
-    }
-
-    fn is_suspended(&self, files: &mut FileReader) -> bool {
-        let status = files.read_line(&self.device.join("power/runtime_status"));
-        matches!(status.as_deref(), Some("suspended" | "suspending"))
     }
 
     /// Reads what does not change until the GPU is suspended or the driver reloaded.
@@ -135,7 +129,7 @@ impl Card {
         self.is_apu = is_apu(files, &self.device);
     }
 
-    fn values(&self, files: &mut FileReader) -> Values {
+    fn values(&mut self, files: &mut FileReader) -> Values {
         let path = |file: &str| self.device.join(file);
         let vram = memory(files, &self.device, "vram");
         let apu = self.is_apu.then(|| (vram, memory(files, &self.device, "gtt")));
@@ -162,10 +156,16 @@ impl Card {
             pcie_width: number(files, &self.link.join("current_link_width"))
                 .filter(|lanes| LANES.contains(lanes)),
             pcie_replays: number(files, &path("pcie_replay_count")),
+            retired_pages: retired_pages(files, &self.device),
+            partitions: partitions(files, &self.device),
             ..Values::default()
         };
         if let Some(sensors) = &self.sensors {
             sensors.read(files, &mut values);
+        }
+        // The tables of APUs have units that depend on the model.
+        if !self.is_apu {
+            self.firmware.read(&self.device, self.device_id, files, &mut values);
         }
         values
     }
@@ -184,98 +184,22 @@ impl Card {
     }
 }
 
-impl fmt::Display for Card {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.name, self.pci_address())
-    }
-}
-
-impl HwmonFiles {
-    fn find(device: &Path, files: &mut FileReader) -> Option<Self> {
-        let entries = std::fs::read_dir(device.join("hwmon")).ok()?.flatten();
-        let directory = entries
-            .filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"hwmon"))
-            .map(|entry| entry.path())
-            .min()?;
-        let mut find =
-            |kind, label, unlabeled| find_sensor(&directory, kind, label, unlabeled, files);
-        // The Instinct 300 series has no edge sensor; AMD's tools show the junction temperature instead.
-        let temperature = find("temp", "edge", Some(1)).or_else(|| find("temp", "junction", None));
-        Some(Self {
-            temperature,
-            memory_temperature: find("temp", "mem", None),
-            sm_clock: find("freq", "sclk", Some(1)),
-            memory_clock: find("freq", "mclk", Some(2)),
-            directory,
-        })
-    }
-
-    fn read(&self, files: &mut FileReader, values: &mut Values) {
-        let mut celsius = |file: &PathBuf| {
-            let millidegrees: i32 = number(files, file)?;
-            let degrees = millidegrees.checked_add(500)?.div_euclid(1000);
-            (millidegrees != 0 && CELSIUS.contains(&degrees)).then_some(degrees)
-        };
-        values.temperature_celsius = self.temperature.as_ref().and_then(&mut celsius);
-        values.memory_temperature_celsius = self.memory_temperature.as_ref().and_then(&mut celsius);
-        let mut watts = |file| {
-            let microwatts: u64 = number(files, &self.directory.join(file))?;
-            Some(microwatts as f64 / 1e6).filter(|watts| WATTS.contains(watts))
-        };
-        values.power_watts = watts("power1_average").or_else(|| watts("power1_input"));
-        values.power_limit_watts = watts("power1_cap");
-        // The clock of an idle GPU may be switched off and is 0 then.
-        let mut megahertz = |file: &PathBuf| {
-            let hertz: u64 = number(files, file)?;
-            let megahertz = hertz.checked_add(500_000)? / 1_000_000;
-            u32::try_from(megahertz).ok().filter(|_| MEGAHERTZ.contains(&megahertz))
-        };
-        values.sm_clock_mhz = self.sm_clock.as_ref().and_then(&mut megahertz);
-        values.memory_clock_mhz = self.memory_clock.as_ref().and_then(&mut megahertz);
-        values.fan_percent = self.fan_percent(files);
-    }
-
-    /// PWM duty cycle of the fan; 0 if it is stopped, which is normal at low temperatures.
-    fn fan_percent(&self, files: &mut FileReader) -> Option<u32> {
-        let duty: u32 = number(files, &self.directory.join("pwm1"))?;
-        let max = number(files, &self.directory.join("pwm1_max")).unwrap_or(255);
-        (duty <= max && max <= 255).then(|| (200 * duty + max).checked_div(2 * max)).flatten()
-    }
-}
-
-/// File of the sensor with the given label or, if no sensor has a label, with the given number.
-fn find_sensor(
-    directory: &Path,
-    kind: &str,
-    label: &str,
-    unlabeled: Option<u32>,
-    files: &mut FileReader,
-) -> Option<PathBuf> {
-    let mut labels = (1..=8).filter_map(|number| {
-        Some((number, files.read_line(&directory.join(format!("{kind}{number}_label")))?))
-    });
-    let number = match labels.next() {
-        None => unlabeled,
-        first => {
-            first.into_iter().chain(labels).find(|(_, found)| found == label).map(|(at, _)| at)
-        }
-    };
-    number.map(|number| directory.join(format!("{kind}{number}_input")))
-}
-
 /// Device at the GPU's end of the PCIe link to the host. Most boards contain a PCIe switch, and the link between switch and
 /// GPU always has full speed. The link to the host is that of the topmost AMD device (kernel `amdgpu_device.c`,
 /// `amdgpu_device_partner_bandwidth`).
 fn host_link(device: &Path, files: &mut FileReader) -> PathBuf {
-    let mut is_amd =
-        |device: &&Path| hexadecimal(files, &device.join("vendor")) == Some(AMD_VENDOR);
+    let mut is_amd = |device: &&Path| pci_id(files, &device.join("vendor")) == Some(AMD_VENDOR);
     device.ancestors().take_while(&mut is_amd).last().unwrap_or(device).to_owned()
 }
 
 /// Model name from the lists or, if it is not listed, made of the PCI device ID.
-fn model_name(device: &Path, name_lists: &[PathBuf], files: &mut FileReader) -> String {
-    let device_id = hexadecimal(files, &device.join("device"));
-    let revision = hexadecimal(files, &device.join("revision"));
+fn model_name(
+    device: &Path,
+    device_id: Option<u16>,
+    name_lists: &[PathBuf],
+    files: &mut FileReader,
+) -> String {
+    let revision = pci_id(files, &device.join("revision"));
     let revision = revision.and_then(|revision| u8::try_from(revision).ok());
     let listed = device_id.zip(revision).and_then(|(device_id, revision)| {
         let name = |list| amdgpu_ids::parse_name(files.read(list).ok()?, device_id, revision);
@@ -283,6 +207,32 @@ fn model_name(device: &Path, name_lists: &[PathBuf], files: &mut FileReader) -> 
     });
     let unlisted = || device_id.map(|id| format!("AMD GPU 0x{id:04x}"));
     listed.or_else(unlisted).unwrap_or_else(|| "AMD GPU".to_owned())
+}
+
+/// Pages with uncorrected errors. The driver has no list for GPUs whose memory has no ECC.
+fn retired_pages(files: &mut FileReader, device: &Path) -> Option<RetiredPages> {
+    let pages = files.parse(&device.join("ras/gpu_vram_bad_pages"), bad_pages::parse).ok()?;
+    Some(RetiredPages {
+        single_bit: None,
+        double_bit: Some(pages.retired),
+        pending: Some(pages.pending > 0),
+        failed: Some(pages.failed),
+    })
+}
+
+/// Each partition has a card of its own without sensors; the values are those of the whole GPU.
+fn partitions(files: &mut FileReader, device: &Path) -> Option<Partitions> {
+    let compute_mode = files.read_line(&device.join("current_compute_partition"))?;
+    let count = match compute_mode.as_str() {
+        "SPX" => Some(1),
+        "DPX" => Some(2),
+        "TPX" => Some(3),
+        "QPX" => Some(4),
+        // As many as it has dies.
+        _ => None,
+    };
+    let memory_mode = files.read_line(&device.join("current_memory_partition"));
+    Some(Partitions { count, compute_mode: Some(compute_mode), memory_mode })
 }
 
 /// Bytes of VRAM or GTT.
@@ -320,16 +270,6 @@ fn is_apu(files: &mut FileReader, device: &Path) -> bool {
     let (vram, gtt) = (memory(files, device, "vram"), memory(files, device, "gtt"));
     let shares_most = gtt.total.is_some_and(|gtt| vram.total.is_some_and(|vram| vram < gtt));
     !has_own_memory && !has_fan && shares_most
-}
-
-/// A PCI ID such as `0x1002`.
-fn hexadecimal(files: &mut FileReader, path: &Path) -> Option<u16> {
-    let text = files.read_line(path)?;
-    u16::from_str_radix(text.strip_prefix("0x")?, 16).ok()
-}
-
-fn number<T: FromStr>(files: &mut FileReader, path: &Path) -> Option<T> {
-    files.read_line(path)?.parse().ok()
 }
 
 fn percent(files: &mut FileReader, path: &Path) -> Option<u32> {

@@ -1,7 +1,5 @@
 //! Handles replies of the probe: updates the shared state and logs when the driver's state changes.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -10,7 +8,7 @@ use crate::collector::gpu::nvidia::probe_process::{ProbeEvent, ProbeProcess};
 use crate::collector::gpu::nvidia::probe_state::{ProbeState, StopReason};
 use crate::collector::gpu::nvidia::probe_supervisor::{NVIDIA_DEVICE, ProbeSupervisor};
 use crate::collector::gpu::nvidia::protocol::ProbeReply;
-use crate::config::{GpuSource, Roots};
+use crate::config::GpuSource;
 use crate::model::gpu::{DriverState, Gpu, NvidiaDriver, Problem};
 
 /// Replies after which a probe counts as stable and the restart delay is reset. A probe can crash after its first reply.
@@ -83,9 +81,7 @@ impl ProbeSupervisor<'_> {
             self.extras.on_stable();
         }
         let mut gpus = self.inventory.merge(reply.gpus, reply.denied, &self.pci.expected());
-        for process in gpus.iter_mut().flat_map(|gpu| gpu.values.processes.iter_mut().flatten()) {
-            process.name = process_name(&self.roots, process.pid);
-        }
+        self.processes.describe(&mut gpus, now);
         match gpus.iter().any(|gpu| gpu.problem == Some(Problem::Hung) || has_hung_call(gpu)) {
             true => self.gpu_hung_since = self.gpu_hung_since.or(Some(now)),
             false => self.gpu_hung_since = None,
@@ -134,13 +130,4 @@ impl ProbeSupervisor<'_> {
 /// Whether calls for values that the agent can do without have not returned.
 fn has_hung_call(gpu: &Gpu) -> bool {
     gpu.values.slow_calls.iter().flatten().any(|call| call.interval_seconds.is_none())
-}
-
-/// Name in `/proc/PID/comm`, which the kernel limits to 15 bytes.
-fn process_name(roots: &Roots, pid: u32) -> Option<String> {
-    let mut name = Vec::new();
-    let file = File::open(roots.proc.join(pid.to_string()).join("comm")).ok()?;
-    file.take(64).read_to_end(&mut name).ok()?;
-    let name = String::from_utf8_lossy(name.trim_ascii()).into_owned();
-    (!name.is_empty()).then_some(name)
 }

@@ -1,5 +1,5 @@
 //! Supervisor of the GPU probe: starts it, requests values, kills it when the driver hangs, restarts it and reports the
-//! state of the GPUs. It also reads AMD GPUs, which need no probe.
+//! state of the GPUs. It also reads AMD and Intel GPUs, which need no probe.
 //!
 //! Runs in its own thread, so that a slow driver does not delay the sampler. The probe's parent-death signal is bound to
 //! this thread: the kernel kills the probe when the thread ends.
@@ -12,7 +12,7 @@ use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use crate::collector::gpu::RESCAN_INTERVAL;
-use crate::collector::gpu::amd::AmdCollector;
+use crate::collector::gpu::drm::DrmCollector;
 use crate::collector::gpu::nvidia::event_window::EventWindow;
 use crate::collector::gpu::nvidia::extras_policy::ExtrasPolicy;
 use crate::collector::gpu::nvidia::inventory::GpuInventory;
@@ -20,6 +20,7 @@ use crate::collector::gpu::nvidia::pci_scan::PciScan;
 use crate::collector::gpu::nvidia::probe_process::ProbeProcess;
 use crate::collector::gpu::nvidia::probe_reply::STABLE_AFTER_REPLIES;
 use crate::collector::gpu::nvidia::probe_state::{ProbeState, StopReason};
+use crate::collector::gpu::processes::ProcessDirectory;
 use crate::collector::gpu::state::GpuState;
 use crate::config::{CurrentConfig, GpuConfig, GpuSource, Roots};
 use crate::model::gpu::{DriverState, NvidiaDriver};
@@ -55,9 +56,10 @@ pub(crate) struct ProbeSupervisor<'a> {
     pub(super) restart_backoff: Backoff,
     pub(super) pci: PciScan,
     pub(super) inventory: GpuInventory,
+    drm: DrmCollector,
+    has_drm_gpus: bool,
+    pub(super) processes: ProcessDirectory,
     pub(super) events: EventWindow,
-    amd: AmdCollector,
-    has_amd: bool,
     pub(super) driver: NvidiaDriver,
     /// Since when a GPU hangs while others reply.
     pub(super) gpu_hung_since: Option<Instant>,
@@ -87,9 +89,10 @@ impl<'a> ProbeSupervisor<'a> {
             restart_backoff: Backoff::new(MIN_RESTART_DELAY, MAX_RESTART_DELAY),
             pci: PciScan::default(),
             inventory: GpuInventory::default(),
+            drm: DrmCollector::new(&at_start.roots),
+            has_drm_gpus: false,
+            processes: ProcessDirectory::new(&at_start.roots),
             events: EventWindow::default(),
-            amd: AmdCollector::new(&at_start.roots),
-            has_amd: false,
             driver: NvidiaDriver::default(),
             gpu_hung_since: None,
             good_replies: 0,
@@ -211,23 +214,21 @@ impl<'a> ProbeSupervisor<'a> {
     /// GPUs: after each probe that was killed before its first reply, the next one gets twice the time.
     fn reply_timeout(&self) -> Duration {
         let timeout = self.config.get().gpu.timeout;
-        match self.good_replies {
-            0 => {
-                let doubled = timeout * 2u32.pow(self.failed_starts.min(6));
-                doubled.min(MAX_START_TIMEOUT.max(timeout))
-            }
-            _ => timeout,
+        if self.good_replies > 0 {
+            return timeout;
         }
+        let doubled = timeout * 2u32.pow(self.failed_starts.min(6));
+        doubled.min(MAX_START_TIMEOUT.max(timeout))
     }
 
     /// Whether the sampler should request polls.
     fn poll_needed(&self) -> bool {
         let is_enabled = self.gpu.source != GpuSource::Nothing;
         let has_nvidia = !matches!(self.probe, ProbeState::Disabled) || self.pci.all_suspended();
-        is_enabled && has_nvidia || self.is_amd_enabled() && self.has_amd
+        is_enabled && has_nvidia || self.is_drm_enabled() && self.has_drm_gpus
     }
 
-    fn is_amd_enabled(&self) -> bool {
+    fn is_drm_enabled(&self) -> bool {
         self.gpu.source == GpuSource::Auto
     }
 
@@ -238,10 +239,9 @@ impl<'a> ProbeSupervisor<'a> {
             _ if self.pci.all_suspended() => false,
             GpuSource::Nvml => true,
             GpuSource::Auto => {
-                let devices = [NVIDIA_DEVICE, WSL_DEVICE];
                 self.gpu.nvml_library.is_some()
                     || !self.pci.gpus.is_empty()
-                    || devices.iter().any(|device| Path::new(device).exists())
+                    || [NVIDIA_DEVICE, WSL_DEVICE].iter().any(|device| Path::new(device).exists())
             }
         }
     }
@@ -340,8 +340,8 @@ impl<'a> ProbeSupervisor<'a> {
         (self.failed_starts, self.extras) = (0, ExtrasPolicy::default());
         // The last scan is outdated: while collection is disabled the bus is not scanned.
         self.pci = PciScan::default();
-        if !self.is_amd_enabled() {
-            self.state.set_amd(Vec::new(), now);
+        if !self.is_drm_enabled() {
+            self.state.set_drm(Vec::new(), now);
         }
         self.probe = match self.take_probe() {
             ProbeState::Querying(probe, _) | ProbeState::Idle(probe) => {
@@ -352,7 +352,7 @@ impl<'a> ProbeSupervisor<'a> {
         };
     }
 
-    /// Updates the NVIDIA GPUs on the bus and reads AMD GPUs.
+    /// Updates the NVIDIA GPUs on the bus and reads the others.
     fn update_gpus(&mut self, now: Instant) {
         if self.gpu.source == GpuSource::Nothing {
             self.pci = PciScan::default();
@@ -360,10 +360,11 @@ impl<'a> ProbeSupervisor<'a> {
             return;
         }
         self.pci.update(&self.roots, now);
-        if self.is_amd_enabled() {
-            let gpus = self.amd.read(0);
-            self.has_amd = !gpus.is_empty();
-            self.state.set_amd(gpus, now);
+        if self.is_drm_enabled() {
+            let mut gpus = self.drm.read();
+            self.processes.describe(&mut gpus, now);
+            self.has_drm_gpus = !gpus.is_empty();
+            self.state.set_drm(gpus, now);
         }
     }
 

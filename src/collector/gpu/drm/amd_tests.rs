@@ -1,152 +1,19 @@
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::collector::gpu::amd::AmdCollector;
-use crate::config::Roots;
+use super::DrmCollector;
+use super::fake_sysfs::{FakeSysfs, roots};
 use crate::model::gpu::{Ecc, Gpu, Problem, Values, Vendor};
-
-fn roots(tree: &Path) -> Roots {
-    Roots { proc: tree.join("proc"), sys: tree.join("sys"), root: tree.join("root") }
-}
-
-/// A sysfs tree in a temporary directory.
-struct FakeSysfs(PathBuf);
-
-impl FakeSysfs {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let tree = format!("hm-agent-amd-{}-{number}", std::process::id());
-        let tree = std::env::temp_dir().join(tree);
-        fs::create_dir_all(tree.join("sys/class/drm")).unwrap();
-        Self(tree)
-    }
-
-    fn device(&self, address: &str) -> PathBuf {
-        self.0.join("sys/devices/pci0000:00").join(address)
-    }
-
-    /// Adds an AMD GPU bound to `driver`, with the given files.
-    fn add(&self, card: &str, address: &str, driver: &str, files: &[(&str, &str)]) {
-        let (device, drm) = (self.device(address), self.0.join("sys/class/drm").join(card));
-        self.write(address, &[("vendor", "0x1002"), ("device", "0x744c"), ("revision", "0xc8")]);
-        self.write(address, files);
-        fs::create_dir_all(&drm).unwrap();
-        symlink(Path::new("../../../bus/pci/drivers").join(driver), device.join("driver")).unwrap();
-        symlink(format!("../../../devices/pci0000:00/{address}"), drm.join("device")).unwrap();
-    }
-
-    fn write(&self, address: &str, files: &[(&str, &str)]) {
-        for (file, text) in files {
-            let path = self.device(address).join(file);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, format!("{text}\n")).unwrap();
-        }
-    }
-
-    /// Removes a GPU like hot-unplug.
-    fn remove(&self, card: &str, address: &str) {
-        fs::remove_dir_all(self.0.join("sys/class/drm").join(card)).unwrap();
-        fs::remove_dir_all(self.device(address)).unwrap();
-    }
-
-    fn amd(&self) -> AmdCollector {
-        AmdCollector::new(&roots(&self.0))
-    }
-
-    /// Reads a single GPU with the given files.
-    fn gpu(&self, files: &[(&str, &str)]) -> Gpu {
-        self.add("card0", "0000:03:00.0", "amdgpu", files);
-        let mut gpus = self.amd().read(0);
-        assert_eq!(gpus.len(), 1);
-        gpus.remove(0)
-    }
-}
-
-impl Drop for FakeSysfs {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).ok();
-    }
-}
 
 fn addresses(gpus: &[Gpu]) -> Vec<&str> {
     gpus.iter().map(|gpu| gpu.pci_address.as_deref().unwrap()).collect()
 }
 
 #[test]
-fn reads_all_gpus_of_the_fixture() {
-    let tree = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/amd");
-    let radeon = Values {
-        memory_total_bytes: Some(25_753_026_560),
-        memory_used_bytes: Some(3_221_225_472),
-        memory_free_bytes: Some(22_531_801_088),
-        utilization_percent: Some(37),
-        memory_utilization_percent: Some(12),
-        temperature_celsius: Some(53),
-        memory_temperature_celsius: Some(68),
-        power_watts: Some(68.0),
-        power_limit_watts: Some(303.0),
-        sm_clock_mhz: Some(1875),
-        memory_clock_mhz: Some(1249),
-        fan_percent: Some(30),
-        pcie_generation: Some(3),
-        pcie_width: Some(8),
-        pcie_replays: Some(4),
-        ..Values::default()
-    };
-    let instinct = Values {
-        memory_total_bytes: Some(206_141_652_992),
-        memory_used_bytes: Some(154_618_822_656),
-        memory_free_bytes: Some(51_522_830_336),
-        utilization_percent: Some(98),
-        memory_utilization_percent: Some(41),
-        temperature_celsius: Some(64),
-        memory_temperature_celsius: Some(57),
-        power_watts: Some(612.0),
-        power_limit_watts: Some(750.0),
-        sm_clock_mhz: Some(2097),
-        memory_clock_mhz: Some(1300),
-        ecc: Some(Ecc {
-            volatile_corrected: Some(23),
-            volatile_uncorrected: Some(1),
-            ..Ecc::default()
-        }),
-        pcie_generation: Some(5),
-        pcie_width: Some(16),
-        pcie_replays: Some(0),
-        ..Values::default()
-    };
-    let gpu = |index, name: &str, address: &str, uuid: Option<&str>, values| Gpu {
-        index,
-        vendor: Vendor::Amd,
-        name: name.to_owned(),
-        uuid: uuid.map(str::to_owned),
-        pci_address: Some(address.to_owned()),
-        values,
-        ..Gpu::default()
-    };
-    let radeon_id = Some("GPU-6f0c3a5b91d2e847");
-    let instinct_id = Some("GPU-0d7c1e94a2b35f68");
-    let expected = [
-        gpu(4, "AMD Radeon RX 7900 XTX", "0000:03:00.0", radeon_id, radeon),
-        Gpu {
-            problem: Some(Problem::Suspended),
-            message: Some("suspended; reading its sensors would resume it".to_owned()),
-            ..gpu(5, "AMD Radeon RX 7700S", "0000:0a:00.0", None, Values::default())
-        },
-        gpu(6, "AMD Instinct MI300X OAM", "0000:c3:00.0", instinct_id, instinct),
-    ];
-    let mut amd = AmdCollector::new(&roots(&tree));
-    assert_eq!(amd.read(4), expected);
-    assert_eq!(amd.read(4), expected, "read again");
-}
-
-#[test]
 fn finds_nothing_without_drm_class() {
-    assert_eq!(AmdCollector::new(&roots(Path::new("/nonexistent"))).read(0), []);
+    assert_eq!(DrmCollector::new(&roots(Path::new("/nonexistent"))).read(), []);
 }
 
 #[test]
@@ -159,9 +26,9 @@ fn lists_amd_gpus_with_amd_driver_sorted_by_address() {
     sysfs.add("card4", "0000:05:00.0", "amdgpu", &[("vendor", "0x10de")]);
     sysfs.add("card5-DP-1", "0000:06:00.0", "amdgpu", &[]);
     sysfs.add("renderD128", "0000:07:00.0", "amdgpu", &[]);
-    let gpus = sysfs.amd().read(7);
+    let gpus = sysfs.collector().read();
     assert_eq!(addresses(&gpus), ["0000:03:00.0", "0000:c3:00.0", "0000:e3:00.0"]);
-    assert_eq!([gpus[0].index, gpus[1].index, gpus[2].index], [7, 8, 9]);
+    assert_eq!([gpus[0].index, gpus[1].index, gpus[2].index], [0, 1, 2]);
 }
 
 #[test]
@@ -169,9 +36,9 @@ fn notices_removal_at_once_and_new_gpu_within_a_minute() {
     let sysfs = FakeSysfs::new();
     sysfs.add("card0", "0000:03:00.0", "amdgpu", &[]);
     sysfs.add("card1", "0000:04:00.0", "amdgpu", &[]);
-    let (mut amd, start) = (sysfs.amd(), Instant::now());
+    let (mut amd, start) = (sysfs.collector(), Instant::now());
     let mut at = |seconds| {
-        let gpus = amd.read_at(start + Duration::from_secs(seconds), 0);
+        let gpus = amd.read_at(start + Duration::from_secs(seconds));
         addresses(&gpus).join(" ")
     };
     assert_eq!(at(0), "0000:03:00.0 0000:04:00.0");
@@ -194,8 +61,8 @@ fn finds_sensors_again_after_driver_reload() {
         sysfs.write("0000:03:00.0", &[(&file, &format!("{celsius}000"))]);
     };
     sysfs.add("card0", "0000:03:00.0", "amdgpu", &[]);
-    let mut amd = sysfs.amd();
-    let mut celsius = || amd.read(0)[0].values.temperature_celsius;
+    let mut amd = sysfs.collector();
+    let mut celsius = || amd.read()[0].values.temperature_celsius;
     assert_eq!(celsius(), None, "the driver has not registered hwmon yet");
     sensor(3, 41);
     assert_eq!(celsius(), Some(41));
@@ -210,11 +77,11 @@ fn suspended_gpu_keeps_its_identity_but_has_no_values() {
     let files = [("product_name", "Radeon Pro"), ("unique_id", "1f"), ("gpu_busy_percent", "3")];
     sysfs.add("card0", "0000:03:00.0", "amdgpu", &files);
     sysfs.write("0000:03:00.0", &[("hwmon/hwmon1/name", "amdgpu")]);
-    let mut amd = sysfs.amd();
-    assert_eq!(amd.read(0)[0].values.utilization_percent, Some(3));
+    let mut amd = sysfs.collector();
+    assert_eq!(amd.read()[0].values.utilization_percent, Some(3));
     for status in ["suspended", "suspending"] {
         sysfs.write("0000:03:00.0", &[("power/runtime_status", status)]);
-        let gpu = amd.read(0).remove(0);
+        let gpu = amd.read().remove(0);
         assert_eq!(gpu.problem, Some(Problem::Suspended));
         assert_eq!((&*gpu.name, gpu.uuid.as_deref()), ("Radeon Pro", Some("GPU-000000000000001f")));
         assert_eq!(gpu.values, Values::default());
@@ -222,7 +89,7 @@ fn suspended_gpu_keeps_its_identity_but_has_no_values() {
         fs::remove_dir_all(sysfs.device("0000:03:00.0").join("hwmon")).ok();
     }
     sysfs.write("0000:03:00.0", &[("power/runtime_status", "active")]);
-    let gpu = amd.read(0).remove(0);
+    let gpu = amd.read().remove(0);
     assert_eq!((gpu.problem, gpu.values.utilization_percent), (None, Some(3)));
 }
 
@@ -355,7 +222,7 @@ fn apu_memory(
     if !gpu_metrics.is_empty() {
         fs::write(sysfs.device("0000:03:00.0").join("gpu_metrics"), gpu_metrics).unwrap();
     }
-    let values = sysfs.amd().read(0).remove(0).values;
+    let values = sysfs.collector().read().remove(0).values;
     assert_eq!(values.vram_total_bytes.is_some(), values.gtt_total_bytes.is_some());
     (values.memory_total_bytes, values.memory_used_bytes, values.gtt_total_bytes)
 }
