@@ -3,10 +3,13 @@
 //! Absent values are tested in `gpu_absent.rs`, hanging and failing drivers in `gpu_hangs.rs` and `gpu_faults.rs`, XIDs in
 //! `gpu_errors.rs`, profiling metrics in `gpu_profiling.rs`, `/metrics` in `gpu_dcgm.rs`, the probe process in `gpu_probe.rs`, `gpu_held.rs` and `gpu_noexec.rs`.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::support::fake_nvml::{Driver, FULL_GPU, assert_no_values, keys, state, values};
 use hm_agent::model::gpu::Values;
+use hm_agent::procfs::container;
 
 #[test]
 fn reports_zero_one_and_eight_gpus() {
@@ -64,6 +67,18 @@ fn reports_every_value_of_a_gpu() {
     let processes = format!("gpu.0.processes = {own}:1000001, 4199999:2000002, 4199998:none");
     let graphics = format!("gpu.0.graphics = 4199999:2000002, 4199997:7, {own}:1000001");
     let driver = Driver::new(&format!("{FULL_GPU}\n{processes}\n{graphics}"));
+    let mut owned = json!({"pid": own, "name": name.trim(), "kind": "compute_and_graphics", "memory_used_bytes": 1000001});
+    let container = container::parse(&std::fs::read("/proc/self/cgroup").unwrap());
+    let own = [
+        ("user", Some(effective_user())),
+        ("container_id", container.container_id),
+        ("pod_uid", container.pod_uid),
+    ];
+    for (key, value) in own {
+        if let Some(value) = value {
+            owned[key] = json!(value);
+        }
+    }
     let sample = driver.sample(&[]);
     let gpu = &sample["usage_update"]["gpus"][0];
     let mut expected = json!({
@@ -111,7 +126,7 @@ fn reports_every_value_of_a_gpu() {
         },
         "mig_enabled": false,
         "processes": [
-            {"pid": own, "name": name.trim(), "kind": "compute_and_graphics", "memory_used_bytes": 1000001},
+            owned,
             {"pid": 4199999, "kind": "compute_and_graphics", "memory_used_bytes": 2000002},
             {"pid": 4199998, "kind": "compute"},
             {"pid": 4199997, "kind": "graphics", "memory_used_bytes": 7},
@@ -123,10 +138,10 @@ fn reports_every_value_of_a_gpu() {
         assert_eq!(&gpu[key], value, "{key}");
     }
     assert_eq!(keys(gpu), keys(&expected));
-    // All but the MIG instances, the four parts of an APU's memory, and slow calls. If this fails, a value was added that is not
-    // tested here.
+    // All but the MIG instances, slow calls, and what only AMD GPUs have: four parts of an APU's memory and three others. If this
+    // fails, a value was added that is not tested here.
     let fields = format!("{:?}", Values::default()).matches(": None").count();
-    assert_eq!(values(gpu).len() + 1 + 4 + 1, fields);
+    assert_eq!(values(gpu).len() + 1 + 1 + 4 + 3, fields);
 }
 
 /// What few GPUs have.
@@ -233,6 +248,17 @@ fn dispensable_values_of_full_gpu() -> Value {
     })
 }
 
+/// Name of the user that runs the tests, or its ID.
+fn effective_user() -> String {
+    let output = Command::new("id").arg("-un").output().unwrap();
+    let output = if output.status.success() {
+        output
+    } else {
+        Command::new("id").arg("-u").output().unwrap()
+    };
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 #[test]
 fn reports_mig_instances_and_their_processes() {
     let driver = Driver::new(
@@ -323,7 +349,9 @@ fn sample_command_prints_table_of_gpus() {
     for cell in ["0  NVIDIA H100 80GB HBM3", "20 %", "1.0 GiB of 79.6 GiB", "150 of 700 W", "P0"] {
         assert!(line("HBM3").contains(cell), "no {cell:?} in {text}");
     }
-    assert!(line("1.0 MiB").ends_with(&format!(" ({own})")), "{text}");
+    let process = line("1.0 MiB");
+    assert!(process.ends_with(&format!(" ({own})")), "{text}");
+    assert!(process.contains(&effective_user()), "{text}");
     line("LOST: fell off the bus");
 }
 

@@ -27,6 +27,7 @@ mod gpu_held;
 mod gpu_noexec;
 mod gpu_probe;
 mod gpu_profiling;
+mod gpu_sysfs;
 mod heartbeat;
 mod heartbeat_action;
 mod heartbeat_cli;

@@ -110,6 +110,11 @@ fn notes(gpu: &Gpu) -> Vec<String> {
     count("uncorrected ECC errors", ecc.volatile_uncorrected.or(ecc.aggregate_uncorrected));
     count("PCIe replays", values.pcie_replays);
     count("NVLinks lost", values.nvlink.and_then(|link| link.links_lost).map(u64::from));
+    let pages = values.retired_pages.unwrap_or_default();
+    count("retired pages", pages.double_bit);
+    count("bad pages still in use", pages.failed);
+    let modes = values.partitions.iter().filter(|partitions| partitions.count != Some(1));
+    notes.extend(modes.filter_map(|partitions| partitions.compute_mode.clone()));
     if let Some(rows) = values.remapped_rows {
         notes.extend(rows.pending.then(|| "row remapping pending until GPU reset".to_owned()));
         notes.extend(rows.failed.then(|| "row remapping failed".to_owned()));
@@ -139,7 +144,7 @@ fn details(out: &mut Table, values: &Values) {
         let name = process.name.as_deref().unwrap_or("?");
         let memory =
             process.memory_used_bytes.map_or(String::new(), |used| format_bytes(used as f64));
-        out.line("", &format!("     {memory:>10}  {name} ({})", process.pid));
+        out.line("", &format!("     {memory:>10}  {}{name} ({})", owner(process), process.pid));
     }
     if processes.len() > MAX_PROCESSES {
         out.line("", &format!("     and {} more processes", processes.len() - MAX_PROCESSES));
@@ -174,6 +179,16 @@ fn profile(profiling: &Profiling) -> String {
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
+/// User, pod and container in front of the process.
+fn owner(process: &GpuProcess) -> String {
+    let pod = process.pod_uid.as_ref().map(|uid| format!("pod {uid}"));
+    // As long as Docker's and the kubelet's tools print it.
+    let container = process.container_id.as_ref().and_then(|id| id.get(..12));
+    let container = container.map(|id| format!("container {id}"));
+    let parts: Vec<String> = [process.user.clone(), pod, container].into_iter().flatten().collect();
+    if parts.is_empty() { String::new() } else { format!("{}: ", parts.join(", ")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,6 +204,12 @@ mod tests {
             name: Some(name.into()),
             memory_used_bytes: Some(gib << 30),
             ..GpuProcess::default()
+        };
+        let owned = GpuProcess {
+            user: Some("alice".into()),
+            container_id: Some("7f0c3a5b91d2e847".repeat(4)),
+            pod_uid: Some("3c1d7a52-0e4f-4b8e-9d0a-5f6c7b8a9d0e".into()),
+            ..process(8, "train", 2)
         };
         let busy = Gpu {
             name: "NVIDIA L4".into(),
@@ -208,7 +229,7 @@ mod tests {
                     pcie_received_bytes_per_second: Some(1_048_576.0),
                     ..Profiling::default()
                 }),
-                processes: Some(vec![process(9, "sh", 1), process(7, "python3", 19)]),
+                processes: Some(vec![process(9, "sh", 1), owned, process(7, "python3", 19)]),
                 ..Values::default()
             },
             ..Gpu::default()
@@ -238,6 +259,7 @@ mod tests {
                 "           0  NVIDIA L4  97 %  20.0 GiB of 22.0 GiB  72 of 72 W  P0, sw_power_cap, the driver recommends: GPU reset",
                 "                SM 41 %, tensor 25 %, PCIe 5.0 MiB/s",
                 "                  19.0 GiB  python3 (7)",
+                "                   2.0 GiB  alice, pod 3c1d7a52-0e4f-4b8e-9d0a-5f6c7b8a9d0e, container 7f0c3a5b91d2: train (8)",
                 "                   1.0 GiB  sh (9)",
                 "           1  NVIDIA L4                                          LOST: fell off the bus",
             ]

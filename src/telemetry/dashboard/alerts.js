@@ -48,6 +48,8 @@ const gpuAlerts = (gpu, now) => {
   if (rows?.failed) found.push(["critical", "row remapping failed"]);
   if (rows?.pending) found.push(["warning", "row remapping pending, needs a reset"]);
   found.push(...nvidiaAlerts(gpu));
+  const badPages = gpu.retired_pages?.failed;
+  if (badPages) found.push(["critical", `${plural(badPages, "bad memory page")} still in use`]);
   const uncorrected = gpu.ecc?.volatile_uncorrected;
   if (uncorrected) found.push(["critical", plural(uncorrected, "uncorrected memory error")]);
   if (gpu.nvlink?.links_lost) found.push(["warning", `${plural(gpu.nvlink.links_lost, "NVLink")} down`]);

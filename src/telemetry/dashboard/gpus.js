@@ -53,12 +53,19 @@ const createCard = gpu => {
   return { node, sign, name, wrong, value, unit, picture, gauges, readings, table, processes, noProcesses, others, summary, more };
 };
 
+const ownerOf = ({ user, pod_uid: pod, container_id: container }) =>
+  joinDots([user, pod && `pod ${pod}`, container && `container ${container.slice(0, 12)}`]);
+
 const renderProcesses = (body, processes) =>
   reconcile(body, processes, each => `${each.pid} ${each.name} ${each.gpu_instance ?? ""}`, each => {
     const memory = make("td", { class: "number" });
-    const name = make("th", { scope: "row" }, make("span", {}, each.name || "(no name)"));
-    return { node: make("tr", {}, name, make("td", { class: "number" }, String(each.pid)), memory), memory };
-  }, ({ memory }, each) => setText(memory, bytes(each.memory_used_bytes)));
+    const owner = make("small");
+    const name = make("th", { scope: "row" }, make("span", {}, each.name || "(no name)"), " ", owner);
+    return { node: make("tr", {}, name, make("td", { class: "number" }, String(each.pid)), memory), memory, owner };
+  }, ({ memory, owner }, each) => {
+    setText(memory, bytes(each.memory_used_bytes));
+    setText(owner, ownerOf(each));
+  });
 
 /** Profiling metrics, as `[name, text]`. Ratios are 0 to 1. */
 const profileOf = profiling => {
@@ -76,7 +83,8 @@ const profileOf = profiling => {
 
 /** Values without a gauge, as `[name, text]`. */
 const readingsOf = gpu => {
-  const { ecc, nvlink, fan_percent: fan, pcie_generation: generation } = gpu;
+  const { ecc, nvlink, partitions, fan_percent: fan, pcie_generation: generation } = gpu;
+  const xgmi = (gpu.xgmi?.links ?? []).filter(link => link.up).length;
   const { encoder_utilization_percent: encoder, decoder_utilization_percent: decoder } = gpu;
   const reasons = (gpu.clock_event_reasons ?? []).filter(each => !THROTTLE_REASONS.includes(each)).map(humanize);
   return [
@@ -89,6 +97,11 @@ const readingsOf = gpu => {
     ...profileOf(gpu.profiling),
     isKnown(generation) && ["PCIe", `${generation} ×${gpu.pcie_width ?? "?"}`],
     nvlink?.links_up && ["NVLink", `${nvlink.links_up} up`],
+    xgmi && ["XGMI", `${xgmi} up`],
+    partitions && ["partitions", [partitions.compute_mode, partitions.memory_mode].filter(Boolean).join(", ")],
+    isKnown(gpu.gtt_used_bytes) && ["GTT", share(gpu.gtt_used_bytes, gpu.gtt_total_bytes)],
+    isKnown(gpu.energy_joules) && ["energy", `${number(gpu.energy_joules / 3.6e6)} kWh`],
+    gpu.retired_pages?.double_bit && ["retired pages", String(gpu.retired_pages.double_bit)],
     ecc?.volatile_corrected && ["ECC corrected", String(ecc.volatile_corrected)],
     reasons.length && ["clock", reasons.join(", ")],
     ...(gpu.mig_instances ?? []).map(each => [`MIG ${each.index}`,

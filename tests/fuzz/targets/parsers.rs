@@ -137,6 +137,20 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
         }
+        b'H' => drop(gpu_metrics::parse(text)),
+        b'I' => drop(bad_pages::parse(text)),
+        b'J' => drop(kfd_node::parse_pci_slot(text)),
+        b'L' => {
+            let found = container::parse(text);
+            assert!(found.container_id.is_none_or(|id| id.len() == 64));
+            assert!(found.pod_uid.is_none_or(|uid| [32, 36].contains(&uid.len())));
+        }
+        b'N' => drop(passwd::parse_name(text, 1000)),
+        b'O' => drop(pid_status::parse_uid(text)),
+        b'G' => {
+            let mut search = pci_ids::NameSearch::new(0x8086, 0x56c0);
+            text.split(|&byte| byte == b'\n').for_each(|line| search.on_line(line));
+        }
         _ => {}
     }
 });

@@ -128,7 +128,7 @@ impl IntelCard {
             }
             let used = microjoules.and_then(|energy| energy.checked_sub(before));
             let watts = used.map(|used| used as f64 / 1e6 / elapsed.as_secs_f64());
-            self.power_watts = watts.filter(|watts| *watts == 0.0 || WATTS.contains(watts));
+            self.power_watts = watts.filter(|watts| WATTS.contains(watts));
         } else {
             self.power_watts = None;
         }
