@@ -26,9 +26,9 @@ pub fn parse(text: &[u8]) -> Container {
         let path = line.splitn(3, |&byte| byte == b':').nth(2).unwrap_or_default();
         let names = path.split(|&byte| byte == b'/').filter_map(|name| str::from_utf8(name).ok());
         // The innermost container: containers can run containers. All hierarchies of version 1 name the same.
-        let innermost = names.clone().filter_map(container_id).last();
+        let innermost = names.clone().rev().find_map(container_id);
         found.container_id = found.container_id.or(innermost.map(str::to_owned));
-        found.pod_uid = found.pod_uid.or(names.filter_map(pod_uid).last());
+        found.pod_uid = found.pod_uid.or(names.rev().find_map(pod_uid));
     }
     found
 }

@@ -1,11 +1,12 @@
 //! `pci.ids`: names of PCI devices, from the packages hwdata or pciutils.
 //!
-//! Format: described in the first lines of the file: a vendor, its devices after a tab, their subsystems after two. Real lines:
+//! Format: described in the first lines of the file: a vendor, its devices after a tab, their subsystems after two. Real lines, with tabs at their
+//! beginning:
 //!
 //! ```text
 //! 8086  Intel Corporation
-//! 	56c0  DG2 [Data Center GPU Flex 170]
-//! 		8086 4905  Data Center GPU Flex 170
+//!     56c0  DG2 [Data Center GPU Flex 170]
+//!         8086 4905  Data Center GPU Flex 170
 //! ```
 
 /// Finds the name of a device in the lines of the file.

@@ -1,9 +1,9 @@
-//! `/proc/PID/status`: the user of a process. Format: proc_pid_status(5). Two real lines among many others; the IDs are the
-//! real, effective, saved and filesystem one:
+//! `/proc/PID/status`: the user of a process. Format: proc_pid_status(5). Two real lines among many others, with tabs between
+//! the fields; the IDs are the real, effective, saved and filesystem one:
 //!
 //! ```text
-//! Name:	python3
-//! Uid:	1000	1000	1000	1000
+//! Name:    python3
+//! Uid:    1000    1000    1000    1000
 //! ```
 
 use crate::procfs::{ParseError, fields, key_value, lines, number};

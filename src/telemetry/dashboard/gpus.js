@@ -54,7 +54,7 @@ const createCard = gpu => {
 };
 
 const ownerOf = ({ user, pod_uid: pod, container_id: container }) =>
-  joinDots([user, pod && `pod ${pod}`, container && `container ${container.slice(0, 12)}`]);
+  joinDots([user, pod && `pod ${pod.slice(0, 8)}`, container && `container ${container.slice(0, 12)}`]);
 
 const renderProcesses = (body, processes) =>
   reconcile(body, processes, each => `${each.pid} ${each.name} ${each.gpu_instance ?? ""}`, each => {
@@ -65,6 +65,7 @@ const renderProcesses = (body, processes) =>
   }, ({ memory, owner }, each) => {
     setText(memory, bytes(each.memory_used_bytes));
     setText(owner, ownerOf(each));
+    setAttr(owner, "title", joinDots([each.pod_uid, each.container_id]));
   });
 
 /** Profiling metrics, as `[name, text]`. Ratios are 0 to 1. */

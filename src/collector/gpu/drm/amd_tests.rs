@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::DrmCollector;
 use super::fake_sysfs::{FakeSysfs, roots};
-use crate::model::gpu::{Ecc, Gpu, Problem, Values, Vendor};
+use crate::model::gpu::{Ecc, Gpu, Problem, Values};
 
 fn addresses(gpus: &[Gpu]) -> Vec<&str> {
     gpus.iter().map(|gpu| gpu.pci_address.as_deref().unwrap()).collect()
