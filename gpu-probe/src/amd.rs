@@ -47,7 +47,7 @@ of_options! {
 #[derive(Eq)]
 Partitions {
     count: u32,
-/// `SPX` (one), `DPX`, `TPX`, `QPX` or `CPX` (one for each die).
+/// `SPX` (one), `DPX`, `TPX`, `QPX` or `CPX` (one for each compute chip).
     compute_mode: String,
 /// `NPS1` (all memory for each) to `NPS8`.
     memory_mode: String,

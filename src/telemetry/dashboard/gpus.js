@@ -40,9 +40,9 @@ const createCard = gpu => {
   const processes = make("tbody");
   const more = make("tbody");
   const summary = make("summary");
-  const head = name => make("th", { scope: "col", class: name === "Process" ? "" : "number" }, name);
+  const head = name => make("th", { scope: "col", class: ["Process", "Owner"].includes(name) ? "" : "number" }, name);
   const caption = make("caption", {}, make("span", { class: "sr-only" }, `Processes on GPU ${gpu.index}`));
-  const heads = make("thead", { class: "sr-only" }, make("tr", {}, head("Process"), head("PID"), head("Memory")));
+  const heads = make("thead", { class: "sr-only" }, make("tr", {}, head("Process"), head("PID"), head("Memory"), head("Owner")));
   const others = make("details", {}, summary, make("table", {}, caption.cloneNode(true), heads.cloneNode(true), more));
   const table = make("table", {}, caption, heads, processes);
   const noProcesses = make("p", { class: "rest" }, "No processes.");
@@ -60,8 +60,9 @@ const renderProcesses = (body, processes) =>
   reconcile(body, processes, each => `${each.pid} ${each.name} ${each.gpu_instance ?? ""}`, each => {
     const memory = make("td", { class: "number" });
     const owner = make("small");
-    const name = make("th", { scope: "row" }, make("span", {}, each.name || "(no name)"), " ", owner);
-    return { node: make("tr", {}, name, make("td", { class: "number" }, String(each.pid)), memory), memory, owner };
+    const name = make("th", { scope: "row" }, make("span", {}, each.name || "(no name)"));
+    const node = make("tr", {}, name, make("td", { class: "number" }, String(each.pid)), memory, make("td", {}, owner));
+    return { node, memory, owner };
   }, ({ memory, owner }, each) => {
     setText(memory, bytes(each.memory_used_bytes));
     setText(owner, ownerOf(each));

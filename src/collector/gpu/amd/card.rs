@@ -228,7 +228,7 @@ fn partitions(files: &mut FileReader, device: &Path) -> Option<Partitions> {
         "DPX" => Some(2),
         "TPX" => Some(3),
         "QPX" => Some(4),
-        // As many as it has dies.
+        // As many as it has compute chips.
         _ => None,
     };
     let memory_mode = files.read_line(&device.join("current_memory_partition"));
