@@ -144,7 +144,8 @@ fn reads_values_of_xe() {
 fn missing_and_implausible_values_are_absent() {
     let sysfs = FakeSysfs::new();
     sysfs.add("card0", "0000:03:00.0", "xe", &FLEX);
-    let before_linux_6_2 = sysfs.collector().read().remove(0);
+    let mut collector = sysfs.collector();
+    let before_linux_6_2 = collector.read().remove(0);
     assert_eq!((before_linux_6_2.problem, before_linux_6_2.values), (None, Values::default()));
     sysfs.write(
         "0000:03:00.0",
@@ -158,7 +159,18 @@ fn missing_and_implausible_values_are_absent() {
             ("tile0/gt0/freq0/throttle/status", "?"),
         ],
     );
-    assert_eq!(sysfs.collector().read()[0].values, Values::default());
+    assert_eq!(collector.read()[0].values, Values::default());
+}
+
+#[test]
+fn finds_sensors_that_the_driver_registers_later() {
+    let sysfs = FakeSysfs::new();
+    sysfs.add("card0", "0000:03:00.0", "xe", &B580);
+    let mut collector = sysfs.collector();
+    assert_eq!(collector.read()[0].values, Values::default());
+    let files = [("hwmon/hwmon0/name", "xe"), ("tile0/gt0/freq0/act_freq", "400")];
+    sysfs.write("0000:03:00.0", &files);
+    assert_eq!(collector.read()[0].values.sm_clock_mhz, Some(400));
 }
 
 #[test]

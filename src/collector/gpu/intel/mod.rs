@@ -87,6 +87,10 @@ impl IntelCard {
         let is_suspended = is_suspended(&self.at.device, files);
         if is_suspended {
             self.energy = None;
+        } else if self.sensors.is_none() {
+            // The driver registers them last.
+            self.sensors = SensorFiles::find(&self.at.device, files);
+            self.clocks = ClockFiles::find(&self.at);
         }
         Gpu {
             vendor: Vendor::Intel,
