@@ -191,7 +191,9 @@ fn resumes_accepting_after_running_out_of_thread_memory() {
     }
     drop(flood);
     let start = Instant::now();
-    wait_until("an accepted connection", || (agent.http("/usage", "").0 == 426).then_some(()));
+    wait_until("an accepted connection", || {
+        (agent.http_status("/usage") == Some(426)).then_some(())
+    });
     assert!(start.elapsed() < SLACK, "{:?}", start.elapsed());
     agent.stop();
 }

@@ -5,6 +5,7 @@ pub mod attack;
 pub mod balancer;
 pub mod browser;
 pub mod bystanders;
+mod client;
 #[cfg(feature = "hub")]
 pub mod cluster;
 pub mod control_group;
@@ -49,9 +50,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+pub use client::Client;
 pub use temp_dir::TempDir;
-use tungstenite::protocol::CloseFrame;
-use tungstenite::{Message, WebSocket};
 
 /// Longer than any operation should take on a busy machine.
 pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -247,6 +247,17 @@ impl Agent {
         (status.unwrap_or_else(|| panic!("no response: {answer:?}")), answer)
     }
 
+    /// The status that a page is answered with, or None if the agent cannot serve one more connection and closes it.
+    pub fn http_status(&self, target: &str) -> Option<u16> {
+        let mut socket = self.socket();
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let mut response = Vec::new();
+        // A connection that is closed ends with an error or without an error, and before or after the request is written.
+        let _ =
+            socket.write_all(request.as_bytes()).and_then(|()| socket.read_to_end(&mut response));
+        String::from_utf8_lossy(&response).split(' ').nth(1)?.parse().ok()
+    }
+
     pub fn socket(&self) -> TcpStream {
         let socket = TcpStream::connect(self.address).unwrap();
         socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
@@ -272,65 +283,6 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// A WebSocket client.
-pub struct Client(pub WebSocket<TcpStream>);
-
-impl Client {
-    pub fn send_text(&mut self, text: &str) {
-        self.0.send(Message::text(text)).unwrap();
-    }
-
-    /// Reads the next message that is no ping. A read with a timeout is interrupted if the process is stopped and continued.
-    fn read(&mut self) -> Message {
-        loop {
-            match self.0.read() {
-                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::Interrupted => {}
-                Ok(Message::Ping(_)) => {}
-                message => return message.unwrap(),
-            }
-        }
-    }
-
-    /// Reads the next message; pings are none.
-    pub fn json(&mut self) -> serde_json::Value {
-        loop {
-            match self.read() {
-                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
-                Message::Ping(_) => {}
-                other => panic!("expected text, got {other:?}"),
-            }
-        }
-    }
-
-    /// Reads until the close frame.
-    pub fn closed(&mut self) -> CloseFrame {
-        loop {
-            if let Message::Close(frame) = self.read() {
-                return frame.unwrap();
-            }
-        }
-    }
-
-    /// Asserts that no message arrives within `time`. Pings are no messages.
-    pub fn assert_no_message_for(&mut self, time: Duration) {
-        let deadline = Instant::now() + time;
-        let read = loop {
-            let left =
-                deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            self.0.get_ref().set_read_timeout(Some(left)).unwrap();
-            match self.0.read() {
-                Ok(Message::Ping(_)) => {}
-                read => break read,
-            }
-        };
-        assert!(
-            matches!(&read, Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock),
-            "{read:?}"
-        );
-        self.0.get_ref().set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     }
 }
 
