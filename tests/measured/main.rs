@@ -14,6 +14,7 @@ mod heartbeat_clients;
 mod heartbeat_load;
 mod metrics_dashboards;
 mod metrics_peers;
+mod metrics_systemd;
 mod monitor_many;
 mod page;
 mod page_gpus;

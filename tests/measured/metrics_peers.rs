@@ -134,7 +134,7 @@ pub fn covers(line: &str, name: &str) -> bool {
 const NEWER_LABELS: [&str; 2] = ["rotational=", "adminstate="];
 
 /// Values by name and sorted labels, without labels whose value is empty and [`NEWER_LABELS`].
-fn series(text: &str) -> BTreeMap<String, f64> {
+pub fn series(text: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, value) = line.rsplit_once(' ').unwrap();

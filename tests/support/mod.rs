@@ -36,6 +36,7 @@ pub mod sshd;
 #[cfg(feature = "hub")]
 pub mod store;
 pub mod supervised;
+pub mod systemd_host;
 pub mod tcp_proxy;
 mod temp_dir;
 pub mod tls_server;
