@@ -221,6 +221,21 @@ fn snapshot_and_detail_have_all_values_of_amd_and_intel_gpus() {
 }
 
 #[test]
+fn logs_table_of_unknown_revision_once() {
+    let machine = Machine::new("amd");
+    let table = "sys/devices/pci0000:c0/0000:c0:03.1/0000:c3:00.0/gpu_metrics";
+    // 8 bytes, format 1, content 99.
+    machine.write(table, "\u{8}\0\u{1}\u{63}abcd");
+    let agent = machine.start();
+    let mut client = agent.subscribe();
+    (0..3).for_each(|_| drop(client.json()));
+    let lines = agent.stop();
+    let lines: Vec<&String> = lines.iter().filter(|line| line.contains("firmware")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("expected a known revision of its size"), "{lines:?}");
+}
+
+#[test]
 fn sample_command_lists_gpus_of_both_vendors() {
     let text = |tree: &str| {
         let (machine, mut command) = (Machine::new(tree), hm_agent());

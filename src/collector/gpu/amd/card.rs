@@ -97,7 +97,7 @@ impl AmdCard {
     pub(in crate::collector::gpu) fn read(&mut self, files: &mut FileReader) -> Gpu {
         let is_suspended = is_suspended(&self.device, files);
         if is_suspended {
-            self.firmware = Firmware::default();
+            self.firmware.forget_counters();
         } else if self.sensors.is_none() {
             self.read_identity(files);
         }

@@ -7,6 +7,7 @@ use crate::collector::file_reader::FileReader;
 use crate::collector::gpu::hwmon::{CELSIUS, MEGAHERTZ, WATTS};
 use crate::model::gpu::Values;
 use crate::procfs::gpu_metrics::{self, GpuMetrics, ThrottleCounters};
+use crate::util::error::Error;
 use gpu_probe::amd::{ThrottleCycles, Xgmi, XgmiLink};
 use gpu_probe::nvidia::PcieErrors;
 
@@ -30,9 +31,15 @@ const THROTTLE_BITS: [(u64, &str); 3] = [
 pub(super) struct Firmware {
     throttle: ThrottleCounters,
     reasons: Option<Vec<String>>,
+    unknown_table_logged: bool,
 }
 
 impl Firmware {
+    /// To be called when the GPU is suspended: its counters start anew.
+    pub(super) fn forget_counters(&mut self) {
+        (self.throttle, self.reasons) = Default::default();
+    }
+
     /// Adds values of the table of `device`.
     pub(super) fn read(
         &mut self,
@@ -41,8 +48,9 @@ impl Firmware {
         files: &mut FileReader,
         values: &mut Values,
     ) {
-        let Ok(table) = files.parse(&device.join("gpu_metrics"), gpu_metrics::parse) else {
-            return;
+        let table = match files.parse(&device.join("gpu_metrics"), gpu_metrics::parse) {
+            Ok(table) => table,
+            Err(error) => return self.log_unknown_table(&error),
         };
         let is_instinct = table.revision >= FIRST_INSTINCT_REVISION
             || device_id.is_some_and(|id| MI200.contains(&id));
@@ -55,6 +63,14 @@ impl Firmware {
         values.xgmi = known(xgmi(&table));
         if let (Some(partitions), Some(count)) = (&mut values.partitions, table.partitions) {
             partitions.count = u32::try_from(count).ok();
+        }
+    }
+
+    /// Not every GPU has a table, but one that is there has values which are not shown.
+    fn log_unknown_table(&mut self, error: &Error) {
+        if matches!(error, Error::Parse { .. }) && !self.unknown_table_logged {
+            log::info!("values of the GPU's firmware are not shown: {error}");
+            self.unknown_table_logged = true;
         }
     }
 
