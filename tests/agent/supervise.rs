@@ -68,7 +68,7 @@ fn detach_reports_failed_start_at_terminal() {
 fn restarts_killed_agent_with_doubling_delay() {
     let setup = Setup::new("crash");
     let mut supervisor = setup.in_foreground(&["--pid-file", "pid"]);
-    wait_until("an agent", || setup.is_listening().then_some(()));
+    setup.wait_log("started; settings", 1);
     // None that a shell has its background jobs ignore, as SIGQUIT.
     for (name, seconds) in [("KILL", 1), ("ILL", 2), ("ABRT", 4)] {
         let (agent, start) = (supervisor.agent(), Instant::now());
@@ -119,7 +119,7 @@ fn foreground_retries_failed_start_unless_settings_are_invalid() {
 fn exits_when_agent_stops_on_request() {
     let setup = Setup::new("stopped");
     let mut supervisor = setup.in_foreground(&["--pid-file", "pid"]);
-    wait_until("an agent", || setup.is_listening().then_some(()));
+    setup.wait_log("started; settings", 1);
     signal(supervisor.agent(), "-TERM");
     assert_eq!(supervisor.wait(), Some(0));
     assert!(!setup.path("pid").exists());
@@ -130,7 +130,7 @@ fn exits_when_agent_stops_on_request() {
 fn forwards_interrupt_once_to_agent_in_own_group() {
     let setup = Setup::new("interrupt");
     let mut supervisor = setup.in_foreground(&[]);
-    wait_until("an agent", || setup.is_listening().then_some(()));
+    setup.wait_log("started; settings", 1);
     assert_ne!(stat(supervisor.agent()).unwrap()[2], stat(supervisor.pid).unwrap()[2]);
     supervisor.signal("-INT");
     assert_eq!(supervisor.wait(), Some(0));
@@ -198,8 +198,12 @@ fn delivers_early_signal_after_startup() {
 fn kills_and_restarts_agent_without_watchdog_messages() {
     let setup = Setup::new("silent");
     let mut supervisor = setup.in_foreground(&[]);
-    wait_until("an agent", || setup.is_listening().then_some(()));
-    let (agent, start) = (supervisor.agent(), Instant::now());
+    setup.wait_log("started; settings", 1);
+    let agent = supervisor.agent();
+    // It handles signals once it has sent READY=1.
+    signal(agent, "-HUP");
+    setup.wait_log("configuration reloaded", 1);
+    let start = Instant::now();
     signal(agent, "-STOP");
     // The last watchdog message may be half a minute old.
     std::thread::park_timeout(Duration::from_secs(25));
