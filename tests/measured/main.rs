@@ -10,6 +10,7 @@ mod core_adversarial;
 mod flood;
 mod flood_servers;
 mod footprint;
+mod gpu_cost;
 mod heartbeat_clients;
 mod heartbeat_load;
 mod metrics_dashboards;
