@@ -46,19 +46,25 @@ fn page(
     serde_json::from_str(&text).map_err(|error| format!("{}: {error}", server.url()))
 }
 
-/// A line for each event.
+/// A line for each event, in the order of their times: the agent reads what the kernel has logged earlier after its start.
 pub fn to_text(events: &[Event]) -> String {
-    events.iter().map(|event| line(event) + "\n").collect()
+    let mut events: Vec<&Event> = events.iter().collect();
+    events.sort_by_key(|event| event.unix_seconds);
+    events.into_iter().map(|event| line(event) + "\n").collect()
 }
 
 fn line(event: &Event) -> String {
-    let Event { unix_seconds, last_unix_seconds, count, kind, severity, text, .. } = event;
+    let Event { unix_seconds, last_unix_seconds, count, kind, severity, subject, text, .. } = event;
     let (time, severity, kind) = (utc(*unix_seconds), severity.name(), kind.name());
     let repeated = match count {
         1 => String::new(),
         count => format!(" ({count} times until {})", utc(*last_unix_seconds)),
     };
-    let line = format!("{time} {severity:<8} {kind:<16} {text}{repeated}");
+    let subject = match text.contains(subject.as_str()) {
+        true => String::new(),
+        false => format!("{subject}: "),
+    };
+    let line = format!("{time} {severity:<8} {kind:<16} {subject}{text}{repeated}");
     escape_for_terminal(&line).into_owned()
 }
 
@@ -100,10 +106,16 @@ mod tests {
             code: Some(79),
             text: "NVRM: Xid\u{1b}[2J".into(),
         };
-        let expected = "2026-11-20T23:10:53Z critical xid              NVRM: Xid\\u{1b}[2J";
+        let expected =
+            "2026-11-20T23:10:53Z critical xid              0000:9b:00.0: NVRM: Xid\\u{1b}[2J";
         assert_eq!(line(&event), expected);
         event.count = 3;
         assert_eq!(line(&event), format!("{expected} (3 times until 2026-11-20T23:10:55Z)"));
+        event.text = "0000:9b:00.0 is lost".into();
+        assert!(line(&event).contains(" 0000:9b:00.0 is lost"), "{}", line(&event));
+        assert_eq!(line(&event).matches("0000:9b:00.0").count(), 1, "{}", line(&event));
+        let earlier = Event { id: 2, unix_seconds: 1_795_216_000, ..event.clone() };
+        assert!(to_text(&[event, earlier]).starts_with("2026-11-20T23:06:40Z"));
     }
 
     #[test]
