@@ -1,5 +1,5 @@
-//! What hm-hub can read from this node over an outbound connection: a description, the status, and the bodies of `/metrics`, `/snapshot`
-//! and `/events`.
+//! What hm-hub can read from this node over an outbound connection: a description, the status, and the bodies of `/metrics`, `/snapshot`,
+//! `/events` and `/history`.
 //! It needs no `usage.token`.
 
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::hub_extension::messages::{AgentInfo, GetRequest};
 use crate::hub_extension::node::{NodeResources, NodeResponse};
 use crate::hub_extension::status::NodeStatus;
 use crate::metrics::Format;
-use crate::telemetry::responses::{NOT_READY, RenderedBody};
+use crate::telemetry::responses::{NOT_READY, NoHistory, RenderedBody};
 
 impl NodeResources for Services {
     fn agent_info(&self) -> Option<AgentInfo> {
@@ -49,6 +49,11 @@ impl NodeResources for Services {
             "/events" => match responses.events_body(query, request.gzip) {
                 Ok(body) => body,
                 Err(why) => return text(400, &why),
+            },
+            "/history" => match responses.history_body(query, request.gzip) {
+                Ok(body) => body,
+                Err(NoHistory::BadQuery(why)) => return text(400, &why),
+                Err(NoHistory::Unreadable(why)) => return text(503, &why),
             },
             _ => return text(404, "no such path"),
         };

@@ -50,6 +50,7 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
         signals::signal_loop(sources, &settings, &services, &mut notifier, &enabled);
         notifier.stopping();
         events::record_stop(&services.events);
+        services.series.stop();
         services.shutdown.trigger();
         services.state.clone()
     });

@@ -14,12 +14,13 @@ use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::server::HeartbeatServer;
 use crate::history::event_log::EventLog;
 use crate::history::observer::StateObserver;
+use crate::history::series::SeriesHistory;
 use crate::hm_client::client::HmClient;
 use crate::http::listener::{ConnectionLimits, Listener};
 use crate::http::service::HttpService;
 use crate::http::stats::ListenerStats;
-use crate::model::RawSample;
 use crate::model::host_info::HostInfo;
+use crate::model::{RawSample, Snapshot};
 use crate::remote::hosts::Hosts;
 use crate::remote::server::{self, MonitorServer};
 use crate::sys::EventFd;
@@ -45,6 +46,7 @@ pub(super) struct Services {
     pub(super) gpus: GpuState,
     pub(super) latest: LatestSample,
     pub(super) events: EventLog,
+    pub(super) series: SeriesHistory,
     pub(super) kernel_log: KernelLog,
     /// Readable once samples contain the GPUs' state.
     pub(super) gpus_ready: EventFd,
@@ -73,6 +75,7 @@ impl Services {
         };
         let observer = Mutex::new(StateObserver::default());
         let observe = |sample: &mut RawSample| events::observe(self, &observer, sample);
+        let record = |snapshot: &Snapshot| self.series.record(snapshot);
         let sampler_loop = SamplerLoop {
             config: &self.config,
             reloaded: &self.reloaded,
@@ -83,6 +86,7 @@ impl Services {
             shutdown: &self.shutdown,
             services: &status,
             observe: &observe,
+            record: &record,
         };
         sampler_loop.run(sampler);
     }
@@ -104,6 +108,7 @@ impl Services {
             gpus_ready: &self.gpus_ready,
             shutdown: &self.shutdown,
             events: &self.events,
+            series: &self.series,
             ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
         }
     }

@@ -16,6 +16,7 @@ use crate::core_client::client::CoreClient;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::table::Transition;
 use crate::history::event_log::EventLog;
+use crate::history::series::SeriesHistory;
 use crate::hm_client::client::HmClient;
 use crate::http::listener::Listener;
 use crate::model::host_info::HostInfo;
@@ -73,6 +74,7 @@ fn create_services(
     let events = EventLog::open(&state);
     let booted = latest.current().raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
     events::record_start(&events, &config.roots, &boot_id, booted);
+    let series = SeriesHistory::open(&state);
     let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&state));
     let heartbeat = heartbeat.transpose().map_err(no_eventfd)?;
     let credentials = Arc::new(HubCredentials::open(&state, &node_id));
@@ -97,6 +99,7 @@ fn create_services(
         gpus: GpuState::new().map_err(no_eventfd)?,
         latest,
         events,
+        series,
         kernel_log: KernelLog::default(),
         gpus_ready: EventFd::new().map_err(no_eventfd)?,
         liveness,

@@ -1,5 +1,6 @@
-//! What happened to this node: the event log.
+//! The past of this node: the event log, and a day of the most important series.
 
 pub mod event_log;
 pub mod observer;
 pub mod reboots;
+pub mod series;

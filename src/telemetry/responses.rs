@@ -6,11 +6,14 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use serde::Serialize;
+
 use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::collector::process_stats;
 use crate::collector::sampler_loop::FIRST_GPU_RESULT_TIMEOUT;
 use crate::config::CurrentConfig;
 use crate::history::event_log::{EventLog, EventQuery};
+use crate::history::series::{Range, SeriesHistory};
 use crate::http::gzip;
 use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response};
@@ -51,6 +54,13 @@ pub struct Responses<'a> {
     /// Name and counters of each listening port.
     pub ports: Vec<(&'static str, &'a ListenerStats)>,
     pub events: &'a EventLog,
+    pub series: &'a SeriesHistory,
+}
+
+/// Why there is no history.
+pub enum NoHistory {
+    BadQuery(String),
+    Unreadable(String),
 }
 
 /// Paths that are answered without a WebSocket.
@@ -60,6 +70,7 @@ pub enum Resource {
     Metrics,
     Snapshot,
     Events,
+    History,
     /// The agent works.
     Healthy,
     /// Samples include the GPUs.
@@ -73,6 +84,7 @@ impl Resource {
             "/metrics" => Some(Self::Metrics),
             "/snapshot" => Some(Self::Snapshot),
             "/events" => Some(Self::Events),
+            "/history" => Some(Self::History),
             "/-/healthy" | "/healthz" => Some(Self::Healthy),
             "/-/ready" => Some(Self::Ready),
             _ => None,
@@ -110,6 +122,12 @@ impl Responses<'_> {
             Resource::Events => self
                 .events_body(head.query, accepts_gzip)
                 .map_err(|why| ErrorResponse::new("400 Bad Request", why))?,
+            Resource::History => {
+                self.history_body(head.query, accepts_gzip).map_err(|why| match why {
+                    NoHistory::BadQuery(why) => ErrorResponse::new("400 Bad Request", why),
+                    NoHistory::Unreadable(why) => ErrorResponse::service_unavailable(why),
+                })?
+            }
         };
         let response = Response::new(OK, body.content_type, body.bytes)
             .header("Vary: Accept, Accept-Encoding")
@@ -138,13 +156,15 @@ impl Responses<'_> {
 
     /// The events that a query requests. The error is why it is not valid.
     pub fn events_body(&self, query: &str, accepts_gzip: bool) -> Result<RenderedBody, String> {
-        let page = self.events.page(EventQuery::parse(query)?);
-        // Serialization cannot fail: the types have neither maps nor custom implementations.
-        let plain = serde_json::to_vec(&page).unwrap_or_default();
-        let is_long = accepts_gzip && plain.len() >= gzip::MIN_COMPRESSED_BYTES;
-        let compressed = is_long.then(|| gzip::compress(&plain).ok()).flatten();
-        let (is_gzip, bytes) = (compressed.is_some(), compressed.unwrap_or(plain).into());
-        Ok(RenderedBody { content_type: "application/json", bytes, is_gzip })
+        Ok(json_body(&self.events.page(EventQuery::parse(query)?), accepts_gzip))
+    }
+
+    /// The series over the time that a query requests.
+    pub fn history_body(&self, query: &str, accepts_gzip: bool) -> Result<RenderedBody, NoHistory> {
+        let range = Range::parse(query).map_err(NoHistory::BadQuery)?;
+        let (interval, sample) = (self.config.get().interval, self.latest.current());
+        let history = self.series.read(range, interval, &sample.snapshot);
+        Ok(json_body(&history.map_err(NoHistory::Unreadable)?, accepts_gzip))
     }
 
     /// Waits until samples include the GPUs, at most the first seconds after the start. Otherwise a client that requests data
@@ -203,6 +223,15 @@ impl Responses<'_> {
 
 fn boot_time_seconds(sample: &PublishedSample) -> Option<u64> {
     sample.raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds)
+}
+
+fn json_body(value: &impl Serialize, accepts_gzip: bool) -> RenderedBody {
+    // Serialization cannot fail: the types have neither maps nor custom implementations.
+    let plain = serde_json::to_vec(value).unwrap_or_default();
+    let is_long = accepts_gzip && plain.len() >= gzip::MIN_COMPRESSED_BYTES;
+    let compressed = is_long.then(|| gzip::compress(&plain).ok()).flatten();
+    let (is_gzip, bytes) = (compressed.is_some(), compressed.unwrap_or(plain).into());
+    RenderedBody { content_type: "application/json", bytes, is_gzip }
 }
 
 /// A body of this sample, compressed if it is long enough and the client accepts it.
@@ -266,6 +295,7 @@ mod tests {
             shutdown: &Shutdown::new().unwrap(),
             ports: vec![("usage", &stats)],
             events: &EventLog::open(&dir.state),
+            series: &SeriesHistory::open(&dir.state),
         };
         let error = responses.wait_for_gpus(Duration::from_millis(1)).unwrap_err();
         assert_eq!(error.status, "503 Service Unavailable");

@@ -102,6 +102,7 @@ fn attribute_to_client(
 
 fn not_found(path: &str) -> ErrorResponse {
     let message = not_found_message(path);
-    let text = format!("{message}; telemetry is at /, /usage, /metrics, /snapshot and /events");
+    let text =
+        format!("{message}; telemetry is at /, /usage, /metrics, /snapshot, /events and /history");
     ErrorResponse::new("404 Not Found", text)
 }

@@ -85,6 +85,7 @@ fn events_are_kept_in_memory_while_the_disk_is_full() {
         Agent::spawn(disk.run_inside(&command))
     };
     let agent = start(&log);
+    agent.wait_log("started; settings");
     disk.fill();
     // More than the rest of the last page of the file.
     let lines: Vec<String> = (1..=50).map(line).collect();

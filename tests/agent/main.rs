@@ -34,6 +34,7 @@ mod heartbeat_cli;
 mod heartbeat_http;
 mod heartbeat_life;
 mod heartbeat_limits;
+mod history;
 mod hm;
 mod hm_backlog;
 #[cfg(target_env = "gnu")] // It needs LD_PRELOAD.
