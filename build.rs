@@ -52,7 +52,21 @@ const DASHBOARD: Sources = Sources {
     head: "head.html",
     styles: &["base.css", "page.css"],
     body: &["body.html", "main.html", "foot.html"],
-    scripts: &["dom.js", "history.js", "alerts.js", "panels.js", "gpus.js", "link.js", "page.js"],
+    scripts: &[
+        "dom.js",
+        "history.js",
+        "curves.js",
+        "xids.js",
+        "alerts.js",
+        "findings.js",
+        "events.js",
+        "panels.js",
+        "gpus.js",
+        "gpu_table.js",
+        "feeds.js",
+        "link.js",
+        "page.js",
+    ],
 };
 
 const FLEET_PAGE: Sources = Sources {
@@ -80,9 +94,15 @@ const NODE_PAGE: Sources = Sources {
     scripts: &[
         "dom.js",
         "history.js",
+        "curves.js",
+        "xids.js",
         "alerts.js",
+        "findings.js",
+        "events.js",
         "panels.js",
         "gpus.js",
+        "gpu_table.js",
+        "feeds.js",
         "hub/link.js",
         "hub/session.js",
         "hub/node/snapshot.js",

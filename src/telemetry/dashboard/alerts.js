@@ -1,4 +1,4 @@
-// The alerts of an update, critical ones first. Each names the device it concerns.
+// Problems that an update shows: for cards, and in place of the findings of an agent without `GET /health`.
 
 const DRIVER_PROBLEMS = {
   no_driver: "not loaded",
@@ -11,7 +11,6 @@ const THROTTLE_REASONS = ["hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slow
 const DAY = 86400;
 const MAX_LISTED_APPS = 5;
 
-const time = unix => new Date(unix * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 const joinColon = (...parts) => parts.filter(Boolean).join(": ");
 
 const RECOVERY_ACTIONS = {
@@ -54,7 +53,8 @@ const gpuAlerts = (gpu, now) => {
   if (uncorrected) found.push(["critical", plural(uncorrected, "uncorrected memory error")]);
   if (gpu.nvlink?.links_lost) found.push(["warning", `${plural(gpu.nvlink.links_lost, "NVLink")} down`]);
   for (const { code, count, last_unix_seconds: last } of gpu.xids ?? []) {
-    found.push([now - last < DAY ? "warning" : "note", `XID ${code}${count > 1 ? ` ${count} times` : ""}, ${time(last)}`]);
+    const times = count > 1 ? ` (${count} times)` : "";
+    found.push([now - last < DAY ? "warning" : "note", `${xidName(code)}${times}, ${ago(now - last)}`]);
   }
   return found;
 };
@@ -68,31 +68,37 @@ const appLevel = ({ state, maintenance_seconds: maintenance }) =>
 const mountLevel = ({ used_percent: used = 0, read_only: fixed }) =>
   fixed || used < 90 ? "" : used < 97 ? "warning" : "critical";
 
+/** Problems as `{severity, device, target, summary}`, critical ones first. `target` is the id of the element with more about it. */
 const alertsOf = update => {
   const found = [];
+  const add = (severity, device, target, summary) => found.push({ severity, device, target, summary });
   const driver = update.nvidia;
   if (driver && DRIVER_PROBLEMS[driver.state]) {
-    found.push(["critical", joinColon(`NVIDIA driver ${DRIVER_PROBLEMS[driver.state]}`, driver.message)]);
+    add("critical", "", "gpus", joinColon(`NVIDIA driver ${DRIVER_PROBLEMS[driver.state]}`, driver.message));
   }
   for (const gpu of update.gpus) {
     for (const [level, text] of gpuAlerts(gpu, update.timestamp)) {
-      if (level !== "note") found.push([level, `GPU ${gpu.index} ${text}`]);
+      if (level !== "note") add(level, `GPU ${gpu.index}`, `gpu-${gpu.index}`, text);
     }
   }
   const late = update.heartbeats.filter(app => ["warning", "critical"].includes(appLevel(app)));
   for (const app of late.slice(0, late.length > MAX_LISTED_APPS ? 0 : MAX_LISTED_APPS)) {
     const what = app.state === "DROPPED" ? "was dropped" : "is overdue";
-    found.push([appLevel(app), `Application ${app.app_id} ${what} (${app.od} times its timeout)`]);
+    add(appLevel(app), "", "h-apps", `Application ${app.app_id} ${what} (${app.od} times its timeout)`);
   }
-  if (late.length > MAX_LISTED_APPS) found.push(["critical", `${late.length} applications are overdue`]);
+  if (late.length > MAX_LISTED_APPS) add("critical", "", "h-apps", `${late.length} applications are overdue`);
   for (const each of update.links) {
-    const why = joinColon(`${each.name} is not online`, each.last_outage);
-    if (linkLevel(each) === "warning") found.push(["warning", why]);
-    if (each.dropped) found.push(["warning", `${each.name}: ${plural(each.dropped, "report")} dropped`]);
+    if (linkLevel(each) === "warning") add("warning", "", "h-links", joinColon(`${each.name} is not online`, each.last_outage));
+    if (each.dropped) add("warning", each.name, "h-links", `${plural(each.dropped, "report")} dropped`);
   }
   for (const mount of update.file_systems) {
     const level = mountLevel(mount);
-    if (level) found.push([level, `${mount.mount_point} is ${percent(mount.used_percent)} full`]);
+    if (level) add(level, "", "h-mounts", `${mount.mount_point} is ${percent(mount.used_percent)} full`);
   }
-  return found.sort(([one], [two]) => (one === "critical" ? 0 : 1) - (two === "critical" ? 0 : 1));
+  return bySeverity(found);
+};
+
+const bySeverity = found => {
+  const order = { critical: 0, warning: 1 };
+  return [...found].sort((one, two) => (order[one.severity] ?? 2) - (order[two.severity] ?? 2));
 };

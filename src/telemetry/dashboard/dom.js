@@ -82,6 +82,8 @@ const duration = seconds => {
   return days === 0 ? `${hours} h ${minutes} min` : `${days} d ${hours} h`;
 };
 
+const ago = seconds => `${duration(seconds)} ago`;
+
 const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 ? one : many}`;
 const joinDots = parts => parts.filter(Boolean).join("  ·  ");
 const humanize = text => text.replaceAll("_", " ");

@@ -1,6 +1,7 @@
 // A card for each GPU, and the state of the NVIDIA driver.
 
 const SHOWN_PROCESSES = 3;
+const SHOWN_GPU_EVENTS = 3;
 
 /** Text for each `nvidia.state` that is no problem. */
 const DRIVER_STATES = {
@@ -22,11 +23,20 @@ const renderDriver = ({ nvidia, gpus }) => {
   setText($("driver-message"), bad ? `NVIDIA driver ${joinColon(bad, nvidia.message)}` : "");
 };
 
-/** Creates a gauge: name, value and a bar. */
+/** Why a GPU has no utilization, in a word or two. */
+const absenceOf = ({ problem, mig_enabled: isMig }) => (problem ? humanize(problem) : isMig ? "MIG mode" : "not reported");
+
+/** The same as a sentence; empty if the problem of the GPU says it. */
+const reasonForNoLoad = gpu => {
+  if (gpu.problem || isKnown(gpu.utilization_percent)) return "";
+  return gpu.mig_enabled ? "In MIG mode the driver reports no utilization." : "The driver reports no utilization.";
+};
+
+/** Creates a gauge: name, value and a curve. */
 const createGauge = name => {
-  const [value, note, full] = [make("b"), make("small"), createBar()];
-  const node = make("div", {}, make("dt", {}, name), make("dd", {}, value, " ", note, full.node));
-  return { node, value, note, full };
+  const [value, note, picture] = [make("b"), make("small"), createCurve()];
+  const node = make("div", {}, make("dt", {}, name), make("dd", {}, value, " ", note), picture.node);
+  return { node, value, note, picture, name };
 };
 
 const createCard = gpu => {
@@ -34,7 +44,8 @@ const createCard = gpu => {
   const [sign, name] = [make("span"), make("small")];
   const wrong = make("ul", { class: "problems" });
   const [value, unit] = [make("span", { class: "value" }), make("span", { class: "unit" })];
-  const picture = createCurve();
+  const plot = createPlot(["100 %", "0"]);
+  const why = make("p", { class: "rest" });
   const gauges = ["Memory", "Power", "Temperature", "Clock"].map(createGauge);
   const readings = make("ul", { class: "readings" });
   const processes = make("tbody");
@@ -46,11 +57,12 @@ const createCard = gpu => {
   const others = make("details", {}, summary, make("table", {}, caption.cloneNode(true), heads.cloneNode(true), more));
   const table = make("table", {}, caption, heads, processes);
   const noProcesses = make("p", { class: "rest" }, "No processes.");
-  const node = make("article", { class: "card", "aria-labelledby": id },
-    make("h3", { id }, sign, `GPU ${gpu.index} `, name), wrong,
-    make("div", { class: "load" }, make("p", { class: "figure" }, value, unit), picture.node),
-    make("dl", { class: "gauges" }, ...gauges.map(each => each.node)), readings, noProcesses, table, others);
-  return { node, sign, name, wrong, value, unit, picture, gauges, readings, table, processes, noProcesses, others, summary, more };
+  const recent = make("ul", { class: "events" });
+  const node = make("article", { class: "card", id, "aria-labelledby": `h-${id}`, tabindex: "-1" },
+    make("h3", { id: `h-${id}` }, sign, `GPU ${gpu.index} `, name), wrong,
+    make("div", { class: "load" }, make("p", { class: "figure" }, value, unit), plot.node), why,
+    make("dl", { class: "gauges" }, ...gauges.map(each => each.node)), recent, readings, noProcesses, table, others);
+  return { node, sign, name, wrong, value, unit, plot, why, gauges, recent, readings, table, processes, noProcesses, others, summary, more };
 };
 
 const ownerOf = ({ user, pod_uid: pod, container_id: container }) =>
@@ -112,33 +124,44 @@ const readingsOf = gpu => {
 };
 
 /** Splits `62.1 of 80 GiB` into the value and a note. */
-const setGauge = ({ node, value, note, full }, text, used, level) => {
+const setGauge = ({ node, value, note, picture, name }, gpu, text, { series, top, format, level = "" }) => {
   show(node, text !== "");
   const [first, ...others] = text.split(" ");
   setText(value, first);
   setText(note, others.join(" "));
-  show(full.node, isKnown(used));
-  setBar(full, used, level);
+  setAttr(node, "class", level);
+  const values = valuesOf(shownStore(), `${series} ${gpu.index}`);
+  const label = `GPU ${gpu.index}, ${name.toLowerCase()}`;
+  drawCurve(picture, shownStore(), values, { label, top: top ?? Math.max(1, ...values), format, columns: 60 });
 };
 
 const updateGauges = (parts, gpu) => {
   const [memory, power, heat, clock] = parts;
-  const { memory_total_bytes: total, memory_used_bytes: used, power_watts: watts, power_limit_watts: limit } = gpu;
-  const full = memoryPercent(gpu);
-  const ofMemory = full === null ? bytes(used) : share(used, total);
+  const { memory_total_bytes: whole, memory_used_bytes: used, power_watts: watts, power_limit_watts: limit } = gpu;
+  const ofMemory = memoryPercent(gpu) === null ? bytes(used) : share(used, whole);
   const ofPower = limit ? `${Math.round(watts)} of ${watt(limit)}` : watt(watts);
-  setGauge(memory, isKnown(used) ? ofMemory : "", full);
-  setGauge(power, isKnown(watts) ? ofPower : "", limit && isKnown(watts) ? (100 * watts) / limit : null);
-  const celsius = gpu.temperature_celsius;
+  const { temperature_celsius: degrees, sm_clock_mhz: clockMhz, performance_state: state } = gpu;
   const slowed = (gpu.clock_event_reasons ?? []).some(each => each.includes("thermal"));
-  setGauge(heat, isKnown(celsius) ? `${celsius} °C` : "", isKnown(celsius) ? celsius : null, slowed ? "warning" : "");
-  const { sm_clock_mhz: clockMhz, performance_state: state } = gpu;
-  setGauge(clock, isKnown(clockMhz) ? `${clockMhz} MHz${isKnown(state) ? `, P${state}` : ""}` : "", null);
+  setGauge(memory, gpu, isKnown(used) ? ofMemory : "", { series: "gpu_memory_used_percent", top: 100, format: percent });
+  setGauge(power, gpu, isKnown(watts) ? ofPower : "", { series: "gpu_power_watts", top: limit, format: watt });
+  setGauge(heat, gpu, isKnown(degrees) ? celsius(degrees) : "",
+    { series: "gpu_temperature_celsius", top: 100, format: celsius, level: slowed ? "warning" : "" });
+  setGauge(clock, gpu, isKnown(clockMhz) ? `${clockMhz} MHz${isKnown(state) ? `, P${state}` : ""}` : "",
+    { series: "gpu_clock_mhz", format: value => `${value} MHz` });
 };
+
+const celsius = value => `${Math.round(value)} °C`;
+
+/** The worst problem of a GPU, for its mark. */
+const gpuLevel = (gpu, found) =>
+  ["critical", "warning"].find(each => found.some(([of]) => of === each)) ?? (gpu.problem ? "unknown" : "ok");
+
+/** What identifies a GPU without values, to find it in the machine. */
+const identityOf = gpu => (gpu.problem ? [["PCI", gpu.pci_address], ["UUID", gpu.uuid]].filter(([, text]) => text) : []);
 
 const updateCard = (parts, gpu, now) => {
   const found = gpuAlerts(gpu, now);
-  const level = ["critical", "warning"].find(each => found.some(([of]) => of === each)) ?? (gpu.problem ? "unknown" : "ok");
+  const level = gpuLevel(gpu, found);
   setMark(parts.sign, level);
   setAttr(parts.node, "class", `card ${level}${gpu.problem ? " no-data" : ""}`);
   setText(parts.name, gpu.name);
@@ -147,11 +170,18 @@ const updateCard = (parts, gpu, now) => {
     return { node: make("li", { class: of }, kind, text) };
   }, () => {});
   const use = gpu.utilization_percent;
-  setText(parts.value, isKnown(use) ? number(use).replace(".0", "") : gpu.problem ? humanize(gpu.problem) : "–");
+  setText(parts.value, isKnown(use) ? number(use).replace(".0", "") : absenceOf(gpu));
   setText(parts.unit, isKnown(use) ? "%" : "");
-  drawCurve(parts.picture, `gpu ${gpu.index}`, `GPU ${gpu.index}, utilisation`, 100);
+  const values = valuesOf(shownStore(), `gpu_utilization_percent ${gpu.index}`);
+  drawCurve(parts.plot.picture, shownStore(), values, { label: `GPU ${gpu.index}, utilization`, columns: 150 });
+  setPlotAxis(parts.plot, shownStore(), NARROW_TICKS);
+  show(parts.plot.node, values.some(isKnown));
+  setAttr(parts.value, "class", isKnown(use) ? "value" : "value words");
+  setText(parts.why, reasonForNoLoad(gpu));
+  show(parts.why, Boolean(reasonForNoLoad(gpu)));
   updateGauges(parts.gauges, gpu);
-  reconcile(parts.readings, readingsOf(gpu), ([name]) => name, ([name]) => {
+  renderEventList(parts.recent, gpu.problem ? eventsOf(gpu).slice(0, SHOWN_GPU_EVENTS) : []);
+  reconcile(parts.readings, [...identityOf(gpu), ...readingsOf(gpu)], ([name]) => name, ([name]) => {
     const value = make("b");
     return { node: make("li", {}, make("span", {}, name), " ", value), value };
   }, ({ value }, [, text]) => setText(value, text));
@@ -167,6 +197,7 @@ const updateCard = (parts, gpu, now) => {
 
 const renderGpus = update => {
   renderDriver(update);
+  renderGpuTable(update);
   reconcile($("cards"), update.gpus, gpu => `${gpu.index} ${gpu.uuid ?? gpu.name}`, createCard,
     (parts, gpu) => updateCard(parts, gpu, update.timestamp));
 };

@@ -93,6 +93,15 @@ const diagnoseFailure = async () => {
   }
 };
 
+/** Requests a resource of the agent. */
+const fetchJson = async path => {
+  const headers = link.token ? { Authorization: `Bearer ${link.token}` } : {};
+  const signal = AbortSignal.timeout(10_000);
+  const response = await fetch(new URL(path, location.href), { headers, cache: "no-store", signal });
+  if (!response.ok) throw new Error(`The agent responded with status ${response.status}.`);
+  return response.json();
+};
+
 const scheduleRetry = reason => {
   const most = Math.min(MAX_RETRY_SECONDS, MIN_RETRY_SECONDS * 2 ** link.tries++);
   const wait = 0.2 + Math.random() * most; // with jitter, for many dashboards

@@ -12,23 +12,30 @@ let announced = "";
 let announcedAt = 0;
 
 const age = () => Math.max(0, clock() - sampledAt);
+/** The time of the agent's clock. */
+const agentNow = () => (update ? update.timestamp + age() : clock());
 const isStale = () => update && (link.isUnavailable || age() > STALE_INTERVALS * (history.interval || 5) + 1);
 
 const onMessage = message => {
   if (message.type === "system_info") {
     info = message;
-    if (history.host !== info.hostname) clearHistory();
+    if (history.host !== info.hostname) clearFeeds();
     history.host = info.hostname;
+    for (const feed of Object.values(feeds)) feed.dueAt = 0;
   } else if (message.type === "usage_update") {
     onUpdate(message);
-    if (!redrawScheduled) requestAnimationFrame(redraw);
-    redrawScheduled = true;
+    scheduleRedraw();
   }
+};
+
+const scheduleRedraw = () => {
+  if (!redrawScheduled && update) requestAnimationFrame(redraw);
+  redrawScheduled = Boolean(update);
 };
 
 /** The age of the first sample on a connection is known from the agent's clock; later samples are new. */
 const onUpdate = message => {
-  const again = history.times.at(-1) === message.timestamp;
+  const again = update?.timestamp === message.timestamp;
   const old = info.received ? 0 : Math.max(0, info.timestamp - message.timestamp);
   // The agent does not send its interval; it is the median gap. Before there are gaps, it is at least the highest age seen, so
   // that an agent with an hourly interval is not considered dead.
@@ -37,24 +44,15 @@ const onUpdate = message => {
   if (!again || !update) sampledAt = clock() - old;
   const usual = [...gaps].sort((one, two) => one - two)[gaps.length >> 1];
   history.interval = Math.max(usual ?? Math.max(history.interval, link.isUnavailable ? 0 : age()), 1);
+  const had = update ? textOfAlerts() : "";
   update = message;
-  const cores = message.cpus ?? [];
-  const values = {
-    cpu: message.cpu_percent,
-    memory: message.ram_percent,
-    gpu: mean(pick(message.gpus, "utilization_percent")),
-  };
-  for (const gpu of message.gpus) values[`gpu ${gpu.index}`] = gpu.utilization_percent;
-  for (const { device, receive, transmit } of message.networks) {
-    values[`net ${device} receive`] = receive?.bytes_per_second;
-    values[`net ${device} transmit`] = transmit?.bytes_per_second;
-  }
-  for (const disk of message.disks) {
-    values[`disk ${disk.device} read`] = disk.read_bytes_per_second;
-    values[`disk ${disk.device} write`] = disk.write_bytes_per_second;
-  }
-  recordSample(message.timestamp, values, cores);
+  recordUpdate(message);
+  // What the page sees itself is soon a finding and an event.
+  if (had !== textOfAlerts()) for (const name of ["health", "events"]) feeds[name].dueAt = 0;
+  refreshFeeds();
 };
+
+const textOfAlerts = () => alertsOf(update).map(({ device, severity, target }) => device + severity + target).join();
 
 const redraw = () => {
   redrawScheduled = false;
@@ -63,9 +61,10 @@ const redraw = () => {
   setText($("host"), info.hostname || "(no host name)");
   setText($("machine"), joinDots([info.os, info.kernel && `Linux ${info.kernel}`, info.architecture, info.cpu_model]));
   renderFacts(update);
-  const found = alertsOf(update);
-  renderAlerts(found);
-  renderTiles(update, info);
+  const found = currentFindings();
+  renderFindings(found);
+  renderVitals(update, info);
+  renderEvents();
   renderGpus(update);
   renderCores(update);
   renderNetworks(update);
@@ -74,21 +73,21 @@ const redraw = () => {
   renderPressures(update);
   renderUpstreams(update);
   renderApps(update);
-  setText($("foot"), `${joinDots([`hm-agent ${info.agent}`, `sample interval ${duration(history.interval)}`,
-    `curves show the last ${duration(windowSeconds())}`])}, sampled `);
+  setText($("foot"), `${joinDots([`hm-agent ${info.agent}`, `sample interval ${duration(history.interval)}`])}, sampled `);
   const sampledOn = new Date(update.timestamp * 1000);
   setAttr($("sampled"), "datetime", sampledOn.toISOString());
   setText($("sampled"), sampledOn.toLocaleString());
   show($("raw"), !link.token); // the links carry no token
-  updateTab(found.length);
+  updateTab(found);
   renderConnection();
 };
 
 /** Title and icon of the tab. */
-const updateTab = count => {
+const updateTab = found => {
   const name = info.hostname || "hm-agent";
+  const count = found.filter(isOpen).length;
   setText(document.querySelector("title"), `${isStale() ? "no data: " : count ? `(${count}) ` : ""}${name}`);
-  setIcon(isStale() ? "unknown" : count ? "warning" : "ok");
+  setIcon(isStale() ? "unknown" : worstOf(found));
 };
 
 /** Renders the connection state and the age of the data: once a second, and on every change. */
@@ -110,12 +109,12 @@ const renderConnection = () => {
   setText($("notice-text"), lost ? [update && `No data for ${duration(age())}.`, next].filter(Boolean).join(" ") : "");
   show($("retry"), state === "waiting");
   announce(old || state === "waiting" ? `No connection. ${link.reason}` : state === "live" ? statusText() : "");
-  if (old) updateTab(0);
+  if (old) updateTab([]);
 };
 
 const statusText = () => {
-  const count = update ? alertsOf(update).length : 0;
-  return `${info.hostname}: live, ${count ? plural(count, "alert") : "no alerts"}`;
+  if (isUnchecked()) return "";
+  return `${info.hostname}: live, ${countsOf(currentFindings()) || "no findings"}`;
 };
 
 /** Announces a text to screen readers, every ten seconds at most. */
@@ -128,6 +127,7 @@ const announce = text => {
 const tick = () => {
   renderConnection();
   checkLink();
+  refreshFeeds();
 };
 
 $("token-form").addEventListener("submit", event => {
@@ -136,11 +136,6 @@ $("token-form").addEventListener("submit", event => {
 });
 $("retry").addEventListener("click", retryNow);
 addEventListener("online", retryNow);
-addEventListener("pagehide", saveHistory);
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) return saveHistory();
-  retryNow();
-});
+document.addEventListener("visibilitychange", () => { if (!document.hidden) retryNow(); });
 setInterval(tick, 1000);
-restoreHistory();
 startLink();

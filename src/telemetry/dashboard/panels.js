@@ -3,25 +3,80 @@
 const SHOWN_APPS = 60;
 const LEVELS = { warning: "Warning: ", critical: "Critical: " };
 
-/** Creates a tile: a large number with its curve. */
-const createTile = name => {
+/** Creates a row of the history: a large number and its curve. */
+const createVital = name => {
   const value = make("span", { class: "value" });
   const unit = make("span", { class: "unit" });
   const aside = make("p", { class: "aside" });
-  const picture = createCurve();
-  const heading = make("h2", {}, name);
-  const node = make("section", { class: "tile" }, heading, make("p", { class: "figure" }, value, unit), aside, picture.node);
-  return { node, value, unit, aside, picture };
+  const heading = make("h3", {}, name);
+  const plot = createPlot(["100 %", "50", "0"], { hasAxis: false });
+  const node = make("div", { class: "vital" }, heading, make("p", { class: "figure" }, value, unit), aside, plot.node);
+  return { node, heading, value, unit, aside, plot };
 };
 
 const memoryPercent = gpu =>
   isKnown(gpu.memory_used_bytes) && gpu.memory_total_bytes ? (100 * gpu.memory_used_bytes) / gpu.memory_total_bytes : null;
 const pick = (items, name) => items.map(item => item[name]).filter(isKnown);
 const sum = values => values.reduce((one, two) => one + two, 0);
+const total = values => (values.length ? sum(values) : null);
 const mean = values => (values.length ? sum(values) / values.length : null);
 
-const renderTiles = (update, info) => {
+/** Why GPUs are not in a mean, e.g. `without GPU 5 (lost), GPU 6 (MIG)`. */
+const gpusWithout = (gpus, name) => {
+  const missing = gpus.filter(gpu => !isKnown(gpu[name]));
+  const names = missing.slice(0, 4).map(gpu => `GPU ${gpu.index} (${absenceOf(gpu)})`);
+  return missing.length ? `without ${names.join(", ")}${missing.length > 4 ? ` and ${missing.length - 4} more` : ""}` : "";
+};
+
+const gpuVital = (gpus, store) => {
+  const memory = sum(pick(gpus, "memory_total_bytes"));
+  const watts = pick(gpus, "power_watts");
+  const hot = pick(gpus, "temperature_celsius");
+  const uses = pick(gpus, "utilization_percent");
+  const several = uses.length < gpus.length ? `GPUs, mean of ${uses.length} of ${gpus.length}` : `${gpus.length} GPUs, mean`;
+  return {
+    name: gpus.length === 1 ? "GPU" : several,
+    key: "gpu",
+    value: mean(uses),
+    values: meanOfGpus(store, "gpu_utilization_percent"),
+    aside: [
+      joinDots([
+        memory ? share(sum(pick(gpus, "memory_used_bytes")), memory) : "",
+        watts.length ? watt(sum(watts)) : "",
+        hot.length ? `${gpus.length > 1 ? "hottest " : ""}${Math.max(...hot)} °C` : "",
+      ]),
+      gpusWithout(gpus, "utilization_percent"),
+    ],
+  };
+};
+
+/** The rows of the history, with their values. */
+let vitals = [];
+
+/** Shows the values of the curves at the time under the pointer. */
+const showReadout = ({ clientX }) => {
+  const { times, seconds } = shownStore();
+  const { left, width } = $("hero").querySelector(".curve").getBoundingClientRect();
+  const at = (clientX - left) / width;
+  const index = times.findIndex(time => time >= times.at(-1) - (1 - at) * seconds);
+  const isInside = at >= 0 && at <= 1 && index >= 0;
+  show($("cursor"), isInside);
+  $("cursor").style.left = `${clientX - $("hero").getBoundingClientRect().left}px`;
+  const when = isInside ? new Date(times[index] * 1000).toLocaleTimeString([], { hourCycle: "h23" }) : "";
+  setText($("readout"), isInside ? `${when}: ${vitals.map(({ name, values }) => `${name.split(",")[0]} ${percent(values[index])}`).join(", ")}` : "");
+};
+
+const hideReadout = () => {
+  show($("cursor"), false);
+  setText($("readout"), "");
+};
+
+$("hero").addEventListener("pointermove", showReadout);
+$("hero").addEventListener("pointerleave", hideReadout);
+
+const renderVitals = (update, info) => {
   const { load, gpus } = update;
+  const store = shownStore();
   const swap = update.swap_total_bytes
     ? `swap ${share(update.swap_used_bytes ?? 0, update.swap_total_bytes)}` : "no swap";
   const kills = update.oom_kills ? `${plural(update.oom_kills, "process", "processes")} killed by the OOM killer` : "";
@@ -29,32 +84,21 @@ const renderTiles = (update, info) => {
   const memory = isKnown(update.ram_used_mb) ? share(update.ram_used_mb * MIB, update.ram_total_mb * MIB) : "";
   const loads = load ? `load ${[load.one, load.five, load.fifteen].map(each => each.toFixed(each < 10 ? 2 : 1)).join("  ")}` : "";
   const shown = [
-    { name: "CPU", series: "cpu", value: update.cpu_percent, aside: [plural(info.cpu_count, "core"), loads] },
-    { name: "Memory", series: "memory", value: update.ram_percent, aside: [memory, swap, kills] },
+    { name: "CPU", key: "cpu", value: update.cpu_percent, values: valuesOf(store, "cpu_percent"), aside: [plural(info.cpu_count, "core"), loads] },
+    { name: "Memory", key: "memory", value: update.ram_percent, values: valuesOf(store, "memory_percent"), aside: [joinDots([memory, swap]), kills] },
   ];
-  if (gpus.length) {
-    const total = sum(pick(gpus, "memory_total_bytes"));
-    const watts = pick(gpus, "power_watts");
-    const hot = pick(gpus, "temperature_celsius");
-    shown.push({
-      name: gpus.length === 1 ? "GPU" : `${gpus.length} GPUs, mean`,
-      series: "gpu",
-      value: mean(pick(gpus, "utilization_percent")),
-      aside: [
-        total ? share(sum(pick(gpus, "memory_used_bytes")), total) : "",
-        watts.length ? watt(sum(watts)) : "",
-        hot.length ? `${gpus.length > 1 ? "hottest " : ""}${Math.max(...hot)} °C` : "",
-      ],
-    });
-  }
-  reconcile($("hero"), shown, each => each.series, each => createTile(each.name), (parts, each) => {
-    const { value } = each;
-    setText(parts.node.firstChild, each.name);
+  if (gpus.length) shown.push(gpuVital(gpus, store));
+  vitals = shown;
+  reconcile($("hero"), shown, each => each.key, each => createVital(each.name), (parts, { name, value, values, aside }) => {
+    setText(parts.heading, name);
     setText(parts.value, isKnown(value) ? number(value) : "–");
     setText(parts.unit, isKnown(value) ? "%" : "");
-    setText(parts.aside, each.aside.filter(Boolean).join("\n"));
-    drawCurve(parts.picture, each.series, each.name, 100);
+    setText(parts.aside, aside.filter(Boolean).join("\n"));
+    drawCurve(parts.plot.picture, store, values, { label: name, columns: 500 });
+    setPlotAxis(parts.plot, store, WIDE_TICKS);
   });
+  setText($("h-past"), history.range === "1h" ? "Last hour" : "Last 24 hours");
+  setText($("past-aside"), whyMissing(feeds.history) && "No history: the curves begin when this page is opened.");
 };
 
 const watt = value => (value < 9995 ? `${Math.round(value)} W` : `${(value / 1000).toFixed(1)} kW`);
@@ -63,7 +107,10 @@ const renderFacts = update => {
   const online = update.links.filter(each => each.state === "online").length;
   const { heartbeats: apps, heartbeats_truncated: hidden } = update;
   const well = apps.filter(each => appLevel(each) === "ok").length;
-  const shown = [["Uptime", isKnown(update.uptime_seconds) ? duration(update.uptime_seconds) : "–", ""]];
+  const found = currentFindings();
+  const isUnknown = isUnchecked() || health?.status === "unknown";
+  const shown = [["Health", countsOf(found) || (isUnknown ? "unknown" : "OK"), isUnknown ? "unknown" : worstOf(found)],
+    ["Uptime", isKnown(update.uptime_seconds) ? duration(update.uptime_seconds) : "–", ""]];
   if (update.links.length) {
     shown.push(["Upstreams", `${online} of ${update.links.length} online`, online < update.links.length ? "warning" : "ok"]);
   }
@@ -81,29 +128,16 @@ const renderFacts = update => {
   });
 };
 
-const renderAlerts = found => {
-  show($("alert-panel"), found.length > 0);
-  const shown = found.slice(0, 8);
-  if (found.length > shown.length) shown.push(["warning", `and ${found.length - shown.length} more`]);
-  reconcile($("alerts"), shown, ([, text]) => text, () => {
-    const [sign, kind, text] = [make("span"), make("span", { class: "sr-only" }), make("span")];
-    return { node: make("li", {}, sign, kind, text), sign, kind, text };
-  }, (parts, [level, text]) => {
-    setMark(parts.sign, level);
-    setText(parts.kind, LEVELS[level]);
-    setText(parts.text, text);
-  });
-};
-
 /** Each core is a cell with its number, utilisation and curve. */
 const renderCores = update => {
   const each = update.cpus ?? [];
   show($("cpus"), each.length > 0);
   const busy = each.filter(core => core.percent >= 90).length;
-  setText($("cores-aside"), each.length ? `${plural(each.length, "core")}, ${busy} above 90 %` : "");
+  const { recent } = history.stores;
+  setText($("cores-aside"), each.length ? `${plural(each.length, "core")}, ${busy} above 90 %. Curves: 0 to 100 %, ${sinceOpened()}` : "");
   setAttr($("cores"), "class", `cores ${each.length <= 16 ? "few" : each.length <= 64 ? "some" : "many"}`);
-  const samples = sparseIndexes(each.length > 64 ? 40 : 200); // small cells need fewer points
-  reconcile($("cores"), each.map((core, at) => ({ ...core, at })), core => String(core.cpu), core => {
+  const columns = each.length > 64 ? 40 : 100; // small cells need fewer points
+  reconcile($("cores"), each, core => String(core.cpu), core => {
     const value = make("b");
     const picture = createCurve();
     picture.node.setAttribute("aria-hidden", "true"); // screen readers read the number
@@ -114,14 +148,32 @@ const renderCores = update => {
     setText(value, String(Math.round(core.percent)));
     setAttr(node, "class", core.percent >= 90 ? "hot" : "");
     node.style.setProperty("--heat", `${Math.round(core.percent * 0.42)}%`);
-    const valueAt = at => history.cores[at].charCodeAt(core.at) - 35;
-    setPaths(picture.paths, curvePaths(segments(valueAt, samples), HEIGHT, value => HEIGHT - 1 - 0.98 * value));
+    drawCurve(picture, recent, valuesOf(recent, `core ${core.cpu}`), { columns });
   });
+};
+
+/** Of curves that are not recorded. */
+const sinceOpened = () => `last ${duration(history.stores.recent.seconds)}, while this page is open`;
+
+/** The plot of a section: the sum of its devices. */
+const plots = new Map();
+
+const renderTotal = (id, up, down, label) => {
+  if (!plots.has(id)) {
+    plots.set(id, createPlot(["", "0", ""], { mirrored: true }));
+    $(`${id}-plot`).append(plots.get(id).node);
+  }
+  const plot = plots.get(id);
+  const top = drawMirrored(plot.picture, shownStore(), up, down, label);
+  setText(plot.labels[0], rate(top));
+  setText(plot.labels[2], rate(top));
+  setPlotAxis(plot, shownStore(), NARROW_TICKS);
 };
 
 /** Devices with two rates each. Idle ones share one line. */
 const renderRates = (id, devices) => {
-  const moved = devices.filter(each => peakOf(each.up) > 0 || peakOf(each.down) > 0);
+  const { recent } = history.stores;
+  const moved = devices.filter(each => peakOf(recent, each.up) > 0 || peakOf(recent, each.down) > 0);
   const shown = devices.length <= 3 ? devices : moved.length ? moved : devices.slice(0, 1);
   const idle = devices.filter(each => !shown.includes(each));
   show($(`${id}-idle`), idle.length > 0);
@@ -135,15 +187,20 @@ const renderRates = (id, devices) => {
   }, ({ first, second, note, picture }, each) => {
     setText(first, rate(each.values[0]));
     setText(second, rate(each.values[1]));
-    const peak = drawMirrored(picture, each.up, each.down, each.name);
-    setText(note, joinDots([each.note, `peak ${rate(peak)}`]));
+    const top = drawMirrored(picture, recent, each.up, each.down, each.name);
+    setText(note, joinDots([each.note, `±${rate(top)}`]));
   });
 };
 
 const isLoopback = ({ device }) => device === "lo";
 const loopbackLast = (one, two) => isLoopback(one) - isLoopback(two);
 
-const renderNetworks = update => renderRates("networks", [...update.networks].sort(loopbackLast).map(each => {
+const renderNetworks = update => {
+  renderTotal("networks", "network_receive_bytes_per_second", "network_transmit_bytes_per_second", "All interfaces");
+  renderRates("networks", [...update.networks].sort(loopbackLast).map(toNetwork));
+};
+
+const toNetwork = each => {
   const { receive, transmit } = each;
   const bad = sum([receive, transmit].filter(isKnown).map(flow => flow.errors_per_second + flow.drops_per_second));
   return {
@@ -154,16 +211,21 @@ const renderNetworks = update => renderRates("networks", [...update.networks].so
     down: `net ${each.device} transmit`,
     note: bad ? `${number(bad)} errors or drops per second` : "",
   };
-}));
+};
 
-const renderDisks = update => renderRates("disks", update.disks.map(each => ({
+const renderDisks = update => {
+  renderTotal("disks", "disk_read_bytes_per_second", "disk_write_bytes_per_second", "All disks");
+  renderRates("disks", update.disks.map(toDisk));
+};
+
+const toDisk = each => ({
   name: each.device,
   labels: ["read", "write"],
   values: [each.read_bytes_per_second, each.write_bytes_per_second],
   up: `disk ${each.device} read`,
   down: `disk ${each.device} write`,
   note: isKnown(each.busy_percent) ? `${percent(each.busy_percent)} busy` : "",
-})));
+});
 
 const createBar = () => {
   const fill = make("i");

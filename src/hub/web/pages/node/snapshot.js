@@ -30,6 +30,9 @@ const load = async () => {
   }
 };
 
+/** Requests a resource of the node. */
+const fetchJson = path => requestJson(`${NODE_PATH}/${path}`);
+
 /** Shows the last snapshot that the hub has stored. It may have none. */
 const loadLast = async () => {
   try {
@@ -57,7 +60,7 @@ const startLink = () => {
   }
   setAttr($("fleet-link"), "href", ROOT);
   addEventListener("logout", () => {
-    clearHistory();
+    clearFeeds();
     hideCommands();
   });
   poll();
