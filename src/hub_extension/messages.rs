@@ -107,7 +107,7 @@ pub enum HubMessage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GetRequest {
     pub id: u64,
-    /// `/metrics`, `/snapshot` or `/events?QUERY`.
+    /// `/metrics`, `/snapshot`, `/health`, `/events?QUERY` or `/history?range=RANGE`.
     pub path: String,
     /// The `Accept` header of the client.
     #[serde(default)]

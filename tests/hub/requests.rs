@@ -127,6 +127,15 @@ fn scrape_reaches_agents_of_both_protocols() {
         let none: Value = serde_json::from_str(&events("?since=99999999999").1).unwrap();
         assert_eq!(none, json!({"events": [], "more": false}));
         assert_eq!(events("?since=x").0, 400);
+        let resource = |name: &str| get(&hub, &format!("/nodes/{protocol}/{name}"), "");
+        for range in ["1h", "24h"] {
+            let history: Value =
+                serde_json::from_str(&resource(&format!("history?range={range}")).1).unwrap();
+            assert_eq!(history["range"], range, "{history}");
+        }
+        assert_eq!(resource("history?range=1y").0, 400);
+        let health: Value = serde_json::from_str(&resource("health").1).unwrap();
+        assert!(health["findings"].is_array(), "{health}");
         agent.stop();
         wait_until("the time since when it is away", || {
             let (status, text) = get(&hub, &target, "");

@@ -28,6 +28,10 @@ page.on("request", request => {
   const url = request.url();
   if (!url.startsWith(`${base}/`) && !url.startsWith("data:")) logged.push(`request to another host: ${url}`);
 });
+/** Status of the last response by the last part of its path. */
+const answered = new Map();
+const nameOf = response => new URL(response.url()).pathname.split("/").at(-1);
+page.on("response", response => answered.set(nameOf(response), response.status()));
 const assertQuiet = () => {
   const unexpected = logged.splice(0).filter(text => !expected.some(part => text.includes(part)));
   assert.deepEqual(unexpected, []);
@@ -185,6 +189,14 @@ const steps = {
     const before = await sampled();
     await until("another sample", before => document.querySelector("#sampled").dateTime !== before, before);
     await seen("#hero", "CPU");
+    await seen("#past", "hm-agent");
+    for (const name of ["history", "events", "health"]) {
+      while (!answered.has(name)) await page.waitForResponse(response => nameOf(response) === name);
+      assert.equal(answered.get(name), 200, name);
+    }
+    assert.equal(await text("#past-aside"), "");
+    await page.click("#range-24h");
+    await seen("#h-past", "Last 24 hours");
     await assertAccessible();
     await shot("node");
     assert.equal((await page.request.get(await page.$eval("#raw-metrics", link => link.href))).status(), 200);
@@ -220,6 +232,7 @@ const steps = {
     await seen("#notice", "disconnected");
     await seen("#hero", "CPU");
     await until("old data", () => document.body.classList.contains("stale"));
+    await seen("#events-none", "The node is not connected.");
     await shot("offline");
     await page.goto(`${base}/nodes/no%2Fsuch%20node`);
     expected.push("status of 404");

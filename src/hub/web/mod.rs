@@ -171,7 +171,7 @@ hm_hub_queued_writes {queued}
 # HELP hm_hub_store_up Whether the last transaction was committed, and the database of several hubs is reached.
 # TYPE hm_hub_store_up gauge
 hm_hub_store_up {is_ready}
-# HELP hm_hub_node_requests_total Requests of clients for /nodes/ID/metrics, /nodes/ID/snapshot and /nodes/ID/events by status code.
+# HELP hm_hub_node_requests_total Requests of clients for resources of nodes, such as /nodes/ID/metrics, by status code.
 # TYPE hm_hub_node_requests_total counter
 {requests}{other_hubs}# HELP hm_hub_node_requests_waiting Clients that wait for the answer of a node.
 # TYPE hm_hub_node_requests_waiting gauge
@@ -188,7 +188,10 @@ hm_hub_uptime_seconds {uptime}
 fn node_response(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Response, ErrorResponse> {
     // An id may contain slashes. In the address of a page it is percent-encoded.
     match rest.rsplit_once('/') {
-        Some((node_id, resource @ ("metrics" | "snapshot" | "events" | "last_snapshot"))) => {
+        Some((
+            node_id,
+            resource @ ("metrics" | "snapshot" | "events" | "history" | "health" | "last_snapshot"),
+        )) => {
             if !is_other_hub(hub, head) {
                 require_read_role(hub, head)?;
             }
@@ -201,11 +204,24 @@ fn node_response(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Respon
                     let path = format!("/events?{}", query.to_text());
                     node_resources::response(hub, head, &node_id, &path)
                 }
+                "history" => {
+                    let path = format!("/history?range={}", history_range(head.query)?);
+                    node_resources::response(hub, head, &node_id, &path)
+                }
                 _ => node_resources::response(hub, head, &node_id, &format!("/{resource}")),
             })
         }
         None if !rest.is_empty() => pages::node(accepts_gzip(head)),
         _ => Err(not_found(head.path)),
+    }
+}
+
+/// The range of a query for `/history`. Only known ones are passed on to the node.
+fn history_range(query: &str) -> Result<&'static str, ErrorResponse> {
+    match query.split('&').find_map(|item| item.strip_prefix("range=")) {
+        None | Some("1h") => Ok("1h"),
+        Some("24h") => Ok("24h"),
+        Some(_) => Err(ErrorResponse::new("400 Bad Request", "\"range\" is neither 1h nor 24h")),
     }
 }
 

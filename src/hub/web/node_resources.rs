@@ -1,5 +1,5 @@
-//! `/nodes/ID/metrics`, `/nodes/ID/snapshot` and `/nodes/ID/events`: fetched from the node through the connection that it has opened; and
-//! `/nodes/ID/last_snapshot`, which the hub keeps.
+//! `/nodes/ID/metrics`, `snapshot`, `events`, `history` and `health`: fetched from the node through the connection that it has opened;
+//! and `/nodes/ID/last_snapshot`, which the hub keeps.
 
 use std::time::{Duration, SystemTime};
 
