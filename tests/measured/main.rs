@@ -19,6 +19,7 @@ mod metrics_systemd;
 mod monitor_many;
 mod page;
 mod page_gpus;
+mod page_incident;
 mod scale;
 mod static_binary;
 mod survivors;

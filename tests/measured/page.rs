@@ -21,7 +21,7 @@ fn document_is_public_small_and_has_strict_policy() {
         let (status, answer) = agent.http(target, "Host: a\r\nConnection: close\r\n");
         assert_eq!(status, 200, "{answer}");
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        assert!(body.len() < 65_000, "{} bytes", body.len());
+        assert!(body.len() < 95_000, "{} bytes", body.len());
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}");
         for line in [
             "Content-Type: text/html; charset=utf-8",

@@ -18,7 +18,7 @@ impl Drop for Process {
 }
 
 /// Eight GPUs with different values. Process `pid` uses the first one and eleven processes the third one.
-fn eight(pid: u32) -> String {
+pub fn eight(pid: u32) -> String {
     let mut script = format!("gpus = 8\ngpu.0.processes = {pid}:8589934592\ngpu.7.util_gpu = 0\n");
     for gpu in 0..7_u32 {
         script += &format!(
@@ -76,12 +76,17 @@ fn shows_eight_gpus_and_their_problems() {
         "{}lost = 5\ngpu.2.reasons = 64\ngpu.6.remapped_pending = 1\nxid = 1:1:79\n",
         eight(process.0.id())
     ));
-    for text in
-        ["GPU 5 lost", "GPU 2 throttled: hw thermal slowdown", "needs a reset", "GPU 1 XID 79"]
-    {
-        browser.until_seen("#alert-panel", text);
+    browser.until("document.querySelectorAll('#alert-panel .critical').length >= 1");
+    for (card, text) in [
+        (6, "lost"),
+        (3, "throttled: hw thermal slowdown"),
+        (7, "needs a reset"),
+        (2, "XID 79: GPU has fallen off the bus, "),
+    ] {
+        browser.until_seen(&format!(".card:nth-child({card}) .problems"), text);
     }
-    browser.until_seen(".card:nth-child(6)", "lost");
+    browser.until_seen("#hero", "GPUs, mean of 7 of 8");
+    browser.until_seen("#hero", "without GPU 5 (lost)");
     assert!(!browser.seen(".card:nth-child(6)").contains('%'), "no values of a lost GPU");
     browser.until_seen(".card:nth-child(4)", "70%"); // other GPUs keep their values
     browser.until("document.title.startsWith('(')");

@@ -156,9 +156,12 @@ pub fn browser_at(agent: &Agent) -> Browser {
 /// Asserts that the page logged no errors and sent requests to its agent only.
 pub fn assert_quiet(browser: &mut Browser, agent: &Agent) {
     assert_eq!(browser.console(), [""; 0]);
-    let own = [page_of(agent), format!("ws://{}/usage", agent.address)];
+    let page = page_of(agent);
+    let own = [page.clone(), format!("ws://{}/usage", agent.address), format!("{page}health")];
+    let queries = [format!("{page}history?range="), format!("{page}events?since=")];
     for request in browser.requests() {
-        let inside = request.starts_with("data:");
-        assert!(inside || own.contains(&request), "unexpected request: {request}");
+        let has_query = queries.iter().any(|it| request.starts_with(it));
+        let is_own = own.contains(&request) || has_query || request.starts_with("data:");
+        assert!(is_own, "unexpected request: {request}");
     }
 }
