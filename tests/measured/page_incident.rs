@@ -19,7 +19,8 @@ const INCIDENT: &str = "lost = 5\nhang.6 = nvmlDeviceGetUtilizationRates\ngpu.0.
 
 /// Records of the kernel log, in the format of `/dev/kmsg`.
 fn kernel_log(lines: &[&str]) -> String {
-    let record = |(number, line): (usize, &&str)| format!("3,{number},{},-;{line}\n", 1000 + number);
+    let record =
+        |(number, line): (usize, &&str)| format!("3,{number},{},-;{line}\n", 1000 + number);
     lines.iter().enumerate().map(record).collect()
 }
 
@@ -174,10 +175,13 @@ fn curves_begin_with_recorded_samples_and_have_axes() {
     let before = browser.text(path);
     browser.until(&format!("{path} !== {}", json!(before)));
     for selector in ["#hero .vital", "#networks-plot", "#disks-plot"] {
-        browser.until(&format!("document.querySelector('{selector} .scale').innerText.includes('0')"));
+        browser
+            .until(&format!("document.querySelector('{selector} .scale').innerText.includes('0')"));
     }
     browser.until_seen("#hero .scale", "100 % 50 0");
-    browser.until("/^\\d\\d:(00|15|30|45)$/.test(document.querySelector('#lane-axis span').innerText)");
+    browser.until(
+        "/^\\d\\d:(00|15|30|45)$/.test(document.querySelector('#lane-axis span').innerText)",
+    );
     let label = browser.text("document.querySelector('#hero svg').getAttribute('aria-label')");
     assert!(label.starts_with("CPU, last hour: ") && label.contains(" %, now "), "{label}");
     // The other range, with the keyboard.
@@ -187,7 +191,9 @@ fn curves_begin_with_recorded_samples_and_have_axes() {
     browser.press("Enter");
     browser.until("document.querySelector('#range-24h').getAttribute('aria-pressed') === 'true'");
     browser.until_seen("#h-past", "Last 24 hours");
-    browser.until("document.querySelector('#hero svg').getAttribute('aria-label').includes('last 1 d')");
+    browser.until(
+        "document.querySelector('#hero svg').getAttribute('aria-label').includes('last 1 d')",
+    );
     let requests = browser.requests();
     assert!(requests.iter().any(|it| it.ends_with("/history?range=24h")), "{requests:?}");
     assert_quiet(&mut browser, &agent);

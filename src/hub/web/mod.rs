@@ -13,6 +13,7 @@ use percent_encoding::percent_decode_str;
 use subtle::ConstantTimeEq;
 
 use crate::history::event_log::EventQuery;
+use crate::history::series::Range;
 use crate::http::auth::bearer_token;
 use crate::http::gzip;
 use crate::http::listener::{ClientConnection, ConnectionLimits, Listener};
@@ -205,7 +206,9 @@ fn node_response(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Respon
                     node_resources::response(hub, head, &node_id, &path)
                 }
                 "history" => {
-                    let path = format!("/history?range={}", history_range(head.query)?);
+                    let range = Range::parse(head.query)
+                        .map_err(|why| ErrorResponse::new("400 Bad Request", why))?;
+                    let path = format!("/history?{}", range.to_text());
                     node_resources::response(hub, head, &node_id, &path)
                 }
                 _ => node_resources::response(hub, head, &node_id, &format!("/{resource}")),
@@ -213,15 +216,6 @@ fn node_response(hub: &Hub, head: &RequestHead<'_>, rest: &str) -> Result<Respon
         }
         None if !rest.is_empty() => pages::node(accepts_gzip(head)),
         _ => Err(not_found(head.path)),
-    }
-}
-
-/// The range of a query for `/history`. Only known ones are passed on to the node.
-fn history_range(query: &str) -> Result<&'static str, ErrorResponse> {
-    match query.split('&').find_map(|item| item.strip_prefix("range=")) {
-        None | Some("1h") => Ok("1h"),
-        Some("24h") => Ok("24h"),
-        Some(_) => Err(ErrorResponse::new("400 Bad Request", "\"range\" is neither 1h nor 24h")),
     }
 }
 
