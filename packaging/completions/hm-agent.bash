@@ -39,10 +39,11 @@ _hm_agent() {
     --url | --id | --every | --since) return ;;
     esac
     case $subcommand in
-    '') list='run check sample events status beat --config --set --supervise --detach --pid-file --syslog --help --version' ;;
+    '') list='run check sample events health status beat --config --set --supervise --detach --pid-file --syslog --help --version' ;;
     run) list='--config --set --supervise --detach --pid-file --syslog' ;;
     check) list='--config --set --user' ;;
     sample) list='--json --config --set' ;;
+    health) list='--json --acknowledge --config --set' ;;
     events) list='--json --since --config --set' ;;
     status) list='--url' ;;
     beat) list='--id --every --url --' ;;

@@ -1,5 +1,5 @@
 //! What hm-hub can read from this node over an outbound connection: a description, the status, and the bodies of `/metrics`, `/snapshot`,
-//! `/events` and `/history`.
+//! `/events`, `/history` and `/health`.
 //! It needs no `usage.token`.
 
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use crate::hub_extension::messages::{AgentInfo, GetRequest};
 use crate::hub_extension::node::{NodeResources, NodeResponse};
 use crate::hub_extension::status::NodeStatus;
 use crate::metrics::Format;
+use crate::model::health_problem::HealthProblem;
 use crate::telemetry::responses::{NOT_READY, NoHistory, RenderedBody};
 
 impl NodeResources for Services {
@@ -31,21 +32,28 @@ impl NodeResources for Services {
     }
 
     fn status(&self) -> NodeStatus {
-        let snapshot = &self.latest.current().snapshot;
-        let problems = health::problems(snapshot);
-        NodeStatus::new(&snapshot.gpus, problems, health::recent_xids(snapshot))
+        let sample = self.latest.current();
+        let report = self.responses().health_report(&sample);
+        let problems = report
+            .open()
+            .map(|finding| HealthProblem { severity: finding.severity, text: finding.text() });
+        let snapshot = &sample.snapshot;
+        NodeStatus::new(&snapshot.gpus, problems.collect(), health::recent_xids(snapshot))
     }
 
     fn get(&self, request: &GetRequest) -> NodeResponse {
         let responses = self.responses();
         let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
         let RenderedBody { content_type, bytes, is_gzip } = match path {
-            "/metrics" | "/snapshot" if !responses.are_gpus_ready() => return text(503, NOT_READY),
+            "/metrics" | "/snapshot" | "/health" if !responses.are_gpus_ready() => {
+                return text(503, NOT_READY);
+            }
             "/metrics" => {
                 let format = Format::negotiate([request.accept.as_str()].into_iter());
                 responses.metrics_body(format, request.gzip)
             }
             "/snapshot" => responses.snapshot_body(request.gzip),
+            "/health" => responses.health_body(request.gzip),
             "/events" => match responses.events_body(query, request.gzip) {
                 Ok(body) => body,
                 Err(why) => return text(400, &why),

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use crate::agent::events::{self, KernelLogEvents};
 use crate::collector::gpu::state::GpuState;
 use crate::collector::kmsg::{KernelLog, boot_id};
-use crate::collector::latest::LatestSample;
+use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::collector::sampler::Sampler;
 use crate::collector::sampler_loop::{SamplerLoop, ServiceStatus};
 use crate::config::{Config, CurrentConfig};
 use crate::core_client::client::CoreClient;
+use crate::health::Health;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::server::HeartbeatServer;
 use crate::history::event_log::EventLog;
@@ -19,8 +20,8 @@ use crate::hm_client::client::HmClient;
 use crate::http::listener::{ConnectionLimits, Listener};
 use crate::http::service::HttpService;
 use crate::http::stats::ListenerStats;
+use crate::model::RawSample;
 use crate::model::host_info::HostInfo;
-use crate::model::{RawSample, Snapshot};
 use crate::remote::hosts::Hosts;
 use crate::remote::server::{self, MonitorServer};
 use crate::sys::EventFd;
@@ -47,6 +48,7 @@ pub(super) struct Services {
     pub(super) latest: LatestSample,
     pub(super) events: EventLog,
     pub(super) series: SeriesHistory,
+    pub(super) health: Health,
     pub(super) kernel_log: KernelLog,
     /// Readable once samples contain the GPUs' state.
     pub(super) gpus_ready: EventFd,
@@ -75,7 +77,10 @@ impl Services {
         };
         let observer = Mutex::new(StateObserver::default());
         let observe = |sample: &mut RawSample| events::observe(self, &observer, sample);
-        let record = |snapshot: &Snapshot| self.series.record(snapshot);
+        let record = |sample: &PublishedSample| {
+            self.series.record(&sample.snapshot);
+            self.responses().health_report(sample);
+        };
         let sampler_loop = SamplerLoop {
             config: &self.config,
             reloaded: &self.reloaded,
@@ -109,6 +114,7 @@ impl Services {
             shutdown: &self.shutdown,
             events: &self.events,
             series: &self.series,
+            health: &self.health,
             ports: self.listener_stats.iter().map(|(name, stats)| (*name, &**stats)).collect(),
         }
     }

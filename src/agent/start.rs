@@ -13,6 +13,7 @@ use crate::collector::latest::LatestSample;
 use crate::collector::sampler::{FIRST_TIMEOUT, Sampler};
 use crate::config::{Config, CurrentConfig};
 use crate::core_client::client::CoreClient;
+use crate::health::Health;
 use crate::heartbeat::monitor::HeartbeatMonitor;
 use crate::heartbeat::table::Transition;
 use crate::history::event_log::EventLog;
@@ -75,6 +76,7 @@ fn create_services(
     let booted = latest.current().raw.stat.as_ref().and_then(|stat| stat.boot_time_seconds);
     events::record_start(&events, &config.roots, &boot_id, booted);
     let series = SeriesHistory::open(&state);
+    let health = Health::open(&state);
     let heartbeat = heartbeat.map(|_| HeartbeatMonitor::open(&state));
     let heartbeat = heartbeat.transpose().map_err(no_eventfd)?;
     let credentials = Arc::new(HubCredentials::open(&state, &node_id));
@@ -100,6 +102,7 @@ fn create_services(
         latest,
         events,
         series,
+        health,
         kernel_log: KernelLog::default(),
         gpus_ready: EventFd::new().map_err(no_eventfd)?,
         liveness,

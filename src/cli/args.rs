@@ -41,6 +41,7 @@ struct Arguments {
     app_id: Option<String>,
     user: Option<String>,
     since: Option<String>,
+    acknowledge: Option<String>,
     url: Option<String>,
     id: Option<String>,
     every: Option<Duration>,
@@ -62,6 +63,7 @@ impl Arguments {
             "supervised" => self.supervisor = Some(value.parse().map_err(invalid)?),
             "user" => self.user = Some(text(value)?),
             "since" => self.since = Some(text(value)?),
+            "acknowledge" => self.acknowledge = Some(text(value)?),
             "url" => self.url = Some(text(value)?),
             "id" => self.id = Some(text(value)?),
             "every" => self.every = Some(parse_interval(&value)?),
@@ -95,7 +97,11 @@ impl Arguments {
         for Flag { long, subcommands, .. } in &self.given {
             let accepts = |name: &&str| **name == *subcommand || supervised && *name == SUPERVISE;
             if !subcommands.is_empty() && !subcommands.iter().any(accepts) {
-                let names = subcommands.join(" and ");
+                let names = subcommands.join(", ");
+                let names = match names.rsplit_once(", ") {
+                    Some((others, last)) => format!("{others} and {last}"),
+                    None => names,
+                };
                 return Err(Error::Arguments(format!("--{long} is only valid with {names}")));
             }
         }
@@ -111,6 +117,10 @@ impl Arguments {
                 let (json, since) = (self.has("json"), self.since);
                 Ok(Command::Events { options: self.options, json, since })
             }
+            Some("health") => {
+                let (json, acknowledge) = (self.has("json"), self.acknowledge);
+                Ok(Command::Health { options: self.options, json, acknowledge })
+            }
             Some("status") => Ok(Command::Status { app_id: self.app_id, url: self.url }),
             Some("beat") if self.command.is_empty() => {
                 Err(Error::Arguments("beat needs a command: hm-agent beat -- COMMAND".to_owned()))
@@ -122,7 +132,7 @@ impl Arguments {
             Some(supervisor::SUBCOMMAND) => Ok(Command::SuperviseCommand(self.command)),
             Some("help") => Ok(Command::Help),
             Some(other) => Err(Error::Arguments(format!(
-                "unknown command \"{}\": expected run, check, sample, events, status or beat",
+                "unknown command \"{}\": expected run, check, sample, events, health, status or beat",
                 other.escape_debug()
             ))),
         }
@@ -240,13 +250,13 @@ mod tests {
         for (line, message) in [
             (
                 "runn",
-                "unknown command \"runn\": expected run, check, sample, events, status or beat; see --help",
+                "unknown command \"runn\": expected run, check, sample, events, health, status or beat; see --help",
             ),
             ("run twice", "unexpected argument \"twice\"; see --help"),
             ("--fast", "invalid option '--fast'; see --help"),
             ("-c", "missing argument for option '-c'; see --help"),
             ("-s interval", "-s needs KEY=VALUE, got \"interval\"; see --help"),
-            ("check --json", "--json is only valid with sample and events; see --help"),
+            ("check --json", "--json is only valid with sample, events and health; see --help"),
             ("run --url a", "--url is only valid with status and beat; see --help"),
             ("check --supervise", "--supervise is only valid with run; see --help"),
             ("run --detach", "--detach is only valid with run --supervise; see --help"),

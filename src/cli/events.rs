@@ -2,48 +2,27 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::cli::telemetry;
 use crate::config::UsageConfig;
-use crate::heartbeat::client::HeartbeatClient;
 use crate::history::event_log::{EventPage, EventQuery};
 use crate::model::event::Event;
 use crate::util::error::Error;
 use crate::util::logger::utc;
-use crate::util::percent;
 use crate::util::text::{escape_for_terminal, parse_decimal};
 
 /// The events from `since` on, in Unix seconds, of the agent that listens at `usage.listen`.
 pub fn fetch(usage: &UsageConfig, since: u64) -> Result<EventPage, Error> {
     let failed = |why: String| Error::system("read events", std::io::Error::other(why));
-    if !usage.enabled {
-        return Err(failed("usage.enabled is false, so the agent serves none".to_owned()));
-    }
-    let server = HeartbeatClient::local(usage.listen);
     let mut all = EventPage { events: Vec::new(), more: true };
     while all.more {
         let after = Some(all.events.last().map_or(0, |event| event.id));
-        let page = page(&server, usage, EventQuery { since, after }).map_err(&failed)?;
+        let query = EventQuery { since, after }.to_text();
+        let page: EventPage = telemetry::get(usage, "/events", &query).map_err(failed)?;
         // An agent that does not advance would be read without end.
         all.more = page.more && !page.events.is_empty();
         all.events.extend(page.events);
     }
     Ok(all)
-}
-
-fn page(
-    server: &HeartbeatClient,
-    usage: &UsageConfig,
-    query: EventQuery,
-) -> Result<EventPage, String> {
-    let token = usage.token.as_ref().map(|token| percent::encode(token.expose()));
-    let token = token.map_or(String::new(), |token| format!("&token={token}"));
-    let target = format!("/events?{}{token}", query.to_text());
-    let answer = server.request("GET", &target);
-    let (status, text) = answer.map_err(|why| format!("{}: {why}", server.url()))?;
-    if status != 200 {
-        let line = text.lines().next().unwrap_or_default();
-        return Err(format!("{} returned HTTP status {status}: {line}", server.url()));
-    }
-    serde_json::from_str(&text).map_err(|error| format!("{}: {error}", server.url()))
 }
 
 /// A line for each event, in the order of their times: the agent reads what the kernel has logged earlier after its start.

@@ -41,6 +41,10 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         description: "Print what happened to this node: the event log of the running agent.",
     },
     Subcommand {
+        synopsis: "health [--json] [--acknowledge ID]",
+        description: "Nagios plugin: print what is wrong with this node and what to do, from the running agent. Exit codes are 0 to 3.",
+    },
+    Subcommand {
         synopsis: "status [APP_ID] [--url URL]",
         description: "Nagios plugin: print the heartbeat status of an application or of the host. Exit codes are 0 to 3.",
     },
@@ -112,8 +116,15 @@ pub const FLAGS: &[Flag] = &[
         long: "json",
         short: None,
         value: None,
-        subcommands: &["sample", "events"],
-        description: "Print JSON: the messages of subscribe:detail, or the response of /events.",
+        subcommands: &["sample", "events", "health"],
+        description: "Print JSON: the messages of subscribe:detail, or the response of /events or /health.",
+    },
+    Flag {
+        long: "acknowledge",
+        short: None,
+        value: Some("ID"),
+        subcommands: &["health"],
+        description: "Acknowledge a finding, as root or as the agent's user: it does not count any more until its cause occurs again.",
     },
     Flag {
         long: "since",

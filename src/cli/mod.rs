@@ -6,10 +6,12 @@ pub mod beat;
 mod check;
 mod events;
 mod flags;
+mod health;
 pub mod help;
 pub mod report;
 pub mod sample;
 pub mod status;
+mod telemetry;
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
@@ -59,6 +61,12 @@ pub enum Command {
         /// As entered; `None`: all events.
         since: Option<String>,
     },
+    /// Print the findings of the running agent, or acknowledge one.
+    Health {
+        options: Options,
+        json: bool,
+        acknowledge: Option<String>,
+    },
     /// Query the heartbeat status of an application; `None`: of the host.
     Status {
         app_id: Option<String>,
@@ -99,6 +107,9 @@ impl Command {
             Self::Sample { options, json } => sample(&options.sources()?, json)?,
             Self::Events { options, json, since } => {
                 print_events(&options.sources()?, json, since.as_deref())?;
+            }
+            Self::Health { options, json, acknowledge } => {
+                return health(&options.sources()?, json, acknowledge.as_deref());
             }
             Self::Status { app_id, url } => {
                 let app_id = app_id.or_else(|| variable("APP_ID"));
@@ -199,6 +210,27 @@ fn print_events(sources: &Sources, json: bool, since: Option<&str>) -> Result<()
     } else {
         events::to_text(&page.events)
     })
+}
+
+fn health(sources: &Sources, json: bool, acknowledge: Option<&str>) -> Result<u8, Error> {
+    let config = Settings::load(sources).and_then(|settings| Config::new(&settings));
+    if let Some(id) = acknowledge {
+        health::acknowledge(&config?, id)?;
+        print(&format!("{id} is acknowledged\n"))?;
+        return Ok(0);
+    }
+    let report = config.map_err(|error| error.to_string());
+    let report = report.and_then(|config| health::fetch(&config.usage));
+    let (text, code) = health::to_text(&report);
+    match &report {
+        Ok(report) if json => {
+            // Serialization cannot fail: the types have neither maps nor custom implementations.
+            let text = serde_json::to_string(report).unwrap_or_default();
+            print(&(escape_json_for_terminal(&text) + "\n"))?;
+        }
+        _ => print(&text)?,
+    }
+    Ok(code)
 }
 
 /// Writes to standard output. Does not use `print!`, which panics when the reader has closed the pipe.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::collector::gpu::state::GpuState;
-use crate::collector::latest::LatestSample;
+use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::collector::sampler::Sampler;
 use crate::config::{Config, CurrentConfig};
+use crate::model::RawSample;
 use crate::model::status::{AppSummary, UpstreamStatus};
-use crate::model::{RawSample, Snapshot};
 use crate::sys;
 use crate::sys::EventFd;
 use crate::util::liveness::Liveness;
@@ -38,7 +38,7 @@ pub struct SamplerLoop<'a> {
     /// Called with each sample before it is published, to find and count events. Must not block.
     pub observe: &'a dyn Fn(&mut RawSample),
     /// Called with each sample after it was published, to record it. Must not block.
-    pub record: &'a dyn Fn(&Snapshot),
+    pub record: &'a dyn Fn(&PublishedSample),
 }
 
 /// Status of the agent's own services, which is part of each sample.
@@ -88,7 +88,7 @@ impl SamplerLoop<'_> {
             let mut sample = self.collect(sampler, &config);
             (self.observe)(&mut sample);
             self.latest.publish(sample);
-            (self.record)(&self.latest.current().snapshot);
+            (self.record)(&self.latest.current());
             schedule.last_tick = latest_tick(next_tick, now, config.interval);
             (schedule.warm_up, schedule.gpus_polled) = (None, false);
         } else if schedule.warm_up.is_some_and(|at| now >= at) {

@@ -179,9 +179,13 @@ impl Settings {
     }
 
     pub(crate) fn int(&self, key: &str) -> u64 {
+        self.optional_int(key).unwrap_or_default()
+    }
+
+    pub(crate) fn optional_int(&self, key: &str) -> Option<u64> {
         match self.values.get(key) {
-            Some((Value::Int(number), _)) => *number,
-            _ => 0,
+            Some((Value::Int(number), _)) => Some(*number),
+            _ => None,
         }
     }
 

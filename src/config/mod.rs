@@ -57,8 +57,18 @@ pub struct Config {
     /// `None`: off.
     pub core: Option<CoreConfig>,
     pub monitor: MonitorConfig,
+    pub health: HealthConfig,
     /// `tls.ca_file`: certificate authorities in addition to the system's.
     pub ca_file: Option<PathBuf>,
+}
+
+/// `health.*`: what a healthy node has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HealthConfig {
+    /// `health.expected_gpus`; `None`: any number.
+    pub gpus: Option<u64>,
+    /// `health.expected_ib_ports`: active ports; `None`: any number.
+    pub infiniband_ports: Option<u64>,
 }
 
 /// Paths of the host's `/proc`, `/sys` and `/`.
@@ -173,6 +183,10 @@ impl Config {
             hm: settings.text("hm.url").map(|url| hm(settings, url)).transpose()?,
             core: settings.text("core.url").map(|url| core(settings, url)).transpose()?,
             monitor: monitor(settings)?,
+            health: HealthConfig {
+                gpus: settings.optional_int("health.expected_gpus"),
+                infiniband_ports: settings.optional_int("health.expected_ib_ports"),
+            },
             ca_file: ca_file(settings)?,
         })
     }
@@ -327,6 +341,15 @@ mod tests {
     fn normalizes_ipv4_mapped_address_of_proxy() {
         let config = with(&[("usage.trusted_proxies", "::ffff:192.0.2.1")]).unwrap();
         assert_eq!(*config.usage.trusted_proxies, [IpAddr::from([192, 0, 2, 1])]);
+    }
+
+    #[test]
+    fn expected_counts_are_optional() {
+        assert_eq!(with(&[]).unwrap().health, HealthConfig::default());
+        let set = with(&[("health.expected_gpus", "8"), ("health.expected_ib_ports", "0")]);
+        let expected = HealthConfig { gpus: Some(8), infiniband_ports: Some(0) };
+        assert_eq!(set.unwrap().health, expected);
+        assert!(with(&[("health.expected_gpus", "-1")]).is_err());
     }
 
     #[test]

@@ -140,6 +140,20 @@ pub const ROWS: &[Row] = &[
         "Directory of files in the Prometheus text format, named *.prom, that other programs write. Their metrics are added to /metrics. Default: none.",
     ),
     row(
+        "health.expected_gpus",
+        None,
+        COUNT,
+        OnReload,
+        "Number of GPUs that a healthy node has. Default: any.",
+    ),
+    row(
+        "health.expected_ib_ports",
+        None,
+        COUNT,
+        OnReload,
+        "Number of active InfiniBand ports that a healthy node has. Default: any.",
+    ),
+    row(
         "usage.enabled",
         Some("true"),
         Kind::Flag,

@@ -1,63 +1,73 @@
 //! Problems that NVIDIA GPUs report themselves. Keep in step with `nvidiaAlerts` in `src/telemetry/dashboard/alerts.js`.
 
+use crate::health::conditions::{Condition, critical, warning};
+use crate::model::finding::{Action, Component};
 use crate::model::gpu::Values;
-use crate::model::health_problem::Severity;
 use crate::model::nvidia::{Fabric, FabricHealth, FabricState, RecoveryAction};
 
-pub fn problems(values: &Values) -> Vec<(Severity, String)> {
-    let mut problems = Vec::new();
-    let mut add = |severity, text: &str| problems.push((severity, text.to_owned()));
-    if let Some(action) = values.recovery_action.and_then(recommended) {
-        add(Severity::Critical, &format!("the driver recommends: {action}"));
-    }
+/// A GPU registers within a minute or two after the fabric manager has started.
+const FABRIC_HOLD_S: u64 = 180;
+const FABRIC_MANAGER: &str = "nvidia-fabricmanager";
+
+pub fn conditions(values: &Values) -> Vec<Condition> {
+    let gpu = Component::Gpu;
+    let mut found = Vec::new();
+    found.extend(values.recovery_action.and_then(recommended));
     if values.sram_ecc.and_then(|ecc| ecc.threshold_exceeded) == Some(true) {
-        add(Severity::Critical, "more SRAM errors than the limit for a replacement");
+        let text = "more SRAM errors than the limit for a replacement";
+        found.push(critical(gpu, "sram", text).action(Action::InspectHardware));
     }
     if values.row_remap_banks.is_some_and(|banks| banks.none > 0) {
-        add(Severity::Warning, "a memory bank has no spare rows left");
+        let text = "a memory bank has no spare rows left";
+        found.push(warning(gpu, "spare-rows", text).action(Action::InspectHardware));
     }
     if values.retired_pages.and_then(|pages| pages.pending) == Some(true) {
-        add(Severity::Warning, "page retirement pending, GPU reset required");
+        let text = "page retirement pending, GPU reset required";
+        found.push(warning(gpu, "retirement-pending", text).action(Action::ResetGpu));
     }
-    if let Some((severity, text)) = values.fabric.as_ref().and_then(fabric) {
-        add(severity, text);
-    }
+    found.extend(values.fabric.as_ref().and_then(fabric));
     let compute = values.confidential_compute.unwrap_or_default();
     if (compute.enabled, compute.ready) == (Some(true), Some(false)) {
-        add(Severity::Warning, "confidential computing is not ready");
+        found.push(warning(gpu, "confidential", "confidential computing is not ready"));
     }
-    problems
+    found
 }
 
 /// A recommendation other than to do nothing.
-fn recommended(action: RecoveryAction) -> Option<String> {
-    let text = match action {
+fn recommended(action: RecoveryAction) -> Option<Condition> {
+    let found =
+        |text: &str| critical(Component::Gpu, "recovery", format!("the driver recommends: {text}"));
+    Some(match action {
         RecoveryAction::None => return None,
-        RecoveryAction::GpuReset => "GPU reset",
-        RecoveryAction::NodeReboot => "node reboot",
-        RecoveryAction::DrainP2p => "drain P2P",
-        RecoveryAction::DrainAndReset => "drain and reset",
-        RecoveryAction::RecoverImexDomain => "recover the IMEX domain",
-        RecoveryAction::Unknown(code) => return Some(format!("action {code}")),
-    };
-    Some(text.to_owned())
+        RecoveryAction::GpuReset => found("GPU reset").action(Action::ResetGpu),
+        RecoveryAction::NodeReboot => found("node reboot").action(Action::Reboot),
+        RecoveryAction::DrainP2p => found("drain P2P").action(Action::Drain),
+        RecoveryAction::DrainAndReset => found("drain and reset").action(Action::Drain),
+        RecoveryAction::RecoverImexDomain => {
+            found("recover the IMEX domain").restart("nvidia-imex")
+        }
+        RecoveryAction::Unknown(code) => found(&format!("action {code}")),
+    })
 }
 
 /// CUDA does not start on a GPU that is not registered.
-fn fabric(fabric: &Fabric) -> Option<(Severity, &'static str)> {
+fn fabric(fabric: &Fabric) -> Option<Condition> {
+    let at = Component::Fabric;
     match (fabric.state?, fabric.error_code, fabric.health) {
-        (FabricState::NotStarted, ..) => Some((
-            Severity::Warning,
-            "not registered at the NVLink fabric: is the fabric manager running?",
-        )),
-        (FabricState::Completed, Some(_), _) => {
-            Some((Severity::Critical, "registration at the NVLink fabric failed"))
+        (FabricState::NotStarted, ..) => {
+            let text = "not registered at the NVLink fabric: is the fabric manager running?";
+            Some(warning(at, "registration", text).restart(FABRIC_MANAGER).held_for(FABRIC_HOLD_S))
+        }
+        (FabricState::Completed, Some(code), _) => {
+            let failed = critical(at, "registration", "registration at the NVLink fabric failed");
+            Some(failed.restart(FABRIC_MANAGER).evidence(format!("error {code}")))
         }
         (FabricState::Completed, _, Some(FabricHealth::Unhealthy)) => {
-            Some((Severity::Critical, "NVLink fabric unhealthy"))
+            let text = "NVLink fabric unhealthy";
+            Some(critical(at, "unhealthy", text).action(Action::InspectHardware))
         }
         (FabricState::Completed, _, Some(FabricHealth::LimitedCapacity)) => {
-            Some((Severity::Warning, "NVLink fabric has limited capacity"))
+            Some(warning(at, "capacity", "NVLink fabric has limited capacity"))
         }
         _ => None,
     }
@@ -69,10 +79,8 @@ mod tests {
     use crate::model::nvidia::{ConfidentialCompute, RetiredPages, RowRemapBanks, SramEcc};
 
     fn texts(values: &Values) -> Vec<String> {
-        problems(values)
-            .into_iter()
-            .map(|(severity, text)| format!("{severity:?} {text}"))
-            .collect()
+        let found = conditions(values).into_iter();
+        found.map(|it| format!("{:?} {}", it.finding.severity, it.finding.summary)).collect()
     }
 
     fn with_fabric(
@@ -128,6 +136,9 @@ mod tests {
         let unhealthy = with_fabric(FabricState::Completed, None, Some(FabricHealth::Unhealthy));
         assert_eq!(texts(&unhealthy), ["Critical NVLink fabric unhealthy"]);
         assert_eq!(texts(&with_fabric(FabricState::NotStarted, None, None)).len(), 1);
-        assert_eq!(recommended(RecoveryAction::Unknown(9)).as_deref(), Some("action 9"));
+        let unknown = recommended(RecoveryAction::Unknown(9)).unwrap().finding;
+        assert_eq!(unknown.summary, "the driver recommends: action 9");
+        let drain = Values { recovery_action: Some(RecoveryAction::DrainAndReset), ..values };
+        assert_eq!(conditions(&drain)[0].finding.action, Action::Drain);
     }
 }

@@ -17,17 +17,19 @@ mod gpu_nvidia;
 mod gpu_process;
 mod gpu_profiling;
 mod gpu_status;
+mod health;
 mod host;
 mod memory;
 mod node;
 mod textfile;
-mod xid_names;
+pub(crate) mod xid_names;
 
 use std::time::Duration;
 
 use crate::metrics::encoder::Encoder;
 pub use crate::metrics::format::Format;
 use crate::model::RawSample;
+use crate::model::finding::HealthReport;
 use crate::model::host_info::HostInfo;
 use crate::model::status::{PortStatus, ProcessStats};
 
@@ -44,6 +46,7 @@ pub struct Exposition<'a> {
     /// The agent's own process; `None` if `/proc` cannot be read.
     pub process: Option<ProcessStats>,
     pub ports: &'a [PortStatus],
+    pub health: &'a HealthReport,
     /// `gpu.hostname_label`.
     pub gpu_hostname_label: &'a str,
 }
@@ -60,6 +63,7 @@ pub fn render(input: &Exposition<'_>, format: Format) -> String {
     }
     gpu::encode(&mut encoder, input, &mut truncation);
     agent::encode(&mut encoder, input, &mut truncation);
+    health::encode(&mut encoder, input.health, &mut truncation);
     // After the agent's own families, which take precedence.
     textfile::encode(&mut encoder, input.sample, &mut truncation);
     truncation.encode(&mut encoder);

@@ -93,7 +93,7 @@ const NAMES: [(u64, &str); 88] = [
 ];
 
 /// Name of an XID; "Unknown Error" for others, as in dcgm-exporter.
-pub(super) fn name(code: u64) -> &'static str {
+pub(crate) fn name(code: u64) -> &'static str {
     let found = NAMES.binary_search_by_key(&code, |(known, _)| *known).ok();
     found.and_then(|at| NAMES.get(at)).map_or("Unknown Error", |(_, name)| name)
 }

@@ -5,6 +5,7 @@
 
 pub mod devices;
 pub mod event;
+pub mod finding;
 pub mod health_problem;
 pub mod host_info;
 pub mod kernel_log;

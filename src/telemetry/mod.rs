@@ -1,4 +1,4 @@
-//! The telemetry port: `/usage` (WebSocket), `/metrics`, `/snapshot`, `/events`, `/history`, the dashboard and health checks.
+//! The telemetry port: `/usage` (WebSocket), `/metrics`, `/snapshot`, `/events`, `/history`, `/health`, the dashboard and health checks.
 
 mod dashboard;
 mod detail;

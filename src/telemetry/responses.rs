@@ -12,6 +12,7 @@ use crate::collector::latest::{LatestSample, PublishedSample};
 use crate::collector::process_stats;
 use crate::collector::sampler_loop::FIRST_GPU_RESULT_TIMEOUT;
 use crate::config::CurrentConfig;
+use crate::health::Health;
 use crate::history::event_log::{EventLog, EventQuery};
 use crate::history::series::{Range, SeriesHistory};
 use crate::http::gzip;
@@ -19,6 +20,7 @@ use crate::http::request::RequestHead;
 use crate::http::response::{ErrorResponse, OK, Response};
 use crate::http::stats::ListenerStats;
 use crate::metrics::{Exposition, Format, render};
+use crate::model::finding::HealthReport;
 use crate::model::host_info::HostInfo;
 use crate::model::status::PortStatus;
 use crate::sys;
@@ -26,6 +28,7 @@ use crate::sys::EventFd;
 use crate::telemetry::dashboard;
 use crate::telemetry::snapshot_json::{self, AgentStatus};
 use crate::util::error::reason;
+use crate::util::logger::unix_seconds;
 use crate::util::render_cache::Rendering;
 use crate::util::sync::Shutdown;
 
@@ -55,6 +58,7 @@ pub struct Responses<'a> {
     pub ports: Vec<(&'static str, &'a ListenerStats)>,
     pub events: &'a EventLog,
     pub series: &'a SeriesHistory,
+    pub health: &'a Health,
 }
 
 /// Why there is no history.
@@ -71,6 +75,8 @@ pub enum Resource {
     Snapshot,
     Events,
     History,
+    /// What is wrong with the node.
+    Health,
     /// The agent works.
     Healthy,
     /// Samples include the GPUs.
@@ -85,6 +91,7 @@ impl Resource {
             "/snapshot" => Some(Self::Snapshot),
             "/events" => Some(Self::Events),
             "/history" => Some(Self::History),
+            "/health" => Some(Self::Health),
             "/-/healthy" | "/healthz" => Some(Self::Healthy),
             "/-/ready" => Some(Self::Ready),
             _ => None,
@@ -112,13 +119,14 @@ impl Responses<'_> {
     ) -> Result<Response, ErrorResponse> {
         let accepts_gzip = gzip::is_accepted(head.header_values("accept-encoding"));
         let body = match resource {
-            Resource::Healthy | Resource::Ready => return Ok(self.health(resource)),
+            Resource::Healthy | Resource::Ready => return Ok(self.liveness(resource)),
             Resource::Dashboard => return dashboard::response(accepts_gzip),
             Resource::Metrics => {
                 let format = Format::negotiate(head.header_values("accept"));
                 self.metrics_body(format, accepts_gzip)
             }
             Resource::Snapshot => self.snapshot_body(accepts_gzip),
+            Resource::Health => self.health_body(accepts_gzip),
             Resource::Events => self
                 .events_body(head.query, accepts_gzip)
                 .map_err(|why| ErrorResponse::new("400 Bad Request", why))?,
@@ -159,6 +167,17 @@ impl Responses<'_> {
         Ok(json_body(&self.events.page(EventQuery::parse(query)?), accepts_gzip))
     }
 
+    /// The findings on this node.
+    pub fn health_body(&self, accepts_gzip: bool) -> RenderedBody {
+        json_body(&self.health_report(&self.latest.current()), accepts_gzip)
+    }
+
+    pub fn health_report(&self, sample: &PublishedSample) -> HealthReport {
+        let (config, counts) = (self.config.get(), self.events.counts());
+        let events = |since| self.events.since(since);
+        self.health.check(&sample.raw, counts, events, &config.health, unix_seconds())
+    }
+
     /// The series over the time that a query requests.
     pub fn history_body(&self, query: &str, accepts_gzip: bool) -> Result<RenderedBody, NoHistory> {
         let range = Range::parse(query).map_err(NoHistory::BadQuery)?;
@@ -182,7 +201,7 @@ impl Responses<'_> {
         sys::wait_readable([self.gpus_ready.as_fd()], Some(Duration::ZERO)) == [true]
     }
 
-    fn health(&self, resource: Resource) -> Response {
+    fn liveness(&self, resource: Resource) -> Response {
         let problem = match resource {
             Resource::Ready if !self.are_gpus_ready() => Some(NOT_READY.to_owned()),
             _ => stale(self.latest.current().age(), self.config.get().interval),
@@ -204,6 +223,7 @@ impl Responses<'_> {
             samples: sample.tick() + 1,
             process: process_stats::self_stats(boot_time_seconds(sample)),
             ports: &self.port_statuses(),
+            health: &self.health_report(sample),
             gpu_hostname_label: config.gpu.hostname_label,
         };
         render(&input, format).into_bytes()
@@ -296,13 +316,14 @@ mod tests {
             ports: vec![("usage", &stats)],
             events: &EventLog::open(&dir.state),
             series: &SeriesHistory::open(&dir.state),
+            health: &Health::open(&dir.state),
         };
         let error = responses.wait_for_gpus(Duration::from_millis(1)).unwrap_err();
         assert_eq!(error.status, "503 Service Unavailable");
-        assert_eq!(responses.health(Resource::Ready).status, "503 Service Unavailable");
+        assert_eq!(responses.liveness(Resource::Ready).status, "503 Service Unavailable");
         responses.gpus_ready.notify();
         assert!(responses.wait_for_gpus(GPUS_READY_TIMEOUT).is_ok());
-        assert_eq!(responses.health(Resource::Ready).status, OK);
+        assert_eq!(responses.liveness(Resource::Ready).status, OK);
     }
 
     #[test]

@@ -102,7 +102,8 @@ fn attribute_to_client(
 
 fn not_found(path: &str) -> ErrorResponse {
     let message = not_found_message(path);
-    let text =
-        format!("{message}; telemetry is at /, /usage, /metrics, /snapshot, /events and /history");
+    let text = format!(
+        "{message}; telemetry is at /, /usage, /metrics, /snapshot, /events, /history and /health"
+    );
     ErrorResponse::new("404 Not Found", text)
 }

@@ -74,6 +74,30 @@ impl KernelLog {
     }
 }
 
+impl KernelLog {
+    /// Starts an agent in another boot than those with other numbers; below `root` is what the last one has left.
+    pub fn start_in_boot(&self, number: u32) -> Agent {
+        self.start_in_boot_with(number, &[])
+    }
+
+    pub fn start_in_boot_with(&self, number: u32, settings: &[&str]) -> Agent {
+        let (proc, root) = (self.directory.0.join("proc"), self.directory.0.join("root"));
+        std::fs::create_dir_all(proc.join("sys/kernel/random")).unwrap();
+        let id = format!("{number:08x}-0000-4000-8000-000000000000");
+        std::fs::write(proc.join("sys/kernel/random/boot_id"), format!("{id}\n")).unwrap();
+        for name in ["stat", "meminfo"] {
+            std::fs::copy(format!("/proc/{name}"), proc.join(name)).unwrap();
+        }
+        let paths = [("proc", &proc), ("root", &root)]
+            .map(|(name, path)| format!("path.{name}={}", path.display()));
+        let mut all = vec![paths[0].as_str(), paths[1].as_str()];
+        all.extend(settings);
+        let agent = self.start(&all);
+        self.wait_saved(&id);
+        agent
+    }
+}
+
 pub fn page(agent: &Agent, query: &str) -> Value {
     let (status, answer) = agent.http(&format!("/events?{query}"), "");
     assert_eq!(status, 200, "{answer}");

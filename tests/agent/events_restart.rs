@@ -105,20 +105,7 @@ fn torn_record_and_foreign_file_cost_nothing_else() {
 fn records_reboot_with_its_reason() {
     let log = KernelLog::new();
     let root = log.directory.0.join("root");
-    let with_boot_id = |id: u32| {
-        let directory = log.directory.0.join("proc");
-        std::fs::create_dir_all(directory.join("sys/kernel/random")).unwrap();
-        let id = format!("{id:08x}-0000-4000-8000-000000000000");
-        std::fs::write(directory.join("sys/kernel/random/boot_id"), format!("{id}\n")).unwrap();
-        for name in ["stat", "meminfo"] {
-            std::fs::copy(format!("/proc/{name}"), directory.join(name)).unwrap();
-        }
-        let settings = [("proc", &directory), ("root", &root)]
-            .map(|(name, path)| format!("path.{name}={}", path.display()));
-        let agent = log.start(&[&settings[0], &settings[1]]);
-        log.wait_saved(&id);
-        agent
-    };
+    let with_boot_id = |id: u32| log.start_in_boot(id);
     with_boot_id(1).stop();
     with_boot_id(2).stop();
     let mut agent = with_boot_id(3);

@@ -28,6 +28,7 @@ mod gpu_noexec;
 mod gpu_probe;
 mod gpu_profiling;
 mod gpu_sysfs;
+mod health;
 mod heartbeat;
 mod heartbeat_action;
 mod heartbeat_cli;

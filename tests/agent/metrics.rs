@@ -13,6 +13,7 @@ use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::{CollectorsConfig, Roots};
 use hm_agent::metrics::{Exposition, Format, render};
+use hm_agent::model::finding::HealthReport;
 use hm_agent::model::status::{PortStatus, ProcessStats};
 use hm_agent::sys::FsSize;
 
@@ -71,6 +72,7 @@ fn captured(tree: &str, format: Format) -> String {
         samples: 3,
         process: Some(process),
         ports: &[port],
+        health: &HealthReport::unknown(),
         gpu_hostname_label: "Hostname",
     };
     render(&input, format)

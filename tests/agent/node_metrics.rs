@@ -13,6 +13,7 @@ use hm_agent::collector::sampler::Sampler;
 use hm_agent::config::CollectorsConfig;
 use hm_agent::metrics::{Exposition, Format, render};
 use hm_agent::model::RawSample;
+use hm_agent::model::finding::HealthReport;
 use hm_agent::sys::FsSize;
 
 fn collect(server: &GpuServer) -> RawSample {
@@ -29,6 +30,7 @@ fn text(server: &GpuServer, sample: &RawSample) -> String {
         samples: 1,
         process: None,
         ports: &[],
+        health: &HealthReport::unknown(),
         gpu_hostname_label: "Hostname",
     };
     render(&input, Format::Prometheus)

@@ -119,7 +119,7 @@ fn notes(gpu: &Gpu) -> Vec<String> {
         notes.extend(rows.pending.then(|| "row remapping pending until GPU reset".to_owned()));
         notes.extend(rows.failed.then(|| "row remapping failed".to_owned()));
     }
-    notes.extend(health::nvidia::problems(values).into_iter().map(|(_, text)| text));
+    notes.extend(health::nvidia::conditions(values).into_iter().map(|found| found.finding.summary));
     notes.extend(gpu.xids.iter().map(|xid| format!("XID {} × {}", xid.code, xid.count)));
     notes
 }

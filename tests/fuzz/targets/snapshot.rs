@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use hm_agent::metrics::{Exposition, Format, render};
+use hm_agent::model::finding::HealthReport;
 use hm_agent::model::host_info::HostInfo;
 use hm_agent::model::primary_gpu::Primary;
 use hm_agent::model::status::PortStatus;
@@ -83,6 +84,7 @@ fn check_messages(host: &HostInfo, sample: &RawSample, snapshot: &Snapshot) {
             samples: 1,
             process: None,
             ports: &ports,
+            health: &HealthReport::unknown(),
             gpu_hostname_label: "Hostname",
         };
         exposition::check(render(&input, format).as_bytes(), format);

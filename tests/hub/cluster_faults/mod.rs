@@ -26,7 +26,7 @@ use crate::support::{TempDir, sleep_for};
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
 const HUBS: usize = 3;
 const CORE_NODES: usize = 4;
-/// Each hub is asked for so many.
+/// The number of commands that each hub is requested for.
 const MAX_REQUESTED_COMMANDS: usize = 500;
 /// From this time on, the trend of what the hubs use is judged.
 const SOAK: Duration = Duration::from_secs(240);

@@ -1,0 +1,121 @@
+//! What operators have acknowledged: in memory and in the file `health` of the state directory. `hm-agent health --acknowledge` writes
+//! an id to the file `acknowledge` of that directory, so only root and the agent's user can.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use crate::util::journal::Journal;
+use crate::util::state_dir;
+use crate::util::state_io::StateIo;
+use crate::util::sync::lock;
+use crate::util::text::parse_decimal;
+
+/// Name of the file with ids to acknowledge, one in each line.
+pub const SPOOL: &str = "acknowledge";
+/// Name of the state file.
+const NAME: &str = "health";
+/// Kind of its lines, `ID UNIX_SECONDS`.
+const LINE: char = 'a';
+const MAX_SPOOL_BYTES: u64 = 4096;
+/// How often the spool is read, in seconds.
+const SPOOL_INTERVAL_S: u64 = 2;
+/// An acknowledgement of a finding that has ended is kept for this long, in seconds: the cause may return, or the agent was restarted.
+const KEPT_S: u64 = 600;
+
+pub(super) struct Acknowledgements {
+    state: StateIo,
+    journal: Journal,
+    spool: PathBuf,
+    /// Ids that the thread of the disk has read from the spool.
+    inbox: Arc<Mutex<Vec<String>>>,
+    checked: u64,
+    each: BTreeMap<String, Acknowledgement>,
+}
+
+struct Acknowledgement {
+    /// Unix seconds.
+    at: u64,
+    /// When its finding was last seen.
+    seen: Option<u64>,
+}
+
+impl Acknowledgements {
+    pub(super) fn open(state: &StateIo) -> Self {
+        let mut each = BTreeMap::new();
+        let replay = |kind: char, text: &str| {
+            let Some((id, at)) = text.split_once(' ').filter(|_| kind == LINE) else {
+                return false;
+            };
+            let at = parse_decimal(at.as_bytes()).filter(|_| is_id(id));
+            let Some(at) = at else { return false };
+            each.insert(id.to_owned(), Acknowledgement { at, seen: None });
+            true
+        };
+        let journal = Journal::read(state, NAME, "acknowledgements", replay);
+        let spool = state.directory().join(SPOOL);
+        let (inbox, checked) = Default::default();
+        Self { state: state.clone(), journal, spool, inbox, checked, each }
+    }
+
+    /// When the finding was acknowledged, in Unix seconds.
+    pub(super) fn time(&self, id: &str) -> Option<u64> {
+        self.each.get(id).map(|it| it.at)
+    }
+
+    /// Takes new acknowledgements, and forgets those of findings that have ended. `findings`: ids of all that there are.
+    pub(super) fn update<'a>(&mut self, findings: impl Iterator<Item = &'a str>, now: u64) {
+        let inbox = std::mem::take(&mut *lock(&self.inbox));
+        let before = self.each.len();
+        for id in findings {
+            if inbox.iter().any(|it| it == id) {
+                log::info!("finding {id} is acknowledged");
+                self.each.insert(id.to_owned(), Acknowledgement { at: now, seen: Some(now) });
+            } else if let Some(known) = self.each.get_mut(id) {
+                known.seen = Some(now);
+            }
+        }
+        for known in self.each.values_mut() {
+            known.seen.get_or_insert(now);
+        }
+        self.each.retain(|_, it| it.seen.is_none_or(|seen| now.abs_diff(seen) < KEPT_S));
+        if !inbox.is_empty() || self.each.len() != before || self.journal.should_retry() {
+            let lines =
+                self.each.iter().map(|(id, it)| (LINE, Cow::from(format!("{id} {}", it.at))));
+            self.journal.rewrite(lines);
+        }
+        if now.abs_diff(self.checked) >= SPOOL_INTERVAL_S {
+            self.checked = now;
+            self.read_spool();
+        }
+    }
+
+    fn read_spool(&self) {
+        if self.state.unusable().is_some() {
+            return;
+        }
+        let (spool, inbox) = (self.spool.clone(), self.inbox.clone());
+        self.state.submit(move |prepared| {
+            let mut text = String::new();
+            let file = prepared.and_then(|()| state_dir::open_file(&spool));
+            // Usually there is none.
+            let Ok(file) = file else { return };
+            let read = file.take(MAX_SPOOL_BYTES).read_to_string(&mut text);
+            if let Err(error) = read.and_then(|_| std::fs::remove_file(&spool)) {
+                log::warn!("{}: {error}", spool.display());
+            }
+            let ids = text.lines().filter(|id| is_id(id)).map(str::to_owned);
+            lock(&inbox).extend(ids);
+        });
+    }
+}
+
+/// Whether a text can be the id of a finding.
+pub fn is_id(text: &str) -> bool {
+    let is_allowed = |byte: u8| {
+        byte.is_ascii_lowercase() || byte.is_ascii_digit() || [b'-', b'_', b'.'].contains(&byte)
+    };
+    (1..=128).contains(&text.len()) && text.bytes().all(is_allowed)
+}

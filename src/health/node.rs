@@ -1,0 +1,150 @@
+//! Conditions of storage, memory, clock, network and services of a node.
+
+use crate::health::conditions::{Condition, count_of, critical, warning, with_message};
+use crate::model::finding::{Action, Component};
+use crate::model::health_problem::Severity;
+use crate::model::node::Measurement;
+use crate::model::node::edac::Edac;
+use crate::model::node::infiniband::{Infiniband, InfinibandPort};
+use crate::model::node::mdadm::Mdadm;
+use crate::model::node::systemd::{Systemd, Unit};
+use crate::model::{FailedFileSystem, FileSystem, RawSample};
+
+/// From these shares of used space on, a filesystem is nearly full, and full.
+const WARNING_USED_PERCENT: f64 = 90.0;
+const CRITICAL_USED_PERCENT: f64 = 97.0;
+/// State of an InfiniBand port that works.
+const ACTIVE: u64 = 4;
+/// A port may go down for a moment.
+const PORT_HOLD_S: u64 = 240;
+/// A time daemon needs minutes after a start.
+const CLOCK_HOLD_S: u64 = 3600;
+/// A mount may not respond for a moment.
+const MOUNT_HOLD_S: u64 = 60;
+/// A unit that is started again may fail in between.
+const UNIT_HOLD_S: u64 = 60;
+/// Units without which GPUs do not work, and whether nothing works without them.
+const UNITS: [(&str, bool); 4] = [
+    ("nvidia-fabricmanager", true),
+    ("nvidia-imex", true),
+    ("nvidia-persistenced", false),
+    ("nvidia-dcgm", false),
+];
+
+/// `expected_ports`: number of InfiniBand ports of a healthy node. `ports_up`: names of those that have been active.
+pub fn conditions(
+    sample: &RawSample,
+    expected_ports: Option<u64>,
+    ports_up: &mut Vec<String>,
+) -> Vec<Condition> {
+    let mut found: Vec<Condition> = sample.file_systems.iter().filter_map(full).collect();
+    found.extend(sample.file_systems_failed.iter().map(unreadable));
+    for measurement in &sample.measurements {
+        match &**measurement {
+            Measurement::Mdadm(raid) => found.extend(degraded(raid)),
+            Measurement::Edac(edac) => found.extend(uncorrectable(edac)),
+            Measurement::Timex(clock) if !clock.is_synchronized => {
+                let text = "the clock is not synchronized";
+                found.push(warning(Component::Clock, "sync", text).held_for(CLOCK_HOLD_S));
+            }
+            Measurement::Infiniband(infiniband) => {
+                found.extend(ports_down(infiniband, ports_up));
+                found.extend(expected_ports.and_then(|expected| missing(infiniband, expected)));
+            }
+            Measurement::Systemd(systemd) => found.extend(failed_units(systemd)),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn full(file_system: &FileSystem) -> Option<Condition> {
+    if file_system.read_only {
+        return None;
+    }
+    let files = file_system.files as f64;
+    let inodes = 100.0 * (files - file_system.files_free as f64) / files.max(1.0);
+    let bytes = file_system.used_percent().unwrap_or_default();
+    let (used, what) =
+        if inodes > bytes { (inodes, "of the inodes used") } else { (bytes, "full") };
+    let found = match used {
+        CRITICAL_USED_PERCENT.. => {
+            critical(Component::FileSystem, "full", format!("{used:.0} % {what}"))
+        }
+        WARNING_USED_PERCENT.. => {
+            warning(Component::FileSystem, "full", format!("{used:.0} % {what}"))
+        }
+        _ => return None,
+    };
+    Some(found.of(&*file_system.mount_point))
+}
+
+/// A filesystem of a dead server, or of a broken disk.
+fn unreadable(failed: &FailedFileSystem) -> Condition {
+    let text = with_message("cannot be read", Some(&failed.reason));
+    let found = warning(Component::FileSystem, "unreadable", text).evidence(&*failed.device);
+    found.of(&*failed.mount_point).held_for(MOUNT_HOLD_S)
+}
+
+fn degraded(raid: &Mdadm) -> impl Iterator<Item = Condition> {
+    let lacking = raid.members.iter().filter_map(|array| Some((array, array.degraded_disks?)));
+    lacking.filter(|(_, disks)| *disks > 0).map(|(array, disks)| {
+        let text = format!("the array lacks {}", count_of(disks, "disk"));
+        let found = critical(Component::Disk, "raid", text).of(&*array.device);
+        found.action(Action::InspectHardware)
+    })
+}
+
+fn uncorrectable(edac: &Edac) -> impl Iterator<Item = Condition> {
+    let counts = edac.controllers.iter().filter_map(|it| Some((it, it.errors.uncorrectable?)));
+    counts.filter(|(_, count)| *count > 0).map(|(controller, count)| {
+        let text = count_of(count, "uncorrected memory error");
+        let found = critical(Component::Memory, "ecc", text);
+        found.of(format!("memory controller {}", controller.number)).action(Action::InspectHardware)
+    })
+}
+
+fn ports_down<'a>(
+    infiniband: &'a Infiniband,
+    ports_up: &'a mut Vec<String>,
+) -> impl Iterator<Item = Condition> + 'a {
+    infiniband.ports.iter().filter_map(|port| {
+        let name = format!("{} port {}", port.id.device, port.id.port);
+        let was_up = ports_up.contains(&name);
+        match is_active(port) {
+            true if !was_up => ports_up.push(name),
+            false if was_up => {
+                let found = critical(Component::Infiniband, "down", "the port went down").of(name);
+                return Some(found.action(Action::InspectHardware).held_for(PORT_HOLD_S));
+            }
+            _ => {}
+        }
+        None
+    })
+}
+
+fn is_active(port: &InfinibandPort) -> bool {
+    port.state.is_none_or(|state| state >= ACTIVE)
+}
+
+fn missing(infiniband: &Infiniband, expected: u64) -> Option<Condition> {
+    let count = infiniband.ports.iter().filter(|port| is_active(port)).count();
+    ((count as u64) < expected).then(|| {
+        let text = format!("{count} of {} active", count_of(expected, "port"));
+        let found = critical(Component::Infiniband, "missing", text);
+        let found = found.evidence("health.expected_ib_ports").held_for(PORT_HOLD_S);
+        found.action(Action::InspectHardware)
+    })
+}
+
+fn failed_units(systemd: &Systemd) -> impl Iterator<Item = Condition> {
+    let failed = systemd.units.iter().filter(|unit| unit.active_state == "failed");
+    failed.filter_map(|unit: &Unit| {
+        let name = unit.name.strip_suffix(".service")?;
+        let (_, is_critical) = UNITS.iter().find(|(known, _)| *known == name)?;
+        let severity = if *is_critical { Severity::Critical } else { Severity::Warning };
+        let text = "the service has failed";
+        let found = Condition::new(Component::Service, severity, "failed", text);
+        Some(found.of(name).restart(name).held_for(UNIT_HOLD_S))
+    })
+}

@@ -1,0 +1,67 @@
+//! What an XID of the NVIDIA driver means for its GPU. Classes by NVIDIA's catalog of XIDs,
+//! <https://docs.nvidia.com/deploy/xid-errors/analyzing-xid-catalog.html>: the immediate action, and for codes that the catalog only
+//! investigates (121 to 125, 157, 160 to 165) none.
+
+use crate::model::finding::Action;
+
+/// What to do after an XID. `None`: the GPU works on; the application that caused it may have ended.
+pub fn action(code: u32) -> Option<Action> {
+    match code {
+        46 | 48 | 62 | 74 | 95 | 109 | 110 | 119 | 120 | 136 | 140 | 143 | 155 | 156 | 158 => {
+            Some(Action::ResetGpu)
+        }
+        // Fatal errors of NVLink 5 have a severity of their own in the line.
+        79 | 151 => Some(Action::Reboot),
+        // A failed remapping, and no auxiliary power.
+        54 | 64 => Some(Action::InspectHardware),
+        _ => None,
+    }
+}
+
+/// Whether the line of an NVLink 5 error (144 to 150) says that it is fatal.
+pub fn is_fatal_nvlink(code: u32, line: &str) -> bool {
+    (144..=150).contains(&code) && line.split_whitespace().any(|word| word == "Fatal")
+}
+
+/// The recovery action in the line of XID 154: `GPU recovery action changed from 0x0 (None) to 0x4 (Drain and Reset)`.
+/// `None`: it is none, or not known.
+pub fn changed_action(line: &str) -> Option<Action> {
+    let (_, to) = line.rsplit_once(" to 0x")?;
+    match to.split(' ').next()? {
+        "1" => Some(Action::ResetGpu),
+        "2" => Some(Action::Reboot),
+        "3" | "4" => Some(Action::Drain),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_follow_the_catalog() {
+        let of = |codes: &[u32]| codes.iter().map(|code| action(*code)).collect::<Vec<_>>();
+        // Errors of applications, and recorded row remappings, leave the GPU healthy.
+        assert_eq!(of(&[8, 13, 31, 32, 43, 45, 63, 92, 94, 137, 999]), [None; 11]);
+        assert_eq!(of(&[48, 95, 119, 140]), [Some(Action::ResetGpu); 4]);
+        assert_eq!(of(&[79]), [Some(Action::Reboot)]);
+        assert_eq!(of(&[64]), [Some(Action::InspectHardware)]);
+    }
+
+    #[test]
+    fn reads_severity_and_recovery_action_of_lines() {
+        let line = "NVRM: Xid (PCI:0009:01:00): 149, NETIR_LINK_EVT  Fatal   XC0 i0 Link 01 (0x021425c6 0x0)";
+        assert!(is_fatal_nvlink(149, line) && !is_fatal_nvlink(74, line));
+        assert!(!is_fatal_nvlink(149, &line.replace("Fatal", "Nonfatal")));
+        let changed = |to: &str| {
+            changed_action(&format!(
+                "NVRM: Xid (PCI:0009:01:00): 154, GPU recovery action changed from 0x0 (None) to {to}"
+            ))
+        };
+        assert_eq!(changed("0x4 (Drain and Reset)"), Some(Action::Drain));
+        assert_eq!(changed("0x2 (Node Reboot Required)"), Some(Action::Reboot));
+        assert_eq!(changed("0x1 (GPU Reset Required)"), Some(Action::ResetGpu));
+        assert_eq!((changed("0x0 (None)"), changed_action("odd")), (None, None));
+    }
+}
