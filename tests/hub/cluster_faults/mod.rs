@@ -7,6 +7,7 @@ mod faults;
 mod usage;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -56,7 +57,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
     let (hubs, core): (Vec<_>, _) =
         (cluster.members.iter().map(|member| member.core).collect(), cluster.core.address);
     let mut usages = Usages::default();
-    let mut journals = Journals { state: &state, taken: vec![BTreeSet::new(); nodes] };
+    let journals = Mutex::new(Journals { state: &state, taken: vec![BTreeSet::new(); nodes] });
     let end = Instant::now() + time;
     let delivered = std::thread::scope(|scope| {
         let _running = clients.start(scope);
@@ -64,6 +65,12 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
         for node_id in &core_nodes {
             scope.spawn(|| commands.run_node(core, node_id));
         }
+        scope.spawn(|| {
+            while !commands.stop.load(Ordering::Relaxed) {
+                journals.lock().unwrap().read();
+                sleep_for(Duration::from_secs(1));
+            }
+        });
         for rng in submitters {
             scope.spawn(|| commands.submit(&hubs, &core_nodes, end, rng));
         }
@@ -73,14 +80,12 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
             cluster.end_due();
             cluster.begin(Duration::from_secs(longest), is_soak);
             usages.record(&cluster);
-            journals.read();
         }
         cluster.end_all();
         cluster.say("no more faults");
         let delivered = wait("the delivery of reports", || {
             // What is in the journals now is stored when nothing is left to deliver afterwards.
-            journals.read();
-            let taken = journals.taken.clone();
+            let taken = journals.lock().unwrap().read().to_vec();
             clients.have_delivered().then_some(taken)
         });
         cluster.say("all reports are delivered");
@@ -88,8 +93,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
         check_commands(&cluster, &commands);
         delivered
     });
-    journals.read();
-    check_reports(&cluster, &delivered, &journals.taken);
+    check_reports(&cluster, &delivered, journals.lock().unwrap().read());
     println!("faults: {:?}", cluster.counts);
     if is_soak {
         usages.judge();
@@ -116,18 +120,19 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// The reports that the clients have taken. An agent's journal keeps delivered ones for a few minutes only.
+/// The reports that the clients have taken. An agent's journal keeps delivered ones for a few minutes only, so it is read all the time.
 struct Journals<'a> {
     state: &'a TempDir,
     taken: Vec<BTreeSet<i64>>,
 }
 
 impl Journals<'_> {
-    fn read(&mut self) {
+    fn read(&mut self) -> &[BTreeSet<i64>] {
         for (number, known) in self.taken.iter_mut().enumerate() {
             let journal = taken(&self.state.0.join(number.to_string()));
             known.extend(journal.iter().map(|at| *at as i64));
         }
+        &self.taken
     }
 }
 
