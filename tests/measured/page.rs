@@ -1,11 +1,13 @@
 //! The dashboard in Chromium: it shows the agent's data, follows updates, shows when data is stale, and never parses names as
 //! markup. Screenshots are saved in `target/page`.
 
+use std::time::Duration;
+
 use crate::support::browser::{Browser, assert_quiet, browser_at, page_of};
 use crate::support::fake_nvml::UpdateStream;
 use crate::support::heartbeat::HttpConnection;
 use crate::support::nginx::{Nginx, PASS_UPGRADES};
-use crate::support::{Agent, TempDir, wait_until};
+use crate::support::{Agent, TempDir, sleep_for, wait_until};
 use data_encoding::BASE64;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
@@ -133,6 +135,13 @@ fn shows_current_data_of_the_agent() {
     agent.stop();
 }
 
+/// Time of the first sample of the first curve, which ends with the last sample and covers an hour.
+pub const FIRST_SAMPLE: &str = "(() => {
+    const at = Date.parse(document.querySelector('#sampled').dateTime) / 1000;
+    const [, x] = /^M([\\d.]+)/.exec(document.querySelector('#hero .line').getAttribute('d')) ?? [];
+    return x === undefined ? NaN : at - 3600 * (1 - x / 1000);
+})()";
+
 #[test]
 #[ignore = "needs Chromium and playwright-core"]
 fn shows_stale_data_and_reconnects() {
@@ -150,11 +159,11 @@ fn shows_stale_data_and_reconnects() {
     agent.signal("-CONT");
     browser.until("document.querySelector('#notice').hidden");
     browser.until_seen("#pill", "Live");
-    // The curves survive a reload.
-    let before = browser.run(points).as_u64().unwrap();
+    // The curves survive a reload. The agent returns means of 5 s.
+    let first = browser.run(FIRST_SAMPLE).as_f64().unwrap();
     browser.reload();
     browser.until("document.querySelector('#hero .line')");
-    assert!(browser.run(points).as_u64().unwrap() >= before, "the curves are empty");
+    browser.until(&format!("{FIRST_SAMPLE} < {}", first + 6.0));
     // The agent exits, and another one starts at the same address.
     let address = agent.address;
     agent.stop();
@@ -167,13 +176,14 @@ fn shows_stale_data_and_reconnects() {
     browser
         .until("document.querySelector('[role=status]').textContent.startsWith('No connection.')");
     browser.shot("stale");
+    sleep_for(Duration::from_secs(20)); // a gap is longer than three means
     let agent = Agent::start(&["interval=1", &format!("usage.listen={address}")]);
     browser.until_seen("#pill", "Live");
     browser.until("document.querySelector('#notice').hidden");
-    // The curve has a gap and the samples before it.
+    // The curve has a gap and the samples before it, which the other agent does not know.
     browser
         .until("document.querySelector('#hero .line').getAttribute('d').match(/M/g).length >= 2");
-    assert!(browser.run(points).as_u64().unwrap() > before);
+    assert!(browser.run(FIRST_SAMPLE).as_f64().unwrap() < first + 6.0);
     // Chromium logs the failed connections to the console; nothing else is logged.
     for line in browser.console() {
         let failures = ["ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "WebSocket connection to"];
@@ -192,7 +202,7 @@ fn shows_dropped_application_and_number_of_those_left_out() {
         line.get(&format!("/hb_init?600000&appid=app{number}"));
     }
     let mut browser = browser_at(&agent);
-    browser.until_seen("#alerts", "Application gone was dropped");
+    browser.until_seen("#alerts", "Application gone: was dropped");
     browser.until_seen("#apps", "DROPPED");
     browser.until_seen("#facts", "200 of 201 OK, 10 not shown");
     browser.until_seen("#apps-rest", "and 151 more");
@@ -245,11 +255,11 @@ fn shows_applications_and_upstreams_with_any_name() {
     // Overdue in 17 s and dropped in 34 s unless in maintenance: enough time to observe it.
     assert_eq!(line.get("/hb_init?10000&appid=late").status, 200);
     browser.until_seen("#facts", "of 2 OK");
-    browser.until_seen("#alert-panel", "Application late is overdue");
+    browser.until_seen("#alert-panel", "Application late: is overdue");
     assert_eq!(line.get("/maintenance?600000&appid=late").status, 200);
     browser.until_seen("#apps", "late maintenance");
     browser.until_seen("#links", "hm");
-    browser.until_seen("#alert-panel", "hm is not online");
+    browser.until_seen("#alert-panel", "hm: is not online");
     browser.until_seen("#apps", "ago, timeout 10 min");
     assert_eq!(browser.run("document.querySelectorAll('script').length"), json!(1));
     assert_eq!(browser.console(), [""; 0]);

@@ -45,7 +45,7 @@ const gpuAlerts = (gpu, now) => {
   if (slowed.length) found.push(["warning", `throttled: ${slowed.map(humanize).join(", ")}`]);
   const rows = gpu.remapped_rows;
   if (rows?.failed) found.push(["critical", "row remapping failed"]);
-  if (rows?.pending) found.push(["warning", "row remapping pending, needs a reset"]);
+  if (rows?.pending) found.push(["warning", "row remapping pending, GPU reset required"]);
   found.push(...nvidiaAlerts(gpu));
   const badPages = gpu.retired_pages?.failed;
   if (badPages) found.push(["critical", `${plural(badPages, "bad memory page")} still in use`]);
@@ -84,16 +84,16 @@ const alertsOf = update => {
   const late = update.heartbeats.filter(app => ["warning", "critical"].includes(appLevel(app)));
   for (const app of late.slice(0, late.length > MAX_LISTED_APPS ? 0 : MAX_LISTED_APPS)) {
     const what = app.state === "DROPPED" ? "was dropped" : "is overdue";
-    add(appLevel(app), "", "h-apps", `Application ${app.app_id} ${what} (${app.od} times its timeout)`);
+    add(appLevel(app), `Application ${app.app_id}`, "h-apps", `${what} (${app.od} times its timeout)`);
   }
   if (late.length > MAX_LISTED_APPS) add("critical", "", "h-apps", `${late.length} applications are overdue`);
   for (const each of update.links) {
-    if (linkLevel(each) === "warning") add("warning", "", "h-links", joinColon(`${each.name} is not online`, each.last_outage));
+    if (linkLevel(each) === "warning") add("warning", each.name, "h-links", joinColon("is not online", each.last_outage));
     if (each.dropped) add("warning", each.name, "h-links", `${plural(each.dropped, "report")} dropped`);
   }
   for (const mount of update.file_systems) {
     const level = mountLevel(mount);
-    if (level) add(level, "", "h-mounts", `${mount.mount_point} is ${percent(mount.used_percent)} full`);
+    if (level) add(level, mount.mount_point, "h-mounts", `${percent(mount.used_percent)} full`);
   }
   return bySeverity(found);
 };

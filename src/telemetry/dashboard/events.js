@@ -55,7 +55,7 @@ const timesOf = ({ count }) => (count > 1 ? ` (${count} times)` : "");
 const createEvent = () => {
   const [when, sign, kind, device, title] = [make("time"), make("span"), make("span", { class: "sr-only" }), make("a"), make("b")];
   const text = make("span", { class: "text" });
-  return { node: make("li", {}, when, sign, make("p", {}, kind, device, title, " ", text)), when, sign, kind, device, title, text };
+  return { node: make("li", {}, when, " ", sign, make("p", {}, kind, device, " ", title, " ", text)), when, sign, kind, device, title, text };
 };
 
 const updateEvent = (parts, event) => {

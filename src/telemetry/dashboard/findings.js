@@ -13,25 +13,29 @@ const ACTIONS = {
   inspect_hardware: () => "Have the hardware inspected.",
 };
 
-/** Sections by component: the first whose pattern matches. */
-const SECTIONS = [
-  [/gpu|nvidia|driver|xid|fabric|nvlink/, "gpus"],
-  [/cpu|clock|load|kernel|machine/, "past"],
-  [/memory|oom/, "past"],
-  [/net|infiniband|ib|wire/, "h-network"],
-  [/file_?system|mount|nfs/, "h-mounts"],
-  [/disk|nvme|raid/, "h-disks"],
-  [/upstream|link/, "h-links"],
-  [/app|heartbeat/, "h-apps"],
-];
+/** Where the page has more about a component. */
+const SECTIONS = {
+  gpu: "gpus",
+  driver: "gpus",
+  fabric: "gpus",
+  nvlink: "gpus",
+  infiniband: "h-network",
+  network: "h-network",
+  disk: "h-disks",
+  filesystem: "h-mounts",
+  memory: "past",
+  processor: "past",
+  application: "h-apps",
+  upstream: "h-links",
+};
 
 /** The last response of `/health`; null if there is none. */
 let health = null;
 
+/** The id of the element. Of a component without a section, the events tell most. */
 const targetOf = ({ component, device }) => {
   const [, gpu] = /^GPU (\d+)$/.exec(device ?? "") ?? [];
-  if (gpu && $(`gpu-${gpu}`)) return `gpu-${gpu}`;
-  return SECTIONS.find(([pattern]) => pattern.test(component))?.[1];
+  return gpu && $(`gpu-${gpu}`) ? `gpu-${gpu}` : SECTIONS[component] ?? "h-events";
 };
 
 const isOpen = ({ acknowledged }) => !acknowledged;
@@ -45,6 +49,21 @@ const currentFindings = () => {
   if (!health) return alertsOf(update).map(each => ({ evidence: [], ...each, id: `${each.device} ${each.summary}` }));
   const all = health.findings.map(each => ({ ...each, target: targetOf(each) }));
   return [...bySeverity(all.filter(isOpen)), ...all.filter(each => !isOpen(each))];
+};
+
+/** Problems of a GPU as `[severity, text]`. What is no finding, or is acknowledged, is a `note`. */
+const gpuProblems = (gpu, now) => {
+  const own = gpuAlerts(gpu, now);
+  if (!health) return own;
+  const found = health.findings.filter(each => isOpen(each) && each.device === `GPU ${gpu.index}`);
+  const keyOf = text => /^XID \d+/.exec(text)?.[0] ?? text;
+  const findingOf = text => found.find(({ summary }) => keyOf(summary) === keyOf(text));
+  const others = found.filter(({ summary }) => !own.some(([, text]) => keyOf(text) === keyOf(summary)));
+  const all = [
+    ...own.map(([, text]) => ({ severity: findingOf(text)?.severity ?? "note", text })),
+    ...others.map(({ severity, summary }) => ({ severity, text: summary })),
+  ];
+  return bySeverity(all).map(({ severity, text }) => [severity, text]);
 };
 
 /** The worst severity of the findings that are not acknowledged, or `ok`. */
@@ -70,9 +89,9 @@ const createFinding = () => {
   // Closed, it shows the first piece of evidence on one line.
   const [when, text] = [make("time"), make("span")];
   const evidence = make("ul");
-  const details = make("details", { class: "evidence" }, make("summary", {}, when, text), evidence);
+  const details = make("details", { class: "evidence" }, make("summary", {}, when, " ", text), evidence);
   const node = make("li", {}, sign, make("div", {}, make("p", { class: "what" }, kind, device, summary),
-    make("p", { class: "action" }, action, note), details));
+    make("p", { class: "action" }, action, " ", note), details));
   return { node, sign, kind, device, summary, action, note, when, text, evidence, details };
 };
 
@@ -89,7 +108,7 @@ const renderEvidence = ({ when, text, evidence, details }, all) => {
   setText(text, all[0].text + others);
   reconcile(evidence, all, ({ time, text }) => `${time} ${text}`, ({ text }) => {
     const when = make("time");
-    return { node: make("li", {}, when, text), when };
+    return { node: make("li", {}, when, " ", text), when };
   }, (parts, { time }) => setTime(parts.when, time));
 };
 
@@ -98,12 +117,9 @@ const updateFinding = (parts, each) => {
   setMark(parts.sign, isOpen(each) ? severity : "unknown");
   setAttr(parts.node, "class", isOpen(each) ? severity : "acknowledged");
   setText(parts.kind, LEVELS[severity] ?? "");
-  // Where the summary names the device already, all of it is the link.
-  const named = device && !summary.startsWith(device) ? device : "";
-  setText(parts.device, named || summary);
-  setText(parts.summary, named ? `: ${summary}` : "");
-  if (target) setAttr(parts.device, "href", `#${target}`);
-  else parts.device.removeAttribute("href");
+  setText(parts.device, device || summary);
+  setText(parts.summary, device ? `: ${summary}` : "");
+  setAttr(parts.device, "href", `#${target}`);
   const [text, note] = adviceOf(each);
   setText(parts.action, text);
   setText(parts.note, note);

@@ -26,7 +26,7 @@ const holderOf = ({ processes = [] }) => {
 };
 
 const updateGpuRow = (parts, gpu, { now, isMixed }) => {
-  const found = gpuAlerts(gpu, now);
+  const found = gpuProblems(gpu, now);
   const level = gpuLevel(gpu, found);
   const worst = found.find(([of]) => of === level) ?? found.find(([of]) => of === "note" && gpu.problem);
   const use = gpu.utilization_percent;

@@ -160,7 +160,7 @@ const gpuLevel = (gpu, found) =>
 const identityOf = gpu => (gpu.problem ? [["PCI", gpu.pci_address], ["UUID", gpu.uuid]].filter(([, text]) => text) : []);
 
 const updateCard = (parts, gpu, now) => {
-  const found = gpuAlerts(gpu, now);
+  const found = gpuProblems(gpu, now);
   const level = gpuLevel(gpu, found);
   setMark(parts.sign, level);
   setAttr(parts.node, "class", `card ${level}${gpu.problem ? " no-data" : ""}`);

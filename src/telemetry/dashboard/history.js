@@ -11,7 +11,7 @@ const createStore = (seconds, step = 0) => ({ seconds, step, times: [], series: 
 const history = { host: "", interval: 0, range: "1h", cores: "", stores: {} };
 
 const clearHistory = () => {
-  history.stores = { recent: createStore(RECENT_SECONDS), "1h": createStore(3600), "24h": createStore(86400, 60) };
+  history.stores = { recent: createStore(RECENT_SECONDS), "1h": createStore(3600), "24h": createStore(86_400, 60) };
 };
 clearHistory();
 
@@ -41,18 +41,22 @@ const addSample = (store, time, values) => {
   for (const name in series) if (!series[name].some(isKnown)) delete series[name];
 };
 
-/** Replaces the samples of a range by a response of `/history`. Later samples, of updates, are kept. */
+/** Fills a range with a response of `/history`. Older and later samples of updates are kept: an agent may have lost its history. */
 const fillStore = (range, { start, step, series }) => {
-  const { seconds, step: least, ...before } = history.stores[range];
-  const store = createStore(seconds, least);
-  const count = Math.max(0, ...series.map(({ values }) => values.length));
-  store.times = Array.from({ length: count }, (_, at) => start + at * step);
-  for (const { name, gpu, values } of series) store.series[seriesName(name, gpu)] = values;
-  history.stores[range] = store;
-  before.times.forEach((time, at) => {
-    if (time <= (store.times.at(-1) ?? 0)) return;
-    addSample(store, time, Object.fromEntries(Object.entries(before.series).map(([name, values]) => [name, values[at]])));
+  const before = history.stores[range];
+  const store = createStore(before.seconds, step);
+  const recorded = series.map(({ name, gpu, values }) => [seriesName(name, gpu), values]);
+  const add = (times, all, isWanted) => times.forEach((time, at) => {
+    if (isWanted(time)) addSample(store, time, Object.fromEntries(all.map(([name, values]) => [name, values[at]])));
   });
+  const count = Math.max(0, ...series.map(({ values }) => values.length));
+  const times = Array.from({ length: count }, (_, at) => start + at * step);
+  const first = times.find((_, at) => series.some(({ values }) => isKnown(values[at]))) ?? Infinity;
+  const updates = Object.entries(before.series);
+  add(before.times, updates, time => time < first);
+  add(times, recorded, time => time >= first);
+  add(before.times, updates, time => first < Infinity && time > times.at(-1));
+  history.stores[range] = store;
 };
 
 /** Adds an update to all ranges. */
