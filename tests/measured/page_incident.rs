@@ -265,7 +265,7 @@ fn works_with_an_agent_that_has_neither_history_nor_findings() {
     let rest = format!("location / {{ proxy_pass http://{address}/; {PASS_UPGRADES} }}");
     let nginx = Nginx::start("", &format!("{older} {rest}"));
     let mut browser = Browser::at(&format!("http://127.0.0.1:{}/", nginx.port));
-    browser.until_seen("#past-aside", "No history: the curves begin when this page is opened.");
+    browser.until_seen("#past-aside", "No history: The agent responded with status 404. The curves begin when this page is opened.");
     browser.until_seen("#events-none", "No events: The agent responded with status 404.");
     browser.until_seen("#alerts", "GPU 5: lost");
     browser.until_seen("#alerts", "GPU 1: 3 uncorrected memory errors");

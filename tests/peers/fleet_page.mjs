@@ -233,6 +233,7 @@ const steps = {
     await seen("#hero", "CPU");
     await until("old data", () => document.body.classList.contains("stale"));
     await seen("#events-none", "The node is not connected.");
+    await seen("#facts", "Health unknown");
     await shot("offline");
     await page.goto(`${base}/nodes/no%2Fsuch%20node`);
     expected.push("status of 404");

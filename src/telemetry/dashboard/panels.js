@@ -98,7 +98,8 @@ const renderVitals = (update, info) => {
     setPlotAxis(parts.plot, store, WIDE_TICKS);
   });
   setText($("h-past"), history.range === "1h" ? "Last hour" : "Last 24 hours");
-  setText($("past-aside"), whyMissing(feeds.history) && "No history: the curves begin when this page is opened.");
+  const why = whyMissing(feeds.history);
+  setText($("past-aside"), why && `No history: ${why}${link.isUnavailable ? "" : " The curves begin when this page is opened."}`);
 };
 
 const watt = value => (value < 9995 ? `${Math.round(value)} W` : `${(value / 1000).toFixed(1)} kW`);
@@ -108,7 +109,7 @@ const renderFacts = update => {
   const { heartbeats: apps, heartbeats_truncated: hidden } = update;
   const well = apps.filter(each => appLevel(each) === "ok").length;
   const found = currentFindings();
-  const isUnknown = isUnchecked() || health?.status === "unknown";
+  const isUnknown = isUnchecked() || health?.status === "unknown" || link.isUnavailable;
   const shown = [["Health", countsOf(found) || (isUnknown ? "unknown" : "OK"), isUnknown ? "unknown" : worstOf(found)],
     ["Uptime", isKnown(update.uptime_seconds) ? duration(update.uptime_seconds) : "–", ""]];
   if (update.links.length) {
