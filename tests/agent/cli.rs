@@ -50,7 +50,7 @@ fn invalid_arguments_and_settings_exit_with_code_2() {
     assert_fails(
         &["chek"],
         2,
-        "unknown command \"chek\": expected run, check, sample, events, status or beat; see --help",
+        "unknown command \"chek\": expected run, check, sample, events, health, status or beat; see --help",
     );
     assert_fails(
         &["-s", "usage.lisen=x"],

