@@ -250,7 +250,7 @@ fn acknowledged_finding_counts_again_when_its_cause_occurs_again() {
     let check = |health: &Health, events: &[Event], now| {
         let mut counts = EventCounts::default();
         events.iter().for_each(|event| counts.add(event.kind));
-        let since = |_| events.to_vec().into_iter();
+        let since = |_| events.iter().cloned();
         let report =
             health.check(&RawSample::default(), counts, since, &HealthConfig::default(), now);
         dir.flush();

@@ -173,7 +173,11 @@ fn gpu_keeps_its_series_when_its_index_changes() {
     let power = series.iter().filter(|series| series["name"] == "gpu_power_watts");
     let power: Vec<_> = power.collect();
     assert_eq!((power.len(), power[0]["gpu"].as_u64()), (1, Some(0)));
-    let values: Vec<_> =
-        power[0]["values"].as_array().unwrap().iter().filter_map(|value| value.as_f64()).collect();
+    let values: Vec<_> = power[0]["values"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(serde_json::Value::as_f64)
+        .collect();
     assert_eq!(values, [200.0, 300.0]);
 }
