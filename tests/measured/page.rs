@@ -202,7 +202,8 @@ fn shows_dropped_application_and_number_of_those_left_out() {
         line.get(&format!("/hb_init?600000&appid=app{number}"));
     }
     let mut browser = browser_at(&agent);
-    browser.until_seen("#alerts", "Application gone: was dropped");
+    browser.until_seen("#alerts", "Application gone: dropped, no heartbeat");
+    browser.until_seen("#alerts", "Restart the application.");
     browser.until_seen("#apps", "DROPPED");
     browser.until_seen("#facts", "200 of 201 OK, 10 not shown");
     browser.until_seen("#apps-rest", "and 151 more");
@@ -255,11 +256,11 @@ fn shows_applications_and_upstreams_with_any_name() {
     // Overdue in 17 s and dropped in 34 s unless in maintenance: enough time to observe it.
     assert_eq!(line.get("/hb_init?10000&appid=late").status, 200);
     browser.until_seen("#facts", "of 2 OK");
-    browser.until_seen("#alert-panel", "Application late: is overdue");
+    browser.until_seen("#alert-panel", "Application late: heartbeat overdue");
     assert_eq!(line.get("/maintenance?600000&appid=late").status, 200);
     browser.until_seen("#apps", "late maintenance");
     browser.until_seen("#links", "hm");
-    browser.until_seen("#alert-panel", "hm: is not online");
+    browser.until_seen("#alert-panel", "hm: not online");
     browser.until_seen("#apps", "ago, timeout 10 min");
     assert_eq!(browser.run("document.querySelectorAll('script').length"), json!(1));
     assert_eq!(browser.console(), [""; 0]);

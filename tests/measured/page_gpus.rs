@@ -96,7 +96,7 @@ fn shows_eight_gpus_and_their_problems() {
         browser.run("document.querySelector('.card:nth-child(3) details').open") == json!(true)
     );
     let labels = browser.text("document.querySelector('#alerts').textContent");
-    assert!(labels.contains("Critical: GPU 5") && labels.contains("Warning: GPU 2"), "{labels}");
+    assert!(labels.contains("Critical: GPU 5") && labels.contains("Warning: GPU 6"), "{labels}");
     assert_accessible(&mut browser);
     browser.media(&json!({ "colorScheme": "dark" }));
     browser.shot("eight-dark");

@@ -83,12 +83,12 @@ const alertsOf = update => {
   }
   const late = update.heartbeats.filter(app => ["warning", "critical"].includes(appLevel(app)));
   for (const app of late.slice(0, late.length > MAX_LISTED_APPS ? 0 : MAX_LISTED_APPS)) {
-    const what = app.state === "DROPPED" ? "was dropped" : "is overdue";
+    const what = app.state === "DROPPED" ? "dropped, no heartbeat" : "heartbeat overdue";
     add(appLevel(app), `Application ${app.app_id}`, "h-apps", `${what} (${app.od} times its timeout)`);
   }
   if (late.length > MAX_LISTED_APPS) add("critical", "", "h-apps", `${late.length} applications are overdue`);
   for (const each of update.links) {
-    if (linkLevel(each) === "warning") add("warning", each.name, "h-links", joinColon("is not online", each.last_outage));
+    if (linkLevel(each) === "warning") add("warning", each.name, "h-links", joinColon("not online", each.last_outage));
     if (each.dropped) add("warning", each.name, "h-links", `${plural(each.dropped, "report")} dropped`);
   }
   for (const mount of update.file_systems) {

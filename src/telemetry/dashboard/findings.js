@@ -5,11 +5,11 @@ const SHOWN_FINDINGS = 6;
 
 /** What an action means for the operator. `device` and `service` may be empty. */
 const ACTIONS = {
-  restart_application: () => "Restart the application that uses it.",
+  restart_application: device => `Restart the application${device?.startsWith("GPU ") ? ` that uses ${device}` : ""}.`,
   reset_gpu: device => `Stop what uses ${device || "the GPU"}, then reset it.`,
   restart_service: (_, service) => `Restart the service${service ? ` ${service}` : ""}.`,
   reboot: () => "Reboot the node.",
-  drain: () => "Drain the node: no new jobs, and reboot it when it is empty.",
+  drain: device => `Drain the node: let its jobs end, start no others, then reset ${device || "the GPU"}.`,
   inspect_hardware: () => "Have the hardware inspected.",
 };
 

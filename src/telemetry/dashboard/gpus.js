@@ -165,10 +165,13 @@ const updateCard = (parts, gpu, now) => {
   setMark(parts.sign, level);
   setAttr(parts.node, "class", `card ${level}${gpu.problem ? " no-data" : ""}`);
   setText(parts.name, gpu.name);
-  reconcile(parts.wrong, found, ([, text]) => text, ([of, text]) => {
-    const kind = make("span", { class: "sr-only" }, LEVELS[of] ?? "");
-    return { node: make("li", { class: of }, kind, text) };
-  }, () => {});
+  reconcile(parts.wrong, found, ([, text]) => text, ([, text]) => {
+    const kind = make("span", { class: "sr-only" });
+    return { node: make("li", {}, kind, text), kind };
+  }, ({ node, kind }, [of]) => {
+    setAttr(node, "class", of);
+    setText(kind, LEVELS[of] ?? "");
+  });
   const use = gpu.utilization_percent;
   setText(parts.value, isKnown(use) ? number(use).replace(".0", "") : absenceOf(gpu));
   setText(parts.unit, isKnown(use) ? "%" : "");
