@@ -10,7 +10,9 @@ use hm_agent::collector::latest::LatestSample;
 use hm_agent::config::{Config, CurrentConfig, Settings, Sources};
 use hm_agent::heartbeat::monitor::HeartbeatMonitor;
 use hm_agent::heartbeat::server::HeartbeatServer;
+use hm_agent::health::Health;
 use hm_agent::history::event_log::EventLog;
+use hm_agent::history::series::SeriesHistory;
 use hm_agent::http::connection_limits::ConnectionLimiter;
 use hm_agent::http::listener::ClientConnection;
 use hm_agent::http::service::HttpService;
@@ -32,6 +34,8 @@ pub struct Stage {
     pub host_info: HostInfo,
     pub config: CurrentConfig,
     events: EventLog,
+    series: SeriesHistory,
+    health: Health,
     gpus_ready: EventFd,
     shutdown: Shutdown,
 }
@@ -52,6 +56,8 @@ fn stage(overrides: &[(&str, &str)]) -> Stage {
         host_info: HostInfo::default(),
         config: CurrentConfig::new(Config::new(&settings).expect("settings")),
         events: EventLog::open(&state),
+        series: SeriesHistory::open(&state),
+        health: Health::open(&state),
         gpus_ready,
         shutdown: Shutdown::new().expect("an eventfd"),
     }
@@ -103,6 +109,8 @@ impl Stage {
                 host_info: &self.host_info,
                 config: &self.config,
                 events: &self.events,
+                series: &self.series,
+                health: &self.health,
                 gpus_ready: &self.gpus_ready,
                 shutdown: &self.shutdown,
                 ports: vec![("usage", &stats)],
