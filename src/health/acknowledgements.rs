@@ -4,9 +4,11 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::util::error::reason;
 use crate::util::journal::Journal;
 use crate::util::state_dir;
 use crate::util::state_io::StateIo;
@@ -31,6 +33,8 @@ pub(super) struct Acknowledgements {
     spool: PathBuf,
     /// Ids that the thread of the disk has read from the spool.
     inbox: Arc<Mutex<Vec<String>>>,
+    /// It has not answered yet: while a disk hangs, no more is requested of it.
+    is_reading: Arc<AtomicBool>,
     checked: u64,
     each: BTreeMap<String, Acknowledgement>,
 }
@@ -56,8 +60,8 @@ impl Acknowledgements {
         };
         let journal = Journal::read(state, NAME, "acknowledgements", replay);
         let spool = state.directory().join(SPOOL);
-        let (inbox, checked) = Default::default();
-        Self { state: state.clone(), journal, spool, inbox, checked, each }
+        let (inbox, is_reading, checked) = Default::default();
+        Self { state: state.clone(), journal, spool, inbox, is_reading, checked, each }
     }
 
     /// When the finding was acknowledged, in Unix seconds.
@@ -93,23 +97,30 @@ impl Acknowledgements {
     }
 
     fn read_spool(&self) {
-        if self.state.unusable().is_some() {
+        if self.state.unusable().is_some() || self.is_reading.swap(true, Ordering::AcqRel) {
             return;
         }
         let (spool, inbox) = (self.spool.clone(), self.inbox.clone());
+        let is_reading = self.is_reading.clone();
         self.state.submit(move |prepared| {
-            let mut text = String::new();
-            let file = prepared.and_then(|()| state_dir::open_file(&spool));
-            // Usually there is none.
-            let Ok(file) = file else { return };
-            let read = file.take(MAX_SPOOL_BYTES).read_to_string(&mut text);
-            if let Err(error) = read.and_then(|_| std::fs::remove_file(&spool)) {
-                log::warn!("{}: {error}", spool.display());
+            if prepared.is_ok() {
+                lock(&inbox).extend(take_spool(&spool));
             }
-            let ids = text.lines().filter(|id| is_id(id)).map(str::to_owned);
-            lock(&inbox).extend(ids);
+            is_reading.store(false, Ordering::Release);
         });
     }
+}
+
+/// Reads and removes the file.
+fn take_spool(spool: &Path) -> Vec<String> {
+    // Usually there is none.
+    let Ok(file) = state_dir::open_file(spool) else { return Vec::new() };
+    let mut text = String::new();
+    let read = file.take(MAX_SPOOL_BYTES).read_to_string(&mut text);
+    if let Err(error) = read.and_then(|_| std::fs::remove_file(spool)) {
+        log::warn!("{}: {}", spool.display(), reason(&error));
+    }
+    text.lines().filter(|id| is_id(id)).map(str::to_owned).collect()
 }
 
 /// Whether a text can be the id of a finding.

@@ -7,7 +7,7 @@ mod query;
 mod record;
 mod ring_file;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,6 +25,8 @@ use crate::util::sync::lock;
 
 /// A client does not wait longer for the disk.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// More requests are refused: while a disk hangs, each would wait for it.
+const MAX_READERS: usize = 64;
 /// Records that wait for a disk that hangs. Later ones replace the oldest.
 const MAX_PENDING: usize = 600;
 
@@ -46,6 +48,8 @@ enum Storage {
 
 struct StateFile {
     file: RingFile,
+    /// Requests that wait for the disk, or have given up.
+    readers: AtomicUsize,
     is_being_written: AtomicBool,
     is_failing: AtomicBool,
 }
@@ -95,14 +99,13 @@ impl SeriesHistory {
         interval: Duration,
         snapshot: &Snapshot,
     ) -> Result<History, String> {
-        let mut steps = Steps::new(range, interval, unix_seconds());
-        steps = match &self.storage {
-            Storage::Disk { state, file } => read_disk(state, file, range, steps)?,
+        let new = move || Steps::new(range, interval, unix_seconds());
+        let mut steps = match &self.storage {
+            Storage::Disk { state, file } => read_disk(state, file, range, new)?,
             Storage::Memory(file) => {
-                let read = file.read(range.ring(), |record| steps.add(&record));
-                read.map_err(|error| reason(&error)).map(|()| steps)?
+                read_ring(file, range, new()).map_err(|error| reason(&error))?
             }
-            Storage::None => steps,
+            Storage::None => new(),
         };
         let pending = lock(&self.pending);
         let is_of_ring = |(ring, _): &&(Ring, Record)| *ring == range.ring();
@@ -203,8 +206,8 @@ fn open_storage(state: &StateIo) -> Storage {
     };
     match opened {
         Ok(file) => {
-            let (is_being_written, is_failing) = Default::default();
-            let file = Arc::new(StateFile { file, is_being_written, is_failing });
+            let (readers, is_being_written, is_failing) = Default::default();
+            let file = Arc::new(StateFile { file, readers, is_being_written, is_failing });
             Storage::Disk { state: state.clone(), file }
         }
         Err(why) => {
@@ -217,19 +220,30 @@ fn open_storage(state: &StateIo) -> Storage {
     }
 }
 
+fn read_ring(file: &RingFile, range: Range, mut steps: Steps) -> std::io::Result<Steps> {
+    file.read(range.ring(), |record| steps.add(&record))?;
+    Ok(steps)
+}
+
 /// Reads on the thread of the disk. Gives up without consequences for other files.
 fn read_disk(
     state: &StateIo,
     file: &Arc<StateFile>,
     range: Range,
-    mut steps: Steps,
+    new: impl FnOnce() -> Steps + Send + 'static,
 ) -> Result<Steps, String> {
+    if file.readers.fetch_add(1, Ordering::AcqRel) >= MAX_READERS {
+        file.readers.fetch_sub(1, Ordering::AcqRel);
+        return Err("too many requests wait for the history".to_owned());
+    }
     let (sender, receiver) = sync_channel(1);
     let file = file.clone();
+    // Memory for the values is taken one request after the other.
     state.submit(move |_| {
-        let read = file.file.read(range.ring(), |record| steps.add(&record));
+        let read = read_ring(&file.file, range, new());
+        file.readers.fetch_sub(1, Ordering::AcqRel);
         // The receiver is gone if the disk took too long.
-        let _ = sender.send(read.map(|()| steps));
+        let _ = sender.send(read);
     });
     match receiver.recv_timeout(READ_TIMEOUT) {
         Ok(read) => read.map_err(|error| reason(&error)),
