@@ -15,6 +15,11 @@ use crate::model::pci_address::PciAddress;
 const ERROR_AGE_S: u64 = 3 * 86_400;
 /// Reboots with the same cause are counted over this time.
 pub const LOOK_BACK_S: u64 = 14 * 86_400;
+/// The driver takes this long to recommend something after an error.
+const RECOMMENDATION_DELAY_S: u64 = 120;
+/// A GPU on which this number of applications have failed within a day is suspect: a fault of one application is its own.
+const SUSPECT_APPLICATIONS: usize = 3;
+const DAY_S: u64 = 86_400;
 /// After this number of reboots, another one will not help.
 const MAX_REBOOTS: u32 = 2;
 
@@ -37,8 +42,11 @@ struct Cause {
 /// Findings from the events of the last [`LOOK_BACK_S`] seconds, the oldest event first.
 pub fn findings(events: impl Iterator<Item = Event>, gpus: &Gpus, now: u64) -> Vec<EventFinding> {
     let mut causes: BTreeMap<(&'static str, String, Option<u32>), Cause> = BTreeMap::new();
+    let mut failures = BTreeMap::new();
     for event in events {
+        add_failure(&mut failures, &event, now);
         if event.kind == EventKind::Reboot {
+            failures.clear();
             for cause in causes.values_mut().filter(|cause| cause.is_standing) {
                 (cause.is_standing, cause.reboots) = (false, cause.reboots + 1);
             }
@@ -64,22 +72,60 @@ pub fn findings(events: impl Iterator<Item = Event>, gpus: &Gpus, now: u64) -> V
     let standing = causes.into_values().filter(|cause| {
         cause.is_standing && now.saturating_sub(cause.event.last_unix_seconds) < ERROR_AGE_S
     });
-    standing.filter_map(|cause| cause.finding(gpus)).collect()
+    let mut found: Vec<EventFinding> =
+        standing.filter_map(|cause| cause.finding(gpus, now)).collect();
+    found.extend(
+        failures.into_iter().filter_map(|(subject, failures)| suspect(&subject, &failures, gpus)),
+    );
+    found
+}
+
+/// The last error of each application that has failed on a GPU, by process.
+type Failures = BTreeMap<String, (u64, String)>;
+
+/// Adds an error that an application has caused.
+fn add_failure(failures: &mut BTreeMap<String, Failures>, event: &Event, now: u64) {
+    let at = event.last_unix_seconds;
+    let is_of_application = event.kind == EventKind::Xid
+        && event.code.is_some_and(xid::is_of_application)
+        && now.saturating_sub(at) < DAY_S;
+    let Some(process) = xid::process(&event.text).filter(|_| is_of_application) else { return };
+    let of_gpu = failures.entry(event.subject.clone()).or_default();
+    of_gpu.insert(process.to_owned(), (at, event.text.clone()));
+}
+
+fn suspect(subject: &str, failures: &Failures, gpus: &Gpus) -> Option<EventFinding> {
+    if failures.len() < SUSPECT_APPLICATIONS {
+        return None;
+    }
+    let text = format!("{} applications have failed on it within a day", failures.len());
+    let finding = Finding::new(Component::Gpu, Severity::Warning, "suspect", text);
+    let mut finding = finding.of(device(gpus, subject)).action(Action::Drain);
+    let mut failures: Vec<_> = failures.values().collect();
+    failures.sort();
+    let (since, last) = (failures.first()?.0, failures.last()?.0);
+    for (at, line) in failures.iter().rev().take(SUSPECT_APPLICATIONS) {
+        finding = finding.evidence(Some(*at), line.as_str());
+    }
+    Some(EventFinding { finding: Finding { since, ..finding }, last })
+}
+
+/// `GPU 5`, or what the event is about.
+fn device(gpus: &Gpus, subject: &str) -> String {
+    gpu_at(gpus, subject).map_or_else(|| subject.to_owned(), |gpu| format!("GPU {}", gpu.index))
 }
 
 impl Cause {
-    fn finding(self, gpus: &Gpus) -> Option<EventFinding> {
+    fn finding(self, gpus: &Gpus, now: u64) -> Option<EventFinding> {
         let Self { event, first, reboots, .. } = self;
         let (component, rule, summary, action) = describe(&event)?;
         let gpu = gpu_at(gpus, &event.subject);
-        if event.kind == EventKind::Xid && gpu.is_some_and(has_recovered) {
+        let is_settled = now.saturating_sub(event.last_unix_seconds) >= RECOMMENDATION_DELAY_S;
+        if event.kind == EventKind::Xid && is_settled && gpu.is_some_and(has_recovered) {
             return None;
         }
         let action = if reboots >= MAX_REBOOTS { Action::InspectHardware } else { action };
-        let device = match gpu {
-            Some(gpu) => format!("GPU {}", gpu.index),
-            None => event.subject.clone(),
-        };
+        let device = device(gpus, &event.subject);
         let severity = match event.kind {
             EventKind::Nfs | EventKind::OomKill => Severity::Warning,
             _ => Severity::Critical,
@@ -270,9 +316,10 @@ mod tests {
 
     #[test]
     fn the_drivers_own_advice_goes_first() {
-        let found = |action| findings([xid(10, 119)].into_iter(), &gpus(action), NOW).len();
-        assert_eq!(found(Some(RecoveryAction::None)), 0);
-        assert_eq!(found(Some(RecoveryAction::GpuReset)), 1);
+        let found = |age, action| findings([xid(age, 119)].into_iter(), &gpus(action), NOW).len();
+        assert_eq!(found(119, Some(RecoveryAction::None)), 1, "it may still recommend something");
+        assert_eq!(found(120, Some(RecoveryAction::None)), 0);
+        assert_eq!(found(120, Some(RecoveryAction::GpuReset)), 1);
         let changed = |to: &str, age| Event {
             text: format!("GPU recovery action changed from 0x0 (None) to {to}"),
             ..xid(age, 154)
@@ -280,6 +327,23 @@ mod tests {
         let drain = changed("0x4 (Drain and Reset)", 20);
         assert_eq!(actions(std::slice::from_ref(&drain))[0].1, Action::Drain);
         assert_eq!(actions(&[drain, changed("0x0 (None)", 10)]), []);
+    }
+
+    #[test]
+    fn gpu_on_which_three_applications_failed_is_suspect() {
+        let failure = |age, pid: u32| {
+            let text = format!("NVRM: Xid (PCI:0000:9b:00): 31, pid={pid}, name=python, Ch 8");
+            Event { text, ..xid(age, 31) }
+        };
+        let two = vec![failure(30, 1), failure(20, 1), failure(10, 2)];
+        assert_eq!(actions(&two), []);
+        let mut three = vec![failure(DAY, 7)];
+        three.extend(two);
+        assert_eq!(actions(&three), [], "one of them is too old");
+        three.push(failure(5, 3));
+        assert_eq!(actions(&three), [("gpu-suspect-gpu_5".to_owned(), Action::Drain, 0)]);
+        three.push(reboot(1));
+        assert_eq!(actions(&three), []);
     }
 
     #[test]

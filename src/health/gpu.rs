@@ -10,6 +10,8 @@ use crate::model::nvidia::RecoveryAction;
 /// Reasons for reduced clocks that a healthy GPU does not have.
 const THROTTLE_REASONS: [&str; 4] =
     ["hw_slowdown", "sw_thermal_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown"];
+/// It is set one GPU after the other.
+const PERSISTENCE_HOLD_S: u64 = 60;
 /// A GPU may reduce its clocks for a moment.
 const THROTTLE_HOLD_S: u64 = 600;
 
@@ -20,6 +22,7 @@ const XID_AGE_S: u64 = 86_400;
 pub fn conditions(gpus: &Gpus, expected: Option<u64>, now: u64) -> Vec<Condition> {
     let mut found: Vec<Condition> = gpus.nvidia.iter().filter_map(driver).collect();
     found.extend(gpus.each.iter().flat_map(|each| gpu(each, now)));
+    found.extend(without_persistence(gpus));
     found.extend(expected.and_then(|expected| missing(gpus, expected)));
     found
 }
@@ -105,6 +108,22 @@ fn throttled(gpu: &Gpu) -> Option<Condition> {
     let found = warning(Component::Gpu, "throttled", "slowed down by the hardware or by heat");
     let found = found.evidence(bad.join(", ")).held_for(THROTTLE_HOLD_S);
     Some(found.action(Action::InspectHardware))
+}
+
+/// A driver that keeps some GPUs awake is set up to keep all of them awake. In a container the mode may be off everywhere
+/// although nvidia-persistenced runs.
+fn without_persistence(gpus: &Gpus) -> Vec<Condition> {
+    let is = |mode: bool| move |gpu: &&Gpu| gpu.values.persistence_mode == Some(mode);
+    if !gpus.each.iter().any(|gpu| is(true)(&gpu)) {
+        return Vec::new();
+    }
+    let off = gpus.each.iter().filter(is(false));
+    let condition = |gpu: &Gpu| {
+        let found = warning(Component::Gpu, "persistence", "persistence mode is off");
+        let found = found.evidence("other GPUs have it on").held_for(PERSISTENCE_HOLD_S);
+        found.of(format!("GPU {}", gpu.index)).restart("nvidia-persistenced")
+    };
+    off.map(condition).collect()
 }
 
 fn missing(gpus: &Gpus, expected: u64) -> Option<Condition> {

@@ -1,13 +1,16 @@
 //! Conditions of storage, memory, clock, network and services of a node.
 
 use crate::health::conditions::{Condition, count_of, critical, warning, with_message};
+use crate::health::nvidia::FABRIC_MANAGER;
 use crate::model::finding::{Action, Component};
+use crate::model::gpu::{Gpu, Gpus};
 use crate::model::health_problem::Severity;
 use crate::model::node::Measurement;
 use crate::model::node::edac::Edac;
 use crate::model::node::infiniband::{Infiniband, InfinibandPort};
 use crate::model::node::mdadm::Mdadm;
 use crate::model::node::systemd::{Systemd, Unit};
+use crate::model::nvidia::FabricState;
 use crate::model::{FailedFileSystem, FileSystem, RawSample};
 
 /// From these shares of used space on, a filesystem is nearly full, and full.
@@ -25,7 +28,7 @@ const MOUNT_HOLD_S: u64 = 60;
 const UNIT_HOLD_S: u64 = 60;
 /// Units without which GPUs do not work, and whether nothing works without them.
 const UNITS: [(&str, bool); 4] = [
-    ("nvidia-fabricmanager", true),
+    (FABRIC_MANAGER, true),
     ("nvidia-imex", true),
     ("nvidia-persistenced", false),
     ("nvidia-dcgm", false),
@@ -51,7 +54,9 @@ pub fn conditions(
                 found.extend(ports_down(infiniband, ports_up));
                 found.extend(expected_ports.and_then(|expected| missing(infiniband, expected)));
             }
-            Measurement::Systemd(systemd) => found.extend(failed_units(systemd)),
+            Measurement::Systemd(systemd) => {
+                found.extend(failed_units(systemd, has_fabric(&sample.gpus)));
+            }
             _ => {}
         }
     }
@@ -137,13 +142,24 @@ fn missing(infiniband: &Infiniband, expected: u64) -> Option<Condition> {
     })
 }
 
-fn failed_units(systemd: &Systemd) -> impl Iterator<Item = Condition> {
-    let failed = systemd.units.iter().filter(|unit| unit.active_state == "failed");
-    failed.filter_map(|unit: &Unit| {
+/// Whether GPUs need the fabric manager.
+fn has_fabric(gpus: &Gpus) -> bool {
+    let state = |gpu: &Gpu| gpu.values.fabric.as_ref().and_then(|fabric| fabric.state);
+    gpus.each.iter().filter_map(state).any(|state| state != FabricState::NotSupported)
+}
+
+fn failed_units(systemd: &Systemd, has_fabric: bool) -> impl Iterator<Item = Condition> {
+    systemd.units.iter().filter_map(move |unit: &Unit| {
         let name = unit.name.strip_suffix(".service")?;
+        let is_stopped = has_fabric && name == FABRIC_MANAGER && unit.active_state == "inactive";
+        let what = match unit.active_state.as_str() {
+            "failed" => "has failed",
+            _ if is_stopped => "is stopped",
+            _ => return None,
+        };
         let (_, is_critical) = UNITS.iter().find(|(known, _)| *known == name)?;
         let severity = if *is_critical { Severity::Critical } else { Severity::Warning };
-        let text = "the service has failed";
+        let text = format!("the service {what}");
         let found = Condition::new(Component::Service, severity, "failed", text);
         Some(found.of(name).restart(name).held_for(UNIT_HOLD_S))
     })

@@ -7,7 +7,7 @@ use crate::model::nvidia::{Fabric, FabricHealth, FabricState, RecoveryAction};
 
 /// A GPU registers within a minute or two after the fabric manager has started.
 const FABRIC_HOLD_S: u64 = 180;
-const FABRIC_MANAGER: &str = "nvidia-fabricmanager";
+pub(super) const FABRIC_MANAGER: &str = "nvidia-fabricmanager";
 
 pub fn conditions(values: &Values) -> Vec<Condition> {
     let gpu = Component::Gpu;

@@ -10,6 +10,7 @@ use crate::model::gpu::{
 use crate::model::node::Measurement;
 use crate::model::node::infiniband::{Infiniband, InfinibandPort, PortId};
 use crate::model::node::systemd::{Systemd, Unit};
+use crate::model::nvidia::{Fabric, FabricState};
 use crate::model::status::{AppState, AppStatus};
 use crate::util::state_io::tests::Dir;
 
@@ -206,6 +207,50 @@ fn failed_unit_of_gpus_is_a_finding_until_it_works() {
     assert_eq!(checks.at(&works, NOW + 70).findings, []);
     checks.at(&sample("backup.service", "failed"), NOW + 80);
     assert_eq!(checks.at(&sample("backup.service", "failed"), NOW + 900).findings, []);
+}
+
+#[test]
+fn stopped_fabric_manager_counts_on_nodes_with_a_fabric_only() {
+    let sample = |state| {
+        let fabric = Fabric { state: Some(state), ..Fabric::default() };
+        let values = Values { fabric: Some(fabric), ..Values::default() };
+        let unit = Unit {
+            name: "nvidia-fabricmanager.service".into(),
+            active_state: "inactive".into(),
+            ..Unit::default()
+        };
+        let systemd = Systemd { units: vec![unit], ..Systemd::default() };
+        RawSample {
+            gpus: with_gpus(vec![Gpu { values, ..Gpu::default() }]).gpus,
+            ..with_measurement(Measurement::Systemd(systemd))
+        }
+    };
+    for (state, count) in [(FabricState::NotSupported, 0), (FabricState::Completed, 1)] {
+        let checks = Checks::new("fabric");
+        checks.at(&sample(state), NOW);
+        let findings = checks.at(&sample(state), NOW + 60).findings;
+        assert_eq!(findings.len(), count);
+        assert!(findings.iter().all(|it| it.summary == "the service is stopped"), "{findings:?}");
+    }
+}
+
+#[test]
+fn persistence_mode_counts_if_other_gpus_have_it() {
+    let gpu = |index, persistence_mode| Gpu {
+        index,
+        values: Values { persistence_mode, ..Values::default() },
+        ..Gpu::default()
+    };
+    let texts = |modes: [Option<bool>; 2]| {
+        let checks = Checks::new("persistence");
+        let sample = with_gpus(vec![gpu(0, modes[0]), gpu(1, modes[1])]);
+        checks.at(&sample, NOW);
+        let report = checks.at(&sample, NOW + 60);
+        report.findings.iter().map(Finding::text).collect::<Vec<_>>()
+    };
+    assert_eq!(texts([Some(false), Some(false)]), [""; 0]);
+    assert_eq!(texts([Some(true), None]), [""; 0]);
+    assert_eq!(texts([Some(true), Some(false)]), ["GPU 1: persistence mode is off"]);
 }
 
 #[test]

@@ -18,6 +18,22 @@ pub fn action(code: u32) -> Option<Action> {
     }
 }
 
+/// Whether an application causes this error, by what it runs or by an error that the GPU has contained.
+pub fn is_of_application(code: u32) -> bool {
+    matches!(
+        code,
+        8 | 11 | 13 | 25 | 31 | 32 | 37..=41 | 43 | 44 | 68..=72 | 75..=77 | 80 | 82..=89 | 94
+            | 96..=105 | 126..=135 | 137 | 139 | 141
+    )
+}
+
+/// The process in a line: `pid=7, name=python`.
+pub fn process(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once(" pid=")?;
+    let pid = rest.split(',').next()?;
+    pid.bytes().all(|byte| byte.is_ascii_digit()).then_some(pid)
+}
+
 /// Whether the line of an NVLink 5 error (144 to 150) says that it is fatal.
 pub fn is_fatal_nvlink(code: u32, line: &str) -> bool {
     (144..=150).contains(&code) && line.split_whitespace().any(|word| word == "Fatal")
@@ -47,6 +63,15 @@ mod tests {
         assert_eq!(of(&[48, 95, 119, 140]), [Some(Action::ResetGpu); 4]);
         assert_eq!(of(&[79]), [Some(Action::Reboot)]);
         assert_eq!(of(&[64]), [Some(Action::InspectHardware)]);
+    }
+
+    #[test]
+    fn reads_the_process_of_a_line() {
+        let line = "NVRM: Xid (PCI:0000:9b:00): 31, pid=2024380, name=nvidia-smi, Ch 8";
+        assert_eq!(process(line), Some("2024380"));
+        assert_eq!(process("79, pid='<unknown>', name=<unknown>, GPU has fallen"), None);
+        assert_eq!(process("79, GPU has fallen off the bus."), None);
+        assert!(is_of_application(31) && !is_of_application(79) && !is_of_application(63));
     }
 
     #[test]
