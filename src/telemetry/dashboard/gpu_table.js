@@ -28,7 +28,8 @@ const holderOf = ({ processes = [] }) => {
 const updateGpuRow = (parts, gpu, { now, isMixed }) => {
   const found = gpuProblems(gpu, now);
   const level = gpuLevel(gpu, found);
-  const worst = found.find(([of]) => of === level) ?? found.find(([of]) => of === "note" && gpu.problem);
+  // Without a finding, what it has now: not the XIDs of the past.
+  const worst = found.find(([of]) => of === level) ?? found.find(([, text]) => !text.startsWith("XID "));
   const use = gpu.utilization_percent;
   const store = shownStore();
   setMark(parts.sign, level);
