@@ -15,7 +15,7 @@ use flate2::write::ZlibEncoder;
 
 const BUDGET_BYTES: u64 = 6_000_000;
 /// Resident, and the private part of it.
-const BUDGET_RESIDENT_KB: (u64, u64) = (5120, 1024);
+const BUDGET_RESIDENT_KB: (u64, u64) = (6144, 1024);
 const BUDGET_SUBSCRIBER_BYTES: u64 = 20_000;
 const SUBSCRIBERS: u64 = 300;
 /// Private memory; the rest is the program's file, which it shares with the agent.
