@@ -159,4 +159,6 @@ pub fn recent_xids(snapshot: &Snapshot) -> usize {
 }
 
 #[cfg(test)]
+mod acknowledgement_tests;
+#[cfg(test)]
 mod tests;

@@ -26,6 +26,8 @@ const CLOCK_HOLD_S: u64 = 3600;
 const MOUNT_HOLD_S: u64 = 60;
 /// A unit that is started again may fail in between.
 const UNIT_HOLD_S: u64 = 60;
+/// Units that tell the kernel whether its clock is synchronized.
+const TIME_DAEMONS: [&str; 6] = ["chronyd", "chrony", "ntpd", "ntp", "ntpsec", "systemd-timesyncd"];
 /// Units without which GPUs do not work, and whether nothing works without them.
 const UNITS: [(&str, bool); 4] = [
     (FABRIC_MANAGER, true),
@@ -47,8 +49,7 @@ pub fn conditions(
             Measurement::Mdadm(raid) => found.extend(degraded(raid)),
             Measurement::Edac(edac) => found.extend(uncorrectable(edac)),
             Measurement::Timex(clock) if !clock.is_synchronized => {
-                let text = "the clock is not synchronized";
-                found.push(warning(Component::Clock, "sync", text).held_for(CLOCK_HOLD_S));
+                found.extend(time_daemon(sample).map(unsynchronized));
             }
             Measurement::Infiniband(infiniband) => {
                 found.extend(ports_down(infiniband, ports_up));
@@ -89,6 +90,25 @@ fn unreadable(failed: &FailedFileSystem) -> Condition {
     let text = with_message("cannot be read", Some(&failed.reason));
     let found = warning(Component::FileSystem, "unreadable", text).evidence(&*failed.device);
     found.of(&*failed.mount_point).held_for(MOUNT_HOLD_S)
+}
+
+/// The time daemon that runs. Without one, the hypervisor may set the clock; daemons of PTP do not tell the kernel.
+fn time_daemon(sample: &RawSample) -> Option<&'static str> {
+    let systemd = sample.measurements.iter().find_map(|measurement| match &**measurement {
+        Measurement::Systemd(systemd) => Some(systemd),
+        _ => None,
+    })?;
+    let is_active = |name: &&&str| {
+        let unit =
+            systemd.units.iter().find(|unit| unit.name.strip_suffix(".service") == Some(**name));
+        unit.is_some_and(|unit| unit.active_state == "active")
+    };
+    TIME_DAEMONS.iter().find(is_active).copied()
+}
+
+fn unsynchronized(daemon: &str) -> Condition {
+    let text = "the clock is not synchronized";
+    warning(Component::Clock, "sync", text).restart(daemon).held_for(CLOCK_HOLD_S)
 }
 
 fn degraded(raid: &Mdadm) -> impl Iterator<Item = Condition> {

@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use super::*;
 use crate::model::FileSystem;
-use crate::model::event::{EventKind, EventSeverity};
 use crate::model::finding::{Action, HealthStatus};
 use crate::model::gpu::{
     DriverState, Ecc, Gpu, Gpus, NvLink, NvidiaDriver, Problem, RemappedRows, Values, Xid,
@@ -10,6 +9,7 @@ use crate::model::gpu::{
 use crate::model::node::Measurement;
 use crate::model::node::infiniband::{Infiniband, InfinibandPort, PortId};
 use crate::model::node::systemd::{Systemd, Unit};
+use crate::model::node::timex::{Pps, Timex};
 use crate::model::nvidia::{Fabric, FabricState};
 use crate::model::status::{AppState, AppStatus};
 use crate::util::state_io::tests::Dir;
@@ -55,6 +55,40 @@ fn healthy_machine_has_no_findings() {
     };
     let suspended = Gpu { problem: Some(Problem::Suspended), ..Gpu::default() };
     assert_eq!(texts(&with_gpus(vec![healthy, suspended])), <[String; 0]>::default());
+}
+
+/// An H100 NVL uses a part of its links, a GPU in MIG mode has no utilization, and the fan of an idle GPU stands still.
+#[test]
+fn peculiar_but_healthy_gpus_have_no_findings() {
+    let links = NvLink {
+        links_up: Some(12),
+        links_down: Some(6),
+        links_lost: Some(0),
+        ..NvLink::default()
+    };
+    let unused_links = Values { nvlink: Some(links), ..Values::default() };
+    let mig = Values { mig_enabled: Some(true), utilization_percent: None, ..Values::default() };
+    let idle = Values {
+        fan_percent: Some(0),
+        utilization_percent: Some(0),
+        clock_event_reasons: Some(vec!["gpu_idle".into(), "sw_power_cap".into()]),
+        persistence_mode: Some(false),
+        ..Values::default()
+    };
+    let remapped = Values {
+        remapped_rows: Some(RemappedRows {
+            correctable: 3,
+            uncorrectable: 1,
+            ..Default::default()
+        }),
+        ..Values::default()
+    };
+    let gpu = |(index, values)| Gpu { index, values, ..Gpu::default() };
+    let each = (0..).zip([unused_links, mig, idle, remapped]).map(gpu).collect();
+    let (checks, sample) = (Checks::new("peculiar"), with_gpus(each));
+    for now in [NOW, NOW + 601, NOW + 7200] {
+        assert_eq!(checks.at(&sample, now).findings, []);
+    }
 }
 
 #[test]
@@ -210,6 +244,26 @@ fn failed_unit_of_gpus_is_a_finding_until_it_works() {
 }
 
 #[test]
+fn clock_counts_if_a_time_daemon_does_not_synchronize_it() {
+    let clock = |is_synchronized| Timex { is_synchronized, ..timex() };
+    let daemon = |state: &str| {
+        let unit =
+            Unit { name: "chronyd.service".into(), active_state: state.into(), ..Unit::default() };
+        Measurement::Systemd(Systemd { units: vec![unit], ..Systemd::default() })
+    };
+    let service = |is_synchronized, state| {
+        let checks = Checks::new("clock");
+        let clock = Arc::new(Measurement::Timex(clock(is_synchronized)));
+        let measurements = vec![clock, Arc::new(daemon(state))];
+        let sample = RawSample { measurements, ..RawSample::default() };
+        assert_eq!(checks.at(&sample, NOW).findings, []);
+        checks.at(&sample, NOW + 3600).findings.pop().and_then(|found| found.service)
+    };
+    assert_eq!(service(false, "active").as_deref(), Some("chronyd"));
+    assert_eq!((service(false, "inactive"), service(true, "active")), (None, None));
+}
+
+#[test]
 fn stopped_fabric_manager_counts_on_nodes_with_a_fabric_only() {
     let sample = |state| {
         let fabric = Fabric { state: Some(state), ..Fabric::default() };
@@ -273,63 +327,26 @@ fn devices_with_equal_slugs_have_different_ids() {
     assert_eq!(ids, ["filesystem-full-_a_b", "filesystem-full-_a_b.2"]);
 }
 
-fn xid(at: u64) -> Event {
-    Event {
-        id: at,
-        unix_seconds: at,
-        last_unix_seconds: at,
-        count: 1,
-        kind: EventKind::Xid,
-        severity: EventSeverity::Critical,
-        subject: "0000:9b:00.0".into(),
-        code: Some(79),
-        text: "NVRM: Xid (PCI:0000:9b:00): 79, GPU has fallen off the bus.".into(),
+fn timex() -> Timex {
+    Timex {
+        is_synchronized: true,
+        offset_nanoseconds: 0,
+        frequency_scaled_ppm: 0,
+        max_error_microseconds: 0,
+        estimated_error_microseconds: 0,
+        status: 0,
+        loop_time_constant: 0,
+        tick_microseconds: 0,
+        tai_offset_seconds: 0,
+        pps: Pps {
+            frequency_scaled_ppm: 0,
+            stability_scaled_ppm: 0,
+            jitter_nanoseconds: 0,
+            shift: 0,
+            jitter_exceeded: 0,
+            calibrations: 0,
+            calibration_errors: 0,
+            stability_exceeded: 0,
+        },
     }
-}
-
-#[test]
-fn acknowledged_finding_counts_again_when_its_cause_occurs_again() {
-    let dir = Dir::new("acknowledge");
-    let id = "gpu-xid79-0000_9b_00.0";
-    let open = || Health::open(&dir.state);
-    let check = |health: &Health, events: &[Event], now| {
-        let mut counts = EventCounts::default();
-        events.iter().for_each(|event| counts.add(event.kind));
-        let since = |_| events.iter().cloned();
-        let report =
-            health.check(&RawSample::default(), counts, since, &HealthConfig::default(), now);
-        dir.flush();
-        (report.status, report.findings.first().and_then(|it| it.acknowledged))
-    };
-    let health = open();
-    let once = [xid(NOW - 10)];
-    assert_eq!(check(&health, &once, NOW), (HealthStatus::Critical, None));
-    let spool = dir.path.join(SPOOL);
-    std::fs::write(&spool, format!("{id}\n../x\nunknown-id\n")).unwrap();
-    check(&health, &once, NOW + 5);
-    assert_eq!(check(&health, &once, NOW + 10), (HealthStatus::Ok, Some(NOW + 10)));
-    assert!(!spool.exists());
-    let restarted = open();
-    assert_eq!(check(&restarted, &once, NOW + 20), (HealthStatus::Ok, Some(NOW + 10)));
-    let again = [xid(NOW - 10), xid(NOW + 30)];
-    assert_eq!(check(&restarted, &again, NOW + 40), (HealthStatus::Critical, None));
-    // Forgotten some time after it has ended.
-    check(&restarted, &[], NOW + 700);
-    check(&restarted, &[], NOW + 1400);
-    let text = std::fs::read_to_string(dir.path.join("health")).unwrap();
-    assert!(!text.contains(id), "{text}");
-}
-
-#[test]
-fn damaged_state_file_and_links_lose_no_findings() {
-    let dir = Dir::new("acknowledge-damaged");
-    std::fs::write(dir.path.join("health"), "not a journal\n\0\u{1}").unwrap();
-    let health = Health::open(&dir.state);
-    std::os::unix::fs::symlink("/etc/passwd", dir.path.join(SPOOL)).unwrap();
-    let none = |_| std::iter::empty();
-    let counts = EventCounts::default();
-    let config = HealthConfig { gpus: Some(1), infiniband_ports: None };
-    let report = health.check(&RawSample::default(), counts, none, &config, NOW);
-    dir.flush();
-    assert_eq!(report.findings.len(), 1);
 }

@@ -4,15 +4,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::TEST_TIMEOUT;
 use crate::support::golden::compare;
+use crate::support::{TEST_TIMEOUT, TempDir};
 use hm_agent::collector::host_info;
 use hm_agent::collector::sampler::Sampler;
-use hm_agent::config::{CollectorsConfig, Roots};
+use hm_agent::config::{CollectorsConfig, HealthConfig, Roots};
+use hm_agent::health::Health;
+use hm_agent::model::event::{Event, EventCounts};
 use hm_agent::model::primary_gpu::Primary;
 use hm_agent::model::{RawSample, Snapshot};
 use hm_agent::sys::FsSize;
 use hm_agent::telemetry::messages::{system_info, usage_update};
+use hm_agent::util::state_io::StateIo;
 
 fn tests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
@@ -114,4 +117,21 @@ fn omits_values_that_old_kernels_do_not_have() {
     assert!(detail.contains(r#""pressure":{},"disks":[],"networks":[]"#), "{detail}");
     assert!(!detail.contains("oom_kills"));
     assert_eq!(host.cpu_model, "unknown");
+}
+
+#[test]
+fn captured_machines_are_healthy() {
+    let dir = TempDir::new("healthy");
+    for tree in ["x86/b", "arm/b", "raspi"] {
+        let health = Health::open(&StateIo::start(&dir.0.join(tree)).unwrap());
+        let check = |now| {
+            let (sample, counts) = (collect(tree, 0), EventCounts::default());
+            let none = |_| std::iter::empty::<Event>();
+            health.check(&sample, counts, none, &HealthConfig::default(), now).findings
+        };
+        // Also what is wrong for an hour only.
+        for now in [1_795_216_252, 1_795_216_252 + 3_599, 1_795_216_252 + 4_000] {
+            assert_eq!(check(now), [], "{tree}");
+        }
+    }
 }
