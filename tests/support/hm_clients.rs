@@ -76,9 +76,14 @@ impl HmClients {
 
     /// Whether all are connected and have delivered their reports.
     pub fn have_delivered(&self) -> bool {
-        let mut statuses = self.each.iter().map(HmClient::status);
-        statuses.all(|status| status.backlog == 0 && status.state == "online")
+        self.each.iter().all(has_delivered)
     }
+}
+
+/// Whether a client is connected and has delivered its reports.
+pub fn has_delivered(client: &HmClient) -> bool {
+    let status = client.status();
+    status.backlog == 0 && status.state == "online"
 }
 
 /// What hm-hub learns of these nodes.
