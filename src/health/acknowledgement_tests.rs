@@ -53,6 +53,30 @@ fn acknowledged_finding_counts_again_when_its_cause_occurs_again() {
 }
 
 #[test]
+fn acknowledged_condition_stays_so_until_it_ends() {
+    let dir = Dir::new("acknowledge-condition");
+    let config = HealthConfig { gpus: Some(1), infiniband_ports: None };
+    let check = |health: &Health, config: &HealthConfig, now| {
+        let none = |_| std::iter::empty();
+        let report = health.check(&RawSample::default(), EventCounts::default(), none, config, now);
+        dir.flush();
+        report.status
+    };
+    let health = Health::open(&dir.state);
+    assert_eq!(check(&health, &config, NOW), HealthStatus::Critical);
+    std::fs::write(dir.path.join(SPOOL), "gpu-missing\n").unwrap();
+    check(&health, &config, NOW + 5);
+    assert_eq!(check(&health, &config, NOW + 10), HealthStatus::Ok);
+    let restarted = Health::open(&dir.state);
+    assert_eq!(check(&restarted, &config, NOW + 900), HealthStatus::Ok);
+    // It ends and returns.
+    let healthy = HealthConfig::default();
+    check(&restarted, &healthy, NOW + 1000);
+    check(&restarted, &healthy, NOW + 1700);
+    assert_eq!(check(&restarted, &config, NOW + 1710), HealthStatus::Critical);
+}
+
+#[test]
 fn damaged_state_file_and_links_lose_no_findings() {
     let dir = Dir::new("acknowledge-damaged");
     std::fs::write(dir.path.join("health"), "not a journal\n\0\u{1}").unwrap();

@@ -97,7 +97,7 @@ impl Health {
     }
 }
 
-/// A finding, and when its cause occurred last, for acknowledgements.
+/// A finding, and when its cause occurred last: an earlier acknowledgement does not count.
 struct Checked {
     finding: Finding,
     last: u64,
@@ -130,8 +130,9 @@ impl State {
             // After a clock was set back.
             seen.first = seen.first.min(now);
             if now - seen.first >= hold {
+                // An acknowledgement is forgotten when the condition has ended, and outlives a restart of the agent.
                 let since = seen.first;
-                lasting.push(Checked { finding: Finding { since, ..finding }, last: since });
+                lasting.push(Checked { finding: Finding { since, ..finding }, last: 0 });
             }
         }
         self.seen.retain(|_, seen| now.abs_diff(seen.last) < RETURN_S);

@@ -24,6 +24,8 @@ const PORT_HOLD_S: u64 = 240;
 const CLOCK_HOLD_S: u64 = 3600;
 /// A mount may not respond for a moment.
 const MOUNT_HOLD_S: u64 = 60;
+/// Mounts of containers and other users may be closed to the agent.
+const NO_PERMISSION: &str = "permission denied";
 /// A unit that is started again may fail in between.
 const UNIT_HOLD_S: u64 = 60;
 /// Units that tell the kernel whether its clock is synchronized.
@@ -43,7 +45,8 @@ pub fn conditions(
     ports_up: &mut Vec<String>,
 ) -> Vec<Condition> {
     let mut found: Vec<Condition> = sample.file_systems.iter().filter_map(full).collect();
-    found.extend(sample.file_systems_failed.iter().map(unreadable));
+    let failed = sample.file_systems_failed.iter();
+    found.extend(failed.filter(|it| it.reason != NO_PERMISSION).map(unreadable));
     for measurement in &sample.measurements {
         match &**measurement {
             Measurement::Mdadm(raid) => found.extend(degraded(raid)),

@@ -1,7 +1,6 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::model::FileSystem;
 use crate::model::finding::{Action, HealthStatus};
 use crate::model::gpu::{
     DriverState, Ecc, Gpu, Gpus, NvLink, NvidiaDriver, Problem, RemappedRows, Values, Xid,
@@ -12,6 +11,7 @@ use crate::model::node::systemd::{Systemd, Unit};
 use crate::model::node::timex::{Pps, Timex};
 use crate::model::nvidia::{Fabric, FabricState};
 use crate::model::status::{AppState, AppStatus};
+use crate::model::{FailedFileSystem, FileSystem};
 use crate::util::state_io::tests::Dir;
 
 const NOW: u64 = 1_718_000_000;
@@ -305,6 +305,27 @@ fn persistence_mode_counts_if_other_gpus_have_it() {
     assert_eq!(texts([Some(false), Some(false)]), [""; 0]);
     assert_eq!(texts([Some(true), None]), [""; 0]);
     assert_eq!(texts([Some(true), Some(false)]), ["GPU 1: persistence mode is off"]);
+}
+
+#[test]
+fn mounts_that_are_closed_to_the_agent_are_no_findings() {
+    let failed = |reason: &str| FailedFileSystem {
+        mount_point: "/data".into(),
+        device: "server:/export".into(),
+        fs_type: "nfs4".into(),
+        read_only: false,
+        reason: reason.into(),
+    };
+    let findings = |reason| {
+        let file_systems_failed = vec![failed(reason)];
+        let sample = RawSample { file_systems_failed, ..RawSample::default() };
+        let checks = Checks::new("mounts");
+        checks.at(&sample, NOW);
+        let found = checks.at(&sample, NOW + 60).findings;
+        found.iter().map(Finding::text).collect::<Vec<_>>()
+    };
+    assert_eq!(findings("permission denied"), [""; 0]);
+    assert_eq!(findings("stale file handle"), ["/data: cannot be read: stale file handle"]);
 }
 
 #[test]
