@@ -189,6 +189,9 @@ fn describe(event: &Event) -> Option<(Component, String, String, Action)> {
             let summary = format!("fatal NVSwitch error, SXid {code}");
             Some((Component::Fabric, format!("sxid{code}"), summary, Action::Reboot))
         }
+        EventKind::GpuDriver if event.text.ends_with("failed to train") => {
+            of(Component::NvLink, "training", "a link failed to train", Action::ResetGpu)
+        }
         EventKind::GpuDriver if event.text.starts_with("NVRM: ") => {
             of(Component::Driver, "kernel", "the driver could not start a GPU", Action::Reboot)
         }
@@ -212,6 +215,8 @@ fn describe(event: &Event) -> Option<(Component, String, String, Action)> {
         EventKind::FileSystem => {
             of(Component::FileSystem, "error", "the filesystem has an error", Action::Reboot)
         }
+        // On a busy virtual machine a soft lockup is one of its host, and ends.
+        EventKind::Lockup if event.text.contains("soft lockup") => None,
         EventKind::Lockup => {
             of(Component::Kernel, "lockup", "a processor locked up", Action::Reboot)
         }
@@ -355,6 +360,21 @@ mod tests {
         let evidence = &found.finding.evidence;
         assert_eq!(evidence[0].text, "NVRM: Xid (PCI:0000:9b:00): 79, something");
         assert_eq!((evidence[0].time, evidence[1].text.as_str()), (Some(NOW - 5), "3 times"));
+    }
+
+    #[test]
+    fn lines_distinguish_lockups_and_links() {
+        let lockup = |text| actions(&[event(9, EventKind::Lockup, text)]);
+        let soft = "watchdog: BUG: soft lockup - CPU#18 stuck for 27s! [python3:2254956]";
+        assert_eq!(lockup(soft), []);
+        let hard = lockup("watchdog: Watchdog detected hard LOCKUP on cpu 3");
+        assert_eq!(hard, [("kernel-lockup".to_owned(), Action::Reboot, 0)]);
+        let driver = |text| actions(&[event(9, EventKind::GpuDriver, text)]);
+        let init = driver("NVRM: GPU 0000:00:03.0: RmInitAdapter failed! (0x22:0x65:884)");
+        assert_eq!(init, [("driver-kernel".to_owned(), Action::Reboot, 0)]);
+        let link = driver("NVRM: knvlinkCoreGetRemoteDeviceInfo: NVLink: GPU0 failed to train");
+        assert_eq!(link, [("nvlink-training".to_owned(), Action::ResetGpu, 0)]);
+        assert_eq!(driver("NVIDIA driver crashed"), []);
     }
 
     #[test]
