@@ -178,6 +178,7 @@ fn error_names_why_the_node_has_not_answered() {
     let frozen = agent(&hub, "frozen", "hm");
     wait_target(&hub, "frozen");
     frozen.signal("-STOP");
+    wait_until("it stopped", || (frozen.state() == "T").then_some(()));
     let timeout = "X-Prometheus-Scrape-Timeout-Seconds: 1\r\n";
     for (target, expected, text) in [
         ("/nodes/missing/metrics", 404, "node missing is unknown"),
