@@ -10,7 +10,8 @@ use crate::hub_extension::messages::{AgentInfo, GetRequest};
 use crate::hub_extension::node::{NodeResources, NodeResponse};
 use crate::hub_extension::status::NodeStatus;
 use crate::metrics::Format;
-use crate::model::health_problem::HealthProblem;
+use crate::model::finding::HealthStatus;
+use crate::model::health_problem::{HealthProblem, Severity};
 use crate::telemetry::responses::{NOT_READY, NoHistory, RenderedBody};
 
 impl NodeResources for Services {
@@ -37,8 +38,13 @@ impl NodeResources for Services {
         let problems = report
             .open()
             .map(|finding| HealthProblem { severity: finding.severity, text: finding.text() });
+        let mut problems: Vec<HealthProblem> = problems.collect();
+        if report.status == HealthStatus::Unknown {
+            let text = "no current sample".to_owned();
+            problems.push(HealthProblem { severity: Severity::Critical, text });
+        }
         let snapshot = &sample.snapshot;
-        NodeStatus::new(&snapshot.gpus, problems.collect(), health::recent_xids(snapshot))
+        NodeStatus::new(&snapshot.gpus, problems, health::recent_xids(snapshot))
     }
 
     fn get(&self, request: &GetRequest) -> NodeResponse {

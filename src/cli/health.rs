@@ -37,7 +37,11 @@ pub fn to_text(report: &Result<HealthReport, String>) -> (String, u8) {
     };
     let count = |severity| report.open().filter(|it| it.severity == severity).count();
     let (critical, warning) = (count(Severity::Critical), count(Severity::Warning));
-    let worst = report.open().next().map_or("no findings".to_owned(), advice);
+    let nothing = match report.status {
+        HealthStatus::Unknown => "the agent has no current sample",
+        _ => "no findings",
+    };
+    let worst = report.open().next().map_or(nothing.to_owned(), advice);
     let more = match critical + warning {
         0 | 1 => String::new(),
         all => format!(" (and {} more)", all - 1),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::FileSystem;
 use crate::model::event::{EventKind, EventSeverity};
 use crate::model::finding::HealthStatus;
 use crate::util::state_io::tests::Dir;
@@ -74,6 +75,36 @@ fn acknowledged_condition_stays_so_until_it_ends() {
     check(&restarted, &healthy, NOW + 1000);
     check(&restarted, &healthy, NOW + 1700);
     assert_eq!(check(&restarted, &config, NOW + 1710), HealthStatus::Critical);
+}
+
+#[test]
+fn acknowledged_condition_counts_when_it_becomes_worse() {
+    let dir = Dir::new("acknowledge-worse");
+    let health = Health::open(&dir.state);
+    let check = |available_bytes, now| {
+        let file_system = FileSystem {
+            mount_point: "/data".into(),
+            device: "d".into(),
+            fs_type: "ext4".into(),
+            device_number: None,
+            read_only: false,
+            total_bytes: 100,
+            free_bytes: available_bytes,
+            available_bytes,
+            files: 0,
+            files_free: 0,
+        };
+        let sample = RawSample { file_systems: vec![file_system], ..RawSample::default() };
+        let (counts, none) = (EventCounts::default(), |_| std::iter::empty());
+        let report = health.check(&sample, counts, none, &HealthConfig::default(), now);
+        dir.flush();
+        report.status
+    };
+    assert_eq!(check(9, NOW), HealthStatus::Warning);
+    std::fs::write(dir.path.join(SPOOL), b"\xff\nfilesystem-full-_data\n").unwrap();
+    check(9, NOW + 5);
+    assert_eq!(check(8, NOW + 10), HealthStatus::Ok);
+    assert_eq!(check(1, NOW + 20), HealthStatus::Critical);
 }
 
 #[test]

@@ -69,8 +69,14 @@ impl Acknowledgements {
         self.each.get(id).map(|it| it.at)
     }
 
-    /// Takes new acknowledgements, and forgets those of findings that have ended. `findings`: ids of all that there are.
-    pub(super) fn update<'a>(&mut self, findings: impl Iterator<Item = &'a str>, now: u64) {
+    /// Takes new acknowledgements, and forgets those of findings that have ended. `findings`: ids of all that there are; `conditions`:
+    /// ids of those that may become findings when they last.
+    pub(super) fn update<'a>(
+        &mut self,
+        findings: impl Iterator<Item = &'a str>,
+        conditions: impl Iterator<Item = &'a str>,
+        now: u64,
+    ) {
         let inbox = std::mem::take(&mut *lock(&self.inbox));
         let before = self.each.len();
         for id in findings {
@@ -81,8 +87,15 @@ impl Acknowledgements {
                 known.seen = Some(now);
             }
         }
+        for id in conditions {
+            if let Some(known) = self.each.get_mut(id) {
+                known.seen = Some(now);
+            }
+        }
         for known in self.each.values_mut() {
             known.seen.get_or_insert(now);
+            // After a clock was set back, later occurrences must count.
+            known.at = known.at.min(now);
         }
         self.each.retain(|_, it| it.seen.is_none_or(|seen| now.abs_diff(seen) < KEPT_S));
         if !inbox.is_empty() || self.each.len() != before || self.journal.should_retry() {
@@ -115,11 +128,16 @@ impl Acknowledgements {
 fn take_spool(spool: &Path) -> Vec<String> {
     // Usually there is none.
     let Ok(file) = state_dir::open_file(spool) else { return Vec::new() };
-    let mut text = String::new();
-    let read = file.take(MAX_SPOOL_BYTES).read_to_string(&mut text);
-    if let Err(error) = read.and_then(|_| std::fs::remove_file(spool)) {
-        log::warn!("{}: {}", spool.display(), reason(&error));
+    // What cannot be removed would count again and again.
+    if let Err(error) = std::fs::remove_file(spool) {
+        log::warn!("remove {}: {}", spool.display(), reason(&error));
+        return Vec::new();
     }
+    let mut bytes = Vec::new();
+    if let Err(error) = file.take(MAX_SPOOL_BYTES).read_to_end(&mut bytes) {
+        log::warn!("read {}: {}", spool.display(), reason(&error));
+    }
+    let text = String::from_utf8_lossy(&bytes);
     text.lines().filter(|id| is_id(id)).map(str::to_owned).collect()
 }
 

@@ -19,7 +19,8 @@ pub use crate::health::acknowledgements::{SPOOL, is_id};
 use crate::health::conditions::Condition;
 use crate::health::events::{EventFinding, LOOK_BACK_S};
 use crate::model::event::{Event, EventCounts};
-use crate::model::finding::{Finding, HealthReport};
+use crate::model::finding::{Action, Finding, HealthReport};
+use crate::model::health_problem::Severity;
 use crate::model::{RawSample, Snapshot};
 use crate::util::state_io::StateIo;
 use crate::util::sync::lock;
@@ -49,6 +50,10 @@ struct State {
 struct Seen {
     first: u64,
     last: u64,
+    severity: Severity,
+    action: Action,
+    /// When it became worse; 0: never.
+    worse: u64,
 }
 
 impl Health {
@@ -88,10 +93,14 @@ impl Health {
         let of_events = state.events.iter();
         findings.extend(of_events.map(|it| Checked { finding: it.finding.clone(), last: it.last }));
         number_equal_ids(&mut findings);
-        state.acknowledgements.update(findings.iter().map(|it| it.finding.id.as_str()), now);
+        let ids = findings.iter().map(|it| it.finding.id.as_str());
+        let present = state.seen.iter().filter(|(_, seen)| seen.last == now);
+        state.acknowledgements.update(ids, present.map(|(id, _)| id.as_str()), now);
         let findings = findings.into_iter().map(|Checked { finding, last }| {
             let acknowledged = state.acknowledgements.time(&finding.id);
-            Finding { acknowledged: acknowledged.filter(|at| *at >= last), ..finding }
+            // `last` may be later than now after a clock was set back.
+            let is_valid = |at: &u64| *at >= last.min(now);
+            Finding { acknowledged: acknowledged.filter(is_valid), ..finding }
         });
         HealthReport::new(now, findings.collect())
     }
@@ -124,15 +133,21 @@ impl State {
     fn lasting(&mut self, conditions: Vec<Condition>, now: u64) -> Vec<Checked> {
         let mut lasting = Vec::new();
         for Condition { finding, hold } in conditions {
-            let seen =
-                self.seen.entry(finding.id.clone()).or_insert(Seen { first: now, last: now });
+            let (severity, action) = (finding.severity, finding.action);
+            let new = Seen { first: now, last: now, severity, action, worse: 0 };
+            let seen = self.seen.entry(finding.id.clone()).or_insert(new);
             seen.last = now;
+            if severity < seen.severity || action > seen.action {
+                seen.worse = now;
+            }
+            (seen.severity, seen.action) = (severity, action);
             // After a clock was set back.
             seen.first = seen.first.min(now);
             if now - seen.first >= hold {
-                // An acknowledgement is forgotten when the condition has ended, and outlives a restart of the agent.
-                let since = seen.first;
-                lasting.push(Checked { finding: Finding { since, ..finding }, last: 0 });
+                // An acknowledgement outlives a restart of the agent. It is forgotten when the condition has ended, and does not
+                // count when it has become worse.
+                let (since, last) = (seen.first, seen.worse);
+                lasting.push(Checked { finding: Finding { since, ..finding }, last });
             }
         }
         self.seen.retain(|_, seen| now.abs_diff(seen.last) < RETURN_S);
@@ -161,5 +176,7 @@ pub fn recent_xids(snapshot: &Snapshot) -> usize {
 
 #[cfg(test)]
 mod acknowledgement_tests;
+#[cfg(test)]
+mod event_tests;
 #[cfg(test)]
 mod tests;

@@ -27,11 +27,10 @@ pub fn is_of_application(code: u32) -> bool {
     )
 }
 
-/// The process in a line: `pid=7, name=python`.
+/// The name of the process in a line: `pid=7, name=python`.
 pub fn process(line: &str) -> Option<&str> {
-    let (_, rest) = line.split_once(" pid=")?;
-    let pid = rest.split(',').next()?;
-    pid.bytes().all(|byte| byte.is_ascii_digit()).then_some(pid)
+    let (_, rest) = line.split_once(", name=")?;
+    rest.split(',').next().filter(|name| !name.is_empty() && *name != "<unknown>")
 }
 
 /// Whether the line of an NVLink 5 error (144 to 150) says that it is fatal.
@@ -68,7 +67,7 @@ mod tests {
     #[test]
     fn reads_the_process_of_a_line() {
         let line = "NVRM: Xid (PCI:0000:9b:00): 31, pid=2024380, name=nvidia-smi, Ch 8";
-        assert_eq!(process(line), Some("2024380"));
+        assert_eq!(process(line), Some("nvidia-smi"));
         assert_eq!(process("79, pid='<unknown>', name=<unknown>, GPU has fallen"), None);
         assert_eq!(process("79, GPU has fallen off the bus."), None);
         assert!(is_of_application(31) && !is_of_application(79) && !is_of_application(63));

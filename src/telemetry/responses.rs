@@ -174,6 +174,9 @@ impl Responses<'_> {
 
     pub fn health_report(&self, sample: &PublishedSample) -> HealthReport {
         let (config, counts) = (self.config.get(), self.events.counts());
+        if stale(sample.age(), config.interval).is_some() {
+            return HealthReport::unknown();
+        }
         let events = |since| self.events.since(since);
         self.health.check(&sample.raw, counts, events, &config.health, unix_seconds())
     }
