@@ -2,6 +2,10 @@
 
 use crate::events::{KernelLog, XID_79, XID_119, events, of_kind, page, wait_for};
 use crate::support::{Agent, wait_until};
+use hm_agent::history::event_log::EventLog;
+use hm_agent::model::event::{EventKind, EventSeverity, NewEvent};
+use hm_agent::util::logger::unix_seconds;
+use hm_agent::util::state_io::StateIo;
 
 #[test]
 fn each_record_is_counted_once_across_restarts_and_kills() {
@@ -42,15 +46,17 @@ fn each_record_is_counted_once_across_restarts_and_kills() {
 #[test]
 fn keeps_thousands_of_events_and_pages_through_them() {
     let log = KernelLog::new();
-    // A record per minute, so that none is a repetition.
-    let record = |number: u64| {
-        format!(
-            "3,{number},{},-;{}\n",
-            number * 61_000_000,
-            XID_79.replace("79", &number.to_string())
-        )
-    };
-    std::fs::write(log.path(), (1..=1100).map(record).collect::<String>()).unwrap();
+    {
+        // Earlier agents have recorded one per minute, so that none is a repetition.
+        let events = EventLog::open(&StateIo::start(&log.state_dir()).unwrap());
+        for number in 1..=1100 {
+            let text = XID_79.replace("79", &number.to_string());
+            let event = NewEvent::new(EventKind::Xid, EventSeverity::Critical, text);
+            let unix_seconds = Some(unix_seconds() - 61 * (1101 - u64::from(number)));
+            events.record(NewEvent { code: Some(number), unix_seconds, ..event });
+        }
+        log.wait_saved("\"code\":1100");
+    }
     let all = |agent: &Agent| {
         let (mut all, mut after) = (Vec::new(), 0);
         loop {
@@ -63,12 +69,11 @@ fn keeps_thousands_of_events_and_pages_through_them() {
         }
     };
     let agent = log.start(&[]);
-    wait_until("all events", || (all(&agent).len() == 1101).then_some(()));
+    wait_until("the event of the start", || (all(&agent).len() == 1101).then_some(()));
     let newest = page(&agent, "");
     assert_eq!((newest["events"].as_array().unwrap().len(), &newest["more"]), (1000, &true.into()));
     let (_, compressed) = agent.http("/events", "Accept-Encoding: gzip\r\n");
     assert!(compressed.len() < 100_000, "{}", compressed.len());
-    log.wait_saved("\"code\":1100");
     let before = all(&agent);
     agent.stop();
     let agent = log.start(&[]);
