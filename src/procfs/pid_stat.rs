@@ -1,6 +1,6 @@
 //! `/proc/PID/stat` and `/proc/PID/task/TID/stat`: state, parent and resource usage of a process or thread.
 //!
-//! Format: proc_pid_stat(5). The name, in parentheses, may be any bytes; numbers follow the last parenthesis. A real line:
+//! Format: proc_pid_stat(5). The name, in parentheses, may be any bytes, also newlines; numbers follow the last parenthesis. A real line:
 //!
 //! ```text
 //! 15718 (cat) R 15714 15714 10924 0 -1 4194304 99 0 0 0 0 0 0 0 20 0 1 0 2384670 3133440 388 18446744073709551615 …
@@ -69,6 +69,8 @@ mod tests {
         assert_eq!((found.user_ticks, found.system_ticks, found.threads), (7, 9, 3));
         assert_eq!((found.start_ticks, found.virtual_bytes), (2384670, 3133440));
         assert_eq!(found.resident_pages, 388);
+        let name = String::from_utf8_lossy(REAL).replace("c ) (at", "a\n1 (b) R 1\n");
+        assert_eq!(parse(name.as_bytes()), parse(REAL));
     }
 
     #[test]

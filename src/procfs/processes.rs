@@ -1,12 +1,12 @@
 //! `/proc/PID/stat` of every process, concatenated.
 //!
-//! Format: proc_pid_stat(5). The name, in parentheses, may be any bytes but a newline, which the kernel escapes. A real line:
+//! Format: proc_pid_stat(5). The name, in parentheses, may be any bytes, also newlines: then a process has several lines. A real line:
 //!
 //! ```text
 //! 15718 (cat) R 15714 15714 10924 0 -1 4194304 99 0 0 0 3 1 0 0 20 0 1 0 2384670 3133440 388 18446744073709551615 …
 //! ```
 
-use crate::procfs::{lines, pid_stat};
+use crate::procfs::pid_stat;
 use crate::util::text::parse_decimal;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,9 +21,37 @@ pub struct Process {
     pub resident_pages: u64,
 }
 
+/// Longest name that a user can give to a process.
+const MAX_NAME_BYTES: usize = 15;
+
 /// Skips malformed lines: a process may exit while its file is read.
 pub fn parse(text: &[u8]) -> Vec<Process> {
-    lines(text).filter_map(|(_, line)| process(line)).collect()
+    let mut found = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (process, length) = first(rest);
+        found.extend(process);
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    found
+}
+
+/// The first process and the length of its lines; of the first line if that is malformed.
+fn first(text: &[u8]) -> (Option<Process>, usize) {
+    let newlines = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    let ends = newlines.map(|(at, _)| at).chain([text.len()]);
+    let mut length = None;
+    // A name is too short for the fields after it. So a line that lacks these continues in the next one.
+    for end in ends.take(1 + MAX_NAME_BYTES) {
+        let is_first_line = length.is_none();
+        let process = text.get(..end).and_then(process);
+        let fits = |process: &Process| is_first_line || process.name.len() <= MAX_NAME_BYTES;
+        if let Some(process) = process.filter(fits) {
+            return (Some(process), end.saturating_add(1));
+        }
+        length.get_or_insert(end.saturating_add(1));
+    }
+    (None, length.unwrap_or(text.len()))
 }
 
 fn process(line: &[u8]) -> Option<Process> {
@@ -57,6 +85,19 @@ mod tests {
         assert_eq!((found[0].ticks, found[0].start_ticks), (16, 2384670));
         assert_eq!(found[0].resident_pages, 388);
         assert_eq!((found[1].ticks, found[1].resident_pages), (41, 0));
+    }
+
+    #[test]
+    fn name_with_newlines_is_no_other_process() {
+        let text = String::from_utf8_lossy(REAL).into_owned();
+        for name in ["x\n1 (a", "\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n", "a)\n1 (b) R 1\n", "\n", ")\n("] {
+            let found = parse(text.replace("c ) (at", name).as_bytes());
+            let found: Vec<_> = found.iter().map(|found| (found.pid, &found.name[..])).collect();
+            assert_eq!(found, [(15718, name.as_bytes()), (2, &b"kthreadd"[..])]);
+        }
+        // The end of a file is missing.
+        let found = parse(text.replace("2384670 ", "\n").replacen("3 0 \n", "\n", 1).as_bytes());
+        assert_eq!(found.iter().map(|found| found.pid).collect::<Vec<_>>(), [2]);
     }
 
     #[test]

@@ -47,6 +47,6 @@ fn states(host: &mut HostFiles, pids: &[String]) -> BTreeMap<char, u64> {
 }
 
 fn state(host: &mut HostFiles, pid: &str) -> Option<char> {
-    let line = host.line(&host.proc(pid).join("stat"))?;
-    Some(pid_stat::parse(line.as_bytes()).ok()?.state.into())
+    let path = host.proc(pid).join("stat");
+    Some(host.read(&path, pid_stat::parse).ok()?.state.into())
 }
