@@ -291,7 +291,7 @@ impl CoreClient {
                 if self.commands.with_log(|log| log.reject(&id)) {
                     session.on_result_dropped(&id);
                     self.upstream.warn("rejected a result three times, result dropped");
-                    self.upstream.update_status(|status| status.dropped += 1);
+                    self.upstream.add_dropped(1);
                 }
             }
             CoreEvent::ServerError(why) => warn_once(format!("reports an error: {}", escape(&why))),

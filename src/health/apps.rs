@@ -9,6 +9,8 @@ use crate::model::status::{AppState, AppStatus, AppSummary, DROPPED_RATIO, Upstr
 const MAX_LISTED_APPS: usize = 5;
 /// An application that was dropped is shown for this long.
 const DROPPED_AGE_S: f64 = 3600.0;
+/// The loss of reports is shown for this long.
+const DROPPED_REPORT_AGE_S: u64 = 86_400;
 
 pub fn applications(apps: &AppSummary) -> Vec<Condition> {
     let overdue: Vec<&AppStatus> = apps.shown.iter().filter(|app| is_overdue(app)).collect();
@@ -40,7 +42,8 @@ fn is_overdue(app: &AppStatus) -> bool {
     is_shown && app.maintenance.is_none()
 }
 
-pub fn upstreams(upstreams: &[UpstreamStatus]) -> Vec<Condition> {
+/// `now` is in Unix seconds.
+pub fn upstreams(upstreams: &[UpstreamStatus], now: u64) -> Vec<Condition> {
     let mut found = Vec::new();
     for upstream in upstreams {
         let reason = upstream.last_disconnect_reason.as_deref();
@@ -48,10 +51,38 @@ pub fn upstreams(upstreams: &[UpstreamStatus]) -> Vec<Condition> {
             let text = with_message("not online", reason);
             found.push(warning(Component::Upstream, "offline", text).of(&*upstream.name));
         }
-        if upstream.dropped > 0 {
+        let has_dropped = |at: u64| now.abs_diff(at) < DROPPED_REPORT_AGE_S;
+        if upstream.last_dropped_unix_seconds.is_some_and(has_dropped) {
             let text = format!("{} dropped", count_of(upstream.dropped, "report"));
             found.push(warning(Component::Upstream, "dropped", text).of(&*upstream.name));
         }
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn loss_of_reports_is_shown_for_a_day() {
+        let mut status = UpstreamStatus {
+            name: "hm".to_owned(),
+            state: "online".to_owned(),
+            since_unix_seconds: 0,
+            last_response_unix_seconds: None,
+            backlog: 0,
+            dropped: 0,
+            last_dropped_unix_seconds: None,
+            last_disconnect_reason: None,
+            disconnects: BTreeMap::new(),
+        };
+        let at = |status: &UpstreamStatus, now| upstreams(std::slice::from_ref(status), now).len();
+        assert_eq!(at(&status, 1000), 0);
+        (status.dropped, status.last_dropped_unix_seconds) = (2, Some(1000));
+        let found = [1000, 1000 + 86_399, 1000 + 86_400].map(|now| at(&status, now));
+        assert_eq!(found, [1, 1, 0]);
+    }
 }

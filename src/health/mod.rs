@@ -84,7 +84,7 @@ impl Health {
         state.check_events(sample, counts, events, now);
         let mut conditions = gpu::conditions(&sample.gpus, expected.gpus, now);
         conditions.extend(apps::applications(&sample.heartbeats));
-        conditions.extend(apps::upstreams(&sample.upstreams));
+        conditions.extend(apps::upstreams(&sample.upstreams, now));
         conditions.extend(node::conditions(sample, expected.infiniband_ports, &mut state.ports_up));
         // The kernel log knows more of an error than the driver does.
         let is_event = |id: &str| state.events.iter().any(|event| event.finding.id == id);

@@ -283,6 +283,7 @@ mod tests {
                 last_response_unix_seconds: None,
                 backlog: 0,
                 dropped: 0,
+                last_dropped_unix_seconds: None,
                 last_disconnect_reason: (disconnects > 0).then(|| "reset".into()),
                 disconnects: [("reset".to_owned(), disconnects)].into(),
             };

@@ -148,10 +148,8 @@ impl HmClient {
         let mut spool = lock(&self.spool);
         let dropped = spool.dropped();
         let result = change(&mut spool);
-        self.upstream.update_status(|status| {
-            status.backlog = spool.len() as u64;
-            status.dropped += spool.dropped() - dropped;
-        });
+        self.upstream.update_status(|status| status.backlog = spool.len() as u64);
+        self.upstream.add_dropped(spool.dropped() - dropped);
         result
     }
 
@@ -326,7 +324,7 @@ impl HmClient {
     fn on_rejected(&self, message: &str, should_log: bool, losses: &mut LossLog) {
         let report = self.ack();
         let lost = u64::from(report.is_some());
-        self.upstream.update_status(|status| status.dropped += lost);
+        self.upstream.add_dropped(lost);
         losses.rejected += lost;
         if should_log {
             let body = report.map(|report| report.body).unwrap_or_default();

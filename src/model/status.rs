@@ -103,6 +103,9 @@ pub struct UpstreamStatus {
     pub backlog: u64,
     /// Number of reports dropped since the start, because the backlog was full or the server rejected them.
     pub dropped: u64,
+    /// `None`: none was dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_dropped_unix_seconds: Option<u64>,
     /// `None` if the connection never failed.
     #[serde(rename = "last_outage", default, skip_serializing_if = "Option::is_none")]
     pub last_disconnect_reason: Option<String>,

@@ -88,6 +88,7 @@ impl ReconnectingClient {
             last_response_unix_seconds: None,
             backlog: 0,
             dropped: 0,
+            last_dropped_unix_seconds: None,
             last_disconnect_reason: None,
             disconnects: BTreeMap::new(),
         };
@@ -112,6 +113,16 @@ impl ReconnectingClient {
 
     pub fn update_status<R>(&self, update: impl FnOnce(&mut UpstreamStatus) -> R) -> R {
         update(&mut lock(&self.status))
+    }
+
+    /// Counts reports that were dropped.
+    pub fn add_dropped(&self, count: u64) {
+        if count > 0 {
+            self.update_status(|status| {
+                status.dropped += count;
+                status.last_dropped_unix_seconds = Some(unix_seconds());
+            });
+        }
     }
 
     pub fn set_state(&self, state: &str) {
