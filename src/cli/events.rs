@@ -19,7 +19,11 @@ pub fn fetch(usage: &UsageConfig, since: u64) -> Result<EventPage, Error> {
         let query = EventQuery { since, after }.to_text();
         let page: EventPage = telemetry::get(usage, "/events", &query).map_err(failed)?;
         // An agent that does not advance would be read without end.
-        all.more = page.more && !page.events.is_empty();
+        let last = page.events.last().map(|event| event.id);
+        if page.more && last <= after {
+            return Err(failed("the agent sends the same page again".to_owned()));
+        }
+        all.more = page.more;
         all.events.extend(page.events);
     }
     Ok(all)
