@@ -11,6 +11,7 @@ use nix::fcntl::Flock;
 use crate::config::{Settings, Sources};
 use crate::http::listener::Listener;
 use crate::hub::access::Access;
+use crate::hub::after_commit::AfterCommit;
 use crate::hub::audit::AuditLog;
 use crate::hub::change_hook::ChangeHook;
 use crate::hub::cluster::Cluster;
@@ -31,7 +32,7 @@ use crate::hub::store::postgres::session::SESSION_STACK_BYTES;
 use crate::hub::store::sqlite::SqliteDatabase;
 use crate::hub::store::{HubStore, StoreError};
 use crate::hub::web::WebServer;
-use crate::hub::{Hub, on_commit, tls_client};
+use crate::hub::{Hub, tls_client};
 use crate::sys;
 use crate::sys::ControlSignal;
 use crate::util::error::{Error, reason};
@@ -148,12 +149,13 @@ fn start(config: HubConfig, settings: &Settings, threads: &mut Threads) -> Resul
     let loops = event_loops().map_err(|error| Error::system("create an event loop", error))?;
     let mailboxes: Arc<[Arc<Mailbox>]> = loops.iter().map(EventLoop::mailbox).collect();
     let credentials = Arc::new(NodeCredentials::new(Instant::now(), stored_credentials));
-    let commit = {
-        let (nodes, credentials, mailboxes) =
-            (nodes.clone(), credentials.clone(), mailboxes.clone());
-        move |writes| on_commit(&nodes, &credentials, &mailboxes, writes)
+    let after_commit = AfterCommit {
+        nodes: nodes.clone(),
+        credentials: credentials.clone(),
+        mailboxes: mailboxes.clone(),
+        cluster: cluster.clone(),
     };
-    let store = HubStore::start(database, writer, Box::new(commit))
+    let store = HubStore::start(database, writer, Box::new(move |writes| after_commit.run(writes)))
         .map_err(|error| Error::system("start thread store", error))?;
     let shutdown = Shutdown::new().map_err(|error| Error::system("create an eventfd", error))?;
     let access = Access {

@@ -133,3 +133,30 @@ fn command_is_sent_once_while_a_registration_is_committed() {
     let next = link.next();
     assert_eq!(next["type"], "heartbeat_ack", "{next}");
 }
+
+#[test]
+#[ignore = "needs PostgreSQL"]
+fn command_reaches_a_node_that_moves_to_another_hub_while_it_is_stored() {
+    let postgres = Postgres::start();
+    let [one, two] = pair(&postgres, &["commands.enabled=true"]);
+    let link = register(&one, "a");
+    wait_state(&two, "a", "online");
+    postgres.query(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           WHILE NOT pg_try_advisory_xact_lock(42) LOOP PERFORM pg_sleep(0.02); END LOOP;
+           RETURN NEW;
+         END $$;
+         CREATE TRIGGER wait BEFORE INSERT ON command FOR EACH ROW EXECUTE FUNCTION wait()",
+    );
+    let open = postgres.begin("SELECT pg_advisory_xact_lock(42)");
+    std::thread::scope(|scope| {
+        let submitted = scope.spawn(|| submit(&one, 300));
+        let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        wait_until("the command to be stored", || (postgres.count(sleeping) == 1).then_some(()));
+        drop(link);
+        let mut link = register(&two, "a");
+        open.commit();
+        let command = link.until("execute_command");
+        assert_eq!(command["command_id"], *submitted.join().unwrap());
+    });
+}

@@ -130,7 +130,7 @@ pub fn registration(hostname: &str) -> Content {
 
 pub fn command(node_id: &str, command_id: &str, timeout_s: u32) -> Write {
     let command = NewCommand { command_id: command_id.into(), text: "ls".into(), timeout_s };
-    Write::Command { node_id: node_id.into(), command }
+    Write::Command { node_id: node_id.into(), command, is_taken: false }
 }
 
 pub fn started(node_id: &str, command_id: &str) -> Write {

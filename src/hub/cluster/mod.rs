@@ -3,7 +3,7 @@
 //! ```text
 //! this hub's nodes ──▶ publish: link (node, protocol, hub, epoch), node_state ──▶ PostgreSQL
 //! nodes of others  ◀── read what other transactions have changed, every second ◀────┘
-//! commands         ◀── notification, or every 5 s: take those of connected nodes
+//! commands         ◀── notification, or every 5 s: take those of connected nodes that another hub has stored
 //! ```
 //!
 //! Nothing is sent for each report. Which hubs are alive: [`leases`]. Which hub has a connection: [`shared`](super::nodes::shared).
@@ -51,6 +51,8 @@ pub struct Cluster {
     is_leader: AtomicBool,
     /// Ids of removals of nodes by this hub that it has not read in the database yet.
     own_removals: Mutex<HashSet<i64>>,
+    /// Ids of commands that this hub had to send and could not, or whose connection has ended, so that the node may have lost them.
+    unsent: Mutex<Vec<String>>,
     /// Why the other hubs are not reached.
     failure: Mutex<Option<StoreError>>,
     /// Of requests to other hubs.
@@ -91,6 +93,7 @@ impl Cluster {
             probes: Mutex::default(),
             is_leader: AtomicBool::new(false),
             own_removals: Mutex::default(),
+            unsent: Mutex::default(),
             failure: Mutex::default(),
             tls,
         }
@@ -149,6 +152,12 @@ impl Cluster {
     /// This hub has removed a node. The node may return before the hub reads of it in the database.
     pub fn on_own_removal(&self, removal: i64) {
         lock(&self.own_removals).insert(removal);
+    }
+
+    /// Lets the hub that has a connection of the node take these commands, if they are pending. The node may have registered there before they
+    /// were stored; a registration returns the others.
+    pub fn give_back(&self, command_ids: Vec<String>) {
+        lock(&self.unsent).extend(command_ids);
     }
 
     /// Joins the other hubs. The error keeps the hub from starting.

@@ -43,8 +43,6 @@ pub(super) struct ClusterThread<'a> {
     next_commands: Instant,
     /// An attempt to take commands without a result yet.
     open_attempt: Option<String>,
-    /// Ids of commands that were taken and could not be sent.
-    unsent: Vec<String>,
     next_clean_up: Instant,
     /// Removals of nodes that were applied.
     removals: HashSet<i64>,
@@ -65,7 +63,6 @@ impl<'a> ClusterThread<'a> {
             next_renewal: now,
             next_commands: now,
             open_attempt: None,
-            unsent: Vec::new(),
             next_clean_up: now,
             removals: HashSet::new(),
             last_read: None,
@@ -100,6 +97,7 @@ impl<'a> ClusterThread<'a> {
             self.next_commands = Instant::now() + COMMAND_INTERVAL;
             self.send_commands(hub)?;
         }
+        self.give_back_commands()?;
         if self.next_clean_up <= Instant::now() && self.cluster.is_leader() {
             self.next_clean_up = Instant::now() + CLEAN_UP_INTERVAL;
             self.database.as_mut().map_or(Ok(()), ClusterDatabase::clean_up)?;
@@ -330,12 +328,18 @@ impl<'a> ClusterThread<'a> {
                     let message = LoopMessage::SendCommand { link: link.number, command };
                     hub.send(link.event_loop, message);
                 }
-                None => self.unsent.push(command.command_id),
+                None => self.cluster.give_back(vec![command.command_id]),
             }
         }
-        if !self.unsent.is_empty() {
-            database.give_back(&self.unsent)?;
-            self.unsent.clear();
+        Ok(())
+    }
+
+    fn give_back_commands(&mut self) -> Result<(), StoreError> {
+        let Some(database) = &mut self.database else { return Ok(()) };
+        let unsent = lock(&self.cluster.unsent).clone();
+        if !unsent.is_empty() {
+            database.give_back(&unsent)?;
+            lock(&self.cluster.unsent).drain(..unsent.len());
         }
         Ok(())
     }

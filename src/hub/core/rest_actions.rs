@@ -9,7 +9,6 @@ use crate::hub::audit::AuditEntry;
 use crate::hub::authorization::OperatorName;
 use crate::hub::core::messages;
 use crate::hub::core::rest::{Answer, ApiError, error};
-use crate::hub::event_loop::mailbox::LoopMessage;
 use crate::hub::store::records::NewCommand;
 use crate::hub::store::{Stored, Write};
 use crate::util::error::reason;
@@ -49,16 +48,13 @@ pub(super) fn command(
     };
     let NewCommand { command_id, text, .. } = &command;
     audit(hub, &AuditEntry { command_id: Some(command_id), text: Some(text), ..entry })?;
-    let write = Write::Command { node_id: id.into(), command: command.clone() };
+    // A node that is not connected gets it when it registers. Of several hubs, the one that has the connection sends it.
+    let is_taken = hub.cluster.is_none() || lock(&hub.nodes).command_link(id).is_some();
+    let command_id = command.command_id.clone();
+    let write = Write::Command { node_id: id.into(), command, is_taken };
     if hub.store.write(write) == Stored::Failed {
         let failure = "the store did not confirm the command; it may still run";
         return Err(error("DATABASE_ERROR", failure));
-    }
-    // A node that is not connected gets it when it registers. Of several hubs, the database wakes the one that has its connection.
-    let link = lock(&hub.nodes).command_link(id).filter(|_| hub.cluster.is_none());
-    if let Some(link) = link {
-        let command = command.clone();
-        hub.send(link.event_loop, LoopMessage::SendCommand { link: link.number, command });
     }
     let data = json!({"command_id": command_id, "status": "pending", "message": "命令已提交执行"});
     Ok((data, "命令已提交执行"))

@@ -113,9 +113,12 @@ impl EventLoop {
         self.ready.push(number);
     }
 
-    /// Sends a new command to a node.
+    /// Sends a new command to a node. If the connection has ended, the next one of the node gets it, to whichever hub.
     pub(super) fn send_command(&mut self, hub: &Hub, number: u64, command: &NewCommand) {
         let (now, time) = (Instant::now(), SystemTime::now());
+        if let (None, Some(cluster)) = (self.links.get(&number), &hub.cluster) {
+            cluster.give_back(vec![command.command_id.clone()]);
+        }
         self.with_link(hub, number, |link| match link.sent_commands.add_new(&command.command_id) {
             true => link.send(&messages::execute_command(command, time), now),
             false => Ok(()),

@@ -355,6 +355,9 @@ impl EventLoop {
         for claimant in link.take_claimants() {
             send_probe_result(hub, claimant, false);
         }
+        if let Some(cluster) = &hub.cluster {
+            cluster.give_back(link.sent_commands.into_ids());
+        }
     }
 
     fn link_id(&self, number: u64) -> LinkId {

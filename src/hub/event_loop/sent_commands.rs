@@ -38,6 +38,11 @@ impl SentCommands {
         self.add(command_id, self.completed)
     }
 
+    /// Ids of commands that the node may not have received when its connection ends.
+    pub(super) fn into_ids(self) -> Vec<String> {
+        self.last.into_iter().map(|(id, _)| id).collect()
+    }
+
     /// One that was sent before `registration` was received is sent again.
     fn add(&mut self, command_id: &str, registration: u64) -> bool {
         match self.last.iter_mut().find(|(known, _)| known == command_id) {

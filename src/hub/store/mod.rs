@@ -61,6 +61,8 @@ pub enum Write {
     Command {
         node_id: Arc<str>,
         command: NewCommand,
+        /// This hub sends it after the commit. Otherwise, it waits until a hub that shares the database takes it.
+        is_taken: bool,
     },
     /// The description that an hm-agent has sent of its node.
     Agent {

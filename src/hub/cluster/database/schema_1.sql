@@ -77,4 +77,5 @@ BEGIN
         WHERE node = NEW.node AND protocol = 2 AND instance IS NOT NULL;
     RETURN NULL;
 END $$;
-CREATE TRIGGER command_created AFTER INSERT ON command FOR EACH ROW EXECUTE FUNCTION notify_of_command();
+CREATE TRIGGER command_created AFTER INSERT ON command FOR EACH ROW WHEN (NEW.taken_by IS NULL)
+    EXECUTE FUNCTION notify_of_command();

@@ -106,7 +106,8 @@ CREATE TABLE command (
     created_at bigint NOT NULL,
     started_at bigint,
     completed_at bigint,
-    -- Id of the attempt in which a hub has taken it to send it; empty: it was sent when the node registered; NULL: no hub has.
+    -- Id of the attempt in which a hub has taken it to send it; empty: the hub that stored it sends it, or it was sent when the node
+    -- registered; NULL: no hub has.
     taken_by text
 );
 CREATE INDEX command_node ON command (node, id);

@@ -192,7 +192,7 @@ fn write(
     match write {
         Write::Report { report, .. } => hm.insert(db, nodes, report, now)?,
         Write::Core(request) => return core_records::insert(db, nodes, request, now),
-        Write::Command { node_id, command } => {
+        Write::Command { node_id, command, .. } => {
             let node = nodes.get(db, node_id, now)?;
             commands::create(db, node, command, now)?;
         }

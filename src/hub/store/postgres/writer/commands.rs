@@ -28,8 +28,8 @@ pub(super) async fn write(
     let (mut created, mut started, mut results) = (Vec::new(), Vec::new(), Vec::new());
     for completed in writes {
         match &completed.pending.write {
-            Write::Command { node_id, command } => {
-                created.extend(nodes.id(node_id).map(|node| (node, command)));
+            Write::Command { node_id, command, is_taken } => {
+                created.extend(nodes.id(node_id).map(|node| (node, command, *is_taken)));
             }
             Write::Core(request) => {
                 let Some(node) = nodes.id(&request.node_id) else { continue };
@@ -48,23 +48,29 @@ pub(super) async fn write(
 }
 
 /// Commands time out by the clock of the database: those of hubs may differ.
-async fn create(batch: &mut Batch<'_>, created: &[(i64, &NewCommand)]) -> Result<(), Error> {
+async fn create(batch: &mut Batch<'_>, created: &[(i64, &NewCommand, bool)]) -> Result<(), Error> {
     if created.is_empty() {
         return Ok(());
     }
-    let nodes: Vec<i64> = created.iter().map(|(node, _)| *node).collect();
-    let ids: Vec<_> = created.iter().map(|(_, command)| text(&command.command_id)).collect();
-    let texts: Vec<_> = created.iter().map(|(_, command)| text(&command.text)).collect();
-    let timeouts: Vec<_> = created.iter().map(|(_, it)| i64::from(it.timeout_s)).collect();
+    let nodes: Vec<i64> = created.iter().map(|(node, ..)| *node).collect();
+    let ids: Vec<_> = created.iter().map(|(_, command, _)| text(&command.command_id)).collect();
+    let texts: Vec<_> = created.iter().map(|(_, command, _)| text(&command.text)).collect();
+    let timeouts: Vec<_> = created.iter().map(|(_, it, _)| i64::from(it.timeout_s)).collect();
+    let taken_by: Vec<Option<&str>> =
+        created.iter().map(|(.., is_taken)| is_taken.then_some("")).collect();
     // A repeat after a commit whose result was lost.
-    let sql = "INSERT INTO command (command_id, node, text, timeout_s, status, created_at)
-         SELECT command_id, node, text, timeout_s, 'pending', unix_ms()
-           FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[]) WITH ORDINALITY
-             w (command_id, node, text, timeout_s, ordinal)
+    let sql = "INSERT INTO command (command_id, node, text, timeout_s, taken_by, status, created_at)
+         SELECT command_id, node, text, timeout_s, taken_by, 'pending', unix_ms()
+           FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[]) WITH ORDINALITY
+             w (command_id, node, text, timeout_s, taken_by, ordinal)
            ORDER BY ordinal
          ON CONFLICT (command_id) DO NOTHING";
     let insert = batch.statements.get(&batch.transaction, sql).await?;
-    batch.transaction.execute(&insert, &[&ids, &nodes, &texts, &timeouts]).await.map(drop)
+    batch
+        .transaction
+        .execute(&insert, &[&ids, &nodes, &texts, &timeouts, &taken_by])
+        .await
+        .map(drop)
 }
 
 /// Marks pending commands of nodes as running.
@@ -136,8 +142,8 @@ pub(super) async fn take_of_registered(
                     registered.entry(node).or_insert_with(Vec::new).push(&mut completed.commands);
                 }
             }
-            // The notification of the database gets it sent.
-            Write::Command { node_id, command } => {
+            // It is sent after the commit, by this hub or by one that the database notifies.
+            Write::Command { node_id, command, .. } => {
                 let is_registered =
                     nodes.id(node_id).is_some_and(|it| registered.contains_key(&it));
                 later.extend(is_registered.then(|| text(&command.command_id)));
