@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use commands::Commands;
 use faults::Cluster;
+use hm_agent::model::status::UpstreamStatus;
 use hm_agent::sys;
+use hm_agent::util::logger::unix_seconds;
 use serde_json::Value;
 use usage::Usages;
 
@@ -25,6 +27,8 @@ use crate::support::{TempDir, sleep_for};
 
 /// A client may wait for an answer (20 s), and then for its next attempt (60 s).
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
+/// Between two messages on what is not delivered.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(15);
 const HUBS: usize = 3;
 const CORE_NODES: usize = 4;
 /// The number of commands that each hub is requested for.
@@ -85,6 +89,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
         cluster.say("no more faults");
         // Each for itself: of many clients that report every second, one waits for an answer at any time.
         let mut delivered = vec![None; nodes];
+        let mut next_progress = Instant::now();
         let delivered = wait("the delivery of reports", || {
             // What is in a journal now is stored when nothing is left to deliver afterwards.
             let taken = journals.lock().unwrap().read().to_vec();
@@ -92,6 +97,10 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
                 if delivered.is_none() && has_delivered(client) {
                     *delivered = Some(taken);
                 }
+            }
+            if next_progress <= Instant::now() {
+                next_progress += PROGRESS_INTERVAL;
+                say_undelivered(&cluster, &clients, &delivered);
             }
             delivered.iter().cloned().collect::<Option<Vec<_>>>()
         });
@@ -104,6 +113,20 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
     println!("faults: {:?}", cluster.counts);
     if is_soak {
         usages.judge();
+    }
+}
+
+/// Says what the clients do that have not delivered.
+fn say_undelivered(cluster: &Cluster, clients: &HmClients, delivered: &[Option<BTreeSet<i64>>]) {
+    let all = clients.each.iter().zip(delivered).enumerate();
+    for (number, (client, _)) in all.filter(|(_, (_, delivered))| delivered.is_none()) {
+        let UpstreamStatus { state, since_unix_seconds, backlog, last_disconnect_reason, .. } =
+            client.status();
+        let reason = last_disconnect_reason.unwrap_or_default();
+        let seconds = unix_seconds().saturating_sub(since_unix_seconds);
+        cluster.say(format_args!(
+            "n{number}: {state} for {seconds} s, {backlog} reports left; last end: {reason}"
+        ));
     }
 }
 
