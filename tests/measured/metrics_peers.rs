@@ -34,7 +34,10 @@ impl Server {
     }
 
     fn node_exporter() -> Self {
-        Self::start("prometheus-node-exporter", &[], "--web.listen-address")
+        // Debian's default exists only where the package was installed, not unpacked.
+        let textfiles =
+            format!("--collector.textfile.directory={}", file("packaging/nagios").display());
+        Self::start("prometheus-node-exporter", &[textfiles], "--web.listen-address")
     }
 }
 
