@@ -1,12 +1,13 @@
 //! `/history`: a day of the most important series, across restarts.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::fake_nvml::{Driver, FULL_GPU};
 use crate::support::full_disk::FullDisk;
-use crate::support::{Agent, TempDir, hm_agent, wait_until};
+use crate::support::{Agent, TempDir, hm_agent, sleep_for, wait_until};
 
 const CLOSE: &str = "Connection: close\r\n";
 
@@ -32,6 +33,8 @@ fn start(state: &Path) -> Agent {
 /// Waits for this many values.
 fn wait_values(agent: &Agent, count: usize) {
     wait_until(&format!("{count} values"), || {
+        // An answer costs more than a sample.
+        sleep_for(Duration::from_millis(300));
         (values(&get(agent, ""), "memory_percent", None).len() >= count).then_some(())
     });
 }
