@@ -7,7 +7,7 @@
 use crate::metrics::encoder::{Encoder, MetricType, labels};
 use crate::metrics::{Exposition, Truncation};
 use crate::metrics::{
-    gpu_amd, gpu_events, gpu_links, gpu_nvidia, gpu_process, gpu_profiling, gpu_status,
+    gpu_amd, gpu_events, gpu_health, gpu_links, gpu_nvidia, gpu_process, gpu_profiling, gpu_status,
 };
 use crate::model::gpu::{CLOCK_EVENT_REASONS, Gpu, MigInstance, NvLink, Values, Vendor};
 
@@ -30,6 +30,7 @@ pub(super) fn encode(encoder: &mut Encoder, input: &Exposition<'_>, truncation: 
     gpu_nvidia::encode(encoder, &named);
     gpu_links::encode(encoder, &named);
     gpu_events::encode(encoder, &named);
+    gpu_health::encode(encoder, &named, input.health);
     gpu_amd::encode(encoder, &named);
     gpu_process::encode(encoder, &named, truncation);
     gpu_status::driver(encoder, sample);

@@ -12,6 +12,7 @@ mod format;
 mod gpu;
 mod gpu_amd;
 mod gpu_events;
+mod gpu_health;
 mod gpu_links;
 mod gpu_nvidia;
 mod gpu_process;

@@ -121,6 +121,15 @@ impl Finding {
         Self { id, device: Some(device), ..self }
     }
 
+    /// The part of the id between component and device.
+    pub fn rule(&self) -> &str {
+        let rule = self.id.split_once('-').map_or("", |(_, rule)| rule);
+        match &self.device {
+            Some(_) => rule.rsplit_once('-').map_or(rule, |(rule, _)| rule),
+            None => rule,
+        }
+    }
+
     pub fn action(self, action: Action) -> Self {
         Self { action, ..self }
     }
