@@ -123,6 +123,15 @@ fn condition_of_a_gpu_is_a_finding_until_it_ends() {
     ] {
         assert!(metrics.contains(&format!("\n{line}\n")), "{line}");
     }
+    let health = |gpu: &str, watch: &str| {
+        let (gpu, watch) = (format!("{{gpu=\"{gpu}\","), format!("health_watch=\"{watch}\"}} "));
+        let mut lines = metrics.lines().filter(|line| {
+            line.starts_with(&format!("DCGM_EXP_GPU_HEALTH_STATUS{gpu}")) && line.contains(&watch)
+        });
+        lines.next().unwrap().rsplit_once(' ').unwrap().1.to_owned()
+    };
+    let found = [("1", "MEM"), ("1", "DRIVER"), ("1", "PCIE"), ("0", "MEM")];
+    assert_eq!(found.map(|(gpu, watch)| health(gpu, watch)), ["10", "20", "0", "0"]);
     // After the reset.
     driver.set_script(&format!("{fault}gpu.1.remapped_pending = 0\ngpu.1.recovery_action = 0"));
     wait_findings(&watched.agent, &[]);
