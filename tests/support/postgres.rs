@@ -205,11 +205,14 @@ impl Postgres {
 
     /// Starts it if it has ended, as after a write that a full disk has refused.
     pub fn run_if_ended(&mut self) {
-        if self.server.as_mut().is_none_or(|server| server.try_wait().unwrap().is_some()) {
-            self.kill();
-            self.run();
-        }
-        wait_until("PostgreSQL", || self.try_query_in("postgres", "SELECT 1").ok());
+        wait_until("PostgreSQL", || {
+            // It may be about to end.
+            if self.server.as_mut().is_none_or(|server| server.try_wait().unwrap().is_some()) {
+                self.kill();
+                self.run();
+            }
+            self.try_query_in("postgres", "SELECT 1").ok()
+        });
     }
 
     /// Ends the server at once, as a crash does. Its other processes end when they notice it.
