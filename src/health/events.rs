@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::health::xid;
 use crate::metrics::xid_names;
-use crate::model::event::{Event, EventKind, EventSeverity};
+use crate::model::event::{Event, EventKind, EventSeverity, RECOVERY_ACTION_CHANGED};
 use crate::model::finding::{Action, Component, Finding};
 use crate::model::gpu::{Gpu, Gpus};
 use crate::model::health_problem::Severity;
@@ -172,7 +172,9 @@ fn gpu_at<'a>(gpus: &'a Gpus, subject: &str) -> Option<&'a Gpu> {
 fn is_end(event: &Event) -> bool {
     match (event.kind, event.code) {
         (EventKind::Nfs, _) => event.text.trim_end().ends_with(" OK"),
-        (EventKind::Xid, Some(154)) => xid::changed_action(&event.text).is_none(),
+        (EventKind::Xid, Some(RECOVERY_ACTION_CHANGED)) => {
+            xid::changed_action(&event.text).is_none()
+        }
         _ => false,
     }
 }
@@ -240,7 +242,7 @@ fn describe(event: &Event) -> Option<(Component, String, String, Action)> {
 
 fn describe_xid(code: u32, line: &str) -> Option<(Component, String, String, Action)> {
     let action = match code {
-        154 => xid::changed_action(line)?,
+        RECOVERY_ACTION_CHANGED => xid::changed_action(line)?,
         code if xid::is_fatal_nvlink(code, line) => Action::ResetGpu,
         code => xid::action(code)?,
     };

@@ -89,13 +89,17 @@ kinds! {
     Xid = "xid",
 }
 
+/// The XID with which the NVIDIA driver says that it recommends another recovery action.
+pub const RECOVERY_ACTION_CHANGED: u32 = 154;
+
 impl EventKind {
-    /// Whether events of this kind are changes between states. A change that is undone and repeated within a minute is three events,
+    /// Whether events of this kind, and with this code, are changes between states. A change that is undone and repeated within a minute is three events,
     /// not one that occurred twice.
-    pub fn is_state_change(self) -> bool {
+    pub fn is_state_change(self, code: Option<u32>) -> bool {
         use EventKind::{Agent, GpuDriver, GpuState, Heartbeat, Mount, NetworkLink, Nfs, Upstream};
         let is_of_a_part = matches!(self, Mount | NetworkLink | Nfs | Upstream | Heartbeat);
-        is_of_a_part || matches!(self, Agent | GpuDriver | GpuState)
+        let is_recovery = (self, code) == (Self::Xid, Some(RECOVERY_ACTION_CHANGED));
+        is_of_a_part || is_recovery || matches!(self, Agent | GpuDriver | GpuState)
     }
 }
 
@@ -108,7 +112,7 @@ pub struct NewEvent {
     pub subject: String,
     /// Number of an XID or SXID.
     pub code: Option<u32>,
-    /// Distinguishes events of one kind, subject and code: repetitions have the same class.
+    /// Distinguishes events of one kind, subject and code: repetitions have the same class. Empty: they have the same text.
     pub class: &'static str,
     /// What happened, for people to read: the line of the kernel log.
     pub text: String,

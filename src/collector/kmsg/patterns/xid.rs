@@ -15,11 +15,10 @@
 //! `name=` is the name of a process, which any user can choose. It follows the number.
 
 use super::{KernelEvent, word};
-use crate::model::event::{EventKind, EventSeverity};
+use crate::model::event::{EventKind, EventSeverity, RECOVERY_ACTION_CHANGED};
 use crate::model::pci_address::PciAddress;
 
 pub(super) const FALLEN_OFF_THE_BUS: u32 = 79;
-const RECOVERY_ACTION_CHANGED: u32 = 154;
 /// Those of NVLink 5 say how severe they are.
 const NVLINK_5: std::ops::RangeInclusive<u32> = 144..=150;
 /// The GPU or the node must be reset, according to NVIDIA's catalogue.
@@ -43,7 +42,9 @@ fn xid(rest: &str) -> Option<KernelEvent> {
     let (code, message) = rest.split_once(',')?;
     let is_number = code.bytes().all(|byte| byte.is_ascii_digit());
     let code = is_number.then(|| code.parse().ok()).flatten()?;
-    Some(KernelEvent { class: "xid", ..event(gpu, code, severity(code, message)) })
+    // The text says which action it is.
+    let class = if code == RECOVERY_ACTION_CHANGED { "" } else { "xid" };
+    Some(KernelEvent { class, ..event(gpu, code, severity(code, message)) })
 }
 
 fn event(gpu: PciAddress, code: u32, severity: EventSeverity) -> KernelEvent {

@@ -141,7 +141,6 @@ impl EventStore {
         let is_repetition = |recent: &Recent| {
             let event = &recent.event;
             let is_same = (recent.class, event.severity) == (new.class, new.severity);
-            // The class of texts of the agent itself is the text.
             let is_same =
                 is_same && (!new.class.is_empty() || event.text == cut(&new.text, MAX_TEXT_BYTES));
             is_same
@@ -149,7 +148,7 @@ impl EventStore {
                 && event.unix_seconds.abs_diff(at) <= MAX_REPEAT_SECONDS
         };
         let mut candidates = self.recent.iter_mut().rev().filter(same);
-        match new.kind.is_state_change() {
+        match new.kind.is_state_change(new.code) {
             // Only the last change: otherwise the order would be lost.
             true => candidates.next().filter(|recent| is_repetition(recent)),
             false => candidates.find(|recent| is_repetition(recent)),

@@ -53,6 +53,18 @@ fn what_goes_on_is_recorded_every_hour() {
 }
 
 #[test]
+fn changes_of_the_recovery_action_keep_their_order() {
+    let mut store = EventStore::default();
+    for action in ["reset", "reboot", "none", "none", "reboot"] {
+        let event = NewEvent { text: action.to_owned(), class: "", ..xid(154, NOW) };
+        store.record(event, NOW);
+    }
+    let texts: Vec<_> = store.snapshot().oldest_first(0, 0).map(|it| (it.text, it.count)).collect();
+    let expected = [("reset", 1), ("reboot", 1), ("none", 2), ("reboot", 1)];
+    assert_eq!(texts, expected.map(|(text, count)| (text.to_owned(), count)));
+}
+
+#[test]
 fn state_that_flaps_keeps_its_order() {
     let mut store = EventStore::default();
     for text in ["lost", "lost", "restored", "lost"] {
