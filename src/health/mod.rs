@@ -38,8 +38,8 @@ struct State {
     acknowledgements: Acknowledgements,
     /// When each condition was first and last seen, by id.
     seen: BTreeMap<String, Seen>,
-    /// Names of the InfiniBand ports that have been active.
-    ports_up: Vec<String>,
+    /// Names of InfiniBand ports and services that have been active.
+    worked: Vec<String>,
     events: Vec<EventFinding>,
     /// What `events` was found in.
     event_counts: EventCounts,
@@ -62,7 +62,7 @@ impl Health {
         let state = State {
             acknowledgements: Acknowledgements::open(state),
             seen: BTreeMap::new(),
-            ports_up: Vec::new(),
+            worked: Vec::new(),
             events: Vec::new(),
             event_counts: EventCounts::default(),
             events_checked: 0,
@@ -85,7 +85,7 @@ impl Health {
         let mut conditions = gpu::conditions(&sample.gpus, expected.gpus, now);
         conditions.extend(apps::applications(&sample.heartbeats));
         conditions.extend(apps::upstreams(&sample.upstreams, now));
-        conditions.extend(node::conditions(sample, expected.infiniband_ports, &mut state.ports_up));
+        conditions.extend(node::conditions(sample, expected.infiniband_ports, &mut state.worked));
         // The kernel log knows more of an error than the driver does.
         let is_event = |id: &str| state.events.iter().any(|event| event.finding.id == id);
         conditions.retain(|condition| !is_event(&condition.finding.id));

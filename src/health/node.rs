@@ -38,11 +38,11 @@ const UNITS: [(&str, bool); 4] = [
     ("nvidia-dcgm", false),
 ];
 
-/// `expected_ports`: number of InfiniBand ports of a healthy node. `ports_up`: names of those that have been active.
+/// `expected_ports`: number of InfiniBand ports of a healthy node. `worked`: names of the ports and services that have been active.
 pub fn conditions(
     sample: &RawSample,
     expected_ports: Option<u64>,
-    ports_up: &mut Vec<String>,
+    worked: &mut Vec<String>,
 ) -> Vec<Condition> {
     let mut found: Vec<Condition> = sample.file_systems.iter().filter_map(full).collect();
     let failed = sample.file_systems_failed.iter();
@@ -55,11 +55,11 @@ pub fn conditions(
                 found.extend(time_daemon(sample).map(unsynchronized));
             }
             Measurement::Infiniband(infiniband) => {
-                found.extend(ports_down(infiniband, ports_up));
+                found.extend(ports_down(infiniband, worked));
                 found.extend(expected_ports.and_then(|expected| missing(infiniband, expected)));
             }
             Measurement::Systemd(systemd) => {
-                found.extend(failed_units(systemd, has_fabric(&sample.gpus)));
+                found.extend(failed_units(systemd, has_fabric(&sample.gpus), worked));
             }
             _ => {}
         }
@@ -134,13 +134,13 @@ fn uncorrectable(edac: &Edac) -> impl Iterator<Item = Condition> {
 
 fn ports_down<'a>(
     infiniband: &'a Infiniband,
-    ports_up: &'a mut Vec<String>,
+    worked: &'a mut Vec<String>,
 ) -> impl Iterator<Item = Condition> + 'a {
     infiniband.ports.iter().filter_map(|port| {
         let name = format!("{} port {}", port.id.device, port.id.port);
-        let was_up = ports_up.contains(&name);
+        let was_up = worked.contains(&name);
         match is_active(port) {
-            true if !was_up => ports_up.push(name),
+            true if !was_up => worked.push(name),
             false if was_up => {
                 let found = critical(Component::Infiniband, "down", "the port went down").of(name);
                 return Some(found.action(Action::InspectHardware).held_for(PORT_HOLD_S));
@@ -171,10 +171,20 @@ fn has_fabric(gpus: &Gpus) -> bool {
     gpus.each.iter().filter_map(state).any(|state| state != FabricState::NotSupported)
 }
 
-fn failed_units(systemd: &Systemd, has_fabric: bool) -> impl Iterator<Item = Condition> {
+/// A fabric manager that has not run on this node is not missed: in a virtual machine, and with the switches in another chassis, it runs
+/// elsewhere. If it is needed here, the GPUs are not registered.
+fn failed_units<'a>(
+    systemd: &'a Systemd,
+    has_fabric: bool,
+    worked: &'a mut Vec<String>,
+) -> impl Iterator<Item = Condition> + 'a {
     systemd.units.iter().filter_map(move |unit: &Unit| {
         let name = unit.name.strip_suffix(".service")?;
-        let is_stopped = has_fabric && name == FABRIC_MANAGER && unit.active_state == "inactive";
+        let has_run = worked.iter().any(|known| known == name);
+        if name == FABRIC_MANAGER && unit.active_state == "active" && !has_run {
+            worked.push(name.to_owned());
+        }
+        let is_stopped = has_fabric && has_run && unit.active_state == "inactive";
         let what = match unit.active_state.as_str() {
             "failed" => "has failed",
             _ if is_stopped => "is stopped",

@@ -265,12 +265,12 @@ fn clock_counts_if_a_time_daemon_does_not_synchronize_it() {
 
 #[test]
 fn stopped_fabric_manager_counts_on_nodes_with_a_fabric_only() {
-    let sample = |state| {
+    let sample = |state, active_state: &str| {
         let fabric = Fabric { state: Some(state), ..Fabric::default() };
         let values = Values { fabric: Some(fabric), ..Values::default() };
         let unit = Unit {
             name: "nvidia-fabricmanager.service".into(),
-            active_state: "inactive".into(),
+            active_state: active_state.into(),
             ..Unit::default()
         };
         let systemd = Systemd { units: vec![unit], ..Systemd::default() };
@@ -279,10 +279,15 @@ fn stopped_fabric_manager_counts_on_nodes_with_a_fabric_only() {
             ..with_measurement(Measurement::Systemd(systemd))
         }
     };
-    for (state, count) in [(FabricState::NotSupported, 0), (FabricState::Completed, 1)] {
+    for (state, before, count) in [
+        (FabricState::NotSupported, "active", 0),
+        (FabricState::Completed, "active", 1),
+        (FabricState::Completed, "inactive", 0),
+    ] {
         let checks = Checks::new("fabric");
-        checks.at(&sample(state), NOW);
-        let findings = checks.at(&sample(state), NOW + 60).findings;
+        checks.at(&sample(state, before), NOW);
+        checks.at(&sample(state, "inactive"), NOW + 1);
+        let findings = checks.at(&sample(state, "inactive"), NOW + 61).findings;
         assert_eq!(findings.len(), count);
         assert!(findings.iter().all(|it| it.summary == "the service is stopped"), "{findings:?}");
     }
