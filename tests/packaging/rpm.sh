@@ -24,6 +24,7 @@ called <<<'daemon-reload
 uid=$(chroot "$root" id -u hm-agent)
 [ "$(chroot "$root" stat -c '%U %G %a' /var/lib/hm-agent)" = "hm-agent hm-agent 750" ] || fail "state directory"
 chroot "$root" hm-agent check >/dev/null || fail "hm-agent check"
+: >"$calls" # check looks up the user of the service
 
 say "upgrade: keeps state, settings and user, and restarts a running service"
 echo '# mine' >>"$settings"
