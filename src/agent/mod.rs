@@ -35,8 +35,10 @@ pub fn run(sources: &Sources, supervisor: Option<u32>) -> Result<(), Error> {
     sys::reset_sigchld();
     sys::process::set_cloexec_on_inherited_fds()
         .map_err(|error| Error::system("close inherited files on exec", error))?;
-    sys::children::set_child_subreaper()
-        .map_err(|error| Error::system("become a child subreaper", error))?;
+    // Emulators and sandboxes may lack it. Only what a killed supervisor leaves behind needs it.
+    if let Err(error) = sys::children::set_child_subreaper() {
+        log::warn!("cannot become a child subreaper: {}", reason(&error));
+    }
     sys::children::lower_ambient_syslog_capability();
     sys::inherited::join_new_session_keyring()
         .map_err(|error| Error::system("create a session keyring", error))?;
