@@ -87,23 +87,7 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
         }
         cluster.end_all();
         cluster.say("no more faults");
-        // Each for itself: of many clients that report every second, one waits for an answer at any time.
-        let mut delivered = vec![None; nodes];
-        let mut next_progress = Instant::now();
-        let delivered = wait("the delivery of reports", || {
-            // What is in a journal now is stored when nothing is left to deliver afterwards.
-            let taken = journals.lock().unwrap().read().to_vec();
-            for ((client, taken), delivered) in clients.each.iter().zip(taken).zip(&mut delivered) {
-                if delivered.is_none() && has_delivered(client) {
-                    *delivered = Some(taken);
-                }
-            }
-            if next_progress <= Instant::now() {
-                next_progress += PROGRESS_INTERVAL;
-                say_undelivered(&cluster, &clients, &delivered);
-            }
-            delivered.iter().cloned().collect::<Option<Vec<_>>>()
-        });
+        let delivered = wait_delivery(&cluster, &clients, &journals);
         cluster.say("all reports are delivered");
         check_presence(&cluster, nodes, &core_nodes);
         check_commands(&cluster, &commands);
@@ -113,6 +97,41 @@ fn nothing_acknowledged_is_lost_or_doubled_whatever_happens() {
     println!("faults: {:?}", cluster.counts);
     if is_soak {
         usages.judge();
+    }
+}
+
+/// Waits until each client has delivered its reports, and returns those. Each for itself: of many clients that report every second, one
+/// waits for an answer at any time. A client delivers some reports a second, so it takes as long as the faults have delayed.
+fn wait_delivery(
+    cluster: &Cluster,
+    clients: &HmClients,
+    journals: &Mutex<Journals<'_>>,
+) -> Vec<BTreeSet<i64>> {
+    let mut delivered = vec![None; clients.each.len()];
+    let mut next_progress = Instant::now();
+    let (mut least_left, mut since) = (u64::MAX, Instant::now());
+    loop {
+        // What is in a journal now is stored when nothing is left to deliver afterwards.
+        let taken = journals.lock().unwrap().read().to_vec();
+        for ((client, taken), delivered) in clients.each.iter().zip(taken).zip(&mut delivered) {
+            if delivered.is_none() && has_delivered(client) {
+                *delivered = Some(taken);
+            }
+        }
+        if let Some(delivered) = delivered.iter().cloned().collect() {
+            return delivered;
+        }
+        if next_progress <= Instant::now() {
+            next_progress += PROGRESS_INTERVAL;
+            say_undelivered(cluster, clients, &delivered);
+        }
+        let open = clients.each.iter().zip(&delivered).filter(|(_, delivered)| delivered.is_none());
+        let left = open.map(|(client, _)| client.status().backlog).sum();
+        if left < least_left {
+            (least_left, since) = (left, Instant::now());
+        }
+        assert!(since.elapsed() < RECOVERY_TIMEOUT, "no report was delivered, {left} are left");
+        sleep_for(Duration::from_millis(100));
     }
 }
 
@@ -127,18 +146,6 @@ fn say_undelivered(cluster: &Cluster, clients: &HmClients, delivered: &[Option<B
         cluster.say(format_args!(
             "n{number}: {state} for {seconds} s, {backlog} reports left; last end: {reason}"
         ));
-    }
-}
-
-/// Waits at most [`RECOVERY_TIMEOUT`].
-fn wait<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = found() {
-            return value;
-        }
-        assert!(start.elapsed() < RECOVERY_TIMEOUT, "timeout waiting for {what}");
-        sleep_for(Duration::from_millis(100));
     }
 }
 
