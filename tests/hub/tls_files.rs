@@ -134,7 +134,7 @@ fn subcommands_verify_the_hub() {
     let other = other.each_ref().map(String::as_str);
     let refused = tls.run(&other, &["node", "list"]);
     assert!(
-        text(&refused).contains("the authority of the hub's certificate is unknown"),
+        text(&refused).contains("the authority of the server's certificate is unknown"),
         "{refused:?}"
     );
     let refused = tls.run(&["core.tls=false"], &["node", "list"]);
@@ -146,7 +146,7 @@ fn subcommands_verify_the_hub() {
 fn subcommand_explains_a_port_without_tls() {
     let tls = TlsHub::start(&["core.tls=false"]);
     let refused = tls.run(&["core.tls=true"], &["node", "list"]);
-    assert!(text(&refused).contains("the hub does not use TLS here"), "{refused:?}");
+    assert!(text(&refused).contains("the server does not use TLS here"), "{refused:?}");
     assert!(tls.run(&[], &["node", "list"]).status.success());
 }
 

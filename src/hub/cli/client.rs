@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use crate::config::Settings;
 use crate::hub::tls;
-use crate::hub::tls_client::PortTls;
+use crate::hub::tls_client;
+use crate::net::tls::own_port::PortTls;
 use crate::util::error::Error;
 use crate::util::text::escape_for_log;
 
@@ -33,7 +34,7 @@ impl HubPort {
         let address = settings.parsed(&key);
         let address = address.ok_or_else(|| settings.invalid(&key, "is not an address"))?;
         let tls = match tls::is_enabled(settings, &format!("{name}.tls"))? {
-            true => Some(PortTls::new(settings, address)?),
+            true => Some(tls_client::own_port(settings, address)?),
             false => None,
         };
         Ok(Self { address, tls })

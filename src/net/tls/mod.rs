@@ -2,6 +2,7 @@
 //! built-in ones where the system has no bundle, and those of `tls.ca_file` in addition.
 
 mod errors;
+pub mod own_port;
 mod pem_files;
 mod roots;
 
