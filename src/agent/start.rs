@@ -20,6 +20,7 @@ use crate::history::event_log::EventLog;
 use crate::history::series::SeriesHistory;
 use crate::hm_client::client::HmClient;
 use crate::http::listener::Listener;
+use crate::http::tls::{self, TlsAcceptor, TlsFiles};
 use crate::model::host_info::HostInfo;
 use crate::net::credentials::HubCredentials;
 use crate::sys;
@@ -35,6 +36,8 @@ struct Listeners {
     usage: Option<Listener>,
     heartbeat: Option<Listener>,
     monitor: Option<Listener>,
+    /// Of the ports with TLS.
+    acceptors: Vec<Arc<TlsAcceptor>>,
 }
 
 /// Starts the agent. After an error, threads may run already; they end with the process.
@@ -51,14 +54,35 @@ pub(super) fn start(config: Config, threads: &mut Threads) -> Result<Arc<Service
 }
 
 fn bind(config: &Config) -> Result<Listeners, Error> {
-    let bind = |name, enabled, address| match enabled {
-        true => Listener::bind(name, address).map(Some),
-        false => Ok(None),
+    let mut acceptors = Vec::new();
+    let mut bind = |name, enabled: bool, address, files: &Option<TlsFiles>| {
+        if !enabled {
+            return Ok(None);
+        }
+        let acceptor = files.as_ref().map(|files| tls_acceptor(name, files)).transpose()?;
+        let listener = Listener::bind(name, address)?;
+        Ok::<_, Error>(Some(match acceptor {
+            Some(acceptor) => {
+                acceptors.push(acceptor.clone());
+                listener.with_tls(acceptor)
+            }
+            None => listener,
+        }))
     };
+    let Config { usage, heartbeat, monitor, .. } = config;
     Ok(Listeners {
-        usage: bind("usage", config.usage.enabled, config.usage.listen)?,
-        heartbeat: bind("heartbeat", config.heartbeat.enabled, config.heartbeat.listen)?,
-        monitor: bind("monitor", config.monitor.enabled, config.monitor.listen)?,
+        usage: bind("usage", usage.enabled, usage.listen, &usage.tls)?,
+        heartbeat: bind("heartbeat", heartbeat.enabled, heartbeat.listen, &heartbeat.tls)?,
+        monitor: bind("monitor", monitor.enabled, monitor.listen, &monitor.tls)?,
+        acceptors,
+    })
+}
+
+/// Reads the files. The error names the setting.
+fn tls_acceptor(port: &str, files: &TlsFiles) -> Result<Arc<TlsAcceptor>, Error> {
+    TlsAcceptor::new(files.clone()).map(Arc::new).map_err(|error| {
+        let setting = format!("{port}.tls_{}", error.setting);
+        Error::system(setting, std::io::Error::other(error.why))
     })
 }
 
@@ -218,6 +242,13 @@ fn start_listeners(
         })?;
         let context = services.clone();
         threads.start("heartbeat", move || context.serve_heartbeat(&listener))?;
+    }
+    if !listeners.acceptors.is_empty() {
+        let context = services.clone();
+        threads.start("tls-files", move || {
+            tls::watch(&listeners.acceptors, &context.shutdown);
+            Ok(())
+        })?;
     }
     if let Some(listener) = listeners.monitor {
         let context = services.clone();

@@ -12,6 +12,7 @@ use crate::config::{Config, Settings, Sources};
 use crate::core_client::client::CoreClient;
 use crate::core_client::messages::Node;
 use crate::hm_client::client::HmClient;
+use crate::http::tls::TlsAcceptor;
 use crate::sys::users::{self, User};
 use crate::util::error::{Error, reason};
 use crate::util::programs;
@@ -92,6 +93,11 @@ fn report(sources: &Sources, user: &str) -> Result<(), Error> {
     }
     if let Some(why) = programs::missing(&config.heartbeat.on_overdue) {
         return Err(settings.invalid("heartbeat.on_overdue", &why));
+    }
+    for (port, files) in config.tls_ports() {
+        TlsAcceptor::new(files.clone()).map_err(|error| {
+            settings.invalid(&format!("{port}.tls_{}", error.setting), &error.why)
+        })?;
     }
     if config.state_dir.is_dir()
         && let Err(error) = programs::check_writable(&config.state_dir)

@@ -1,6 +1,5 @@
 //! Command line of hm-agent: [`args`] parses it into a [`Command`], which [`Command::execute`] runs.
 
-pub mod agent_client;
 pub mod args;
 pub mod beat;
 mod check;

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::agent_client;
+use crate::cli::telemetry;
 use crate::collector::gpu::nvidia::embedded_probe::GPU_PROBE;
 use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
@@ -67,12 +67,13 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
         let gpus = gpus.gpus(&config, Instant::now());
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let heartbeats = match config.heartbeat.enabled {
-            true => HeartbeatClient::local(config.heartbeat.listen).all(MAX_APPS, deadline),
+            true => HeartbeatClient::local(config.heartbeat.listen, config.heartbeat.tls.as_ref())
+                .map(|client| client.all(MAX_APPS, deadline))
+                .unwrap_or_default(),
             false => AppSummary::default(),
         };
-        let upstreams = match config.usage.enabled && (config.hm.is_some() || config.core.is_some())
-        {
-            true => agent_client::upstreams(&config.usage, deadline),
+        let upstreams = match config.hm.is_some() || config.core.is_some() {
+            true => telemetry::upstreams(&config.usage, deadline),
             false => Vec::new(),
         };
         let (heartbeats, upstreams) = (heartbeats.into(), upstreams.into());

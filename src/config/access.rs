@@ -8,6 +8,7 @@ use crate::config::layers::Settings;
 use crate::config::sources::Origin;
 use crate::config::value::{Kind, Value, without_query};
 use crate::config::{Config, Secret};
+use crate::http::tls::TlsFiles;
 
 /// Read permission of other users: inode(7).
 const READABLE_BY_OTHERS: u32 = 0o004;
@@ -19,16 +20,34 @@ impl Config {
         let heartbeat = &self.heartbeat;
         let monitor = &self.monitor;
         let ports = [
-            ("usage", usage.enabled, usage.listen, &usage.token),
-            ("heartbeat", heartbeat.enabled, heartbeat.listen, &None::<Secret>),
-            ("monitor", monitor.enabled, monitor.listen, &monitor.token),
+            ("usage", usage.enabled, usage.listen, &usage.token, &usage.tls),
+            ("heartbeat", heartbeat.enabled, heartbeat.listen, &None::<Secret>, &heartbeat.tls),
+            ("monitor", monitor.enabled, monitor.listen, &monitor.token, &monitor.tls),
         ];
         let enabled = ports.into_iter().filter(|(_, enabled, ..)| *enabled);
-        let access = enabled.map(|(name, _, address, token)| match token {
-            Some(_) => format!("{name}: clients need a token"),
-            None => format!("{name}: no token, every client that reaches {address} has access"),
+        let access = enabled.map(|(name, _, address, token, tls)| {
+            let has_client_ca = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+            match (token, has_client_ca) {
+                (Some(_), true) => format!("{name}: clients need a certificate and a token"),
+                (Some(_), false) => format!("{name}: clients need a token"),
+                (None, true) => format!("{name}: clients need a certificate"),
+                (None, false) => {
+                    format!("{name}: no token, every client that reaches {address} has access")
+                }
+            }
         });
         access.collect()
+    }
+
+    /// The open ports with TLS, and their files.
+    pub fn tls_ports(&self) -> impl Iterator<Item = (&'static str, &TlsFiles)> {
+        let ports = [
+            ("usage", self.usage.enabled, &self.usage.tls),
+            ("heartbeat", self.heartbeat.enabled, &self.heartbeat.tls),
+            ("monitor", self.monitor.enabled, &self.monitor.tls),
+        ];
+        let enabled = ports.into_iter().filter(|(_, is_enabled, _)| *is_enabled);
+        enabled.filter_map(|(name, _, files)| Some((name, files.as_ref()?)))
     }
 }
 

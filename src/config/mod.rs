@@ -13,6 +13,7 @@ mod secret;
 pub mod sources;
 mod suggestion;
 pub mod table;
+mod tls_files;
 pub mod value;
 
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +29,9 @@ pub use crate::config::layers::Settings;
 pub use crate::config::schema::Schema;
 pub use crate::config::secret::{Secret, sha256};
 pub use crate::config::sources::Sources;
-use crate::net::tls;
+use crate::config::tls_files::ca_file;
+pub use crate::config::tls_files::tls_files;
+use crate::http::tls::TlsFiles;
 use crate::util::error::Error;
 use crate::util::shell_words;
 use crate::util::sync::lock;
@@ -94,6 +97,8 @@ pub struct UsageConfig {
     pub trusted_proxies: Arc<[IpAddr]>,
     /// Browser origins that may open a WebSocket, or `*`.
     pub allowed_origins: Vec<String>,
+    /// `None`: no TLS.
+    pub tls: Option<TlsFiles>,
 }
 
 /// `heartbeat.*`: the heartbeat port.
@@ -101,6 +106,8 @@ pub struct UsageConfig {
 pub struct HeartbeatConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
+    /// `None`: no TLS.
+    pub tls: Option<TlsFiles>,
     pub unit: TimeUnit,
     /// A program and its arguments; empty: none.
     pub on_overdue: Vec<String>,
@@ -160,6 +167,8 @@ pub struct MonitorConfig {
     pub allowed_origins: Vec<String>,
     /// `None`: `~/.ssh/known_hosts`.
     pub known_hosts: Option<PathBuf>,
+    /// `None`: no TLS.
+    pub tls: Option<TlsFiles>,
 }
 
 impl Config {
@@ -203,6 +212,7 @@ fn usage(settings: &Settings) -> Result<UsageConfig, Error> {
         max_connections_per_ip: settings.int("usage.max_connections_per_ip") as usize,
         trusted_proxies: proxies.map(|address: IpAddr| address.to_canonical()).collect(),
         allowed_origins: settings.list("usage.allowed_origins").to_vec(),
+        tls: tls_files(settings, "usage.tls_")?,
     })
 }
 
@@ -210,6 +220,7 @@ fn heartbeat(settings: &Settings) -> Result<HeartbeatConfig, Error> {
     Ok(HeartbeatConfig {
         enabled: settings.flag("heartbeat.enabled"),
         listen: listen(settings, "heartbeat.listen")?,
+        tls: tls_files(settings, "heartbeat.tls_")?,
         unit: match settings.text("heartbeat.unit") {
             Some("s") => TimeUnit::Seconds,
             _ => TimeUnit::Milliseconds,
@@ -241,16 +252,8 @@ fn monitor(settings: &Settings) -> Result<MonitorConfig, Error> {
         token: token(settings, "monitor.token", "monitor.token_file")?,
         allowed_origins: settings.list("monitor.allowed_origins").to_vec(),
         known_hosts: settings.parsed("monitor.known_hosts"),
+        tls: tls_files(settings, "monitor.tls_")?,
     })
-}
-
-/// Each connection reads the file again. Reading it here reports a wrong one.
-fn ca_file(settings: &Settings) -> Result<Option<PathBuf>, Error> {
-    let path: Option<PathBuf> = settings.parsed("tls.ca_file");
-    if let Some(path) = &path {
-        tls::check_ca_file(path).map_err(|why| settings.invalid("tls.ca_file", &why))?;
-    }
-    Ok(path)
 }
 
 fn listen(settings: &Settings, key: &str) -> Result<SocketAddr, Error> {

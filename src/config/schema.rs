@@ -1,8 +1,9 @@
 //! What a table of settings consists of: rows, and the kinds of values that several rows share.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::config::value::Kind;
+use crate::util::shell_words;
 
 /// One setting.
 #[derive(Debug)]
@@ -74,4 +75,18 @@ pub const NAMES: Kind =
 pub const LOG_LEVEL: Kind = Kind::Text {
     what: "error, warn, info, debug or trace",
     check: |text| matches!(text, "error" | "warn" | "info" | "debug" | "trace"),
+};
+pub const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
+pub const COMMANDS: Kind = Kind::List {
+    what: "a list of commands and their first arguments, without shell metacharacters",
+    check: |text| shell_words::split(text).is_ok(),
+};
+pub const ADDRESSES: Kind =
+    Kind::List { what: "a list of IP addresses", check: |text| text.parse::<IpAddr>().is_ok() };
+pub const ORIGINS: Kind = Kind::List {
+    what: "a list of origins such as https://dash.example, or \"*\"",
+    check: |text| {
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        text == "*" || text == "null" || host.is_some_and(|h| !h.is_empty() && !h.contains('/'))
+    },
 };

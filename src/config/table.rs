@@ -1,13 +1,11 @@
 //! The table of all settings. `--help` prints it; `tests/agent/packaging.rs` compares the man page and the example file with it.
 
-use std::net::IpAddr;
-
 use crate::config::schema::TakesEffect::{OnReload, OnRestart};
 use crate::config::schema::{
-    ADDRESS, COUNT, LOG_LEVEL, NAME, NAMES, PATH, Row, Schema, row, seconds,
+    ADDRESS, ADDRESSES, COMMANDS, COUNT, LOG_LEVEL, NAME, NAMES, ORIGINS, PATH, Row, Schema, TEXT,
+    row, seconds,
 };
 use crate::config::value::Kind;
-use crate::util::shell_words;
 
 /// Settings of hm-agent.
 pub static AGENT: Schema = Schema {
@@ -17,20 +15,10 @@ pub static AGENT: Schema = Schema {
     rows: ROWS,
 };
 
-const TEXT: Kind = Kind::Text { what: "a text", check: |_| true };
-const COMMANDS: Kind = Kind::List {
-    what: "a list of commands and their first arguments, without shell metacharacters",
-    check: |text| shell_words::split(text).is_ok(),
-};
-const ADDRESSES: Kind =
-    Kind::List { what: "a list of IP addresses", check: |text| text.parse::<IpAddr>().is_ok() };
-const ORIGINS: Kind = Kind::List {
-    what: "a list of origins such as https://dash.example, or \"*\"",
-    check: |text| {
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        text == "*" || text == "null" || host.is_some_and(|h| !h.is_empty() && !h.contains('/'))
-    },
-};
+const TLS_CERTIFICATE: &str = "Certificate of this port in PEM format, followed by those of intermediate authorities. Clients must use TLS then.";
+const TLS_KEY: &str =
+    "Private key of the certificate in PEM format. Restrict it to the agent's user.";
+const TLS_CLIENT_CA: &str = "Clients must present a certificate of these authorities, in PEM format. Default: none is needed.";
 
 /// Every setting of hm-agent, in the order in which `hm-agent check` prints them.
 pub const ROWS: &[Row] = &[
@@ -209,6 +197,9 @@ pub const ROWS: &[Row] = &[
         OnReload,
         "Browser origins that may connect, or *. If origins are listed and no token is set, browsers get /metrics and /snapshot only if they address this host by one of its names, an IP address or localhost.",
     ),
+    row("usage.tls_certificate_file", None, PATH, OnRestart, TLS_CERTIFICATE),
+    row("usage.tls_key_file", None, PATH, OnRestart, TLS_KEY),
+    row("usage.tls_client_ca_file", None, PATH, OnRestart, TLS_CLIENT_CA),
     row(
         "heartbeat.enabled",
         Some("true"),
@@ -223,6 +214,9 @@ pub const ROWS: &[Row] = &[
         OnRestart,
         "Address and port for heartbeats.",
     ),
+    row("heartbeat.tls_certificate_file", None, PATH, OnRestart, TLS_CERTIFICATE),
+    row("heartbeat.tls_key_file", None, PATH, OnRestart, TLS_KEY),
+    row("heartbeat.tls_client_ca_file", None, PATH, OnRestart, TLS_CLIENT_CA),
     row(
         "heartbeat.unit",
         Some("ms"),
@@ -338,7 +332,7 @@ pub const ROWS: &[Row] = &[
         Some("127.0.0.1:9097"),
         ADDRESS,
         OnRestart,
-        "Address and port for monitoring of other hosts. Clients send SSH passwords to it: use a TLS proxy for access from other machines.",
+        "Address and port for monitoring of other hosts. Clients send SSH passwords to it: use TLS for access from other machines.",
     ),
     row(
         "monitor.token",
@@ -368,6 +362,9 @@ pub const ROWS: &[Row] = &[
         OnReload,
         "File that stores host keys. Default: ~/.ssh/known_hosts of the agent's user.",
     ),
+    row("monitor.tls_certificate_file", None, PATH, OnRestart, TLS_CERTIFICATE),
+    row("monitor.tls_key_file", None, PATH, OnRestart, TLS_KEY),
+    row("monitor.tls_client_ca_file", None, PATH, OnRestart, TLS_CLIENT_CA),
     row(
         "tls.ca_file",
         None,

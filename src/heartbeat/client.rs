@@ -2,12 +2,15 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::heartbeat::nagios;
+use crate::http::tls::TlsFiles;
 use crate::model::status::AppSummary;
 use crate::net::resolve;
+use crate::net::tls::own_port::PortTls;
 use crate::net::url::{Scheme, Url};
 use crate::util::error::reason;
 use crate::util::percent;
@@ -19,25 +22,34 @@ const MAX_RESPONSE_BYTES: usize = 16 << 20;
 const MAX_HEADERS: usize = 64;
 
 /// Sends requests to one heartbeat server, each on a connection of its own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct HeartbeatClient {
     /// `HOST:PORT`.
     authority: String,
     /// Path before the commands, without a slash at its end.
     prefix: String,
+    /// `None`: plain HTTP.
+    tls: Option<Arc<PortTls>>,
 }
 
 impl HeartbeatClient {
-    /// Parses `http://HOST[:PORT][/PREFIX]`. The scheme may be missing, as in `//HOST`. The default port is 80.
+    /// Parses `http://HOST[:PORT][/PREFIX]` or `https://…`. The scheme may be missing, as in `//HOST`: then it is http. The default port is 80
+    /// or 443.
     pub fn parse(url: &str) -> Result<Self, String> {
-        let invalid = || format!("\"{}\" is not http://HOST:PORT", url.escape_debug());
+        let invalid =
+            || format!("\"{}\" is not http://HOST:PORT or https://HOST:PORT", url.escape_debug());
         let absolute = if url.starts_with("//") { format!("http:{url}") } else { url.to_owned() };
         let url = Url::parse(&absolute).map_err(|_| invalid())?;
-        if url.scheme != Scheme::Http || url.userinfo.is_some() || url.target.contains('?') {
+        let tls = match url.scheme {
+            Scheme::Http => None,
+            Scheme::Https => Some(Arc::new(PortTls::of_host(&url.host)?)),
+            _ => return Err(invalid()),
+        };
+        if url.userinfo.is_some() || url.target.contains('?') {
             return Err(invalid());
         }
         let prefix = url.target.trim_end_matches('/').to_owned();
-        Ok(Self { authority: url.authority(), prefix })
+        Ok(Self { authority: url.authority(), prefix, tls })
     }
 
     /// The server named by the environment variables of the released clients: `HB_URL`, else `HB_HOST` and `HB_PORT`.
@@ -52,12 +64,14 @@ impl HeartbeatClient {
             .map_err(|why| format!("HB_HOST, HB_PORT: {why}"))
     }
 
-    /// The server that listens on an address of this machine.
-    pub fn local(address: SocketAddr) -> Self {
-        Self {
-            authority: crate::net::replace_unspecified_ip(address).to_string(),
-            prefix: String::new(),
-        }
+    /// The server that listens on an address of this machine, with these files if it uses TLS. The error names a file that cannot be used.
+    pub fn local(address: SocketAddr, files: Option<&TlsFiles>) -> Result<Self, String> {
+        let address = crate::net::replace_unspecified_ip(address);
+        let tls = files.map(|files| {
+            let key = files.client_ca.as_ref().map(|_| files.key.as_path());
+            PortTls::new(&files.certificate, key, address).map(Arc::new).map_err(|(_, why)| why)
+        });
+        Ok(Self { authority: address.to_string(), prefix: String::new(), tls: tls.transpose()? })
     }
 
     /// The status of the first `limit` applications, as far as the server answers until the deadline.
@@ -79,7 +93,8 @@ impl HeartbeatClient {
     }
 
     pub fn url(&self) -> String {
-        format!("http://{}{}", self.authority, self.prefix)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.prefix)
     }
 
     /// Sends one request, e.g. `GET` and `/status?…`. Returns the status code and the body. The error text is complete and
@@ -88,13 +103,14 @@ impl HeartbeatClient {
         self.request_by(method, target, Instant::now() + REQUEST_TIMEOUT)
     }
 
-    fn request_by(
+    /// [`Self::request`] with another deadline.
+    pub fn request_by(
         &self,
         method: &str,
         target: &str,
         deadline: Instant,
     ) -> Result<(u16, String), String> {
-        let mut socket = self.connect(deadline)?;
+        let mut socket = TimedSocket { socket: self.connect(deadline)?, deadline };
         // HTTP/1.0, because a server may answer HTTP/1.1 with a chunked body.
         let request = format!(
             "{method} {}{target} HTTP/1.0\r\nHost: {}\r\nUser-Agent: hm-agent/{}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
@@ -102,9 +118,14 @@ impl HeartbeatClient {
             self.authority,
             env!("CARGO_PKG_VERSION")
         );
-        socket.set_write_timeout(Some(remaining(deadline))).map_err(describe)?;
-        socket.write_all(request.as_bytes()).map_err(describe)?;
-        let response = read_response(&mut socket, deadline)?;
+        let response = match &self.tls {
+            None => exchange(&mut socket, &request),
+            Some(tls) => tls
+                .connect(socket)
+                .and_then(|mut stream| exchange(&mut stream, &request))
+                .map_err(|error| tls.explain(error)),
+        };
+        let response = response.map_err(describe)?;
         parse_response(&response).ok_or_else(|| "the response is not HTTP".to_owned())
     }
 
@@ -149,19 +170,41 @@ fn lookup(host: String, port: u16) -> Receiver<io::Result<SocketAddr>> {
     addresses
 }
 
-fn read_response(socket: &mut TcpStream, deadline: Instant) -> Result<Vec<u8>, String> {
-    let mut response = Vec::new();
-    let mut chunk = [0; 4096];
-    loop {
-        socket.set_read_timeout(Some(remaining(deadline))).map_err(describe)?;
-        match socket.read(&mut chunk).map_err(describe)? {
-            0 => return Ok(response),
-            read if response.len() < MAX_RESPONSE_BYTES => {
-                response.extend_from_slice(&chunk[..read]);
-            }
-            _ => return Err(format!("the response is longer than {MAX_RESPONSE_BYTES} bytes")),
-        }
+/// A socket whose reads and writes end at the deadline.
+struct TimedSocket {
+    socket: TcpStream,
+    deadline: Instant,
+}
+
+impl Read for TimedSocket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.set_read_timeout(Some(remaining(self.deadline)))?;
+        self.socket.read(buffer)
     }
+}
+
+impl Write for TimedSocket {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.socket.set_write_timeout(Some(remaining(self.deadline)))?;
+        self.socket.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Sends a request, and reads until the server closes the connection.
+fn exchange(stream: &mut (impl Read + Write), request: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
+    let mut response = Vec::new();
+    stream.take(1 + MAX_RESPONSE_BYTES as u64).read_to_end(&mut response)?;
+    if response.len() > MAX_RESPONSE_BYTES {
+        let why = format!("the response is longer than {MAX_RESPONSE_BYTES} bytes");
+        return Err(io::Error::other(why));
+    }
+    Ok(response)
 }
 
 fn parse_response(response: &[u8]) -> Option<(u16, String)> {
@@ -197,13 +240,13 @@ mod tests {
             ("http://[::1]:8888/a/b/", "http://[::1]:8888/a/b"),
             ("http://[::1]", "http://[::1]:80"),
             ("http://host", "http://host:80"),
+            ("https://host/a", "https://host:443/a"),
         ] {
             assert_eq!(HeartbeatClient::parse(url).unwrap().url(), expected);
         }
         for bad in [
             "",
             "localhost:8888",
-            "https://host",
             "http://",
             "http:///x",
             "http://a b",
@@ -220,7 +263,7 @@ mod tests {
     #[test]
     fn requests_http_1_0_so_that_no_body_is_chunked() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = HeartbeatClient::local(listener.local_addr().unwrap());
+        let client = HeartbeatClient::local(listener.local_addr().unwrap(), None).unwrap();
         let server = std::thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
             let mut request = [0; 1024];

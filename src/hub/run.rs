@@ -10,6 +10,7 @@ use nix::fcntl::Flock;
 
 use crate::config::{Settings, Sources};
 use crate::http::listener::Listener;
+use crate::http::tls;
 use crate::hub::access::Access;
 use crate::hub::after_commit::AfterCommit;
 use crate::hub::audit::AuditLog;
@@ -212,7 +213,7 @@ fn start(config: HubConfig, settings: &Settings, threads: &mut Threads) -> Resul
     if let Some(tls) = hub.tls.acceptor.clone() {
         let context = hub.clone();
         threads.start("tls-files", move || {
-            tls.watch(&context.shutdown);
+            tls::watch(&[tls], &context.shutdown);
             Ok(())
         })?;
     }

@@ -1,10 +1,9 @@
 //! The settings of TLS.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::Settings;
-use crate::http::tls::{TlsAcceptor, TlsFiles};
+use crate::config::{Settings, tls_files};
+use crate::http::tls::TlsAcceptor;
 use crate::util::error::Error;
 
 /// Which ports have TLS, and with what.
@@ -20,7 +19,7 @@ pub struct HubTls {
 impl HubTls {
     /// Reads the files.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
-        let acceptor = match files(settings)? {
+        let acceptor = match tls_files(settings, "tls.")? {
             None => None,
             Some(files) => Some(Arc::new(TlsAcceptor::new(files).map_err(|error| {
                 settings.invalid(&format!("tls.{}", error.setting), &error.why)
@@ -50,22 +49,6 @@ pub fn is_enabled(settings: &Settings, key: &str) -> Result<bool, Error> {
     }
 }
 
-fn files(settings: &Settings) -> Result<Option<TlsFiles>, Error> {
-    let path = |name| settings.parsed::<PathBuf>(name);
-    let (certificate, key) = (path("tls.certificate_file"), path("tls.key_file"));
-    let client_ca = path("tls.client_ca_file");
-    match (certificate, key) {
-        (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key, client_ca })),
-        (Some(_), None) => Err(settings.invalid("tls.certificate_file", "needs tls.key_file")),
-        (None, Some(_)) => Err(settings.invalid("tls.key_file", "needs tls.certificate_file")),
-        (None, None) if client_ca.is_some() => {
-            Err(settings
-                .invalid("tls.client_ca_file", "needs tls.certificate_file and tls.key_file"))
-        }
-        (None, None) => Ok(None),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,7 +62,7 @@ mod tests {
         let settings = Settings::load(&sources).map_err(|error| error.to_string())?;
         let flags = ["hm.tls", "core.tls", "web.tls"].map(|key| is_enabled(&settings, key));
         let [hm, core, web] = flags.map(|flag| flag.map_err(|error| error.to_string()));
-        files(&settings).map_err(|error| error.to_string())?;
+        tls_files(&settings, "tls.").map_err(|error| error.to_string())?;
         Ok([hm?, core?, web?])
     }
 

@@ -108,7 +108,7 @@ fn server_is_selected_by_variables_and_url_flag() {
         "the argument overrides APP_ID"
     );
     assert_eq!(with(&[dead], &["--url", &url, "a"]), 0);
-    for bad in ["localhost:8888", "https://localhost", "http://", "http://a b"] {
+    for bad in ["localhost:8888", "wss://localhost", "http://", "http://a b"] {
         let (code, out, err) = run(hm_agent().args(["status", "--url", bad]));
         assert_eq!((code, out.as_str()), (2, ""), "{bad}");
         assert!(err.contains("--url: ") && err.contains("is not http://HOST:PORT"), "{err}");

@@ -67,5 +67,6 @@ mod systemd;
 mod tls;
 mod tls_authorities;
 mod tls_peers;
+mod tls_ports;
 mod upstreams;
 mod usage;

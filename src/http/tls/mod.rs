@@ -47,6 +47,13 @@ enum ReloadState {
     Warned,
 }
 
+/// Reads files again that have changed, until shutdown.
+pub fn watch(acceptors: &[Arc<TlsAcceptor>], shutdown: &Shutdown) {
+    while !shutdown.wait(CHECK_INTERVAL) {
+        acceptors.iter().for_each(|acceptor| acceptor.reload_if_changed());
+    }
+}
+
 impl TlsAcceptor {
     pub fn new(files: TlsFiles) -> Result<Self, TlsFileError> {
         // Before the files are read: a change meanwhile is found later.
@@ -64,13 +71,6 @@ impl TlsAcceptor {
     /// The configuration of a new connection. Never waits for a disk.
     pub fn config(&self) -> Arc<ServerConfig> {
         lock(&self.config).clone()
-    }
-
-    /// Reads the files again if they have changed, until shutdown.
-    pub fn watch(&self, shutdown: &Shutdown) {
-        while !shutdown.wait(CHECK_INTERVAL) {
-            self.reload_if_changed();
-        }
     }
 
     /// Reads the files again, unless they are unchanged and in use.
