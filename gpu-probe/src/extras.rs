@@ -1,7 +1,7 @@
-//! Reads what the agent can do without, by newer calls: profiling metrics, and states that change rarely.
+//! Reads optional values: profiling metrics (GPM), and states that change rarely.
 //!
-//! One thread makes these calls for all GPUs, and not the threads of the GPUs, so that a call that hangs costs nothing but
-//! these values. Concurrent GPM calls crashed in the driver's library.
+//! One thread makes these calls for all GPUs, and not the threads of the GPUs, so that a call that hangs affects only these
+//! values. Concurrent GPM calls crashed in the driver's library.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender};
@@ -55,7 +55,7 @@ pub fn run(
     for request in requests {
         match request {
             ExtrasMsg::Round(round) => {
-                // What is held of a GPU that did not reply is too old in the next round.
+                // A GPU that skipped a round starts anew: its last GPM sample would span two intervals.
                 gpus.retain(|slot, _| round.iter().any(|request| request.slot == *slot));
                 let extras = round.iter().map(|request| {
                     let gpu = gpus.entry(request.slot).or_insert_with(GpuExtras::new);
@@ -76,7 +76,7 @@ pub fn run(
 }
 
 struct GpuExtras {
-    /// A handle of this thread's own. The error and its time, if there is none.
+    /// A handle of this thread's own; `Err`: when it could not be opened last.
     device: Option<Result<Device<'static>, Instant>>,
     health: HealthReader,
     profiler: Profiler,

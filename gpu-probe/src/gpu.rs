@@ -100,7 +100,7 @@ pub enum Vendor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Problem {
-    /// The GPU is on the PCI bus, but the driver does not list it or reports it as lost.
+    /// The GPU is on the PCI bus, but the driver does not list it; or the driver reports it as lost (off the bus).
     Lost,
     /// The GPU is runtime-suspended. The agent does not resume a GPU to measure it.
     Suspended,
@@ -168,7 +168,7 @@ Values {
 /// Part of the machine's memory that an APU may use in addition (GTT).
     gtt_total_bytes: u64,
     gtt_used_bytes: u64,
-/// Share of time in which a kernel ran.
+/// Share of time in which the GPU ran at least one compute kernel or graphics workload.
     utilization_percent: u32,
 /// Share of time in which device memory was read or written.
     memory_utilization_percent: u32,
@@ -263,7 +263,7 @@ NvLink {
     recovery_errors: u64,
     crc_flit_errors: u64,
     crc_data_errors: u64,
-/// Payload sent and received since the last sample.
+/// Payload per second in both directions, the mean since the last sample.
     bytes_per_second: u64,
 }}
 

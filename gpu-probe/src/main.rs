@@ -220,8 +220,8 @@ impl Probe {
         }
     }
 
-    /// Queries all GPUs. A slow GPU does not delay the others: its reply is part of the next line, and until then it is not
-    /// waited for.
+    /// Queries all GPUs. A GPU that becomes slow delays the reply once, by at most a fifth of the timeout; until it has replied, later
+    /// rounds do not wait for it.
     fn query(&mut self, round: u64) {
         // Before the first reply of a GPU, the driver may have to initialize it.
         let all_initialized = self.slots.iter().all(|slot| slot.has_replied || slot.busy);
@@ -300,7 +300,7 @@ fn load(options: &Options) -> Result<Nvml, ProbeFailure> {
         Some(path) => vec![path.clone()],
         None => LIBRARIES.map(OsString::from).to_vec(),
     };
-    // The first candidate uses the loader's search path, so its error is the most useful one.
+    // The first candidate uses the loader's search path, so its error is reported, unless another one has no driver.
     let mut last_error = None;
     for path in &candidates {
         match Nvml::builder().lib_path(path).init() {
@@ -333,6 +333,7 @@ fn failure(error: &NvmlError) -> ProbeFailure {
         _ => DriverState::Unavailable,
     };
     let message = match error {
+        // Without the prefix of nvml-wrapper: the loader's message names the file.
         NvmlError::LibloadingError(error) => error.to_string(),
         error => error.to_string(),
     };

@@ -88,7 +88,7 @@ impl Profiler {
             let metrics =
                 previous.map(|previous| metrics_between(device.nvml(), &previous, &sample));
             match metrics {
-                // Counters that stopped were seen to stay 0 for weeks. Both samples are dropped.
+                // Some drivers return counters that do not advance any more. Both samples are dropped, to start anew.
                 Some(Ok(metrics)) if is_idle_without_reason(&metrics, request) => continue,
                 Some(Ok(metrics)) if metrics != Profiling::default() => {
                     found.insert(scope, metrics);
@@ -116,7 +116,7 @@ fn metrics_between(
     Ok(profiling(value))
 }
 
-/// Whether all ratios are 0 although the GPU is busy.
+/// Whether the main ratios are all 0 although NVML reports a busy GPU.
 fn is_idle_without_reason(profiling: &Profiling, request: &ExtrasRequest) -> bool {
     let is_busy = request.utilization_percent.is_some_and(|percent| percent >= BUSY_PERCENT);
     let ratios = [

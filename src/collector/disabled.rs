@@ -16,7 +16,7 @@ const OPTIONAL: [&str; 10] = [
     "vmstat",
 ];
 
-/// Every message of `/usage` has their values.
+/// `/usage` and the health check need their values. `zoneinfo` is read where the kernel has no `MemAvailable`.
 const REQUIRED: [&str; 5] = ["cpu", "meminfo", "stat", "uptime", "zoneinfo"];
 
 /// Names of collectors, as in `node_scrape_collector_success`.

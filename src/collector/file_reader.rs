@@ -1,5 +1,5 @@
-//! Size-limited reads of kernel files. A file over the limit is an error, it is never truncated; a single line of mountinfo
-//! may be.
+//! Size-limited reads of kernel files. A file that is read as a whole is never truncated: one over the limit is an error. Files that are
+//! read line by line have no limit, but each line has.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata, OpenOptions};
@@ -12,7 +12,8 @@ use crate::procfs::ParseError;
 use crate::sys;
 use crate::util::error::Error;
 
-/// `/proc/stat` of a machine with thousands of interrupt lines stays under 1 MiB; no other file comes near.
+/// `/proc/stat` of a machine with thousands of interrupt lines stays under 1 MiB; no other file that is read as a whole
+/// comes near.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
 /// What is kept of a line. An overlay of thousands of layers has a longer line in mountinfo, because fsconfig(2) has no limit

@@ -11,8 +11,8 @@ use crate::util::text::{parse_decimal, parse_signed};
 
 /// Reads files below the roots of `path.*` and records what could not be read.
 ///
-/// A file that does not exist, or that the driver behind it does not support, is absent: no error is recorded. Everything else is an
-/// error, but only once per call of the collector, so that hundreds of files of a broken device cost nothing.
+/// A file that does not exist, or that the driver behind it does not support, is absent: no error is recorded. Of other errors, only the
+/// first of a run of the collector is kept, so that a broken device with hundreds of files causes one line in the log.
 pub struct HostFiles {
     roots: Roots,
     files: FileReader,

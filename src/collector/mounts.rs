@@ -18,7 +18,7 @@ use crate::sys;
 use crate::sys::FsSize;
 use crate::util::text::parse_decimal;
 
-/// The kernel does not report that a filesystem has become read-only after an error.
+/// The table is read again after this time even without a change: the kernel reports none when an error makes a filesystem read-only.
 const MAX_TABLE_AGE: Duration = Duration::from_secs(60);
 
 /// The mounts worth reporting, as they were listed last.

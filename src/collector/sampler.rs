@@ -29,7 +29,7 @@ use crate::sys::FsSize;
 use crate::util::error::Error;
 use crate::util::logger::unix_seconds;
 
-/// How long a sample waits for sysfs, and then for filesystems. A result that arrives later is part of the next sample.
+/// How long a sample waits for sysfs, then for the collectors, then for filesystems. A later result is part of the next sample.
 const COLLECT_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// How long the first sample waits for sysfs and for all collectors, so that nothing is missing at the start.

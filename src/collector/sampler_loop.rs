@@ -16,7 +16,8 @@ use crate::util::liveness::Liveness;
 use crate::util::sync::Shutdown;
 
 /// The first sample has no predecessor, so its rates are absent and its CPU usage is the mean since boot. The next one
-/// replaces it this much later, not a whole interval later. Long enough for whole percents on one processor.
+/// replaces it this much later, not a whole interval later. On a machine with one CPU, usage has steps of 2 %
+/// then: 50 ticks.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// How long the first clients may wait for the first GPU result: the driver may take seconds to initialize.

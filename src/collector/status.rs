@@ -11,7 +11,7 @@ use crate::util::error::Error;
 #[derive(Default)]
 pub(super) struct CollectorStatuses {
     entries: Vec<Entry>,
-    /// Files that could not be read or parsed.
+    /// Files and collectors that failed last time, with the error that was logged.
     failing: BTreeMap<&'static str, String>,
 }
 

@@ -1,4 +1,4 @@
-//! The collectors of the worker: which of them are due, and what they measured last. No threads, no clock.
+//! The collectors of the worker: which of them are due, and what they measured last.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -203,7 +203,9 @@ impl BlockingWorker {
             let stuck_mounts = state.stuck_mounts();
             drop(state);
             let point = escape_for_log(point.mount_point(), EXCERPT_CHARS);
-            log::warn!("filesystem {point} is not responding; omitting it until it recovers");
+            log::warn!(
+                "filesystem {point} is not responding; its size is unknown until it recovers"
+            );
             if stuck_mounts == MAX_STUCK_MOUNTS {
                 log::warn!(
                     "{MAX_STUCK_MOUNTS} filesystems are not responding; querying local disks only"

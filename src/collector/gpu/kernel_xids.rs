@@ -1,5 +1,5 @@
-//! XIDs of the kernel log. NVML does not report all of them: 79, 119 and 120 are missing. It reports the others, too, so the larger
-//! of the two counts is right: neither source invents one, and each may miss some.
+//! XIDs of the kernel log. NVML does not report 79, 119 and 120. The others are in both sources, each of which may miss some, so the larger
+//! of the two counts is shown.
 
 use crate::model::gpu::{Gpu, Vendor, Xid};
 use crate::model::pci_address::PciAddress;

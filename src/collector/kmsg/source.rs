@@ -13,7 +13,7 @@ use crate::sys;
 use crate::sys::kernel_log::{kernel_log_size, read_kernel_log};
 use crate::util::sync::Shutdown;
 
-/// The default of `path.kmsg`. Only in its place is syslog(2) read.
+/// The default of `path.kmsg`. If this path, and not another one, cannot be opened, syslog(2) is read.
 const DEFAULT_PATH: &str = "/dev/kmsg";
 /// Records of one read. What exceeds it follows a second later.
 pub(super) const MAX_RECORDS: usize = 10_000;

@@ -19,7 +19,7 @@ pub fn collect(host: &mut HostFiles) -> Option<Measurement> {
     let mut cpufreq = CpuFreq::default();
     let mut numbers = host.numbers(&directory, "cpu");
     limit(&mut numbers, MAX_CPUS, &mut cpufreq.truncated);
-    // Without limits there is no driver, and no other file.
+    // A CPU without a cpufreq driver has no such directory.
     numbers.retain(|number| directory.join(format!("cpu{number}/cpufreq")).is_dir());
     if numbers.is_empty() {
         return None;

@@ -18,7 +18,7 @@ pub fn collect(host: &mut HostFiles) -> Option<Measurement> {
 
 fn read_members(host: &mut HostFiles, device: String) -> Option<MdMembers> {
     let directory = host.sys("block").join(&device).join("md");
-    // Empty while the array is assembled; a container's arrays have members, it has none itself.
+    // Empty while the array is assembled. A container of IMSM or DDF metadata has no members itself; its arrays have.
     let level = host.line(&directory.join("level"))?;
     let is_container = ["container", "imsm", "ddf"].contains(&&*level);
     let raid_disks = directory.join("raid_disks");

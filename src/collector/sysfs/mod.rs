@@ -28,7 +28,7 @@ const MAX_DEVICES: usize = 256;
 /// Temperature sensors of one chip. The largest processors have one for each of 128 cores.
 const MAX_SENSORS: usize = 160;
 
-/// The collectors of node_exporter that this is instead of.
+/// Names of node_exporter's collectors of the same values.
 pub const COLLECTORS: [&str; 3] = ["hwmon", "netclass", "thermal_zone"];
 
 /// Reads what is below `/sys/class`.
@@ -154,7 +154,7 @@ impl SysfsCollector {
     }
 }
 
-/// The directories of a class, sorted by number or name. If there are too many, the most important ones come first.
+/// The directories of a class, sorted by number or name. If there are too many interfaces, the most important ones come first.
 fn class_directories(sys: &Path, class: &str, prefix: &str) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(sys.join("class").join(class));
     let mut paths: Vec<(Option<u64>, PathBuf)> = entries
@@ -192,8 +192,8 @@ impl ListedInterface {
 }
 
 /// Sorts interfaces so that those of containers are last, whatever their names: hardware is first, then what is made of other
-/// interfaces (bridges, bonds, VLANs) or has no peer, then interfaces whose peer is in another namespace. Within each kind, few
-/// interfaces with the same beginning of the name precede many: container runtimes give all of theirs the same prefix.
+/// interfaces (bridges, bonds, VLANs) or has no peer, then interfaces whose peer is in another namespace. Within each kind, those
+/// with a rare beginning of the name come first: container runtimes give all of theirs the same.
 fn sort_interfaces(paths: Vec<PathBuf>) -> Vec<PathBuf> {
     let name_start = |path: &Path| -> Vec<u8> {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();

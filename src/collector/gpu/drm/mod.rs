@@ -1,7 +1,7 @@
 //! GPUs that the kernel's graphics subsystem (DRM) lists and whose values are in sysfs: those of AMD and Intel.
 //!
 //! Not listed: GPUs passed through to virtual machines (they have another driver), partitions of an Instinct (devices
-//! without a PCI address; the whole GPU is listed once), GPUs without a driver, and Intel GPUs in processors.
+//! without a PCI address; the whole GPU is listed once), GPUs without a driver, and integrated GPUs of Intel.
 //!
 //! Runs in the thread of the probe supervisor, which blocks while the driver hangs.
 

@@ -18,7 +18,7 @@ use crate::procfs::pci_ids::NameSearch;
 
 const INTEL_VENDOR: u16 = 0x8086;
 const DRIVERS: [&str; 2] = ["i915", "xe"];
-/// Address of the GPU in a processor.
+/// End of the PCI address of an integrated GPU.
 const INTEGRATED: &str = ":00:02.0";
 
 /// The counter of energy advances in steps, so power over a shorter time would be inaccurate.

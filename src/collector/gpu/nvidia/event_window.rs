@@ -1,4 +1,4 @@
-//! XIDs and clock events of the last five minutes, the default window of dcgm-exporter. Pure: no clock.
+//! XIDs and clock events of the last five minutes, the default window of dcgm-exporter. The time is a parameter.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! When the probe leaves out the calls that the agent can do without: a library that crashes with every probe may do so in one
-//! of them. Pure: no clock.
+//! When the probe leaves out the calls for optional values: a library that crashes with every probe may do so in one of them. The time is a
+//! parameter.
 
 use std::time::{Duration, Instant};
 

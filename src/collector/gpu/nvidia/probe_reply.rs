@@ -60,7 +60,7 @@ impl ProbeSupervisor<'_> {
         }
     }
 
-    /// Reports why no probe is needed: all GPUs are suspended, or there is none.
+    /// Reports why no probe is needed: all GPUs are suspended, there is none, or `gpu.source` is `none`.
     pub(super) fn report_idle(&mut self, now: Instant) {
         if self.pci.all_suspended() {
             let gpus = self.inventory.merge(Vec::new(), 0, &self.pci.expected());

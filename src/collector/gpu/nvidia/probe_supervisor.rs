@@ -50,7 +50,7 @@ pub(crate) struct ProbeSupervisor<'a> {
     pub(super) roots: Roots,
     /// The probe's executable in zlib format.
     program: &'static [u8],
-    /// Settings that the probe was started with.
+    /// The settings `gpu.*` in force.
     pub(super) gpu: GpuConfig,
     pub(super) probe: ProbeState,
     pub(super) restart_backoff: Backoff,

@@ -1,4 +1,4 @@
-//! Bugs of the kernel that it survives, and its panics as pstore keeps them. Real lines:
+//! Oopses and bugs that the kernel survives, and panics, which pstore keeps. Real lines:
 //!
 //! ```text
 //! BUG: unable to handle page fault for address: ffffc90000000000

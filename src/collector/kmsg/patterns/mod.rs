@@ -51,7 +51,8 @@ pub struct KernelEvent {
     pub severity: EventSeverity,
     pub subject: String,
     pub code: Option<u32>,
-    /// Distinguishes lines of one kind and subject that are not repetitions of each other. Not empty: the texts of repetitions differ.
+    /// Lines of the same kind, subject, severity and class are repetitions of one event, even if their texts differ. Empty: their texts must be
+    /// the same, too.
     pub class: &'static str,
     /// The GPU of an XID.
     pub gpu: Option<PciAddress>,
@@ -119,7 +120,7 @@ impl Classifier {
         }
     }
 
-    /// Kernels since 5.0 have a line with the control group before that of older ones.
+    /// Since Linux 5.0, a line `oom-kill:` with the control group precedes the line `Killed process` of the same kill.
     fn is_new_oom_kill(&mut self, event: &KernelEvent) -> bool {
         match event.class {
             oom::WITH_CGROUP => {

@@ -18,7 +18,7 @@ use super::{KernelEvent, of_pci_device, word};
 use crate::model::event::{EventKind, EventSeverity};
 
 const WATCHDOG: &str = "NETDEV WATCHDOG: ";
-/// Ends of the messages with which drivers report the state of the link, in lower case.
+/// How messages on the state of a link begin, in lower case, behind the names of driver and interface.
 const DOWN: [&str; 3] = ["nic link is down", "link is down", "link down"];
 const UP: [&str; 3] = ["nic link is up", "link is up", "link up"];
 

@@ -13,7 +13,7 @@ use crate::model::event::{EventKind, EventSeverity};
 
 pub(super) fn classify(text: &str) -> Option<KernelEvent> {
     if let Some(rest) = text.strip_prefix("INFO: task ") {
-        // The name may contain spaces. With its number it repeats every two minutes while it hangs.
+        // The name may contain spaces. With the PID, the repetitions of one task every two minutes are one event.
         let (task, rest) = rest.rsplit_once(" blocked ")?;
         rest.contains("for more than ").then_some(())?;
         return Some(KernelEvent::new(EventKind::HungTask, EventSeverity::Warning, task));

@@ -19,7 +19,7 @@ use crate::model::event::{EventKind, EventSeverity, RECOVERY_ACTION_CHANGED};
 use crate::model::pci_address::PciAddress;
 
 pub(super) const FALLEN_OFF_THE_BUS: u32 = 79;
-/// Those of NVLink 5 say how severe they are.
+/// XIDs of NVLink 5. Their texts contain `Fatal` or `Nonfatal`.
 const NVLINK_5: std::ops::RangeInclusive<u32> = 144..=150;
 /// The GPU or the node must be reset, according to NVIDIA's catalogue.
 const RESET_REQUIRED: [u32; 20] =
@@ -74,7 +74,7 @@ fn new_recovery_action(message: &str) -> Option<u32> {
     u32::from_str_radix(word(action), 16).ok()
 }
 
-/// The last of them is the end of a message of three lines, which syslog(2) returns one by one.
+/// There are three forms. That without an address is the last line of a message of three lines, which syslog(2) returns one by one.
 fn fallen_off_the_bus(rest: &str) -> Option<KernelEvent> {
     const WORDS: &str = "fallen off the bus";
     if !rest.contains(WORDS) {

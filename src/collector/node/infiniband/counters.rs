@@ -82,7 +82,8 @@ impl Refusals {
         read.collect()
     }
 
-    /// If not even one counter could be read, the device is not queried again. Otherwise it does not have this one.
+    /// If a port refuses a counter before any other counter of it was read, no counter of the device is read until it is added anew. Otherwise
+    /// the port does not have this counter.
     fn on_error(&mut self, host: &mut HostFiles, path: PathBuf, error: Error, has_answered: bool) {
         if is_absent(error.raw_os_error()) {
             return;

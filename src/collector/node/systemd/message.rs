@@ -1,5 +1,5 @@
 //! Messages of D-Bus, as far as method calls with texts and their replies need them ("D-Bus Specification", "Message Protocol").
-//! Pure and without panics, because the bytes are those of another process.
+//! No I/O, and no panics, because the bytes are those of another process.
 //!
 //! ```text
 //! byte order, type, flags, version: 1 byte each; length of the body, serial: 4 bytes each

@@ -22,13 +22,13 @@ use crate::model::node::Measurement;
 use crate::model::node::systemd::{SocketConnections, Systemd, Unit};
 use crate::util::error::Error;
 
-/// Less than after which the worker is considered stuck. systemd responds within milliseconds unless it is frozen or stopped.
+/// Shorter than `STUCK_TIMEOUT`, so that a systemd that hangs does not cost the worker's thread. It responds within milliseconds unless it is frozen or stopped.
 const RUN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Each has five series. Servers have 100 to 300 beside those that are left out.
 const MAX_UNITS: usize = 512;
 
-/// Services that are queried in one run. systemd is the first process of the machine: it has other things to do.
+/// Services that are queried in one run. This limits the load on PID 1.
 const MAX_SERVICES_PER_RUN: usize = 128;
 
 /// Sockets and timers whose properties are queried, of each kind. Servers have about 15.

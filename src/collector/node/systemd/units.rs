@@ -1,4 +1,4 @@
-//! The reply of `ListUnits`, and which services are queried next. Pure.
+//! The reply of `ListUnits`, and which services are queried next. No I/O.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::collector::node::systemd::message::{Malformed, Reader};
 /// path of the job.
 pub const SIGNATURE: &str = "a(ssssssouso)";
 
-/// States that are shown also if no unit is in them.
+/// The first of these states are shown also if no unit is in them.
 const STATES: usize = 5;
 const ALL_STATES: [&str; 7] =
     ["activating", "active", "deactivating", "failed", "inactive", "maintenance", "reloading"];
