@@ -148,7 +148,7 @@ impl HostFiles {
     }
 
     /// Whether this process is in the network namespace that [`Self::parse_net`] describes. Netlink describes that of its socket.
-    pub fn is_in_own_netns(&self) -> bool {
+    pub fn shares_host_netns(&self) -> bool {
         // Each namespace has its own inodes. Its file below `/proc/1/ns` would be the answer, but only root may read it.
         let inode = |path: &Path| std::fs::metadata(path).ok().map(|metadata| metadata.ino());
         let own = inode(Path::new("/proc/self/net/dev"));

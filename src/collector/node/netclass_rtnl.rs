@@ -17,7 +17,7 @@ const MAX_LINKS: usize = 16_384;
 const NO_HANDLER_OFFSET: usize = 23 * 8;
 
 pub fn collect(host: &mut HostFiles) -> Option<Measurement> {
-    if !host.is_in_own_netns() {
+    if !host.shares_host_netns() {
         return None;
     }
     // By name: if an interface is added during the dump, another one may appear twice.

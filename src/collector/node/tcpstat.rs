@@ -17,7 +17,7 @@ const MAX_SOCKETS: u64 = 500_000;
 const LISTEN: u8 = 10;
 
 pub fn collect(host: &mut HostFiles) -> Option<Measurement> {
-    if !host.is_in_own_netns() {
+    if !host.shares_host_netns() {
         return None;
     }
     let mut states = TcpStates::default();

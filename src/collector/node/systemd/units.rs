@@ -9,8 +9,8 @@ use crate::collector::node::systemd::message::{Malformed, Reader};
 pub const SIGNATURE: &str = "a(ssssssouso)";
 
 /// The first of these states are shown also if no unit is in them.
-const STATES: usize = 5;
-const ALL_STATES: [&str; 7] =
+const ALWAYS_SHOWN: usize = 5;
+const STATES: [&str; 7] =
     ["activating", "active", "deactivating", "failed", "inactive", "maintenance", "reloading"];
 
 /// Kinds that node_exporter leaves out, too.
@@ -40,7 +40,7 @@ impl ListedUnit {
 }
 
 pub fn parse(mut reader: Reader<'_>) -> Result<Listing, Malformed> {
-    let mut counts = ALL_STATES.map(|state| (state, 0));
+    let mut counts = STATES.map(|state| (state, 0));
     let mut units = Vec::new();
     let end = reader.array_end()?;
     while reader.is_before(end) {
@@ -59,7 +59,7 @@ pub fn parse(mut reader: Reader<'_>) -> Result<Listing, Malformed> {
         }
     }
     units.sort_by(|a, b| a.name.cmp(&b.name));
-    let (always, others) = counts.split_at(STATES);
+    let (always, others) = counts.split_at(ALWAYS_SHOWN);
     let others = others.iter().filter(|(_, count)| *count > 0);
     Ok(Listing { by_state: always.iter().chain(others).copied().collect(), units })
 }
