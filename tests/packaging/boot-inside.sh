@@ -52,7 +52,9 @@ for directory in /usr /etc /home /root /var/log; do
     (: >"$directory/x") 2>/dev/null || echo "$directory is read-only"
 done
 (: >/var/lib/hm-agent/x) && echo "the state directory is writable"
-grep -q '^NoNewPrivs:.1$' /proc/self/status && grep -q '^CapBnd:.0000000000000000$' /proc/self/status && echo "no privileges"
+# The bounding set has CAP_SYSLOG for the agent, which keeps it from programs that it runs.
+grep -q '^NoNewPrivs:.1$' /proc/self/status && grep -q '^CapBnd:.0000000400000000$' /proc/self/status &&
+    [ "$(grep -c '^Cap\(Prm\|Eff\|Amb\):.0000000000000000$' /proc/self/status)" -eq 3 ] && echo "no privileges"
 grep -q '^Seccomp:.2$' /proc/self/status && echo "system calls are filtered"
 stat -f /home >/dev/null && echo "statvfs of /home works"
 date -s '2001-01-01' >/dev/null 2>&1 || echo "the clock is protected"
