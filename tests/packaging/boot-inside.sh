@@ -6,7 +6,7 @@ settings=/etc/hm-agent/hm-agent.toml
 export DEBIAN_FRONTEND=noninteractive
 show() { systemctl show -p "$1" hm-agent.service | cut -d= -f2-; }
 is() { [ "$(show "$1")" = "$2" ] || fail "$1 is $(show "$1"), not $2"; }
-install() { dpkg --force-confold -i "$1" >/tmp/dpkg.log 2>&1 || { cat /tmp/dpkg.log >&2; fail "dpkg -i $1"; }; }
+install_deb() { dpkg --force-confold -i "$1" >/tmp/dpkg.log 2>&1 || { cat /tmp/dpkg.log >&2; fail "dpkg -i $1"; }; }
 pid_differs() { [ "$(show MainPID)" != "$1" ] && [ "$(show ActiveState)" = active ] && responds; }
 wait_new_pid() { # PID SECONDS: waits for another main process
     for _ in $(seq "$2"); do
@@ -18,7 +18,7 @@ wait_new_pid() { # PID SECONDS: waits for another main process
 
 say "$(systemctl --version | head -n 1), $(uname -r)"
 say "syntax of the unit"
-install /pkg/old.deb
+install_deb /pkg/old.deb
 systemd-analyze --man=no verify /usr/lib/systemd/system/hm-agent.service >/tmp/output 2>&1 || fail "$(cat /tmp/output)"
 [ ! -s /tmp/output ] || fail "$(cat /tmp/output)"
 systemd-analyze security hm-agent.service --no-pager | tail -n 1
@@ -144,15 +144,15 @@ systemctl restart hm-agent
 main=$(show MainPID)
 
 say "upgrade restarts; a disabled or masked unit stays so"
-install /pkg/new.deb
+install_deb /pkg/new.deb
 [ "$(show MainPID)" != "$main" ] || fail "the old one is still running"
 is ActiveState active
 responds >/dev/null || fail "it does not respond"
 systemctl disable --now hm-agent 2>/dev/null
-install /pkg/new.deb
+install_deb /pkg/new.deb
 [ "$(systemctl is-enabled hm-agent)" = disabled ] || fail "it was enabled"
 systemctl mask hm-agent 2>/dev/null
-install /pkg/new.deb
+install_deb /pkg/new.deb
 [ "$(systemctl is-enabled hm-agent)" = masked ] || fail "it was unmasked"
 systemctl unmask hm-agent 2>/dev/null
 systemctl enable --now hm-agent 2>/dev/null
@@ -189,7 +189,7 @@ say "remove, install again, purge"
 rm "$settings.original"
 dpkg -r hm-agent >/dev/null 2>&1
 none_runs || fail "it is still running"
-install /pkg/new.deb
+install_deb /pkg/new.deb
 is ActiveState active
 responds >/dev/null || fail "it does not respond"
 dpkg -r hm-agent >/dev/null 2>&1
