@@ -1,7 +1,7 @@
 //! Lines of the kernel log, from either source: skips those that were read before, classifies the others.
 
 use crate::collector::kmsg::KernelLogEvent;
-use crate::collector::kmsg::patterns::Classifier;
+use crate::collector::kmsg::patterns::{Classifier, names_process};
 use crate::model::kernel_log::KernelLogPosition;
 use crate::procfs::kmsg::{Line, Record, parse_record, parse_syslog_line};
 use crate::sys::kernel_log::monotonic_microseconds;
@@ -81,7 +81,13 @@ impl LineReader {
         let KernelLogPosition { microseconds: time, lines: seen, .. } = self.position;
         let is_first = seen == 0;
         let (mut at_time, mut continues) = (0, is_first);
+        let mut of_process = None;
         for line in text.split(|&byte| byte == b'\n').filter_map(parse_syslog_line) {
+            // The name of a process or file may contain newlines: what follows them has the time of its record.
+            let is_of_process = of_process == Some(line.microseconds);
+            if names_process(&String::from_utf8_lossy(line.text)) {
+                of_process = Some(line.microseconds);
+            }
             if !is_first && line.microseconds <= time {
                 continues = true;
                 at_time += u64::from(line.microseconds == time);
@@ -91,7 +97,9 @@ impl LineReader {
             }
             self.position.next_sequence = None;
             self.set_time(line.microseconds);
-            self.on_line(&line);
+            if !is_of_process {
+                self.on_line(&line);
+            }
         }
         continues
     }
@@ -202,6 +210,30 @@ mod tests {
         next.on_record(format!("3,7,1000009,-;{XID}").as_bytes());
         next.on_record(format!("3,8,1000010,-;{XID}").as_bytes());
         assert_eq!(next.take().0.len(), 1);
+    }
+
+    /// syslog(2) returns a line for each newline in a record.
+    #[test]
+    fn newline_in_a_name_begins_no_line_of_the_kernel() {
+        let mut reader = new(None);
+        let crash = "<6>[    7.032230] zz[32289]: segfault at 0 ip 0 sp 0 error 4 in q";
+        let forged = format!("<6>[    7.032230] {XID}");
+        let real = format!("<3>[    7.032231] {XID}");
+        let text = [crash, &forged, &real, ""].join("\n");
+        for events in [1, 0] {
+            reader.on_syslog(text.as_bytes());
+            assert_eq!(reader.take().0.len(), events);
+        }
+        // The next agent has read the first line only.
+        let position = KernelLogPosition {
+            boot_id: "boot".into(),
+            microseconds: 7_032_230,
+            lines: 1,
+            ..KernelLogPosition::default()
+        };
+        let mut reader = new(Some(position));
+        reader.on_syslog(text.as_bytes());
+        assert_eq!(reader.take().0.len(), 1);
     }
 
     #[test]

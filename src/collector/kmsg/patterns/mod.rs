@@ -110,7 +110,10 @@ pub struct Classifier {
 impl Classifier {
     /// `microseconds` is the time of the record.
     pub fn classify(&mut self, text: &str, microseconds: u64) -> Option<KernelEvent> {
-        let event = PATTERNS.iter().find_map(|pattern| pattern(text))?;
+        let event = match names_process(text) {
+            true => segfault::classify(text),
+            false => PATTERNS.iter().find_map(|pattern| pattern(text)),
+        }?;
         match (event.kind, event.code) {
             (EventKind::OomKill, _) => self.is_new_oom_kill(&event).then_some(event),
             (EventKind::Xid, Some(xid::FALLEN_OFF_THE_BUS)) => {
@@ -146,6 +149,20 @@ impl Classifier {
         }
         !is_other_line
     }
+}
+
+/// Whether a line begins with `NAME[PID]`, as that of a crash does. The process has chosen its name, and the name of the file behind it, so the
+/// line may look like any other.
+pub fn names_process(text: &str) -> bool {
+    /// A name has at most 15 bytes, each of which may be escaped with four.
+    const MAX_NAME_BYTES: usize = 4 * 15;
+    let is_pid = |rest: &str| {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let rest = rest.get(digits..).unwrap_or_default();
+        digits > 0 && (rest.starts_with("]:") || rest.starts_with("] "))
+    };
+    let brackets = text.match_indices('[').take_while(|(at, _)| *at <= MAX_NAME_BYTES);
+    brackets.filter_map(|(at, _)| text.get(at.checked_add(1)?..)).any(is_pid)
 }
 
 /// Cuts a text at the first character that a name of the kernel does not contain.
@@ -225,6 +242,26 @@ mod tests {
         let mut is_event = |text| classifier.classify(text, 0).is_some();
         assert!(is_event(OOM) && !is_event(KILLED));
         assert!(is_event(KILLED), "of a kernel before 5.0");
+    }
+
+    /// Any user can give names to a process and to its file. Records of a real kernel.
+    #[test]
+    fn crash_of_a_process_is_no_other_event() {
+        let mut classifier = Classifier::default();
+        for (name, file) in [
+            ("Oops: 0002", "a"),
+            ("NVRM: x", "NVLink failed to train"),
+            ("I/O error, dev ", "x, sector 1"),
+            ("NVRM: GPU 9b:0 ", "fallen off the bus"),
+            ("BUG: [1]", "x"),
+            ("a\\x0aNVRM: Xid (P", "a\\x0aNVRM: Xid (PCI:0000:9b:00): 79, a"),
+        ] {
+            let rest = "segfault at 0 ip 00007fd8cfede002 sp 00007ffc0cfc63d8 error 4 in";
+            let line = format!("{name}[32285]: {rest} {file}[2,7fd8cfede000+1000] likely on CPU 0");
+            assert_eq!(classifier.classify(&line, 0), None, "{line}");
+            let line = format!("{name}[32285] bad frame in {file}[2] ip:0 sp:0");
+            assert_eq!(classifier.classify(&line, 0), None, "{line}");
+        }
     }
 
     /// Records of a real kernel: an OOM kill, a hung task and harmless lines.
