@@ -25,10 +25,14 @@ pub fn parse(text: &[u8]) -> Container {
     for line in text.split(|&byte| byte == b'\n') {
         let path = line.splitn(3, |&byte| byte == b':').nth(2).unwrap_or_default();
         let names = path.split(|&byte| byte == b'/').filter_map(|name| str::from_utf8(name).ok());
-        // The innermost container: containers can run containers. All hierarchies of version 1 name the same.
-        let innermost = names.clone().rev().find_map(container_id);
-        found.container_id = found.container_id.or(innermost.map(str::to_owned));
-        found.pod_uid = found.pod_uid.or(names.rev().find_map(pod_uid));
+        let names: Vec<&str> = names.collect();
+        // The outermost pod, and the outermost container in it: a process can create control groups below its own, with any name. All
+        // hierarchies of version 1 name the same.
+        let pod = names.iter().enumerate().find_map(|(at, name)| Some((at, pod_uid(name)?)));
+        let start = pod.as_ref().map_or(0, |(at, _)| *at);
+        let container = names.iter().skip(start).find_map(|name| container_id(name));
+        found.container_id = found.container_id.or(container.map(str::to_owned));
+        found.pod_uid = found.pod_uid.or(pod.map(|(_, uid)| uid));
     }
     found
 }
@@ -78,6 +82,22 @@ mod tests {
         ] {
             assert_eq!(found(path), (Some(ID.to_owned()), None), "{path}");
         }
+    }
+
+    /// A process that may write to cgroupfs has created the last two.
+    #[test]
+    fn control_groups_of_a_process_are_no_other_pod() {
+        let other = UID.replace('3', "4");
+        let container = "0".repeat(64);
+        for pod in [
+            "/kubepods/podUID/ID",
+            &format!("/kubepods.slice/kubepods-pod{}.slice/crio-ID.scope", UID.replace('-', "_")),
+        ] {
+            let own = (Some(ID.to_owned()), Some(UID.to_owned()));
+            assert_eq!(found(&format!("{pod}/pod{other}/{container}")), own);
+        }
+        let own = (Some(ID.to_owned()), None);
+        assert_eq!(found(&format!("/docker/ID/{container}")), own);
     }
 
     #[test]
