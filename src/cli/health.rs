@@ -47,7 +47,7 @@ pub fn to_text(report: &Result<HealthReport, String>) -> (String, u8) {
         all => format!(" (and {} more)", all - 1),
     };
     let first = line(&format!("{state} - {worst}{more}"));
-    let mut text = format!("{first} | critical={critical};;1 warning={warning};1\n");
+    let mut text = format!("{first} | critical={critical};;0 warning={warning};0\n");
     for finding in &report.findings {
         text += &(line(&describe(finding)) + "\n");
     }
@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn healthy_node_and_missing_agent_have_their_lines() {
         let (text, code) = to_text(&report(Vec::new()));
-        assert_eq!((text.as_str(), code), ("OK - no findings | critical=0;;1 warning=0;1\n", 0));
+        assert_eq!((text.as_str(), code), ("OK - no findings | critical=0;;0 warning=0;0\n", 0));
         let (text, code) = to_text(&Err("http://127.0.0.1:33931: refused".to_owned()));
         assert_eq!((text.as_str(), code), ("UNKNOWN - http://127.0.0.1:33931: refused\n", 3));
         assert_eq!(to_text(&Ok(HealthReport::unknown())).1, 3);
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "CRITICAL - GPU 5: XID 79, a / b\\u{1b}; reboot (and 1 more) | critical=1;;1 warning=1;1",
+                "CRITICAL - GPU 5: XID 79, a / b\\u{1b}; reboot (and 1 more) | critical=1;;0 warning=1;0",
                 "critical: GPU 5: XID 79, a / b\\u{1b}; reboot [NVRM: Xid] (since 1970-01-01T00:00:00Z, id gpu-xid79-gpu_5)",
                 "warning: /data: 91 % full (since 1970-01-01T00:00:00Z, id filesystem-full-_data)",
                 "acknowledged 2026-11-20T23:10:53Z: not synchronized (since 1970-01-01T00:00:00Z, id clock-sync)",

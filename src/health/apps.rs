@@ -1,6 +1,6 @@
 //! Conditions of applications and of connections to servers.
 
-use crate::health::conditions::{Condition, count_of, critical, warning, with_message};
+use crate::health::conditions::{Condition, count_of, warning, with_message};
 use crate::model::finding::{Action, Component};
 use crate::model::health_problem::Severity;
 use crate::model::status::{AppState, AppStatus, AppSummary, DROPPED_RATIO, UpstreamStatus};
@@ -15,20 +15,28 @@ const DROPPED_REPORT_AGE_S: u64 = 86_400;
 pub fn applications(apps: &AppSummary) -> Vec<Condition> {
     let overdue: Vec<&AppStatus> = apps.shown.iter().filter(|app| is_overdue(app)).collect();
     if overdue.len() > MAX_LISTED_APPS {
+        let is_critical = overdue.iter().any(|app| severity(app) == Severity::Critical);
+        let worst = if is_critical { Severity::Critical } else { Severity::Warning };
         let text = format!("{} applications are overdue", overdue.len());
-        let found = critical(Component::Application, "overdue", text);
+        let found = Condition::new(Component::Application, worst, "overdue", text);
         return vec![found.action(Action::RestartApplication)];
     }
     let found = overdue.into_iter().map(|app| {
-        let (severity, what) = match app.state {
-            AppState::Warning => (Severity::Warning, "heartbeat overdue"),
-            AppState::Dropped => (Severity::Critical, "dropped, no heartbeat"),
-            AppState::Critical | AppState::Ok => (Severity::Critical, "heartbeat overdue"),
+        let what = match app.state {
+            AppState::Dropped => "dropped, no heartbeat",
+            AppState::Warning | AppState::Critical | AppState::Ok => "heartbeat overdue",
         };
-        let found = Condition::new(Component::Application, severity, "overdue", what);
+        let found = Condition::new(Component::Application, severity(app), "overdue", what);
         found.of(format!("Application {}", app.id)).action(Action::RestartApplication)
     });
     found.collect()
+}
+
+fn severity(app: &AppStatus) -> Severity {
+    match app.state {
+        AppState::Warning => Severity::Warning,
+        AppState::Dropped | AppState::Critical | AppState::Ok => Severity::Critical,
+    }
 }
 
 fn is_overdue(app: &AppStatus) -> bool {

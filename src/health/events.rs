@@ -131,7 +131,8 @@ impl Cause {
         if event.kind == EventKind::Xid && is_settled && gpu.is_some_and(has_recovered) {
             return None;
         }
-        let action = if reboots >= MAX_REBOOTS { Action::InspectHardware } else { action };
+        let is_futile = action != Action::None && reboots >= MAX_REBOOTS;
+        let action = if is_futile { Action::InspectHardware } else { action };
         let device = match event.kind {
             EventKind::OomKill => String::new(),
             _ => device(gpus, &event.subject),

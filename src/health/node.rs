@@ -47,6 +47,8 @@ pub fn conditions(
     let mut found: Vec<Condition> = sample.file_systems.iter().filter_map(full).collect();
     let failed = sample.file_systems_failed.iter();
     found.extend(failed.filter(|it| it.reason != NO_PERMISSION).map(unreadable));
+    // Without the driver, there is no measurement.
+    let mut active_ports = 0;
     for measurement in &sample.measurements {
         match &**measurement {
             Measurement::Mdadm(raid) => found.extend(degraded(raid)),
@@ -56,7 +58,7 @@ pub fn conditions(
             }
             Measurement::Infiniband(infiniband) => {
                 found.extend(ports_down(infiniband, worked));
-                found.extend(expected_ports.and_then(|expected| missing(infiniband, expected)));
+                active_ports = infiniband.ports.iter().filter(|port| is_active(port)).count();
             }
             Measurement::Systemd(systemd) => {
                 found.extend(failed_units(systemd, has_fabric(&sample.gpus), worked));
@@ -64,6 +66,7 @@ pub fn conditions(
             _ => {}
         }
     }
+    found.extend(expected_ports.and_then(|expected| missing(active_ports, expected)));
     found
 }
 
@@ -155,8 +158,7 @@ fn is_active(port: &InfinibandPort) -> bool {
     port.state.is_none_or(|state| state >= ACTIVE)
 }
 
-fn missing(infiniband: &Infiniband, expected: u64) -> Option<Condition> {
-    let count = infiniband.ports.iter().filter(|port| is_active(port)).count();
+fn missing(count: usize, expected: u64) -> Option<Condition> {
     ((count as u64) < expected).then(|| {
         let text = format!("{count} of {} active", count_of(expected, "port"));
         let found = critical(Component::Infiniband, "missing", text);

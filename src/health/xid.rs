@@ -39,14 +39,16 @@ pub fn is_fatal_nvlink(code: u32, line: &str) -> bool {
 }
 
 /// The recovery action in the line of XID 154: `GPU recovery action changed from 0x0 (None) to 0x4 (Drain and Reset)`.
-/// `None`: it is none, or not known.
+/// `None`: the driver recommends nothing any more, or the line has no action.
 pub fn changed_action(line: &str) -> Option<Action> {
     let (_, to) = line.rsplit_once(" to 0x")?;
     match to.split(' ').next()? {
         "1" => Some(Action::ResetGpu),
         "2" => Some(Action::Reboot),
         "3" | "4" => Some(Action::Drain),
-        _ => None,
+        "0" => None,
+        // To recover the IMEX domain, or one of a later driver: the line says which.
+        _ => Some(Action::None),
     }
 }
 
@@ -86,6 +88,7 @@ mod tests {
         assert_eq!(changed("0x4 (Drain and Reset)"), Some(Action::Drain));
         assert_eq!(changed("0x2 (Node Reboot Required)"), Some(Action::Reboot));
         assert_eq!(changed("0x1 (GPU Reset Required)"), Some(Action::ResetGpu));
+        assert_eq!(changed("0x5 (Recover IMEX Domain)"), Some(Action::None));
         assert_eq!((changed("0x0 (None)"), changed_action("odd")), (None, None));
     }
 }
