@@ -29,8 +29,9 @@ pub(super) fn classify(text: &str) -> Option<KernelEvent> {
     }
     let rest = ["Memory cgroup out of memory: ", "Out of memory: "]
         .iter()
-        .find_map(|prefix| text.strip_prefix(prefix))?;
-    // Before Linux 5.2 with "Kill", for the process that is going to be killed.
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .unwrap_or(text);
+    // Before Linux 5.2 the line has no prefix. The one before it has one, and "Kill", for the process that is going to be killed.
     let rest = rest.strip_prefix("Killed process ")?;
     let (pid, rest) = rest.split_once(" (")?;
     let (name, _) = rest.rsplit_once(") total-vm:")?;
@@ -50,6 +51,12 @@ mod tests {
             &[
                 (
                     "oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=cri-containerd-1.scope,mems_allowed=0-1,oom_memcg=/kubepods.slice/a,task_memcg=/kubepods.slice/a/b,task=python,pid=12345,uid=0",
+                    kind,
+                    severity,
+                    "python[12345]",
+                ),
+                (
+                    "Killed process 12345 (python) total-vm:1234kB, anon-rss:5678kB, file-rss:0kB",
                     kind,
                     severity,
                     "python[12345]",
