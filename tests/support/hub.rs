@@ -255,6 +255,9 @@ impl Node {
                 Ok(Message::Close(frame)) => code = frame.map_or(0, |frame| frame.code.into()),
                 Ok(_) => {}
                 Err(tungstenite::Error::ConnectionClosed) => return code,
+                // This process was stopped for a while.
+                Err(tungstenite::Error::Io(error))
+                    if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("{error}"),
             }
         }
