@@ -38,7 +38,7 @@ fn assert_all_clients_receive_every_sample(hosts: usize, clients: usize, time: D
         let counts: Vec<usize> = samples.iter().map(|each| each[&key]).collect();
         let (min, max) = (*counts.iter().min().unwrap(), *counts.iter().max().unwrap());
         assert!(
-            max <= intervals + 2 && max - min <= 2,
+            max <= intervals + 4 && max - min <= 2,
             "{key}: {counts:?} in {intervals} intervals"
         );
     }
@@ -67,9 +67,10 @@ fn seconds() -> u64 {
     std::env::var("HM_MONITOR_SECONDS").map_or(16, |text| text.parse().unwrap())
 }
 
-/// For a minute: `HM_MONITOR_SECONDS=60 cargo test --release --test measured -- --ignored monitor_many::`.
+/// A hundred hosts need a machine of their own: `tests/soak/run monitor`.
 #[test]
 #[ignore = "needs root and sshd"]
-fn all_clients_receive_every_sample_of_hundred_hosts() {
-    assert_all_clients_receive_every_sample(100, 10, Duration::from_secs(seconds()));
+fn all_clients_receive_every_sample_of_many_hosts() {
+    let hosts = std::env::var("HM_MONITOR_HOSTS").map_or(40, |text| text.parse().unwrap());
+    assert_all_clients_receive_every_sample(hosts, 10, Duration::from_secs(seconds()));
 }
