@@ -9,7 +9,7 @@ use crate::collector::gpu::nvidia::probe_supervisor::ProbeSupervisor;
 use crate::collector::gpu::state::GpuState;
 use crate::collector::host_info;
 use crate::collector::sampler::{FIRST_TIMEOUT, Sampler};
-use crate::config::{Config, CurrentConfig};
+use crate::config::{Config, CurrentConfig, HeartbeatConfig};
 use crate::heartbeat::client::{HeartbeatClient, REQUEST_TIMEOUT};
 use crate::model::host_info::HostInfo;
 use crate::model::status::AppSummary;
@@ -67,9 +67,7 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
         let gpus = gpus.gpus(&config, Instant::now());
         let deadline = Instant::now() + REQUEST_TIMEOUT;
         let heartbeats = match config.heartbeat.enabled {
-            true => HeartbeatClient::local(config.heartbeat.listen, config.heartbeat.tls.as_ref())
-                .map(|client| client.all(MAX_APPS, deadline))
-                .unwrap_or_default(),
+            true => applications(&config.heartbeat, deadline),
             false => AppSummary::default(),
         };
         let upstreams = match config.hm.is_some() || config.core.is_some() {
@@ -83,4 +81,15 @@ pub fn sample_once(config: Config) -> Result<(HostInfo, Snapshot), Error> {
     })?;
     let boot = Snapshot::derive(None, &first);
     Ok((host_info::read(&config.roots), Snapshot::derive(Some((&first, &boot)), &second)))
+}
+
+/// The applications of the running agent; none if no agent responds until the deadline.
+fn applications(config: &HeartbeatConfig, deadline: Instant) -> AppSummary {
+    match HeartbeatClient::local(config.listen, config.tls.as_ref()) {
+        Ok(client) => client.all(MAX_APPS, deadline),
+        Err(why) => {
+            log::error!("applications are not listed: heartbeat.tls_certificate_file: {why}");
+            AppSummary::default()
+        }
+    }
 }

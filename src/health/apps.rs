@@ -70,8 +70,6 @@ pub fn upstreams(upstreams: &[UpstreamStatus], now: u64) -> Vec<Condition> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]
@@ -79,13 +77,7 @@ mod tests {
         let mut status = UpstreamStatus {
             name: "hm".to_owned(),
             state: "online".to_owned(),
-            since_unix_seconds: 0,
-            last_response_unix_seconds: None,
-            backlog: 0,
-            dropped: 0,
-            last_dropped_unix_seconds: None,
-            last_disconnect_reason: None,
-            disconnects: BTreeMap::new(),
+            ..UpstreamStatus::default()
         };
         let at = |status: &UpstreamStatus, now| upstreams(std::slice::from_ref(status), now).len();
         assert_eq!(at(&status, 1000), 0);

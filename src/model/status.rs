@@ -88,7 +88,7 @@ impl From<Vec<AppStatus>> for AppSummary {
 }
 
 /// The connection to an upstream server, hm or Core. The serialized names are those of `/snapshot` and the detailed update.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpstreamStatus {
     /// `hm` or `core`.
     pub name: String,

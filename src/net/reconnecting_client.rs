@@ -1,6 +1,5 @@
 //! A client that reconnects with backoff until the agent stops: the part that the hm and Core clients share.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -85,12 +84,7 @@ impl ReconnectingClient {
             name: name.to_owned(),
             state: "connecting".to_owned(),
             since_unix_seconds: unix_seconds(),
-            last_response_unix_seconds: None,
-            backlog: 0,
-            dropped: 0,
-            last_dropped_unix_seconds: None,
-            last_disconnect_reason: None,
-            disconnects: BTreeMap::new(),
+            ..UpstreamStatus::default()
         };
         let event = EventFd::new().map_err(|error| Error::system("create an eventfd", error))?;
         Ok(Self {

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::cluster::{pair, wait_state};
 use crate::support::cluster::Member;
 use crate::support::hub::CoreLink;
-use crate::support::postgres::Postgres;
+use crate::support::postgres::{OpenTransaction, Postgres};
 use crate::support::tcp_proxy::{ProxyMode, TcpProxy};
 use crate::support::wall_clock::WallClock;
 use crate::support::{sleep_for, wait_until};
@@ -26,6 +26,18 @@ fn submit(member: &Member, timeout: u32) -> String {
     let body = json!({"command_text": "true", "timeout": timeout}).to_string();
     let answer = member.hub().rest("POST", "nodes/a/commands", &body);
     answer["data"]["command_id"].as_str().unwrap().to_owned()
+}
+
+/// Statements of this kind wait until the result is committed.
+fn hold(postgres: &Postgres, statements: &str) -> OpenTransaction {
+    postgres.query(&format!(
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+           WHILE NOT pg_try_advisory_xact_lock(42) LOOP PERFORM pg_sleep(0.02); END LOOP;
+           RETURN NEW;
+         END $$;
+         CREATE TRIGGER wait {statements} FOR EACH ROW EXECUTE FUNCTION wait()"
+    ));
+    postgres.begin("SELECT pg_advisory_xact_lock(42)")
 }
 
 #[test]
@@ -113,14 +125,7 @@ fn command_is_sent_once_while_a_registration_is_committed() {
     wait_state(&two, "a", "online");
     drop(link);
     wait_state(&two, "a", "lost");
-    postgres.query(
-        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-           WHILE NOT pg_try_advisory_xact_lock(42) LOOP PERFORM pg_sleep(0.02); END LOOP;
-           RETURN NEW;
-         END $$;
-         CREATE TRIGGER wait BEFORE UPDATE OF hostname ON node FOR EACH ROW EXECUTE FUNCTION wait()",
-    );
-    let open = postgres.begin("SELECT pg_advisory_xact_lock(42)");
+    let open = hold(&postgres, "BEFORE UPDATE OF hostname ON node");
     let mut link = connect(&one, "a");
     let data = json!({"node_id": "a", "hostname": "server-01", "ip_address": "192.0.2.1"});
     link.send("node_register", "r", &data);
@@ -141,14 +146,7 @@ fn command_reaches_a_node_that_moves_to_another_hub_while_it_is_stored() {
     let [one, two] = pair(&postgres, &["commands.enabled=true"]);
     let link = register(&one, "a");
     wait_state(&two, "a", "online");
-    postgres.query(
-        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-           WHILE NOT pg_try_advisory_xact_lock(42) LOOP PERFORM pg_sleep(0.02); END LOOP;
-           RETURN NEW;
-         END $$;
-         CREATE TRIGGER wait BEFORE INSERT ON command FOR EACH ROW EXECUTE FUNCTION wait()",
-    );
-    let open = postgres.begin("SELECT pg_advisory_xact_lock(42)");
+    let open = hold(&postgres, "BEFORE INSERT ON command");
     std::thread::scope(|scope| {
         let submitted = scope.spawn(|| submit(&one, 300));
         let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";

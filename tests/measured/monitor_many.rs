@@ -38,7 +38,7 @@ fn assert_all_clients_receive_every_sample(hosts: usize, clients: usize, time: D
         let counts: Vec<usize> = samples.iter().map(|each| each[&key]).collect();
         let (min, max) = (*counts.iter().min().unwrap(), *counts.iter().max().unwrap());
         assert!(
-            max <= intervals + 4 && max - min <= 2,
+            max <= intervals + 2 && max - min <= 2,
             "{key}: {counts:?} in {intervals} intervals"
         );
     }
